@@ -1,0 +1,76 @@
+"""The tables of a feature build: one immutable DuckDB file.
+
+Rows are written sorted by their first columns in row groups of 8,192, which gives
+index-like lookups without an index.  There are no keys.  `latent` is the latent's number,
+`token` a vocabulary id, `ctx` a context's number in the text, `position` an absolute
+position in its context (BOS is 0).  Activations are in unit-decoder units.
+
+*Counted tokens* are the tokens that statistics speak of: every position of the text read
+except BOS.  BOS is measured apart (`l0_hist.n_bos`, `l0_position` 0).
+
+`meta` keys (JSON values): schema_version, duckdb_version, saescope_version, build_id, sae_id,
+model, site, architecture, n_latents, d_model, k, theta, normalize, train_on_bos, bos_rule,
+weight_processing, decoder_norm ("unit"), text, text_fingerprint, tokens (counted), contexts,
+documents, context_length, created, seconds, settings (IndexSettings), median_resid_norm,
+hist_edges (upper edges of the activation histogram's bins, 40 log-spaced, shared by all latents),
+logit_edges (41 edges of the logit histogram), bands ([{"band", "name", "q_low", "q_high"}]),
+bos_l0 (the most usual L0 of BOS), bos_token (id), command (that recomputes the build).
+"""
+
+SCHEMA_VERSION = 1
+STORAGE_VERSION = "v1.5.0"
+ROW_GROUP = 8192
+HIST_BINS = 40
+LOGIT_BINS = 40
+
+TOP_BAND = 0
+# band number, name, and the quantiles of the latent's firing activations that bound it
+BANDS = (
+    (1, "strong", 0.75, 0.95),
+    (2, "upper middle", 0.50, 0.75),
+    (3, "lower middle", 0.25, 0.50),
+    (4, "weak", 0.00, 0.25),
+)
+
+# table -> (columns, sort order)
+TABLES: dict[str, tuple[str, str]] = {
+    "meta": ("key VARCHAR, value VARCHAR", "key"),
+    # n: counted occurrences in the text read.  piece: the token's bytes (a part of a character perhaps)
+    "token": ("token INTEGER, piece BLOB, special BOOLEAN, n BIGINT", "token"),
+    "document": ("doc INTEGER, name VARCHAR", "doc"),
+    "latent": (
+        # counts over counted tokens; moments over the tokens on which it fires
+        "latent INTEGER, n_tokens BIGINT, n_contexts BIGINT, density DOUBLE, max_act FLOAT, mean_act FLOAT,"
+        " std_act FLOAT, hist UINTEGER[], mean_position FLOAT,"
+        # flags: see flags.py for each definition
+        " dead BOOLEAN, dense BOOLEAN, rare BOOLEAN, single_token BOOLEAN, position_bound BOOLEAN,"
+        # tokens it fires on, by count: id, count, lift = P(token | fires) / P(token), largest activation
+        " top_tokens INTEGER[], top_token_n BIGINT[], top_token_lift FLOAT[], top_token_max FLOAT[],"
+        # tokens that follow a firing, by count
+        " next_tokens INTEGER[], next_token_n BIGINT[], next_token_lift FLOAT[],"
+        # logits: W_dec . diag(final norm gain) . W_U, centred over the vocabulary
+        " logit_pos INTEGER[], logit_pos_value FLOAT[], logit_neg INTEGER[], logit_neg_value FLOAT[],"
+        " logit_hist UINTEGER[], logit_std FLOAT, logit_skew FLOAT, logit_kurtosis FLOAT,"
+        # decoder neighbours by cosine, nearest first (itself left out); living latents only
+        " neighbours INTEGER[], neighbour_cos FLOAT[],"
+        " encoder_norm FLOAT, encoder_decoder_cos FLOAT, mean_l0 FLOAT",
+        "latent",
+    ),
+    "context": (
+        # band 0: strongest first, one a distinct window; bands 1..4: random, reproducible
+        # pos/val: where in the window the latent fires and how strongly; peak: index in the window
+        "latent INTEGER, band UTINYINT, rank USMALLINT, act FLOAT, ctx BIGINT, doc INTEGER, doc_offset BIGINT,"
+        " start USMALLINT, peak USMALLINT, tokens INTEGER[], pos USMALLINT[], val FLOAT[], duplicates INTEGER",
+        "latent, band, rank",
+    ),
+    # for "search by token": every (token, latent) pair, most frequent first within a token
+    "token_latent": ("token INTEGER, latent INTEGER, n BIGINT, max_act FLOAT, lift FLOAT", "token, n DESC, latent"),
+    # latents per token: n counted tokens, and n_bos BOS positions, with so many active latents
+    "l0_hist": ("l0 INTEGER, n BIGINT, n_bos BIGINT", "l0"),
+    "l0_position": ("position INTEGER, n BIGINT, sum_l0 BIGINT, sum_sq_l0 BIGINT", "position"),
+    "l0_token": ("token INTEGER, n BIGINT, sum_l0 BIGINT", "token"),
+    # sample contexts with the L0 of each position (BOS included); latents: the strongest of each position
+    "sample": ("sample INTEGER, ctx BIGINT, doc INTEGER, doc_offset BIGINT, tokens INTEGER[], l0 INTEGER[]", "sample"),
+    "sample_latent": (
+        "sample INTEGER, position INTEGER, latents INTEGER[], acts FLOAT[]", "sample, position"),
+}

@@ -1,0 +1,105 @@
+"""Which language model a name means, and what its config file says.  No torch.
+
+A name is `demo` (embedded), a local directory in Hugging Face layout, or a Hugging Face
+hub name.  Reading the config first lets a wrong layer be refused before anything loads.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sae.errors import UserError
+from sae.workspace import slug
+
+DEMO = "demo"
+DEMO_PATH = Path(__file__).parent / "demo" / "model"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A language model before it is loaded.  `source` is what a loader takes."""
+
+    name: str  # as the user wrote it
+    id: str  # its segment in addresses
+    source: str
+    local: bool
+    n_layers: int
+    d_model: int
+    n_ctx: int
+    d_vocab: int
+
+
+def find_model(name: str) -> ModelInfo:
+    """What `name` means.  Raises UserError (field `model`) when it cannot be had."""
+    path = DEMO_PATH if name == DEMO else Path(name).expanduser()
+    if path.is_dir():
+        config = _read_config(path / "config.json", name)
+        return _info(name, DEMO if name == DEMO else slug(path.resolve().name), str(path.resolve()), True, config)
+    if path.exists() or name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise UserError(f"model: {name} is not a directory with a Hugging Face model in it", "model")
+    return _info(name, slug(name.rpartition("/")[2]), name, False, _hub_config(name))
+
+
+def check_layer(info: ModelInfo, layer: int, context_length: int) -> None:
+    """Raise UserError where the model has no such block or cannot read so long a context."""
+    if not 0 <= layer < info.n_layers:
+        raise UserError(
+            f"layer: {info.name} has {info.n_layers} blocks, 0 to {info.n_layers - 1}; there is no block {layer}",
+            "layer")
+    if context_length > info.n_ctx:
+        raise UserError(
+            f"context_length: {info.name} reads {info.n_ctx} tokens at most, not {context_length}", "context_length")
+
+
+def _info(name: str, model_id: str, source: str, local: bool, config: dict[str, Any]) -> ModelInfo:
+    config = {**config, **config.get("text_config", {})}
+
+    def first(*keys: str) -> int:
+        for key in keys:
+            if isinstance(config.get(key), int):
+                return int(config[key])
+        raise UserError(f"model: the config of {name} has none of {', '.join(keys)}", "model")
+
+    return ModelInfo(
+        name, model_id, source, local,
+        n_layers=first("num_hidden_layers", "n_layer", "num_layers"),
+        d_model=first("hidden_size", "n_embd", "d_model"),
+        n_ctx=first("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
+        d_vocab=first("vocab_size"))
+
+
+def _read_config(path: Path, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"model: {name} has no config.json; a Hugging Face model folder has one", "model") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"model: {path} is not JSON: {error}", "model") from None
+    if not isinstance(value, dict):
+        raise UserError(f"model: {path} is not a JSON object", "model")
+    return value
+
+
+def _hub_config(name: str) -> dict[str, Any]:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return _read_config(Path(hf_hub_download(name, "config.json")), name)
+    except HFValidationError:
+        raise UserError(f"model: {name!r} is neither a directory here nor a Hugging Face name", "model") from None
+    except UserError:
+        raise
+    except Exception as error:  # the hub client raises many kinds for "no network" and "no such repository"
+        raise UserError(hub_message("model", name, error), "model") from None
+
+
+def hub_message(field: str, name: str, error: Exception) -> str:
+    """One line for a hub name that could not be fetched: what happened and what to do."""
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    return (
+        f"{field}: {name} could not be fetched from the Hugging Face hub ({type(error).__name__}: {reason}). "
+        "Check the name and the network, or download it elsewhere and give the path of the local copy.")

@@ -1,0 +1,126 @@
+"""The contract of a run folder, the one thing that launchers, pages and programs share.
+
+    spec.json        what to do: {"kind", "spec", ...}, written once by whoever creates the run
+    status.json      where it stands, replaced atomically; the heartbeat is its `heartbeat`
+    progress.jsonl   one JSON object a line: the curves
+    log.txt          what the program printed
+    cancel           if this file exists, the run stops at the next safe point
+    ckpt/            whatever the run needs to go on after a kill
+
+Whoever runs the folder (supervisor, torchrun, a person) uses the same command,
+`saescope run <folder>`, and running it again resumes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Kind = Literal["train", "index", "evaluate"]
+FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
+HEARTBEAT_S = 1.0
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` atomically and durably by the JSON of `value`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+@dataclass
+class Status:
+    """`status.json`.  `done`/`total` are in `unit`; `overall` is the share of the whole run."""
+
+    state: str = "starting"  # starting running succeeded failed cancelled
+    phase: str = ""
+    phases: list[str] = field(default_factory=list)
+    done: float = 0
+    total: float = 0
+    unit: str = "tokens"
+    rate: float | None = None  # units per second, now
+    eta_s: float | None = None  # seconds left for the whole run
+    overall: float = 0.0
+    message: str = ""
+    error: str | None = None
+    result: dict[str, Any] = field(default_factory=dict)  # {"sae": id, "build": id, ...}
+    pid: int | None = None
+    started: float | None = None
+    finished: float | None = None
+    heartbeat: float = 0.0
+
+
+class RunFolder:
+    """Read and write one run folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "ckpt"
+
+    def create(self, kind: Kind, spec: dict[str, Any]) -> None:
+        """Make the folder with its `spec.json`; an existing run is left as it is."""
+        if not (self.path / "spec.json").exists():
+            write_json(self.path / "spec.json", {"kind": kind, "spec": spec, "created": time.time()})
+
+    def spec(self) -> tuple[Kind, dict[str, Any]]:
+        value = json.loads((self.path / "spec.json").read_text(encoding="utf-8"))
+        return value["kind"], value["spec"]
+
+    def status(self) -> Status | None:
+        """The last written status, or None while the run has not begun."""
+        try:
+            value = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        known = Status.__dataclass_fields__
+        return Status(**{key: item for key, item in value.items() if key in known})
+
+    def write_status(self, status: Status) -> None:
+        status.heartbeat = time.time()
+        write_json(self.path / "status.json", asdict(status))
+
+    def append_progress(self, row: dict[str, Any]) -> None:
+        with open(self.path / "progress.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def progress(self) -> Iterator[dict[str, Any]]:
+        """The rows so far; a last line cut short by a kill is passed over."""
+        try:
+            lines = (self.path / "progress.jsonl").read_text(encoding="utf-8").split("\n")
+        except FileNotFoundError:
+            return
+        for line in lines:
+            try:
+                if line:
+                    yield json.loads(line)
+            except json.JSONDecodeError:
+                continue
+
+    def request_cancel(self) -> None:
+        (self.path / "cancel").touch()
+
+    def clear_cancel(self) -> None:
+        (self.path / "cancel").unlink(missing_ok=True)
+
+    def cancel_requested(self) -> bool:
+        return (self.path / "cancel").exists()

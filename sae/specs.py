@@ -1,0 +1,165 @@
+"""What a run can be asked to do.  One source for the command line, the form and the docs.
+
+Each field states what it is (`description`), its unit and why its default is what it is
+(`json_schema_extra`: `unit`, `why`, `group`).  Contradictions are refused here, before
+anything is loaded, with a message that names the field.  No torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sae.errors import UserError
+
+Normalization = Literal["none", "dataset", "layer_norm"]
+Architecture = Literal["batch_topk", "topk"]
+
+
+def _field(default: Any, description: str, *, group: str, why: str = "", unit: str = "", **limits: Any) -> Any:
+    extra = {"group": group, "why": why, "unit": unit}
+    return Field(default, description=description, json_schema_extra=extra, **limits)
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class IndexSettings(_Spec):
+    """How a feature build is made: the same fields stand in a training run and in an index run."""
+
+    index_tokens: int = _field(
+        400_000, "Text tokens read to build the feature index", group="index", unit="tokens", ge=1_000,
+        why="rarer latents need more text: at 400 k tokens a latent of density 1 in 10,000 fires 40 times")
+    top_contexts: int = _field(
+        20, "Strongest contexts kept per latent", group="index", ge=1, le=200,
+        why="as many as the common dashboards show")
+    band_contexts: int = _field(
+        5, "Random contexts kept per latent from each quantile band of its firing activations",
+        group="index", ge=0, le=100, why="four bands of five show whether the weak half means the same")
+
+
+class TrainSpec(IndexSettings):
+    """A training run: text ▸ activations ▸ training ▸ evaluation ▸ index."""
+
+    name: str = _field(
+        "", "Name of the SAE under its model, as in its address; empty: made from layer, kind and size",
+        group="what", max_length=80)
+    model: str = _field(
+        "demo", "Language model: 'demo' (embedded), a Hugging Face name, or a local directory",
+        group="what", min_length=1, max_length=500, why="the embedded model needs no network")
+    text: str = _field(
+        "stdlib", "Text: 'stdlib' (this Python's standard library), a file, a directory, JSONL, "
+        "Parquet, or a Hugging Face data set", group="what", min_length=1, max_length=500,
+        why="the embedded model was trained on Python source")
+    text_column: str = _field("text", "Column that holds the text in JSONL, Parquet or a data set", group="what")
+    text_split: str = _field("train", "Split of a Hugging Face data set", group="what")
+    layer: int = _field(
+        2, "Block whose output is explained (blocks.<layer>.hook_resid_post), counted from 0",
+        group="what", ge=0, why="a middle layer: past the tokens, before the prediction")
+    context_length: int = _field(
+        128, "Tokens per context, BOS included", group="what", unit="tokens", ge=8, le=8192,
+        why="the length used in the BatchTopK paper (appendix A.1)")
+
+    architecture: Architecture = _field(
+        "batch_topk", "How latents are selected: the k·B strongest of a batch, or k on every token",
+        group="sae", why="tokens that need more latents get more")
+    n_latents: int = _field(
+        4096, "Latents in the dictionary (L)", group="sae", unit="latents", ge=8, le=4_194_304,
+        why="16 times the demo model's width; 8 to 32 times is usual")
+    k: int = _field(
+        32, "Latents per token: exactly (TopK) or on average (BatchTopK)", group="sae", unit="latents",
+        ge=1, why="the paper's middle setting")
+    normalize: Normalization = _field(
+        "layer_norm", "Input normalisation: none, one scale for the data set (folded into the weights), "
+        "or per-token layer norm (kept as an attribute of the SAE)", group="sae")
+    train_on_bos: bool = _field(
+        True, "Whether the BOS position is among the training tokens", group="sae",
+        why="as in the paper, whose histogram of latents per token shows BOS as a peak of its own")
+
+    tokens: int = _field(
+        2_000_000, "Activations trained on, repeats counted", group="training", unit="tokens", ge=1_000)
+    batch_tokens: int = _field(
+        2048, "Activations per step (B)", group="training", unit="tokens", ge=16, le=1_048_576)
+    lr: float = _field(
+        0.0, "Peak learning rate of Adam; 0: chosen from L", group="training", ge=0, le=1)
+    warmup_steps: int = _field(
+        50, "Steps over which the learning rate rises from 0", group="training", unit="steps", ge=0)
+    decay_fraction: float = _field(
+        0.3, "Share of the steps, at the end, over which the learning rate falls to 0",
+        group="training", ge=0, le=1)
+    k_aux: int = _field(
+        0, "Dead latents used by the AuxK loss on each token; 0: half of d_model", group="training", ge=0)
+    aux_alpha: float = _field(
+        1 / 32, "Weight of the AuxK loss", group="training", ge=0, le=10, why="Gao et al. 2024, section 2.4")
+    dead_after_tokens: int = _field(
+        0, "A latent silent for so many tokens is dead; 0: a tenth of the run, 10 M at the most",
+        group="training", unit="tokens", ge=0, why="10 M is the literature's; a short run never reaches it")
+    clip_norm: float = _field(1.0, "Largest norm of the gradient", group="training", gt=0)
+    seed: int = _field(0, "Seed of everything random in the run", group="training", ge=0, lt=2**31)
+
+    buffer_tokens: int = _field(
+        262_144, "Activations held in memory and shuffled together; two such chunks are kept",
+        group="stream", unit="tokens", ge=1_024, why="thousands of contexts are mixed in every batch")
+    reuse: int = _field(
+        1, "Times each harvested activation is trained on", group="stream", ge=1, le=100,
+        why="more than 1 pays where the language model is the slower of the two")
+    eval_tokens: int = _field(
+        100_000, "Held-out text tokens for calibration of θ, and as many again for evaluation",
+        group="evaluation", unit="tokens", ge=1_000)
+    device: str = _field(
+        "auto", "cpu, cuda, or auto (CUDA where there is one)", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    index: bool = _field(True, "Build the feature index when training is done", group="index")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainSpec:
+        if self.k > self.n_latents:
+            raise ValueError(f"k: {self.k} latents per token, but n_latents is {self.n_latents}")
+        if self.k_aux > self.n_latents:
+            raise ValueError(f"k_aux: {self.k_aux} is more than n_latents, {self.n_latents}")
+        if self.tokens < self.batch_tokens:
+            raise ValueError(f"tokens: {self.tokens} is less than one batch of {self.batch_tokens}")
+        if self.buffer_tokens < self.batch_tokens:
+            raise ValueError(f"buffer_tokens: {self.buffer_tokens} is less than batch_tokens, {self.batch_tokens}")
+        return self
+
+
+class IndexSpec(IndexSettings):
+    """An index run for an SAE that exists."""
+
+    sae: str = _field(..., "The SAE, as <model>/<name>", group="what", pattern=r"^[^/]+/[^/]+$")
+    text: str = _field("", "Text to read; empty: the text the SAE was trained on", group="what", max_length=500)
+    text_column: str = _field("text", "Column that holds the text", group="what")
+    text_split: str = _field("train", "Split of a Hugging Face data set", group="what")
+    device: str = _field("auto", "cpu, cuda, or auto", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+
+class EvaluateSpec(_Spec):
+    """An evaluation of an SAE that exists, on held-out text."""
+
+    sae: str = _field(..., "The SAE, as <model>/<name>", group="what", pattern=r"^[^/]+/[^/]+$")
+    eval_tokens: int = _field(100_000, "Held-out text tokens", group="evaluation", unit="tokens", ge=1_000)
+    device: str = _field("auto", "cpu, cuda, or auto", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+
+SPECS: dict[str, type[_Spec]] = {"train": TrainSpec, "index": IndexSpec, "evaluate": EvaluateSpec}
+
+
+def parse_spec(kind: str, values: dict[str, Any]) -> TrainSpec | IndexSpec | EvaluateSpec:
+    """The checked spec.  Raises UserError, whose `field` names the first setting at fault."""
+    if kind not in SPECS:
+        raise UserError(f"kind: {kind!r} is not one of {', '.join(SPECS)}", "kind")
+    try:
+        return SPECS[kind](**values)  # type: ignore[return-value]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        message = first["msg"].removeprefix("Value error, ")
+        field = str(first["loc"][0]) if first["loc"] else message.partition(":")[0]
+        text = message if not first["loc"] else f"{field}: {message}"
+        raise UserError(text, field) from None
+
+
+def demo_spec() -> TrainSpec:
+    """The run that an empty workspace starts by itself: about two minutes on two cores."""
+    return TrainSpec(name="2-res-batchtopk-4k", tokens=1_500_000, reuse=3)

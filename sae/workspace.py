@@ -1,0 +1,98 @@
+"""Where everything lies on disk: the workspace (`SAESCOPE_HOME`, default `./data`).
+
+    app.db                              the web program's own database
+    corpora/<id>/                       tokenised text
+    saes/<model>/<sae>/                 sae.safetensors, sae.json
+    runs/<id>/                          one folder a run
+    builds/<model>/<sae>/<build>.duckdb finished feature builds, immutable
+
+An SAE's id is `<model>/<sae>`, which is also its address in the browser.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sae.errors import UserError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+# First path segments that belong to pages of the program, so no model may take them.
+RESERVED = frozenset(
+    "admin api steer compare healthz readyz metrics static login logout runs inspect docs "
+    "openapi.json favicon.ico latents tokens search robots.txt".split()
+)
+
+
+def slug(text: str) -> str:
+    """`text` as a name that is safe in a path and in a URL; never empty."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._").lower()[:80]
+    return name or "unnamed"
+
+
+def check_name(name: str, field: str = "name") -> str:
+    """Return `name` if it can be a path segment and a URL segment.  Raises UserError."""
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"{field}: {name!r} is not a usable name; take letters, digits, '.', '_' or '-', "
+            "80 at most, the first a letter or a digit",
+            field,
+        )
+    if name.lower() in RESERVED:
+        raise UserError(f"{field}: {name!r} is taken by a page of the program; choose another", field)
+    return name
+
+
+def new_id(kind: str) -> str:
+    """A fresh identifier that sorts by time, e.g. `train-20261121-044501-3f9a`."""
+    return f"{kind}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders under one root.  Paths are made on demand by those who write to them."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls) -> Workspace:
+        """The workspace named by `SAESCOPE_HOME`, or `./data`."""
+        return cls(Path(os.environ.get("SAESCOPE_HOME", "data")).resolve())
+
+    @property
+    def database(self) -> Path:
+        return self.root / "app.db"
+
+    def corpus(self, corpus_id: str) -> Path:
+        return self.root / "corpora" / check_name(corpus_id, "corpus")
+
+    def run(self, run_id: str) -> Path:
+        return self.root / "runs" / check_name(run_id, "run")
+
+    def sae(self, sae_id: str) -> Path:
+        return self.root / "saes" / self._sae_path(sae_id)
+
+    def builds(self, sae_id: str) -> Path:
+        return self.root / "builds" / self._sae_path(sae_id)
+
+    def build(self, sae_id: str, build_id: str) -> Path:
+        return self.builds(sae_id) / f"{check_name(build_id, 'build')}.duckdb"
+
+    def sae_ids(self) -> list[str]:
+        """Every finished SAE here, sorted by id."""
+        return sorted(
+            f"{p.parent.parent.name}/{p.parent.name}" for p in self.root.glob("saes/*/*/sae.json")
+        )
+
+    def build_ids(self, sae_id: str) -> list[str]:
+        """The finished builds of an SAE, newest last (ids sort by time)."""
+        return sorted(p.stem for p in self.builds(sae_id).glob("*.duckdb"))
+
+    @staticmethod
+    def _sae_path(sae_id: str) -> Path:
+        model, _, name = sae_id.partition("/")
+        return Path(check_name(model, "model")) / check_name(name, "sae")
