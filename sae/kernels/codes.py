@@ -1,0 +1,80 @@
+"""A sparse latent code, and the products that need only its selected pairs.
+
+Shapes: B tokens, L latents, D width, N selected (token, latent) pairs, sorted by token.
+Nothing here is of size B x L.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass
+class Codes:
+    """Triplets (token, latent, value), sorted by token; `value` is float32."""
+
+    token_N: Tensor
+    latent_N: Tensor
+    value_N: Tensor
+    n_tokens: int
+    n_latents: int
+
+    @classmethod
+    def from_flat(cls, flat_N: Tensor, value_N: Tensor, n_tokens: int, n_latents: int) -> Codes:
+        """From ascending indices into the flattened [B, L] matrix."""
+        token_N = torch.div(flat_N, n_latents, rounding_mode="floor")
+        return cls(token_N, flat_N - token_N * n_latents, value_N, n_tokens, n_latents)
+
+    def with_values(self, value_N: Tensor) -> Codes:
+        """The same pairs with other values."""
+        out = Codes(self.token_N, self.latent_N, value_N, self.n_tokens, self.n_latents)
+        for cached in ("offset_B", "_by_latent"):  # what depends on the pairs alone is computed once
+            if cached in self.__dict__:
+                out.__dict__[cached] = self.__dict__[cached]
+        return out
+
+    def l0_B(self) -> Tensor:
+        """How many latents are active on each token."""
+        return torch.bincount(self.token_N, minlength=self.n_tokens)
+
+    def latent_sum_L(self) -> Tensor:
+        """Sum of the values of each latent."""
+        out = torch.zeros(self.n_latents, device=self.value_N.device)
+        return out.index_add_(0, self.latent_N, self.value_N)
+
+    def decode(self, W_LD: Tensor) -> Tensor:
+        """Σ value · W[latent] per token: [B, D]."""
+        return F.embedding_bag(self.latent_N, W_LD, self.offset_B, mode="sum", per_sample_weights=self.value_N)
+
+    def transpose_matmul(self, x_BD: Tensor) -> Tensor:
+        """codesᵀ · x: [L, D], the gradient of a weight whose row a latent owns."""
+        order_N, offset_L, token_N = self._by_latent
+        return F.embedding_bag(token_N, x_BD, offset_L, mode="sum", per_sample_weights=self.value_N[order_N])
+
+    def sampled_product(self, x_BD: Tensor, W_LD: Tensor) -> Tensor:
+        """x[token] · W[latent] for every selected pair: [N], without the dense [B, L] product."""
+        crow = torch.cat([self.offset_B, self.offset_B.new_tensor([len(self.token_N)])])
+        shape = (self.n_tokens, self.n_latents)
+        pattern = torch.sparse_csr_tensor(crow, self.latent_N, torch.zeros_like(self.value_N), shape,
+                                          check_invariants=False)
+        return torch.sparse.sampled_addmm(pattern, x_BD, W_LD.T, beta=0.0).values()
+
+    @cached_property
+    def offset_B(self) -> Tensor:
+        """Where each token's pairs begin."""
+        return _starts(self.l0_B())
+
+    @cached_property
+    def _by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
+        order_N = torch.argsort(self.latent_N.int(), stable=True)
+        counts_L = torch.bincount(self.latent_N, minlength=self.n_latents)
+        return order_N, _starts(counts_L), self.token_N[order_N]
+
+
+def _starts(counts: Tensor) -> Tensor:
+    return counts.cumsum(0) - counts
