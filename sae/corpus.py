@@ -1,0 +1,331 @@
+"""Text as token contexts on disk, memory-mapped.  No torch.
+
+Each document is tokenised by itself and cut into contexts of S positions: BOS, then S - 1 text
+tokens.  The last context of a document may be shorter; it is padded on the right with BOS, and
+its real length is kept.  Documents are never joined.  A context needs two text tokens, so a
+document's very last token is dropped where it would stand alone.
+
+    tokens.bin      uint16 (uint32 for vocabularies over 65,536) [contexts, S]
+    length.npy      int32 [contexts], real positions, BOS counted
+    doc.npy         int32 [contexts], index into documents.json
+    offset.npy      int64 [contexts], index in its document of the context's first text token
+    documents.json  names of the documents that have contexts
+    corpus.json     counts, where the text came from, fingerprints
+
+A corpus is written in a temporary folder that is renamed when it is whole, under an id made of
+everything that decides its content; so the same call finds it again, and a kill leaves nothing
+that could be taken for a corpus.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sae.errors import Cancelled, UserError
+from sae.rundir import write_json
+from sae.texts import Document, TextSource, find_text
+from sae.workspace import Workspace, slug
+
+Split = Literal["train", "held_out", "all"]
+
+SCHEMA_VERSION = 1
+MIN_TEXT_TOKENS = 2
+# Read this far into a source that has no end worth waiting for, unless told otherwise.
+ENDLESS_TOKENS = 20_000_000
+# Held out is a twentieth: of the documents, or of the contexts where documents are few.
+HELD_OUT_OF = 20
+_FEW_DOCUMENTS = 40
+_BATCH_CHARACTERS = 1_000_000
+# A longer document is tokenised in pieces cut after line ends, which bounds memory.
+_PIECE_CHARACTERS = 1_000_000
+
+
+class Tokenises(Protocol):
+    """What is asked of a language model here; `sae.lm.LanguageModel` has it."""
+
+    bos_id: int
+    tokenizer: Any
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A finished corpus.  N contexts of S positions."""
+
+    path: Path
+    tokens: NDArray[Any]  # [N, S], memory-mapped, read-only
+    length: NDArray[np.int32]  # [N]: tokens[i, : length[i]] is real, BOS included
+    doc: NDArray[np.int32]  # [N]
+    offset: NDArray[np.int64]  # [N]: tokens[i, 1] is token offset[i] of its document
+    documents: list[str]
+    held_out: NDArray[np.bool_]  # [N]
+    info: dict[str, Any] = field(repr=False)  # corpus.json
+
+    @classmethod
+    def open(cls, path: Path) -> Corpus:
+        """Open a finished corpus.  Raises UserError (field `text`) where `path` holds none."""
+        try:
+            info = json.loads((path / "corpus.json").read_text(encoding="utf-8"))
+            documents = json.loads((path / "documents.json").read_text(encoding="utf-8"))
+            length, doc, offset = (np.load(path / f"{name}.npy") for name in ("length", "doc", "offset"))
+            shape = (int(info["contexts"]), int(info["context_length"]))
+            dtype = np.dtype(info["dtype"])
+            if (path / "tokens.bin").stat().st_size != shape[0] * shape[1] * dtype.itemsize:
+                raise ValueError("tokens.bin has the wrong size")
+            tokens = np.memmap(path / "tokens.bin", dtype=dtype, mode="r", shape=shape)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"text: {path} is not a whole corpus: {error}", "text") from None
+        return cls(path, tokens, length, doc, offset, documents, _held_out(documents, doc), info)
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def context_length(self) -> int:
+        return int(self.tokens.shape[1])
+
+    @property
+    def n_contexts(self) -> int:
+        return int(self.tokens.shape[0])
+
+    @property
+    def n_tokens(self) -> int:
+        """Text tokens; BOS and padding are not counted."""
+        return int(self.length.sum()) - self.n_contexts
+
+    def contexts(self, split: Split, seed: int) -> NDArray[np.int64]:
+        """The numbers of the split's contexts in an order that `seed` alone decides."""
+        chosen = {"train": ~self.held_out, "held_out": self.held_out, "all": np.ones_like(self.held_out)}[split]
+        return np.random.default_rng(seed).permutation(np.flatnonzero(chosen)).astype(np.int64)
+
+
+def prepare(
+    text: str,
+    column: str,
+    split: str,
+    lm: Tokenises,
+    context_length: int,
+    workspace: Workspace,
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    *,
+    max_tokens: int | None = None,
+) -> Corpus:
+    """The corpus of `text` (see `sae.texts`), made now or found in the workspace.
+
+    `progress(done_documents, total_documents)` is called as it goes, total 0 where unknown.
+    `max_tokens` stops after the document that reaches so many text tokens; a Hugging Face data
+    set stops at 20 million by itself.  Raises UserError (field `text`, `text_column` or
+    `text_split`) for a text that cannot be used, Cancelled when `cancelled()` turns true.
+    """
+    source = find_text(text, column, split)
+    limit = ENDLESS_TOKENS if max_tokens is None and source.endless else max_tokens
+    tokeniser = tokeniser_fingerprint(lm)
+    path = workspace.corpus(_corpus_id(source, tokeniser, context_length, limit))
+    if path.exists():
+        try:
+            return Corpus.open(path)
+        except UserError:  # damaged from outside: it can be made again
+            shutil.rmtree(path)
+    temporary = _temporary_folder(path)
+    try:
+        writer = _Writer(temporary, context_length, lm.bos_id, _token_dtype(lm))
+        _read_all(source, lm, writer, limit, progress, cancelled)
+        writer.finish({
+            "schema_version": SCHEMA_VERSION, "id": path.name, "text": text, "kind": source.kind, "column": column,
+            "split": split, "fingerprint": source.fingerprint, "tokeniser_fingerprint": tokeniser,
+            "max_tokens": limit, "created": time.time()})
+        _publish(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Corpus.open(path)
+
+
+def tokeniser_fingerprint(lm: Tokenises) -> str:
+    """A digest of the vocabulary and the rules that split text, and of the BOS id."""
+    backend = getattr(lm.tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        state = dict(sorted(lm.tokenizer.get_vocab().items()))
+    else:
+        state = json.loads(backend.to_str())
+        for changes_with_use in ("truncation", "padding"):
+            state.pop(changes_with_use, None)
+    return hashlib.sha256(json.dumps([state, lm.bos_id], sort_keys=True).encode()).hexdigest()[:32]
+
+
+# ---- from documents to contexts
+
+
+def _read_all(
+    source: TextSource,
+    lm: Tokenises,
+    writer: _Writer,
+    limit: int | None,
+    progress: Callable[[int, int], None] | None,
+    cancelled: Callable[[], bool] | None,
+) -> None:
+    total = source.count()
+    done = 0
+    for documents in _batches(source.documents()):
+        if cancelled is not None and cancelled():
+            raise Cancelled("stopped while reading the text")
+        pieces = [_pieces(document.text) for document in documents]
+        ids = iter(lm.encode_many([piece for parts in pieces for piece in parts]) if any(pieces) else [])
+        for document, parts in zip(documents, pieces, strict=True):
+            writer.add(document.name, np.array([i for _ in parts for i in next(ids)], dtype=np.int64))
+            done += 1
+            if limit is not None and writer.n_tokens >= limit:
+                total = done
+                break
+        if progress is not None:
+            progress(done, max(done, total) if total else 0)
+        if limit is not None and writer.n_tokens >= limit:
+            return
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    """Documents in lists of about a million characters: enough to keep every core busy."""
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text)
+        if size >= _BATCH_CHARACTERS or len(batch) >= 4096:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _pieces(text: str) -> list[str]:
+    """`text` whole, or, where it is very long, cut after line ends (or anywhere if it has none)."""
+    pieces = []
+    start = 0
+    while len(text) - start > _PIECE_CHARACTERS:
+        end = text.rfind("\n", start, start + _PIECE_CHARACTERS) + 1 or start + _PIECE_CHARACTERS
+        pieces.append(text[start:end])
+        start = end
+    return [*pieces, text[start:]] if start < len(text) else pieces
+
+
+def _held_out(documents: list[str], doc: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which contexts no training may see: by document, so that no text stands on both sides."""
+    names = np.array([int(hashlib.sha1(name.encode()).hexdigest(), 16) % HELD_OUT_OF == 0 for name in documents])
+    by_document: NDArray[np.bool_] = names[doc] if len(documents) >= _FEW_DOCUMENTS else np.zeros(len(doc), bool)
+    if by_document.any():
+        return by_document
+    return np.arange(len(doc)) % HELD_OUT_OF == 0
+
+
+class _Writer:
+    """Appends documents to the files of one corpus."""
+
+    def __init__(self, folder: Path, context_length: int, bos_id: int, dtype: np.dtype[Any]) -> None:
+        self.folder = folder
+        self.bos_id = bos_id
+        self.dtype = dtype
+        self.context_length = context_length
+        self.file = open(folder / "tokens.bin", "wb")  # noqa: SIM115  (closed by finish)
+        self.documents: list[str] = []
+        self.n_tokens = 0
+        self.length: list[NDArray[np.int32]] = []
+        self.doc: list[NDArray[np.int32]] = []
+        self.offset: list[NDArray[np.int64]] = []
+
+    def add(self, name: str, ids: NDArray[np.int64]) -> None:
+        """Cut one document's tokens into contexts and append them."""
+        body = self.context_length - 1
+        if len(ids) % body < MIN_TEXT_TOKENS:  # a rest too short for a context of its own
+            ids = ids[: len(ids) - len(ids) % body]
+        n_contexts = -(-len(ids) // body)
+        if n_contexts == 0:
+            return
+        if int(ids.max()) > np.iinfo(self.dtype).max:
+            raise UserError(f"model: its tokenizer makes token {int(ids.max())}, outside its vocabulary", "model")
+        rows_NS = np.full((n_contexts, self.context_length), self.bos_id, dtype=self.dtype)
+        padded = np.full(n_contexts * body, self.bos_id, dtype=self.dtype)
+        padded[: len(ids)] = ids
+        rows_NS[:, 1:] = padded.reshape(n_contexts, body)
+        rows_NS.tofile(self.file)
+        start = np.arange(n_contexts, dtype=np.int64) * body
+        self.length.append((np.minimum(len(ids) - start, body) + 1).astype(np.int32))
+        self.doc.append(np.full(n_contexts, len(self.documents), dtype=np.int32))
+        self.offset.append(start)
+        self.documents.append(name)
+        self.n_tokens += len(ids)
+
+    def finish(self, info: dict[str, Any]) -> None:
+        """Write everything but the tokens; `corpus.json` last.  Raises UserError on too little text."""
+        n_contexts = sum(map(len, self.length))
+        if n_contexts < 2:
+            raise UserError(
+                f"text: {info['text']} is too little text: {self.n_tokens} tokens in contexts of "
+                f"{self.context_length} make {n_contexts}, and one to train on and one to hold out are needed", "text")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        for name in ("length", "doc", "offset"):
+            np.save(self.folder / f"{name}.npy", np.concatenate(getattr(self, name)))
+        write_json(self.folder / "documents.json", self.documents)
+        write_json(self.folder / "corpus.json", {
+            **info, "contexts": n_contexts, "context_length": self.context_length, "documents": len(self.documents),
+            "tokens": self.n_tokens, "bos_id": self.bos_id, "dtype": self.dtype.name})
+
+
+# ---- identity and publication
+
+
+def _token_dtype(lm: Tokenises) -> np.dtype[Any]:
+    return np.dtype(np.uint16 if len(lm.tokenizer) <= 1 << 16 else np.uint32)
+
+
+def _corpus_id(source: TextSource, tokeniser: str, context_length: int, limit: int | None) -> str:
+    """The name first, for people; then a digest of all that decides the content."""
+    key = json.dumps([SCHEMA_VERSION, source.kind, source.name, source.fingerprint, tokeniser, context_length, limit])
+    last = re.split(r"[/\\]", source.name.rstrip("/\\"))[-1]
+    return f"{slug(last)[:40].rstrip('-._')}-{context_length}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
+def _temporary_folder(path: Path) -> Path:
+    """A fresh folder beside `path`; those that killed processes left for the same corpus are removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for old in path.parent.glob(f".{path.name}.*.tmp"):
+        pid = int(old.name.split(".")[-2])
+        if pid == os.getpid() or not _alive(pid):
+            shutil.rmtree(old, ignore_errors=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    return temporary
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Give the whole corpus its name; where another process was faster, its corpus stands."""
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        if not path.exists():
+            raise
