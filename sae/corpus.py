@@ -50,6 +50,7 @@ _FEW_DOCUMENTS = 40
 _BATCH_CHARACTERS = 1_000_000
 # A longer document is tokenised in pieces cut after line ends, which bounds memory.
 _PIECE_CHARACTERS = 1_000_000
+_NO_TOKENS = np.zeros(0, dtype=np.int64)
 
 
 class Tokenises(Protocol):
@@ -184,9 +185,9 @@ def _read_all(
         if cancelled is not None and cancelled():
             raise Cancelled("stopped while reading the text")
         pieces = [_pieces(document.text) for document in documents]
-        ids = iter(lm.encode_many([piece for parts in pieces for piece in parts]) if any(pieces) else [])
+        ids = _encode(lm, [piece for parts in pieces for piece in parts])
         for document, parts in zip(documents, pieces, strict=True):
-            writer.add(document.name, np.array([i for _ in parts for i in next(ids)], dtype=np.int64))
+            writer.add(document.name, np.concatenate([_NO_TOKENS, *(next(ids) for _ in parts)]))
             done += 1
             if limit is not None and writer.n_tokens >= limit:
                 total = done
@@ -195,6 +196,19 @@ def _read_all(
             progress(done, max(done, total) if total else 0)
         if limit is not None and writer.n_tokens >= limit:
             return
+
+
+def _encode(lm: Tokenises, pieces: list[str]) -> Iterator[NDArray[np.int64]]:
+    """Token ids of every piece, a few long ones at a time: lists of Python integers are large."""
+    start = 0
+    while start < len(pieces):
+        end, size = start, 0
+        while end < len(pieces) and (size == 0 or size + len(pieces[end]) <= 2 * _BATCH_CHARACTERS):
+            size += len(pieces[end])
+            end += 1
+        for ids in lm.encode_many(pieces[start:end]):
+            yield np.array(ids, dtype=np.int64)
+        start = end
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
@@ -225,10 +239,9 @@ def _pieces(text: str) -> list[str]:
 def _held_out(documents: list[str], doc: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Which contexts no training may see: by document, so that no text stands on both sides."""
     names = np.array([int(hashlib.sha1(name.encode()).hexdigest(), 16) % HELD_OUT_OF == 0 for name in documents])
-    by_document: NDArray[np.bool_] = names[doc] if len(documents) >= _FEW_DOCUMENTS else np.zeros(len(doc), bool)
-    if by_document.any():
-        return by_document
-    return np.arange(len(doc)) % HELD_OUT_OF == 0
+    if len(documents) >= _FEW_DOCUMENTS and names.any():
+        return np.asarray(names[doc], dtype=np.bool_)
+    return np.asarray(np.arange(len(doc)) % HELD_OUT_OF == 0, dtype=np.bool_)
 
 
 class _Writer:
