@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,9 +144,12 @@ def prepare(
             shutil.rmtree(path)
     temporary = _temporary_folder(path)
     try:
-        writer = _Writer(temporary, context_length, lm.bos_id, _token_dtype(lm))
-        _read_all(source, lm, writer, limit, progress, cancelled)
-        writer.finish({
+        with open(temporary / "tokens.bin", "wb") as file:
+            writer = _Writer(file, context_length, lm.bos_id, _token_dtype(lm))
+            _read_all(source, lm, writer, limit, progress, cancelled)
+            file.flush()
+            os.fsync(file.fileno())
+        writer.finish(temporary, {
             "schema_version": SCHEMA_VERSION, "id": path.name, "text": text, "kind": source.kind, "column": column,
             "split": split, "fingerprint": source.fingerprint, "tokeniser_fingerprint": tokeniser,
             "max_tokens": limit, "created": time.time()})
@@ -245,14 +248,13 @@ def _held_out(documents: list[str], doc: NDArray[np.int32]) -> NDArray[np.bool_]
 
 
 class _Writer:
-    """Appends documents to the files of one corpus."""
+    """Appends documents to the tokens of one corpus and keeps what is said about its contexts."""
 
-    def __init__(self, folder: Path, context_length: int, bos_id: int, dtype: np.dtype[Any]) -> None:
-        self.folder = folder
+    def __init__(self, file: BinaryIO, context_length: int, bos_id: int, dtype: np.dtype[Any]) -> None:
+        self.file = file  # receives the tokens
         self.bos_id = bos_id
         self.dtype = dtype
         self.context_length = context_length
-        self.file = open(folder / "tokens.bin", "wb")  # noqa: SIM115  (closed by finish)
         self.documents: list[str] = []
         self.n_tokens = 0
         self.length: list[NDArray[np.int32]] = []
@@ -281,20 +283,17 @@ class _Writer:
         self.documents.append(name)
         self.n_tokens += len(ids)
 
-    def finish(self, info: dict[str, Any]) -> None:
+    def finish(self, folder: Path, info: dict[str, Any]) -> None:
         """Write everything but the tokens; `corpus.json` last.  Raises UserError on too little text."""
         n_contexts = sum(map(len, self.length))
         if n_contexts < 2:
             raise UserError(
                 f"text: {info['text']} is too little text: {self.n_tokens} tokens in contexts of "
                 f"{self.context_length} make {n_contexts}, and one to train on and one to hold out are needed", "text")
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
         for name in ("length", "doc", "offset"):
-            np.save(self.folder / f"{name}.npy", np.concatenate(getattr(self, name)))
-        write_json(self.folder / "documents.json", self.documents)
-        write_json(self.folder / "corpus.json", {
+            np.save(folder / f"{name}.npy", np.concatenate(getattr(self, name)))
+        write_json(folder / "documents.json", self.documents)
+        write_json(folder / "corpus.json", {
             **info, "contexts": n_contexts, "context_length": self.context_length, "documents": len(self.documents),
             "tokens": self.n_tokens, "bos_id": self.bos_id, "dtype": self.dtype.name})
 
