@@ -1,0 +1,93 @@
+"""The SAEs of the workspace, mirrored in the database.
+
+The folders are the truth: an SAE made on the command line, copied in or deleted shows up by
+`sync()`, which costs a listing and touches only what changed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from sqlalchemy import select
+
+from app.db import SessionFactory
+from app.models import Sae
+from sae.errors import UserError
+from sae.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+Signature = tuple[tuple[str, int, tuple[str, ...]], ...]
+
+
+class Catalog:
+    """What SAEs there are, and the newest finished build of each."""
+
+    def __init__(self, workspace: Workspace, sessions: SessionFactory) -> None:
+        self.workspace, self.sessions = workspace, sessions
+        self._seen: Signature | None = None
+
+    def list_saes(self) -> list[Sae]:
+        """Every SAE, newest first."""
+        with self.sessions() as db:
+            return list(db.scalars(select(Sae).order_by(Sae.created.desc(), Sae.id)))
+
+    def get_sae(self, sae_id: str) -> Sae | None:
+        """The SAE with this id (`<model>/<name>`), or None."""
+        with self.sessions() as db:
+            return db.get(Sae, sae_id)
+
+    def sync(self) -> None:
+        """Make the table say what the folders say.  A damaged SAE is logged and passed over."""
+        self._seen = self._signature()
+        with self.sessions() as db:
+            known = {row.id: row for row in db.scalars(select(Sae))}
+            for sae_id, _, builds in self._seen:
+                values = self._read(sae_id)
+                if values is None:
+                    continue
+                row = known.pop(sae_id, None)
+                if row is None:
+                    row = Sae(id=sae_id)
+                    db.add(row)
+                for name, value in (values | {"current_build": builds[-1] if builds else None}).items():
+                    if getattr(row, name) != value:
+                        setattr(row, name, value)
+            for row in known.values():
+                db.delete(row)
+            db.commit()
+
+    def sync_if_changed(self) -> bool:
+        """`sync()` where an SAE or a build came, went or was replaced.  Whether it did."""
+        if self._signature() == self._seen:
+            return False
+        self.sync()
+        return True
+
+    def _signature(self) -> Signature:
+        entries = []
+        for sae_id in self.workspace.sae_ids():
+            try:
+                changed = (self.workspace.sae(sae_id) / "sae.json").stat().st_mtime_ns
+                entries.append((sae_id, changed, tuple(self.workspace.build_ids(sae_id))))
+            except (UserError, FileNotFoundError):  # no name of ours, or deleted while we looked
+                continue
+        return tuple(entries)
+
+    def _read(self, sae_id: str) -> dict[str, Any] | None:
+        path = self.workspace.sae(sae_id) / "sae.json"
+        model, _, name = sae_id.partition("/")
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            k = config.get("k")
+            return {
+                "model": model, "name": name, "architecture": str(config["architecture"]),
+                "n_latents": int(config["n_latents"]), "k": None if k is None else int(k),
+                "layer": int(config["site"]["layer"]), "hook": str(config["site"]["hook"]),
+                "config": config, "created": float(config.get("created") or path.stat().st_mtime),
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("%s is passed over: %s: %s", path, type(error).__name__, error)
+            return None

@@ -1,0 +1,64 @@
+"""The app database: engine, sessions, and the upgrade that runs at every start.
+
+SQLite by default; `postgresql://…` speaks through psycopg 3.  Everything is synchronous:
+handlers that touch the database are plain `def` and run in the thread pool.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.settings import ROOT
+from sae.errors import UserError
+
+SessionFactory = sessionmaker[Session]
+
+
+def make_engine(url: str) -> Engine:
+    """An engine for `url`, with SQLite set up for one writer among readers.  Raises UserError."""
+    try:
+        address = make_url(url)
+    except ArgumentError:
+        raise UserError("DATABASE_URL is not a database address, such as postgresql://user@host/name") from None
+    if address.get_backend_name() != "sqlite":
+        if address.drivername in ("postgresql", "postgres"):
+            address = address.set(drivername="postgresql+psycopg")
+        try:
+            return create_engine(address, pool_pre_ping=True)
+        except ModuleNotFoundError as error:
+            raise UserError(f"DATABASE_URL needs a driver that is not installed: {error.name}") from None
+    engine = create_engine(address, connect_args={"timeout": 10})
+    event.listen(engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    # WAL: readers never wait for the writer.  NORMAL is safe against a crash of the program under WAL.
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def make_session_factory(engine: Engine) -> SessionFactory:
+    """Sessions whose objects stay readable after commit and after the session is closed."""
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+def alembic_config(engine: Engine) -> Config:
+    """Alembic set on our migrations; env.py takes the engine from `attributes`."""
+    config = Config(str(ROOT / "alembic.ini"))
+    config.set_main_option("script_location", str(ROOT / "migrations"))
+    config.attributes["engine"] = engine
+    return config
+
+
+def upgrade(engine: Engine) -> None:
+    """Bring the database to the newest schema; nothing happens where it is there already."""
+    command.upgrade(alembic_config(engine), "head")

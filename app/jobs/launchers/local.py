@@ -1,0 +1,89 @@
+"""Runs as processes of this machine, each in a session of its own.
+
+A session of its own means that Ctrl-C in the server's terminal reaches the server alone, which
+then stops its runs in order; and that a run outlives a server that was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from app.jobs.launchers import Handle
+from sae.rundir import RunFolder
+from sae.workspace import Workspace
+
+Command = Callable[[RunFolder], list[str]]
+
+
+def run_command(folder: RunFolder) -> list[str]:
+    """The command that runs, or goes on with, a folder."""
+    return [sys.executable, "-m", "sae", "run", str(folder.path)]
+
+
+class LocalLauncher:
+    """Starts `command(folder)`; its output is appended to the folder's `log.txt`."""
+
+    def __init__(self, workspace: Workspace, command: Command = run_command) -> None:
+        self.workspace, self.command = workspace, command
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self, folder: RunFolder) -> Handle:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "SAESCOPE_HOME": str(self.workspace.root), "PYTHONUNBUFFERED": "1"}
+        with open(folder.log, "ab") as log:
+            child = subprocess.Popen(
+                self.command(folder), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                env=environment, start_new_session=True)
+        self._children[child.pid] = child
+        return Handle(child.pid, start_mark(child.pid) or "")
+
+    def alive(self, handle: Handle) -> bool:
+        child = self._children.get(handle.pid)
+        if child is not None and child.poll() is not None:  # ours: poll() also clears the ended process away
+            del self._children[handle.pid]
+            return False
+        mark = start_mark(handle.pid)
+        return mark is not None and mark == handle.started
+
+    def find(self, pid: int) -> Handle | None:
+        mark = start_mark(pid)
+        return None if mark is None else Handle(pid, mark)
+
+    def terminate(self, handle: Handle) -> None:
+        self._signal(handle, signal.SIGTERM)
+
+    def kill(self, handle: Handle) -> None:
+        self._signal(handle, signal.SIGKILL)
+
+    def _signal(self, handle: Handle, number: signal.Signals) -> None:
+        if self.alive(handle):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(handle.pid, number)
+
+
+def start_mark(pid: int) -> str | None:
+    """When the process began, as this boot's clock tells it; None if there is no such process.
+
+    A process that ended but was not yet collected by its parent counts as gone.
+    """
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        # The second field is the program's name in brackets, which may hold spaces and brackets itself.
+        fields = stat.read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None if Path("/proc/self/stat").exists() else _start_mark_by_ps(pid)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return None if fields[0] in ("Z", "X") else f"{boot}:{fields[19]}"
+
+
+def _start_mark_by_ps(pid: int) -> str | None:
+    """The same where there is no /proc (macOS): the start time to the second."""
+    shown = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    state, _, began = shown.stdout.strip().partition(" ")
+    return None if not began or state.startswith("Z") else began.strip()

@@ -1,0 +1,109 @@
+"""The queue of runs: rows of `runs`, and the guarded steps between their states.
+
+    queued → starting → running → succeeded | failed | cancelled | lost → queued
+
+Each step is one UPDATE that names the states it may start from, so a double click, a second
+supervisor or a step that comes too late changes nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from app.models import Run
+from sae.rundir import FINAL_STATES, Kind, RunFolder
+from sae.workspace import Workspace, new_id
+
+QUEUED = frozenset({"queued"})
+ACTIVE = frozenset({"starting", "running"})
+WAITING_OR_ACTIVE = QUEUED | ACTIVE
+RESUMABLE = frozenset({"failed", "cancelled", "lost"})
+FINISHED = FINAL_STATES | {"lost"}
+
+
+def transition(db: Session, run_id: str, before: Collection[str], **values: Any) -> bool:
+    """Set `values` if the run's state is one of `before`.  Whether it was.  Commits."""
+    done = db.execute(update(Run).where(Run.id == run_id, Run.state.in_(before)).values(**values))
+    db.commit()
+    return bool(done.rowcount == 1)  # type: ignore[attr-defined]
+
+
+def enqueue(db: Session, workspace: Workspace, kind: Kind, spec: dict[str, Any], requested_by: str = "") -> Run:
+    """A new queued run with its folder and frozen `spec.json`."""
+    run = Run(
+        id=new_id(kind), kind=kind, spec=spec, state="queued", requested_by=requested_by,
+        sae_id=spec.get("sae"))
+    RunFolder(workspace.run(run.id)).create(kind, spec)
+    db.add(run)
+    db.commit()
+    return run
+
+
+def claim(db: Session) -> Run | None:
+    """The oldest queued run, now `starting` and ours; None where none waits."""
+    while True:
+        run_id = db.scalar(select(Run.id).where(Run.state == "queued").order_by(Run.created, Run.id).limit(1))
+        if run_id is None:
+            return None
+        if transition(
+            db, run_id, QUEUED, state="starting", launched=time.time(), pid=None, pid_started=None,
+            finished=None, error=None,
+        ):
+            return db.get_one(Run, run_id, populate_existing=True)
+
+
+def active(db: Session) -> list[Run]:
+    """The runs that have, or are getting, a process; oldest first."""
+    return list(db.scalars(
+        select(Run).where(Run.state.in_(ACTIVE)).order_by(Run.created).execution_options(populate_existing=True)))
+
+
+def cancel(db: Session, workspace: Workspace, run_id: str) -> bool:
+    """Ask a run to stop: at once while it waits, else at its next safe point.  Whether it could be asked."""
+    now = time.time()
+    if transition(db, run_id, QUEUED, state="cancelled", finished=now, cancel_asked=now):
+        return True
+    # The database first: a process that ends between the two lines is then seen as cancelled, not as lost.
+    if not transition(db, run_id, ACTIVE, cancel_asked=now):
+        return False
+    folder = RunFolder(workspace.run(run_id))
+    if folder.path.is_dir():
+        folder.request_cancel()
+    return True
+
+
+def resume(db: Session, workspace: Workspace, run_id: str) -> bool:
+    """Put a stopped run back into the queue; it goes on from its last checkpoint.  Whether it could be."""
+    RunFolder(workspace.run(run_id)).clear_cancel()
+    return transition(
+        db, run_id, RESUMABLE, state="queued", cancel_asked=None, finished=None, error=None, requeues=0)
+
+
+def delete(db: Session, workspace: Workspace, run_id: str) -> bool:
+    """Remove a run that has no process, and its folder; its SAE and builds stay.  Whether it could be."""
+    run = db.get(Run, run_id, populate_existing=True)
+    # The guarded step keeps the supervisor from starting the run while its folder goes.
+    if run is None or not transition(db, run_id, QUEUED | FINISHED, state="cancelled"):
+        return False
+    shutil.rmtree(workspace.run(run_id), ignore_errors=True)
+    db.delete(run)
+    db.commit()
+    return True
+
+
+def newest(db: Session, limit: int = 100) -> list[Run]:
+    """The latest runs, newest first."""
+    return list(db.scalars(select(Run).order_by(Run.created.desc(), Run.id.desc()).limit(limit)))
+
+
+def recover(db: Session) -> int:
+    """Queue again the runs that a killed server had marked lost but not queued yet.  How many."""
+    done = db.execute(update(Run).where(Run.state == "lost").values(state="queued"))
+    db.commit()
+    return int(done.rowcount)  # type: ignore[attr-defined]

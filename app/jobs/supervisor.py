@@ -1,0 +1,250 @@
+"""The supervisor: a thread that gives queued runs a process and writes down what became of it.
+
+It knows a run by its row, its process and the folder's `status.json`, and nothing else; so it can
+be killed at any moment, and the next one goes on from there:
+
+- a process that lives is adopted again (its number *and* its start are stored);
+- one that ended well is recorded, however long ago;
+- one that vanished is marked lost and queued again, to go on from its checkpoint; after
+  `MAX_REQUEUES` such turns without getting further the run has failed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from contextlib import suppress
+
+from app.catalog import Catalog
+from app.db import SessionFactory
+from app.jobs import queue
+from app.jobs.launchers import Handle, Launcher
+from app.models import Run
+from app.settings import Settings
+from sae.rundir import RunFolder, Status
+
+log = logging.getLogger(__name__)
+
+MAX_REQUEUES = 3
+SYNC_S = 5.0  # seconds between two looks for SAEs that came from elsewhere
+LINGER_S = 60.0  # a process this long past its own last word is ended
+LOG_TAIL_BYTES = 20_000
+
+
+class Supervisor:
+    """Moves runs through their states.  `tick()` is one look at all of them."""
+
+    def __init__(self, settings: Settings, sessions: SessionFactory, launcher: Launcher, catalog: Catalog) -> None:
+        self.settings, self.sessions, self.launcher, self.catalog = settings, sessions, launcher, catalog
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._synced = 0.0
+
+    def start(self) -> None:
+        """Begin to look after the runs in a thread of its own."""
+        with self.sessions() as db:
+            queue.recover(db)
+        self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look now rather than at the next turn: something was queued or cancelled."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Stop every run in order (checkpoint, then end) and the thread; they go on at the next start."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._stop_runs()
+
+    def _loop(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()
+            try:
+                self.tick()
+            except Exception:  # a full disk or a locked database passes; the runs need looking after all the same
+                log.exception("the supervisor could not look after the runs; it tries again")
+            self._wake.wait(self.settings.poll_s)
+
+    def tick(self) -> None:
+        """Look at every run that has a process, then start queued ones while there is room."""
+        with self.sessions() as db:
+            for run in queue.active(db):
+                self._watch(run)
+        while not self._stopping.is_set():
+            with self.sessions() as db:
+                if len(queue.active(db)) >= self.settings.max_runs:
+                    break
+                claimed = queue.claim(db)
+            if claimed is None:
+                break
+            self._launch(claimed)
+        if time.monotonic() - self._synced >= SYNC_S:
+            self._synced = time.monotonic()
+            self.catalog.sync_if_changed()
+
+    # -- one run -----------------------------------------------------------------------------
+
+    def _folder(self, run: Run) -> RunFolder:
+        return RunFolder(self.settings.workspace.run(run.id))
+
+    def _launch(self, run: Run) -> None:
+        folder = self._folder(run)
+        try:
+            folder.create(run.kind, run.spec)  # type: ignore[arg-type]  # checked when it was queued
+            handle = self.launcher.start(folder)
+        except OSError as error:
+            self._end(run, "failed", f"the run could not be started: {error}")
+            return
+        log.info("%s: started as process %d", run.id, handle.pid)
+        self._step(run, started=run.started or time.time(), pid=handle.pid, pid_started=handle.started)
+
+    def _watch(self, run: Run) -> None:
+        status = self._status(run)
+        handle = self._handle(run, status)
+        if handle is None or not self.launcher.alive(handle):
+            # It may have said its last word between the two looks.
+            self._gone(run, self._status(run))
+            return
+        if run.cancel_asked is not None:
+            self._press(run, handle)
+        if status is None:
+            return
+        if status.state in queue.FINISHED and time.time() - status.heartbeat > LINGER_S:
+            self.launcher.kill(handle)
+        if run.state == "starting" or status.overall > run.progress:
+            self._step(run, state="running", progress=max(run.progress, status.overall))
+
+    def _handle(self, run: Run, status: Status | None) -> Handle | None:
+        if run.pid is not None:
+            return Handle(run.pid, run.pid_started or "")
+        # A server that was killed between starting the process and writing its number down: the
+        # run's own status tells the number, and its fresh heartbeat that it is still that process.
+        if status is None or status.pid is None or time.time() - status.heartbeat > 10:
+            return None
+        handle = self.launcher.find(status.pid)
+        if handle is not None:
+            self._step(run, pid=handle.pid, pid_started=handle.started)
+        return handle
+
+    def _status(self, run: Run) -> Status | None:
+        """The status that the present process wrote; an earlier one's is no news."""
+        status = read_status(self._folder(run))
+        return status if status is not None and status.heartbeat >= (run.launched or 0.0) else None
+
+    def _press(self, run: Run, handle: Handle) -> None:
+        """Cancelling: the file asks first, then SIGTERM, then SIGKILL to the whole group."""
+        waited = time.time() - (run.cancel_asked or 0.0)
+        if waited > 2 * self.settings.cancel_grace_s:
+            self.launcher.kill(handle)
+        elif waited > self.settings.cancel_grace_s:
+            self.launcher.terminate(handle)
+        elif self._folder(run).path.is_dir():
+            self._folder(run).request_cancel()
+
+    def _gone(self, run: Run, status: Status | None) -> None:
+        """The process is no more: what did it leave?"""
+        if status is not None:
+            run.progress = max(run.progress, status.overall)
+        if status is not None and status.state == "succeeded":
+            self.catalog.sync()
+            self._end(run, "succeeded", None, sae_id=status.result.get("sae") or run.sae_id, progress=1.0)
+        elif run.cancel_asked is not None or self._folder(run).cancel_requested():
+            self._end(run, "cancelled", None)
+        elif status is not None and status.state == "failed":
+            self._end(run, "failed", status.error or status.message or "the run failed without saying why")
+        elif not self._folder(run).path.is_dir():
+            self._end(run, "failed", "the run's folder was deleted while it was going")
+        else:
+            self._requeue(run)
+
+    def _requeue(self, run: Run) -> None:
+        further = run.progress > run.requeue_mark
+        turn = 1 if further else run.requeues + 1
+        last = last_line(self._folder(run))
+        if turn > MAX_REQUEUES:
+            self._end(
+                run, "failed",
+                f"the process vanished {turn} times without getting further; the last words of its log: {last}")
+            return
+        reason = f"the process vanished; it goes on from its last checkpoint (last words of its log: {last})"
+        log.warning("%s: %s", run.id, reason)
+        if self._step(run, state="lost", error=reason, progress=run.progress, pid=None, pid_started=None):
+            with self.sessions() as db:
+                queue.transition(
+                    db, run.id, {"lost"}, state="queued", requeues=turn, requeue_mark=run.progress)
+
+    def _end(self, run: Run, state: str, error: str | None, **values: object) -> None:
+        values.setdefault("progress", run.progress)
+        self._step(run, state=state, error=error, finished=time.time(), pid=None, pid_started=None, **values)
+        log.info("%s: %s%s", run.id, state, f": {error}" if error else "")
+
+    def _step(self, run: Run, **values: object) -> bool:
+        with self.sessions() as db:
+            return queue.transition(db, run.id, queue.ACTIVE, **values)
+
+    # -- the end of the server -----------------------------------------------------------------
+
+    def _stop_runs(self) -> None:
+        with self.sessions() as db:
+            going = [(run, handle) for run in queue.active(db) if (handle := self._handle(run, self._status(run)))]
+        for _, handle in going:
+            self.launcher.terminate(handle)
+        deadline = time.monotonic() + self.settings.shutdown_grace_s
+        while any(self.launcher.alive(handle) for _, handle in going) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for _, handle in going:
+            self.launcher.kill(handle)
+        for _, handle in going:
+            with suppress(TimeoutError):
+                self._wait_until_gone(handle)
+        for run, _ in going:
+            self._stopped(run)
+
+    def _wait_until_gone(self, handle: Handle) -> None:
+        deadline = time.monotonic() + 5
+        while self.launcher.alive(handle):
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            time.sleep(0.02)
+
+    def _stopped(self, run: Run) -> None:
+        """A run that we stopped goes back to the queue, unless it had come to its end just then."""
+        status = self._status(run)
+        finished = status is not None and status.state in ("succeeded", "failed")
+        if finished or run.cancel_asked is not None or not self._folder(run).path.is_dir():
+            self._gone(run, status)
+            return
+        progress = max(run.progress, status.overall if status else 0.0)
+        self._step(run, state="queued", progress=progress, pid=None, pid_started=None)
+
+
+def read_status(folder: RunFolder) -> Status | None:
+    """The folder's status, or None where there is none that can be read."""
+    try:
+        return folder.status()
+    except (OSError, ValueError, TypeError, AttributeError, json.JSONDecodeError):
+        return None
+
+
+def log_tail(folder: RunFolder, lines: int = 30) -> list[str]:
+    """The last lines that the run printed; a line rewritten by a progress bar counts once."""
+    try:
+        with open(folder.log, "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    return [line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n") if line.strip()][-lines:]
+
+
+def last_line(folder: RunFolder) -> str:
+    """What the run printed last, or a word for nothing."""
+    tail = log_tail(folder, 1)
+    return tail[0].strip()[:300] if tail else "(nothing)"

@@ -1,0 +1,130 @@
+"""The web program put together: `create_app(settings)`.
+
+Opened at start and closed in reverse: workspace lock, database (brought to the newest schema),
+catalog, open builds, model worker, supervisor.  Never imports torch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+
+from fastapi import Depends, FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from app import errors
+from app.builds import Builds
+from app.catalog import Catalog
+from app.db import make_engine, make_session_factory, upgrade
+from app.deps import current_user
+from app.jobs import queue
+from app.jobs.launchers import Launcher
+from app.jobs.launchers.local import LocalLauncher
+from app.jobs.lock import WorkspaceLock
+from app.jobs.supervisor import Supervisor
+from app.metrics import CountRequests
+from app.routes import admin, api, features, health, home, runs, steer, tokens
+from app.security import RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
+from app.settings import ROOT, Settings
+from app.worker.client import WorkerClient
+from sae import __version__
+from sae.specs import demo_spec
+
+log = logging.getLogger(__name__)
+
+
+def create_app(
+    settings: Settings, *, lock: WorkspaceLock | None = None, launcher: Launcher | None = None, supervise: bool = True,
+) -> FastAPI:
+    """The application.  `lock`: already taken by the caller, who releases it; `launcher`: where runs go;
+    `supervise=False` leaves queued runs alone (tests of pages)."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with ExitStack() as stack:
+            await run_in_threadpool(_open, app, settings, stack, lock, launcher, supervise)
+            yield
+            await run_in_threadpool(stack.close)
+
+    app = FastAPI(
+        title="saescope", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        openapi_url="/openapi.json", max_body_size=settings.max_body_bytes,
+        dependencies=[Depends(current_user)], middleware=_middleware(settings))
+    app.state.settings = settings
+    errors.install(app)
+    app.mount("/static", VersionedStatic(directory=ROOT / "static"), name="static")
+    # Last the features, whose `/{model}/{sae}` would take any address of two parts.
+    for module in (health, api, admin, runs, steer, home, tokens, features):
+        app.include_router(module.router)
+    return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    limits = {
+        "login": TokenBuckets(settings.logins_per_minute),
+        "steer": TokenBuckets(settings.steers_per_minute),
+    }
+    return [
+        Middleware(CountRequests),
+        Middleware(SecurityHeaders),
+        Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5),
+        Middleware(SameOrigin, trusted=settings.origins),
+        Middleware(RateLimit, limits=limits),
+    ]
+
+
+def _open(
+    app: FastAPI, settings: Settings, stack: ExitStack, lock: WorkspaceLock | None, launcher: Launcher | None,
+    supervise: bool,
+) -> None:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    if lock is None:
+        stack.callback(WorkspaceLock(settings.home).release)
+    engine = make_engine(settings.url)
+    stack.callback(engine.dispose)
+    upgrade(engine)
+    sessions = make_session_factory(engine)
+    workspace = settings.workspace
+    catalog = Catalog(workspace, sessions)
+    catalog.sync()
+    builds = Builds(workspace)
+    stack.callback(builds.close)
+    worker = WorkerClient(settings)
+    stack.callback(worker.close)
+    supervisor = Supervisor(settings, sessions, launcher or LocalLauncher(workspace), catalog)
+    stack.callback(supervisor.stop)
+    state = app.state
+    state.engine, state.sessions, state.catalog = engine, sessions, catalog
+    state.builds, state.worker, state.supervisor = builds, worker, supervisor
+    if settings.demo:
+        start_demo(app)
+    if supervise:
+        supervisor.start()
+
+
+def start_demo(app: FastAPI) -> None:
+    """Queue the demo run where the workspace is empty: no SAE, and no run, not even a stopped one."""
+    settings: Settings = app.state.settings
+    if settings.workspace.sae_ids() or any(settings.home.glob("runs/*/spec.json")):
+        return
+    with app.state.sessions() as db:
+        if queue.newest(db, 1):
+            return
+        run = queue.enqueue(db, settings.workspace, "train", demo_spec().model_dump(), "the empty workspace")
+        log.info("the workspace is empty: %s trains the demo SAE", run.id)
+
+
+class VersionedStatic(StaticFiles):
+    """Static files.  An address with a version in it (`?v=…`) never changes, so browsers may keep it."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        versioned = b"v=" in scope.get("query_string", b"") or path.startswith("vendor/")
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if versioned else "no-cache"
+        return response

@@ -1,0 +1,147 @@
+"""What every request passes before a handler sees it: headers, same-origin rule, rate limits.
+
+Pure ASGI, so that event streams pass through untouched.  The size of a request body is limited
+by FastAPI itself (`max_body_size`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from threading import Lock
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import error_response
+
+CSP = (
+    "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; object-src 'none'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": CSP,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+
+
+class SecurityHeaders:
+    """Adds the headers above to every answer, errors and static files included."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+def same_origin(scheme: str, headers: Headers, trusted: frozenset[str] = frozenset()) -> bool:
+    """Whether an unsafe request comes from our own pages, or from no browser at all.
+
+    Browsers say where a request comes from in Sec-Fetch-Site; those that do not send Origin,
+    which is compared whole: scheme, host and port.  A client that sends neither is not a
+    browser, so it holds no cookie that another site could misuse.
+    """
+    site = headers.get("sec-fetch-site")
+    origin = headers.get("origin", "").lower()
+    if site in ("same-origin", "none") or (origin and origin in trusted):
+        return True
+    if site is not None:
+        return False
+    if not origin:
+        return True
+    return _with_port(origin) == _with_port(f"{scheme}://{headers.get('host', '').lower()}")
+
+
+def _with_port(origin: str) -> tuple[str, str | None, int | None] | None:
+    try:
+        parts = urlsplit(origin)
+        port = parts.port
+    except ValueError:
+        return None
+    return parts.scheme, parts.hostname, port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+class SameOrigin:
+    """Refuses unsafe requests that another site made the browser send."""
+
+    def __init__(self, app: ASGIApp, trusted: frozenset[str] = frozenset()) -> None:
+        self.app, self.trusted = app, trusted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in SAFE_METHODS or same_origin(
+            scope["scheme"], Headers(scope=scope), self.trusted
+        ):
+            await self.app(scope, receive, send)
+            return
+        response = error_response(
+            Request(scope), 403,
+            "This request came from another site. If it is one of your own addresses, name it in "
+            "SAESCOPE_TRUSTED_ORIGINS.")
+        await response(scope, receive, send)
+
+
+class TokenBuckets:
+    """`rate` tokens a minute for each key, at most `burst` saved up.
+
+    Keys used least recently are forgotten beyond `max_keys`, so strangers cannot fill the memory.
+    """
+
+    def __init__(self, per_minute: float, burst: float | None = None, max_keys: int = 10_000) -> None:
+        self.rate = per_minute / 60
+        self.burst = burst if burst is not None else max(1.0, per_minute)
+        self.max_keys = max_keys
+        self._full: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key -> (tokens, when)
+        self._lock = Lock()
+
+    def take(self, key: str, now: float | None = None) -> float:
+        """Take a token.  0 if there was one, else the seconds until there will be."""
+        now = time.monotonic() if now is None else now
+        with self._lock:
+            tokens, then = self._full.pop(key, (self.burst, now))
+            tokens = min(self.burst, tokens + max(0.0, now - then) * self.rate)
+            wait = 0.0 if tokens >= 1 else (1 - tokens) / self.rate
+            self._full[key] = (tokens if wait else tokens - 1, now)
+            while len(self._full) > self.max_keys:
+                self._full.popitem(last=False)
+        return wait
+
+
+class RateLimit:
+    """Bounds unsafe requests per client address, by the first segment of their path.
+
+    Limits over all clients belong to a proxy; the model worker's own queue is bounded besides.
+    """
+
+    def __init__(self, app: ASGIApp, limits: dict[str, TokenBuckets]) -> None:
+        self.app, self.limits = app, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = scope["path"]
+            # A one-time link is redeemed by GET: guessing it counts as signing in.
+            counted = scope["method"] not in SAFE_METHODS or (path == "/login" and b"token=" in scope["query_string"])
+            buckets = self.limits.get(path.split("/", 2)[1]) if counted else None
+            client = scope["client"][0] if scope.get("client") else "?"
+            wait = buckets.take(client) if buckets else 0.0
+            if wait:
+                seconds = int(wait) + 1
+                response = error_response(
+                    Request(scope), 429, f"Too many requests from your address; try again in {seconds} s.",
+                    headers={"Retry-After": str(seconds)})
+                await response(scope, receive, send)
+                return
+        await self.app(scope, receive, send)

@@ -1,0 +1,85 @@
+"""Every setting of the web program, read from the environment once at start.
+
+`HOST`, `PORT`, `DATABASE_URL` and `SAESCOPE_HOME` bear the names that hosts and containers
+use; all others begin with `SAESCOPE_`.  Where `SAESCOPE_SECRETS_DIR` names a folder, a file
+in it with a setting's name (such as `DATABASE_URL`) gives that setting's value.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from sae.errors import UserError
+from sae.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parent.parent  # templates/, static/ and migrations/ lie beside app/
+
+
+class Settings(BaseSettings):
+    """The program's settings.  Arguments win over the environment, the environment over defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SAESCOPE_", populate_by_name=True, extra="ignore", frozen=True, env_ignore_empty=True)
+
+    host: str = Field(
+        "127.0.0.1", validation_alias="HOST",
+        description="Address to listen on; 0.0.0.0 lets other machines in")
+    port: int = Field(8000, validation_alias="PORT", ge=0, le=65535, description="Port to listen on; 0: any free one")
+    home: Path = Field(
+        Path("data"), validation_alias="SAESCOPE_HOME", description="The workspace: database, SAEs, runs, builds")
+    database_url: str = Field(
+        "", validation_alias="DATABASE_URL",
+        description="SQLAlchemy address of the app database; empty: app.db in the workspace")
+
+    demo: bool = Field(True, description="Start the demo run by itself when the workspace is empty")
+    max_runs: int = Field(1, ge=1, le=64, description="Runs that go at the same time; the others wait in the queue")
+    poll_s: float = Field(0.5, gt=0, le=60, description="Seconds between two looks at the runs")
+    cancel_grace_s: float = Field(
+        30, ge=0, description="Seconds a cancelled run has to stop at a safe point, and again after SIGTERM")
+    shutdown_grace_s: float = Field(
+        20, ge=0, description="Seconds that runs have to write a checkpoint when the server stops")
+
+    session_days: float = Field(30, gt=0, description="Days after which a signed-in browser must sign in again")
+    login_link_hours: float = Field(24, gt=0, description="Hours for which the one-time admin link is good")
+    trusted_origins: str = Field(
+        "", description="Further origins of our own pages, comma-separated, as https://sae.example.org: "
+        "needed where a proxy ends TLS and the browser sends no Sec-Fetch-Site")
+    secure_cookies: bool = Field(False, description="Mark cookies Secure even if the request came by http (TLS proxy)")
+    max_body_bytes: int = Field(2_000_000, ge=1_000, description="Largest request body taken, in bytes")
+    logins_per_minute: float = Field(10, gt=0, description="Sign-in attempts a minute from one address")
+    steers_per_minute: float = Field(60, gt=0, description="Steering requests a minute from one address")
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().resolve()
+
+    @classmethod
+    def load(cls, **values: Any) -> Settings:
+        """Settings from `values`, the environment and the secrets folder.  Raises UserError."""
+        try:
+            secrets = os.environ.get("SAESCOPE_SECRETS_DIR")
+            return cls(**({"_secrets_dir": secrets} if secrets else {}), **values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = str(first["loc"][0]) if first["loc"] else "settings"
+            name = name if name.isupper() else f"SAESCOPE_{name.upper()}"
+            raise UserError(f"{name}: {first['msg']}", name) from None
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.home)
+
+    @property
+    def url(self) -> str:
+        """The database's address."""
+        return self.database_url or f"sqlite:///{self.workspace.database}"
+
+    @property
+    def origins(self) -> frozenset[str]:
+        return frozenset(part.strip().rstrip("/").lower() for part in self.trusted_origins.split(",") if part.strip())

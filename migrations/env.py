@@ -1,0 +1,23 @@
+"""How Alembic reaches the database: by the program's engine, or by DATABASE_URL when run by hand."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from app.db import make_engine
+from app.models import Base
+from app.settings import Settings
+
+
+def run() -> None:
+    engine = context.config.attributes.get("engine") or make_engine(Settings.load().url)
+    with engine.connect() as connection:
+        # SQLite cannot alter a table in place: Alembic writes the new table and moves the rows.
+        context.configure(
+            connection=connection, target_metadata=Base.metadata, render_as_batch=True, compare_type=True)
+        with context.begin_transaction():
+            context.run_migrations()
+        connection.commit()
+
+
+run()
