@@ -1,0 +1,106 @@
+"""A workspace, its database and the program on it, for the tests of `app`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine
+
+from app import auth
+from app.catalog import Catalog
+from app.db import SessionFactory, make_engine, make_session_factory, upgrade
+from app.jobs.launchers.local import LocalLauncher
+from app.jobs.supervisor import Supervisor
+from app.settings import Settings
+from sae.rundir import RunFolder, write_json
+from sae.workspace import Workspace
+
+FAKE_RUN = Path(__file__).with_name("fake_run.py")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        home=tmp_path / "data", demo=False, database_url="", poll_s=0.02, cancel_grace_s=0.2, shutdown_grace_s=5)
+
+
+@pytest.fixture
+def workspace(settings: Settings) -> Workspace:
+    return settings.workspace
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    engine = make_engine(settings.url)
+    upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def sessions(engine: Engine) -> SessionFactory:
+    return make_session_factory(engine)
+
+
+@pytest.fixture
+def catalog(workspace: Workspace, sessions: SessionFactory) -> Catalog:
+    return Catalog(workspace, sessions)
+
+
+def fake_command(folder: RunFolder) -> list[str]:
+    """The fake run program in the place of `python -m sae run`."""
+    return [sys.executable, str(FAKE_RUN), str(folder.path)]
+
+
+@pytest.fixture
+def launcher(workspace: Workspace) -> Iterator[LocalLauncher]:
+    launcher = LocalLauncher(workspace, fake_command)
+    yield launcher
+    for child in list(launcher._children.values()):  # a failed test must leave no process behind
+        child.kill()
+        child.wait()
+
+
+@pytest.fixture
+def supervisor(
+    settings: Settings, sessions: SessionFactory, launcher: LocalLauncher, catalog: Catalog
+) -> Supervisor:
+    return Supervisor(settings, sessions, launcher, catalog)
+
+
+@pytest.fixture
+def client(settings: Settings, launcher: LocalLauncher) -> Iterator[TestClient]:
+    """A signed-out browser before the program; queued runs stay queued."""
+    from app.main import create_app
+
+    with TestClient(create_app(settings, launcher=launcher, supervise=False), follow_redirects=False) as client:
+        yield client
+
+
+@pytest.fixture
+def admin(client: TestClient, settings: Settings) -> TestClient:
+    """The same browser, signed in as an administrator."""
+    with client.app.state.sessions() as db:  # type: ignore[attr-defined]
+        user = auth.set_password(db, "ada", "correct horse")
+        client.cookies.set(auth.COOKIE, auth.open_session(db, user, settings))
+    return client
+
+
+def sae_config(sae_id: str = "demo/2-res-batchtopk-4k", **changes: object) -> dict[str, object]:
+    """A `sae.json` as the engine writes it."""
+    model = sae_id.partition("/")[0]
+    return {
+        "schema_version": 1, "id": sae_id, "model": {"name": model, "id": model},
+        "site": {"layer": 2, "hook": "blocks.2.hook_resid_post"}, "architecture": "batch_topk",
+        "n_latents": 4096, "d_model": 256, "k": 32, "normalize": "layer_norm", "created": 1_700_000_000.0,
+    } | changes
+
+
+def write_sae(workspace: Workspace, sae_id: str = "demo/2-res-batchtopk-4k", **changes: object) -> None:
+    """An SAE in the workspace, as far as the web program looks at it."""
+    write_json(workspace.sae(sae_id) / "sae.json", sae_config(sae_id, **changes))

@@ -1,0 +1,236 @@
+"""The supervisor with real processes, which are really killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from app.catalog import Catalog
+from app.db import SessionFactory
+from app.jobs import queue
+from app.jobs.launchers.local import LocalLauncher
+from app.jobs.supervisor import MAX_REQUEUES, Supervisor, log_tail
+from app.models import Run
+from app.settings import Settings
+from sae.rundir import RunFolder
+from sae.workspace import Workspace
+from tests.unit.app.conftest import fake_command, write_sae
+
+Submit = Callable[..., str]
+
+
+@pytest.fixture
+def submit(sessions: SessionFactory, workspace: Workspace) -> Submit:
+    def submit(**spec: object) -> str:
+        with sessions() as db:
+            return queue.enqueue(db, workspace, "train", spec).id
+
+    return submit
+
+
+def _get(sessions: SessionFactory, run_id: str) -> Run:
+    with sessions() as db:
+        return db.get_one(Run, run_id)
+
+
+def _until(supervisor: Supervisor, reached: Callable[[], bool], seconds: float = 30) -> None:
+    """Look after the runs until `reached()`."""
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline, "it never came to that"
+        supervisor.tick()
+        time.sleep(0.01)
+
+
+def _starts(workspace: Workspace, run_id: str) -> list[int]:
+    """The step at which each process of the run began."""
+    try:
+        return [int(line) for line in (workspace.run(run_id) / "starts").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+@contextmanager
+def _running(supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, run_id: str) -> Iterator[Run]:
+    _until(supervisor, lambda: _get(sessions, run_id).state == "running" and bool(_starts(workspace, run_id)))
+    yield _get(sessions, run_id)
+
+
+def test_runs_succeed_one_after_another(
+    supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, submit: Submit
+) -> None:
+    first, second = submit(steps=2), submit(steps=2)
+    states: list[tuple[str, str]] = []
+
+    def done() -> bool:
+        states.append((_get(sessions, first).state, _get(sessions, second).state))
+        return states[-1] == ("succeeded", "succeeded")
+
+    write_sae(workspace, "demo/fake")
+    _until(supervisor, done)
+    assert all(second == "queued" for first, second in states if first in ("queued", "starting", "running"))
+    run = _get(sessions, first)
+    assert (run.progress, run.sae_id, run.pid, run.error) == (1.0, "demo/fake", None, None)
+    assert run.finished is not None
+    assert run.started is not None
+    assert supervisor.catalog.get_sae("demo/fake") is not None
+    assert log_tail(RunFolder(workspace.run(first))) == ["fake run begins: well"]
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(
+    supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, submit: Submit
+) -> None:
+    run_id = submit(steps=30, step_s=0.02)
+    _until(supervisor, lambda: _get(sessions, run_id).progress > 0.1)
+    os.kill(_get(sessions, run_id).pid or 0, signal.SIGKILL)
+    _until(supervisor, lambda: _get(sessions, run_id).state == "succeeded")
+    starts = _starts(workspace, run_id)
+    assert len(starts) == 2
+    assert starts[1] > starts[0] == 0
+    assert _get(sessions, run_id).requeues == 1
+
+
+def test_a_run_that_always_vanishes_fails_in_the_end(
+    supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, submit: Submit
+) -> None:
+    run_id = submit(behave="vanish")
+    _until(supervisor, lambda: _get(sessions, run_id).state == "failed")
+    assert len(log_tail(RunFolder(workspace.run(run_id)))) == MAX_REQUEUES + 1
+    assert "fake run begins: vanish" in (_get(sessions, run_id).error or "")
+
+
+def test_the_reason_of_a_failure_is_kept(supervisor: Supervisor, sessions: SessionFactory, submit: Submit) -> None:
+    run_id = submit(behave="fail")
+    _until(supervisor, lambda: _get(sessions, run_id).state == "failed")
+    assert _get(sessions, run_id).error == "k: too large"
+
+
+def test_cancel_then_resume(
+    supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, submit: Submit
+) -> None:
+    run_id = submit(steps=20, step_s=0.03)
+    with _running(supervisor, sessions, workspace, run_id), sessions() as db:
+        assert queue.cancel(db, workspace, run_id)
+    _until(supervisor, lambda: _get(sessions, run_id).state == "cancelled")
+    with sessions() as db:
+        assert queue.resume(db, workspace, run_id)
+    _until(supervisor, lambda: _get(sessions, run_id).state == "succeeded")
+    assert len(_starts(workspace, run_id)) == 2
+
+
+def test_a_run_that_hears_nothing_is_killed(
+    supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, launcher: LocalLauncher, submit: Submit
+) -> None:
+    run_id = submit(behave="stubborn", steps=100_000)
+    with _running(supervisor, sessions, workspace, run_id) as run, sessions() as db:
+        queue.cancel(db, workspace, run_id)
+    _until(supervisor, lambda: _get(sessions, run_id).state == "cancelled")
+    assert launcher.find(run.pid or 0) is None
+
+
+def test_the_next_supervisor_adopts_a_run_that_lives(
+    supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, submit: Submit, settings: Settings,
+    catalog: Catalog,
+) -> None:
+    run_id = submit(steps=30, step_s=0.03)
+    with _running(supervisor, sessions, workspace, run_id):
+        pass
+    heir = Supervisor(settings, sessions, LocalLauncher(workspace, fake_command), catalog)  # knows no children
+    _until(heir, lambda: _get(sessions, run_id).state not in ("starting", "running") or not _alive(supervisor, run_id))
+    _until(heir, lambda: _get(sessions, run_id).state == "succeeded")
+    assert len(_starts(workspace, run_id)) == 1
+
+
+def _alive(supervisor: Supervisor, run_id: str) -> bool:
+    """Whether the process is there; asking also clears an ended child of this test away."""
+    run = _get(supervisor.sessions, run_id)
+    handle = supervisor.launcher.find(run.pid) if run.pid else None
+    return handle is not None and supervisor.launcher.alive(handle)
+
+
+def test_adopted_though_its_number_was_never_written_down(
+    supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, submit: Submit
+) -> None:
+    run_id = submit(steps=30, step_s=0.03)
+    with _running(supervisor, sessions, workspace, run_id), sessions() as db:
+        queue.transition(db, run_id, queue.ACTIVE, state="starting", pid=None, pid_started=None)
+    _until(supervisor, lambda: _get(sessions, run_id).state == "succeeded")
+    assert len(_starts(workspace, run_id)) == 1
+
+
+def test_another_process_with_the_same_number_is_not_ours(
+    supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, submit: Submit, launcher: LocalLauncher
+) -> None:
+    run_id = submit(steps=2)
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as stranger:
+        with sessions() as db:
+            claimed = queue.claim(db)
+            assert claimed is not None
+            queue.transition(
+                db, run_id, queue.ACTIVE, state="running", pid=stranger.pid, pid_started="another boot:1")
+        _until(supervisor, lambda: _get(sessions, run_id).state == "succeeded")
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_stopping_the_server_stops_runs_which_go_on_later(
+    settings: Settings, supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, catalog: Catalog,
+    launcher: LocalLauncher, submit: Submit,
+) -> None:
+    run_id = submit(steps=25, step_s=0.03)
+    supervisor.start()
+    deadline = time.monotonic() + 30
+    while not _get(sessions, run_id).progress and time.monotonic() < deadline:
+        time.sleep(0.01)
+    pid = _get(sessions, run_id).pid
+    supervisor.stop()
+    assert pid is not None
+    assert launcher.find(pid) is None
+    run = _get(sessions, run_id)
+    assert (run.state, run.requeues, run.pid) == ("queued", 0, None)
+    heir = Supervisor(settings, sessions, launcher, catalog)
+    _until(heir, lambda: _get(sessions, run_id).state == "succeeded")
+    starts = _starts(workspace, run_id)
+    assert starts[1] > starts[0]
+
+
+def test_stopping_kills_what_does_not_stop(
+    supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, launcher: LocalLauncher, submit: Submit
+) -> None:
+    supervisor.settings = supervisor.settings.model_copy(update={"shutdown_grace_s": 0.1})
+    run_id = submit(behave="stubborn", steps=100_000)
+    with _running(supervisor, sessions, workspace, run_id) as run:
+        supervisor.stop()
+    assert launcher.find(run.pid or 0) is None
+    assert _get(sessions, run_id).state == "queued"
+
+
+def test_a_deleted_folder_breaks_nothing(
+    settings: Settings, supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, submit: Submit
+) -> None:
+    gone, other = submit(steps=1000, step_s=0.02), submit(steps=1)
+    with _running(supervisor, sessions, workspace, gone):
+        away = workspace.run(gone).rename(settings.home / "away")  # at once; the run is still writing into it
+        shutil.rmtree(away, ignore_errors=True)
+    _until(supervisor, lambda: _get(sessions, other).state == "succeeded")
+    assert _get(sessions, gone).state == "failed"
+    assert "deleted" in (_get(sessions, gone).error or "")
+
+
+def test_what_cannot_be_started_has_failed(
+    settings: Settings, sessions: SessionFactory, workspace: Workspace, catalog: Catalog, submit: Submit
+) -> None:
+    launcher = LocalLauncher(workspace, lambda _: [str(Path("/nonexistent/program"))])
+    supervisor = Supervisor(settings, sessions, launcher, catalog)
+    run_id = submit()
+    _until(supervisor, lambda: _get(sessions, run_id).state == "failed")
+    assert "could not be started" in (_get(sessions, run_id).error or "")
