@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from sae.normalization import Normalizer
 from sae.rundir import write_json
 
 SCHEMA_VERSION = 1
-TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec")
+_PRODUCT_ENTRIES = 1 << 25  # entries of a dense [B, L] product made at once: 128 MiB
 
 
 class Autoencoder:
@@ -73,9 +74,13 @@ class Autoencoder:
         y_BD, _, _ = self.normalizer.apply(x_BD)
         return torch.addmm(self.b_enc_L, y_BD - self.b_dec_D, self.W_enc_LD.T)
 
+    def pieces(self, x_BD: Tensor) -> Iterator[Tensor]:
+        """`x_BD` in runs of rows for which the dense [B, L] product stays small."""
+        return iter(x_BD.split(max(1, _PRODUCT_ENTRIES // self.n_latents)))
+
     def codes(self, x_BD: Tensor) -> Codes:
         """The active latents of raw activations `x_BD`, by the inference rule."""
-        return self.sparsity.select(self.pre_activations(x_BD))
+        return Codes.concatenate([self.sparsity.select(self.pre_activations(part)) for part in self.pieces(x_BD)])
 
     def activation_of(self, x_BD: Tensor, latents: Tensor) -> Tensor:
         """Activations [B, n] of the given latents only; 0 where a latent is not active.

@@ -108,6 +108,9 @@ class TrainSpec(IndexSettings):
     eval_tokens: int = _field(
         100_000, "Held-out text tokens for calibration of θ, and as many again for evaluation",
         group="evaluation", unit="tokens", ge=1_000)
+    ce_tokens: int = _field(
+        16_384, "Held-out text tokens for ΔCE, which takes four passes of the whole language model",
+        group="evaluation", unit="tokens", ge=256)
     device: str = _field(
         "auto", "cpu, cuda, or auto (CUDA where there is one)", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     index: bool = _field(True, "Build the feature index when training is done", group="index")
@@ -140,6 +143,7 @@ class EvaluateSpec(_Spec):
 
     sae: str = _field(..., "The SAE, as <model>/<name>", group="what", pattern=r"^[^/]+/[^/]+$")
     eval_tokens: int = _field(100_000, "Held-out text tokens", group="evaluation", unit="tokens", ge=1_000)
+    ce_tokens: int = _field(16_384, "Held-out text tokens for ΔCE", group="evaluation", unit="tokens", ge=256)
     device: str = _field("auto", "cpu, cuda, or auto", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,16 @@ class Codes:
         """From ascending indices into the flattened [B, L] matrix."""
         token_N = torch.div(flat_N, n_latents, rounding_mode="floor")
         return cls(token_N, flat_N - token_N * n_latents, value_N, n_tokens, n_latents)
+
+    @classmethod
+    def concatenate(cls, parts: list[Codes]) -> Codes:
+        """The codes of consecutive runs of tokens as one."""
+        if len(parts) == 1:
+            return parts[0]
+        starts = [0, *accumulate(part.n_tokens for part in parts)]
+        token_N = torch.cat([part.token_N + start for part, start in zip(parts, starts, strict=False)])
+        return cls(token_N, torch.cat([part.latent_N for part in parts]), torch.cat([part.value_N for part in parts]),
+                   starts[-1], parts[0].n_latents)
 
     def with_values(self, value_N: Tensor) -> Codes:
         """The same pairs with other values."""

@@ -21,9 +21,8 @@ def batch_topk(pre_BL: Tensor, n_keep: int) -> Codes:
     lower bound of the n_keep-th largest entry, and hardly more than n_keep entries reach it.
     Ties at the cut go to the lowest (token, latent).
     """
-    floor = _lower_bound(pre_BL, n_keep)
     flat = pre_BL.reshape(-1)
-    candidates = ((flat >= floor) & (flat > 0)).nonzero().squeeze(1)  # ascending
+    candidates = (flat >= _lower_bound(pre_BL, n_keep)).nonzero().squeeze(1)  # ascending
     values = flat[candidates].float()
     if len(values) > n_keep:
         cut = values.topk(n_keep, sorted=True).values[-1]
@@ -49,10 +48,11 @@ def above_threshold(pre_BL: Tensor, threshold: Tensor | float) -> Codes:
 
 
 def _lower_bound(pre_BL: Tensor, n_keep: int) -> Tensor:
-    """A value that at least `n_keep` entries reach, or the smallest value there is."""
+    """A positive value that the `n_keep` largest entries reach, as far as they are positive."""
     B, L = pre_BL.shape
+    smallest = torch.finfo(pre_BL.dtype).tiny
     if L % _GROUP or n_keep >= B * (L // _GROUP):
-        return torch.full((), -torch.inf, device=pre_BL.device, dtype=pre_BL.dtype)
+        return torch.full((), smallest, device=pre_BL.device, dtype=pre_BL.dtype)
     # A group is strided over latents, so that the maximum runs over whole vectors.
     maxima = pre_BL.reshape(B, _GROUP, L // _GROUP).amax(dim=1).reshape(-1)
-    return maxima.topk(n_keep, sorted=False).values.amin()
+    return maxima.topk(n_keep, sorted=False).values.amin().clamp(min=smallest)

@@ -1,0 +1,189 @@
+"""How good an SAE is, on held-out text: FVU, L0, dead latents, ΔCE; and the calibration of θ.
+
+Every metric is over *counted* tokens: real positions except BOS.  Definitions:
+
+    FVU     Σ‖x − x_hat‖² / Σ‖x − x_mean‖², one mean over the same tokens, sums in float64
+    L0      active latents per token
+    dead    latents that fire on none of the tokens
+    ΔCE     CE with the residual stream replaced by its reconstruction, minus clean CE (nats per
+            predicted token); BOS and padding are never replaced and never averaged
+    CE recovered  (CE_ablated − CE_sae) / (CE_ablated − CE_clean), for zero and for mean ablation
+
+Sums are accumulated over all tokens before any division.
+
+Shapes: N tokens, P contexts, S positions, D width, L latents, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sae.activations import context_batches
+from sae.autoencoder import Autoencoder
+from sae.corpus import Corpus
+from sae.kernels.select import batch_topk
+from sae.lm import LanguageModel
+
+Progress = Callable[[int, int], None]  # tokens done, tokens in all; may raise to stop
+
+
+def held_out_contexts(corpus: Corpus, n_tokens: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two disjoint sets of held-out contexts, for calibration and for evaluation, of about
+    `n_tokens` counted tokens each, or half of what is held out where that is less."""
+    contexts = corpus.contexts("held_out", seed)
+    return (_first_tokens(corpus, contexts[0::2], n_tokens), _first_tokens(corpus, contexts[1::2], n_tokens))
+
+
+def _first_tokens(corpus: Corpus, contexts: np.ndarray, n_tokens: int) -> np.ndarray:
+    counted = np.cumsum(corpus.length[contexts].astype(np.int64) - 1)
+    return contexts[: int(np.searchsorted(counted, n_tokens)) + 1]
+
+
+def counted_tokens(corpus: Corpus, contexts: np.ndarray) -> int:
+    return int((corpus.length[contexts].astype(np.int64) - 1).sum())
+
+
+def residuals(
+    lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, layer: int, progress: Progress | None = None
+) -> Iterator[Tensor]:
+    """The activations of the counted tokens, a forward pass at a time: [N, D] float32."""
+    total, done = counted_tokens(corpus, contexts), 0
+    for _, tokens_PS, real_PS in context_batches(corpus, contexts):
+        real_PS[:, 0] = False
+        x_ND = lm.residual(tokens_PS.to(lm.device), layer)[real_PS.to(lm.device)]
+        done += len(x_ND)
+        if progress:
+            progress(done, total)
+        yield x_ND
+
+
+def calibrate_threshold(sae: Autoencoder, activations: list[Tensor], k: int) -> float:
+    """The θ at which the mean L0 of these activations is k, strictly counted: between the k·N-th
+    and the next largest pre-activation of all.
+
+    Exact without keeping them all: each batch gives its strongest ones, and the batches are asked
+    for more until the weakest value kept anywhere lies below the answer.
+    """
+    batches = [part for x_ND in activations for part in sae.pieces(x_ND)]
+    n_tokens = sum(map(len, batches))
+    factor = 2
+    while True:
+        wanted = [factor * k * len(x_ND) for x_ND in batches]
+        kept = [batch_topk(sae.pre_activations(x_ND), min(n, len(x_ND) * sae.n_latents)).value_N
+                for x_ND, n in zip(batches, wanted, strict=True)]
+        # A batch that gave fewer than asked has given all its positive ones.
+        floors = [float(values.min()) for values, n in zip(kept, wanted, strict=True) if len(values) == n]
+        values = torch.cat(kept)
+        if len(values) <= k * n_tokens:
+            if not floors:
+                return 0.0  # fewer than k positive pre-activations a token: nothing to cut
+        else:
+            kth, following = values.topk(k * n_tokens + 1).values[-2:].double().tolist()
+            if not floors or kth > max(floors):
+                return float(np.float32((kth + following) / 2)) if following < kth else float(following)
+        factor *= 2
+
+
+@dataclass
+class _Sums:
+    """Accumulators of one pass over activations."""
+
+    n: int = 0
+    error: float = 0.0
+    square: float = 0.0
+    l0: float = 0.0
+    l0_square: float = 0.0
+    total_D: Tensor | None = None
+    fired_L: Tensor | None = None
+
+    def add(self, x_ND: Tensor, x_hat_ND: Tensor, l0_N: Tensor, latent_N: Tensor, n_latents: int) -> None:
+        self.n += len(x_ND)
+        # Squares of float32 activations summed in float64: per token first, then over tokens.
+        self.error += float((x_ND - x_hat_ND).double().square().sum())
+        self.square += float(x_ND.double().square().sum())
+        self.l0 += float(l0_N.sum())
+        self.l0_square += float(l0_N.double().square().sum())
+        total_D = x_ND.double().sum(dim=0)
+        self.total_D = total_D if self.total_D is None else self.total_D + total_D
+        fired_L = torch.zeros(n_latents, dtype=torch.bool, device=x_ND.device)
+        fired_L[latent_N] = True
+        self.fired_L = fired_L if self.fired_L is None else self.fired_L | fired_L
+
+    @property
+    def fvu(self) -> float:
+        assert self.total_D is not None
+        variance = self.square - float(self.total_D.square().sum()) / self.n
+        return self.error / variance
+
+
+def reconstruction_metrics(sae: Autoencoder, activations: Iterator[Tensor]) -> dict[str, Any]:
+    """FVU, L0 and dead latents over a stream of activations [N, D]."""
+    sums = _Sums()
+    for x_ND in activations:
+        codes = sae.codes(x_ND)
+        sums.add(x_ND, sae.decode(codes, x_ND), codes.l0_B(), codes.latent_N, sae.n_latents)
+    assert sums.fired_L is not None
+    dead = int((~sums.fired_L).sum())
+    mean = sums.l0 / sums.n
+    return {
+        "fvu": sums.fvu, "l0": mean, "l0_std": max(0.0, sums.l0_square / sums.n - mean**2) ** 0.5,
+        "dead": dead, "dead_fraction": dead / sae.n_latents, "tokens": sums.n,
+    }
+
+
+def mean_l0(sae: Autoencoder, activations: list[Tensor], threshold: float) -> float:
+    """Mean L0 that a threshold gives on these activations."""
+    batches = (part for x_ND in activations for part in sae.pieces(x_ND))
+    fired = sum(int((sae.pre_activations(x_ND) > max(threshold, 0.0)).sum()) for x_ND in batches)
+    return fired / sum(len(x_ND) for x_ND in activations)
+
+
+def cross_entropy_metrics(
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, mean_D: Tensor,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """ΔCE and CE recovered.  `mean_D` is the mean activation, for mean ablation."""
+    names = ("clean", "sae", "zero", "mean")
+    sums, n_predicted, done = dict.fromkeys(names, 0.0), 0, 0
+    total = counted_tokens(corpus, contexts)
+    for _, tokens_PS, real_PS in context_batches(corpus, contexts, max_tokens=4096):
+        tokens_PS, real_PS = tokens_PS.to(lm.device), real_PS.to(lm.device)
+        counted_PS = real_PS.clone()
+        counted_PS[:, 0] = False
+        predicts_PS = counted_PS[:, :-1] & real_PS[:, 1:]
+
+        def replaced(make: Callable[[Tensor], Tensor], where_PS: Tensor = counted_PS) -> Callable[[Tensor], Tensor]:
+            def edit(resid_PSD: Tensor) -> Tensor:
+                out = resid_PSD.clone()
+                out[where_PS] = make(resid_PSD[where_PS])
+                return out
+            return edit
+
+        edits = {"clean": None, "sae": replaced(sae.reconstruct), "zero": replaced(torch.zeros_like),
+                 "mean": replaced(lambda x_ND: mean_D.expand_as(x_ND))}
+        for name in names:
+            edit = edits[name]
+            logits_PSV = lm.logits(tokens_PS, {sae.layer: edit} if edit else None)
+            loss = F.cross_entropy(logits_PSV[:, :-1][predicts_PS], tokens_PS[:, 1:][predicts_PS], reduction="none")
+            sums[name] += float(loss.double().sum())
+        n_predicted += int(predicts_PS.sum())
+        done += int(counted_PS.sum())
+        if progress:
+            progress(done, total)
+    ce = {name: value / n_predicted for name, value in sums.items()}
+
+    def recovered(ablated: float) -> float | None:
+        return (ablated - ce["sae"]) / (ablated - ce["clean"]) if ablated != ce["clean"] else None
+
+    return {
+        "ce_clean": ce["clean"], "ce_sae": ce["sae"], "delta_ce": ce["sae"] - ce["clean"],
+        "ce_zero": ce["zero"], "ce_mean": ce["mean"], "ce_recovered_zero": recovered(ce["zero"]),
+        "ce_recovered_mean": recovered(ce["mean"]), "ce_tokens": n_predicted,
+    }

@@ -1,0 +1,106 @@
+"""Telling the world where a run stands, and hearing when it should stop.
+
+A `Reporter` writes `status.json` (at most a few times a second), appends to `progress.jsonl`,
+and raises at every call where the run was cancelled or interrupted, so that whatever works
+stops at its next safe point.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import deque
+from typing import Any
+
+from sae.errors import Cancelled
+from sae.rundir import HEARTBEAT_S, RunFolder, Status
+
+
+class Interrupted(Exception):
+    """The process was told to end (SIGTERM, Ctrl-C); the run can be resumed."""
+
+
+class Reporter:
+    """Progress of one run.  `phases` gives each phase's share of the whole run's time."""
+
+    def __init__(self, folder: RunFolder, phases: dict[str, float]) -> None:
+        self.folder = folder
+        self.weights = phases
+        self.status = Status(state="running", phases=list(phases), pid=os.getpid(), started=time.time())
+        self._interrupted = False
+        self._written = 0.0
+        self._marks: deque[tuple[float, float]] = deque(maxlen=200)
+        self.write()
+
+    def catch_signals(self) -> None:
+        """From now on SIGTERM and SIGINT stop the run at its next safe point instead of at once."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self._interrupted = True
+
+    def begin(self, phase: str, total: float = 0, unit: str = "tokens", done: float = 0, message: str = "") -> None:
+        """Enter a phase; `done` is what an earlier, interrupted process had finished of it."""
+        status = self.status
+        status.phase, status.done, status.total, status.unit = phase, done, total, unit
+        status.rate, status.message = None, message
+        self._marks.clear()
+        self._marks.append((time.monotonic(), done))
+        self.write()
+        print(f"{phase}" + (f": {total:,.0f} {unit}" if total else "") + (f" ({message})" if message else ""), flush=True)
+
+    def update(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Say how far the phase is.  Raises Cancelled or Interrupted."""
+        status, now = self.status, time.monotonic()
+        status.done = done
+        if total is not None:
+            status.total = total
+        if message is not None:
+            status.message = message
+        self._marks.append((now, done))
+        if now - self._written > HEARTBEAT_S / 2:
+            self._estimate(now)
+            self.write()
+        self.check()
+
+    def check(self) -> None:
+        """Raise Cancelled or Interrupted if the run should stop."""
+        if self._interrupted:
+            raise Interrupted
+        if self.folder.cancel_requested():
+            raise Cancelled
+
+    def row(self, **values: Any) -> None:
+        """Append a row of curves."""
+        self.folder.append_progress({"time": time.time(), "phase": self.status.phase, **values})
+
+    def finish(self, state: str, error: str | None = None) -> None:
+        """Write the last status."""
+        status = self.status
+        status.state, status.error, status.finished, status.eta_s = state, error, time.time(), None
+        if state == "succeeded":
+            status.overall, status.message = 1.0, ""
+        self.write()
+
+    def write(self) -> None:
+        self._written = time.monotonic()
+        self.folder.write_status(self.status)
+
+    def _estimate(self, now: float) -> None:
+        """Rate over the last ten seconds; time left from it, and from the phases' shares."""
+        status = self.status
+        while len(self._marks) > 2 and now - self._marks[0][0] > 10:
+            self._marks.popleft()
+        (then, before), span = self._marks[0], now - self._marks[0][0]
+        status.rate = (status.done - before) / span if span > 0 and status.done > before else None
+        share = min(1.0, status.done / status.total) if status.total else 0.0
+        names = list(self.weights)
+        index = names.index(status.phase)
+        whole = sum(self.weights.values())
+        later = sum(self.weights[name] for name in names[index + 1 :])
+        status.overall = (sum(self.weights[name] for name in names[:index]) + share * self.weights[status.phase]) / whole
+        if status.rate and status.total:
+            phase_seconds = status.total / status.rate
+            status.eta_s = phase_seconds * (1 - share) + phase_seconds * later / self.weights[status.phase]

@@ -1,0 +1,145 @@
+"""What a steering request says, and its limits.  No torch, so that pages and clients can use it.
+
+An *intervention* changes the residual stream `h` that leaves one block, along the decoder row
+`d` of one latent.  With `a` the latent's activation on the `h` that arrives, `M` its maximum
+activation in the build and `scale` the SAE's per-token scale (1 unless it normalises each token):
+
+    add      h + s·M·scale·d            neutral at s = 0
+    clamp    h + (s·M − a)·scale·d      the activation is set to s·M; the reconstruction error stays
+    scale    h + (s − 1)·a·scale·d      the activation is multiplied by s; neutral at s = 1
+    ablate   h − a·scale·d              the activation is set to 0
+    remove   h − (h·d)·d                nothing of the direction is left, whatever put it there
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sae.errors import UserError
+
+Mode = Literal["add", "clamp", "scale", "ablate", "remove"]
+Positions = Literal["all", "output", "from"]
+
+MODES: dict[Mode, str] = {
+    "add": "add: strength × its maximum activation, on every steered token",
+    "clamp": "clamp: set its activation to strength × its maximum",
+    "scale": "scale: multiply its activation",
+    "ablate": "ablate: set its activation to 0",
+    "remove": "remove direction: project its decoder direction out of the residual stream",
+}
+MAX_LATENTS = 16
+MAX_LENGTH = 512
+MAX_STRENGTH = 100.0
+MAX_SEED = 2**31 - 1
+MAX_PROMPT_CHARACTERS = 50_000  # looked at before anything counts tokens
+
+# Ratios of the added vector's length to the median length of the residual stream.
+RATIO_WARN = 0.5
+RATIO_STRONG = 1.0
+
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Intervention(_Part):
+    """What is done to one latent.  `strength` is the `s` of its mode; ablate and remove take none."""
+
+    sae: str = Field(min_length=1)
+    layer: int = Field(ge=0)
+    latent: int = Field(ge=0)
+    mode: Mode = "add"
+    strength: _Finite = Field(default=1.0, ge=-MAX_STRENGTH, le=MAX_STRENGTH)
+    max_act: _Finite = Field(ge=0)
+
+    @property
+    def target(self) -> float:
+        """The raw coefficient s·M of add and clamp; 0 for the other modes."""
+        return self.strength * self.max_act if self.mode in ("add", "clamp") else 0.0
+
+    @property
+    def gain(self) -> float:
+        """How much of the latent's own activation is added: −1 takes it away, 0 leaves it."""
+        return {"clamp": -1.0, "ablate": -1.0, "scale": self.strength - 1.0}.get(self.mode, 0.0)
+
+
+class Where(_Part):
+    """Which positions are changed.  Positions are absolute: BOS is 0, the prompt begins at 1.
+
+    `all` is prompt and output, `output` the generated tokens only (so the first of them is still
+    the unsteered model's), `from` position `start` and after.  Special tokens, BOS among them,
+    are left alone unless `special` says otherwise.
+    """
+
+    positions: Positions = "all"
+    start: int = Field(default=0, ge=0)
+    special: bool = False
+
+
+class Sampling(_Part):
+    """How tokens are drawn.  Temperature 0 takes the likeliest; top_k 0 and top_p 1 cut nothing off."""
+
+    temperature: _Finite = Field(default=0.7, ge=0, le=5)
+    top_p: _Finite = Field(default=0.95, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0, le=1_000_000)
+    length: int = Field(default=60, ge=1, le=MAX_LENGTH)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    stop_at_eos: bool = True
+
+
+class SteerRequest(_Part):
+    """One steering run: the same prompt and seed, unsteered (`baseline`) and `steered`."""
+
+    model: str = Field(min_length=1)
+    prompt: str = Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)
+    interventions: tuple[Intervention, ...] = Field(min_length=1, max_length=MAX_LATENTS)
+    where: Where = Where()
+    sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _each_latent_once(self) -> SteerRequest:
+        seen = [(i.sae, i.latent) for i in self.interventions]
+        for sae, latent in seen:
+            if seen.count((sae, latent)) > 1:
+                raise ValueError(f"latent {latent} of {sae} is there twice; give it one strength")
+        return self
+
+
+def parse_request(values: dict[str, Any]) -> SteerRequest:
+    """The checked request.  Raises UserError, whose `field` is the path of the first fault, as `sampling.top_p`."""
+    try:
+        return SteerRequest.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(str(part) for part in first["loc"]) or "interventions"
+        raise UserError(f"{path}: {first['msg'].removeprefix('Value error, ')}", path) from None
+
+
+def check_room(prompt_tokens: int, length: int, n_ctx: int, model: str) -> None:
+    """Raise UserError where `prompt_tokens` (BOS included) and the output do not fit into the model's context."""
+    if prompt_tokens >= n_ctx:
+        raise UserError(
+            f"prompt: it has {prompt_tokens:,} tokens with BOS, and {model} reads {n_ctx:,}; "
+            "shorten it", "prompt")
+    if prompt_tokens + length > n_ctx:
+        raise UserError(
+            f"length: {model} reads {n_ctx:,} tokens and the prompt takes {prompt_tokens:,} (BOS included), "
+            f"so {n_ctx - prompt_tokens:,} at most", "length")
+
+
+def typical_scale(normalize: str, median_norm: float, d_model: int) -> float:
+    """The SAE's per-token scale on a token of median residual norm.
+
+    Under layer norm that is the standard deviation of the residual's components, at most
+    norm / √d_model and close to it, as their mean is small.  1 under every other normalisation.
+    """
+    return median_norm / d_model**0.5 if normalize == "layer_norm" else 1.0
+
+
+def norm_ratio(coefficient: float, scale: float, median_norm: float) -> float | None:
+    """‖coefficient·scale·d‖ over the median residual norm, for a unit `d`; None where no norm is known."""
+    return abs(coefficient) * scale / median_norm if median_norm > 0 else None

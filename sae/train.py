@@ -1,0 +1,215 @@
+"""The training loop of one SAE, and the artefact made of what it leaves.
+
+A source gives raw activations [B, D] as batches that depend on the step number alone
+(`ActivationStream`, or `StoredActivations` for experiments), so a run resumed from a
+checkpoint ends with the same weights as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sae.autoencoder import Autoencoder
+from sae.checkpoint import load_checkpoint, save_checkpoint
+from sae.normalization import Normalizer
+from sae.specs import TrainSpec
+from sae.trainee import Trainee
+
+_SAMPLE_TOKENS = 32_768  # activations from which b_dec, the variance and the scale are measured
+_CHECKPOINT_S = 20.0
+_LOG_S = 0.5
+_THETA_SHARE = 0.1  # θ is the mean over the batches of the last tenth of the run
+
+
+class Source(Protocol):
+    """Where batches of raw activations come from."""
+
+    def sample(self, n_tokens: int) -> Tensor: ...
+
+    def batches(self, start_step: int = 0) -> Iterator[Tensor]: ...
+
+
+@dataclass
+class StoredActivations:
+    """Activations already in memory: every pass another permutation, from the seed alone."""
+
+    x_ND: Tensor
+    batch_tokens: int
+    seed: int = 0
+
+    def sample(self, n_tokens: int) -> Tensor:
+        return self.x_ND[self._order(0)[:n_tokens]].float()
+
+    def batches(self, start_step: int = 0) -> Iterator[Tensor]:
+        per_pass = len(self.x_ND) // self.batch_tokens
+        while True:
+            number, step = divmod(start_step, per_pass)
+            rows = self._order(number)[step * self.batch_tokens : (step + 1) * self.batch_tokens]
+            yield self.x_ND[rows].float()
+            start_step += 1
+
+    def _order(self, number: int) -> Tensor:
+        if getattr(self, "_kept", (None,))[0] != number:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+            self._kept = (number, torch.randperm(len(self.x_ND), generator=generator))
+        order: Tensor = self._kept[1]
+        return order
+
+
+@dataclass
+class Trained:
+    """What a finished loop leaves."""
+
+    trainee: Trainee
+    normalizer: Normalizer
+    theta_batches: tuple[int, int]  # the steps whose minima θ is the mean of
+    seconds: float
+
+
+def default_lr(n_latents: int) -> float:
+    """Peak learning rate by dictionary size, 1 / √L as in dictionary_learning and sparsify."""
+    return float(8e-4 * (4096 / n_latents) ** 0.5)
+
+
+def geometric_median(x_ND: Tensor, iterations: int = 30) -> Tensor:
+    """Weiszfeld's algorithm: the point with the least sum of distances to the rows, [D]."""
+    median_D = x_ND.mean(dim=0)
+    for _ in range(iterations):
+        weight_N = 1 / (x_ND - median_D).norm(dim=1).clamp(min=1e-6)
+        median_D = (weight_N[:, None] * x_ND).sum(dim=0) / weight_N.sum()
+    return median_D
+
+
+def train(
+    spec: TrainSpec, source: Source, device: torch.device, *, checkpoint: Path | None = None,
+    update: Callable[[int], None] = lambda tokens: None, row: Callable[..., None] = lambda **values: None,
+    lm_seconds: Callable[[], float] = lambda: 0.0,
+) -> Trained:
+    """Train to the end of `spec`, from `checkpoint` if it exists.
+
+    `update(tokens)` is called after every step and may raise to stop; the state is saved before
+    the exception leaves.  `row(**metrics)` receives the curves.
+    """
+    n_steps = spec.tokens // spec.batch_tokens
+    state = load_checkpoint(checkpoint, device) if checkpoint else None
+    trainee, normalizer = _begin(spec, source, device, state)
+    step = int(state["step"]) if state else 0
+    before = float(state["seconds"]) if state else 0.0
+    started = last_saved = time.perf_counter()
+
+    def seconds() -> float:
+        return before + time.perf_counter() - started
+
+    def save() -> None:
+        if checkpoint:
+            save_checkpoint(checkpoint, {
+                "step": step, "seconds": seconds(), "trainee": trainee.state(), "variance": trainee.variance,
+                "normalizer": [normalizer.kind, normalizer.factor]})
+
+    theta_from = n_steps - max(1, int(n_steps * _THETA_SHARE))
+    peak = spec.lr or default_lr(spec.n_latents)
+    curves = _Curves(row, lm_seconds)
+    try:
+        for x_BD in source.batches(step) if step < n_steps else ():
+            y_BD, scale_B1, _ = normalizer.apply(x_BD.to(device))
+            lr = learning_rate(step, n_steps, peak, spec.warmup_steps, spec.decay_fraction)
+            result = trainee.step(y_BD, lr)
+            if step >= theta_from:
+                trainee.sparsity.observe(result.codes)
+            step += 1
+            curves.add(x_BD, result.error_BD * scale_B1, result.codes.value_N)
+            curves.maybe_write(step == n_steps, step, spec, trainee, lr, float(result.loss))
+            update(step * spec.batch_tokens)
+            if time.perf_counter() - last_saved > _CHECKPOINT_S:
+                save()
+                last_saved = time.perf_counter()
+            if step == n_steps:
+                break
+    finally:
+        save()
+    return Trained(trainee, normalizer, (theta_from, n_steps), seconds())
+
+
+def learning_rate(step: int, n_steps: int, peak: float, warmup_steps: int, decay_fraction: float) -> float:
+    """Linear from 0 over the warm-up, constant, then linear to 0 over the last `decay_fraction`."""
+    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    decay_steps = n_steps * decay_fraction
+    fall = min(1.0, (n_steps - step) / decay_steps) if decay_steps else 1.0
+    return peak * min(warm, fall)
+
+
+def _begin(
+    spec: TrainSpec, source: Source, device: torch.device, state: dict[str, Any] | None
+) -> tuple[Trainee, Normalizer]:
+    """A trainee, fresh from a sample of the data or taken from a checkpoint."""
+    if state:
+        normalizer = Normalizer(*state["normalizer"])
+        b_dec_D, variance = state["trainee"]["tensors"]["b_dec"], float(state["variance"])
+    else:
+        x_ND = source.sample(_SAMPLE_TOKENS).to(device)
+        normalizer = Normalizer.fit(spec.normalize, x_ND)
+        y_ND = normalizer.apply(x_ND)[0]
+        b_dec_D = geometric_median(y_ND)
+        variance = float((y_ND - y_ND.mean(dim=0)).square().sum(dim=1).mean())
+    trainee = Trainee(
+        architecture=spec.architecture, n_latents=spec.n_latents, d_model=len(b_dec_D), k=spec.k,
+        k_aux=spec.k_aux or len(b_dec_D) // 2, aux_alpha=spec.aux_alpha,
+        dead_after_tokens=spec.dead_after_tokens or min(10_000_000, spec.tokens // 10),
+        clip_norm=spec.clip_norm, variance=variance, b_dec_D=b_dec_D, seed=spec.seed, device=device)
+    if state:
+        trainee.load_state(state["trainee"])
+    return trainee, normalizer
+
+
+class _Curves:
+    """Sums since the last row of `progress.jsonl`; divided once, when the row is written."""
+
+    def __init__(self, row: Callable[..., None], lm_seconds: Callable[[], float]) -> None:
+        self.row, self.lm_seconds = row, lm_seconds
+        self._reset()
+
+    def _reset(self) -> None:
+        self.error = self.variance = self.active = torch.zeros((), dtype=torch.float64)
+        self.minimum: float | None = None
+        self.tokens, self.since, self.lm_before = 0, time.perf_counter(), self.lm_seconds()
+
+    def add(self, x_BD: Tensor, error_BD: Tensor, value_N: Tensor) -> None:
+        self.error = self.error + error_BD.square().sum().double().cpu()
+        self.variance = self.variance + (x_BD - x_BD.mean(dim=0)).square().sum().double().cpu()
+        self.active = self.active + len(value_N)
+        self.tokens += len(x_BD)
+        self.minimum = float(value_N.min()) if len(value_N) else None
+
+    def maybe_write(
+        self, force: bool, step: int, spec: TrainSpec, trainee: Trainee, lr: float, loss: float
+    ) -> None:
+        elapsed = time.perf_counter() - self.since
+        if elapsed < _LOG_S and not force:
+            return
+        self.row(
+            step=step, tokens=step * spec.batch_tokens, loss=loss, fvu=float(self.error / self.variance),
+            l0=float(self.active) / self.tokens, dead=trainee.n_dead / spec.n_latents, lr=lr, theta=self.minimum,
+            tokens_per_s=self.tokens / elapsed, lm_share=(self.lm_seconds() - self.lm_before) / elapsed)
+        self._reset()
+
+
+def artefact(trained: Trained, config: dict[str, Any]) -> Autoencoder:
+    """The SAE that takes raw activations: a dataset-wise scale s is folded into the biases.
+
+    Training saw y = s·x.  With unit decoder rows, f/s = ReLU((x − b_dec/s)·W_enc + b_enc/s) is the
+    activation on raw x, x_hat = f/s·W_dec + b_dec/s; so the biases and θ are divided by s.
+    """
+    s = trained.normalizer.factor
+    tensors = {name: tensor / s if name.startswith("b_") else tensor.clone()
+               for name, tensor in trained.trainee.tensors().items()}
+    sae = Autoencoder(tensors, config)
+    theta = trained.trainee.sparsity.threshold
+    sae.sparsity.threshold = theta / s if theta is not None else None
+    return sae
