@@ -1,0 +1,90 @@
+"""Templates to responses.
+
+`render(request, "pages/home.html", saes=…)` is all that a route needs.  In every template:
+
+- filters for numbers (`app/formats.py`): `compact whole number percent density one_in duration
+  bytes moment`;
+- `static('css/base.css')`: the address of a file with its content's hash in it, which may be
+  cached for ever;
+- `version`, `user` (None when signed out), `nav_saes` (for the switcher), and these, which a
+  route may give: `current_sae` (anything with `.id`), `section` ("latents", "tokens", "steer",
+  "runs", "admin"), `json_url` (the page's JSON twin), `search_text`.
+
+Everything is autoescaped and an undefined name is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from app.formats import FILTERS
+from sae import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+TEMPLATES = ROOT / "templates"
+STATIC = ROOT / "static"
+
+# What every page needs besides its own data; `app.state.page_context`, if set, gives more of it.
+PageContext = Callable[[Request], Mapping[str, Any]]
+_DEFAULTS: dict[str, Any] = {
+    "user": None, "nav_saes": (), "current_sae": None, "section": "", "json_url": None, "search_text": "",
+}
+
+
+@cache
+def static_url(path: str) -> str:
+    """`/static/<path>?v=<hash of its content>`.  Raises FileNotFoundError for a file that is not there."""
+    digest = hashlib.sha256((STATIC / path).read_bytes()).hexdigest()[:12]
+    return f"/static/{path}?v={digest}"
+
+
+class ImmutableStatic(StaticFiles):
+    """Static files that a browser keeps for ever when it asked for them by `static_url`."""
+
+    async def get_response(self, path: str, scope: Scope) -> Any:
+        response = await super().get_response(path, scope)
+        if response.status_code in (200, 304) and scope["query_string"].startswith(b"v="):
+            response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        return response
+
+
+@cache
+def environment() -> Environment:
+    """The one Jinja environment."""
+    env = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True)
+    env.filters.update(FILTERS)
+    env.globals.update(static=static_url, version=__version__)
+    return env
+
+
+def is_htmx(request: Request) -> bool:
+    """Whether htmx asks, and so wants a fragment."""
+    return request.headers.get("HX-Request") == "true"
+
+
+def render(
+    request: Request, name: str, status_code: int = 200, headers: Mapping[str, str] | None = None, **context: Any,
+) -> HTMLResponse:
+    """The template `name` as a response.  It varies with HX-Request, since fragments share addresses with pages."""
+    extra: PageContext | None = getattr(request.app.state, "page_context", None)
+    values = {**_DEFAULTS, **(extra(request) if extra else {}), "request": request, **context}
+    response = HTMLResponse(environment().get_template(name).render(values), status_code, dict(headers or {}))
+    response.headers["Vary"] = "HX-Request"
+    return response
+
+
+def render_to_string(name: str, **context: Any) -> str:
+    """A partial without a request: for server-sent events."""
+    return environment().get_template(name).render({**_DEFAULTS, **context})

@@ -1,0 +1,150 @@
+// Keys, theme, tooltips.  Every page reads and works without this file, apart from the keys.
+"use strict";
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const typing = (event) =>
+    event.target.closest("input, textarea, select, [contenteditable]") || event.ctrlKey || event.metaKey || event.altKey;
+
+  // Theme: system -> the other one -> back to system.
+  function setUpTheme() {
+    const button = byId("theme");
+    const root = document.documentElement;
+    const systemDark = () => matchMedia("(prefers-color-scheme: dark)").matches;
+    const show = () => {
+      const theme = root.dataset.theme || (systemDark() ? "dark" : "light");
+      button.textContent = theme === "dark" ? "Light" : "Dark";
+      button.setAttribute("aria-label", `Switch to the ${theme === "dark" ? "light" : "dark"} theme`);
+    };
+    button.hidden = false;
+    button.addEventListener("click", () => {
+      const now = root.dataset.theme || (systemDark() ? "dark" : "light");
+      root.dataset.theme = now === "dark" ? "light" : "dark";
+      try {
+        localStorage.setItem("theme", root.dataset.theme);
+      } catch {
+        // Storage is refused: the choice lasts for this page.
+      }
+      show();
+    });
+    show();
+  }
+
+  // Tooltips: what `title` says, at once and also for the keyboard.
+  const tip = { box: null, from: null };
+  function showTip(element) {
+    if (tip.from === element) return;
+    hideTip();
+    const text = element.getAttribute("title");
+    if (!text) return;
+    tip.from = element;
+    element.dataset.title = text;
+    element.removeAttribute("title"); // or the browser would show its own as well
+    tip.box.textContent = text;
+    tip.box.hidden = false;
+    const at = element.getBoundingClientRect();
+    const size = tip.box.getBoundingClientRect();
+    const top = at.top - size.height - 4 < 0 ? at.bottom + 4 : at.top - size.height - 4;
+    tip.box.style.top = `${top}px`;
+    tip.box.style.left = `${Math.max(4, Math.min(at.left, innerWidth - size.width - 4))}px`;
+  }
+  function hideTip() {
+    if (!tip.from) return;
+    tip.from.setAttribute("title", tip.from.dataset.title);
+    delete tip.from.dataset.title;
+    tip.from = null;
+    tip.box.hidden = true;
+  }
+
+  // A focused text row: arrows walk its tokens, so that the tokens need not be tab stops.
+  function walkTokens(row, step) {
+    const tokens = [...row.querySelectorAll(".t")];
+    if (!tokens.length) return;
+    const current = row.querySelector(".t.at");
+    const start = current ? tokens.indexOf(current) : Math.max(0, tokens.findIndex((t) => t.classList.contains("peak")) - step);
+    const next = tokens[Math.max(0, Math.min(tokens.length - 1, start + step))];
+    if (current) current.classList.remove("at");
+    next.classList.add("at");
+    next.scrollIntoView({ block: "nearest", inline: "nearest" });
+    showTip(next);
+  }
+
+  function moveRow(step) {
+    const rows = [...document.querySelectorAll("[data-row]")];
+    if (!rows.length) return;
+    const now = rows.indexOf(document.activeElement && document.activeElement.closest("[data-row]"));
+    const next = rows[Math.max(0, Math.min(rows.length - 1, now + step))];
+    const target = next.matches("[tabindex], a, button") ? next : next.querySelector("a, button, [tabindex]");
+    if (target) target.focus();
+  }
+
+  const follow = (selector) => {
+    const link = document.querySelector(selector);
+    if (link) link.click();
+    return Boolean(link);
+  };
+
+  function onKey(event) {
+    if (event.key === "Escape") {
+      hideTip();
+      document.querySelectorAll("details.switcher[open], details.term[open]").forEach((d) => d.removeAttribute("open"));
+      return;
+    }
+    if (typing(event) || document.querySelector("dialog[open]")) return;
+    const row = event.target.closest ? event.target.closest(".ctx") : null;
+    if (row && row.querySelector(".t.at") && event.key === "Enter") return;
+    const actions = {
+      "/": () => byId("search").focus(),
+      "?": () => byId("key-help").showModal(),
+      j: () => moveRow(1),
+      k: () => moveRow(-1),
+      s: () => follow("[data-key='s']"),
+      f: () => follow("[data-key='f']"),
+      ArrowLeft: () => (row ? walkTokens(row, -1) : follow("a[rel='prev']")),
+      ArrowRight: () => (row ? walkTokens(row, 1) : follow("a[rel='next']")),
+    };
+    const action = actions[event.key];
+    if (!action) return;
+    if (action() !== false) event.preventDefault();
+  }
+
+  // Rows with a main link: the whole row opens it, unless something else in it was meant.
+  function onClick(event) {
+    document.querySelectorAll("details.switcher[open], details.term[open]").forEach((details) => {
+      if (!details.contains(event.target)) details.removeAttribute("open");
+    });
+    const row = event.target.closest("[data-href]");
+    if (!row || event.target.closest("a, button, input, summary, label") || String(getSelection())) return;
+    location.assign(row.dataset.href);
+  }
+
+  function setUpFilters() {
+    document.addEventListener("input", (event) => {
+      const list = event.target.dataset && event.target.dataset.filter;
+      if (!list) return;
+      const wanted = event.target.value.trim().toLowerCase();
+      for (const item of document.querySelectorAll(`${list} > *`)) {
+        item.hidden = !item.textContent.toLowerCase().includes(wanted);
+      }
+    });
+  }
+
+  document.addEventListener("DOMContentLoaded", () => {
+    tip.box = byId("tip");
+    setUpTheme();
+    setUpFilters();
+    byId("keys").hidden = false;
+    byId("keys").addEventListener("click", () => byId("key-help").showModal());
+    document.addEventListener("keydown", onKey);
+    document.addEventListener("click", onClick);
+    document.addEventListener("mouseover", (event) => {
+      const element = event.target.closest(".t[title], .t[data-title]");
+      if (element) showTip(element);
+      else hideTip();
+    });
+    document.addEventListener("focusout", () => {
+      document.querySelectorAll(".t.at").forEach((t) => t.classList.remove("at"));
+      hideTip();
+    });
+    document.addEventListener("scroll", hideTip, { passive: true, capture: true });
+  });
+})();

@@ -1,0 +1,102 @@
+"""Charts are well-formed, without inline style, and their marks stand where the numbers say."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.charts import Axis, Bar, Marker, Series, Shade, histogram, line_chart, sparkline
+
+
+def parse(markup: str) -> ElementTree.Element:
+    assert "style=" not in markup
+    assert "nan" not in markup
+    return ElementTree.fromstring(markup)
+
+
+def test_histogram_bars_are_proportional() -> None:
+    tree = parse(histogram([Bar(0, 1, 10), Bar(1, 2, 5), Bar(2, 3, 0)], title="L0"))
+    heights = [float(r.get("height", "")) for r in tree.iter("rect") if "c-bar" in (r.get("class") or "")]
+    assert len(heights) == 2
+    assert abs(heights[0] / heights[1] - 2) < 0.02
+
+
+def test_histogram_with_everything() -> None:
+    markup = histogram(
+        [Bar(0.1, 1, 10), Bar(1, 10, 1000, "alt", "odd")], title="<b>", log_x=True, log_y=True,
+        markers=[Marker(2, "k"), Marker(2.1, "BOS")], shades=[Shade(5, 10, "dense")],
+        outline=[Bar(1, 10, 3)], outline_label="TopK", label="BatchTopK")
+    tree = parse(markup)
+    assert "&lt;b&gt;" in markup
+    assert len([n for n in tree.iter("polyline") if n.get("class") == "c-outline"]) == 1
+    labels = [n for n in tree.iter("text") if n.get("class") == "c-marker-label"]
+    assert {n.text for n in labels} == {"k", "BOS"}
+    assert len({n.get("y") for n in labels}) == 2, "labels of close markers are on lines of their own"
+    assert "numbers" in markup
+
+
+def test_line_chart_leaves_out_what_cannot_be_drawn() -> None:
+    series = [Series("a", [(0, 1.0), (1, float("nan")), (2, 0.1)]), Series("b", [(0, 0.0), (2, 10.0)])]
+    tree = parse(line_chart(series, title="loss", log_y=True))
+    lines = [n.get("points", "") for n in tree.iter("polyline")]
+    assert [len(line.split()) for line in lines] == [2, 2]
+
+
+def test_empty_charts_say_so() -> None:
+    assert "No values yet" in line_chart([Series("a", [])], title="loss")
+    assert "Nothing was counted" in histogram([Bar(0, 1, 0)], title="L0")
+    assert sparkline([], title="x") == ""
+
+
+@given(st.lists(st.floats(0, 1e12), min_size=1, max_size=40))
+def test_sparkline_never_leaves_its_box(values: list[float]) -> None:
+    tree = parse(sparkline(values, title="x", height=24))
+    for bar in tree.iter("rect"):
+        assert float(bar.get("y", "")) >= -0.01
+        assert float(bar.get("height", "")) <= 24.01
+
+
+@given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9), st.booleans())
+def test_ticks_lie_on_the_axis(low: float, span: float, log: bool) -> None:
+    axis = Axis(abs(low) + 1e-3 if log else low, (abs(low) + 1e-3 if log else low) + span, 0, 100, log)
+    ticks = axis.ticks()
+    assert 1 <= len(ticks) <= 13
+    assert all(-0.5 <= axis(t) <= 100.5 for t in ticks)
+
+
+def test_heat_classes_have_enough_contrast() -> None:
+    from app.templating import STATIC
+
+    css = (STATIC / "css" / "heat.css").read_text()
+    rules = re.findall(
+        r"\.([abo]\d+) \{ background: light-dark\((#\w+), (#\w+)\); color: light-dark\((#\w+), (#\w+)\)", css)
+    assert len(rules) == 16 + 8 + 8
+    for name, light, dark, light_ink, dark_ink in rules:
+        assert contrast(light, light_ink) >= 4.5, name
+        assert contrast(dark, dark_ink) >= 4.5, name
+
+
+def test_the_frame_has_enough_contrast() -> None:
+    from app.templating import STATIC
+
+    css = (STATIC / "css" / "base.css").read_text()
+    colour = {m[0]: (m[1], m[2]) for m in re.findall(r"--([\w-]+): light-dark\((#\w+), (#\w+)\)", css)}
+    for ink in ("ink", "muted", "accent", "blue", "orange", "error"):
+        for ground in ("paper", "card", "well"):
+            for theme in (0, 1):
+                assert contrast(colour[ink][theme], colour[ground][theme]) >= 4.5, (ink, ground, theme)
+    assert all(contrast(colour["accent"][t], colour["on-accent"][t]) >= 4.5 for t in (0, 1))
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2 contrast ratio of two #rrggbb colours."""
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)

@@ -1,0 +1,82 @@
+"""Rendering, static addresses, vendored files."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+
+import pytest
+from jinja2 import UndefinedError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+
+from app.templating import STATIC, TEMPLATES, ImmutableStatic, environment, is_htmx, render, static_url
+
+
+def request(**headers: str) -> Request:
+    raw = [(k.lower().replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": raw, "app": Starlette()}
+    return Request(scope)
+
+
+def test_error_page_escapes_and_varies() -> None:
+    response = render(request(), "error.html", 404, title="Not <here>", message="<script>x</script>")
+    body = bytes(response.body).decode()
+    assert response.status_code == 404
+    assert response.headers["Vary"] == "HX-Request"
+    assert "<script>x" not in body
+    assert "Not &lt;here&gt;" in body
+    assert "style=" not in body
+    assert not re.search(r"<script(?![^>]*\bsrc=)", body), "no inline script"
+
+
+def test_an_undefined_name_is_an_error() -> None:
+    with pytest.raises(UndefinedError):
+        environment().from_string("{{ nobody_gave_this }}").render()
+
+
+def test_page_context_of_the_app_reaches_the_page() -> None:
+    asked = request()
+    asked.app.state.page_context = lambda _request: {"nav_saes": [{"id": "demo/one"}]}
+    assert 'href="/demo/one"' in bytes(render(asked, "error.html", title="t", message="m").body).decode()
+
+
+def test_htmx_is_recognised() -> None:
+    assert is_htmx(request(HX_Request="true"))
+    assert not is_htmx(request())
+
+
+def test_static_addresses_follow_the_content() -> None:
+    url = static_url("css/base.css")
+    client = TestClient(Starlette(routes=[Mount("/static", ImmutableStatic(directory=STATIC))]))
+    assert "immutable" in client.get(url).headers["Cache-Control"]
+    assert "Cache-Control" not in client.get("/static/css/base.css").headers
+    with pytest.raises(FileNotFoundError):
+        static_url("css/nowhere.css")
+
+
+def test_every_template_compiles() -> None:
+    for path in TEMPLATES.rglob("*.html"):
+        environment().get_template(str(path.relative_to(TEMPLATES)))
+
+
+def test_vendored_files_are_those_of_the_manifest() -> None:
+    folder = STATIC / "vendor"
+    listed = json.loads((folder / "manifest.json").read_text())["files"]
+    assert {item["file"] for item in listed} == {p.name for p in folder.iterdir()} - {"manifest.json"}
+    for item in listed:
+        digest = base64.b64encode(hashlib.sha384((folder / item["file"]).read_bytes()).digest()).decode()
+        assert item["sha384"] == f"sha384-{digest}", item["file"]
+        assert item["version"] in item["file"]
+        assert item["package"]
+        assert item["licence"]
+
+
+def test_nothing_is_loaded_from_elsewhere() -> None:
+    files = [*STATIC.rglob("*.css"), *STATIC.rglob("*.js"), *TEMPLATES.rglob("*.html")]
+    for path in (p for p in files if "vendor" not in p.parts):
+        assert not re.search(r"""(src|href)=["']https?:|@import|url\(\s*["']?https?:""", path.read_text()), path
