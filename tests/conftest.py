@@ -1,0 +1,39 @@
+"""What every test shares: a workspace of its own, the embedded language model, no network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sae.workspace import Workspace
+
+if TYPE_CHECKING:
+    from sae.lm import LanguageModel
+
+# Before torch is imported by any test: many small products gain nothing from many threads.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+# A test that asks the hub by mistake fails at once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+# The program under test is configured by its tests, not by the shell they run in.
+for name in [name for name in os.environ if name.startswith("SAESCOPE_") or name in ("DATABASE_URL", "PORT", "HOST")]:
+    del os.environ[name]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """An empty workspace that only this test sees."""
+    return Workspace(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def demo_lm() -> LanguageModel:
+    """The embedded language model on the CPU, loaded once; tests must leave it as they found it."""
+    import torch
+
+    from sae.lm import LanguageModel
+
+    torch.set_num_threads(2)
+    return LanguageModel.load("demo", "cpu")
