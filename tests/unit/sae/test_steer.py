@@ -1,0 +1,275 @@
+"""Steering equals a computation by hand, and strength 0 is the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from sae.errors import UserError
+from sae.lm import LanguageModel
+from sae.models import DEMO_PATH
+from sae.steer import Steering, draw, generate, prompt_ids
+from sae.steering_spec import Intervention, Sampling, SteerRequest, Where
+
+PROMPT = 'def read_lines(path):\n    """Return the lines of the file.\n'
+MODES = ("add", "clamp", "scale", "ablate", "remove")
+
+
+@pytest.fixture(scope="module")
+def lm(demo_lm: LanguageModel) -> LanguageModel:
+    return demo_lm
+
+
+@pytest.fixture(scope="module")
+def plain() -> Any:
+    return AutoModelForCausalLM.from_pretrained(DEMO_PATH, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def tokens_of(lm: LanguageModel) -> Tensor:
+    return torch.tensor([[lm.bos_id, *lm.encode(PROMPT)]])
+
+
+# ---- by hand: nothing of sae.autoencoder or sae.steer below this line
+
+
+def activations_by_hand(sae: Any, x_D: Tensor) -> tuple[Tensor, float]:
+    """All activations of one residual vector by the SAE's rule, and the token's scale."""
+    scale = 1.0
+    if sae.config["normalize"] == "layer_norm":
+        scale = float(x_D.std()) + 1e-5
+        x_D = (x_D - x_D.mean()) / scale
+    tensors = sae.tensors()
+    pre_L = tensors["W_enc"] @ (x_D - tensors["b_dec"]) + tensors["b_enc"]
+    if sae.config["architecture"] == "batch_topk":
+        return torch.where(pre_L > float(tensors["threshold"]), pre_L, 0.0), scale
+    kept = pre_L.topk(sae.config["k"]).indices
+    out_L = torch.zeros_like(pre_L)
+    out_L[kept] = pre_L[kept].clamp(min=0)
+    return out_L, scale
+
+
+def residual_by_hand(sae: Any, interventions: list[Intervention], x_D: Tensor) -> Tensor:
+    acts_L, scale = activations_by_hand(sae, x_D)
+    out_D = x_D.clone()
+    for i in interventions:
+        d_D, a, s, M = sae.tensors()["W_dec"][i.latent], float(acts_L[i.latent]), i.strength, i.max_act
+        if i.mode == "add":
+            out_D += s * M * scale * d_D
+        elif i.mode == "clamp":
+            out_D += (s * M - a) * scale * d_D
+        elif i.mode == "scale":
+            out_D += (s - 1) * a * scale * d_D
+        elif i.mode == "ablate":
+            out_D -= a * scale * d_D
+    removed = [sae.tensors()["W_dec"][i.latent] for i in interventions if i.mode == "remove"]
+    if removed:
+        rows_RD = torch.stack(removed)
+        out_D = out_D - rows_RD.T @ torch.linalg.lstsq(rows_RD.T, out_D).solution
+    return out_D
+
+
+def logits_by_hand(
+    plain: Any, tokens_PS: Tensor, edits: dict[int, Callable[[Tensor], Tensor]], steered: Callable[[int], bool],
+) -> Tensor:
+    """One plain forward of the Hugging Face model with PyTorch hooks that work a position at a time."""
+
+    def hook_of(edit: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+        def hook(_module: Any, _inputs: Any, output: Any) -> Any:
+            hidden = output[0] if isinstance(output, tuple) else output
+            changed = hidden.clone()
+            for position in range(hidden.shape[1]):
+                if steered(position):
+                    changed[0, position] = edit(hidden[0, position])
+            return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+        return hook
+
+    handles = [plain.model.layers[layer].register_forward_hook(hook_of(edit)) for layer, edit in edits.items()]
+    try:
+        with torch.no_grad():
+            logits: Tensor = plain(tokens_PS).logits
+        return logits
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def interventions_for(sae: Any, mode: str, latents: tuple[int, ...] = (3, 17, 40)) -> list[Intervention]:
+    return [Intervention(sae=sae.config["id"], layer=sae.layer, latent=latent, mode=mode,  # type: ignore[arg-type]
+                         strength=strength, max_act=4.0)
+            for latent, strength in zip(latents, (1.5, -0.75, 0.4), strict=True)]
+
+
+# ---- tests
+
+
+def same(got: Tensor, expected: Tensor) -> None:
+    """Equal to 1e-5 of a logit.  The relative part is float32's own: without any steering, the plain
+    model with its cache and without differ by 1.2e-5 in a logit of 10."""
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("architecture", "normalize"), [("batch_topk", "none"), ("topk", "layer_norm")])
+@pytest.mark.parametrize("where", [Where(), Where(positions="from", start=5), Where(special=True)])
+def test_steering_equals_plain_hooks_at_every_position(
+    lm: LanguageModel, plain: Any, tiny_sae: Any, mode: str, architecture: str, normalize: str, where: Where,
+) -> None:
+    sae = tiny_sae(architecture, normalize)
+    chosen = interventions_for(sae, mode)
+    tokens_PS = tokens_of(lm)
+    first = where.start if where.positions == "from" else 0
+    expected = logits_by_hand(
+        plain, tokens_PS, {2: lambda x_D: residual_by_hand(sae, chosen, x_D)},
+        lambda position: position >= first and (where.special or position > 0))
+
+    steering = Steering(chosen, {sae.config["id"]: sae}, where, [lm.bos_id])
+    whole = lm.logits(tokens_PS, steering.edits(steering.mask(tokens_PS, 0, tokens_PS.shape[1])))
+    same(whole, expected)
+
+    cache, parts = None, []
+    for start, end in [(0, 3), *((n, n + 1) for n in range(3, tokens_PS.shape[1]))]:
+        piece_PS = tokens_PS[:, start:end]
+        logits, cache = lm.step(piece_PS, cache, steering.edits(steering.mask(piece_PS, start, 99)))
+        parts.append(logits)
+    same(torch.cat(parts, dim=1), expected)
+    assert (expected - lm.logits(tokens_PS)).abs().max() > 1e-2  # the edit does something here
+
+
+def test_latents_of_two_saes_at_two_layers_and_mixed_modes(lm: LanguageModel, plain: Any, tiny_sae: Any) -> None:
+    low, high = tiny_sae("topk", "none", 1, 5), tiny_sae("batch_topk", "layer_norm", 2, 6)
+    below = interventions_for(low, "add")
+    above = [i.model_copy(update={"mode": mode})
+             for i, mode in zip(interventions_for(high, "add"), ("remove", "clamp", "scale"), strict=True)]
+    tokens_PS = tokens_of(lm)
+    expected = logits_by_hand(plain, tokens_PS, {
+        1: lambda x_D: residual_by_hand(low, below, x_D), 2: lambda x_D: residual_by_hand(high, above, x_D),
+    }, lambda position: position > 0)
+    steering = Steering([*above, *below], {s.config["id"]: s for s in (low, high)}, Where(), [lm.bos_id])
+    got = lm.logits(tokens_PS, steering.edits(steering.mask(tokens_PS, 0, 99)))
+    same(got, expected)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_strength_zero_is_the_baseline_token_for_token(lm: LanguageModel, tiny_sae: Any, temperature: float) -> None:
+    sae = tiny_sae("batch_topk", "layer_norm")
+    for seed in range(3):
+        nothing = [Intervention(sae=sae.config["id"], layer=2, latent=9, strength=0, max_act=7.0),
+                   Intervention(sae=sae.config["id"], layer=2, latent=11, mode="scale", strength=1, max_act=7.0)]
+        sampling = Sampling(temperature=temperature, top_p=0.99, length=50, seed=seed, stop_at_eos=False)
+        *_, (baseline, steered) = generate(
+            lm, tokens_of(lm)[0].tolist(), {sae.config["id"]: sae}, nothing, Where(special=True), sampling)
+        assert baseline.output == steered.output
+        assert baseline.acts == steered.acts
+        assert len(baseline.output) == 50
+
+
+def test_a_strong_steer_changes_the_text_and_leaves_the_baseline(lm: LanguageModel, tiny_sae: Any) -> None:
+    sae = tiny_sae()
+    prompt = tokens_of(lm)[0].tolist()
+    texts = {}
+    for strength in (0.0, 6.0, -6.0):
+        chosen = [Intervention(sae=sae.config["id"], layer=2, latent=9, strength=strength, max_act=8.0)]
+        *_, (baseline, steered) = generate(lm, prompt, {sae.config["id"]: sae}, chosen, Where(), Sampling(length=25))
+        texts[strength] = tuple(steered.output)
+        assert tuple(baseline.output) == texts[0.0]
+    assert len(set(texts.values())) == 3
+
+
+def test_greedy_text_and_activations_equal_a_run_without_cache(lm: LanguageModel, tiny_sae: Any) -> None:
+    sae = tiny_sae("topk")
+    sae_id = sae.config["id"]
+    chosen = interventions_for(sae, "clamp")
+    prompt = tokens_of(lm)[0].tolist()
+    where, sampling = Where(positions="output"), Sampling(temperature=0, length=12, stop_at_eos=False)
+    *_, (baseline, steered) = generate(lm, prompt, {sae_id: sae}, chosen, where, sampling)
+
+    steering = Steering(chosen, {sae_id: sae}, where, [lm.bos_id])
+    ids, readings = list(prompt), {}
+    for _ in range(12):
+        tokens_PS = torch.tensor([ids])
+        logits = lm.logits(tokens_PS, steering.edits(steering.mask(tokens_PS, 0, len(prompt)), readings))
+        ids.append(int(logits[0, -1].argmax()))
+    assert steered.output == ids[len(prompt):]
+    assert len(steered.acts) == len(prompt) + 12  # the last token is read as well
+    by_position = torch.stack([readings[place][0] for place in range(3)], dim=1)
+    assert torch.allclose(torch.tensor(steered.acts[:-1]), by_position, atol=1e-4)
+    # With "output" the prompt is read unchanged, so the first token is the model's own.
+    assert steered.output[0] == baseline.output[0]
+
+
+def test_the_last_prompt_token_is_not_output(lm: LanguageModel, tiny_sae: Any) -> None:
+    sae = tiny_sae()
+    steering = Steering(interventions_for(sae, "add"), {sae.config["id"]: sae}, Where(positions="output"), [0])
+    tokens_PS = torch.tensor([[0, 5, 6, 0, 7]])
+    assert steering.mask(tokens_PS, 0, 3).tolist() == [[False, False, False, False, True]]
+    assert steering.mask(tokens_PS[:, 4:], 4, 5).tolist() == [[False]]
+
+
+def test_generation_stops_when_closed(lm: LanguageModel, tiny_sae: Any) -> None:
+    sae = tiny_sae()
+    steps = generate(lm, [0, 5], {sae.config["id"]: sae}, interventions_for(sae, "add"), Where(), Sampling(length=400))
+    for wanted in (1, 2, 3):
+        columns = next(steps)
+        assert [len(c.output) for c in columns] == [wanted, wanted]
+    steps.close()
+    assert [len(c.output) for c in columns] == [3, 3]
+
+
+def test_an_unknown_latent_and_a_wrong_layer_are_refused(tiny_sae: Any) -> None:
+    sae = tiny_sae()
+    sae_id = sae.config["id"]
+    with pytest.raises(UserError, match="48 latents, 0 to 47") as latent:
+        Steering([Intervention(sae=sae_id, layer=2, latent=48, max_act=1)], {sae_id: sae})
+    assert latent.value.field == "latent"
+    with pytest.raises(UserError, match="reads block 2, not 1"):
+        Steering([Intervention(sae=sae_id, layer=1, latent=4, max_act=1)], {sae_id: sae})
+
+
+def test_a_prompt_over_the_context_is_refused(lm: LanguageModel) -> None:
+    def ids(prompt: str, length: int) -> list[int]:
+        one = Intervention(sae="demo/x", layer=2, latent=0, max_act=1)
+        return prompt_ids(lm, SteerRequest(
+            model="demo", prompt=prompt, interventions=(one,), sampling=Sampling(length=length)))
+
+    assert ids("x", 10) == [lm.bos_id, *lm.encode("x")]
+    with pytest.raises(UserError, match="254 at most"):
+        ids("x", 255)
+    with pytest.raises(UserError, match="shorten it"):
+        ids("x = 1\n" * 300, 1)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 1000), top_k=st.integers(0, 12), top_p=st.floats(0.01, 1.0),
+       temperature=st.floats(0.1, 3.0))
+def test_draw_keeps_to_the_cut_vocabulary(seed: int, top_k: int, top_p: float, temperature: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits_V = torch.randn(10, generator=generator)
+    token = draw(logits_V, Sampling(top_k=top_k, top_p=top_p, temperature=temperature), generator)
+    probability = (logits_V.double() / temperature).softmax(dim=0)
+    if 0 < top_k < 10:
+        probability[probability < probability.topk(top_k).values[-1]] = 0
+        probability /= probability.sum()
+    likelier = float(probability[probability > probability[token]].sum())
+    assert probability[token] > 0
+    assert likelier < top_p + 1e-6
+
+
+def test_draw_follows_the_distribution() -> None:
+    logits_V = torch.tensor([0.0, 1.0, 2.0])
+    generator = torch.Generator().manual_seed(3)
+    drawn = [draw(logits_V, Sampling(temperature=1, top_p=1), generator) for _ in range(4000)]
+    share = torch.bincount(torch.tensor(drawn), minlength=3) / 4000
+    assert torch.allclose(share, logits_V.softmax(dim=0), atol=0.03)
+
+
+def test_draw_refuses_what_is_not_a_number() -> None:
+    with pytest.raises(UserError, match="lower it"):
+        draw(torch.tensor([0.0, float("nan")]), Sampling(), torch.Generator())
