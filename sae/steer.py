@@ -222,6 +222,15 @@ class _Decoder:
         return logits_PSV[0, -1].cpu()
 
 
+def check_saes(lm: LanguageModel, saes: Mapping[str, Autoencoder]) -> None:
+    """Raise UserError (field `sae`) where an SAE does not fit the language model's residual stream."""
+    for sae_id, sae in saes.items():
+        if sae.d_model != lm.info.d_model or sae.layer >= lm.info.n_layers:
+            raise UserError(
+                f"sae: {sae_id} reads block {sae.layer} of a model of width {sae.d_model}; {lm.info.name} has "
+                f"{lm.info.n_layers} blocks of width {lm.info.d_model}", "sae")
+
+
 def prompt_ids(lm: LanguageModel, request: SteerRequest) -> list[int]:
     """BOS and the prompt's tokens.  Raises UserError (prompt, length) where the context is too short."""
     ids = [lm.bos_id, *lm.encode(request.prompt)]

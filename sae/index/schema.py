@@ -12,15 +12,16 @@ except BOS.  BOS is measured apart (`l0_hist.n_bos`, `l0_position` 0).
 model, site, architecture, n_latents, d_model, k, theta, normalize, train_on_bos, bos_rule,
 weight_processing, decoder_norm ("unit"), text, text_fingerprint, tokens (counted), contexts,
 documents, context_length, created, seconds, settings (IndexSettings), median_resid_norm,
-hist_edges (upper edges of the activation histogram's bins, 40 log-spaced, shared by all latents),
-logit_edges (41 edges of the logit histogram), bands ([{"band", "name", "q_low", "q_high"}]),
+hist_low and hist_edges (lower end, and upper edges of the activation histogram's log-spaced
+bins, shared by all latents; the last bin is open),
+logit_edges (41 edges of the logit histogram; the outer bins are open), bands ([{"band", "name", "q_low", "q_high"}]),
 bos_l0 (the most usual L0 of BOS), bos_token (id), command (that recomputes the build).
 """
 
 SCHEMA_VERSION = 1
 STORAGE_VERSION = "v1.5.0"
 ROW_GROUP = 8192
-HIST_BINS = 40
+HIST_BINS = 64
 LOGIT_BINS = 40
 
 TOP_BAND = 0

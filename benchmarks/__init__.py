@@ -1,0 +1,1 @@
+"""What saescope claims about speed and quality, as programs: `python -m benchmarks.<name>`."""

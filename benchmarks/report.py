@@ -1,0 +1,52 @@
+"""What every benchmark prints: a table for people, or one JSON object with `--json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def machine() -> dict[str, Any]:
+    """The hardware and versions that figures hold for."""
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return {
+        "cpu": model, "cores": os.cpu_count(), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__, "python": platform.python_version(),
+    }
+
+
+def commit() -> str:
+    """The checked-out commit, or an empty string outside a checkout."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def bar(name: str, value: float, goal: str, holds: bool) -> dict[str, Any]:
+    """One figure that was asked for, and whether it is reached."""
+    return {"name": name, "value": value, "goal": goal, "holds": holds}
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [list(map(str, header)), ["---"] * len(header), *[list(map(str, row)) for row in rows]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def emit(name: str, results: Any, bars: list[dict[str, Any]], as_json: bool) -> None:
+    """Print the bars as a table, or everything as the last line's JSON."""
+    if as_json:
+        print(json.dumps({"name": name, "machine": machine(), "commit": commit(), "results": results, "bars": bars}))
+    elif bars:
+        print("\n" + table(["asked for", "goal", "measured", "holds"],
+                           [[b["name"], b["goal"], f"{b['value']:.4g}", "yes" if b["holds"] else "NO"] for b in bars]))

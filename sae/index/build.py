@@ -1,0 +1,81 @@
+"""A feature build from end to end: frame, scan, tables, file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sae import __version__
+from sae.autoencoder import Autoencoder
+from sae.corpus import Corpus
+from sae.index.scan import encode, scan
+from sae.index.schema import BANDS, HIST_BINS, SCHEMA_VERSION
+from sae.index.shard import Frame
+from sae.index.tables import make_tables
+from sae.index.writer import write_build
+from sae.lm import LanguageModel
+from sae.specs import IndexSettings
+
+_RANGE_CONTEXTS = 32  # read first, to place the bins of the activation histogram
+_ORDER_SEED = 0  # of the text: the same for every build, so that builds can be compared
+
+
+def contexts_to_read(corpus: Corpus, n_tokens: int) -> np.ndarray:
+    """Contexts of about `n_tokens` counted tokens, from all of the text, in a fixed shuffled order."""
+    contexts = corpus.contexts("all", _ORDER_SEED)
+    counted = np.cumsum(corpus.length[contexts].astype(np.int64) - 1)
+    return contexts[: int(np.searchsorted(counted, n_tokens)) + 1]
+
+
+def make_frame(
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, settings: IndexSettings
+) -> tuple[Frame, float]:
+    """What all shards share; histogram bins are log-spaced over the activations of the first contexts,
+    from their smallest to twice their largest.  Also the low end of the first bin."""
+    values = torch.cat([firings.value_N[firings.position_N > 0]
+                        for firings, _, _ in encode(lm, sae, corpus, contexts[:_RANGE_CONTEXTS])])
+    low, high = (float(values.min()), 2 * float(values.max())) if len(values) else (1e-3, 1.0)
+    edges = np.geomspace(low * (1 - 1e-6), high, HIST_BINS + 1)
+    frame = Frame(
+        n_latents=sae.n_latents, d_vocab=lm.info.d_vocab, context_length=corpus.context_length,
+        hist_edges=tuple(float(edge) for edge in edges[1:-1]), unit=float(2.0 ** np.ceil(np.log2(high))),
+        n_strong=4 * settings.top_contexts, n_bin=2 * settings.band_contexts)
+    return frame, float(edges[0])
+
+
+def build(
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, settings: IndexSettings, path: Path, *,
+    provenance: dict[str, Any], checkpoint: Path | None = None,
+    update: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Make the build `path`, from the last finished shard on if `checkpoint` holds one.
+
+    `update(done, total)` counts tokens and may raise to stop.  `provenance` goes into `meta`.
+    """
+    started = time.time()
+    contexts = contexts_to_read(corpus, settings.index_tokens)
+    total = int((corpus.length[contexts].astype(np.int64) - 1).sum())
+    frame, hist_low = make_frame(lm, sae, corpus, contexts, settings)
+    shard = scan(lm, sae, corpus, contexts, frame, checkpoint=checkpoint, update=lambda done: update(done, total))
+    tables, added = make_tables(lm, sae, corpus, contexts, shard, frame, settings, lambda: update(total, total))
+    config = sae.config
+    write_build(path, tables, {
+        "schema_version": SCHEMA_VERSION, "saescope_version": __version__, "build_id": path.stem,
+        "sae_id": config["id"], "model": config["model"], "site": config["site"],
+        "architecture": config["architecture"], "n_latents": sae.n_latents, "d_model": sae.d_model, "k": sae.k,
+        "theta": sae.sparsity.threshold, "normalize": config["normalize"], "train_on_bos": config["bos"]["trained_on"],
+        "bos_rule": "BOS first in every context; not among the counted tokens",
+        "weight_processing": config["weight_processing"], "decoder_norm": "unit",
+        "text": corpus.info["text"], "text_fingerprint": corpus.info["fingerprint"], "corpus": corpus.id,
+        "tokens": total, "contexts": len(contexts), "documents": len(np.unique(corpus.doc[contexts])),
+        "context_length": corpus.context_length, "created": time.time(), "seconds": time.time() - started,
+        "settings": settings.model_dump(include=set(IndexSettings.model_fields)),
+        "hist_low": hist_low, "hist_edges": list(frame.hist_edges), "bos_token": lm.bos_id,
+        "bands": [{"band": b, "name": name, "q_low": low, "q_high": high} for b, name, low, high in BANDS],
+        **added, **provenance,
+    })

@@ -1,0 +1,156 @@
+"""From the peaks that a scan kept to the contexts that a page shows.
+
+Top: strongest first, one row for all contexts whose window text is the same (`duplicates` says
+how many of the latent's strongest contexts share it).  Bands: quantiles of the latent's firing
+activations, cut at bins of its histogram; in each a uniform sample of contexts by their peak.
+
+Shapes: N rows (one latent in one context), S positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from sae.corpus import Corpus
+from sae.index.pairs import rank_within
+from sae.index.peaks import Peaks
+from sae.index.schema import BANDS, TOP_BAND
+
+WINDOW = 128  # tokens shown at the most
+_BEFORE_PEAK = 96  # of them, where the context is longer
+_SAME_BEFORE, _SAME_AFTER = 16, 8  # windows that agree on these tokens around the peak are the same
+
+
+@dataclass
+class Chosen:
+    """Rows of the peaks that are shown, in the order of the table."""
+
+    row_N: Tensor
+    band_N: Tensor
+    rank_N: Tensor
+    duplicates_N: Tensor
+
+
+def choose(peaks: Peaks, corpus: Corpus, hist_LK: Tensor, n_top: int, n_strong: int, n_band: int) -> Chosen:
+    """The top contexts and the band samples of every latent."""
+    top_row, top_duplicates = _distinct_strongest(peaks, corpus, n_top, n_strong)
+    rest = torch.ones(len(peaks.key_N), dtype=torch.bool)
+    rest[top_row] = False
+    band_LK = bands_of_bins(hist_LK)
+    band_N = band_LK[peaks.latent_N, peaks.bin_N.long()]
+    rest &= band_N > TOP_BAND
+    row = rest.nonzero().squeeze(1)
+    group = peaks.latent_N * (len(BANDS) + 1) + band_N
+    row = row[_sampled(peaks, group, row) < n_band]
+    row_N = torch.cat([top_row, row])
+    band_N = torch.cat([torch.zeros_like(top_row), band_N[row]])
+    duplicates_N = torch.cat([top_duplicates, torch.ones_like(row)])
+    return _ordered(peaks, row_N, band_N, duplicates_N)
+
+
+def bands_of_bins(hist_LK: Tensor) -> Tensor:
+    """The band of each histogram bin of each latent (0: none), by the quantile at the bin's middle."""
+    total_L1 = hist_LK.sum(dim=1, keepdim=True).clamp(min=1)
+    middle_LK = (hist_LK.cumsum(dim=1) - hist_LK / 2) / total_L1
+    band_LK = torch.zeros_like(hist_LK)
+    for band, _, low, high in BANDS:
+        band_LK[(middle_LK >= low) & (middle_LK < high) & (hist_LK > 0)] = band
+    return band_LK
+
+
+def _distinct_strongest(peaks: Peaks, corpus: Corpus, n_top: int, n_strong: int) -> tuple[Tensor, Tensor]:
+    rank_N = peaks.strength_rank()
+    row = (rank_N < n_strong).nonzero().squeeze(1)
+    row = row[torch.argsort(peaks.latent_N[row] * n_strong + rank_N[row])]
+    latent = peaks.latent_N[row]
+    text = _window_hash(corpus, peaks.context_N[row].numpy(), peaks.position_N[row].numpy(), latent.numpy())
+    _, first, count = np.unique(text, return_index=True, return_counts=True)  # first: the strongest of its kind
+    order = np.argsort(first)
+    kept, duplicates = torch.from_numpy(first[order]), torch.from_numpy(count[order])
+    shown = rank_within(latent[kept]) < n_top
+    return row[kept[shown]], duplicates[shown]
+
+
+def _window_hash(corpus: Corpus, context: np.ndarray, position: np.ndarray, latent: np.ndarray) -> np.ndarray:
+    """64 bits of (latent, tokens around the peak); positions outside the context count as no token."""
+    out = latent.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    for step in range(-_SAME_BEFORE, _SAME_AFTER + 1):
+        at = position.astype(np.int64) + step
+        inside = (at >= 0) & (at < corpus.length[context])
+        token = corpus.tokens[context, np.where(inside, at, 0)].astype(np.uint64) + np.uint64(1)
+        out = (out ^ np.where(inside, token, np.uint64(0))) * np.uint64(0xBF58476D1CE4E5B9)
+        out ^= out >> np.uint64(29)
+    return out
+
+
+def _sampled(peaks: Peaks, group_N: Tensor, row: Tensor) -> Tensor:
+    part = Peaks(peaks.key_N[row], peaks.position_N[row], peaks.value_N[row], peaks.bin_N[row],
+                 peaks.payload_key_M[:0], peaks.payload_position_M[:0], peaks.payload_value_M[:0])
+    return part.sample_rank(group_N[row])
+
+
+def _ordered(peaks: Peaks, row_N: Tensor, band_N: Tensor, duplicates_N: Tensor) -> Chosen:
+    """By latent, band, and falling activation (ties: lowest context)."""
+    group_N = peaks.latent_N[row_N] * (len(BANDS) + 1) + band_N
+    # Rows of the peaks are sorted by (latent, context), so equal activations stay in that order
+    # only if the first sort starts from it.
+    order = torch.argsort(row_N)
+    order = order[torch.argsort(peaks.value_N[row_N[order]], descending=True, stable=True)]
+    order = order[torch.argsort(group_N[order], stable=True)]
+    return Chosen(row_N[order], band_N[order], rank_within(group_N[order]), duplicates_N[order])
+
+
+def context_table(peaks: Peaks, chosen: Chosen, corpus: Corpus) -> pa.Table:
+    """The build's `context` table."""
+    row = chosen.row_N
+    context = peaks.context_N[row].numpy()
+    position = peaks.position_N[row].numpy().astype(np.int64)
+    length = corpus.length[context].astype(np.int64)
+    start = np.clip(position - _BEFORE_PEAK, 0, np.maximum(length - WINDOW, 0))
+    shown = np.minimum(length - start, WINDOW)
+    payload_position, payload_value, payload_offsets = _payload(peaks, row, start, shown)
+    return pa.table({
+        "latent": peaks.latent_N[row].numpy().astype(np.int32),
+        "band": chosen.band_N.numpy().astype(np.uint8),
+        "rank": chosen.rank_N.numpy().astype(np.uint16),
+        "act": peaks.value_N[row].numpy(),
+        "ctx": context, "doc": corpus.doc[context], "doc_offset": corpus.offset[context],
+        "start": start.astype(np.uint16), "peak": (position - start).astype(np.uint16),
+        "tokens": window_tokens(corpus, context, start, shown),
+        "pos": pa.ListArray.from_arrays(payload_offsets, payload_position.astype(np.uint16)),
+        "val": pa.ListArray.from_arrays(payload_offsets, payload_value),
+        "duplicates": chosen.duplicates_N.numpy().astype(np.int32),
+    })
+
+
+def window_tokens(corpus: Corpus, context: np.ndarray, start: np.ndarray, shown: np.ndarray) -> pa.ListArray:
+    """The tokens `start` .. `start + shown` of each context, as a list column."""
+    offsets = np.concatenate([[0], np.cumsum(shown)])
+    flat = np.empty(offsets[-1], dtype=np.int32)
+    for begin in range(0, len(context), 8192):  # bounds the copy out of the memory map
+        part = slice(begin, begin + 8192)
+        rows = corpus.tokens[context[part]]
+        columns = np.arange(rows.shape[1])
+        inside = (columns >= start[part, None]) & (columns < (start + shown)[part, None])
+        flat[offsets[begin] : offsets[min(begin + 8192, len(context))]] = rows[inside]
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat))
+
+
+def _payload(peaks: Peaks, row: Tensor, start: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Positions in the window and values of all firings of each row's latent in its window."""
+    key = peaks.key_N[row]
+    low = torch.searchsorted(peaks.payload_key_M, key)
+    count = torch.searchsorted(peaks.payload_key_M, key, right=True) - low
+    owner = torch.arange(len(row)).repeat_interleave(count)
+    within = torch.arange(int(count.sum())) - (count.cumsum(0) - count)[owner]
+    source = low[owner] + within
+    position = peaks.payload_position_M[source].numpy().astype(np.int64) - start[owner.numpy()]
+    inside = (position >= 0) & (position < shown[owner.numpy()])
+    kept = np.bincount(owner.numpy()[inside], minlength=len(row))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(kept)]), pa.int32())
+    return position[inside], peaks.payload_value_M[source].numpy()[inside], offsets

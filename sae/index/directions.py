@@ -1,0 +1,79 @@
+"""What the weights alone say of a latent: its direct effect on the logits, and its neighbours.
+
+Work is cut into runs of latents, so that nothing of size L x V or L x L is kept.
+
+Shapes: L latents, D width, V vocabulary, R latents of a run, K listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_RUN_ENTRIES = 1 << 23
+
+
+@dataclass
+class LogitEffects:
+    """Of each decoder direction on the logits, centred over the vocabulary."""
+
+    top_LK: Tensor
+    top_value_LK: Tensor
+    bottom_LK: Tensor
+    bottom_value_LK: Tensor
+    hist_LK: Tensor
+    edges: Tensor  # of the histogram; the outer bins are open
+    std_L: Tensor
+    skew_L: Tensor
+    kurtosis_L: Tensor  # excess: 0 for a normal distribution
+
+
+def logit_effects(
+    W_dec_LD: Tensor, unembedding_DV: Tensor, n_listed: int, n_bins: int, check: Callable[[], None] = lambda: None
+) -> LogitEffects:
+    """Top and bottom tokens, histogram and moments of W_dec · `unembedding_DV` for every latent.
+
+    `unembedding_DV` has the final norm's gain folded in and is centred (`LanguageModel.unembedding`).
+    """
+    n_listed = min(n_listed, unembedding_DV.shape[1])
+    # The standard deviation over all latents and tokens at once, from the Gram matrix.
+    spread = float(((W_dec_LD.T @ W_dec_LD) * (unembedding_DV @ unembedding_DV.T)).sum()
+                   / (len(W_dec_LD) * unembedding_DV.shape[1])) ** 0.5
+    edges = torch.linspace(-6 * spread, 6 * spread, n_bins + 1)
+    columns: list[tuple[Tensor, ...]] = []
+    for W_RD in W_dec_LD.split(max(1, _RUN_ENTRIES // unembedding_DV.shape[1])):
+        check()
+        logits_RV = W_RD @ unembedding_DV
+        top, bottom = logits_RV.topk(n_listed, dim=1), logits_RV.topk(n_listed, dim=1, largest=False)
+        bin_RV = torch.bucketize(logits_RV, edges[1:-1].to(logits_RV.device))
+        row_R1 = torch.arange(len(W_RD), device=W_RD.device)[:, None] * n_bins
+        hist_RK = torch.bincount((bin_RV + row_R1).reshape(-1), minlength=len(W_RD) * n_bins).view(len(W_RD), -1)
+        std_R1 = logits_RV.square().mean(dim=1, keepdim=True).sqrt()
+        z_RV = logits_RV / std_R1.clamp(min=1e-12)
+        z2_RV = z_RV.square()
+        columns.append((top.indices, top.values, bottom.indices, bottom.values, hist_RK, std_R1[:, 0],
+                        (z2_RV * z_RV).mean(dim=1), z2_RV.square().mean(dim=1) - 3))
+    joined = [torch.cat(column).cpu() for column in zip(*columns, strict=True)]
+    return LogitEffects(*joined[:5], edges, *joined[5:])
+
+
+def nearest(
+    W_LD: Tensor, living_L: Tensor, n_listed: int, check: Callable[[], None] = lambda: None
+) -> tuple[Tensor, Tensor]:
+    """The living latents whose direction is nearest by cosine, itself left out: (ids, cosines) [L, K]."""
+    unit_LD = W_LD / W_LD.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    living_M = living_L.nonzero().squeeze(1).to(W_LD.device)
+    n_listed = min(n_listed, max(0, len(living_M) - 1))
+    ids, cosines = [], []
+    for start in range(0, len(unit_LD), max(1, _RUN_ENTRIES // max(1, len(living_M)))):
+        check()
+        run_RD = unit_LD[start : start + max(1, _RUN_ENTRIES // max(1, len(living_M)))]
+        cosine_RM = run_RD @ unit_LD[living_M].T
+        itself = living_M == torch.arange(start, start + len(run_RD), device=W_LD.device)[:, None]
+        best = cosine_RM.masked_fill_(itself, -2.0).topk(n_listed, dim=1)
+        ids.append(living_M[best.indices])
+        cosines.append(best.values)
+    return torch.cat(ids).cpu(), torch.cat(cosines).cpu()

@@ -1,0 +1,96 @@
+"""Which contexts of a latent are kept: its strongest, and a fair sample of every activation bin.
+
+A *peak* is the strongest firing of one latent in one context (ties: the earliest).  Kept are,
+for each latent, the `n_strong` strongest peaks, and in each bin of the activation histogram the
+`n_bin` peaks with the lowest hash of (latent, context).  The hash does not depend on the order
+of the text, so both rules are associative: shards merge exactly, in any order.  Because every
+bin holds its lowest hashes, so does any union of bins: a uniform sample of a band of bins.
+
+The other firings in kept contexts travel along as the payload.  Shapes: N rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from sae.index.pairs import rank_within
+
+_CONTEXT_BITS = 32
+
+
+@dataclass
+class Peaks:
+    """Rows sorted by key = latent << 32 | context.  The payload rows too, then by position."""
+
+    key_N: Tensor  # int64, distinct
+    position_N: Tensor  # int32, where in the context
+    value_N: Tensor  # float32
+    bin_N: Tensor  # int32, of the activation histogram
+    payload_key_M: Tensor
+    payload_position_M: Tensor
+    payload_value_M: Tensor
+
+    @property
+    def latent_N(self) -> Tensor:
+        return self.key_N >> _CONTEXT_BITS
+
+    @property
+    def context_N(self) -> Tensor:
+        return self.key_N & ((1 << _CONTEXT_BITS) - 1)
+
+    @classmethod
+    def find(cls, latent_M: Tensor, context_M: Tensor, position_M: Tensor, value_M: Tensor, bin_M: Tensor) -> Peaks:
+        """The peaks among firings, with all firings as payload."""
+        key_M = latent_M << _CONTEXT_BITS | context_M
+        order = torch.argsort(key_M, stable=True)  # firings come in order of position
+        key_M, position_M, value_M, bin_M = key_M[order], position_M[order].int(), value_M[order], bin_M[order].int()
+        strongest = torch.argsort(value_M, descending=True, stable=True)
+        strongest = strongest[torch.argsort(key_M[strongest], stable=True)]
+        first = strongest[rank_within(key_M) == 0]
+        return cls(key_M[first], position_M[first], value_M[first], bin_M[first], key_M, position_M, value_M)
+
+    def merge(self, other: Peaks) -> Peaks:
+        """The peaks of two disjoint sets of contexts, not yet pruned."""
+        both = {f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)}
+        rows = torch.argsort(both["key_N"], stable=True)
+        payload = torch.argsort(both["payload_key_M"], stable=True)
+        return Peaks(**{name: t[payload if name.startswith("payload") else rows] for name, t in both.items()})
+
+    def prune(self, n_strong: int, n_bin: int, n_bins: int) -> Peaks:
+        """Keep what the two rules keep, and the payload of that."""
+        keep = self.strength_rank() < n_strong
+        keep |= self.sample_rank(self.latent_N * n_bins + self.bin_N) < n_bin
+        kept_key = self.key_N[keep]
+        where = torch.searchsorted(kept_key, self.payload_key_M).clamp(max=max(len(kept_key) - 1, 0))
+        payload = kept_key[where] == self.payload_key_M if len(kept_key) else torch.zeros(0, dtype=torch.bool)
+        return Peaks(kept_key, self.position_N[keep], self.value_N[keep], self.bin_N[keep],
+                     self.payload_key_M[payload], self.payload_position_M[payload], self.payload_value_M[payload])
+
+    def strength_rank(self) -> Tensor:
+        """Place of each row among its latent's peaks, strongest first; ties: the lowest context."""
+        # Positive floats sort like their bit patterns.
+        falling = (1 << 31) - 1 - self.value_N.contiguous().view(torch.int32).long()
+        return _rank(self.latent_N, falling)
+
+    def sample_rank(self, group_N: Tensor) -> Tensor:
+        """Place of each row within its group in the order of the hash: a reproducible shuffle."""
+        return _rank(group_N, _hash31(self.key_N))
+
+
+def _rank(group_N: Tensor, priority_N: Tensor) -> Tensor:
+    """Rank within the group by a priority of 31 bits, lowest first; ties keep their order."""
+    order = torch.argsort(group_N << 31 | priority_N, stable=True)
+    out = torch.empty_like(order)
+    out[order] = rank_within(group_N[order])
+    return out
+
+
+def _hash31(key_N: Tensor) -> Tensor:
+    """31 well-mixed bits of an int64 (xor-shift and multiply, wrapping)."""
+    x = key_N.clone()
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+        x = (x ^ (x >> shift)) * factor
+    return (x ^ (x >> 31)) & 0x7FFFFFFF

@@ -1,0 +1,93 @@
+"""The streaming pass: language model and SAE over the text, shard by shard, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sae.activations import context_batches
+from sae.autoencoder import Autoencoder
+from sae.checkpoint import load_checkpoint, save_checkpoint
+from sae.corpus import Corpus
+from sae.index.shard import Firings, Frame, Shard, Tokens
+from sae.lm import LanguageModel
+
+SHARD_TOKENS = 65_536
+
+
+def scan(
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, frame: Frame, *,
+    checkpoint: Path | None = None, update: Callable[[int], None] = lambda tokens: None,
+) -> Shard:
+    """The aggregates of `contexts`, from the last finished shard on if `checkpoint` holds one.
+
+    `update(tokens)` is told the counted tokens read so far and may raise to stop.
+    """
+    state = load_checkpoint(checkpoint) if checkpoint else None
+    if state and state["frame"] != asdict(frame):
+        state = None
+    merged = Shard.from_state(state["shard"]) if state else None
+    done, n_tokens = (int(state["contexts"]), int(state["tokens"])) if state else (0, 0)
+    per_shard = max(1, SHARD_TOKENS // corpus.context_length)
+    while done < len(contexts):
+        rows = contexts[done : done + per_shard]
+
+        def tell(tokens: int, before: int = n_tokens) -> None:
+            update(before + tokens)
+
+        shard = scan_shard(lm, sae, corpus, rows, frame, tell)
+        merged = shard if merged is None else merged.merge(shard, frame)
+        done += len(rows)
+        n_tokens += int((corpus.length[rows] - 1).sum())
+        if checkpoint:
+            save_checkpoint(checkpoint, {"frame": asdict(frame), "shard": merged.state(), "contexts": done,
+                                         "tokens": n_tokens})
+    if merged is None:
+        raise ValueError("no contexts to read")
+    return merged
+
+
+def scan_shard(
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, frame: Frame,
+    update: Callable[[int], None] = lambda tokens: None,
+) -> Shard:
+    """The aggregates of some contexts, all at once."""
+    firings: list[Firings] = []
+    tokens: list[Tokens] = []
+    following = []
+    n_tokens = 0
+    for batch_firings, batch_tokens, next_B in encode(lm, sae, corpus, contexts):
+        firings.append(batch_firings)
+        tokens.append(batch_tokens)
+        following.append(next_B[(batch_tokens.position_B > 0) & (next_B >= 0)])
+        n_tokens += int((batch_tokens.position_B > 0).sum())
+        update(n_tokens)
+    all_firings = Firings(*(torch.cat(column) for column in zip(*(vars(f).values() for f in firings), strict=True)))
+    all_tokens = Tokens(*(torch.cat(column) for column in zip(*(vars(t).values() for t in tokens), strict=True)))
+    counted = all_firings.position_N > 0
+    counted_firings = Firings(*(column[counted] for column in vars(all_firings).values()))
+    return Shard.of(frame, len(contexts), counted_firings, all_tokens, torch.cat(following))
+
+
+def encode(
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray
+) -> Iterator[tuple[Firings, Tokens, torch.Tensor]]:
+    """Firings (BOS included) and tokens of each forward pass, on the CPU, and each token's next one."""
+    for rows, tokens_PS, real_PS in context_batches(corpus, contexts):
+        real_on_device = real_PS.to(lm.device)
+        x_BD = lm.residual(tokens_PS.to(lm.device), sae.layer)[real_on_device]
+        codes = sae.codes(x_BD)
+        next_PS = torch.full_like(tokens_PS, -1)
+        next_PS[:, :-1] = torch.where(real_PS[:, 1:], tokens_PS[:, 1:], -1)
+        row_B, position_B = real_PS.nonzero(as_tuple=True)
+        token_B, next_B = tokens_PS[real_PS], next_PS[real_PS]
+        context_B = torch.from_numpy(rows)[row_B]
+        l0_B = codes.l0_B().cpu()
+        at_N = codes.token_N.cpu()
+        firings = Firings(codes.latent_N.cpu(), codes.value_N.cpu(), context_B[at_N], position_B[at_N],
+                          token_B[at_N], next_B[at_N], l0_B[at_N])
+        yield firings, Tokens(token_B, position_B, l0_B, x_BD.norm(dim=1).cpu()), next_B

@@ -1,0 +1,42 @@
+"""Tables to one immutable DuckDB file: written under a temporary name, synced, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from sae.index.schema import ROW_GROUP, STORAGE_VERSION, TABLES
+
+
+def write_build(path: Path, tables: dict[str, pa.Table], meta: dict[str, Any]) -> None:
+    """Publish a build as `path`.  A build is never replaced: raises FileExistsError if it is there."""
+    if path.exists():
+        raise FileExistsError(f"{path} is a finished build; builds are immutable")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    meta = {**meta, "duckdb_version": duckdb.__version__}
+    rows = {"key": list(meta), "value": [json.dumps(value) for value in meta.values()]}
+    with duckdb.connect(config={"threads": 2, "preserve_insertion_order": False}) as con:
+        con.execute(f"ATTACH '{_quoted(temporary)}' AS build (STORAGE_VERSION '{STORAGE_VERSION}', "
+                    f"ROW_GROUP_SIZE {ROW_GROUP})")
+        for name, (columns, order) in TABLES.items():
+            con.execute(f"CREATE TABLE build.{name} ({columns})")
+            source = pa.table(rows) if name == "meta" else tables[name]
+            con.register("source", source)
+            con.execute(f"INSERT INTO build.{name} BY NAME SELECT * FROM source ORDER BY {order}")
+            con.unregister("source")
+        con.execute("CHECKPOINT build")
+        con.execute("DETACH build")
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.rename(temporary, path)
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")

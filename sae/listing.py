@@ -1,0 +1,127 @@
+"""Lists of latents: what can be filtered and sorted by, and paging that skips and repeats nothing.
+
+A page begins after a *cursor*, the sort key and number of the last latent shown.  Since a build
+never changes and the pair is unique, every latent of the list comes up exactly once.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from sae.errors import UserError
+from sae.records import FLAGS, LatentRow
+
+# name in a URL -> column.  The last three need a token.
+SORTS = {
+    "latent": "l.latent", "density": "l.density", "max": "l.max_act", "mean": "l.mean_act",
+    "kurtosis": "l.logit_kurtosis", "l0": "l.mean_l0", "position": "l.mean_position",
+    "token": "t.n", "token_max": "t.max_act", "lift": "t.lift",
+}
+TOKEN_SORTS = frozenset({"token", "token_max", "lift"})
+LIVING = "living"
+# name -> (from, below) in density; None is open
+DENSITIES: dict[str, tuple[float | None, float | None]] = {
+    "1e-5": (None, 1e-5), "1e-4": (1e-5, 1e-4), "1e-3": (1e-4, 1e-3), "1e-2": (1e-3, 1e-2), "1e-1": (1e-2, 1e-1),
+    "1": (1e-1, None),
+}
+_LAST = 1e308  # stands for a missing key, which comes last in either direction
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which latents to list: all of `flags` hold, density in a decade, number in `among`."""
+
+    flags: frozenset[str] = frozenset()
+    density: str = ""
+    among: frozenset[int] | None = None
+
+    def __post_init__(self) -> None:
+        for flag in self.flags:
+            if flag not in (*FLAGS, LIVING):
+                raise UserError(f"flag: {flag!r} is not one of {', '.join((*FLAGS, LIVING))}", "flag")
+        if self.density and self.density not in DENSITIES:
+            raise UserError(f"density: {self.density!r} is not one of {', '.join(DENSITIES)}", "density")
+
+
+@dataclass(frozen=True)
+class Page:
+    """Rows of a list, the cursor after them (None at the end) and how many the whole list has."""
+
+    rows: list[LatentRow]
+    next_cursor: str | None
+    total: int
+
+
+@dataclass
+class Query:
+    """The FROM and WHERE of a list, its parameters, and its sort key as SQL."""
+
+    key: str
+    descending: bool
+    source: str = "latent l"
+    clauses: list[str] = field(default_factory=list)
+    parameters: list[Any] = field(default_factory=list)
+
+    @property
+    def where(self) -> str:
+        return f" WHERE {' AND '.join(self.clauses)}" if self.clauses else ""
+
+    def order(self, backwards: bool = False) -> str:
+        """ORDER BY; backwards for what stands before a latent."""
+        down = self.descending != backwards
+        return f" ORDER BY {self.key} {'DESC' if down else 'ASC'}, l.latent {'DESC' if backwards else 'ASC'}"
+
+    def beyond(self, key: float, latent: int, backwards: bool = False) -> tuple[str, list[Any]]:
+        """The condition of standing after (or before) the latent with this key, and its parameters."""
+        sign = "<" if self.descending != backwards else ">"
+        step = "<" if backwards else ">"
+        return f"({self.key} {sign} ? OR ({self.key} = ? AND l.latent {step} ?))", [key, key, latent]
+
+
+def build_query(sort: str, descending: bool, filters: Filters, token: int | None) -> Query:
+    """The list's SQL.  Raises UserError (field `sort`) for an unknown sort, or one that needs a token."""
+    if sort not in SORTS or (sort in TOKEN_SORTS and token is None):
+        usable = [name for name in SORTS if token is not None or name not in TOKEN_SORTS]
+        raise UserError(f"sort: {sort!r} is not one of {', '.join(usable)}", "sort")
+    column, missing = f"CAST({SORTS[sort]} AS DOUBLE)", -_LAST if descending else _LAST
+    key = f"(CASE WHEN {column} IS NULL OR isnan({column}) THEN {missing!r} ELSE {column} END)"
+    query = Query(key, descending)
+    if token is not None:
+        query.source = "latent l JOIN token_latent t ON t.latent = l.latent"
+        query.clauses.append("t.token = ?")
+        query.parameters.append(token)
+    query.clauses.extend("NOT l.dead" if flag == LIVING else f"l.{flag}" for flag in sorted(filters.flags))
+    if filters.density:
+        query.clauses.append(density_clause(filters.density))
+    if filters.among is not None:
+        query.clauses.append("list_contains(?, l.latent)")
+        query.parameters.append(sorted(filters.among))
+    return query
+
+
+def density_clause(name: str) -> str:
+    """The SQL of a decade of densities; dead latents are in none."""
+    low, high = DENSITIES[name]
+    parts = ["l.density > 0"] if low is None else [f"l.density >= {low!r}"]
+    return " AND ".join(parts if high is None else [*parts, f"l.density < {high!r}"])
+
+
+def encode_cursor(key: float, latent: int) -> str:
+    """An opaque, URL-safe cursor; the float survives exactly."""
+    return base64.urlsafe_b64encode(json.dumps([key, latent]).encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str) -> tuple[float, int]:
+    """The cursor's key and latent.  Raises UserError (field `cursor`)."""
+    try:
+        key, latent = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        key, latent = float(key), int(latent)
+    except (ValueError, TypeError, OverflowError):
+        raise UserError("cursor: not a cursor of this list; begin again without it", "cursor") from None
+    if not math.isfinite(key) or not 0 <= latent < 2**31:
+        raise UserError("cursor: not a cursor of this list; begin again without it", "cursor")
+    return key, latent

@@ -1,0 +1,153 @@
+"""What a build answers with: plain records, one a question.  No torch.
+
+Activations are in unit-decoder units; `token` is a vocabulary id, `position` absolute in its
+context (BOS is 0).  `sae/index/schema.py` defines every number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DENSE_DENSITY = 0.1
+RARE_TOKENS = 10
+SINGLE_TOKEN_SHARE = 0.9
+POSITION_SHARE = 0.5
+
+# What each flag of a latent means; the index computes them by these numbers, the pages show the words.
+FLAGS = {
+    "dead": "fired on none of the counted tokens",
+    "dense": f"fires on more than {DENSE_DENSITY:.0%} of the counted tokens",
+    "rare": f"fired, but on fewer than {RARE_TOKENS} tokens",
+    "single_token": f"at least {SINGLE_TOKEN_SHARE:.0%} of its firings are on one token of the vocabulary "
+                    f"(of {RARE_TOKENS} firings or more)",
+    "position_bound": f"at least {POSITION_SHARE:.0%} of its firings are at one position of the context "
+                      f"(of {RARE_TOKENS} firings or more)",
+}
+
+
+@dataclass(frozen=True)
+class Token:
+    """A vocabulary entry: its bytes, and how often it occurs among the counted tokens."""
+
+    token: int
+    piece: bytes
+    special: bool
+    n: int
+
+
+@dataclass(frozen=True)
+class TokenFirings:
+    """How often a latent fires on (or just before) a token, and the lift over the token's own share."""
+
+    token: int
+    n: int
+    lift: float
+    max_act: float | None
+
+
+@dataclass(frozen=True)
+class Latent:
+    """All that a build knows of one latent, its contexts apart."""
+
+    latent: int
+    n_tokens: int
+    n_contexts: int
+    density: float
+    max_act: float
+    mean_act: float
+    std_act: float
+    hist: list[int]
+    mean_position: float
+    flags: frozenset[str]
+    top_tokens: list[TokenFirings]
+    next_tokens: list[TokenFirings]
+    logit_pos: list[tuple[int, float]]
+    logit_neg: list[tuple[int, float]]
+    logit_hist: list[int]
+    logit_std: float
+    logit_skew: float
+    logit_kurtosis: float
+    neighbours: list[tuple[int, float]]
+    encoder_norm: float
+    encoder_decoder_cos: float
+    mean_l0: float
+
+    @property
+    def dead(self) -> bool:
+        return "dead" in self.flags
+
+
+@dataclass(frozen=True)
+class Context:
+    """A window of text in which a latent fires; `acts` is aligned with `tokens`, `peak` an index into it."""
+
+    latent: int
+    band: int
+    rank: int
+    act: float
+    ctx: int
+    document: str
+    doc_offset: int
+    start: int
+    peak: int
+    tokens: list[int]
+    acts: list[float]
+    duplicates: int
+
+
+@dataclass(frozen=True)
+class LatentRow:
+    """A line of the latent table.  The `token_*` fields are set when the list was asked for by token."""
+
+    latent: int
+    n_tokens: int
+    density: float
+    max_act: float
+    mean_act: float
+    logit_kurtosis: float
+    mean_l0: float
+    flags: frozenset[str]
+    logit_pos: list[int]
+    token_n: int | None = None
+    token_max: float | None = None
+    token_lift: float | None = None
+
+
+@dataclass(frozen=True)
+class L0Count:
+    """So many counted tokens, and BOS positions, have exactly `l0` active latents."""
+
+    l0: int
+    n: int
+    n_bos: int
+
+
+@dataclass(frozen=True)
+class L0Position:
+    """Mean and standard deviation of the latents per token at one position (0 is BOS)."""
+
+    position: int
+    n: int
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class L0Token:
+    """Mean latents per occurrence of one token."""
+
+    token: int
+    n: int
+    mean: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A context with the number of active latents at each position."""
+
+    sample: int
+    ctx: int
+    document: str
+    doc_offset: int
+    tokens: list[int]
+    l0: list[int]

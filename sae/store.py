@@ -1,0 +1,305 @@
+"""Read-only questions to a feature build.  No torch.
+
+A `Build` may be used by many threads at once: every question takes a cursor of its own, since a
+DuckDB connection must not be shared (its `threadsafety` is 1).  Rows lie sorted in small row
+groups, so a question about one latent reads a few thousand rows and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from sae.errors import UserError
+from sae.index.schema import SCHEMA_VERSION
+from sae.listing import DENSITIES, LIVING, Filters, Page, build_query, decode_cursor, density_clause, encode_cursor
+from sae.records import (
+    FLAGS,
+    Context,
+    L0Count,
+    L0Position,
+    L0Token,
+    Latent,
+    LatentRow,
+    Sample,
+    Token,
+    TokenFirings,
+)
+
+MAX_PAGE = 1000
+_DENSITY_BINS_PER_DECADE = 5
+
+
+def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+    """Open read-only, bounded in threads and memory, and able to reach no other file."""
+    connection = duckdb.connect(str(path), read_only=True, config={
+        "threads": 2, "memory_limit": "512MB", "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False})
+    (locked,) = connection.execute("SELECT current_setting('lock_configuration')").fetchone() or (False,)
+    if locked:  # this process has the file open already, with these settings
+        return connection
+    spill = Path(tempfile.gettempdir()) / f"saescope-{os.getpid()}"
+    connection.execute(f"SET temp_directory = '{str(spill).replace(chr(39), chr(39) * 2)}'")
+    connection.execute("SET enable_external_access = false")  # after it, no folder can be named
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+class Build:
+    """One immutable build, open.  Close it when no question is under way."""
+
+    def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, meta: dict[str, Any]) -> None:
+        self.path, self.meta, self._connection = path, meta, connection
+
+    @classmethod
+    def open(cls, path: Path) -> Build:
+        """Open a build file.  Raises UserError where it is none, or of another version of the tables."""
+        try:
+            connection = _connect(path)
+        except duckdb.Error as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"build: {path.name} cannot be opened: {reason}", "build") from None
+        try:
+            rows = connection.execute("SELECT key, value FROM meta").fetchall()
+            meta = {key: json.loads(value) for key, value in rows}
+        except (duckdb.Error, ValueError):
+            connection.close()
+            raise UserError(f"build: {path.name} is not a feature build of saescope", "build") from None
+        if meta.get("schema_version") != SCHEMA_VERSION:
+            connection.close()
+            raise UserError(
+                f"build: {path.name} has tables of version {meta.get('schema_version')}, this program reads "
+                f"version {SCHEMA_VERSION}; make it anew with: saescope index {meta.get('sae_id', '')}", "build")
+        return cls(path, connection, meta)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @property
+    def id(self) -> str:
+        return str(self.meta["build_id"])
+
+    @property
+    def n_latents(self) -> int:
+        return int(self.meta["n_latents"])
+
+    def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute(sql, list(parameters))
+            names = [column[0] for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        finally:
+            cursor.close()
+
+    # One latent
+
+    def latent(self, latent: int) -> Latent | None:
+        """All about one latent, or None where there is no such number."""
+        rows = self._rows("SELECT * FROM latent WHERE latent = ?", [latent])
+        return _latent(rows[0]) if rows else None
+
+    def contexts(self, latent: int) -> list[Context]:
+        """Its contexts: band 0 (strongest first), then the activation bands from strong to weak."""
+        return [_context(row) for row in self._rows(
+            "SELECT c.*, d.name AS document FROM context c LEFT JOIN document d USING (doc)"
+            " WHERE c.latent = ? ORDER BY c.band, c.rank", [latent])]
+
+    def snippets(self, latents: Iterable[int]) -> dict[int, Context]:
+        """The strongest context of each latent that has one."""
+        wanted = sorted(set(latents))
+        if not wanted:
+            return {}
+        rows = self._rows(
+            "SELECT c.*, d.name AS document FROM context c LEFT JOIN document d USING (doc)"
+            " WHERE c.latent BETWEEN ? AND ? AND c.band = 0 AND list_contains(?, c.latent)"
+            " QUALIFY row_number() OVER (PARTITION BY c.latent ORDER BY c.rank) = 1",
+            [wanted[0], wanted[-1], wanted])
+        return {row["latent"]: _context(row) for row in rows}
+
+    # Lists of latents
+
+    def latents(
+        self, sort: str = "latent", descending: bool = False, filters: Filters | None = None,
+        token: int | None = None, cursor: str | None = None, limit: int = 50,
+    ) -> Page:
+        """A page of the latent table.  With `token`: those that fire on it.  Raises UserError."""
+        query = build_query(sort, descending, filters or Filters(), token)
+        total = self._rows(f"SELECT count(*) AS n FROM {query.source}{query.where}", query.parameters)[0]["n"]
+        if cursor:
+            clause, values = query.beyond(*decode_cursor(cursor))
+            query.clauses.append(clause)
+            query.parameters.extend(values)
+        limit = max(1, min(limit, MAX_PAGE))
+        extra = ", t.n AS token_n, t.max_act AS token_max, t.lift AS token_lift" if token is not None else ""
+        rows = self._rows(
+            f"SELECT l.latent, l.n_tokens, l.density, l.max_act, l.mean_act, l.logit_kurtosis, l.mean_l0, l.dead,"
+            f" l.dense, l.rare, l.single_token, l.position_bound, l.logit_pos, {query.key} AS sort_key{extra}"
+            f" FROM {query.source}{query.where}{query.order()} LIMIT {limit + 1}", query.parameters)
+        more = len(rows) > limit
+        rows = rows[:limit]
+        after = encode_cursor(rows[-1]["sort_key"], rows[-1]["latent"]) if more else None
+        return Page([_latent_row(row) for row in rows], after, total)
+
+    def around(
+        self, latent: int, sort: str = "latent", descending: bool = False, filters: Filters | None = None,
+        token: int | None = None,
+    ) -> tuple[int | None, int | None]:
+        """The latents before and after this one in that list; (None, None) where it is not in it."""
+        query = build_query(sort, descending, filters or Filters(), token)
+        condition = f"{query.where} AND l.latent = ?" if query.where else " WHERE l.latent = ?"
+        found = self._rows(
+            f"SELECT {query.key} AS sort_key FROM {query.source}{condition}", [*query.parameters, latent])
+        if not found:
+            return None, None
+        sides: list[int | None] = []
+        for backwards in (True, False):
+            clause, values = query.beyond(found[0]["sort_key"], latent, backwards)
+            condition = f"{query.where} AND {clause}" if query.where else f" WHERE {clause}"
+            rows = self._rows(
+                f"SELECT l.latent FROM {query.source}{condition}{query.order(backwards)} LIMIT 1",
+                [*query.parameters, *values])
+            sides.append(rows[0]["latent"] if rows else None)
+        return sides[0], sides[1]
+
+    def facets(self, filters: Filters | None = None, token: int | None = None) -> dict[str, dict[str, int]]:
+        """For every flag and decade of density: how many latents the list would have with it.
+
+        A flag is counted in addition to the filters; a decade instead of the present one.
+        """
+        filters = filters or Filters()
+        query = build_query("latent", False, filters, token)
+        flags = ", ".join(f"count(*) FILTER (WHERE l.{flag}) AS {flag}" for flag in FLAGS)
+        counts = self._rows(
+            f"SELECT {flags}, count(*) FILTER (WHERE NOT l.dead) AS {LIVING} FROM {query.source}{query.where}",
+            query.parameters)[0]
+        query = build_query("latent", False, Filters(filters.flags, "", filters.among), token)
+        decades = ", ".join(f"count(*) FILTER (WHERE {density_clause(name)})" for name in DENSITIES)
+        values = self._rows(f"SELECT [{decades}] AS n FROM {query.source}{query.where}", query.parameters)[0]["n"]
+        return {"flag": counts, "density": dict(zip(DENSITIES, values, strict=True))}
+
+    def counts(self) -> dict[str, int]:
+        """How many latents bear each flag, how many live, and how many there are (`all`)."""
+        return {**self.facets()["flag"], "all": self.n_latents}
+
+    def random_latents(self, n: int, seed: int = 0) -> list[int]:
+        """`n` living latents; the same seed, the same ones."""
+        rows = self._rows(
+            "SELECT latent FROM latent WHERE NOT dead ORDER BY hash(latent, ?) LIMIT ?", [seed, n])
+        return [row["latent"] for row in rows]
+
+    def density_histogram(self) -> list[tuple[float, float, int]]:
+        """Living latents by density: (from, below, count) in fifths of a decade, lowest first."""
+        rows = self._rows(
+            f"SELECT floor(log10(density) * {_DENSITY_BINS_PER_DECADE})::INTEGER AS bin, count(*) AS n"
+            " FROM latent WHERE density > 0 GROUP BY bin ORDER BY bin")
+        step = 1 / _DENSITY_BINS_PER_DECADE
+        return [(10 ** (row["bin"] * step), 10 ** ((row["bin"] + 1) * step), row["n"]) for row in rows]
+
+    def flag_limits(self) -> tuple[float | None, float | None]:
+        """The highest density of a rare latent and the lowest of a dense one."""
+        row = self._rows(
+            "SELECT max(density) FILTER (WHERE rare AND NOT dead) AS rare, min(density) FILTER (WHERE dense) AS dense"
+            " FROM latent")[0]
+        return row["rare"], row["dense"]
+
+    # Tokens
+
+    @cached_property
+    def _vocabulary(self) -> dict[int, Token]:
+        return {row["token"]: Token(**row) for row in self._rows("SELECT token, piece, special, n FROM token")}
+
+    def token_info(self, ids: Iterable[int]) -> dict[int, Token]:
+        """The vocabulary entries of these ids; an id that the build does not know has no bytes."""
+        known = self._vocabulary
+        return {i: known.get(i) or Token(i, b"", False, 0) for i in set(ids)}
+
+    def find_tokens(self, text: str, limit: int = 20) -> list[Token]:
+        """Tokens by their text: equal first, then equal but for a leading space, beginning with it, holding it."""
+        wanted = text.encode()
+        if not wanted:
+            return []
+        ranked = []
+        for entry in self._vocabulary.values():
+            bare = entry.piece.strip(b" ")
+            if wanted in entry.piece:
+                closeness = (entry.piece != wanted, bare != wanted, not bare.startswith(wanted))
+                ranked.append((closeness, -entry.n, entry.token))
+        return [self._vocabulary[token] for _, _, token in sorted(ranked)[:limit]]
+
+    # Latents per token
+
+    def l0_hist(self) -> list[L0Count]:
+        """How many tokens have exactly so many active latents; BOS apart."""
+        return [L0Count(**row) for row in self._rows("SELECT l0, n, n_bos FROM l0_hist ORDER BY l0")]
+
+    def l0_positions(self) -> list[L0Position]:
+        """Mean latents per token by position."""
+        out = []
+        for row in self._rows("SELECT * FROM l0_position WHERE n > 0 ORDER BY position"):
+            mean = row["sum_l0"] / row["n"]
+            variance = max(row["sum_sq_l0"] / row["n"] - mean * mean, 0.0)
+            out.append(L0Position(row["position"], row["n"], mean, variance**0.5))
+        return out
+
+    def l0_tokens(self, most: bool, min_n: int = 20, limit: int = 20) -> list[L0Token]:
+        """Tokens that need most (or fewest) latents on average, among those seen `min_n` times."""
+        rows = self._rows(
+            "SELECT token, n, sum_l0 / n AS mean FROM l0_token WHERE n >= ?"
+            f" ORDER BY mean {'DESC' if most else 'ASC'}, token LIMIT ?", [max(min_n, 1), limit])
+        return [L0Token(**row) for row in rows]
+
+    def samples(self) -> list[Sample]:
+        """The sample contexts, each with the latents per token at every position."""
+        return [Sample(**row) for row in self._rows(
+            "SELECT s.sample, s.ctx, coalesce(d.name, '') AS document, s.doc_offset, s.tokens, s.l0"
+            " FROM sample s LEFT JOIN document d USING (doc) ORDER BY s.sample")]
+
+    def sample_latents(self, sample: int, position: int) -> list[tuple[int, float]]:
+        """The strongest latents at one position of a sample, strongest first."""
+        rows = self._rows(
+            "SELECT latents, acts FROM sample_latent WHERE sample = ? AND position = ?", [sample, position])
+        return list(zip(rows[0]["latents"], rows[0]["acts"], strict=True)) if rows else []
+
+
+def _flags(row: dict[str, Any]) -> frozenset[str]:
+    return frozenset(flag for flag in FLAGS if row.pop(flag))
+
+
+def _pairs(ids: list[int] | None, values: list[float] | None) -> list[tuple[int, float]]:
+    return list(zip(ids or [], values or [], strict=True))
+
+
+def _latent(row: dict[str, Any]) -> Latent:
+    top = zip(row.pop("top_tokens") or [], row.pop("top_token_n") or [], row.pop("top_token_lift") or [],
+              row.pop("top_token_max") or [], strict=True)
+    after = zip(row.pop("next_tokens") or [], row.pop("next_token_n") or [], row.pop("next_token_lift") or [],
+                strict=True)
+    return Latent(
+        flags=_flags(row),
+        top_tokens=[TokenFirings(*item) for item in top],
+        next_tokens=[TokenFirings(*item, max_act=None) for item in after],
+        logit_pos=_pairs(row.pop("logit_pos"), row.pop("logit_pos_value")),
+        logit_neg=_pairs(row.pop("logit_neg"), row.pop("logit_neg_value")),
+        neighbours=_pairs(row.pop("neighbours"), row.pop("neighbour_cos")),
+        **row)
+
+
+def _latent_row(row: dict[str, Any]) -> LatentRow:
+    del row["sort_key"]
+    return LatentRow(flags=_flags(row), **{**row, "logit_pos": row["logit_pos"] or []})
+
+
+def _context(row: dict[str, Any]) -> Context:
+    acts = [0.0] * len(row["tokens"])
+    for position, value in zip(row.pop("pos"), row.pop("val"), strict=True):
+        acts[position] = value
+    del row["doc"]
+    return Context(acts=acts, **{**row, "document": row["document"] or ""})
