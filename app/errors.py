@@ -54,11 +54,7 @@ def error_response(
         text = f'<div class="notice notice-error" role="alert"><strong>{escape(title)}.</strong> '
         return HTMLResponse(f"{text}{escape(message or advice)}</div>", status, headers)
     links = [("Sign in", "/login")] if status == 401 else [("Home", "/")]
-    response = render(
-        request, "error.html", heading=title, message=message or advice, advice=advice if message else "", links=links)
-    response.status_code = status
-    response.headers.update(headers or {})
-    return response
+    return render(request, "error.html", status, headers, title=title, message=message or advice, links=links)
 
 
 def sign_in_response(request: Request) -> Response:
@@ -95,6 +91,8 @@ def install(app: FastAPI) -> None:
     def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
+        if first["loc"] and first["loc"][0] == "path":  # an address that no page could have
+            return error_response(request, 404)
         field = str(first["loc"][-1]) if first.get("loc") else None
         return error_response(request, 422, f"{field}: {first['msg']}" if field else str(first["msg"]), field=field)
 

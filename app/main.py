@@ -29,9 +29,10 @@ from app.jobs.launchers.local import LocalLauncher
 from app.jobs.lock import WorkspaceLock
 from app.jobs.supervisor import Supervisor
 from app.metrics import CountRequests
-from app.routes import admin, api, features, health, home, runs, steer, tokens
+from app.routes import admin, api, features, health, home, login, runs, steer, tokens
 from app.security import RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
-from app.settings import ROOT, Settings
+from app.settings import Settings
+from app.templating import STATIC
 from app.worker.client import WorkerClient
 from sae import __version__
 from sae.specs import demo_spec
@@ -58,9 +59,9 @@ def create_app(
         dependencies=[Depends(current_user)], middleware=_middleware(settings))
     app.state.settings = settings
     errors.install(app)
-    app.mount("/static", VersionedStatic(directory=ROOT / "static"), name="static")
+    app.mount("/static", VersionedStatic(directory=STATIC), name="static")
     # Last the features, whose `/{model}/{sae}` would take any address of two parts.
-    for module in (health, api, admin, runs, steer, home, tokens, features):
+    for module in (health, login, api, admin, runs, steer, home, tokens, features):
         app.include_router(module.router)
     return app
 
@@ -121,10 +122,10 @@ def start_demo(app: FastAPI) -> None:
 
 
 class VersionedStatic(StaticFiles):
-    """Static files.  An address with a version in it (`?v=…`) never changes, so browsers may keep it."""
+    """Static files.  An address with its content's hash in it (`?v=…`) never changes, so browsers keep the file."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        versioned = b"v=" in scope.get("query_string", b"") or path.startswith("vendor/")
+        versioned = response.status_code in (200, 304) and scope["query_string"].startswith(b"v=")
         response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if versioned else "no-cache"
         return response

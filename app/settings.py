@@ -54,6 +54,12 @@ class Settings(BaseSettings):
     logins_per_minute: float = Field(10, gt=0, description="Sign-in attempts a minute from one address")
     steers_per_minute: float = Field(60, gt=0, description="Steering requests a minute from one address")
 
+    worker_device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="Where steering runs: cpu, cuda, or auto")
+    worker_threads: int = Field(0, ge=0, description="CPU threads for steering; 0: all cores")
+    worker_memory_mb: int = Field(4096, ge=64, description="Memory for models and SAEs kept ready for steering, in MB")
+    worker_queue: int = Field(8, ge=1, le=1000, description="Steering requests that may wait; others come back")
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -64,7 +70,8 @@ class Settings(BaseSettings):
         """Settings from `values`, the environment and the secrets folder.  Raises UserError."""
         try:
             secrets = os.environ.get("SAESCOPE_SECRETS_DIR")
-            return cls(**({"_secrets_dir": secrets} if secrets else {}), **values)
+            more: dict[str, Any] = {"_secrets_dir": secrets} if secrets else {}
+            return cls(**more, **values)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"

@@ -107,3 +107,8 @@ def recover(db: Session) -> int:
     done = db.execute(update(Run).where(Run.state == "lost").values(state="queued"))
     db.commit()
     return int(done.rowcount)  # type: ignore[attr-defined]
+
+
+def waiting(db: Session) -> list[str]:
+    """Ids of the queued runs, next first."""
+    return list(db.scalars(select(Run.id).where(Run.state == "queued").order_by(Run.created, Run.id)))

@@ -50,6 +50,10 @@ class Supervisor:
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
         self._thread.start()
 
+    def healthy(self) -> bool:
+        """Whether the thread is at work, or was never asked to be."""
+        return self._thread is None or self._thread.is_alive()
+
     def wake(self) -> None:
         """Look now rather than at the next turn: something was queued or cancelled."""
         self._wake.set()

@@ -1,0 +1,31 @@
+"""What must hold before a run is queued, checked without loading anything.
+
+The spec's own rules are in `sae.specs`; here the model's config file is read, so that a wrong
+name, layer or context length is refused at once, at its field, and not minutes later in a log.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.catalog import Catalog
+from sae.errors import UserError
+from sae.models import check_layer, find_model
+from sae.specs import EvaluateSpec, IndexSpec, TrainSpec, parse_spec
+from sae.workspace import check_name
+
+
+def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> TrainSpec | IndexSpec | EvaluateSpec:
+    """The checked spec.  Raises UserError, whose `field` names the setting at fault."""
+    spec = parse_spec(kind, values)
+    if isinstance(spec, TrainSpec):
+        info = find_model(spec.model)
+        check_layer(info, spec.layer, spec.context_length)
+        if spec.name:
+            check_name(spec.name)
+            if catalog.get_sae(f"{info.id}/{spec.name}") is not None:
+                raise UserError(f"name: there is an SAE {info.id}/{spec.name} already; choose another name", "name")
+    elif catalog.get_sae(spec.sae) is None:
+        known = ", ".join(sae.id for sae in catalog.list_saes()[:10]) or "none yet"
+        raise UserError(f"sae: there is no SAE {spec.sae} here (there are: {known})", "sae")
+    return spec

@@ -1,0 +1,170 @@
+"""How a run stands, put together from its row and its folder, for pages and for the API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from markupsafe import Markup
+
+from app import charts
+from app.jobs import queue
+from app.jobs.supervisor import read_status
+from app.models import Run
+from sae.rundir import RunFolder, Status
+from sae.workspace import Workspace
+
+STALE_S = 30  # a heartbeat this old is worth a word
+_VERBS = {"train": "Train", "index": "Index", "evaluate": "Evaluate"}
+# What the curves are called, the keys of progress.jsonl, and how their values are read.
+CURVES = (
+    ("FVU", "fvu", "share of the variance not explained"),
+    ("L0", "l0", "latents per token"),
+    ("dead latents", "dead", "share of all latents"),
+    ("tokens per second", "tokens_per_s", "tokens/s"),
+)
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as it is shown.  `status` is None until its program has said something."""
+
+    run: Run
+    status: Status | None
+    place: int = 0  # in the queue, 1 is next; 0: not waiting
+    now: float = field(default_factory=time.time)
+
+    @property
+    def id(self) -> str:
+        return self.run.id
+
+    @property
+    def state(self) -> str:
+        return self.run.state
+
+    @property
+    def title(self) -> str:
+        """What it does, in a line: "Train demo/… ", "Index demo/2-res-batchtopk-4k"."""
+        spec, kind = self.run.spec, _VERBS.get(self.run.kind, self.run.kind)
+        if self.run.sae_id:
+            return f"{kind} {self.run.sae_id}"
+        if self.run.kind == "train":
+            name = spec.get("name") or f"{spec.get('architecture')}, L = {spec.get('n_latents')}, k = {spec.get('k')}"
+            return f"{kind} {name} on {spec.get('model')}, layer {spec.get('layer')}"
+        return kind
+
+    @property
+    def going(self) -> bool:
+        return self.state in queue.ACTIVE
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing will change by itself any more."""
+        return self.state in queue.FINISHED
+
+    @property
+    def can_cancel(self) -> bool:
+        return self.state in queue.WAITING_OR_ACTIVE and self.run.cancel_asked is None
+
+    @property
+    def can_resume(self) -> bool:
+        return self.state in queue.RESUMABLE
+
+    @property
+    def can_delete(self) -> bool:
+        return not self.going
+
+    @property
+    def word(self) -> str:
+        """The state in a word or two."""
+        if self.going and self.run.cancel_asked is not None:
+            return "stopping"
+        if self.state == "queued" and self.run.progress > 0:
+            return "waiting to go on"
+        return {"queued": "waiting"}.get(self.state, self.state)
+
+    @property
+    def share(self) -> float:
+        """How much of the whole is done, 0 to 1."""
+        if self.state == "succeeded":
+            return 1.0
+        return self.status.overall if self.going and self.status else self.run.progress
+
+    @property
+    def phases(self) -> list[tuple[str, str]]:
+        """The run's phases in order, each `done`, `now` or `next`."""
+        if self.status is None:
+            return []
+        names, phase = self.status.phases, self.status.phase
+        at = names.index(phase) if phase in names else -1
+        if self.state == "succeeded":
+            at = len(names)
+        return [(name, "done" if i < at else "now" if i == at else "next") for i, name in enumerate(names)]
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall-clock time since the run first began, up to its end."""
+        if self.run.started is None:
+            return None
+        return (self.run.finished or self.now) - self.run.started
+
+    @property
+    def silent_s(self) -> float | None:
+        """Seconds since the program last wrote, where that is long; else None."""
+        if not self.going or self.status is None:
+            return None
+        age = self.now - self.status.heartbeat
+        return age if age > STALE_S else None
+
+    @property
+    def build(self) -> str | None:
+        return (self.status.result.get("build") if self.status else None) or None
+
+    def as_json(self) -> dict[str, Any]:
+        """What `GET /api/runs` says of it."""
+        run, status = self.run, self.status if self.status else Status()
+        return {
+            "id": run.id, "kind": run.kind, "state": run.state, "title": self.title, "progress": round(self.share, 4),
+            "phase": status.phase or None, "phases": status.phases, "done": status.done, "total": status.total,
+            "unit": status.unit, "rate": status.rate if self.going else None,
+            "eta_s": status.eta_s if self.going else None, "message": status.message, "error": run.error,
+            "sae": run.sae_id, "build": self.build, "created": run.created, "started": run.started,
+            "finished": run.finished, "requested_by": run.requested_by, "cancelling": self.word == "stopping",
+            "url": f"/runs/{run.id}",
+        }
+
+
+def view(run: Run, workspace: Workspace, waiting: Sequence[str] = ()) -> RunView:
+    """How `run` stands.  `waiting`: ids of the queued runs, next first."""
+    status = read_status(RunFolder(workspace.run(run.id)))
+    return RunView(run, status, waiting.index(run.id) + 1 if run.id in waiting else 0)
+
+
+def progress_rows(run: Run, workspace: Workspace) -> list[dict[str, Any]]:
+    """What the run has written of its curves so far."""
+    return [row for row in RunFolder(workspace.run(run.id)).progress() if isinstance(row, dict)]
+
+
+def curves(rows: Sequence[dict[str, Any]]) -> list[Markup]:
+    """The curves as charts; those of which there is something."""
+    shown = []
+    for label, key, unit in CURVES:
+        points = [
+            (float(row["tokens"]), float(row[key])) for row in rows
+            if isinstance(row.get("tokens"), int | float) and isinstance(row.get(key), int | float)]
+        if points:
+            shown.append(charts.line_chart(
+                [charts.Series(label, points)], title=label, x_label="tokens trained on", y_label=unit,
+                zero=key in ("dead", "tokens_per_s"), width=420, height=180))
+    return shown
+
+
+def rate_split(rows: Sequence[dict[str, Any]]) -> tuple[float, float] | None:
+    """(language model, SAE) as shares of the last row's time, or None where no row tells."""
+    shares = [float(row["lm_share"]) for row in rows[-50:] if isinstance(row.get("lm_share"), int | float)]
+    if not shares:
+        return None
+    of_lm = min(1.0, max(0.0, shares[-1]))
+    return of_lm, 1 - of_lm

@@ -1,0 +1,205 @@
+"""A spec as a form: every setting with its meaning, unit, default and reason, from `sae.specs` alone."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from sae.specs import SPECS, TrainSpec, demo_spec
+
+# group -> (heading, whether its settings are usually looked at)
+GROUPS = {
+    "what": ("What to explain", True),
+    "sae": ("The dictionary", True),
+    "training": ("Training", False),
+    "stream": ("Activations and device", False),
+    "evaluation": ("Calibration and evaluation", False),
+    "index": ("Feature index", False),
+}
+_LABELS = {
+    "n_latents": "Latents (L)", "k": "Latents per token (k)", "sae": "SAE", "lr": "Learning rate",
+    "k_aux": "AuxK latents", "aux_alpha": "AuxK weight (α)", "train_on_bos": "Train on BOS",
+    "index": "Build the feature index",
+    "batch_tokens": "Batch (B)", "normalize": "Normalisation",
+}
+
+
+@dataclass(frozen=True)
+class FormField:
+    """One setting as a form shows it.  `kind`: text, number, choice or check."""
+
+    name: str
+    label: str
+    kind: str
+    value: Any
+    default: str
+    description: str
+    unit: str
+    why: str
+    choices: tuple[str, ...]
+    minimum: float | None
+    maximum: float | None
+    step: str
+    error: str
+
+
+@dataclass(frozen=True)
+class FormGroup:
+    """The settings of one group; `open` where they are usual, changed or at fault."""
+
+    title: str
+    fields: list[FormField]
+    open: bool
+
+
+PRESETS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    # key: (name, what it is for, the settings that differ from the defaults)
+    "quick": (
+        "Quick trial", "A small dictionary on little text: done in about a minute, to see the whole way",
+        {"n_latents": 1024, "k": 16, "tokens": 300_000, "eval_tokens": 30_000, "index_tokens": 100_000,
+         "buffer_tokens": 65_536}),
+    "demo": (
+        "The demo's settings", "What an empty workspace trains by itself: BatchTopK on the embedded model",
+        {**demo_spec().model_dump(exclude_defaults=True), "name": ""}),
+    "topk": (
+        "TopK for comparison", "The same with exactly k latents on every token, to set beside BatchTopK",
+        {**demo_spec().model_dump(exclude_defaults=True), "name": "", "architecture": "topk"}),
+    "own": (
+        "Own model and text", "Name your model and text below; the rest suits a model of GPT-2's size",
+        {"model": "", "text": "", "layer": 6, "n_latents": 16_384, "tokens": 50_000_000, "index_tokens": 2_000_000}),
+}
+
+
+def groups(kind: str, values: Mapping[str, Any], errors: Mapping[str, str]) -> list[FormGroup]:
+    """The form of a spec, holding `values` as they were typed, with a message at each field at fault."""
+    shown = []
+    for key, (title, usual) in GROUPS.items():
+        infos = {
+            name: info for name, info in SPECS[kind].model_fields.items() if _extra(info).get("group") == key}
+        if not infos:
+            continue
+        fields = [_field(name, info, values, errors.get(name, "")) for name, info in infos.items()]
+        changed = any(name in values and _shown(values[name]) != _shown(info.default) for name, info in infos.items())
+        shown.append(FormGroup(title, fields, usual or changed or any(field.error for field in fields)))
+    return shown
+
+
+def defaults(kind: str) -> dict[str, Any]:
+    """The values of an untouched form."""
+    return {
+        name: "" if info.default is PydanticUndefined else info.default
+        for name, info in SPECS[kind].model_fields.items()}
+
+
+def read_form(kind: str, form: Mapping[str, Any]) -> dict[str, Any]:
+    """What was typed, by setting.  A box that is not ticked is not sent, and means no."""
+    values: dict[str, Any] = {}
+    for name, info in SPECS[kind].model_fields.items():
+        if info.annotation is bool:
+            values[name] = name in form
+        elif name in form:
+            values[name] = str(form[name]).strip()
+    return values
+
+
+def spec_values(kind: str, typed: Mapping[str, Any]) -> dict[str, Any]:
+    """Typed values as a spec takes them: an emptied number means its default; 1_000 and 1,000 are numbers."""
+    values = dict(typed)
+    for name, info in SPECS[kind].model_fields.items():
+        if info.annotation in (int, float) and isinstance(values.get(name), str):
+            text = values[name].replace(",", "").replace("_", "").replace(" ", "")
+            values[name] = text
+            if not text:
+                del values[name]
+    return values
+
+
+def find_errors(kind: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """Every setting at fault with its message, or {}; what concerns none in particular under ""."""
+    try:
+        SPECS[kind](**values)
+    except ValidationError as error:
+        found: dict[str, str] = {}
+        for one in error.errors(include_url=False):
+            message = one["msg"].removeprefix("Value error, ")
+            field = str(one["loc"][0]) if one["loc"] else message.partition(":")[0]
+            found.setdefault(field if field in SPECS[kind].model_fields else "", message)
+        return found
+    return {}
+
+
+def command_line(kind: str, values: Mapping[str, Any]) -> str:
+    """The command that does the same: the settings that differ from their defaults."""
+    words = ["saescope", kind]
+    for name, info in SPECS[kind].model_fields.items():
+        value = values.get(name, info.default)
+        if value == info.default or value is PydanticUndefined:
+            continue
+        option = name.replace("_", "-")
+        if name == "sae":
+            words.append(shlex.quote(str(value)))
+        elif isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", shlex.quote(str(value))]
+    return " ".join(words)
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The values of a training form with this preset; an unknown name gives the defaults."""
+    changes = PRESETS[name][2] if name in PRESETS else {}
+    return defaults("train") | changes
+
+
+def _extra(info: FieldInfo) -> dict[str, Any]:
+    return info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+
+
+def _field(name: str, info: FieldInfo, values: Mapping[str, Any], error: str) -> FormField:
+    extra, annotation = _extra(info), info.annotation
+    choices = tuple(map(str, get_args(annotation))) if get_origin(annotation) is Literal else ()
+    number = annotation in (int, float)
+    default = "" if info.default is PydanticUndefined else info.default
+    return FormField(
+        name=name, label=_LABELS.get(name, name.replace("_", " ").capitalize()),
+        kind="check" if annotation is bool else "choice" if choices else "number" if number else "text",
+        value=_shown(values.get(name, default)), default=_default_words(default),
+        description=str(info.description or ""), unit=str(extra.get("unit", "")), why=str(extra.get("why", "")),
+        choices=choices, minimum=_limit(info, Ge, "ge", Gt, "gt"), maximum=_limit(info, Le, "le", Lt, "lt"),
+        step="1" if annotation is int else "any", error=error)
+
+
+def _shown(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, bool) else str(value)
+
+
+def _default_words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and value >= 10_000:
+        return f"{value:,}"
+    return str(_shown(value)) if value != "" else "empty"
+
+
+def _limit(info: FieldInfo, loose: type, loose_name: str, strict: type, strict_name: str) -> float | None:
+    for limit in info.metadata:
+        if isinstance(limit, loose):
+            return float(getattr(limit, loose_name))
+        if isinstance(limit, strict) and info.annotation is int:
+            return float(getattr(limit, strict_name)) + (1 if strict is Gt else -1)
+    return None
+
+
+def spec_of(values: Mapping[str, Any]) -> TrainSpec | None:
+    """The training spec, or None while something in it is at fault."""
+    try:
+        return TrainSpec(**values)
+    except ValidationError:
+        return None
