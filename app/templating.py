@@ -16,7 +16,7 @@ Everything is autoescaped and an undefined name is an error.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
-from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
 
 from app.formats import FILTERS
 from sae import __version__
@@ -34,8 +32,6 @@ ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "templates"
 STATIC = ROOT / "static"
 
-# What every page needs besides its own data; `app.state.page_context`, if set, gives more of it.
-PageContext = Callable[[Request], Mapping[str, Any]]
 _DEFAULTS: dict[str, Any] = {
     "user": None, "nav_saes": (), "current_sae": None, "section": "", "json_url": None, "search_text": "",
 }
@@ -46,16 +42,6 @@ def static_url(path: str) -> str:
     """`/static/<path>?v=<hash of its content>`.  Raises FileNotFoundError for a file that is not there."""
     digest = hashlib.sha256((STATIC / path).read_bytes()).hexdigest()[:12]
     return f"/static/{path}?v={digest}"
-
-
-class ImmutableStatic(StaticFiles):
-    """Static files that a browser keeps for ever when it asked for them by `static_url`."""
-
-    async def get_response(self, path: str, scope: Scope) -> Any:
-        response = await super().get_response(path, scope)
-        if response.status_code in (200, 304) and scope["query_string"].startswith(b"v="):
-            response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-        return response
 
 
 @cache
@@ -78,11 +64,17 @@ def render(
     request: Request, name: str, status_code: int = 200, headers: Mapping[str, str] | None = None, **context: Any,
 ) -> HTMLResponse:
     """The template `name` as a response.  It varies with HX-Request, since fragments share addresses with pages."""
-    extra: PageContext | None = getattr(request.app.state, "page_context", None)
-    values = {**_DEFAULTS, **(extra(request) if extra else {}), "request": request, **context}
+    values = {**_DEFAULTS, **_frame(request, status_code), "request": request, **context}
     response = HTMLResponse(environment().get_template(name).render(values), status_code, dict(headers or {}))
     response.headers["Vary"] = "HX-Request"
     return response
+
+
+def _frame(request: Request, status_code: int) -> dict[str, Any]:
+    """What the top bar shows.  A page that reports a fault of ours asks nothing that might fail again."""
+    catalog = getattr(request.app.state, "catalog", None)
+    saes = catalog.list_saes() if catalog is not None and status_code < 500 and not is_htmx(request) else ()
+    return {"user": getattr(request.state, "user", None), "nav_saes": saes}
 
 
 def render_to_string(name: str, **context: Any) -> str:

@@ -1,0 +1,139 @@
+"""Corpus text as a page shows it: a row of pieces, each with its heat and what its tooltip says.
+
+Spaces are kept, a newline shows as `↵` and a tab as `→`, whitespace-only pieces have a width,
+characters split over tokens are merged (the piece then has its members' largest activation),
+control and bidi characters are shown as `⟨0A⟩`-like signs instead of acting.  Escaping is the
+template's: a `Piece` holds plain text.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sae.records import Context, Token
+from sae.tokens import spans
+
+HEAT_STEPS = 16
+# How much of a context a row shows: tokens before and after the peak; None is all that is kept.
+WINDOWS: dict[str, tuple[int, int] | None] = {"short": (14, 8), "long": (40, 24), "full": None}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One or more tokens shown as one.  `css` is the heat class and `peak`; `title` the tooltip.
+
+    `space` marks a piece of whitespace alone; `breaks` how many newlines follow it (a page may
+    break the line there); `start` its first token's index in the row that was given.
+    """
+
+    text: str
+    css: str
+    title: str
+    space: bool
+    breaks: int
+    start: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A context's pieces; `before`/`after` tell whether text was cut off on that side."""
+
+    context: Context
+    pieces: list[Piece]
+    before: bool
+    after: bool
+
+
+def heat_class(value: float, top: float) -> str:
+    """`a0` … `a15` for an activation in units of `top`, "" where the latent is silent.  Log scale."""
+    if value <= 0 or top <= 0:
+        return ""
+    share = math.log1p(9 * min(value / top, 1)) / math.log(10)
+    return f"a{min(int(share * HEAT_STEPS), HEAT_STEPS - 1)}"
+
+
+def signed_class(value: float, top: float, steps: int = 8) -> str:
+    """`b0` … `b7` (adds, blue) or `o0` … `o7` (takes away, orange), "" for zero.  Linear scale."""
+    if value == 0 or top <= 0:
+        return ""
+    step = min(int(min(abs(value) / top, 1) * steps), steps - 1)
+    return f"{'b' if value > 0 else 'o'}{step}"
+
+
+def visible(text: str) -> str:
+    """The text with newlines, tabs and characters that would act instead of show made visible."""
+    return "".join(_visible_character(c) for c in text)
+
+
+def _visible_character(c: str) -> str:
+    if c == "\n":
+        return "↵"
+    if c == "\t":
+        return "→"
+    if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
+        # A zero-width joiner belongs to emoji; alone it would be an empty piece.
+        return c if c == "\u200d" else f"⟨{ord(c):02X}⟩"
+    return c
+
+
+def token_text(token: Token) -> str:
+    """One vocabulary entry alone, for lists: visible, a bytes-only piece as `⟨E2 80⟩`."""
+    if not token.piece:
+        return f"⟨{token.token}⟩"
+    return visible("".join(span.text for span in spans([token.piece])))
+
+
+def token_label(token: Token) -> str:
+    """As `token_text`, with outer spaces shown as `·`, so that ` the` and `the` differ in a table."""
+    text = token_text(token)
+    inner = text.strip(" ")
+    if not inner:
+        return "·" * len(text)
+    lead = len(text) - len(text.lstrip(" "))
+    return "·" * lead + inner + "·" * (len(text) - len(text.rstrip(" ")))
+
+
+def text_pieces(
+    tokens: Sequence[int], info: Mapping[int, Token], values: Sequence[float], top: float, *,
+    start: int = 0, peak: int | None = None, unit: str = "", digits: int = 4,
+) -> list[Piece]:
+    """The pieces of a row of tokens coloured by `values` (0: no colour), `start` its first position."""
+    out = []
+    for span in spans([info[t].piece or f"⟨{t}⟩".encode() for t in tokens]):
+        members = range(span.start, span.end)
+        value = max(values[i] for i in members)
+        css = heat_class(value, top)
+        if peak is not None and peak in members:
+            css = f"{css} peak".strip()
+        shown = visible(span.text)
+        out.append(Piece(
+            text=shown, css=css, title=_title(tokens, info, values, members, start, unit, digits),
+            space=not shown.strip(" "), breaks=span.text.count("\n"), start=span.start))
+    return out
+
+
+def _title(
+    tokens: Sequence[int], info: Mapping[int, Token], values: Sequence[float], members: range, start: int, unit: str,
+    digits: int,
+) -> str:
+    lines = []
+    for i in members:
+        said = f"“{token_label(info[tokens[i]])}” id {tokens[i]} · position {start + i}"
+        if values[i] > 0:
+            said = f"{values[i]:.{digits}f}{unit} · {said}"
+        lines.append(said)
+    return "\n".join(lines)
+
+
+def context_row(context: Context, info: Mapping[int, Token], top: float, window: str = "short") -> Row:
+    """A context cut to `window` around its peak and coloured in units of `top`."""
+    n, around = len(context.tokens), WINDOWS[window]
+    low, high = (0, n) if around is None else (
+        max(0, context.peak - around[0]), min(n, context.peak + around[1] + 1))
+    pieces = text_pieces(
+        context.tokens[low:high], info, context.acts[low:high], top, start=context.start + low,
+        peak=context.peak - low)
+    return Row(context, pieces, before=context.start + low > 0, after=high < n)
