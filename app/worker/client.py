@@ -1,0 +1,195 @@
+"""The web process's end of the model worker.  No torch.
+
+The worker is started with the first request and started again when it has died.  Its standard
+input is a pipe of ours that is never written to: when this process ends, in whatever way, the
+pipe closes and the worker ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from app.worker.protocol import (
+    MAX_LINE,
+    Event,
+    Failed,
+    Final,
+    Generate,
+    Loading,
+    Stop,
+    decode_event,
+    encode,
+    socket_path,
+)
+
+_START_TIMEOUT_S = 60.0
+_END_TIMEOUT_S = 5.0
+_LOG_TAIL = 600
+
+
+class Options(Protocol):
+    """What of the program's settings the worker needs."""
+
+    @property
+    def home(self) -> Path: ...
+    @property
+    def worker_threads(self) -> int: ...
+    @property
+    def worker_memory_mb(self) -> int: ...
+    @property
+    def worker_queue(self) -> int: ...
+    @property
+    def worker_device(self) -> str: ...
+
+
+class WorkerUnavailable(Exception):
+    """The worker process cannot be reached; the message is for the user."""
+
+
+class WorkerClient:
+    """Starts the worker when it is needed and carries requests to it.  May be made on any thread."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: Path | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process, or None while there is none."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    @property
+    def log(self) -> Path:
+        return self._options.home / "worker.log"
+
+    async def generate(self, message: Generate, stop: asyncio.Event | None = None) -> AsyncIterator[Event]:
+        """The events of one request; the last is a `Done`, `Failed` or `Busy`, whatever happens.
+
+        Setting `stop` ends it within a token; leaving the iterator early does too.
+        """
+        if self.pid is None:
+            yield Loading(what="starting the model worker")
+        writer: asyncio.StreamWriter | None = None
+        stopper: asyncio.Task[None] | None = None
+        try:
+            reader, writer = await self._connect()
+            writer.write(encode(message))
+            if stop is not None:
+                stopper = asyncio.create_task(_send_stop(stop, writer))
+            while line := await reader.readline():
+                event = decode_event(line)
+                yield event
+                if isinstance(event, Final):
+                    return
+            yield await asyncio.to_thread(self._gone)
+        except WorkerUnavailable as error:
+            yield Failed(message=str(error), gone=True)
+        except (OSError, ValidationError, ValueError):
+            yield await asyncio.to_thread(self._gone)
+        finally:
+            if stopper is not None:
+                stopper.cancel()
+            if writer is not None:
+                writer.close()
+
+    def close(self) -> None:
+        """End the worker and wait for it.  Nothing starts it again."""
+        with self._lock:
+            self._closed = True
+            self._end()
+
+    # ---- the process
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        path = await asyncio.to_thread(self._ensure)
+        deadline = asyncio.get_running_loop().time() + _START_TIMEOUT_S
+        while True:
+            try:
+                return await asyncio.open_unix_connection(path, limit=MAX_LINE)
+            except (FileNotFoundError, ConnectionRefusedError):
+                if self.pid is None:
+                    raise WorkerUnavailable(
+                        f"The model worker ended while it was starting. The end of {self.log} says why: "
+                        f"{self._log_tail()}") from None
+                if asyncio.get_running_loop().time() > deadline:
+                    raise WorkerUnavailable(
+                        f"The model worker did not start within {_START_TIMEOUT_S:.0f} s; see {self.log}.") from None
+                await asyncio.sleep(0.05)
+
+    def _ensure(self) -> Path:
+        """Start the worker unless it runs; where it listens (or soon will)."""
+        with self._lock:
+            if self._closed:
+                raise WorkerUnavailable("The program is stopping.")
+            if self.pid is None or self._socket is None:
+                self._end()
+                self._socket = socket_path(self._options.home)
+                self._process = self._start(self._socket)
+            return self._socket
+
+    def _start(self, socket: Path) -> subprocess.Popen[bytes]:
+        o = self._options
+        command = [
+            sys.executable, "-m", "app.worker.server", "--socket", str(socket), "--threads", str(o.worker_threads),
+            "--memory-mb", str(o.worker_memory_mb), "--queue", str(o.worker_queue), "--device", o.worker_device]
+        o.home.mkdir(parents=True, exist_ok=True)
+        with open(self.log, "wb") as log:
+            # A session of its own: Ctrl-C in the terminal is for the server, which then ends the worker.
+            return subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def _end(self) -> None:
+        process, socket = self._process, self._socket
+        if process is not None:
+            if process.stdin is not None:
+                process.stdin.close()
+            try:
+                process.wait(_END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if socket is not None:
+            socket.unlink(missing_ok=True)
+            if socket.parent != self._options.home:
+                with contextlib.suppress(OSError):
+                    os.rmdir(socket.parent)
+        self._process = self._socket = None
+
+    def _gone(self) -> Failed:
+        """What to say when the connection ended before the request did."""
+        process = self._process
+        reason = "the connection to it broke"
+        if process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+            code = process.poll()
+            if code is not None:
+                reason = f"it was ended by signal {-code}" if code < 0 else f"it ended with code {code}"
+        return Failed(
+            message=f"The model worker went away in the middle of this ({reason}). "
+            "The next run starts it again.", gone=True)
+
+    def _log_tail(self) -> str:
+        try:
+            return self.log.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL:].strip() or "(it is empty)"
+        except OSError:
+            return "(there is none)"
+
+
+async def _send_stop(stop: asyncio.Event, writer: asyncio.StreamWriter) -> None:
+    await stop.wait()
+    writer.write(encode(Stop()))

@@ -1,0 +1,35 @@
+"""Loaded models and SAEs, the least recently used put away beyond a memory limit."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+
+class Shelf:
+    """Keeps what `load` made, by key, until `limit` bytes are exceeded.
+
+    What was asked for last always stays, however large it is.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._items: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._items
+
+    @property
+    def bytes(self) -> int:
+        return sum(size for _, size in self._items.values())
+
+    def get(self, key: Hashable, load: Callable[[], Any], size: Callable[[Any], int]) -> Any:
+        """The item under `key`, loaded if it is not here; `size` tells its bytes."""
+        if key not in self._items:
+            item = load()
+            self._items[key] = (item, size(item))
+        self._items.move_to_end(key)
+        while len(self._items) > 1 and self.bytes > self.limit:
+            self._items.popitem(last=False)
+        return self._items[key][0]
