@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from app import charts
 from app.jobs import queue
-from app.jobs.supervisor import read_status
+from app.jobs.folders import read_status
 from app.models import Run
 from sae.rundir import RunFolder, Status
 from sae.workspace import Workspace
@@ -143,8 +143,9 @@ def view(run: Run, workspace: Workspace, waiting: Sequence[str] = ()) -> RunView
 
 
 def progress_rows(run: Run, workspace: Workspace) -> list[dict[str, Any]]:
-    """What the run has written of its curves so far."""
-    return [row for row in RunFolder(workspace.run(run.id)).progress() if isinstance(row, dict)]
+    """What the run has written of its training curves so far."""
+    rows = RunFolder(workspace.run(run.id)).progress()
+    return [row for row in rows if isinstance(row, dict) and row.get("phase", "training") == "training"]
 
 
 def curves(rows: Sequence[dict[str, Any]]) -> list[Markup]:

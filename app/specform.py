@@ -143,9 +143,7 @@ def command_line(kind: str, values: Mapping[str, Any]) -> str:
         if value == info.default or value is PydanticUndefined:
             continue
         option = name.replace("_", "-")
-        if name == "sae":
-            words.append(shlex.quote(str(value)))
-        elif isinstance(value, bool):
+        if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
         else:
             words += [f"--{option}", shlex.quote(str(value))]

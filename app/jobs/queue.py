@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from app.jobs.folders import reopen
 from app.models import Run
 from sae.rundir import FINAL_STATES, Kind, RunFolder
 from sae.workspace import Workspace, new_id
@@ -39,9 +40,9 @@ def enqueue(db: Session, workspace: Workspace, kind: Kind, spec: dict[str, Any],
     run = Run(
         id=new_id(kind), kind=kind, spec=spec, state="queued", requested_by=requested_by,
         sae_id=spec.get("sae"))
-    RunFolder(workspace.run(run.id)).create(kind, spec)
     db.add(run)
-    db.commit()
+    db.commit()  # before the folder: a folder without a row is taken for the command line's
+    RunFolder(workspace.run(run.id)).create(kind, spec)
     return run
 
 
@@ -78,11 +79,15 @@ def cancel(db: Session, workspace: Workspace, run_id: str) -> bool:
     return True
 
 
-def resume(db: Session, workspace: Workspace, run_id: str) -> bool:
+def resume(db: Session, workspace: Workspace, run_id: str, requested_by: str = "") -> bool:
     """Put a stopped run back into the queue; it goes on from its last checkpoint.  Whether it could be."""
-    RunFolder(workspace.run(run_id)).clear_cancel()
+    state = db.scalar(select(Run.state).where(Run.id == run_id))
+    if state not in RESUMABLE:
+        return False
+    reopen(RunFolder(workspace.run(run_id)))  # before it is queued, or its program would find it ended
     return transition(
-        db, run_id, RESUMABLE, state="queued", cancel_asked=None, finished=None, error=None, requeues=0)
+        db, run_id, RESUMABLE, state="queued", cancel_asked=None, finished=None, error=None, requeues=0,
+        requested_by=requested_by)
 
 
 def delete(db: Session, workspace: Workspace, run_id: str) -> bool:

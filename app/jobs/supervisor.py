@@ -11,7 +11,6 @@ be killed at any moment, and the next one goes on from there:
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -20,6 +19,8 @@ from contextlib import suppress
 from app.catalog import Catalog
 from app.db import SessionFactory
 from app.jobs import queue
+from app.jobs.adopt import COMMAND_LINE, STOPPED, adopt_folders
+from app.jobs.folders import last_line, read_status
 from app.jobs.launchers import Handle, Launcher
 from app.models import Run
 from app.settings import Settings
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 MAX_REQUEUES = 3
 SYNC_S = 5.0  # seconds between two looks for SAEs that came from elsewhere
 LINGER_S = 60.0  # a process this long past its own last word is ended
-LOG_TAIL_BYTES = 20_000
 
 
 class Supervisor:
@@ -91,6 +91,8 @@ class Supervisor:
         if time.monotonic() - self._synced >= SYNC_S:
             self._synced = time.monotonic()
             self.catalog.sync_if_changed()
+            with self.sessions() as db:
+                adopt_folders(db, self.settings.workspace, self.launcher)
 
     # -- one run -----------------------------------------------------------------------------
 
@@ -153,6 +155,9 @@ class Supervisor:
 
     def _gone(self, run: Run, status: Status | None) -> None:
         """The process is no more: what did it leave?"""
+        if status is None:  # a run that had ended well already says so and writes nothing new
+            earlier = read_status(self._folder(run))
+            status = earlier if earlier is not None and earlier.state == "succeeded" else None
         if status is not None:
             run.progress = max(run.progress, status.overall)
         if status is not None and status.state == "succeeded":
@@ -164,6 +169,8 @@ class Supervisor:
             self._end(run, "failed", status.error or status.message or "the run failed without saying why")
         elif not self._folder(run).path.is_dir():
             self._end(run, "failed", "the run's folder was deleted while it was going")
+        elif run.requested_by == COMMAND_LINE:
+            self._end(run, "cancelled", STOPPED)
         else:
             self._requeue(run)
 
@@ -196,7 +203,9 @@ class Supervisor:
 
     def _stop_runs(self) -> None:
         with self.sessions() as db:
-            going = [(run, handle) for run in queue.active(db) if (handle := self._handle(run, self._status(run)))]
+            going = [
+                (run, handle) for run in queue.active(db)
+                if run.requested_by != COMMAND_LINE and (handle := self._handle(run, self._status(run)))]
         for _, handle in going:
             self.launcher.terminate(handle)
         deadline = time.monotonic() + self.settings.shutdown_grace_s
@@ -226,29 +235,3 @@ class Supervisor:
             return
         progress = max(run.progress, status.overall if status else 0.0)
         self._step(run, state="queued", progress=progress, pid=None, pid_started=None)
-
-
-def read_status(folder: RunFolder) -> Status | None:
-    """The folder's status, or None where there is none that can be read."""
-    try:
-        return folder.status()
-    except (OSError, ValueError, TypeError, AttributeError, json.JSONDecodeError):
-        return None
-
-
-def log_tail(folder: RunFolder, lines: int = 30) -> list[str]:
-    """The last lines that the run printed; a line rewritten by a progress bar counts once."""
-    try:
-        with open(folder.log, "rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
-            text = file.read().decode("utf-8", "replace")
-    except OSError:
-        return []
-    return [line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n") if line.strip()][-lines:]
-
-
-def last_line(folder: RunFolder) -> str:
-    """What the run printed last, or a word for nothing."""
-    tail = log_tail(folder, 1)
-    return tail[0].strip()[:300] if tail else "(nothing)"

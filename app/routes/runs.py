@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.catalog import Catalog
 from app.deps import AdminDep, CatalogDep, SessionDep, SupervisorDep, UserDep, WorkspaceDep
 from app.jobs import queue
-from app.jobs.supervisor import log_tail
+from app.jobs.folders import log_tail
 from app.models import Run, User
 from app.runviews import RunView, curves, progress_rows, rate_split, view
 from app.templating import render
@@ -99,7 +99,7 @@ def resume(
     run_id: str, admin: AdminDep, db: SessionDep, workspace: WorkspaceDep, supervisor: SupervisorDep
 ) -> Response:
     run = find(db, workspace, run_id)
-    if not queue.resume(db, workspace, run_id) and run.finished:
+    if not queue.resume(db, workspace, run_id, admin.name) and run.finished:
         raise HTTPException(409, f"The run has {run.state}; there is nothing to resume.")
     supervisor.wake()
     return RedirectResponse(f"/runs/{run_id}", 303)

@@ -23,7 +23,7 @@ Command = Callable[[RunFolder], list[str]]
 
 def run_command(folder: RunFolder) -> list[str]:
     """The command that runs, or goes on with, a folder."""
-    return [sys.executable, "-m", "sae", "run", str(folder.path)]
+    return [sys.executable, "-m", "sae", "run", "--quiet", str(folder.path)]
 
 
 class LocalLauncher:
@@ -64,7 +64,11 @@ class LocalLauncher:
     def _signal(self, handle: Handle, number: signal.Signals) -> None:
         if self.alive(handle):
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(handle.pid, number)
+                # A process of the command line leads no group of its own; its group is the shell's affair.
+                if os.getpgid(handle.pid) == handle.pid:
+                    os.killpg(handle.pid, number)
+                else:
+                    os.kill(handle.pid, number)
 
 
 def start_mark(pid: int) -> str | None:

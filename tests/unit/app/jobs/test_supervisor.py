@@ -17,8 +17,9 @@ import pytest
 from app.catalog import Catalog
 from app.db import SessionFactory
 from app.jobs import queue
+from app.jobs.folders import log_tail
 from app.jobs.launchers.local import LocalLauncher
-from app.jobs.supervisor import MAX_REQUEUES, Supervisor, log_tail
+from app.jobs.supervisor import MAX_REQUEUES, Supervisor
 from app.models import Run
 from app.settings import Settings
 from sae.rundir import RunFolder

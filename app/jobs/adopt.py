@@ -1,0 +1,66 @@
+"""Run folders that the command line made: they get a row, so that they are listed, shown and resumed here too.
+
+The server watches such a run and can ask it to stop, but it is somebody's own process: it is
+neither stopped with the server nor started again by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.jobs.folders import read_status
+from app.jobs.launchers import Launcher
+from app.models import Run
+from sae.rundir import FINAL_STATES, RunFolder, Status
+from sae.specs import SPECS
+from sae.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+COMMAND_LINE = "the command line"
+STOPPED = "it was stopped on the command line; resuming goes on from its last checkpoint"
+_SETTLE_S = 60  # a folder without a status is left alone for so long: its program may be starting
+
+
+def adopt_folders(db: Session, workspace: Workspace, launcher: Launcher) -> list[str]:
+    """Give every unknown run folder a row; their ids.  A folder that cannot be read is passed over."""
+    present = {path.parent.name: path for path in workspace.root.glob("runs/*/spec.json")}
+    unknown = present.keys() - set(db.scalars(select(Run.id)))
+    adopted = []
+    for run_id in sorted(unknown):
+        folder = RunFolder(present[run_id].parent)
+        try:
+            kind, spec = folder.spec()
+            begun = present[run_id].stat().st_mtime
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        status = read_status(folder)
+        if kind not in SPECS or not isinstance(spec, dict) or (status is None and time.time() - begun < _SETTLE_S):
+            continue
+        db.add(Run(
+            id=run_id, kind=kind, spec=spec, created=begun, requested_by=COMMAND_LINE,
+            **_standing(status, launcher)))
+        adopted.append(run_id)
+    db.commit()
+    if adopted:
+        log.info("run folders from the command line: %s", ", ".join(adopted))
+    return adopted
+
+
+def _standing(status: Status | None, launcher: Launcher) -> dict[str, Any]:
+    if status is None:
+        return {"state": "cancelled", "error": STOPPED}
+    known: dict[str, Any] = {
+        "started": status.started, "launched": status.started, "progress": status.overall,
+        "sae_id": status.result.get("sae")}
+    if status.state in FINAL_STATES:
+        return known | {"state": status.state, "error": status.error, "finished": status.finished}
+    handle = launcher.find(status.pid) if status.pid else None
+    if handle is None:
+        return known | {"state": "cancelled", "error": STOPPED, "finished": status.heartbeat}
+    return known | {"state": "running", "pid": handle.pid, "pid_started": handle.started}

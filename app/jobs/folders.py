@@ -1,0 +1,44 @@
+"""Reading run folders that other programs write, and that people may delete at any moment."""
+
+from __future__ import annotations
+
+from sae.rundir import FINAL_STATES, RunFolder, Status
+
+_TAIL_BYTES = 20_000
+
+
+def read_status(folder: RunFolder) -> Status | None:
+    """The folder's status, or None where there is none that can be read."""
+    try:
+        return folder.status()
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def reopen(folder: RunFolder) -> None:
+    """Take back what ended a run, so that the run program goes on with the folder when it is started again."""
+    if not folder.path.is_dir():
+        return
+    folder.clear_cancel()
+    status = read_status(folder)
+    if status is not None and status.state in FINAL_STATES - {"succeeded"}:
+        status.state, status.error, status.finished, status.pid = "interrupted", None, None, None
+        folder.write_status(status)
+
+
+def log_tail(folder: RunFolder, lines: int = 30) -> list[str]:
+    """The last lines that the run printed; a line rewritten by a progress bar counts once."""
+    try:
+        with open(folder.log, "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - max(_TAIL_BYTES, 200 * lines)))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    return [line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n") if line.strip()][-lines:]
+
+
+def last_line(folder: RunFolder) -> str:
+    """What the run printed last, or a word for nothing."""
+    tail = log_tail(folder, 1)
+    return tail[0].strip()[:300] if tail else "(nothing)"
