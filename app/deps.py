@@ -18,6 +18,7 @@ from app.errors import SignInNeeded
 from app.jobs.supervisor import Supervisor
 from app.models import User
 from app.settings import Settings
+from app.steering import SteeringRuns
 from app.worker.client import WorkerClient
 from sae.workspace import Workspace
 
@@ -85,8 +86,14 @@ def get_supervisor(request: Request) -> Supervisor:
     return supervisor
 
 
+def get_steering(request: Request) -> SteeringRuns:
+    steering: SteeringRuns = request.app.state.steering
+    return steering
+
+
 WorkspaceDep = Annotated[Workspace, Depends(get_workspace)]
 CatalogDep = Annotated[Catalog, Depends(get_catalog)]
 BuildsDep = Annotated[Builds, Depends(get_builds)]
 WorkerDep = Annotated[WorkerClient, Depends(get_worker)]
 SupervisorDep = Annotated[Supervisor, Depends(get_supervisor)]
+SteeringDep = Annotated[SteeringRuns, Depends(get_steering)]

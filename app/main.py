@@ -32,6 +32,7 @@ from app.metrics import CountRequests
 from app.routes import admin, api, features, health, home, login, runs, steer, tokens
 from app.security import RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
 from app.settings import Settings
+from app.steering import SteeringRuns
 from app.templating import STATIC
 from app.worker.client import WorkerClient
 from sae import __version__
@@ -51,6 +52,7 @@ def create_app(
         with ExitStack() as stack:
             await run_in_threadpool(_open, app, settings, stack, lock, launcher, supervise)
             yield
+            await app.state.steering.close()
             await run_in_threadpool(stack.close)
 
     app = FastAPI(
@@ -98,11 +100,13 @@ def _open(
     stack.callback(builds.close)
     worker = WorkerClient(settings)
     stack.callback(worker.close)
+    steering = SteeringRuns(sessions, worker, room=settings.worker_queue, grace_s=settings.steer_grace_s)
+    steering.recover()
     supervisor = Supervisor(settings, sessions, launcher or LocalLauncher(workspace), catalog)
     stack.callback(supervisor.stop)
     state = app.state
     state.engine, state.sessions, state.catalog = engine, sessions, catalog
-    state.builds, state.worker, state.supervisor = builds, worker, supervisor
+    state.builds, state.worker, state.supervisor, state.steering = builds, worker, supervisor, steering
     if settings.demo:
         start_demo(app)
     if supervise:

@@ -1,0 +1,34 @@
+"""How many tokens a prompt has, without loading the language model.  No torch."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from sae.models import ModelInfo
+
+
+def prompt_length(info: ModelInfo, prompt: str) -> int | None:
+    """Tokens of `prompt` with BOS, or None where the model's tokenizer.json is not at hand.
+
+    The same file is what the language model encodes with, so the count is exact.
+    """
+    path = _tokenizer_file(info)
+    return None if path is None else 1 + len(_tokenizer(path).encode(prompt, add_special_tokens=False).ids)
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(path: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(path))
+
+
+def _tokenizer_file(info: ModelInfo) -> Path | None:
+    if info.local:
+        path = Path(info.source) / "tokenizer.json"
+        return path if path.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(info.source, "tokenizer.json")
+    return Path(cached) if isinstance(cached, str) else None
