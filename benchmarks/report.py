@@ -20,8 +20,9 @@ def machine() -> dict[str, Any]:
     if cpuinfo.exists():
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "cpu": model, "cores": os.cpu_count(), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cpu": model, "cores": os.cpu_count(), "gpu": gpu,
         "torch": torch.__version__, "python": platform.python_version(),
     }
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.corpus import Corpus
+from sae.corpus import Corpus, Split
 from sae.lm import LanguageModel
 
 _FORWARD_TOKENS = 8192  # tokens in one forward pass of the language model
@@ -64,7 +64,7 @@ class ActivationStream:
     reuse: int = 1
     include_bos: bool = True
     seed: int = 0
-    split: str = "train"
+    split: Split = "train"
     dtype: torch.dtype = torch.bfloat16
     check: Callable[[], None] = lambda: None  # raises to stop a harvest
     timing: Timing = field(default_factory=Timing)

@@ -76,7 +76,7 @@ class Autoencoder:
 
     def pieces(self, x_BD: Tensor) -> Iterator[Tensor]:
         """`x_BD` in runs of rows for which the dense [B, L] product stays small."""
-        return iter(x_BD.split(max(1, _PRODUCT_ENTRIES // self.n_latents)))
+        return iter(torch.split(x_BD, max(1, _PRODUCT_ENTRIES // self.n_latents)))
 
     def codes(self, x_BD: Tensor) -> Codes:
         """The active latents of raw activations `x_BD`, by the inference rule."""

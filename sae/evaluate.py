@@ -29,7 +29,7 @@ from sae.activations import context_batches
 from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
 from sae.kernels.select import batch_topk
-from sae.lm import LanguageModel
+from sae.lm import Edit, LanguageModel
 
 Progress = Callable[[int, int], None]  # tokens done, tokens in all; may raise to stop
 
@@ -150,8 +150,7 @@ def cross_entropy_metrics(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """ΔCE and CE recovered.  `mean_D` is the mean activation, for mean ablation."""
-    names = ("clean", "sae", "zero", "mean")
-    sums, n_predicted, done = dict.fromkeys(names, 0.0), 0, 0
+    sums, n_predicted, done = dict.fromkeys(("clean", "sae", "zero", "mean"), 0.0), 0, 0
     total = counted_tokens(corpus, contexts)
     for _, tokens_PS, real_PS in context_batches(corpus, contexts, max_tokens=4096):
         tokens_PS, real_PS = tokens_PS.to(lm.device), real_PS.to(lm.device)
@@ -159,17 +158,10 @@ def cross_entropy_metrics(
         counted_PS[:, 0] = False
         predicts_PS = counted_PS[:, :-1] & real_PS[:, 1:]
 
-        def replaced(make: Callable[[Tensor], Tensor], where_PS: Tensor = counted_PS) -> Callable[[Tensor], Tensor]:
-            def edit(resid_PSD: Tensor) -> Tensor:
-                out = resid_PSD.clone()
-                out[where_PS] = make(resid_PSD[where_PS])
-                return out
-            return edit
-
-        edits = {"clean": None, "sae": replaced(sae.reconstruct), "zero": replaced(torch.zeros_like),
-                 "mean": replaced(lambda x_ND: mean_D.expand_as(x_ND))}
-        for name in names:
-            edit = edits[name]
+        edits = {"clean": None, "sae": _replacing(counted_PS, sae.reconstruct),
+                 "zero": _replacing(counted_PS, torch.zeros_like),
+                 "mean": _replacing(counted_PS, lambda x_ND: mean_D.expand_as(x_ND))}
+        for name, edit in edits.items():
             logits_PSV = lm.logits(tokens_PS, {sae.layer: edit} if edit else None)
             loss = F.cross_entropy(logits_PSV[:, :-1][predicts_PS], tokens_PS[:, 1:][predicts_PS], reduction="none")
             sums[name] += float(loss.double().sum())
@@ -187,3 +179,51 @@ def cross_entropy_metrics(
         "ce_zero": ce["zero"], "ce_mean": ce["mean"], "ce_recovered_zero": recovered(ce["zero"]),
         "ce_recovered_mean": recovered(ce["mean"]), "ce_tokens": n_predicted,
     }
+
+
+def _replacing(where_PS: Tensor, make: Callable[[Tensor], Tensor]) -> Edit:
+    """An edit that replaces the activations [N, D] at `where_PS` by what `make` gives for them."""
+    def edit(resid_PSD: Tensor) -> Tensor:
+        out = resid_PSD.clone()
+        out[where_PS] = make(resid_PSD[where_PS])
+        return out
+
+    return edit
+
+
+def evaluate(
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, n_tokens: int, n_ce_tokens: int,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """All metrics of an SAE on held-out text that its θ was not calibrated on."""
+    calibration, evaluation = held_out_contexts(corpus, n_tokens)
+    sample = torch.cat(list(residuals(lm, corpus, calibration[:256], sae.layer)))
+    return _evaluate(lm, sae, corpus, evaluation, n_ce_tokens, sample.mean(dim=0), progress)
+
+
+def calibrate_and_evaluate(
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, n_tokens: int, n_ce_tokens: int,
+    progress: Progress | None = None,
+) -> None:
+    """Set θ so that the mean L0 is k on one half of the held-out text, where the SAE has one, and
+    measure everything on the other half.  Results go into `sae.config`: threshold, metrics."""
+    calibration, evaluation = held_out_contexts(corpus, n_tokens)
+    activations = list(residuals(lm, corpus, calibration, sae.layer, progress))
+    trained = sae.sparsity.threshold
+    if trained is not None:
+        calibrated = calibrate_threshold(sae, activations, sae.k)
+        sae.sparsity.threshold = calibrated
+        sae.config["threshold"] |= {
+            "calibrated": calibrated, "l0_trained": mean_l0(sae, activations, trained),
+            "l0_calibrated": mean_l0(sae, activations, calibrated), "calibration_tokens": sum(map(len, activations))}
+    mean_D = torch.cat(activations).mean(dim=0)
+    sae.config["metrics"] = _evaluate(lm, sae, corpus, evaluation, n_ce_tokens, mean_D, progress)
+
+
+def _evaluate(
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, n_ce_tokens: int, mean_D: Tensor,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    metrics = reconstruction_metrics(sae, residuals(lm, corpus, contexts, sae.layer, progress))
+    for_ce = _first_tokens(corpus, contexts, n_ce_tokens)
+    return {**metrics, **cross_entropy_metrics(lm, sae, corpus, for_ce, mean_D, progress)}

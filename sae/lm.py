@@ -141,14 +141,15 @@ class LanguageModel:
         normalisation scale; centring removes the part that softmax ignores.
         """
         gain = getattr(self.bridge.ln_final, "weight", None)
-        W_U_DV = self.bridge.W_U.float()
+        W_U_DV: Tensor = self.bridge.W_U.float()
         if gain is not None:
             gain = gain.float()
             # Gemma's RMSNorm multiplies by 1 + weight.
             if "gemma" in type(self.bridge.original_model).__name__.lower():
                 gain = 1 + gain
             W_U_DV = gain[:, None] * W_U_DV
-        return W_U_DV - W_U_DV.mean(dim=1, keepdim=True)
+        centred_DV: Tensor = W_U_DV - W_U_DV.mean(dim=1, keepdim=True)
+        return centred_DV
 
     @contextlib.contextmanager
     def _hooked(self, edits: dict[int, Edit] | None) -> Iterator[None]:

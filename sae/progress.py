@@ -49,7 +49,8 @@ class Reporter:
         self._marks.clear()
         self._marks.append((time.monotonic(), done))
         self.write()
-        print(f"{phase}" + (f": {total:,.0f} {unit}" if total else "") + (f" ({message})" if message else ""), flush=True)
+        size, note = f": {total:,.0f} {unit}" if total else "", f" ({message})" if message else ""
+        print(f"{phase}{size}{note}", flush=True)
 
     def update(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the phase is.  Raises Cancelled or Interrupted."""
@@ -93,14 +94,14 @@ class Reporter:
         status = self.status
         while len(self._marks) > 2 and now - self._marks[0][0] > 10:
             self._marks.popleft()
-        (then, before), span = self._marks[0], now - self._marks[0][0]
+        (_then, before), span = self._marks[0], now - self._marks[0][0]
         status.rate = (status.done - before) / span if span > 0 and status.done > before else None
         share = min(1.0, status.done / status.total) if status.total else 0.0
         names = list(self.weights)
         index = names.index(status.phase)
-        whole = sum(self.weights.values())
+        before_this = sum(self.weights[name] for name in names[:index])
         later = sum(self.weights[name] for name in names[index + 1 :])
-        status.overall = (sum(self.weights[name] for name in names[:index]) + share * self.weights[status.phase]) / whole
+        status.overall = (before_this + share * self.weights[status.phase]) / sum(self.weights.values())
         if status.rate and status.total:
             phase_seconds = status.total / status.rate
             status.eta_s = phase_seconds * (1 - share) + phase_seconds * later / self.weights[status.phase]

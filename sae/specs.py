@@ -18,7 +18,7 @@ Architecture = Literal["batch_topk", "topk"]
 
 
 def _field(default: Any, description: str, *, group: str, why: str = "", unit: str = "", **limits: Any) -> Any:
-    extra = {"group": group, "why": why, "unit": unit}
+    extra: dict[str, Any] = {"group": group, "why": why, "unit": unit}
     return Field(default, description=description, json_schema_extra=extra, **limits)
 
 

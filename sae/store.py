@@ -148,6 +148,10 @@ class Build:
         after = encode_cursor(rows[-1]["sort_key"], rows[-1]["latent"]) if more else None
         return Page([_latent_row(row) for row in rows], after, total)
 
+    def some(self, latents: Iterable[int]) -> list[LatentRow]:
+        """The table's rows of these latents, by number; numbers that do not exist are left out."""
+        return self.latents(filters=Filters(among=frozenset(latents)), limit=MAX_PAGE).rows
+
     def around(
         self, latent: int, sort: str = "latent", descending: bool = False, filters: Filters | None = None,
         token: int | None = None,

@@ -48,7 +48,7 @@ class Trainee:
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
         W_dec_LD = torch.randn(n_latents, d_model, generator=generator)
-        W_dec_LD /= W_dec_LD.norm(dim=1, keepdim=True)
+        W_dec_LD = W_dec_LD / W_dec_LD.norm(dim=1, keepdim=True)
         self.W_dec_LD = torch.nn.Parameter(W_dec_LD.to(device))
         self.W_enc_LD = torch.nn.Parameter(W_dec_LD.to(device, copy=True))  # the decoder's transpose
         self.b_enc_L = torch.nn.Parameter(torch.zeros(n_latents, device=device))
@@ -75,7 +75,7 @@ class Trainee:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
-        self.W_dec_LD /= self.W_dec_LD.norm(dim=1, keepdim=True)
+        self.W_dec_LD.data /= self.W_dec_LD.norm(dim=1, keepdim=True)
         self.silent_tokens_L += len(y_BD)
         self.silent_tokens_L[result.codes.latent_N] = 0
         return result

@@ -22,10 +22,9 @@ from sae.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 # First path segments that belong to pages of the program, so no model may take them.
-RESERVED = frozenset(
-    "admin api steer compare healthz readyz metrics static login logout runs inspect docs "
-    "openapi.json favicon.ico latents tokens search robots.txt".split()
-)
+RESERVED = frozenset({
+    "admin", "api", "compare", "docs", "favicon.ico", "healthz", "inspect", "latents", "login", "logout", "metrics",
+    "openapi.json", "readyz", "robots.txt", "runs", "search", "static", "steer", "tokens"})
 
 
 def slug(text: str) -> str:

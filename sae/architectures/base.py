@@ -27,12 +27,12 @@ class Sparsity(ABC):
     def select(self, pre_BL: Tensor) -> Codes:
         """The active latents at inference; never depends on the other tokens of the batch."""
 
-    def observe(self, codes: Codes) -> None:
+    def observe(self, codes: Codes) -> None:  # noqa: B027  (a rule without a threshold has nothing to see)
         """See the codes of one of the last training batches (to estimate θ)."""
 
     def state(self) -> dict[str, Any]:
         """What has to survive a checkpoint."""
         return {}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Take back what `state` gave."""

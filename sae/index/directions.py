@@ -44,20 +44,21 @@ def logit_effects(
                    / (len(W_dec_LD) * unembedding_DV.shape[1])) ** 0.5
     edges = torch.linspace(-6 * spread, 6 * spread, n_bins + 1)
     columns: list[tuple[Tensor, ...]] = []
-    for W_RD in W_dec_LD.split(max(1, _RUN_ENTRIES // unembedding_DV.shape[1])):
+    for W_RD in torch.split(W_dec_LD, max(1, _RUN_ENTRIES // unembedding_DV.shape[1])):
         check()
         logits_RV = W_RD @ unembedding_DV
-        top, bottom = logits_RV.topk(n_listed, dim=1), logits_RV.topk(n_listed, dim=1, largest=False)
+        most, least = logits_RV.topk(n_listed, dim=1), logits_RV.topk(n_listed, dim=1, largest=False)
         bin_RV = torch.bucketize(logits_RV, edges[1:-1].to(logits_RV.device))
         row_R1 = torch.arange(len(W_RD), device=W_RD.device)[:, None] * n_bins
         hist_RK = torch.bincount((bin_RV + row_R1).reshape(-1), minlength=len(W_RD) * n_bins).view(len(W_RD), -1)
         std_R1 = logits_RV.square().mean(dim=1, keepdim=True).sqrt()
         z_RV = logits_RV / std_R1.clamp(min=1e-12)
         z2_RV = z_RV.square()
-        columns.append((top.indices, top.values, bottom.indices, bottom.values, hist_RK, std_R1[:, 0],
+        columns.append((most.indices, most.values, least.indices, least.values, hist_RK, std_R1[:, 0],
                         (z2_RV * z_RV).mean(dim=1), z2_RV.square().mean(dim=1) - 3))
-    joined = [torch.cat(column).cpu() for column in zip(*columns, strict=True)]
-    return LogitEffects(*joined[:5], edges, *joined[5:])
+    top, value, bottom, bottom_value, hist, std, skew, kurtosis = (
+        torch.cat(column).cpu() for column in zip(*columns, strict=True))
+    return LogitEffects(top, value, bottom, bottom_value, hist, edges, std, skew, kurtosis)
 
 
 def nearest(

@@ -5,20 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-DENSE_DENSITY = 0.1
-RARE_TOKENS = 10
-SINGLE_TOKEN_SHARE = 0.9
-POSITION_SHARE = 0.5
+from sae.records import DENSE_DENSITY, FLAGS, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
 
-DEFINITIONS = {
-    "dead": "fired on none of the counted tokens",
-    "dense": f"fires on more than {DENSE_DENSITY:.0%} of the counted tokens",
-    "rare": f"fired, but on fewer than {RARE_TOKENS} tokens",
-    "single_token": f"at least {SINGLE_TOKEN_SHARE:.0%} of its firings are on one token of the vocabulary "
-                    f"(of {RARE_TOKENS} firings or more)",
-    "position_bound": f"at least {POSITION_SHARE:.0%} of its firings are at one position of the context "
-                      f"(of {RARE_TOKENS} firings or more)",
-}
+DEFINITIONS = FLAGS
 
 
 def flags(n_tokens_L: Tensor, counted: int, top_token_n_L: Tensor, top_position_n_L: Tensor) -> dict[str, Tensor]:

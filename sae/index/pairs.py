@@ -71,4 +71,5 @@ def rank_within(group_N: Tensor) -> Tensor:
     """0, 1, 2, … within each run of equal values of a sorted tensor."""
     _, counts = torch.unique_consecutive(group_N, return_counts=True)
     starts = counts.cumsum(0) - counts
-    return torch.arange(len(group_N)) - starts.repeat_interleave(counts)
+    place_N: Tensor = torch.arange(len(group_N)) - starts.repeat_interleave(counts)
+    return place_N

@@ -49,7 +49,7 @@ def make_tables(
         "context": context_table(shard.peaks, chosen, corpus),
         "token_latent": _token_latent_table(tokens),
         "l0_hist": _l0_table(shard),
-        "l0_position": _counted(pa_position=shard.l0_position_S3),
+        "l0_position": _l0_position_table(shard),
         "l0_token": _l0_token_table(shard),
         **_sample_tables(lm, sae, corpus, contexts),
     }
@@ -94,7 +94,8 @@ def _latent_table(
         "top_tokens": top_tokens["token"], "top_token_n": top_tokens["n"], "top_token_lift": top_tokens["lift"],
         "top_token_max": top_tokens["max"],
         "next_tokens": next_tokens["token"], "next_token_n": next_tokens["n"], "next_token_lift": next_tokens["lift"],
-        "logit_pos": _rows(effects.top_LK.numpy().astype(np.int32)), "logit_pos_value": _rows(effects.top_value_LK.numpy()),
+        "logit_pos": _rows(effects.top_LK.numpy().astype(np.int32)),
+        "logit_pos_value": _rows(effects.top_value_LK.numpy()),
         "logit_neg": _rows(effects.bottom_LK.numpy().astype(np.int32)),
         "logit_neg_value": _rows(effects.bottom_value_LK.numpy()),
         "logit_hist": _rows(effects.hist_LK.numpy().astype(np.uint32)), "logit_std": effects.std_L.numpy(),
@@ -131,11 +132,12 @@ def _token_latent_table(pairs: TopPairs) -> pa.Table:
 
 def _l0_table(shard: Shard) -> pa.Table:
     used = (shard.l0_hist + shard.l0_bos_hist).nonzero().squeeze(1)
-    return pa.table({"l0": used.int().numpy(), "n": shard.l0_hist[used].numpy(), "n_bos": shard.l0_bos_hist[used].numpy()})
+    return pa.table({"l0": used.int().numpy(), "n": shard.l0_hist[used].numpy(),
+                     "n_bos": shard.l0_bos_hist[used].numpy()})
 
 
-def _counted(pa_position: Tensor) -> pa.Table:
-    n, total, square = pa_position.T.contiguous().numpy()
+def _l0_position_table(shard: Shard) -> pa.Table:
+    n, total, square = shard.l0_position_S3.T.contiguous().numpy()
     seen = n > 0
     return pa.table({"position": np.flatnonzero(seen).astype(np.int32), "n": n[seen], "sum_l0": total[seen],
                      "sum_sq_l0": square[seen]})

@@ -6,6 +6,7 @@ Nothing here is of size B x L.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -13,6 +14,10 @@ from itertools import accumulate
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+with warnings.catch_warnings():  # torch says once a process that CSR tensors are in beta; it is said here
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor([0, 0], [], [], (1, 1), dtype=torch.float32)
 
 
 @dataclass
@@ -73,7 +78,8 @@ class Codes:
         shape = (self.n_tokens, self.n_latents)
         pattern = torch.sparse_csr_tensor(crow, self.latent_N, torch.zeros_like(self.value_N), shape,
                                           check_invariants=False)
-        return torch.sparse.sampled_addmm(pattern, x_BD, W_LD.T, beta=0.0).values()
+        sampled_N: Tensor = torch.sparse.sampled_addmm(pattern, x_BD, W_LD.T, beta=0.0).values()
+        return sampled_N
 
     @cached_property
     def offset_B(self) -> Tensor:

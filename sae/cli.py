@@ -1,0 +1,146 @@
+"""The science from the command line: train, index, evaluate, steer, run, demo.
+
+The same work as in the browser, through the same run folders: whatever is started here
+appears there, and can be resumed by either.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic_core import PydanticUndefined
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from sae.errors import UserError
+from sae.rundir import RunFolder, Status
+from sae.specs import SPECS, demo_spec
+from sae.workspace import Workspace
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Train sparse autoencoders, browse their latents, steer with them.")
+console = Console()
+
+
+def _spec_command(kind: str) -> Callable[..., None]:
+    """A command whose options are the fields of the spec, with their descriptions and defaults."""
+    import inspect
+
+    def command(**values: Any) -> None:
+        given = {name: value for name, value in values.items() if value is not None}
+        _start_and_watch(kind, given)
+
+    parameters = []
+    for name, field in SPECS[kind].model_fields.items():
+        shown = "required" if field.default is PydanticUndefined else field.default
+        description = f"{field.description} [dim](default: {shown})[/dim]"
+        option: Any = typer.Option(f"--{name.replace('_', '-')}", help=description, show_default=False)
+        annotation: Any = field.annotation if field.annotation in (int, float, bool) else str
+        required = field.default is PydanticUndefined
+        parameters.append(inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=inspect.Parameter.empty if required else None,
+            annotation=Annotated[annotation if required else annotation | None, option]))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__doc__ = SPECS[kind].__doc__
+    return command
+
+
+for _kind in SPECS:
+    app.command(_kind)(_spec_command(_kind))
+
+
+@app.command()
+def demo() -> None:
+    """Train and index the demo SAE on the embedded language model, as an empty workspace does."""
+    _start_and_watch("train", demo_spec().model_dump())
+
+
+@app.command()
+def run(
+    folder: Annotated[Path, typer.Argument(help="A run folder (…/runs/<id>)")],
+    quiet: Annotated[bool, typer.Option(help="Print lines, no bar (for logs)")] = False,
+) -> None:
+    """Execute a run folder, or resume it."""
+    from sae.run import execute, folder_of
+
+    run_folder, workspace = folder_of(folder)
+    raise typer.Exit(execute(run_folder, workspace) if quiet else _watch(run_folder, workspace))
+
+
+def _start_and_watch(kind: str, values: dict[str, Any]) -> None:
+    from sae.run import start
+
+    workspace = Workspace.from_environment()
+    folder = start(kind, values, workspace)
+    console.print(f"run {folder.id}  ({folder.path})", highlight=False)
+    code = _watch(folder, workspace)
+    status = folder.status()
+    if code == 0 and status and status.result.get("metrics"):
+        console.print(_metrics(status.result["metrics"]))
+    raise typer.Exit(code)
+
+
+def _watch(folder: RunFolder, workspace: Workspace) -> int:
+    """Execute in this process, with bars drawn from `status.json` by a thread."""
+    from sae.run import execute
+
+    finished = threading.Event()
+    columns = (TextColumn("{task.description:12}"), BarColumn(), MofNCompleteColumn(),
+               TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=console) as bars:
+        thread = threading.Thread(target=_draw, args=(folder, bars, finished), daemon=True)
+        thread.start()
+        try:
+            code = execute(folder, workspace)
+        finally:
+            finished.set()
+            thread.join()
+    return code
+
+
+def _draw(folder: RunFolder, bars: Progress, finished: threading.Event) -> None:
+    tasks: dict[str, Any] = {}
+    while True:
+        last = finished.wait(0.3)
+        status = folder.status()
+        if status and status.phase:
+            if status.phase not in tasks:
+                tasks[status.phase] = bars.add_task(status.phase, total=None, rate="", note="")
+            bars.update(tasks[status.phase], completed=status.done, total=status.total or None,
+                        rate=f"{status.rate:,.0f} {status.unit}/s" if status.rate else "", note=_note(folder, status))
+        if last:
+            return
+
+
+def _note(folder: RunFolder, status: Status) -> str:
+    left = f"{status.eta_s:.0f} s left" if status.eta_s is not None else ""
+    rows = [row for row in folder.progress() if row["phase"] == "training"] if status.phase == "training" else []
+    curve = f"FVU {rows[-1]['fvu']:.3f}  L0 {rows[-1]['l0']:.1f}  dead {rows[-1]['dead']:.1%}  " if rows else ""
+    return curve + (status.message or left)
+
+
+def _metrics(metrics: dict[str, Any]) -> Table:
+    table = Table(show_header=False)
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else json.dumps(value))
+    return table
+
+
+def guarded(command: Callable[[], Any]) -> Any:
+    """Run a command line; what is the user's to mend is one line and exit code 2."""
+    try:
+        return command()
+    except UserError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)
+        raise SystemExit(2) from None
+
+
+def main() -> None:
+    """The science alone, without the web program: `python -m sae`."""
+    guarded(app)
