@@ -81,6 +81,8 @@ class Catalog:
         model, _, name = sae_id.partition("/")
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(config, dict):
+                raise TypeError("not a JSON object")
             k = config.get("k")
             return {
                 "model": model, "name": name, "architecture": str(config["architecture"]),

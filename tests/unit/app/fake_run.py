@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from sae.rundir import RunFolder, Status
+from sae.rundir import RunFolder, Status, write_json
 
 
 def main(path: str) -> int:
@@ -50,7 +50,7 @@ def main(path: str) -> int:
                 return 0
         time.sleep(spec.get("step_s", 0.01))
         done += 1
-        checkpoint.write_text(str(done))
+        write_json(checkpoint, done)  # atomic: the tests kill this process at any moment
     status.state, status.done, status.overall = "succeeded", steps, 1.0
     status.result = {"sae": "demo/fake"}
     folder.write_status(status)

@@ -1,0 +1,35 @@
+"""One server a workspace, and a lock that no crash leaves behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.jobs.lock import WorkspaceLock
+from sae.errors import UserError
+
+
+def test_the_second_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+    lock = WorkspaceLock(tmp_path, "http://127.0.0.1:8000")
+    with pytest.raises(UserError, match=r"process \d+, http://127\.0\.0\.1:8000"):
+        WorkspaceLock(tmp_path)
+    lock.release()
+    lock.release()
+    WorkspaceLock(tmp_path).release()
+
+
+def test_a_killed_server_leaves_no_lock(tmp_path: Path) -> None:
+    hold = (
+        "import sys, time; from pathlib import Path; from app.jobs.lock import WorkspaceLock\n"
+        "lock = WorkspaceLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)")
+    with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError):
+            WorkspaceLock(tmp_path)
+        holder.send_signal(signal.SIGKILL)
+    WorkspaceLock(tmp_path).release()

@@ -1,0 +1,100 @@
+"""Passwords, sessions and the one-time link: each good exactly where it should be."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from sqlalchemy import select, update
+
+from app import auth
+from app.db import SessionFactory
+from app.models import LoginLink, LoginSession, User
+from app.settings import Settings
+from sae.errors import UserError
+
+
+def test_password_opens_and_others_do_not(sessions: SessionFactory) -> None:
+    with sessions() as db:
+        auth.set_password(db, "ada", "correct horse")
+        user = auth.check_password(db, " ada ", "correct horse")
+        assert user is not None
+        assert user.is_admin
+        assert "correct" not in (user.password_hash or "")
+        assert auth.check_password(db, "ada", "wrong horse") is None
+        assert auth.check_password(db, "eve", "correct horse") is None
+
+
+def test_a_new_password_ends_the_sessions(sessions: SessionFactory, settings: Settings) -> None:
+    with sessions() as db:
+        user = auth.set_password(db, "ada", "correct horse")
+        secret = auth.open_session(db, user, settings)
+        assert auth.session_user(db, secret) is not None
+        auth.set_password(db, "ada", "battery staple")
+        assert auth.session_user(db, secret) is None
+
+
+@pytest.mark.parametrize(("name", "password", "field"), [
+    ("", "correct horse", "name"), ("a" * 81, "correct horse", "name"), ("a\nb", "correct horse", "name"),
+    (auth.LINK_USER, "correct horse", "name"), ("ada", "short", "password"), ("ada", "x" * 1001, "password"),
+])
+def test_unusable_users_are_refused(sessions: SessionFactory, name: str, password: str, field: str) -> None:
+    with sessions() as db, pytest.raises(UserError) as caught:
+        auth.set_password(db, name, password)
+    assert caught.value.field == field
+
+
+def test_a_session_ends_by_time_and_by_signing_out(sessions: SessionFactory, settings: Settings) -> None:
+    with sessions() as db:
+        user = auth.set_password(db, "ada", "correct horse")
+        first, second = (auth.open_session(db, user, settings) for _ in range(2))
+        auth.close_session(db, first)
+        assert auth.session_user(db, first) is None
+        assert auth.session_user(db, second) is not None
+        db.execute(update(LoginSession).values(expires=time.time() - 1))
+        db.commit()
+        db.expire_all()
+        assert auth.session_user(db, second) is None
+
+
+def test_secrets_are_not_in_the_database(sessions: SessionFactory, settings: Settings) -> None:
+    with sessions() as db:
+        user = auth.set_password(db, "ada", "correct horse")
+        secrets = [auth.open_session(db, user, settings), auth.make_login_link(db, settings)]
+        stored = [*db.scalars(select(LoginSession.id)), *db.scalars(select(LoginLink.id))]
+    assert len(stored) == 2
+    assert not set(stored) & set(secrets)
+    assert all(len(secret) >= 43 for secret in secrets)  # 256 bits in base64
+
+
+def test_a_link_works_once(sessions: SessionFactory, settings: Settings) -> None:
+    with sessions() as db:
+        secret = auth.make_login_link(db, settings)
+        user = auth.redeem_link(db, secret)
+        assert user is not None
+        assert user.is_admin
+        assert auth.redeem_link(db, secret) is None
+
+
+def test_only_the_newest_link_works_and_only_in_time(sessions: SessionFactory, settings: Settings) -> None:
+    with sessions() as db:
+        old, new = auth.make_login_link(db, settings), auth.make_login_link(db, settings)
+        assert auth.redeem_link(db, old) is None
+        db.execute(update(LoginLink).values(expires=time.time() - 1))
+        db.commit()
+        assert auth.redeem_link(db, new) is None
+
+
+def test_links_are_printed_until_there_is_a_password(sessions: SessionFactory, settings: Settings) -> None:
+    link = auth.admin_link(sessions, settings, "http://here")
+    assert link is not None
+    with sessions() as db:
+        assert auth.redeem_link(db, link.partition("token=")[2]) is not None
+        assert db.scalar(select(User.name)) == auth.LINK_USER
+    assert auth.admin_link(sessions, settings, "http://here") is not None  # the browser may have lost its cookie
+    with sessions() as db:
+        auth.set_password(db, "eve", "correct horse", admin=False)
+    assert auth.admin_link(sessions, settings, "http://here") is not None
+    with sessions() as db:
+        auth.set_password(db, "ada", "correct horse")
+    assert auth.admin_link(sessions, settings, "http://here") is None

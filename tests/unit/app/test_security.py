@@ -1,0 +1,158 @@
+"""Headers, the same-origin rule, rate limits; and no way to change anything signed out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.datastructures import Headers
+
+from app.deps import admin_user
+from app.security import CSP, SAFE_METHODS, TokenBuckets, same_origin
+from app.settings import Settings
+
+# Unsafe methods that need no sign-in, and why that is right.
+OPEN = {
+    "/login": "it is the sign-in; bounded by a rate limit",
+    "/logout": "it ends only the session of the browser that asks",
+}
+# Steering changes nothing but its own stored result, and readers with a link may steer; it is bounded by
+# a rate limit and by the model worker's queue.
+OPEN_PREFIX = "/steer"
+
+
+def _routes(router: Any, prefix: str = "") -> Iterator[tuple[str, APIRoute]]:
+    """Every route of the tree with its full path."""
+    for route in router.routes:
+        inner = getattr(route, "original_router", None)
+        if isinstance(route, APIRoute):
+            yield prefix + route.path, route
+        elif inner is not None:
+            yield from _routes(inner, prefix + getattr(route.include_context, "prefix", ""))
+
+
+def _guards(dependant: Any) -> Iterator[Any]:
+    for inner in dependant.dependencies:
+        yield inner.call
+        yield from _guards(inner)
+
+
+def test_nothing_changes_signed_out(client: TestClient) -> None:
+    unsafe = [
+        (path, route) for path, route in _routes(client.app) if (route.methods or set()) - SAFE_METHODS]
+    assert {"/runs/{run_id}/delete", "/api/runs", "/admin/{kind}", "/login"} <= {path for path, _ in unsafe}
+    unguarded = {path for path, route in unsafe if admin_user not in set(_guards(route.dependant))}
+    assert {path for path in unguarded if not path.startswith(OPEN_PREFIX)} == set(OPEN)
+
+
+def test_unsafe_requests_signed_out_are_refused(client: TestClient) -> None:
+    """The same, asked from outside: every unsafe route that is not open answers 401, whatever is sent."""
+    asked = 0
+    for path, route in _routes(client.app):
+        if path in OPEN or path.startswith(OPEN_PREFIX):
+            continue
+        for method in (route.methods or set()) - SAFE_METHODS:
+            address = path
+            for name in route.param_convertors:
+                address = address.replace(f"{{{name}}}", "train" if name == "kind" else "1")
+            assert client.request(method, address).status_code == 401, (method, path)
+            asked += 1
+    assert asked >= 8
+
+
+def test_admin_pages_lead_to_the_form_and_back(client: TestClient) -> None:
+    answer = client.get("/admin/train?preset=quick")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=/admin/train%3Fpreset%3Dquick")
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/nothing/here", "/static/css/base.css", "/api/saes"])
+def test_every_answer_has_the_headers(client: TestClient, path: str) -> None:
+    headers = client.get(path).headers
+    assert headers["content-security-policy"] == CSP
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "unsafe" not in CSP
+
+
+@pytest.mark.parametrize(("headers", "allowed"), [
+    ({}, True),  # no browser
+    ({"sec-fetch-site": "same-origin"}, True),
+    ({"sec-fetch-site": "none"}, True),
+    ({"sec-fetch-site": "same-site"}, False),
+    ({"sec-fetch-site": "cross-site"}, False),
+    ({"sec-fetch-site": "cross-site", "origin": "http://here:8000"}, False),
+    ({"origin": "http://here:8000"}, True),
+    ({"origin": "http://here:9000"}, False),
+    ({"origin": "https://here:8000"}, False),
+    ({"origin": "http://evil.example"}, False),
+    ({"origin": "null"}, False),
+    ({"origin": "http://here:8000:1"}, False),
+    ({"origin": "https://public.example"}, True),  # trusted by the setting
+    ({"sec-fetch-site": "cross-site", "origin": "https://public.example"}, True),
+])
+def test_same_origin(headers: dict[str, str], allowed: bool) -> None:
+    given = Headers({"host": "here:8000", **headers})
+    assert same_origin("http", given, frozenset({"https://public.example"})) is allowed
+
+
+def test_the_usual_port_may_be_left_out() -> None:
+    assert same_origin("http", Headers({"host": "here", "origin": "http://here:80"}))
+    assert not same_origin("http", Headers({"host": "here", "origin": "https://here"}))
+
+
+def test_another_site_cannot_post(admin: TestClient) -> None:
+    run = {"kind": "train", "spec": {}}
+    assert admin.post("/api/runs", json=run, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    assert admin.get("/api/runs").json() == []
+    assert admin.post("/api/runs", json=run, headers={"sec-fetch-site": "same-origin"}).status_code == 201
+
+
+@given(st.lists(st.floats(0, 20), max_size=60), st.integers(1, 10), st.integers(1, 120))
+def test_a_bucket_never_gives_more_than_burst_and_rate(gaps: list[float], burst: int, per_minute: int) -> None:
+    buckets = TokenBuckets(per_minute, burst)
+    now, given = 0.0, 0
+    for gap in gaps:
+        now += gap
+        given += buckets.take("someone", now) == 0
+        assert given <= burst + now * per_minute / 60 + 1e-6
+
+
+def test_waiting_as_long_as_told_is_enough_and_others_are_not_held_up() -> None:
+    buckets = TokenBuckets(6, burst=1)
+    assert buckets.take("a", 0) == 0
+    wait = buckets.take("a", 0)
+    assert wait == pytest.approx(10)
+    assert buckets.take("b", 0) == 0
+    assert buckets.take("a", wait + 0.001) == 0
+
+
+def test_strangers_do_not_fill_the_memory() -> None:
+    buckets = TokenBuckets(1, max_keys=3)
+    for i in range(100):
+        buckets.take(str(i), 0)
+    assert len(buckets._full) == 3
+
+
+def test_sign_in_is_rate_limited(settings: Settings) -> None:
+    from app.main import create_app
+
+    slow = settings.model_copy(update={"logins_per_minute": 2})
+    with TestClient(create_app(slow, supervise=False)) as client:
+        answers = [client.post("/login", data={"name": "a", "password": "b"}) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [401, 401, 429]
+        assert int(answers[2].headers["retry-after"]) > 0
+        assert client.get("/login?token=guess").status_code == 429
+        assert client.get("/login").status_code == 200
+
+
+def test_bodies_are_bounded(settings: Settings) -> None:
+    from app.main import create_app
+
+    small = settings.model_copy(update={"max_body_bytes": 1000})
+    with TestClient(create_app(small, supervise=False)) as client:
+        answer = client.post("/login", data={"name": "a" * 2000, "password": "b"})
+        assert answer.status_code == 413
