@@ -70,7 +70,8 @@ def run(
     from sae.run import execute, folder_of
 
     run_folder, workspace = folder_of(folder)
-    raise typer.Exit(execute(run_folder, workspace) if quiet else _watch(run_folder, workspace))
+    plain = quiet or not console.is_terminal
+    raise typer.Exit(execute(run_folder, workspace) if plain else _watch(run_folder, workspace))
 
 
 def _start_and_watch(kind: str, values: dict[str, Any]) -> None:

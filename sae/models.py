@@ -7,9 +7,11 @@ hub name.  Reading the config first lets a wrong layer be refused before anythin
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from sae.errors import UserError
 from sae.workspace import slug
@@ -40,7 +42,8 @@ def find_model(name: str) -> ModelInfo:
         return _info(name, DEMO if name == DEMO else slug(path.resolve().name), str(path.resolve()), True, config)
     if path.exists() or name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise UserError(f"model: {name} is not a directory with a Hugging Face model in it", "model")
-    return _info(name, slug(name.rpartition("/")[2]), name, False, _hub_config(name))
+    source, config = _from_hub(name)
+    return _info(name, slug(name.rpartition("/")[2]), source, source != name, config)
 
 
 def check_layer(info: ModelInfo, layer: int, context_length: int) -> None:
@@ -83,12 +86,16 @@ def _read_config(path: Path, name: str) -> dict[str, Any]:
     return value
 
 
-def _hub_config(name: str) -> dict[str, Any]:
-    from huggingface_hub import hf_hub_download
+def _from_hub(name: str) -> tuple[str, dict[str, Any]]:
+    """What a loader takes for a hub name, and its config; without a network, the copy in the hub's cache."""
+    from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return _read_config(Path(hf_hub_download(name, "config.json")), name)
+        if hub_reachable():
+            return name, _read_config(Path(hf_hub_download(name, "config.json")), name)
+        folder = snapshot_download(name, local_files_only=True)
+        return folder, _read_config(Path(folder) / "config.json", name)
     except HFValidationError:
         raise UserError(f"model: {name!r} is neither a directory here nor a Hugging Face name", "model") from None
     except UserError:
@@ -97,9 +104,22 @@ def _hub_config(name: str) -> dict[str, Any]:
         raise UserError(hub_message("model", name, error), "model") from None
 
 
+def hub_reachable() -> bool:
+    """Whether the hub's name resolves: without a network the client would retry for half a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
 def hub_message(field: str, name: str, error: Exception) -> str:
     """One line for a hub name that could not be fetched: what happened and what to do."""
-    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
     return (
-        f"{field}: {name} could not be fetched from the Hugging Face hub ({type(error).__name__}: {reason}). "
-        "Check the name and the network, or download it elsewhere and give the path of the local copy.")
+        f"{field}: {name} is no local path, and could not be fetched from the Hugging Face hub "
+        f"({type(error).__name__}). Check the name and the network, or download it elsewhere and give the path of "
+        "the local copy.")
