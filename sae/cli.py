@@ -7,6 +7,7 @@ appears there, and can be resumed by either.
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -138,7 +139,7 @@ def guarded(command: Callable[[], Any]) -> Any:
     try:
         return command()
     except UserError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)
+        print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
