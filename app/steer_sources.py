@@ -1,0 +1,125 @@
+"""What the steering form looks up: an SAE's facts, a latent's maximum and name, an example to begin with."""
+
+from __future__ import annotations
+
+from app.builds import Builds
+from app.catalog import Catalog
+from app.models import Sae
+from app.steer_form import Chip, Form, SaeFacts, default_values
+from app.tokens_view import token_label
+from sae.listing import LIVING, Filters
+from sae.models import DEMO
+from sae.steering_spec import MAX_LATENTS
+from sae.store import Build
+
+_DEMO_PROMPT = 'def read_config(path):\n    """'
+_PROMPT_TOKENS = 16
+
+
+class Sources:
+    """Answers from the catalog and the open builds."""
+
+    def __init__(self, catalog: Catalog, builds: Builds) -> None:
+        self._catalog, self._builds = catalog, builds
+
+    def steerable(self) -> list[Sae]:
+        """SAEs that have a build, newest first."""
+        return [sae for sae in self._catalog.list_saes() if sae.current_build]
+
+    def look_up(self, form: Form) -> None:
+        """Look every latent of the form up; what cannot be found is an error at it."""
+        for chip in form.chips[: 4 * MAX_LATENTS]:  # more are refused as a whole
+            self._look_up(chip)
+
+    def complete(self, form: Form) -> None:
+        """As `look_up`, and what was left empty gets its usual value."""
+        self.look_up(form)
+        for chip in form.chips:
+            chip.strength = chip.strength or chip.usual_strength()
+        if not form.prompt and form.facts:
+            form.prompt = self.prompt(form.facts)
+
+    def name(self, form: Form) -> None:
+        """Say what the latents fire on, where their SAE is still here; nothing else changes."""
+        for chip in form.chips:
+            found = Chip(chip.sae, chip.latent)
+            self._look_up(found)
+            chip.label = found.label
+
+    def _look_up(self, chip: Chip) -> None:
+        sae = self._catalog.get_sae(chip.sae) if chip.sae else None
+        if sae is None:
+            chip.errors["latent"] = f"there is no SAE {chip.sae!r} here"
+        elif sae.current_build is None:
+            chip.errors["latent"] = f"{sae.id} has no feature build yet, whose maximum activations are the unit"
+        else:
+            with self._builds.use(sae.id, sae.current_build) as build:
+                chip.facts = facts(sae, build)
+                _look_up(chip, build)
+
+    def example(self, sae_id: str | None) -> Form:
+        """A form to begin with: a latent of this SAE (or of the newest) that is frequent, not dense, and
+        fires on one token; and a prompt.  Without any steerable SAE, an empty form."""
+        saes = self.steerable()
+        sae = next((s for s in saes if s.id == sae_id), saes[0] if saes and sae_id is None else None)
+        form = Form(values=default_values())
+        if sae is None or sae.current_build is None:
+            return form
+        with self._builds.use(sae.id, sae.current_build) as build:
+            latent = _example_latent(build)
+        if latent is not None:
+            form.chips = [Chip(sae=sae.id, latent=str(latent))]
+            self.complete(form)
+        return form
+
+    def prompt(self, of: SaeFacts) -> str:
+        """A beginning that the model may go on from: for a foreign model, that of a text it was indexed on."""
+        if of.model == DEMO:
+            return _DEMO_PROMPT
+        with self._builds.use(of.id, of.build) as build:
+            for sample in build.samples():
+                info = build.token_info(sample.tokens)
+                pieces = [info[t].piece for t in sample.tokens if not info[t].special][:_PROMPT_TOKENS]
+                text = b"".join(pieces).decode("utf-8", errors="ignore").strip()
+                if text:
+                    return text
+        return "The"
+
+
+def facts(sae: Sae, build: Build) -> SaeFacts:
+    """What a run keeps of its SAE."""
+    config = sae.config
+    return SaeFacts(
+        id=sae.id, model=str(config["model"]["name"]), layer=sae.layer, n_latents=sae.n_latents,
+        d_model=int(config["d_model"]), normalize=str(config["normalize"]), build=build.id,
+        median_norm=float(build.meta.get("median_resid_norm") or 0.0))
+
+
+def _look_up(chip: Chip, build: Build) -> None:
+    number = chip.number
+    latent = build.latent(number) if number is not None else None
+    if latent is None:
+        chip.errors["latent"] = (
+            f"{chip.sae} has {build.n_latents:,} latents, 0 to {build.n_latents - 1:,}; "
+            f"there is no {chip.latent.strip()[:20] or 'latent without a number'}")
+        return
+    chip.max_act = latent.max_act
+    if latent.top_tokens:
+        token = latent.top_tokens[0].token
+        chip.label = token_label(build.token_info([token])[token])
+
+
+def _example_latent(build: Build) -> int | None:
+    """Of the most frequent single-token latents that are not dense, the first whose token is a word."""
+    rows = build.latents("density", True, Filters(flags=frozenset({"single_token"})), limit=200).rows
+    rows = [row for row in rows if "dense" not in row.flags]
+    for row in rows:
+        latent = build.latent(row.latent)
+        if latent is not None and latent.top_tokens:
+            token = latent.top_tokens[0].token
+            if build.token_info([token])[token].piece.strip().isalpha():
+                return row.latent
+    if rows:
+        return rows[0].latent
+    living = build.latents("density", True, Filters(flags=frozenset({LIVING})), limit=1).rows
+    return living[0].latent if living else None

@@ -1,0 +1,73 @@
+// The steering form: sliders, live coefficients, new seeds, copied links.  It all works without, by number boxes.
+"use strict";
+(() => {
+  const END = 10; // × max activation at the slider's ends
+  const WARN = 0.5;
+  const STRONG = 1;
+  const toStrength = (position) => {
+    const size = END * (Math.abs(position) / 100) ** 2;
+    return Math.sign(position) * (size < 1 ? Math.round(size * 100) / 100 : Math.round(size * 20) / 20);
+  };
+  const toPosition = (strength) => Math.sign(strength) * 100 * Math.sqrt(Math.min(Math.abs(strength) / END, 1));
+
+  function show(chip) {
+    const strength = parseFloat(chip.querySelector("[name='strength']").value);
+    const line = chip.querySelector(".coefficient");
+    if (!line || !Number.isFinite(strength)) return;
+    const ratio = Math.abs(strength) * parseFloat(chip.dataset.unitRatio);
+    line.querySelector(".raw").textContent = (strength * parseFloat(chip.dataset.max)).toFixed(2);
+    line.querySelector(".ratio").textContent = ratio.toFixed(2);
+    line.classList.toggle("warn", ratio >= WARN && ratio < STRONG);
+    line.classList.toggle("strong", ratio >= STRONG);
+  }
+
+  function setUp(root) {
+    for (const chip of root.querySelectorAll(".chip")) {
+      chip.querySelector(".slider").hidden = false;
+    }
+  }
+
+  document.addEventListener("input", (event) => {
+    const chip = event.target.closest(".chip");
+    if (!chip) return;
+    const slider = chip.querySelector(".slider");
+    const box = chip.querySelector("[name='strength']");
+    if (event.target === slider) box.value = toStrength(Number(slider.value));
+    else if (event.target === box) slider.value = toPosition(parseFloat(box.value) || 0);
+    show(chip);
+  });
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && event.target.id === "add") {
+      event.preventDefault(); // Enter in the number of a latent adds it; elsewhere it runs
+      document.querySelector(".add-latent").click();
+    } else if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.id === "prompt") {
+      document.getElementById("steer-form").requestSubmit();
+    }
+  });
+
+  document.addEventListener("click", async (event) => {
+    const share = event.target.closest("[data-copy]");
+    if (event.target.closest(".new-seed")) {
+      event.preventDefault();
+      const form = document.getElementById("steer-form");
+      form.elements.seed.value = Math.floor(Math.random() * 1e6);
+      form.requestSubmit();
+    } else if (share && navigator.clipboard) {
+      event.preventDefault();
+      try {
+        await navigator.clipboard.writeText(share.href);
+        share.textContent = "Link copied";
+      } catch {
+        location.assign(share.href);
+      }
+    }
+  });
+
+  // A full queue answers 503 with the form and a message in it: show it, as other answers are shown.
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    if (event.detail.xhr.status === 503) event.detail.shouldSwap = true;
+  });
+  document.addEventListener("htmx:afterSwap", () => setUp(document));
+  document.addEventListener("DOMContentLoaded", () => setUp(document));
+})();
