@@ -81,6 +81,7 @@ class Axis:
             share = math.log(value / self.low) / math.log(self.high / self.low)
         else:
             share = (value - self.low) / (self.high - self.low)
+        share = min(share, 1.0)
         return round(self.start + share * (self.end - self.start), 2)
 
     def ticks(self, wanted: int = 5) -> list[float]:
@@ -146,11 +147,13 @@ def histogram(
     bars: Sequence[Bar], *, title: str, x_label: str = "", y_label: str = "", width: int = 420, height: int = 200,
     log_x: bool = False, log_y: bool = False, markers: Sequence[Marker] = (), shades: Sequence[Shade] = (),
     outline: Sequence[Bar] = (), outline_label: str = "", label: str = "", table: bool = True,
-    x_format: Format = tick_text, y_format: Format = compact,
+    x_format: Format = tick_text, y_format: Format = compact, tick_format: Format | None = None,
+    y_top: float | None = None,
 ) -> Markup:
     """Bars, perhaps with a second histogram as an outline over them (same x and y units).
 
-    With `log_y` a bin of 1 still shows: the axis begins at 0.5 (or below the least positive value).
+    `y_top` cuts the y axis there; what is higher runs out at the top.  `tick_format` writes the
+    y axis' ticks.  With `log_y` a bin of 1 still shows: the axis begins at 0.5 (or below the least positive value).
     """
     counted = [*bars, *outline]
     if not any(bar.n > 0 for bar in counted):
@@ -158,9 +161,10 @@ def histogram(
     top = max(bar.n for bar in counted)
     least = min(bar.n for bar in counted if bar.n > 0)
     x_axis = Axis(min(b.low for b in counted), max(b.high for b in counted), _LEFT, width - _RIGHT, log_x)
-    y_axis = Axis(least / 2 if log_y else 0.0, top * (1.3 if log_y else 1.05), height - _BOTTOM, _TOP, log_y)
+    top = y_top or top * (1.3 if log_y else 1.05)
+    y_axis = Axis(least / 2 if log_y else 0.0, top, height - _BOTTOM, _TOP, log_y)
     parts = [_shade(shade, x_axis, height) for shade in shades]
-    parts.append(_axes(x_axis, y_axis, width, height, x_label, y_label))
+    parts.append(_axes(x_axis, y_axis, width, height, x_label, y_label, tick_format or tick_text))
     parts.extend(_bar(bar, x_axis, y_axis, height - _BOTTOM, x_format, y_format) for bar in bars if bar.n > 0)
     if outline:
         parts.append(_outline(outline, x_axis, y_axis, height - _BOTTOM))
@@ -212,12 +216,14 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>")
 
 
-def _axes(x_axis: Axis, y_axis: Axis, width: int, height: int, x_label: str, y_label: str) -> str:
+def _axes(
+    x_axis: Axis, y_axis: Axis, width: int, height: int, x_label: str, y_label: str, y_tick: Format = tick_text,
+) -> str:
     base, parts = height - _BOTTOM, []
     for y in y_axis.ticks(4):
         at = y_axis(y)
         parts.append(f'<line class="c-grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text x="{_LEFT - 5}" y="{at + 4}" text-anchor="end">{escape(tick_text(y))}</text>')
+        parts.append(f'<text x="{_LEFT - 5}" y="{at + 4}" text-anchor="end">{escape(y_tick(y))}</text>')
     for x in x_axis.ticks(max(2, (width - _LEFT) // 70)):
         at = x_axis(x)
         parts.append(f'<line class="c-axis" x1="{at}" x2="{at}" y1="{base}" y2="{base + 4}"/>')

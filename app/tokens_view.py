@@ -18,7 +18,7 @@ from sae.tokens import spans
 
 HEAT_STEPS = 16
 # How much of a context a row shows: tokens before and after the peak; None is all that is kept.
-WINDOWS: dict[str, tuple[int, int] | None] = {"short": (14, 8), "long": (40, 24), "full": None}
+WINDOWS: dict[str, tuple[int, int] | None] = {"snippet": (7, 4), "short": (14, 8), "long": (40, 24), "full": None}
 
 
 @dataclass(frozen=True)

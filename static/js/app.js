@@ -77,6 +77,14 @@
     if (target) target.focus();
   }
 
+  // A token that is a link: what it leads to, shown on this page.
+  function openPiece(piece) {
+    const into = piece.closest("[data-into]").dataset.into;
+    document.querySelectorAll(".t.chosen").forEach((t) => t.classList.remove("chosen"));
+    piece.classList.add("chosen");
+    htmx.ajax("GET", piece.getAttribute("href"), { target: into, swap: "innerHTML" });
+  }
+
   const follow = (selector) => {
     const link = document.querySelector(selector);
     if (link) link.click();
@@ -91,7 +99,11 @@
     }
     if (typing(event) || document.querySelector("dialog[open]")) return;
     const row = event.target.closest ? event.target.closest(".ctx") : null;
-    if (row && row.querySelector(".t.at") && event.key === "Enter") return;
+    if (row && event.key === "Enter") {
+      const at = row.querySelector("a.t.at");
+      if (at) at.click();
+      return;
+    }
     const actions = {
       "/": () => byId("search").focus(),
       "?": () => byId("key-help").showModal(),
@@ -112,6 +124,12 @@
     document.querySelectorAll("details.switcher[open], details.term[open]").forEach((details) => {
       if (!details.contains(event.target)) details.removeAttribute("open");
     });
+    const piece = event.target.closest("[data-into] a.t");
+    if (piece && window.htmx && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
+      event.preventDefault();
+      openPiece(piece);
+      return;
+    }
     const row = event.target.closest("[data-href]");
     if (!row || event.target.closest("a, button, input, summary, label") || String(getSelection())) return;
     location.assign(row.dataset.href);

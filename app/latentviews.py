@@ -1,0 +1,153 @@
+"""What the latent table and a latent's page show, put together from the store's records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from app import charts
+from app.formats import number, percent
+from app.models import Label
+from app.tokens_view import Row, context_row, signed_class, token_label
+from sae.index.schema import BANDS, TOP_BAND
+from sae.records import Context, Latent, LatentRow, Token
+from sae.store import Build
+
+TOKENS_LISTED = 10
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A line of the latent table: numbers, best context, what it adds to the output, what people wrote."""
+
+    row: LatentRow
+    snippet: Row | None
+    adds: list[str]
+    label: Label | None
+
+
+@dataclass(frozen=True)
+class TokenLine:
+    """A token in a list with its number, a second number, and a colour class for the first."""
+
+    token: int
+    label: str
+    value: float
+    n: int = 0
+    css: str = ""
+
+
+@dataclass(frozen=True)
+class Band:
+    """Contexts from one stretch of a latent's firing activations; `values` says which."""
+
+    key: int
+    name: str
+    values: str
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A latent whose decoder direction is near: cosine, best context, label."""
+
+    latent: int
+    cosine: float
+    snippet: Row | None
+    label: str
+
+
+def table_rows(build: Build, rows: Sequence[LatentRow], labels: Mapping[int, Label]) -> list[TableRow]:
+    """The rows of the table with what each needs beside its numbers."""
+    snippets = build.snippets(row.latent for row in rows)
+    info = _vocabulary(build, snippets.values(), (t for row in rows for t in row.logit_pos[:3]))
+    return [
+        TableRow(
+            row, _snippet(snippets.get(row.latent), info),
+            [token_label(info[t]) for t in row.logit_pos[:3]], labels.get(row.latent))
+        for row in rows]
+
+
+def _snippet(context: Context | None, info: Mapping[int, Token]) -> Row | None:
+    return context_row(context, info, context.act, "snippet") if context is not None else None
+
+
+def _vocabulary(build: Build, contexts: Iterable[Context], more: Iterable[int] = ()) -> dict[int, Token]:
+    return build.token_info([*more, *(t for context in contexts for t in context.tokens)])
+
+
+def bands(build: Build, latent: Latent, window: str) -> list[Band]:
+    """Top contexts, then one band after the other; heat in units of the latent's maximum."""
+    contexts = build.contexts(latent.latent)
+    info = _vocabulary(build, contexts)
+    names = {TOP_BAND: ("Top contexts", "the strongest, one a distinct window")}
+    names |= {band: (f"{name.capitalize()}", f"q {low * 100:.0f}–{high * 100:.0f} of its firings")
+              for band, name, low, high in BANDS}
+    out = []
+    for key, (name, said) in names.items():
+        rows = [context_row(c, info, latent.max_act, window) for c in contexts if c.band == key]
+        if key != TOP_BAND:
+            rows.sort(key=lambda row: -row.context.act)
+        if rows:
+            acts = [row.context.act for row in rows]
+            out.append(Band(key, name, f"{said} · {number(min(acts))} to {number(max(acts))}", rows))
+    return out
+
+
+def activation_chart(latent: Latent, meta: Mapping[str, Any]) -> Markup:
+    """The latent's firing activations in log-spaced bins, empty ends cut off."""
+    edges = [float(meta["hist_low"]), *map(float, meta["hist_edges"])]
+    filled = [i for i, n in enumerate(latent.hist) if n]
+    first, last = (max(filled[0] - 1, 0), filled[-1] + 2) if filled else (0, 0)
+    bars = []
+    for i, n in enumerate(latent.hist[first:last], first):
+        if i + 1 < len(edges):
+            bars.append(charts.Bar(edges[i], edges[i + 1], n, note=f"{percent(n / latent.n_tokens)} of firings"))
+    return charts.histogram(
+        bars, title="Activations", x_label="activation (log bins)", y_label="tokens", log_x=True, width=340, height=190)
+
+
+def logit_chart(latent: Latent, meta: Mapping[str, Any]) -> Markup:
+    """How the latent's effect on the logits is spread over the vocabulary."""
+    edges = meta["logit_edges"]
+    bars = [
+        charts.Bar(edges[i], edges[i + 1], n, "blue" if edges[i] >= 0 else "orange")
+        for i, n in enumerate(latent.logit_hist)]
+    filled = [i for i, bar in enumerate(bars) if bar.n]
+    bars = bars[max(filled[0] - 1, 0) : filled[-1] + 2] if filled else []
+    return charts.histogram(
+        bars, title="Logit effects", x_label="change of a token's logit", y_label="tokens", log_y=True, width=340,
+        height=170)
+
+
+def logit_lines(build: Build, latent: Latent) -> tuple[list[TokenLine], list[TokenLine]]:
+    """The tokens whose logits it raises, and lowers, most."""
+    adds, removes = latent.logit_pos[:TOKENS_LISTED], latent.logit_neg[:TOKENS_LISTED]
+    info = build.token_info(t for t, _ in [*adds, *removes])
+    top = max((abs(v) for _, v in [*adds, *removes]), default=0.0)
+
+    def lines(pairs: Sequence[tuple[int, float]]) -> list[TokenLine]:
+        return [TokenLine(t, token_label(info[t]), v, css=signed_class(v, top)) for t, v in pairs]
+
+    return lines(adds), lines(removes)
+
+
+def firing_lines(build: Build, latent: Latent) -> tuple[list[TokenLine], list[TokenLine]]:
+    """The tokens it fires on, and those that follow, by count; the value is the lift."""
+    info = build.token_info(f.token for f in [*latent.top_tokens, *latent.next_tokens])
+    here, after = ([
+        TokenLine(f.token, token_label(info[f.token]), f.lift, f.n) for f in firings[:TOKENS_LISTED]]
+        for firings in (latent.top_tokens, latent.next_tokens))
+    return here, after
+
+
+def neighbours(build: Build, latent: Latent, labels: Mapping[int, Label]) -> list[Neighbour]:
+    """The nearest decoder directions with what they look like."""
+    snippets = build.snippets(i for i, _ in latent.neighbours)
+    info = _vocabulary(build, snippets.values())
+    return [
+        Neighbour(i, cosine, _snippet(snippets.get(i), info), labels[i].text if i in labels else "")
+        for i, cosine in latent.neighbours]

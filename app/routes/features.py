@@ -1,0 +1,219 @@
+"""An SAE, the table of its latents, and a single latent."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, HTTPException, Request
+from fastapi.responses import RedirectResponse, Response
+from sqlalchemy.orm import Session
+
+from app import labels, latentviews, runviews, saeviews
+from app.deps import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
+from app.errors import SignInNeeded
+from app.listquery import ListQuery, Resolved, resolve
+from app.models import Sae
+from app.saepages import find_sae, json_response, of_build, open_build, page
+from app.templating import is_htmx, render
+from app.tokens_view import WINDOWS, token_label
+from sae.listing import LIVING
+from sae.records import FLAGS, Latent
+from sae.store import Build
+
+router = APIRouter(include_in_schema=False)
+
+PAGE_ROWS = 50
+FLAG_NAMES = {
+    LIVING: "living", "dead": "dead", "dense": "dense", "rare": "rare", "single_token": "single token",
+    "position_bound": "position-bound",
+}
+FLAG_WORDS = {LIVING: "fired at least once", **FLAGS}
+DENSITY_NAMES = {
+    "1e-5": "below 0.001%", "1e-4": "0.001 to 0.01%", "1e-3": "0.01 to 0.1%", "1e-2": "0.1 to 1%", "1e-1": "1 to 10%",
+    "1": "10% and more",
+}
+COLUMNS = (
+    # name, sort, class
+    ("latent", "latent", "num"), ("label · strongest context", "", ""), ("density", "density", "num"),
+    ("max", "max", "num"), ("kurtosis", "kurtosis", "num"), ("adds to the output", "", ""), ("flags", "", ""),
+)
+
+
+@router.get("/{model}/{name}/latents.json")
+def latents_json(
+    request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, cursor: str = "",
+    limit: int = PAGE_ROWS,
+) -> Response:
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        query = ListQuery.read(request.query_params)
+        asked = resolve(query, build, db, sae.id)
+        found = build.latents(asked.sort, asked.descending, asked.filters, asked.token, cursor or None, limit)
+        response = json_response(request, sae, build, {
+            "total": found.total, "next": found.next_cursor, "sort": asked.sort, "descending": asked.descending,
+            "token": asked.token, "latents": found.rows})
+        if found.next_cursor:
+            following = request.url.include_query_params(cursor=found.next_cursor)
+            response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+        return response
+
+
+@router.get("/{model}/{name}/latents")
+def latents(
+    request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, cursor: str = "",
+) -> Response:
+    """The latent table.  htmx asks for rows after a cursor and gets rows alone."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        query = ListQuery.read(request.query_params)
+        asked = resolve(query, build, db, sae.id)
+        found = build.latents(asked.sort, asked.descending, asked.filters, asked.token, cursor or None, PAGE_ROWS)
+        written = labels.of_latents(db, sae.id, [row.latent for row in found.rows])
+        table: dict[str, Any] = {
+            "query": query, "asked": asked, "rows": latentviews.table_rows(build, found.rows, written),
+            "total": found.total, "next_cursor": found.next_cursor, "flag_names": FLAG_NAMES,
+            "flag_words": FLAG_WORDS}
+        if is_htmx(request) and cursor:
+            return render(request, "pages/_latent_rows.html", sae=sae, **table)
+        return page(
+            request, "pages/latents.html", sae, build.meta, section="latents", **table,
+            facets=build.facets(asked.filters, asked.token), densities=DENSITY_NAMES, columns=_columns(asked),
+            tokens=[(token_label(t), t) for t in asked.tokens], cursor=cursor,
+            n_starred=len(labels.starred(db, sae.id)))
+
+
+def _columns(asked: Resolved) -> list[tuple[str, str, str]]:
+    """The table's columns; asked for by token, its firings take the place of the kurtosis."""
+    if asked.token is None:
+        return list(COLUMNS)
+    extra = [("firings on it", "token", "num"), ("lift", "lift", "num")]
+    return [*COLUMNS[:3], *extra, COLUMNS[3], *COLUMNS[5:]]
+
+
+@router.get("/{model}/{name}/random")
+def any_latent(model: str, name: str, catalog: CatalogDep, builds: BuildsDep) -> Response:
+    """One of the living latents."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        found = build.random_latents(1, seed=secrets.randbits(31))
+    if not found:
+        raise HTTPException(404, f"No latent of {sae.id} fired in the text of its build.")
+    return RedirectResponse(f"/{sae.id}/{found[0]}", 303, {"Cache-Control": "no-store"})
+
+
+@router.get("/{model}/{name}/{number}.json")
+def latent_json(
+    request: Request, model: str, name: str, number: str, catalog: CatalogDep, builds: BuildsDep,
+) -> Response:
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        latent = _find_latent(build, sae, number)
+        contexts = build.contexts(latent.latent)
+        used = [f.token for f in [*latent.top_tokens, *latent.next_tokens]]
+        used += [t for t, _ in [*latent.logit_pos, *latent.logit_neg]] + [t for c in contexts for t in c.tokens]
+        return json_response(request, sae, build, {
+            "latent": latent, "contexts": contexts, "hist_low": build.meta["hist_low"],
+            "hist_edges": build.meta["hist_edges"], "logit_edges": build.meta["logit_edges"],
+            "tokens": {t.token: t.piece for t in build.token_info(used).values()}})
+
+
+@router.get("/{model}/{name}/{number}")
+def latent(
+    request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
+    window: str = "short", nl: str = "",
+) -> Response:
+    """The page people live on.  htmx asks for the contexts alone, with another window."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        found = _find_latent(build, sae, number)
+        window = window if window in WINDOWS else "short"
+        query = ListQuery.read(request.query_params)
+        shown: dict[str, Any] = {
+            "latent": found, "bands": latentviews.bands(build, found, window), "window": window,
+            "newlines": nl == "1", "windows": tuple(w for w in WINDOWS if w != "snippet"), "query": query}
+        if request.headers.get("HX-Target") == "contexts":
+            return of_build(render(request, "pages/_contexts.html", sae=sae, **shown), build, request)
+        asked = resolve(query, build, db, sae.id)
+        before, after = build.around(found.latent, asked.sort, asked.descending, asked.filters, asked.token)
+        if before is None and after is None:  # not in the list one came from: by number
+            before, after = build.around(found.latent)
+        written = labels.of_latents(db, sae.id, [i for i, _ in found.neighbours])
+        adds, removes = latentviews.logit_lines(build, found)
+        fires_on, followed_by = latentviews.firing_lines(build, found)
+        return page(
+            request, "pages/latent.html", sae, build.meta, section="latents", **shown, before=before, after=after,
+            label=labels.get(db, sae.id, found.latent), adds=adds, removes=removes, fires_on=fires_on,
+            followed_by=followed_by, activation_chart=latentviews.activation_chart(found, build.meta),
+            logit_chart=latentviews.logit_chart(found, build.meta), flag_words=FLAG_WORDS, flag_names=FLAG_NAMES,
+            neighbours=latentviews.neighbours(build, found, written))
+
+
+@router.post("/{model}/{name}/{number}/label")
+def write_label(
+    request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, user: UserDep,
+    text: Annotated[str | None, Form()] = None, note: Annotated[str | None, Form()] = None,
+    star: Annotated[str | None, Form()] = None,
+) -> Response:
+    """Store label, note or star; whatever the form does not hold stays as it was."""
+    if user is None:
+        raise SignInNeeded
+    sae = find_sae(catalog, model, name)
+    latent = _number(sae, number)
+    label = labels.save(
+        db, sae.id, latent, user.name, text=text, note=note, star=None if star is None else star == "1")
+    if is_htmx(request):
+        return render(request, "pages/_label.html", sae=sae, number=latent, label=label, saved=True)
+    return RedirectResponse(f"/{sae.id}/{latent}", 303)
+
+
+def _number(sae: Sae, number: str) -> int:
+    """The latent's number.  Raises 404, which names the valid range and the nearest number."""
+    if number.isascii() and number.isdigit() and int(number) < sae.n_latents:
+        return int(number)
+    last = sae.n_latents - 1
+    near = f" The nearest is /{sae.id}/{last}." if number.isascii() and number.isdigit() else ""
+    raise HTTPException(404, f"{sae.id} has {sae.n_latents:,} latents, 0 to {last}; there is no latent {number}.{near}")
+
+
+def _find_latent(build: Build, sae: Sae, number: str) -> Latent:
+    found = build.latent(_number(sae, number))
+    if found is None:
+        raise HTTPException(404, f"Build {build.id} knows no latent {number} of {sae.id}; make it anew.")
+    return found
+
+
+@router.get("/{model}/{name}.json")
+def sae_json(request: Request, model: str, name: str, catalog: CatalogDep, builds: BuildsDep) -> Response:
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        rare, dense = build.flag_limits()
+        return json_response(request, sae, build, {
+            "config": sae.config, "meta": build.meta, "counts": build.counts(), "l0_hist": build.l0_hist(),
+            "density_histogram": build.density_histogram(), "highest_rare_density": rare,
+            "lowest_dense_density": dense})
+
+
+@router.get("/{model}/{name}")
+def show_sae(
+    request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
+    workspace: WorkspaceDep,
+) -> Response:
+    """What the SAE is, how good it is, its plots, and where to start."""
+    sae = find_sae(catalog, model, name)
+    rows = saeviews.training_rows(sae, workspace)
+    common: dict[str, Any] = {"metrics": saeviews.metrics(sae), "curves": runviews.curves(rows)[:3]}
+    if sae.current_build is None:
+        return page(request, "pages/sae.html", sae, None, json_url="/api/saes", build=None, **common)
+    with open_build(builds, sae) as build:
+        starts = saeviews.starts(sae, build)
+        return page(
+            request, "pages/sae.html", sae, build.meta, build=build, counts=build.counts(), **common,
+            l0_chart=saeviews.l0_chart(build.l0_hist(), sae, build.meta.get("bos_l0")),
+            density_chart=saeviews.density_chart(build), starts=[(s, _start_rows(build, db, sae, s)) for s in starts])
+
+
+def _start_rows(build: Build, db: Session, sae: Sae, start: saeviews.Start) -> list[latentviews.TableRow]:
+    rows = {row.latent: row for row in build.some(start.latents)}
+    written = labels.of_latents(db, sae.id, start.latents)
+    return latentviews.table_rows(build, [rows[i] for i in start.latents], written)

@@ -1,0 +1,85 @@
+"""Home, and the search box of every page."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse, Response
+
+from app import labels, saeviews
+from app.builds import Builds
+from app.deps import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
+from app.models import Sae
+from app.routes.runs import card_charts, runs_now
+from app.templating import render
+from app.tokens_view import token_label
+from sae.errors import UserError
+
+router = APIRouter(include_in_schema=False)
+
+CARDS = 24
+# What the demo run does in each phase, told while it goes.
+PHASES = (
+    ("text", "Reads this Python's own standard library and cuts it into contexts of 128 tokens, BOS first in each."),
+    ("training", "Runs the embedded language model up to one layer and trains the SAE on its residual stream."),
+    ("evaluation", "Sets θ so that k latents are active on average, and measures the SAE on text it has not seen."),
+    ("index", "Reads text once more and writes down, for every latent, when it fires and what it does."),
+    ("ready", "Browse its latents, see how many each token needs, steer the model with any of them."),
+)
+
+
+@router.get("/")
+def home(
+    request: Request, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, workspace: WorkspaceDep,
+) -> Response:
+    saes = catalog.list_saes()
+    runs = runs_now(db, workspace)
+    return render(
+        request, "pages/home.html", cards=[_card(sae, builds) for sae in saes[:CARDS]], n_saes=len(saes),
+        runs=[(run, card_charts(run, workspace)) for run in runs], phases=PHASES, json_url="/api/saes")
+
+
+def _card(sae: Sae, builds: Builds) -> saeviews.Card:
+    if sae.current_build is None:
+        return saeviews.card(sae, None)
+    try:
+        with builds.use(sae.id, sae.current_build) as build:
+            return saeviews.card(sae, build)
+    except UserError:  # its file was deleted or is of another version: its own page says so
+        return saeviews.card(sae, None)
+
+
+@router.get("/search")
+def search(
+    request: Request, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, q: str = "", sae: str = "",
+) -> Response:
+    """Latents by number (opens it), label, or token, in one SAE or in all."""
+    text = q.strip()[:200]
+    every = catalog.list_saes()
+    chosen = next((row for row in every if row.id == sae), every[0] if len(every) == 1 else None)
+    if chosen is not None and text.isascii() and text.isdigit() and int(text) < chosen.n_latents:
+        return RedirectResponse(f"/{chosen.id}/{int(text)}", 303)
+    known = {row.id for row in every}
+    found = [row for row in labels.search(db, text, limit=100) if row.sae_id in known] if text else []
+    found.sort(key=lambda row: row.sae_id != sae)
+    searched = [chosen] if chosen else every
+    return render(
+        request, "pages/search.html", current_sae=chosen, search_text=text, q=text, labels=found,
+        numbers=[row for row in every if text.isascii() and text.isdigit() and int(text) < row.n_latents],
+        tokens=[(row, _tokens(row, builds, text)) for row in searched if text], n_saes=len(every))
+
+
+def _tokens(sae: Sae, builds: Builds, text: str) -> list[tuple[str, str, int]]:
+    """Tokens that hold the text: how they look, the address of the latents that fire on them, how often they occur."""
+    if sae.current_build is None:
+        return []
+    try:
+        with builds.use(sae.id, sae.current_build) as build:
+            return [
+                (token_label(t), f"/{sae.id}/latents?token={quote(f'#{t.token}', safe='')}", t.n)
+                for t in build.find_tokens(text, 12) if t.n]
+    except UserError:
+        return []
+
+

@@ -1,0 +1,127 @@
+"""What all pages of an SAE share: finding it, its build, provenance, caching, the JSON twin."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fastapi import HTTPException, Request
+from fastapi.responses import JSONResponse, Response
+
+from app.builds import Builds
+from app.catalog import Catalog
+from app.models import Sae
+from app.templating import render
+from sae import __version__
+from sae.errors import UserError
+from sae.store import Build
+
+ARCHITECTURES = {"topk": "TopK", "batch_topk": "BatchTopK"}
+NORMALIZATIONS = {
+    "none": "input as it is", "dataset": "input scaled by one number (folded in)",
+    "layer_norm": "per-token layer norm of the input",
+}
+
+
+def find_sae(catalog: Catalog, model: str, name: str) -> Sae:
+    """The SAE at this address.  Raises 404, naming those there are under the model."""
+    sae = catalog.get_sae(f"{model}/{name}")
+    if sae is None:
+        others = [row.id for row in catalog.list_saes() if row.model == model]
+        there = f"Under {model} there are: {', '.join(others[:8])}." if others else "See the home page for all SAEs."
+        raise HTTPException(404, f"There is no SAE {model}/{name} here. {there}")
+    return sae
+
+
+@contextmanager
+def open_build(builds: Builds, sae: Sae) -> Iterator[Build]:
+    """The SAE's newest build.  Raises 404 where it has none yet, or its file is gone."""
+    if sae.current_build is None:
+        raise HTTPException(404, f"{sae.id} has no feature index yet. Make one with: saescope index {sae.id}")
+    try:
+        with builds.use(sae.id, sae.current_build) as build:
+            yield build
+    except UserError as error:
+        if error.field != "build":
+            raise
+        raise HTTPException(404, str(error)) from None
+
+
+def architecture_name(name: str) -> str:
+    return ARCHITECTURES.get(name, name)
+
+
+def strip(sae: Sae, meta: dict[str, Any] | None) -> list[str]:
+    """The provenance strip's words: what was measured, on what, under which conventions."""
+    words = [
+        f"{sae.model}", sae.hook, f"{architecture_name(sae.architecture)}, L = {sae.n_latents:,}, k = {sae.k}"]
+    if meta:
+        bos = "BOS first in every context, not counted"
+        words += [f"{meta['text']}, {meta['tokens']:,} tokens", bos]
+    words.append(NORMALIZATIONS.get(sae.config.get("normalize", ""), str(sae.config.get("normalize"))))
+    words.append("unit-norm decoder")
+    if meta:
+        words.append(f"build {meta['build_id']}")
+    return words
+
+
+def provenance(sae: Sae, meta: dict[str, Any]) -> dict[str, Any]:
+    """The same for programs: every number of the JSON it stands in was made so."""
+    kept = ("build_id", "model", "site", "architecture", "n_latents", "k", "theta", "normalize", "text",
+            "text_fingerprint", "tokens", "contexts", "bos_rule", "weight_processing", "decoder_norm",
+            "saescope_version", "command")
+    return {"sae": sae.id, **{key: meta.get(key) for key in kept}}
+
+
+def as_json(value: Any) -> Any:
+    """Records, sets and tuples as plain JSON values; bytes of tokens as text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, frozenset | set):
+        return sorted(as_json(item) for item in value)
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    return value
+
+
+def etag(build: Build) -> str:
+    """The tag of whatever depends on the build and this program alone."""
+    return f'"{build.id}.{__version__}"'
+
+
+def unchanged(request: Request, build: Build) -> Response | None:
+    """304 if the asker has this build's answer already."""
+    if etag(build) in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers={"ETag": etag(build), "Vary": "HX-Request"})
+    return None
+
+
+def of_build(response: Response, build: Build, request: Request) -> Response:
+    """Mark an answer as depending on the build alone.
+
+    An address that names the build (`?build=…`) never changes its meaning and may be kept for ever.
+    """
+    response.headers["ETag"] = etag(build)
+    forever = request.query_params.get("build") == build.id
+    response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if forever else "no-cache"
+    return response
+
+
+def json_response(request: Request, sae: Sae, build: Build, values: dict[str, Any]) -> Response:
+    """The JSON twin of a page, with its provenance; build-only."""
+    body = {"provenance": provenance(sae, build.meta), **as_json(values)}
+    return of_build(JSONResponse(body), build, request)
+
+
+def page(request: Request, name: str, sae: Sae, meta: dict[str, Any] | None, **context: Any) -> Response:
+    """A page of an SAE: the switcher stands on it, the provenance strip is filled."""
+    query = f"?{request.url.query}" if request.url.query else ""
+    return render(
+        request, name, current_sae=sae, sae=sae, meta=meta, strip=strip(sae, meta),
+        **{"json_url": f"{request.url.path}.json{query}", **context})

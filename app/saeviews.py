@@ -1,0 +1,176 @@
+"""The pictures and lists of an SAE as a whole: cards, plots, places to start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from app import charts
+from app.formats import percent, whole
+from app.models import Sae
+from app.saepages import architecture_name
+from app.tokens_view import Row, context_row
+from sae.errors import UserError
+from sae.listing import LIVING, Filters
+from sae.records import RARE_TOKENS, L0Count
+from sae.rundir import RunFolder
+from sae.store import Build
+from sae.workspace import Workspace
+
+# key of sae.json's metrics -> (name, what it is, how it is written)
+METRICS: dict[str, tuple[str, str, str]] = {
+    "fvu": ("FVU", "fraction of variance unexplained: squared error of the reconstruction over the variance of the "
+            "residual stream (also called NMSE); 0 is perfect", "number3"),
+    "l0": ("L0", "how many latents are active on a token, on average", "number1"),
+    "l0_std": ("L0 spread", "standard deviation of L0 over tokens", "number1"),
+    "delta_ce": ("ΔCE", "how much the language model's loss (nats per token) rises when the residual stream is "
+                 "replaced by its reconstruction", "number3"),
+    "ce_clean": ("CE, untouched", "the language model's loss without the SAE, nats per token", "number3"),
+    "ce_sae": ("CE with the SAE", "its loss with the reconstruction spliced in", "number3"),
+    "ce_recovered_zero": ("CE recovered (zero)", "1 − ΔCE over the rise when the stream is set to zero", "percent"),
+    "ce_recovered_mean": ("CE recovered (mean)", "1 − ΔCE over the rise when the stream is set to its mean: the "
+                          "stricter of the two", "percent"),
+    "ce_zero": ("CE at zero", "its loss with the stream set to zero", "number3"),
+    "ce_mean": ("CE at the mean", "its loss with the stream set to its mean", "number3"),
+    "dead": ("Dead", "latents that fired on none of the held-out tokens", "whole"),
+    "dead_fraction": ("Dead, share", "the same as a share of all latents", "percent"),
+    "tokens": ("Measured on", "held-out tokens", "whole"),
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of the evaluation with its name, its definition, and how it is to be written."""
+
+    name: str
+    definition: str
+    value: float
+    form: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """A list of latents to begin with: its name, why, and where the whole of it is."""
+
+    name: str
+    why: str
+    href: str
+    latents: list[int]
+
+
+@dataclass(frozen=True)
+class Card:
+    """An SAE on the home page.  Without a build there are no snippets."""
+
+    sae: Sae
+    metrics: dict[str, Any]
+    sparkline: Markup
+    snippets: list[Row]
+
+
+def metrics(sae: Sae) -> list[Metric]:
+    """The SAE's metrics, in a fixed order; those it does not have are left out."""
+    values = sae.config.get("metrics") or {}
+    return [Metric(name, said, values[key], form) for key, (name, said, form) in METRICS.items()
+            if isinstance(values.get(key), int | float)]
+
+
+def card(sae: Sae, build: Build | None) -> Card:
+    """The SAE's card: a sparkline of its latents per token and three of its latents."""
+    values = sae.config.get("metrics") or {}
+    if build is None:
+        return Card(sae, values, Markup(""), [])
+    counts = {row.l0: row.n for row in build.l0_hist()}
+    top = max(counts)
+    line = charts.sparkline(
+        _binned([counts.get(i, 0) for i in range(top + 1)], 60), width=180, height=28,
+        title=f"latents per token, from 0 to {top}")
+    found = build.snippets(build.random_latents(3))
+    info = build.token_info(t for context in found.values() for t in context.tokens)
+    return Card(sae, values, line, [context_row(c, info, c.act, "snippet") for c in found.values()])
+
+
+def _binned(values: list[int], most: int) -> list[float]:
+    width = -(-len(values) // most)
+    return [float(sum(values[i : i + width])) for i in range(0, len(values), width)]
+
+
+def l0_chart(
+    rows: list[L0Count], sae: Sae, bos_l0: int | None, *, other: Sae | None = None,
+    other_rows: list[L0Count] | None = None, width: int = 560, height: int = 240, title: str = "Latents per token",
+) -> Markup:
+    """The distribution of L0 over counted tokens, with k and BOS named and perhaps another SAE as an outline."""
+    bars, top = _shares(rows)
+    markers = [charts.Marker(sae.k + 0.5, f"k = {sae.k}")] if sae.k is not None else []
+    if bos_l0 is not None:
+        markers.append(charts.Marker(bos_l0 + 0.5, f"BOS: {bos_l0} latents"))
+    outline: list[charts.Bar] = []
+    if other is not None and other_rows:
+        outline, _ = _shares(other_rows)
+    return charts.histogram(
+        bars, title=title, x_label="active latents", y_label="share of tokens", width=width, height=height,
+        markers=markers, outline=outline, y_top=1.15 * top, y_format=percent, tick_format=percent,
+        label=f"{architecture_name(sae.architecture)} ({sae.name})",
+        outline_label=f"{architecture_name(other.architecture)} ({other.name})" if other else "")
+
+
+def _shares(rows: list[L0Count]) -> tuple[list[charts.Bar], float]:
+    """Bars as shares of the counted tokens, merged where there are very many values; and the highest share."""
+    total = sum(row.n for row in rows) or 1
+    step = max(1, max(row.l0 for row in rows) // 160 + 1) if rows else 1
+    merged: dict[int, int] = {}
+    for row in rows:
+        merged[row.l0 // step] = merged.get(row.l0 // step, 0) + row.n
+    bars = [
+        charts.Bar(i * step, (i + 1) * step, n / total, note=f"{whole(n)} tokens") for i, n in sorted(merged.items())]
+    return bars, max((bar.n for bar in bars), default=1.0)
+
+
+def density_chart(build: Build, width: int = 560, height: int = 240) -> Markup:
+    """Living latents by density on a log axis; the dead ones as a bar of their own at the left."""
+    bins = build.density_histogram()
+    counts = build.counts()
+    _, dense = build.flag_limits()
+    bars = [charts.Bar(low, high, n) for low, high, n in bins]
+    shades = []
+    if counts["dead"] and bins:
+        low = bins[0][0] / 10**0.8
+        bars.insert(0, charts.Bar(low, low * 10**0.4, counts["dead"], "alt", "dead"))
+        shades.append(charts.Shade(low, low * 10**0.4, "dead"))
+    if dense is not None and bins:
+        shades.append(charts.Shade(0.1, max(bins[-1][1], 0.1), "dense"))
+    return charts.histogram(
+        bars, title="Density of latents", x_label="share of tokens a latent fires on", y_label="latents", log_x=True,
+        shades=shades, width=width, height=height)
+
+
+def training_rows(sae: Sae, workspace: Workspace) -> list[dict[str, Any]]:
+    """The curves of the run that made the SAE; empty where its folder is gone."""
+    try:
+        folder = RunFolder(workspace.run(str(sae.config.get("run") or "")))
+    except UserError:
+        return []
+    return [row for row in folder.progress() if isinstance(row, dict)]
+
+
+def starts(sae: Sae, build: Build, n: int = 5) -> list[Start]:
+    """Where to begin: single-token latents, peaked output, dense, rare, and any."""
+    base = f"/{sae.id}/latents"
+
+    def first(sort: str, descending: bool, *flags: str) -> list[int]:
+        page = build.latents(sort, descending, Filters(frozenset(flags)), limit=4 * n)
+        return [row.latent for row in page.rows if row.n_tokens >= RARE_TOKENS or "rare" in flags][:n]
+
+    return [
+        Start("Fires on one token", "easiest to read, and to check",
+              f"{base}?sort=kurtosis&dir=desc&flag=single_token", first("kurtosis", True, "single_token")),
+        Start("Sharp effect on the output", "highest kurtosis of its logits: it speaks for few tokens",
+              f"{base}?sort=kurtosis&dir=desc&flag={LIVING}", first("kurtosis", True, LIVING)),
+        Start("Densest", "on most tokens; often position or norm", f"{base}?sort=density&dir=desc",
+              first("density", True, LIVING)),
+        Start("Rarest", f"fewer than {RARE_TOKENS} firings: too few to trust", f"{base}?sort=density&flag=rare",
+              first("density", False, "rare")),
+        Start("Any", "five at random", f"/{sae.id}/random", build.random_latents(n, seed=7)),
+    ]
