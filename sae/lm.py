@@ -91,7 +91,13 @@ class LanguageModel:
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        return list(self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"])
+        """Token ids of documents, no BOS added.
+
+        Text is data: where it spells a special token, it gets the tokens of those characters,
+        so that a BOS in the ids is always one that was put there.
+        """
+        return list(self.tokenizer(
+            list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
 
     def vocabulary(self) -> tuple[list[bytes], list[bool]]:
         """The bytes of every token id, and whether it is a special token."""

@@ -128,6 +128,7 @@ def _make_text(
     some = random.Random(seed).sample(packages, min(tokenizer_files, len(packages)))
     tokenizer = train_tokenizer((document.text for document in [*stdlib, *some]), vocabulary)
     tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True  # a file that spells the separator does not end there
     counts = {}
     for name, documents in (("stdlib", stdlib), ("packages", packages)):
         tokens = _write_stream(folder / f"{name}.bin", documents, tokenizer, report)

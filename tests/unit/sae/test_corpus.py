@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 import sae.corpus
 from sae.corpus import MIN_TEXT_TOKENS, Corpus, prepare
 from sae.errors import Cancelled, UserError
+from sae.lm import LanguageModel
 from sae.models import DEMO_PATH
 from sae.texts import SEPARATOR
 from sae.workspace import Workspace
@@ -211,6 +212,14 @@ def test_a_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="outside its vocabulary") as caught:
         prepare(write_jsonl(tmp_path, ["a"]), "text", "train", Wild(), 8, Workspace(tmp_path))
     assert caught.value.field == "model"
+
+
+def test_text_that_spells_a_special_token_is_text(tmp_path: Path, demo_lm: LanguageModel) -> None:
+    text = f"the string {SEPARATOR} stands in this line of a source file\n" * 4
+    corpus = prepare(write_jsonl(tmp_path, [text, text]), "text", "train", demo_lm, 16, Workspace(tmp_path))
+    inside = np.arange(1, 16)[None, :] < corpus.length[:, None]
+    assert (corpus.tokens[:, 1:][inside] != demo_lm.bos_id).all()
+    assert LM.decode(rebuilt(corpus)["t.jsonl#1"]) in text
 
 
 def test_cancelling_leaves_nothing(tmp_path: Path) -> None:

@@ -62,6 +62,12 @@ def test_held_out_files_are_a_small_part_and_never_in_the_streams(roots: Roots, 
     assert (streams.stdlib == 0).sum() == len(kept)  # one separator before each document
 
 
+def test_a_file_that_spells_the_separator_does_not_end_there(roots: Roots, tmp_path: Path) -> None:
+    (roots.packages / "tool" / "p0.py").write_text('END = "<|endoftext|>"\n' * 20)
+    streams = prepare_text(tmp_path / "work", roots, 300, 3, 0, silent)
+    assert (streams.packages == 0).sum() == 3
+
+
 def test_package_documents_leave_out_copies_and_generated_files(roots: Roots) -> None:
     names = [d.name for d in package_documents(roots.packages, stdlib_documents(roots.stdlib))]
     assert names == ["tool/p0.py", "tool/p1.py", "tool/p2.py"]
