@@ -42,7 +42,7 @@ def current_user(request: Request, db: SessionDep) -> User | None:
     """Who is signed in.  The database is asked only where there is a cookie; templates see `request.state.user`."""
     secret = request.cookies.get(auth.COOKIE)
     user = auth.session_user(db, secret) if secret else None
-    db.rollback()  # nothing was written: give the connection back before the handler's own work
+    db.commit()  # gives the connection back before the handler's own work, and keeps the user readable
     request.state.user = user
     return user
 
@@ -59,6 +59,14 @@ def admin_user(user: UserDep) -> User:
     return user
 
 
+def signed_in_user(user: UserDep) -> User:
+    """Whoever is signed in.  Signed out: to /login (pages) or 401."""
+    if user is None:
+        raise SignInNeeded
+    return user
+
+
+SignedInDep = Annotated[User, Depends(signed_in_user)]
 AdminDep = Annotated[User, Depends(admin_user)]
 
 

@@ -64,7 +64,7 @@ def _overview(
     user_error: str = "", user_name: str = "",
 ) -> Response:
     browsers = select(LoginSession.user_id, func.count()).group_by(LoginSession.user_id)
-    sessions_open = dict(db.execute(browsers).tuples().all())
+    sessions_open = {row[0]: row[1] for row in db.execute(browsers)}
     return render(
         request, "admin/overview.html", 422 if user_error else 200, section="admin",
         runs=runs_now(db, workspace), saes=catalog.list_saes(),

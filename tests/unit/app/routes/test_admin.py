@@ -1,0 +1,190 @@
+"""The forms: every setting explained, nothing typed is lost, one run however often it is pressed."""
+
+from __future__ import annotations
+
+import html
+import re
+import shlex
+
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app import specform
+from app.estimate import estimate
+from sae.models import find_model
+from sae.specs import SPECS, TrainSpec, demo_spec, parse_spec
+from sae.workspace import Workspace
+from tests.unit.app.conftest import write_sae
+
+
+def _fields(page: str) -> dict[str, str]:
+    """What a browser would send of the form on the page, untouched."""
+    form = page[page.index('id="run-form"'):page.index("</form>", page.index('id="run-form"'))]
+    sent = {}
+    for tag in re.findall(r"<input[^>]*>", form):
+        name = re.search(r'name="([^"]*)"', tag)
+        value = re.search(r'value="([^"]*)"', tag)
+        if name and ('type="checkbox"' not in tag or " checked" in tag):
+            sent[name[1]] = html.unescape(value[1] if value else "")
+    for name, options in re.findall(r'<select[^>]*name="([^"]*)"[^>]*>(.*?)</select>', form, re.DOTALL):
+        chosen = re.search(r"<option selected>([^<]*)", options)
+        sent[name] = chosen[1] if chosen else re.findall(r"<option[^>]*>([^<]*)", options)[0]
+    return sent
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_every_setting_is_there_with_its_meaning(admin: TestClient, kind: str) -> None:
+    page = html.unescape(admin.get(f"/admin/{kind}").text)
+    for name, info in SPECS[kind].model_fields.items():
+        assert f'name="{name}"' in page
+        assert f"{info.description}." in page
+        assert "style=" not in page
+
+
+def test_an_untouched_form_is_the_default_run(admin: TestClient) -> None:
+    answer = admin.post("/admin/train", data=_fields(admin.get("/admin/train").text))
+    assert answer.status_code == 303
+    run = admin.get(f"/api{answer.headers['location']}").json()
+    assert (run["kind"], run["state"], run["requested_by"]) == ("train", "queued", "ada")
+    from sae.rundir import RunFolder
+
+    folder = RunFolder(admin.app.state.settings.workspace.run(run["id"]))  # type: ignore[attr-defined]
+    assert folder.spec() == ("train", TrainSpec().model_dump())
+
+
+@pytest.mark.parametrize("preset", [key for key in specform.PRESETS if key != "own"])
+def test_presets_start_as_they_are(admin: TestClient, preset: str) -> None:
+    assert admin.post("/admin/train", data=_fields(admin.get(f"/admin/train?preset={preset}").text)).status_code == 303
+
+
+def test_a_double_click_starts_one_run(admin: TestClient) -> None:
+    sent = _fields(admin.get("/admin/train").text)
+    first, second = (admin.post("/admin/train", data=sent).headers["location"] for _ in range(2))
+    assert first == second
+    assert len(admin.get("/api/runs").json()) == 1
+    other = admin.post("/admin/train", data=_fields(admin.get("/admin/train").text)).headers["location"]
+    assert other != first
+
+
+@pytest.mark.parametrize(("changes", "field", "words"), [
+    ({"k": "50", "n_latents": "10"}, "k", "n_latents is 10"),
+    ({"k": "many"}, "k", "valid integer"),
+    ({"layer": "99"}, "layer", "0 to"),
+    ({"context_length": "9999"}, "context_length", "8192"),
+    ({"context_length": "8192"}, "context_length", "at most"),
+    ({"model": "/nowhere/model"}, "model", "not a directory"),
+    ({"name": "a/b"}, "name", "not a usable name"),
+    ({"name": "2-res-batchtopk-4k"}, "name", "already"),
+    ({"architecture": "dense"}, "architecture", "batch_topk"),
+])
+def test_errors_stand_at_their_field_and_nothing_is_lost(
+    admin: TestClient, workspace: Workspace, changes: dict[str, str], field: str, words: str
+) -> None:
+    write_sae(workspace)
+    admin.app.state.catalog.sync()  # type: ignore[attr-defined]
+    sent = {**_fields(admin.get("/admin/train").text), "text": "/my/text <b>", **changes}
+    answer = admin.post("/admin/train", data=sent)
+    assert answer.status_code == 422
+    error = re.search(rf'id="error-{field}"[^>]*>(.*?)</p>', answer.text, re.DOTALL)
+    assert error is not None
+    assert words in html.unescape(error[1])
+    kept = _fields(answer.text)
+    assert {name: kept.get(name) for name in sent if name != "architecture"} == {
+        name: value for name, value in sent.items() if name != "architecture"}
+    assert admin.get("/api/runs").json() == []
+
+
+def test_several_errors_at_once(admin: TestClient) -> None:
+    page = admin.post("/admin/train", data={"layer": "-1", "k": "0", "tokens": "x"}).text
+    assert {"error-layer", "error-k", "error-tokens"} <= set(re.findall(r'id="(error-[a-z_]+)"', page))
+
+
+def test_index_runs_want_an_sae_that_is_there(admin: TestClient, workspace: Workspace) -> None:
+    assert admin.post("/admin/index", data={"sae": "demo/none"}).status_code == 422
+    write_sae(workspace)
+    admin.app.state.catalog.sync()  # type: ignore[attr-defined]
+    page = admin.get("/admin/index?sae=demo/2-res-batchtopk-4k").text
+    answer = admin.post("/admin/index", data=_fields(page))
+    assert answer.status_code == 303
+    assert admin.get(f"/api{answer.headers['location']}").json()["sae"] == "demo/2-res-batchtopk-4k"
+
+
+def test_the_estimate_follows_the_form(admin: TestClient) -> None:
+    def memory(n_latents: int) -> str:
+        page = admin.get("/admin/train/estimate", params={"n_latents": n_latents, "model": "demo"}).text
+        assert f"--n-latents {n_latents}" in page
+        found = re.search(r"<dt>memory</dt><dd>([^<]*)", page)
+        assert found
+        return found[1]
+
+    assert memory(8192) != memory(65536)
+    assert "n_latents is 8" in admin.get("/admin/train/estimate", params={"n_latents": 8, "k": 9}).text
+    assert "not on this machine" in admin.get("/admin/train/estimate", params={"model": "gpt2"}).text
+
+
+def test_more_work_costs_more() -> None:
+    info, spec = find_model("demo"), demo_spec()
+    base = estimate(spec, info)
+    for change in ({"tokens": 10_000_000}, {"n_latents": 32_768}, {"reuse": 1}, {"index_tokens": 4_000_000}):
+        more = estimate(spec.model_copy(update=change), info)
+        assert more.high_s > base.high_s
+        assert more.disk > base.disk
+    assert base.low_s < base.high_s
+
+
+def test_the_speed_measured_here_is_used() -> None:
+    config = {"n_latents": 4096, "d_model": 256, "site": {"layer": 2}, "training": {"seconds": 3600.0, "tokens": 1e6}}
+    slow = estimate(demo_spec(), find_model("demo"), [{}, {"training": None}, config])
+    assert slow.low_s > estimate(demo_spec(), find_model("demo")).low_s
+    assert "workspace" in slow.basis
+
+
+@given(st.builds(
+    TrainSpec, name=st.sampled_from(["", "a-b"]), text=st.sampled_from(["stdlib", "/a b/'c'"]),
+    k=st.integers(1, 64), lr=st.sampled_from([0.0, 1e-4]), train_on_bos=st.booleans(), index=st.booleans(),
+    architecture=st.sampled_from(["topk", "batch_topk"])))
+def test_the_command_line_says_the_same(spec: TrainSpec) -> None:
+    """Read back word by word, the command gives the very spec."""
+    words = shlex.split(specform.command_line("train", spec.model_dump()))
+    assert words[:2] == ["saescope", "train"]
+    values: dict[str, object] = {}
+    rest = iter(words[2:])
+    for word in rest:
+        name = word.removeprefix("--").replace("-", "_")
+        if TrainSpec.model_fields.get(name.removeprefix("no_")) and name.startswith("no_"):
+            values[name.removeprefix("no_")] = False
+        elif TrainSpec.model_fields[name].annotation is bool:
+            values[name] = True
+        else:
+            values[name] = next(rest)
+    assert parse_spec("train", values) == spec
+
+
+def test_users_are_made_and_removed(admin: TestClient) -> None:
+    answer = admin.post("/admin/users/save", data={"name": "eve", "password": "short"})
+    assert answer.status_code == 422
+    assert "8 characters" in answer.text
+    assert 'value="eve"' in answer.text
+    assert admin.post("/admin/users/save", data={"name": "eve", "password": "long enough"}).status_code == 303
+    page = admin.get("/admin").text
+    found = re.search(r"/admin/users/(\d+)/delete", page)
+    assert found is not None
+    other = TestClient(admin.app, follow_redirects=False)
+    assert other.post("/login", data={"name": "eve", "password": "long enough"}).status_code == 303
+    assert other.get("/admin").status_code == 403  # signed in, but no administrator
+    assert other.post("/api/runs", json={"kind": "train"}).status_code == 403
+    assert admin.post(f"/admin/users/{found[1]}/delete").status_code == 303
+    assert other.get("/admin").status_code == 303
+    assert admin.post("/admin/users/999/delete").status_code == 404
+
+
+def test_nobody_removes_themselves(admin: TestClient) -> None:
+    with admin.app.state.sessions() as db:  # type: ignore[attr-defined]
+        from sqlalchemy import select
+
+        from app.models import User
+
+        me = db.scalar(select(User.id).where(User.name == "ada"))
+    assert admin.post(f"/admin/users/{me}/delete").status_code == 409

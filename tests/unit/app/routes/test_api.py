@@ -1,0 +1,51 @@
+"""The JSON interface."""
+
+from __future__ import annotations
+
+from fastapi.testclient import TestClient
+
+from sae.rundir import RunFolder
+from sae.specs import TrainSpec
+from sae.workspace import Workspace
+from tests.unit.app.conftest import write_sae
+
+
+def test_saes(client: TestClient, workspace: Workspace) -> None:
+    assert client.get("/api/saes").json() == []
+    write_sae(workspace, metrics={"fvu": 0.2})
+    client.app.state.catalog.sync()  # type: ignore[attr-defined]
+    assert client.get("/api/saes").json() == [{
+        "model": "demo", "sae": "2-res-batchtopk-4k", "architecture": "batch_topk", "n_latents": 4096, "k": 32,
+        "layer": 2, "hook": "blocks.2.hook_resid_post", "url": "/demo/2-res-batchtopk-4k", "build": None,
+        "metrics": {"fvu": 0.2}}]
+
+
+def test_create_and_read_a_run(admin: TestClient, workspace: Workspace) -> None:
+    created = admin.post("/api/runs", json={"kind": "train", "spec": {"k": 16}})
+    assert created.status_code == 201
+    run = created.json()
+    assert (run["state"], run["progress"], run["url"]) == ("queued", 0.0, f"/runs/{run['id']}")
+    assert RunFolder(workspace.run(run["id"])).spec() == ("train", TrainSpec(k=16).model_dump())
+    assert [one["id"] for one in admin.get("/api/runs").json()] == [run["id"]]
+    RunFolder(workspace.run(run["id"])).append_progress({"phase": "training", "tokens": 1})
+    assert admin.get(f"/api/runs/{run['id']}/curves").json() == [{"phase": "training", "tokens": 1}]
+    assert admin.post(f"/api/runs/{run['id']}/cancel").json()["state"] == "cancelled"
+
+
+def test_bad_runs_name_the_field_and_store_nothing(admin: TestClient) -> None:
+    for body, field in (
+        ({"kind": "bake"}, "kind"), ({"kind": "train", "spec": {"k": 0}}, "k"),
+        ({"kind": "train", "spec": {"layer": 77}}, "layer"), ({"kind": "train", "spec": {"colour": 1}}, "colour"),
+        ({"kind": "index", "spec": {"sae": "demo/none"}}, "sae"),
+    ):
+        answer = admin.post("/api/runs", json=body)
+        assert (answer.status_code, answer.json()["field"]) == (422, field)
+    assert admin.get("/api/runs").json() == []
+
+
+def test_the_interface_is_described(client: TestClient) -> None:
+    described = client.get("/openapi.json").json()["paths"]
+    assert {"/api/saes", "/api/runs", "/api/runs/{run_id}", "/api/runs/{run_id}/cancel"} <= described.keys()
+    page = client.get("/api/docs")
+    assert page.status_code == 200
+    assert "POST /api/runs/{run_id}/cancel" in page.text
