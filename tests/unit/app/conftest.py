@@ -24,7 +24,7 @@ FAKE_RUN = Path(__file__).with_name("fake_run.py")
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(
+    return Settings.load(
         home=tmp_path / "data", demo=False, database_url="", poll_s=0.02, cancel_grace_s=0.2, shutdown_grace_s=5)
 
 

@@ -1,0 +1,100 @@
+"""`saescope serve` and `create-admin` as a person meets them: a real server, really stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from app.auth import check_password
+from app.db import SessionFactory
+from app.models import User
+
+COMMAND = [sys.executable, "-c", "from app.cli import main; main()"]
+
+
+def _environment(home: Path, **more: str) -> dict[str, str]:
+    return {**os.environ, "SAESCOPE_HOME": str(home), "PYTHONPATH": os.getcwd(), **more}
+
+
+def _run(home: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *words], env=_environment(home, **more), capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def home(settings: object, tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def test_serve_prints_where_it_is_and_stops_cleanly(home: Path) -> None:
+    server = subprocess.Popen(
+        [*COMMAND, "serve", "--port", "0", "--no-demo"], env=_environment(home), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert server.stdout is not None
+        address = server.stdout.readline().split()[-1]
+        link = server.stdout.readline().split()[-1]
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address)
+        _until_it_answers(address)
+        with httpx.Client() as browser:
+            assert browser.get(link).headers["location"] == "/admin"
+            assert browser.get(f"{address}/admin").status_code == 200
+
+        second = _run(home, "serve", "--port", "0", "--no-demo")
+        assert second.returncode == 2
+        assert re.fullmatch(r"error: the workspace .* is in use by a saescope server \(process \d+, .*\n", second.stderr)
+        taken = _run(home / "other", "serve", "--port", address.rpartition(":")[2], "--no-demo")
+        assert taken.returncode == 2
+        assert re.fullmatch(r"error: cannot listen on .*\n", taken.stderr)
+
+        server.send_signal(signal.SIGINT)
+        out, err = server.communicate(timeout=60)
+    finally:
+        server.kill()
+        server.wait()
+    assert server.returncode == 0
+    assert "Traceback" not in err
+    assert out.endswith("saescope has stopped; runs that were going go on at the next start.\n")
+
+
+def _until_it_answers(address: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            assert httpx.get(f"{address}/healthz").json() == {"status": "ok"}
+            return
+        except httpx.TransportError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_create_admin(home: Path, sessions: SessionFactory) -> None:
+    made = _run(home, "create-admin", "--name", "ada", SAESCOPE_ADMIN_PASSWORD="correct horse")
+    assert (made.returncode, made.stderr) == (0, "")
+    with sessions() as db:
+        assert check_password(db, "ada", "correct horse") is not None
+    refused = _run(home, "create-admin", "--name", "eve", "--password", "short")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == "error: password: take 8 characters or more (1,000 at most)\n"
+    with sessions() as db:
+        assert list(db.scalars(select(User.name))) == ["ada"]
+
+
+@pytest.mark.parametrize(("name", "value", "words"), [
+    ("PORT", "many", "PORT: "), ("DATABASE_URL", "nonsense", "DATABASE_URL"),
+])
+def test_a_wrong_setting_is_one_line(home: Path, name: str, value: str, words: str) -> None:
+    answer = _run(home, "serve", **{name: value})
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: ")
+    assert words in answer.stderr
+    assert answer.stderr.count("\n") == 1
