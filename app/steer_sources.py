@@ -9,6 +9,7 @@ from app.steer_form import Chip, Form, SaeFacts, default_values
 from app.tokens_view import token_label
 from sae.listing import LIVING, Filters
 from sae.models import DEMO
+from sae.records import LatentRow
 from sae.steering_spec import MAX_LATENTS
 from sae.store import Build
 
@@ -110,16 +111,27 @@ def _look_up(chip: Chip, build: Build) -> None:
 
 
 def _example_latent(build: Build) -> int | None:
-    """Of the most frequent single-token latents that are not dense, the first whose token is a word."""
-    rows = build.latents("density", True, Filters(flags=frozenset({"single_token"})), limit=200).rows
-    rows = [row for row in rows if "dense" not in row.flags]
-    for row in rows:
-        latent = build.latent(row.latent)
-        if latent is not None and latent.top_tokens:
-            token = latent.top_tokens[0].token
-            if build.token_info([token])[token].piece.strip().isalpha():
+    """Of the most frequent latents that are not dense, the first that fires on one word; else on any one token;
+    else mostly on one word; else whatever lives."""
+    single = _not_dense(build, "single_token")
+    living = _not_dense(build, LIVING)
+    for rows, share in ((single, 0.0), (living, 0.5)):
+        for row in rows:
+            if _fires_on_a_word(build, row.latent, share):
                 return row.latent
-    if rows:
-        return rows[0].latent
-    living = build.latents("density", True, Filters(flags=frozenset({LIVING})), limit=1).rows
+        if rows is single and rows:
+            return rows[0].latent
     return living[0].latent if living else None
+
+
+def _not_dense(build: Build, flag: str) -> list[LatentRow]:
+    rows = build.latents("density", True, Filters(flags=frozenset({flag})), limit=200).rows
+    return [row for row in rows if "dense" not in row.flags]
+
+
+def _fires_on_a_word(build: Build, number: int, share: float) -> bool:
+    latent = build.latent(number)
+    if latent is None or not latent.top_tokens:
+        return False
+    top = latent.top_tokens[0]
+    return top.n >= share * latent.n_tokens and build.token_info([top.token])[top.token].piece.strip().isalpha()

@@ -87,9 +87,10 @@ class LiveRun:
         self.viewers += 1
         try:
             while True:
-                changed = self._changed
+                # Both are read before the watcher takes its time: a change meanwhile must not be missed.
+                changed, final = self._changed, self.final
                 yield self
-                if self.final:
+                if final:
                     return
                 await changed.wait()
         finally:
