@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sae.errors import UserError
-from sae.models import hub_message
+from sae.models import hub_message, hub_reachable
 
 STDLIB = "stdlib"
 SEPARATOR = "<|endoftext|>"
@@ -251,6 +251,8 @@ def _parquet_documents(path: Path, column: str) -> Iterator[Document]:
 
 def _dataset_documents(name: str, column: str, split: str) -> Iterator[Document]:
     """The rows of a Hugging Face data set, streamed; `owner/name:config` picks a configuration."""
+    if not hub_reachable():
+        raise UserError(hub_message("text", name, ConnectionError()), "text")
     from datasets import load_dataset
 
     path, _, config = name.partition(":")
