@@ -17,7 +17,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,9 +28,11 @@ from sae.errors import UserError
 from sae.kernels.codes import Codes
 from sae.normalization import Normalizer
 from sae.rundir import write_json
+from sae.specs import Normalization
 
 SCHEMA_VERSION = 1
 _PRODUCT_ENTRIES = 1 << 25  # entries of a dense [B, L] product made at once: 128 MiB
+_UNIT_TOLERANCE = 1e-3  # of the norm of a decoder row: what half precision leaves of it
 
 
 class Autoencoder:
@@ -136,38 +138,63 @@ class Autoencoder:
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Autoencoder:
         """Read an artefact folder.  Raises UserError (field `sae`) where it is missing or inconsistent."""
         config = read_config(folder)
+        _check_config(config, folder)
         try:
             tensors = load_file(folder / "sae.safetensors", device=str(device))
         except Exception as error:  # safetensors raises its own kinds for truncated or foreign files
             raise UserError(f"sae: {folder / 'sae.safetensors'} cannot be read: {error}", "sae") from None
-        _check(tensors, config, folder)
-        return cls(tensors, config)
+        _check_tensors(tensors, config, folder)
+        return cls({name: tensor.float() for name, tensor in tensors.items()}, config)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The `sae.json` of an artefact folder.  Raises UserError (field `sae`)."""
     try:
-        config: dict[str, Any] = json.loads((folder / "sae.json").read_text(encoding="utf-8"))
+        config: Any = json.loads((folder / "sae.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"sae: there is no SAE in {folder}", "sae") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"sae: {folder / 'sae.json'} is not JSON: {error}", "sae") from None
+    if not isinstance(config, dict):
+        raise UserError(f"sae: {folder / 'sae.json'} is not a JSON object", "sae")
     if config.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"sae: {folder} has schema_version {config.get('schema_version')}, not {SCHEMA_VERSION}", "sae")
     return config
 
 
-def _check(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
+def _check_config(config: dict[str, Any], folder: Path) -> None:
+    """Raise UserError where `config` lacks what inference needs, or says what this program cannot do."""
+    def demand(holds: bool, what: str) -> None:
+        if not holds:
+            raise UserError(f"sae: {folder}: {what}", "sae")
+
+    for name in ("n_latents", "d_model", "k"):
+        value = config.get(name)
+        demand(isinstance(value, int) and value > 0, f"{name} should be a positive whole number, found {value!r}")
+    demand(config["k"] <= config["n_latents"], f"k is {config['k']}, more than its {config['n_latents']} latents")
+    for name, known in (("architecture", list(REGISTRY)), ("normalize", get_args(Normalization))):
+        demand(config.get(name) in known, f"{name} is {config.get(name)!r}, known here are {', '.join(known)}")
+    site = config.get("site")
+    demand(isinstance(site, dict) and isinstance(site.get("layer"), int), "site names no layer of the language model")
+    demand(config.get("weight_processing") == "raw",
+           f"made for {config.get('weight_processing')} weights, this program reads raw ones; its latents would mean "
+           "nothing here")
+
+
+def _check_tensors(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
+    """Raise UserError where a tensor is missing, misshapen or broken, or the decoder is not of unit norm."""
     L, D = config["n_latents"], config["d_model"]
     expected = {"W_enc": (L, D), "b_enc": (L,), "W_dec": (L, D), "b_dec": (D,)}
+    if REGISTRY[config["architecture"]].has_threshold:
+        if "threshold" not in tensors:
+            raise UserError(f"sae: {folder}: a {config['architecture']} SAE needs a threshold", "sae")
+        expected["threshold"] = (1,)
     for name, shape in expected.items():
-        if name not in tensors or tuple(tensors[name].shape) != shape:
-            found = tuple(tensors[name].shape) if name in tensors else "nothing"
+        tensor = tensors.get(name)
+        if tensor is None or tuple(tensor.shape) != shape or not tensor.is_floating_point():
+            found = "nothing" if tensor is None else f"{tuple(tensor.shape)} of {tensor.dtype}"
             raise UserError(f"sae: {folder}: {name} should be {shape}, found {found}", "sae")
-        if not bool(torch.isfinite(tensors[name]).all()):
+        if not bool(torch.isfinite(tensor).all()):
             raise UserError(f"sae: {folder}: {name} holds values that are not finite", "sae")
-    if config.get("weight_processing") != "raw":
-        raise UserError(f"sae: {folder}: made for {config.get('weight_processing')} weights, this program reads raw "
-                        "ones; its latents would mean nothing here", "sae")
-    if REGISTRY[config["architecture"]].has_threshold and "threshold" not in tensors:
-        raise UserError(f"sae: {folder}: a {config['architecture']} SAE needs a threshold", "sae")
+    if float((tensors["W_dec"].float().norm(dim=1) - 1).abs().max()) > _UNIT_TOLERANCE:
+        raise UserError(f"sae: {folder}: the rows of W_dec should have unit norm", "sae")

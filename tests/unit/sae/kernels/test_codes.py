@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from hypothesis import given, settings
@@ -68,7 +69,7 @@ def test_other_values_on_the_same_pairs(case: Case) -> None:
 def test_consecutive_pieces_concatenate_to_the_whole(case: Case, cuts: list[int]) -> None:
     bounds = [0, *sorted(min(cut, len(case.dense_BL)) for cut in cuts), len(case.dense_BL)]
     parts = []
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         piece = case.dense_BL[start:end]
         flat = piece.reshape(-1).nonzero().squeeze(1)
         parts.append(Codes.from_flat(flat, piece.reshape(-1)[flat], len(piece), piece.shape[1]))

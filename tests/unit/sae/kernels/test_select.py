@@ -33,7 +33,8 @@ def triplets(codes: Codes) -> list[Triplet]:
 
 def positive(pre_BL: Tensor) -> list[Triplet]:
     """Every positive entry, in the order of (token, latent)."""
-    return [(t, l, v) for t, row in enumerate(pre_BL.float().tolist()) for l, v in enumerate(row) if v > 0]
+    return [(token, latent, value) for token, row in enumerate(pre_BL.float().tolist())
+            for latent, value in enumerate(row) if value > 0]
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,0 +1,53 @@
+"""Normalisation can be undone, and means what it says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sae.normalization import Normalizer
+
+
+def activations(seed: int, n_tokens: int, width: int, size: float = 3.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return size * torch.randn(n_tokens, width, generator=generator) + torch.randn(width, generator=generator)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sampled_from(["none", "dataset", "layer_norm"]), st.integers(0, 2**32), st.integers(1, 20),
+       st.integers(2, 30), st.sampled_from([0.01, 1.0, 300.0]))
+def test_scale_and_shift_undo_it(kind: str, seed: int, n_tokens: int, width: int, size: float) -> None:
+    x_BD = activations(seed, n_tokens, width, size)
+    y_BD, scale_B1, shift_B1 = Normalizer.fit(kind, x_BD).apply(x_BD)
+    assert scale_B1.shape == shift_B1.shape == (n_tokens, 1)
+    torch.testing.assert_close(y_BD * scale_B1 + shift_B1, x_BD, rtol=1e-5, atol=1e-5 * size)
+
+
+def test_layer_norm_is_by_the_unbiased_deviation_of_each_token() -> None:
+    x_BD = activations(0, 7, 12)
+    y_BD, scale_B1, shift_B1 = Normalizer("layer_norm").apply(x_BD)
+    centred = x_BD - x_BD.sum(dim=1, keepdim=True) / 12
+    deviation = (centred.square().sum(dim=1, keepdim=True) / 11).sqrt() + 1e-5
+    torch.testing.assert_close(y_BD, centred / deviation)
+    torch.testing.assert_close(scale_B1, deviation)
+    torch.testing.assert_close(shift_B1, x_BD.mean(dim=1, keepdim=True))
+
+
+def test_layer_norm_of_a_constant_vector_is_finite() -> None:
+    y_BD, *_ = Normalizer("layer_norm").apply(torch.full((2, 8), 5.0))
+    assert torch.equal(y_BD, torch.zeros(2, 8))
+
+
+def test_dataset_scale_makes_the_mean_square_norm_the_width() -> None:
+    x_BD = activations(1, 500, 16, 40.0)
+    y_BD, *_ = Normalizer.fit("dataset", x_BD).apply(x_BD)
+    assert float(y_BD.square().sum(dim=1).mean()) == pytest.approx(16, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["none", "dataset", "layer_norm"])
+def test_fit_of_zeros_changes_nothing(kind: str) -> None:
+    y_BD, *_ = Normalizer.fit(kind, torch.zeros(3, 4)).apply(torch.zeros(3, 4))
+    assert torch.equal(y_BD, torch.zeros(3, 4))
