@@ -22,7 +22,7 @@ from app.formats import compact, number
 
 Format = Callable[[float], str]
 Line = tuple[str, list[tuple[float, float]]]  # label, points that can be drawn
-_TOP, _RIGHT, _BOTTOM, _LEFT = 18, 12, 34, 48
+_TOP, _RIGHT, _BOTTOM, _LEFT = 20, 12, 34, 48
 
 
 @dataclass(frozen=True)
@@ -121,14 +121,14 @@ def line_chart(
     lines = [(s.label, [(x, y) for x, y in s.points if math.isfinite(y) and (y > 0 or not log_y)]) for s in series]
     lines = [(label, points) for label, points in lines if points]
     if not lines:
-        return _figure(title, "", "", Markup('<p class="muted">No values yet.</p>'))
+        return _figure(title, y_label, width, "", "", Markup('<p class="muted">No values yet.</p>'))
     xs = [x for _, points in lines for x, _ in points]
     ys = [y for _, points in lines for _, y in points]
     margin = 0 if log_y else 0.05 * (max(ys) - min(ys))
     low = 0.0 if zero and not log_y else min(ys) - margin
     x_axis = Axis(min(xs), max(xs), _LEFT, width - _RIGHT)
     y_axis = Axis(low, max(ys) + margin, height - _BOTTOM, _TOP, log_y)
-    parts = [_axes(x_axis, y_axis, width, height, x_label, y_label)]
+    parts = [_axes(x_axis, y_axis, width, height, x_label)]
     for i, (_, points) in enumerate(lines):
         path = " ".join(f"{x_axis(x)},{y_axis(y)}" for x, y in _thinned(points))
         if len(points) == 1:  # a line of one point would be invisible
@@ -140,7 +140,7 @@ def line_chart(
     heads = [x_label or "x", *(label for label, _ in lines)]
     rows = _rows(lines, x_format, y_format) if table else []
     legend = _legend([label for label, _ in lines])
-    return _figure(title, _svg(parts, width, height, title), legend, _table(heads, rows))
+    return _figure(title, y_label, width, _svg(parts, width, height, title), legend, _table(heads, rows))
 
 
 def histogram(
@@ -157,14 +157,14 @@ def histogram(
     """
     counted = [*bars, *outline]
     if not any(bar.n > 0 for bar in counted):
-        return _figure(title, "", "", Markup('<p class="muted">Nothing was counted.</p>'))
+        return _figure(title, y_label, width, "", "", Markup('<p class="muted">Nothing was counted.</p>'))
     top = max(bar.n for bar in counted)
     least = min(bar.n for bar in counted if bar.n > 0)
     x_axis = Axis(min(b.low for b in counted), max(b.high for b in counted), _LEFT, width - _RIGHT, log_x)
     top = y_top or top * (1.3 if log_y else 1.05)
     y_axis = Axis(least / 2 if log_y else 0.0, top, height - _BOTTOM, _TOP, log_y)
     parts = [_shade(shade, x_axis, height) for shade in shades]
-    parts.append(_axes(x_axis, y_axis, width, height, x_label, y_label, tick_format or tick_text))
+    parts.append(_axes(x_axis, y_axis, width, height, x_label, tick_format or tick_text))
     parts.extend(_bar(bar, x_axis, y_axis, height - _BOTTOM, x_format, y_format) for bar in bars if bar.n > 0)
     if outline:
         parts.append(_outline(outline, x_axis, y_axis, height - _BOTTOM))
@@ -172,7 +172,7 @@ def histogram(
     legend = _histogram_legend(label, outline_label) if outline else ""
     heads = [x_label or "from", "to", y_label or "n"]
     rows = [[x_format(b.low), x_format(b.high), y_format(b.n)] for b in bars if b.n > 0] if table else []
-    return _figure(title, _svg(parts, width, height, title), legend, _table(heads, rows))
+    return _figure(title, y_label, width, _svg(parts, width, height, title), legend, _table(heads, rows))
 
 
 def sparkline(values: Sequence[float], *, title: str, width: int = 120, height: int = 24, bars: bool = True) -> Markup:
@@ -201,9 +201,11 @@ def _svg(parts: Sequence[str], width: int, height: int, title: str) -> str:
         f'<svg role="img" viewBox="0 0 {width} {height}" aria-label="{escape(title)}">{"".join(parts)}</svg>')
 
 
-def _figure(title: str, svg: str, legend: str, rest: Markup) -> Markup:
-    caption = f"<figcaption>{escape(title)}</figcaption>" if title else ""
-    return Markup(f'<figure class="chart">{caption}{legend}{svg}{rest}</figure>')
+def _figure(title: str, y_label: str, width: int, svg: str, legend: str, rest: Markup) -> Markup:
+    said = f'<span class="muted">{escape(y_label)}</span>' if y_label else ""
+    caption = f"<figcaption>{escape(title)} {said}</figcaption>" if title or said else ""
+    size = " c-large" if width >= 700 else " c-medium" if width >= 480 else ""  # text size on narrow screens
+    return Markup(f'<figure class="chart{size}">{caption}{legend}{svg}{rest}</figure>')
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
@@ -216,9 +218,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>")
 
 
-def _axes(
-    x_axis: Axis, y_axis: Axis, width: int, height: int, x_label: str, y_label: str, y_tick: Format = tick_text,
-) -> str:
+def _axes(x_axis: Axis, y_axis: Axis, width: int, height: int, x_label: str, y_tick: Format = tick_text) -> str:
     base, parts = height - _BOTTOM, []
     for y in y_axis.ticks(4):
         at = y_axis(y)
@@ -232,8 +232,6 @@ def _axes(
     if x_label:
         parts.append(
             f'<text class="c-name" x="{width - _RIGHT}" y="{height - 4}" text-anchor="end">{escape(x_label)}</text>')
-    if y_label:
-        parts.append(f'<text class="c-name" x="2" y="10">{escape(y_label)}</text>')
     return "".join(parts)
 
 
@@ -284,8 +282,8 @@ def _marker(marker: Marker, x_axis: Axis, base: float, level: int = 0) -> str:
     left = _label_extent(marker, x_axis)[0] == at
     x, anchor = (at + 4, "start") if left else (at - 4, "end")
     return (
-        f'<line class="c-marker" x1="{at}" x2="{at}" y1="{_TOP - 6}" y2="{base}"/>'
-        f'<text class="c-marker-label" x="{x}" y="{_TOP + 4 + 13 * level}" text-anchor="{anchor}">'
+        f'<line class="c-marker" x1="{at}" x2="{at}" y1="{_TOP - 14}" y2="{base}"/>'
+        f'<text class="c-marker-label" x="{x}" y="{_TOP - 6 + 13 * level}" text-anchor="{anchor}">'
         f"{escape(marker.label)}</text>")
 
 

@@ -46,6 +46,14 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:,.{digits}f}"
 
 
+def fixed(value: float | None, digits: int = 1) -> str:
+    """A number with exactly `digits` decimals, however small it is: for columns that are read down."""
+    if value is None or _missing(value):
+        return NOTHING
+    text = f"{value:,.{digits}f}"
+    return text.removeprefix("-") if not text.strip("-0.") else text  # no "-0.0"
+
+
 def percent(share: float | None) -> str:
     """A share of 1 as a percentage with two significant digits: 0.012%, 4.2%, 37%."""
     if share is None or _missing(share):
@@ -109,6 +117,6 @@ def moment(unix_time: float | None) -> str:
 
 
 FILTERS = {
-    "compact": compact, "whole": whole, "number": number, "percent": percent, "density": density,
+    "compact": compact, "whole": whole, "number": number, "fixed": fixed, "percent": percent, "density": density,
     "one_in": one_in, "duration": duration, "bytes": size, "moment": moment,
 }

@@ -71,7 +71,7 @@ def position_chart(build: Build, other: Build | None, names: Sequence[str]) -> M
         series.append(charts.Series(name, [(row.position, row.mean) for row in rows]))
     return charts.line_chart(
         series, title="Mean latents per token by position", x_label="position in the context", y_label="mean L0",
-        zero=True, width=560, height=240, x_format=charts.tick_text)
+        zero=True, width=420, height=260, x_format=charts.tick_text)
 
 
 def extremes(build: Build, limit: int = 12) -> tuple[list[TokenL0], list[TokenL0]]:
@@ -99,7 +99,7 @@ def samples(build: Build, other: Build | None) -> list[SampleView]:
     def pieces(row: Sample | None) -> list[Piece]:
         if row is None:
             return []
-        return text_pieces(row.tokens, info, row.l0, top, unit=" latents", digits=0)
+        return text_pieces(row.tokens, info, row.l0, top, unit=" latents", digits=0, linear=True)
 
     return [SampleView(row, pieces(row), pieces(match)) for row, match in pairs]
 

@@ -107,7 +107,7 @@ def activation_chart(latent: Latent, meta: Mapping[str, Any]) -> Markup:
         if i + 1 < len(edges):
             bars.append(charts.Bar(edges[i], edges[i + 1], n, note=f"{percent(n / latent.n_tokens)} of firings"))
     return charts.histogram(
-        bars, title="Activations", x_label="activation (log bins)", y_label="tokens", log_x=True, width=340, height=190)
+        bars, title="Activations", x_label="activation (log bins)", y_label="tokens", log_x=True, width=500, height=170)
 
 
 def logit_chart(latent: Latent, meta: Mapping[str, Any]) -> Markup:
@@ -119,8 +119,8 @@ def logit_chart(latent: Latent, meta: Mapping[str, Any]) -> Markup:
     filled = [i for i, bar in enumerate(bars) if bar.n]
     bars = bars[max(filled[0] - 1, 0) : filled[-1] + 2] if filled else []
     return charts.histogram(
-        bars, title="Logit effects", x_label="change of a token's logit", y_label="tokens", log_y=True, width=340,
-        height=170)
+        bars, title="Logit effects", x_label="change of a token's logit", y_label="tokens", log_y=True, width=500,
+        height=150)
 
 
 def logit_lines(build: Build, latent: Latent) -> tuple[list[TokenLine], list[TokenLine]]:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 
 from app import labels
-from sae.listing import SORTS, TOKEN_SORTS, Filters
+from sae.listing import TOKEN_SORTS, Filters
 from sae.records import Token
 from sae.store import Build
 
@@ -99,6 +99,3 @@ def resolve(query: ListQuery, build: Build, db: Session, sae_id: str) -> Resolve
     if not sort or (sort in TOKEN_SORTS and token is None):
         sort, descending = ("token", True) if token is not None else ("latent", False)
     return Resolved(sort, descending, Filters(query.flags, query.density, among), token, tokens)
-
-
-SORT_NAMES = tuple(SORTS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 
 from app.builds import Builds
 from app.catalog import Catalog
+from app.formats import compact
 from app.models import Sae
 from app.templating import render
 from sae import __version__
@@ -20,8 +21,7 @@ from sae.store import Build
 
 ARCHITECTURES = {"topk": "TopK", "batch_topk": "BatchTopK"}
 NORMALIZATIONS = {
-    "none": "input as it is", "dataset": "input scaled by one number (folded in)",
-    "layer_norm": "per-token layer norm of the input",
+    "none": "input as it is", "dataset": "input scaled by one number", "layer_norm": "input layer-normed",
 }
 
 
@@ -58,10 +58,8 @@ def strip(sae: Sae, meta: dict[str, Any] | None) -> list[str]:
     words = [
         f"{sae.model}", sae.hook, f"{architecture_name(sae.architecture)}, L = {sae.n_latents:,}, k = {sae.k}"]
     if meta:
-        bos = "BOS first in every context, not counted"
-        words += [f"{meta['text']}, {meta['tokens']:,} tokens", bos]
+        words += [f"{meta['text']}, {compact(meta['tokens'])} tokens", "BOS not counted"]
     words.append(NORMALIZATIONS.get(sae.config.get("normalize", ""), str(sae.config.get("normalize"))))
-    words.append("unit-norm decoder")
     if meta:
         words.append(f"build {meta['build_id']}")
     return words
@@ -113,10 +111,17 @@ def of_build(response: Response, build: Build, request: Request) -> Response:
     return response
 
 
-def json_response(request: Request, sae: Sae, build: Build, values: dict[str, Any]) -> Response:
-    """The JSON twin of a page, with its provenance; build-only."""
-    body = {"provenance": provenance(sae, build.meta), **as_json(values)}
-    return of_build(JSONResponse(body), build, request)
+def json_response(
+    request: Request, sae: Sae, build: Build, values: Callable[[], dict[str, Any]], build_only: bool = True,
+) -> Response:
+    """The JSON twin of a page, with its provenance.
+
+    `build_only`: it depends on the build alone, so an asker who has it gets 304 and `values` is not called.
+    """
+    if build_only and (same := unchanged(request, build)) is not None:
+        return same
+    response = JSONResponse({"provenance": provenance(sae, build.meta), **as_json(values())})
+    return of_build(response, build, request) if build_only else response
 
 
 def page(request: Request, name: str, sae: Sae, meta: dict[str, Any] | None, **context: Any) -> Response:

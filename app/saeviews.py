@@ -14,7 +14,7 @@ from app.saepages import architecture_name
 from app.tokens_view import Row, context_row
 from sae.errors import UserError
 from sae.listing import LIVING, Filters
-from sae.records import RARE_TOKENS, L0Count
+from sae.records import DENSE_DENSITY, RARE_TOKENS, L0Count
 from sae.rundir import RunFolder
 from sae.store import Build
 from sae.workspace import Workspace
@@ -132,15 +132,14 @@ def density_chart(build: Build, width: int = 560, height: int = 240) -> Markup:
     """Living latents by density on a log axis; the dead ones as a bar of their own at the left."""
     bins = build.density_histogram()
     counts = build.counts()
-    _, dense = build.flag_limits()
     bars = [charts.Bar(low, high, n) for low, high, n in bins]
     shades = []
     if counts["dead"] and bins:
         low = bins[0][0] / 10**0.8
         bars.insert(0, charts.Bar(low, low * 10**0.4, counts["dead"], "alt", "dead"))
         shades.append(charts.Shade(low, low * 10**0.4, "dead"))
-    if dense is not None and bins:
-        shades.append(charts.Shade(0.1, max(bins[-1][1], 0.1), "dense"))
+    if bins and bins[-1][1] > DENSE_DENSITY:
+        shades.append(charts.Shade(DENSE_DENSITY, bins[-1][1], "dense"))
     return charts.histogram(
         bars, title="Density of latents", x_label="share of tokens a latent fires on", y_label="latents", log_x=True,
         shades=shades, width=width, height=height)

@@ -2,8 +2,8 @@
 
 `render(request, "pages/home.html", saes=…)` is all that a route needs.  In every template:
 
-- filters for numbers (`app/formats.py`): `compact whole number percent density one_in duration
-  bytes moment`;
+- filters for numbers (`app/formats.py`): `compact whole number fixed percent density one_in
+  duration bytes moment`;
 - `static('css/base.css')`: the address of a file with its content's hash in it, which may be
   cached for ever;
 - `version`, `user` (None when signed out), `nav_saes` (for the switcher), and these, which a

@@ -18,7 +18,7 @@ from sae.tokens import spans
 
 HEAT_STEPS = 16
 # How much of a context a row shows: tokens before and after the peak; None is all that is kept.
-WINDOWS: dict[str, tuple[int, int] | None] = {"snippet": (7, 4), "short": (14, 8), "long": (40, 24), "full": None}
+WINDOWS: dict[str, tuple[int, int] | None] = {"snippet": (14, 10), "short": (24, 18), "long": (40, 24), "full": None}
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,25 @@ class Piece:
 
 @dataclass(frozen=True)
 class Row:
-    """A context's pieces; `before`/`after` tell whether text was cut off on that side."""
+    """A context's pieces; `before`/`after` tell whether text was cut off on that side.
+
+    `peak` is the index of the piece with the peak, so that rows can be lined up at it.
+    """
 
     context: Context
     pieces: list[Piece]
     before: bool
     after: bool
+    peak: int
 
 
-def heat_class(value: float, top: float) -> str:
-    """`a0` … `a15` for an activation in units of `top`, "" where the latent is silent.  Log scale."""
+def heat_class(value: float, top: float, linear: bool = False) -> str:
+    """`a0` … `a15` for an activation in units of `top`, "" where the latent is silent.  Log scale, or linear."""
     if value <= 0 or top <= 0:
         return ""
-    share = math.log1p(9 * min(value / top, 1)) / math.log(10)
+    share = min(value / top, 1)
+    if not linear:
+        share = math.log1p(9 * share) / math.log(10)
     return f"a{min(int(share * HEAT_STEPS), HEAT_STEPS - 1)}"
 
 
@@ -89,29 +95,32 @@ def token_text(token: Token) -> str:
 def token_label(token: Token) -> str:
     """As `token_text`, with outer spaces shown as `·`, so that ` the` and `the` differ in a table."""
     text = token_text(token)
-    inner = text.strip(" ")
-    if not inner:
-        return "·" * len(text)
-    lead = len(text) - len(text.lstrip(" "))
-    return "·" * lead + inner + "·" * (len(text) - len(text.rstrip(" ")))
+    lead, trail = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" "))
+    if lead == len(text):
+        return _dots(lead)
+    return _dots(lead) + text.strip(" ") + _dots(trail)
+
+
+def _dots(n: int) -> str:
+    return "·" * n if n <= 3 else f"·×{n}"
 
 
 def text_pieces(
     tokens: Sequence[int], info: Mapping[int, Token], values: Sequence[float], top: float, *,
-    start: int = 0, peak: int | None = None, unit: str = "", digits: int = 4,
+    start: int = 0, peak: int | None = None, unit: str = "", digits: int = 4, linear: bool = False,
 ) -> list[Piece]:
     """The pieces of a row of tokens coloured by `values` (0: no colour), `start` its first position."""
     out = []
     for span in spans([info[t].piece or f"⟨{t}⟩".encode() for t in tokens]):
         members = range(span.start, span.end)
         value = max(values[i] for i in members)
-        css = heat_class(value, top)
+        css = heat_class(value, top, linear)
         if peak is not None and peak in members:
             css = f"{css} peak".strip()
         shown = visible(span.text)
         out.append(Piece(
             text=shown, css=css, title=_title(tokens, info, values, members, start, unit, digits),
-            space=not shown.strip(" "), breaks=span.text.count("\n"), start=span.start))
+            space=not span.text.strip(), breaks=span.text.count("\n"), start=span.start))
     return out
 
 
@@ -136,4 +145,5 @@ def context_row(context: Context, info: Mapping[int, Token], top: float, window:
     pieces = text_pieces(
         context.tokens[low:high], info, context.acts[low:high], top, start=context.start + low,
         peak=context.peak - low)
-    return Row(context, pieces, before=context.start + low > 0, after=high < n)
+    at = max(i for i, piece in enumerate(pieces) if piece.start <= context.peak - low)
+    return Row(context, pieces, before=context.start + low > 0, after=high < n, peak=at)

@@ -207,13 +207,6 @@ class Build:
         step = 1 / _DENSITY_BINS_PER_DECADE
         return [(10 ** (row["bin"] * step), 10 ** ((row["bin"] + 1) * step), row["n"]) for row in rows]
 
-    def flag_limits(self) -> tuple[float | None, float | None]:
-        """The highest density of a rare latent and the lowest of a dense one."""
-        row = self._rows(
-            "SELECT max(density) FILTER (WHERE rare AND NOT dead) AS rare, min(density) FILTER (WHERE dense) AS dense"
-            " FROM latent")[0]
-        return row["rare"], row["dense"]
-
     # Tokens
 
     @cached_property

@@ -50,9 +50,9 @@ def latents_json(
         query = ListQuery.read(request.query_params)
         asked = resolve(query, build, db, sae.id)
         found = build.latents(asked.sort, asked.descending, asked.filters, asked.token, cursor or None, limit)
-        response = json_response(request, sae, build, {
+        response = json_response(request, sae, build, lambda: {
             "total": found.total, "next": found.next_cursor, "sort": asked.sort, "descending": asked.descending,
-            "token": asked.token, "latents": found.rows})
+            "token": asked.token, "latents": found.rows}, build_only=not (query.label or query.starred))
         if found.next_cursor:
             following = request.url.include_query_params(cursor=found.next_cursor)
             response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
@@ -109,13 +109,17 @@ def latent_json(
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         latent = _find_latent(build, sae, number)
-        contexts = build.contexts(latent.latent)
-        used = [f.token for f in [*latent.top_tokens, *latent.next_tokens]]
-        used += [t for t, _ in [*latent.logit_pos, *latent.logit_neg]] + [t for c in contexts for t in c.tokens]
-        return json_response(request, sae, build, {
-            "latent": latent, "contexts": contexts, "hist_low": build.meta["hist_low"],
-            "hist_edges": build.meta["hist_edges"], "logit_edges": build.meta["logit_edges"],
-            "tokens": {t.token: t.piece for t in build.token_info(used).values()}})
+        return json_response(request, sae, build, lambda: _latent_values(build, latent))
+
+
+def _latent_values(build: Build, latent: Latent) -> dict[str, Any]:
+    contexts = build.contexts(latent.latent)
+    used = [f.token for f in [*latent.top_tokens, *latent.next_tokens]]
+    used += [t for t, _ in [*latent.logit_pos, *latent.logit_neg]] + [t for c in contexts for t in c.tokens]
+    edges = ("hist_low", "hist_edges", "logit_edges")
+    return {
+        "latent": latent, "contexts": contexts, **{name: build.meta[name] for name in edges},
+        "tokens": {t.token: t.piece for t in build.token_info(used).values()}}
 
 
 @router.get("/{model}/{name}/{number}")
@@ -187,11 +191,9 @@ def _find_latent(build: Build, sae: Sae, number: str) -> Latent:
 def sae_json(request: Request, model: str, name: str, catalog: CatalogDep, builds: BuildsDep) -> Response:
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
-        rare, dense = build.flag_limits()
-        return json_response(request, sae, build, {
+        return json_response(request, sae, build, lambda: {
             "config": sae.config, "meta": build.meta, "counts": build.counts(), "l0_hist": build.l0_hist(),
-            "density_histogram": build.density_histogram(), "highest_rare_density": rare,
-            "lowest_dense_density": dense})
+            "density_histogram": build.density_histogram()}, build_only=False)  # the metrics may be measured anew
 
 
 @router.get("/{model}/{name}")

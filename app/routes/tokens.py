@@ -22,7 +22,7 @@ router = APIRouter(include_in_schema=False)
 def tokens_json(request: Request, model: str, name: str, catalog: CatalogDep, builds: BuildsDep) -> Response:
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
-        return json_response(request, sae, build, {
+        return json_response(request, sae, build, lambda: {
             "bos_l0": build.meta.get("bos_l0"), "hist": build.l0_hist(), "positions": build.l0_positions(),
             "most": build.l0_tokens(True), "fewest": build.l0_tokens(False), "samples": build.samples()})
 
@@ -46,7 +46,7 @@ def show_tokens(request: Request, model: str, name: str, catalog: CatalogDep, bu
         most, fewest = l0views.extremes(build)
         names = [architecture_name(one.architecture) for one in (sae, other) if one]
         chart = saeviews.l0_chart(
-            rows, sae, bos, other=other, other_rows=beside.l0_hist() if beside else None, width=1100, height=300,
+            rows, sae, bos, other=other, other_rows=beside.l0_hist() if beside else None, width=800, height=280,
             title="")
         return page(
             request, "pages/tokens.html", sae, build.meta, section="tokens", other=other, chart=chart, mean=mean,

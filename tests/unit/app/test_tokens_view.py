@@ -48,6 +48,7 @@ def test_token_labels_tell_spaces_apart() -> None:
     assert token_label(Token(1, b" the", False, 1)) == "·the"
     assert token_label(Token(1, b"the", False, 1)) == "the"
     assert token_label(Token(1, b"   ", False, 1)) == "···"
+    assert token_label(Token(1, b"\n            ", False, 1)) == "↵·×12"
     assert token_text(Token(1, b"\xe2\x80", False, 1)) == "⟨E2 80⟩"
     assert token_text(Token(77, b"", False, 0)) == "⟨77⟩"
 
@@ -61,6 +62,7 @@ def test_a_character_split_over_tokens_is_one_piece() -> None:
     assert "2.0000" in pieces[1].title
     assert "position 42" in pieces[1].title
     assert pieces[2].breaks == 1
+    assert [p.space for p in pieces] == [False, False, True]
     assert pieces[0].css == ""
 
 
@@ -75,7 +77,7 @@ def test_every_token_is_in_one_piece(row: list[tuple[bytes, float]]) -> None:
 
 
 @pytest.mark.parametrize(("window", "shown", "before", "after"), [
-    ("short", 23, True, True), ("long", 65, True, True), ("full", 100, False, False)])
+    ("short", 43, True, True), ("long", 65, True, True), ("full", 100, False, False)])
 def test_windows(window: str, shown: int, before: bool, after: bool) -> None:
     context = Context(
         latent=1, band=0, rank=0, act=3.0, ctx=5, document="x.py", doc_offset=0, start=0, peak=50,
@@ -83,3 +85,4 @@ def test_windows(window: str, shown: int, before: bool, after: bool) -> None:
     row = context_row(context, vocabulary(b"x"), 3.0, window)
     assert (len(row.pieces), row.before, row.after) == (shown, before, after)
     assert [p.css for p in row.pieces].count("a15 peak") == 1
+    assert row.pieces[row.peak].css == "a15 peak"
