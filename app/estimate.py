@@ -16,9 +16,9 @@ from typing import Any
 from sae.models import ModelInfo
 from sae.specs import TrainSpec
 
-_FLOPS_PER_CORE = 3e10  # a guess for float32 matrix products on one core of a usual server
+_FLOPS_PER_CORE = 5e10  # a guess for float32 matrix products on one core of a usual server
 _PROGRAM_BYTES = 9e8  # the interpreter with torch and transformer_lens loaded
-_START_S = 15  # loading the libraries and the model
+_START_S = 20  # loading the libraries and the model, reading text
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ def work(spec: TrainSpec, info: ModelInfo) -> float:
     whole_lm = per_block * info.n_layers + 2 * info.d_model * info.d_vocab
     encode = 2 * spec.n_latents * info.d_model
     train = spec.tokens * (3 * encode + to_site / spec.reuse)
-    evaluate = spec.eval_tokens * (to_site + encode) + spec.eval_tokens * (4 * whole_lm + encode)
+    evaluate = 2 * spec.eval_tokens * (to_site + encode) + spec.ce_tokens * (4 * whole_lm + encode)
     index = spec.index_tokens * (to_site + encode) if spec.index else 0
     return train + evaluate + index
 
 
-def measured_speed(configs: Iterable[dict[str, Any]], d_vocab: int, n_layers: int) -> float | None:
+def measured_speed(configs: Iterable[dict[str, Any]]) -> float | None:
     """Operations per second of the newest SAE that tells how long its training took, or None."""
     for config in configs:
         try:
@@ -55,20 +55,20 @@ def measured_speed(configs: Iterable[dict[str, Any]], d_vocab: int, n_layers: in
             reuse = max(1, int(training.get("reuse", 1)))
         except (KeyError, TypeError, ValueError):
             continue
-        if seconds > 5:
+        if seconds > 20:  # shorter ones are mostly warming up
             return tokens * (3 * encode + to_site / reuse) / seconds
     return None
 
 
 def estimate(spec: TrainSpec, info: ModelInfo, configs: Iterable[dict[str, Any]] = ()) -> Estimate:
     """The estimate for `spec` on this machine.  `configs`: `sae.json` of SAEs trained here, newest first."""
-    speed = measured_speed(configs, info.d_vocab, info.n_layers)
+    speed = measured_speed(configs)
     if speed is not None:
         basis, spread = "from the speed of the last training in this workspace", 1.5
     else:
         cores = os.cpu_count() or 1
         speed = _FLOPS_PER_CORE * cores
-        basis, spread = f"a guess from {cores} cores; nothing was trained in this workspace yet", 2.5
+        basis, spread = f"a guess from {cores} cores; nothing was trained in this workspace yet", 2.0
     if spec.device != "cpu" and has_gpu():
         basis += "; a GPU is here, with which it may be far less"
     seconds = work(spec, info) / speed

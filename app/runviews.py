@@ -148,8 +148,8 @@ def progress_rows(run: Run, workspace: Workspace) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict) and row.get("phase", "training") == "training"]
 
 
-def curves(rows: Sequence[dict[str, Any]]) -> list[Markup]:
-    """The curves as charts; those of which there is something."""
+def curves(rows: Sequence[dict[str, Any]], table: bool = True) -> list[Markup]:
+    """The curves as charts; those of which there is something.  `table`: with the numbers to unfold."""
     shown = []
     for label, key, unit in CURVES:
         points = [
@@ -158,14 +158,20 @@ def curves(rows: Sequence[dict[str, Any]]) -> list[Markup]:
         if points:
             shown.append(charts.line_chart(
                 [charts.Series(label, points)], title=label, x_label="tokens trained on", y_label=unit,
-                zero=key in ("dead", "tokens_per_s"), width=420, height=180))
+                zero=key != "fvu", table=table, width=420, height=180))
     return shown
 
 
 def rate_split(rows: Sequence[dict[str, Any]]) -> tuple[float, float] | None:
-    """(language model, SAE) as shares of the last row's time, or None where no row tells."""
-    shares = [float(row["lm_share"]) for row in rows[-50:] if isinstance(row.get("lm_share"), int | float)]
-    if not shares:
-        return None
-    of_lm = min(1.0, max(0.0, shares[-1]))
-    return of_lm, 1 - of_lm
+    """(language model, SAE) as shares of the time of the last rows, or None where no row tells.
+
+    Many rows, since a chunk of activations is harvested at once and trained on for a while.
+    """
+    spent = of_lm = 0.0
+    for row, before in zip(rows[-1:-200:-1], [*rows[-2:-201:-1], {}], strict=False):
+        try:
+            seconds = (row["tokens"] - before.get("tokens", 0)) / row["tokens_per_s"]
+            spent, of_lm = spent + seconds, of_lm + seconds * min(1.0, max(0.0, row["lm_share"]))
+        except (KeyError, TypeError, ZeroDivisionError):
+            continue
+    return (of_lm / spent, 1 - of_lm / spent) if spent > 0 else None

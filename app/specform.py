@@ -44,9 +44,7 @@ class FormField:
     unit: str
     why: str
     choices: tuple[str, ...]
-    minimum: float | None
-    maximum: float | None
-    step: str
+    range: str
     error: str
 
 
@@ -150,6 +148,14 @@ def command_line(kind: str, values: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
+def in_order(kind: str, spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A spec's settings as the form orders them, their values in words; unknown ones last."""
+    fields = SPECS[kind].model_fields if kind in SPECS else {}
+    known = [name for key in GROUPS for name, info in fields.items() if _extra(info).get("group") == key]
+    names = [name for name in known if name in spec] + [name for name in spec if name not in known]
+    return [(name, _default_words(spec[name])) for name in names]
+
+
 def preset(name: str) -> dict[str, Any]:
     """The values of a training form with this preset; an unknown name gives the defaults."""
     changes = PRESETS[name][2] if name in PRESETS else {}
@@ -170,8 +176,7 @@ def _field(name: str, info: FieldInfo, values: Mapping[str, Any], error: str) ->
         kind="check" if annotation is bool else "choice" if choices else "number" if number else "text",
         value=_shown(values.get(name, default)), default=_default_words(default),
         description=str(info.description or ""), unit=str(extra.get("unit", "")), why=str(extra.get("why", "")),
-        choices=choices, minimum=_limit(info, Ge, "ge", Gt, "gt"), maximum=_limit(info, Le, "le", Lt, "lt"),
-        step="1" if annotation is int else "any", error=error)
+        choices=choices, range=_range(info), error=error.removeprefix(f"{name}: "))
 
 
 def _shown(value: Any) -> Any:
@@ -186,13 +191,19 @@ def _default_words(value: Any) -> str:
     return str(_shown(value)) if value != "" else "empty"
 
 
-def _limit(info: FieldInfo, loose: type, loose_name: str, strict: type, strict_name: str) -> float | None:
+def _range(info: FieldInfo) -> str:
+    """The limits of a number in words: "from 8 to 8,192", "above 0"."""
+    words: list[str] = []
     for limit in info.metadata:
-        if isinstance(limit, loose):
-            return float(getattr(limit, loose_name))
-        if isinstance(limit, strict) and info.annotation is int:
-            return float(getattr(limit, strict_name)) + (1 if strict is Gt else -1)
-    return None
+        if isinstance(limit, Ge):
+            words.insert(0, f"from {limit.ge:,}")
+        elif isinstance(limit, Gt):
+            words.insert(0, f"above {limit.gt:,}")
+        elif isinstance(limit, Le):
+            words.append(f"to {limit.le:,}")
+        elif isinstance(limit, Lt):
+            words.append(f"below {limit.lt:,}")
+    return " ".join(words)
 
 
 def spec_of(values: Mapping[str, Any]) -> TrainSpec | None:

@@ -89,8 +89,7 @@ class Workspace:
 
     def build_ids(self, sae_id: str) -> list[str]:
         """The finished builds of an SAE, newest last (ids sort by time)."""
-        found = (p.stem for p in self.builds(sae_id).glob("*.duckdb"))
-        return sorted(found, key=lambda name: (name.partition("-")[2], name))  # the time follows the kind of run
+        return sorted(p.stem for p in self.builds(sae_id).glob("*.duckdb"))
 
     @staticmethod
     def _sae_path(sae_id: str) -> Path:

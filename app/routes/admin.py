@@ -104,7 +104,7 @@ def _submit(request: Request, kind: Kind, sent: dict[str, Any], admin: User) -> 
         try:
             spec = check_spec(kind, values, catalog)
         except UserError as error:
-            errors = {error.field or "": str(error)}
+            errors = {error.field or "": str(error).removeprefix(f"{error.field}: ")}
     if errors:
         return _page(request, kind, typed, errors, catalog, "", str(sent.get("key", "")))
     key = str(sent.get("key", ""))

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.orm import Session
 
+from app import specform
 from app.catalog import Catalog
 from app.deps import AdminDep, CatalogDep, SessionDep, SupervisorDep, UserDep, WorkspaceDep
 from app.jobs import queue
@@ -55,7 +56,8 @@ def show_run(
     run = find(db, workspace, run_id)
     return render(
         request, "runs/run.html", **_moving(run, workspace, catalog, user), section="runs",
-        json_url=f"/api/runs/{run_id}")
+        json_url=f"/api/runs/{run_id}", settings=specform.in_order(run.run.kind, run.run.spec),
+        command=specform.command_line(run.run.kind, run.run.spec))
 
 
 @router.get("/runs/{run_id}/live")
@@ -125,13 +127,13 @@ def delete(
 
 def card_charts(run: RunView, workspace: Workspace) -> list[Any]:
     """The three curves of a training run in the card: FVU, L0, dead latents."""
-    return curves(progress_rows(run.run, workspace))[:3] if run.run.kind == "train" and run.going else []
+    return curves(progress_rows(run.run, workspace), table=False)[:3] if run.run.kind == "train" and run.going else []
 
 
 def _moving(run: RunView, workspace: Workspace, catalog: Catalog, user: User | None) -> dict[str, Any]:
     sae = catalog.get_sae(run.run.sae_id) if run.run.sae_id else None
     rows = progress_rows(run.run, workspace)
     return {
-        "run": run, "charts": curves(rows), "split": rate_split(rows), "sae": sae,
+        "run": run, "charts": curves(rows, run.finished), "split": rate_split(rows), "sae": sae,
         "log": log_tail(RunFolder(workspace.run(run.id))), "is_admin": user is not None and user.is_admin,
     }

@@ -18,11 +18,11 @@ def _build(workspace: Workspace, sae_id: str, build: str) -> None:
 def test_saes_and_their_newest_build(catalog: Catalog, workspace: Workspace) -> None:
     write_sae(workspace, "demo/one", created=1.0)
     write_sae(workspace, "demo/two", created=2.0, k=None, architecture="relu")
-    _build(workspace, "demo/one", "train-20260101-000000-aaaa")
-    _build(workspace, "demo/one", "index-20260102-000000-bbbb")  # later, though its name sorts first
+    _build(workspace, "demo/one", "20260101-000000-aaaa")
+    _build(workspace, "demo/one", "20260102-000000-0000")
     catalog.sync()
     assert [(sae.id, sae.current_build, sae.k) for sae in catalog.list_saes()] == [
-        ("demo/two", None, None), ("demo/one", "index-20260102-000000-bbbb", 32)]
+        ("demo/two", None, None), ("demo/one", "20260102-000000-0000", 32)]
     one = catalog.get_sae("demo/one")
     assert one is not None
     assert (one.model, one.name, one.layer, one.hook) == ("demo", "one", 2, "blocks.2.hook_resid_post")

@@ -51,7 +51,7 @@ def test_serve_prints_where_it_is_and_stops_cleanly(home: Path) -> None:
 
         second = _run(home, "serve", "--port", "0", "--no-demo")
         assert second.returncode == 2
-        assert re.fullmatch(r"error: the workspace .* is in use by a saescope server \(process \d+, .*\n", second.stderr)
+        assert re.fullmatch(r"error: the workspace .* is in use by a saescope server \(process .*\n", second.stderr)
         taken = _run(home / "other", "serve", "--port", address.rpartition(":")[2], "--no-demo")
         assert taken.returncode == 2
         assert re.fullmatch(r"error: cannot listen on .*\n", taken.stderr)

@@ -37,7 +37,7 @@ def test_a_run_that_goes(client: TestClient, workspace: Workspace) -> None:
     page = client.get(f"/runs/{run_id}").text
     for shown in (
         '<li class="done">text', '<li aria-current="step">training', "2 k of 10 k tokens", "950 tokens/s",
-        "about 3 min 10 s left", "FVU", "L0", "dead latents", "25% activations", "training &lt;script&gt;",
+        "about 3 min 10 s left", "FVU", "L0", "dead latents", "25% in the language model", "training &lt;script&gt;",
         "x&lt;b&gt;",
     ):
         assert shown in page
@@ -78,7 +78,7 @@ def test_pages_without_a_folder(client: TestClient, workspace: Workspace) -> Non
         shutil.rmtree(workspace.run(run_id))
         for path in ("", "/live", "/card", "/log.txt"):
             assert client.get(f"/runs/{run_id}{path}").status_code in (200, 286)
-    assert client.get("/runs").text.count("<tr>") == 4
+    assert client.get("/runs").text.count("<tr>") == 4  # and the head
 
 
 def test_the_list_and_its_moving_part(client: TestClient, workspace: Workspace) -> None:
