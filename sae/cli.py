@@ -22,6 +22,7 @@ from rich.table import Table
 from sae.errors import UserError
 from sae.rundir import RunFolder, Status
 from sae.specs import SPECS, demo_spec
+from sae.steer_cli import steer_command
 from sae.workspace import Workspace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -54,6 +55,9 @@ def _spec_command(kind: str) -> Callable[..., None]:
 
 for _kind in SPECS:
     app.command(_kind)(_spec_command(_kind))
+
+
+app.command("steer")(steer_command)
 
 
 @app.command()

@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from sae.workspace import Workspace
+
+# No test asserts a time: a busy machine must not fail one.
+settings.register_profile("saescope", deadline=None)
+settings.load_profile("saescope")
 
 if TYPE_CHECKING:
     from sae.lm import LanguageModel

@@ -142,6 +142,7 @@ def test_what_is_not_there_is_refused_without_asking_the_network(name: str) -> N
 
 def hub(monkeypatch: pytest.MonkeyPatch, load: Callable[..., Any]) -> None:
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
+    monkeypatch.setattr("sae.texts.hub_reachable", lambda: True)
 
 
 def test_a_data_set_is_streamed_from_its_configuration_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
