@@ -121,9 +121,10 @@ def _tables(
     l0 = (acts > 0).sum(axis=1)
     decoder = rng.standard_normal((acts.shape[1], 32))
     decoder /= np.linalg.norm(decoder, axis=1, keepdims=True)
+    living = np.nonzero((acts[counted] > 0).any(axis=0))[0]
     for latent in range(acts.shape[1]):
         row = np.where(counted, acts[:, latent], 0)
-        _add_latent(tables, rng, latent, row, flat, position, count_of, l0, decoder)
+        _add_latent(tables, rng, latent, row, flat, position, count_of, l0, decoder, living)
         _add_contexts(tables, rng, latent, row.reshape(tokens.shape), tokens, doc, offset)
     tables["token_latent"].sort(key=lambda r: (r["token"], -r["n"], r["latent"]))
     _add_l0(tables, l0, flat, position, counted)
@@ -147,7 +148,7 @@ def hist_edges() -> tuple[float, np.ndarray]:
 
 def _add_latent(
     tables: dict[str, list[dict[str, Any]]], rng: np.random.Generator, latent: int, row: np.ndarray, flat: np.ndarray,
-    position: np.ndarray, count_of: np.ndarray, l0: np.ndarray, decoder: np.ndarray,
+    position: np.ndarray, count_of: np.ndarray, l0: np.ndarray, decoder: np.ndarray, living: np.ndarray,
 ) -> None:
     fires = row > 0
     n, total = int(fires.sum()), int((position > 0).sum())
@@ -169,7 +170,7 @@ def _add_latent(
     order = np.argsort(-logits)
     cos = decoder @ decoder[latent]
     cos[latent] = -2
-    near = np.argsort(-cos)[:8]
+    near = living[np.argsort(-cos[living])][:8]
     at = np.bincount(position[fires], minlength=S)
     enough = n >= RARE_TOKENS
     tables["latent"].append({

@@ -261,7 +261,7 @@ def test_unknown_saes(browsable: TestClient) -> None:
 def test_random_leads_to_a_living_latent(browsable: TestClient) -> None:
     response = browsable.get(f"/{BATCH}/random")
     assert response.status_code == 303
-    assert "never fired" not in page(browsable, response.headers["location"])
+    assert "Top contexts" in page(browsable, response.headers["location"])
 
 
 def test_latents_per_token(browsable: TestClient) -> None:
