@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,6 +67,9 @@ class ActivationStream:
     split: Split = "train"
     dtype: torch.dtype = torch.bfloat16
     check: Callable[[], None] = lambda: None  # raises to stop a harvest
+    # Whether a thread harvests the next chunk meanwhile; None: on CUDA, which works while Python
+    # waits.  On the CPU it would only take the cores from the SAE.
+    ahead: bool | None = None
     timing: Timing = field(default_factory=Timing)
 
     def __post_init__(self) -> None:
@@ -77,9 +80,8 @@ class ActivationStream:
         # More than the text holds would only repeat it within one chunk.
         whole = max(self.batch_tokens, self.epoch_tokens - self.epoch_tokens % self.batch_tokens)
         self.chunk_tokens = min(self.chunk_tokens, whole)
-        # CUDA works while Python waits, so there a thread harvests ahead; on the CPU it would only
-        # take the cores from the SAE.
-        self._ahead = ThreadPoolExecutor(1) if self.lm.device.type == "cuda" else None
+        ahead = self.lm.device.type == "cuda" if self.ahead is None else self.ahead
+        self._ahead = ThreadPoolExecutor(1) if ahead else None
         shape = (self.chunk_tokens, self.lm.info.d_model)
         self._buffers = [torch.empty(shape, dtype=self.dtype, device=self.lm.device)
                          for _ in range(2 if self._ahead else 1)]
@@ -95,17 +97,21 @@ class ActivationStream:
         steps_per_pass = self.chunk_tokens // self.batch_tokens
         chunk, within = divmod(start_step, steps_per_pass * self.reuse)
         pending = self._start(chunk)
-        while True:
-            chunk_CD = pending.result() if pending else self._harvest(chunk)
-            pending = self._start(chunk + 1)
-            for pass_number in range(within // steps_per_pass, self.reuse):
-                order_C = torch.randperm(self.chunk_tokens, generator=self._generator(chunk, pass_number))
-                order_C = order_C.to(chunk_CD.device)
-                for step in range(within % steps_per_pass, steps_per_pass):
-                    rows = order_C[step * self.batch_tokens : (step + 1) * self.batch_tokens]
-                    yield chunk_CD[rows].float()
-                within = 0
-            chunk, within = chunk + 1, 0
+        try:
+            while True:
+                chunk_CD = pending.result() if pending else self._harvest(chunk)
+                pending = self._start(chunk + 1)
+                for pass_number in range(within // steps_per_pass, self.reuse):
+                    order_C = torch.randperm(self.chunk_tokens, generator=self._generator(chunk, pass_number))
+                    order_C = order_C.to(chunk_CD.device)
+                    for step in range(within % steps_per_pass, steps_per_pass):
+                        rows = order_C[step * self.batch_tokens : (step + 1) * self.batch_tokens]
+                        yield chunk_CD[rows].float()
+                    within = 0
+                chunk, within = chunk + 1, 0
+        finally:  # whoever closes this goes on to use the language model, which serves one thread at a time
+            if pending and not pending.cancel():
+                wait([pending])
 
     def _start(self, chunk: int) -> Future[Tensor] | None:
         return self._ahead.submit(self._harvest, chunk) if self._ahead else None
