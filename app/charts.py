@@ -70,7 +70,7 @@ class Axis:
     def __init__(self, low: float, high: float, start: float, end: float, log: bool = False) -> None:
         if log:
             low = low if low > 0 else 1e-12
-            high = max(high, low * 10)
+            high = high if high > low else low * 10
         elif high <= low:
             high = low + (abs(low) or 1)
         self.low, self.high, self.start, self.end, self.log = low, high, start, end, log
@@ -85,13 +85,14 @@ class Axis:
         return round(self.start + share * (self.end - self.start), 2)
 
     def ticks(self, wanted: int = 5) -> list[float]:
-        """Round values inside the axis: powers of ten on a log axis, else steps of 1, 2 or 5."""
+        """Round values inside the axis: powers of ten on a long log axis, else steps of 1, 2 or 5."""
         if self.log:
             first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
-            step = max(1, math.ceil((last - first + 1) / wanted))
-            if last - first >= 1:
-                return [10.0**e for e in range(first, last + 1, step)]
-            return [self.low, self.high]
+            if last - first >= 2:
+                return [10.0**e for e in range(first, last + 1, max(1, math.ceil((last - first + 1) / wanted)))]
+            marks = [m * 10.0**e for e in range(first - 1, last + 1) for m in (1, 2, 5)]
+            inside = [m for m in marks if self.low * 0.999999 <= m <= self.high * 1.000001]
+            return inside or [self.low, self.high]
         raw = (self.high - self.low) / wanted
         power = 10.0 ** math.floor(math.log10(raw))
         step_size = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)

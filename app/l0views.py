@@ -87,9 +87,9 @@ def extremes(build: Build, limit: int = 12) -> tuple[list[TokenL0], list[TokenL0
     return lines(most), lines(fewest)
 
 
-def samples(build: Build, other: Build | None) -> list[SampleView]:
-    """The sample contexts as text; colours are in units of the highest L0 on the page."""
-    rows = build.samples()
+def samples(build: Build, other: Build | None, limit: int | None) -> list[SampleView]:
+    """The first `limit` sample contexts as text; colours are in units of the highest L0 on the page."""
+    rows = build.samples()[:limit]
     theirs = {row.ctx: row for row in other.samples()} if other else {}
     pairs = [(row, theirs.get(row.ctx)) for row in rows]
     pairs = [(row, match if match and match.tokens == row.tokens else None) for row, match in pairs]

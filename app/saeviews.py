@@ -10,6 +10,7 @@ from markupsafe import Markup
 from app import charts
 from app.formats import percent, whole
 from app.models import Sae
+from app.runviews import CURVES
 from app.saepages import architecture_name
 from app.tokens_view import Row, context_row
 from sae.errors import UserError
@@ -123,7 +124,8 @@ def _shares(rows: list[L0Count]) -> tuple[list[charts.Bar], float]:
     merged: dict[int, int] = {}
     for row in rows:
         merged[row.l0 // step] = merged.get(row.l0 // step, 0) + row.n
-    bars = [
+    bars = [charts.Bar(0, step, 0)]  # so that the axis begins at 0
+    bars += [
         charts.Bar(i * step, (i + 1) * step, n / total, note=f"{whole(n)} tokens") for i, n in sorted(merged.items())]
     return bars, max((bar.n for bar in bars), default=1.0)
 
@@ -151,7 +153,20 @@ def training_rows(sae: Sae, workspace: Workspace) -> list[dict[str, Any]]:
         folder = RunFolder(workspace.run(str(sae.config.get("run") or "")))
     except UserError:
         return []
-    return [row for row in folder.progress() if isinstance(row, dict)]
+    return [row for row in folder.progress() if isinstance(row, dict) and row.get("phase", "training") == "training"]
+
+
+def curve_charts(rows: list[dict[str, Any]]) -> list[Markup]:
+    """FVU, L0 and dead latents over the tokens trained on."""
+    out = []
+    for label, key, unit in CURVES[:3]:
+        points = [(float(row["tokens"]), float(row[key])) for row in rows
+                  if isinstance(row.get("tokens"), int | float) and isinstance(row.get(key), int | float)]
+        if points:
+            out.append(charts.line_chart(
+                [charts.Series(label, points)], title=label, x_label="tokens trained on", y_label=unit,
+                zero=key == "dead", width=300, height=160))
+    return out
 
 
 def starts(sae: Sae, build: Build, n: int = 5) -> list[Start]:

@@ -242,7 +242,8 @@ def _meta(
     bos = max(tables["l0_hist"], key=lambda r: r["n_bos"])
     meta = {
         "schema_version": SCHEMA_VERSION, "duckdb_version": duckdb.__version__, "saescope_version": "0.1.0",
-        "build_id": build_id, "sae_id": sae_id, "model": "demo", "site": "blocks.2.hook_resid_post",
+        "build_id": build_id, "sae_id": sae_id, "model": {"name": "demo", "id": "demo"},
+        "site": {"layer": 2, "hook": "blocks.2.hook_resid_post"},
         "architecture": architecture, "n_latents": n_latents, "d_model": 256, "k": k,
         "theta": 0.62 if architecture == "batch_topk" else None, "normalize": "layer_norm", "train_on_bos": True,
         "bos_rule": "BOS first in every context; not counted", "weight_processing": "raw", "decoder_norm": "unit",

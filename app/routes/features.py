@@ -9,7 +9,7 @@ from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.orm import Session
 
-from app import labels, latentviews, runviews, saeviews
+from app import labels, latentviews, saeviews
 from app.deps import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
 from app.errors import SignInNeeded
 from app.listquery import ListQuery, Resolved, resolve
@@ -204,7 +204,7 @@ def show_sae(
     """What the SAE is, how good it is, its plots, and where to start."""
     sae = find_sae(catalog, model, name)
     rows = saeviews.training_rows(sae, workspace)
-    common: dict[str, Any] = {"metrics": saeviews.metrics(sae), "curves": runviews.curves(rows)[:3]}
+    common: dict[str, Any] = {"metrics": saeviews.metrics(sae), "curves": saeviews.curve_charts(rows)}
     if sae.current_build is None:
         return page(request, "pages/sae.html", sae, None, json_url="/api/saes", build=None, **common)
     with open_build(builds, sae) as build:

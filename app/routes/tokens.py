@@ -17,6 +17,8 @@ from sae.errors import UserError
 
 router = APIRouter(include_in_schema=False)
 
+SAMPLES_SHOWN = 8
+
 
 @router.get("/{model}/{name}/tokens.json")
 def tokens_json(request: Request, model: str, name: str, catalog: CatalogDep, builds: BuildsDep) -> Response:
@@ -32,6 +34,7 @@ def show_tokens(request: Request, model: str, name: str, catalog: CatalogDep, bu
     """The whole picture; `?with=<sae>` lays another SAE of the same site over it."""
     sae = find_sae(catalog, model, name)
     other = l0views.counterpart(catalog, sae, request.query_params.get("with"))
+    limit = None if request.query_params.get("samples") == "all" else SAMPLES_SHOWN
     with open_build(builds, sae) as build, ExitStack() as stack:
         beside = None
         if other is not None:
@@ -52,7 +55,7 @@ def show_tokens(request: Request, model: str, name: str, catalog: CatalogDep, bu
             request, "pages/tokens.html", sae, build.meta, section="tokens", other=other, chart=chart, mean=mean,
             spread=spread, bos_words=l0views.bos_words(bos, sae.k), most=most, fewest=fewest, names=names,
             peers=l0views.peers_of(catalog, sae), positions=l0views.position_chart(build, beside, names),
-            samples=l0views.samples(build, beside))
+            samples=l0views.samples(build, beside, limit), n_samples=len(build.samples()))
 
 
 @router.get("/{model}/{name}/tokens/{sample}/{position}")
