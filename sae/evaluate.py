@@ -28,6 +28,7 @@ from torch import Tensor
 from sae.activations import context_batches
 from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
+from sae.errors import UserError
 from sae.kernels.select import batch_topk
 from sae.lm import Edit, LanguageModel
 
@@ -36,8 +37,14 @@ Progress = Callable[[int, int], None]  # tokens done, tokens in all; may raise t
 
 def held_out_contexts(corpus: Corpus, n_tokens: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Two disjoint sets of held-out contexts, for calibration and for evaluation, of about
-    `n_tokens` counted tokens each, or half of what is held out where that is less."""
+    `n_tokens` counted tokens each, or half of what is held out where that is less.
+    Raises UserError (field `text`) where not even two contexts are held out."""
     contexts = corpus.contexts("held_out", seed)
+    if len(contexts) < 2:
+        raise UserError(
+            f"text: {corpus.n_contexts} contexts of {corpus.context_length} tokens are too few: {len(contexts)} are "
+            "held out, and one to calibrate and one to evaluate on are needed; give more text, or a shorter context_length",
+            "text")
     return (_first_tokens(corpus, contexts[0::2], n_tokens), _first_tokens(corpus, contexts[1::2], n_tokens))
 
 
@@ -85,9 +92,10 @@ def calibrate_threshold(sae: Autoencoder, activations: list[Tensor], k: int) -> 
             if not floors:
                 return 0.0  # fewer than k positive pre-activations a token: nothing to cut
         else:
-            kth, following = values.topk(k * n_tokens + 1).values[-2:].double().tolist()
+            kth, following = map(float, values.topk(k * n_tokens + 1).values[-2:])
             if not floors or kth > max(floors):
-                return float(np.float32((kth + following) / 2)) if following < kth else float(following)
+                middle = float(np.float32((kth + following) / 2))
+                return middle if middle < kth else following  # between neighbours, rounding can reach the upper one
         factor *= 2
 
 

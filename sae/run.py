@@ -159,9 +159,10 @@ def _train_sae(
     spec: TrainSpec, sae_id: str, lm: LanguageModel, corpus: Corpus, folder: RunFolder, reporter: Reporter
 ) -> Autoencoder:
     from sae.activations import ActivationStream
-    from sae.evaluate import calibrate_and_evaluate
+    from sae.evaluate import calibrate_and_evaluate, held_out_contexts
     from sae.train import artefact, train
 
+    held_out_contexts(corpus, spec.eval_tokens)  # too little text is refused before the training, not after
     reporter.begin("training", spec.tokens, message="reading the first activations")
     stream = ActivationStream(
         lm, corpus, spec.layer, spec.batch_tokens, spec.buffer_tokens, spec.reuse, spec.train_on_bos, spec.seed,
