@@ -71,7 +71,7 @@ class Axis:
         if log:
             low = low if low > 0 else 1e-12
             high = high if high > low else low * 10
-        elif high <= low:
+        elif high - low <= 1e-9 * abs(low):  # one value, or too close for steps between
             high = low + (abs(low) or 1)
         self.low, self.high, self.start, self.end, self.log = low, high, start, end, log
 
