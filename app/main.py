@@ -30,7 +30,7 @@ from app.jobs.lock import WorkspaceLock
 from app.jobs.supervisor import Supervisor
 from app.metrics import CountRequests
 from app.routes import admin, api, features, health, home, login, runs, steer, tokens
-from app.security import RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
+from app.security import HeadAsGet, RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
 from app.settings import Settings
 from app.steering import SteeringRuns
 from app.templating import STATIC
@@ -75,6 +75,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
     }
     return [
         Middleware(CountRequests),
+        Middleware(HeadAsGet),
         Middleware(SecurityHeaders),
         Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5),
         Middleware(SameOrigin, trusted=settings.origins),

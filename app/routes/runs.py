@@ -101,8 +101,11 @@ def resume(
     run_id: str, admin: AdminDep, db: SessionDep, workspace: WorkspaceDep, supervisor: SupervisorDep
 ) -> Response:
     run = find(db, workspace, run_id)
-    if not queue.resume(db, workspace, run_id, admin.name) and run.finished:
-        raise HTTPException(409, f"The run has {run.state}; there is nothing to resume.")
+    if not queue.resume(db, workspace, run_id, admin.name):
+        if run.word == "stopping":
+            raise HTTPException(409, "The run is still stopping; resume it when it has.")
+        if run.finished:
+            raise HTTPException(409, f"The run has {run.state}; there is nothing to resume.")
     supervisor.wake()
     return RedirectResponse(f"/runs/{run_id}", 303)
 

@@ -76,6 +76,13 @@ def test_versioned_files_may_be_kept_for_ever(client: TestClient) -> None:
     assert "cache-control" not in missing.headers
 
 
+def test_head_is_get_without_the_body(client: TestClient) -> None:
+    for path in ("/runs", "/healthz", "/runs/none", "/static/css/base.css"):
+        head, get = client.head(path), client.get(path)
+        assert (head.status_code, head.content) == (get.status_code, b"")
+        assert head.headers["content-type"] == get.headers["content-type"]
+
+
 def test_answers_are_compressed(client: TestClient) -> None:
     assert client.get("/runs", headers={"accept-encoding": "gzip"}).headers["content-encoding"] == "gzip"
 

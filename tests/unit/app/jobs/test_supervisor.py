@@ -216,12 +216,14 @@ def test_stopping_kills_what_does_not_stop(
 
 
 def test_a_deleted_folder_breaks_nothing(
-    settings: Settings, supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, submit: Submit
+    supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, submit: Submit
 ) -> None:
     gone, other = submit(steps=1000, step_s=0.02), submit(steps=1)
-    with _running(supervisor, sessions, workspace, gone):
-        away = workspace.run(gone).rename(settings.home / "away")  # at once; the run is still writing into it
-        shutil.rmtree(away, ignore_errors=True)
+    with _running(supervisor, sessions, workspace, gone) as run:
+        os.kill(run.pid or 0, signal.SIGKILL)
+        while _alive(supervisor, gone):
+            time.sleep(0.01)
+        shutil.rmtree(workspace.run(gone))
     _until(supervisor, lambda: _get(sessions, other).state == "succeeded")
     assert _get(sessions, gone).state == "failed"
     assert "deleted" in (_get(sessions, gone).error or "")

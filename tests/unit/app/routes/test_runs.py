@@ -112,6 +112,7 @@ def test_a_going_run_is_not_deleted_and_an_ended_one_not_resumed(admin: TestClie
     assert admin.post(f"/runs/{going}/delete", data={"sure": "yes"}).status_code == 409
     assert admin.post(f"/api/runs/{going}/cancel").json()["cancelling"] is True
     assert RunFolder(workspace.run(going)).cancel_requested()
+    assert admin.post(f"/runs/{going}/resume").status_code == 409  # not before it has stopped
     ended = _run(admin, workspace, "succeeded", **PHASES)
     assert admin.post(f"/runs/{ended}/resume").status_code == 409
 
