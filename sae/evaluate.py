@@ -42,8 +42,8 @@ def held_out_contexts(corpus: Corpus, n_tokens: int, seed: int = 0) -> tuple[np.
     contexts = corpus.contexts("held_out", seed)
     if len(contexts) < 2:
         raise UserError(
-            f"text: {corpus.n_contexts} contexts of {corpus.context_length} tokens are too few: {len(contexts)} are "
-            "held out, and one to calibrate and one to evaluate on are needed; give more text, or a shorter context_length",
+            f"text: {corpus.n_contexts} contexts of {corpus.context_length} tokens are too few: {len(contexts)} held "
+            "out, and one to calibrate and one to evaluate on are needed; give more text, or a shorter context_length",
             "text")
     return (_first_tokens(corpus, contexts[0::2], n_tokens), _first_tokens(corpus, contexts[1::2], n_tokens))
 

@@ -1,0 +1,190 @@
+"""Any split of the text and any order of merging gives the same shard, to the last bit."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sae.checkpoint import load_checkpoint, save_checkpoint
+from sae.index.pairs import rank_within
+from sae.index.peaks import Peaks
+from sae.index.shard import Firings, Frame, Shard, Tokens
+
+L, V, S = 5, 7, 6
+FRAME = Frame(n_latents=L, d_vocab=V, context_length=S, hist_edges=(0.6, 1.1, 2.3), unit=4.0, n_strong=2, n_bin=1)
+
+
+class Text:
+    """Random contexts: tokens [C, S], lengths [C], activations [C, S, L] (a few distinct values: many ties)."""
+
+    def __init__(self, seed: int, n_contexts: int, density: float) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.tokens_CS = torch.randint(0, V, (n_contexts, S), generator=generator)
+        self.length_C = torch.randint(1, S + 1, (n_contexts,), generator=generator)
+        values = torch.randint(1, 7, (n_contexts, S, L), generator=generator) / 2
+        fires = torch.rand(n_contexts, S, L, generator=generator) < density
+        fires[..., 4] = False
+        self.acts_CSL = torch.where(fires, values, 0.0)
+        self.norm_CS = 1 + 9 * torch.rand(n_contexts, S, generator=generator)
+
+    def shard(self, contexts: list[int]) -> Shard:
+        """What a scan would make of these contexts, in this order."""
+        rows: dict[str, list[Tensor]] = {"firing": [], "token": [], "next": []}
+        for c in contexts:
+            n = int(self.length_C[c])
+            acts, tokens = self.acts_CSL[c, :n], self.tokens_CS[c, :n]
+            following = torch.cat([tokens[1:], torch.tensor([-1])])
+            l0 = (acts > 0).sum(dim=1)
+            position, latent = acts.nonzero(as_tuple=True)
+            counted = position > 0
+            position, latent = position[counted], latent[counted]
+            rows["firing"].append(torch.stack([
+                latent.double(), acts[position, latent].double(), torch.full_like(latent, c).double(),
+                position.double(), tokens[position].double(), following[position].double(), l0[position].double()]))
+            rows["token"].append(torch.stack([
+                tokens.double(), torch.arange(n).double(), l0.double(), self.norm_CS[c, :n].double()]))
+            rows["next"].append(following[1:][following[1:] >= 0])
+        latent, value, context, position, token, following, l0 = torch.cat(rows["firing"], dim=1)
+        firings = Firings(latent.long(), value.float(), context.long(), position.long(), token.long(),
+                          following.long(), l0.long())
+        token, position, l0, norm = torch.cat(rows["token"], dim=1)
+        tokens = Tokens(token.long(), position.long(), l0.long(), norm.float())
+        return Shard.of(FRAME, len(contexts), firings, tokens, torch.cat(rows["next"]))
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the last bit, in every field."""
+    if isinstance(a, Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return bool(a == b)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 9), st.sampled_from([0.0, 0.2, 0.7]), st.data())
+def test_any_split_and_any_order_of_merging_give_the_same_shard(
+    seed: int, n_contexts: int, density: float, data: st.DataObject
+) -> None:
+    text = Text(seed, n_contexts, density)
+    whole = text.shard(list(range(n_contexts)))
+    order = data.draw(st.permutations(range(n_contexts)))
+    cuts = sorted(data.draw(st.sets(st.integers(1, n_contexts), max_size=4)))
+    bounds = [0, *[cut for cut in cuts if cut < n_contexts], n_contexts]
+    shards = [text.shard(list(order[start:end])) for start, end in pairwise(bounds)]
+    while len(shards) > 1:
+        i = data.draw(st.integers(0, len(shards) - 1))
+        first = shards.pop(i)
+        j = data.draw(st.integers(0, len(shards) - 1))
+        shards[j] = shards[j].merge(first, FRAME)
+    assert same(shards[0].state(), whole.state())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 9), st.sampled_from([0.1, 0.6]))
+def test_a_shard_is_what_a_count_by_hand_gives(seed: int, n_contexts: int, density: float) -> None:
+    text = Text(seed, n_contexts, density)
+    shard = text.shard(list(range(n_contexts)))
+    real_CS = torch.arange(S) < text.length_C[:, None]
+    counted_CS = real_CS & (torch.arange(S) > 0)
+    acts_CSL = text.acts_CSL * counted_CS[..., None]
+    l0_CS = (text.acts_CSL > 0).sum(dim=2)
+    for latent in range(L):
+        acts_CS = acts_CSL[..., latent]
+        fires_CS = acts_CS > 0
+        values = acts_CS[fires_CS]
+        assert shard.n_tokens_L[latent] == len(values)
+        assert shard.n_contexts_L[latent] == int(fires_CS.any(dim=1).sum())
+        assert shard.max_L[latent] == (values.max() if len(values) else 0)
+        assert shard.sum_l0_L[latent] == int(l0_CS[fires_CS].sum())
+        if len(values):
+            assert float(shard.mean_L(FRAME)[latent]) == pytest.approx(float(values.double().mean()), abs=1e-8)
+            assert float(shard.std_L(FRAME)[latent]) == pytest.approx(float(values.double().std(correction=0)), abs=1e-7)
+        else:
+            assert torch.isnan(shard.mean_L(FRAME)[latent])
+        expected = [int(((values > low) & (values <= high)).sum())
+                    for low, high in ((0, 0.6), (0.6, 1.1), (1.1, 2.3), (2.3, 99))]
+        assert shard.hist_LK[latent].tolist() == expected
+        assert shard.position_LS[latent].tolist() == fires_CS.sum(dim=0).tolist()
+    assert shard.l0_hist.tolist() == [int((l0_CS[counted_CS] == n).sum()) for n in range(L + 1)]
+    assert shard.l0_bos_hist.tolist() == [int((l0_CS[:, 0] == n).sum()) for n in range(L + 1)]
+    assert shard.followed_V.tolist() == [
+        sum(int(text.tokens_CS[c, s + 1] == v) for c in range(n_contexts) for s in range(1, text.length_C[c] - 1))
+        for v in range(V)]
+    assert shard.l0_token_V2.tolist() == [
+        [int((counted_CS & (text.tokens_CS == v)).sum()), int(l0_CS[counted_CS & (text.tokens_CS == v)].sum())]
+        for v in range(V)]
+    assert shard.l0_position_S3.tolist() == [
+        [int(real_CS[:, s].sum()), int(l0_CS[:, s][real_CS[:, s]].sum()),
+         int(l0_CS[:, s][real_CS[:, s]].square().sum())] for s in range(S)]
+    if counted_CS.any():
+        norms = text.norm_CS[counted_CS].sort().values
+        middle = norms[[(len(norms) - 1) // 2, len(norms) // 2]]
+        assert float(middle[0]) * 0.985 < shard.median_norm() < float(middle[1]) * 1.015
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 12))
+def test_kept_peaks_are_the_strongest_and_a_few_of_every_bin(seed: int, n_contexts: int) -> None:
+    text = Text(seed, n_contexts, 0.5)
+    peaks = text.shard(list(range(n_contexts))).peaks
+    for latent in range(L):
+        expected: list[tuple[float, int, int]] = []  # (−value, context, position)
+        for c in range(n_contexts):
+            acts = text.acts_CSL[c, 1 : text.length_C[c], latent]
+            if (acts > 0).any():
+                expected.append((-float(acts.max()), c, 1 + acts.tolist().index(float(acts.max()))))
+        mine = (peaks.latent_N == latent).nonzero().squeeze(1)
+        found = [(-float(peaks.value_N[i]), int(peaks.context_N[i]), int(peaks.position_N[i])) for i in mine]
+        assert set(found) <= set(expected)
+        assert set(sorted(expected)[: FRAME.n_strong]) <= set(found)
+        bins = [int(torch.bucketize(torch.tensor(-v), torch.tensor(FRAME.hist_edges))) for v, _, _ in found]
+        assert bins == peaks.bin_N[mine].tolist()
+        wanted = {int(torch.bucketize(torch.tensor(-v), torch.tensor(FRAME.hist_edges))) for v, _, _ in expected}
+        assert set(bins) == wanted
+        assert len(found) <= FRAME.n_strong + FRAME.n_bin * len(wanted)
+        for (_, c, _), i in zip(found, mine, strict=True):  # every firing of the latent in that context travels along
+            at = peaks.payload_key_M == peaks.key_N[i]
+            acts = text.acts_CSL[c, : text.length_C[c], latent]
+            positions = [p for p in range(1, len(acts)) if acts[p] > 0]
+            assert peaks.payload_position_M[at].tolist() == positions
+            assert peaks.payload_value_M[at].tolist() == acts[positions].tolist()
+    assert set(peaks.payload_key_M.tolist()) == set(peaks.key_N.tolist())
+
+
+def test_the_sample_of_a_bin_does_not_prefer_early_contexts() -> None:
+    """By a hash of latent and context: over many latents every context is as likely as another."""
+    n_latents, n_contexts = 400, 10
+    latent = torch.arange(n_latents).repeat_interleave(n_contexts)
+    context = torch.arange(n_contexts).repeat(n_latents)
+    peaks = Peaks.find(latent, context, torch.ones_like(latent), torch.ones(len(latent)), torch.zeros_like(latent))
+    kept = peaks.prune(0, 2, 1)
+    counts = torch.bincount(kept.context_N, minlength=n_contexts)
+    assert len(kept.key_N) == 2 * n_latents
+    assert (counts - 80).abs().max() < 4 * 80**0.5
+
+
+def test_state_survives_a_checkpoint(tmp_path: Any) -> None:
+    shard = Text(0, 6, 0.4).shard([0, 1, 2, 3])
+    save_checkpoint(tmp_path / "s.pt", shard.state())
+    again = Shard.from_state(load_checkpoint(tmp_path / "s.pt"))
+    assert same(again.state(), shard.state())
+    other = Text(0, 6, 0.4).shard([4, 5])
+    assert same(again.merge(other, FRAME).state(), shard.merge(other, FRAME).state())
+
+
+def test_nothing_that_fires_is_an_empty_shard() -> None:
+    shard = Text(0, 3, 0.0).shard([0, 1, 2])
+    assert len(shard.tokens.key_N) == len(shard.nexts.key_N) == len(shard.peaks.key_N) == len(shard.peaks.payload_key_M) == 0
+    assert not shard.n_tokens_L.any()
+
+
+def test_rank_within_runs() -> None:
+    assert rank_within(torch.tensor([3, 3, 3, 1, 7, 7])).tolist() == [0, 1, 2, 0, 0, 1]
+    assert rank_within(torch.tensor([], dtype=torch.int64)).tolist() == []
