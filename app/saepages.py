@@ -39,7 +39,7 @@ def find_sae(catalog: Catalog, model: str, name: str) -> Sae:
 def open_build(builds: Builds, sae: Sae) -> Iterator[Build]:
     """The SAE's newest build.  Raises 404 where it has none yet, or its file is gone."""
     if sae.current_build is None:
-        raise HTTPException(404, f"{sae.id} has no feature index yet. Make one with: saescope index {sae.id}")
+        raise HTTPException(404, f"{sae.id} has no feature index yet. Make one with: saescope index --sae {sae.id}")
     try:
         with builds.use(sae.id, sae.current_build) as build:
             yield build

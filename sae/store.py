@@ -76,7 +76,7 @@ class Build:
             connection.close()
             raise UserError(
                 f"build: {path.name} has tables of version {meta.get('schema_version')}, this program reads "
-                f"version {SCHEMA_VERSION}; make it anew with: saescope index {meta.get('sae_id', '')}", "build")
+                f"version {SCHEMA_VERSION}; make it anew with: saescope index --sae {meta.get('sae_id', '')}", "build")
         return cls(path, connection, meta)
 
     def close(self) -> None:
