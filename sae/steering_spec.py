@@ -27,7 +27,7 @@ MODES: dict[Mode, str] = {
     "clamp": "clamp: set its activation to strength × its maximum",
     "scale": "scale: multiply its activation",
     "ablate": "ablate: set its activation to 0",
-    "remove": "remove direction: project its decoder direction out of the residual stream",
+    "remove": "project out: take its decoder direction out of the residual stream",
 }
 MAX_LATENTS = 16
 MAX_LENGTH = 512

@@ -105,12 +105,12 @@ def _form_from(query: ImmutableMultiDict[str, Any], sources: Sources) -> Form:
     form = read_form(query)
     if query.get("add"):
         _add(form, query)
-    remove = query.get("remove", "")
-    if remove.isascii() and remove.isdigit() and int(remove) < len(form.chips):
-        del form.chips[int(remove)]
+    drop = query.get("drop", "")
+    if drop.isascii() and drop.isdigit() and int(drop) < len(form.chips):
+        del form.chips[int(drop)]
     if query.get("new_seed"):
         form.values["seed"] = new_seed()
-    if form.chips or "remove" in query or form.prompt:
+    if form.chips or "drop" in query or form.prompt:
         sources.complete(form)
         return form
     example = sources.example(query.get("sae"))

@@ -7,6 +7,7 @@ and hands it to `Serve`, which is made on that thread, since it will own the lan
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -51,7 +52,8 @@ class _Job:
 
     def send(self, event: Event) -> None:
         """Send from any thread."""
-        self._loop.call_soon_threadsafe(self._write, event)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
+            self._loop.call_soon_threadsafe(self._write, event)
 
     def _write(self, event: Event) -> None:
         transport = self._writer.transport
@@ -89,18 +91,21 @@ class Desk:
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             message = decode_command(await reader.readline())
-        except (ValidationError, ValueError, ConnectionError) as error:
+            if isinstance(message, Generate):
+                await self._take(_Job(message, writer, asyncio.get_running_loop()), reader)
+        except (ValidationError, ValueError) as error:
             writer.write(encode(Failed(message=f"the model worker does not understand this: {error}")))
+        except ConnectionError:
+            log.info("a client left before it had asked")
+        finally:
             writer.close()
-            return
-        if isinstance(message, Generate):
-            job = _Job(message, writer, asyncio.get_running_loop())
-            if self._enqueue(job):
-                await self._follow(job, reader)
-            else:
-                job.send(Busy(retry_after_s=_RETRY_AFTER_S))
-                await job.ended.wait()
-        writer.close()
+
+    async def _take(self, job: _Job, reader: asyncio.StreamReader) -> None:
+        if self._enqueue(job):
+            await self._follow(job, reader)
+        else:
+            job.send(Busy(retry_after_s=_RETRY_AFTER_S))
+            await job.ended.wait()
 
     async def _follow(self, job: _Job, reader: asyncio.StreamReader) -> None:
         """Until the job has ended: any line, and the end of the connection, mean stop."""

@@ -10,6 +10,9 @@
   };
   const toPosition = (strength) => Math.sign(strength) * 100 * Math.sqrt(Math.min(Math.abs(strength) / END, 1));
 
+  // Through the button: htmx sends a form to where the button that was pressed last would send it.
+  const run = () => document.querySelector("#steer-form .run").click();
+
   function show(chip) {
     const strength = parseFloat(chip.querySelector("[name='strength']").value);
     const line = chip.querySelector(".coefficient");
@@ -27,7 +30,23 @@
     }
   }
 
+  const field = (id) => document.getElementById(id);
+
+  function summarise() {
+    const where = field("positions").selectedOptions[0].text;
+    field("settings-summary").textContent =
+      `temperature ${field("temperature").value} · ${field("length").value} tokens · seed ${field("seed").value} · ${where}`;
+  }
+
+  // What was wrong in the last attempt is no longer said once an attempt went through.
+  function clearFaults(form) {
+    form.querySelectorAll(".error-text, .notice-error").forEach((message) => message.remove());
+    form.querySelectorAll("[aria-invalid]").forEach((input) => input.removeAttribute("aria-invalid"));
+    form.querySelectorAll("[data-error]").forEach((part) => part.removeAttribute("data-error"));
+  }
+
   document.addEventListener("input", (event) => {
+    if (event.target.closest(".settings")) summarise();
     const chip = event.target.closest(".chip");
     if (!chip) return;
     const slider = chip.querySelector(".slider");
@@ -42,7 +61,7 @@
       event.preventDefault(); // Enter in the number of a latent adds it; elsewhere it runs
       document.querySelector(".add-latent").click();
     } else if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.id === "prompt") {
-      document.getElementById("steer-form").requestSubmit();
+      run();
     }
   });
 
@@ -50,9 +69,9 @@
     const share = event.target.closest("[data-copy]");
     if (event.target.closest(".new-seed")) {
       event.preventDefault();
-      const form = document.getElementById("steer-form");
-      form.elements.seed.value = Math.floor(Math.random() * 1e6);
-      form.requestSubmit();
+      field("seed").value = Math.floor(Math.random() * 1e6);
+      summarise();
+      run();
     } else if (share && navigator.clipboard) {
       event.preventDefault();
       try {
@@ -66,8 +85,15 @@
 
   // A full queue answers 503 with the form and a message in it: show it, as other answers are shown.
   document.addEventListener("htmx:beforeSwap", (event) => {
-    if (event.detail.xhr.status === 503) event.detail.shouldSwap = true;
+    if (event.detail.xhr?.status === 503) event.detail.shouldSwap = true;
   });
-  document.addEventListener("htmx:afterSwap", () => setUp(document));
+  document.addEventListener("htmx:afterSwap", (event) => {
+    setUp(document);
+    const { requestConfig, xhr } = event.detail;
+    if (requestConfig?.path !== "/steer" || xhr.status !== 200) return;
+    clearFaults(field("steer-form"));
+    // On a small screen the result lies below the form: go to it, but never move a page that shows it already.
+    field("result").scrollIntoView({ block: "nearest" });
+  });
   document.addEventListener("DOMContentLoaded", () => setUp(document));
 })();

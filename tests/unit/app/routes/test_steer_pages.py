@@ -123,7 +123,7 @@ def test_latents_are_added_and_removed_and_nothing_typed_is_lost(browser: TestCl
     assert 'value="1.25"' in form
     assert 'value="77"' in form
     del typed["add"]
-    fewer = browser.post("/steer/form", data={**typed, "latent": ["2", "9"], "remove": "0"}, headers=HTMX).text
+    fewer = browser.post("/steer/form", data={**typed, "latent": ["2", "9"], "drop": "0"}, headers=HTMX).text
     assert re.findall(r'name="latent" value="(\d+)"', fewer) == ["9"]
 
 

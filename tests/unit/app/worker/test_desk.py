@@ -1,0 +1,155 @@
+"""The worker's desk with a stand-in for the models: order, places, leaving, faults."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from app.worker.desk import Desk, Send
+from app.worker.protocol import Done, Event, Failed, Final, Generate, Queued, Stop, decode_event, encode
+from sae.errors import UserError
+from sae.steering_spec import Intervention, SteerRequest
+
+
+def message(prompt: str = "x") -> Generate:
+    one = Intervention(sae="demo/x", layer=0, latent=0, max_act=1)
+    return Generate(request=SteerRequest(model="demo", prompt=prompt, interventions=(one,)), folders={})
+
+
+class Models:
+    """Serves by what the prompt says; `hold` keeps the model thread busy until `go` is set."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.busy = threading.Event()
+        self.served: list[str] = []
+
+    def __call__(self, job: Generate, send: Send, cancelled: threading.Event) -> None:
+        prompt = job.request.prompt
+        self.served.append(prompt)
+        if prompt == "hold":
+            self.busy.set()
+            while not (self.go.is_set() or cancelled.wait(0.001)):
+                pass
+        if prompt == "user":
+            raise UserError("strength: too much", "strength")
+        if prompt == "bug":
+            raise RuntimeError("broken")
+        send(Done(columns={}, stopped=cancelled.is_set(), tokens=0, seconds=0))
+
+
+async def ask(path: Path, prompt: str, seen: list[Event]) -> asyncio.StreamWriter:
+    """Send a request and gather its events in the background."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(encode(message(prompt)))
+
+    async def gather() -> None:
+        while line := await reader.readline():
+            seen.append(decode_event(line))
+
+    kept.append((writer, asyncio.create_task(gather())))
+    return writer
+
+
+kept: list[Any] = []  # a connection that nothing holds on to is closed, and then its request has left
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def with_desk(tmp_path: Path, room: int, scene: Callable[[Path, Models], Any]) -> None:
+    async def play() -> None:
+        models, ended, path = Models(), asyncio.Event(), tmp_path / "w.sock"
+        desk = asyncio.create_task(Desk(lambda: models, room).serve(path, ended))
+        await until(path.exists)
+        await scene(path, models)
+        models.go.set()
+        for writer, gathering in kept:
+            writer.close()
+            await gathering
+        kept.clear()
+        ended.set()
+        await desk
+        assert not path.exists()
+
+    asyncio.run(play())
+
+
+def ends(events: list[Event]) -> list[Event]:
+    return [event for event in events if isinstance(event, Final)]
+
+
+def test_faults_are_told_and_the_next_request_is_served(tmp_path: Path) -> None:
+    async def scene(path: Path, models: Models) -> None:
+        user, bug, fine = [], [], []  # type: ignore[var-annotated]
+        for prompt, seen in (("user", user), ("bug", bug), ("fine", fine)):
+            await ask(path, prompt, seen)
+            await until(lambda seen=seen: ends(seen))
+        assert ends(user) == [Failed(message="strength: too much", field="strength")]
+        assert "RuntimeError: broken" in ends(bug)[0].message  # type: ignore[union-attr]
+        assert isinstance(ends(fine)[0], Done)
+
+    with_desk(tmp_path, 4, scene)
+
+
+def test_places_move_up_and_who_leaves_is_not_served(tmp_path: Path) -> None:
+    async def scene(path: Path, models: Models) -> None:
+        held, left, last = [], [], []  # type: ignore[var-annotated]
+        await ask(path, "hold", held)
+        await until(models.busy.is_set)
+        leaving = await ask(path, "left", left)
+        await until(lambda: left)
+        await ask(path, "last", last)
+        await until(lambda: last)
+        assert (left[0], last[0]) == (Queued(position=1), Queued(position=2))
+        leaving.close()
+        await until(lambda: Queued(position=1) in last)
+        models.go.set()
+        await until(lambda: ends(last))
+        assert models.served == ["hold", "last"]
+
+    with_desk(tmp_path, 4, scene)
+
+
+def test_a_stop_reaches_the_request_that_is_served(tmp_path: Path) -> None:
+    async def scene(path: Path, models: Models) -> None:
+        held: list[Event] = []
+        writer = await ask(path, "hold", held)
+        await until(models.busy.is_set)
+        writer.write(encode(Stop()))
+        await until(lambda: ends(held))
+        assert ends(held) == [Done(columns={}, stopped=True, tokens=0, seconds=0)]
+
+    with_desk(tmp_path, 4, scene)
+
+
+def test_a_full_queue_says_so(tmp_path: Path) -> None:
+    async def scene(path: Path, models: Models) -> None:
+        held, waiting, refused = [], [], []  # type: ignore[var-annotated]
+        await ask(path, "hold", held)
+        await until(models.busy.is_set)
+        await ask(path, "waiting", waiting)
+        await until(lambda: waiting)
+        await ask(path, "refused", refused)
+        await until(lambda: ends(refused))
+        assert refused[0].type == "busy"
+
+    with_desk(tmp_path, 1, scene)
+
+
+def test_what_is_no_request_is_answered(tmp_path: Path) -> None:
+    async def scene(path: Path, models: Models) -> None:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"hello\n")
+        answer = decode_event(await reader.readline())
+        assert isinstance(answer, Failed)
+        assert await reader.read() == b""
+        writer.close()
+
+    with_desk(tmp_path, 1, scene)

@@ -1,0 +1,30 @@
+"""The shelf never forgets what is in use, nor keeps more than it may."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.worker.shelf import Shelf
+
+
+@given(st.lists(st.integers(0, 9), min_size=1), st.integers(1, 30))
+def test_the_least_recently_used_goes_first(asked: list[int], limit: int) -> None:
+    shelf, loads, order = Shelf(limit), [], []
+    for key in asked:
+        assert shelf.get(key, lambda key=key: loads.append(key) or key, lambda key: key + 1) == key
+        order = [*[k for k in order if k != key], key]
+        kept = []
+        for k in reversed(order):  # the newest that fit together, the last asked for in any case
+            if kept and sum(i + 1 for i in kept) + k + 1 > limit:
+                break
+            kept.append(k)
+        order = kept[::-1]
+        assert [k for k in range(10) if k in shelf] == sorted(order)
+
+
+def test_an_item_on_the_shelf_is_not_loaded_again() -> None:
+    shelf, loads = Shelf(10), []
+    for _ in range(3):
+        shelf.get("a", lambda: loads.append(1), lambda _: 1)
+    assert len(loads) == 1
