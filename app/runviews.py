@@ -16,7 +16,7 @@ from app.models import Run
 from sae.rundir import RunFolder, Status
 from sae.workspace import Workspace
 
-STALE_S = 30  # a heartbeat this old is worth a word
+STALE_S = 120  # a heartbeat this old is worth a word; loading a large model takes a while without one
 _VERBS = {"train": "Train", "index": "Index", "evaluate": "Evaluate"}
 # What the curves are called, the keys of progress.jsonl, and how their values are read.
 CURVES = (

@@ -42,7 +42,9 @@ def _spec_command(kind: str) -> Callable[..., None]:
     for name, field in SPECS[kind].model_fields.items():
         shown = "required" if field.default is PydanticUndefined else field.default
         description = f"{field.description} [dim](default: {shown})[/dim]"
-        option: Any = typer.Option(f"--{name.replace('_', '-')}", help=description, show_default=False)
+        flag = name.replace("_", "-")
+        names = f"--{flag}/--no-{flag}" if field.annotation is bool else f"--{flag}"
+        option: Any = typer.Option(names, help=description, show_default=False)
         annotation: Any = field.annotation if field.annotation in (int, float, bool) else str
         required = field.default is PydanticUndefined
         parameters.append(inspect.Parameter(

@@ -188,3 +188,19 @@ def test_nobody_removes_themselves(admin: TestClient) -> None:
 
         me = db.scalar(select(User.id).where(User.name == "ada"))
     assert admin.post(f"/admin/users/{me}/delete").status_code == 409
+
+
+def test_the_command_line_has_every_option_of_the_command() -> None:
+    from typer.main import get_command
+
+    from sae.cli import app
+
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    for kind in SPECS:
+        known = {name for option in commands[kind].params for name in (*option.opts, *option.secondary_opts)}
+        changed = {
+            name: (not info.default if info.annotation is bool else "other")
+            for name, info in SPECS[kind].model_fields.items()}
+        shown = {word for word in shlex.split(specform.command_line(kind, changed)) if word.startswith("--")}
+        assert len(shown) == len(changed)
+        assert shown <= known
