@@ -105,7 +105,8 @@ def test_a_shard_is_what_a_count_by_hand_gives(seed: int, n_contexts: int, densi
         assert shard.sum_l0_L[latent] == int(l0_CS[fires_CS].sum())
         if len(values):
             assert float(shard.mean_L(FRAME)[latent]) == pytest.approx(float(values.double().mean()), abs=1e-8)
-            assert float(shard.std_L(FRAME)[latent]) == pytest.approx(float(values.double().std(correction=0)), abs=1e-7)
+            std = float(values.double().std(correction=0))
+            assert float(shard.std_L(FRAME)[latent]) == pytest.approx(std, abs=1e-7)
         else:
             assert torch.isnan(shard.mean_L(FRAME)[latent])
         expected = [int(((values > low) & (values <= high)).sum())
@@ -181,7 +182,8 @@ def test_state_survives_a_checkpoint(tmp_path: Any) -> None:
 
 def test_nothing_that_fires_is_an_empty_shard() -> None:
     shard = Text(0, 3, 0.0).shard([0, 1, 2])
-    assert len(shard.tokens.key_N) == len(shard.nexts.key_N) == len(shard.peaks.key_N) == len(shard.peaks.payload_key_M) == 0
+    for keys in (shard.tokens.key_N, shard.nexts.key_N, shard.peaks.key_N, shard.peaks.payload_key_M):
+        assert len(keys) == 0
     assert not shard.n_tokens_L.any()
 
 
