@@ -1,0 +1,496 @@
+"""Every aggregate of a build, read back with DuckDB, against a dense computation by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+import torch
+
+from sae.activations import context_batches
+from sae.autoencoder import Autoencoder
+from sae.corpus import Corpus
+from sae.index import scan as scan_module
+from sae.index.build import build, contexts_to_read, make_frame
+from sae.index.scan import scan, scan_shard
+from sae.index.schema import BANDS, HIST_BINS, LOGIT_BINS, TABLES
+from sae.index.tables import make_tables
+from sae.index.writer import write_build
+from sae.lm import LanguageModel
+from sae.records import DENSE_DENSITY, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
+from sae.specs import IndexSettings
+from tests.toys import D, ToyModel, V, corpus_of, toy_corpus, toy_sae
+from tests.unit.sae.index.test_shard import same
+
+SETTINGS = IndexSettings(index_tokens=10_000, top_contexts=3, band_contexts=2)
+
+
+@dataclass
+class Case:
+    """A build's file and the dense truth: one row a counted token, in no particular order."""
+
+    path: Path
+    sae: Autoencoder
+    lm: Any
+    corpus: Corpus
+    contexts: np.ndarray
+    acts_TL: np.ndarray  # float32, BOS rows included
+    ctx_T: np.ndarray
+    pos_T: np.ndarray
+    tok_T: np.ndarray
+    norm_T: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.counted_T = self.pos_T > 0
+        self.l0_T = (self.acts_TL > 0).sum(axis=1)
+        self.n_counted = int(self.counted_T.sum())
+        self.con = duckdb.connect(str(self.path), read_only=True)
+        self.meta = {key: json.loads(value) for key, value in self.con.execute("FROM meta").fetchall()}
+
+    def rows(self, query: str) -> list[dict[str, Any]]:
+        cursor = self.con.execute(query)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def firing(self, latent: int) -> np.ndarray:
+        return np.flatnonzero((self.acts_TL[:, latent] > 0) & self.counted_T)
+
+    def peaks(self, latent: int) -> list[tuple[float, int, int]]:
+        """(−activation, context, position) of the strongest firing in each context, strongest first."""
+        best: dict[int, tuple[float, int, int]] = {}
+        for t in self.firing(latent):
+            row = (-float(self.acts_TL[t, latent]), int(self.ctx_T[t]), int(self.pos_T[t]))
+            best[row[1]] = min(best.get(row[1], row), row)
+        return sorted(best.values())
+
+
+def dense_case(path: Path, lm: Any, sae: Autoencoder, corpus: Corpus, settings: IndexSettings = SETTINGS) -> Case:
+    """Build, and compute all pre-activations and the selection rule densely."""
+    build(lm, sae, corpus, settings, path, provenance={"run": "r", "command": "c"})
+    contexts = contexts_to_read(corpus, settings.index_tokens)
+    parts: list[tuple[np.ndarray, ...]] = []
+    for rows, tokens_PS, real_PS in context_batches(corpus, contexts):
+        x_TD = lm.residual(tokens_PS, sae.layer)[real_PS]
+        pre_TL = sae.pre_activations(x_TD)
+        if sae.config["architecture"] == "batch_topk":
+            kept_TL = pre_TL > sae.sparsity.threshold
+        else:
+            kept_TL = torch.zeros_like(pre_TL, dtype=torch.bool)
+            kept_TL.scatter_(1, pre_TL.argsort(dim=1, descending=True)[:, : sae.k], True)
+        acts_TL = torch.where(kept_TL & (pre_TL > 0), pre_TL, 0.0)
+        row_T, pos_T = real_PS.nonzero(as_tuple=True)
+        parts.append((acts_TL.numpy(), rows[row_T], pos_T.numpy(), tokens_PS[real_PS].numpy(),
+                      x_TD.norm(dim=1).numpy()))
+    return Case(path, sae, lm, corpus, contexts, *(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+@pytest.fixture(scope="module")
+def long_corpus() -> Corpus:
+    """Contexts longer than the window that a page shows, and longer than the bins of positions."""
+    return toy_corpus(24, 300, seed=3)
+
+
+@pytest.fixture(scope="module", params=["batch_topk", "topk, layer norm", "long contexts", "language model"])
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, long_corpus: Corpus) -> Case:
+    path = tmp_path_factory.mktemp("builds") / "b.duckdb"
+    if request.param == "batch_topk":
+        return dense_case(path, ToyModel(), toy_sae(), toy_corpus(90))
+    if request.param == "topk, layer norm":
+        return dense_case(path, SmoothModel(), toy_sae("topk", "layer_norm"), toy_corpus(70, seed=1))
+    if request.param == "long contexts":
+        return dense_case(path, ToyModel(), toy_sae(threshold=8.0), long_corpus)
+    lm: LanguageModel = request.getfixturevalue("demo_lm")
+    make = request.getfixturevalue("tiny_sae")
+    ids = lm.encode(Path(json.__file__).read_text(encoding="utf-8"))[: 20 * 23]
+    tokens = np.array(ids[: len(ids) // 23 * 23]).reshape(-1, 23)
+    tokens = np.concatenate([np.zeros((len(tokens), 1), dtype=np.int64), tokens], axis=1)
+    length = np.full(len(tokens), 24)
+    length[3], tokens[3, 2:] = 2, 0
+    sae = make("batch_topk", "layer_norm")
+    sae.b_enc_L[5] = -1000.0  # never fires
+    return dense_case(path, lm, sae, corpus_of(tokens, length))
+
+
+class SmoothModel(ToyModel):
+    """Without ties, which a choice of the k largest could settle in either way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token_VD = torch.randn(V, D, generator=torch.Generator().manual_seed(8))
+
+
+# ---- the table of latents
+
+
+def test_counts_moments_and_histograms(case: Case) -> None:
+    low, edges = case.meta["hist_low"], np.array(case.meta["hist_edges"], dtype=np.float32)
+    assert len(edges) == HIST_BINS - 1
+    assert (np.diff(edges) > 0).all()
+    bins = min(case.corpus.context_length, 256)
+    latents = case.rows("FROM latent ORDER BY latent")
+    assert [row["latent"] for row in latents] == list(range(case.sae.n_latents))
+    assert any(row["dead"] for row in latents)
+    for row in latents:
+        t = case.firing(row["latent"])
+        values = case.acts_TL[t, row["latent"]].astype(np.float64)
+        assert row["n_tokens"] == len(t)
+        assert row["n_contexts"] == len(set(case.ctx_T[t]))
+        assert row["density"] == len(t) / case.n_counted
+        assert row["dead"] == (len(t) == 0)
+        assert row["dense"] == (len(t) > DENSE_DENSITY * case.n_counted)
+        assert row["rare"] == (0 < len(t) < RARE_TOKENS)
+        assert sum(row["hist"]) == len(t)
+        if len(t) == 0:
+            assert row["max_act"] == 0
+            assert [row[name] for name in ("mean_act", "std_act", "mean_position", "mean_l0")] == [None] * 4
+            assert row["top_tokens"] == row["next_tokens"] == []
+            assert not row["single_token"]
+            assert not row["position_bound"]
+            continue
+        assert row["max_act"] == values.max()
+        assert row["mean_act"] == pytest.approx(values.mean(), rel=1e-6)
+        assert row["std_act"] == pytest.approx(values.std(), rel=1e-4, abs=1e-4 * values.max())
+        assert row["hist"] == np.bincount(np.searchsorted(edges, values.astype(np.float32)), minlength=64).tolist()
+        assert values.min() > low or row["hist"][0] > 0
+        slack = 1e-5 if bins == case.corpus.context_length else 1.0  # positions share bins in long contexts
+        assert row["mean_position"] == pytest.approx(case.pos_T[t].mean(), abs=slack, rel=1e-6)
+        assert row["mean_l0"] == pytest.approx(case.l0_T[t].mean(), rel=1e-6)
+        by_token = np.bincount(case.tok_T[t])
+        by_place = np.bincount(case.pos_T[t] * bins // case.corpus.context_length)
+        assert row["single_token"] == (len(t) >= RARE_TOKENS and by_token.max() >= SINGLE_TOKEN_SHARE * len(t))
+        assert row["position_bound"] == (len(t) >= RARE_TOKENS and by_place.max() >= POSITION_SHARE * len(t))
+
+
+def test_top_and_next_tokens_with_their_lift(case: Case) -> None:
+    share = np.bincount(case.tok_T[case.counted_T], minlength=case.lm.info.d_vocab) / case.n_counted
+    index = {(int(c), int(p)): int(t) for c, p, t in zip(case.ctx_T, case.pos_T, case.tok_T, strict=True)}
+    after_T = np.array([index.get((int(c), int(p) + 1), -1) for c, p in zip(case.ctx_T, case.pos_T, strict=True)])
+    following = after_T[case.counted_T & (after_T >= 0)]
+    next_share = np.bincount(following, minlength=len(share)) / len(following)
+    pairs = {(row["latent"], row["token"]): row for row in case.rows("FROM token_latent")}
+    n_pairs = 0
+    for row in case.rows("FROM latent"):
+        t = case.firing(row["latent"])
+        count = np.bincount(case.tok_T[t], minlength=len(share))
+        ordered = sorted(np.flatnonzero(count), key=lambda token: (-count[token], token))
+        n_pairs += len(ordered)
+        assert row["top_tokens"] == ordered[:10]
+        assert row["top_token_n"] == count[ordered[:10]].tolist()
+        largest = [case.acts_TL[t[case.tok_T[t] == token], row["latent"]].max() for token in ordered]
+        lift = [count[token] / len(t) / share[token] for token in ordered]
+        assert row["top_token_max"] == largest[:10]
+        assert row["top_token_lift"] == pytest.approx(lift[:10], rel=1e-6)
+        for token, most, times in zip(ordered, largest, lift, strict=True):
+            pair = pairs[row["latent"], token]
+            assert (pair["n"], pair["max_act"]) == (count[token], most)
+            assert pair["lift"] == pytest.approx(times, rel=1e-6)
+        nexts = after_T[t][after_T[t] >= 0]
+        count = np.bincount(nexts, minlength=len(share))
+        ordered = sorted(np.flatnonzero(count), key=lambda token: (-count[token], token))[:10]
+        assert row["next_tokens"] == ordered
+        assert row["next_token_n"] == count[ordered].tolist()
+        expected = [count[token] / len(nexts) / next_share[token] for token in ordered]
+        assert row["next_token_lift"] == pytest.approx(expected, rel=1e-6)
+    assert len(pairs) == n_pairs
+    stored = [(row["token"], -row["n"], row["latent"]) for row in case.rows("FROM token_latent")]
+    assert stored == sorted(stored)
+
+
+def test_logit_effects_are_the_direct_products(case: Case) -> None:
+    logits_LV = (case.sae.W_dec_LD.double() @ case.lm.unembedding().double()).numpy()
+    edges = np.array(case.meta["logit_edges"])
+    assert len(edges) == LOGIT_BINS + 1
+    assert edges[-1] == pytest.approx(6 * logits_LV.std(), rel=1e-4)
+    for row in case.rows("FROM latent"):
+        logits_V = logits_LV[row["latent"]]
+        for name, ordered in (("logit_pos", np.sort(logits_V)[::-1]), ("logit_neg", np.sort(logits_V))):
+            assert row[f"{name}_value"] == pytest.approx(ordered[:10].tolist(), abs=1e-5)
+            assert logits_V[row[name]].tolist() == pytest.approx(row[f"{name}_value"], abs=1e-5)
+            assert len(set(row[name])) == 10
+        deviation = logits_V.std()
+        z_V = (logits_V - logits_V.mean()) / deviation
+        assert row["logit_std"] == pytest.approx(deviation, rel=1e-4)
+        assert row["logit_skew"] == pytest.approx((z_V**3).mean(), abs=1e-3)
+        assert row["logit_kurtosis"] == pytest.approx((z_V**4).mean() - 3, abs=2e-3)
+        assert sum(row["logit_hist"]) == len(logits_V)
+        expected = np.bincount(np.searchsorted(edges[1:-1], logits_V), minlength=LOGIT_BINS)
+        assert np.abs(np.cumsum(row["logit_hist"]) - np.cumsum(expected)).max() <= 1  # one on an edge
+
+
+def test_neighbours_are_the_nearest_living_directions(case: Case) -> None:
+    W_LD = case.sae.W_dec_LD.double()
+    cosine_LL = (W_LD @ W_LD.T).numpy()
+    rows = case.rows("FROM latent")
+    dead = {row["latent"] for row in rows if row["dead"]}
+    for row in rows:
+        others = [i for i in range(case.sae.n_latents) if i != row["latent"] and i not in dead]
+        ordered = sorted(others, key=lambda i: -cosine_LL[row["latent"], i])[:8]
+        assert row["neighbours"] == ordered
+        assert row["neighbour_cos"] == pytest.approx(cosine_LL[row["latent"], ordered].tolist(), abs=1e-5)
+        encoder_D = case.sae.W_enc_LD[row["latent"]].double()
+        assert row["encoder_norm"] == pytest.approx(float(encoder_D.norm()), rel=1e-5)
+        cosine = float(encoder_D @ W_LD[row["latent"]] / encoder_D.norm())
+        assert row["encoder_decoder_cos"] == pytest.approx(cosine, abs=1e-5)
+
+
+# ---- contexts
+
+
+def window_of(case: Case, ctx: int, position: int) -> tuple[int | None, ...]:
+    """What must agree for two contexts to show the same: sixteen tokens before the peak to eight after it."""
+    inside = range(int(case.corpus.length[ctx]))
+    return tuple(int(case.corpus.tokens[ctx, p]) if p in inside else None for p in range(position - 16, position + 9))
+
+
+def check_payload(case: Case, row: dict[str, Any]) -> None:
+    ctx, latent, start = row["ctx"], row["latent"], row["start"]
+    length = int(case.corpus.length[ctx])
+    shown = row["tokens"]
+    assert shown == case.corpus.tokens[ctx, start : start + len(shown)].tolist()
+    assert len(shown) == min(length, 128)
+    assert start + len(shown) <= length
+    assert 0 <= row["peak"] < len(shown)
+    assert min(row["peak"], 96) >= min(start + row["peak"], 96)  # 96 tokens before it are shown where there are so many
+    acts = np.zeros(length, dtype=np.float32)
+    here = case.ctx_T == ctx
+    acts[case.pos_T[here]] = np.where(case.pos_T[here] > 0, case.acts_TL[here, latent], 0)
+    window = acts[start : start + len(shown)]
+    assert row["pos"] == np.flatnonzero(window).tolist()
+    assert row["val"] == window[window > 0].tolist()
+    assert row["act"] == window[row["peak"]] == acts.max()
+    assert start + row["peak"] == int(acts.argmax())  # the first of equals
+    assert (row["doc"], row["doc_offset"]) == (case.corpus.doc[ctx], case.corpus.offset[ctx])
+
+
+def test_top_contexts_are_the_strongest_distinct_ones(case: Case) -> None:
+    collapsed = 0
+    for latent in range(case.sae.n_latents):
+        rows = case.rows(f"FROM context WHERE latent = {latent} AND band = 0 ORDER BY rank")
+        strongest = case.peaks(latent)[: 4 * SETTINGS.top_contexts]
+        windows: dict[tuple[int | None, ...], list[tuple[float, int, int]]] = {}
+        for peak in strongest:
+            windows.setdefault(window_of(case, peak[1], peak[2]), []).append(peak)
+        expected = [(same_text[0], len(same_text)) for same_text in windows.values()][: SETTINGS.top_contexts]
+        assert [row["rank"] for row in rows] == list(range(len(expected)))
+        found = [((-row["act"], row["ctx"], row["start"] + row["peak"]), row["duplicates"]) for row in rows]
+        assert found == expected
+        collapsed += sum(n > 1 for _, n in expected)
+        for row in rows:
+            check_payload(case, row)
+    assert collapsed or case.lm.info.id != "toy" or case.corpus.context_length > 128
+
+
+def test_bands_are_contexts_of_their_quantiles_that_are_not_on_top(case: Case) -> None:
+    edges = np.array(case.meta["hist_edges"], dtype=np.float32)
+    shown = 0
+    for latent in range(case.sae.n_latents):
+        rows = case.rows(f"FROM context WHERE latent = {latent} ORDER BY band, rank")
+        assert len({row["ctx"] for row in rows}) == len(rows)  # a context is shown once
+        on_top = {row["ctx"] for row in rows if row["band"] == 0}
+        values = np.sort(case.acts_TL[case.firing(latent), latent])
+        for band, _, low, high in BANDS:
+            mine = [row for row in rows if row["band"] == band]
+
+            def in_band(value: float, low: float = low, high: float = high, values: np.ndarray = values) -> bool:
+                """By the middle quantile of the firings in the value's bin of the histogram."""
+                number = np.searchsorted(edges, np.float32(value))
+                bins = np.searchsorted(edges, values)
+                middle = ((bins < number).sum() + (bins == number).sum() / 2) / len(values)
+                return bool(low <= middle < high)
+
+            there = [peak for peak in case.peaks(latent) if peak[1] not in on_top and in_band(-peak[0])]
+            assert {row["ctx"] for row in mine} <= {ctx for _, ctx, _ in there}
+            assert len(mine) == min(SETTINGS.band_contexts, len(there))
+            assert [row["rank"] for row in mine] == list(range(len(mine)))
+            assert [(-row["act"], row["ctx"]) for row in mine] == sorted((-row["act"], row["ctx"]) for row in mine)
+            for row in mine:
+                assert row["duplicates"] == 1
+                check_payload(case, row)
+            shown += len(mine)
+    assert shown > 0
+
+
+# ---- tokens, documents, latents per token, samples
+
+
+def test_tokens_and_documents(case: Case) -> None:
+    pieces, special = case.lm.vocabulary()
+    counts = np.bincount(case.tok_T[case.counted_T], minlength=len(pieces))
+    assert case.rows("FROM token ORDER BY token") == [
+        {"token": i, "piece": piece, "special": special[i], "n": counts[i]} for i, piece in enumerate(pieces)]
+    assert [row["name"] for row in case.rows("FROM document ORDER BY doc")] == case.corpus.documents
+
+
+def test_latents_per_token(case: Case) -> None:
+    top = int(case.l0_T.max())
+    found = {row["l0"]: (row["n"], row["n_bos"]) for row in case.rows("FROM l0_hist")}
+    expected = {n: (int((case.l0_T[case.counted_T] == n).sum()), int((case.l0_T[~case.counted_T] == n).sum()))
+                for n in range(top + 1)}
+    assert found == {n: counts for n, counts in expected.items() if any(counts)}
+    for row in case.rows("FROM l0_position"):
+        l0 = case.l0_T[case.pos_T == row["position"]].astype(int)
+        assert (row["n"], row["sum_l0"], row["sum_sq_l0"]) == (len(l0), l0.sum(), (l0**2).sum())
+    assert len(case.rows("FROM l0_position")) == len(set(case.pos_T))
+    by_token = {row["token"]: (row["n"], row["sum_l0"]) for row in case.rows("FROM l0_token")}
+    counted = case.counted_T
+    assert by_token == {
+        int(token): (int((case.tok_T[counted] == token).sum()),
+                     int(case.l0_T[counted & (case.tok_T == token)].sum())) for token in set(case.tok_T[counted])}
+
+
+def test_samples_show_whole_contexts_with_their_strongest_latents(case: Case) -> None:
+    samples = case.rows("FROM sample ORDER BY sample")
+    assert [row["ctx"] for row in samples] == case.contexts[:48].tolist()
+    for row in samples:
+        here = np.flatnonzero(case.ctx_T == row["ctx"])
+        here = here[np.argsort(case.pos_T[here])]
+        assert row["tokens"] == case.tok_T[here].tolist()
+        assert row["l0"] == case.l0_T[here].tolist()
+        assert (row["doc"], row["doc_offset"]) == (case.corpus.doc[row["ctx"]], case.corpus.offset[row["ctx"]])
+        positions = case.rows(f"FROM sample_latent WHERE sample = {row['sample']} ORDER BY position")
+        assert [p["position"] for p in positions] == list(range(len(here)))
+        for position, t in zip(positions, here, strict=True):
+            acts = case.acts_TL[t]
+            strongest = sorted(np.flatnonzero(acts), key=lambda latent: -acts[latent])[:12]
+            assert position["acts"] == acts[strongest].tolist()
+            assert acts[position["latents"]].tolist() == position["acts"]
+
+
+def test_meta_says_what_was_read(case: Case) -> None:
+    meta = case.meta
+    assert meta["tokens"] == case.n_counted
+    assert meta["contexts"] == len(case.contexts)
+    assert meta["documents"] == len(set(case.corpus.doc[case.contexts]))
+    assert meta["settings"] == {"index_tokens": 10_000, "top_contexts": 3, "band_contexts": 2}
+    bos = case.l0_T[~case.counted_T]
+    assert meta["bos_l0"] == np.bincount(bos).argmax()
+    middle = np.median(case.norm_T[case.counted_T])
+    assert meta["median_resid_norm"] == pytest.approx(middle, rel=0.05)
+    assert meta["theta"] == case.sae.sparsity.threshold
+    assert (meta["run"], meta["command"], meta["build_id"]) == ("r", "c", "b")
+    assert [(b["band"], b["q_low"], b["q_high"]) for b in meta["bands"]] == [(b, lo, hi) for b, _, lo, hi in BANDS]
+    assert {name for (name,) in case.con.execute("SELECT table_name FROM duckdb_tables()").fetchall()} == set(TABLES)
+
+
+# ---- the same build in other ways
+
+
+def everything(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """All rows of all tables, but for when and how fast it was made."""
+    with duckdb.connect(str(path), read_only=True) as con:
+        tables = {name: con.execute(f"FROM {name} ORDER BY {order}").fetchall()
+                  for name, (_, order) in TABLES.items()}
+    tables["meta"] = [row for row in tables["meta"] if row[0] not in ("created", "seconds")]
+    return tables
+
+
+def test_two_halves_merged_are_the_same_build(tmp_path: Path) -> None:
+    lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(90)
+    contexts = contexts_to_read(corpus, 10_000)
+    frame, _ = make_frame(lm, sae, corpus, contexts, SETTINGS)  # type: ignore[arg-type]
+    whole = scan_shard(lm, sae, corpus, contexts, frame)  # type: ignore[arg-type]
+    half = len(contexts) // 2
+    halves = [scan_shard(lm, sae, corpus, part, frame)  # type: ignore[arg-type]
+              for part in (contexts[half:], contexts[:half])]
+    merged = halves[0].merge(halves[1], frame)
+    assert same(merged.state(), whole.state())
+    for name, shard in (("whole", whole), ("merged", merged)):
+        tables, added = make_tables(lm, sae, corpus, contexts, shard, frame, SETTINGS)  # type: ignore[arg-type]
+        write_build(tmp_path / f"{name}.duckdb", tables, added)
+    assert everything(tmp_path / "whole.duckdb") == everything(tmp_path / "merged.duckdb")
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [1, 150, 400])
+def test_interrupted_and_resumed_is_the_same_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    monkeypatch.setattr(scan_module, "SHARD_TOKENS", 16 * 9)
+    sae, corpus = toy_sae(), toy_corpus(60)
+
+    def make(path: Path, lm: ToyModel, update: Any = lambda done, total: None, checkpoint: Path | None = None) -> None:
+        build(lm, sae, corpus, SETTINGS, path, provenance={}, update=update, checkpoint=checkpoint)  # type: ignore[arg-type]
+
+    first, checkpoint = ToyModel(), tmp_path / "ckpt" / "index.pt"
+    make(tmp_path / "a" / "b.duckdb", first)
+    told: list[int] = []
+
+    def stop(done: int, total: int) -> None:
+        told.append(done)
+        if done >= stop_at:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        make(tmp_path / "c" / "b.duckdb", ToyModel(), stop, checkpoint)
+    assert not (tmp_path / "c").exists()
+    resumed = ToyModel()
+    make(tmp_path / "c" / "b.duckdb", resumed, lambda done, total: told.append(done), checkpoint)
+    assert told == sorted(told) or stop_at in range(told[-1])
+    if stop_at > 144:
+        assert resumed.tokens_read < first.tokens_read  # finished shards were not read again
+    assert everything(tmp_path / "c" / "b.duckdb") == everything(tmp_path / "a" / "b.duckdb")
+
+
+def test_a_checkpoint_of_another_frame_is_not_gone_on_with(tmp_path: Path) -> None:
+    lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(40)
+    contexts = contexts_to_read(corpus, 10_000)
+    for settings in (SETTINGS, IndexSettings(index_tokens=10_000, top_contexts=5)):
+        frame, _ = make_frame(lm, sae, corpus, contexts, settings)  # type: ignore[arg-type]
+        shard = scan(lm, sae, corpus, contexts, frame, checkpoint=tmp_path / "i.pt")  # type: ignore[arg-type]
+        assert same(shard.state(), scan(lm, sae, corpus, contexts, frame).state())  # type: ignore[arg-type]
+
+
+def test_a_build_is_never_overwritten(tmp_path: Path) -> None:
+    lm, corpus, path = ToyModel(), toy_corpus(20), tmp_path / "b.duckdb"
+    build(lm, toy_sae(), corpus, SETTINGS, path, provenance={})  # type: ignore[arg-type]
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match="immutable"):
+        build(lm, toy_sae(seed=1), corpus, SETTINGS, path, provenance={})  # type: ignore[arg-type]
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["b.duckdb"]
+
+
+def test_a_failure_while_writing_leaves_no_build(tmp_path: Path) -> None:
+    lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(20)
+    contexts = contexts_to_read(corpus, 10_000)
+    frame, _ = make_frame(lm, sae, corpus, contexts, SETTINGS)  # type: ignore[arg-type]
+    shard = scan_shard(lm, sae, corpus, contexts, frame)  # type: ignore[arg-type]
+    tables, added = make_tables(lm, sae, corpus, contexts, shard, frame, SETTINGS)  # type: ignore[arg-type]
+    del tables["sample"]
+    with pytest.raises(KeyError):
+        write_build(tmp_path / "b.duckdb", tables, added)
+    assert not (tmp_path / "b.duckdb").exists()
+
+
+def test_contexts_of_one_text_token_and_an_sae_that_never_fires(tmp_path: Path) -> None:
+    tokens = np.zeros((5, 8), dtype=np.int64)
+    tokens[:, 1] = [3, 4, 3, 9, 3]
+    corpus = corpus_of(tokens, np.full(5, 2))
+    sae = toy_sae(threshold=1e6)
+    build(ToyModel(), sae, corpus, SETTINGS, tmp_path / "b.duckdb", provenance={})  # type: ignore[arg-type]
+    with duckdb.connect(str(tmp_path / "b.duckdb"), read_only=True) as con:
+        assert con.execute("SELECT count(*), sum(n_tokens), bool_and(dead) FROM latent").fetchone() == (24, 0, True)
+        assert con.execute("SELECT count(*) FROM context").fetchone() == (0,)
+        assert con.execute("FROM l0_hist").fetchall() == [(0, 5, 5)]
+        assert con.execute("SELECT token, n FROM l0_token ORDER BY token").fetchall() == [(3, 3), (4, 1), (9, 1)]
+        assert con.execute("SELECT count(*) FROM sample").fetchone() == (5,)
+        assert con.execute("SELECT neighbours FROM latent LIMIT 1").fetchone() == ([],)
+
+
+def test_about_as_many_tokens_are_read_as_were_asked_for() -> None:
+    corpus = toy_corpus(60)
+    for wanted in (1, 100, 400):
+        contexts = contexts_to_read(corpus, wanted)
+        counted = (corpus.length[contexts] - 1).cumsum()
+        assert counted[-1] >= wanted
+        assert len(counted) == 1 or counted[-2] < wanted
+        assert len(set(contexts)) == len(contexts)
+    assert sorted(contexts_to_read(corpus, 10**9)) == list(range(60))
