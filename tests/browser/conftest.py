@@ -1,0 +1,87 @@
+"""A real browser on a real server with a small trained SAE.  Skipped where there is no Chromium."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+SMALL = ["--n-latents", "512", "--k", "16", "--tokens", "80000", "--batch-tokens", "1024", "--buffer-tokens", "40960",
+         "--eval-tokens", "10000", "--ce-tokens", "2000", "--index-tokens", "40000"]
+
+
+@dataclass
+class Server:
+    """A running program: its address and the one-time link to sign in."""
+
+    address: str
+    admin_link: str
+
+
+def chromium() -> str | None:
+    """Where Chromium is: `CHROMIUM` in the environment, or on the path."""
+    return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = chromium()
+    if path is None:
+        pytest.skip("no Chromium found: install it, or name it in CHROMIUM")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Server]:
+    """`saescope serve` on a workspace with one SAE, trained by the command line."""
+    home = tmp_path_factory.mktemp("home")
+    environment = {**os.environ, "SAESCOPE_HOME": str(home), "PORT": "0", "SAESCOPE_DEMO": "false"}
+    subprocess.run([sys.executable, "-m", "sae", "train", *SMALL], env=environment, check=True, timeout=280,
+                   stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-c", "from app.cli import main; main()", "serve"]
+    with open(home / "serve.log", "w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        yield _announced(process)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+def _announced(process: subprocess.Popen[str]) -> Server:
+    assert process.stdout is not None
+    head = [process.stdout.readline() for _ in range(2)]
+    address, link = (re.findall(r"http://\S+", line)[0] for line in head)
+    return Server(address, link)
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page in a fresh profile that fails the test on any console error, which a CSP violation is too."""
+    context: BrowserContext = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    yield page
+    context.close()
+    assert problems == []
+
+
+def artefacts() -> Path:
+    """Where screenshots are kept for people to look at."""
+    folder = Path("test-artifacts")
+    folder.mkdir(exist_ok=True)
+    return folder

@@ -1,0 +1,87 @@
+"""The whole way of a new user: home, latents, a latent, steering, admin, a run of one's own."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.conftest import Server, artefacts
+
+pytestmark = pytest.mark.browser
+
+SAE = "/demo/2-res-batchtopk-512"
+RUN_MS = 200_000
+
+
+def test_from_home_to_a_steered_text_and_a_run_of_ones_own(page: Page, server: Server) -> None:
+    page.goto(server.address)
+    page.get_by_role("link", name=re.compile("2-res-batchtopk-512")).first.click()
+    expect(page).to_have_url(server.address + SAE)
+    page.get_by_role("link", name="Browse latents").click()
+    expect(page.locator("table tbody tr").first).to_be_visible()
+
+    # A latent that is not dead and does not fire on everything: the tenth by density.
+    page.get_by_role("link", name=re.compile("density", re.I)).first.click()
+    page.locator("table tbody tr").nth(9).locator("a").first.click()
+    heading = page.get_by_role("heading", level=1)
+    first = heading.inner_text()
+    expect(page.get_by_role("heading", name="Top contexts")).to_be_visible()
+    page.keyboard.press("ArrowRight")  # the next in the table's order
+    expect(heading).not_to_have_text(first)
+    page.keyboard.press("ArrowLeft")
+    expect(heading).to_have_text(first)
+
+    page.get_by_role("link", name="Steer", exact=True).last.click()
+    strength = page.locator("input[name=strength][type=number]")
+    strength.fill("8")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.get_by_text(re.compile(r"^done|finished", re.I)).first).to_be_visible(timeout=120_000)
+    baseline, steered = page.locator("#baseline").inner_text(), page.locator("#steered").inner_text()
+    assert baseline
+    assert steered
+    assert baseline != steered
+    page.screenshot(path=artefacts() / "steer.png")
+
+    page.goto(server.admin_link)
+    page.goto(server.address + "/admin/train")
+    page.get_by_role("link", name="Quick trial").or_(page.get_by_role("button", name="Quick trial")).click()
+    for name, value in {"n_latents": "256", "tokens": "40000", "eval_tokens": "5000", "index_tokens": "20000",
+                        "name": "mine", "batch_tokens": "1024", "buffer_tokens": "20480"}.items():
+        field = page.locator(f"[name={name}]")
+        if not field.is_visible():
+            field.locator("xpath=ancestor::details/summary").click()
+        field.fill(value)
+    page.get_by_role("button", name="Start the run").click()
+    expect(page).to_have_url(re.compile(r"/runs/train-"))
+    expect(page.get_by_text("succeeded").first).to_be_visible(timeout=RUN_MS)
+    page.screenshot(path=artefacts() / "run.png")
+    page.goto(server.address + "/demo/mine")
+    expect(page.get_by_role("link", name="Browse latents")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("javascript", [True, False])
+def test_every_page_fits_and_reads(
+    browser: Browser, server: Server, scheme: str, width: int, javascript: bool
+) -> None:
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme,  # type: ignore[arg-type]
+        java_script_enabled=javascript)
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    paths = {"home": "/", "sae": SAE, "latents": SAE + "/latents", "latent": SAE + "/3", "tokens": SAE + "/tokens",
+             "steering": "/steer", "runs": "/runs", "login": "/login"}
+    for name, path in paths.items():
+        response = page.goto(server.address + path)
+        assert response is not None
+        assert response.status == 200, path
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        if javascript:
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{path} is wider than the window"
+            page.screenshot(path=artefacts() / f"{name}-{width}-{scheme}.png")
+    context.close()
+    assert problems == []
