@@ -56,7 +56,7 @@ class Settings(BaseSettings):
 
     worker_device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="Where steering runs: cpu, cuda, or auto")
-    worker_threads: int = Field(0, ge=0, description="CPU threads for steering; 0: all cores")
+    worker_threads: int = Field(0, ge=0, description="CPU threads for steering; 0: half of the cores")
     worker_memory_mb: int = Field(4096, ge=64, description="Memory for models and SAEs kept ready for steering, in MB")
     worker_queue: int = Field(8, ge=1, le=1000, description="Steering requests that may wait; others come back")
     steer_grace_s: float = Field(15, ge=0, description="Seconds that a steering run goes on while nobody looks at it")

@@ -39,8 +39,9 @@ class Engine:
 
         from sae import autoencoder, lm, steer
 
-        if threads:
-            torch.set_num_threads(threads)
+        # Half of the cores: a training run may have the others, and threads that wait for a core cost more
+        # than they bring (in a small model far more).
+        torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) // 2))
         self._lm_module, self._autoencoder, self._steer = lm, autoencoder, steer
         self._device = lm.pick_device(device)
         self._shelf = Shelf(memory_bytes)
@@ -136,7 +137,7 @@ async def _run(arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m app.worker.server", description="The model worker.")
     parser.add_argument("--socket", required=True, help="Unix socket to listen on")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of the models; 0: as many as there are")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of the models; 0: half of the cores")
     parser.add_argument("--memory-mb", type=int, default=4096, help="limit for loaded models and SAEs")
     parser.add_argument("--queue", type=int, default=16, help="requests that may wait")
     parser.add_argument("--device", default="auto", help="cpu, cuda[:n] or auto")
