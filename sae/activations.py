@@ -85,6 +85,7 @@ class ActivationStream:
         shape = (self.chunk_tokens, self.lm.info.d_model)
         self._buffers = [torch.empty(shape, dtype=self.dtype, device=self.lm.device)
                          for _ in range(2 if self._ahead else 1)]
+        self._held: list[int | None] = [None] * len(self._buffers)  # which chunk each buffer holds
 
     def sample(self, n_tokens: int) -> Tensor:
         """The first activations of the stream, in random order: [≤ n_tokens, D] float32."""
@@ -118,8 +119,12 @@ class ActivationStream:
 
     def _harvest(self, chunk: int) -> Tensor:
         """The activations of a chunk's tokens, in the order of the text: [C, D]."""
+        slot = chunk % len(self._buffers)
+        out_CD = self._buffers[slot]
+        if self._held[slot] == chunk:
+            return out_CD
+        self._held[slot] = None
         started = time.perf_counter()
-        out_CD = self._buffers[chunk % len(self._buffers)]
         filled = 0
         while filled < self.chunk_tokens:
             position = chunk * self.chunk_tokens + filled
@@ -137,6 +142,7 @@ class ActivationStream:
                 rows_ND = resid_PSD[real_PS.to(device)][skip : skip + self.chunk_tokens - filled]
                 out_CD[filled : filled + len(rows_ND)] = rows_ND
                 filled, skip = filled + len(rows_ND), 0
+        self._held[slot] = chunk
         self.timing.seconds += time.perf_counter() - started
         self.timing.tokens += self.chunk_tokens
         return out_CD

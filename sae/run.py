@@ -6,10 +6,13 @@ there is work for them, so this module can be imported by anything.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import shutil
+import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,14 +40,34 @@ PHASES: dict[str, dict[str, float]] = {
 EXIT_OK, EXIT_FAILED, EXIT_USER, EXIT_CANCELLED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4
 
 
-def execute(folder: RunFolder, workspace: Workspace, *, reporter: Reporter | None = None) -> int:
+def execute(folder: RunFolder, workspace: Workspace) -> int:
     """Do, or go on with, what the folder asks for; returns the exit code, never raises."""
+    try:
+        with _alone(folder):
+            return _execute(folder, workspace)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER
+
+
+@contextlib.contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    """Hold the run's lock.  The system lets go of it when the process ends, however it ends."""
+    with open(folder.path / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"run: {folder.id} is being executed by another process", "run") from None
+        yield
+
+
+def _execute(folder: RunFolder, workspace: Workspace) -> int:
     status = folder.status()
     if status and status.state in FINAL_STATES:
         print(f"run {folder.id} has {status.state} already")
         return EXIT_OK if status.state == "succeeded" else EXIT_FAILED
     kind, values = folder.spec()
-    reporter = reporter or Reporter(folder, _phases(kind, values))
+    reporter = Reporter(folder, _phases(kind, values))
     reporter.catch_signals()
     try:
         spec = parse_spec(kind, values)
@@ -61,7 +84,7 @@ def execute(folder: RunFolder, workspace: Workspace, *, reporter: Reporter | Non
         return EXIT_CANCELLED
     except UserError as error:
         reporter.finish("failed", str(error))
-        print(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
         return EXIT_USER
     except Exception as error:
         traceback.print_exc()
@@ -166,7 +189,7 @@ def _train_sae(
     reporter.begin("training", spec.tokens, message="reading the first activations")
     stream = ActivationStream(
         lm, corpus, spec.layer, spec.batch_tokens, spec.buffer_tokens, spec.reuse, spec.train_on_bos, spec.seed,
-        check=reporter.check)
+        check=lambda: reporter.update(reporter.status.done))  # a sign of life from the language model, too
     trained = train(
         spec, stream, lm.device, checkpoint=folder.checkpoints / "train.pt",
         update=lambda tokens: reporter.update(tokens, message=""), row=reporter.row,
