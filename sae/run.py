@@ -22,7 +22,7 @@ from sae.models import check_layer, find_model
 from sae.progress import Interrupted, Reporter
 from sae.rundir import FINAL_STATES, RunFolder
 from sae.specs import EvaluateSpec, IndexSettings, IndexSpec, TrainSpec, parse_spec
-from sae.workspace import Workspace, check_name, new_id
+from sae.workspace import Workspace, check_name, new_id, slug
 
 if TYPE_CHECKING:
     from sae.autoencoder import Autoencoder
@@ -98,7 +98,7 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
 
 
 def _phases(kind: str, values: dict[str, Any]) -> dict[str, float]:
-    phases = dict(PHASES[kind])
+    phases = dict(PHASES.get(kind, {}))  # a kind that does not exist is refused where specs are parsed
     if kind == "train" and values.get("index") is False:
         del phases["index"]
     return phases
@@ -229,7 +229,8 @@ def _build(
     from sae.index.build import build
 
     sae_id = sae.config["id"]
-    build_id = folder.id.partition("-")[2]  # its run's time and letters: a resumed run finds its own build
+    # Its run's time and letters, or whatever a folder made by hand is called: a resumed run finds its own build.
+    build_id = slug(folder.id.partition("-")[2] or folder.id)
     path = workspace.build(sae_id, build_id)
     if not path.exists():
         reporter.begin("index", settings.index_tokens)
@@ -240,10 +241,13 @@ def _build(
 
 
 def _choose_id(spec: TrainSpec, model_id: str, folder: RunFolder, workspace: Workspace) -> str:
-    """`<model>/<name>`; chosen once per run, so that a resumed run goes on with the same name."""
+    """`<model>/<name>`; chosen once per run, so that a resumed run goes on with the same name,
+    unless another run has finished an SAE of that name meanwhile."""
     note = folder.path / "sae_id.txt"
     if note.exists():
-        return note.read_text(encoding="utf-8").strip()
+        sae_id = note.read_text(encoding="utf-8").strip()
+        if _maker(sae_id, workspace) in (None, folder.id):
+            return sae_id
     if spec.name:
         name = check_name(spec.name)
         if (workspace.sae(f"{model_id}/{name}") / "sae.json").exists():
@@ -252,6 +256,14 @@ def _choose_id(spec: TrainSpec, model_id: str, folder: RunFolder, workspace: Wor
         name = free_name(default_name(spec), model_id, workspace)
     note.write_text(f"{model_id}/{name}", encoding="utf-8")
     return f"{model_id}/{name}"
+
+
+def _maker(sae_id: str, workspace: Workspace) -> str | None:
+    """The run that made an SAE, or None where there is no such SAE."""
+    from sae.autoencoder import read_config
+
+    folder = workspace.sae(sae_id)
+    return str(read_config(folder).get("run")) if (folder / "sae.json").exists() else None
 
 
 def default_name(spec: TrainSpec) -> str:

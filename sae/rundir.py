@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from sae.errors import UserError
+
 Kind = Literal["train", "index", "evaluate"]
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 HEARTBEAT_S = 1.0
@@ -83,8 +85,12 @@ class RunFolder:
             write_json(self.path / "spec.json", {"kind": kind, "spec": spec, "created": time.time()})
 
     def spec(self) -> tuple[Kind, dict[str, Any]]:
-        value = json.loads((self.path / "spec.json").read_text(encoding="utf-8"))
-        return value["kind"], value["spec"]
+        """What to do.  Raises UserError (field `run`) where `spec.json` does not say it."""
+        try:
+            value = json.loads((self.path / "spec.json").read_text(encoding="utf-8"))
+            return str(value["kind"]), dict(value["spec"])  # type: ignore[return-value]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"run: {self.path / 'spec.json'} is not the spec of a run: {error!r}", "run") from None
 
     def status(self) -> Status | None:
         """The last written status, or None while the run has not begun."""

@@ -1,0 +1,61 @@
+"""Executions of run folders in processes of their own, which tests may kill at any moment.
+
+The processes are forked from one that has imported the engine already, so that each begins at
+once.  They save far more often than real runs do, so that there is something to resume after
+seconds; what they compute is the same.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+_PRELOAD = ["sae.lm", "sae.train", "sae.evaluate", "sae.index.build", "sae.cli", "tests.runs"]
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(_PRELOAD)
+
+
+def begin(folder: Path, home: Path | None = None) -> ForkServerProcess:
+    """Start `saescope run <folder>`; what it prints goes to the folder's log."""
+    process = _context.Process(target=_run, args=(str(folder), str(home or "")))
+    process.start()
+    return process
+
+
+def wait_for(process: ForkServerProcess, seen: Callable[[], bool], seconds: float = 120) -> None:
+    """Return as soon as `seen()`, while the process still works."""
+    until = time.monotonic() + seconds
+    while not seen():
+        if not process.is_alive() or time.monotonic() > until:
+            raise AssertionError(f"the process ended with {process.exitcode} before what was waited for")
+        time.sleep(0.002)
+
+
+def end_of(process: ForkServerProcess, seconds: float = 120) -> int:
+    """The exit code; minus the signal's number for a process that was killed."""
+    process.join(seconds)
+    if process.exitcode is None:
+        process.kill()
+        raise AssertionError("the process did not end")
+    return process.exitcode
+
+
+def _run(folder: str, home: str) -> None:
+    if home:
+        os.environ["SAESCOPE_HOME"] = home
+    log = os.open(os.path.join(folder, "log.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    from sae import train
+    from sae.cli import main
+    from sae.index import scan
+
+    train._CHECKPOINT_S = 0.1
+    scan.SHARD_TOKENS = 8192  # one pass of the language model
+    sys.argv = ["saescope", "run", folder]
+    main()
