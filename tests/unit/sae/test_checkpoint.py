@@ -1,0 +1,52 @@
+"""A checkpoint is whole or absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sae import checkpoint as engine
+from sae.checkpoint import load_checkpoint, save_checkpoint
+
+
+def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+    state = {"tensors": {"a": torch.randn(3, 2), "n": torch.arange(4)}, "step": 7, "x": 0.1, "kind": ["dataset", 2.5],
+             "edges": (1.0, 2.0), "nothing": None}
+    path = tmp_path / "deep" / "c.pt"
+    assert load_checkpoint(path) is None
+    save_checkpoint(path, state)
+    again = load_checkpoint(path)
+    assert again is not None
+    for name, tensor in state.pop("tensors").items():  # type: ignore[attr-defined]
+        assert torch.equal(again["tensors"][name], tensor)
+    del again["tensors"]
+    assert again == state
+    assert [p.name for p in path.parent.iterdir()] == ["c.pt"]
+
+
+def test_a_failure_while_saving_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, {"step": 1})
+
+    def cut(state: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(engine.torch, "save", cut)
+    with pytest.raises(OSError, match="space"):
+        save_checkpoint(path, {"step": 2})
+    assert load_checkpoint(path) == {"step": 1}
+
+
+def test_no_code_of_a_checkpoint_is_run(tmp_path: Path) -> None:
+    class Harm:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "harm",))
+
+    torch.save({"x": Harm()}, tmp_path / "c.pt")
+    with pytest.raises(Exception, match=r"[Ww]eights"):
+        load_checkpoint(tmp_path / "c.pt")
+    assert not (tmp_path / "harm").exists()
