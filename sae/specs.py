@@ -83,7 +83,8 @@ class TrainSpec(IndexSettings):
     batch_tokens: int = _field(
         2048, "Activations per step (B)", group="training", unit="tokens", ge=16, le=1_048_576)
     lr: float = _field(
-        0.0, "Peak learning rate of Adam; 0: chosen from L", group="training", ge=0, le=1)
+        0.0, "Peak learning rate of Adam; 0: chosen from L and the number of steps", group="training", ge=0, le=1,
+        why="2e-4·√(16384/L), the usual rule, times √(1 + 100,000/steps): short runs need more")
     warmup_steps: int = _field(
         50, "Steps over which the learning rate rises from 0", group="training", unit="steps", ge=0)
     decay_fraction: float = _field(
