@@ -30,9 +30,12 @@ def make_engine(url: str) -> Engine:
         if address.drivername in ("postgresql", "postgres"):
             address = address.set(drivername="postgresql+psycopg")
         try:
-            return create_engine(address, pool_pre_ping=True)
+            engine = create_engine(address, pool_pre_ping=True)
         except ModuleNotFoundError as error:
             raise UserError(f"DATABASE_URL needs a driver that is not installed: {error.name}") from None
+        if address.drivername == "postgresql+psycopg":
+            event.listen(engine, "connect", _prepare_postgres)
+        return engine
     engine = create_engine(address, connect_args={"timeout": 10})
     event.listen(engine, "connect", _prepare_sqlite)
     return engine
@@ -44,6 +47,18 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _prepare_postgres(connection: Any, _record: Any) -> None:
+    from psycopg.types.string import StrDumper
+
+    class WithoutNul(StrDumper):
+        """Postgres has no NUL in its texts, and a log, an address or a form may have one."""
+
+        def dump(self, obj: str) -> Any:
+            return super().dump(obj.replace("\0", "\N{REPLACEMENT CHARACTER}"))
+
+    connection.adapters.register_dumper(str, WithoutNul)
 
 
 def make_session_factory(engine: Engine) -> SessionFactory:

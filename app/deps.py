@@ -42,7 +42,9 @@ def current_user(request: Request, db: SessionDep) -> User | None:
     """Who is signed in.  The database is asked only where there is a cookie; templates see `request.state.user`."""
     secret = request.cookies.get(auth.COOKIE)
     user = auth.session_user(db, secret) if secret else None
-    db.commit()  # gives the connection back before the handler's own work, and keeps the user readable
+    db.commit()  # gives the connection back before the handler's own work
+    if user is not None:
+        db.expunge(user)  # keeps the user readable whatever becomes of the handler's work: error pages name it, too
     request.state.user = user
     return user
 

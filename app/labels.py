@@ -32,7 +32,7 @@ def starred(db: Session, sae_id: str) -> frozenset[int]:
 
 def search(db: Session, text: str, sae_id: str | None = None, limit: int = 1000) -> list[Label]:
     """Labels and notes that hold `text` (case apart), of one SAE or of all, newest first."""
-    pattern = text.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    pattern = _without_nul(text).lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     query = select(Label).where(or_(
         func.lower(Label.text).like(f"%{pattern}%", escape="\\"),
         func.lower(Label.note).like(f"%{pattern}%", escape="\\")))
@@ -54,11 +54,16 @@ def save(
         row = Label(sae_id=sae_id, latent=latent, text="", note="", starred=False)
         db.add(row)
     if text is not None:
-        row.text = " ".join(text.split())
+        row.text = " ".join(_without_nul(text).split())
     if note is not None:
-        row.note = note.strip()
+        row.note = _without_nul(note).strip()
     if star is not None:
         row.starred = star
     row.author, row.updated = author, time.time()
     db.commit()
     return row
+
+
+def _without_nul(text: str) -> str:
+    """SQLite takes NUL for the end of a text where it compares, and Postgres takes none at all."""
+    return text.replace("\0", " ")

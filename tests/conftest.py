@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 # A test that asks the hub by mistake fails at once.
 os.environ["HF_HUB_OFFLINE"] = "1"
-# The program under test is configured by its tests, not by the shell they run in.
-for name in [name for name in os.environ if name.startswith("SAESCOPE_") or name in ("DATABASE_URL", "PORT", "HOST")]:
-    del os.environ[name]
+# The program under test is configured by its tests, not by the shell they run in; SAESCOPE_TEST_* is for the tests.
+for name in list(os.environ):
+    ours = name.startswith("SAESCOPE_") and not name.startswith("SAESCOPE_TEST_")
+    if ours or name in ("DATABASE_URL", "PORT", "HOST"):
+        del os.environ[name]
 
 
 @pytest.fixture

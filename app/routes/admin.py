@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
+from fastapi import Path as PathPart
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -171,7 +172,7 @@ def save_user(
 
 
 @router.post("/users/{user_id}/delete")
-def delete_user(user_id: int, me: AdminDep, db: SessionDep) -> Response:
+def delete_user(user_id: Annotated[int, PathPart(lt=2**31)], me: AdminDep, db: SessionDep) -> Response:
     """Remove a user, whose sessions end.  Nobody can remove the account they are signed in with."""
     user = db.get(User, user_id)
     if user is None:

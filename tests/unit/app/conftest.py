@@ -1,14 +1,20 @@
-"""A workspace, its database and the program on it, for the tests of `app`."""
+"""A workspace, its database and the program on it, for the tests of `app`.
+
+Where `SAESCOPE_TEST_POSTGRES` names a Postgres database that tests may write to, every test with a
+database runs twice: on SQLite, and there in a schema of its own.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine
+from sqlalchemy import Engine, make_url, text
 
 from app import auth
 from app.catalog import Catalog
@@ -22,10 +28,30 @@ from sae.workspace import Workspace
 FAKE_RUN = Path(__file__).with_name("fake_run.py")
 
 
+POSTGRES = os.environ.get("SAESCOPE_TEST_POSTGRES", "")
+
+
+@pytest.fixture(params=["sqlite", "postgres"] if POSTGRES else ["sqlite"])
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of an empty database; the empty string means SQLite in the workspace."""
+    if request.param == "sqlite":
+        yield ""
+        return
+    schema = f"test_{uuid.uuid4().hex}"
+    server = make_engine(POSTGRES)
+    with server.begin() as connection:
+        connection.execute(text(f"CREATE SCHEMA {schema}"))
+    yield make_url(POSTGRES).update_query_dict({"options": f"-csearch_path={schema}"}).render_as_string(False)
+    with server.begin() as connection:
+        connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
+    server.dispose()
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, database_url: str) -> Settings:
     return Settings.load(
-        home=tmp_path / "data", demo=False, database_url="", poll_s=0.02, cancel_grace_s=0.2, shutdown_grace_s=5)
+        home=tmp_path / "data", demo=False, database_url=database_url, poll_s=0.02, cancel_grace_s=0.2,
+        shutdown_grace_s=5)
 
 
 @pytest.fixture

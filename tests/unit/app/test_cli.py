@@ -77,12 +77,13 @@ def _until_it_answers(address: str) -> None:
             time.sleep(0.05)
 
 
-def test_create_admin(home: Path, sessions: SessionFactory) -> None:
-    made = _run(home, "create-admin", "--name", "ada", SAESCOPE_ADMIN_PASSWORD="correct horse")
+def test_create_admin(home: Path, database_url: str, sessions: SessionFactory) -> None:
+    made = _run(
+        home, "create-admin", "--name", "ada", SAESCOPE_ADMIN_PASSWORD="correct horse", DATABASE_URL=database_url)
     assert (made.returncode, made.stderr) == (0, "")
     with sessions() as db:
         assert check_password(db, "ada", "correct horse") is not None
-    refused = _run(home, "create-admin", "--name", "eve", "--password", "short")
+    refused = _run(home, "create-admin", "--name", "eve", "--password", "short", DATABASE_URL=database_url)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == "error: password: take 8 characters or more (1,000 at most)\n"
     with sessions() as db:

@@ -8,9 +8,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
-from app.db import alembic_config, make_engine, upgrade
-from app.models import Base
+from app import auth, labels
+from app.db import SessionFactory, alembic_config, make_engine, upgrade
+from app.models import Base, Run
 from sae.errors import UserError
+from tests.unit.app.conftest import POSTGRES
 
 
 def _differences(engine: Engine) -> list[object]:
@@ -32,6 +34,8 @@ def test_down_and_up_again(engine: Engine) -> None:
 
 
 def test_sqlite_is_set_up(engine: Engine) -> None:
+    if engine.dialect.name != "sqlite":
+        pytest.skip("this database is not SQLite")
     with engine.connect() as connection:
         values = {name: connection.scalar(text(f"PRAGMA {name}")) for name in ("journal_mode", "foreign_keys")}
     assert values == {"journal_mode": "wal", "foreign_keys": 1}
@@ -41,3 +45,25 @@ def test_sqlite_is_set_up(engine: Engine) -> None:
 def test_a_wrong_address_is_told_in_one_line(url: str) -> None:
     with pytest.raises(UserError, match="DATABASE_URL"):
         make_engine(url)
+
+
+def test_a_nul_character_breaks_no_database(sessions: SessionFactory) -> None:
+    with sessions() as db:
+        labels.save(db, "demo/one", 3, "ada", text="before\0after", note="\0")
+        labels.save(db, "demo/one", 4, "ada", text="before another")
+    with sessions() as db:
+        assert [row.latent for row in labels.search(db, "e\0a")] == [4, 3]
+        assert [row.latent for row in labels.search(db, "after")] == [3]
+        assert db.get(Run, "run\0") is None
+        assert auth.check_password(db, "ada\0", "correct horse") is None
+
+
+def test_postgres() -> None:
+    """Says in the summary of a test run whether it held on Postgres, too."""
+    if not POSTGRES:
+        pytest.skip("SAESCOPE_TEST_POSTGRES names no database: the tests of the app database ran on SQLite alone")
+    engine = make_engine(POSTGRES)
+    assert engine.dialect.name == "postgresql"
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT 1")) == 1
+    engine.dispose()

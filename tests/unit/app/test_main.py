@@ -6,6 +6,8 @@ import re
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.lock import WorkspaceLock
@@ -64,6 +66,20 @@ def test_a_broken_handler_shows_no_traceback(settings: Settings) -> None:
         answer = client.get("/api/saes")
     assert answer.status_code == 500
     assert "secret" not in answer.text
+
+
+def test_a_failed_write_is_a_page_for_the_one_who_is_signed_in(admin: TestClient) -> None:
+    def broken(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("INSERT INTO users"):
+            raise OperationalError(statement, {}, Exception("the disk is full"))
+
+    engine = admin.app.state.engine  # type: ignore[attr-defined]
+    event.listen(engine, "before_cursor_execute", broken)
+    browser = TestClient(admin.app, raise_server_exceptions=False, cookies=admin.cookies)
+    answer = browser.post("/admin/users/save", data={"name": "bob", "password": "battery staple"})
+    assert answer.status_code == 500
+    assert "<h1>Something broke on this side</h1>" in answer.text
+    assert "ada" in answer.text
 
 
 def test_versioned_files_may_be_kept_for_ever(client: TestClient) -> None:
