@@ -1,9 +1,9 @@
 """The seam to language models: the only file that imports transformer_lens or transformers.
 
 A `LanguageModel` wraps one TransformerBridge.  **It must be used by one thread at a time**:
-hooks and `stop_at_layer` live on the shared module tree, and a second thread would silently
-get the first one's edits.  Weights are raw (never folded), so a residual stream here is in the
-model's own coordinates; every SAE artefact records `weight_processing: raw`.
+hooks live on the shared module tree, and a second thread would silently get the first one's
+edits.  Weights are raw (never folded), so a residual stream here is in the model's own
+coordinates; every SAE artefact records `weight_processing: raw`.
 
 Shapes: P prompts, S positions, D d_model, V vocabulary.
 """
@@ -43,6 +43,10 @@ class Cache:
 
     state: Any
     length: int
+
+
+class _Reached(Exception):
+    """The forward pass has come as far as it was wanted."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -114,9 +118,16 @@ class LanguageModel:
     @torch.no_grad()
     def residual(self, tokens_PS: Tensor, layer: int, *, autocast: bool = False) -> Tensor:
         """The residual stream leaving block `layer`, [P, S, D] float32; later blocks do not run."""
-        with self._precision(autocast):
-            out: Tensor = self.bridge(tokens_PS, stop_at_layer=layer + 1, return_type=None)
-        return out.float()
+        kept: list[Tensor] = []
+
+        def keep(resid_PSD: Tensor) -> Tensor:
+            kept.append(resid_PSD)
+            raise _Reached
+
+        # Not by `stop_at_layer`, which stops before a block: after the last one there is none.
+        with self._precision(autocast), self._hooked({layer: keep}), contextlib.suppress(_Reached):
+            self.bridge(tokens_PS, return_type=None)
+        return kept[0].float()
 
     @torch.no_grad()
     def logits(self, tokens_PS: Tensor, edits: dict[int, Edit] | None = None) -> Tensor:
