@@ -113,18 +113,19 @@ class Trainee:
         spread = (error_BD - error_BD.mean(dim=0)).square().sum()
         if not self.aux_alpha or not self.k_aux or not len(dead_M) or spread == 0:
             return zero
-        z_BM = pre_BL[:, dead_M].float().relu_()
+        # Dense products over the dead latents, in the dtype of the other big products.
+        z_BM = pre_BL[:, dead_M].relu_()
         if len(dead_M) > self.k_aux:
-            cut_B1 = z_BM.topk(self.k_aux, dim=1).values[:, -1:]
-            z_BM *= z_BM >= cut_B1
-        rest_BD = error_BD - z_BM @ self.W_dec_LD[dead_M]
-        grad_BD = rest_BD * (-2.0 * self.aux_alpha / spread)
-        grad_z_BM = (grad_BD @ self.W_dec_LD[dead_M].T) * (z_BM > 0)
+            z_BM *= z_BM >= z_BM.topk(self.k_aux, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+        W_dec_MD = self.W_dec_LD[dead_M].to(z_BM.dtype)
+        rest_BD = error_BD - (z_BM @ W_dec_MD).float()
+        grad_BD = (rest_BD * (-2.0 * self.aux_alpha / spread)).to(z_BM.dtype)
+        grad_z_BM = (grad_BD @ W_dec_MD.T) * (z_BM > 0)
         for parameter in (self.W_dec_LD, self.W_enc_LD, self.b_enc_L):
             assert parameter.grad is not None
-        self.W_dec_LD.grad[dead_M] += z_BM.T @ grad_BD  # type: ignore[index]
-        self.W_enc_LD.grad[dead_M] += grad_z_BM.T @ centred_BD  # type: ignore[index]
-        self.b_enc_L.grad[dead_M] += grad_z_BM.sum(dim=0)  # type: ignore[index]
+        self.W_dec_LD.grad[dead_M] += (z_BM.T @ grad_BD).float()  # type: ignore[index]
+        self.W_enc_LD.grad[dead_M] += (grad_z_BM.T @ centred_BD.to(z_BM.dtype)).float()  # type: ignore[index]
+        self.b_enc_L.grad[dead_M] += grad_z_BM.float().sum(dim=0)  # type: ignore[index]
         return rest_BD.square().sum() / spread
 
     def _remove_parallel_gradient(self) -> None:
