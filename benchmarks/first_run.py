@@ -23,7 +23,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import bar, emit
+from benchmarks._report import bar, emit
 
 LIMIT_S = 900.0
 

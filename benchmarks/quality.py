@@ -5,8 +5,8 @@
 
 Every SAE of the grid is trained on the same stored activations (demo model, standard library,
 the residual stream after block 2, BOS included as in the paper), each seed with its own
-initialisation and order of batches.  Finished cells are kept in `--cache`, so a run that was
-stopped goes on.  θ is calibrated on one half of the held-out text; all figures are from the
+initialisation and order of batches.  Finished cells are kept in `--cache` by commit, so a
+run that was stopped goes on.  θ is calibrated on one half of the held-out text; all figures are from the
 other half, over all tokens but BOS.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.report import bar, emit, table
+from benchmarks._report import bar, commit, emit, table
 from sae.activations import ActivationStream
 from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus, prepare
@@ -117,17 +117,17 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every cell of the grid, from the cache or measured now."""
     options.cache.parent.mkdir(parents=True, exist_ok=True)
     known = [json.loads(line) for line in options.cache.read_text().splitlines()] if options.cache.exists() else []
-    done = {json.dumps(row["cell"], sort_keys=True): row for row in known}
+    done = {json.dumps([row["cell"], row["commit"]], sort_keys=True): row for row in known}
     bench: Bench | None = None
     rows = []
     for seed, normalize, k, architecture in itertools.product(
             range(options.seeds), options.normalize, options.k, ARCHITECTURES):
-        cell = {"architecture": architecture, "k": k, "normalize": normalize, "seed": seed, "lr": options.lr,
+        cell: dict[str, Any] = {"architecture": architecture, "k": k, "normalize": normalize, "seed": seed, "lr": options.lr,
                 "tokens": options.tokens, "n_latents": options.latents}
-        key = json.dumps(cell, sort_keys=True)
+        key = json.dumps([cell, commit()], sort_keys=True)
         if key not in done:
             bench = bench or Bench(options.home, options.tokens, 100_000, options.ce_tokens)
-            done[key] = {"cell": cell, **bench.cell(TrainSpec(**cell))}
+            done[key] = {"cell": cell, "commit": commit(), **bench.cell(TrainSpec(**cell))}
             with open(options.cache, "a", encoding="utf-8") as file:
                 file.write(json.dumps(done[key]) + "\n")
             if not options.json:
