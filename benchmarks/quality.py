@@ -122,8 +122,9 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for seed, normalize, k, architecture in itertools.product(
             range(options.seeds), options.normalize, options.k, ARCHITECTURES):
-        cell: dict[str, Any] = {"architecture": architecture, "k": k, "normalize": normalize, "seed": seed, "lr": options.lr,
-                "tokens": options.tokens, "n_latents": options.latents}
+        cell: dict[str, Any] = {
+            "architecture": architecture, "k": k, "normalize": normalize, "seed": seed, "lr": options.lr,
+            "tokens": options.tokens, "n_latents": options.latents}
         key = json.dumps([cell, commit()], sort_keys=True)
         if key not in done:
             bench = bench or Bench(options.home, options.tokens, 100_000, options.ce_tokens)

@@ -129,8 +129,10 @@ class Autoencoder:
     def save(self, folder: Path) -> None:
         """Write `sae.safetensors`, then `sae.json`: an SAE is there once its `sae.json` is."""
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / "sae.safetensors.tmp"
+        temporary = folder / f"sae.safetensors.{os.getpid()}.tmp"
         save_file({name: t.detach().float().cpu().contiguous() for name, t in self.tensors().items()}, temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, folder / "sae.safetensors")
         write_json(folder / "sae.json", self.config)
 

@@ -205,8 +205,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """All metrics of an SAE on held-out text that its θ was not calibrated on."""
     calibration, evaluation = held_out_contexts(corpus, n_tokens)
-    sample = torch.cat(list(residuals(lm, corpus, calibration[:256], sae.layer)))
-    return _evaluate(lm, sae, corpus, evaluation, n_ce_tokens, sample.mean(dim=0), progress)
+    stages = _stages(corpus, calibration, evaluation, n_ce_tokens, progress)
+    mean_D = torch.cat(list(residuals(lm, corpus, calibration, sae.layer, stages[0]))).mean(dim=0)
+    return _evaluate(lm, sae, corpus, evaluation, n_ce_tokens, mean_D, stages[1:])
 
 
 def calibrate_and_evaluate(
@@ -216,7 +217,8 @@ def calibrate_and_evaluate(
     """Set θ so that the mean L0 is k on one half of the held-out text, where the SAE has one, and
     measure everything on the other half.  Results go into `sae.config`: threshold, metrics."""
     calibration, evaluation = held_out_contexts(corpus, n_tokens)
-    activations = list(residuals(lm, corpus, calibration, sae.layer, progress))
+    stages = _stages(corpus, calibration, evaluation, n_ce_tokens, progress)
+    activations = list(residuals(lm, corpus, calibration, sae.layer, stages[0]))
     trained = sae.sparsity.threshold
     if trained is not None:
         calibrated = calibrate_threshold(sae, activations, sae.k)
@@ -225,13 +227,32 @@ def calibrate_and_evaluate(
             "calibrated": calibrated, "l0_trained": mean_l0(sae, activations, trained),
             "l0_calibrated": mean_l0(sae, activations, calibrated), "calibration_tokens": sum(map(len, activations))}
     mean_D = torch.cat(activations).mean(dim=0)
-    sae.config["metrics"] = _evaluate(lm, sae, corpus, evaluation, n_ce_tokens, mean_D, progress)
+    sae.config["metrics"] = _evaluate(lm, sae, corpus, evaluation, n_ce_tokens, mean_D, stages[1:])
 
 
 def _evaluate(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, n_ce_tokens: int, mean_D: Tensor,
-    progress: Progress | None,
+    stages: list[Progress],
 ) -> dict[str, Any]:
-    metrics = reconstruction_metrics(sae, residuals(lm, corpus, contexts, sae.layer, progress))
+    metrics = reconstruction_metrics(sae, residuals(lm, corpus, contexts, sae.layer, stages[0]))
     for_ce = _first_tokens(corpus, contexts, n_ce_tokens)
-    return {**metrics, **cross_entropy_metrics(lm, sae, corpus, for_ce, mean_D, progress)}
+    return {**metrics, **cross_entropy_metrics(lm, sae, corpus, for_ce, mean_D, stages[1])}
+
+
+def _stages(
+    corpus: Corpus, calibration: np.ndarray, evaluation: np.ndarray, n_ce_tokens: int, progress: Progress | None
+) -> list[Progress]:
+    """Progress of calibration, reconstruction and ΔCE as parts of one whole; a token of ΔCE counts
+    sixfold, because the whole language model reads it four times."""
+    ce = _first_tokens(corpus, evaluation, n_ce_tokens)
+    sizes = [counted_tokens(corpus, contexts) for contexts in (calibration, evaluation, ce)]
+    sizes[2] *= 6
+    starts, total = [0, sizes[0], sizes[0] + sizes[1]], sum(sizes)
+
+    def stage(start: int, size: int) -> Progress:
+        def tell(done: int, of: int) -> None:
+            if progress:
+                progress(start + size * done // max(of, 1), total)
+        return tell
+
+    return [stage(start, size) for start, size in zip(starts, sizes, strict=True)]

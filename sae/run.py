@@ -63,9 +63,11 @@ def _alone(folder: RunFolder) -> Iterator[None]:
 
 def _execute(folder: RunFolder, workspace: Workspace) -> int:
     status = folder.status()
-    if status and status.state in FINAL_STATES:
-        print(f"run {folder.id} has {status.state} already")
-        return EXIT_OK if status.state == "succeeded" else EXIT_FAILED
+    if status and status.state == "succeeded":
+        print(f"run {folder.id} has succeeded already")
+        return EXIT_OK
+    if status and status.state in FINAL_STATES:  # stopped once, and now started again on purpose
+        folder.clear_cancel()
     kind, values = folder.spec()
     reporter = Reporter(folder, _phases(kind, values))
     reporter.catch_signals()

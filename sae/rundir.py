@@ -110,17 +110,22 @@ class RunFolder:
             file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def progress(self) -> Iterator[dict[str, Any]]:
-        """The rows so far; a last line cut short by a kill is passed over."""
+        """The rows so far, as if the run had never been killed: a line cut short is passed over, and
+        so are training steps after the checkpoint from which a resumed run did them again."""
         try:
             lines = (self.path / "progress.jsonl").read_text(encoding="utf-8").split("\n")
         except FileNotFoundError:
             return
+        rows: list[dict[str, Any]] = []
         for line in lines:
             try:
-                if line:
-                    yield json.loads(line)
+                row = json.loads(line or "null")
             except json.JSONDecodeError:
                 continue
+            while row and rows and "step" in row and rows[-1].get("step", 0) >= row["step"]:
+                rows.pop()
+            rows += [row] if row else []
+        yield from rows
 
     def request_cancel(self) -> None:
         (self.path / "cancel").touch()

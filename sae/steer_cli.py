@@ -114,10 +114,17 @@ def _texts(workspace: Workspace, sae_id: str, request: SteerRequest, device: str
     sae = Autoencoder.load(folder, target)
     lm = LanguageModel.load(sae.config["model"]["name"], target)
     check_saes(lm, {sae_id: sae})
+    pieces = lm.vocabulary()[0]  # and not the tokenizer's decode(), which drops a leading space
     for columns in generate(
         lm, prompt_ids(lm, request), {sae_id: sae}, request.interventions, request.where, request.sampling
     ):
-        yield [str(lm.tokenizer.decode(column.output)) for column in columns]
+        yield [_shown(b"".join(pieces[token] for token in column.output)) for column in columns]
+
+
+def _shown(text: bytes) -> str:
+    """The text without what would act on a terminal instead of showing there."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}"
+                   for c in text.decode(errors="replace"))
 
 
 def _table(prompt: str, baseline: str, steered: str) -> Table:

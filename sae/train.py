@@ -7,6 +7,7 @@ checkpoint ends with the same weights as one that was never interrupted.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from torch import Tensor
 
 from sae.autoencoder import Autoencoder
 from sae.checkpoint import load_checkpoint, save_checkpoint
+from sae.errors import UserError
 from sae.normalization import Normalizer
 from sae.specs import TrainSpec
 from sae.trainee import Trainee
 
 _SAMPLE_TOKENS = 32_768  # activations from which b_dec, the variance and the scale are measured
-_CHECKPOINT_S = 20.0
+_CHECKPOINT_S = 20.0  # seconds between checkpoints, more where writing one would take
+_CHECKPOINT_SHARE = 0.05  # a larger share of the time than this
 _LOG_S = 0.5
 _THETA_SHARE = 0.1  # θ is the mean over the batches of the last tenth of the run
 
@@ -99,23 +102,30 @@ def train(
     """Train to the end of `spec`, from `checkpoint` if it exists.
 
     `update(tokens)` is called after every step and may raise to stop; the state is saved before
-    the exception leaves.  `row(**metrics)` receives the curves.
+    the exception leaves.  `row(**metrics)` receives the curves.  Raises UserError (field `lr`) when
+    the loss is no longer a number; the last good checkpoint stays.
     """
     n_steps = spec.tokens // spec.batch_tokens
     state = load_checkpoint(checkpoint, device) if checkpoint else None
     trainee, normalizer = _begin(spec, source, device, state)
     step = int(state["step"]) if state else 0
     before = float(state["seconds"]) if state else 0.0
-    started = last_saved = time.perf_counter()
+    started = saved = time.perf_counter()
+    interval = _CHECKPOINT_S
+    whole = True  # whether trainee and step belong together: not in the middle of a step
 
     def seconds() -> float:
         return before + time.perf_counter() - started
 
     def save() -> None:
-        if checkpoint:
+        nonlocal saved, interval
+        if checkpoint and whole:
+            begun = time.perf_counter()
             save_checkpoint(checkpoint, {
                 "step": step, "seconds": seconds(), "trainee": trainee.state(), "variance": trainee.variance,
                 "normalizer": [normalizer.kind, normalizer.factor]})
+            saved = time.perf_counter()
+            interval = max(_CHECKPOINT_S, (saved - begun) / _CHECKPOINT_SHARE)
 
     theta_from = n_steps - max(1, int(n_steps * _THETA_SHARE))
     peak = spec.lr or default_lr(spec.n_latents, n_steps)
@@ -124,16 +134,20 @@ def train(
         for x_BD in source.batches(step) if step < n_steps else ():
             y_BD, scale_B1, _ = normalizer.apply(x_BD.to(device))
             lr = learning_rate(step, n_steps, peak, spec.warmup_steps, spec.decay_fraction)
+            whole = False
             result = trainee.step(y_BD, lr)
+            loss = float(result.loss)
+            if not math.isfinite(loss):
+                raise UserError(f"lr: the loss is no longer a number at step {step}; lower the learning rate, {lr:.2g} "
+                                "there, and look for activations that are not finite", "lr")
             if step >= theta_from:
                 trainee.sparsity.observe(result.codes)
-            step += 1
+            step, whole = step + 1, True
             curves.add(x_BD, result.error_BD * scale_B1, result.codes.value_N)
-            curves.maybe_write(step == n_steps, step, spec, trainee, lr, float(result.loss))
+            curves.maybe_write(step == n_steps, step, spec, trainee, lr, loss)
             update(step * spec.batch_tokens)
-            if time.perf_counter() - last_saved > _CHECKPOINT_S:
+            if time.perf_counter() - saved > interval:
                 save()
-                last_saved = time.perf_counter()
             if step == n_steps:
                 break
     finally:

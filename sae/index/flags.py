@@ -1,17 +1,15 @@
-"""What the flags of a latent mean: one definition each, shown with the flag."""
+"""The flags of latents, from their counts."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from sae.records import DENSE_DENSITY, FLAGS, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
-
-DEFINITIONS = FLAGS
+from sae.records import DENSE_DENSITY, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
 
 
 def flags(n_tokens_L: Tensor, counted: int, top_token_n_L: Tensor, top_position_n_L: Tensor) -> dict[str, Tensor]:
-    """The flags of every latent as bool [L], by the names in `DEFINITIONS`.
+    """The flags of every latent as bool [L], by the names in `sae.records.FLAGS`, which says what each means.
 
     `top_token_n_L`, `top_position_n_L`: firings on its most frequent token and position.
     """

@@ -20,10 +20,6 @@ class PairCounts:
     max_N: Tensor  # float32
 
     @classmethod
-    def empty(cls) -> PairCounts:
-        return cls(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64), torch.empty(0))
-
-    @classmethod
     def count(cls, latent_N: Tensor, token_N: Tensor, value_N: Tensor, d_vocab: int) -> PairCounts:
         """Count firings: one row of the arguments is one (token, latent) pair of the text."""
         return _reduce(latent_N * d_vocab + token_N, torch.ones_like(latent_N), value_N)

@@ -19,7 +19,8 @@ def write_build(path: Path, tables: dict[str, pa.Table], meta: dict[str, Any]) -
         raise FileExistsError(f"{path} is a finished build; builds are immutable")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
+    for left_behind in path.parent.glob(f"{path.name}.*.tmp"):  # a run, and so its build, has one process
+        left_behind.unlink()
     meta = {**meta, "duckdb_version": duckdb.__version__}
     rows = {"key": list(meta), "value": [json.dumps(value) for value in meta.values()]}
     with duckdb.connect(config={"threads": 2, "preserve_insertion_order": False}) as con:

@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from sae.errors import UserError
-from sae.steer_cli import steer_command
+from sae.steer_cli import _shown, steer_command
 from sae.workspace import Workspace
 from tests.builds import make_build
 
@@ -40,6 +40,10 @@ def test_both_texts_are_printed(run: Any) -> None:
     row = next(line for line in result.output.splitlines() if "def main(" in line)
     left, right = (cell.strip() for cell in row.strip("│ ").split("│"))
     assert left == right
+
+
+def test_a_text_cannot_act_on_the_terminal() -> None:
+    assert _shown(b" two\tw\xc3\xb6rds\n\x1b[31m\x00\xff") == " two\twörds\n�[31m��"
 
 
 @pytest.mark.parametrize(("arguments", "field"), [

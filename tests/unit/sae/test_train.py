@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sae import train as engine
 from sae.autoencoder import Autoencoder
+from sae.errors import UserError
 from sae.normalization import Normalizer
 from sae.specs import TrainSpec
 from sae.train import StoredActivations, Trained, artefact, geometric_median, learning_rate, train
@@ -86,6 +87,7 @@ def test_a_kill_loses_only_what_came_after_the_last_checkpoint(
     x_ND, _ = mixtures(500, 30, 16)
     spec, checkpoint = spec_of(), tmp_path / "train.pt"
     monkeypatch.setattr(engine, "_CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(engine, "_CHECKPOINT_SHARE", float("inf"))
     copies = []
 
     def update(tokens: int) -> None:
@@ -217,3 +219,15 @@ def test_stored_activations_pass_over_everything_before_anything_comes_again() -
     assert batches[:4] != batches[4:]
     assert [x_BD[:, 0].tolist() for x_BD in islice(source.batches(3), 5)] == batches[3:]
     assert len(source.sample(7)) == 7
+
+
+def test_a_loss_that_is_no_number_says_so_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    x_ND, _ = mixtures(500, 30, 16)
+    checkpoint = tmp_path / "train.pt"
+    with pytest.raises(Stopped):
+        train(spec_of(), source_of(x_ND), CPU, checkpoint=checkpoint, update=stop_at(5))
+    good = checkpoint.read_bytes()
+    with pytest.raises(UserError, match="no longer a number at step 5") as refused:
+        train(spec_of(), source_of(x_ND * float("nan")), CPU, checkpoint=checkpoint)
+    assert refused.value.field == "lr"
+    assert checkpoint.read_bytes() == good
