@@ -1,0 +1,69 @@
+"""The run folder: statuses are whole, curves are as if nothing had ever been killed."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sae.rundir import RunFolder, Status
+
+
+def test_a_status_is_read_as_written(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert folder.status() is None
+    folder.write_status(Status(state="running", phase="training", done=3, total=9, result={"sae": "m/s"}))
+    status = folder.status()
+    assert status is not None
+    assert (status.state, status.phase, status.done, status.result) == ("running", "training", 3, {"sae": "m/s"})
+    assert status.heartbeat > 0
+
+
+def test_a_status_of_a_later_version_is_read_as_far_as_it_is_known(tmp_path: Path) -> None:
+    (tmp_path / "status.json").write_text(json.dumps({"state": "running", "mood": "good"}))
+    status = RunFolder(tmp_path).status()
+    assert status is not None
+    assert status.state == "running"
+
+
+def test_a_run_that_exists_keeps_its_spec(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create("train", {"k": 1})
+    folder.create("train", {"k": 2})
+    assert folder.spec() == ("train", {"k": 1})
+
+
+@given(st.lists(st.integers(1, 30), max_size=6))
+def test_steps_done_twice_after_a_kill_are_told_once(restarts: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = RunFolder(Path(name))
+        step = 0
+        for back in restarts:
+            for _ in range(7):
+                step += 1
+                folder.append_progress({"phase": "training", "step": step})
+            step = max(0, step - back)  # killed, and resumed from an older checkpoint
+        folder.append_progress({"phase": "training", "step": step + 1})
+        steps = [row["step"] for row in folder.progress()]
+        assert steps == list(range(1, step + 2))
+
+
+def test_a_line_cut_short_is_passed_over(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.append_progress({"phase": "training", "step": 1})
+    with open(tmp_path / "progress.jsonl", "a") as file:
+        file.write('{"phase": "trai')
+    assert [row["step"] for row in folder.progress()] == [1]
+    assert list(RunFolder(tmp_path / "nothing").progress()) == []
+
+
+def test_cancelling_is_a_file(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert not folder.cancel_requested()
+    folder.request_cancel()
+    assert folder.cancel_requested()
+    folder.clear_cancel()
+    assert not folder.cancel_requested()

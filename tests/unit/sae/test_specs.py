@@ -1,0 +1,60 @@
+"""What a run can be asked to do: contradictions are refused with the field's name, defaults are whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sae.errors import UserError
+from sae.specs import SPECS, TrainSpec, demo_spec, parse_spec
+
+
+@pytest.mark.parametrize(("field", "values"), [
+    ("k", {"k": 65, "n_latents": 64}),
+    ("k", {"k": 0}),
+    ("k_aux", {"k_aux": 65, "n_latents": 64, "k": 4}),
+    ("tokens", {"tokens": 1_000, "batch_tokens": 2_048}),
+    ("buffer_tokens", {"buffer_tokens": 1_024, "batch_tokens": 2_048}),
+    ("normalize", {"normalize": "whiten"}),
+    ("architecture", {"architecture": "relu2"}),
+    ("device", {"device": "tpu"}),
+    ("layer", {"layer": -1}),
+    ("lr", {"lr": float("nan")}),
+    ("colour", {"colour": "blue"}),
+])
+def test_a_bad_setting_is_refused_by_name(field: str, values: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as refused:
+        parse_spec("train", values)
+    assert refused.value.field == field
+    assert str(refused.value).startswith(f"{field}:")
+    assert "\n" not in str(refused.value)
+
+
+def test_an_sae_is_named_by_model_and_name() -> None:
+    with pytest.raises(UserError) as refused:
+        parse_spec("index", {"sae": "no-slash"})
+    assert refused.value.field == "sae"
+    assert parse_spec("index", {"sae": "demo/one"}).sae == "demo/one"  # type: ignore[union-attr]
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(UserError, match="kind"):
+        parse_spec("cook", {})
+
+
+def test_the_demo_is_a_valid_training_run() -> None:
+    assert parse_spec("train", demo_spec().model_dump()) == demo_spec()
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_every_field_says_what_it_is_and_where_it_stands(kind: str) -> None:
+    for name, field in SPECS[kind].model_fields.items():
+        assert field.description, name
+        assert isinstance(field.json_schema_extra, dict)
+        assert field.json_schema_extra["group"], name
+
+
+def test_a_spec_survives_json() -> None:
+    spec = TrainSpec(k=16, normalize="dataset")
+    assert TrainSpec.model_validate_json(spec.model_dump_json()) == spec
