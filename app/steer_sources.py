@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from app.builds import Builds
 from app.catalog import Catalog
 from app.models import Sae
@@ -78,13 +81,20 @@ class Sources:
         if of.model == DEMO:
             return _DEMO_PROMPT
         with self._builds.use(of.id, of.build) as build:
-            for sample in build.samples():
+            for sample in sorted(build.samples(), key=lambda sample: sample.doc_offset > 0):  # a document's start
                 info = build.token_info(sample.tokens)
-                pieces = [info[t].piece for t in sample.tokens if not info[t].special][:_PROMPT_TOKENS]
-                text = b"".join(pieces).decode("utf-8", errors="ignore").strip()
-                if text:
+                if text := beginning([info[t].piece for t in sample.tokens if not info[t].special]):
                     return text
         return "The"
+
+
+def beginning(pieces: Sequence[bytes]) -> str:
+    """The first words of a text: some tokens, and no word in half where it can be helped."""
+    text = b"".join(pieces[:_PROMPT_TOKENS]).decode("utf-8", errors="ignore")
+    following = b"".join(pieces[_PROMPT_TOKENS : _PROMPT_TOKENS + 4]).decode("utf-8", errors="ignore")
+    if text[-1:].isalnum() and following[:1].isalnum():
+        text = re.sub(r"(?<=\W)\w+$", "", text)
+    return text.strip()
 
 
 def facts(sae: Sae, build: Build) -> SaeFacts:
