@@ -7,11 +7,18 @@ anything is loaded, with a message that names the field.  No torch.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticUndefined
 
 from sae.errors import UserError
+from sae.models import DEMO
+from sae.texts import STDLIB
 
 Normalization = Literal["none", "dataset", "layer_norm"]
 Architecture = Literal["batch_topk", "topk"]
@@ -48,10 +55,10 @@ class TrainSpec(IndexSettings):
         group="what", max_length=80)
     model: str = _field(
         "demo", "Language model: 'demo' (embedded), a Hugging Face name, or a local directory",
-        group="what", min_length=1, max_length=500, why="the embedded model needs no network")
+        group="what", min_length=1, max_length=4096, why="the embedded model needs no network")
     text: str = _field(
         "stdlib", "Text: 'stdlib' (this Python's standard library), a file, a directory, JSONL, "
-        "Parquet, or a Hugging Face data set", group="what", min_length=1, max_length=500,
+        "Parquet, or a Hugging Face data set", group="what", min_length=1, max_length=4096,
         why="the embedded model was trained on Python source")
     text_column: str = _field("text", "Column that holds the text in JSONL, Parquet or a data set", group="what")
     text_split: str = _field("train", "Split of a Hugging Face data set", group="what")
@@ -133,7 +140,7 @@ class IndexSpec(IndexSettings):
     """An index run for an SAE that exists."""
 
     sae: str = _field(..., "The SAE, as <model>/<name>", group="what", pattern=r"^[^/]+/[^/]+$")
-    text: str = _field("", "Text to read; empty: the text the SAE was trained on", group="what", max_length=500)
+    text: str = _field("", "Text to read; empty: the text the SAE was trained on", group="what", max_length=4096)
     text_column: str = _field("text", "Column that holds the text", group="what")
     text_split: str = _field("train", "Split of a Hugging Face data set", group="what")
     device: str = _field("auto", "cpu, cuda, or auto", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
@@ -165,6 +172,33 @@ def parse_spec(kind: str, values: dict[str, Any]) -> TrainSpec | IndexSpec | Eva
         raise UserError(text, field) from None
 
 
+Spec = TypeVar("Spec", bound=_Spec)
+
+
+def located(spec: Spec) -> Spec:
+    """The spec with the local model and text named from the root, so that it means the same in every folder."""
+    paths = {
+        name: os.path.abspath(Path(value).expanduser()) for name, usual in (("model", DEMO), ("text", STDLIB))
+        if (value := getattr(spec, name, "")) not in ("", usual) and Path(value).expanduser().exists()}
+    return spec.model_copy(update=paths)
+
+
+def command_line(kind: str, values: Mapping[str, Any]) -> str:
+    """The command that does this: the settings that differ from their defaults."""
+    words = ["saescope", kind]
+    for name, info in SPECS[kind].model_fields.items():
+        value = values.get(name, info.default)
+        if value == info.default or value is PydanticUndefined:
+            continue
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", shlex.quote(str(value))]
+    return " ".join(words)
+
+
 def demo_spec() -> TrainSpec:
     """The run that an empty workspace starts by itself: about two minutes on two cores."""
-    return TrainSpec(name="2-res-batchtopk-4k", tokens=1_500_000, reuse=3)
+    return TrainSpec(name="2-res-batchtopk-4k", tokens=2_000_000, reuse=3, eval_tokens=50_000, ce_tokens=8_192,
+                     index_tokens=250_000)
