@@ -274,7 +274,7 @@ def _staggered(markers: Sequence[Marker], x_axis: Axis) -> list[tuple[Marker, in
 
 
 def _label_extent(marker: Marker, x_axis: Axis) -> tuple[float, float]:
-    at, length = x_axis(marker.x), 6.8 * len(marker.label) + 8
+    at, length = x_axis(marker.x), 8 * len(marker.label) + 8
     return (at, at + length) if at + length <= x_axis.end + _RIGHT else (at - length, at)
 
 
