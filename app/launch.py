@@ -11,13 +11,13 @@ from typing import Any
 from app.catalog import Catalog
 from sae.errors import UserError
 from sae.models import check_layer, find_model
-from sae.specs import EvaluateSpec, IndexSpec, TrainSpec, parse_spec
+from sae.specs import EvaluateSpec, IndexSpec, TrainSpec, located, parse_spec
 from sae.workspace import check_name
 
 
 def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> TrainSpec | IndexSpec | EvaluateSpec:
     """The checked spec.  Raises UserError, whose `field` names the setting at fault."""
-    spec = parse_spec(kind, values)
+    spec = located(parse_spec(kind, values))
     if isinstance(spec, TrainSpec):
         info = find_model(spec.model)
         check_layer(info, spec.layer, spec.context_length)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
@@ -131,21 +130,6 @@ def find_errors(kind: str, values: Mapping[str, Any]) -> dict[str, str]:
             found.setdefault(field if field in SPECS[kind].model_fields else "", message)
         return found
     return {}
-
-
-def command_line(kind: str, values: Mapping[str, Any]) -> str:
-    """The command that does the same: the settings that differ from their defaults."""
-    words = ["saescope", kind]
-    for name, info in SPECS[kind].model_fields.items():
-        value = values.get(name, info.default)
-        if value == info.default or value is PydanticUndefined:
-            continue
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            words += [f"--{option}", shlex.quote(str(value))]
-    return " ".join(words)
 
 
 def in_order(kind: str, spec: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from sae.errors import Cancelled, UserError
 from sae.models import check_layer, find_model
 from sae.progress import Interrupted, Reporter
 from sae.rundir import FINAL_STATES, RunFolder
-from sae.specs import EvaluateSpec, IndexSettings, IndexSpec, TrainSpec, parse_spec
+from sae.specs import EvaluateSpec, IndexSettings, IndexSpec, TrainSpec, command_line, located, parse_spec
 from sae.workspace import Workspace, check_name, new_id, slug
 
 if TYPE_CHECKING:
@@ -236,7 +236,8 @@ def _build(
     path = workspace.build(sae_id, build_id)
     if not path.exists():
         reporter.begin("index", settings.index_tokens)
-        command = f"saescope index --sae {sae_id} --index-tokens {settings.index_tokens}"
+        asked = IndexSpec if isinstance(settings, IndexSpec) else IndexSettings  # a training run asks for less
+        command = command_line("index", {"sae": sae_id, **settings.model_dump(include=set(asked.model_fields))})
         build(lm, sae, corpus, settings, path, provenance={"run": folder.id, "command": command},
               checkpoint=folder.checkpoints / "index.pt", update=reporter.update)
     return build_id
@@ -293,7 +294,7 @@ def _text_of(config: dict[str, Any], text: str, column: str, split: str) -> tupl
 
 def start(kind: str, values: dict[str, Any], workspace: Workspace) -> RunFolder:
     """Make a new run folder for a checked spec.  Raises UserError."""
-    spec = parse_spec(kind, values)
+    spec = located(parse_spec(kind, values))
     if isinstance(spec, TrainSpec):
         check_layer(find_model(spec.model), spec.layer, spec.context_length)
     folder = RunFolder(workspace.run(new_id(kind)))

@@ -27,7 +27,7 @@ from app.settings import Settings
 from app.templating import render
 from sae.errors import UserError
 from sae.models import DEMO, find_model
-from sae.specs import parse_spec
+from sae.specs import command_line, parse_spec
 from sae.workspace import Workspace, new_id
 
 router = APIRouter(prefix="/admin", dependencies=[Depends(admin_user)], include_in_schema=False)
@@ -135,7 +135,7 @@ def _outlook(kind: Kind, typed: dict[str, Any], catalog: Catalog) -> dict[str, A
     first = next(iter(errors.items()), None)
     return {
         "cost": _cost(values, catalog) if kind == "train" and not errors else None,
-        "command": None if errors else specform.command_line(kind, _as_spec(kind, values)),
+        "command": None if errors else command_line(kind, _as_spec(kind, values)),
         "fault": f"{first[0]}: {first[1]}".removeprefix(": ") if first else "",
     }
 

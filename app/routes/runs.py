@@ -17,6 +17,7 @@ from app.models import Run, User
 from app.runviews import RunView, curves, progress_rows, rate_split, view
 from app.templating import render
 from sae.rundir import RunFolder
+from sae.specs import command_line
 from sae.workspace import Workspace
 
 router = APIRouter(include_in_schema=False)
@@ -57,7 +58,7 @@ def show_run(
     return render(
         request, "runs/run.html", **_moving(run, workspace, catalog, user), section="runs",
         json_url=f"/api/runs/{run_id}", settings=specform.in_order(run.run.kind, run.run.spec),
-        command=specform.command_line(run.run.kind, run.run.spec))
+        command=command_line(run.run.kind, run.run.spec))
 
 
 @router.get("/runs/{run_id}/live")

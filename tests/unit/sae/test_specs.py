@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sae.errors import UserError
-from sae.specs import SPECS, TrainSpec, demo_spec, parse_spec
+from sae.specs import SPECS, EvaluateSpec, IndexSpec, TrainSpec, demo_spec, located, parse_spec
 
 
 @pytest.mark.parametrize(("field", "values"), [
@@ -58,3 +59,24 @@ def test_every_field_says_what_it_is_and_where_it_stands(kind: str) -> None:
 def test_a_spec_survives_json() -> None:
     spec = TrainSpec(k=16, normalize="dataset")
     assert TrainSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_local_paths_mean_the_same_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here" / "model").mkdir(parents=True)
+    (tmp_path / "text.txt").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "link")
+    spec = located(TrainSpec(model="model", text="../text.txt"))
+    assert (spec.model, spec.text) == (str(tmp_path / "here" / "model"), str(tmp_path / "text.txt"))
+    assert located(spec) == spec
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert located(IndexSpec(sae="a/b", text="~/link/model")).text == str(tmp_path / "link" / "model")
+
+
+def test_names_that_are_no_paths_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("demo", "stdlib"):  # our own names win over folders that happen to be called so
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    for spec in (TrainSpec(), TrainSpec(model="owner/name", text="owner/name:config"), IndexSpec(sae="a/b"),
+                 EvaluateSpec(sae="a/b"), TrainSpec(text="\0")):
+        assert located(spec) == spec

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from app import specform
 from app.estimate import estimate
 from sae.models import find_model
-from sae.specs import SPECS, TrainSpec, demo_spec, parse_spec
+from sae.specs import SPECS, TrainSpec, command_line, demo_spec, parse_spec
 from sae.workspace import Workspace
 from tests.unit.app.conftest import write_sae
 
@@ -147,7 +147,7 @@ def test_the_speed_measured_here_is_used() -> None:
     architecture=st.sampled_from(["topk", "batch_topk"])))
 def test_the_command_line_says_the_same(spec: TrainSpec) -> None:
     """Read back word by word, the command gives the very spec."""
-    words = shlex.split(specform.command_line("train", spec.model_dump()))
+    words = shlex.split(command_line("train", spec.model_dump()))
     assert words[:2] == ["saescope", "train"]
     values: dict[str, object] = {}
     rest = iter(words[2:])
@@ -202,6 +202,6 @@ def test_the_command_line_has_every_option_of_the_command() -> None:
         changed = {
             name: (not info.default if info.annotation is bool else "other")
             for name, info in SPECS[kind].model_fields.items()}
-        shown = {word for word in shlex.split(specform.command_line(kind, changed)) if word.startswith("--")}
+        shown = {word for word in shlex.split(command_line(kind, changed)) if word.startswith("--")}
         assert len(shown) == len(changed)
         assert shown <= known
