@@ -19,6 +19,7 @@ from sae.autoencoder import Autoencoder
 from sae.errors import UserError
 from sae.run import EXIT_CANCELLED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER, start
 from sae.rundir import RunFolder
+from sae.store import Build
 from sae.workspace import Workspace
 from tests.runs import begin, end_of, wait_for
 from tests.unit.sae.index.test_build import everything
@@ -94,6 +95,9 @@ def test_a_run_leaves_an_sae_a_build_and_a_status(finished: Run) -> None:
     assert finished.trained_steps()[-1] == 40_000 // 256
     assert not finished.folder.checkpoints.exists()
     assert finished.workspace.sae_ids() == [SAE]
+    build = Build.open(finished.build)
+    assert build.meta["command"] == f"saescope index --index-tokens 20000 --top-contexts 4 --sae {SAE}"
+    build.close()
 
 
 def test_executed_again_a_finished_run_changes_nothing(finished: Run) -> None:
