@@ -100,7 +100,12 @@ def source_documents(root: Path, files: list[Path]) -> Iterator[Document]:
         if digest in seen or not is_source_text(text):
             text = ""
         seen.add(digest)
-        yield Document(file.relative_to(root).as_posix(), text)
+        yield Document(_name_below(root, file), text)
+
+
+def _name_below(root: Path, file: Path) -> str:
+    """The file's path below `root`; a name that is not UTF-8, which a file may have, with signs in its place."""
+    return os.fsencode(file.relative_to(root).as_posix()).decode("utf-8", errors="replace")
 
 
 def is_source_text(text: str) -> bool:
@@ -131,7 +136,7 @@ def _files_below(root: Path) -> list[Path]:
 
 def _directory_documents(root: Path, files: list[Path]) -> Iterator[Document]:
     for file in files:
-        yield Document(file.relative_to(root).as_posix(), _read_utf8(file) or "")
+        yield Document(_name_below(root, file), _read_utf8(file) or "")
 
 
 def _read_utf8(path: Path) -> str | None:
@@ -216,7 +221,9 @@ def _jsonl_documents(path: Path, column: str) -> Iterator[Document]:
                     raise UserError(f"text: {path.name}, line {number}, is not a JSON object", "text")
                 if column not in row:
                     raise _no_column(f"{path.name}, line {number},", column, [str(key) for key in row])
-                yield Document(f"{path.name}#{number}", _cell(row[column], f"line {number}", column))
+                cell = _cell(row[column], f"line {number}", column)
+                # JSON may spell out half of a surrogate pair, which no text can hold.
+                yield Document(f"{path.name}#{number}", cell.encode("utf-8", "replace").decode())
     except json.JSONDecodeError as error:
         raise UserError(f"text: {path.name}, line {number}, is not JSON: {error.msg}", "text") from None
     except UnicodeDecodeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import sysconfig
 import types
@@ -89,6 +90,19 @@ def test_a_directory_is_read_recursively_and_binaries_are_skipped(tmp_path: Path
                        "image.png": b"\x89PNG\0\xff"}.items():
         (tmp_path / name).write_bytes(data)
     assert read(str(tmp_path)) == [("b.md", "two"), ("image.png", ""), ("sub/a.txt", "drei ß")]
+
+
+def test_a_file_name_that_is_no_text_can_be_shown(tmp_path: Path) -> None:
+    try:
+        (tmp_path / os.fsdecode(b"bad\xff.txt")).write_text("text")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    assert read(str(tmp_path)) == [("bad\N{REPLACEMENT CHARACTER}.txt", "text")]
+
+
+def test_half_of_a_surrogate_pair_in_jsonl_becomes_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a\\ud83e b \\ud83e\\udd8a"}\n')
+    assert read(str(tmp_path / "a.jsonl")) == [("a.jsonl#1", "a? b 🦊")]
 
 
 def test_an_empty_directory_is_refused(tmp_path: Path) -> None:
