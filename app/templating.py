@@ -26,6 +26,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from app.formats import FILTERS
+from app.tokens_view import visible
 from sae import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +51,7 @@ def environment() -> Environment:
     env = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True)
-    env.filters.update(FILTERS)
+    env.filters.update(FILTERS, visible=visible)
     env.globals.update(static=static_url, version=__version__)
     return env
 

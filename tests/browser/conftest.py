@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +44,11 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Server]:
-    """`saescope serve` on a workspace with one SAE, trained by the command line."""
-    home = tmp_path_factory.mktemp("home")
+@contextmanager
+def serving(home: Path, *train: str) -> Iterator[Server]:
+    """`saescope serve` on a workspace with one small SAE, which the command line trains with these options."""
     environment = {**os.environ, "SAESCOPE_HOME": str(home), "PORT": "0", "SAESCOPE_DEMO": "false"}
-    subprocess.run([sys.executable, "-m", "sae", "train", *SMALL], env=environment, check=True, timeout=280,
+    subprocess.run([sys.executable, "-m", "sae", "train", *train], env=environment, check=True, timeout=280,
                    stdout=subprocess.DEVNULL)
     command = [sys.executable, "-c", "from app.cli import main; main()", "serve"]
     with open(home / "serve.log", "w") as log:
@@ -58,6 +58,13 @@ def server(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterat
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Server]:
+    """The program with an SAE of the standard library's text."""
+    with serving(tmp_path_factory.mktemp("home"), *SMALL) as server:
+        yield server
 
 
 def _announced(process: subprocess.Popen[str]) -> Server:
