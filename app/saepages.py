@@ -37,7 +37,7 @@ def find_sae(catalog: Catalog, model: str, name: str) -> Sae:
 
 @contextmanager
 def open_build(builds: Builds, sae: Sae) -> Iterator[Build]:
-    """The SAE's newest build.  Raises 404 where it has none yet, or its file is gone."""
+    """The SAE's newest build.  Raises 404 where it has none yet, or its file is gone or damaged."""
     if sae.current_build is None:
         raise HTTPException(404, f"{sae.id} has no feature index yet. Make one with: saescope index --sae {sae.id}")
     try:
@@ -46,7 +46,9 @@ def open_build(builds: Builds, sae: Sae) -> Iterator[Build]:
     except UserError as error:
         if error.field != "build":
             raise
-        raise HTTPException(404, str(error)) from None
+        said = str(error)
+        advice = "" if "saescope index" in said else f". Make a new one with: saescope index --sae {sae.id}"
+        raise HTTPException(404, said + advice) from None
 
 
 def architecture_name(name: str) -> str:

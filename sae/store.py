@@ -64,7 +64,7 @@ class Build:
         try:
             connection = _connect(path)
         except duckdb.Error as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = str(error).strip().splitlines()[0].replace(f"{path.parent}{os.sep}", "")
             raise UserError(f"build: {path.name} cannot be opened: {reason}", "build") from None
         try:
             rows = connection.execute("SELECT key, value FROM meta").fetchall()

@@ -255,5 +255,5 @@ def test_another_version_of_the_tables_says_what_to_do(tmp_path: Path) -> None:
     with duckdb.connect(str(path)) as connection:
         connection.execute("CREATE TABLE meta (key VARCHAR, value VARCHAR)")
         connection.execute("INSERT INTO meta VALUES ('schema_version', '99'), ('sae_id', '\"demo/x\"')")
-    with pytest.raises(UserError, match="saescope index demo/x"):
+    with pytest.raises(UserError, match="saescope index --sae demo/x"):
         Build.open(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -351,6 +352,19 @@ def test_a_build_that_was_deleted_is_no_crash(browsable: TestClient, workspace: 
     assert "no longer there" in page(browsable, f"/{BATCH}/4", 404)
     page(browsable, "/")
     page(browsable, f"/{TOP}/tokens")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_damaged_build_is_told_on_its_own_pages(browsable: TestClient, workspace: Workspace, share: float) -> None:
+    path = workspace.build(BATCH, "index-1")
+    os.truncate(path, int(path.stat().st_size * share))
+    for address in (f"/{BATCH}", f"/{BATCH}/latents", f"/{BATCH}/4", f"/{BATCH}/tokens"):
+        said = page(browsable, address, 404)
+        assert re.search("index-1.duckdb (cannot be opened|is not a feature build)", said)
+        assert f"saescope index --sae {BATCH}" in said
+        assert str(workspace.root) not in said  # where our files lie is nobody's business
+    for address in ("/", f"/{TOP}/4", f"/{TOP}/tokens?with={BATCH}", "/search?q=return"):
+        page(browsable, address)
 
 
 def test_provenance_stands_on_every_page(browsable: TestClient) -> None:
