@@ -125,7 +125,8 @@ def line_chart(
         return _figure(title, y_label, width, "", "", Markup('<p class="muted">No values yet.</p>'))
     xs = [x for _, points in lines for x, _ in points]
     ys = [y for _, points in lines for _, y in points]
-    margin = 0 if log_y else 0.05 * (max(ys) - min(ys))
+    # A line of one value runs through the middle.
+    margin = 0 if log_y else 0.05 * (max(ys) - min(ys)) or abs(max(ys)) / 4 or 1
     low = 0.0 if zero and not log_y else min(ys) - margin
     x_axis = Axis(min(xs), max(xs), _LEFT, width - _RIGHT)
     y_axis = Axis(low, max(ys) + margin, height - _BOTTOM, _TOP, log_y)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection
 
 from sqlalchemy import func, or_, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.models import Label
@@ -60,7 +61,11 @@ def save(
     if star is not None:
         row.starred = star
     row.author, row.updated = author, time.time()
-    db.commit()
+    try:
+        db.commit()
+    except IntegrityError:  # somebody else wrote the first label of this latent a moment ago
+        db.rollback()
+        return save(db, sae_id, latent, author, text=text, note=note, star=star)
     return row
 
 

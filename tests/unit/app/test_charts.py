@@ -45,6 +45,14 @@ def test_line_chart_leaves_out_what_cannot_be_drawn() -> None:
     assert [len(line.split()) for line in lines] == [2, 2]
 
 
+@given(st.floats(-1e9, 1e9))
+def test_a_line_of_one_value_lies_inside_the_plot(value: float) -> None:
+    tree = parse(line_chart([Series("L0", [(0, value), (1, value)])], title="L0"))
+    line = next(n for n in tree.iter("polyline")).get("points", "")
+    frame = [float(n.get("y1", "")) for n in tree.iter("line") if n.get("class") == "c-axis"]
+    assert all(20 < float(point.split(",")[1]) < max(frame) - 20 for point in line.split())
+
+
 def test_empty_charts_say_so() -> None:
     assert "No values yet" in line_chart([Series("a", [])], title="loss")
     assert "Nothing was counted" in histogram([Bar(0, 1, 0)], title="L0")
