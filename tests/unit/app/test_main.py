@@ -15,7 +15,7 @@ from app.main import create_app
 from app.settings import Settings
 from app.templating import static_url
 from sae.errors import UserError
-from sae.rundir import RunFolder
+from sae.rundir import RunFolder, Status
 from sae.specs import demo_spec
 from tests.unit.app.conftest import write_sae
 
@@ -32,6 +32,30 @@ def test_the_lock_of_the_caller_is_left_to_the_caller(settings: Settings) -> Non
     with pytest.raises(UserError):
         WorkspaceLock(settings.home)
     lock.release()
+
+
+def test_a_deleted_database_is_rebuilt_from_the_folders(settings: Settings) -> None:
+    if settings.database_url:
+        pytest.skip("this database is not a file of the workspace")
+    write_sae(settings.workspace, "demo/one")
+    settings.workspace.sae("demo/broken").mkdir()
+    (settings.workspace.sae("demo/broken") / "sae.json").write_text('{"schema_version": 1, "id": "demo/bro')
+    folder = RunFolder(settings.workspace.run("train-1"))
+    folder.create("train", demo_spec().model_dump())
+    folder.write_status(Status(state="succeeded", result={"sae": "demo/one"}))
+
+    def seen() -> tuple[list[str], list[tuple[str, str]], int]:
+        with TestClient(create_app(settings, supervise=False)) as client:
+            client.app.state.supervisor.tick()  # type: ignore[attr-defined]
+            saes, runs = client.get("/api/saes").json(), client.get("/api/runs").json()
+            return ([sae["sae"] for sae in saes], [(run["id"], run["state"]) for run in runs],
+                    client.get("/demo/one").status_code)
+
+    before = seen()
+    assert before == (["one"], [("train-1", "succeeded")], 200)
+    for path in settings.home.glob("app.db*"):
+        path.unlink()
+    assert seen() == before
 
 
 def test_errors_are_pages_for_people(client: TestClient) -> None:
