@@ -110,6 +110,7 @@ def main() -> None:
     summary = summarise(rows)
     if not options.json:
         print(as_table(summary))
+        print("\nBy quarter of the tokens, nearest to the mean activation first:\n" + quarters_table(summary))
     emit("quality", summary, bars(summary), options.json)
 
 
@@ -151,11 +152,23 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if values:
                 line[name] = statistics.mean(values)
                 line[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
+        line["by_quarter"] = [
+            {name: statistics.mean(cell["l0_by_norm"][quarter][name] for cell in cells) for name in ("l0", "fvu")}
+            for quarter in range(4)]
         out.append(line)
     return out
 
 
+def quarters_table(summary: list[dict[str, Any]]) -> str:
+    """L0 and FVU by quarter of the tokens, from those nearest to the mean activation to the farthest."""
+    return table(["inputs", "k", "SAE", "L0 by quarter", "FVU by quarter"], [
+        [line["normalize"], line["k"], line["architecture"],
+         *(" / ".join(f"{part[name]:.{digits}f}" for part in line["by_quarter"])
+           for name, digits in (("l0", 1), ("fvu", 3)))] for line in summary])
+
+
 def as_table(summary: list[dict[str, Any]]) -> str:
+    """The figures with their spread over seeds."""
     def cell(line: dict[str, Any], name: str, digits: int) -> str:
         if name not in line:
             return "–"
