@@ -76,7 +76,7 @@ def density(share: float | None) -> str:
 
 def one_in(share: float | None) -> str:
     """A share as "1 in 8,300", the second number to two significant digits."""
-    if share is None or _missing(share) or share <= 0:
+    if share is None or _missing(share) or share < 1e-300:  # its inverse may be beyond every number
         return NOTHING
     every = 1 / share
     if every < 10:

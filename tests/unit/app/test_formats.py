@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app import formats
@@ -47,6 +47,7 @@ def test_number_keeps_small_values_visible() -> None:
 
 
 @given(st.floats(-1e15, 1e15) | st.just(math.nan))
+@example(5e-324)
 def test_every_filter_answers_something(value: float) -> None:
     for name, function in formats.FILTERS.items():
         if name == "moment" and abs(value) > 1e11:
