@@ -44,3 +44,9 @@ def demo_lm() -> LanguageModel:
 
     torch.set_num_threads(2)
     return LanguageModel.load("demo", "cpu")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first: the rules of the tree, then the units, then the browser."""
+    order = {"unit": 1, "browser": 2}
+    items.sort(key=lambda item: order.get(item.path.relative_to(Path(__file__).parent).parts[0], 0))
