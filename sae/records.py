@@ -21,7 +21,7 @@ FLAGS = {
     "single_token": f"at least {SINGLE_TOKEN_SHARE:.0%} of its firings are on one token of the vocabulary "
                     f"(of {RARE_TOKENS} firings or more)",
     "position_bound": f"at least {POSITION_SHARE:.0%} of its firings are at one position of the context "
-                      f"(of {RARE_TOKENS} firings or more)",
+                      f"(of {RARE_TOKENS} firings or more; past 256 positions, in one 256th of the context)",
 }
 
 
