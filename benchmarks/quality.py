@@ -35,6 +35,7 @@ from sae.evaluate import (
     residuals,
 )
 from sae.lm import LanguageModel
+from sae.sites import resid_post
 from sae.specs import TrainSpec
 from sae.train import StoredActivations, Trained, artefact, train
 from sae.workspace import Workspace
@@ -51,13 +52,13 @@ class Bench:
         self.lm = LanguageModel.load("demo")
         self.corpus: Corpus = prepare("stdlib", "text", "train", self.lm, 128, Workspace(home))
         calibration, evaluation = held_out_contexts(self.corpus, eval_tokens)
-        self.calibration = list(residuals(self.lm, self.corpus, calibration, LAYER))
-        self.evaluation = list(residuals(self.lm, self.corpus, evaluation, LAYER))
+        self.calibration = list(residuals(self.lm, self.corpus, calibration, resid_post(LAYER)))
+        self.evaluation = list(residuals(self.lm, self.corpus, evaluation, resid_post(LAYER)))
         self.ce_contexts = evaluation[: ce_tokens // 127]
-        stream = ActivationStream(self.lm, self.corpus, LAYER, batch_tokens=2048, chunk_tokens=train_tokens)
+        stream = ActivationStream(self.lm, self.corpus, resid_post(LAYER), batch_tokens=2048, chunk_tokens=train_tokens)
         self.stored_ND = stream.sample(train_tokens).bfloat16()
         self.mean_D = torch.cat(self.calibration).mean(dim=0)
-        self.bos_1D = self.lm.residual(torch.tensor([[self.lm.bos_id]]), LAYER)[0]
+        self.bos_1D = self.lm.activations(torch.tensor([[self.lm.bos_id]]), resid_post(LAYER))[0]
 
     def cell(self, spec: TrainSpec) -> dict[str, Any]:
         """Train one SAE and measure it."""
@@ -66,7 +67,7 @@ class Bench:
         trained = train(spec, source, torch.device("cpu"))
         seconds = time.perf_counter() - started
         sae = artefact(trained, {"normalize": spec.normalize, "architecture": spec.architecture, "k": spec.k,
-                                 "site": {"layer": LAYER}})
+                                 "site": {"layer": LAYER, "hook": resid_post(LAYER)}})
         row = {**self._thresholds(sae, trained), **reconstruction_metrics(sae, iter(self.evaluation)),
                **cross_entropy_metrics(self.lm, sae, self.corpus, self.ce_contexts, self.mean_D)}
         row["bos_l0"] = int(sae.codes(self.bos_1D).l0_B()[0])

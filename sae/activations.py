@@ -58,7 +58,7 @@ class ActivationStream:
 
     lm: LanguageModel
     corpus: Corpus
-    layer: int
+    hook: str
     batch_tokens: int
     chunk_tokens: int  # rounded down to whole batches
     reuse: int = 1
@@ -138,7 +138,7 @@ class ActivationStream:
                 if not self.include_bos:
                     real_PS[:, 0] = False
                 device = self.lm.device
-                resid_PSD = self.lm.residual(tokens_PS.to(device), self.layer, autocast=self.dtype == torch.bfloat16)
+                resid_PSD = self.lm.activations(tokens_PS.to(device), self.hook, autocast=self.dtype == torch.bfloat16)
                 rows_ND = resid_PSD[real_PS.to(device)][skip : skip + self.chunk_tokens - filled]
                 out_CD[filled : filled + len(rows_ND)] = rows_ND
                 filled, skip = filled + len(rows_ND), 0

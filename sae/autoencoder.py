@@ -5,10 +5,15 @@ length that its latent adds (times the token's scale under per-token layer norm)
 
     y, scale, shift = normalise(x)
     pre   = (y − b_dec) · W_encᵀ + b_enc
-    f     = select(pre)                       sparse, float32
+    f     = select(pre) · activation_scale    sparse, float32
     x_hat = (f · W_dec + b_dec) · scale + shift
 
-Shapes: B tokens, L latents, D width, N active pairs.
+`activation_scale` [L] is there only where the decoder's norms could not be folded into the
+encoder without changing what is selected (an imported TopK).  A transcoder reads one site and
+reconstructs another: it has a `b_in` of its own in place of `b_dec` before the encoder, adds
+`x · W_skip` where it has one, and its output is not scaled token by token.
+
+Shapes: B tokens, L latents, D width (of what is read, of what is reconstructed), N active pairs.
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ from sae.rundir import write_json
 from sae.specs import Normalization
 
 SCHEMA_VERSION = 1
+Shapes = dict[str, set[tuple[int, ...]]]
 _PRODUCT_ENTRIES = 1 << 25  # entries of a dense [B, L] product made at once: 128 MiB
 _UNIT_TOLERANCE = 1e-3  # of the norm of a decoder row: what half precision leaves of it
 
@@ -43,11 +49,13 @@ class Autoencoder:
         self.b_enc_L = tensors["b_enc"]
         self.W_dec_LD = tensors["W_dec"]
         self.b_dec_D = tensors["b_dec"]
+        self.b_in_D = tensors.get("b_in", self.b_dec_D)
+        self.W_skip_DD = tensors.get("W_skip")
+        self.activation_scale_L = tensors.get("activation_scale")
         self.config = config
         self.normalizer = Normalizer("layer_norm" if config["normalize"] == "layer_norm" else "none")
-        self.sparsity = make(config["architecture"], config["k"])
-        if "threshold" in tensors:
-            self.sparsity.threshold = float(tensors["threshold"].reshape(-1)[0])
+        self.sparsity = make(config["architecture"], config["k"] or 0)
+        self.sparsity.load_tensors(tensors)
 
     @property
     def n_latents(self) -> int:
@@ -55,15 +63,31 @@ class Autoencoder:
 
     @property
     def d_model(self) -> int:
+        """The width of what is reconstructed."""
         return self.W_dec_LD.shape[1]
 
     @property
     def k(self) -> int:
+        """Latents per token asked for; 0 where the architecture is not told."""
         return self.sparsity.k
 
     @property
     def layer(self) -> int:
         return int(self.config["site"]["layer"])
+
+    @property
+    def hook(self) -> str:
+        """The hook point that is read."""
+        return str(self.config["site"]["hook"])
+
+    @property
+    def out_hook(self) -> str:
+        """The hook point that is reconstructed, and at which decoder directions act."""
+        return str(self.config["site"].get("out_hook") or self.hook)
+
+    @property
+    def is_transcoder(self) -> bool:
+        return bool(self.config.get("site", {}).get("out_hook"))
 
     @property
     def device(self) -> torch.device:
@@ -74,7 +98,7 @@ class Autoencoder:
     def pre_activations(self, x_BD: Tensor) -> Tensor:
         """[B, L] float32, before selection."""
         y_BD, _, _ = self.normalizer.apply(x_BD)
-        return torch.addmm(self.b_enc_L, y_BD - self.b_dec_D, self.W_enc_LD.T)
+        return torch.addmm(self.b_enc_L, y_BD - self.b_in_D, self.W_enc_LD.T)
 
     def pieces(self, x_BD: Tensor) -> Iterator[Tensor]:
         """`x_BD` in runs of rows for which the dense [B, L] product stays small."""
@@ -82,33 +106,39 @@ class Autoencoder:
 
     def codes(self, x_BD: Tensor) -> Codes:
         """The active latents of raw activations `x_BD`, by the inference rule."""
-        return Codes.concatenate([self.sparsity.select(self.pre_activations(part)) for part in self.pieces(x_BD)])
+        codes = Codes.concatenate([self.sparsity.select(self.pre_activations(part)) for part in self.pieces(x_BD)])
+        if self.activation_scale_L is None:
+            return codes
+        return codes.with_values(codes.value_N * self.activation_scale_L[codes.latent_N])
 
     def activation_of(self, x_BD: Tensor, latents: Tensor) -> Tensor:
         """Activations [B, n] of the given latents only; 0 where a latent is not active.
 
-        With a threshold only those rows are computed; TopK has to see all of them to decide.
+        Where a latent decides alone only those rows are computed; TopK has to see all of them.
         """
-        if self.sparsity.has_threshold:
+        if self.sparsity.independent:
             y_BD, _, _ = self.normalizer.apply(x_BD)
-            pre = torch.addmm(self.b_enc_L[latents], y_BD - self.b_dec_D, self.W_enc_LD[latents].T)
-            active = self.sparsity.select(pre)
+            pre = torch.addmm(self.b_enc_L[latents], y_BD - self.b_in_D, self.W_enc_LD[latents].T)
+            active = self.sparsity.select(pre, latents)
             out = torch.zeros_like(pre)
             out[active.token_N, active.latent_N] = active.value_N
-            return out
+            return out if self.activation_scale_L is None else out * self.activation_scale_L[latents]
         codes = self.codes(x_BD)
         dense_BL = torch.zeros(len(x_BD), self.n_latents, device=x_BD.device)
         dense_BL[codes.token_N, codes.latent_N] = codes.value_N
         return dense_BL[:, latents]
 
     def scale(self, x_BD: Tensor) -> Tensor:
-        """[B, 1]: what a unit of activation is worth in the raw residual of each token."""
-        return self.normalizer.apply(x_BD)[1]
+        """[B, 1]: what a unit of activation is worth in what each token's raw activations are reconstructed to."""
+        return torch.ones_like(x_BD[:, :1]) if self.is_transcoder else self.normalizer.apply(x_BD)[1]
 
     def decode(self, codes: Codes, x_BD: Tensor) -> Tensor:
         """The raw reconstruction [B, D] of `codes`, with the scale and shift of the tokens `x_BD`."""
+        out_BD = codes.decode(self.W_dec_LD) + self.b_dec_D
+        if self.is_transcoder:
+            return out_BD if self.W_skip_DD is None else out_BD + x_BD @ self.W_skip_DD
         _, scale_B1, shift_B1 = self.normalizer.apply(x_BD)
-        return (codes.decode(self.W_dec_LD) + self.b_dec_D) * scale_B1 + shift_B1
+        return out_BD * scale_B1 + shift_B1
 
     def reconstruct(self, x_BD: Tensor) -> Tensor:
         return self.decode(self.codes(x_BD), x_BD)
@@ -122,9 +152,10 @@ class Autoencoder:
 
     def tensors(self) -> dict[str, Tensor]:
         out = {"W_enc": self.W_enc_LD, "b_enc": self.b_enc_L, "W_dec": self.W_dec_LD, "b_dec": self.b_dec_D}
-        if self.sparsity.threshold is not None:
-            out["threshold"] = torch.tensor([self.sparsity.threshold], dtype=torch.float32)
-        return out
+        if self.b_in_D is not self.b_dec_D:
+            out["b_in"] = self.b_in_D
+        optional = {"W_skip": self.W_skip_DD, "activation_scale": self.activation_scale_L}
+        return out | {name: t for name, t in optional.items() if t is not None} | self.sparsity.tensors()
 
     def save(self, folder: Path) -> None:
         """Write `sae.safetensors`, then `sae.json`: an SAE is there once its `sae.json` is."""
@@ -170,14 +201,17 @@ def _check_config(config: dict[str, Any], folder: Path) -> None:
         if not holds:
             raise UserError(f"sae: {folder}: {what}", "sae")
 
-    for name in ("n_latents", "d_model", "k"):
-        value = config.get(name)
-        demand(isinstance(value, int) and value > 0, f"{name} should be a positive whole number, found {value!r}")
-    demand(config["k"] <= config["n_latents"], f"k is {config['k']}, more than its {config['n_latents']} latents")
     for name, known in (("architecture", list(REGISTRY)), ("normalize", get_args(Normalization))):
         demand(config.get(name) in known, f"{name} is {config.get(name)!r}, known here are {', '.join(known)}")
+    sizes = ["n_latents", "d_model"] + ["k"] * REGISTRY[config["architecture"]].has_k + ["d_in"] * ("d_in" in config)
+    for name in sizes:
+        value = config.get(name)
+        demand(isinstance(value, int) and value > 0, f"{name} should be a positive whole number, found {value!r}")
+    demand((config.get("k") or 0) <= config["n_latents"],
+           f"k is {config.get('k')}, more than its {config['n_latents']} latents")
     site = config.get("site")
-    demand(isinstance(site, dict) and isinstance(site.get("layer"), int), "site names no layer of the language model")
+    demand(isinstance(site, dict) and isinstance(site.get("layer"), int) and isinstance(site.get("hook"), str),
+           "site names no layer and hook point of the language model")
     demand(config.get("weight_processing") == "raw",
            f"made for {config.get('weight_processing')} weights, this program reads raw ones; its latents would mean "
            "nothing here")
@@ -186,16 +220,20 @@ def _check_config(config: dict[str, Any], folder: Path) -> None:
 def _check_tensors(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
     """Raise UserError where a tensor is missing, misshapen or broken, or the decoder is not of unit norm."""
     L, D = config["n_latents"], config["d_model"]
-    expected = {"W_enc": (L, D), "b_enc": (L,), "W_dec": (L, D), "b_dec": (D,)}
-    if REGISTRY[config["architecture"]].has_threshold:
-        if "threshold" not in tensors:
-            raise UserError(f"sae: {folder}: a {config['architecture']} SAE needs a threshold", "sae")
-        expected["threshold"] = (1,)
-    for name, shape in expected.items():
+    d_in = config.get("d_in", D)
+
+    expected: Shapes = {"W_enc": {(L, d_in)}, "b_enc": {(L,)}, "W_dec": {(L, D)}, "b_dec": {(D,)}}
+    optional: Shapes = {"b_in": {(d_in,)}, "W_skip": {(d_in, D)}, "activation_scale": {(L,)}}
+    expected |= {name: shapes for name, shapes in optional.items() if name in tensors}
+    if config["site"].get("out_hook"):
+        expected["b_in"] = optional["b_in"]
+    expected |= REGISTRY[config["architecture"]].tensor_shapes(L)
+    for name, shapes in expected.items():
         tensor = tensors.get(name)
-        if tensor is None or tuple(tensor.shape) != shape or not tensor.is_floating_point():
+        if tensor is None or tuple(tensor.shape) not in shapes or not tensor.is_floating_point():
             found = "nothing" if tensor is None else f"{tuple(tensor.shape)} of {tensor.dtype}"
-            raise UserError(f"sae: {folder}: {name} should be {shape}, found {found}", "sae")
+            wanted = " or ".join(map(str, sorted(shapes)))
+            raise UserError(f"sae: {folder}: {name} should be {wanted}, found {found}", "sae")
         if not bool(torch.isfinite(tensor).all()):
             raise UserError(f"sae: {folder}: {name} holds values that are not finite", "sae")
     if float((tensors["W_dec"].float().norm(dim=1) - 1).abs().max()) > _UNIT_TOLERANCE:

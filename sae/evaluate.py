@@ -58,13 +58,13 @@ def counted_tokens(corpus: Corpus, contexts: np.ndarray) -> int:
 
 
 def residuals(
-    lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, layer: int, progress: Progress | None = None
+    lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, hook: str, progress: Progress | None = None
 ) -> Iterator[Tensor]:
     """The activations of the counted tokens, a forward pass at a time: [N, D] float32."""
     total, done = counted_tokens(corpus, contexts), 0
     for _, tokens_PS, real_PS in context_batches(corpus, contexts):
         real_PS[:, 0] = False
-        x_ND = lm.residual(tokens_PS.to(lm.device), layer)[real_PS.to(lm.device)]
+        x_ND = lm.activations(tokens_PS.to(lm.device), hook)[real_PS.to(lm.device)]
         done += len(x_ND)
         if progress:
             progress(done, total)
@@ -170,7 +170,7 @@ def cross_entropy_metrics(
                  "zero": _replacing(counted_PS, torch.zeros_like),
                  "mean": _replacing(counted_PS, lambda x_ND: mean_D.expand_as(x_ND))}
         for name, edit in edits.items():
-            logits_PSV = lm.logits(tokens_PS, {sae.layer: edit} if edit else None)
+            logits_PSV = lm.logits(tokens_PS, {sae.hook: edit} if edit else None)
             loss = F.cross_entropy(logits_PSV[:, :-1][predicts_PS], tokens_PS[:, 1:][predicts_PS], reduction="none")
             sums[name] += float(loss.double().sum())
         n_predicted += int(predicts_PS.sum())
@@ -206,7 +206,7 @@ def evaluate(
     """All metrics of an SAE on held-out text that its θ was not calibrated on."""
     calibration, evaluation = held_out_contexts(corpus, n_tokens)
     stages = _stages(corpus, calibration, evaluation, n_ce_tokens, progress)
-    mean_D = torch.cat(list(residuals(lm, corpus, calibration, sae.layer, stages[0]))).mean(dim=0)
+    mean_D = torch.cat(list(residuals(lm, corpus, calibration, sae.hook, stages[0]))).mean(dim=0)
     return _evaluate(lm, sae, corpus, evaluation, n_ce_tokens, mean_D, stages[1:])
 
 
@@ -218,9 +218,9 @@ def calibrate_and_evaluate(
     measure everything on the other half.  Results go into `sae.config`: threshold, metrics."""
     calibration, evaluation = held_out_contexts(corpus, n_tokens)
     stages = _stages(corpus, calibration, evaluation, n_ce_tokens, progress)
-    activations = list(residuals(lm, corpus, calibration, sae.layer, stages[0]))
+    activations = list(residuals(lm, corpus, calibration, sae.hook, stages[0]))
     trained = sae.sparsity.threshold
-    if trained is not None:
+    if sae.sparsity.has_threshold and trained is not None:
         calibrated = calibrate_threshold(sae, activations, sae.k)
         sae.sparsity.threshold = calibrated
         sae.config["threshold"] |= {
@@ -234,7 +234,7 @@ def _evaluate(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, n_ce_tokens: int, mean_D: Tensor,
     stages: list[Progress],
 ) -> dict[str, Any]:
-    metrics = reconstruction_metrics(sae, residuals(lm, corpus, contexts, sae.layer, stages[0]))
+    metrics = reconstruction_metrics(sae, residuals(lm, corpus, contexts, sae.hook, stages[0]))
     for_ce = _first_tokens(corpus, contexts, n_ce_tokens)
     return {**metrics, **cross_entropy_metrics(lm, sae, corpus, for_ce, mean_D, stages[1])}
 

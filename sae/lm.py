@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,9 @@ from sae.tokens import piece_bytes
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 
-# Receives the residual stream [P, S, D] leaving a block and returns it changed (same shape).
+# Receives the activations [P, S, D] at a hook point and returns them changed (same shape).
 Edit = Callable[[Tensor], Tensor]
+Edits = Mapping[str, Edit]  # by the name of the hook point
 
 
 @dataclass
@@ -56,11 +57,6 @@ def pick_device(name: str = "auto") -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device: {name} was asked for, but this machine has no CUDA device", "device")
     return torch.device(name)
-
-
-def site_name(layer: int) -> str:
-    """The hook point that an SAE of `layer` reads: the residual stream leaving that block."""
-    return f"blocks.{layer}.hook_resid_post"
 
 
 class LanguageModel:
@@ -115,30 +111,43 @@ class LanguageModel:
 
     # ---- forward passes
 
-    @torch.no_grad()
-    def residual(self, tokens_PS: Tensor, layer: int, *, autocast: bool = False) -> Tensor:
-        """The residual stream leaving block `layer`, [P, S, D] float32; later blocks do not run."""
-        kept: list[Tensor] = []
+    def activations(self, tokens_PS: Tensor, hook: str, *, autocast: bool = False) -> Tensor:
+        """The activations at one hook point, [P, S, D] float32; what comes after it does not run."""
+        return self.activations_at(tokens_PS, [hook], autocast=autocast)[0]
 
-        def keep(resid_PSD: Tensor) -> Tensor:
-            kept.append(resid_PSD)
-            raise _Reached
+    @torch.no_grad()
+    def activations_at(self, tokens_PS: Tensor, hooks: Sequence[str], *, autocast: bool = False) -> list[Tensor]:
+        """The activations at several hook points of one forward pass, each [P, S, D] float32.
+
+        Heads are laid side by side: `attn.hook_z` [P, S, H, d_head] comes as [P, S, H·d_head].
+        What comes after the last of them does not run.
+        """
+        kept: dict[str, Tensor] = {}
+
+        def keeping(hook: str) -> Edit:
+            def keep(x_PSD: Tensor) -> Tensor:
+                kept[hook] = x_PSD
+                if len(kept) == len(set(hooks)):
+                    raise _Reached
+                return x_PSD
+            return keep
 
         # Not by `stop_at_layer`, which stops before a block: after the last one there is none.
-        with self._precision(autocast), self._hooked({layer: keep}), contextlib.suppress(_Reached):
+        with (self._precision(autocast), self._hooked({hook: keeping(hook) for hook in hooks}),
+              contextlib.suppress(_Reached)):
             self.bridge(tokens_PS, return_type=None)
-        return kept[0].float()
+        return [kept[hook].flatten(2).float() for hook in hooks]
 
     @torch.no_grad()
-    def logits(self, tokens_PS: Tensor, edits: dict[int, Edit] | None = None) -> Tensor:
-        """Next-token logits [P, S, V]; `edits` maps a block to what is done to its output."""
+    def logits(self, tokens_PS: Tensor, edits: Edits | None = None) -> Tensor:
+        """Next-token logits [P, S, V]; `edits` maps a hook point to what is done to its activations."""
         with self._hooked(edits):
             out: Tensor = self.bridge(tokens_PS, return_type="logits")
         return out.float()
 
     @torch.no_grad()
     def step(
-        self, tokens_PS: Tensor, cache: Cache | None = None, edits: dict[int, Edit] | None = None
+        self, tokens_PS: Tensor, cache: Cache | None = None, edits: Edits | None = None
     ) -> tuple[Tensor, Cache]:
         """Read `tokens_PS` after what `cache` holds; logits [P, S, V] of the new positions, and the cache.
 
@@ -169,8 +178,8 @@ class LanguageModel:
         return centred_DV
 
     @contextlib.contextmanager
-    def _hooked(self, edits: dict[int, Edit] | None) -> Iterator[None]:
-        hooks = [(site_name(layer), _as_hook(edit)) for layer, edit in (edits or {}).items()]
+    def _hooked(self, edits: Edits | None) -> Iterator[None]:
+        hooks = [(name, _as_hook(edit)) for name, edit in (edits or {}).items()]
         with self.bridge.hooks(fwd_hooks=hooks) if hooks else contextlib.nullcontext():
             yield
 

@@ -21,6 +21,7 @@ from sae.errors import Cancelled, UserError
 from sae.models import check_layer, find_model
 from sae.progress import Interrupted, Reporter
 from sae.rundir import FINAL_STATES, RunFolder
+from sae.sites import resid_post
 from sae.specs import EvaluateSpec, IndexSettings, IndexSpec, TrainSpec, command_line, located, parse_spec
 from sae.workspace import Workspace, check_name, new_id, slug
 
@@ -190,7 +191,8 @@ def _train_sae(
     held_out_contexts(corpus, spec.eval_tokens)  # too little text is refused before the training, not after
     reporter.begin("training", spec.tokens, message="reading the first activations")
     stream = ActivationStream(
-        lm, corpus, spec.layer, spec.batch_tokens, spec.buffer_tokens, spec.reuse, spec.train_on_bos, spec.seed,
+        lm, corpus, resid_post(spec.layer), spec.batch_tokens, spec.buffer_tokens, spec.reuse, spec.train_on_bos,
+        spec.seed,
         check=lambda: reporter.update(reporter.status.done))  # a sign of life from the language model, too
     trained = train(
         spec, stream, lm.device, checkpoint=folder.checkpoints / "train.pt",
@@ -209,11 +211,9 @@ def _config(
     spec: TrainSpec, sae_id: str, lm: LanguageModel, corpus: Corpus, folder: RunFolder, seconds: float
 ) -> dict[str, Any]:
     """The `sae.json` of a fresh SAE, metrics still to come."""
-    from sae.lm import site_name
-
     return {
         "schema_version": 1, "id": sae_id, "model": {"name": spec.model, "id": lm.info.id},
-        "site": {"layer": spec.layer, "hook": site_name(spec.layer)}, "architecture": spec.architecture,
+        "site": {"layer": spec.layer, "hook": resid_post(spec.layer)}, "architecture": spec.architecture,
         "n_latents": spec.n_latents, "d_model": lm.info.d_model, "k": spec.k, "normalize": spec.normalize,
         "weight_processing": "raw", "bos": {"prepended": True, "trained_on": spec.train_on_bos},
         "context_length": spec.context_length, "threshold": None, "metrics": {},

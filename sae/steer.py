@@ -58,16 +58,16 @@ class Steering:
         self.interventions = list(interventions)
         self.where = where or Where()
         self.special_ids = torch.tensor(sorted(special_ids), dtype=torch.long)
-        self._groups: dict[int, list[_Group]] = {}
-        self._removed: dict[int, Tensor] = {}
+        self._groups: dict[str, list[_Group]] = {}  # by hook point
+        self._removed: dict[str, Tensor] = {}
         for sae_id in dict.fromkeys(i.sae for i in interventions):
             group = _group(sae_id, saes[sae_id], self.interventions)
-            self._groups.setdefault(group.sae.layer, []).append(group)
-        for layer, groups in self._groups.items():
+            self._groups.setdefault(group.sae.out_hook, []).append(group)
+        for hook, groups in self._groups.items():
             rows = [g.direction_ND[n] for g in groups for n, place in enumerate(g.place_N)
                     if self.interventions[place].mode == "remove"]
             if rows:
-                self._removed[layer] = _orthonormal(torch.stack(rows))
+                self._removed[hook] = _orthonormal(torch.stack(rows))
 
     def mask(self, tokens_PS: Tensor, start: int, prompt_length: int) -> Tensor:
         """Whether each position is changed, [P, S]; the tokens stand at absolute positions start, start + 1, …"""
@@ -78,25 +78,25 @@ class Steering:
             mask_PS = mask_PS & ~torch.isin(tokens_PS, self.special_ids.to(tokens_PS.device))
         return mask_PS
 
-    def edits(self, mask_PS: Tensor, readings: dict[int, Tensor] | None = None) -> dict[int, Edit]:
+    def edits(self, mask_PS: Tensor, readings: dict[int, Tensor] | None = None) -> dict[str, Edit]:
         """The edits of one forward pass over the positions of `mask_PS`.
 
         During the pass, `readings[place]` becomes the activation [P, S] of the intervention's latent.
         """
-        return {layer: self._edit(layer, mask_PS, readings if readings is not None else {})
-                for layer in self._groups}
+        return {hook: self._edit(hook, mask_PS, readings if readings is not None else {})
+                for hook in self._groups}
 
-    def _edit(self, layer: int, mask_PS: Tensor, readings: dict[int, Tensor]) -> Edit:
+    def _edit(self, hook: str, mask_PS: Tensor, readings: dict[int, Tensor]) -> Edit:
         def edit(resid_PSD: Tensor) -> Tensor:
             x_BD = resid_PSD.reshape(-1, resid_PSD.shape[-1]).float()
             changed_BD = x_BD
-            for group in self._groups[layer]:
+            for group in self._groups[hook]:
                 acts_BN = group.sae.activation_of(x_BD, group.latent_N)
                 for n, place in enumerate(group.place_N):
                     readings[place] = acts_BN[:, n].view(mask_PS.shape)
                 changed_BD = changed_BD + group.update(x_BD, acts_BN)
-            if layer in self._removed:
-                basis_RD = self._removed[layer]
+            if hook in self._removed:
+                basis_RD = self._removed[hook]
                 changed_BD = changed_BD - (changed_BD @ basis_RD.T) @ basis_RD
             # Left-alone positions keep their very bits.
             changed_PSD = changed_BD.view(resid_PSD.shape).to(resid_PSD.dtype)

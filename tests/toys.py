@@ -41,7 +41,7 @@ class ToyModel:
         self.unembedding_DV = unembedding_DV - unembedding_DV.mean(dim=1, keepdim=True)
         self.tokens_read = 0
 
-    def residual(self, tokens_PS: Tensor, layer: int, *, autocast: bool = False) -> Tensor:
+    def activations(self, tokens_PS: Tensor, hook: str, *, autocast: bool = False) -> Tensor:
         self.tokens_read += tokens_PS.numel()
         x_PSD = self.token_VD[tokens_PS] + self.position_SD[: tokens_PS.shape[1]]
         x_PSD[:, 1:] += self.before_VD[tokens_PS[:, :-1]]

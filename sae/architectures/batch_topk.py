@@ -8,8 +8,10 @@ mean L0 of k on held-out tokens.  Both are kept in the artefact.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sae.architectures.base import Sparsity
@@ -21,8 +23,9 @@ class BatchTopK(Sparsity):
     """Selection over the batch while training, `f = pre · 1[pre > θ]` at inference."""
 
     has_threshold = True
+    independent = True
 
-    def __init__(self, k: int) -> None:
+    def __init__(self, k: int = 0) -> None:
         super().__init__(k)
         self.minima_sum = 0.0  # Python floats are float64
         self.minima_count = 0
@@ -30,7 +33,17 @@ class BatchTopK(Sparsity):
     def select_training(self, pre_BL: Tensor) -> Codes:
         return batch_topk(pre_BL, self.k * len(pre_BL))
 
-    def select(self, pre_BL: Tensor) -> Codes:
+    @classmethod
+    def tensor_shapes(cls, n_latents: int) -> dict[str, set[tuple[int, ...]]]:
+        return {"threshold": {(1,)}}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {} if self.threshold is None else {"threshold": torch.tensor([self.threshold], dtype=torch.float32)}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        self.threshold = float(tensors["threshold"]) if "threshold" in tensors else None
+
+    def select(self, pre_BL: Tensor, latents: Tensor | None = None) -> Codes:
         if self.threshold is None:
             raise ValueError("this BatchTopK SAE has no threshold yet: train or calibrate it first")
         return above_threshold(pre_BL, self.threshold)

@@ -15,5 +15,5 @@ class TopK(Sparsity):
     def select_training(self, pre_BL: Tensor) -> Codes:
         return row_topk(pre_BL, self.k)
 
-    def select(self, pre_BL: Tensor) -> Codes:
+    def select(self, pre_BL: Tensor, latents: Tensor | None = None) -> Codes:
         return row_topk(pre_BL, self.k)

@@ -79,7 +79,7 @@ def encode(
     """Firings (BOS included) and tokens of each forward pass, on the CPU, and each token's next one."""
     for rows, tokens_PS, real_PS in context_batches(corpus, contexts):
         real_on_device = real_PS.to(lm.device)
-        x_BD = lm.residual(tokens_PS.to(lm.device), sae.layer)[real_on_device]
+        x_BD = lm.activations(tokens_PS.to(lm.device), sae.hook)[real_on_device]
         codes = sae.codes(x_BD)
         next_PS = torch.full_like(tokens_PS, -1)
         next_PS[:, :-1] = torch.where(real_PS[:, 1:], tokens_PS[:, 1:], -1)

@@ -17,6 +17,7 @@ from torch import Tensor
 from sae.activations import ActivationStream, context_batches
 from sae.corpus import Corpus
 from sae.errors import Cancelled
+from sae.sites import resid_post
 from tests.toys import ToyModel, corpus_of, toy_corpus
 
 
@@ -27,7 +28,7 @@ class Echo(ToyModel):
     pause_s = 0.0
     reading = False
 
-    def residual(self, tokens_PS: Tensor, layer: int, *, autocast: bool = False) -> Tensor:
+    def activations(self, tokens_PS: Tensor, hook: str, *, autocast: bool = False) -> Tensor:
         self.reading = True
         time.sleep(self.pause_s)
         self.tokens_read += tokens_PS.numel()
@@ -53,7 +54,7 @@ def text_in_order(corpus: Corpus, seed: int, include_bos: bool) -> Iterator[int]
 
 def stream_over(corpus: Corpus, **values: Any) -> ActivationStream:
     options: dict[str, Any] = {"batch_tokens": 4, "chunk_tokens": 12, "dtype": torch.float32, **values}
-    return ActivationStream(Echo(), corpus, 0, **options)  # type: ignore[arg-type]
+    return ActivationStream(Echo(), corpus, resid_post(0), **options)  # type: ignore[arg-type]
 
 
 corpora = st.lists(st.integers(2, 9), min_size=1, max_size=12).map(numbered)

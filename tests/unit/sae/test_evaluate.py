@@ -30,8 +30,9 @@ from sae.evaluate import (
     reconstruction_metrics,
     residuals,
 )
-from sae.lm import Edit, LanguageModel
+from sae.lm import Edit, Edits, LanguageModel
 from sae.models import DEMO_PATH
+from sae.sites import resid_post
 from tests.toys import D, ToyModel, corpus_of, toy_corpus, toy_sae
 
 KINDS = [(a, n) for a in ("batch_topk", "topk") for n in ("none", "layer_norm")]
@@ -72,8 +73,8 @@ def test_residuals_are_of_the_counted_tokens_alone() -> None:
     corpus, lm = toy_corpus(), ToyModel()
     contexts = np.array([4, 1, 33])
     told: list[tuple[int, int]] = []
-    x_ND = torch.cat(list(residuals(lm, corpus, contexts, 1, lambda *at: told.append(at))))  # type: ignore[arg-type]
-    whole = lm.residual(torch.from_numpy(corpus.tokens[contexts].astype(np.int64)), 1)
+    x_ND = torch.cat(list(residuals(lm, corpus, contexts, resid_post(1), lambda *at: told.append(at))))  # type: ignore[arg-type]
+    whole = lm.activations(torch.from_numpy(corpus.tokens[contexts].astype(np.int64)), resid_post(1))
     expected = [whole[i, 1 : corpus.length[row]] for i, row in enumerate(contexts)]
     assert torch.equal(x_ND, torch.cat(expected))
     assert len(x_ND) == counted_tokens(corpus, contexts)
@@ -202,7 +203,7 @@ def test_cross_entropy_is_that_of_plain_hooks(
 ) -> None:
     sae = tiny_sae(architecture, normalize)
     contexts = np.array([4, 0, 5, 2])
-    mean_D = torch.cat(list(residuals(demo_lm, python_corpus, np.array([1, 3]), 2))).mean(dim=0)
+    mean_D = torch.cat(list(residuals(demo_lm, python_corpus, np.array([1, 3]), resid_post(2)))).mean(dim=0)
     found = cross_entropy_metrics(demo_lm, sae, python_corpus, contexts, mean_D)
     changes: dict[str, Callable[[Tensor], Tensor] | None] = {
         "clean": None, "sae": sae.reconstruct, "zero": torch.zeros_like, "mean": lambda x_ND: mean_D.expand_as(x_ND)}
@@ -226,7 +227,7 @@ class Spy:
         self.logits_PSV: list[Tensor] = []
         self.edited: list[tuple[Tensor, Tensor]] = []
 
-    def logits(self, tokens_PS: Tensor, edits: dict[int, Edit] | None = None) -> Tensor:
+    def logits(self, tokens_PS: Tensor, edits: Edits | None = None) -> Tensor:
         def spied(edit: Edit) -> Edit:
             def run(x_PSD: Tensor) -> Tensor:
                 before = x_PSD.clone()
@@ -266,7 +267,7 @@ def test_an_sae_is_calibrated_on_one_half_and_measured_on_the_other(
     sae.config["threshold"] = {"trained": 0.3}
     calibrate_and_evaluate(demo_lm, sae, python_corpus, 1000, 1000)
     calibration, evaluation = held_out_contexts(python_corpus, 1000)
-    x_ND = torch.cat(list(residuals(demo_lm, python_corpus, calibration, 2)))
+    x_ND = torch.cat(list(residuals(demo_lm, python_corpus, calibration, resid_post(2))))
     threshold = sae.config["threshold"]
     assert threshold["trained"] == 0.3
     assert threshold["calibrated"] == sae.sparsity.threshold
@@ -275,7 +276,7 @@ def test_an_sae_is_calibrated_on_one_half_and_measured_on_the_other(
     assert threshold["calibration_tokens"] == len(x_ND)
     metrics = sae.config["metrics"]
     assert metrics["tokens"] == counted_tokens(python_corpus, evaluation)
-    direct = reconstruction_metrics(sae, residuals(demo_lm, python_corpus, evaluation, 2))
+    direct = reconstruction_metrics(sae, residuals(demo_lm, python_corpus, evaluation, resid_post(2)))
     assert {name: metrics[name] for name in direct} == direct
     again = evaluate(demo_lm, sae, python_corpus, 1000, 1000)
     assert again == pytest.approx(metrics)

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from sae.errors import UserError
 from sae.lm import LanguageModel, pick_device
 from sae.models import DEMO_PATH
+from sae.sites import resid_post
 
 TEXT = 'class Reader:\n    def read(self, path: str) -> list[str]:\n        """Lines; é 🙂."""\n'
 
@@ -38,7 +39,7 @@ def test_the_residual_stream_is_the_output_of_the_block(
     with torch.no_grad():
         plain(tokens_PS)
     handle.remove()
-    found = demo_lm.residual(tokens_PS, layer)
+    found = demo_lm.activations(tokens_PS, resid_post(layer))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, kept["x"], rtol=1e-4, atol=1e-4)
 
@@ -48,10 +49,10 @@ def test_logits_are_the_models_also_after_residuals_and_edits(
 ) -> None:
     with torch.no_grad():
         expected = plain(tokens_PS).logits
-    demo_lm.residual(tokens_PS, 1)  # stopping early leaves nothing behind
-    assert not torch.allclose(demo_lm.logits(tokens_PS, {2: torch.zeros_like}), expected, atol=1e-2)
+    demo_lm.activations(tokens_PS, resid_post(1))  # stopping early leaves nothing behind
+    assert not torch.allclose(demo_lm.logits(tokens_PS, {resid_post(2): torch.zeros_like}), expected, atol=1e-2)
     torch.testing.assert_close(demo_lm.logits(tokens_PS), expected, rtol=1e-4, atol=1e-4)
-    assert torch.equal(demo_lm.logits(tokens_PS, {2: lambda x: x}), demo_lm.logits(tokens_PS))
+    assert torch.equal(demo_lm.logits(tokens_PS, {resid_post(2): lambda x: x}), demo_lm.logits(tokens_PS))
 
 
 def test_reading_in_steps_equals_reading_at_once(demo_lm: LanguageModel, tokens_PS: Tensor) -> None:
@@ -90,7 +91,7 @@ def test_the_vocabulary_gives_back_the_bytes_of_any_text(demo_lm: LanguageModel)
 
 
 def test_half_precision_is_asked_for_and_comes_back_in_float32(demo_lm: LanguageModel, tokens_PS: Tensor) -> None:
-    exact, rough = (demo_lm.residual(tokens_PS, 2, autocast=autocast) for autocast in (False, True))
+    exact, rough = (demo_lm.activations(tokens_PS, resid_post(2), autocast=autocast) for autocast in (False, True))
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, exact)
     assert float((rough - exact).norm() / exact.norm()) < 0.02

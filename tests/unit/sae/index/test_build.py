@@ -75,7 +75,7 @@ def dense_case(path: Path, lm: Any, sae: Autoencoder, corpus: Corpus, settings: 
     contexts = contexts_to_read(corpus, settings.index_tokens)
     parts: list[tuple[np.ndarray, ...]] = []
     for rows, tokens_PS, real_PS in context_batches(corpus, contexts):
-        x_TD = lm.residual(tokens_PS, sae.layer)[real_PS]
+        x_TD = lm.activations(tokens_PS, sae.hook)[real_PS]
         pre_TL = sae.pre_activations(x_TD)
         if sae.config["architecture"] == "batch_topk":
             kept_TL = pre_TL > sae.sparsity.threshold
