@@ -1,7 +1,8 @@
-"""How many tokens a prompt has, without loading the language model.  No torch."""
+"""How many tokens a prompt has and whether a model can chat, without loading it.  No torch."""
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,3 +33,27 @@ def _tokenizer_file(info: ModelInfo) -> Path | None:
 
     cached = try_to_load_from_cache(info.source, "tokenizer.json")
     return Path(cached) if isinstance(cached, str) else None
+
+
+def has_chat_template(info: ModelInfo) -> bool:
+    """Whether the model's tokenizer brings a template for chats (known for models that are on this disk)."""
+    folder = _folder(info)
+    if folder is None:
+        return False
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(config.get("chat_template"))
+
+
+def _folder(info: ModelInfo) -> Path | None:
+    """Where the model's files lie, or None where they are not on this disk."""
+    if info.local:
+        return Path(info.source)
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(info.source, "config.json")
+    return Path(cached).parent if isinstance(cached, str) else None

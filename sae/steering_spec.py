@@ -9,11 +9,19 @@ activation in the build and `scale` the SAE's per-token scale (1 unless it norma
     scale    h + (s − 1)·a·scale·d      the activation is multiplied by s; neutral at s = 1
     ablate   h − a·scale·d              the activation is set to 0
     remove   h − (h·d)·d                nothing of the direction is left, whatever put it there
+
+A transcoder's activation is read at its `hook`, and its direction acts at its `out_hook`.
+
+A request is written in *columns*: `baseline` (nothing changed), `steered`, and on request
+`control`: the same changes with every direction `d` replaced by a random one of the same length,
+so that what only the size of a push does can be told from what its direction does.  Each column
+comes in `samples`; the i-th of every column draws with seed + i, so that columns can be compared
+sample by sample.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,6 +29,8 @@ from sae.errors import UserError
 
 Mode = Literal["add", "clamp", "scale", "ablate", "remove"]
 Positions = Literal["all", "output", "from"]
+ColumnName = Literal["baseline", "steered", "control"]
+Role = Literal["system", "user", "assistant"]
 
 MODES: dict[Mode, str] = {
     "add": "add: strength × its maximum activation, on every steered token",
@@ -31,6 +41,10 @@ MODES: dict[Mode, str] = {
 }
 MAX_LATENTS = 16
 MAX_LENGTH = 512
+MAX_SAMPLES = 8
+MAX_STOPS = 4
+MAX_STOP_CHARACTERS = 64
+MAX_MESSAGES = 64
 MAX_STRENGTH = 100.0
 MAX_SEED = 2**31 - 1
 MAX_PROMPT_CHARACTERS = 50_000  # looked at before anything counts tokens
@@ -42,11 +56,11 @@ RATIO_STRONG = 1.0
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class Intervention(_Part):
+class Intervention(Part):
     """What is done to one latent.  `strength` is the `s` of its mode; ablate and remove take none."""
 
     sae: str = Field(min_length=1)
@@ -67,7 +81,7 @@ class Intervention(_Part):
         return {"clamp": -1.0, "ablate": -1.0, "scale": self.strength - 1.0}.get(self.mode, 0.0)
 
 
-class Where(_Part):
+class Where(Part):
     """Which positions are changed.  Positions are absolute: BOS is 0, the prompt begins at 1.
 
     `all` is prompt and output, `output` the generated tokens only (so the first of them is still
@@ -80,43 +94,94 @@ class Where(_Part):
     special: bool = False
 
 
-class Sampling(_Part):
-    """How tokens are drawn.  Temperature 0 takes the likeliest; top_k 0 and top_p 1 cut nothing off."""
+class Sampling(Part):
+    """How tokens are drawn.  Temperature 0 takes the likeliest; top_k 0 and top_p 1 cut nothing off.
+
+    In this order: `repetition_penalty` r divides the positive logits of every token that prompt or
+    output hold by r and multiplies the negative ones by it; temperature; top_k; top_p.  A text
+    ends with the token that completes one of the `stop` strings; the string is left in it.
+    """
 
     temperature: _Finite = Field(default=0.7, ge=0, le=5)
     top_p: _Finite = Field(default=0.95, gt=0, le=1)
     top_k: int = Field(default=0, ge=0, le=1_000_000)
     length: int = Field(default=60, ge=1, le=MAX_LENGTH)
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    repetition_penalty: _Finite = Field(default=1.0, ge=1, le=2)
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)], ...] = Field(
+        default=(), max_length=MAX_STOPS)
     stop_at_eos: bool = True
 
 
-class SteerRequest(_Part):
-    """One steering run: the same prompt and seed, unsteered (`baseline`) and `steered`."""
+class ChatMessage(Part):
+    role: Role
+    content: str = Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)
+
+
+class SteerRequest(Part):
+    """One steering run.  It goes on from `prompt`, or answers `chat` by the model's own template."""
 
     model: str = Field(min_length=1)
-    prompt: str = Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)
+    prompt: str = Field(default="", max_length=MAX_PROMPT_CHARACTERS)
+    chat: tuple[ChatMessage, ...] = Field(default=(), max_length=MAX_MESSAGES)
     interventions: tuple[Intervention, ...] = Field(min_length=1, max_length=MAX_LATENTS)
     where: Where = Where()
     sampling: Sampling = Sampling()
+    columns: tuple[ColumnName, ...] = Field(default=("baseline", "steered"), min_length=1, max_length=3)
+    samples: int = Field(default=1, ge=1, le=MAX_SAMPLES)
+    control_seed: int = Field(default=0, ge=0, le=MAX_SEED)
 
     @model_validator(mode="after")
-    def _each_latent_once(self) -> SteerRequest:
+    def _whole(self) -> SteerRequest:
+        if bool(self.prompt) == bool(self.chat):
+            raise UserError("prompt: type some text for the model to go on from" if not self.prompt else
+                            "chat: give a prompt or messages, not both", "chat" if self.prompt else "prompt")
+        if self.chat and self.chat[-1].role != "user":
+            raise UserError("chat: the last message is the one to be answered, so it should be the user's", "chat")
+        if len(set(self.columns)) < len(self.columns):
+            raise UserError("columns: each column once", "columns")
         seen = [(i.sae, i.latent) for i in self.interventions]
-        for sae, latent in seen:
-            if seen.count((sae, latent)) > 1:
-                raise ValueError(f"latent {latent} of {sae} is there twice; give it one strength")
+        for place, (sae, latent) in enumerate(seen):
+            if (sae, latent) in seen[:place]:
+                field = f"interventions.{place}.latent"
+                raise UserError(f"{field}: latent {latent} of {sae} is there twice; give it one strength", field)
         return self
+
+    def keys(self) -> list[str]:
+        """The names of its texts: `column_key` of every column and sample."""
+        return [column_key(column, sample) for sample in range(self.samples) for column in self.columns]
+
+
+def column_key(column: str, sample: int) -> str:
+    """The name of one text of a run: `steered` for the first sample, `steered.2` for the second."""
+    return column if sample == 0 else f"{column}.{sample + 1}"
+
+
+_Request = TypeVar("_Request", bound=BaseModel)
 
 
 def parse_request(values: dict[str, Any]) -> SteerRequest:
     """The checked request.  Raises UserError, whose `field` is the path of the first fault, as `sampling.top_p`."""
+    return parse(SteerRequest, values)
+
+
+def parse(kind: type[_Request], values: dict[str, Any]) -> _Request:
+    """A checked request of any kind.  Raises UserError with the path of the first fault as its `field`."""
     try:
-        return SteerRequest.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(str(part) for part in first["loc"]) or "interventions"
-        raise UserError(f"{path}: {first['msg'].removeprefix('Value error, ')}", path) from None
+        raise user_error(error) from None
+
+
+def user_error(error: ValidationError) -> UserError:
+    """The first fault of a request, with its path as the field."""
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, UserError):  # a rule about several fields names the one at fault
+        return UserError(str(cause), ".".join([*path, cause.field or ""]).strip("."))
+    field = ".".join(path) or "request"
+    return UserError(f"{field}: {first['msg'].removeprefix('Value error, ')}", field)
 
 
 def check_room(prompt_tokens: int, length: int, n_ctx: int, model: str) -> None:
