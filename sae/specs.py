@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,7 +23,12 @@ from sae.models import DEMO
 from sae.texts import STDLIB
 
 Normalization = Literal["none", "dataset", "layer_norm"]
-Architecture = Literal["batch_topk", "topk"]
+Architecture = Literal["batch_topk", "topk", "matryoshka", "jumprelu", "gated", "relu"]
+L0Penalty = Literal["target", "linear"]
+BDecInit = Literal["geometric_median", "mean"]
+
+_WITH_K = ("batch_topk", "topk", "matryoshka")  # architectures that keep k latents, exactly or on average
+_RESAMPLED = ("relu", "gated")  # a dead latent of these is below zero everywhere, where AuxK finds no gradient
 
 
 def _field(default: Any, description: str, *, group: str, why: str = "", unit: str = "", **limits: Any) -> Any:
@@ -31,6 +38,25 @@ def _field(default: Any, description: str, *, group: str, why: str = "", unit: s
 
 class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def prefix_sizes(prefixes: str, n_latents: int) -> tuple[int, ...]:
+    """The sizes of nested dictionaries, from shares ("1/4", "0.25") or numbers of latents.
+
+    Raises ValueError, which names the field, unless they ascend strictly and end at `n_latents`.
+    """
+    sizes = []
+    for word in filter(None, map(str.strip, prefixes.split(","))):
+        try:
+            number = Fraction(word)
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"prefixes: {word!r} is neither a share nor a number of latents") from None
+        share = word == "1" or "." in word or "/" in word
+        sizes.append(int(number * n_latents) if share else int(number))
+    if not sizes or sizes[0] < 1 or any(a >= b for a, b in pairwise(sizes)) or sizes[-1] != n_latents:
+        raise ValueError(f"prefixes: {', '.join(map(str, sizes)) or 'none'} should ascend and end at n_latents, "
+                         f"{n_latents}")
+    return tuple(sizes)
 
 
 class IndexSettings(_Spec):
@@ -70,14 +96,35 @@ class TrainSpec(IndexSettings):
         why="the length used in the BatchTopK paper (appendix A.1)")
 
     architecture: Architecture = _field(
-        "batch_topk", "How latents are selected: the k·B strongest of a batch, or k on every token",
+        "batch_topk", "How latents are selected: the k·B strongest of a batch (BatchTopK; Matryoshka, whose prefixes "
+        "reconstruct by themselves), k on every token (TopK), or by thresholds learned with a penalty on L0 "
+        "(JumpReLU), on L1 (ReLU), or on the L1 of a gate of its own (gated)",
         group="sae", why="tokens that need more latents get more")
     n_latents: int = _field(
         4096, "Latents in the dictionary (L)", group="sae", unit="latents", ge=8, le=4_194_304,
         why="16 times the demo model's width; 8 to 32 times is usual")
     k: int = _field(
-        32, "Latents per token: exactly (TopK) or on average (BatchTopK)", group="sae", unit="latents",
+        32, "Latents per token: exactly (TopK), on average (BatchTopK, Matryoshka), or aimed at (JumpReLU with the "
+        "target penalty); ReLU and gated are steered by l1_coefficient instead", group="sae", unit="latents",
         ge=1, why="the paper's middle setting")
+    multi_topk: bool = _field(
+        False, "TopK and BatchTopK: add an eighth of the loss at 4k, so that the SAE stays good when it is read with "
+        "more latents than k", group="sae", why="Gao et al. 2024, section 5.3.1; costs a little at k itself")
+    prefixes: str = _field(
+        "1/16, 1/8, 1/4, 1/2, 1", "Matryoshka: nested dictionaries, ascending, as shares of the latents or as numbers "
+        "of latents; the last is all of them", group="sae", max_length=200,
+        why="the fractions of the authors' code")
+    l1_coefficient: float = _field(
+        0.01, "ReLU and gated: weight of the mean sum of activations (of the gate's, if gated), in units of the "
+        "data's standard deviation, beside FVU", group="sae", gt=0, le=100)
+    l0_penalty: L0Penalty = _field(
+        "target", "JumpReLU: (mean L0 / k − 1)² to aim at k latents per token, or mean L0 itself (linear)",
+        group="sae", why="a linear penalty finds its own L0, and another for every model and size")
+    l0_coefficient: float = _field(
+        0.0, "JumpReLU: weight of the penalty beside FVU; 0: 1 for target, 0.002 for linear", group="sae", ge=0, le=100)
+    bandwidth: float = _field(
+        0.1, "JumpReLU: width of the window around θ in which θ feels a gradient, in units of normalised activations "
+        "(a coordinate of the centred input has root mean square 1)", group="sae", gt=0, le=10)
     normalize: Normalization = _field(
         "layer_norm", "Input normalisation: none, one scale for the data set (folded into the weights), "
         "or per-token layer norm (kept as an attribute of the SAE)", group="sae")
@@ -104,6 +151,16 @@ class TrainSpec(IndexSettings):
     dead_after_tokens: int = _field(
         0, "A latent silent for so many tokens is dead; 0: a tenth of the run, 10 M at the most",
         group="training", unit="tokens", ge=0, why="10 M is the literature's; a short run never reaches it")
+    sparsity_warmup: float = _field(
+        0.1, "Share of the steps, at the beginning, over which the penalties on L0 and L1 rise from 0",
+        group="training", ge=0, le=1)
+    b_dec_init: BDecInit = _field(
+        "geometric_median", "Where b_dec starts: the geometric median of the activations, or their mean",
+        group="training", why="a few tokens with huge norms move the mean, not the median")
+    resample_every: int = _field(
+        0, "ReLU and gated: steps between two resamplings of dead latents, in the first half of the run; 0: none",
+        group="training", unit="steps", ge=0, why="Bricken et al. 2023; AuxK cannot revive these, whose dead latents "
+        "have no gradient at all")
     clip_norm: float = _field(1.0, "Largest norm of the gradient", group="training", gt=0)
     seed: int = _field(0, "Seed of everything random in the run", group="training", ge=0, lt=2**31)
 
@@ -125,8 +182,18 @@ class TrainSpec(IndexSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainSpec:
-        if self.k > self.n_latents:
+        aims_at_k = self.architecture in _WITH_K or (self.architecture == "jumprelu" and self.l0_penalty == "target")
+        if aims_at_k and self.k > self.n_latents:
             raise ValueError(f"k: {self.k} latents per token, but n_latents is {self.n_latents}")
+        if self.multi_topk and self.architecture not in ("topk", "batch_topk"):
+            raise ValueError(f"multi_topk: is for topk and batch_topk, not for {self.architecture}")
+        if self.multi_topk and 4 * self.k > self.n_latents:
+            raise ValueError(f"multi_topk: 4k is {4 * self.k}, but n_latents is {self.n_latents}")
+        if self.resample_every and self.architecture not in _RESAMPLED:
+            raise ValueError(f"resample_every: is for {' and '.join(_RESAMPLED)}; AuxK revives the dead latents of "
+                             f"{self.architecture}")
+        if self.architecture == "matryoshka":
+            prefix_sizes(self.prefixes, self.n_latents)
         if self.k_aux > self.n_latents:
             raise ValueError(f"k_aux: {self.k_aux} is more than n_latents, {self.n_latents}")
         if self.tokens < self.batch_tokens:

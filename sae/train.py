@@ -22,6 +22,7 @@ from sae.checkpoint import load_checkpoint, save_checkpoint
 from sae.errors import UserError
 from sae.normalization import Normalizer
 from sae.specs import TrainSpec
+from sae.start import Start
 from sae.trainee import Trainee
 
 _SAMPLE_TOKENS = 32_768  # activations from which b_dec, the variance and the scale are measured
@@ -86,15 +87,6 @@ def default_lr(n_latents: int, n_steps: int) -> float:
     return float(2e-4 * (2**14 / n_latents) ** 0.5 * (1 + 1e5 / n_steps) ** 0.5)
 
 
-def geometric_median(x_ND: Tensor, iterations: int = 30) -> Tensor:
-    """Weiszfeld's algorithm: the point with the least sum of distances to the rows, [D]."""
-    median_D = x_ND.mean(dim=0)
-    for _ in range(iterations):
-        weight_N = 1 / (x_ND - median_D).norm(dim=1).clamp(min=1e-6)
-        median_D = (weight_N[:, None] * x_ND).sum(dim=0) / weight_N.sum()
-    return median_D
-
-
 def train(
     spec: TrainSpec, source: Source, device: torch.device, *, checkpoint: Path | None = None,
     update: Callable[[int], None] = lambda tokens: None, row: Callable[..., None] = lambda **values: None,
@@ -123,7 +115,7 @@ def train(
         if checkpoint and whole:
             begun = time.perf_counter()
             save_checkpoint(checkpoint, {
-                "step": step, "seconds": seconds(), "trainee": trainee.state(), "variance": trainee.variance,
+                "step": step, "seconds": seconds(), "trainee": trainee.state(),
                 "normalizer": [normalizer.kind, normalizer.factor]})
             saved = time.perf_counter()
             interval = max(_CHECKPOINT_S, (saved - begun) / _CHECKPOINT_SHARE)
@@ -169,22 +161,11 @@ def _begin(
 ) -> tuple[Trainee, Normalizer]:
     """A trainee, fresh from a sample of the data or taken from a checkpoint."""
     if state:
-        normalizer = Normalizer(*state["normalizer"])
-        b_dec_D, variance = state["trainee"]["tensors"]["b_dec"], float(state["variance"])
-    else:
-        x_ND = source.sample(_SAMPLE_TOKENS).to(device)
-        normalizer = Normalizer.fit(spec.normalize, x_ND)
-        y_ND = normalizer.apply(x_ND)[0]
-        b_dec_D = geometric_median(y_ND)
-        variance = float((y_ND - y_ND.mean(dim=0)).square().sum(dim=1).mean())
-    trainee = Trainee(
-        architecture=spec.architecture, n_latents=spec.n_latents, d_model=len(b_dec_D), k=spec.k,
-        k_aux=spec.k_aux or len(b_dec_D) // 2, aux_alpha=spec.aux_alpha,
-        dead_after_tokens=spec.dead_after_tokens or min(10_000_000, spec.tokens // 10),
-        clip_norm=spec.clip_norm, variance=variance, b_dec_D=b_dec_D, seed=spec.seed, device=device)
-    if state:
-        trainee.load_state(state["trainee"])
-    return trainee, normalizer
+        return Trainee.resumed(spec, state["trainee"], device), Normalizer(*state["normalizer"])
+    x_ND = source.sample(_SAMPLE_TOKENS).to(device)
+    normalizer = Normalizer.fit(spec.normalize, x_ND)
+    start = Start.measure(normalizer.apply(x_ND)[0], b_dec_init=spec.b_dec_init)
+    return Trainee(spec, start, device), normalizer
 
 
 class _Curves:

@@ -1,18 +1,63 @@
-"""What an architecture has to say: how it selects while training and how at inference."""
+"""What an architecture has to say: how it selects and what it learns from while training, how it selects at inference.
+
+Shapes: B tokens, L latents, D width, N pairs (token, latent).
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from sae.kernels.codes import Codes
+from sae.losses import Fit, fit
+from sae.specs import TrainSpec
+from sae.start import Start
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's batch as a rule sees it: everything downstream of the encoder product."""
+
+    pre_BL: Tensor
+    target_BD: Tensor
+    b_enc_L: Tensor
+    W_dec_LD: Tensor
+    b_dec_D: Tensor
+    variance: float
+    n_tokens: int  # of the whole batch, of which this process may hold a part
+    warm: float = 1.0  # share of the sparsity coefficient that is in force
+
+    @property
+    def per_token(self) -> float:
+        """What a squared error of 1 on one token adds to the FVU of the batch."""
+        return 1.0 / (self.n_tokens * self.variance)
+
+    def decode(self, codes: Codes) -> Tensor:
+        """Σ value · W_dec[latent] of each token: [B, D]."""
+        return codes.decode(self.W_dec_LD)
+
+
+@dataclass
+class Learned:
+    """What a rule makes of a batch: the codes, the loss, and its gradients down to the pre-activations."""
+
+    codes: Codes  # the active latents
+    error_BD: Tensor
+    loss: Tensor  # reconstruction and sparsity
+    sparsity_loss: Tensor  # the part of it that is not reconstruction
+    grad_pre: Codes  # ∂loss/∂pre, on the pairs that have one
+    grad_W_dec_LD: Tensor
+    grad_b_dec_D: Tensor
+    grad_b_enc_L: Tensor | None = None  # where b_enc is not simply what is added to pre
 
 
 class Sparsity(ABC):
-    """The selection rule of an SAE.  `threshold` is θ where the rule has a single one, else None.
+    """The rule of an SAE.  `threshold` is θ where the rule has a single one, else None.
 
     `k` is 0 for a rule that is not told how many latents to keep.
     """
@@ -20,10 +65,15 @@ class Sparsity(ABC):
     has_threshold: ClassVar[bool] = False  # one θ for all latents, calibrated so that the mean L0 is k
     has_k: ClassVar[bool] = True
     independent: ClassVar[bool] = False  # whether a latent's own pre-activation decides alone at inference
+    has_auxk: ClassVar[bool] = True  # whether a dead latent may still have a positive pre-activation to learn by
+    start_bias: ClassVar[float] = 0.0  # b_enc before the first step, in units of `Start.input_scale`
+    lengths: ClassVar[frozenset[str]] = frozenset()  # own tensors that are measured in units of the activations
 
     def __init__(self, k: int = 0) -> None:
         self.k = k
         self.threshold: float | None = None
+
+    # ---- in an artefact
 
     @classmethod
     def tensor_shapes(cls, n_latents: int) -> dict[str, set[tuple[int, ...]]]:
@@ -38,22 +88,52 @@ class Sparsity(ABC):
         """Take the rule's own tensors from those of an artefact (which hold `b_enc` too)."""
 
     @abstractmethod
-    def select_training(self, pre_BL: Tensor) -> Codes:
-        """The active latents of a training batch."""
-
-    @abstractmethod
     def select(self, pre_BL: Tensor, latents: Tensor | None = None) -> Codes:
         """The active latents at inference; never depends on the other tokens of the batch.
 
         Where the rule is `independent`, the columns may be those of some `latents` only.
         """
 
+    # ---- in training
+
+    def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:  # noqa: B027
+        """Take what the rule needs of the settings, and make its own parameters."""
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The rule's own trained tensors, by their names in an artefact."""
+        return {}
+
+    @abstractmethod
+    def select_training(self, pre_BL: Tensor) -> Codes:
+        """The active latents of a training batch."""
+
+    def learn(self, batch: Batch) -> Learned:
+        """Select, reconstruct, and derive all gradients down to the pre-activations.
+
+        The gradients of the rule's own parameters are left in their `.grad`.
+        """
+        codes = self.select_training(batch.pre_BL)
+        return of_fit(codes, fit(codes, batch))
+
+    def project(self) -> None:  # noqa: B027
+        """After an optimiser step: bring the rule's own parameters back to where they have a meaning."""
+
+    def reset(self, latents: Tensor) -> None:  # noqa: B027
+        """Give some latents the rule's own parameters as at the beginning (when they are resampled)."""
+
     def observe(self, codes: Codes) -> None:  # noqa: B027  (a rule without a threshold has nothing to see)
         """See the codes of one of the last training batches (to estimate θ)."""
 
     def state(self) -> dict[str, Any]:
-        """What has to survive a checkpoint."""
+        """What has to survive a checkpoint beside parameters and optimiser."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Take back what `state` gave."""
+
+
+def of_fit(codes: Codes, result: Fit) -> Learned:
+    """What is learned where the fit is the whole loss and every pair's value is its pre-activation."""
+    # Selected pre-activations are positive, so the gradient of ReLU is 1 on all of them.
+    return Learned(codes, result.error_GBD[-1], result.loss, torch.zeros_like(result.loss),
+                   codes.with_values(result.grad_value_N), result.grad_W_dec_LD, result.grad_b_dec_D)

@@ -18,7 +18,8 @@ from sae.autoencoder import Autoencoder
 from sae.errors import UserError
 from sae.normalization import Normalizer
 from sae.specs import TrainSpec
-from sae.train import StoredActivations, Trained, artefact, geometric_median, learning_rate, train
+from sae.start import geometric_median
+from sae.train import StoredActivations, Trained, artefact, learning_rate, train
 
 CPU = torch.device("cpu")
 

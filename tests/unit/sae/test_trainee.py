@@ -12,20 +12,24 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae.checkpoint import load_checkpoint, save_checkpoint
+from sae.specs import TrainSpec
+from sae.start import Start
 from sae.trainee import Trainee
 
 B, L, D, K = 24, 32, 10, 4
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 
-def make(architecture: str, seed: int = 0, **changes: Any) -> Trainee:
+def make(
+    architecture: str, seed: int = 0, product_dtype: torch.dtype = torch.float32, **changes: Any
+) -> Trainee:
     """A trainee whose parameters have left their starting point, with an eighth of its latents dead."""
     generator = torch.Generator().manual_seed(seed)
     values: dict[str, Any] = {
-        "architecture": architecture, "n_latents": L, "d_model": D, "k": K, "k_aux": 3, "aux_alpha": 0.5,
-        "dead_after_tokens": 100, "clip_norm": 1e9, "variance": 2.5, "b_dec_D": torch.randn(D, generator=generator),
-        "seed": seed, "device": torch.device("cpu"), "product_dtype": torch.float32, **changes}
-    trainee = Trainee(**values)
+        "architecture": architecture, "n_latents": L, "k": K, "k_aux": 3, "aux_alpha": 0.5, "tokens": 2400,
+        "batch_tokens": B, "dead_after_tokens": 100, "clip_norm": 1e9, "seed": seed, **changes}
+    start = Start(torch.randn(D, generator=generator), variance=2.5, input_scale=1.0)
+    trainee = Trainee(TrainSpec(**values), start, torch.device("cpu"), product_dtype)
     trainee.W_enc_LD.data += 0.3 * torch.randn(L, D, generator=generator)
     trainee.b_enc_L.data += 0.2 * torch.randn(L, generator=generator)
     trainee.silent_tokens_L[::8] = 101
@@ -57,7 +61,7 @@ def reference_loss(trainee: Trainee, y_BD: Tensor, architecture: str) -> tuple[T
         z_BM = z_BM * (z_BM >= z_BM.sort(dim=1, descending=True).values[:, trainee.k_aux - 1, None]).detach()
     e_hat_BD = z_BM @ leaf["W_dec"][dead]
     aux = (e_BD - e_hat_BD).square().sum() / (e_BD - e_BD.mean(dim=0)).square().sum()
-    return fvu + trainee.aux_alpha * aux, aux.detach(), leaf
+    return fvu + trainee.spec.aux_alpha * aux, aux.detach(), leaf
 
 
 @pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
@@ -115,9 +119,8 @@ def test_a_step_keeps_the_decoder_on_the_sphere(architecture: str, product_dtype
 
 def test_it_starts_with_the_encoder_as_the_decoder_transposed() -> None:
     b_dec_D = torch.randn(D)
-    trainee = Trainee(
-        architecture="topk", n_latents=L, d_model=D, k=K, k_aux=2, aux_alpha=0.1, dead_after_tokens=10, clip_norm=1,
-        variance=1.0, b_dec_D=b_dec_D, seed=3, device=torch.device("cpu"))
+    spec = TrainSpec(architecture="topk", n_latents=L, k=K, seed=3)
+    trainee = Trainee(spec, Start(b_dec_D, variance=1.0, input_scale=1.0), torch.device("cpu"))
     tensors = trainee.tensors()
     assert torch.equal(tensors["W_enc"], tensors["W_dec"])
     assert tensors["W_enc"].data_ptr() != tensors["W_dec"].data_ptr()
@@ -128,7 +131,7 @@ def test_it_starts_with_the_encoder_as_the_decoder_transposed() -> None:
 
 
 def test_dead_is_counted_in_tokens_since_the_last_activation() -> None:
-    trainee = make("topk", k_aux=0, dead_after_tokens=2 * B)
+    trainee = make("topk", aux_alpha=0, dead_after_tokens=2 * B)
     trainee.silent_tokens_L.zero_()
     trainee.b_enc_L.data[5] = -1e6  # never active
     silent = torch.zeros(L, dtype=torch.int64)

@@ -1,0 +1,41 @@
+"""AuxK (Gao et al. 2024, section 2.4): dead latents learn to explain what is left over.
+
+    e     = t − ŷ, detached                 ẑ = TopK_{k_aux}(ReLU(pre of dead latents))
+    AuxK  = Σ‖e − ẑ·W_dec‖² / Σ‖e − ē‖²    no bias; the gradient reaches the encoder
+
+Dense products over the dead latents, in the dtype of the other big products.
+
+Shapes: B tokens, D width, M dead latents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class AuxK:
+    """The loss, and its gradients for the rows of the dead latents."""
+
+    loss: Tensor
+    grad_W_dec_MD: Tensor
+    grad_W_enc_MD: Tensor
+    grad_pre_M: Tensor  # summed over tokens: the gradient of b_enc
+
+
+def auxk(pre_BM: Tensor, input_BD: Tensor, error_BD: Tensor, W_dec_MD: Tensor, k_aux: int) -> AuxK | None:
+    """AuxK of M dead latents; None where there is nothing to explain."""
+    spread = (error_BD - error_BD.mean(dim=0)).square().sum()
+    if not len(W_dec_MD) or spread == 0:
+        return None
+    z_BM = pre_BM.relu()
+    if len(W_dec_MD) > k_aux:
+        z_BM *= z_BM >= z_BM.topk(k_aux, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+    W_dec_MD = W_dec_MD.to(z_BM.dtype)
+    rest_BD = error_BD - (z_BM @ W_dec_MD).float()
+    grad_BD = (rest_BD * (-2.0 / spread)).to(z_BM.dtype)
+    grad_z_BM = (grad_BD @ W_dec_MD.T) * (z_BM > 0)
+    return AuxK(rest_BD.square().sum() / spread, (z_BM.T @ grad_BD).float(),
+                (grad_z_BM.T @ input_BD.to(z_BM.dtype)).float(), grad_z_BM.float().sum(dim=0))

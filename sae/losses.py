@@ -1,0 +1,62 @@
+"""Reconstruction by sparse codes: error, loss, and the gradients that come of it, on selected pairs.
+
+    ŷ    = f · W_dec + b_dec                    FVU = Σ‖t − ŷ‖² / (B · var)
+    nested: levels g = 1 … G, each adding pairs to those of the level before it,
+    loss = Σ_g weight_g · FVU_g
+
+A pair of level j takes part in every level from j on, so it feels the sum S_j of their gradients.
+Levels are laid out one after the other as further tokens, so that all of them together cost one
+decode, one sampled product and one transposed product of N pairs.
+
+Shapes: B tokens, L latents, D width, N pairs, G levels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sae.kernels.codes import Codes
+
+if TYPE_CHECKING:
+    from sae.architectures.base import Batch
+
+
+@dataclass
+class Fit:
+    """How well codes reconstruct a batch, and what the loss asks of everything that took part."""
+
+    error_GBD: Tensor  # of every level
+    loss: Tensor
+    grad_value_N: Tensor  # in the order of the pairs given
+    grad_W_dec_LD: Tensor
+    grad_b_dec_D: Tensor
+
+
+def fit(codes: Codes, batch: Batch) -> Fit:
+    """One level: FVU and its gradients."""
+    error_BD = batch.target_BD - (batch.decode(codes) + batch.b_dec_D)
+    grad_BD = error_BD * (-2.0 * batch.per_token)
+    return Fit(error_BD[None], batch.per_token * error_BD.square().sum(),
+               codes.sampled_product(grad_BD, batch.W_dec_LD), codes.transpose_matmul(grad_BD), grad_BD.sum(dim=0))
+
+
+def nested_fit(codes: Codes, level_N: Tensor, weights: tuple[float, ...], batch: Batch) -> Fit:
+    """Levels 0 … G−1, each made of the pairs with that `level_N` and all below it."""
+    G, (B, D) = len(weights), batch.target_BD.shape
+    order_N = torch.argsort(level_N, stable=True)
+    stacked = Codes(codes.token_N[order_N] + B * level_N[order_N], codes.latent_N[order_N], codes.value_N[order_N],
+                    G * B, codes.n_latents)
+    parts_GBD = batch.decode(stacked).reshape(G, B, D)
+    error_GBD = batch.target_BD - (parts_GBD.cumsum(dim=0) + batch.b_dec_D)
+    weight_G = torch.tensor(weights, device=error_GBD.device) * batch.per_token
+    grad_GBD = error_GBD * (-2.0 * weight_G)[:, None, None]
+    felt_GBD = grad_GBD.flip(0).cumsum(dim=0).flip(0)  # S_j
+    felt_TD = felt_GBD.reshape(G * B, D)
+    grad_value_N = torch.empty_like(codes.value_N)
+    grad_value_N[order_N] = stacked.sampled_product(felt_TD, batch.W_dec_LD)
+    loss = (error_GBD.square().sum(dim=(1, 2)) * weight_G).sum()
+    return Fit(error_GBD, loss, grad_value_N, stacked.transpose_matmul(felt_TD), felt_GBD[0].sum(dim=0))

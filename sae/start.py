@@ -1,0 +1,45 @@
+"""What is measured on a sample of the data before the first step, and what an SAE starts from.
+
+Shapes: N tokens, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Start:
+    """The data as an SAE needs to know it.
+
+    `b_in_D` is there for a transcoder only, whose input is centred apart from its target.
+    `variance` is that of a token of the target, Σ_d; `input_scale` is the root mean square of a
+    coordinate of the centred input, so the spread of the pre-activation of a random unit row.
+    """
+
+    b_dec_D: Tensor
+    variance: float
+    input_scale: float
+    b_in_D: Tensor | None = None
+
+    @classmethod
+    def measure(cls, y_ND: Tensor, target_ND: Tensor | None = None, b_dec_init: str = "geometric_median") -> Start:
+        """From a sample of normalised activations, and of the targets where those are others."""
+        centre = geometric_median if b_dec_init == "geometric_median" else lambda x_ND: x_ND.mean(dim=0)
+        wanted_ND = y_ND if target_ND is None else target_ND
+        b_dec_D = centre(wanted_ND)
+        b_in_D = None if target_ND is None else centre(y_ND)
+        centred_ND = y_ND - (b_dec_D if b_in_D is None else b_in_D)
+        variance = float((wanted_ND - wanted_ND.mean(dim=0)).square().sum(dim=1).mean())
+        return cls(b_dec_D, variance, float(centred_ND.square().mean().sqrt()), b_in_D)
+
+
+def geometric_median(x_ND: Tensor, iterations: int = 30) -> Tensor:
+    """Weiszfeld's algorithm: the point with the least sum of distances to the rows, [D]."""
+    median_D = x_ND.mean(dim=0)
+    for _ in range(iterations):
+        weight_N = 1 / (x_ND - median_D).norm(dim=1).clamp(min=1e-6)
+        median_D = (weight_N[:, None] * x_ND).sum(dim=0) / weight_N.sum()
+    return median_D
