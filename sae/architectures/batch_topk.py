@@ -3,7 +3,8 @@
 At inference the batch must not matter, so a threshold θ takes its place (equation 7):
 θ = mean over batches of the smallest positive activation kept.  That estimate misses the
 wanted L0 by some per cent, so `evaluate.calibrate_threshold` then picks the θ that gives a
-mean L0 of k on held-out tokens.  Both are kept in the artefact.
+mean L0 of k on held-out tokens.  Both are kept in the artefact.  With `multi_topk` an eighth of
+the loss at 4k·B is added, as Multi-TopK does for every token.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae.architectures.base import Sparsity
+from sae.architectures.base import Batch, Learned, Sparsity
+from sae.architectures.topk import MULTI, learn_nested
 from sae.kernels.codes import Codes
 from sae.kernels.select import above_threshold, batch_topk
+from sae.specs import TrainSpec
+from sae.start import Start
 
 
 class BatchTopK(Sparsity):
@@ -24,14 +28,28 @@ class BatchTopK(Sparsity):
 
     has_threshold = True
     independent = True
+    lengths = frozenset({"threshold"})
+    multi = False
 
     def __init__(self, k: int = 0) -> None:
         super().__init__(k)
         self.minima_sum = 0.0  # Python floats are float64
         self.minima_count = 0
 
+    def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:
+        self.multi = spec.multi_topk
+
     def select_training(self, pre_BL: Tensor) -> Codes:
         return batch_topk(pre_BL, self.k * len(pre_BL))
+
+    def learn(self, batch: Batch) -> Learned:
+        if not self.multi:
+            return super().learn(batch)
+        n_keep = self.k * len(batch.pre_BL)
+        codes = batch_topk(batch.pre_BL, MULTI * n_keep)
+        among_k_N = torch.zeros_like(codes.token_N, dtype=torch.bool)
+        among_k_N[codes.value_N.argsort(descending=True, stable=True)[:n_keep]] = True
+        return learn_nested(codes, among_k_N, batch)
 
     @classmethod
     def tensor_shapes(cls, n_latents: int) -> dict[str, set[tuple[int, ...]]]:

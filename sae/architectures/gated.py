@@ -2,18 +2,27 @@
 
     gate  = z + b_enc             z = (y − b_dec) · W_encᵀ, the product that both paths share
     f     = 1[gate > 0] · ReLU(exp(r_mag) · z + b_mag)
+    loss  = FVU(f) + λ · mean_B Σ ReLU(gate) / √var + FVU(ReLU(gate), through a detached decoder)
 
-`b_enc` of the artefact is the paper's b_gate.
+`b_enc` of the artefact is the paper's b_gate.  The last term teaches the gate, whose step lets no
+gradient through; the decoder and b_dec must not learn from it, or the L1 would shrink them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from sae.architectures.base import Sparsity
+from sae.architectures.base import Batch, Learned, Sparsity
+from sae.architectures.relu import l1_weight
 from sae.kernels.codes import Codes
+from sae.kernels.select import above_threshold
+from sae.losses import fit
+from sae.specs import TrainSpec
+from sae.start import Start
 
 
 class Gated(Sparsity):
@@ -21,6 +30,9 @@ class Gated(Sparsity):
 
     has_k = False
     independent = True
+    has_auxk = False
+    start_bias = -1.5  # as ReLU's
+    lengths = frozenset({"b_mag"})
     r_mag_L: Tensor
     b_mag_L: Tensor
     b_gate_L: Tensor
@@ -42,8 +54,44 @@ class Gated(Sparsity):
         gain_L, b_mag_L, b_gate_L = self.r_mag_L.exp(), self.b_mag_L, self.b_gate_L
         if latents is not None:
             gain_L, b_mag_L, b_gate_L = gain_L[latents], b_mag_L[latents], b_gate_L[latents]
-        flat_N = (pre_BL > 0).reshape(-1).nonzero().squeeze(1)
-        latent_N = flat_N % pre_BL.shape[1]
-        value_N = (pre_BL.reshape(-1)[flat_N].float() - b_gate_L[latent_N]) * gain_L[latent_N] + b_mag_L[latent_N]
+        gate = above_threshold(pre_BL, 0.0)
+        value_N = (gate.value_N - b_gate_L[gate.latent_N]) * gain_L[gate.latent_N] + b_mag_L[gate.latent_N]
+        return gate.with_values(value_N).where(value_N > 0)
+
+    # ---- in training
+
+    def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:
+        self.r_mag_L = Parameter(torch.zeros(spec.n_latents, device=device))
+        self.b_mag_L = Parameter(torch.zeros(spec.n_latents, device=device))
+        self.coefficient = spec.l1_coefficient
+
+    def parameters(self) -> dict[str, Parameter]:
+        assert isinstance(self.r_mag_L, Parameter)
+        assert isinstance(self.b_mag_L, Parameter)
+        return {"r_mag": self.r_mag_L, "b_mag": self.b_mag_L}
+
+    def learn(self, batch: Batch) -> Learned:
+        gate = above_threshold(batch.pre_BL, 0.0)
+        latent_N = gate.latent_N
+        gain_N = self.r_mag_L.exp()[latent_N]
+        scaled_N = (gate.value_N - batch.b_enc_L[latent_N]) * gain_N
+        value_N = scaled_N + self.b_mag_L[latent_N]
         active_N = value_N > 0
-        return Codes.from_flat(flat_N[active_N], value_N[active_N], *pre_BL.shape)
+        result = fit(gate.with_values(value_N * active_N), batch)
+        grad_value_N = result.grad_value_N * active_N
+        self.r_mag_L.grad = gate.with_values(grad_value_N * scaled_N).latent_sum_L()
+        self.b_mag_L.grad = gate.with_values(grad_value_N).latent_sum_L()
+
+        weight = l1_weight(self.coefficient, batch)
+        penalty = weight * gate.value_N.sum()
+        error_BD = batch.target_BD - (batch.decode(gate) + batch.b_dec_D)
+        grad_BD = error_BD * (-2.0 * batch.per_token)
+        grad_gate_N = gate.sampled_product(grad_BD, batch.W_dec_LD) + weight
+        loss = result.loss + penalty + batch.per_token * error_BD.square().sum()
+        return Learned(gate.with_values(value_N).where(active_N), result.error_GBD[0], loss, penalty,
+                       gate.with_values(grad_gate_N + grad_value_N * gain_N), result.grad_W_dec_LD,
+                       result.grad_b_dec_D, grad_b_enc_L=gate.with_values(grad_gate_N).latent_sum_L())
+
+    def reset(self, latents: Tensor) -> None:
+        self.r_mag_L.data[latents] = 0.0
+        self.b_mag_L.data[latents] = 0.0

@@ -1,14 +1,36 @@
-"""JumpReLU (Rajamanoharan et al. 2024, "Jumping Ahead"): `f = pre · 1[pre > θ]`, one θ a latent."""
+"""JumpReLU (Rajamanoharan et al. 2024, "Jumping Ahead"): `f = pre · 1[pre > θ]`, one θ a latent.
+
+θ is trained as its raw value, in float32, and kept at 0 or above: Adam on log θ moves it by some
+millionths a step, and half precision loses such steps altogether.  Where the step function has
+no gradient, a rectangle of width ε around θ stands in for it (equations 11 and 12 of the paper):
+
+    ∂f/∂θ = −(θ/ε) · 1[|pre − θ| < ε/2]        ∂L0/∂θ = −(1/ε) · 1[|pre − θ| < ε/2]
+
+Both look at pre-activations, so the lower half of the window, where the latent is silent, counts
+too.  The pre-activation itself feels the reconstruction only where the latent is active.
+
+    loss = FVU + λ · (mean L0 / k − 1)²     or     FVU + λ · mean L0
+
+ε is in units of normalised activations: of the root mean square of a coordinate of the centred input.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from sae.architectures.base import Sparsity
+from sae.architectures.base import Batch, Learned, Sparsity
 from sae.kernels.codes import Codes
 from sae.kernels.select import above_threshold
+from sae.losses import fit
+from sae.specs import TrainSpec
+from sae.start import Start
+
+START_THETA = 1.5  # in the same units as ε: a random latent begins active on a fifteenth of the tokens
+_COEFFICIENT = {"target": 1.0, "linear": 2e-3}  # λ where the settings leave it open
 
 
 class JumpReLU(Sparsity):
@@ -16,6 +38,7 @@ class JumpReLU(Sparsity):
 
     has_k = False
     independent = True
+    lengths = frozenset({"threshold"})
     theta_L: Tensor
 
     @classmethod
@@ -33,3 +56,44 @@ class JumpReLU(Sparsity):
 
     def select(self, pre_BL: Tensor, latents: Tensor | None = None) -> Codes:
         return above_threshold(pre_BL, self.theta_L if latents is None else self.theta_L[latents])
+
+    # ---- in training
+
+    def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:
+        self.theta_L = Parameter(torch.full((spec.n_latents,), START_THETA * start.input_scale, device=device))
+        self.epsilon = spec.bandwidth * start.input_scale
+        self.target = float(spec.k) if spec.l0_penalty == "target" else None
+        self.coefficient = spec.l0_coefficient or _COEFFICIENT[spec.l0_penalty]
+
+    def parameters(self) -> dict[str, Parameter]:
+        assert isinstance(self.theta_L, Parameter)
+        return {"threshold": self.theta_L}
+
+    def learn(self, batch: Batch) -> Learned:
+        near = self._near(batch.pre_BL)
+        pre_N, theta_N = near.value_N, self.theta_L[near.latent_N]
+        active_N = pre_N > theta_N
+        result = fit(near.with_values(pre_N * active_N), batch)
+
+        penalty, slope = self.penalty(active_N.sum() / batch.n_tokens)
+        window_N = (pre_N - theta_N).abs() < self.epsilon / 2
+        felt_N = theta_N * result.grad_value_N + batch.warm * slope / batch.n_tokens
+        self.theta_L.grad = near.with_values(felt_N * window_N / -self.epsilon).latent_sum_L()
+        penalty = batch.warm * penalty
+        return Learned(near.where(active_N), result.error_GBD[0], result.loss + penalty, penalty,
+                       near.with_values(result.grad_value_N * active_N), result.grad_W_dec_LD, result.grad_b_dec_D)
+
+    def _near(self, pre_BL: Tensor) -> Codes:
+        """Every pair that is active, or silent within the window of its θ."""
+        flat_N = (pre_BL > self.theta_L - self.epsilon / 2).reshape(-1).nonzero().squeeze(1)
+        return Codes.from_flat(flat_N, pre_BL.reshape(-1)[flat_N].float(), *pre_BL.shape)
+
+    def penalty(self, l0: Tensor) -> tuple[Tensor, Tensor]:
+        """The penalty at a mean L0, and its derivative by it."""
+        if self.target is None:
+            return self.coefficient * l0, torch.full_like(l0, self.coefficient)
+        off = l0 / self.target - 1
+        return self.coefficient * off.square(), 2 * self.coefficient / self.target * off
+
+    def project(self) -> None:
+        self.theta_L.data.clamp_(min=0.0)

@@ -1,13 +1,32 @@
 """Matryoshka BatchTopK (Bussmann et al. 2025, "Learning Multi-Level Features with Matryoshka SAEs").
 
-Selection is BatchTopK's; what differs is the loss, which asks every prefix of the dictionary to
-reconstruct by itself.  A trained SAE may be cut at any of its prefixes.
+Selection is BatchTopK's, over all latents at once; what differs is the loss, which asks every prefix
+w_1 < … < w_G = L of the dictionary to reconstruct by itself:
+
+    loss = 1/G · Σ_g FVU(first w_g latents)
+
+A trained SAE may be cut at any of its prefixes (`sae.truncate`).
 """
 
 from __future__ import annotations
 
+import torch
+
+from sae.architectures.base import Batch, Learned, of_fit
 from sae.architectures.batch_topk import BatchTopK
+from sae.losses import nested_fit
+from sae.specs import TrainSpec, prefix_sizes
+from sae.start import Start
 
 
 class Matryoshka(BatchTopK):
     """BatchTopK over a dictionary whose prefixes are dictionaries, too."""
+
+    def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:
+        self.bounds_G = torch.tensor(prefix_sizes(spec.prefixes, spec.n_latents), device=device)
+
+    def learn(self, batch: Batch) -> Learned:
+        codes = self.select_training(batch.pre_BL)
+        level_N = torch.bucketize(codes.latent_N, self.bounds_G, right=True)
+        weights = (1 / len(self.bounds_G),) * len(self.bounds_G)
+        return of_fit(codes, nested_fit(codes, level_N, weights, batch))

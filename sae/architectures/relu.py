@@ -1,12 +1,21 @@
-"""ReLU (Bricken et al. 2023, "Towards Monosemanticity"): every positive pre-activation, held small by an L1 term."""
+"""ReLU (Bricken et al. 2023, "Towards Monosemanticity"): every positive pre-activation, held small by an L1 term.
+
+    loss = FVU + λ · mean_B Σ f / √var        decoder rows of unit norm
+
+The penalty also pulls at latents that should be active, so activations come out too small: shrinkage.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from sae.architectures.base import Sparsity
+from sae.architectures.base import Batch, Learned, Sparsity, of_fit
 from sae.kernels.codes import Codes
 from sae.kernels.select import above_threshold
+from sae.losses import fit
+from sae.specs import TrainSpec
+from sae.start import Start
 
 
 class ReLU(Sparsity):
@@ -14,9 +23,28 @@ class ReLU(Sparsity):
 
     has_k = False
     independent = True
+    has_auxk = False
+    start_bias = -1.5  # a random latent begins active on a fifteenth of the tokens, not on half of them
+
+    def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:
+        self.coefficient = spec.l1_coefficient
 
     def select_training(self, pre_BL: Tensor) -> Codes:
         return above_threshold(pre_BL, 0.0)
 
     def select(self, pre_BL: Tensor, latents: Tensor | None = None) -> Codes:
         return above_threshold(pre_BL, 0.0)
+
+    def learn(self, batch: Batch) -> Learned:
+        codes = self.select_training(batch.pre_BL)
+        learned = of_fit(codes, fit(codes, batch))
+        weight = l1_weight(self.coefficient, batch)
+        learned.sparsity_loss = weight * codes.value_N.sum()
+        learned.loss = learned.loss + learned.sparsity_loss
+        learned.grad_pre.value_N += weight
+        return learned
+
+
+def l1_weight(coefficient: float, batch: Batch) -> float:
+    """What an activation of 1 on one token adds to the loss."""
+    return coefficient * batch.warm / (batch.n_tokens * batch.variance**0.5)

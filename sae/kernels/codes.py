@@ -54,6 +54,10 @@ class Codes:
                 out.__dict__[cached] = self.__dict__[cached]
         return out
 
+    def where(self, keep_N: Tensor) -> Codes:
+        """The pairs for which `keep_N` holds."""
+        return Codes(self.token_N[keep_N], self.latent_N[keep_N], self.value_N[keep_N], self.n_tokens, self.n_latents)
+
     def l0_B(self) -> Tensor:
         """How many latents are active on each token."""
         return torch.bincount(self.token_N, minlength=self.n_tokens)

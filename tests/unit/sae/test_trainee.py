@@ -15,70 +15,64 @@ from sae.checkpoint import load_checkpoint, save_checkpoint
 from sae.specs import TrainSpec
 from sae.start import Start
 from sae.trainee import Trainee
+from tests.unit.sae.references import reference
 
 B, L, D, K = 24, 32, 10, 4
-NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "topk": {}, "batch_topk": {}, "multi_topk": {"architecture": "topk", "multi_topk": True},
+    "multi_batch_topk": {"architecture": "batch_topk", "multi_topk": True},
+    "matryoshka": {"prefixes": "0.1, 8, 1/2, 1"}, "relu": {"l1_coefficient": 0.3}, "gated": {"l1_coefficient": 0.3},
+    "jumprelu": {"l0_coefficient": 0.7, "bandwidth": 0.8},
+    "jumprelu_linear": {"architecture": "jumprelu", "l0_penalty": "linear", "l0_coefficient": 0.01, "bandwidth": 0.8}}
+every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
 def make(
-    architecture: str, seed: int = 0, product_dtype: torch.dtype = torch.float32, **changes: Any
+    architecture: str, seed: int = 0, product_dtype: torch.dtype = torch.float32, d_in: int = 0, **changes: Any
 ) -> Trainee:
-    """A trainee whose parameters have left their starting point, with an eighth of its latents dead."""
+    """A trainee whose parameters have left their starting point, with an eighth of its latents dead;
+    a transcoder's where `d_in` is given."""
     generator = torch.Generator().manual_seed(seed)
     values: dict[str, Any] = {
         "architecture": architecture, "n_latents": L, "k": K, "k_aux": 3, "aux_alpha": 0.5, "tokens": 2400,
-        "batch_tokens": B, "dead_after_tokens": 100, "clip_norm": 1e9, "seed": seed, **changes}
-    start = Start(torch.randn(D, generator=generator), variance=2.5, input_scale=1.0)
+        "batch_tokens": B, "dead_after_tokens": 100, "clip_norm": 1e9, "seed": seed,
+        **ARCHITECTURES[architecture], **changes}
+    b_in_D = torch.randn(d_in, generator=generator) if d_in else None
+    start = Start(torch.randn(D, generator=generator), variance=2.5, input_scale=1.2, b_in_D=b_in_D)
     trainee = Trainee(TrainSpec(**values), start, torch.device("cpu"), product_dtype)
-    trainee.W_enc_LD.data += 0.3 * torch.randn(L, D, generator=generator)
-    trainee.b_enc_L.data += 0.2 * torch.randn(L, generator=generator)
+    for parameter in trainee.parameters():
+        if parameter is not trainee.W_dec_LD:
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    trainee.sparsity.project()
     trainee.silent_tokens_L[::8] = 101
     trainee.silent_tokens_L[1::8] = 100  # one token short of dead
     return trainee
 
 
-def batch(seed: int = 1, n_tokens: int = B) -> Tensor:
-    return 1.5 * torch.randn(n_tokens, D, generator=torch.Generator().manual_seed(seed))
+def batch(seed: int = 1, n_tokens: int = B, width: int = D) -> Tensor:
+    return 1.5 * torch.randn(n_tokens, width, generator=torch.Generator().manual_seed(seed))
 
 
-def reference_loss(trainee: Trainee, y_BD: Tensor, architecture: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Loss and AuxK by their definitions, dense, in float64, and the leaves to differentiate."""
-    leaf = {name: tensor.double().clone().requires_grad_() for name, tensor in trainee.tensors().items()}
-    y_BD = y_BD.double()
-    acts_BL = torch.relu((y_BD - leaf["b_dec"]) @ leaf["W_enc"].T + leaf["b_enc"])
-    with torch.no_grad():
-        if architecture == "topk":
-            kept_BL = acts_BL >= acts_BL.sort(dim=1, descending=True).values[:, K - 1 : K]
-        else:
-            kept_BL = acts_BL >= acts_BL.reshape(-1).sort(descending=True).values[K * len(y_BD) - 1]
-    y_hat_BD = (acts_BL * kept_BL) @ leaf["W_dec"] + leaf["b_dec"]
-    fvu = (y_BD - y_hat_BD).square().sum(dim=1).mean() / trainee.variance
-
-    e_BD = (y_BD - y_hat_BD).detach()
-    dead = (trainee.silent_tokens_L > trainee.dead_after_tokens).nonzero().squeeze(1)
-    z_BM = acts_BL[:, dead]
-    if len(dead) > trainee.k_aux:
-        z_BM = z_BM * (z_BM >= z_BM.sort(dim=1, descending=True).values[:, trainee.k_aux - 1, None]).detach()
-    e_hat_BD = z_BM @ leaf["W_dec"][dead]
-    aux = (e_BD - e_hat_BD).square().sum() / (e_BD - e_BD.mean(dim=0)).square().sum()
-    return fvu + trainee.spec.aux_alpha * aux, aux.detach(), leaf
-
-
-@pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
+@every_architecture
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 10_000), alpha=st.sampled_from([0.0, 1 / 32, 1.0]), k_aux=st.sampled_from([1, 3, 20]))
-def test_gradients_are_those_of_autograd(architecture: str, seed: int, alpha: float, k_aux: int) -> None:
-    trainee, y_BD = make(architecture, seed, aux_alpha=alpha, k_aux=k_aux), batch(seed + 1)
-    loss, aux, leaf = reference_loss(trainee, y_BD, architecture)
+@given(seed=st.integers(0, 10_000), alpha=st.sampled_from([0.0, 1 / 32, 1.0]), k_aux=st.sampled_from([1, 3, 20]),
+       d_in=st.sampled_from([0, 7, D]), steps_done=st.sampled_from([0, 4, 50]))
+def test_gradients_are_those_of_autograd(
+    architecture: str, seed: int, alpha: float, k_aux: int, d_in: int, steps_done: int
+) -> None:
+    trainee = make(architecture, seed, d_in=d_in, aux_alpha=alpha, k_aux=k_aux)
+    trainee.steps_done = steps_done
+    y_BD, target_BD = batch(seed + 1, width=d_in or D), batch(seed + 2) if d_in else None
+    loss, aux, leaf = reference(trainee, y_BD, target_BD)
     loss.backward()  # type: ignore[no-untyped-call]
-    result = trainee.gradients(y_BD)
+    result = trainee.gradients(y_BD, target_BD)
     assert float(result.loss) == pytest.approx(float(loss.detach()), rel=1e-5)
     assert float(result.aux_loss) == pytest.approx(float(aux) if alpha else 0.0, rel=1e-5)
-    for name, parameter in zip(NAMES, trainee.parameters(), strict=True):
-        assert parameter.grad is not None
+    for name, parameter in trainee.named_parameters().items():
         expected = leaf[name].grad
+        assert parameter.grad is not None
         assert expected is not None
-        torch.testing.assert_close(parameter.grad.double(), expected, rtol=1e-3, atol=2e-6)
+        torch.testing.assert_close(parameter.grad.double(), expected, rtol=1e-3, atol=5e-6, msg=lambda m, n=name: n + m)
 
 
 @pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
