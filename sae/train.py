@@ -20,6 +20,7 @@ from torch import Tensor
 from sae.autoencoder import Autoencoder
 from sae.checkpoint import load_checkpoint, save_checkpoint
 from sae.errors import UserError
+from sae.folding import fold_scale
 from sae.normalization import Normalizer
 from sae.specs import TrainSpec
 from sae.start import Start
@@ -201,15 +202,10 @@ class _Curves:
 
 
 def artefact(trained: Trained, config: dict[str, Any]) -> Autoencoder:
-    """The SAE that takes raw activations: a dataset-wise scale s is folded into the biases.
-
-    Training saw y = s·x.  With unit decoder rows, f/s = ReLU((x − b_dec/s)·W_enc + b_enc/s) is the
-    activation on raw x, x_hat = f/s·W_dec + b_dec/s; so the biases and θ are divided by s.
-    """
+    """The SAE that takes raw activations: a dataset-wise scale is folded into its weights (`sae.folding`)."""
     s = trained.normalizer.factor
-    tensors = {name: tensor / s if name.startswith("b_") else tensor.clone()
-               for name, tensor in trained.trainee.tensors().items()}
-    sae = Autoencoder(tensors, config)
+    sae = Autoencoder(fold_scale(trained.trainee.tensors(), config["architecture"], s), config)
     theta = trained.trainee.sparsity.threshold
-    sae.sparsity.threshold = theta / s if theta is not None else None
+    if theta is not None:
+        sae.sparsity.threshold = theta / s
     return sae

@@ -25,6 +25,7 @@ from sae.architectures import make
 from sae.architectures.base import Batch, Sparsity
 from sae.auxk import auxk
 from sae.kernels.codes import Codes
+from sae.resample import resample, resampling_due
 from sae.specs import TrainSpec
 from sae.start import Start
 
@@ -109,6 +110,8 @@ class Trainee:
         self.silent_tokens_L += len(y_BD)
         self.silent_tokens_L[result.codes.latent_N] = 0
         self.steps_done += 1
+        if resampling_due(self):
+            resample(self, y_BD, result.error_BD)
         return result
 
     @torch.no_grad()
@@ -195,4 +198,5 @@ class Trainee:
 
 def _unit_rows(n_rows: int, width: int, generator: torch.Generator) -> Tensor:
     rows = torch.randn(n_rows, width, generator=generator)
-    return rows / rows.norm(dim=1, keepdim=True)
+    rows /= rows.norm(dim=1, keepdim=True)
+    return rows

@@ -7,6 +7,8 @@ The penalty also pulls at latents that should be active, so activations come out
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -47,4 +49,4 @@ class ReLU(Sparsity):
 
 def l1_weight(coefficient: float, batch: Batch) -> float:
     """What an activation of 1 on one token adds to the loss."""
-    return coefficient * batch.warm / (batch.n_tokens * batch.variance**0.5)
+    return coefficient * batch.warm / (batch.n_tokens * math.sqrt(batch.variance))

@@ -1,0 +1,55 @@
+"""Resampling of dead latents (Bricken et al. 2023, "Neuron resampling").
+
+At fixed steps every dead latent is pointed at an input that the SAE explains badly:
+
+1. an input y of the batch is drawn with a probability in proportion to its squared loss, (‖e‖²)²,
+2. its decoder row becomes the centred input, (y − b_dec)/‖y − b_dec‖,
+3. its encoder row the same, of length 0.2 · the mean length of the living encoder rows; its bias 0,
+4. Adam forgets what it knew of these rows.
+
+The paper draws from 819,200 inputs, this from those of one batch.  Nothing is resampled in the second half
+of a run: what is new needs time to settle.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from sae.trainee import Trainee
+
+_ENCODER_SHARE = 0.2
+
+
+def resampling_due(trainee: Trainee) -> bool:
+    """Whether dead latents are to be resampled after the step that was just done."""
+    every, done = trainee.spec.resample_every, trainee.steps_done
+    return bool(every) and done % every == 0 and 2 * done <= trainee.n_steps
+
+
+@torch.no_grad()
+def resample(trainee: Trainee, y_BD: Tensor, error_BD: Tensor) -> None:
+    """Resample the dead latents from a batch and its errors.  The draw follows from seed and step alone."""
+    dead_M = trainee.dead_M
+    chance_B = error_BD.double().square().sum(dim=1).square().cpu()
+    if not len(dead_M) or not bool(chance_B.sum() > 0):
+        return
+    generator = torch.Generator().manual_seed(trainee.spec.seed * 1_000_003 + trainee.steps_done)
+    rows_M = torch.multinomial(chance_B, len(dead_M), replacement=True, generator=generator).to(y_BD.device)
+    direction_MD = y_BD[rows_M] - trainee.b_in_D
+    direction_MD /= direction_MD.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    living_L = torch.ones(len(trainee.silent_tokens_L), dtype=torch.bool, device=y_BD.device)
+    living_L[dead_M] = False
+    norm_L = trainee.W_enc_LD.norm(dim=1)
+    length = norm_L[living_L].mean() if bool(living_L.any()) else norm_L.mean()
+    trainee.W_dec_LD.data[dead_M] = direction_MD
+    trainee.W_enc_LD.data[dead_M] = direction_MD * (_ENCODER_SHARE * length)
+    trainee.b_enc_L.data[dead_M] = 0.0
+    trainee.sparsity.reset(dead_M)
+    trainee.silent_tokens_L[dead_M] = 0
+    for parameter in (trainee.W_enc_LD, trainee.W_dec_LD, trainee.b_enc_L, *trainee.sparsity.parameters().values()):
+        for moment in ("exp_avg", "exp_avg_sq"):
+            trainee.optimizer.state[parameter][moment][dead_M] = 0.0
