@@ -6,12 +6,13 @@ context (BOS is 0).  `sae/index/schema.py` defines every number.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 DENSE_DENSITY = 0.1
 RARE_TOKENS = 10
 SINGLE_TOKEN_SHARE = 0.9
 POSITION_SHARE = 0.5
+CLASS_SHARE = 0.9
 
 # What each flag of a latent means; the index computes them by these numbers, the pages show the words.
 FLAGS = {
@@ -22,6 +23,10 @@ FLAGS = {
                     f"(of {RARE_TOKENS} firings or more)",
     "position_bound": f"at least {POSITION_SHARE:.0%} of its firings are at one position of the context "
                       f"(of {RARE_TOKENS} firings or more; past 256 positions, in one 256th of the context)",
+    "punctuation": f"at least {CLASS_SHARE:.0%} of its firings are on punctuation (of {RARE_TOKENS} firings or more)",
+    "number": f"at least {CLASS_SHARE:.0%} of its firings are on numbers (of {RARE_TOKENS} firings or more)",
+    "capital": f"at least {CLASS_SHARE:.0%} of its firings are on tokens that begin with a capital letter "
+               f"(of {RARE_TOKENS} firings or more)",
 }
 
 
@@ -43,6 +48,34 @@ class TokenFirings:
     n: int
     lift: float
     max_act: float | None
+
+
+@dataclass(frozen=True)
+class Companion:
+    """Another latent that is active on a share `given` of the tokens on which this one fires.
+
+    `lift`: given over the other's own density; `phi`: correlation of the two firing.
+    """
+
+    latent: int
+    given: float
+    lift: float
+    phi: float
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a latent fires, in a few words, with its score on contexts that it was not found on.
+
+    `kind` is token, previous, next (then `tokens` are meant) or class (then `class_name`).
+    """
+
+    kind: str
+    tokens: list[int]
+    class_name: str | None
+    precision: float
+    recall: float
+    f1: float
 
 
 @dataclass(frozen=True)
@@ -71,6 +104,17 @@ class Latent:
     encoder_norm: float
     encoder_decoder_cos: float
     mean_l0: float
+    skew_act: float | None = None
+    n_first: int | None = None
+    n_last: int | None = None
+    encoder_neighbours: list[tuple[int, float]] = field(default_factory=list)
+    together: list[Companion] = field(default_factory=list)
+    implies: list[Companion] = field(default_factory=list)
+    implied_by: list[Companion] = field(default_factory=list)
+    max_phi: float | None = None
+    rule: Rule | None = None
+    map_x: float | None = None
+    map_y: float | None = None
 
     @property
     def dead(self) -> bool:
@@ -124,12 +168,13 @@ class L0Count:
 
 @dataclass(frozen=True)
 class L0Position:
-    """Mean and standard deviation of the latents per token at one position (0 is BOS)."""
+    """Mean and standard deviation of the latents per token at one position (0 is BOS), and the FVU there."""
 
     position: int
     n: int
     mean: float
     std: float
+    fvu: float | None = None
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,14 @@ from sae.index.schema import SCHEMA_VERSION
 from sae.listing import DENSITIES, LIVING, Filters, Page, build_query, decode_cursor, density_clause, encode_cursor
 from sae.records import (
     FLAGS,
+    Companion,
     Context,
     L0Count,
     L0Position,
     L0Token,
     Latent,
     LatentRow,
+    Rule,
     Sample,
     Token,
     TokenFirings,
@@ -140,8 +142,8 @@ class Build:
         limit = max(1, min(limit, MAX_PAGE))
         extra = ", t.n AS token_n, t.max_act AS token_max, t.lift AS token_lift" if token is not None else ""
         rows = self._rows(
-            f"SELECT l.latent, l.n_tokens, l.density, l.max_act, l.mean_act, l.logit_kurtosis, l.mean_l0, l.dead,"
-            f" l.dense, l.rare, l.single_token, l.position_bound, l.logit_pos, {query.key} AS sort_key{extra}"
+            f"SELECT l.latent, l.n_tokens, l.density, l.max_act, l.mean_act, l.logit_kurtosis, l.mean_l0,"
+            f" {', '.join(f'l.{flag}' for flag in FLAGS)}, l.logit_pos, {query.key} AS sort_key{extra}"
             f" FROM {query.source}{query.where}{query.order()} LIMIT {limit + 1}", query.parameters)
         more = len(rows) > limit
         rows = rows[:limit]
@@ -199,6 +201,12 @@ class Build:
             "SELECT latent FROM latent WHERE NOT dead ORDER BY hash(latent, ?) LIMIT ?", [seed, n])
         return [row["latent"] for row in rows]
 
+    @cached_property
+    def firing_rates(self) -> dict[int, tuple[float, float]]:
+        """Density and maximum activation of every latent that fired."""
+        rows = self._rows("SELECT latent, density, max_act FROM latent WHERE density > 0")
+        return {row["latent"]: (row["density"], row["max_act"]) for row in rows}
+
     def density_histogram(self) -> list[tuple[float, float, int]]:
         """Living latents by density: (from, below, count) in fifths of a decade, lowest first."""
         rows = self._rows(
@@ -243,7 +251,7 @@ class Build:
         for row in self._rows("SELECT * FROM l0_position WHERE n > 0 ORDER BY position"):
             mean = row["sum_l0"] / row["n"]
             variance = max(row["sum_sq_l0"] / row["n"] - mean * mean, 0.0)
-            out.append(L0Position(row["position"], row["n"], mean, variance**0.5))
+            out.append(L0Position(row["position"], row["n"], mean, variance**0.5, row["fvu"]))
         return out
 
     def l0_tokens(self, most: bool, min_n: int = 20, limit: int = 20) -> list[L0Token]:
@@ -286,7 +294,21 @@ def _latent(row: dict[str, Any]) -> Latent:
         logit_pos=_pairs(row.pop("logit_pos"), row.pop("logit_pos_value")),
         logit_neg=_pairs(row.pop("logit_neg"), row.pop("logit_neg_value")),
         neighbours=_pairs(row.pop("neighbours"), row.pop("neighbour_cos")),
-        **row)
+        encoder_neighbours=_pairs(row.pop("encoder_neighbours"), row.pop("encoder_neighbour_cos")),
+        together=_companions(row, "together"), implies=_companions(row, "implies"),
+        implied_by=_companions(row, "implied_by"),
+        rule=_rule(row), **row)
+
+
+def _companions(row: dict[str, Any], name: str) -> list[Companion]:
+    columns = [row.pop(name + suffix) or [] for suffix in ("", "_given", "_lift", "_phi")]
+    return [Companion(*values) for values in zip(*columns, strict=True)]
+
+
+def _rule(row: dict[str, Any]) -> Rule | None:
+    kind, tokens, class_name, *scores = (
+        row.pop(f"rule_{name}") for name in ("kind", "tokens", "class", "precision", "recall", "f1"))
+    return Rule(kind, tokens or [], class_name, *scores) if kind else None
 
 
 def _latent_row(row: dict[str, Any]) -> LatentRow:

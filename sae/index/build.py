@@ -13,6 +13,7 @@ import torch
 from sae import __version__
 from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
+from sae.index.classes import TokenClasses
 from sae.index.scan import encode, scan
 from sae.index.schema import BANDS, HIST_BINS, SCHEMA_VERSION
 from sae.index.shard import Frame
@@ -37,13 +38,15 @@ def make_frame(
 ) -> tuple[Frame, float]:
     """What all shards share; histogram bins are log-spaced over the activations of the first contexts,
     from their smallest to twice their largest.  Also the low end of the first bin."""
-    values = torch.cat([firings.value_N[firings.position_N > 0]
-                        for firings, _, _ in encode(lm, sae, corpus, contexts[:_RANGE_CONTEXTS])])
+    first = list(encode(lm, sae, corpus, contexts[:_RANGE_CONTEXTS], TokenClasses.of(lm.vocabulary()[0])))
+    values = torch.cat([firings.value_N[firings.position_N > 0] for firings, _ in first])
+    norm = max(float(tokens.x_BD[tokens.position_B > 0].norm(dim=1).max()) for _, tokens in first)
     low, high = (float(values.min()), 2 * float(values.max())) if len(values) else (1e-3, 1.0)
     edges = np.geomspace(low * (1 - 1e-6), high, HIST_BINS + 1)
     frame = Frame(
         n_latents=sae.n_latents, d_vocab=lm.info.d_vocab, context_length=corpus.context_length,
         hist_edges=tuple(float(edge) for edge in edges[1:-1]), unit=float(2.0 ** np.ceil(np.log2(high))),
+        norm_unit=float(2.0 ** np.ceil(np.log2(max(norm, 1e-30)))),
         n_strong=4 * settings.top_contexts, n_bin=2 * settings.band_contexts)
     return frame, float(edges[0])
 

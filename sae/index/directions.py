@@ -7,6 +7,7 @@ Shapes: L latents, D width, V vocabulary, R latents of a run, K listed.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 _RUN_ENTRIES = 1 << 23
+_UMAP_NEIGHBOURS = 15
 
 
 @dataclass
@@ -43,12 +45,13 @@ def logit_effects(
     spread = float(((W_dec_LD.T @ W_dec_LD) * (unembedding_DV @ unembedding_DV.T)).sum()
                    / (len(W_dec_LD) * unembedding_DV.shape[1])) ** 0.5
     edges = torch.linspace(-6 * spread, 6 * spread, n_bins + 1)
+    per_unit = n_bins / (12 * spread) if spread else 0.0
     columns: list[tuple[Tensor, ...]] = []
     for W_RD in torch.split(W_dec_LD, max(1, _RUN_ENTRIES // unembedding_DV.shape[1])):
         check()
         logits_RV = W_RD @ unembedding_DV
         most, least = logits_RV.topk(n_listed, dim=1), logits_RV.topk(n_listed, dim=1, largest=False)
-        bin_RV = torch.bucketize(logits_RV, edges[1:-1].to(logits_RV.device))
+        bin_RV = (logits_RV * per_unit + n_bins / 2).floor_().clamp_(0, n_bins - 1).long()
         row_R1 = torch.arange(len(W_RD), device=W_RD.device)[:, None] * n_bins
         hist_RK = torch.bincount((bin_RV + row_R1).reshape(-1), minlength=len(W_RD) * n_bins).view(len(W_RD), -1)
         std_R1 = logits_RV.square().mean(dim=1, keepdim=True).sqrt()
@@ -59,6 +62,29 @@ def logit_effects(
     top, value, bottom, bottom_value, hist, std, skew, kurtosis = (
         torch.cat(column).cpu() for column in zip(*columns, strict=True))
     return LogitEffects(top, value, bottom, bottom_value, hist, edges, std, skew, kurtosis)
+
+
+def planar_map(W_LD: Tensor, living_L: Tensor) -> tuple[Tensor, str]:
+    """A place in the plane for every living latent's direction, [L, 2], NaN for dead ones; and how it was made.
+
+    UMAP of the cosine distances where umap-learn is installed, else the two first principal components.
+    """
+    out_L2 = torch.full((len(W_LD), 2), torch.nan)
+    unit_MD = torch.nn.functional.normalize(W_LD[living_L.to(W_LD.device)].float().cpu(), dim=1)
+    if len(unit_MD) < 3:
+        return out_L2, "none"
+    if importlib.util.find_spec("umap") and len(unit_MD) > _UMAP_NEIGHBOURS:
+        import umap  # type: ignore[import-not-found, unused-ignore]
+
+        reducer = umap.UMAP(metric="cosine", n_neighbors=_UMAP_NEIGHBOURS, random_state=0, n_jobs=1)
+        out_L2[living_L] = torch.from_numpy(reducer.fit_transform(unit_MD.numpy())).float()
+        return out_L2, "UMAP"
+    centred_MD = unit_MD - unit_MD.mean(dim=0)
+    _, axes_DD = torch.linalg.eigh(centred_MD.T @ centred_MD)  # rising
+    axes_D2 = axes_DD[:, -2:].flip(1)
+    largest_2 = axes_D2.gather(0, axes_D2.abs().argmax(dim=0, keepdim=True))
+    out_L2[living_L] = centred_MD @ (axes_D2 * largest_2.sign())  # else a direction's sign would be arbitrary
+    return out_L2, "PCA"
 
 
 def nearest(

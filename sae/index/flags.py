@@ -5,13 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sae.records import DENSE_DENSITY, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
+from sae.index.classes import CLASSES
+from sae.records import CLASS_SHARE, DENSE_DENSITY, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
 
 
-def flags(n_tokens_L: Tensor, counted: int, top_token_n_L: Tensor, top_position_n_L: Tensor) -> dict[str, Tensor]:
+def flags(
+    n_tokens_L: Tensor, counted: int, top_token_n_L: Tensor, top_position_n_L: Tensor, class_n_LC: Tensor
+) -> dict[str, Tensor]:
     """The flags of every latent as bool [L], by the names in `sae.records.FLAGS`, which says what each means.
 
-    `top_token_n_L`, `top_position_n_L`: firings on its most frequent token and position.
+    `top_token_n_L`, `top_position_n_L`: firings on its most frequent token and position;
+    `class_n_LC`: on each class of tokens.
     """
     enough_L = n_tokens_L >= RARE_TOKENS
     return {
@@ -20,6 +24,8 @@ def flags(n_tokens_L: Tensor, counted: int, top_token_n_L: Tensor, top_position_
         "rare": (n_tokens_L > 0) & ~enough_L,
         "single_token": enough_L & (top_token_n_L >= SINGLE_TOKEN_SHARE * n_tokens_L.double()),
         "position_bound": enough_L & (top_position_n_L >= POSITION_SHARE * n_tokens_L.double()),
+        **{name: enough_L & (class_n_LC[:, list(CLASSES).index(name)] >= CLASS_SHARE * n_tokens_L.double())
+           for name in ("punctuation", "number", "capital")},
     }
 
 

@@ -7,33 +7,45 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from sae.kernels.sorting import stable_argsort
 
 
 @dataclass
 class PairCounts:
-    """`n_N` occurrences of each (latent, token) and the largest activation among them."""
+    """`n_N` occurrences of each (latent, token), and the largest activation among them."""
 
     key_N: Tensor  # int64, ascending, distinct
     n_N: Tensor  # int64
+    held_N: Tensor  # int64: how many of them in the half of the text that rules are scored on
     max_N: Tensor  # float32
 
     @classmethod
-    def count(cls, latent_N: Tensor, token_N: Tensor, value_N: Tensor, d_vocab: int) -> PairCounts:
+    def count(
+        cls, latent_N: Tensor, token_N: Tensor, value_N: Tensor, held_N: Tensor, d_vocab: int
+    ) -> PairCounts:
         """Count firings: one row of the arguments is one (token, latent) pair of the text."""
-        return _reduce(latent_N * d_vocab + token_N, torch.ones_like(latent_N), value_N)
+        return _reduce(latent_N * d_vocab + token_N, torch.ones_like(latent_N), held_N.long(), value_N)
 
     def merge(self, other: PairCounts) -> PairCounts:
-        return _reduce(torch.cat([self.key_N, other.key_N]), torch.cat([self.n_N, other.n_N]),
-                       torch.cat([self.max_N, other.max_N]))
+        return _reduce(*(torch.cat(pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
-def _reduce(key_N: Tensor, n_N: Tensor, max_N: Tensor) -> PairCounts:
-    keys, where_N = torch.unique(key_N, return_inverse=True)
-    count = torch.zeros(len(keys), dtype=torch.int64).index_add_(0, where_N, n_N)
-    largest = torch.zeros(len(keys)).scatter_reduce_(0, where_N, max_N, "amax")
-    return PairCounts(keys, count, largest)
+def _reduce(key_N: Tensor, n_N: Tensor, held_N: Tensor, max_N: Tensor) -> PairCounts:
+    if not len(key_N):
+        return PairCounts(key_N, n_N, held_N, max_N)
+    order = stable_argsort(key_N)
+    key_N = key_N[order]
+    start = np.flatnonzero(np.diff(key_N.numpy(), prepend=-1))
+
+    def total(column_N: Tensor) -> Tensor:
+        return torch.from_numpy(np.add.reduceat(column_N[order].numpy(), start))
+
+    largest = torch.from_numpy(np.maximum.reduceat(max_N[order].numpy(), start))
+    return PairCounts(key_N[torch.from_numpy(start)], total(n_N), total(held_N), largest)
 
 
 @dataclass
@@ -55,8 +67,7 @@ def with_lift(pairs: PairCounts, latent_total_L: Tensor, token_total_V: Tensor) 
     """
     d_vocab = len(token_total_V)
     latent_N, token_N = pairs.key_N // d_vocab, pairs.key_N % d_vocab
-    order = torch.argsort(pairs.n_N, descending=True, stable=True)
-    order = order[torch.argsort(latent_N[order], stable=True)]
+    order = stable_argsort(latent_N << 32 | ((1 << 32) - 1 - pairs.n_N))  # a latent's own stay in order of token
     latent_N, token_N, n_N = latent_N[order], token_N[order], pairs.n_N[order]
     given = n_N.double() / latent_total_L[latent_N]
     base = token_total_V[token_N].double() / token_total_V.sum()

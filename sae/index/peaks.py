@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sae.index.pairs import rank_within
+from sae.kernels.sorting import stable_argsort
 
 _CONTEXT_BITS = 32
 
@@ -45,18 +47,16 @@ class Peaks:
     def find(cls, latent_M: Tensor, context_M: Tensor, position_M: Tensor, value_M: Tensor, bin_M: Tensor) -> Peaks:
         """The peaks among firings, with all firings as payload."""
         key_M = latent_M << _CONTEXT_BITS | context_M
-        order = torch.argsort(key_M, stable=True)  # firings come in order of position
+        order = stable_argsort(key_M)  # firings come in order of position
         key_M, position_M, value_M, bin_M = key_M[order], position_M[order].int(), value_M[order], bin_M[order].int()
-        strongest = torch.argsort(value_M, descending=True, stable=True)
-        strongest = strongest[torch.argsort(key_M[strongest], stable=True)]
-        first = strongest[rank_within(key_M) == 0]
+        first = _first_strongest(key_M, value_M)
         return cls(key_M[first], position_M[first], value_M[first], bin_M[first], key_M, position_M, value_M)
 
     def merge(self, other: Peaks) -> Peaks:
         """The peaks of two disjoint sets of contexts, not yet pruned."""
         both = {f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)}
-        rows = torch.argsort(both["key_N"], stable=True)
-        payload = torch.argsort(both["payload_key_M"], stable=True)
+        rows = stable_argsort(both["key_N"])
+        payload = stable_argsort(both["payload_key_M"])
         return Peaks(**{name: t[payload if name.startswith("payload") else rows] for name, t in both.items()})
 
     def prune(self, n_strong: int, n_bin: int, n_bins: int) -> Peaks:
@@ -77,18 +77,29 @@ class Peaks:
 
     def sample_rank(self, group_N: Tensor) -> Tensor:
         """Place of each row within its group in the order of the hash: a reproducible shuffle."""
-        return _rank(group_N, _hash31(self.key_N))
+        return _rank(group_N, hash31(self.key_N))
+
+
+def _first_strongest(key_M: Tensor, value_M: Tensor) -> Tensor:
+    """Of each run of equal keys, where its largest value stands first."""
+    if not len(key_M):
+        return torch.zeros(0, dtype=torch.int64)
+    start = np.flatnonzero(np.diff(key_M.numpy(), prepend=-1))
+    run_M = torch.arange(len(start)).repeat_interleave(torch.from_numpy(np.diff(start, append=len(key_M))))
+    largest_M = torch.from_numpy(np.maximum.reduceat(value_M.numpy(), start))[run_M]
+    at = (value_M == largest_M).nonzero().squeeze(1)
+    return at[torch.diff(run_M[at], prepend=torch.tensor([-1])) > 0]
 
 
 def _rank(group_N: Tensor, priority_N: Tensor) -> Tensor:
     """Rank within the group by a priority of 31 bits, lowest first; ties keep their order."""
-    order = torch.argsort(group_N << 31 | priority_N, stable=True)
+    order = stable_argsort(group_N << 31 | priority_N)
     out = torch.empty_like(order)
     out[order] = rank_within(group_N[order])
     return out
 
 
-def _hash31(key_N: Tensor) -> Tensor:
+def hash31(key_N: Tensor) -> Tensor:
     """31 well-mixed bits of an int64 (xor-shift and multiply, wrapping)."""
     x = key_N.clone()
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):

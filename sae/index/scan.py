@@ -13,6 +13,7 @@ from sae.activations import context_batches
 from sae.autoencoder import Autoencoder
 from sae.checkpoint import load_checkpoint, save_checkpoint
 from sae.corpus import Corpus
+from sae.index.classes import CLASSES, TokenClasses
 from sae.index.shard import Firings, Frame, Shard, Tokens
 from sae.lm import LanguageModel
 
@@ -32,6 +33,7 @@ def scan(
         state = None
     merged = Shard.from_state(state["shard"]) if state else None
     done, n_tokens = (int(state["contexts"]), int(state["tokens"])) if state else (0, 0)
+    classes = TokenClasses.of(lm.vocabulary()[0])
     per_shard = max(1, SHARD_TOKENS // corpus.context_length)
     while done < len(contexts):
         rows = contexts[done : done + per_shard]
@@ -39,7 +41,7 @@ def scan(
         def tell(tokens: int, before: int = n_tokens) -> None:
             update(before + tokens)
 
-        shard = scan_shard(lm, sae, corpus, rows, frame, tell)
+        shard = scan_shard(lm, sae, corpus, rows, frame, classes, tell)
         merged = shard if merged is None else merged.merge(shard, frame)
         done += len(rows)
         n_tokens += int((corpus.length[rows] - 1).sum())
@@ -53,41 +55,45 @@ def scan(
 
 def scan_shard(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, frame: Frame,
-    update: Callable[[int], None] = lambda tokens: None,
+    classes: TokenClasses, update: Callable[[int], None] = lambda tokens: None,
 ) -> Shard:
     """The aggregates of some contexts, all at once."""
     firings: list[Firings] = []
     tokens: list[Tokens] = []
-    following = []
     n_tokens = 0
-    for batch_firings, batch_tokens, next_B in encode(lm, sae, corpus, contexts):
+    for batch_firings, batch_tokens in encode(lm, sae, corpus, contexts, classes):
         firings.append(batch_firings)
         tokens.append(batch_tokens)
-        following.append(next_B[(batch_tokens.position_B > 0) & (next_B >= 0)])
         n_tokens += int((batch_tokens.position_B > 0).sum())
         update(n_tokens)
     all_firings = Firings(*(torch.cat(column) for column in zip(*(vars(f).values() for f in firings), strict=True)))
     all_tokens = Tokens(*(torch.cat(column) for column in zip(*(vars(t).values() for t in tokens), strict=True)))
     counted = all_firings.position_N > 0
-    counted_firings = Firings(*(column[counted] for column in vars(all_firings).values()))
-    return Shard.of(frame, len(contexts), counted_firings, all_tokens, torch.cat(following))
+    return Shard.of(frame, len(contexts), Firings(*(column[counted] for column in vars(all_firings).values())),
+                    all_tokens)
 
 
 def encode(
-    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray
-) -> Iterator[tuple[Firings, Tokens, torch.Tensor]]:
-    """Firings (BOS included) and tokens of each forward pass, on the CPU, and each token's next one."""
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, classes: TokenClasses
+) -> Iterator[tuple[Firings, Tokens]]:
+    """Firings and tokens of each forward pass, BOS included, on the CPU."""
     for rows, tokens_PS, real_PS in context_batches(corpus, contexts):
         real_on_device = real_PS.to(lm.device)
-        x_BD = lm.activations(tokens_PS.to(lm.device), sae.hook)[real_on_device]
-        codes = sae.codes(x_BD)
+        sites = list(dict.fromkeys([sae.hook, sae.out_hook]))
+        read_BD, *rest = (x_PSD[real_on_device] for x_PSD in lm.activations_at(tokens_PS.to(lm.device), sites))
+        x_BD = rest[0] if rest else read_BD
+        codes = sae.codes(read_BD)
+        error_B = (x_BD - sae.decode(codes, read_BD)).square().sum(dim=1)
         next_PS = torch.full_like(tokens_PS, -1)
         next_PS[:, :-1] = torch.where(real_PS[:, 1:], tokens_PS[:, 1:], -1)
         row_B, position_B = real_PS.nonzero(as_tuple=True)
-        token_B, next_B = tokens_PS[real_PS], next_PS[real_PS]
-        context_B = torch.from_numpy(rows)[row_B]
-        l0_B = codes.l0_B().cpu()
+        bits_C = 1 << torch.arange(len(CLASSES), dtype=torch.int16)
+        classes_PS = (classes.at(tokens_PS) * bits_C[:, None, None]).sum(dim=0, dtype=torch.int16)
+        tokens = Tokens(
+            context_B=torch.from_numpy(rows)[row_B], position_B=position_B, token_B=tokens_PS[real_PS],
+            previous_B=torch.roll(tokens_PS, 1, dims=1)[real_PS], next_B=next_PS[real_PS],
+            classes_B=classes_PS[real_PS], l0_B=codes.l0_B().cpu(), x_BD=x_BD.cpu(), error_B=error_B.cpu())
         at_N = codes.token_N.cpu()
-        firings = Firings(codes.latent_N.cpu(), codes.value_N.cpu(), context_B[at_N], position_B[at_N],
-                          token_B[at_N], next_B[at_N], l0_B[at_N])
-        yield firings, Tokens(token_B, position_B, l0_B, x_BD.norm(dim=1).cpu()), next_B
+        yield Firings(
+            codes.latent_N.cpu(), codes.value_N.cpu(), tokens.context_B[at_N], position_B[at_N], tokens.token_B[at_N],
+            tokens.previous_B[at_N], tokens.next_B[at_N], tokens.l0_B[at_N], tokens.classes_B[at_N]), tokens

@@ -15,10 +15,11 @@ documents, context_length, created, seconds, settings (IndexSettings), median_re
 hist_low and hist_edges (lower end, and upper edges of the activation histogram's log-spaced
 bins, shared by all latents; the last bin is open),
 logit_edges (41 edges of the logit histogram; the outer bins are open), bands ([{"band", "name", "q_low", "q_high"}]),
+company_tokens (firings of a latent that co-firing is estimated from), map ("PCA" or "UMAP" of the decoder rows),
 bos_l0 (the most usual L0 of BOS), bos_token (id), command (that recomputes the build).
 """
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STORAGE_VERSION = "v1.5.0"
 ROW_GROUP = 8192
 HIST_BINS = 64
@@ -42,9 +43,10 @@ TABLES: dict[str, tuple[str, str]] = {
     "latent": (
         # counts over counted tokens; moments over the tokens on which it fires
         "latent INTEGER, n_tokens BIGINT, n_contexts BIGINT, density DOUBLE, max_act FLOAT, mean_act FLOAT,"
-        " std_act FLOAT, hist UINTEGER[], mean_position FLOAT,"
+        " std_act FLOAT, skew_act FLOAT, hist UINTEGER[], mean_position FLOAT, n_first BIGINT, n_last BIGINT,"
         # flags: see flags.py for each definition
         " dead BOOLEAN, dense BOOLEAN, rare BOOLEAN, single_token BOOLEAN, position_bound BOOLEAN,"
+        " punctuation BOOLEAN, number BOOLEAN, capital BOOLEAN,"
         # tokens it fires on, by count: id, count, lift = P(token | fires) / P(token), largest activation
         " top_tokens INTEGER[], top_token_n BIGINT[], top_token_lift FLOAT[], top_token_max FLOAT[],"
         # tokens that follow a firing, by count
@@ -54,6 +56,14 @@ TABLES: dict[str, tuple[str, str]] = {
         " logit_hist UINTEGER[], logit_std FLOAT, logit_skew FLOAT, logit_kurtosis FLOAT,"
         # decoder neighbours by cosine, nearest first (itself left out); living latents only
         " neighbours INTEGER[], neighbour_cos FLOAT[],"
+        " encoder_neighbours INTEGER[], encoder_neighbour_cos FLOAT[],"
+        # latents that fire with it (company.py), by phi; implies: those that fire whenever it does
+        " together INTEGER[], together_given FLOAT[], together_lift FLOAT[], together_phi FLOAT[], max_phi FLOAT,"
+        " implies INTEGER[], implies_given FLOAT[], implies_lift FLOAT[], implies_phi FLOAT[],"
+        " implied_by INTEGER[], implied_by_given FLOAT[], implied_by_lift FLOAT[], implied_by_phi FLOAT[],"
+        # a rule found on one half of the contexts, scored on the other (rules.py)
+        " rule_kind VARCHAR, rule_tokens INTEGER[], rule_class VARCHAR, rule_precision FLOAT, rule_recall FLOAT,"
+        " rule_f1 FLOAT, map_x FLOAT, map_y FLOAT,"
         " encoder_norm FLOAT, encoder_decoder_cos FLOAT, mean_l0 FLOAT",
         "latent",
     ),
@@ -68,7 +78,7 @@ TABLES: dict[str, tuple[str, str]] = {
     "token_latent": ("token INTEGER, latent INTEGER, n BIGINT, max_act FLOAT, lift FLOAT", "token, n DESC, latent"),
     # latents per token: n counted tokens, and n_bos BOS positions, with so many active latents
     "l0_hist": ("l0 INTEGER, n BIGINT, n_bos BIGINT", "l0"),
-    "l0_position": ("position INTEGER, n BIGINT, sum_l0 BIGINT, sum_sq_l0 BIGINT", "position"),
+    "l0_position": ("position INTEGER, n BIGINT, sum_l0 BIGINT, sum_sq_l0 BIGINT, fvu FLOAT", "position"),
     "l0_token": ("token INTEGER, n BIGINT, sum_l0 BIGINT", "token"),
     # sample contexts with the L0 of each position (BOS included); latents: the strongest of each position
     "sample": ("sample INTEGER, ctx BIGINT, doc INTEGER, doc_offset BIGINT, tokens INTEGER[], l0 INTEGER[]", "sample"),

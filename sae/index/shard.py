@@ -16,14 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sae.index.classes import CLASSES
+from sae.index.company import SAMPLED, Company
 from sae.index.pairs import PairCounts
-from sae.index.peaks import Peaks
+from sae.index.peaks import Peaks, hash31
 
 _FIXED = 1 << 30
 _NORM_STEPS = 64  # bins per factor of 2 in the histogram of residual norms
 _NORM_BINS = 64 * 48
 _NORM_LOW = -16  # its lowest bin starts at 2^-16
 _MAX_POSITION_BINS = 256
+_SAME = 1e-7  # relative variance below which fixed-point activations cannot be told apart
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Frame:
     context_length: int
     hist_edges: tuple[float, ...]  # upper edges of all bins but the last, rising
     unit: float  # a power of two above the largest activation expected
+    norm_unit: float  # a power of two above the largest norm of what is reconstructed
     n_strong: int
     n_bin: int
 
@@ -56,29 +60,42 @@ class Firings:
     context_N: Tensor
     position_N: Tensor
     token_N: Tensor
+    previous_N: Tensor
     next_N: Tensor  # the following token, −1 at the end of a context
     l0_N: Tensor  # active latents on the firing's token
+    classes_N: Tensor  # the token's classes, bit by bit in the order of `CLASSES`
 
 
 @dataclass
 class Tokens:
-    """The tokens of the same piece, BOS included."""
+    """The tokens of the same piece, BOS included; `x` is what the SAE reconstructs."""
 
-    token_B: Tensor
+    context_B: Tensor
     position_B: Tensor
+    token_B: Tensor
+    previous_B: Tensor
+    next_B: Tensor  # −1 at the end of a context
+    classes_B: Tensor
     l0_B: Tensor
-    norm_B: Tensor  # residual norms
+    x_BD: Tensor
+    error_B: Tensor  # ‖x − x_hat‖²
 
 
 @dataclass
 class Shard:
-    """Aggregates of a set of contexts."""
+    """Aggregates of a set of contexts.
+
+    `…_2…` are two halves of the contexts: rules are found on the first, scored on the second.
+    """
 
     contexts: int
-    n_tokens_L: Tensor
+    firings_2L: Tensor
     n_contexts_L: Tensor
+    first_L: Tensor  # firings on the first and on the last token of a context
+    last_L: Tensor
     sum_L: Tensor
     sum_square_L: Tensor
+    sum_cube_L: Tensor
     sum_l0_L: Tensor
     max_L: Tensor
     hist_LK: Tensor
@@ -87,45 +104,80 @@ class Shard:
     l0_bos_hist: Tensor
     l0_position_S3: Tensor  # n, ΣL0, ΣL0²
     l0_token_V2: Tensor  # n, ΣL0 of counted tokens
-    followed_V: Tensor  # how often each token follows a counted token
+    token_2V: Tensor  # how often each token is a counted token, precedes one, follows one
+    preceding_2V: Tensor
+    following_2V: Tensor
+    class_2C: Tensor  # counted tokens of each class, and firings on them
+    class_2LC: Tensor
     norm_hist: Tensor
+    fit_S2: Tensor  # ‖x − x_hat‖² and ‖x‖² by position
+    x_SD: Tensor  # sum of x by position
     tokens: PairCounts
+    previous: PairCounts
     nexts: PairCounts
     peaks: Peaks
+    company: Company
 
     @classmethod
-    def of(cls, frame: Frame, contexts: int, firings: Firings, tokens: Tokens, following_N: Tensor) -> Shard:
-        """Aggregate counted firings and all tokens; `following_N` are the tokens after counted tokens."""
+    def of(cls, frame: Frame, contexts: int, firings: Firings, every: Tokens) -> Shard:
+        """Aggregate counted firings and all tokens."""
         L, V, S = frame.n_latents, frame.d_vocab, frame.context_length
         latent_N, value_N = firings.latent_N, firings.value_N
         edges = torch.tensor(frame.hist_edges, dtype=torch.float32)
         bin_N = torch.bucketize(value_N, edges)
         place_N = firings.position_N * frame.position_bins // S
         peaks = Peaks.find(latent_N, firings.context_N, firings.position_N, value_N, bin_N)
+        held_N = held_out(firings.context_N)
         has_next = firings.next_N >= 0
-        counted = tokens.position_B > 0
+        bos = every.position_B == 0
+        tokens = Tokens(*(column[~bos] for column in vars(every).values()))
+        held_B = held_out(tokens.context_B)
+        followed = tokens.next_B >= 0
         relative_N = value_N.double() / frame.unit
+        norm_B = tokens.x_BD.norm(dim=1)
+
+        def pairs(token_N: Tensor, where: Tensor | slice = slice(None)) -> PairCounts:
+            return PairCounts.count(latent_N[where], token_N[where], value_N[where], held_N[where], V)
+
         return cls(
             contexts=contexts,
-            n_tokens_L=torch.bincount(latent_N, minlength=L),
+            firings_2L=_halves(latent_N, held_N, L),
             n_contexts_L=torch.bincount(peaks.latent_N, minlength=L),
-            sum_L=_sums(latent_N, (relative_N * _FIXED).round().long(), L),
-            sum_square_L=_sums(latent_N, (relative_N.square() * _FIXED).round().long(), L),
+            first_L=torch.bincount(latent_N[firings.position_N == 1], minlength=L),
+            last_L=torch.bincount(latent_N[~has_next], minlength=L),
+            sum_L=_sums(latent_N, _fixed(relative_N), L),
+            sum_square_L=_sums(latent_N, _fixed(relative_N.square()), L),
+            sum_cube_L=_sums(latent_N, _fixed(relative_N.pow(3)), L),
             sum_l0_L=_sums(latent_N, firings.l0_N, L),
             max_L=torch.zeros(L).scatter_reduce_(0, latent_N, value_N, "amax"),
             hist_LK=torch.bincount(latent_N * frame.n_bins + bin_N, minlength=L * frame.n_bins).view(L, -1),
             position_LS=torch.bincount(latent_N * frame.position_bins + place_N,
                                        minlength=L * frame.position_bins).view(L, -1),
-            l0_hist=torch.bincount(tokens.l0_B[counted], minlength=L + 1),
-            l0_bos_hist=torch.bincount(tokens.l0_B[~counted], minlength=L + 1),
-            l0_position_S3=_moments(tokens.position_B, tokens.l0_B, S),
-            l0_token_V2=_moments(tokens.token_B[counted], tokens.l0_B[counted], V)[:, :2].contiguous(),
-            followed_V=torch.bincount(following_N, minlength=V),
-            norm_hist=_norm_histogram(tokens.norm_B[counted]),
-            tokens=PairCounts.count(latent_N, firings.token_N, value_N, V),
-            nexts=PairCounts.count(latent_N[has_next], firings.next_N[has_next], value_N[has_next], V),
+            l0_hist=torch.bincount(tokens.l0_B, minlength=L + 1),
+            l0_bos_hist=torch.bincount(every.l0_B[bos], minlength=L + 1),
+            l0_position_S3=_moments(every.position_B, every.l0_B, S),
+            l0_token_V2=_moments(tokens.token_B, tokens.l0_B, V)[:, :2].contiguous(),
+            token_2V=_halves(tokens.token_B, held_B, V),
+            preceding_2V=_halves(tokens.previous_B, held_B, V),
+            following_2V=_halves(tokens.next_B[followed], held_B[followed], V),
+            class_2C=_by_class(tokens.classes_B, torch.zeros_like(tokens.token_B), held_B, 1)[:, 0],
+            class_2LC=_by_class(firings.classes_N, latent_N, held_N, L),
+            norm_hist=_norm_histogram(norm_B),
+            fit_S2=torch.stack([_sums(tokens.position_B, _fixed(square_B.double() / frame.norm_unit**2), S)
+                                for square_B in (tokens.error_B, norm_B.square())], dim=1),
+            x_SD=torch.zeros(S, every.x_BD.shape[1], dtype=torch.int64).index_add_(
+                0, tokens.position_B, _fixed(tokens.x_BD.double() / frame.norm_unit)),
+            tokens=pairs(firings.token_N),
+            previous=pairs(firings.previous_N),
+            nexts=pairs(firings.next_N, has_next),
             peaks=peaks.prune(frame.n_strong, frame.n_bin, frame.n_bins),
+            company=Company.find(firings.context_N * S + firings.position_N, latent_N).prune(SAMPLED),
         )
+
+    @property
+    def n_tokens_L(self) -> Tensor:
+        """Counted tokens on which each latent fires."""
+        return self.firings_2L.sum(dim=0)
 
     def merge(self, other: Shard, frame: Frame) -> Shard:
         """The aggregates of both sets of contexts, which must be disjoint."""
@@ -138,18 +190,44 @@ class Shard:
                 merged[f.name] = mine.merge(theirs)
             elif isinstance(mine, Peaks):
                 merged[f.name] = mine.merge(theirs).prune(frame.n_strong, frame.n_bin, frame.n_bins)
+            elif isinstance(mine, Company):
+                merged[f.name] = mine.merge(theirs).prune(SAMPLED)
             else:
                 merged[f.name] = mine + theirs
         return Shard(**merged)
 
     def mean_L(self, frame: Frame) -> Tensor:
         """Mean activation over the tokens on which each latent fires (float64; NaN where it never does)."""
-        return self.sum_L.double() / _FIXED * frame.unit / self.n_tokens_L
+        return self._moment_L(self.sum_L) * frame.unit
 
     def std_L(self, frame: Frame) -> Tensor:
         """Standard deviation over the same tokens."""
-        mean_square_L = self.sum_square_L.double() / _FIXED * frame.unit**2 / self.n_tokens_L
-        return (mean_square_L - self.mean_L(frame).square()).clamp(min=0).sqrt()
+        return self._variance_L.sqrt() * frame.unit
+
+    def skew_L(self) -> Tensor:
+        """Third standardised moment over the same tokens; NaN where all activations are the same."""
+        mean_L, variance_L = self._moment_L(self.sum_L), self._variance_L
+        third_L = self._moment_L(self.sum_cube_L) - mean_L * (3 * variance_L + mean_L.square())
+        spread_L = torch.where(variance_L > _SAME * mean_L.square(), variance_L, torch.nan)
+        return third_L / spread_L.pow(1.5)
+
+    @property
+    def _variance_L(self) -> Tensor:
+        return (self._moment_L(self.sum_square_L) - self._moment_L(self.sum_L).square()).clamp(min=0)
+
+    def _moment_L(self, sum_L: Tensor) -> Tensor:
+        return sum_L.double() / _FIXED / self.n_tokens_L
+
+    def fvu_S(self) -> Tensor:
+        """FVU at each position, around the mean of all counted tokens; NaN where there are none."""
+        n_S = self.l0_position_S3[:, 0].double()
+        n_S[0] = 0  # BOS
+        x_SD = self.x_SD.double() / _FIXED
+        mean_D = x_SD.sum(dim=0) / n_S.sum()
+        error_S, square_S = self.fit_S2.T.double() / _FIXED
+        variance_S = square_S - 2 * x_SD @ mean_D + n_S * mean_D.square().sum()
+        fvu_S: Tensor = error_S / torch.where(n_S > 0, variance_S, torch.nan)
+        return fvu_S
 
     def median_norm(self) -> float:
         """Median norm of the residual stream over counted tokens, to about 1%."""
@@ -161,13 +239,37 @@ class Shard:
 
     def state(self) -> dict[str, Any]:
         """As plain dicts of tensors, for a checkpoint."""
-        return {f.name: vars(value) if isinstance(value, PairCounts | Peaks) else value
+        return {f.name: vars(value) if isinstance(value, PairCounts | Peaks | Company) else value
                 for f in fields(self) for value in [getattr(self, f.name)]}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Shard:
-        parts = {"tokens": PairCounts, "nexts": PairCounts, "peaks": Peaks}
+        parts: dict[str, Any] = {"tokens": PairCounts, "previous": PairCounts, "nexts": PairCounts, "peaks": Peaks,
+                                 "company": Company}
         return cls(**{name: parts[name](**value) if name in parts else value for name, value in state.items()})
+
+
+def held_out(context_N: Tensor) -> Tensor:
+    """Whether a context is in the half of the text that rules are scored on."""
+    return (hash31(context_N) & 1).bool()
+
+
+def _fixed(relative: Tensor) -> Tensor:
+    return (relative * _FIXED).round().long()
+
+
+def _halves(index_N: Tensor, held_N: Tensor, size: int) -> Tensor:
+    """[2, size]: how often each index occurs in either half."""
+    return torch.bincount(index_N + held_N * size, minlength=2 * size).view(2, size)
+
+
+def _by_class(classes_N: Tensor, index_N: Tensor, held_N: Tensor, size: int) -> Tensor:
+    """[2, size, C]: the same, for those of each class."""
+    columns = []
+    for bit in range(len(CLASSES)):
+        where = (classes_N >> bit & 1).bool()
+        columns.append(_halves(index_N[where], held_N[where], size))
+    return torch.stack(columns, dim=2)
 
 
 def _sums(index_N: Tensor, value_N: Tensor, size: int) -> Tensor:

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
+from sae.index.classes import TokenClasses
+from sae.index.company import SAMPLED
 from sae.index.contexts import choose, context_table, window_tokens
-from sae.index.directions import logit_effects, nearest
-from sae.index.flags import flags, largest_in_row
+from sae.index.directions import logit_effects, planar_map
+from sae.index.latents import latent_table
 from sae.index.pairs import TopPairs, rank_within, with_lift
 from sae.index.scan import encode
 from sae.index.schema import LOGIT_BINS
@@ -25,8 +26,7 @@ from sae.index.shard import Frame, Shard
 from sae.lm import LanguageModel
 from sae.specs import IndexSettings
 
-LISTED_TOKENS = 10
-LISTED_LATENTS = 8
+LISTED_LOGITS = 10
 SAMPLES = 48
 SAMPLE_LATENTS = 12
 
@@ -38,14 +38,15 @@ def make_tables(
     """All tables but `meta`, and what this step adds to it.  `check` may raise to stop."""
     tokens = with_lift(shard.tokens, shard.n_tokens_L, shard.l0_token_V2[:, 0])
     check()
-    effects = logit_effects(sae.W_dec_LD, lm.unembedding(), LISTED_TOKENS, LOGIT_BINS, check)
+    effects = logit_effects(sae.W_dec_LD, lm.unembedding(), LISTED_LOGITS, LOGIT_BINS, check)
+    map_L2, map_kind = planar_map(sae.W_dec_LD, shard.n_tokens_L > 0)
     chosen = choose(shard.peaks, corpus, shard.hist_LK, settings.top_contexts, frame.n_strong, settings.band_contexts)
     check()
     bos = shard.l0_bos_hist
     tables = {
         "token": _token_table(lm, shard),
         "document": pa.table({"doc": np.arange(len(corpus.documents), dtype=np.int32), "name": corpus.documents}),
-        "latent": _latent_table(sae, shard, frame, tokens, effects, check),
+        "latent": latent_table(sae, shard, frame, tokens, effects, map_L2, check),
         "context": context_table(shard.peaks, chosen, corpus),
         "token_latent": _token_latent_table(tokens),
         "l0_hist": _l0_table(shard),
@@ -55,7 +56,7 @@ def make_tables(
     }
     return tables, {
         "logit_edges": effects.edges.tolist(), "bos_l0": int(bos.argmax()) if int(bos.sum()) else None,
-        "median_resid_norm": shard.median_norm(),
+        "median_resid_norm": shard.median_norm(), "company_tokens": SAMPLED, "map": map_kind,
     }
 
 
@@ -63,66 +64,6 @@ def _token_table(lm: LanguageModel, shard: Shard) -> pa.Table:
     pieces, special = lm.vocabulary()
     return pa.table({"token": np.arange(len(pieces), dtype=np.int32), "piece": pa.array(pieces, pa.binary()),
                      "special": special, "n": shard.l0_token_V2[:, 0].numpy()})
-
-
-def _latent_table(
-    sae: Autoencoder, shard: Shard, frame: Frame, tokens: TopPairs, effects: Any, check: Callable[[], None]
-) -> pa.Table:
-    L = frame.n_latents
-    counted = int(shard.l0_token_V2[:, 0].sum())
-    nexts = with_lift(shard.nexts, _totals(shard.nexts, L, frame.d_vocab), shard.followed_V)
-    top_tokens, next_tokens = _lists(tokens, L), _lists(nexts, L)
-    top_token_n_L = torch.zeros(L, dtype=torch.int64).scatter_reduce_(0, tokens.latent_N, tokens.n_N, "amax")
-    marks = flags(shard.n_tokens_L, counted, top_token_n_L, largest_in_row(shard.position_LS))
-    neighbours, cosines = nearest(sae.W_dec_LD, ~marks["dead"], LISTED_LATENTS, check)
-    centre_S = (torch.arange(frame.position_bins).double() + 0.5) * frame.context_length / frame.position_bins - 0.5
-    encoder_norm_L = sae.W_enc_LD.norm(dim=1)
-    cosine_L = (sae.W_enc_LD * sae.W_dec_LD).sum(dim=1) / encoder_norm_L.clamp(min=1e-12)
-
-    def ratio(value_L: Tensor) -> pa.Array:
-        """Per firing token; null for a latent that never fires."""
-        return pa.array((value_L.double() / shard.n_tokens_L).float().numpy(), from_pandas=True)
-
-    return pa.table({
-        "latent": np.arange(L, dtype=np.int32), "n_tokens": shard.n_tokens_L.numpy(),
-        "n_contexts": shard.n_contexts_L.numpy(), "density": (shard.n_tokens_L.double() / counted).numpy(),
-        "max_act": shard.max_L.numpy(), "mean_act": pa.array(shard.mean_L(frame).float().numpy(), from_pandas=True),
-        "std_act": pa.array(shard.std_L(frame).float().numpy(), from_pandas=True),
-        "hist": _rows(shard.hist_LK.numpy().astype(np.uint32)),
-        "mean_position": ratio(shard.position_LS.double() @ centre_S),
-        **{name: mark.numpy() for name, mark in marks.items()},
-        "top_tokens": top_tokens["token"], "top_token_n": top_tokens["n"], "top_token_lift": top_tokens["lift"],
-        "top_token_max": top_tokens["max"],
-        "next_tokens": next_tokens["token"], "next_token_n": next_tokens["n"], "next_token_lift": next_tokens["lift"],
-        "logit_pos": _rows(effects.top_LK.numpy().astype(np.int32)),
-        "logit_pos_value": _rows(effects.top_value_LK.numpy()),
-        "logit_neg": _rows(effects.bottom_LK.numpy().astype(np.int32)),
-        "logit_neg_value": _rows(effects.bottom_value_LK.numpy()),
-        "logit_hist": _rows(effects.hist_LK.numpy().astype(np.uint32)), "logit_std": effects.std_L.numpy(),
-        "logit_skew": effects.skew_L.numpy(), "logit_kurtosis": effects.kurtosis_L.numpy(),
-        "neighbours": _rows(neighbours.numpy().astype(np.int32)), "neighbour_cos": _rows(cosines.numpy()),
-        "encoder_norm": encoder_norm_L.cpu().numpy(), "encoder_decoder_cos": cosine_L.cpu().numpy(),
-        "mean_l0": ratio(shard.sum_l0_L),
-    })
-
-
-def _totals(pairs: Any, n_latents: int, d_vocab: int) -> Tensor:
-    return torch.zeros(n_latents, dtype=torch.int64).index_add_(0, pairs.key_N // d_vocab, pairs.n_N)
-
-
-def _rows(matrix: np.ndarray) -> pa.ListArray:
-    """A list column of the rows of a matrix."""
-    offsets = np.arange(len(matrix) + 1, dtype=np.int32) * matrix.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(matrix.reshape(-1)))
-
-
-def _lists(pairs: TopPairs, n_latents: int) -> dict[str, pa.ListArray]:
-    """The first rows of each latent as list columns."""
-    listed = rank_within(pairs.latent_N) < LISTED_TOKENS
-    counts = torch.bincount(pairs.latent_N[listed], minlength=n_latents)
-    offsets = pa.array(np.concatenate([[0], counts.cumsum(0).numpy()]), pa.int32())
-    columns = {"token": pairs.token_N.int(), "n": pairs.n_N, "lift": pairs.lift_N, "max": pairs.max_N}
-    return {name: pa.ListArray.from_arrays(offsets, values[listed].numpy()) for name, values in columns.items()}
 
 
 def _token_latent_table(pairs: TopPairs) -> pa.Table:
@@ -139,8 +80,9 @@ def _l0_table(shard: Shard) -> pa.Table:
 def _l0_position_table(shard: Shard) -> pa.Table:
     n, total, square = shard.l0_position_S3.T.contiguous().numpy()
     seen = n > 0
+    fvu = pa.array(shard.fvu_S().numpy()[seen], from_pandas=True)
     return pa.table({"position": np.flatnonzero(seen).astype(np.int32), "n": n[seen], "sum_l0": total[seen],
-                     "sum_sq_l0": square[seen]})
+                     "sum_sq_l0": square[seen], "fvu": fvu})
 
 
 def _l0_token_table(shard: Shard) -> pa.Table:
@@ -160,7 +102,7 @@ def _sample_tables(
     chosen = contexts[:SAMPLES]
     length = corpus.length[chosen].astype(np.int64)
     l0, latents = [], []
-    for firings, tokens, _ in encode(lm, sae, corpus, chosen):
+    for firings, tokens in encode(lm, sae, corpus, chosen, TokenClasses.of(lm.vocabulary()[0])):
         l0.append(tokens.l0_B)
         token_N = torch.arange(len(tokens.l0_B)).repeat_interleave(tokens.l0_B)
         order = torch.argsort(firings.value_N, descending=True, stable=True)

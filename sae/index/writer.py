@@ -28,7 +28,9 @@ def write_build(path: Path, tables: dict[str, pa.Table], meta: dict[str, Any]) -
                     f"ROW_GROUP_SIZE {ROW_GROUP})")
         for name, (columns, order) in TABLES.items():
             con.execute(f"CREATE TABLE build.{name} ({columns})")
-            source = pa.table(rows) if name == "meta" else tables[name]
+            source = pa.table(rows) if name == "meta" else tables.get(name)
+            if source is None:
+                continue
             con.register("source", source)
             con.execute(f"INSERT INTO build.{name} BY NAME SELECT * FROM source ORDER BY {order}")
             con.unregister("source")

@@ -33,6 +33,13 @@ def stable_argsort(key_N: Tensor) -> Tensor:
     return torch.from_numpy(order)
 
 
+def counted(key_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct values of integers on the CPU, ascending, and how often each occurs."""
+    key = np.sort(key_N.numpy())
+    start = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]])) if len(key) else np.zeros(0, np.int64)
+    return torch.from_numpy(key[start]), torch.from_numpy(np.diff(start, append=len(key)))
+
+
 def _packed_argsort(key: np.ndarray, place_bits: int) -> np.ndarray:
     packed: np.ndarray = key << place_bits
     packed |= np.arange(len(key))

@@ -17,6 +17,7 @@ from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
 from sae.index import scan as scan_module
 from sae.index.build import build, contexts_to_read, make_frame
+from sae.index.classes import TokenClasses
 from sae.index.scan import scan, scan_shard
 from sae.index.schema import BANDS, HIST_BINS, LOGIT_BINS, TABLES
 from sae.index.tables import make_tables
@@ -385,6 +386,8 @@ def everything(path: Path) -> dict[str, list[tuple[Any, ...]]]:
     with duckdb.connect(str(path), read_only=True) as con:
         tables = {name: con.execute(f"FROM {name} ORDER BY {order}").fetchall()
                   for name, (_, order) in TABLES.items()}
+    for name, rows in tables.items():  # NaN is not equal to itself
+        tables[name] = [tuple(None if value != value else value for value in row) for row in rows]
     tables["meta"] = [row for row in tables["meta"] if row[0] not in ("created", "seconds")]
     return tables
 
@@ -393,9 +396,10 @@ def test_two_halves_merged_are_the_same_build(tmp_path: Path) -> None:
     lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(90)
     contexts = contexts_to_read(corpus, 10_000)
     frame, _ = make_frame(lm, sae, corpus, contexts, SETTINGS)  # type: ignore[arg-type]
-    whole = scan_shard(lm, sae, corpus, contexts, frame)  # type: ignore[arg-type]
+    classes = TokenClasses.of(lm.vocabulary()[0])
+    whole = scan_shard(lm, sae, corpus, contexts, frame, classes)  # type: ignore[arg-type]
     half = len(contexts) // 2
-    halves = [scan_shard(lm, sae, corpus, part, frame)  # type: ignore[arg-type]
+    halves = [scan_shard(lm, sae, corpus, part, frame, classes)  # type: ignore[arg-type]
               for part in (contexts[half:], contexts[:half])]
     merged = halves[0].merge(halves[1], frame)
     assert same(merged.state(), whole.state())
@@ -462,7 +466,7 @@ def test_a_failure_while_writing_leaves_no_build(tmp_path: Path) -> None:
     lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(20)
     contexts = contexts_to_read(corpus, 10_000)
     frame, _ = make_frame(lm, sae, corpus, contexts, SETTINGS)  # type: ignore[arg-type]
-    shard = scan_shard(lm, sae, corpus, contexts, frame)  # type: ignore[arg-type]
+    shard = scan_shard(lm, sae, corpus, contexts, frame, TokenClasses.of(lm.vocabulary()[0]))  # type: ignore[arg-type]
     tables, added = make_tables(lm, sae, corpus, contexts, shard, frame, SETTINGS)  # type: ignore[arg-type]
     del tables["sample"]
     with pytest.raises(KeyError):

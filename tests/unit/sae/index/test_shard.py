@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae.checkpoint import load_checkpoint, save_checkpoint
+from sae.index.classes import CLASSES
+from sae.index.company import SAMPLED, Company
 from sae.index.pairs import rank_within
 from sae.index.peaks import Peaks
-from sae.index.shard import Firings, Frame, Shard, Tokens
+from sae.index.shard import Firings, Frame, Shard, Tokens, held_out
 
-L, V, S = 5, 7, 6
-FRAME = Frame(n_latents=L, d_vocab=V, context_length=S, hist_edges=(0.6, 1.1, 2.3), unit=4.0, n_strong=2, n_bin=1)
+L, V, S, D, C = 5, 7, 6, 3, len(CLASSES)
+FRAME = Frame(n_latents=L, d_vocab=V, context_length=S, hist_edges=(0.6, 1.1, 2.3), unit=4.0, norm_unit=16.0,
+              n_strong=2, n_bin=1)
 
 
 class Text:
@@ -31,31 +34,34 @@ class Text:
         fires = torch.rand(n_contexts, S, L, generator=generator) < density
         fires[..., 4] = False
         self.acts_CSL = torch.where(fires, values, 0.0)
-        self.norm_CS = 1 + 9 * torch.rand(n_contexts, S, generator=generator)
+        self.x_CSD = 4 * torch.randn(n_contexts, S, D, generator=generator)
+        self.error_CS = torch.rand(n_contexts, S, generator=generator)
+        self.classes_CS = torch.randint(0, 1 << C, (n_contexts, S), generator=generator).to(torch.int16)
+
+    @property
+    def norm_CS(self) -> Tensor:
+        return self.x_CSD.norm(dim=2)
 
     def shard(self, contexts: list[int]) -> Shard:
         """What a scan would make of these contexts, in this order."""
-        rows: dict[str, list[Tensor]] = {"firing": [], "token": [], "next": []}
+        tokens: list[Tokens] = []
+        firings: list[Firings] = []
         for c in contexts:
             n = int(self.length_C[c])
-            acts, tokens = self.acts_CSL[c, :n], self.tokens_CS[c, :n]
-            following = torch.cat([tokens[1:], torch.tensor([-1])])
-            l0 = (acts > 0).sum(dim=1)
-            position, latent = acts.nonzero(as_tuple=True)
-            counted = position > 0
-            position, latent = position[counted], latent[counted]
-            rows["firing"].append(torch.stack([
-                latent.double(), acts[position, latent].double(), torch.full_like(latent, c).double(),
-                position.double(), tokens[position].double(), following[position].double(), l0[position].double()]))
-            rows["token"].append(torch.stack([
-                tokens.double(), torch.arange(n).double(), l0.double(), self.norm_CS[c, :n].double()]))
-            rows["next"].append(following[1:][following[1:] >= 0])
-        latent, value, context, position, token, following, l0 = torch.cat(rows["firing"], dim=1)
-        firings = Firings(latent.long(), value.float(), context.long(), position.long(), token.long(),
-                          following.long(), l0.long())
-        token, position, l0, norm = torch.cat(rows["token"], dim=1)
-        tokens = Tokens(token.long(), position.long(), l0.long(), norm.float())
-        return Shard.of(FRAME, len(contexts), firings, tokens, torch.cat(rows["next"]))
+            acts, token = self.acts_CSL[c, :n], self.tokens_CS[c, :n]
+            one = Tokens(
+                torch.full((n,), c), torch.arange(n), token, torch.roll(token, 1),
+                torch.cat([token[1:], torch.tensor([-1])]), self.classes_CS[c, :n], (acts > 0).sum(dim=1),
+                self.x_CSD[c, :n], self.error_CS[c, :n])
+            at, latent = acts.nonzero(as_tuple=True)
+            at, latent = at[at > 0], latent[at > 0]
+            tokens.append(one)
+            firings.append(Firings(latent, acts[at, latent], one.context_B[at], at, token[at], one.previous_B[at],
+                                   one.next_B[at], one.l0_B[at], one.classes_B[at]))
+        return Shard.of(
+            FRAME, len(contexts),
+            Firings(*(torch.cat(column) for column in zip(*(vars(f).values() for f in firings), strict=True))),
+            Tokens(*(torch.cat(column) for column in zip(*(vars(t).values() for t in tokens), strict=True))))
 
 
 def same(a: Any, b: Any) -> bool:
@@ -95,6 +101,7 @@ def test_a_shard_is_what_a_count_by_hand_gives(seed: int, n_contexts: int, densi
     counted_CS = real_CS & (torch.arange(S) > 0)
     acts_CSL = text.acts_CSL * counted_CS[..., None]
     l0_CS = (text.acts_CSL > 0).sum(dim=2)
+    held_C = held_out(torch.arange(n_contexts))
     for latent in range(L):
         acts_CS = acts_CSL[..., latent]
         fires_CS = acts_CS > 0
@@ -107,17 +114,41 @@ def test_a_shard_is_what_a_count_by_hand_gives(seed: int, n_contexts: int, densi
             assert float(shard.mean_L(FRAME)[latent]) == pytest.approx(float(values.double().mean()), abs=1e-8)
             std = float(values.double().std(correction=0))
             assert float(shard.std_L(FRAME)[latent]) == pytest.approx(std, abs=1e-7)
+            if len(set(values.tolist())) > 1:
+                skew = float(((values.double() - values.double().mean()) / std).pow(3).mean())
+                assert float(shard.skew_L()[latent]) == pytest.approx(skew, abs=1e-5)
+            else:
+                assert torch.isnan(shard.skew_L()[latent])
         else:
             assert torch.isnan(shard.mean_L(FRAME)[latent])
         expected = [int(((values > low) & (values <= high)).sum())
                     for low, high in ((0, 0.6), (0.6, 1.1), (1.1, 2.3), (2.3, 99))]
         assert shard.hist_LK[latent].tolist() == expected
         assert shard.position_LS[latent].tolist() == fires_CS.sum(dim=0).tolist()
+        assert shard.first_L[latent] == int(fires_CS[:, 1].sum())
+        last_C = text.length_C - 1
+        assert shard.last_L[latent] == int(fires_CS[torch.arange(n_contexts), last_C].sum())
+        for half in (0, 1):
+            here_CS = fires_CS & (held_C == bool(half))[:, None]
+            assert shard.firings_2L[half, latent] == int(here_CS.sum())
+            assert shard.class_2LC[half, latent].tolist() == [
+                int((here_CS & (text.classes_CS >> c & 1).bool()).sum()) for c in range(C)]
+            for pairs, token_CS in ((shard.tokens, text.tokens_CS), (shard.previous, text.tokens_CS.roll(1, 1))):
+                mine = pairs.key_N // V == latent
+                count = pairs.held_N[mine] if half else (pairs.n_N - pairs.held_N)[mine]
+                by_hand = torch.bincount(token_CS[here_CS], minlength=V)
+                assert count.tolist() == by_hand[pairs.key_N[mine] % V].tolist()
+                assert int(count.sum()) == int(by_hand.sum())
     assert shard.l0_hist.tolist() == [int((l0_CS[counted_CS] == n).sum()) for n in range(L + 1)]
     assert shard.l0_bos_hist.tolist() == [int((l0_CS[:, 0] == n).sum()) for n in range(L + 1)]
-    assert shard.followed_V.tolist() == [
-        sum(int(text.tokens_CS[c, s + 1] == v) for c in range(n_contexts) for s in range(1, text.length_C[c] - 1))
-        for v in range(V)]
+    for half in (0, 1):
+        mine = [c for c in range(n_contexts) if bool(held_C[c]) == bool(half)]
+        places = [(c, p) for c in mine for p in range(1, text.length_C[c])]
+        for base, shift in ((shard.token_2V, 0), (shard.preceding_2V, -1), (shard.following_2V, 1)):
+            there = [int(text.tokens_CS[c, p + shift]) for c, p in places if p + shift < text.length_C[c]]
+            assert base[half].tolist() == [there.count(v) for v in range(V)]
+        assert shard.class_2C[half].tolist() == [
+            sum(int(text.classes_CS[c, p] >> bit & 1) for c, p in places) for bit in range(C)]
     assert shard.l0_token_V2.tolist() == [
         [int((counted_CS & (text.tokens_CS == v)).sum()), int(l0_CS[counted_CS & (text.tokens_CS == v)].sum())]
         for v in range(V)]
@@ -128,6 +159,30 @@ def test_a_shard_is_what_a_count_by_hand_gives(seed: int, n_contexts: int, densi
         norms = text.norm_CS[counted_CS].sort().values
         middle = norms[[(len(norms) - 1) // 2, len(norms) // 2]]
         assert float(middle[0]) * 0.985 < shard.median_norm() < float(middle[1]) * 1.015
+        mean_D = text.x_CSD[counted_CS].double().mean(dim=0)
+        for s in range(1, S):
+            here_C = counted_CS[:, s]
+            spread = float((text.x_CSD[here_C, s].double() - mean_D).square().sum())
+            if spread > 1e-3:
+                expected_fvu = float(text.error_CS[here_C, s].sum()) / spread
+                assert float(shard.fvu_S()[s]) == pytest.approx(expected_fvu, rel=1e-4)
+            elif not here_C.any():
+                assert torch.isnan(shard.fvu_S()[s])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32))
+def test_the_company_is_that_of_the_counted_tokens(seed: int) -> None:
+    text = Text(seed, 6, 0.5)
+    shard = text.shard(list(range(6)))
+    place, latent = [], []
+    for c in range(6):
+        for p in range(1, text.length_C[c]):
+            for i in text.acts_CSL[c, p].nonzero().squeeze(1).tolist():
+                place.append(c * S + p)
+                latent.append(i)
+    by_hand = Company.find(torch.tensor(place), torch.tensor(latent)).prune(SAMPLED)
+    assert same(vars(shard.company), vars(by_hand))
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,0 +1,164 @@
+"""The build's table of latents: a row for each, everything that a page shows of it but its contexts.
+
+Shapes: L latents, V vocabulary, K listed, N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from sae.autoencoder import Autoencoder
+from sae.index.classes import CLASSES
+from sae.index.company import SAMPLED, Together, implied, together
+from sae.index.directions import LogitEffects, nearest
+from sae.index.flags import flags, largest_in_row
+from sae.index.pairs import PairCounts, TopPairs, rank_within, with_lift
+from sae.index.rules import KINDS, Counts, Rules, find_rules
+from sae.index.shard import Frame, Shard
+from sae.kernels.sorting import stable_argsort
+
+LISTED_TOKENS = 10
+LISTED_LATENTS = 8
+
+
+def latent_table(
+    sae: Autoencoder, shard: Shard, frame: Frame, tokens: TopPairs, effects: LogitEffects, map_L2: Tensor,
+    check: Callable[[], None],
+) -> pa.Table:
+    """`tokens`: the tokens that each latent fires on, with lift."""
+    L = frame.n_latents
+    counted = int(shard.token_2V.sum())
+    n_tokens_L = shard.n_tokens_L
+    density_L = n_tokens_L.double() / counted
+    top_token_n_L = torch.zeros(L, dtype=torch.int64).scatter_reduce_(0, tokens.latent_N, tokens.n_N, "amax")
+    marks = flags(n_tokens_L, counted, top_token_n_L, largest_in_row(shard.position_LS), shard.class_2LC.sum(dim=0))
+    living_L = ~marks["dead"]
+    encoder_norm_L = sae.W_enc_LD.norm(dim=1)
+    same_width = sae.W_enc_LD.shape == sae.W_dec_LD.shape
+    cosine_L = (torch.nn.functional.cosine_similarity(sae.W_enc_LD, sae.W_dec_LD, eps=1e-12) if same_width
+                else torch.full((L,), torch.nan))
+    centre_S = (torch.arange(frame.position_bins).double() + 0.5) * frame.context_length / frame.position_bins - 0.5
+
+    def ratio(value_L: Tensor) -> pa.Array:
+        """Per firing token; null for a latent that never fires."""
+        return _floats(value_L.double() / n_tokens_L)
+
+    return pa.table({
+        "latent": np.arange(L, dtype=np.int32), "n_tokens": n_tokens_L.numpy(),
+        "n_contexts": shard.n_contexts_L.numpy(), "density": density_L.numpy(),
+        "max_act": shard.max_L.numpy(), "mean_act": _floats(shard.mean_L(frame)),
+        "std_act": _floats(shard.std_L(frame)), "skew_act": _floats(shard.skew_L()),
+        "hist": _rows(shard.hist_LK.numpy().astype(np.uint32)),
+        "mean_position": ratio(shard.position_LS.double() @ centre_S),
+        "n_first": shard.first_L.numpy(), "n_last": shard.last_L.numpy(),
+        **{name: mark.numpy() for name, mark in marks.items()},
+        **_token_columns(shard, frame, tokens), **_logit_columns(effects),
+        **_nearest_columns("neighbour", sae.W_dec_LD, living_L, check),
+        **_nearest_columns("encoder_neighbour", sae.W_enc_LD, living_L, check),
+        **_company_columns(shard, density_L, check), **_rule_columns(shard),
+        "encoder_norm": encoder_norm_L.cpu().numpy(), "encoder_decoder_cos": _floats(cosine_L.cpu()),
+        "mean_l0": ratio(shard.sum_l0_L), "map_x": _floats(map_L2[:, 0]), "map_y": _floats(map_L2[:, 1]),
+    })
+
+
+def _token_columns(shard: Shard, frame: Frame, tokens: TopPairs) -> dict[str, Any]:
+    totals_L = torch.zeros(frame.n_latents, dtype=torch.int64)
+    totals_L.index_add_(0, shard.nexts.key_N // frame.d_vocab, shard.nexts.n_N)
+    nexts = with_lift(shard.nexts, totals_L, shard.following_2V.sum(dim=0))
+    top, following = (_token_lists(pairs, frame.n_latents) for pairs in (tokens, nexts))
+    return {
+        "top_tokens": top["token"], "top_token_n": top["n"], "top_token_lift": top["lift"],
+        "top_token_max": top["max"], "next_tokens": following["token"], "next_token_n": following["n"],
+        "next_token_lift": following["lift"]}
+
+
+def _logit_columns(effects: LogitEffects) -> dict[str, Any]:
+    return {
+        "logit_pos": _rows(effects.top_LK.numpy().astype(np.int32)),
+        "logit_pos_value": _rows(effects.top_value_LK.numpy()),
+        "logit_neg": _rows(effects.bottom_LK.numpy().astype(np.int32)),
+        "logit_neg_value": _rows(effects.bottom_value_LK.numpy()),
+        "logit_hist": _rows(effects.hist_LK.numpy().astype(np.uint32)), "logit_std": effects.std_L.numpy(),
+        "logit_skew": effects.skew_L.numpy(), "logit_kurtosis": effects.kurtosis_L.numpy()}
+
+
+def _nearest_columns(name: str, W_LD: Tensor, living_L: Tensor, check: Callable[[], None]) -> dict[str, Any]:
+    ids, cosines = nearest(W_LD, living_L, LISTED_LATENTS, check)
+    return {f"{name}s": _rows(ids.numpy().astype(np.int32)), f"{name}_cos": _rows(cosines.numpy())}
+
+
+def _company_columns(shard: Shard, density_L: Tensor, check: Callable[[], None]) -> dict[str, Any]:
+    pairs, sampled_L = together(shard.company, density_L, SAMPLED, check)
+    rule = implied(pairs, sampled_L)
+    phi_L = torch.full((len(density_L),), torch.nan, dtype=torch.float64)
+    phi_L.scatter_reduce_(0, pairs.latent_N, pairs.phi_N, "amax", include_self=False)
+    columns: dict[str, Any] = {"max_phi": _floats(phi_L)}
+    backwards = Together(pairs.other_N, pairs.latent_N, pairs.given_N, pairs.lift_N, pairs.phi_N)
+    for name, some, where in (("together", pairs, pairs.phi_N > 0), ("implies", pairs, rule),
+                              ("implied_by", backwards, rule)):
+        columns |= _latent_lists(name, some, where, len(density_L))
+    return columns
+
+
+def _latent_lists(name: str, pairs: Together, where: Tensor, n_latents: int) -> dict[str, Any]:
+    """The pairs of highest φ of each latent, as list columns."""
+    row = where.nonzero().squeeze(1)
+    falling = ((1 - pairs.phi_N[row]).clamp(0, 2) * (1 << 30)).long()
+    row = row[stable_argsort(pairs.latent_N[row] << 32 | falling)]
+    row = row[rank_within(pairs.latent_N[row]) < LISTED_LATENTS]
+    offsets = _offsets(torch.bincount(pairs.latent_N[row], minlength=n_latents))
+    columns = {"": pairs.other_N.int(), "_given": pairs.given_N.float(), "_lift": pairs.lift_N.float(),
+               "_phi": pairs.phi_N.float()}
+    return {name + suffix: pa.ListArray.from_arrays(offsets, column[row].numpy()) for suffix, column in columns.items()}
+
+
+def _rule_columns(shard: Shard) -> dict[str, Any]:
+    pairs: dict[str, PairCounts] = {"token": shard.tokens, "previous": shard.previous, "next": shard.nexts}
+    bases = {"token": shard.token_2V, "previous": shard.preceding_2V, "next": shard.following_2V}
+    rules = find_rules(Counts(shard.firings_2L, pairs, bases, shard.class_2LC, shard.class_2C))
+    some_L = rules.kind_L >= 0
+
+    def where(values: list[Any]) -> pa.Array:
+        return pa.array([value if some else None for value, some in zip(values, some_L.tolist(), strict=True)])
+
+    kinds = [KINDS[kind] for kind in rules.kind_L.tolist()]
+    classes = [name if kind == "class" else None
+               for kind, name in zip(kinds, (list(CLASSES)[c] for c in rules.class_L.tolist()), strict=True)]
+    return {
+        "rule_kind": where(kinds), "rule_tokens": _rule_tokens(rules), "rule_class": pa.array(classes, pa.string()),
+        "rule_precision": where(rules.precision_L.tolist()), "rule_recall": where(rules.recall_L.tolist()),
+        "rule_f1": where(rules.f1_L.tolist())}
+
+
+def _rule_tokens(rules: Rules) -> pa.ListArray:
+    named_LK = (rules.token_LK >= 0) & (rules.kind_L >= 0)[:, None]
+    return pa.ListArray.from_arrays(_offsets(named_LK.sum(dim=1)), rules.token_LK[named_LK].int().numpy())
+
+
+def _floats(value_L: Tensor) -> pa.Array:
+    """As a column; NaN is null."""
+    return pa.array(value_L.float().numpy(), from_pandas=True)
+
+
+def _offsets(counts: Tensor) -> pa.Array:
+    return pa.array(np.concatenate([[0], counts.cumsum(0).numpy()]), pa.int32())
+
+
+def _rows(matrix: np.ndarray) -> pa.ListArray:
+    """A list column of the rows of a matrix."""
+    offsets = np.arange(len(matrix) + 1, dtype=np.int32) * matrix.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(matrix.reshape(-1)))
+
+
+def _token_lists(pairs: TopPairs, n_latents: int) -> dict[str, pa.ListArray]:
+    """The first rows of each latent as list columns."""
+    listed = rank_within(pairs.latent_N) < LISTED_TOKENS
+    offsets = _offsets(torch.bincount(pairs.latent_N[listed], minlength=n_latents))
+    columns = {"token": pairs.token_N.int(), "n": pairs.n_N, "lift": pairs.lift_N, "max": pairs.max_N}
+    return {name: pa.ListArray.from_arrays(offsets, values[listed].numpy()) for name, values in columns.items()}

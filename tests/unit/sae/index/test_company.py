@@ -1,0 +1,80 @@
+"""Which latents fire together, against counting by hand."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sae.index import company as company_module
+from sae.index.company import IMPLIED_LIFT, IMPLIED_SHARE, IMPLIED_TOKENS, MIN_TOGETHER, Company, implied, together
+from sae.index.peaks import hash31
+
+
+def firings(seed: int, n_tokens: int, n_latents: int) -> tuple[Tensor, Tensor]:
+    """Random codes: some tokens without a latent, some latents on nearly every token, one that implies another."""
+    generator = torch.Generator().manual_seed(seed)
+    active_TL = torch.rand(n_tokens, n_latents, generator=generator) < torch.rand(n_latents, generator=generator) ** 2
+    active_TL[:, 1] |= active_TL[:, 0]
+    token_N, latent_N = active_TL.nonzero(as_tuple=True)
+    return token_N * 7 + 3, latent_N
+
+
+def columns(company: Company) -> list[list[int]]:
+    return [column.tolist() for column in vars(company).values()]
+
+
+@given(seed=st.integers(0, 10_000), n_tokens=st.integers(1, 60), n_kept=st.integers(1, 20), cut=st.integers(0, 60))
+def test_shards_merge_to_what_one_pass_keeps(seed: int, n_tokens: int, n_kept: int, cut: int) -> None:
+    token_N, latent_N = firings(seed, n_tokens, 6)
+    whole = Company.find(token_N, latent_N).prune(n_kept)
+    first = token_N < cut * 7
+    parts = [Company.find(token_N[side], latent_N[side]).prune(n_kept) for side in (first, ~first)]
+    assert columns(parts[0].merge(parts[1]).prune(n_kept)) == columns(whole)
+    assert columns(parts[1].merge(parts[0]).prune(n_kept)) == columns(whole)
+
+
+@given(seed=st.integers(0, 10_000), n_tokens=st.integers(1, 80), n_kept=st.integers(1, 30), run=st.integers(1, 200))
+def test_pairs_are_those_of_each_latents_own_sample(seed: int, n_tokens: int, n_kept: int, run: int) -> None:
+    L = 6
+    token_N, latent_N = firings(seed, n_tokens, L)
+    on = {int(t): set(latent_N[token_N == t].tolist()) for t in token_N.unique()}
+    density_L = torch.bincount(latent_N, minlength=L).double() / n_tokens
+    with patch.object(company_module, "_RUN_PAIRS", run):
+        pairs, sampled_L = together(Company.find(token_N, latent_N).prune(n_kept), density_L, n_kept)
+
+    expected = []
+    for a in range(L):
+        tokens = sorted((t for t in on if a in on[t]), key=lambda t: (int(hash31(torch.tensor([t]))), t))[:n_kept]
+        assert sampled_L[a] == len(tokens)
+        for b in range(L):
+            count = sum(b in on[t] for t in tokens)
+            if b != a and count >= MIN_TOGETHER:
+                given_b = count / len(tokens)
+                expected.append((a, b, given_b, given_b / float(density_L[b])))
+    rows = list(zip(*(column.tolist() for column in vars(pairs).values()), strict=True))
+    assert [row[:2] for row in rows] == [row[:2] for row in expected]
+    torch.testing.assert_close(torch.tensor([row[2:4] for row in rows]), torch.tensor([row[2:] for row in expected]))
+    rule = [share >= IMPLIED_SHARE and lift >= IMPLIED_LIFT and int(sampled_L[a]) >= IMPLIED_TOKENS
+            for a, _, share, lift in expected]
+    assert implied(pairs, sampled_L).tolist() == rule
+
+
+def test_phi_is_the_correlation_of_firing_where_all_firings_are_kept() -> None:
+    token_N, latent_N = firings(1, 300, 5)
+    active_TL = torch.zeros(300, 5, dtype=torch.float64)
+    active_TL[(token_N - 3) // 7, latent_N] = 1
+    pairs, _ = together(Company.find(token_N, latent_N).prune(1000), active_TL.mean(dim=0), 1000)
+    assert len(pairs.phi_N) >= 12
+    by_hand = torch.corrcoef(active_TL.T)[pairs.latent_N, pairs.other_N]
+    torch.testing.assert_close(pairs.phi_N, by_hand)
+
+
+def test_nothing_fires() -> None:
+    nothing = torch.zeros(0, dtype=torch.int64)
+    pairs, sampled_L = together(Company.find(nothing, nothing).prune(4), torch.zeros(3, dtype=torch.float64), 4)
+    assert len(pairs.latent_N) == 0
+    assert sampled_L.tolist() == [0, 0, 0]
