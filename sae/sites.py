@@ -7,15 +7,29 @@ reconstructs another (`out_hook`).
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from sae.errors import UserError
 from sae.models import ModelInfo
 
-# The kinds of site, with their names in an SAE's own name, e.g. `2-res-batchtopk-4k`.
-KINDS = {
-    "hook_resid_pre": "res_pre", "hook_resid_mid": "res_mid", "hook_resid_post": "res", "hook_attn_out": "att",
-    "attn.hook_z": "z", "hook_mlp_in": "mlp_in", "ln2.hook_normalized": "mlp_norm", "mlp.hook_post": "mlp_act",
-    "hook_mlp_out": "mlp"}
+# The kinds of site, in the order in which a block computes them:
+#     hook_resid_pre        the residual stream entering the block
+#     attn.hook_z           the heads' outputs side by side, before the output matrix: H·d_head wide
+#     hook_attn_out         what attention adds to the residual stream
+#     hook_resid_mid        the residual stream between; a block that runs both side by side has none
+#     hook_mlp_in           the same as the MLP's norm takes it in; an edit changes the MLP alone
+#     ln2.hook_normalized   that, normalised, before the norm's gain
+#     mlp.hook_in           that, with the norm's gain and bias: what the MLP really takes in
+#     mlp.hook_post         the MLP's hidden activations (times their gate, where it has one): d_mlp wide
+#     hook_mlp_out          what the MLP adds to the residual stream
+#     hook_resid_post       the residual stream leaving the block
+Kind = Literal["hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid", "hook_mlp_in",
+               "ln2.hook_normalized", "mlp.hook_in", "mlp.hook_post", "hook_mlp_out", "hook_resid_post"]
+# Their names in an SAE's own name, e.g. `2-res-batchtopk-4k`.
+KINDS: dict[str, str] = {
+    "hook_resid_pre": "res_pre", "attn.hook_z": "z", "hook_attn_out": "att", "hook_resid_mid": "res_mid",
+    "hook_mlp_in": "mlp_in", "ln2.hook_normalized": "mlp_norm", "mlp.hook_in": "mlp_ln", "mlp.hook_post": "mlp_act",
+    "hook_mlp_out": "mlp", "hook_resid_post": "res"}
 
 _PATTERN = re.compile(r"blocks\.(\d+)\.(" + "|".join(re.escape(kind) for kind in KINDS) + r")")
 
@@ -32,6 +46,12 @@ def parse_site(hook: str, field: str = "hook") -> tuple[int, str]:
         raise UserError(f"{field}: {hook!r} is no known site; known are blocks.<layer>. and one of {', '.join(KINDS)}",
                         field)
     return int(match[1]), match[2]
+
+
+def precedes(kind: str, other: str) -> bool:
+    """Whether a block computes one kind of site before another."""
+    order = list(KINDS)
+    return order.index(kind) < order.index(other)
 
 
 def check_site(info: ModelInfo, hook: str, field: str = "hook") -> int:
