@@ -17,6 +17,7 @@ from app.catalog import Catalog
 from app.errors import SignInNeeded
 from app.jobs.supervisor import Supervisor
 from app.models import User
+from app.questions import Questions
 from app.settings import Settings
 from app.steering import SteeringRuns
 from app.worker.client import WorkerClient
@@ -101,9 +102,15 @@ def get_steering(request: Request) -> SteeringRuns:
     return steering
 
 
+def get_questions(request: Request) -> Questions:
+    questions: Questions = request.app.state.questions
+    return questions
+
+
 WorkspaceDep = Annotated[Workspace, Depends(get_workspace)]
 CatalogDep = Annotated[Catalog, Depends(get_catalog)]
 BuildsDep = Annotated[Builds, Depends(get_builds)]
 WorkerDep = Annotated[WorkerClient, Depends(get_worker)]
 SupervisorDep = Annotated[Supervisor, Depends(get_supervisor)]
 SteeringDep = Annotated[SteeringRuns, Depends(get_steering)]
+QuestionsDep = Annotated[Questions, Depends(get_questions)]

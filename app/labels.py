@@ -26,6 +26,12 @@ def of_latents(db: Session, sae_id: str, latents: Collection[int]) -> dict[int, 
     return {row.latent: row for row in rows}
 
 
+def texts(db: Session, sae_id: str) -> dict[int, str]:
+    """What is written on the latents of this SAE, by number; those without a text are left out."""
+    rows = db.execute(select(Label.latent, Label.text).where(Label.sae_id == sae_id, Label.text != ""))
+    return {row.latent: row.text for row in rows}
+
+
 def starred(db: Session, sae_id: str) -> frozenset[int]:
     """The latents of this SAE that bear a star."""
     return frozenset(db.scalars(select(Label.latent).where(Label.sae_id == sae_id, Label.starred)))

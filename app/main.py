@@ -29,7 +29,8 @@ from app.jobs.launchers.local import LocalLauncher
 from app.jobs.lock import WorkspaceLock
 from app.jobs.supervisor import Supervisor
 from app.metrics import CountRequests
-from app.routes import admin, api, features, health, home, login, runs, steer, tokens
+from app.questions import Questions
+from app.routes import admin, api, features, health, home, inspect, login, runs, steer, tokens
 from app.security import HeadAsGet, RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
 from app.settings import Settings
 from app.steering import SteeringRuns
@@ -53,6 +54,7 @@ def create_app(
             await run_in_threadpool(_open, app, settings, stack, lock, launcher, supervise)
             yield
             await app.state.steering.close()
+            await app.state.questions.close()
             await run_in_threadpool(stack.close)
 
     app = FastAPI(
@@ -63,7 +65,7 @@ def create_app(
     errors.install(app)
     app.mount("/static", VersionedStatic(directory=STATIC), name="static")
     # Last the features, whose `/{model}/{sae}` would take any address of two parts.
-    for module in (health, login, api, admin, runs, steer, home, tokens, features):
+    for module in (health, login, api, admin, runs, steer, inspect, home, tokens, features):
         app.include_router(module.router)
     return app
 
@@ -72,6 +74,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
     limits = {
         "login": TokenBuckets(settings.logins_per_minute),
         "steer": TokenBuckets(settings.steers_per_minute),
+        "inspect": TokenBuckets(settings.steers_per_minute),
     }
     return [
         Middleware(CountRequests),
@@ -108,6 +111,7 @@ def _open(
     state = app.state
     state.engine, state.sessions, state.catalog = engine, sessions, catalog
     state.builds, state.worker, state.supervisor, state.steering = builds, worker, supervisor, steering
+    state.questions = Questions(worker)
     if settings.demo:
         start_demo(app)
     if supervise:

@@ -141,3 +141,13 @@ class SteerRun(Base):
     result: Mapped[dict[str, Any] | None]
     state: Mapped[str] = mapped_column(String(20), default="queued")
     error: Mapped[str | None] = mapped_column(Text)
+
+
+class Inspection(Base):
+    """Texts given to the prompt inspector and the SAEs to read them with.  `id` is a digest of the request."""
+
+    __tablename__ = "inspections"
+
+    id: Mapped[str] = mapped_column(String(80), primary_key=True)
+    created: Mapped[float] = mapped_column(default=time.time)
+    request: Mapped[dict[str, Any]]

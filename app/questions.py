@@ -1,0 +1,102 @@
+"""One-shot questions to the model worker: an inspection, a next-token table, a latent's effects.
+
+Each has one answer, which is kept for a while under the question's key, so that a page that sorts
+its rows anew, or comes back, asks nothing again.  A question goes on while nobody looks; one that
+ends in a fault is told of once and asked anew the next time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any
+
+from app.worker.client import WorkerClient
+from app.worker.protocol import Busy, Event, Failed, Final, Loading, Part, Queued
+
+log = logging.getLogger(__name__)
+
+_ASKING = "asking the model worker"
+
+
+class Question:
+    """What is known of a question now: what it waits for (`note`), and its last event once it has ended."""
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.note = _ASKING
+        self.last: Event | None = None
+        self.ended = asyncio.Event()
+
+    @property
+    def fault(self) -> Failed | Busy | None:
+        return self.last if isinstance(self.last, Failed | Busy) else None
+
+    def take(self, event: Event) -> None:
+        """Bring the question up to an event of the worker."""
+        if isinstance(event, Final):
+            self.last = event
+            self.ended.set()
+        elif isinstance(event, Queued):
+            self.note = queue_words(event.position)
+        elif isinstance(event, Loading):
+            self.note = event.what
+        elif isinstance(event, Part):
+            self.note = f"{event.done:.0%} done"
+        else:
+            self.note = "reading"
+
+
+def queue_words(position: int) -> str:
+    """A place in the worker's queue as people say it."""
+    return "next in line" if position == 1 else f"waiting: {position - 1} before this one"
+
+
+def busy_words(busy: Busy) -> str:
+    """What to say when the worker's queue is full."""
+    return f"The model worker has no room at the moment; try again in {busy.retry_after_s:.0f} s."
+
+
+class Questions:
+    """Asks the worker and keeps the newest `keep` answers.  Use it on the event loop."""
+
+    def __init__(self, worker: WorkerClient, keep: int = 64) -> None:
+        self._worker, self._keep = worker, keep
+        self._known: OrderedDict[Hashable, Question] = OrderedDict()  # used longest ago first
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def ask(self, key: Hashable, message: Any, patience_s: float) -> Question:
+        """The question, asked now unless it is known; waits at most so long for its end."""
+        question = self._known.get(key)
+        if question is None:
+            question = self._known[key] = Question(key)
+            task = asyncio.create_task(self._follow(question, message))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self._known.move_to_end(key)
+        try:
+            await asyncio.wait_for(question.ended.wait(), patience_s)
+        except TimeoutError:
+            return question
+        if question.fault and self._known.get(key) is question:
+            del self._known[key]
+        return question
+
+    async def close(self) -> None:
+        """Leave all that is being asked."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _follow(self, question: Question, message: Any) -> None:
+        try:
+            async for event in self._worker.ask(message):
+                question.take(event)
+        except Exception as error:
+            log.exception("a question to the model worker")
+            question.take(Failed(message=f"Something broke on this side: {type(error).__name__}: {error}"))
+        ended = [key for key, known in self._known.items() if known.ended.is_set()]
+        for key in ended[: max(0, len(self._known) - self._keep)]:
+            del self._known[key]
