@@ -88,6 +88,12 @@ class Trainee:
         return list(self.named_parameters().values())
 
     @property
+    def warm(self) -> float:
+        """The share of the sparsity coefficient in force at the next step: rises linearly from 0."""
+        steps = self.n_steps * self.spec.sparsity_warmup
+        return min(1.0, (self.steps_done + 1) / steps) if steps else 1.0
+
+    @property
     def dead_M(self) -> Tensor:
         """The latents that have been silent for too long."""
         return (self.silent_tokens_L > self.dead_after_tokens).nonzero().squeeze(1)
@@ -121,7 +127,7 @@ class Trainee:
         input_BD = y_BD - self.b_in_D
         pre_BL = self._encoder_product(input_BD)
         learned = self.sparsity.learn(Batch(
-            pre_BL, target_BD, self.b_enc_L, self.W_dec_LD, self.b_dec_D, self.variance, len(y_BD), self._warm()))
+            pre_BL, target_BD, self.b_enc_L, self.W_dec_LD, self.b_dec_D, self.variance, len(y_BD), self.warm))
         self.W_dec_LD.grad, self.b_dec_D.grad = learned.grad_W_dec_LD, learned.grad_b_dec_D
         grad_W_enc_LD = self.W_enc_LD.grad = learned.grad_pre.transpose_matmul(input_BD)
         grad_pre_L = learned.grad_pre.latent_sum_L()
@@ -145,11 +151,6 @@ class Trainee:
     def _encoder_product(self, input_BD: Tensor) -> Tensor:
         dtype = self.product_dtype
         return torch.addmm(self.b_enc_L.to(dtype), input_BD.to(dtype), self.W_enc_LD.to(dtype).T)
-
-    def _warm(self) -> float:
-        """The share of the sparsity coefficient in force: rises linearly from 0."""
-        steps = self.n_steps * self.spec.sparsity_warmup
-        return min(1.0, (self.steps_done + 1) / steps) if steps else 1.0
 
     def _remove_parallel_gradient(self) -> None:
         """Take out of each decoder row's gradient the part along the row: its norm stays 1 anyway."""

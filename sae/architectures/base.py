@@ -57,10 +57,7 @@ class Learned:
 
 
 class Sparsity(ABC):
-    """The rule of an SAE.  `threshold` is θ where the rule has a single one, else None.
-
-    `k` is 0 for a rule that is not told how many latents to keep.
-    """
+    """The rule of an SAE.  `k` is 0 for a rule that is not told how many latents to keep."""
 
     has_threshold: ClassVar[bool] = False  # one θ for all latents, calibrated so that the mean L0 is k
     has_k: ClassVar[bool] = True
@@ -69,9 +66,20 @@ class Sparsity(ABC):
     start_bias: ClassVar[float] = 0.0  # b_enc before the first step, in units of `Start.input_scale`
     lengths: ClassVar[frozenset[str]] = frozenset()  # own tensors that are measured in units of the activations
 
+    coefficient: float | None = None  # the weight of the rule's penalty, where it has one
+
     def __init__(self, k: int = 0) -> None:
         self.k = k
-        self.threshold: float | None = None
+        self._threshold: float | None = None
+
+    @property
+    def threshold(self) -> float | None:
+        """θ, where the rule has a single one for all latents and it is known."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, value: float | None) -> None:
+        self._threshold = value
 
     # ---- in an artefact
 

@@ -33,8 +33,18 @@ class BatchTopK(Sparsity):
 
     def __init__(self, k: int = 0) -> None:
         super().__init__(k)
-        self.minima_sum = 0.0  # Python floats are float64
-        self.minima_count = 0
+        self.minima: list[Tensor] = []  # of every batch observed; read only when θ is asked for, for a read waits
+
+    @property
+    def threshold(self) -> float | None:
+        """θ as it was set, or else the mean of the minima seen."""
+        if self._threshold is None and self.minima:
+            return float(torch.stack(self.minima).double().mean())
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, value: float | None) -> None:
+        self._threshold = value
 
     def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:
         self.multi = spec.multi_topk
@@ -69,13 +79,10 @@ class BatchTopK(Sparsity):
     def observe(self, codes: Codes) -> None:
         """Add this batch's smallest kept activation to the mean; batches with none are passed over."""
         if len(codes.value_N):
-            self.minima_sum += float(codes.value_N.min())
-            self.minima_count += 1
-            self.threshold = self.minima_sum / self.minima_count
+            self.minima.append(codes.value_N.min())
 
     def state(self) -> dict[str, Any]:
-        return {"minima_sum": self.minima_sum, "minima_count": self.minima_count}
+        return {"minima": torch.stack(self.minima)} if self.minima else {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.minima_sum, self.minima_count = state["minima_sum"], state["minima_count"]
-        self.threshold = self.minima_sum / self.minima_count if self.minima_count else None
+        self.minima = list(state["minima"]) if state else []

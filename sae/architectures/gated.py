@@ -33,6 +33,7 @@ class Gated(Sparsity):
     has_auxk = False
     start_bias = -1.5  # as ReLU's
     lengths = frozenset({"b_mag"})
+    coefficient: float
     r_mag_L: Tensor
     b_mag_L: Tensor
     b_gate_L: Tensor

@@ -39,6 +39,7 @@ class JumpReLU(Sparsity):
     has_k = False
     independent = True
     lengths = frozenset({"threshold"})
+    coefficient: float
     theta_L: Tensor
 
     @classmethod

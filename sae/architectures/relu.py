@@ -26,6 +26,7 @@ class ReLU(Sparsity):
     has_k = False
     independent = True
     has_auxk = False
+    coefficient: float
     start_bias = -1.5  # a random latent begins active on a fifteenth of the tokens, not on half of them
 
     def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:
