@@ -1,0 +1,326 @@
+"""The settings of training: one SAE, or a sweep of them.  No torch.
+
+Contradictions are refused here, before anything is loaded, with a message that names the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from sae.sites import Kind as Site
+from sae.sites import precedes
+
+Normalization = Literal["none", "dataset", "layer_norm"]
+Architecture = Literal["batch_topk", "topk", "matryoshka", "jumprelu", "gated", "relu"]
+L0Penalty = Literal["target", "linear"]
+BDecInit = Literal["geometric_median", "mean"]
+BufferDtype = Literal["bfloat16", "float16", "float32"]
+
+_WITH_K = ("batch_topk", "topk", "matryoshka")  # architectures that keep k latents, exactly or on average
+_WITH_L1 = ("relu", "gated")
+_MAX_MEMBERS = 256
+_MAX_ENTRIES = 2**31 - 1  # of a step's pre-activations: torch's nonzero on CUDA counts them in 32 bits
+_RESAMPLED = ("relu", "gated")  # a dead latent of these is below zero everywhere, where AuxK finds no gradient
+
+
+def setting(default: Any, description: str, *, group: str, why: str = "", unit: str = "", **limits: Any) -> Any:
+    """A field of a spec: what it is, its unit, why its default is what it is, and where a form shows it."""
+    extra: dict[str, Any] = {"group": group, "why": why, "unit": unit}
+    return Field(default, description=description, json_schema_extra=extra, **limits)
+
+
+class BaseSpec(BaseModel):
+    """What can be asked for: nothing unknown, and never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def prefix_sizes(prefixes: str, n_latents: int) -> tuple[int, ...]:
+    """The sizes of nested dictionaries, from shares ("1/4", "0.25") or numbers of latents.
+
+    Raises ValueError, which names the field, unless they ascend strictly and end at `n_latents`.
+    """
+    sizes = []
+    for word in filter(None, map(str.strip, prefixes.split(","))):
+        try:
+            number = Fraction(word)
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"prefixes: {word!r} is neither a share nor a number of latents") from None
+        share = word == "1" or "." in word or "/" in word
+        sizes.append(int(number * n_latents) if share else int(number))
+    if not sizes or sizes[0] < 1 or any(a >= b for a, b in pairwise(sizes)) or sizes[-1] != n_latents:
+        raise ValueError(f"prefixes: {', '.join(map(str, sizes)) or 'none'} should ascend and end at n_latents, "
+                         f"{n_latents}")
+    return tuple(sizes)
+
+
+class IndexSettings(BaseSpec):
+    """How a feature build is made: the same fields stand in a training run and in an index run."""
+
+    index_tokens: int = setting(
+        400_000, "Text tokens read to build the feature index", group="index", unit="tokens", ge=1_000,
+        why="rarer latents need more text: at 400 k tokens a latent of density 1 in 10,000 fires 40 times")
+    top_contexts: int = setting(
+        20, "Strongest contexts kept per latent", group="index", ge=1, le=200,
+        why="as many as the common dashboards show")
+    band_contexts: int = setting(
+        5, "Random contexts kept per latent from each quantile band of its firing activations",
+        group="index", ge=0, le=100, why="four bands of five show whether the weak half means the same")
+
+
+class _What(BaseSpec):
+    """What is explained: a site of a model on a text."""
+
+    name: str = setting(
+        "", "Name of the SAE under its model, as in its address; empty: made from layer, kind and size",
+        group="what", max_length=80)
+    model: str = setting(
+        "demo", "Language model: 'demo' (embedded), a Hugging Face name, or a local directory",
+        group="what", min_length=1, max_length=4096, why="the embedded model needs no network")
+    text: str = setting(
+        "stdlib", "Text: 'stdlib' (this Python's standard library), a file, a directory, JSONL, "
+        "Parquet, or a Hugging Face data set", group="what", min_length=1, max_length=4096,
+        why="the embedded model was trained on Python source")
+    text_column: str = setting("text", "Column that holds the text in JSONL, Parquet or a data set", group="what")
+    text_split: str = setting("train", "Split of a Hugging Face data set", group="what")
+    layer: int = setting(
+        2, "Block, counted from 0", group="what", ge=0,
+        why="a middle layer: past the tokens, before the prediction")
+    site: Site = setting(
+        "hook_resid_post", "Where in the block activations are read (blocks.<layer>.<site>): the residual stream "
+        "entering (pre), between (mid) or leaving it (post), the heads (z), what attention or the MLP adds (out), "
+        "the MLP's input or its hidden activations (post)", group="what")
+    out_site: Literal["", Site] = setting(
+        "", "Where in the block activations are reconstructed, for a transcoder, say from ln2.hook_normalized to "
+        "hook_mlp_out; empty: where they are read", group="what",
+        why="for batch_topk, topk and matryoshka")
+    context_length: int = setting(
+        128, "Tokens per context, BOS included", group="what", unit="tokens", ge=8, le=8192,
+        why="the length used in the BatchTopK paper (appendix A.1)")
+
+    @property
+    def hook(self) -> str:
+        """The hook point that is read."""
+        return f"blocks.{self.layer}.{self.site}"
+
+    @property
+    def out_hook(self) -> str:
+        """The hook point that a transcoder reconstructs; empty for an SAE."""
+        return f"blocks.{self.layer}.{self.out_site}" if self.out_site else ""
+
+
+class _One(BaseSpec):
+    """One dictionary."""
+
+    architecture: Architecture = setting(
+        "batch_topk", "How latents are selected: the k·B strongest of a batch (BatchTopK; Matryoshka, whose prefixes "
+        "reconstruct by themselves), k on every token (TopK), or by thresholds learned with a penalty on L0 "
+        "(JumpReLU), on L1 (ReLU), or on the L1 of a gate of its own (gated)",
+        group="sae", why="tokens that need more latents get more")
+    n_latents: int = setting(
+        4096, "Latents in the dictionary (L)", group="sae", unit="latents", ge=8, le=4_194_304,
+        why="16 times the demo model's width; 8 to 32 times is usual")
+    k: int = setting(
+        32, "Latents per token: exactly (TopK), on average (BatchTopK, Matryoshka), or aimed at (JumpReLU with the "
+        "target penalty); ReLU and gated are steered by l1_coefficient instead", group="sae", unit="latents",
+        ge=1, why="the paper's middle setting")
+    l1_coefficient: float = setting(
+        0.01, "ReLU and gated: weight of the mean sum of activations (of the gate's, if gated), in units of the "
+        "data's standard deviation, beside FVU", group="sae", gt=0, le=100)
+
+
+def _listed(value: Any) -> Any:
+    """What is typed with commas as a list, each value once."""
+    if isinstance(value, str):
+        value = [word for word in map(str.strip, value.split(",")) if word]
+    return list(dict.fromkeys(value)) if isinstance(value, list | tuple) else [value]
+
+
+_Architectures = Annotated[tuple[Architecture, ...], BeforeValidator(_listed)]
+_Sizes = Annotated[tuple[Annotated[int, Field(ge=8, le=4_194_304)], ...], BeforeValidator(_listed)]
+_Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_listed)]
+_Coefficients = Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeValidator(_listed)]
+
+
+class _Many(BaseSpec):
+    """A grid of dictionaries."""
+
+    architecture: _Architectures = setting(
+        ("batch_topk", "topk"), "Architectures, with commas between: batch_topk, topk, matryoshka, jumprelu, gated, "
+        "relu", group="sae", min_length=1, why="a trade-off shows between two")
+    n_latents: _Sizes = setting(
+        (2048, 4096), "Dictionary sizes (L), with commas between", group="sae", unit="latents", min_length=1)
+    k: _Counts = setting(
+        (16, 32, 64), "Latents per token, with commas between; for architectures that are told", group="sae",
+        unit="latents", min_length=1, why="the paper's three settings")
+    l1_coefficient: _Coefficients = setting(
+        (0.01,), "ReLU and gated, in place of k: weights of the mean sum of activations, with commas between",
+        group="sae", min_length=1)
+
+
+class _How(BaseSpec):
+    """What all dictionaries of a run share: rules, training, stream, evaluation."""
+
+    multi_topk: bool = setting(
+        False, "TopK and BatchTopK: add an eighth of the loss at 4k, so that the SAE stays good when it is read with "
+        "more latents than k", group="rule", why="Gao et al. 2024, section 5.3.1; costs a little at k itself")
+    prefixes: str = setting(
+        "1/16, 1/8, 1/4, 1/2, 1", "Matryoshka: nested dictionaries, ascending, as shares of the latents or as numbers "
+        "of latents; the last is all of them", group="rule", max_length=200,
+        why="the fractions of the authors' code")
+    l0_penalty: L0Penalty = setting(
+        "target", "JumpReLU: (mean L0 / k − 1)² to aim at k latents per token, or mean L0 itself (linear)",
+        group="rule", why="a linear penalty finds its own L0, and another for every model and size")
+    l0_coefficient: float = setting(
+        0.0, "JumpReLU: weight of the penalty beside FVU; 0: 1 for target, 0.002 for linear", group="rule", ge=0,
+        le=100)
+    bandwidth: float = setting(
+        0.1, "JumpReLU: width of the window around θ in which θ feels a gradient, in units of normalised activations "
+        "(a coordinate of the centred input has root mean square 1)", group="rule", gt=0, le=10)
+    normalize: Normalization = setting(
+        "layer_norm", "Input normalisation: none, one scale for the data set (folded into the weights), "
+        "or per-token layer norm (kept as an attribute of the SAE)", group="sae")
+    train_on_bos: bool = setting(
+        True, "Whether the BOS position is among the training tokens", group="sae",
+        why="as in the paper, whose histogram of latents per token shows BOS as a peak of its own")
+
+    tokens: int = setting(
+        2_000_000, "Activations trained on, repeats counted", group="training", unit="tokens", ge=1_000)
+    batch_tokens: int = setting(
+        2048, "Activations per step (B)", group="training", unit="tokens", ge=16, le=1_048_576)
+    lr: float = setting(
+        0.0, "Peak learning rate of Adam; 0: chosen from L and the number of steps", group="training", ge=0, le=1,
+        why="2e-4·√(16384/L), the usual rule, times √(1 + 100,000/steps): short runs need more")
+    warmup_steps: int = setting(
+        50, "Steps over which the learning rate rises from 0", group="training", unit="steps", ge=0)
+    decay_fraction: float = setting(
+        0.3, "Share of the steps, at the end, over which the learning rate falls to 0",
+        group="training", ge=0, le=1)
+    k_aux: int = setting(
+        0, "Dead latents used by the AuxK loss on each token; 0: half of d_model", group="training", ge=0)
+    aux_alpha: float = setting(
+        1 / 32, "Weight of the AuxK loss", group="training", ge=0, le=10, why="Gao et al. 2024, section 2.4")
+    dead_after_tokens: int = setting(
+        0, "A latent silent for so many tokens is dead; 0: a tenth of the run, 10 M at the most",
+        group="training", unit="tokens", ge=0, why="10 M is the literature's; a short run never reaches it")
+    sparsity_warmup: float = setting(
+        0.1, "Share of the steps, at the beginning, over which the penalties on L0 and L1 rise from 0",
+        group="rule", ge=0, le=1)
+    b_dec_init: BDecInit = setting(
+        "geometric_median", "Where b_dec starts: the geometric median of the activations, or their mean",
+        group="training", why="a few tokens with huge norms move the mean, not the median")
+    resample_every: int = setting(
+        0, "ReLU and gated: steps between two resamplings of dead latents, in the first half of the run; 0: none",
+        group="rule", unit="steps", ge=0, why="Bricken et al. 2023; AuxK cannot revive these, whose dead latents "
+        "have no gradient at all")
+    clip_norm: float = setting(1.0, "Largest norm of the gradient", group="training", gt=0)
+    seed: int = setting(0, "Seed of everything random in the run", group="training", ge=0, lt=2**31)
+
+    buffer_tokens: int = setting(
+        262_144, "Activations held in memory and shuffled together; as many again are gathered meanwhile",
+        group="stream", unit="tokens", ge=1_024, why="thousands of contexts are mixed in every batch")
+    buffer_dtype: BufferDtype = setting(
+        "bfloat16", "How activations are held in memory; with bfloat16 the language model computes in it, too",
+        group="stream", why="half of float32's memory, and its range; float16 is finer and holds up to 65,504")
+    reuse: int = setting(
+        1, "Times each harvested activation is trained on", group="stream", ge=1, le=100,
+        why="more than 1 pays where the language model is the slower of the two")
+    eval_tokens: int = setting(
+        100_000, "Held-out text tokens for calibration of θ, and as many again for evaluation",
+        group="evaluation", unit="tokens", ge=1_000)
+    ce_tokens: int = setting(
+        16_384, "Held-out text tokens for ΔCE, which takes four passes of the whole language model",
+        group="evaluation", unit="tokens", ge=256)
+    device: str = setting(
+        "auto", "cpu, cuda, or auto (CUDA where there is one)", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    index: bool = setting(True, "Build the feature index when training is done", group="index")
+
+
+class TrainSpec(_How, _One, _What, IndexSettings):
+    """A training run: text ▸ activations ▸ training ▸ evaluation ▸ index."""
+
+    def members(self) -> list[TrainSpec]:
+        """The SAEs of the run: this one."""
+        return [self]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainSpec:
+        for field, message in _contradictions(self):
+            raise ValueError(f"{field}: {message}")
+        return self
+
+
+class SweepSpec(_How, _Many, _What, IndexSettings):
+    """A sweep: every architecture with every size and every k, trained on one pass of activations."""
+
+    def members(self) -> list[TrainSpec]:
+        """The SAEs of the run, each as a training run of its own would ask for it.  Names are left to be chosen."""
+        shared = self.model_dump(exclude={"name", "architecture", "n_latents", "k", "l1_coefficient"})
+        return [
+            TrainSpec(**shared, architecture=architecture, n_latents=n_latents, **{knob: value})  # type: ignore[arg-type]
+            for architecture in self.architecture for n_latents in self.n_latents
+            for knob, value in self._knobs(architecture)]
+
+    def _knobs(self, architecture: str) -> list[tuple[str, float]]:
+        """What decides how sparse SAEs of an architecture are, with every value asked for."""
+        if architecture in _WITH_L1:
+            return [("l1_coefficient", value) for value in self.l1_coefficient]
+        if architecture == "jumprelu" and self.l0_penalty == "linear":
+            return [("l0_coefficient", self.l0_coefficient)]
+        return [("k", value) for value in self.k]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SweepSpec:
+        n = sum(len(self.n_latents) * len(self._knobs(architecture)) for architecture in self.architecture)
+        if n > _MAX_MEMBERS:
+            raise ValueError(f"architecture: {n} SAEs are asked for; {_MAX_MEMBERS} at most")
+        try:
+            self.members()
+        except ValidationError as error:  # one line, and the field that all of them share
+            raise ValueError(first_fault(error)[1]) from None
+        return self
+
+
+def _contradictions(spec: TrainSpec) -> Iterator[tuple[str, str]]:
+    """What cannot be meant together: (field, what is wrong with it)."""
+    aims_at_k = spec.architecture in _WITH_K or (spec.architecture == "jumprelu" and spec.l0_penalty == "target")
+    if aims_at_k and spec.k > spec.n_latents:
+        yield "k", f"{spec.k} latents per token, but n_latents is {spec.n_latents}"
+    if spec.batch_tokens * spec.n_latents > _MAX_ENTRIES:
+        yield "batch_tokens", (f"{spec.batch_tokens:,} tokens times n_latents, {spec.n_latents:,}, are more than the "
+                               f"{_MAX_ENTRIES:,} pre-activations that a step can have")
+    widest = spec.k * (4 if spec.multi_topk else 1)
+    if aims_at_k and widest * spec.batch_tokens > _MAX_ENTRIES:
+        yield "k", f"{widest:,} latents on each of {spec.batch_tokens:,} tokens are more than {_MAX_ENTRIES:,}"
+    if spec.multi_topk and spec.architecture not in ("topk", "batch_topk"):
+        yield "multi_topk", f"is for topk and batch_topk, not for {spec.architecture}"
+    if spec.multi_topk and 4 * spec.k > spec.n_latents:
+        yield "multi_topk", f"4k is {4 * spec.k}, but n_latents is {spec.n_latents}"
+    if spec.resample_every and spec.architecture not in _RESAMPLED:
+        yield "resample_every", (f"is for {' and '.join(_RESAMPLED)}; AuxK revives the dead latents of "
+                                 f"{spec.architecture}")
+    if spec.architecture == "matryoshka":
+        prefix_sizes(spec.prefixes, spec.n_latents)
+    if spec.out_site and spec.architecture not in _WITH_K:
+        yield "out_site", f"transcoders are for {', '.join(_WITH_K)}, not for {spec.architecture}"
+    if spec.out_site and not precedes(spec.site, spec.out_site):
+        yield "out_site", f"a block does not compute {spec.out_site} after {spec.site}"
+    if spec.k_aux > spec.n_latents:
+        yield "k_aux", f"{spec.k_aux} is more than n_latents, {spec.n_latents}"
+    if spec.tokens < spec.batch_tokens:
+        yield "tokens", f"{spec.tokens} is less than one batch of {spec.batch_tokens}"
+    if spec.buffer_tokens < spec.batch_tokens:
+        yield "buffer_tokens", f"{spec.buffer_tokens} is less than batch_tokens, {spec.batch_tokens}"
+
+
+def first_fault(error: ValidationError) -> tuple[str, str]:
+    """The first setting at fault, and the message that begins with its name."""
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    field = str(first["loc"][0]) if first["loc"] else message.partition(":")[0]
+    return field, f"{field}: {message}" if first["loc"] else message
