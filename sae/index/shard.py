@@ -265,11 +265,11 @@ def _halves(index_N: Tensor, held_N: Tensor, size: int) -> Tensor:
 
 def _by_class(classes_N: Tensor, index_N: Tensor, held_N: Tensor, size: int) -> Tensor:
     """[2, size, C]: the same, for those of each class."""
-    columns = []
-    for bit in range(len(CLASSES)):
-        where = (classes_N >> bit & 1).bool()
-        columns.append(_halves(index_N[where], held_N[where], size))
-    return torch.stack(columns, dim=2)
+    kinds_U, kind_N = torch.unique(classes_N, return_inverse=True)  # few combinations of classes occur
+    U = len(kinds_U)
+    counts_2IU = torch.bincount((index_N + held_N * size) * U + kind_N, minlength=2 * size * U).view(2, size, U)
+    has_UC = kinds_U[:, None] >> torch.arange(len(CLASSES)) & 1
+    return (counts_2IU.double() @ has_UC.double()).long()
 
 
 def _sums(index_N: Tensor, value_N: Tensor, size: int) -> Tensor:

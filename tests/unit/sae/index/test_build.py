@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -18,12 +19,13 @@ from sae.corpus import Corpus
 from sae.index import scan as scan_module
 from sae.index.build import build, contexts_to_read, make_frame
 from sae.index.classes import TokenClasses
+from sae.index.company import IMPLIED_LIFT, IMPLIED_SHARE, IMPLIED_TOKENS, MIN_TOGETHER, SAMPLED
 from sae.index.scan import scan, scan_shard
 from sae.index.schema import BANDS, HIST_BINS, LOGIT_BINS, TABLES
 from sae.index.tables import make_tables
 from sae.index.writer import write_build
 from sae.lm import LanguageModel
-from sae.records import DENSE_DENSITY, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
+from sae.records import CLASS_SHARE, DENSE_DENSITY, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
 from sae.specs import IndexSettings
 from tests.toys import D, ToyModel, V, corpus_of, toy_corpus, toy_sae
 from tests.unit.sae.index.test_shard import same
@@ -165,6 +167,72 @@ def test_counts_moments_and_histograms(case: Case) -> None:
         by_place = np.bincount(case.pos_T[t] * bins // case.corpus.context_length)
         assert row["single_token"] == (len(t) >= RARE_TOKENS and by_token.max() >= SINGLE_TOKEN_SHARE * len(t))
         assert row["position_bound"] == (len(t) >= RARE_TOKENS and by_place.max() >= POSITION_SHARE * len(t))
+
+
+def test_company_by_hand(case: Case) -> None:
+    """No toy latent fires more often than its sample holds tokens, so the figures are exact."""
+    if case.n_counted > 3000:
+        pytest.skip("estimates here; the sampling itself is tested by itself")
+    active_TL = case.acts_TL[case.counted_T] > 0
+    n_L = active_TL.sum(axis=0)
+    exact = set(np.flatnonzero(n_L <= SAMPLED))
+    seen = 0
+    for row in case.rows("FROM latent"):
+        latent = row["latent"]
+        shares = [row[name] for name in ("together_given", "together_lift", "together_phi")]
+        assert row["max_phi"] is None or not row["together_phi"] or row["max_phi"] == max(row["together_phi"])
+        if latent not in exact:
+            continue
+        for other, given, lift, phi in zip(row["together"], *shares, strict=True):
+            both = (active_TL[:, latent] & active_TL[:, other]).sum()
+            assert both >= MIN_TOGETHER
+            assert given == pytest.approx(both / n_L[latent], rel=1e-6)
+            assert lift == pytest.approx(given / (n_L[other] / case.n_counted), rel=1e-5)
+            assert phi == pytest.approx(np.corrcoef(active_TL[:, latent], active_TL[:, other])[0, 1], abs=1e-5)
+            seen += 1
+        implied = [o for o in range(case.sae.n_latents) if o != latent and n_L[latent] >= IMPLIED_TOKENS
+                   and (both := (active_TL[:, latent] & active_TL[:, o]).sum()) >= max(
+                       MIN_TOGETHER, IMPLIED_SHARE * n_L[latent])
+                   and both / n_L[latent] >= IMPLIED_LIFT * n_L[o] / case.n_counted]
+        assert set(row["implies"]) <= set(implied)
+        assert len(row["implies"]) == min(len(implied), 8)
+    assert seen > 0
+
+
+def test_first_and_last_places_and_classes(case: Case) -> None:
+    last = {c: max(case.pos_T[case.ctx_T == c]) for c in set(case.ctx_T)}
+    numbers = TokenClasses.of(case.lm.vocabulary()[0]).number.numpy()
+    for row in case.rows("FROM latent"):
+        t = case.firing(row["latent"])
+        assert row["n_first"] == int((case.pos_T[t] == 1).sum())
+        assert row["n_last"] == sum(case.pos_T[i] == last[case.ctx_T[i]] for i in t)
+        on_numbers = int(numbers[case.tok_T[t]].sum())
+        assert row["number"] == (len(t) >= RARE_TOKENS and on_numbers >= CLASS_SHARE * len(t))
+
+
+def test_fvu_by_position(case: Case) -> None:
+    x_TD = np.concatenate([case.lm.activations(tokens_PS, case.sae.hook)[real_PS].numpy()
+                           for _, tokens_PS, real_PS in context_batches(case.corpus, case.contexts)])
+    error_T = (x_TD - case.sae.reconstruct(torch.from_numpy(x_TD)).numpy()).astype(np.float64) ** 2
+    spread_T = (x_TD - x_TD[case.counted_T].mean(axis=0)).astype(np.float64) ** 2
+    for row in case.rows("FROM l0_position"):
+        here = case.pos_T == row["position"]
+        if row["position"] == 0:
+            assert row["fvu"] is None
+        else:
+            assert row["fvu"] == pytest.approx(error_T[here].sum() / spread_T[here].sum(), rel=1e-3)
+
+
+def test_the_map_is_of_living_directions(case: Case) -> None:
+    rows = case.rows("FROM latent ORDER BY latent")
+    assert case.meta["map"] == "PCA"
+    assert [row["map_x"] is None for row in rows] == [row["dead"] for row in rows]
+    living = [row["latent"] for row in rows if not row["dead"]]
+    W = case.sae.W_dec_LD[living].double().numpy()
+    W = W - W.mean(axis=0)
+    spread = np.linalg.svd(W, compute_uv=False)[:2] ** 2
+    got = np.array([[rows[i]["map_x"], rows[i]["map_y"]] for i in living])
+    assert (got**2).sum(axis=0) == pytest.approx(spread, rel=1e-4)
 
 
 def test_top_and_next_tokens_with_their_lift(case: Case) -> None:
@@ -468,8 +536,8 @@ def test_a_failure_while_writing_leaves_no_build(tmp_path: Path) -> None:
     frame, _ = make_frame(lm, sae, corpus, contexts, SETTINGS)  # type: ignore[arg-type]
     shard = scan_shard(lm, sae, corpus, contexts, frame, TokenClasses.of(lm.vocabulary()[0]))  # type: ignore[arg-type]
     tables, added = make_tables(lm, sae, corpus, contexts, shard, frame, SETTINGS)  # type: ignore[arg-type]
-    del tables["sample"]
-    with pytest.raises(KeyError):
+    tables["sample"] = pa.table({"no such column": [1]})
+    with pytest.raises(duckdb.Error):
         write_build(tmp_path / "b.duckdb", tables, added)
     assert not (tmp_path / "b.duckdb").exists()
 
