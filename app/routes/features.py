@@ -26,7 +26,7 @@ router = APIRouter(include_in_schema=False)
 PAGE_ROWS = 50
 FLAG_NAMES = {
     LIVING: "living", "dead": "dead", "dense": "dense", "rare": "rare", "single_token": "single token",
-    "position_bound": "position-bound",
+    "position_bound": "position-bound", "punctuation": "punctuation", "number": "numbers", "capital": "capitals",
 }
 FLAG_WORDS = {LIVING: "fired at least once", **FLAGS}
 DENSITY_NAMES = {
