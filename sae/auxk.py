@@ -14,6 +14,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from sae.distributed import ALONE, Group
+from sae.distributed.select import row_cut
+
 
 @dataclass
 class AuxK:
@@ -25,16 +28,21 @@ class AuxK:
     grad_pre_M: Tensor  # summed over tokens: the gradient of b_enc
 
 
-def auxk(pre_BM: Tensor, input_BD: Tensor, error_BD: Tensor, W_dec_MD: Tensor, k_aux: int) -> AuxK | None:
-    """AuxK of M dead latents; None where there is nothing to explain."""
-    spread = (error_BD - error_BD.mean(dim=0)).square().sum()
-    if not len(W_dec_MD) or spread == 0:
+def auxk(
+    pre_BM: Tensor, input_BD: Tensor, error_BD: Tensor, W_dec_MD: Tensor, k_aux: int, n_dead: int, group: Group = ALONE,
+) -> AuxK | None:
+    """AuxK of this process's M dead latents, of `n_dead` in all; None where there is nothing to explain.
+
+    The loss is this process's tokens' part of it."""
+    mean_D = group.sum_tokens(error_BD.sum(dim=0)) / group.tokens(len(error_BD))
+    spread = group.sum_tokens((error_BD - mean_D).square().sum())
+    if not n_dead or spread == 0:
         return None
     z_BM = pre_BM.relu()
-    if len(W_dec_MD) > k_aux:
-        z_BM *= z_BM >= z_BM.topk(k_aux, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+    if n_dead > k_aux:
+        z_BM *= z_BM >= row_cut(z_BM, k_aux, group)
     W_dec_MD = W_dec_MD.to(z_BM.dtype)
-    rest_BD = error_BD - (z_BM @ W_dec_MD).float()
+    rest_BD = error_BD - group.sum_latents((z_BM @ W_dec_MD).float())
     grad_BD = (rest_BD * (-2.0 / spread)).to(z_BM.dtype)
     grad_z_BM = (grad_BD @ W_dec_MD.T) * (z_BM > 0)
     return AuxK(rest_BD.square().sum() / spread, (z_BM.T @ grad_BD).float(),

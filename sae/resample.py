@@ -33,18 +33,23 @@ def resampling_due(trainee: Trainee) -> bool:
 @torch.no_grad()
 def resample(trainee: Trainee, y_BD: Tensor, error_BD: Tensor) -> None:
     """Resample the dead latents from a batch and its errors.  The draw follows from seed and step alone."""
-    dead_M = trainee.dead_M
+    dead_M, group = trainee.dead_M, trainee.group
+    y_BD, error_BD = (torch.cat(list(group.gather_replicas(part_BD))) for part_BD in (y_BD, error_BD))
+    n_dead_S = torch.stack(list(group.gather_shards(torch.tensor(len(dead_M), device=y_BD.device)))).tolist()
     chance_B = error_BD.double().square().sum(dim=1).square().cpu()
-    if not len(dead_M) or not bool(chance_B.sum() > 0):
+    if not sum(n_dead_S) or not bool(chance_B.sum() > 0):
         return
     generator = torch.Generator().manual_seed(trainee.spec.seed * 1_000_003 + trainee.steps_done)
-    rows_M = torch.multinomial(chance_B, len(dead_M), replacement=True, generator=generator).to(y_BD.device)
+    rows_M = torch.multinomial(chance_B, sum(n_dead_S), replacement=True, generator=generator).to(y_BD.device)
+    rows_M = rows_M.split(n_dead_S)[group.shard]
     direction_MD = y_BD[rows_M] - trainee.b_in_D
     direction_MD /= direction_MD.norm(dim=1, keepdim=True).clamp(min=1e-12)
     living_L = torch.ones(len(trainee.silent_tokens_L), dtype=torch.bool, device=y_BD.device)
     living_L[dead_M] = False
     norm_L = trainee.W_enc_LD.norm(dim=1)
-    length = norm_L[living_L].mean() if bool(living_L.any()) else norm_L.mean()
+    total, n_living, everyone, n_latents = group.sum_latents(torch.stack(
+        [norm_L[living_L].sum(), living_L.sum(), norm_L.sum(), living_L.new_tensor(len(norm_L), dtype=torch.float32)]))
+    length = total / n_living if n_living > 0 else everyone / n_latents
     trainee.W_dec_LD.data[dead_M] = direction_MD
     trainee.W_enc_LD.data[dead_M] = direction_MD * (_ENCODER_SHARE * length)
     trainee.b_enc_L.data[dead_M] = 0.0

@@ -20,16 +20,19 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from sae.architectures import make
 from sae.architectures.base import Batch, Sparsity
 from sae.auxk import auxk
+from sae.distributed import ALONE, Group
 from sae.kernels.codes import Codes
 from sae.resample import resample, resampling_due
 from sae.specs import TrainSpec
 from sae.start import Start
 
 ADAM_BETAS = (0.9, 0.99)  # BatchTopK paper, appendix A.1
+OF_SPACE = frozenset({"b_dec", "b_in"})  # the parameters that are not a row or an entry for each latent
 ADAM_EPS = 6.25e-10  # Gao et al. 2024: gradients of a normalised loss are far below Adam's usual 1e-8
 
 
@@ -49,28 +52,30 @@ class Trainee:
 
     def __init__(
         self, spec: TrainSpec, start: Start, device: torch.device, product_dtype: torch.dtype = torch.bfloat16,
+        group: Group = ALONE,
     ) -> None:
-        self.spec, self.start, self.product_dtype = spec, start, product_dtype
+        self.spec, self.start, self.product_dtype, self.group = spec, start, product_dtype, group
         self.n_steps = spec.tokens // spec.batch_tokens
         self.steps_done = 0
         b_dec_D = start.b_dec_D.detach().clone().float().to(device)
         self.k_aux = spec.k_aux or len(b_dec_D) // 2
         self.dead_after_tokens = spec.dead_after_tokens or min(10_000_000, spec.tokens // 10)
         self.sparsity: Sparsity = make(spec.architecture, spec.k)
+        self.sparsity.group = group
 
         generator = torch.Generator().manual_seed(spec.seed)
-        W_dec_LD = _unit_rows(spec.n_latents, len(b_dec_D), generator).to(device)
+        W_dec_LD = group.latent_share(_unit_rows(spec.n_latents, len(b_dec_D), generator)).to(device)
         # The encoder begins as the decoder's transpose; a transcoder's reads another space.
-        W_enc_LD = W_dec_LD.clone() if start.b_in_D is None else _unit_rows(
-            spec.n_latents, len(start.b_in_D), generator).to(device)
-        self.W_enc_LD, self.W_dec_LD = Parameter(W_enc_LD), Parameter(W_dec_LD)
+        W_enc_LD = W_dec_LD if start.b_in_D is None else group.latent_share(_unit_rows(
+            spec.n_latents, len(start.b_in_D), generator)).to(device)
+        self.W_enc_LD, self.W_dec_LD = Parameter(W_enc_LD.clone()), Parameter(W_dec_LD.clone())
         bias = self.sparsity.start_bias * start.input_scale
-        self.b_enc_L = Parameter(torch.full((spec.n_latents,), bias, device=device))
+        self.b_enc_L = Parameter(torch.full((len(W_dec_LD),), bias, device=device))
         self.b_dec_D = Parameter(b_dec_D)
         self.b_in_D = self.b_dec_D if start.b_in_D is None else Parameter(
             start.b_in_D.detach().clone().float().to(device))
         self.sparsity.begin(spec, start, device)
-        self.silent_tokens_L = torch.zeros(spec.n_latents, dtype=torch.int64, device=device)
+        self.silent_tokens_L = torch.zeros(len(W_dec_LD), dtype=torch.int64, device=device)
         self.optimizer = torch.optim.Adam(self.parameters(), lr=1.0, betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)
 
     @property
@@ -100,7 +105,8 @@ class Trainee:
 
     @property
     def n_dead(self) -> int:
-        return len(self.dead_M)
+        """How many they are on all shards; collective."""
+        return int(self.group.sum_latents((self.silent_tokens_L > self.dead_after_tokens).sum()))
 
     @torch.no_grad()
     def step(self, y_BD: Tensor, lr: float, target_BD: Tensor | None = None) -> StepResult:
@@ -113,8 +119,10 @@ class Trainee:
         self.optimizer.step()
         self.W_dec_LD.data /= self.W_dec_LD.norm(dim=1, keepdim=True)
         self.sparsity.project()
-        self.silent_tokens_L += len(y_BD)
-        self.silent_tokens_L[result.codes.latent_N] = 0
+        fired_L = torch.zeros_like(self.silent_tokens_L)
+        fired_L[result.codes.latent_N] = 1
+        self.silent_tokens_L += self.group.tokens(len(y_BD))
+        self.silent_tokens_L *= self.group.sum_tokens(fired_L) == 0
         self.steps_done += 1
         if resampling_due(self):
             resample(self, y_BD, result.error_BD)
@@ -127,26 +135,32 @@ class Trainee:
         input_BD = y_BD - self.b_in_D
         pre_BL = self._encoder_product(input_BD)
         learned = self.sparsity.learn(Batch(
-            pre_BL, target_BD, self.b_enc_L, self.W_dec_LD, self.b_dec_D, self.variance, len(y_BD), self.warm))
+            pre_BL, target_BD, self.b_enc_L, self.W_dec_LD, self.b_dec_D, self.variance,
+            self.group.tokens(len(y_BD)), self.warm, self.group))
         self.W_dec_LD.grad, self.b_dec_D.grad = learned.grad_W_dec_LD, learned.grad_b_dec_D
         grad_W_enc_LD = self.W_enc_LD.grad = learned.grad_pre.transpose_matmul(input_BD)
         grad_pre_L = learned.grad_pre.latent_sum_L()
         self.b_enc_L.grad = grad_pre_L if learned.grad_b_enc_L is None else learned.grad_b_enc_L
 
         aux_loss = torch.zeros_like(learned.loss)
-        alpha, dead_M = self.spec.aux_alpha, self.dead_M
-        if alpha and self.sparsity.has_auxk and len(dead_M):
-            aux = auxk(pre_BL[:, dead_M], input_BD, learned.error_BD, self.W_dec_LD[dead_M], self.k_aux)
+        alpha = self.spec.aux_alpha
+        if alpha and self.sparsity.has_auxk and (n_dead := self.n_dead):
+            dead_M = self.dead_M
+            aux = auxk(pre_BL[:, dead_M], input_BD, learned.error_BD, self.W_dec_LD[dead_M], self.k_aux, n_dead,
+                       self.group)
             if aux is not None:
                 aux_loss = aux.loss
                 learned.grad_W_dec_LD[dead_M] += alpha * aux.grad_W_dec_MD
                 grad_W_enc_LD[dead_M] += alpha * aux.grad_W_enc_MD
                 grad_pre_L[dead_M] += alpha * aux.grad_pre_M
         # The bias subtracted before the encoder feels the negative of what the encoder's input feels.
-        grad_in_D = -(grad_pre_L @ self.W_enc_LD)
+        grad_in_D = -self.group.sum_latents(grad_pre_L @ self.W_enc_LD)
         self.b_in_D.grad = grad_in_D if self.b_in_D is not self.b_dec_D else learned.grad_b_dec_D + grad_in_D
-        return StepResult(learned.codes, learned.error_BD, learned.loss + alpha * aux_loss, aux_loss,
-                          learned.sparsity_loss)
+        for parameter in self.parameters():
+            assert parameter.grad is not None
+            self.group.sum_tokens(parameter.grad)
+        losses = torch.stack([learned.loss + alpha * aux_loss, aux_loss, learned.sparsity_loss])
+        return StepResult(learned.codes, learned.error_BD, *self.group.sum_tokens(losses))
 
     def _encoder_product(self, input_BD: Tensor) -> Tensor:
         dtype = self.product_dtype
@@ -160,10 +174,14 @@ class Trainee:
 
     def _clip(self) -> None:
         """Clip the weights together, and the rule's own parameters together: their gradients have other sizes."""
-        own = list(self.sparsity.parameters().values())
-        weights = self.parameters()[: len(self.parameters()) - len(own)]
-        for group in (weights, own):
-            torch.nn.utils.clip_grad_norm_(group, self.spec.clip_norm)
+        own = self.sparsity.parameters()
+        weights = {name: p for name, p in self.named_parameters().items() if name not in own}
+        for parameters in filter(None, (weights, own)):
+            grads = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+            of_space = get_total_norm([grad for name, grad in grads.items() if name in OF_SPACE])
+            of_latents = get_total_norm([grad for name, grad in grads.items() if name not in OF_SPACE])
+            norm = (self.group.sum_latents(of_latents.square()) + of_space.square()).sqrt()
+            clip_grads_with_norm_(parameters.values(), self.spec.clip_norm, norm)
 
     # ---- state
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from sae.distributed import ALONE, Group
 from sae.kernels.codes import Codes
 from sae.losses import Fit, fit
 from sae.specs import TrainSpec
@@ -31,6 +32,7 @@ class Batch:
     variance: float
     n_tokens: int  # of the whole batch, of which this process may hold a part
     warm: float = 1.0  # share of the sparsity coefficient that is in force
+    group: Group = ALONE
 
     @property
     def per_token(self) -> float:
@@ -39,12 +41,15 @@ class Batch:
 
     def decode(self, codes: Codes) -> Tensor:
         """Σ value · W_dec[latent] of each token: [B, D]."""
-        return codes.decode(self.W_dec_LD)
+        return self.group.sum_latents(codes.decode(self.W_dec_LD))
 
 
 @dataclass
 class Learned:
-    """What a rule makes of a batch: the codes, the loss, and its gradients down to the pre-activations."""
+    """What a rule makes of a batch: the codes, the loss, and its gradients down to the pre-activations.
+
+    Of several processes each has the pairs of its own tokens and latents; losses and gradients are its tokens' part.
+    """
 
     codes: Codes  # the active latents
     error_BD: Tensor
@@ -70,6 +75,7 @@ class Sparsity(ABC):
 
     def __init__(self, k: int = 0) -> None:
         self.k = k
+        self.group = ALONE
         self._threshold: float | None = None
 
     @property

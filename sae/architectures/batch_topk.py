@@ -9,6 +9,7 @@ the loss at 4k·B is added, as Multi-TopK does for every token.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from sae.architectures.base import Batch, Learned, Sparsity
 from sae.architectures.topk import MULTI, learn_nested
+from sae.distributed.select import among_batch_topk
 from sae.kernels.codes import Codes
-from sae.kernels.select import above_threshold, batch_topk
+from sae.kernels.select import above_threshold
 from sae.specs import TrainSpec
 from sae.start import Start
 
@@ -50,16 +52,14 @@ class BatchTopK(Sparsity):
         self.multi = spec.multi_topk
 
     def select_training(self, pre_BL: Tensor) -> Codes:
-        return batch_topk(pre_BL, self.k * len(pre_BL))
+        return self.group.batch_topk(pre_BL, self.k * self.group.tokens(len(pre_BL)))
 
     def learn(self, batch: Batch) -> Learned:
         if not self.multi:
             return super().learn(batch)
-        n_keep = self.k * len(batch.pre_BL)
-        codes = batch_topk(batch.pre_BL, MULTI * n_keep)
-        among_k_N = torch.zeros_like(codes.token_N, dtype=torch.bool)
-        among_k_N[codes.value_N.argsort(descending=True, stable=True)[:n_keep]] = True
-        return learn_nested(codes, among_k_N, batch)
+        n_keep = self.k * batch.n_tokens
+        codes = self.group.batch_topk(batch.pre_BL, MULTI * n_keep)
+        return learn_nested(codes, among_batch_topk(codes, n_keep, self.group), batch)
 
     @classmethod
     def tensor_shapes(cls, n_latents: int) -> dict[str, set[tuple[int, ...]]]:
@@ -78,8 +78,9 @@ class BatchTopK(Sparsity):
 
     def observe(self, codes: Codes) -> None:
         """Add this batch's smallest kept activation to the mean; batches with none are passed over."""
-        if len(codes.value_N):
-            self.minima.append(codes.value_N.min())
+        if self.group.any(len(codes.value_N) > 0):
+            least = codes.value_N.min() if len(codes.value_N) else codes.value_N.new_full((), math.inf)
+            self.minima.append(self.group.min_all(least))
 
     def state(self) -> dict[str, Any]:
         return {"minima": torch.stack(self.minima)} if self.minima else {}

@@ -62,8 +62,9 @@ class Gated(Sparsity):
     # ---- in training
 
     def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:
-        self.r_mag_L = Parameter(torch.zeros(spec.n_latents, device=device))
-        self.b_mag_L = Parameter(torch.zeros(spec.n_latents, device=device))
+        n_latents = spec.n_latents // self.group.shards
+        self.r_mag_L = Parameter(torch.zeros(n_latents, device=device))
+        self.b_mag_L = Parameter(torch.zeros(n_latents, device=device))
         self.coefficient = spec.l1_coefficient
 
     def parameters(self) -> dict[str, Parameter]:
@@ -84,7 +85,7 @@ class Gated(Sparsity):
         self.b_mag_L.grad = gate.with_values(grad_value_N).latent_sum_L()
 
         weight = l1_weight(self.coefficient, batch)
-        penalty = weight * gate.value_N.sum()
+        penalty = weight * self.group.sum_latents(gate.value_N.sum())
         error_BD = batch.target_BD - (batch.decode(gate) + batch.b_dec_D)
         grad_BD = error_BD * (-2.0 * batch.per_token)
         grad_gate_N = gate.sampled_product(grad_BD, batch.W_dec_LD) + weight

@@ -61,7 +61,8 @@ class JumpReLU(Sparsity):
     # ---- in training
 
     def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:
-        self.theta_L = Parameter(torch.full((spec.n_latents,), START_THETA * start.input_scale, device=device))
+        n_latents = spec.n_latents // self.group.shards
+        self.theta_L = Parameter(torch.full((n_latents,), START_THETA * start.input_scale, device=device))
         self.epsilon = spec.bandwidth * start.input_scale
         self.target = float(spec.k) if spec.l0_penalty == "target" else None
         self.coefficient = spec.l0_coefficient or _COEFFICIENT[spec.l0_penalty]
@@ -76,11 +77,11 @@ class JumpReLU(Sparsity):
         active_N = pre_N > theta_N
         result = fit(near.with_values(pre_N * active_N), batch)
 
-        penalty, slope = self.penalty(active_N.sum() / batch.n_tokens)
+        penalty, slope = self.penalty(self.group.sum_all(active_N.sum()) / batch.n_tokens)
         window_N = (pre_N - theta_N).abs() < self.epsilon / 2
         felt_N = theta_N * result.grad_value_N + batch.warm * slope / batch.n_tokens
         self.theta_L.grad = near.with_values(felt_N * window_N / -self.epsilon).latent_sum_L()
-        penalty = batch.warm * penalty
+        penalty = batch.warm / self.group.replicas * penalty
         return Learned(near.where(active_N), result.error_GBD[0], result.loss + penalty, penalty,
                        near.with_values(result.grad_value_N * active_N), result.grad_W_dec_LD, result.grad_b_dec_D)
 

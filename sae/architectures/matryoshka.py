@@ -27,6 +27,6 @@ class Matryoshka(BatchTopK):
 
     def learn(self, batch: Batch) -> Learned:
         codes = self.select_training(batch.pre_BL)
-        level_N = torch.bucketize(codes.latent_N, self.bounds_G, right=True)
+        level_N = torch.bucketize(codes.latent_N + self.group.shard * codes.n_latents, self.bounds_G, right=True)
         weights = (1 / len(self.bounds_G),) * len(self.bounds_G)
         return of_fit(codes, nested_fit(codes, level_N, weights, batch))

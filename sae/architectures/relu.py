@@ -42,7 +42,7 @@ class ReLU(Sparsity):
         codes = self.select_training(batch.pre_BL)
         learned = of_fit(codes, fit(codes, batch))
         weight = l1_weight(self.coefficient, batch)
-        learned.sparsity_loss = weight * codes.value_N.sum()
+        learned.sparsity_loss = weight * self.group.sum_latents(codes.value_N.sum())
         learned.loss = learned.loss + learned.sparsity_loss
         learned.grad_pre.value_N += weight
         return learned

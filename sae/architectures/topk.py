@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sae.architectures.base import Batch, Learned, Sparsity, of_fit
+from sae.distributed.select import among_row_topk
 from sae.kernels.codes import Codes
 from sae.kernels.select import row_topk
 from sae.losses import nested_fit
@@ -29,7 +30,7 @@ class TopK(Sparsity):
         self.multi = spec.multi_topk
 
     def select_training(self, pre_BL: Tensor) -> Codes:
-        return row_topk(pre_BL, self.k)
+        return self.group.row_topk(pre_BL, self.k)
 
     def select(self, pre_BL: Tensor, latents: Tensor | None = None) -> Codes:
         return row_topk(pre_BL, self.k)
@@ -37,8 +38,8 @@ class TopK(Sparsity):
     def learn(self, batch: Batch) -> Learned:
         if not self.multi:
             return super().learn(batch)
-        codes = row_topk(batch.pre_BL, MULTI * self.k)
-        return learn_nested(codes, rank_in_token(codes) < self.k, batch)
+        codes = self.group.row_topk(batch.pre_BL, MULTI * self.k)
+        return learn_nested(codes, among_row_topk(codes, self.k, MULTI * self.k, self.group), batch)
 
 
 def learn_nested(codes: Codes, among_k_N: Tensor, batch: Batch) -> Learned:
@@ -47,12 +48,3 @@ def learn_nested(codes: Codes, among_k_N: Tensor, batch: Batch) -> Learned:
     learned = of_fit(codes, result)
     learned.codes, learned.error_BD = codes.where(among_k_N), result.error_GBD[0]
     return learned
-
-
-def rank_in_token(codes: Codes) -> Tensor:
-    """[N]: 0 for a token's strongest latent, 1 for the next, …; ties go to the one that comes first."""
-    order_N = codes.value_N.argsort(descending=True, stable=True)
-    order_N = order_N[codes.token_N[order_N].argsort(stable=True)]
-    rank_N = torch.empty_like(order_N)
-    rank_N[order_N] = torch.arange(len(order_N), device=order_N.device) - codes.offset_B[codes.token_N]
-    return rank_N

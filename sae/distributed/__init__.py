@@ -82,6 +82,10 @@ class Group:
         """Over all ranks."""
         return tensor
 
+    def min_all(self, tensor: Tensor) -> Tensor:
+        """The least over all ranks, in place."""
+        return tensor
+
     # ---- selections over everything
 
     def batch_topk(self, pre_BL: Tensor, n_keep: int) -> Codes:
@@ -92,15 +96,21 @@ class Group:
         """This rank's part of the k largest positive entries of every token, over all shards; exact."""
         return row_topk(pre_BL, k)
 
-    # ---- agreements
-
-    def gather_latents(self, x_L: Tensor) -> Tensor:
-        """All shards' latents, in order, on every rank."""
-        return x_L
+    # ---- pieces put together
 
     def gather(self, tensor: Tensor) -> Sequence[Tensor]:
         """The same-shaped tensor of every rank, by rank."""
         return [tensor]
+
+    def gather_shards(self, tensor: Tensor) -> Sequence[Tensor]:
+        """The same-shaped tensor of every rank with the same tokens, by shard."""
+        return [tensor]
+
+    def gather_replicas(self, tensor: Tensor) -> Sequence[Tensor]:
+        """The same-shaped tensor of every rank with the same latents, by replica."""
+        return [tensor]
+
+    # ---- agreements
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""

@@ -27,46 +27,61 @@ _HALF = 1 << 16
 
 def global_batch_topk(pre_BL: Tensor, n_keep: int, group: Group) -> Codes:
     """This rank's part of the `n_keep` largest positive entries of the batch of all replicas and shards."""
-    B, L = pre_BL.shape
-    codes = batch_topk(pre_BL, min(n_keep, B * L))
-    bits_N = codes.value_N.view(torch.int32)
-    high_N = bits_N >> 16
-    count = group.sum_all(torch.bincount(high_N, minlength=_HALF // 2))
-    if int(count.sum()) <= n_keep:
-        return codes
-    high, n_above = _bin_of(count, n_keep)
-    count = group.sum_all(torch.bincount(bits_N[high_N == high] & (_HALF - 1), minlength=_HALF))
-    low, n_between = _bin_of(count, n_keep - n_above)
-    cut, budget = high << 16 | low, n_keep - n_above - n_between  # how many of those at the cut stay
-    tied_N = bits_N == cut
-    if int(count[low]) == budget:
-        return _kept(codes, (bits_N > cut) | tied_N)
-    # How many ties come before this rank's on each of its tokens, in the order (token, latent).
-    ties_B = _per_token(tied_N, codes)
-    ties_RBS = torch.stack(list(group.gather(ties_B))).reshape(group.replicas, group.shards, B).permute(0, 2, 1)
-    before_RBS = (ties_RBS.reshape(-1).cumsum(0) - ties_RBS.reshape(-1)).reshape(ties_RBS.shape)
-    before_B = before_RBS[group.replica, :, group.shard]
-    return _kept(codes, (bits_N > cut) | (tied_N & (_place(tied_N, before_B, codes) < budget)))
+    codes = batch_topk(pre_BL, min(n_keep, pre_BL.numel()))
+    return codes.where(among_batch_topk(codes, n_keep, group))
 
 
 def global_row_topk(pre_BL: Tensor, k: int, group: Group) -> Codes:
     """This rank's part of the k largest positive entries of every token, over the latents of all shards."""
-    B, L = pre_BL.shape
-    codes = row_topk(pre_BL, min(k, L))
-    if group.shards == 1:
-        return codes
-    place_N = torch.arange(len(codes.token_N), device=pre_BL.device) - codes.offset_B[codes.token_N]
-    own_BK = torch.zeros(B, k, device=pre_BL.device)
+    codes = row_topk(pre_BL, min(k, pre_BL.shape[1]))
+    return codes.where(among_row_topk(codes, k, k, group)) if group.shards > 1 else codes
+
+
+def among_batch_topk(codes: Codes, n_keep: int, group: Group) -> Tensor:
+    """[N]: which pairs are among the `n_keep` strongest of all ranks' (values are positive)."""
+    bits_N = codes.value_N.view(torch.int32)
+    high_N = bits_N >> 16
+    count = group.sum_all(torch.bincount(high_N, minlength=_HALF // 2))
+    if int(count.sum()) <= n_keep:
+        return torch.ones_like(bits_N, dtype=torch.bool)
+    high, n_above = _bin_of(count, n_keep)
+    count = group.sum_all(torch.bincount(bits_N[high_N == high] & (_HALF - 1), minlength=_HALF))
+    low, n_between = _bin_of(count, n_keep - n_above)
+    cut, budget = high << 16 | low, n_keep - n_above - n_between  # how many of those at the cut stay
+    above_N, tied_N = bits_N > cut, bits_N == cut
+    if int(count[low]) == budget:
+        return above_N | tied_N
+    # How many ties come before this rank's on each of its tokens, in the order (token, latent).
+    ties_RSB = torch.stack(list(group.gather(_per_token(tied_N, codes)))).reshape(group.replicas, group.shards, -1)
+    ties_T = ties_RSB.transpose(1, 2).reshape(-1)
+    before_RBS = (ties_T.cumsum(0) - ties_T).reshape(group.replicas, -1, group.shards)
+    return above_N | (tied_N & (_place(tied_N, before_RBS[group.replica, :, group.shard], codes) < budget))
+
+
+def among_row_topk(codes: Codes, k: int, at_most: int, group: Group) -> Tensor:
+    """[N]: which pairs are among the k strongest of their token on all shards; no token has more than `at_most`
+    pairs on one of them (values are positive)."""
+    own_BK = torch.zeros(codes.n_tokens, at_most, device=codes.value_N.device)
+    place_N = torch.arange(len(codes.token_N), device=own_BK.device) - codes.offset_B[codes.token_N]
     own_BK[codes.token_N, place_N] = codes.value_N
-    first = group.replica * group.shards  # only the shards of this replica hold the same tokens
-    all_BSK = torch.stack(list(group.gather(own_BK))[first : first + group.shards], dim=1)
+    all_BSK = torch.stack(list(group.gather_shards(own_BK)), dim=1)
     cut_B = all_BSK.flatten(1).topk(k, dim=1).values[:, -1]
     ties_BS = (all_BSK == cut_B[:, None, None]).sum(dim=2)
-    before_B = ties_BS[:, : group.shard].sum(dim=1)
     budget_B = k - (all_BSK > cut_B[:, None, None]).sum(dim=(1, 2))
-    tied_N = codes.value_N == cut_B[codes.token_N]
-    stays_N = _place(tied_N, before_B, codes) < budget_B[codes.token_N]
-    return _kept(codes, (codes.value_N > cut_B[codes.token_N]) | (tied_N & stays_N))
+    cut_N = cut_B[codes.token_N]
+    tied_N = codes.value_N == cut_N
+    place_N = _place(tied_N, ties_BS[:, : group.shard].sum(dim=1), codes)
+    return (codes.value_N > cut_N) | (tied_N & (place_N < budget_B[codes.token_N]))
+
+
+def row_cut(z_BM: Tensor, k: int, group: Group) -> Tensor:
+    """The k-th largest entry of every token over all shards, [B, 1]; entries are not negative, M may differ."""
+    own_BK = z_BM.new_zeros(len(z_BM), k)
+    if z_BM.shape[1]:
+        values_BK = z_BM.topk(min(k, z_BM.shape[1]), dim=1, sorted=False).values
+        own_BK[:, : values_BK.shape[1]] = values_BK
+    all_BK = torch.cat(list(group.gather_shards(own_BK)), dim=1)
+    return (all_BK.topk(k, dim=1, sorted=False).values if group.shards > 1 else all_BK).amin(dim=1, keepdim=True)
 
 
 def _bin_of(count: Tensor, n: int) -> tuple[int, int]:
@@ -83,10 +98,5 @@ def _per_token(flag_N: Tensor, codes: Codes) -> Tensor:
 def _place(tied_N: Tensor, before_B: Tensor, codes: Codes) -> Tensor:
     """Each tie's number among all of them: those before this token's, then those before it on the token."""
     ties_B = _per_token(tied_N, codes)
-    running_N = tied_N.cumsum(0) - tied_N.long()
+    running_N = tied_N.cumsum(0) - 1
     return running_N - (ties_B.cumsum(0) - ties_B)[codes.token_N] + before_B[codes.token_N]
-
-
-def _kept(codes: Codes, keep_N: Tensor) -> Codes:
-    return Codes(codes.token_N[keep_N], codes.latent_N[keep_N], codes.value_N[keep_N],
-                 codes.n_tokens, codes.n_latents)

@@ -46,20 +46,24 @@ class World(Group):
         dist.all_reduce(tensor)
         return tensor
 
+    def min_all(self, tensor: Tensor) -> Tensor:
+        dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
+        return tensor
+
     def batch_topk(self, pre_BL: Tensor, n_keep: int) -> Codes:
         return global_batch_topk(pre_BL, n_keep, self)
 
     def row_topk(self, pre_BL: Tensor, k: int) -> Codes:
         return global_row_topk(pre_BL, k, self)
 
-    def gather_latents(self, x_L: Tensor) -> Tensor:
-        first = self.replica * self.shards
-        return torch.cat(list(self.gather(x_L))[first : first + self.shards])
-
     def gather(self, tensor: Tensor) -> Sequence[Tensor]:
-        parts = [torch.empty_like(tensor) for _ in range(self.world)]
-        dist.all_gather(parts, tensor.contiguous())
-        return parts
+        return _gather(tensor, self.world, None)
+
+    def gather_shards(self, tensor: Tensor) -> Sequence[Tensor]:
+        return _gather(tensor, self.shards, self._same_tokens) if self.shards > 1 else [tensor]
+
+    def gather_replicas(self, tensor: Tensor) -> Sequence[Tensor]:
+        return _gather(tensor, self.replicas, self._same_latents) if self.replicas > 1 else [tensor]
 
     def any(self, flag: bool) -> bool:
         set_ = torch.tensor([int(flag)])
@@ -70,6 +74,12 @@ class World(Group):
         holder = [value]
         dist.broadcast_object_list(holder, src=0, device=torch.device("cpu"))
         return holder[0]
+
+
+def _gather(tensor: Tensor, size: int, group: dist.ProcessGroup | None) -> list[Tensor]:
+    parts = [torch.empty_like(tensor) for _ in range(size)]
+    dist.all_gather(parts, tensor.contiguous(), group=group)
+    return parts
 
 
 def open_world(shards: int = 1) -> Group:

@@ -1,0 +1,117 @@
+"""Several processes train the SAE that one process would have trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sae.distributed import ALONE, Group
+from sae.distributed.world import World
+from sae.specs import TrainSpec
+from sae.start import Start
+from sae.trainee import OF_SPACE, Trainee
+from tests.unit.sae.distributed.worlds import in_processes
+
+B, L, D, K, STEPS = 16, 48, 10, 3, 12
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "topk": {}, "batch_topk": {}, "matryoshka": {"prefixes": "0.25, 0.5, 1"},
+    "multi_topk": {"architecture": "topk", "multi_topk": True},
+    "multi_batch_topk": {"architecture": "batch_topk", "multi_topk": True},
+    "relu": {"l1_coefficient": 0.3}, "resampled_relu": {"architecture": "relu", "resample_every": 3},
+    "gated": {"l1_coefficient": 0.3}, "jumprelu": {"l0_coefficient": 0.7, "bandwidth": 0.8},
+    "transcoder": {"architecture": "batch_topk"}}
+
+
+def trained(architecture: str, group: Group) -> dict[str, Any]:
+    """The whole of what a few steps leave, and what they reported; tensors of latents are this shard's."""
+    values: dict[str, Any] = {
+        "architecture": architecture, "n_latents": L, "k": K, "k_aux": 4, "aux_alpha": 0.5, "tokens": 1000,
+        "batch_tokens": B, "dead_after_tokens": 2 * B, "clip_norm": 0.5, "seed": 3, **ARCHITECTURES[architecture]}
+    generator = torch.Generator().manual_seed(0)
+    start = Start(torch.randn(D, generator=generator), variance=2.5, input_scale=1.2,
+                  b_in_D=torch.randn(7, generator=generator) if architecture == "transcoder" else None)
+    trainee = Trainee(TrainSpec(**values), start, torch.device("cpu"), torch.float32, group)
+    rows = []
+    for _ in range(STEPS):
+        y_BD = 1.5 * torch.randn(B, D if start.b_in_D is None else 7, generator=generator)
+        target_BD = None if start.b_in_D is None else torch.randn(B, D, generator=generator)
+        own_target_BD = None if target_BD is None else group.batch_share(target_BD)
+        result = trainee.step(group.batch_share(y_BD), 0.01, own_target_BD)
+        trainee.sparsity.observe(result.codes)
+        pairs = group.sum_all(torch.tensor(len(result.codes.value_N)))
+        rows.append([float(result.loss), float(result.aux_loss), float(result.sparsity_loss), float(pairs),
+                     float(trainee.n_dead)])
+    state = trainee.state()
+    return {"tensors": state["tensors"], "rows": rows, "silent": state["silent"],
+            "threshold": trainee.sparsity.threshold}
+
+
+def every(shards: int, architectures: list[str]) -> dict[str, Any]:
+    group = World(shards)
+    return {name: trained(name, group) for name in architectures}
+
+
+def ties(shards: int) -> list[list[Tensor]]:
+    """Selections from matrices with many ties: every rank's pairs, in the numbers of the whole."""
+    group, out = World(shards), []
+    for seed in range(30):
+        pre_BL = _with_ties(seed)
+        own_BL = group.latent_share(group.batch_share(pre_BL).T).T.contiguous()
+        for n in (1, 7, 40, 500):
+            for codes in (group.batch_topk(own_BL, n), group.row_topk(own_BL, min(n, 12))):
+                token_N = codes.token_N + group.replica * codes.n_tokens
+                out.append([token_N * pre_BL.shape[1] + codes.latent_N + group.shard * codes.n_latents, codes.value_N])
+    return out
+
+
+def _with_ties(seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    pre_BL = torch.randn(8, 12, generator=generator) + (0.5 if seed % 3 else -3)
+    return (pre_BL * 2).round() / 2 if seed % 2 else pre_BL
+
+
+@pytest.mark.parametrize(("world", "shards"), [(2, 1), (2, 2), (4, 2)])
+def test_selection_over_all_ranks_is_that_of_one(world: int, shards: int, tmp_path: Path) -> None:
+    results = in_processes(ties, world, tmp_path, shards)
+    number = 0
+    for seed in range(30):
+        pre_BL = _with_ties(seed)
+        for n in (1, 7, 40, 500):
+            flat = pre_BL.flatten()
+            strongest = sorted(flat.clamp(min=0).nonzero().squeeze(1).tolist(), key=lambda i: (-float(flat[i]), i))[:n]
+            found = torch.cat([result[number][0] for result in results])
+            assert sorted(found.tolist()) == sorted(strongest)
+            kept = torch.zeros_like(flat)
+            for result in results:
+                kept[result[number + 1][0]] = result[number + 1][1]
+            sorted_BL = pre_BL.clamp(min=0).sort(dim=1, descending=True).values
+            sorted_BL[:, min(n, 12) :] = 0
+            assert torch.equal(kept.reshape(pre_BL.shape).sort(dim=1, descending=True).values, sorted_BL)
+            number += 2
+
+
+@pytest.mark.parametrize(("world", "shards", "architectures"), [
+    (2, 1, list(ARCHITECTURES)), (2, 2, list(ARCHITECTURES)), (4, 2, ["batch_topk", "topk"])])
+def test_several_processes_train_what_one_would(
+    world: int, shards: int, architectures: list[str], tmp_path: Path
+) -> None:
+    results = in_processes(every, world, tmp_path, shards, architectures)
+    for name in architectures:
+        alone = trained(name, ALONE)
+        aux, theta = torch.tensor(alone["rows"])[:, 1], alone["threshold"]
+        if name not in ("relu", "resampled_relu", "gated"):
+            assert bool((aux > 0).any()), "the AuxK loss should be at work"
+        for rank, result in enumerate(results):
+            shard = rank % shards
+            torch.testing.assert_close(torch.tensor(result[name]["rows"]), torch.tensor(alone["rows"]),
+                                       rtol=1e-5, atol=1e-5)
+            assert result[name]["threshold"] == (theta and pytest.approx(theta, rel=1e-5))
+            for tensor, whole in alone["tensors"].items():
+                share = whole if tensor in OF_SPACE else whole.chunk(shards)[shard]
+                torch.testing.assert_close(result[name]["tensors"][tensor], share, rtol=1e-5, atol=1e-5,
+                                           msg=lambda m, n=name, t=tensor: f"{n} {t}: {m}")
+            assert torch.equal(result[name]["silent"], alone["silent"].chunk(shards)[shard])
