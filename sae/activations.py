@@ -1,18 +1,23 @@
 """Language model and text to shuffled activation batches.
 
 The text, as a sequence of contexts shuffled anew in every epoch, is an endless stream of
-tokens.  It is cut into chunks; one chunk at a time is harvested into a buffer made once,
-permuted, and handed out in batches, `reuse` times with another permutation each.  Chunk and
-permutations follow from the step number and the seed alone, so a run resumed at step n sees
-exactly the batches that it would have seen, and nothing of the buffer has to be saved.
+tokens.  It is cut into chunks.  A chunk is harvested into one half of a buffer, permuted, and
+handed out in batches, `reuse` times with another permutation each, while the other half is
+filled with the chunk that follows: on the CPU between the steps, as much at each as is its
+share, so that no step waits for a whole chunk; on CUDA by a thread with a stream of its own.
 
-Shapes: C tokens in a chunk, B tokens in a batch, P contexts in a forward pass, S positions.
+Chunk and permutations follow from the step number and the seed alone, so a run resumed at step
+n sees exactly the batches that it would have seen, and nothing of the buffer has to be saved.
+
+Shapes: C tokens in a chunk, B tokens in a batch, P contexts in a forward pass, S positions,
+W the widths of all sites together.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
@@ -21,9 +26,10 @@ import torch
 from torch import Tensor
 
 from sae.corpus import Corpus, Split
+from sae.errors import UserError
 from sae.lm import LanguageModel
 
-_FORWARD_TOKENS = 8192  # tokens in one forward pass of the language model
+_FORWARD_TOKENS = 8192  # tokens in one forward pass of the language model, where a step need not wait for it
 
 
 def context_batches(
@@ -44,17 +50,42 @@ def context_batches(
         yield rows, tokens_PS, real_PS
 
 
+def forward_rows(
+    lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, hooks: Sequence[str], *, include_bos: bool,
+    autocast: bool = False, max_tokens: int = _FORWARD_TOKENS,
+) -> Iterator[Tensor]:
+    """The activations of the contexts' real tokens, those of several sites side by side, a forward pass
+    of the language model at a time: [N, W] float32, in the order of the text."""
+    for _, tokens_PS, real_PS in context_batches(corpus, contexts, max_tokens=max_tokens):
+        if not include_bos:
+            real_PS[:, 0] = False
+        real_PS = real_PS.to(lm.device)
+        sites = [x_PSD[real_PS] for x_PSD in lm.activations_at(tokens_PS.to(lm.device), hooks, autocast=autocast)]
+        yield sites[0] if len(sites) == 1 else torch.cat(sites, dim=1)
+
+
 @dataclass
 class Timing:
-    """Seconds spent in the language model, and tokens harvested in them."""
+    """Seconds in the language model, tokens harvested in them, and seconds for which a batch was waited for."""
 
     seconds: float = 0.0
     tokens: int = 0
+    waited: float = 0.0
+
+
+@dataclass
+class _Half:
+    """One half of the buffer: which chunk is in it, how much of it, and the harvest that brings the rest."""
+
+    rows_CW: Tensor
+    chunk: int | None = None
+    filled: int = 0
+    harvest: Iterator[Tensor] = field(default_factory=lambda: iter(()))
 
 
 @dataclass
 class ActivationStream:
-    """Batches of raw activations [B, D] of one site, float32, on the language model's device."""
+    """Batches of raw activations [B, W] of one site, or of a transcoder's two, float32, on the model's device."""
 
     lm: LanguageModel
     corpus: Corpus
@@ -66,6 +97,8 @@ class ActivationStream:
     seed: int = 0
     split: Split = "train"
     dtype: torch.dtype = torch.bfloat16
+    out_hook: str = ""  # what a transcoder reconstructs
+    n_steps: int | None = None  # of the run: no more is harvested than they need
     check: Callable[[], None] = lambda: None  # raises to stop a harvest
     # Whether a thread harvests the next chunk meanwhile; None: on CUDA, which works while Python
     # waits.  On the CPU it would only take the cores from the SAE.
@@ -73,6 +106,9 @@ class ActivationStream:
     timing: Timing = field(default_factory=Timing)
 
     def __post_init__(self) -> None:
+        self.hooks = [self.hook, self.out_hook] if self.out_hook else [self.hook]
+        one = torch.tensor([[self.lm.bos_id]], device=self.lm.device)
+        self.widths = tuple(x_PSD.shape[2] for x_PSD in self.lm.activations_at(one, self.hooks))
         self.chunk_tokens -= self.chunk_tokens % self.batch_tokens
         self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
         count = self.corpus.length[self.corpus.contexts(self.split, self.seed)].astype(np.int64)
@@ -80,74 +116,135 @@ class ActivationStream:
         # More than the text holds would only repeat it within one chunk.
         whole = max(self.batch_tokens, self.epoch_tokens - self.epoch_tokens % self.batch_tokens)
         self.chunk_tokens = min(self.chunk_tokens, whole)
-        ahead = self.lm.device.type == "cuda" if self.ahead is None else self.ahead
-        self._ahead = ThreadPoolExecutor(1) if ahead else None
-        shape = (self.chunk_tokens, self.lm.info.d_model)
-        self._buffers = [torch.empty(shape, dtype=self.dtype, device=self.lm.device)
-                         for _ in range(2 if self._ahead else 1)]
-        self._held: list[int | None] = [None] * len(self._buffers)  # which chunk each buffer holds
+        cuda = self.lm.device.type == "cuda"
+        self._pass_tokens = _FORWARD_TOKENS if cuda else min(_FORWARD_TOKENS, self.batch_tokens)
+        self._thread = ThreadPoolExecutor(1) if (cuda if self.ahead is None else self.ahead) else None
+        self._side = torch.cuda.Stream(self.lm.device) if cuda and self._thread else None
+        self._stop = threading.Event()
+        self._halves: list[_Half | None] = [None, None]
 
     def sample(self, n_tokens: int) -> Tensor:
-        """The first activations of the stream, in random order: [≤ n_tokens, D] float32."""
-        chunk_CD = self._harvest(0)
-        order = torch.randperm(self.chunk_tokens, generator=self._generator(0, 0))[:n_tokens]
-        return chunk_CD[order.to(chunk_CD.device)].float()
+        """The first activations of the stream, in random order: [≤ n_tokens, W] float32."""
+        size = self._size(0)
+        rows_CW = self._fill(0, size).rows_CW
+        return rows_CW[self._order(0, 0, size)[:n_tokens]].float()
 
     def batches(self, start_step: int = 0) -> Iterator[Tensor]:
-        """The batches from step `start_step` on, endlessly."""
-        steps_per_pass = self.chunk_tokens // self.batch_tokens
-        chunk, within = divmod(start_step, steps_per_pass * self.reuse)
-        pending = self._start(chunk)
+        """The batches from step `start_step` on, to the last step or endlessly."""
+        chunk, first = divmod(start_step, self.chunk_tokens // self.batch_tokens * self.reuse)
+        while size := self._size(chunk):
+            half = self._fill(chunk, size)
+            per_pass = size // self.batch_tokens
+            following = self._size(chunk + 1)
+            pending = self._fill_ahead(chunk + 1, following) if self._thread and following else None
+            try:
+                order_C = self._order(chunk, first // per_pass, size)
+                for step in range(first, per_pass * self.reuse):
+                    if following and not pending:
+                        self._fill(chunk + 1, -(-following * (step + 1) // (per_pass * self.reuse)))
+                    number, start = step // per_pass, step % per_pass * self.batch_tokens
+                    if not start:
+                        order_C = self._order(chunk, number, size)
+                    yield half.rows_CW[order_C[start : start + self.batch_tokens]].float()
+                if pending:
+                    self._wait(pending)
+            finally:  # whoever closes this goes on to use the language model, which serves one thread at a time
+                if pending and not pending.done():
+                    self._stop.set()
+                    wait([pending])
+                    self._stop.clear()
+            chunk, first = chunk + 1, 0
+
+    # ---- filling
+
+    def _size(self, chunk: int) -> int:
+        """Tokens in a chunk: the last of a run is as small as its steps allow."""
+        if self.n_steps is None:
+            return self.chunk_tokens
+        steps_left = self.n_steps - chunk * (self.chunk_tokens // self.batch_tokens) * self.reuse
+        return max(0, min(self.chunk_tokens, -(-steps_left // self.reuse) * self.batch_tokens))
+
+    def _half(self, chunk: int) -> _Half:
+        """The half for a chunk, which is begun there unless it is there already."""
+        half = self._halves[chunk % 2]
+        if half is None:
+            half = _Half(torch.empty(self.chunk_tokens, sum(self.widths), dtype=self.dtype, device=self.lm.device))
+            self._halves[chunk % 2] = half
+        if half.chunk != chunk:
+            half.chunk, half.filled, half.harvest = chunk, 0, self._harvest(chunk)
+        return half
+
+    def _fill(self, chunk: int, n_tokens: int) -> _Half:
+        """The half with at least so many tokens of a chunk in it."""
+        half = self._half(chunk)
+        if half.filled < n_tokens:
+            started = time.perf_counter()
+            self._pour(half, n_tokens, self.check)
+            self.timing.waited += time.perf_counter() - started
+        return half
+
+    def _pour(self, half: _Half, n_tokens: int, check: Callable[[], None] = lambda: None) -> None:
+        started, before = time.perf_counter(), half.filled
         try:
-            while True:
-                chunk_CD = pending.result() if pending else self._harvest(chunk)
-                pending = self._start(chunk + 1)
-                for pass_number in range(within // steps_per_pass, self.reuse):
-                    order_C = torch.randperm(self.chunk_tokens, generator=self._generator(chunk, pass_number))
-                    order_C = order_C.to(chunk_CD.device)
-                    for step in range(within % steps_per_pass, steps_per_pass):
-                        rows = order_C[step * self.batch_tokens : (step + 1) * self.batch_tokens]
-                        yield chunk_CD[rows].float()
-                    within = 0
-                chunk, within = chunk + 1, 0
-        finally:  # whoever closes this goes on to use the language model, which serves one thread at a time
-            if pending and not pending.cancel():
-                wait([pending])
+            while half.filled < n_tokens and not self._stop.is_set():
+                rows_NW = next(half.harvest)
+                half.rows_CW[half.filled : half.filled + len(rows_NW)] = rows_NW
+                half.filled += len(rows_NW)
+                check()
+        except BaseException:
+            half.chunk = None  # its harvest has ended
+            raise
+        self.timing.seconds += time.perf_counter() - started
+        self.timing.tokens += half.filled - before
 
-    def _start(self, chunk: int) -> Future[Tensor] | None:
-        return self._ahead.submit(self._harvest, chunk) if self._ahead else None
+    def _fill_ahead(self, chunk: int, n_tokens: int) -> Future[None]:
+        """The same in the thread, on a stream of its own, after whatever still reads the half."""
+        half = self._half(chunk)
+        assert self._thread is not None
+        if self._side is None:
+            return self._thread.submit(self._pour, half, n_tokens)
+        read = torch.cuda.current_stream(self.lm.device).record_event()
+        side = self._side
 
-    def _harvest(self, chunk: int) -> Tensor:
-        """The activations of a chunk's tokens, in the order of the text: [C, D]."""
-        slot = chunk % len(self._buffers)
-        out_CD = self._buffers[slot]
-        if self._held[slot] == chunk:
-            return out_CD
-        self._held[slot] = None
+        def pour() -> None:
+            with torch.cuda.stream(side):
+                side.wait_event(read)
+                self._pour(half, n_tokens)
+                side.synchronize()
+
+        return self._thread.submit(pour)
+
+    def _wait(self, pending: Future[None]) -> None:
         started = time.perf_counter()
-        filled = 0
-        while filled < self.chunk_tokens:
-            position = chunk * self.chunk_tokens + filled
+        pending.result()
+        self.timing.waited += time.perf_counter() - started
+
+    def _harvest(self, chunk: int) -> Iterator[Tensor]:
+        """The activations of a chunk's tokens, in the order of the text, a forward pass at a time."""
+        left, position = self._size(chunk), chunk * self.chunk_tokens
+        while left:
             epoch, offset = divmod(position, self.epoch_tokens)
-            contexts, ends = self._order(epoch)
+            contexts, ends = self._text_order(epoch)
             first = int(np.searchsorted(ends, offset, side="right"))
             skip = offset - (int(ends[first - 1]) if first else 0)  # tokens of that context already used
-            last = int(np.searchsorted(ends, offset + self.chunk_tokens - filled, side="left")) + 1
-            for _, tokens_PS, real_PS in context_batches(self.corpus, contexts[first:last]):
-                self.check()
-                if not self.include_bos:
-                    real_PS[:, 0] = False
-                device = self.lm.device
-                resid_PSD = self.lm.activations(tokens_PS.to(device), self.hook, autocast=self.dtype == torch.bfloat16)
-                rows_ND = resid_PSD[real_PS.to(device)][skip : skip + self.chunk_tokens - filled]
-                out_CD[filled : filled + len(rows_ND)] = rows_ND
-                filled, skip = filled + len(rows_ND), 0
-        self._held[slot] = chunk
-        self.timing.seconds += time.perf_counter() - started
-        self.timing.tokens += self.chunk_tokens
-        return out_CD
+            last = int(np.searchsorted(ends, offset + left, side="left")) + 1
+            for rows_NW in forward_rows(
+                self.lm, self.corpus, contexts[first:last], self.hooks, include_bos=self.include_bos,
+                autocast=self.dtype == torch.bfloat16, max_tokens=self._pass_tokens,
+            ):
+                rows_NW = rows_NW[skip : skip + left]
+                skip, left, position = 0, left - len(rows_NW), position + len(rows_NW)
+                self._check_range(rows_NW)
+                yield rows_NW
 
-    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _check_range(self, rows_NW: Tensor) -> None:
+        if self.dtype == torch.float16 and not bool(rows_NW.abs().max() <= torch.finfo(torch.float16).max):
+            raise UserError(f"buffer_dtype: an activation of {float(rows_NW.abs().max()):,.0f} does not fit into "
+                            "float16; take bfloat16", "buffer_dtype")
+
+    # ---- orders
+
+    def _text_order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The contexts of an epoch in its order, and the running count of their tokens."""
         if self._epoch is None or self._epoch[0] != epoch:
             contexts = self.corpus.contexts(self.split, self.seed + epoch)
@@ -155,6 +252,8 @@ class ActivationStream:
             self._epoch = (epoch, contexts, np.cumsum(count))
         return self._epoch[1], self._epoch[2]
 
-    def _generator(self, chunk: int, pass_number: int) -> torch.Generator:
+    def _order(self, chunk: int, pass_number: int, size: int) -> Tensor:
+        """The order in which a pass over a chunk hands out its tokens."""
         seed = np.random.SeedSequence([self.seed, chunk, pass_number]).generate_state(1, np.uint64)[0]
-        return torch.Generator().manual_seed(int(seed) % 2**63)
+        generator = torch.Generator().manual_seed(int(seed) % 2**63)
+        return torch.randperm(size, generator=generator).to(self.lm.device)
