@@ -107,9 +107,9 @@ def _dots(n: int) -> str:
 
 def text_pieces(
     tokens: Sequence[int], info: Mapping[int, Token], values: Sequence[float], top: float, *,
-    start: int = 0, peak: int | None = None, unit: str = "", digits: int = 4, linear: bool = False,
+    start: int | None = 0, peak: int | None = None, unit: str = "", digits: int = 4, linear: bool = False,
 ) -> list[Piece]:
-    """The pieces of a row of tokens coloured by `values` (0: no colour), `start` its first position."""
+    """The pieces of a row of tokens coloured by `values` (0: no colour), `start` its first position (None: unknown)."""
     out = []
     for span in spans([info[t].piece or f"⟨{t}⟩".encode() for t in tokens]):
         members = range(span.start, span.end)
@@ -125,12 +125,16 @@ def text_pieces(
 
 
 def _title(
-    tokens: Sequence[int], info: Mapping[int, Token], values: Sequence[float], members: range, start: int, unit: str,
-    digits: int,
+    tokens: Sequence[int], info: Mapping[int, Token], values: Sequence[float], members: range, start: int | None,
+    unit: str, digits: int,
 ) -> str:
     lines = []
     for i in members:
-        said = f"“{token_label(info[tokens[i]])}” id {tokens[i]} · position {start + i}"
+        said = f"“{token_label(info[tokens[i]])}”"
+        if info[tokens[i]].n is not None:
+            said += f" id {tokens[i]}"
+        if start is not None:
+            said += f" · position {start + i}"
         if values[i] > 0:
             said = f"{values[i]:.{digits}f}{unit} · {said}"
         lines.append(said)
@@ -143,7 +147,8 @@ def context_row(context: Context, info: Mapping[int, Token], top: float, window:
     low, high = (0, n) if around is None else (
         max(0, context.peak - around[0]), min(n, context.peak + around[1] + 1))
     pieces = text_pieces(
-        context.tokens[low:high], info, context.acts[low:high], top, start=context.start + low,
+        context.tokens[low:high], info, context.acts[low:high], top,
+        start=None if context.start is None else context.start + low,
         peak=context.peak - low)
     at = max(i for i, piece in enumerate(pieces) if piece.start <= context.peak - low)
-    return Row(context, pieces, before=context.start + low > 0, after=high < n, peak=at)
+    return Row(context, pieces, before=(context.start or 0) + low > 0, after=high < n, peak=at)

@@ -264,6 +264,8 @@ def _write(path: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
         con.execute(f"ATTACH '{path}' AS build (STORAGE_VERSION '{STORAGE_VERSION}', ROW_GROUP_SIZE {ROW_GROUP})")
         for name, (columns, order) in TABLES.items():
             con.execute(f"CREATE TABLE build.{name} ({columns})")
+            if not tables.get(name):
+                continue
             con.register("rows", pa.Table.from_pylist(tables[name]))
             names = ", ".join(tables[name][0])
             con.execute(f"INSERT INTO build.{name} ({names}) SELECT {names} FROM rows ORDER BY {order}")

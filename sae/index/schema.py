@@ -84,4 +84,7 @@ TABLES: dict[str, tuple[str, str]] = {
     "sample": ("sample INTEGER, ctx BIGINT, doc INTEGER, doc_offset BIGINT, tokens INTEGER[], l0 INTEGER[]", "sample"),
     "sample_latent": (
         "sample INTEGER, position INTEGER, latents INTEGER[], acts FLOAT[]", "sample, position"),
+    # of imported dashboards alone: a latent's own histogram edges, where `meta` has none for all; words for it
+    "latent_edges": ("latent INTEGER, hist_edges FLOAT[], logit_edges FLOAT[]", "latent"),
+    "explanation": ("latent INTEGER, text VARCHAR, author VARCHAR", "latent"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import pyarrow as pa
 from sae.index.schema import ROW_GROUP, STORAGE_VERSION, TABLES
 
 
-def write_build(path: Path, tables: dict[str, pa.Table], meta: dict[str, Any]) -> None:
-    """Publish a build as `path`.  A build is never replaced: raises FileExistsError if it is there."""
+def write_build(path: Path, tables: Mapping[str, Any], meta: dict[str, Any]) -> None:
+    """Publish a build as `path`; `tables` are Arrow tables or readers, asked for one after the other.
+
+    A build is never replaced: raises FileExistsError if it is there.
+    """
     if path.exists():
         raise FileExistsError(f"{path} is a finished build; builds are immutable")
     path.parent.mkdir(parents=True, exist_ok=True)

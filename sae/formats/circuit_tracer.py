@@ -1,0 +1,49 @@
+"""A latent as the feature JSON of attribution-graph viewers (circuit-tracer).  No torch.
+
+`quantile_values` is scanned in order, position i being percentile i + 1: here from the
+histogram of firings, each bin standing for its upper edge.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from sae.formats.rows import Exporter, nine
+from sae.index.schema import TOP_BAND
+from sae.records import Context, Latent
+
+
+def feature_json(exporter: Exporter, latent: Latent, contexts: Sequence[Context]) -> dict[str, Any]:
+    """The whole file of one latent."""
+    names = {TOP_BAND: "Top activations"} | {
+        band["band"]: str(band["name"]).capitalize() for band in exporter.meta["bands"]}
+    quantiles = []
+    for band, name in names.items():
+        rows = sorted((c for c in contexts if c.band == band), key=lambda c: -c.act)
+        if rows:
+            quantiles.append({"quantile_name": name, "examples": [_example(exporter, c) for c in rows]})
+    bins = exporter.activation_bins(latent)
+    return {
+        "transcoder_id": exporter.config["id"], "index": latent.latent, "examples_quantiles": quantiles,
+        "top_logits": exporter.texts([t for t, _ in latent.logit_pos]),
+        "bottom_logits": exporter.texts([t for t, _ in latent.logit_neg]), "act_min": 0,
+        "act_max": nine(latent.max_act) if latent.max_act is not None else None,
+        "quantile_values": _percentiles(bins.centres, bins.counts) if bins else [],
+        "histogram": bins.counts if bins else [], "activation_frequency": latent.density}
+
+
+def _example(exporter: Exporter, context: Context) -> dict[str, Any]:
+    return {
+        "tokens": exporter.texts(context.tokens), "tokens_acts_list": [nine(v) if v else 0 for v in context.acts],
+        "train_token_ind": context.peak, "is_repeated_datapoint": context.duplicates > 1}
+
+
+def _percentiles(values: Sequence[float], counts: Sequence[int]) -> list[float]:
+    """The value below which 1%, 2%, … 99% of the firings lie, to the bin."""
+    reached = list(accumulate(counts))
+    if not reached or not reached[-1]:
+        return []
+    return [values[min(bisect_left(reached, share * reached[-1] / 100), len(values) - 1)] for share in range(1, 100)]

@@ -1,0 +1,212 @@
+"""Dashboards computed elsewhere: into a build that can be browsed without the model or weights.  No torch.
+
+A reader (`neuronpedia_in.py`, `saedashboard_in.py`) yields what a file says, record by record; here
+it becomes a build and an SAE entry that says it has no weights.  What the file does not hold stays
+null.  Tokens are text in these files, so ids are given in the order of their first appearance.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sae import __version__
+from sae.errors import UserError
+from sae.index.schema import SCHEMA_VERSION
+from sae.index.writer import write_build
+from sae.rundir import write_json
+from sae.workspace import Workspace, check_name, new_id, slug
+
+MAX_LATENTS = 1 << 24
+
+
+@dataclass(frozen=True)
+class Bins:
+    """A histogram as a file gives it: bin centres and counts."""
+
+    centres: list[float]
+    counts: list[int]
+
+    def edges(self, log: bool = False) -> list[float]:
+        """Its edges, the bins being equally wide (or, if `log`, of equal ratio); empty where they cannot be told."""
+        if len(self.centres) < 2:
+            return []
+        first, last, n = self.centres[0], self.centres[-1], len(self.centres)
+        if log:
+            ratio = (last / first) ** (0.5 / (n - 1)) if 0 < first < last else 0.0
+            return [*(c / ratio for c in self.centres), last * ratio] if ratio else []
+        step = (last - first) / (n - 1)
+        return [first + (i - 0.5) * step for i in range(n + 1)] if step > 0 else []
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What a file says of a latent, its contexts apart.  `more` is our own exports' extra column."""
+
+    latent: int
+    density: float | None
+    max_act: float | None
+    acts: Bins | None
+    logits: Bins | None
+    pos: list[tuple[str, float]]
+    neg: list[tuple[str, float]]
+    neighbours: list[tuple[int, float]]
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A context of a latent.  `low`, `high` bound its group's values; −1 (or None) says the strongest ones."""
+
+    latent: int
+    tokens: list[str]
+    values: list[float]
+    low: float | None
+    high: float | None
+    at: int | None  # the token for which it was chosen
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Somebody's words for a latent."""
+
+    latent: int
+    text: str
+    author: str
+
+
+Record = Feature | Example | Explained
+
+
+@dataclass
+class Dashboard:
+    """What a reader found out before the records, and the records."""
+
+    format: str
+    model: str
+    name: str
+    layer: int
+    hook: str
+    dataset: str
+    n_prompts: int | None
+    context_length: int | None
+    records: Callable[[Callable[[int], None]], Iterator[Record]]  # told the bytes read
+    n_bytes: int
+    sample: Callable[[], Iterable[list[str]]]  # some contexts, to tell how tokens are written
+    n_latents: int | None = None
+    own: dict[str, Any] | None = None  # `meta` of the build, where we exported it ourselves
+
+
+def kind_of(path: Path) -> str | None:
+    """The kind of dashboard at a path, by names alone: "neuronpedia", "saedashboard", or None."""
+    from sae.formats import neuronpedia_in, saedashboard_in
+
+    if neuronpedia_in.root_of(path) is not None:
+        return "neuronpedia"
+    return "saedashboard" if saedashboard_in.files_of(path) else None
+
+
+def open_dashboard(path: Path) -> Dashboard:
+    """Read what the file at `path` says of itself.  Raises UserError (field `source`)."""
+    from sae.formats import neuronpedia_in, saedashboard_in
+
+    kind = kind_of(path)
+    if kind is None:
+        raise UserError(f"source: {path} holds neither a Neuronpedia export nor SAEDashboard batches", "source")
+    return (neuronpedia_in if kind == "neuronpedia" else saedashboard_in).open_dashboard(path)
+
+
+def import_dashboard(
+    path: Path, workspace: Workspace, *, name: str = "", model: str = "", hook: str = "",
+    update: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[str, str]:
+    """Make a build of the dashboard at `path`, and an SAE entry without weights; their ids.
+
+    `update(bytes read, bytes in all)` may raise to stop; nothing is left behind then.  Raises UserError.
+    """
+    from sae.formats.staging import Staging
+
+    started = time.time()
+    dashboard = open_dashboard(path)
+    hook = hook or dashboard.hook
+    model_id = check_name(slug(model.rpartition("/")[2] or dashboard.model), "model")
+    sae_id = f"{model_id}/{check_name(slug(name or dashboard.name), 'name')}"
+    if (workspace.sae(sae_id) / "sae.json").exists():
+        raise UserError(f"name: there is an SAE {sae_id} already; give another name", "name")
+    build_id = new_id("import")
+    target = workspace.build(sae_id, build_id)
+    folder = target.with_name(f".{build_id}.{os.getpid()}.staging")
+    done = 0
+
+    def read(n: int) -> None:
+        nonlocal done
+        done += n
+        update(done, dashboard.n_bytes)
+
+    try:
+        folder.mkdir(parents=True)
+        with Staging(folder, dashboard) as staging:
+            for record in dashboard.records(read):
+                staging.add(record)
+            tables, facts = staging.tables()
+            n_latents = dashboard.n_latents or facts.pop("n_latents")
+            site = {"layer": dashboard.layer, "hook": hook}
+            origin = {"format": dashboard.format, "source": path.name, "model": dashboard.model,
+                      "name": dashboard.name, "imported_by": f"saescope {__version__}"}
+            command = f"saescope import {path.name}"
+            meta = _meta(dashboard) | facts | {
+                "schema_version": SCHEMA_VERSION, "build_id": build_id, "sae_id": sae_id, "n_latents": n_latents,
+                "model": {"name": model or dashboard.model, "id": model_id}, "site": site, "imported": origin,
+                "created": started, "seconds": time.time() - started, "saescope_version": __version__,
+                "command": command}
+            write_build(target, tables, meta)
+        write_json(workspace.sae(sae_id) / "sae.json", {
+            "schema_version": 1, "id": sae_id, "model": meta["model"], "site": site, "weights": "none",
+            "architecture": meta["architecture"], "n_latents": n_latents, "d_model": None, "k": meta["k"],
+            "normalize": meta["normalize"], "weight_processing": None, "context_length": meta["context_length"],
+            "threshold": None, "metrics": {}, "training": {}, "imported": origin, "created": started,
+            "saescope_version": __version__})
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _remove_empty(target.parent, workspace.root)
+    return sae_id, build_id
+
+
+def _meta(dashboard: Dashboard) -> dict[str, Any]:
+    """The build's `meta` as far as the file knows it; null for the rest."""
+    own = dashboard.own or {}
+    tokens = own.get("tokens")
+    if tokens is None and dashboard.n_prompts and dashboard.context_length:
+        tokens = dashboard.n_prompts * dashboard.context_length
+    kept = ("k", "theta", "normalize", "train_on_bos", "weight_processing", "decoder_norm", "text_fingerprint",
+            "documents", "bands", "settings")
+    return {name: own.get(name) for name in kept} | {
+        "architecture": own.get("architecture") or "unknown", "d_model": None, "text": dashboard.dataset,
+        "tokens": tokens, "contexts": dashboard.n_prompts, "context_length": dashboard.context_length,
+        "bos_rule": own.get("bos_rule") or "the file does not say whether BOS was counted", "corpus": None,
+        "bos_l0": None, "bos_token": None, "median_resid_norm": None, "hist_low": None, "hist_edges": None,
+        "logit_edges": None, "hist_bins": "log" if own else "linear", "own": bool(own),
+        "bands": own.get("bands") or [
+            {"band": b, "name": f"interval {b}", "q_low": None, "q_high": None} for b in range(1, 11)]}
+
+
+def _remove_empty(folder: Path, root: Path) -> None:
+    while folder != root and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+
+
+def batch_number(path: Path) -> int:
+    """The N of `batch-N…`: text order would put 10 before 2."""
+    found = re.match(r"batch-(\d{1,9})", path.name)
+    return int(found[1]) if found else -1

@@ -1,0 +1,48 @@
+"""A build as Parquet files, one a table, as `sae/index/schema.py` describes them.  No torch.
+
+`meta.json` has the provenance.  Tables are read and written in batches, in their own order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pyarrow.parquet as pq
+
+from sae.formats.members import Member, Sink
+from sae.index.schema import TABLES
+from sae.store import Build
+
+_ROWS = 16_384  # of a row group: sorted tables can then be read in part
+
+
+def members(build: Build) -> Iterator[Member]:
+    """`meta.json` and `{table}.parquet` for every table that has rows."""
+    yield "meta.json", [json.dumps(build.meta, indent=1).encode()]
+    yield "README.md", [_readme(build).encode()]
+    for name, (_, order) in TABLES.items():
+        if name != "meta" and build.n_rows(name):
+            yield f"{name}.parquet", _table(build, name, order)
+
+
+def _table(build: Build, name: str, order: str) -> Iterator[bytes]:
+    reader = build.arrow(f"SELECT * FROM {name} ORDER BY {order}", _ROWS)
+    sink = Sink()
+    with pq.ParquetWriter(sink, reader.schema, compression="zstd") as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+            yield sink.take()
+    yield sink.take()
+
+
+def _readme(build: Build) -> str:
+    tables = "\n".join(f"- `{name}.parquet`, sorted by {order}: {columns}"
+                       for name, (columns, order) in TABLES.items() if name != "meta")
+    return f"""# Feature build {build.id} of {build.meta['sae_id']}
+
+Made by `{build.meta.get('command')}` over {build.meta.get('text')}. Activations are in units of a unit-norm decoder;
+`position` counts BOS as 0; counted tokens are all but BOS. `token.piece` has the bytes of each token.
+
+{tables}
+"""

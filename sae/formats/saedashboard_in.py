@@ -1,0 +1,81 @@
+"""Reading SAEDashboard's `batch-*.json`.  No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sae.errors import UserError
+from sae.formats import hostile
+from sae.formats.dashboard import MAX_LATENTS, Dashboard, Record, batch_number
+from sae.formats.neuronpedia_in import example_of, feature_of
+
+
+def files_of(path: Path) -> list[Path]:
+    """The batches of a folder in order, or the one file that is named."""
+    found = [path] if path.is_file() else list(path.glob("batch-*.json"))
+    return sorted((p for p in found if p.suffix == ".json" and p.name.startswith("batch-") and p.is_file()
+                   and not p.is_symlink()), key=batch_number)
+
+
+def open_dashboard(path: Path) -> Dashboard:
+    """What the batches say of themselves.  Raises UserError (field `source`)."""
+    files = files_of(path)
+    if not files:
+        raise UserError(f"source: {path} has no batch-*.json of SAEDashboard", "source")
+    first = hostile.document(files[0])
+    features = _features(files[0], first)
+    head, settings = features[0] if features else {}, _settings(files[0].parent)
+    layer = hostile.whole(first.get("layer"))
+    sae_set, suffix = hostile.text(first.get("sae_set")), hostile.text(first.get("sae_id_suffix"))
+    name = f"{layer or 0}-{sae_set or 'sae'}" + (f"__{suffix}" if suffix else "")
+
+    def records(read: Callable[[int], None]) -> Iterator[Record]:
+        for file in files:
+            rows = _features(file, hostile.document(file))
+            for i, row in enumerate(rows):
+                yield from _records(file, row)
+                read(file.stat().st_size * (i + 1) // len(rows) - file.stat().st_size * i // len(rows))
+
+    def sample() -> Iterable[list[str]]:
+        return [hostile.texts(row.get("tokens")) or [] for feature in features for row in _activations(feature)]
+
+    return Dashboard(
+        format="SAEDashboard", model=hostile.text(first.get("model_id")) or "unknown", name=name, layer=layer or 0,
+        hook=hostile.text(settings.get("hook_name")), dataset=hostile.text(head.get("dataset")),
+        n_prompts=hostile.whole(head.get("n_prompts_total")),
+        context_length=hostile.whole(head.get("n_tokens_in_prompt")), records=records,
+        n_bytes=sum(file.stat().st_size for file in files), sample=sample)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """`run_settings.json` where it is there and whole: it only adds what batches do not say."""
+    path = folder / "run_settings.json"
+    try:
+        value = json.loads(path.read_bytes()[: 1 << 20]) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _features(file: Path, document: dict[str, Any]) -> list[dict[str, Any]]:
+    features = document.get("features")
+    if not isinstance(features, list) or not all(isinstance(row, dict) for row in features):
+        raise hostile.refuse(file, "it has no list of features")
+    return features
+
+
+def _activations(feature: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = feature.get("activations")
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _records(file: Path, row: dict[str, Any]) -> Iterator[Record]:
+    latent = hostile.whole(row.get("feature_index"))
+    if latent is None or latent >= MAX_LATENTS:
+        raise hostile.refuse(file, f"a feature_index is {str(row.get('feature_index'))[:30]!r}, no latent's number")
+    yield feature_of(latent, row, density=hostile.number(row.get("frac_nonzero")), max_act=None, neighbours=[], more={})
+    for context in _activations(row):
+        yield example_of(file, latent, context, ("bin_min", "bin_max", "qualifying_token_index"), {})

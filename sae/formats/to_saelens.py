@@ -1,0 +1,125 @@
+"""An SAE as a folder of SAELens v6: `cfg.json` and `sae_weights.safetensors`.  No torch.
+
+    SAELens:  y = norm(x) − apply_b_dec_to_input · b_dec,  pre = y · W_enc + b_enc,  W_enc [d, L]
+
+BatchTopK and Matryoshka select at inference by one θ, so they are written as `jumprelu` with a
+constant threshold vector, as SAELens itself does; `metadata.training_architecture` has their
+own name.  What the format has no word for is folded into the weights where that changes nothing,
+and refused with the reason where it would.
+
+Two conventions differ in what they do not touch: SAELens' layer norm undoes itself with the
+standard deviation alone, ours with the deviation + 1e-5, so reconstructions differ by 1e-5 in the
+normalised vector (codes do not); and the activations of a TopK whose decoder norms could
+not be folded are in the units of its own decoder there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sae.errors import UserError
+from sae.formats.members import Member
+from sae.formats.tensors import mapped, stream
+
+SAELENS_VERSION = "6.54.12"  # the one this was checked against; below 6 its loader drops the metadata
+_ARCHITECTURES = {
+    "relu": "standard", "topk": "topk", "jumprelu": "jumprelu", "batch_topk": "jumprelu", "matryoshka": "jumprelu",
+    "gated": "gated"}
+_TRANSCODERS = {"standard": "transcoder", "jumprelu": "jumprelu_transcoder"}
+_TRAINED_AS = {"batch_topk": "batchtopk", "matryoshka": "matryoshka_batchtopk", "relu": "standard"}
+_NORMALIZATIONS = {"none": "none", "dataset": "none", "layer_norm": "layer_norm", "layer_norm_std": "layer_norm",
+                   "constant_norm": "constant_norm_rescale"}
+
+Tensors = dict[str, np.ndarray]
+
+
+def members(folder: Path, config: Mapping[str, Any]) -> Iterator[Member]:
+    """The files of the SAELens folder of the artefact in `folder`.  Raises UserError where it cannot be said."""
+    cfg, tensors = translate(config, mapped(folder / "sae.safetensors"))
+    yield "cfg.json", [json.dumps(cfg, indent=1, allow_nan=False).encode()]
+    yield "sae_weights.safetensors", stream(tensors)
+
+
+def translate(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], Tensors]:
+    """SAELens' config and tensors.  Big ones stay views of those given."""
+    cfg = saelens_config(config)
+    W_enc_LD, W_dec_LD, b_dec_D = tensors["W_enc"], tensors["W_dec"], tensors["b_dec"]
+    scale_L = tensors.get("activation_scale")
+    if scale_L is not None:  # back to the decoder that the selection was made with
+        W_dec_LD = W_dec_LD * np.asarray(scale_L)[:, None]
+        cfg["metadata"]["activation_units"] = "of the original decoder, whose rows are not of unit norm"
+    b_in_D = np.asarray(tensors.get("b_in", b_dec_D))
+    is_transcoder = "d_out" in cfg
+    same_bias = not is_transcoder and np.array_equal(b_in_D, b_dec_D)
+    cfg["apply_b_dec_to_input"] = same_bias
+    shift_L = np.zeros(len(W_enc_LD), np.float32)
+    if not same_bias and b_in_D.any():  # b_enc − W_enc · b_in says the same, in float64 so that nothing is lost
+        shift_L = _product(W_enc_LD, b_in_D)
+    biases: Tensors
+    b_enc_L = np.asarray(tensors["b_enc"]) - shift_L
+    if cfg["architecture"] == "gated":
+        r_mag_L = np.asarray(tensors["r_mag"])
+        biases = {"b_gate": b_enc_L, "b_mag": np.asarray(tensors["b_mag"]) - np.exp(r_mag_L) * shift_L,
+                  "r_mag": r_mag_L}
+    else:
+        biases = {"b_enc": b_enc_L}
+    if "jumprelu" in cfg["architecture"]:
+        biases["threshold"] = np.broadcast_to(np.asarray(tensors["threshold"], np.float32), (len(W_enc_LD),))
+    if "W_skip" in tensors:
+        biases["W_skip"] = tensors["W_skip"].T
+        cfg["architecture"] = cfg["architecture"].replace("transcoder", "skip_transcoder")
+    return cfg, {"W_enc": W_enc_LD.T, "W_dec": W_dec_LD, "b_dec": b_dec_D, **biases}
+
+
+def _product(W_LD: np.ndarray, x_D: np.ndarray, rows: int = 4096) -> np.ndarray:
+    """W · x [L] in float64, a few rows at a time."""
+    parts = [W_LD[i : i + rows].astype(np.float64) @ x_D.astype(np.float64) for i in range(0, len(W_LD), rows)]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def saelens_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`cfg.json` for an SAE of this `sae.json`.  Raises UserError (field `format`) for what SAELens has no word for."""
+    architecture = _ARCHITECTURES.get(config["architecture"])
+    normalization = _NORMALIZATIONS.get(config["normalize"])
+    site = config["site"]
+    if architecture is None or normalization is None:
+        what = f"{config['architecture']} latents" if architecture is None else f"{config['normalize']} normalisation"
+        raise _refusal(config, what)
+    cfg: dict[str, Any] = {
+        "architecture": architecture, "d_in": config.get("d_in", config["d_model"]), "d_sae": config["n_latents"],
+        "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True, "normalize_activations": normalization,
+        "reshape_activations": "hook_z" if site["hook"].endswith("hook_z") else "none",
+        "metadata": _metadata(config)}
+    if architecture == "topk":
+        cfg |= {"k": config["k"], "rescale_acts_by_decoder_norm": False}
+    if site.get("out_hook"):
+        if architecture not in _TRANSCODERS:
+            raise _refusal(config, f"a transcoder with {config['architecture']} latents")
+        cfg |= {"architecture": _TRANSCODERS[architecture], "d_out": config["d_model"]}
+    return cfg
+
+
+def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    site, training, bos = config["site"], config.get("training") or {}, config.get("bos") or {}
+    metrics = config.get("metrics") or {}
+    architecture = config["architecture"]
+    metadata = {
+        "model_name": config["model"]["name"], "hook_name": site["hook"], "hook_name_out": site.get("out_hook"),
+        "prepend_bos": bool(bos.get("prepended", True)), "context_size": config.get("context_length"),
+        "dataset_path": training.get("text"), "model_class_name": "HookedTransformer",
+        "training_architecture": _TRAINED_AS.get(architecture, architecture), "training_k": config.get("k"),
+        "l0": metrics.get("l0"), "sae_lens_version": SAELENS_VERSION,
+        "saescope": {key: config.get(key) for key in (
+            "id", "architecture", "normalize", "threshold", "bos", "metrics", "training", "created",
+            "saescope_version", "weight_processing")}}
+    return {key: value for key, value in metadata.items() if value is not None}
+
+
+def _refusal(config: Mapping[str, Any], what: str) -> UserError:
+    return UserError(
+        f"format: SAELens has no word for {what}; export {config['id']} as saescope's own artefact", "format")
