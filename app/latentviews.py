@@ -11,6 +11,7 @@ from markupsafe import Markup
 from app import charts
 from app.formats import number, percent
 from app.models import Label
+from app.rulewords import RuleWords, rule_words
 from app.tokens_view import Row, context_row, signed_class, token_label
 from sae.index.schema import BANDS, TOP_BAND
 from sae.records import Context, Latent, LatentRow, Token
@@ -27,6 +28,7 @@ class TableRow:
     snippet: Row | None
     adds: list[str]
     label: Label | None
+    rule: RuleWords | None  # where it is good enough for a list
 
 
 @dataclass(frozen=True)
@@ -50,39 +52,32 @@ class Band:
     rows: list[Row]
 
 
-@dataclass(frozen=True)
-class Neighbour:
-    """A latent whose decoder direction is near: cosine, best context, label."""
-
-    latent: int
-    cosine: float
-    snippet: Row | None
-    label: str
-
-
 def table_rows(build: Build, rows: Sequence[LatentRow], labels: Mapping[int, Label]) -> list[TableRow]:
     """The rows of the table with what each needs beside its numbers."""
     snippets = build.snippets(row.latent for row in rows)
-    info = _vocabulary(build, snippets.values(), (t for row in rows for t in row.logit_pos[:3]))
+    named = [t for row in rows for t in [*row.logit_pos[:3], *(row.rule.tokens if row.rule else [])]]
+    info = vocabulary(build, snippets.values(), named)
     return [
         TableRow(
-            row, _snippet(snippets.get(row.latent), info),
-            [token_label(info[t]) for t in row.logit_pos[:3]], labels.get(row.latent))
+            row, snippet(snippets.get(row.latent), info), [token_label(info[t]) for t in row.logit_pos[:3]],
+            labels.get(row.latent), rule if (rule := rule_words(row.rule, info)) and rule.good else None)
         for row in rows]
 
 
-def _snippet(context: Context | None, info: Mapping[int, Token]) -> Row | None:
+def snippet(context: Context | None, info: Mapping[int, Token]) -> Row | None:
+    """A context cut to a few tokens around its peak."""
     return context_row(context, info, context.act, "snippet") if context is not None else None
 
 
-def _vocabulary(build: Build, contexts: Iterable[Context], more: Iterable[int] = ()) -> dict[int, Token]:
+def vocabulary(build: Build, contexts: Iterable[Context], more: Iterable[int] = ()) -> dict[int, Token]:
+    """The vocabulary entries of these contexts, and of more tokens."""
     return build.token_info([*more, *(t for context in contexts for t in context.tokens)])
 
 
 def bands(build: Build, latent: Latent, window: str) -> list[Band]:
     """Top contexts, then one band after the other; heat in units of the latent's maximum."""
     contexts = build.contexts(latent.latent)
-    info = _vocabulary(build, contexts)
+    info = vocabulary(build, contexts)
     names = {TOP_BAND: ("Top contexts", "the strongest, one a distinct window")}
     names |= {band: (f"{name.capitalize()}", f"q {low * 100:.0f}–{high * 100:.0f} of its firings")
               for band, name, low, high in BANDS}
@@ -142,12 +137,3 @@ def firing_lines(build: Build, latent: Latent) -> tuple[list[TokenLine], list[To
         TokenLine(f.token, token_label(info[f.token]), f.lift, f.n) for f in firings[:TOKENS_LISTED]]
         for firings in (latent.top_tokens, latent.next_tokens))
     return here, after
-
-
-def neighbours(build: Build, latent: Latent, labels: Mapping[int, Label]) -> list[Neighbour]:
-    """The nearest decoder directions with what they look like."""
-    snippets = build.snippets(i for i, _ in latent.neighbours)
-    info = _vocabulary(build, snippets.values())
-    return [
-        Neighbour(i, cosine, _snippet(snippets.get(i), info), labels[i].text if i in labels else "")
-        for i, cosine in latent.neighbours]

@@ -24,14 +24,17 @@ _TOKEN_ID = re.compile(r"#(\d{1,9})")
 
 @dataclass(frozen=True)
 class ListQuery:
-    """`token` is text to look for among the tokens, or `#<id>`; `label` text in labels and notes."""
+    """`token` is text to look for among the tokens, or `#<id>`; `logit` the same, for tokens whose
+    logit a latent raises; `label` text in labels and notes."""
 
     sort: str = ""
     descending: bool = False
     flags: frozenset[str] = frozenset()
     density: str = ""
     token: str = ""
+    logit: str = ""
     label: str = ""
+    labelled: bool = False
     starred: bool = False
 
     @classmethod
@@ -40,7 +43,8 @@ class ListQuery:
         return cls(
             sort=params.get("sort", ""), descending=params.get("dir") == "desc",
             flags=frozenset(params.getlist("flag")), density=params.get("density", ""),
-            token=params.get("token", "")[:200], label=params.get("label", "").strip()[:200],
+            token=params.get("token", "")[:200], logit=params.get("logit", "")[:200],
+            label=params.get("label", "").strip()[:200], labelled=params.get("labelled") == "1",
             starred=params.get("starred") == "1")
 
     def string(self, **changes: Any) -> str:
@@ -48,8 +52,8 @@ class ListQuery:
         new = replace(self, **changes)
         pairs = [("sort", new.sort), ("dir", "desc" if new.descending else "")]
         pairs += [("flag", flag) for flag in sorted(new.flags)]
-        pairs += [("density", new.density), ("token", new.token), ("label", new.label),
-                  ("starred", "1" if new.starred else "")]
+        pairs += [("density", new.density), ("token", new.token), ("logit", new.logit), ("label", new.label),
+                  ("labelled", "1" if new.labelled else ""), ("starred", "1" if new.starred else "")]
         text = urlencode([(name, value) for name, value in pairs if value])
         return f"?{text}" if text else ""
 
@@ -65,7 +69,8 @@ class ListQuery:
     @property
     def plain(self) -> bool:
         """Whether every latent is listed."""
-        return not (self.flags or self.density or self.token or self.label or self.starred)
+        return not (self.flags or self.density or self.token or self.logit or self.label or self.labelled
+                    or self.starred)
 
 
 @dataclass(frozen=True)
@@ -81,21 +86,27 @@ class Resolved:
 
 def resolve(query: ListQuery, build: Build, db: Session, sae_id: str) -> Resolved:
     """Look up labels and tokens.  Raises UserError for flags, densities or sorts that do not exist."""
-    among = None
+    sets = []
     if query.label:
-        among = frozenset(row.latent for row in labels.search(db, query.label, sae_id))
+        sets.append(frozenset(row.latent for row in labels.search(db, query.label, sae_id)))
+    if query.labelled:
+        sets.append(frozenset(labels.texts(db, sae_id)))
     if query.starred:
-        stars = labels.starred(db, sae_id)
-        among = stars if among is None else among & stars
-    tokens: list[Token] = []
-    if match := _TOKEN_ID.fullmatch(query.token):
-        tokens = list(build.token_info([int(match[1])]).values())
-    elif query.token:
-        tokens = build.find_tokens(query.token)
+        sets.append(labels.starred(db, sae_id))
+    tokens = _tokens(query.token, build)
     if query.token and not tokens:  # no such token, so no latent fires on it
-        among = frozenset()
+        sets.append(frozenset())
+    among = frozenset.intersection(*sets) if sets else None
+    logits = frozenset(t.token for t in _tokens(query.logit, build)) if query.logit else None
     token = tokens[0].token if tokens else None
     sort, descending = query.sort, query.descending
     if not sort or (sort in TOKEN_SORTS and token is None):
         sort, descending = ("token", True) if token is not None else ("latent", False)
-    return Resolved(sort, descending, Filters(query.flags, query.density, among), token, tokens)
+    return Resolved(sort, descending, Filters(query.flags, query.density, among, logits), token, tokens)
+
+
+def _tokens(text: str, build: Build) -> list[Token]:
+    """What `text` may mean among the tokens, best first; `#<id>` means one."""
+    if match := _TOKEN_ID.fullmatch(text):
+        return list(build.token_info([int(match[1])]).values())
+    return build.find_tokens(text) if text else []

@@ -18,7 +18,8 @@ from sae.records import FLAGS, LatentRow
 # name in a URL -> column.  The last three need a token.
 SORTS = {
     "latent": "l.latent", "density": "l.density", "max": "l.max_act", "mean": "l.mean_act",
-    "kurtosis": "l.logit_kurtosis", "l0": "l.mean_l0", "position": "l.mean_position",
+    "kurtosis": "l.logit_kurtosis", "logit_skew": "l.logit_skew", "skew": "l.skew_act", "phi": "l.max_phi",
+    "rule": "l.rule_f1", "cosine": "l.neighbour_cos[1]", "l0": "l.mean_l0", "position": "l.mean_position",
     "token": "t.n", "token_max": "t.max_act", "lift": "t.lift",
 }
 TOKEN_SORTS = frozenset({"token", "token_max", "lift"})
@@ -33,11 +34,13 @@ _LAST = 1e308  # stands for a missing key, which comes last in either direction
 
 @dataclass(frozen=True)
 class Filters:
-    """Which latents to list: all of `flags` hold, density in a decade, number in `among`."""
+    """Which latents to list: all of `flags` hold, density in a decade, number in `among`, and one of
+    the tokens `logits` is among those whose logit it raises most."""
 
     flags: frozenset[str] = frozenset()
     density: str = ""
     among: frozenset[int] | None = None
+    logits: frozenset[int] | None = None
 
     def __post_init__(self) -> None:
         for flag in self.flags:
@@ -100,6 +103,9 @@ def build_query(sort: str, descending: bool, filters: Filters, token: int | None
     if filters.among is not None:
         query.clauses.append("list_contains(?, l.latent)")
         query.parameters.append(sorted(filters.among))
+    if filters.logits is not None:
+        query.clauses.append("list_has_any(l.logit_pos, ?::INTEGER[])")
+        query.parameters.append(sorted(filters.logits))
     return query
 
 

@@ -30,14 +30,33 @@ FLAGS = {
 }
 
 
+# Classes of token places that a rule may name, with what each says after "fires" (`sae.index.classes` defines them).
+CLASSES = {
+    "number": "on numbers",
+    "punctuation": "on punctuation",
+    "capital": "on tokens that begin with a capital letter",
+    "newline": "on line breaks",
+    "space": "on white space",
+    "inside_word": "inside words, past their first token",
+    "line_start": "on the first token of a line",
+    "comment": "between a # and the end of its line",
+    "triple_quotes": "between triple quotes",
+    "brackets": "inside round brackets",
+    "context_start": "on the first token of a context",
+}
+
+
 @dataclass(frozen=True)
 class Token:
-    """A vocabulary entry: its bytes, and how often it occurs among the counted tokens."""
+    """A vocabulary entry: its bytes, and how often it occurs among the counted tokens.
+
+    `n` is None where the token is known from an imported file alone, and so is its number made up.
+    """
 
     token: int
     piece: bytes
     special: bool
-    n: int
+    n: int | None
 
 
 @dataclass(frozen=True)
@@ -46,7 +65,7 @@ class TokenFirings:
 
     token: int
     n: int
-    lift: float
+    lift: float | None
     max_act: float | None
 
 
@@ -80,30 +99,30 @@ class Rule:
 
 @dataclass(frozen=True)
 class Latent:
-    """All that a build knows of one latent, its contexts apart."""
+    """All that a build knows of one latent, its contexts apart.  None: not known; only imported builds have that."""
 
     latent: int
-    n_tokens: int
-    n_contexts: int
-    density: float
-    max_act: float
-    mean_act: float
-    std_act: float
-    hist: list[int]
-    mean_position: float
+    n_tokens: int | None
+    n_contexts: int | None
+    density: float | None
+    max_act: float | None
+    mean_act: float | None
+    std_act: float | None
+    hist: list[int] | None
+    mean_position: float | None
     flags: frozenset[str]
     top_tokens: list[TokenFirings]
     next_tokens: list[TokenFirings]
     logit_pos: list[tuple[int, float]]
     logit_neg: list[tuple[int, float]]
-    logit_hist: list[int]
-    logit_std: float
-    logit_skew: float
-    logit_kurtosis: float
+    logit_hist: list[int] | None
+    logit_std: float | None
+    logit_skew: float | None
+    logit_kurtosis: float | None
     neighbours: list[tuple[int, float]]
-    encoder_norm: float
-    encoder_decoder_cos: float
-    mean_l0: float
+    encoder_norm: float | None
+    encoder_decoder_cos: float | None
+    mean_l0: float | None
     skew_act: float | None = None
     n_first: int | None = None
     n_last: int | None = None
@@ -115,6 +134,8 @@ class Latent:
     rule: Rule | None = None
     map_x: float | None = None
     map_y: float | None = None
+    hist_edges: list[float] | None = None  # its own, where the build has none for all
+    logit_edges: list[float] | None = None
 
     @property
     def dead(self) -> bool:
@@ -132,7 +153,7 @@ class Context:
     ctx: int
     document: str
     doc_offset: int
-    start: int
+    start: int | None  # None: the file that it comes from does not say
     peak: int
     tokens: list[int]
     acts: list[float]
@@ -144,14 +165,18 @@ class LatentRow:
     """A line of the latent table.  The `token_*` fields are set when the list was asked for by token."""
 
     latent: int
-    n_tokens: int
-    density: float
-    max_act: float
-    mean_act: float
-    logit_kurtosis: float
-    mean_l0: float
+    n_tokens: int | None
+    density: float | None
+    max_act: float | None
+    mean_act: float | None
+    logit_kurtosis: float | None
+    logit_skew: float | None
+    mean_l0: float | None
     flags: frozenset[str]
     logit_pos: list[int]
+    skew_act: float | None = None
+    max_phi: float | None = None
+    rule: Rule | None = None
     token_n: int | None = None
     token_max: float | None = None
     token_lift: float | None = None

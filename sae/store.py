@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ class Build:
 
     def latent(self, latent: int) -> Latent | None:
         """All about one latent, or None where there is no such number."""
-        rows = self._rows("SELECT * FROM latent WHERE latent = ?", [latent])
+        rows = self._rows(f"SELECT * FROM {self._latents} WHERE latent = ?", [latent])
         return _latent(rows[0]) if rows else None
 
     def contexts(self, latent: int) -> list[Context]:
@@ -126,6 +127,46 @@ class Build:
             [wanted[0], wanted[-1], wanted])
         return {row["latent"]: _context(row) for row in rows}
 
+    def records(self, low: int, high: int) -> list[tuple[Latent, list[Context]]]:
+        """The latents from `low` to below `high`, each with its contexts as `contexts` gives them."""
+        rows = self._rows(
+            "SELECT c.*, d.name AS document FROM context c LEFT JOIN document d USING (doc)"
+            " WHERE c.latent >= ? AND c.latent < ? ORDER BY c.latent, c.band, c.rank", [low, high])
+        contexts: dict[int, list[Context]] = {}
+        for row in rows:
+            contexts.setdefault(row["latent"], []).append(_context(row))
+        latents = self._rows(
+            f"SELECT * FROM {self._latents} WHERE latent >= ? AND latent < ? ORDER BY latent", [low, high])
+        return [(_latent(row), contexts.get(row["latent"], [])) for row in latents]
+
+    def explanations(self, latent: int) -> list[tuple[str, str]]:
+        """Words for a latent that came with an imported dashboard: (text, author)."""
+        if "explanation" not in self._tables:
+            return []
+        rows = self._rows("SELECT text, author FROM explanation WHERE latent = ?", [latent])
+        return [(row["text"], row["author"]) for row in rows]
+
+    @cached_property
+    def _tables(self) -> dict[str, int]:
+        """The tables there are, with the number of their rows."""
+        rows = self._rows("SELECT table_name AS name, estimated_size AS n FROM duckdb_tables()")
+        return {row["name"]: row["n"] for row in rows}
+
+    @property
+    def _latents(self) -> str:
+        """What to read latents from: with their own histogram edges where they have any."""
+        return "latent LEFT JOIN latent_edges USING (latent)" if self._tables.get("latent_edges") else "latent"
+
+    # Whole tables
+
+    def n_rows(self, table: str) -> int:
+        """How many rows a table of the schema has; 0 where the build does not have the table."""
+        return self._tables.get(table, 0)
+
+    def arrow(self, sql: str, batch_rows: int) -> Any:
+        """The answer to a query as a pyarrow RecordBatchReader, which reads as it goes; close it."""
+        return self._connection.cursor().sql(sql).to_arrow_reader(batch_rows)
+
     # Lists of latents
 
     def latents(
@@ -142,8 +183,9 @@ class Build:
         limit = max(1, min(limit, MAX_PAGE))
         extra = ", t.n AS token_n, t.max_act AS token_max, t.lift AS token_lift" if token is not None else ""
         rows = self._rows(
-            f"SELECT l.latent, l.n_tokens, l.density, l.max_act, l.mean_act, l.logit_kurtosis, l.mean_l0,"
-            f" {', '.join(f'l.{flag}' for flag in FLAGS)}, l.logit_pos, {query.key} AS sort_key{extra}"
+            f"SELECT l.latent, l.n_tokens, l.density, l.max_act, l.mean_act, l.logit_kurtosis, l.logit_skew, l.mean_l0,"
+            f" {', '.join(f'l.{flag}' for flag in FLAGS)}, l.logit_pos, l.skew_act, l.max_phi, l.rule_kind,"
+            f" l.rule_tokens, l.rule_class, l.rule_precision, l.rule_recall, l.rule_f1, {query.key} AS sort_key{extra}"
             f" FROM {query.source}{query.where}{query.order()} LIMIT {limit + 1}", query.parameters)
         more = len(rows) > limit
         rows = rows[:limit]
@@ -186,7 +228,7 @@ class Build:
         counts = self._rows(
             f"SELECT {flags}, count(*) FILTER (WHERE NOT l.dead) AS {LIVING} FROM {query.source}{query.where}",
             query.parameters)[0]
-        query = build_query("latent", False, Filters(filters.flags, "", filters.among), token)
+        query = build_query("latent", False, replace(filters, density=""), token)
         decades = ", ".join(f"count(*) FILTER (WHERE {density_clause(name)})" for name in DENSITIES)
         values = self._rows(f"SELECT [{decades}] AS n FROM {query.source}{query.where}", query.parameters)[0]["n"]
         return {"flag": counts, "density": dict(zip(DENSITIES, values, strict=True))}
@@ -236,7 +278,7 @@ class Build:
             bare = entry.piece.strip(b" ")
             if wanted in entry.piece:
                 closeness = (entry.piece != wanted, bare != wanted, not bare.startswith(wanted))
-                ranked.append((closeness, -entry.n, entry.token))
+                ranked.append((closeness, -(entry.n or 0), entry.token))
         return [self._vocabulary[token] for _, _, token in sorted(ranked)[:limit]]
 
     # Latents per token
@@ -313,7 +355,7 @@ def _rule(row: dict[str, Any]) -> Rule | None:
 
 def _latent_row(row: dict[str, Any]) -> LatentRow:
     del row["sort_key"]
-    return LatentRow(flags=_flags(row), **{**row, "logit_pos": row["logit_pos"] or []})
+    return LatentRow(flags=_flags(row), rule=_rule(row), **{**row, "logit_pos": row["logit_pos"] or []})
 
 
 def _context(row: dict[str, Any]) -> Context:

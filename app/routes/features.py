@@ -14,6 +14,8 @@ from app.deps import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
 from app.errors import SignInNeeded
 from app.listquery import ListQuery, Resolved, resolve
 from app.models import Sae
+from app.relations import related_latents, relations
+from app.rulewords import rule_words
 from app.saepages import find_sae, json_response, of_build, open_build, page
 from app.templating import is_htmx, render
 from app.tokens_view import WINDOWS, token_label
@@ -36,8 +38,12 @@ DENSITY_NAMES = {
 COLUMNS = (
     # name, sort, class
     ("latent", "latent", "num"), ("label · strongest context", "", ""), ("density", "density", "num"),
-    ("max", "max", "num"), ("kurtosis", "kurtosis", "num"), ("adds to the output", "", ""), ("flags", "", ""),
+    ("max", "max", "num"), ("kurtosis", "kurtosis", "num"), ("skew", "logit_skew", "num"), ("company φ", "phi", "num"),
+    ("adds to the output", "", ""), ("flags", "", ""),
 )
+# Sorts without a column of their own.
+MORE_SORTS = {"mean": "mean activation", "skew": "skew of its activations", "rule": "score of its rule",
+              "cosine": "nearest neighbour's cosine", "l0": "latents on its tokens", "position": "mean position"}
 
 
 @router.get("/{model}/{name}/latents.json")
@@ -80,7 +86,7 @@ def latents(
             request, "pages/latents.html", sae, build.meta, section="latents", **table,
             facets=build.facets(asked.filters, asked.token), densities=DENSITY_NAMES, columns=_columns(asked),
             tokens=[(token_label(t), t) for t in asked.tokens], cursor=cursor,
-            n_starred=len(labels.starred(db, sae.id)))
+            n_starred=len(labels.starred(db, sae.id)), n_labelled=len(labels.texts(db, sae.id)), sorts=MORE_SORTS)
 
 
 def _columns(asked: Resolved) -> list[tuple[str, str, str]]:
@@ -88,7 +94,7 @@ def _columns(asked: Resolved) -> list[tuple[str, str, str]]:
     if asked.token is None:
         return list(COLUMNS)
     extra = [("firings on it", "token", "num"), ("lift", "lift", "num")]
-    return [*COLUMNS[:3], *extra, COLUMNS[3], *COLUMNS[5:]]
+    return [*COLUMNS[:3], *extra, COLUMNS[3], *COLUMNS[7:]]
 
 
 @router.get("/{model}/{name}/random")
@@ -142,7 +148,7 @@ def latent(
         before, after = build.around(found.latent, asked.sort, asked.descending, asked.filters, asked.token)
         if before is None and after is None:  # not in the list one came from: by number
             before, after = build.around(found.latent)
-        written = labels.of_latents(db, sae.id, [i for i, _ in found.neighbours])
+        written = labels.of_latents(db, sae.id, related_latents(found))
         adds, removes = latentviews.logit_lines(build, found)
         fires_on, followed_by = latentviews.firing_lines(build, found)
         return page(
@@ -150,7 +156,8 @@ def latent(
             label=labels.get(db, sae.id, found.latent), adds=adds, removes=removes, fires_on=fires_on,
             followed_by=followed_by, activation_chart=latentviews.activation_chart(found, build.meta),
             logit_chart=latentviews.logit_chart(found, build.meta), flag_words=FLAG_WORDS, flag_names=FLAG_NAMES,
-            neighbours=latentviews.neighbours(build, found, written))
+            relations=relations(build, found, written),
+            rule=rule_words(found.rule, build.token_info(found.rule.tokens if found.rule else [])))
 
 
 @router.post("/{model}/{name}/{number}/label")

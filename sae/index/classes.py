@@ -13,20 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# name -> what it says after "fires", as it stands on a page
-CLASSES = {
-    "number": "on numbers",
-    "punctuation": "on punctuation",
-    "capital": "on tokens that begin with a capital letter",
-    "newline": "on line breaks",
-    "space": "on white space",
-    "inside_word": "inside words, past their first token",
-    "line_start": "on the first token of a line",
-    "comment": "between a # and the end of its line",
-    "triple_quotes": "between triple quotes",
-    "brackets": "inside round brackets",
-    "context_start": "on the first token of a context",
-}
+from sae.records import CLASSES
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sae.index.classes import CLASSES
-from sae.records import CLASS_SHARE, DENSE_DENSITY, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
+from sae.records import CLASS_SHARE, CLASSES, DENSE_DENSITY, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
 
 
 def flags(

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from sae.autoencoder import Autoencoder
-from sae.index.classes import CLASSES
 from sae.index.company import SAMPLED, Together, implied, together
 from sae.index.directions import LogitEffects, nearest
 from sae.index.flags import flags, largest_in_row
@@ -22,6 +21,7 @@ from sae.index.pairs import PairCounts, TopPairs, rank_within, with_lift
 from sae.index.rules import KINDS, Counts, Rules, find_rules
 from sae.index.shard import Frame, Shard
 from sae.kernels.sorting import stable_argsort
+from sae.records import CLASSES
 
 LISTED_TOKENS = 10
 LISTED_LATENTS = 8

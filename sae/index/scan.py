@@ -13,9 +13,10 @@ from sae.activations import context_batches
 from sae.autoencoder import Autoencoder
 from sae.checkpoint import load_checkpoint, save_checkpoint
 from sae.corpus import Corpus
-from sae.index.classes import CLASSES, TokenClasses
+from sae.index.classes import TokenClasses
 from sae.index.shard import Firings, Frame, Shard, Tokens
 from sae.lm import LanguageModel
+from sae.records import CLASSES
 
 SHARD_TOKENS = 65_536
 

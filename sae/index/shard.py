@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae.index.classes import CLASSES
 from sae.index.company import SAMPLED, Company
 from sae.index.pairs import PairCounts
 from sae.index.peaks import Peaks, hash31
+from sae.records import CLASSES
 
 _FIXED = 1 << 30
 _NORM_STEPS = 64  # bins per factor of 2 in the histogram of residual norms

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae.index.classes import CLASSES
 from sae.index.pairs import PairCounts
 from sae.index.rules import KINDS, MAX_TOKENS, MIN_FIRINGS, Counts, Rules, find_rules
+from sae.records import CLASSES
 
 V, C = 9, len(CLASSES)
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae.checkpoint import load_checkpoint, save_checkpoint
-from sae.index.classes import CLASSES
 from sae.index.company import SAMPLED, Company
 from sae.index.pairs import rank_within
 from sae.index.peaks import Peaks
 from sae.index.shard import Firings, Frame, Shard, Tokens, held_out
+from sae.records import CLASSES
 
 L, V, S, D, C = 5, 7, 6, 3, len(CLASSES)
 FRAME = Frame(n_latents=L, d_vocab=V, context_length=S, hist_edges=(0.6, 1.1, 2.3), unit=4.0, norm_unit=16.0,
