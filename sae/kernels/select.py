@@ -1,7 +1,10 @@
 """Which latents stay active: exact top-k over a batch, top-k per token, and a threshold.
 
-Shapes: B tokens, L latents, N selected pairs.  Pre-activations may be bfloat16 or float32;
-values come back in float32.  Only positive pre-activations are ever selected (ReLU first).
+All of them first find, in one pass over the pre-activations, the few entries above a bound
+(`sae.kernels.scan`), and then decide among those.
+
+Shapes: B tokens, L latents, C candidates, N selected pairs.  Pre-activations may be bfloat16 or
+float32; values come back in float32.  Only positive pre-activations are ever selected (ReLU first).
 """
 
 from __future__ import annotations
@@ -10,49 +13,72 @@ import torch
 from torch import Tensor
 
 from sae.kernels.codes import Codes
+from sae.kernels.scan import above, below_kth_maximum, kth_largest
 
-_GROUP = 16
+_SAMPLE = 1 << 18  # entries from which a bound is guessed
+_GROUPS = (16, 8, 4, 2)  # how many latents one may stand for, in a row of TopK
 
 
 def batch_topk(pre_BL: Tensor, n_keep: int) -> Codes:
     """The `n_keep` largest positive entries of the whole batch (BatchTopK, section 3 of the paper).
 
-    Exact, without sorting the batch: the n_keep-th largest of the maxima of disjoint groups is a
-    lower bound of the n_keep-th largest entry, and hardly more than n_keep entries reach it.
-    Ties at the cut go to the lowest (token, latent).
+    Exact: a sample tells about where the cut is, and a guess that leaves fewer than `n_keep`
+    candidates is taken back.  Ties at the cut go to the lowest (token, latent).
     """
     flat = pre_BL.reshape(-1)
-    candidates = (flat >= _lower_bound(pre_BL, n_keep)).nonzero().squeeze(1)  # ascending
-    values = flat[candidates].float()
-    if len(values) > n_keep:
-        cut = values.topk(n_keep, sorted=True).values[-1]
-        above = values > cut
-        ties = (values == cut).nonzero().squeeze(1)[: n_keep - int(above.sum())]
-        above[ties] = True
-        candidates, values = candidates[above], values[above]
-    return Codes.from_flat(candidates, values, *pre_BL.shape)
+    step = max(1, flat.numel() // _SAMPLE) | 1  # odd, so that it meets all latents where L is a power of two
+    sample = flat[::step].float()
+    expected = n_keep / step
+    for rank in (expected + 5 * expected**0.5 + 5, 4 * expected + 50, len(sample)):
+        guess = float(kth_largest(sample, int(rank))) if rank < len(sample) else 0.0
+        flat_C = above(pre_BL, max(guess, 0.0))
+        if len(flat_C) >= n_keep or guess <= 0:
+            break
+    value_C = flat[flat_C].float()
+    if len(value_C) > n_keep:
+        cut = kth_largest(value_C, n_keep)
+        keep_C = value_C > cut
+        tie_M = (value_C == cut).nonzero().squeeze(1)
+        keep_C[tie_M[: n_keep - int(keep_C.sum())]] = True
+        flat_C, value_C = flat_C[keep_C], value_C[keep_C]
+    return Codes.from_flat(flat_C, value_C, *pre_BL.shape)
 
 
 def row_topk(pre_BL: Tensor, k: int) -> Codes:
-    """The k largest positive entries of every row (TopK)."""
-    values_BK, latents_BK = pre_BL.topk(k, dim=1, sorted=False)
-    tokens_BK = torch.arange(len(pre_BL), device=pre_BL.device)[:, None].expand_as(latents_BK)
-    keep = values_BK > 0
-    return Codes(tokens_BK[keep], latents_BK[keep], values_BK[keep].float(), *pre_BL.shape)
+    """The k largest positive entries of every row (TopK).  Ties at the cut go to any latent."""
+    bound_B1 = _row_bound(pre_BL, k)
+    if bound_B1 is None:
+        values_BK, latents_BK = pre_BL.topk(k, dim=1, sorted=False)
+        tokens_BK = torch.arange(len(pre_BL), device=pre_BL.device)[:, None].expand_as(latents_BK)
+        keep_BK = values_BK > 0
+        return Codes(tokens_BK[keep_BK], latents_BK[keep_BK], values_BK[keep_BK].float(), *pre_BL.shape)
+    flat_C = above(pre_BL, bound_B1)
+    some = Codes.from_flat(flat_C, pre_BL.reshape(-1)[flat_C].float(), *pre_BL.shape)
+    count_B = some.l0_B()
+    if not len(flat_C) or int(count_B.max()) <= k:
+        return some
+    # The candidates of each token, side by side: hardly more than k.
+    place_C = torch.arange(len(flat_C), device=pre_BL.device) - some.offset_B[some.token_N]
+    side_BW = torch.zeros(len(pre_BL), int(count_B.max()), device=pre_BL.device)
+    side_BW[some.token_N, place_C] = some.value_N
+    kept_BK = side_BW.topk(k, dim=1, sorted=False).indices
+    keep_BW = torch.zeros_like(side_BW, dtype=torch.bool).scatter_(1, kept_BK, True)
+    return some.where(keep_BW[some.token_N, place_C])
 
 
 def above_threshold(pre_BL: Tensor, threshold: Tensor | float) -> Codes:
     """Every entry above `threshold` (strictly) and above 0: JumpReLU with one θ, or one a latent."""
-    flat = ((pre_BL > threshold) & (pre_BL > 0)).reshape(-1).nonzero().squeeze(1)
-    return Codes.from_flat(flat, pre_BL.reshape(-1)[flat].float(), *pre_BL.shape)
+    return entries_above(pre_BL, torch.as_tensor(threshold, dtype=torch.float32).clamp(min=0.0))
 
 
-def _lower_bound(pre_BL: Tensor, n_keep: int) -> Tensor:
-    """A positive value that the `n_keep` largest entries reach, as far as they are positive."""
-    B, L = pre_BL.shape
-    smallest = torch.finfo(pre_BL.dtype).tiny
-    if L % _GROUP or n_keep >= B * (L // _GROUP):
-        return torch.full((), smallest, device=pre_BL.device, dtype=pre_BL.dtype)
-    # A group is strided over latents, so that the maximum runs over whole vectors.
-    maxima = pre_BL.reshape(B, _GROUP, L // _GROUP).amax(dim=1).reshape(-1)
-    return maxima.topk(n_keep, sorted=False).values.amin().clamp(min=smallest)
+def entries_above(pre_BL: Tensor, bound: Tensor | float) -> Codes:
+    """Every entry above `bound` (strictly), which may be negative; one number, one a latent or one a token."""
+    flat_N = above(pre_BL, bound)
+    return Codes.from_flat(flat_N, pre_BL.reshape(-1)[flat_N].float(), *pre_BL.shape)
+
+
+def _row_bound(pre_BL: Tensor, k: int) -> Tensor | None:
+    """Below the k-th largest entry of each row, and not by much: [B, 1].  None where rows are too short."""
+    L = pre_BL.shape[1]
+    size = next((size for size in _GROUPS if L % size == 0 and 2 * k <= L // size), None)
+    return below_kth_maximum(pre_BL, size, k) if size and pre_BL.device.type == "cpu" else None

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sae.kernels import select
 from sae.kernels.codes import Codes
 from sae.kernels.select import above_threshold, batch_topk, row_topk
 
@@ -18,7 +19,7 @@ Triplet = tuple[int, int, float]
 def pre_activations(draw: st.DrawFn) -> Tensor:
     """[B, L] with many ties or none, mostly positive or mostly not, in either precision."""
     B = draw(st.integers(1, 9))
-    L = draw(st.sampled_from([1, 5, 16, 31, 32, 48, 64]))
+    L = draw(st.sampled_from([1, 5, 16, 31, 32, 48, 64, 256]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     shift = draw(st.sampled_from([-2.5, -1.0, 0.0, 1.0]))
     pre_BL = torch.randn(B, L, generator=generator) + shift
@@ -53,6 +54,26 @@ def test_batch_topk_gives_ties_at_the_cut_to_the_lowest_token_then_latent(dtype:
     pre_BL[3, 31] = 2
     assert triplets(batch_topk(pre_BL, 34)) == [
         *((0, latent, 1.0) for latent in range(32)), (1, 0, 1.0), (3, 31, 2.0)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(pre_activations(), st.integers(1, 200), st.sampled_from([1, 3, 10, 40]))
+def test_a_wrong_guess_of_the_cut_is_taken_back(pre_BL: Tensor, n_keep: int, sample: int) -> None:
+    """With a sample that is far too small the guess is often too high."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(select, "_SAMPLE", sample)
+        guessed = triplets(batch_topk(pre_BL, n_keep))
+    assert guessed == sorted(sorted(positive(pre_BL), key=lambda e: (-e[2], e[0], e[1]))[:n_keep])
+
+
+def test_an_outlier_among_the_sampled_is_no_cut() -> None:
+    pre_BL = torch.full((64, 64), 0.5)
+    pre_BL.reshape(-1)[:: (4096 // 64) | 1] = 9.0  # all of the sample and nothing else
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(select, "_SAMPLE", 64)
+        codes = batch_topk(pre_BL, 300)
+    assert len(codes.value_N) == 300
+    assert codes.value_N.min() == 0.5
 
 
 def test_batch_topk_does_not_see_one_token_only() -> None:

@@ -1,0 +1,99 @@
+"""Finding the few large entries of a pre-activation matrix on the CPU.
+
+A bfloat16 is the upper half of a float32, so its 16 bits, read as an unsigned integer, rank positive
+numbers as their values do and negative ones in reverse, after all positive ones.  The entries above a
+bound are therefore one interval of integers, which processors compare many times faster than bfloat16.
+
+Shapes: B tokens, L latents, N entries found.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+_BLOCK = 1 << 20  # entries looked at together: they and what is made of them stay in the cache
+_NAN, _MINUS = 0x7F81, 0x8000  # the first bfloat16 that is no number, and minus zero
+
+Bits = npt.NDArray[Any]
+
+
+def above(pre_BL: Tensor, bound: Tensor | float) -> Tensor:
+    """Ascending indices into the flattened [B, L] of the entries above `bound` (strictly): [N].
+
+    `bound` is one number, one a latent [L] or one a token [B, 1], in float32.
+    """
+    if pre_BL.device.type != "cpu":
+        return (pre_BL > bound).reshape(-1).nonzero().squeeze(1)
+    bound = torch.as_tensor(bound, dtype=torch.float32).detach()
+    if pre_BL.dtype == torch.bfloat16:
+        return _scan(pre_BL.view(torch.uint16), *_interval(bound))
+    return _scan(pre_BL.float(), bound.numpy(), None)
+
+
+def below_kth_maximum(pre_BL: Tensor, size: int, k: int) -> Tensor:
+    """A bound for each row that its k largest entries are above, as far as they are positive: [B, 1].
+
+    It is just below the k-th largest of the maxima of disjoint groups of `size` latents, which is a
+    lower bound of the k-th largest entry.
+    """
+    B, L = pre_BL.shape
+    whole = torch.int16 if pre_BL.dtype == torch.bfloat16 else torch.int32
+    # A group is strided over latents, so that the maximum runs over whole vectors.
+    maxima = pre_BL.view(whole).reshape(B, size, L // size).amax(dim=1).numpy()
+    kth = np.partition(maxima, maxima.shape[1] - k, axis=1)[:, -k]
+    bits = np.maximum(kth.astype(np.int32) - 1, 0) << (16 if whole == torch.int16 else 0)
+    return torch.from_numpy(bits).view(torch.float32)[:, None]
+
+
+def kth_largest(value_N: Tensor, n: int) -> Tensor:
+    """The n-th largest of some numbers, none of them NaN: zero-dimensional."""
+    place = len(value_N) - n
+    if value_N.device.type != "cpu":
+        return value_N.kthvalue(place + 1).values
+    return torch.as_tensor(np.partition(value_N.numpy(), place)[place])
+
+
+def _interval(bound: Tensor) -> tuple[Bits, Bits]:
+    """First integer of the interval, and its length: both as uint16."""
+    bits = bound.contiguous().view(torch.int32).numpy().astype(np.int64) & 0x7FFF_FFFF  # of the magnitude
+    negative = np.signbit(bound.numpy()) & (bits != 0)
+    # Above a bound >= 0: from the next number on.  Above one < 0: all from 0 on, and smaller magnitudes.
+    first = np.where(negative, 0, (bits >> 16) + 1)
+    end = np.where(negative, _MINUS + ((bits + 0xFFFF) >> 16), _NAN)
+    first = np.minimum(first, end)
+    return first.astype(np.uint16), (end - first).astype(np.uint16)
+
+
+def _scan(pre_BL: Tensor, first: Bits, length: Bits | None) -> Tensor:
+    B, L = pre_BL.shape
+    entries, per_token = pre_BL.numpy(), first.ndim == 2
+    rows = max(1, _BLOCK // L)
+
+    def block(start: int) -> npt.NDArray[np.int64]:
+        part = entries[start : start + rows]
+        low = first[start : start + rows] if per_token else first
+        if length is None:
+            return np.flatnonzero(part > low) + start * L
+        width = length[start : start + rows] if per_token else length
+        return np.flatnonzero(part - low < width) + start * L  # wraps around below `low`
+
+    starts, threads = range(0, B, rows), torch.get_num_threads()
+    many = threads > 1 and len(starts) > 1
+    parts = list(_pool(threads).map(block, starts) if many else map(block, starts))
+    return torch.from_numpy(np.concatenate(parts) if parts else np.empty(0, np.int64))
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="scan")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
