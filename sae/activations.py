@@ -119,7 +119,7 @@ class ActivationStream:
         cuda = self.lm.device.type == "cuda"
         self._pass_tokens = _FORWARD_TOKENS if cuda else min(_FORWARD_TOKENS, self.batch_tokens)
         self._thread = ThreadPoolExecutor(1) if (cuda if self.ahead is None else self.ahead) else None
-        self._side = torch.cuda.Stream(self.lm.device) if cuda and self._thread else None
+        self._side = torch.cuda.Stream(self.lm.device) if cuda and self._thread else None  # type: ignore[no-untyped-call]
         self._stop = threading.Event()
         self._halves: list[_Half | None] = [None, None]
 

@@ -1,24 +1,29 @@
-"""The training loop of one SAE, and the artefact made of what it leaves.
+"""The training loop of one SAE or of many on one stream, and the artefacts made of what it leaves.
 
-A source gives raw activations [B, D] as batches that depend on the step number alone
+A source gives raw activations [B, W] as batches that depend on the step number alone
 (`ActivationStream`, or `StoredActivations` for experiments), so a run resumed from a
-checkpoint ends with the same weights as one that was never interrupted.
+checkpoint ends with the same weights as one that was never interrupted.  All SAEs of a run
+share the normalised batch; a single one is a run of one.
+
+Nothing waits for the device at every step: sums and the check for a loss that is no number
+stay there until a row or a checkpoint is written.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from sae.activations import Timing
 from sae.autoencoder import Autoencoder
 from sae.checkpoint import load_checkpoint, save_checkpoint
+from sae.curves import Curves
 from sae.errors import UserError
 from sae.folding import fold_scale
 from sae.normalization import Normalizer
@@ -29,12 +34,17 @@ from sae.trainee import Trainee
 _SAMPLE_TOKENS = 32_768  # activations from which b_dec, the variance and the scale are measured
 _CHECKPOINT_S = 20.0  # seconds between checkpoints, more where writing one would take
 _CHECKPOINT_SHARE = 0.05  # a larger share of the time than this
-_LOG_S = 0.5
+_LOG_S = 0.5  # seconds between rows, more in a long run:
+_ROWS = 1000  # about so many of every factor e in time, over all SAEs
 _THETA_SHARE = 0.1  # θ is the mean over the batches of the last tenth of the run
+_FORMAT = 2  # of a checkpoint
 
 
 class Source(Protocol):
-    """Where batches of raw activations come from."""
+    """Where batches of raw activations come from.  A transcoder's are of two widths, side by side."""
+
+    widths: tuple[int, ...]
+    timing: Timing
 
     def sample(self, n_tokens: int) -> Tensor: ...
 
@@ -48,6 +58,11 @@ class StoredActivations:
     x_ND: Tensor
     batch_tokens: int
     seed: int = 0
+    widths: tuple[int, ...] = ()
+    timing: Timing = field(default_factory=Timing)
+
+    def __post_init__(self) -> None:
+        self.widths = self.widths or (self.x_ND.shape[1],)
 
     def sample(self, n_tokens: int) -> Tensor:
         return self.x_ND[self._order(0)[:n_tokens]].float()
@@ -68,14 +83,50 @@ class StoredActivations:
         return order
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What is done to a raw batch before the SAEs see it.
+
+    A transcoder's target has a scale of its own; with `layer_norm` only the input is normalised
+    token by token, since at inference the output's mean and standard deviation are not known.
+    """
+
+    normalizer: Normalizer
+    target: Normalizer | None = None
+
+    @classmethod
+    def fit(cls, kind: str, parts: Sequence[Tensor]) -> Inputs:
+        target = Normalizer.fit("none" if kind == "none" else "dataset", parts[1]) if len(parts) == 2 else None
+        return cls(Normalizer.fit(kind, parts[0]), target)
+
+    def apply(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
+        """(input [B, D_in], a transcoder's target [B, D] or None, what an error of 1 is in raw units [B, 1])."""
+        y_BD, scale_B1, _ = self.normalizer.apply(parts[0])
+        if self.target is None:
+            return y_BD, None, scale_B1
+        target_BD, scale_B1, _ = self.target.apply(parts[1])
+        return y_BD, target_BD, scale_B1
+
+    def state(self) -> list[list[Any]]:
+        return [[one.kind, one.factor] for one in (self.normalizer, self.target) if one]
+
+    @classmethod
+    def resumed(cls, state: list[list[Any]]) -> Inputs:
+        return cls(*(Normalizer(*one) for one in state))
+
+
 @dataclass
 class Trained:
-    """What a finished loop leaves."""
+    """What a finished loop leaves of one SAE."""
 
     trainee: Trainee
-    normalizer: Normalizer
+    inputs: Inputs
     theta_batches: tuple[int, int]  # the steps whose minima θ is the mean of
-    seconds: float
+    seconds: float  # of the whole loop, which others may have shared
+
+    @property
+    def normalizer(self) -> Normalizer:
+        return self.inputs.normalizer
 
 
 def default_lr(n_latents: int, n_steps: int) -> float:
@@ -88,67 +139,6 @@ def default_lr(n_latents: int, n_steps: int) -> float:
     return float(2e-4 * (2**14 / n_latents) ** 0.5 * (1 + 1e5 / n_steps) ** 0.5)
 
 
-def train(
-    spec: TrainSpec, source: Source, device: torch.device, *, checkpoint: Path | None = None,
-    update: Callable[[int], None] = lambda tokens: None, row: Callable[..., None] = lambda **values: None,
-    lm_seconds: Callable[[], float] = lambda: 0.0,
-) -> Trained:
-    """Train to the end of `spec`, from `checkpoint` if it exists.
-
-    `update(tokens)` is called after every step and may raise to stop; the state is saved before
-    the exception leaves.  `row(**metrics)` receives the curves.  Raises UserError (field `lr`) when
-    the loss is no longer a number; the last good checkpoint stays.
-    """
-    n_steps = spec.tokens // spec.batch_tokens
-    state = load_checkpoint(checkpoint, device) if checkpoint else None
-    trainee, normalizer = _begin(spec, source, device, state)
-    step = int(state["step"]) if state else 0
-    before = float(state["seconds"]) if state else 0.0
-    started = saved = time.perf_counter()
-    interval = _CHECKPOINT_S
-    whole = True  # whether trainee and step belong together: not in the middle of a step
-
-    def seconds() -> float:
-        return before + time.perf_counter() - started
-
-    def save() -> None:
-        nonlocal saved, interval
-        if checkpoint and whole:
-            begun = time.perf_counter()
-            save_checkpoint(checkpoint, {
-                "step": step, "seconds": seconds(), "trainee": trainee.state(),
-                "normalizer": [normalizer.kind, normalizer.factor]})
-            saved = time.perf_counter()
-            interval = max(_CHECKPOINT_S, (saved - begun) / _CHECKPOINT_SHARE)
-
-    theta_from = n_steps - max(1, int(n_steps * _THETA_SHARE))
-    peak = spec.lr or default_lr(spec.n_latents, n_steps)
-    curves = _Curves(row, lm_seconds)
-    try:
-        for x_BD in source.batches(step) if step < n_steps else ():
-            y_BD, scale_B1, _ = normalizer.apply(x_BD.to(device))
-            lr = learning_rate(step, n_steps, peak, spec.warmup_steps, spec.decay_fraction)
-            whole = False
-            result = trainee.step(y_BD, lr)
-            loss = float(result.loss)
-            if not math.isfinite(loss):
-                raise UserError(f"lr: the loss is no longer a number at step {step}; lower the learning rate, {lr:.2g} "
-                                "there, and look for activations that are not finite", "lr")
-            if step >= theta_from:
-                trainee.sparsity.observe(result.codes)
-            step, whole = step + 1, True
-            curves.add(x_BD, result.error_BD * scale_B1, result.codes.value_N)
-            curves.maybe_write(step == n_steps, step, spec, trainee, lr, loss)
-            update(step * spec.batch_tokens)
-            if time.perf_counter() - saved > interval:
-                save()
-            if step == n_steps:
-                break
-    finally:
-        save()
-    return Trained(trainee, normalizer, (theta_from, n_steps), seconds())
-
-
 def learning_rate(step: int, n_steps: int, peak: float, warmup_steps: int, decay_fraction: float) -> float:
     """Linear from 0 over the warm-up, constant, then linear to 0 over the last `decay_fraction`."""
     warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
@@ -157,55 +147,183 @@ def learning_rate(step: int, n_steps: int, peak: float, warmup_steps: int, decay
     return peak * min(warm, fall)
 
 
-def _begin(
-    spec: TrainSpec, source: Source, device: torch.device, state: dict[str, Any] | None
-) -> tuple[Trainee, Normalizer]:
-    """A trainee, fresh from a sample of the data or taken from a checkpoint."""
-    if state:
-        return Trainee.resumed(spec, state["trainee"], device), Normalizer(*state["normalizer"])
-    x_ND = source.sample(_SAMPLE_TOKENS).to(device)
-    normalizer = Normalizer.fit(spec.normalize, x_ND)
-    start = Start.measure(normalizer.apply(x_ND)[0], b_dec_init=spec.b_dec_init)
-    return Trainee(spec, start, device), normalizer
+def train(spec: TrainSpec, source: Source, device: torch.device, **options: Any) -> Trained:
+    """Train one SAE: `train_all` for a run of one.  Raises UserError (field `lr`) where it diverges."""
+    (outcome,) = train_all([spec], source, device, **options)
+    if isinstance(outcome, UserError):
+        raise outcome
+    return outcome
 
 
-class _Curves:
-    """Sums since the last row of `progress.jsonl`; divided once, when the row is written."""
+def train_all(
+    specs: Sequence[TrainSpec], source: Source, device: torch.device, *, checkpoint: Path | None = None,
+    update: Callable[[int], None] = lambda tokens: None, row: Callable[..., None] = lambda **values: None,
+) -> list[Trained | UserError]:
+    """Train to the end of the specs, which share all but their dictionaries; from `checkpoint` if it exists.
 
-    def __init__(self, row: Callable[..., None], lm_seconds: Callable[[], float]) -> None:
-        self.row, self.lm_seconds = row, lm_seconds
-        self._reset()
+    `update(tokens)` is called after every step and may raise to stop; the state is saved before
+    the exception leaves.  `row(**metrics)` receives the curves, with `member` where there are
+    several.  An SAE whose loss is no longer a number is given up and the others go on; its outcome
+    is a UserError (field `lr`), raised where it is the last one.  The last good checkpoint stays.
+    """
+    loop = _Loop(specs, source, device, checkpoint, row)
+    try:
+        for x_BW in source.batches(loop.step) if loop.step < loop.n_steps else ():
+            loop.take(x_BW)
+            update(loop.step * specs[0].batch_tokens)
+            loop.save_now_and_then()
+            if loop.step == loop.n_steps:
+                break
+    finally:
+        loop.save()
+    return loop.outcomes()
 
-    def _reset(self) -> None:
-        self.error = self.variance = self.active = torch.zeros((), dtype=torch.float64)
-        self.minimum: float | None = None
-        self.tokens, self.since, self.lm_before = 0, time.perf_counter(), self.lm_seconds()
 
-    def add(self, x_BD: Tensor, error_BD: Tensor, value_N: Tensor) -> None:
-        self.error = self.error + error_BD.square().sum().double().cpu()
-        self.variance = self.variance + (x_BD - x_BD.mean(dim=0)).square().sum().double().cpu()
-        self.active = self.active + len(value_N)
-        self.tokens += len(x_BD)
-        self.minimum = float(value_N.min()) if len(value_N) else None
+class _Loop:
+    """The state between two steps."""
 
-    def maybe_write(
-        self, force: bool, step: int, spec: TrainSpec, trainee: Trainee, lr: float, loss: float
+    def __init__(
+        self, specs: Sequence[TrainSpec], source: Source, device: torch.device, checkpoint: Path | None,
+        row: Callable[..., None],
     ) -> None:
-        elapsed = time.perf_counter() - self.since
-        if elapsed < _LOG_S and not force:
+        self.specs, self.source, self.device, self.checkpoint, self.write = specs, source, device, checkpoint, row
+        self.n_steps = specs[0].tokens // specs[0].batch_tokens
+        self.theta_from = self.n_steps - max(1, int(self.n_steps * _THETA_SHARE))
+        self.peaks = [spec.lr or default_lr(spec.n_latents, self.n_steps) for spec in specs]
+        self.failed: dict[int, str] = {}
+        state = load_checkpoint(checkpoint, device) if checkpoint else None
+        if state and state.get("format") != _FORMAT:
+            raise UserError("run: its checkpoint is of another version of this program; start the run anew", "run")
+        self.step, self.before = (int(state["step"]), float(state["seconds"])) if state else (0, 0.0)
+        self._begin(state)
+        self.curves = [Curves(trainee, device) for trainee in self.trainees]
+        self.variance = torch.zeros((), dtype=torch.float64, device=device)
+        self.whole = True  # whether trainees and step belong together: not in the middle of a step
+        self.started = self.saved = self.logged = time.perf_counter()
+        self.interval = _CHECKPOINT_S
+        self._mark()
+
+    def _begin(self, state: dict[str, Any] | None) -> None:
+        """Trainees fresh from a sample of the data, or taken from a checkpoint."""
+        if state:
+            self.inputs = Inputs.resumed(state["inputs"])
+            self.failed = {int(member): message for member, message in state["failed"].items()}
+            self.trainees = [Trainee.resumed(spec, one, self.device)
+                             for spec, one in zip(self.specs, state["trainees"], strict=True)]
             return
-        self.row(
-            step=step, tokens=step * spec.batch_tokens, loss=loss, fvu=float(self.error / self.variance),
-            l0=float(self.active) / self.tokens, dead=trainee.n_dead / spec.n_latents, lr=lr, theta=self.minimum,
-            tokens_per_s=self.tokens / elapsed, lm_share=(self.lm_seconds() - self.lm_before) / elapsed)
-        self._reset()
+        parts = self._parts(self.source.sample(_SAMPLE_TOKENS))
+        self.inputs = Inputs.fit(self.specs[0].normalize, parts)
+        y_ND, target_ND, _ = self.inputs.apply(parts)
+        start = Start.measure(y_ND, target_ND, self.specs[0].b_dec_init)
+        self.trainees = [Trainee(spec, start, self.device) for spec in self.specs]
+
+    @property
+    def members(self) -> list[int]:
+        """The SAEs that are still trained."""
+        return [member for member in range(len(self.specs)) if member not in self.failed]
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.started
+
+    def _parts(self, x_BW: Tensor) -> tuple[Tensor, ...]:
+        """What is read, and what a transcoder reconstructs."""
+        return torch.split(x_BW.to(self.device), list(self.source.widths), dim=1)
+
+    def take(self, x_BW: Tensor) -> None:
+        """One step of every SAE."""
+        parts = self._parts(x_BW)
+        y_BD, target_BD, scale_B1 = self.inputs.apply(parts)
+        self.whole = False
+        for member in self.members:
+            trainee = self.trainees[member]
+            result = trainee.step(y_BD, self._lr(member, self.step), target_BD)
+            if self.step >= self.theta_from:
+                trainee.sparsity.observe(result.codes)
+            self.curves[member].add(self.step, result, result.error_BD * scale_B1)
+        self.variance += (parts[-1] - parts[-1].mean(dim=0)).square().sum()
+        self.step, self.whole = self.step + 1, True
+        if time.perf_counter() - self.logged > max(_LOG_S, self.seconds * len(self.specs) / _ROWS) \
+                or self.step == self.n_steps:
+            self._rows()
+
+    def _lr(self, member: int, step: int) -> float:
+        spec = self.specs[member]
+        return learning_rate(step, self.n_steps, self.peaks[member], spec.warmup_steps, spec.decay_fraction)
+
+    # ---- curves
+
+    def _mark(self) -> None:
+        timing = self.source.timing
+        self.timing_before = Timing(timing.seconds, timing.tokens, timing.waited)
+        self.logged = time.perf_counter()
+
+    def _rows(self) -> None:
+        """Write a row for every SAE, and begin new sums."""
+        self._give_up_where_no_number()
+        elapsed, now, before = time.perf_counter() - self.logged, self.source.timing, self.timing_before
+        waited, read_s, read = now.waited - before.waited, now.seconds - before.seconds, now.tokens - before.tokens
+        variance = float(self.variance)
+        for member in self.members:
+            curves, spec = self.curves[member], self.specs[member]
+            self.write(
+                **({"member": member} if len(self.specs) > 1 else {}), step=self.step,
+                tokens=self.step * spec.batch_tokens, **curves.row(variance), lr=self._lr(member, self.step - 1),
+                tokens_per_s=curves.n_tokens / elapsed, lm_tokens_per_s=read / read_s if read else None,
+                sae_tokens_per_s=curves.n_tokens / max(elapsed - waited, 1e-9), lm_share=min(1.0, waited / elapsed))
+            curves.reset()
+        self.variance.zero_()
+        self._mark()
+
+    def _give_up_where_no_number(self) -> None:
+        for member in self.members:
+            step = self.curves[member].bad_step()
+            if step is not None:
+                self.failed[member] = (
+                    f"lr: the loss is no longer a number at step {step}; lower the learning rate, whose peak is "
+                    f"{self.peaks[member]:.2g}, and look for activations that are not finite")
+                if len(self.specs) > 1:
+                    self.write(member=member, step=self.step, error=self.failed[member])
+        if not self.members:
+            raise UserError(self.failed[0], "lr")
+
+    # ---- checkpoints
+
+    def save_now_and_then(self) -> None:
+        if time.perf_counter() - self.saved > self.interval:
+            self.save()
+
+    def save(self) -> None:
+        """Save, unless in the middle of a step or where a weight is no number: the last good state stays then."""
+        if self.checkpoint is None or not self.whole or not self._finite():
+            return
+        begun = time.perf_counter()
+        save_checkpoint(self.checkpoint, {
+            "format": _FORMAT, "step": self.step, "seconds": self.seconds, "inputs": self.inputs.state(),
+            "failed": {str(member): message for member, message in self.failed.items()},
+            "trainees": [trainee.state() for trainee in self.trainees]})
+        self.saved = time.perf_counter()
+        self.interval = max(_CHECKPOINT_S, (self.saved - begun) / _CHECKPOINT_SHARE)
+
+    def _finite(self) -> bool:
+        weights = (weight for member in self.members for weight in self.trainees[member].tensors().values())
+        return bool(self.members) and all(
+            self.curves[member].bad_step() is None for member in self.members) and all(
+            bool(weight.isfinite().all()) for weight in weights)
+
+    def outcomes(self) -> list[Trained | UserError]:
+        return [
+            UserError(self.failed[member], "lr") if member in self.failed
+            else Trained(trainee, self.inputs, (self.theta_from, self.n_steps), self.seconds)
+            for member, trainee in enumerate(self.trainees)]
 
 
 def artefact(trained: Trained, config: dict[str, Any]) -> Autoencoder:
-    """The SAE that takes raw activations: a dataset-wise scale is folded into its weights (`sae.folding`)."""
-    s = trained.normalizer.factor
-    sae = Autoencoder(fold_scale(trained.trainee.tensors(), config["architecture"], s), config)
+    """The SAE that takes raw activations: dataset-wise scales are folded into its weights (`sae.folding`)."""
+    s = trained.inputs.normalizer.factor
+    s_out = trained.inputs.target.factor if trained.inputs.target else s
+    sae = Autoencoder(fold_scale(trained.trainee.tensors(), config["architecture"], s, s_out), config)
     theta = trained.trainee.sparsity.threshold
     if theta is not None:
-        sae.sparsity.threshold = theta / s
+        sae.sparsity.threshold = theta / s_out
     return sae

@@ -1,0 +1,72 @@
+"""What is summed up of each SAE between two rows of `progress.jsonl`, on the device, without waiting for it.
+
+Shapes: B tokens, D width, L latents.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae.trainee import StepResult, Trainee
+
+_DECILES = torch.arange(1, 10) / 10
+_NEVER = 2**62
+
+
+class Curves:
+    """Sums over the steps since the last row, and the first step whose loss was no number."""
+
+    def __init__(self, trainee: Trainee, device: torch.device) -> None:
+        self.trainee = trainee
+        self.first_bad = torch.full((), _NEVER, dtype=torch.int64, device=device)
+        self.device = device
+        self.reset()
+
+    def reset(self) -> None:
+        n_latents = self.trainee.spec.n_latents
+        self.n_steps = self.n_tokens = 0
+        self.losses_3 = torch.zeros(3, dtype=torch.float64, device=self.device)  # whole, AuxK's, sparsity's
+        self.error = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.l0_histogram = torch.zeros(n_latents + 1, dtype=torch.int64, device=self.device)
+        self.last: StepResult | None = None
+
+    def add(self, step: int, result: StepResult, error_BD: Tensor) -> None:
+        """One step; `error_BD` in units of the raw activations."""
+        losses_3 = torch.stack([result.loss, result.aux_loss, result.sparsity_loss]).double()
+        self.losses_3 += losses_3
+        self.first_bad = torch.where(losses_3[0].isfinite(), self.first_bad, self.first_bad.clamp(max=step))
+        self.error += error_BD.square().sum()
+        l0_B = result.codes.l0_B()
+        self.l0_histogram.index_add_(0, l0_B, torch.ones_like(l0_B))
+        self.n_steps, self.n_tokens, self.last = self.n_steps + 1, self.n_tokens + len(error_BD), result
+
+    def bad_step(self) -> int | None:
+        """The first step whose loss was no number, or None.  Waits for the device."""
+        step = int(self.first_bad)
+        return None if step == _NEVER else step
+
+    def row(self, variance: float) -> dict[str, Any]:
+        """The means since the last row; `variance` is the sum of squares that `error` is a part of.
+        Waits for the device."""
+        trainee, spec, coefficient = self.trainee, self.trainee.spec, self.trainee.sparsity.coefficient
+        loss, aux_loss, sparsity_loss = (self.losses_3 / self.n_steps).tolist()
+        reached = self.l0_histogram.cumsum(0).cpu()
+        total = int(reached[-1])
+        l0 = float((self.l0_histogram.double() * torch.arange(spec.n_latents + 1, device=self.device)).sum()) / total
+        return {
+            "loss": loss, "aux_loss": aux_loss, "sparsity_loss": sparsity_loss,
+            "fvu": float(self.error) / variance if variance > 0 else None,
+            "l0": l0, "l0_deciles": torch.searchsorted(reached, (_DECILES * total).ceil().long()).tolist(),
+            "dead": trainee.n_dead / spec.n_latents, "theta": self._theta(),
+            "coefficient": None if coefficient is None else coefficient * trainee.warm}
+
+    def _theta(self) -> float | None:
+        """The mean of the thresholds that are trained, else the smallest activation that was kept last."""
+        trained = self.trainee.sparsity.parameters().get("threshold")
+        if trained is not None:
+            return float(trained.detach().mean())
+        values = self.last.codes.value_N if self.last else None
+        return float(values.min()) if values is not None and len(values) else None
