@@ -1,7 +1,7 @@
 """The SAE artefact: weights, encode, decode, save and load.
 
 An artefact takes raw activations.  Its decoder rows have unit norm, so an activation is the
-length that its latent adds (times the token's scale under per-token layer norm).
+length that its latent adds (times the token's scale under per-token normalisation).
 
     y, scale, shift = normalise(x)
     pre   = (y − b_dec) · W_encᵀ + b_enc
@@ -22,7 +22,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -31,9 +31,8 @@ from torch import Tensor
 from sae.architectures import REGISTRY, make
 from sae.errors import UserError
 from sae.kernels.codes import Codes
-from sae.normalization import Normalizer
+from sae.normalization import KINDS, Normalizer
 from sae.rundir import write_json
-from sae.specs import Normalization
 
 SCHEMA_VERSION = 1
 Shapes = dict[str, set[tuple[int, ...]]]
@@ -53,7 +52,7 @@ class Autoencoder:
         self.W_skip_DD = tensors.get("W_skip")
         self.activation_scale_L = tensors.get("activation_scale")
         self.config = config
-        self.normalizer = Normalizer("layer_norm" if config["normalize"] == "layer_norm" else "none")
+        self.normalizer = Normalizer(config["normalize"] if config["normalize"] != "dataset" else "none")  # folded
         self.sparsity = make(config["architecture"], config["k"] or 0)
         self.sparsity.load_tensors(tensors)
 
@@ -201,7 +200,7 @@ def _check_config(config: dict[str, Any], folder: Path) -> None:
         if not holds:
             raise UserError(f"sae: {folder}: {what}", "sae")
 
-    for name, known in (("architecture", list(REGISTRY)), ("normalize", get_args(Normalization))):
+    for name, known in (("architecture", list(REGISTRY)), ("normalize", KINDS)):
         demand(config.get(name) in known, f"{name} is {config.get(name)!r}, known here are {', '.join(known)}")
     sizes = ["n_latents", "d_model"] + ["k"] * REGISTRY[config["architecture"]].has_k + ["d_in"] * ("d_in" in config)
     for name in sizes:

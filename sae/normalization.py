@@ -4,6 +4,11 @@
     dataset     y = s·x, one s for the data set, with E‖y‖² = D; folded into the biases at the end
     layer_norm  y = (x − mean(x)) / (std(x) + 1e-5) per token, std unbiased, as the BatchTopK
                 authors' code does; cannot be folded, so it stays an attribute of the SAE
+    layer_norm_std  the same y, but undone with std(x) alone, as OpenAI's and SAELens' code does
+    constant_norm   y = x · √D / ‖x‖ per token (SAELens' constant_norm_rescale)
+    centre      y = x − mean(x) per token: what a model with centred writing weights would have there
+
+SAEs are trained here with the first three; the others come with imported ones.
 
 Shapes: B tokens, D width.
 """
@@ -15,12 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+KINDS = ("none", "dataset", "layer_norm", "layer_norm_std", "constant_norm", "centre")  # what an artefact may say
 _EPS = 1e-5
 
 
 @dataclass(frozen=True)
 class Normalizer:
-    """`kind` is none, dataset or layer_norm; `factor` is s of the dataset kind."""
+    """`kind` is one of `KINDS`; `factor` is s of the dataset kind."""
 
     kind: str
     factor: float = 1.0
@@ -34,10 +40,18 @@ class Normalizer:
         return cls(kind, (x_BD.shape[1] / mean_square) ** 0.5 if mean_square > 0 else 1.0)
 
     def apply(self, x_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(y [B, D], scale [B, 1], shift [B, 1]) with x = y·scale + shift."""
-        if self.kind == "layer_norm":
+        """(y [B, D], scale [B, 1], shift [B, 1]): what is reconstructed in place of y is taken back by
+        y·scale + shift, which gives x for y itself (to 1e-5/std under layer_norm_std)."""
+        if self.kind in ("layer_norm", "layer_norm_std"):
             shift_B1 = x_BD.mean(dim=1, keepdim=True)
-            scale_B1 = x_BD.std(dim=1, keepdim=True) + _EPS
-            return (x_BD - shift_B1) / scale_B1, scale_B1, shift_B1
+            std_B1 = x_BD.std(dim=1, keepdim=True)
+            scale_B1 = std_B1 + _EPS
+            return (x_BD - shift_B1) / scale_B1, scale_B1 if self.kind == "layer_norm" else std_B1, shift_B1
+        if self.kind == "centre":
+            shift_B1 = x_BD.mean(dim=1, keepdim=True)
+            return x_BD - shift_B1, torch.ones_like(shift_B1), shift_B1
+        if self.kind == "constant_norm":
+            scale_B1 = x_BD.norm(dim=1, keepdim=True).clamp(min=_EPS**2) / x_BD.shape[1] ** 0.5
+            return x_BD / scale_B1, scale_B1, torch.zeros_like(scale_B1)
         ones_B1 = torch.ones(len(x_BD), 1, device=x_BD.device)
         return x_BD * self.factor, ones_B1 / self.factor, torch.zeros_like(ones_B1)

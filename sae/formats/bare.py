@@ -1,0 +1,131 @@
+"""A file of tensors without a config: recognised by names and shapes; what they do not tell is asked for.
+
+Several formats share tensor names with another orientation, so a matrix is turned by its shape; of a
+square one the usual orientation is taken, and the check on real activations tells a wrong one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sae.formats import dictionary_learning as dl
+from sae.formats.detect import Found
+from sae.formats.foreign import Foreign, Weights
+from sae.formats.safe import Tensors, refuse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_K = "how many latents it keeps on a token"
+_CENTRED = "yes or no: whether b_dec is subtracted from the input"
+
+
+def read(found: Found, tensors: Tensors, given: Mapping[str, Any]) -> Foreign:
+    """The SAE of a bare state dict.  Raises UserError where the names are of no kind that is known."""
+    tensors = _renamed(tensors)
+    names, asks = set(tensors), {}
+    if {"encoder.weight", "decoder.weight", "gate_bias", "mag_bias", "r_mag", "decoder_bias"} <= names:
+        weights, kind = dl.gated(tensors), "a gated dictionary"
+    elif {"encoder.weight", "encoder.bias", "decoder.weight", "bias"} <= names:
+        weights, kind = dl.auto_encoder(tensors), "encoder, decoder and one bias"
+    elif {"encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"} <= names:
+        weights, kind = dl.auto_encoder_new(tensors), "two linear layers"
+    elif {"encoder.weight", "encoder.bias", "decoder.weight", "b_dec", "k", "threshold"} <= names:
+        # TopK and BatchTopK have the same keys and another inference: not to be guessed.
+        weights, kind = dl.topk(tensors), "TopK or BatchTopK"
+        if not given.get("architecture"):
+            asks["architecture"] = "topk or batch_topk: the file fits both"
+        elif given["architecture"] == "batch_topk":
+            weights = dl.batch_topk(tensors)
+    elif {"encoder.weight", "encoder.bias", "W_dec", "b_dec"} <= names:
+        L, D = tensors.matrix("encoder.weight")
+        weights, kind = Weights(
+            W_enc_LD=tensors.take("encoder.weight", (L, D)), b_enc_L=tensors.take("encoder.bias", (L,)),
+            W_dec_LD=tensors.take("W_dec", (L, tensors.matrix("W_dec")[1])),
+            b_dec_D=tensors.take("b_dec", tensors.shape("b_dec")), architecture="topk"), "sparsify without its config"
+        _ask_k(weights, given, asks)
+    elif {"W_enc", "W_dec", "b_dec"} <= names and names & {"b_enc", "b_gate"}:
+        weights, kind = _own_names(tensors, given, asks), "W_enc and W_dec"
+    else:
+        refuse(found.weights, f"its tensors are of no SAE that is known: {', '.join(sorted(names)[:10]) or 'none'}")
+    return Foreign(format=f"bare tensors ({kind})", weights=weights, trained_as=weights.architecture, asks=asks,
+                   dtype=tensors.dtype)
+
+
+def _renamed(tensors: Tensors) -> Tensors:
+    """Without the prefixes that wrappers put before every name."""
+    names = list(tensors)
+    for prefix in ("module.", "_orig_mod.", "sae.", "ae.", "autoencoder."):
+        if names and all(name.startswith(prefix) for name in names):
+            names = [name.removeprefix(prefix) for name in names]
+    plain = [name.replace("encoder_linear.", "encoder.").replace("decoder_linear.", "decoder.") for name in names]
+    return Tensors(dict(zip(plain, tensors.values(), strict=True)), tensors.name, tensors.other)
+
+
+def _ask_k(weights: Weights, given: Mapping[str, Any], asks: dict[str, str]) -> None:
+    L = len(weights.b_enc_L)
+    if not given.get("k"):
+        asks["k"] = _K
+    elif int(given["k"]) > L:
+        refuse("k", f"{given['k']} is more than the file's {L} latents")
+    else:
+        weights.k = int(given["k"])
+
+
+def _turned(tensors: Tensors, name: str, rows: int, columns: int) -> Tensor:
+    """A matrix as [rows, columns], turned where its shape is the other."""
+    if tensors.shape(name) == (rows, columns):
+        return tensors.take(name, (rows, columns))
+    return tensors.take(name, (columns, rows)).T.contiguous()
+
+
+def _own_names(tensors: Tensors, given: Mapping[str, Any], asks: dict[str, str]) -> Weights:
+    gated = "b_gate" in tensors
+    bias = "b_gate" if gated else "b_enc"
+    L, D = tensors.shape(bias)[0] if tensors.shape(bias) else 0, tensors.shape("b_dec")[-1:]
+    sizes = tensors.matrix("W_enc")
+    if L not in sizes or not D:
+        refuse(tensors.name, f"W_enc is {sizes}, which does not go with {bias}, {tensors.shape(bias)}")
+    d_in = sizes[0] if sizes[1] == L else sizes[1]
+    W_enc_LD = tensors.take("W_enc", (d_in, L)).T.contiguous() if sizes == (d_in, L) \
+        else tensors.take("W_enc", (L, d_in))
+    w = Weights(W_enc_LD=W_enc_LD, b_enc_L=tensors.take(bias, (L,)), W_dec_LD=_turned(tensors, "W_dec", L, D[0]),
+                b_dec_D=tensors.take("b_dec", D), architecture="relu")
+    if gated:
+        w.architecture = "gated"
+        w.r_mag_L, w.b_mag_L = tensors.take("r_mag", (L,)), tensors.take("b_mag", (L,))
+    else:
+        _rule(tensors, w, given, asks)
+    w.transcoder = "W_skip" in tensors or d_in != D[0]
+    if "W_skip" in tensors:  # stored as [d_out, d_in] wherever it is seen
+        w.W_skip_DD = tensors.take("W_skip", (D[0], d_in)).T.contiguous()
+    if w.transcoder:
+        w.centred = False
+    elif not given.get("subtract_b_dec"):
+        asks["subtract_b_dec"] = _CENTRED
+    return w
+
+
+def _rule(tensors: Tensors, w: Weights, given: Mapping[str, Any], asks: dict[str, str]) -> None:
+    """Which latents fire: by a threshold in the file, or by what is given."""
+    L, asked = len(w.b_enc_L), str(given.get("architecture") or "")
+    log = next((name for name in ("log_threshold", "log_jumprelu_threshold", "jumprelu.log_threshold")
+                if name in tensors), "")
+    if "threshold" in tensors and tensors.shape("threshold") == (L,):
+        w.architecture, w.threshold = "jumprelu", tensors.take("threshold", (L,))
+    elif log:
+        w.architecture, w.threshold = "jumprelu", tensors.take(log, (L,)).exp()
+    elif tensors.number("threshold") is not None and asked != "topk":
+        w.architecture = "matryoshka" if "group_sizes" in tensors else "batch_topk"
+        w.threshold = w.b_enc_L.new_tensor([max(0.0, tensors.number("threshold") or 0.0)])
+        stored = tensors.number("k")
+        _ask_k(w, given if stored is None else {"k": int(stored)}, asks)
+    elif not asked:
+        asks["architecture"] = "relu or topk: which latents fire; with topk give k, too"
+    elif asked == "topk":
+        w.architecture = "topk"
+        stored = tensors.number("k")
+        _ask_k(w, given if stored is None or given.get("k") else {"k": int(stored)}, asks)
+    elif asked != "relu":
+        refuse("architecture", f"{asked} needs a threshold, which the file does not have; relu and topk do not")

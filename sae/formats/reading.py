@@ -1,0 +1,110 @@
+"""From a path to an SAE: the reader for its format, what the user gave besides, and the artefact."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sae import __version__
+from sae.architectures import REGISTRY
+from sae.autoencoder import Autoencoder
+from sae.errors import UserError
+from sae.formats import bare, dictionary_learning, gemma_scope, openai, own, saelens, sparsify
+from sae.formats.detect import find
+from sae.formats.fold import fold
+from sae.formats.foreign import Foreign, MissingFacts
+from sae.formats.safe import read_tensors
+from sae.sites import parse_site
+
+_NO: dict[str, Any] = {}
+
+
+def read(path: Path, given: Mapping[str, Any] = _NO, hint: str = "") -> Foreign:
+    """The SAE at `path`; `hint`: where it came from, which may name model and site.
+
+    `given` are settings of `sae.formats.spec.ImportSpec`; they win over what the file says.  What is
+    still missing stands in the result's `asks`.  Raises UserError (field `source`) for what cannot be read.
+    """
+    found = find(path, hint)
+    given = {key: value for key, value in given.items() if value not in ("", None, 0, 0.0)}
+    if found.format == "by_tensors":
+        tensors = read_tensors(found.weights)
+        if set(tensors) >= openai.KEYS:
+            foreign = openai.read(found, tensors, given)
+        elif gemma_scope.matches(tensors) and (found.weights.suffix == ".npz" or "w_enc" in tensors):
+            foreign = gemma_scope.read(found, tensors, given)
+        else:
+            foreign = bare.read(found, tensors, given)
+    else:
+        readers = {"saelens": saelens.read, "sparsify": sparsify.read, "saescope": own.read,
+                   "dictionary_learning": dictionary_learning.read}
+        foreign = readers[found.format](found, given)
+    foreign.files = [found.weights.name, *([found.config.name] if found.config else [])]
+    _apply(given, foreign)
+    return foreign
+
+
+def _apply(given: Mapping[str, Any], foreign: Foreign) -> None:
+    w = foreign.weights
+    foreign.model = given.get("model") or foreign.model
+    foreign.hook, foreign.out_hook = given.get("hook") or foreign.hook, given.get("out_hook") or foreign.out_hook
+    foreign.context_length = given.get("context_length") or foreign.context_length
+    if "bos" in given:
+        foreign.bos = given["bos"] == "yes"
+    if "subtract_b_dec" in given:
+        w.centred = given["subtract_b_dec"] == "yes"
+        if w.centred and w.W_enc_LD.shape[1] != len(w.b_dec_D):
+            raise UserError("subtract_b_dec: b_dec is not as wide as what is read", "subtract_b_dec")
+    if "normalize" in given:
+        w.normalize = str(given["normalize"])
+    if "input_scale" in given:
+        w.input_scale = float(given["input_scale"])
+    w.transcoder = w.transcoder or bool(foreign.out_hook and foreign.out_hook != foreign.hook)
+    for name in ("hook", "out_hook"):
+        if getattr(foreign, name):
+            parse_site(getattr(foreign, name), name)
+    asked = {"model": "the language model it was trained on", "hook": "the site it reads, e.g. "
+             "blocks.6.hook_resid_post", "out_hook": "the site it reconstructs", "bos": "yes or no: whether it was "
+             "trained on contexts that begin with BOS"}
+    missing = {"model": not foreign.model, "hook": not foreign.hook, "out_hook": w.transcoder and not foreign.out_hook,
+               "bos": foreign.bos is None}
+    foreign.asks = {name: why for name, why in asked.items() if missing[name]} | foreign.asks
+
+
+def demand(foreign: Foreign) -> None:
+    """Raise MissingFacts, one line that names every setting that has to be given."""
+    if foreign.asks:
+        raise MissingFacts(foreign.asks, foreign)
+
+
+def convert(foreign: Foreign, sae_id: str = "") -> Autoencoder:
+    """The artefact.  Its metrics and the run that made it are the caller's to fill in."""
+    tensors, folded, done = fold(foreign.weights)
+    L, D = folded.W_dec_LD.shape
+    threshold = None
+    if REGISTRY[folded.architecture].has_threshold and folded.threshold is not None:
+        threshold = {"trained": float(folded.threshold)}
+    config: dict[str, Any] = {
+        "schema_version": 1, "id": sae_id, "model": {"name": foreign.model, "id": sae_id.partition("/")[0]},
+        "site": {"layer": parse_site(foreign.hook)[0] if foreign.hook else 0, "hook": foreign.hook},
+        "architecture": folded.architecture, "n_latents": L, "d_model": D,
+        "k": folded.k if REGISTRY[folded.architecture].has_k else None, "normalize": folded.normalize,
+        "weight_processing": "raw", "bos": {"prepended": True, "trained_on": bool(foreign.bos)},
+        "context_length": foreign.context_length or 128, "threshold": threshold, "metrics": {}, "training": {},
+        "imported": {
+            "format": foreign.format, "files": foreign.files, "dtype": foreign.dtype, "folds": done,
+            "trained_as": foreign.trained_as, "bos": foreign.bos, "claims": foreign.claims, "notes": foreign.notes,
+            "details": foreign.details},
+        "run": None, "created": time.time(), "saescope_version": __version__}
+    if folded.W_enc_LD.shape[1] != D:
+        config["d_in"] = folded.W_enc_LD.shape[1]
+    if folded.transcoder:
+        config["site"]["out_hook"] = foreign.out_hook or "out"
+    return Autoencoder(tensors, config)
+
+
+def load(path: Path, **given: Any) -> Autoencoder:
+    """The SAE of a foreign file as it is used here, without any check on activations."""
+    return convert(read(path, given))

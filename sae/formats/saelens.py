@@ -1,0 +1,179 @@
+"""SAELens folders: `cfg.json` + `sae_weights.safetensors`, of v6, of v3 to v5, and training checkpoints.
+
+Layouts and traps: decoderesearch/SAELens at 6.54.12.  A training checkpoint folds nothing: what its
+inference file would fold (input scale, whitening, decoder norms of an SAE that selects by them)
+is read from beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sae.formats.detect import Found
+from sae.formats.foreign import Foreign, Weights, Whitening
+from sae.formats.hooks import model_name, site
+from sae.formats.safe import Tensors, read_json, read_tensors, refuse
+
+# architecture of the file -> (rule here, transcoder, skip)
+_ARCHITECTURES = {
+    "standard": ("relu", False, False), "topk": ("topk", False, False), "jumprelu": ("jumprelu", False, False),
+    "gated": ("gated", False, False), "batchtopk": ("batch_topk", False, False),
+    "matryoshka_batchtopk": ("matryoshka", False, False), "transcoder": ("relu", True, False),
+    "skip_transcoder": ("relu", True, True), "jumprelu_transcoder": ("jumprelu", True, False),
+    "jumprelu_skip_transcoder": ("jumprelu", True, True)}
+_IMPOSSIBLE = {
+    "abstopk": "its activations can be negative, which no artefact here can hold",
+    "matching_pursuit": "it encodes in a loop over residuals, which no artefact here can express",
+    "temporal": "it encodes with attention over positions, which no artefact here can express"}
+_NORMS = {"none": "none", "expected_average_only_in": "none", "covariance_whitening": "none",
+          "layer_norm": "layer_norm_std", "constant_norm_rescale": "constant_norm"}
+
+
+def read(found: Found, given: Mapping[str, Any]) -> Foreign:
+    """The SAE in a SAELens folder.  Raises UserError for what cannot be expressed or is inconsistent."""
+    assert found.config is not None
+    config, tensors = read_json(found.config), read_tensors(found.weights)
+    version = str(_dict(config.get("metadata")).get("sae_lens_version") or config.get("sae_lens_version") or "")
+    legacy = not version.split(".")[0].isdigit() or int(version.split(".")[0]) < 6
+    if legacy:
+        config = _upgraded(config)
+    metadata, name = _dict(config.get("metadata")), str(config.get("architecture", "standard"))
+    if name not in _ARCHITECTURES:
+        refuse(found.config, f"architecture {name[:40]!r}: "
+                             f"{_IMPOSSIBLE.get(name, 'not known; known are ' + ', '.join(_ARCHITECTURES))}")
+    rule, transcoder, _ = _ARCHITECTURES[name]
+    weights = _weights(found, config, tensors, name)
+    out = Foreign(
+        format=f"SAELens {version}".strip() if not legacy else f"SAELens before 6 ({version or 'no version'})",
+        weights=weights, model=model_name(str(metadata.get("model_name") or "")),
+        hook=site(str(metadata.get("hook_name") or metadata.get("hf_hook_name") or "")),
+        bos=metadata["prepend_bos"] if isinstance(metadata.get("prepend_bos"), bool) else None,
+        context_length=metadata["context_size"] if isinstance(metadata.get("context_size"), int) else 0,
+        trained_as=str(metadata.get("training_architecture") or name), dtype=tensors.dtype)
+    if transcoder:
+        out.out_hook = site(str(metadata.get("hook_name_out") or metadata.get("hf_hook_name_out") or ""))
+    if metadata.get("hook_head_index") is not None:
+        refuse(found.config, "reads one attention head, and no hook point here is a single head")
+    if isinstance(metadata.get("l0"), int | float):
+        out.claims["l0"] = float(metadata["l0"])
+    elif rule in ("topk", "batch_topk", "matryoshka"):
+        out.claims["l0"] = float(weights.k)
+    out.details = {key: metadata[key] for key in ("dataset_path", "neuronpedia_id", "sae_lens_training_version",
+                                                  "model_from_pretrained_kwargs") if metadata.get(key)}
+    _normalization(found, config, metadata, given, out)
+    _true_architecture(metadata, out)
+    if legacy and rule == "gated":
+        out.notes.append("gated files folded by SAELens 3.10 to 5 have a wrong r_mag; the check tells")
+    return out
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _upgraded(config: dict[str, Any]) -> dict[str, Any]:
+    """A flat config of v3 to v5 in the form of v6."""
+    renamed = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "context_length": "context_size"}
+    flat = {renamed.get(key, key): value for key, value in config.items()}
+    arguments = _dict(flat.get("activation_fn_kwargs"))
+    architecture = flat.get("architecture") or "standard"
+    if str(flat.get("activation_fn_str") or flat.get("activation_fn") or "") == "topk" and "k" in arguments:
+        architecture, flat["k"] = "topk", arguments["k"]
+    norm = flat.get("normalize_activations")
+    if isinstance(norm, bool) or norm is None:
+        flat["normalize_activations"] = "expected_average_only_in" if norm else "none"
+    flat.setdefault("prepend_bos", True)
+    flat.setdefault("apply_b_dec_to_input", "transcoder" not in architecture)
+    return {**flat, "architecture": architecture, "metadata": {**flat, **_dict(config.get("metadata"))}}
+
+
+def _weights(found: Found, config: dict[str, Any], tensors: Tensors, name: str) -> Weights:
+    rule, transcoder, skip = _ARCHITECTURES[name]
+    d_in, L = tensors.matrix("W_enc")
+    D = tensors.matrix("W_dec")[1] if transcoder else d_in
+    for key, size in (("d_in", d_in), ("d_sae", L), *((("d_out", D),) if transcoder else ())):
+        if key in config and config[key] != size:
+            refuse(found.config or "cfg.json", f"{key} is {config[key]!r}, but W_enc is {(d_in, L)} and W_dec "
+                                               f"{tensors.shape('W_dec')}: a file of another SAE, or transposed")
+    k = config.get("k", 0)
+    if rule == "topk" and not (isinstance(k, int | float) and 1 <= k <= L):
+        refuse(found.config or "cfg.json", f"k is {k!r}, and should be from 1 to {L}")
+    w = Weights(
+        W_enc_LD=tensors.take("W_enc", (d_in, L)).T.contiguous(), W_dec_LD=tensors.take("W_dec", (L, D)),
+        b_enc_L=tensors.take("b_gate" if rule == "gated" else "b_enc", (L,)), b_dec_D=tensors.take("b_dec", (D,)),
+        architecture=rule, k=round(k) if rule in ("topk", "batch_topk", "matryoshka") else 0, transcoder=transcoder,
+        centred=bool(config.get("apply_b_dec_to_input", not transcoder)))
+    if transcoder and w.centred:
+        refuse(found.config or "cfg.json", "a transcoder with apply_b_dec_to_input, which SAELens itself refuses")
+    if rule == "gated":
+        w.r_mag_L, w.b_mag_L = tensors.take("r_mag", (L,)), tensors.take("b_mag", (L,))
+    if skip:  # applied as x · W_skipᵀ
+        w.W_skip_DD = tensors.take("W_skip", (D, d_in)).T.contiguous()
+    if rule == "jumprelu":
+        w.threshold = tensors.take("threshold", (L,)) if "threshold" in tensors or "log_threshold" not in tensors \
+            else tensors.take("log_threshold", (L,)).exp()
+    if rule in ("batch_topk", "matryoshka"):  # a training checkpoint: its inference file would be jumprelu
+        theta = tensors.number("topk_threshold")
+        if theta is None:
+            refuse(found.weights, f"a {name} without its topk_threshold")
+        w.threshold = w.b_enc_L.new_tensor([theta])
+    # Inference files have the norms folded already, and say nothing or false.
+    w.select_by_norm = rule in ("topk", "batch_topk", "matryoshka") and \
+        bool(config.get("rescale_acts_by_decoder_norm", rule != "topk"))
+    if "scaling_factor" in tensors:
+        factor_L = tensors.take("scaling_factor", (L,))
+        if bool((factor_L != 1).any()):
+            if not config.get("finetuning_scaling_factor"):
+                refuse(found.weights, "has a scaling_factor that is not 1, but finetuning_scaling_factor is not set: "
+                                      "whether it is applied cannot be told")
+            w.W_dec_LD = w.W_dec_LD * factor_L[:, None]
+    return w
+
+
+def _normalization(
+    found: Found, config: dict[str, Any], metadata: dict[str, Any], given: Mapping[str, Any], out: Foreign
+) -> None:
+    """The input's normalisation: per token, or to be folded from what lies beside a checkpoint, or asked for."""
+    kind, w = str(config.get("normalize_activations") or "none"), out.weights
+    if kind not in _NORMS:
+        refuse(found.config or "cfg.json", f"normalize_activations {kind[:40]!r} is not known")
+    w.normalize = _NORMS[kind]
+    if w.normalize != "none" and w.transcoder:
+        refuse(found.config or "cfg.json", f"a transcoder whose input is normalised token by token ({kind}): "
+                                           "what that makes of its output is not defined")
+    if w.normalize == "none" and _dict(metadata.get("model_from_pretrained_kwargs")).get("center_writing_weights"):
+        w.normalize = "centre"
+        out.notes.append("trained on a model with centred writing weights: the mean of each token's input is taken "
+                         "away and given back")
+    scaler = found.folder / "activation_scaler.json"
+    beside = read_json(scaler) if scaler.is_file() else {}
+    factor = beside.get("scaling_factor")
+    if isinstance(factor, int | float) and not isinstance(factor, bool) and factor > 0:
+        w.input_scale = float(factor)
+        out.notes.append("a training checkpoint, whose input scale lay beside it")
+    elif kind == "expected_average_only_in":
+        if given.get("input_scale") is None:
+            out.asks["input_scale"] = "the factor that its activations were multiplied with (norm_scaling_factor), " \
+                                      "1 if it is folded already"
+        else:
+            w.input_scale = float(given["input_scale"])
+    if kind == "covariance_whitening":
+        path = found.folder / "activation_whitening.safetensors"
+        if not path.is_file():
+            refuse(found.config or "cfg.json", "was trained on whitened activations, and activation_whitening."
+                                               "safetensors, without which that cannot be folded, is not beside it")
+        D, whitening = len(w.b_dec_D), read_tensors(path)
+        w.whitening = Whitening(whitening.take("mean", (D,)), whitening.take("matrix", (D, D)),
+                                whitening.take("inverse_matrix", (D, D)))
+
+
+def _true_architecture(metadata: dict[str, Any], out: Foreign) -> None:
+    """A BatchTopK saved as JumpReLU is one again, where the file says so and names its k."""
+    trained = {"batchtopk": "batch_topk", "matryoshka_batchtopk": "matryoshka"}.get(out.trained_as, "")
+    theta_L, w = out.weights.threshold, out.weights
+    k = metadata.get("k", _dict(metadata.get("training_architecture_details")).get("k"))
+    if w.architecture != "jumprelu" or not trained or theta_L is None or not isinstance(k, int | float) or k < 1:
+        return
+    if bool((theta_L == theta_L[0]).all()) and not w.transcoder and k <= len(theta_L):
+        w.architecture, w.threshold, w.k = trained, theta_L[:1], round(k)

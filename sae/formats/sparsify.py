@@ -1,0 +1,54 @@
+"""EleutherAI sparsify folders: `cfg.json` + `sae.safetensors` (checked at eai-sparsify 1.3.3).
+
+The folder's name is the hookpoint, a module path under the base model.  `k` of the config is the
+current one, which may be annealed.  Multi-TopK is a loss; the codes are those of k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sae.formats.detect import Found
+from sae.formats.foreign import Foreign, Weights
+from sae.formats.hooks import model_name, site
+from sae.formats.safe import read_json, read_tensors, refuse
+
+
+def read(found: Found, given: Mapping[str, Any]) -> Foreign:
+    """The SAE or transcoder in a sparsify folder.  Raises UserError."""
+    assert found.config is not None
+    config, tensors = read_json(found.config), read_tensors(found.weights)
+    activation, k = str(config.get("activation", "topk")), config.get("k")
+    if activation == "groupmax":
+        refuse(found.config, "activation groupmax, one latent of each group, is no rule that an artefact here has")
+    if activation != "topk" or config.get("signed"):
+        what = "signed latents" if config.get("signed") else f"activation {activation[:40]!r}"
+        refuse(found.config, f"{what} cannot be expressed here; topk can")
+    L, d_in = tensors.matrix("encoder.weight")
+    if config.get("d_in", d_in) != d_in or (config.get("num_latents") or L) != L:
+        refuse(found.config, f"d_in {config.get('d_in')!r} and num_latents {config.get('num_latents')!r} do not fit "
+                             f"encoder.weight, which is {(L, d_in)}: a file of another SAE, or transposed")
+    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= L:
+        refuse(found.config, f"k is {k!r}, and should be from 1 to {L}")
+    transcode, D = bool(config.get("transcode")), tensors.matrix("W_dec")[1]
+    weights = Weights(
+        W_enc_LD=tensors.take("encoder.weight", (L, d_in)), b_enc_L=tensors.take("encoder.bias", (L,)),
+        W_dec_LD=tensors.take("W_dec", (L, D)), b_dec_D=tensors.take("b_dec", (D,)), architecture="topk", k=k,
+        centred=not transcode, transcoder=transcode)
+    if "W_skip" in tensors:
+        weights.W_skip_DD = tensors.take("W_skip", (D, d_in)).T.contiguous()
+        if not transcode:
+            refuse(found.config, "an SAE with a skip connection, which only a transcoder has here")
+    run = found.folder.parent / "config.json"
+    training = read_json(run) if run.is_file() else {}
+    name = found.folder.name
+    out = Foreign(
+        format="sparsify", weights=weights, model=model_name(str(training.get("model") or "")),
+        hook=site(name, reads=transcode), out_hook=site(name) if transcode else "", bos=False,
+        context_length=training["ctx_len"] if isinstance(training.get("ctx_len"), int) else 0,
+        trained_as="topk", claims={"l0": float(k)}, dtype=tensors.dtype, details={"hookpoint": name})
+    out.notes.append("sparsify joins documents without a BOS token")
+    if config.get("multi_topk"):
+        out.notes.append("trained with the Multi-TopK loss; its codes are those of k")
+    return out
