@@ -1,22 +1,25 @@
 """How good an SAE is, on held-out text: FVU, L0, dead latents, ΔCE; and the calibration of θ.
 
-Every metric is over *counted* tokens: real positions except BOS.  Definitions:
+Every metric is over *counted* tokens: real positions except BOS, whether or not the SAE was trained
+on BOS.  x is what is reconstructed: a transcoder's target.  Definitions:
 
     FVU     Σ‖x − x_hat‖² / Σ‖x − x_mean‖², one mean over the same tokens, sums in float64
     L0      active latents per token
     dead    latents that fire on none of the tokens
-    ΔCE     CE with the residual stream replaced by its reconstruction, minus clean CE (nats per
+    ΔCE     CE with the activations replaced by their reconstruction, minus clean CE (nats per
             predicted token); BOS and padding are never replaced and never averaged
     CE recovered  (CE_ablated − CE_sae) / (CE_ablated − CE_clean), for zero and for mean ablation
 
-Sums are accumulated over all tokens before any division.
+Sums are accumulated over all tokens before any division.  Several SAEs of one site are measured on
+one harvest of its activations.
 
-Shapes: N tokens, P contexts, S positions, D width, L latents, V vocabulary.
+Shapes: N tokens, P contexts, S positions, D width, W widths of a transcoder's two sites side by side,
+L latents, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,14 +28,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sae.activations import context_batches
+from sae.activations import context_batches, forward_rows
 from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
 from sae.errors import UserError
 from sae.kernels.select import batch_topk
-from sae.lm import Edit, LanguageModel
+from sae.lm import Edit, Edits, LanguageModel
 
 Progress = Callable[[int, int], None]  # tokens done, tokens in all; may raise to stop
+_LOGITS = 1 << 27  # entries of the logits that are in memory at once: 512 MiB
+_ABLATIONS = ("clean", "zero", "mean")
 
 
 def held_out_contexts(corpus: Corpus, n_tokens: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -57,18 +62,35 @@ def counted_tokens(corpus: Corpus, contexts: np.ndarray) -> int:
     return int((corpus.length[contexts].astype(np.int64) - 1).sum())
 
 
+def counted_rows(
+    lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, hooks: Sequence[str], progress: Progress | None = None
+) -> Iterator[Tensor]:
+    """The activations of the counted tokens, those of several sites side by side, a forward pass at a
+    time: [N, W] float32."""
+    total, done = counted_tokens(corpus, contexts), 0
+    for rows_NW in forward_rows(lm, corpus, contexts, hooks, include_bos=False):
+        done += len(rows_NW)
+        if progress:
+            progress(done, total)
+        yield rows_NW
+
+
 def residuals(
     lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, hook: str, progress: Progress | None = None
 ) -> Iterator[Tensor]:
-    """The activations of the counted tokens, a forward pass at a time: [N, D] float32."""
-    total, done = counted_tokens(corpus, contexts), 0
-    for _, tokens_PS, real_PS in context_batches(corpus, contexts):
-        real_PS[:, 0] = False
-        x_ND = lm.activations(tokens_PS.to(lm.device), hook)[real_PS.to(lm.device)]
-        done += len(x_ND)
-        if progress:
-            progress(done, total)
-        yield x_ND
+    """The activations of the counted tokens at one site: [N, D] float32."""
+    return counted_rows(lm, corpus, contexts, [hook], progress)
+
+
+def sites(sae: Autoencoder) -> list[str]:
+    """The hook points of an SAE: one, or a transcoder's two."""
+    return [sae.hook, sae.out_hook] if sae.is_transcoder else [sae.hook]
+
+
+def read_and_target(sae: Autoencoder, rows_NW: Tensor) -> tuple[Tensor, Tensor]:
+    """What the SAE reads and what it should reconstruct, from activations at its sites."""
+    d_in = len(sae.b_in_D)
+    return rows_NW[:, :d_in], rows_NW[:, d_in:] if sae.is_transcoder else rows_NW
 
 
 def calibrate_threshold(sae: Autoencoder, activations: list[Tensor], k: int) -> float:
@@ -130,20 +152,28 @@ class _Sums:
         variance = self.square - float(self.total_D.square().sum()) / self.n
         return self.error / variance
 
+    def metrics(self) -> dict[str, Any]:
+        assert self.fired_L is not None
+        dead, mean = int((~self.fired_L).sum()), self.l0 / self.n
+        return {
+            "fvu": self.fvu, "l0": mean, "l0_std": max(0.0, self.l0_square / self.n - mean**2) ** 0.5,
+            "dead": dead, "dead_fraction": dead / len(self.fired_L), "tokens": self.n}
 
-def reconstruction_metrics(sae: Autoencoder, activations: Iterator[Tensor]) -> dict[str, Any]:
-    """FVU, L0 and dead latents over a stream of activations [N, D]."""
-    sums = _Sums()
-    for x_ND in activations:
-        codes = sae.codes(x_ND)
-        sums.add(x_ND, sae.decode(codes, x_ND), codes.l0_B(), codes.latent_N, sae.n_latents)
-    assert sums.fired_L is not None
-    dead = int((~sums.fired_L).sum())
-    mean = sums.l0 / sums.n
-    return {
-        "fvu": sums.fvu, "l0": mean, "l0_std": max(0.0, sums.l0_square / sums.n - mean**2) ** 0.5,
-        "dead": dead, "dead_fraction": dead / sae.n_latents, "tokens": sums.n,
-    }
+
+def reconstruction_metrics(sae: Autoencoder, activations: Iterable[Tensor]) -> dict[str, Any]:
+    """FVU, L0 and dead latents over a stream of activations at the SAE's sites [N, W]."""
+    return reconstruction_metrics_of([sae], activations)[0]
+
+
+def reconstruction_metrics_of(saes: Sequence[Autoencoder], activations: Iterable[Tensor]) -> list[dict[str, Any]]:
+    """The same of several SAEs, which see every batch one after another."""
+    all_sums = [_Sums() for _ in saes]
+    for rows_NW in activations:
+        for sae, sums in zip(saes, all_sums, strict=True):
+            x_ND, target_ND = read_and_target(sae, rows_NW)
+            codes = sae.codes(x_ND)
+            sums.add(target_ND, sae.decode(codes, x_ND), codes.l0_B(), codes.latent_N, sae.n_latents)
+    return [sums.metrics() for sums in all_sums]
 
 
 def mean_l0(sae: Autoencoder, activations: list[Tensor], threshold: float) -> float:
@@ -157,46 +187,73 @@ def cross_entropy_metrics(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, mean_D: Tensor,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """ΔCE and CE recovered.  `mean_D` is the mean activation, for mean ablation."""
-    sums, n_predicted, done = dict.fromkeys(("clean", "sae", "zero", "mean"), 0.0), 0, 0
-    total = counted_tokens(corpus, contexts)
-    for _, tokens_PS, real_PS in context_batches(corpus, contexts, max_tokens=4096):
+    """ΔCE and CE recovered.  `mean_D` is the mean of what is reconstructed, for mean ablation."""
+    return cross_entropy_metrics_of(lm, [sae], corpus, contexts, mean_D, progress)[0]
+
+
+def cross_entropy_metrics_of(
+    lm: LanguageModel, saes: Sequence[Autoencoder], corpus: Corpus, contexts: np.ndarray, mean_D: Tensor,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """The same of several SAEs of one site, for which clean and ablated passes are made once."""
+    sums = dict.fromkeys((*_ABLATIONS, *range(len(saes))), 0.0)
+    n_predicted, done, total = 0, 0, counted_tokens(corpus, contexts)
+    for _, tokens_PS, real_PS in context_batches(
+            corpus, contexts, max_tokens=min(4096, _LOGITS // lm.info.d_vocab)):
         tokens_PS, real_PS = tokens_PS.to(lm.device), real_PS.to(lm.device)
         counted_PS = real_PS.clone()
         counted_PS[:, 0] = False
         predicts_PS = counted_PS[:, :-1] & real_PS[:, 1:]
-
-        edits = {"clean": None, "sae": _replacing(counted_PS, sae.reconstruct),
-                 "zero": _replacing(counted_PS, torch.zeros_like),
-                 "mean": _replacing(counted_PS, lambda x_ND: mean_D.expand_as(x_ND))}
-        for name, edit in edits.items():
-            logits_PSV = lm.logits(tokens_PS, {sae.hook: edit} if edit else None)
-            loss = F.cross_entropy(logits_PSV[:, :-1][predicts_PS], tokens_PS[:, 1:][predicts_PS], reduction="none")
-            sums[name] += float(loss.double().sum())
+        zero, mean = torch.zeros_like, lambda x_ND: mean_D.expand_as(x_ND)
+        passes: dict[str | int, Edits] = {
+            "clean": {}, "zero": {saes[0].out_hook: _replacing(counted_PS, zero)},
+            "mean": {saes[0].out_hook: _replacing(counted_PS, mean)}}
+        passes |= {i: _substitution(sae, counted_PS) for i, sae in enumerate(saes)}
+        for name, edits in passes.items():
+            sums[name] += _loss(lm.logits(tokens_PS, edits), tokens_PS, predicts_PS)
         n_predicted += int(predicts_PS.sum())
         done += int(counted_PS.sum())
         if progress:
             progress(done, total)
-    ce = {name: value / n_predicted for name, value in sums.items()}
+    clean, zeroed, averaged = (sums[name] / n_predicted for name in _ABLATIONS)
 
-    def recovered(ablated: float) -> float | None:
-        return (ablated - ce["sae"]) / (ablated - ce["clean"]) if ablated != ce["clean"] else None
+    def recovered(ablated: float, ce: float) -> float | None:
+        return (ablated - ce) / (ablated - clean) if ablated != clean else None
 
-    return {
-        "ce_clean": ce["clean"], "ce_sae": ce["sae"], "delta_ce": ce["sae"] - ce["clean"],
-        "ce_zero": ce["zero"], "ce_mean": ce["mean"], "ce_recovered_zero": recovered(ce["zero"]),
-        "ce_recovered_mean": recovered(ce["mean"]), "ce_tokens": n_predicted,
-    }
+    return [{
+        "ce_clean": clean, "ce_sae": ce, "delta_ce": ce - clean, "ce_zero": zeroed, "ce_mean": averaged,
+        "ce_recovered_zero": recovered(zeroed, ce), "ce_recovered_mean": recovered(averaged, ce),
+        "ce_tokens": n_predicted} for ce in (sums[i] / n_predicted for i in range(len(saes)))]
+
+
+def _loss(logits_PSV: Tensor, tokens_PS: Tensor, predicts_PS: Tensor) -> float:
+    """The sum of the losses at the positions that predict, a context at a time: copies of logits are small."""
+    return sum(
+        float(F.cross_entropy(logits_SV[:-1][predicts_S], tokens_S[1:][predicts_S], reduction="none").double().sum())
+        for logits_SV, tokens_S, predicts_S in zip(logits_PSV, tokens_PS, predicts_PS, strict=True))
 
 
 def _replacing(where_PS: Tensor, make: Callable[[Tensor], Tensor]) -> Edit:
     """An edit that replaces the activations [N, D] at `where_PS` by what `make` gives for them."""
-    def edit(resid_PSD: Tensor) -> Tensor:
-        out = resid_PSD.clone()
-        out[where_PS] = make(resid_PSD[where_PS])
+    def edit(x_PSD: Tensor) -> Tensor:
+        out, found = x_PSD.clone(), x_PSD[where_PS]
+        out[where_PS] = make(found.flatten(1)).reshape(found.shape).to(out.dtype)  # heads lie side by side
         return out
 
     return edit
+
+
+def _substitution(sae: Autoencoder, where_PS: Tensor) -> Edits:
+    """The edits that put an SAE's reconstruction in the place of what it reconstructs."""
+    if not sae.is_transcoder:
+        return {sae.hook: _replacing(where_PS, sae.reconstruct)}
+    read: list[Tensor] = []
+
+    def keep(x_PSD: Tensor) -> Tensor:
+        read[:] = [x_PSD[where_PS].flatten(1)]
+        return x_PSD
+
+    return {sae.hook: keep, sae.out_hook: _replacing(where_PS, lambda _: sae.reconstruct(read[0]))}
 
 
 def evaluate(
@@ -205,48 +262,59 @@ def evaluate(
 ) -> dict[str, Any]:
     """All metrics of an SAE on held-out text that its θ was not calibrated on."""
     calibration, evaluation = held_out_contexts(corpus, n_tokens)
-    stages = _stages(corpus, calibration, evaluation, n_ce_tokens, progress)
-    mean_D = torch.cat(list(residuals(lm, corpus, calibration, sae.hook, stages[0]))).mean(dim=0)
-    return _evaluate(lm, sae, corpus, evaluation, n_ce_tokens, mean_D, stages[1:])
+    stages = _stages(corpus, calibration, evaluation, n_ce_tokens, 1, progress)
+    rows_NW = torch.cat(list(counted_rows(lm, corpus, calibration, sites(sae), stages[0])))
+    return _evaluate(lm, [sae], corpus, evaluation, n_ce_tokens, read_and_target(sae, rows_NW)[1], stages[1:])[0]
 
 
 def calibrate_and_evaluate(
-    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, n_tokens: int, n_ce_tokens: int,
+    lm: LanguageModel, saes: Sequence[Autoencoder], corpus: Corpus, n_tokens: int, n_ce_tokens: int,
     progress: Progress | None = None,
 ) -> None:
-    """Set θ so that the mean L0 is k on one half of the held-out text, where the SAE has one, and
-    measure everything on the other half.  Results go into `sae.config`: threshold, metrics."""
+    """Set θ so that the mean L0 is k on one half of the held-out text, where an SAE has one, and measure
+    everything on the other half.  The SAEs are of one site.  Results go into each `config`: threshold, metrics."""
     calibration, evaluation = held_out_contexts(corpus, n_tokens)
-    stages = _stages(corpus, calibration, evaluation, n_ce_tokens, progress)
-    activations = list(residuals(lm, corpus, calibration, sae.hook, stages[0]))
+    stages = _stages(corpus, calibration, evaluation, n_ce_tokens, len(saes), progress)
+    rows = list(counted_rows(lm, corpus, calibration, sites(saes[0]), stages[0]))
+    for sae in saes:
+        _calibrate(sae, [read_and_target(sae, rows_NW)[0] for rows_NW in rows])
+    target_ND = torch.cat([read_and_target(saes[0], rows_NW)[1] for rows_NW in rows])
+    metrics = _evaluate(lm, saes, corpus, evaluation, n_ce_tokens, target_ND, stages[1:])
+    for sae, found in zip(saes, metrics, strict=True):
+        sae.config["metrics"] = found
+
+
+def _calibrate(sae: Autoencoder, activations: list[Tensor]) -> None:
     trained = sae.sparsity.threshold
-    if sae.sparsity.has_threshold and trained is not None:
-        calibrated = calibrate_threshold(sae, activations, sae.k)
-        sae.sparsity.threshold = calibrated
-        sae.config["threshold"] |= {
-            "calibrated": calibrated, "l0_trained": mean_l0(sae, activations, trained),
-            "l0_calibrated": mean_l0(sae, activations, calibrated), "calibration_tokens": sum(map(len, activations))}
-    mean_D = torch.cat(activations).mean(dim=0)
-    sae.config["metrics"] = _evaluate(lm, sae, corpus, evaluation, n_ce_tokens, mean_D, stages[1:])
+    if not sae.sparsity.has_threshold or trained is None:
+        return
+    calibrated = calibrate_threshold(sae, activations, sae.k)
+    sae.sparsity.threshold = calibrated
+    sae.config["threshold"] |= {
+        "calibrated": calibrated, "l0_trained": mean_l0(sae, activations, trained),
+        "l0_calibrated": mean_l0(sae, activations, calibrated), "calibration_tokens": sum(map(len, activations))}
 
 
 def _evaluate(
-    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, n_ce_tokens: int, mean_D: Tensor,
-    stages: list[Progress],
-) -> dict[str, Any]:
-    metrics = reconstruction_metrics(sae, residuals(lm, corpus, contexts, sae.hook, stages[0]))
+    lm: LanguageModel, saes: Sequence[Autoencoder], corpus: Corpus, contexts: np.ndarray, n_ce_tokens: int,
+    target_ND: Tensor, stages: list[Progress],
+) -> list[dict[str, Any]]:
+    """`target_ND`: activations of other text, for the mean that mean ablation puts in."""
+    metrics = reconstruction_metrics_of(saes, counted_rows(lm, corpus, contexts, sites(saes[0]), stages[0]))
     for_ce = _first_tokens(corpus, contexts, n_ce_tokens)
-    return {**metrics, **cross_entropy_metrics(lm, sae, corpus, for_ce, mean_D, stages[1])}
+    ce = cross_entropy_metrics_of(lm, saes, corpus, for_ce, target_ND.mean(dim=0), stages[1])
+    return [{**one, **other} for one, other in zip(metrics, ce, strict=True)]
 
 
 def _stages(
-    corpus: Corpus, calibration: np.ndarray, evaluation: np.ndarray, n_ce_tokens: int, progress: Progress | None
+    corpus: Corpus, calibration: np.ndarray, evaluation: np.ndarray, n_ce_tokens: int, n_saes: int,
+    progress: Progress | None,
 ) -> list[Progress]:
     """Progress of calibration, reconstruction and ΔCE as parts of one whole; a token of ΔCE counts
-    sixfold, because the whole language model reads it four times."""
+    half again for each of the passes in which the whole language model reads it."""
     ce = _first_tokens(corpus, evaluation, n_ce_tokens)
     sizes = [counted_tokens(corpus, contexts) for contexts in (calibration, evaluation, ce)]
-    sizes[2] *= 6
+    sizes[1], sizes[2] = sizes[1] * n_saes, sizes[2] * (len(_ABLATIONS) + n_saes) * 3 // 2
     starts, total = [0, sizes[0], sizes[0] + sizes[1]], sum(sizes)
 
     def stage(start: int, size: int) -> Progress:

@@ -223,7 +223,7 @@ class Spy:
     """A language model that keeps what edits were given and what they made."""
 
     def __init__(self, lm: LanguageModel) -> None:
-        self.lm, self.device = lm, lm.device
+        self.lm, self.device, self.info = lm, lm.device, lm.info
         self.logits_PSV: list[Tensor] = []
         self.edited: list[tuple[Tensor, Tensor]] = []
 
@@ -265,7 +265,7 @@ def test_an_sae_is_calibrated_on_one_half_and_measured_on_the_other(
 ) -> None:
     sae = tiny_sae(n_latents=48, k=5)
     sae.config["threshold"] = {"trained": 0.3}
-    calibrate_and_evaluate(demo_lm, sae, python_corpus, 1000, 1000)
+    calibrate_and_evaluate(demo_lm, [sae], python_corpus, 1000, 1000)
     calibration, evaluation = held_out_contexts(python_corpus, 1000)
     x_ND = torch.cat(list(residuals(demo_lm, python_corpus, calibration, resid_post(2))))
     threshold = sae.config["threshold"]
@@ -290,7 +290,7 @@ def sae_with(sae: Autoencoder, threshold: float) -> Autoencoder:
 
 def test_topk_has_nothing_to_calibrate(demo_lm: LanguageModel, python_corpus: Corpus, tiny_sae: Any) -> None:
     sae = tiny_sae("topk", k=5)
-    calibrate_and_evaluate(demo_lm, sae, python_corpus, 1000, 1000)
+    calibrate_and_evaluate(demo_lm, [sae], python_corpus, 1000, 1000)
     assert sae.config["threshold"] is None
     assert sae.sparsity.threshold is None
     assert sae.config["metrics"]["l0"] <= 5
