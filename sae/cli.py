@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sae.errors import UserError
+from sae.export_cli import register as register_exports
 from sae.rundir import RunFolder, Status
 from sae.specs import SPECS, demo_spec
 from sae.steer_cli import steer_command
@@ -60,6 +61,7 @@ for _kind in SPECS:
 
 
 app.command("steer")(steer_command)
+register_exports(app)
 
 
 @app.command()

@@ -120,7 +120,7 @@ def open_dashboard(path: Path) -> Dashboard:
     kind = kind_of(path)
     if kind is None:
         raise UserError(f"source: {path} holds neither a Neuronpedia export nor SAEDashboard batches", "source")
-    return (neuronpedia_in if kind == "neuronpedia" else saedashboard_in).open_dashboard(path)
+    return neuronpedia_in.open_dashboard(path) if kind == "neuronpedia" else saedashboard_in.open_dashboard(path)
 
 
 def import_dashboard(

@@ -22,7 +22,7 @@ def refuse(path: Path, what: str) -> UserError:
     return UserError(f"source: {path.name}: {what}", "source")
 
 
-def lines(path: Path, read: Callable[[int], None]) -> Iterator[Any]:
+def lines(path: Path, read: Callable[[int], None]) -> Iterator[dict[str, Any]]:
     """The JSON objects of a `.jsonl` or `.jsonl.gz`, one after another.
 
     `read(n)` is told the bytes of the file as they are read.  Raises UserError for what is no JSON,
@@ -76,7 +76,7 @@ def _unpacked(path: Path, read: Callable[[int], None]) -> Iterator[bytes]:
         raise refuse(path, "the gzip stream ends too early")
 
 
-def document(path: Path) -> Any:
+def document(path: Path) -> dict[str, Any]:
     """The JSON document of a file.  Raises UserError where it is none, or beyond `MAX_FILE`."""
     if path.stat().st_size > MAX_FILE:
         raise refuse(path, f"more than {MAX_FILE >> 20} MiB")

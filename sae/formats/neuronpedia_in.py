@@ -40,10 +40,9 @@ def open_dashboard(path: Path) -> Dashboard:
     if root is None:
         raise UserError(f"source: {path} has no features/batch-*.jsonl.gz of a Neuronpedia export", "source")
     features, activations = _files(root, "features"), _files(root, "activations")
-    source, first = _head(root, "source"), next(hostile.lines(features[0], lambda n: None), {})
-    config = source.get("saelensConfig") if isinstance(source.get("saelensConfig"), dict) else {}
-    metadata = config.get("metadata") if isinstance(config.get("metadata"), dict) else {}
-    own = metadata.get("saescope_build") if isinstance(metadata.get("saescope_build"), dict) else None
+    source, first = _first(root / "source.jsonl"), _first(features[0])
+    metadata = _object(_object(source, "saelensConfig"), "metadata")
+    own = _object(metadata, "saescope_build") or None
     name = hostile.text(source.get("id")) or hostile.text(first.get("layer")) or root.name
     layer = re.match(r"\d{1,4}", name)
     hook = hostile.text(metadata.get("hook_name")) or hostile.text(first.get("hookName"))
@@ -69,12 +68,16 @@ def open_dashboard(path: Path) -> Dashboard:
         n_prompts=hostile.whole(source.get("num_prompts")),
         context_length=hostile.whole(source.get("num_tokens_in_prompt")), records=records,
         n_bytes=sum(file.stat().st_size for file in files), sample=sample,
-        n_latents=_within(hostile.whole(config.get("d_sae"))), own=own)
+        n_latents=_within(hostile.whole(_object(source, "saelensConfig").get("d_sae"))), own=own)
 
 
-def _head(root: Path, name: str) -> dict[str, Any]:
-    path = root / f"{name}.jsonl"
+def _first(path: Path) -> dict[str, Any]:
     return next(hostile.lines(path, lambda n: None), {}) if path.is_file() else {}
+
+
+def _object(row: dict[str, Any], key: str) -> dict[str, Any]:
+    value = row.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _within(n: int | None) -> int | None:

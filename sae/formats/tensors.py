@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,14 +38,16 @@ def mapped(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"sae: {path} cannot be read: {error}", "sae") from None
 
 
-def _view(path: Path, entry: Mapping[str, object], base: int, size: int) -> np.ndarray:
-    shape, (start, end) = tuple(map(int, entry["shape"])), entry["data_offsets"]  # type: ignore[call-overload,misc]
+def _view(path: Path, entry: Mapping[str, Any], base: int, size: int) -> np.ndarray:
+    shape = tuple(map(int, entry["shape"]))
+    start, end = map(int, entry["data_offsets"])
     if entry["dtype"] != "F32" or end - start != 4 * int(np.prod(shape, dtype=object)) or not 0 <= start <= end <= (
             size - base):
         raise ValueError("a tensor is not float32, or lies outside the file")
     if start == end:
         return np.zeros(shape, "<f4")
-    return np.memmap(path, "<f4", "r", offset=base + start, shape=shape)
+    tensor: np.ndarray = np.memmap(path, dtype=np.dtype("<f4"), mode="r", offset=base + start, shape=shape)
+    return tensor
 
 
 def stream(tensors: Mapping[str, np.ndarray]) -> Iterator[bytes]:

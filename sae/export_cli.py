@@ -1,0 +1,82 @@
+"""`saescope export` and `saescope push`: SAEs and builds in the formats of others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sae.errors import UserError
+from sae.formats.exports import KINDS, check_kind, members_of
+from sae.formats.members import write_folder
+from sae.store import Build
+from sae.workspace import Workspace
+
+_FORMATS = "; ".join(f"{name}: {kind.words}" for name, kind in KINDS.items())
+_SAE = typer.Option(help="The SAE, as <model>/<name>")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("export")(export_command)
+    app.command("push")(push_command)
+
+
+def export_command(
+    sae: Annotated[str, _SAE],
+    format: Annotated[str, typer.Option(help=_FORMATS)] = "saelens",
+    out: Annotated[Path | None, typer.Option(help="Folder to make; by default named after SAE and format")] = None,
+    build: Annotated[str, typer.Option(help="Build to export; by default the newest")] = "",
+) -> None:
+    """Write an SAE, or its feature build, as a folder in another format."""
+    workspace = Workspace.from_environment()
+    config = read_config(workspace, sae)
+    builds = workspace.build_ids(sae)
+    if build and build not in builds:
+        raise UserError(f"build: {sae} has no build {build!r}; it has {', '.join(builds) or 'none'}", "build")
+    check_kind(format, config, has_build=bool(builds))
+    folder = out or Path(f"{sae.rpartition('/')[2]}-{format}")
+    console = Console(stderr=True)
+    opened = Build.open(workspace.build(sae, build or builds[-1])) if KINDS[format].of == "build" else None
+    try:
+        with console.status("") as status:
+            write_folder(members_of(format, workspace.sae(sae), config, opened), folder,
+                         lambda name, n: status.update(f"{name}  {n / 1e6:,.1f} MB"))
+    finally:
+        if opened is not None:
+            opened.close()
+    print(folder)
+
+
+def push_command(
+    sae: Annotated[str, _SAE],
+    repo: Annotated[str, typer.Option(help="Hugging Face repository, as <owner>/<name>; made where it is not there")],
+    format: Annotated[str, typer.Option(help="saelens (which every library reads) or saescope")] = "saelens",
+    path: Annotated[str, typer.Option(help="Folder in the repository; by default the SAE's name")] = "",
+    private: Annotated[bool, typer.Option(help="Make the repository private, where it is made")] = False,
+) -> None:
+    """Upload an SAE to the Hugging Face hub, with a model card.  The token is that of `hf auth login` or HF_TOKEN."""
+    from sae.formats.hub import push
+
+    workspace = Workspace.from_environment()
+    config = read_config(workspace, sae)
+    with Console(stderr=True).status(f"uploading to {repo}"):
+        print(push(workspace.sae(sae), config, repo, form=format, path=path, private=private))
+
+
+def read_config(workspace: Workspace, sae: str) -> dict[str, Any]:
+    """The `sae.json` of an SAE of the workspace.  Raises UserError (field `sae`)."""
+    path = workspace.sae(sae) / "sae.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        there = ", ".join(workspace.sae_ids()[:8]) or "none"
+        raise UserError(f"sae: there is no SAE {sae!r} here; there are: {there}", "sae") from None
+    except ValueError:
+        raise UserError(f"sae: {path} is not JSON", "sae") from None
+    if not isinstance(config, dict):
+        raise UserError(f"sae: {path} is not a JSON object", "sae")
+    return config

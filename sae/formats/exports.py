@@ -1,0 +1,64 @@
+"""Everything that an SAE or its build can be exported as.  No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sae.errors import UserError
+from sae.formats import artefact, neuronpedia, parquet, saedashboard, to_saelens
+from sae.formats.members import Member
+from sae.formats.neuronpedia import Explanation
+from sae.formats.rows import Exporter
+from sae.store import Build
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A form of export: its name on pages, what it is for, and whether it is of the weights or of the build."""
+
+    name: str
+    words: str
+    of: str  # "weights" or "build"
+
+
+KINDS = {
+    "saelens": Kind("SAELens", "cfg.json and sae_weights.safetensors, for SAE.load_from_disk", "weights"),
+    "saescope": Kind("saescope", "sae.json and sae.safetensors, for another saescope", "weights"),
+    "parquet": Kind("Parquet", "every table of the build as a Parquet file", "build"),
+    "neuronpedia": Kind("Neuronpedia", "export tree v1/model/source with features, activations and labels", "build"),
+    "saedashboard": Kind("SAEDashboard", "batch-*.json, 128 latents each", "build"),
+}
+
+
+def members_of(
+    kind: str, folder: Path, config: Mapping[str, Any], build: Build | None,
+    labels: Mapping[int, Explanation] | None = None,
+) -> Iterator[Member]:
+    """The files of an export of the SAE in `folder`.  Raises UserError (field `format`, `sae` or `build`)."""
+    check_kind(kind, config, has_build=build is not None)
+    if kind == "saelens":
+        return to_saelens.members(folder, config)
+    if kind == "saescope":
+        return artefact.members(folder, config)
+    assert build is not None
+    if kind == "parquet":
+        return parquet.members(build)
+    exporter = Exporter(build, config)
+    return saedashboard.members(exporter) if kind == "saedashboard" else neuronpedia.members(exporter, labels)
+
+
+def check_kind(kind: str, config: Mapping[str, Any], has_build: bool) -> None:
+    """Raise UserError where this SAE cannot be exported so, with the reason."""
+    if kind not in KINDS:
+        raise UserError(f"format: {kind!r} is not one of {', '.join(KINDS)}", "format")
+    if KINDS[kind].of == "weights":
+        if config.get("weights") == "none":
+            raise UserError(f"sae: {config['id']} has no weights here; only its dashboard can be exported", "sae")
+        if kind == "saelens":
+            to_saelens.saelens_config(config)  # says what it has no word for
+    elif not has_build:
+        raise UserError(f"build: {config['id']} has no feature index yet, which a {KINDS[kind].name} export is made "
+                        f"of; make one with: saescope index --sae {config['id']}", "build")
