@@ -130,7 +130,7 @@ class _One(BaseSpec):
         "target penalty); ReLU and gated are steered by l1_coefficient instead", group="sae", unit="latents",
         ge=1, why="the paper's middle setting")
     l1_coefficient: float = setting(
-        0.01, "ReLU and gated: weight of the mean sum of activations (of the gate's, if gated), in units of the "
+        0.12, "ReLU and gated: weight of the mean sum of activations (of the gate's, if gated), in units of the "
         "data's standard deviation, beside FVU", group="sae", gt=0, le=100)
 
 
@@ -159,7 +159,7 @@ class _Many(BaseSpec):
         (16, 32, 64), "Latents per token, with commas between; for architectures that are told", group="sae",
         unit="latents", min_length=1, why="the paper's three settings")
     l1_coefficient: _Coefficients = setting(
-        (0.01,), "ReLU and gated, in place of k: weights of the mean sum of activations, with commas between",
+        (0.12,), "ReLU and gated, in place of k: weights of the mean sum of activations, with commas between",
         group="sae", min_length=1)
 
 
