@@ -1,0 +1,182 @@
+"""The feature index against SAEDashboard: the same model, SAE and tokens, in one run.
+
+    python -m benchmarks.index_build [--latents 512] [--large] [--json]
+
+Trains a small BatchTopK SAE on the embedded language model, takes 131,072 tokens of the standard
+library in whole contexts, and times (a) our build, language model and file included, each in a
+process of its own, whose peak memory is read, and (b) `SaeVisRunner.run` of SAEDashboard 0.8.0 for
+some of the latents, in a virtual environment of its own.  Then our build alone over 1 to 8 times
+the tokens.  `--large` adds a build of 65,536 latents over a million tokens (random decoder, θ
+calibrated to 32 latents a token).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks._peers import PEERS, environment
+from benchmarks._report import bar, emit, table
+from sae.autoencoder import Autoencoder, read_config
+from sae.corpus import Corpus, prepare
+from sae.evaluate import calibrate_threshold
+from sae.formats.members import write_folder
+from sae.formats.to_saelens import members
+from sae.index.build import build
+from sae.lm import LanguageModel
+from sae.models import DEMO_PATH
+from sae.specs import IndexSettings
+from sae.workspace import Workspace
+
+TOKENS = 131_072
+CONTEXT = 128
+SAE_ID = "demo/bench"
+LARGE_ID = "demo/large"
+LARGE_LATENTS, LARGE_TOKENS = 65_536, 1_000_000
+
+
+def prepare_all(root: Path, large: bool) -> None:
+    """The text, a trained SAE of 4,096 latents, and perhaps a random one of 65,536."""
+    subprocess.run([sys.executable, "-m", "sae", "train", "--name", "bench", "--normalize", "dataset", "--tokens",
+                    "400000", "--eval-tokens", "20000", "--ce-tokens", "2000", "--no-index"],
+                   check=True, env=_environment(root), stdout=subprocess.DEVNULL)
+    if large:
+        _random_sae(Workspace(root))
+
+
+def _environment(root: Path) -> dict[str, str]:
+    return {**os.environ, "SAESCOPE_HOME": str(root)}
+
+
+def _open(workspace: Workspace) -> tuple[LanguageModel, Corpus]:
+    lm = LanguageModel.load("demo")
+    return lm, prepare("stdlib", "text", "train", lm, CONTEXT, workspace, lambda done, total: None, lambda: False)
+
+
+def _random_sae(workspace: Workspace) -> None:
+    """Unit directions drawn at random, its own transpose as the encoder, θ for a mean L0 of 32."""
+    lm, corpus = _open(workspace)
+    config = read_config(workspace.sae(SAE_ID)) | {
+        "id": LARGE_ID, "n_latents": LARGE_LATENTS, "normalize": "layer_norm"}
+    generator = torch.Generator().manual_seed(0)
+    W_LD = torch.nn.functional.normalize(torch.randn(LARGE_LATENTS, lm.info.d_model, generator=generator), dim=1)
+    zeros = torch.zeros(LARGE_LATENTS), torch.zeros(lm.info.d_model)
+    sae = Autoencoder({"W_enc": W_LD, "b_enc": zeros[0], "W_dec": W_LD.clone(), "b_dec": zeros[1],
+                       "threshold": torch.zeros(1)}, config)
+    tokens_PS = torch.from_numpy(_whole(corpus, 4096).tokens.astype(np.int64))
+    x_BD = lm.activations(tokens_PS, sae.hook)[:, 1:].reshape(-1, lm.info.d_model)
+    sae.sparsity.threshold = calibrate_threshold(sae, [x_BD], 32)
+    sae.save(workspace.sae(LARGE_ID))
+
+
+def _whole(corpus: Corpus, n_tokens: int) -> Corpus:
+    """As many whole contexts as hold `n_tokens` tokens, BOS included; the text again where it is too short."""
+    rows = np.flatnonzero(corpus.length == CONTEXT)
+    rows = np.resize(rows, n_tokens // CONTEXT)
+    return dataclasses.replace(
+        corpus, tokens=np.asarray(corpus.tokens[rows]), length=corpus.length[rows], doc=corpus.doc[rows],
+        offset=corpus.offset[rows], held_out=corpus.held_out[rows])
+
+
+def ours(root: Path, sae_id: str, n_tokens: int) -> None:
+    """Make one build and print what it took; runs in a process of its own."""
+    workspace = Workspace(root)
+    lm, corpus = _open(workspace)
+    sae = Autoencoder.load(workspace.sae(sae_id))
+    chosen = _whole(corpus, n_tokens)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "build.duckdb"
+        started = time.perf_counter()
+        build(lm, sae, chosen, IndexSettings(index_tokens=n_tokens), path, provenance={"run": "", "command": ""},
+              checkpoint=Path(folder) / "index.pt")
+        seconds = time.perf_counter() - started
+        size = path.stat().st_size
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"seconds": seconds, "tokens": n_tokens, "latents": sae.n_latents, "peak_GB": peak / 1e6,
+                      "before_GB": before / 1e6, "file_MB": size / 1e6}))
+
+
+def _ours(root: Path, sae_id: str, n_tokens: int) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-m", "benchmarks.index_build", "--one", str(root), sae_id, str(n_tokens)],
+                          check=True, capture_output=True, text=True)
+    out: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return out
+
+
+def peer(root: Path, n_latents: int) -> dict[str, Any]:
+    """SAEDashboard on the same model, SAE and tokens; refuses to compare where the residual streams differ."""
+    workspace = Workspace(root)
+    lm, corpus = _open(workspace)
+    chosen = _whole(corpus, TOKENS)
+    folder = root / "peer"
+    write_folder(members(workspace.sae(SAE_ID), read_config(workspace.sae(SAE_ID))), folder / "sae")
+    np.save(folder / "tokens.npy", chosen.tokens.astype(np.int64))
+    subprocess.run([environment("saedashboard"), PEERS / "saedashboard_index.py", DEMO_PATH, folder / "sae",
+                    folder / "tokens.npy", str(n_latents), folder / "out.json"], check=True, capture_output=True)
+    out: dict[str, Any] = json.loads((folder / "out.json").read_text())
+    mine = lm.activations(torch.from_numpy(chosen.tokens[:1].astype(np.int64)), "blocks.2.hook_resid_post").flatten()
+    torch.testing.assert_close(torch.tensor(out.pop("residual")), mine, rtol=1e-3, atol=1e-3)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--latents", type=int, default=512, help="how many latents SAEDashboard works on")
+    parser.add_argument("--large", action="store_true", help="also 65,536 latents over a million tokens")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.one:
+        ours(Path(options.one[0]), options.one[1], int(options.one[2]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        prepare_all(root, options.large)
+        first = [_ours(root, SAE_ID, TOKENS) for _ in range(2)]
+        theirs = peer(root, options.latents)
+        sizes = [_ours(root, SAE_ID, TOKENS * times) for times in (1, 2, 4, 8)]
+        large = _ours(root, LARGE_ID, LARGE_TOKENS) if options.large else None
+    _report(min(first, key=lambda run: float(run["seconds"])), theirs, sizes, large, options.json)
+
+
+def _report(
+    best: dict[str, Any], theirs: dict[str, Any], sizes: list[dict[str, Any]], large: dict[str, Any] | None,
+    as_json: bool,
+) -> None:
+    mine_ms = 1e3 * best["seconds"] / best["latents"]
+    theirs_ms = 1e3 * theirs["seconds"] / theirs["latents"]
+    # Time against tokens: what the last doublings added, per token, over what the first build took.
+    slope = (sizes[-1]["seconds"] - sizes[0]["seconds"]) / (sizes[-1]["tokens"] - sizes[0]["tokens"])
+    linear = slope * sizes[0]["tokens"] / sizes[0]["seconds"]
+    memory = sizes[-1]["peak_GB"] / sizes[0]["peak_GB"]
+    if not as_json:
+        rows = [["SAEDashboard", theirs["latents"], TOKENS, f"{theirs['seconds']:.1f}", f"{theirs_ms:.1f}", "", ""]]
+        rows += [["saescope", run["latents"], run["tokens"], f"{run['seconds']:.1f}",
+                  f"{1e3 * run['seconds'] / run['latents']:.2f}", f"{run['peak_GB']:.2f}", f"{run['file_MB']:.0f}"]
+                 for run in [best, *sizes[1:], *([large] if large else [])]]
+        print(table(["", "latents", "tokens", "s", "ms / latent", "peak GB", "file MB"], rows))
+    bars = [
+        bar("time per latent, SAEDashboard / ours", theirs_ms / mine_ms, "≥ 50", theirs_ms / mine_ms >= 50),
+        bar("time per further token / time per token of the first build", linear, "≤ 1.1 (linear)", linear <= 1.1),
+        bar("peak memory at 8 times the tokens / at once", memory, "≤ 1.5 (flat)", memory <= 1.5)]
+    if large:
+        bars.append(bar("65,536 latents, a million tokens: peak memory (GB)", large["peak_GB"], "≤ 8",
+                        large["peak_GB"] <= 8))
+    emit("index_build", {"ours": best, "saedashboard": theirs, "sizes": sizes, "large": large}, bars, as_json)
+
+
+if __name__ == "__main__":
+    main()
