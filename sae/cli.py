@@ -22,7 +22,7 @@ from rich.table import Table
 from sae.errors import UserError
 from sae.export_cli import register as register_exports
 from sae.rundir import RunFolder, Status
-from sae.specs import SPECS, demo_spec
+from sae.specs import POSITIONAL, SPECS, demo_spec
 from sae.steer_cli import steer_command
 from sae.workspace import Workspace
 
@@ -48,6 +48,8 @@ def _spec_command(kind: str) -> Callable[..., None]:
         option: Any = typer.Option(names, help=description, show_default=False)
         annotation: Any = field.annotation if field.annotation in (int, float, bool) else str
         required = field.default is PydanticUndefined
+        if name == POSITIONAL.get(kind):
+            option = typer.Argument(metavar=name.upper(), help=field.description, show_default=False)
         parameters.append(inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=inspect.Parameter.empty if required else None,
             annotation=Annotated[annotation if required else annotation | None, option]))

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from sae.errors import UserError
 
-Kind = Literal["train", "sweep", "index", "evaluate"]
+Kind = Literal["train", "sweep", "index", "evaluate", "import"]
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 HEARTBEAT_S = 1.0
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from sae.errors import UserError
+from sae.formats.spec import ImportSpec
 from sae.models import DEMO
 from sae.texts import STDLIB
 from sae.training_spec import (
@@ -32,8 +33,8 @@ from sae.training_spec import (
 )
 
 __all__ = [
-    "SPECS", "Architecture", "EvaluateSpec", "IndexSettings", "IndexSpec", "Normalization", "SweepSpec", "TrainSpec",
-    "as_text", "command_line", "demo_spec", "located", "parse_spec", "prefix_sizes"]
+    "SPECS", "Architecture", "EvaluateSpec", "ImportSpec", "IndexSettings", "IndexSpec", "Normalization",
+    "SweepSpec", "TrainSpec", "as_text", "command_line", "demo_spec", "located", "parse_spec", "prefix_sizes"]
 
 
 class IndexSpec(IndexSettings):
@@ -56,10 +57,12 @@ class EvaluateSpec(BaseSpec):
 
 
 SPECS: dict[str, type[BaseSpec]] = {
-    "train": TrainSpec, "sweep": SweepSpec, "index": IndexSpec, "evaluate": EvaluateSpec}
+    "train": TrainSpec, "sweep": SweepSpec, "index": IndexSpec, "evaluate": EvaluateSpec, "import": ImportSpec}
+
+POSITIONAL = {"import": "source"}  # the setting that a command takes without its name
 
 
-def parse_spec(kind: str, values: dict[str, Any]) -> TrainSpec | SweepSpec | IndexSpec | EvaluateSpec:
+def parse_spec(kind: str, values: dict[str, Any]) -> TrainSpec | SweepSpec | IndexSpec | EvaluateSpec | ImportSpec:
     """The checked spec.  Raises UserError, whose `field` names the first setting at fault."""
     if kind not in SPECS:
         raise UserError(f"kind: {kind!r} is not one of {', '.join(SPECS)}", "kind")
@@ -75,8 +78,9 @@ Spec = TypeVar("Spec", bound=BaseSpec)
 
 def located(spec: Spec) -> Spec:
     """The spec with the local model and text named from the root, so that it means the same in every folder."""
+    local = (("model", DEMO), ("text", STDLIB), ("source", ""))
     paths = {
-        name: os.path.abspath(Path(value).expanduser()) for name, usual in (("model", DEMO), ("text", STDLIB))
+        name: os.path.abspath(Path(value).expanduser()) for name, usual in local
         if (value := getattr(spec, name, "")) not in ("", usual) and Path(value).expanduser().exists()}
     return spec.model_copy(update=paths)
 
@@ -89,7 +93,9 @@ def command_line(kind: str, values: Mapping[str, Any]) -> str:
         if value == info.default or value is PydanticUndefined:
             continue
         option = name.replace("_", "-")
-        if isinstance(value, bool):
+        if name == POSITIONAL.get(kind):
+            words.insert(2, shlex.quote(as_text(value)))
+        elif isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
         else:
             words += [f"--{option}", shlex.quote(as_text(value))]

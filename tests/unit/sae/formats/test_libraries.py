@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sae.autoencoder import Autoencoder
-from sae.errors import UserError
-from sae.formats.reading import load, read
+from sae.formats.reading import load
 
 SAES = Path(__file__).parents[3] / "fixtures" / "saes"
 CASES = sorted(path.relative_to(SAES).as_posix().removesuffix(".expected.safetensors")

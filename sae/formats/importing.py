@@ -1,0 +1,198 @@
+"""The import run: fetch ▸ read ▸ check on real activations ▸ publish ▸ index.
+
+Nothing appears among the SAEs until the check is passed: the artefact is written into the run's
+`ckpt` folder and then renamed.  An interrupted import begins again.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sae.errors import UserError
+from sae.formats.detect import find
+from sae.formats.foreign import Foreign
+from sae.formats.source import fetch
+from sae.formats.spec import ImportSpec
+from sae.models import find_model
+from sae.progress import Reporter
+from sae.rundir import RunFolder
+from sae.sites import KINDS, check_site, parse_site
+from sae.workspace import Workspace, check_name
+
+if TYPE_CHECKING:
+    from sae.autoencoder import Autoencoder
+    from sae.corpus import Corpus
+    from sae.lm import LanguageModel
+
+PHASES = {"source": 5.0, "text": 10, "check": 10, "index": 75}
+UPLOAD = "upload"  # the run's folder for files that came with the request
+
+Open = Callable[..., "tuple[LanguageModel, Corpus]"]  # of `sae.run`: model and tokenised text
+Build = Callable[..., str]  # of `sae.run`: the feature index
+
+
+def look(spec: ImportSpec, workspace: Workspace) -> Foreign | None:
+    """Read a local source once before there is a run, so that what is missing or wrong is said at once;
+    None for what would have to be fetched or unpacked first.  Raises UserError, MissingFacts."""
+    path = Path(spec.source).expanduser()
+    if not path.exists() or path.suffix.lower() == ".zip":
+        return None
+    from sae.formats.reading import demand, read
+
+    foreign = read(path, spec.model_dump(), str(path.resolve()))
+    demand(foreign)
+    _check_place(spec, foreign, workspace)
+    return foreign
+
+
+def import_sae(
+    spec: ImportSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter, open_: Open, build: Build
+) -> dict[str, Any]:
+    """Carry out an import; the run's result.  Raises UserError for what cannot or should not be imported."""
+    from sae.autoencoder import Autoencoder
+
+    note = folder.path / "sae_id.txt"
+    finished = note.read_text(encoding="utf-8").strip() if note.exists() else ""
+    if finished and _made_by(finished, folder, workspace):  # by an earlier process of this run
+        sae = Autoencoder.load(workspace.sae(finished))
+        lm, corpus = _open(spec, sae.config["context_length"], workspace, reporter, open_, sae.config["model"]["name"])
+        sae = sae.to(lm.device)
+    else:
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+        foreign = _read(spec, folder, reporter)
+        sae_id = _check_place(spec, foreign, workspace)
+        length = min(foreign.context_length or 128, find_model(foreign.model).n_ctx)
+        foreign.context_length = max(length, 8)
+        lm, corpus = _open(spec, foreign.context_length, workspace, reporter, open_, foreign.model)
+        sae = _proven(spec, foreign, sae_id, lm, corpus, reporter)
+        sae.config["run"] = folder.id
+        note.write_text(sae_id, encoding="utf-8")
+        _publish(sae, folder.checkpoints / "sae", workspace.sae(sae_id))
+        shutil.rmtree(folder.path / UPLOAD, ignore_errors=True)
+    sae_id = sae.config["id"]
+    result: dict[str, Any] = {"sae": sae_id, "metrics": sae.config["metrics"]}
+    reporter.status.result = result
+    if spec.index:
+        result["build"] = build(spec, sae, lm, corpus, folder, workspace, reporter)
+    return result
+
+
+def _read(spec: ImportSpec, folder: RunFolder, reporter: Reporter) -> Foreign:
+    from sae.formats.reading import demand, read
+
+    reporter.begin("source", unit="files", message=f"reading {spec.source}")
+    path, hint = fetch(spec.source, folder.checkpoints, lambda words: reporter.update(0, message=words))
+    foreign = read(path, spec.model_dump(), hint)
+    print(f"{foreign.format}: {find(path).weights.name}, stored as {foreign.dtype}", flush=True)
+    demand(foreign)
+    return foreign
+
+
+def _open(
+    spec: ImportSpec, context_length: int, workspace: Workspace, reporter: Reporter, open_: Open, model: str
+) -> tuple[LanguageModel, Corpus]:
+    return open_(model, spec.device, spec.text, spec.text_column, spec.text_split, context_length, workspace, reporter)
+
+
+def _check_place(spec: ImportSpec, foreign: Foreign, workspace: Workspace) -> str:
+    """The SAE's id.  Raises UserError where the model has no such site, or the name is taken."""
+    try:
+        info = find_model(foreign.model)
+    except UserError as error:
+        if spec.model:
+            raise
+        raise UserError(f"model: the file names {foreign.model}, which cannot be had here; give --model ({error})",
+                        "model") from None
+    for hook in filter(None, (foreign.hook, foreign.out_hook)):
+        check_site(info, hook, "hook" if hook == foreign.hook else "out_hook")
+    if spec.name:
+        if (workspace.sae(f"{info.id}/{check_name(spec.name)}") / "sae.json").exists():
+            raise UserError(f"name: there is an SAE {info.id}/{spec.name} already; choose another name", "name")
+        return f"{info.id}/{spec.name}"
+    base, number = default_name(foreign), 1
+    while (workspace.sae(f"{info.id}/{base if number == 1 else f'{base}-{number}'}") / "sae.json").exists():
+        number += 1
+    return f"{info.id}/{base if number == 1 else f'{base}-{number}'}"
+
+
+def default_name(foreign: Foreign) -> str:
+    """Layer, site, architecture and size, e.g. `12-res-jumprelu-16k`."""
+    L = len(foreign.weights.b_enc_L)
+    layer, kind = parse_site(foreign.hook)
+    size = f"{L // 1024}k" if L % 1024 == 0 else str(L)
+    return f"{layer}-{KINDS[kind]}-{foreign.weights.architecture.replace('_', '')}-{size}"
+
+
+def _proven(
+    spec: ImportSpec, foreign: Foreign, sae_id: str, lm: LanguageModel, corpus: Corpus, reporter: Reporter
+) -> Autoencoder:
+    """The artefact with what was measured.  Raises UserError with the number where it does not reconstruct."""
+    from sae.evaluate import calibrate_threshold
+    from sae.formats.proof import holds, measure, sample
+    from sae.formats.reading import convert
+
+    reporter.begin("check", spec.check_tokens, message="reading activations")
+    at = sample(lm, corpus, foreign.hook, foreign.out_hook, spec.check_tokens, reporter.update)
+    sae = convert(foreign, sae_id).to(lm.device)
+    measured = measure(sae, at)
+    if foreign.calibrate and sae.sparsity.threshold is not None:
+        sae.sparsity.threshold = calibrate_threshold(sae, [at.x_ND], sae.k)
+        measured = measure(sae, at)
+        sae.config["threshold"] |= {"calibrated": sae.sparsity.threshold, "calibration_tokens": measured["tokens"],
+                                    "l0_calibrated": measured["l0"]}
+    _tell(foreign, measured)
+    if not holds(measured) and not spec.force:
+        raise UserError(_refusal(foreign, measured, at, lm, corpus), "source")
+    kept = {name: value for name, value in measured.items() if math.isfinite(value)}
+    reporter.row(**kept)
+    sae.config["metrics"] = kept
+    sae.config["imported"] |= {
+        "source": spec.source, "measured": kept, "forced": spec.force and not holds(measured), "text": spec.text,
+        "text_column": spec.text_column, "text_split": spec.text_split, "corpus": corpus.id}
+    return sae
+
+
+def _tell(foreign: Foreign, measured: dict[str, Any]) -> None:
+    print(f"FVU {measured['fvu']:.4f}, L0 {measured['l0']:.2f}, mean activation {measured['mean_activation']:.4f} on "
+          f"{measured['tokens']:,} tokens", flush=True)
+    if foreign.claims:
+        claims = ", ".join(f"{name} {value:.4g}" for name, value in foreign.claims.items())
+        print(f"the file claims {claims}", flush=True)
+    for note in foreign.notes:
+        print(f"note: {note}", flush=True)
+
+
+def _refusal(foreign: Foreign, measured: dict[str, Any], at: Any, lm: LanguageModel, corpus: Corpus) -> str:
+    from sae.formats.proof import MAX_FVU, table
+
+    rows = table(foreign, at, lm, corpus)
+    for fvu, option in rows:
+        print(f"  FVU {fvu:10.4f} with {option}")
+    better = f"; with {rows[0][1]} it would be {rows[0][0]:.3f}" if rows and rows[0][0] < MAX_FVU else ""
+    return (f"source: FVU {measured['fvu']:.3f} at L0 {measured['l0']:.1f}, on {measured['tokens']:,} tokens: this SAE "
+            f"does not reconstruct {foreign.out_hook or foreign.hook} of {foreign.model}{better}; --force imports it "
+            "all the same")
+
+
+def _made_by(sae_id: str, folder: RunFolder, workspace: Workspace) -> bool:
+    from sae.autoencoder import read_config
+
+    path = workspace.sae(sae_id)
+    return (path / "sae.json").exists() and read_config(path).get("run") == folder.id
+
+
+def _publish(sae: Autoencoder, staged: Path, target: Path) -> None:
+    """Give the whole artefact its name; what a killed process left under it goes."""
+    sae.save(staged)
+    if target.exists() and not (target / "sae.json").exists():
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(staged, target)
+    except OSError:
+        raise UserError(f"name: there is an SAE {sae.config['id']} already; choose another name", "name") from None

@@ -1,0 +1,134 @@
+"""An imported SAE proves itself on real activations: FVU, L0, mean activation.
+
+A transposed, wrongly centred or wrongly normalised SAE reconstructs nothing: its FVU is near or
+above 1.  Then the same weights are read in the other ways that files are misread, so that the
+message can say which would have been right.
+
+Shapes: N tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae.autoencoder import Autoencoder
+from sae.corpus import Corpus
+from sae.errors import UserError
+from sae.formats.foreign import Foreign
+from sae.formats.reading import convert
+from sae.lm import LanguageModel
+from sae.sites import parse_site
+
+MAX_FVU = 0.9  # above this nothing worth the name is explained
+_PASS_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Activations of the same tokens: what is read, and what is to be reconstructed."""
+
+    x_ND: Tensor
+    target_ND: Tensor
+
+
+def sample(
+    lm: LanguageModel, corpus: Corpus, hook: str, out_hook: str, n_tokens: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Sample:
+    """About `n_tokens` text tokens of the corpus; BOS is not among them."""
+    hooks, parts, done = [hook, out_hook or hook], [], 0
+    contexts = corpus.contexts("all", seed=0)
+    per_pass = max(1, _PASS_TOKENS // corpus.context_length)
+    for start in range(0, len(contexts), per_pass):
+        some = sorted(contexts[start : start + per_pass])
+        tokens_PS = torch.from_numpy(corpus.tokens[some].astype("int64")).to(lm.device)
+        length_P = torch.from_numpy(corpus.length[some].astype("int64"))
+        positions_S = torch.arange(tokens_PS.shape[1])
+        counted_PS = ((positions_S[None] < length_P[:, None]) & (positions_S > 0)).to(lm.device)
+        parts.append([x_PSD[counted_PS] for x_PSD in lm.activations_at(tokens_PS, hooks)])
+        done += int(counted_PS.sum())
+        if progress:
+            progress(min(done, n_tokens), n_tokens)
+        if done >= n_tokens:
+            break
+    x_ND, target_ND = (torch.cat([part[i] for part in parts])[:n_tokens] for i in (0, 1))
+    return Sample(x_ND, target_ND)
+
+
+@torch.no_grad()
+def measure(sae: Autoencoder, sample: Sample) -> dict[str, Any]:
+    """fvu; l0 and its spread; mean_activation, over what fires; tokens.  Raises UserError where the widths
+    of the SAE are not those of its sites."""
+    d_in = sae.W_enc_LD.shape[1]
+    for hook, found, width in ((sae.hook, sample.x_ND.shape[1], d_in),
+                               (sae.out_hook, sample.target_ND.shape[1], sae.d_model)):
+        if found != width:
+            field = "hook" if hook == sae.hook else "out_hook"
+            raise UserError(f"{field}: {hook} of {sae.config['model']['name']} is {found} wide, and the SAE {width}: "
+                            "another model or another site", field)
+    error = total = fired = n_fired = square = 0.0
+    for x_ND, target_ND in zip(sae.pieces(sample.x_ND), sae.pieces(sample.target_ND), strict=True):
+        codes = sae.codes(x_ND)
+        error += float((target_ND - sae.decode(codes, x_ND)).double().square().sum())
+        l0_N = codes.l0_B().double()
+        total, square = total + float(l0_N.sum()), square + float(l0_N.square().sum())
+        fired, n_fired = fired + float(codes.value_N.double().sum()), n_fired + len(codes.value_N)
+    n = len(sample.x_ND)
+    target = sample.target_ND.double()
+    variance = float((target - target.mean(dim=0)).square().sum())
+    return {"fvu": error / variance if variance else float("nan"), "l0": total / n,
+            "l0_std": max(0.0, square / n - (total / n) ** 2) ** 0.5,
+            "mean_activation": fired / max(n_fired, 1), "tokens": n}
+
+
+def holds(measured: dict[str, Any]) -> bool:
+    """Whether the SAE reconstructs at all."""
+    return bool(measured["fvu"] < MAX_FVU)
+
+
+def other_readings(foreign: Foreign, at: Sample) -> Iterator[tuple[str, Foreign]]:
+    """(the option that would say so, the SAE read that way), for each way in which a file can be misread."""
+    w = foreign.weights
+    D = len(w.b_dec_D)
+    if w.W_enc_LD.shape[1] == D and not w.transcoder:
+        yield f"--subtract-b-dec {'no' if w.centred else 'yes'}", _but(foreign, centred=not w.centred)
+    if not w.transcoder:
+        for kind in ("none", "layer_norm_std", "constant_norm", "centre"):
+            if kind != w.normalize:
+                yield f"--normalize {kind}", _but(foreign, normalize=kind)
+    if w.whitening is None:
+        usual = w.W_enc_LD.shape[1] ** 0.5 / float(at.x_ND.norm(dim=1).mean())
+        for scale in {1.0, usual} - {w.input_scale}:
+            yield f"--input-scale {scale:.4g}", _but(foreign, input_scale=scale)
+    if w.W_dec_LD.shape[0] == w.W_dec_LD.shape[1]:
+        yield "W_dec transposed", _but(foreign, W_dec_LD=w.W_dec_LD.T.contiguous())
+        yield "W_enc transposed", _but(foreign, W_enc_LD=w.W_enc_LD.T.contiguous())
+
+
+def other_layers(foreign: Foreign, n_layers: int) -> Iterator[tuple[str, Foreign]]:
+    """The same site one block earlier and one later."""
+    layer, kind = parse_site(foreign.hook)
+    for other in (layer - 1, layer + 1):
+        if 0 <= other < n_layers and not foreign.out_hook:
+            hook = f"blocks.{other}.{kind}"
+            yield f"--hook {hook}", replace(foreign, hook=hook)
+
+
+def _but(foreign: Foreign, **changes: Any) -> Foreign:
+    return replace(foreign, weights=replace(foreign.weights, **changes))
+
+
+def table(foreign: Foreign, at: Sample, lm: LanguageModel, corpus: Corpus) -> list[tuple[float, str]]:
+    """(FVU, option) of every other reading, best first."""
+    device, rows = at.x_ND.device, []
+    for option, other in other_readings(foreign, at):
+        rows.append((measure(convert(other).to(device), at)["fvu"], option))
+    for option, other in other_layers(foreign, lm.info.n_layers):
+        there = sample(lm, corpus, other.hook, "", len(at.x_ND))
+        rows.append((measure(convert(other).to(device), there)["fvu"], option))
+    return sorted(row for row in rows if row[0] == row[0])
