@@ -67,7 +67,7 @@ def card_of(build: Build, latent: Latent) -> Card:
     info = build.token_info(t for c in contexts for t in c.tokens)
     return Card(
         latent, latentviews.firing_lines(build, latent)[0][:3], latentviews.logit_lines(build, latent)[0][:4],
-        [context_row(c, info, latent.max_act, "snippet") for c in contexts])
+        [context_row(c, info, latent.max_act or 0.0, "snippet") for c in contexts])
 
 
 def readings(answer: Inspected) -> list[Reading]:

@@ -23,6 +23,7 @@ from app.builds import Builds
 from app.catalog import Catalog
 from app.db import make_engine, make_session_factory, upgrade
 from app.deps import current_user
+from app.downloads import Downloads
 from app.jobs import queue
 from app.jobs.launchers import Launcher
 from app.jobs.launchers.local import LocalLauncher
@@ -30,7 +31,7 @@ from app.jobs.lock import WorkspaceLock
 from app.jobs.supervisor import Supervisor
 from app.metrics import CountRequests
 from app.questions import Questions
-from app.routes import admin, api, features, health, home, inspect, login, runs, steer, tokens
+from app.routes import admin, api, exports, features, health, home, inspect, login, runs, steer, steer_runs, tokens
 from app.security import HeadAsGet, RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
 from app.settings import Settings
 from app.steering import SteeringRuns
@@ -62,10 +63,11 @@ def create_app(
         openapi_url="/openapi.json", max_body_size=settings.max_body_bytes,
         dependencies=[Depends(current_user)], middleware=_middleware(settings))
     app.state.settings = settings
+    app.state.downloads = Downloads(settings.exports_at_once, settings.max_export_bytes)
     errors.install(app)
     app.mount("/static", VersionedStatic(directory=STATIC), name="static")
     # Last the features, whose `/{model}/{sae}` would take any address of two parts.
-    for module in (health, login, api, admin, runs, steer, inspect, home, tokens, features):
+    for module in (health, login, api, admin, runs, steer, steer_runs, inspect, home, tokens, exports, features):
         app.include_router(module.router)
     return app
 

@@ -66,15 +66,20 @@ class Questions:
         self._worker, self._keep = worker, keep
         self._known: OrderedDict[Hashable, Question] = OrderedDict()  # used longest ago first
         self._tasks: set[asyncio.Task[None]] = set()
+        self._hinted: Question | None = None
+
+    def hint(self, message: Any) -> None:
+        """Let the worker load what will be needed soon.  Nothing is kept, and only one hint goes at a time."""
+        if self._hinted is None or self._hinted.ended.is_set():
+            self._hinted = Question("hint")
+            self._begin(self._hinted, message)
 
     async def ask(self, key: Hashable, message: Any, patience_s: float) -> Question:
         """The question, asked now unless it is known; waits at most so long for its end."""
         question = self._known.get(key)
         if question is None:
             question = self._known[key] = Question(key)
-            task = asyncio.create_task(self._follow(question, message))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(question, message)
         self._known.move_to_end(key)
         try:
             await asyncio.wait_for(question.ended.wait(), patience_s)
@@ -89,6 +94,11 @@ class Questions:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _begin(self, question: Question, message: Any) -> None:
+        task = asyncio.create_task(self._follow(question, message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _follow(self, question: Question, message: Any) -> None:
         try:

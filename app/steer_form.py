@@ -1,8 +1,9 @@
-"""The steering form: what was typed, kept as it was typed, and the request that it makes.
+"""The steering form: what was typed, kept as it was typed.
 
 The same field names serve the address (`GET /steer?sae=…&latent=3&strength=2`), the form's POST
 and the buttons that add and remove latents without JavaScript.  Per latent there is one value of
-each of `sae`, `latent`, `mode`, `strength` and `factor`; one `sae` alone is meant for all.
+each of `sae`, `latent`, `mode`, `strength`, `target` and `factor`; one `sae` alone is meant for
+all.  Every mode has a number of its own, so that changing the mode changes no number's meaning.
 """
 
 from __future__ import annotations
@@ -15,24 +16,14 @@ from typing import Any
 
 from starlette.datastructures import ImmutableMultiDict
 
-from sae.errors import UserError
-from sae.models import find_model
-from sae.prompts import prompt_length
 from sae.steering_spec import (
-    MAX_LATENTS,
-    MAX_LENGTH,
-    MAX_PROMPT_CHARACTERS,
-    MAX_SEED,
-    MAX_STRENGTH,
-    MODES,
     RATIO_STRONG,
     RATIO_WARN,
     Intervention,
+    Mode,
     Positions,
     Sampling,
     SteerRequest,
-    Where,
-    check_room,
     norm_ratio,
     typical_scale,
 )
@@ -40,6 +31,11 @@ from sae.steering_spec import (
 SLIDER_END = 10.0  # × max activation; the number box goes on to MAX_STRENGTH
 POSITIONS: dict[Positions, str] = {
     "all": "prompt and output", "output": "output only", "from": "from a position on"}
+# The mode's own number, where it has one, and what it is when nothing was typed.
+NUMBERS: dict[Mode, str] = {"add": "strength", "clamp": "target", "scale": "factor"}
+MODE_NAMES: dict[Mode, str] = {
+    "add": "add", "clamp": "clamp", "scale": "scale", "ablate": "ablate", "remove": "project out"}
+SWEEP_STRENGTHS = "-4 -2 -1 0.5 1 1.5 2 3 4 6"
 
 
 @dataclass(frozen=True)
@@ -58,13 +54,18 @@ class SaeFacts:
 
 @dataclass
 class Chip:
-    """One latent of the form.  `sae` to `factor` are as typed; the rest is looked up."""
+    """One latent of the form.  `sae` to `factor` are as typed; the rest is looked up.
+
+    `strength` is what add adds and `target` what clamp sets, both in units of the latent's maximum;
+    `factor` is what scale multiplies with.
+    """
 
     sae: str
     latent: str
     mode: str = "add"
     strength: str = ""
-    factor: str = "0"
+    target: str = ""
+    factor: str = ""
     facts: SaeFacts | None = None
     max_act: float | None = None
     label: str = ""
@@ -75,10 +76,9 @@ class Chip:
         text = self.latent.strip()
         return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
-    @property
-    def value(self) -> float | None:
-        """The strength as a number, or None where it is not one."""
-        return _float(self.strength)
+    def value(self, name: str = "strength") -> float | None:
+        """A number of the latent's as a number, or None where it is not one."""
+        return parse_number(getattr(self, name))
 
     @property
     def unit_ratio(self) -> float:
@@ -88,17 +88,19 @@ class Chip:
         scale = typical_scale(self.facts.normalize, self.facts.median_norm, self.facts.d_model)
         return norm_ratio(self.max_act, scale, self.facts.median_norm) or 0.0
 
-    @property
-    def coefficient(self) -> float | None:
-        return None if self.value is None or self.max_act is None else self.value * self.max_act
+    def coefficient(self, name: str) -> float | None:
+        """The raw activation that `strength` adds or `target` sets."""
+        value = self.value(name)
+        return None if value is None or self.max_act is None else value * self.max_act
 
-    @property
-    def ratio(self) -> float:
-        return abs(self.value or 0.0) * self.unit_ratio
+    def ratio(self, name: str) -> float:
+        """The norm of what is added over the median residual norm; for a clamp where the latent is silent."""
+        return abs(self.value(name) or 0.0) * self.unit_ratio
 
-    @property
-    def level(self) -> str:
-        return "strong" if self.ratio >= RATIO_STRONG else "warn" if self.ratio >= RATIO_WARN else ""
+    def level(self, name: str) -> str:
+        """Whether text is likely to break: "", "warn" or "strong"."""
+        ratio = self.ratio(name)
+        return "strong" if ratio >= RATIO_STRONG else "warn" if ratio >= RATIO_WARN else ""
 
     @property
     def breaks_at(self) -> float | None:
@@ -106,25 +108,37 @@ class Chip:
         at = RATIO_WARN / self.unit_ratio if self.unit_ratio else math.inf
         return at if at <= SLIDER_END else None
 
-    def slider(self, strength: float | None = None) -> int:
-        """Where a strength stands on the slider, −100 to 100, finer near zero."""
-        value = (self.value or 0.0) if strength is None else strength
-        return round(math.copysign(100 * math.sqrt(min(abs(value) / SLIDER_END, 1.0)), value))
+    def usual(self) -> None:
+        """Give what was left empty its usual value."""
+        strength = self.strength or self._usual_strength()
+        self.strength, self.target, self.factor = strength, self.target or strength, self.factor or "0"
 
-    def usual_strength(self) -> str:
-        """A strength whose vector is about half the usual residual norm: what tends to show and not yet break."""
+    def _usual_strength(self) -> str:
+        """A strength whose vector is just below half the usual residual norm: what tends to show and not yet break."""
         at = RATIO_WARN / self.unit_ratio if self.unit_ratio else 1.0
-        return f"{min(max(round(2 * at) / 2, 0.5), 5.0):g}"
+        return f"{min(max(math.floor(2 * at) / 2, 0.5), 5.0):g}"
+
+
+def slider_position(value: float | None) -> int:
+    """Where a number stands on a slider, −100 to 100, finer near zero."""
+    value = value or 0.0
+    return round(math.copysign(100 * math.sqrt(min(abs(value) / SLIDER_END, 1.0)), value))
 
 
 @dataclass
 class Form:
-    """The whole form.  `values` are the settings as typed; `errors` are by field name."""
+    """The whole form.  `values` are the settings as typed; `errors` are by field name.
+
+    With `chat` the prompt is a user's message; `said` are the (role, content) that came before it.
+    """
 
     prompt: str = ""
     chips: list[Chip] = field(default_factory=list)
     values: dict[str, str] = field(default_factory=dict)
     special: bool = False
+    control: bool = False
+    chat: bool = False
+    said: list[tuple[str, str]] = field(default_factory=list)
     errors: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -138,10 +152,16 @@ class Form:
 
 
 def default_values() -> dict[str, str]:
-    settings = Sampling()
+    """The settings as they stand in a form that nobody touched."""
+    return _values(Sampling()) | {
+        "positions": "all", "start": "0", "samples": "1", "sweep": SWEEP_STRENGTHS, "sweep_of": "0", "system": ""}
+
+
+def _values(s: Sampling) -> dict[str, str]:
+    stops = "\n".join(stop.replace("\\", "\\\\").replace("\n", "\\n") for stop in s.stop)
     return {
-        "temperature": f"{settings.temperature:g}", "top_p": f"{settings.top_p:g}", "top_k": str(settings.top_k),
-        "length": str(settings.length), "seed": str(settings.seed), "positions": "all", "start": "0"}
+        "temperature": f"{s.temperature:g}", "top_p": f"{s.top_p:g}", "top_k": str(s.top_k), "length": str(s.length),
+        "seed": str(s.seed), "repetition_penalty": f"{s.repetition_penalty:g}", "stop": stops}
 
 
 def new_seed() -> str:
@@ -158,118 +178,45 @@ def read_form(data: ImmutableMultiDict[str, Any]) -> Form:
 
     chips = [
         Chip(sae=nth("sae", i, str(saes[-1]) if saes else ""), latent=str(latent), mode=nth("mode", i, "add"),
-             strength=nth("strength", i, ""), factor=nth("factor", i, "0"))
+             strength=nth("strength", i, ""), target=nth("target", i, ""), factor=nth("factor", i, ""))
         for i, latent in enumerate(latents)]
-    values = {name: str(data.get(name, usual)) for name, usual in default_values().items()}
-    prompt = str(data.get("prompt", "")).replace("\r\n", "\n")  # browsers send form text with CRLF
-    return Form(prompt, chips, values, special=bool(data.get("special")))
+    values = {name: _lines(data.get(name, usual)) for name, usual in default_values().items()}
+    said = list(zip(map(str, data.getlist("role")), map(_lines, data.getlist("content")), strict=False))
+    return Form(_lines(data.get("prompt", "")), chips, values, special=bool(data.get("special")),
+                control=bool(data.get("control")), chat=bool(data.get("chat")), said=said)
+
+
+def _lines(value: Any) -> str:
+    return str(value).replace("\r\n", "\n")  # browsers send form text with CRLF
 
 
 def form_of(request: SteerRequest, facts: Mapping[str, SaeFacts]) -> Form:
     """The form filled with a request that was made before."""
-    s, w = request.sampling, request.where
-    chips = [Chip(
-        sae=i.sae, latent=str(i.latent), mode=i.mode, facts=facts.get(i.sae), max_act=i.max_act,
-        strength=f"{i.strength:g}" if i.mode in ("add", "clamp") else "1",
-        factor=f"{i.strength:g}" if i.mode == "scale" else "0") for i in request.interventions]
-    values = {
-        "temperature": f"{s.temperature:g}", "top_p": f"{s.top_p:g}", "top_k": str(s.top_k), "length": str(s.length),
-        "seed": str(s.seed), "positions": w.positions, "start": str(w.start)}
-    return Form(request.prompt, chips, values, special=w.special)
+    w = request.where
+    values = default_values() | _values(request.sampling) | {
+        "positions": w.positions, "start": str(w.start), "samples": str(request.samples)}
+    said: list[tuple[str, str]] = [(message.role, message.content) for message in request.chat]
+    if said and said[0][0] == "system":
+        values["system"] = said.pop(0)[1]
+    form = Form(request.prompt, [_chip(i, facts) for i in request.interventions], values, special=w.special,
+                control="control" in request.columns, chat=bool(request.chat))
+    if said:
+        form.prompt, form.said = said[-1][1], said[:-1]
+    return form
 
 
-def check(form: Form) -> SteerRequest | None:
-    """The request that the form makes.  None where something is wrong: then every fault is at its field."""
-    interventions = [_intervention(chip) for chip in form.chips]
-    _check_chips(form)
-    length = _whole(form, "length", 1, MAX_LENGTH)
-    sampling = {
-        "temperature": _within(form, "temperature", 0, 5), "top_p": _within(form, "top_p", 0.01, 1),
-        "top_k": _whole(form, "top_k", 0, 1_000_000), "length": length,
-        "seed": _whole(form, "seed", 0, MAX_SEED)}
-    positions, start = form.values["positions"], _whole(form, "start", 0, 1_000_000)
-    if positions not in POSITIONS:
-        form.errors["positions"] = f"one of: {', '.join(POSITIONS)}"
-    _check_prompt(form, length)
-    if form.has_errors or form.facts is None:
-        return None
-    return SteerRequest(
-        model=form.facts.model, prompt=form.prompt, interventions=tuple(i for i in interventions if i is not None),
-        sampling=Sampling(**sampling),  # type: ignore[arg-type]
-        where=Where(positions=positions, start=start, special=form.special))  # type: ignore[arg-type]
+def _chip(i: Intervention, facts: Mapping[str, SaeFacts]) -> Chip:
+    chip = Chip(sae=i.sae, latent=str(i.latent), mode=i.mode, facts=facts.get(i.sae), max_act=i.max_act)
+    if name := NUMBERS.get(i.mode):
+        setattr(chip, name, f"{i.strength:g}")
+    chip.usual()
+    return chip
 
 
-def _intervention(chip: Chip) -> Intervention | None:
-    if chip.mode not in MODES:
-        chip.errors["mode"] = f"one of: {', '.join(MODES)}"
-    strength = 0.0
-    name = {"add": "strength", "clamp": "strength", "scale": "factor"}.get(chip.mode)
-    if name is not None:
-        parsed = _float(getattr(chip, name))
-        if parsed is None or abs(parsed) > MAX_STRENGTH:
-            chip.errors[name] = f"a number from −{MAX_STRENGTH:g} to {MAX_STRENGTH:g}"
-        else:
-            strength = parsed
-    if chip.mode in ("add", "clamp") and chip.max_act == 0 and "latent" not in chip.errors:
-        chip.errors["latent"] = (
-            f"latent {chip.latent} never fired in the build, so its strength has no unit; other modes work")
-    if chip.errors or chip.facts is None or chip.number is None or chip.max_act is None:
-        return None
-    return Intervention(
-        sae=chip.sae, layer=chip.facts.layer, latent=chip.number, mode=chip.mode,  # type: ignore[arg-type]
-        strength=strength, max_act=chip.max_act)
-
-
-def _check_chips(form: Form) -> None:
-    if not form.chips:
-        form.errors["add"] = "choose a latent to steer with: type its number"
-    elif len(form.chips) > MAX_LATENTS:
-        form.errors["add"] = f"{len(form.chips)} latents; {MAX_LATENTS} at most"
-    seen = set()
-    for chip in form.chips:
-        if (chip.sae, chip.number) in seen:
-            chip.errors.setdefault("latent", f"latent {chip.latent} is there twice; remove one")
-        seen.add((chip.sae, chip.number))
-        if chip.facts and form.facts and chip.facts.model != form.facts.model:
-            chip.errors.setdefault("latent", f"{chip.sae} belongs to another model than {form.facts.id}")
-
-
-def _check_prompt(form: Form, length: int | None) -> None:
-    if not form.prompt.strip():
-        form.errors["prompt"] = "type some text for the model to go on from"
-    elif len(form.prompt) > MAX_PROMPT_CHARACTERS:
-        form.errors["prompt"] = f"{len(form.prompt):,} characters; {MAX_PROMPT_CHARACTERS:,} at most"
-    elif form.facts is not None:
-        try:
-            info = find_model(form.facts.model)
-            tokens = prompt_length(info, form.prompt)
-            if tokens is not None:
-                check_room(tokens, length or 1, info.n_ctx, info.name)
-        except UserError as error:
-            form.errors.setdefault(error.field or "prompt", str(error).partition(": ")[2] or str(error))
-
-
-def _float(text: str) -> float | None:
+def parse_number(text: str) -> float | None:
+    """What was typed as a finite number, or None."""
     try:
         value = float(text.strip().replace("−", "-"))
     except ValueError:
         return None
     return value if math.isfinite(value) else None
-
-
-def _within(form: Form, name: str, low: float, high: float) -> float | None:
-    value = _float(form.values[name])
-    if value is None or not low <= value <= high:
-        form.errors[name] = f"a number from {low:g} to {high:g}"
-        return None
-    return value
-
-
-def _whole(form: Form, name: str, low: int, high: int) -> int | None:
-    value = _float(form.values[name])
-    if value is None or value != int(value) or not low <= value <= high:
-        form.errors[name] = f"a whole number from {low:,} to {high:,}"
-        return None
-    return int(value)
-
-

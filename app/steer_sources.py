@@ -10,8 +10,11 @@ from app.catalog import Catalog
 from app.models import Sae
 from app.steer_form import Chip, Form, SaeFacts, default_values
 from app.tokens_view import token_label
+from sae.concepts import concept_tokens
+from sae.errors import UserError
 from sae.listing import LIVING, Filters
-from sae.models import DEMO
+from sae.models import DEMO, find_model
+from sae.prompts import has_chat_template
 from sae.records import LatentRow
 from sae.steering_spec import MAX_LATENTS
 from sae.store import Build
@@ -30,6 +33,27 @@ class Sources:
         """SAEs that have a build, newest first."""
         return [sae for sae in self._catalog.list_saes() if sae.current_build]
 
+    def sae(self, sae_id: str) -> Sae | None:
+        """The SAE, where it can be steered with."""
+        sae = self._catalog.get_sae(sae_id) if sae_id else None
+        return sae if sae is not None and sae.current_build else None
+
+    def can_chat(self, sae: Sae) -> bool:
+        """Whether the SAE's model brings a chat template."""
+        try:
+            return has_chat_template(find_model(str(sae.config["model"]["name"])))
+        except UserError:  # the model cannot be had at the moment; the run will say so
+            return False
+
+    def concept(self, chip: Chip) -> tuple[int, ...]:
+        """The token ids that stand for what a latent means."""
+        sae, number = self.sae(chip.sae), chip.number
+        if sae is None or number is None:
+            return ()
+        with self._builds.use(sae.id, str(sae.current_build)) as build:
+            latent = build.latent(number)
+            return concept_tokens(latent) if latent is not None else ()
+
     def look_up(self, form: Form) -> None:
         """Look every latent of the form up; what cannot be found is an error at it."""
         for chip in form.chips[: 4 * MAX_LATENTS]:  # more are refused as a whole
@@ -39,7 +63,7 @@ class Sources:
         """As `look_up`, and what was left empty gets its usual value."""
         self.look_up(form)
         for chip in form.chips:
-            chip.strength = chip.strength or chip.usual_strength()
+            chip.usual()
         if not form.prompt and form.facts:
             form.prompt = self.prompt(form.facts)
 
@@ -115,6 +139,8 @@ def _look_up(chip: Chip, build: Build) -> None:
             f"there is no {chip.latent.strip()[:20] or 'latent without a number'}")
         return
     chip.max_act = latent.max_act
+    if latent.max_act is None:  # an imported dashboard may not tell it
+        chip.errors["latent"] = f"the build of {chip.sae} does not tell how strongly latent {chip.latent} fires"
     if latent.top_tokens:
         token = latent.top_tokens[0].token
         chip.label = token_label(build.token_info([token])[token])
@@ -144,4 +170,4 @@ def _fires_on_a_word(build: Build, number: int, share: float) -> bool:
     if latent is None or not latent.top_tokens:
         return False
     top = latent.top_tokens[0]
-    return top.n >= share * latent.n_tokens and build.token_info([top.token])[top.token].piece.strip().isalpha()
+    return top.n >= share * (latent.n_tokens or 0) and build.token_info([top.token])[top.token].piece.strip().isalpha()

@@ -2,7 +2,8 @@
 
 A run is watched by any number of pages; each sees its present state and every change after it,
 so that a page that comes late, or comes back, misses nothing.  A run that nobody has looked at
-for a while is stopped.
+for a while is stopped.  When the model worker dies, its runs begin anew in the next one, once:
+the same seed writes the same text, and what kills a worker twice may well be the run itself.
 """
 
 from __future__ import annotations
@@ -17,8 +18,23 @@ from sqlalchemy import update
 
 from app.db import SessionFactory
 from app.models import SteerRun
+from app.questions import busy_words, queue_words
 from app.worker.client import WorkerClient
-from app.worker.protocol import Busy, Done, Event, Failed, Generate, Loading, Progress, Queued, Started, Text
+from app.worker.protocol import (
+    Busy,
+    Cell,
+    Done,
+    Event,
+    Failed,
+    Generate,
+    Loading,
+    Progress,
+    Queued,
+    Started,
+    Sweep,
+    Swept,
+    Text,
+)
 from sae import __version__
 
 log = logging.getLogger(__name__)
@@ -34,11 +50,13 @@ class LiveRun:
         self.id = run_id
         self.state = "queued"
         self.note = "asking the model worker"
+        self.restarted = ""  # what made it begin anew
         self.result: dict[str, Any] | None = None
         self.error: str | None = None
         self.error_field: str | None = None
         self.prompt = Text()
         self.columns: dict[str, Text] = {}
+        self.cells: list[Cell] = []
         self.viewers = 0
         self.seen = time.monotonic()
         self.stop = asyncio.Event()
@@ -51,19 +69,25 @@ class LiveRun:
     def take(self, event: Event) -> None:
         """Bring the run up to an event of the worker."""
         if isinstance(event, Queued):
-            self.note = "next in line" if event.position == 1 else f"waiting: {event.position - 1} before this one"
+            self.note = queue_words(event.position)
         elif isinstance(event, Loading):
             self.note = event.what
         elif isinstance(event, Started):
             self.state, self.note, self.prompt = "running", "writing", event.prompt
         elif isinstance(event, Progress):
             self.columns = event.columns
-        elif isinstance(event, Done):
-            self.columns = event.columns
+        elif isinstance(event, Done | Swept):
+            if isinstance(event, Done):
+                self.columns = event.columns
+            else:
+                self.cells, self.columns = event.cells, {}
             self.result = self._result(stopped=event.stopped, tokens=event.tokens, seconds=event.seconds)
             self.state = "stopped" if event.stopped else "succeeded"
         elif isinstance(event, Busy):
-            self._fail(f"The model worker has no room at the moment; try again in {event.retry_after_s:.0f} s.")
+            self._fail(busy_words(event))
+        elif isinstance(event, Failed) and event.gone and not self.restarted:
+            self.state, self.restarted, self.columns = "queued", event.message, {}
+            self.note = "the model worker is started again, and this begins anew"
         elif isinstance(event, Failed):
             self._fail(event.message, event.field)
 
@@ -75,6 +99,7 @@ class LiveRun:
     def _result(self, **values: Any) -> dict[str, Any]:
         return {
             "prompt": self.prompt.model_dump(), "columns": {n: c.model_dump() for n, c in self.columns.items()},
+            "cells": [cell.model_dump() for cell in self.cells], "restarted": self.restarted,
             "saescope_version": __version__, **values}
 
     def tell(self) -> None:
@@ -125,7 +150,7 @@ class SteeringRuns:
                        .values(state="failed", error=_INTERRUPTED))
             db.commit()
 
-    def start(self, run_id: str, message: Generate) -> LiveRun:
+    def start(self, run_id: str, message: Generate | Sweep) -> LiveRun:
         """Begin the run, whose row is in the database already."""
         live = self._live[run_id] = LiveRun(run_id)
         for coroutine in (self._run(live, message), self._stop_unwatched(live)):
@@ -148,15 +173,16 @@ class SteeringRuns:
         for task in self._tasks:
             task.cancel()
 
-    async def _run(self, live: LiveRun, message: Generate) -> None:
+    async def _run(self, live: LiveRun, message: Generate | Sweep) -> None:
         try:
-            async for event in self._worker.generate(message, live.stop):
-                before = live.state
-                live.take(event)
-                if live.state == "running" and before != "running":
-                    await asyncio.to_thread(self._store, live)
-                if not live.final:
-                    live.tell()
+            while not live.final:  # once more where the worker died
+                async for event in self._worker.ask(message, live.stop):
+                    before = live.state
+                    live.take(event)
+                    if live.state == "running" and before != "running":
+                        await asyncio.to_thread(self._store, live)
+                    if not live.final:
+                        live.tell()
         except Exception as error:
             log.exception("steering run %s", live.id)
             live.take(Failed(message=f"Something broke on this side: {type(error).__name__}: {error}"))

@@ -1,32 +1,43 @@
-"""Steering: the form, and runs as resources that stream, replay and can be forked.
+"""Steering: the form, and what makes a run of it.
 
-`POST /steer` makes a run; `/steer/{id}` shows it, for ever the same once it is finished;
-`/steer/{id}/events` streams it as server-sent events of full rendered text, which may be lost or
-repeated without harm and always end with `done`.
+`POST /steer` makes a run of texts, `POST /steer/sweep` one over a row of strengths; both answer
+with the run's address (`app/routes/steer_runs.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import ImmutableMultiDict
 
-from app.deps import BuildsDep, CatalogDep, SessionDep, SteeringDep, WorkspaceDep
+from app.deps import BuildsDep, CatalogDep, QuestionsDep, SessionDep, SteeringDep, WorkspaceDep
 from app.errors import wants_json
 from app.models import SteerRun
-from app.steer_form import POSITIONS, Chip, Form, check, default_values, form_of, new_seed, read_form
+from app.steer_check import check, check_sweep, swept_place
+from app.steer_form import (
+    MODE_NAMES,
+    NUMBERS,
+    POSITIONS,
+    Chip,
+    Form,
+    default_values,
+    form_of,
+    new_seed,
+    read_form,
+    slider_position,
+)
+from app.steer_result import find, run_context
 from app.steer_sources import Sources
-from app.steer_view import RunView, run_json, run_view, stored_request
+from app.steer_view import run_view, stored_request, whole_text
 from app.steering import LiveRun
-from app.templating import is_htmx, render, render_to_string
-from app.worker.protocol import Generate
-from sae.steering_spec import MAX_LATENTS, MAX_LENGTH, MODES, SteerRequest
+from app.templating import is_htmx, render
+from app.worker.protocol import Generate, Sweep, Warm
+from sae.analysis_spec import MAX_STRENGTHS, SweepRequest
+from sae.steering_spec import MAX_LATENTS, MAX_LENGTH, MAX_SAMPLES, MODES, SteerRequest
 from sae.workspace import Workspace, new_id
 
 router = APIRouter(include_in_schema=False)
@@ -42,31 +53,6 @@ def get_sources(catalog: CatalogDep, builds: BuildsDep) -> Sources:
 SourcesDep = Annotated[Sources, Depends(get_sources)]
 
 
-@dataclass(frozen=True)
-class Found:
-    """A run's row, and the run itself while it goes."""
-
-    row: SteerRun
-    live: LiveRun | None
-
-    @property
-    def view(self) -> RunView:
-        return run_view(self.row, self.live)
-
-
-def find(db: SessionDep, runs: SteeringDep, run_id: str) -> Found:
-    """The run.  Raises 404."""
-    # In this order: a run that is no longer going has its end in the database already.
-    live = runs.get(run_id)
-    row = db.get(SteerRun, run_id)
-    if row is None:
-        raise HTTPException(404, f"There is no steering run {run_id}.")
-    return Found(row, live)
-
-
-FoundDep = Annotated[Found, Depends(find)]
-
-
 # ---- the form
 
 
@@ -75,11 +61,26 @@ def show_form(
     request: Request, sources: SourcesDep, db: SessionDep, runs: SteeringDep, fork: str | None = None
 ) -> Response:
     """The form: from the address, from a run (`?fork=<id>`), or an example.  htmx gets the form alone."""
-    query = request.query_params
-    form = form_of(*stored_request(find(db, runs, fork).row)) if fork else _form_from(query, sources)
+    form = _forked(request, db, runs, fork) if fork else _form_from(request.query_params, sources)
     if fork:
         sources.look_up(form)
     return _show_form(request, form, sources)
+
+
+def _forked(request: Request, db: SessionDep, runs: SteeringDep, run_id: str) -> Form:
+    """A run's form; `strength` sets the first latent's anew, `reply` goes on from one of a chat's answers."""
+    row = find(db, runs, run_id).row
+    form = form_of(*stored_request(row))
+    strength, place = request.query_params.get("strength"), request.query_params.get("place", "0")
+    if strength is not None and place.isdigit() and int(place) < len(form.chips):
+        chip = form.chips[int(place)]
+        setattr(chip, NUMBERS.get(chip.mode, "strength"), strength)  # type: ignore[call-overload]
+    found = whole_text(row, request.query_params.get("reply", ""))
+    if found is not None and form.chat:
+        answer = b"".join(found[1].token_bytes()).decode("utf-8", errors="replace")
+        form.said += [("user", form.prompt), ("assistant", answer)]
+        form.prompt = ""
+    return form
 
 
 @router.post("/steer/form")
@@ -90,15 +91,27 @@ async def change_form(request: Request, sources: SourcesDep) -> Response:
     return await run_in_threadpool(_show_form, request, form, sources)
 
 
+@router.get("/steer/warm")
+async def warm(sources: SourcesDep, workspace: WorkspaceDep, questions: QuestionsDep, sae: str) -> Response:
+    """A page is open on which the SAE may be steered with: let the worker load it and its model."""
+    row = await run_in_threadpool(sources.sae, sae)
+    if row is not None:
+        model = str(row.config["model"]["name"])
+        questions.hint(Warm(model=model, folders={row.id: str(workspace.sae(row.id))}))
+    return Response(status_code=204)
+
+
 @router.get("/steer.json")
 def form_json(request: Request, sources: SourcesDep) -> dict[str, Any]:
     """What `POST /steer` takes, filled in as the page would be."""
     form = _form_from(request.query_params, sources)
     return {
-        "prompt": form.prompt, **form.values, "special": form.special,
-        "latents": [{"sae": c.sae, "latent": c.number, "mode": c.mode, "strength": c.value, "max_act": c.max_act,
-                     "norm_ratio": c.ratio} for c in form.chips],
-        "choices": {"mode": MODES, "positions": POSITIONS}, "limits": {"latents": MAX_LATENTS, "length": MAX_LENGTH}}
+        "prompt": form.prompt, **form.values, "special": form.special, "control": form.control, "chat": form.chat,
+        "latents": [{"sae": c.sae, "latent": c.number, "mode": c.mode, "strength": c.value("strength"),
+                     "target": c.value("target"), "factor": c.value("factor"), "max_act": c.max_act,
+                     "norm_ratio": c.ratio("strength")} for c in form.chips],
+        "choices": {"mode": MODES, "positions": POSITIONS},
+        "limits": {"latents": MAX_LATENTS, "length": MAX_LENGTH, "samples": MAX_SAMPLES, "strengths": MAX_STRENGTHS}}
 
 
 def _form_from(query: ImmutableMultiDict[str, Any], sources: Sources) -> Form:
@@ -110,6 +123,8 @@ def _form_from(query: ImmutableMultiDict[str, Any], sources: Sources) -> Form:
         del form.chips[int(drop)]
     if query.get("new_seed"):
         form.values["seed"] = new_seed()
+    if query.get("forget"):  # begin the chat anew
+        form.said = []
     if form.chips or "drop" in query or form.prompt:
         sources.complete(form)
         return form
@@ -125,15 +140,17 @@ def _add(form: Form, data: ImmutableMultiDict[str, Any]) -> None:
 
 def _show_form(request: Request, form: Form, sources: Sources) -> Response:
     name = "steer/_form.html" if is_htmx(request) else "steer/page.html"
-    return render(request, name, **_page(form, sources), run=None)
+    return render(request, name, **form_page(form, sources), run=None)
 
 
-def _page(form: Form, sources: Sources) -> dict[str, Any]:
+def form_page(form: Form, sources: Sources) -> dict[str, Any]:
+    """What the page shows beside a run."""
     saes = sources.steerable()
     current = next((sae for chip in form.chips for sae in saes if sae.id == chip.sae), saes[0] if saes else None)
     return {
-        "form": form, "saes": saes, "current_sae": current, "modes": MODES, "positions": POSITIONS,
-        "section": "steer", "json_url": "/steer.json", "defaults": default_values()}
+        "form": form, "saes": saes, "current_sae": current, "modes": MODES, "mode_names": MODE_NAMES,
+        "positions": POSITIONS, "section": "steer", "json_url": "/steer.json", "defaults": default_values(),
+        "can_chat": current is not None and sources.can_chat(current), "slider": slider_position}
 
 
 # ---- runs
@@ -148,19 +165,43 @@ async def create(
     form, steer = await run_in_threadpool(_read_and_check, data, sources)
     if steer is None:
         return await run_in_threadpool(_show_faults, request, form, sources, 422)
+    return await _begin(request, data, sources, db, runs, workspace, form, steer, None)
+
+
+@router.post("/steer/sweep")
+async def create_sweep(
+    request: Request, sources: SourcesDep, db: SessionDep, runs: SteeringDep, workspace: WorkspaceDep
+) -> Response:
+    """As `create`, of one latent over a row of strengths."""
+    data = await request.form()
+    form, steer = await run_in_threadpool(_read_and_check, data, sources)
+    sweep = await run_in_threadpool(_read_sweep, form, steer, sources)
+    if steer is None or sweep is None:
+        return await run_in_threadpool(_show_faults, request, form, sources, 422)
+    return await _begin(request, data, sources, db, runs, workspace, form, sweep.request, sweep)
+
+
+async def _begin(
+    request: Request, data: ImmutableMultiDict[str, Any], sources: Sources, db: SessionDep, runs: SteeringDep,
+    workspace: Workspace, form: Form, steer: SteerRequest, sweep: SweepRequest | None,
+) -> Response:
     if data.get("replaces"):  # the run that this page showed until now need not wait for its grace
         runs.stop(str(data["replaces"]))
     if runs.full:
         form.errors["form"] = _BUSY
         return await run_in_threadpool(_show_faults, request, form, sources, 503)
-    row = await run_in_threadpool(_store, db, form, steer)
-    live = runs.start(row.id, _message(steer, workspace))
+    row = await run_in_threadpool(_store, db, form, steer, sweep)
+    live = runs.start(row.id, _message(steer, sweep, workspace))
+    return _created(request, row, live)
+
+
+def _created(request: Request, row: SteerRun, live: LiveRun) -> Response:
     headers = {"Location": f"/steer/{row.id}"}
     if wants_json(request):
         return JSONResponse({"id": row.id, "url": f"/steer/{row.id}"}, 201, headers)
     if is_htmx(request):
         return render(request, "steer/_result.html", headers={"HX-Push-Url": f"/steer/{row.id}"},
-                      run=run_view(row, live))
+                      **run_context(run_view(row, live)))
     return RedirectResponse(f"/steer/{row.id}", 303)
 
 
@@ -168,9 +209,17 @@ def _read_and_check(data: ImmutableMultiDict[str, Any], sources: Sources) -> tup
     form = read_form(data)
     if data.get("add"):
         _add(form, data)
-        form.chips[-1].strength = "1"
     sources.look_up(form)
+    if data.get("add"):
+        form.chips[-1].usual()
     return form, check(form)
+
+
+def _read_sweep(form: Form, steer: SteerRequest | None, sources: Sources) -> SweepRequest | None:
+    if steer is None:
+        return None
+    place = swept_place(form)
+    return check_sweep(form, steer, sources.concept(form.chips[place]) if place is not None else ())
 
 
 def _show_faults(request: Request, form: Form, sources: Sources, status: int) -> Response:
@@ -184,61 +233,23 @@ def _show_faults(request: Request, form: Form, sources: Sources, status: int) ->
             {"error": f"{first}: {errors[first]}", "status": status, "field": first, "errors": errors}, status, headers)
     if is_htmx(request):
         headers |= {"HX-Retarget": "#steer-form", "HX-Reswap": "outerHTML"}
-        return render(request, "steer/_form.html", status, headers, **_page(form, sources))
-    return render(request, "steer/page.html", status, headers, **_page(form, sources), run=None)
+        return render(request, "steer/_form.html", status, headers, **form_page(form, sources))
+    return render(request, "steer/page.html", status, headers, **form_page(form, sources), run=None)
 
 
-def _store(db: SessionDep, form: Form, steer: SteerRequest) -> SteerRun:
+def _store(db: SessionDep, form: Form, steer: SteerRequest, sweep: SweepRequest | None) -> SteerRun:
     facts = {chip.facts.id: chip.facts for chip in form.chips if chip.facts}
     first = facts[steer.interventions[0].sae]
-    row = SteerRun(
-        id=new_id("steer"), sae_id=first.id, build_id=first.build, state="queued",
-        request={"steer": steer.model_dump(mode="json"), "saes": {k: asdict(v) for k, v in facts.items()}})
+    asked: dict[str, Any] = {
+        "steer": steer.model_dump(mode="json"), "saes": {k: asdict(v) for k, v in facts.items()}}
+    if sweep is not None:
+        asked["sweep"] = sweep.model_dump(mode="json", exclude={"request"})
+    row = SteerRun(id=new_id("steer"), sae_id=first.id, build_id=first.build, state="queued", request=asked)
     db.add(row)
     db.commit()
     return row
 
 
-def _message(steer: SteerRequest, workspace: Workspace) -> Generate:
-    return Generate(request=steer, folders={i.sae: str(workspace.sae(i.sae)) for i in steer.interventions})
-
-
-@router.get("/steer/{run_id}.json")
-def show_json(found: FoundDep) -> dict[str, Any]:
-    return run_json(found.row, found.live)
-
-
-@router.get("/steer/{run_id}")
-def show(request: Request, found: FoundDep, sources: SourcesDep) -> Response:
-    """The run, and the form filled with its request, ready to be changed and run again."""
-    run = found.view
-    form = form_of(run.request, run.facts)
-    sources.name(form)
-    context = _page(form, sources) | {"json_url": f"/steer/{run.id}.json"}
-    return render(request, "steer/page.html", **context, run=run)
-
-
-@router.post("/steer/{run_id}/stop")
-async def stop(request: Request, found: FoundDep, runs: SteeringDep) -> Response:
-    """Stop within a token.  A run that is finished is left as it is."""
-    runs.stop(found.row.id)
-    return Response(status_code=204) if is_htmx(request) else RedirectResponse(f"/steer/{found.row.id}", 303)
-
-
-@router.get("/steer/{run_id}/events", response_class=EventSourceResponse)
-async def events(found: FoundDep) -> AsyncIterator[ServerSentEvent]:
-    """`baseline`, `steered` and `status`, each the whole of it as HTML, whenever it changed; `done` at the end."""
-    if found.live is None:
-        for event in _events(found.view):
-            yield event
-    else:
-        async for _ in found.live.watch():
-            for event in _events(found.view):
-                yield event
-    yield ServerSentEvent(raw_data="done", event="done")
-
-
-def _events(run: RunView) -> list[ServerSentEvent]:
-    sent = [ServerSentEvent(event=column.name, id=f"{run.written}",
-                            raw_data=render_to_string("steer/_text.html", column=column)) for column in run.columns]
-    return [*sent, ServerSentEvent(event="status", raw_data=render_to_string("steer/_status.html", run=run))]
+def _message(steer: SteerRequest, sweep: SweepRequest | None, workspace: Workspace) -> Generate | Sweep:
+    folders = {i.sae: str(workspace.sae(i.sae)) for i in steer.interventions}
+    return Sweep(request=sweep, folders=folders) if sweep else Generate(request=steer, folders=folders)

@@ -13,21 +13,21 @@
   // Through the button: htmx sends a form to where the button that was pressed last would send it.
   const run = () => document.querySelector("#steer-form .run").click();
 
-  function show(chip) {
-    const strength = parseFloat(chip.querySelector("[name='strength']").value);
-    const line = chip.querySelector(".coefficient");
-    if (!line || !Number.isFinite(strength)) return;
-    const ratio = Math.abs(strength) * parseFloat(chip.dataset.unitRatio);
-    line.querySelector(".raw").textContent = (strength * parseFloat(chip.dataset.max)).toFixed(2);
-    line.querySelector(".ratio").textContent = ratio.toFixed(2);
+  // What a number of a latent comes to: raw activation, norm ratio, warning.
+  function show(control, value) {
+    const line = control.querySelector(".coefficient");
+    if (!line || !Number.isFinite(value)) return;
+    const chip = control.closest(".chip");
+    const ratio = Math.abs(value) * parseFloat(chip.dataset.unitRatio);
+    line.querySelector(".raw").textContent = (value * parseFloat(chip.dataset.max)).toFixed(2);
+    const shown = line.querySelector(".ratio");
+    if (shown) shown.textContent = ratio.toFixed(2);
     line.classList.toggle("warn", ratio >= WARN && ratio < STRONG);
     line.classList.toggle("strong", ratio >= STRONG);
   }
 
   function setUp(root) {
-    for (const chip of root.querySelectorAll(".chip")) {
-      chip.querySelector(".slider").hidden = false;
-    }
+    for (const slider of root.querySelectorAll(".chip .slider")) slider.hidden = false;
   }
 
   const field = (id) => document.getElementById(id);
@@ -47,13 +47,13 @@
 
   document.addEventListener("input", (event) => {
     if (event.target.closest(".settings")) summarise();
-    const chip = event.target.closest(".chip");
-    if (!chip) return;
-    const slider = chip.querySelector(".slider");
-    const box = chip.querySelector("[name='strength']");
+    const control = event.target.closest(".control");
+    if (!control) return;
+    const slider = control.querySelector(".slider");
+    const box = control.querySelector("[type='number']");
     if (event.target === slider) box.value = toStrength(Number(slider.value));
     else if (event.target === box) slider.value = toPosition(parseFloat(box.value) || 0);
-    show(chip);
+    show(control, parseFloat(box.value));
   });
 
   document.addEventListener("keydown", (event) => {
@@ -90,7 +90,7 @@
   document.addEventListener("htmx:afterSwap", (event) => {
     setUp(document);
     const { requestConfig, xhr } = event.detail;
-    if (requestConfig?.path !== "/steer" || xhr.status !== 200) return;
+    if (!["/steer", "/steer/sweep"].includes(requestConfig?.path) || xhr.status !== 200) return;
     clearFaults(field("steer-form"));
     // On a small screen the result lies below the form: go to it, but never move a page that shows it already.
     field("result").scrollIntoView({ block: "nearest" });

@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from app.worker.protocol import Event, Inspect, Inspected, InspectedText, Loading, TextLatent, TextLatents
+from app.worker.protocol import (
+    Ablate,
+    Ablated,
+    Cell,
+    Done,
+    Effect,
+    Event,
+    Generate,
+    Inspect,
+    Inspected,
+    InspectedText,
+    LatentScore,
+    Loading,
+    NextToken,
+    NextTokens,
+    Part,
+    Progress,
+    ReadOut,
+    Readout,
+    Ready,
+    Score,
+    Scored,
+    Started,
+    Sweep,
+    Swept,
+    Text,
+    TextLatent,
+    TextLatents,
+)
 from sae.models import DEMO_PATH
+from sae.steering_spec import SteerRequest
 from sae.tokens import piece_bytes
 
 
 class FakeWorker:
     """`says` are the events of the next requests, in place of the usual answer; `asked` the messages that came.
 
-    A `None` among the events waits until `go` is set.
+    A `None` among the events waits until `go` is set, or until the request is stopped.
     """
 
     def __init__(self) -> None:
@@ -30,24 +59,103 @@ class FakeWorker:
         if self.says:
             for event in self.says.pop(0):
                 if event is None:
-                    await self.go.wait()
+                    await asyncio.wait([asyncio.ensure_future(e.wait()) for e in (self.go, stop) if e],
+                                       return_when=asyncio.FIRST_COMPLETED)
                 else:
                     yield event
             return
         yield Loading(what="loading the language model demo")
-        assert isinstance(message, Inspect)
-        yield self.inspected(message)
+        answers = {Inspect: self._inspect, Generate: self._generate, Sweep: self._sweep, Readout: self._readout,
+                   Ablate: self._ablate, Score: self._score}
+        answer = answers.get(type(message))
+        events = answer(message) if answer else [Ready()]
+        for event in events:
+            yield event
+            await asyncio.sleep(0.001)
 
-    def inspected(self, message: Inspect) -> Inspected:
+    def text(self, ids: Sequence[int], n_acts: int = 0, **more: Any) -> Text:
+        pieces = [piece_bytes(self.tokenizer.id_to_token(i), True).decode("latin-1") for i in ids]
+        return Text(ids=list(ids), pieces=pieces, acts=[[float(i % 7)] * n_acts for i in ids] if n_acts else [], **more)
+
+    def encode(self, text: str) -> list[int]:
+        return [0, *self.tokenizer.encode(text, add_special_tokens=False).ids]
+
+    # ---- texts
+
+    def _output(self, request: SteerRequest, column: str, sample: int) -> list[int]:
+        """Tokens that depend on the seed and, unless nothing is changed, on the column."""
+        changed = any(i.strength for i in request.interventions) and column != "baseline"
+        start = 300 + 17 * (request.sampling.seed + sample) + (1000 if changed else 0) + (column == "control") * 500
+        return [start + 3 * n for n in range(request.sampling.length)]
+
+    def _prompt(self, request: SteerRequest) -> list[int]:
+        return self.encode(request.prompt or request.chat[-1].content)
+
+    def _generate(self, message: Generate) -> list[Event]:
+        request = message.request
+        n, outputs = len(request.interventions), {}
+        for key in list(request.keys()):
+            column, _, sample = key.partition(".")
+            outputs[key] = self._output(request, column, int(sample or 1) - 1)
+        half = {key: self.text(ids[: len(ids) // 2], n) for key, ids in outputs.items()}
+        final = {key: self.text(ids, n, finish="length", kl=[0.0 if key[:8] == "baseline" else 0.1 * (i % 5)
+                                                             for i, _ in enumerate(ids)])
+                 for key, ids in outputs.items()}
+        return [Started(prompt=self.text(self._prompt(request), n)), Progress(columns=half),
+                Done(columns=final, stopped=False, tokens=sum(map(len, outputs.values())), seconds=0.5)]
+
+    def _sweep(self, message: Sweep) -> list[Event]:
+        asked = message.request
+        n, cells = len(asked.request.interventions), []
+        for strength, request in zip([None, *asked.strengths], asked.cells(), strict=True):
+            ids = self._output(request, "baseline" if strength is None else "steered", 0)
+            far = abs(strength or 0.0)
+            cells.append(Cell(strength=strength, text=self.text(ids, n, finish="length"), concept=min(far / 10, 1.0),
+                              repetition=min(far / 12, 1.0), perplexity=4.0 * (1 + far)))
+        half = {str(i): self.text(cell.text.ids[:3], n) for i, cell in enumerate(cells)}
+        return [Started(prompt=self.text(self._prompt(asked.request), n)), Progress(columns=half),
+                Swept(cells=cells, stopped=False, tokens=sum(len(c.text.ids) for c in cells), seconds=1.0)]
+
+    def _readout(self, message: Readout) -> list[Event]:
+        asked = message.request
+        text = self.text(asked.ids)
+        tables = []
+        for position in asked.positions:
+            ids = [*asked.ids[position + 1 : position + 2], *range(400, 409)]
+            rows = [NextToken(id=i, piece=self.text([i]).pieces[0], baseline=0.5 / (n + 1), steered=0.3 / (n + 2))
+                    for n, i in enumerate(ids)]
+            tables.append(NextTokens(position=position, rows=rows))
+        n = len(asked.request.interventions)
+        acts = [[0.0] * n for _ in asked.ids]
+        return [ReadOut(ids=list(asked.ids), pieces=text.pieces, kl=[0.25 for _ in asked.ids], tables=tables,
+                        baseline_acts=acts, steered_acts=acts)]
+
+    # ---- latents
+
+    def _ablate(self, message: Ablate) -> list[Event]:
+        n = len(message.request.contexts)
+        effect = Effect(ce_at=[0.2] * n, kl_at=[0.3] * n, ce_after=[0.05] * n, kl_after=[0.06] * n)
+        random = Effect(ce_at=[0.01] * n, kl_at=[0.02] * n, ce_after=[0.0] * n, kl_after=[0.01] * n)
+        moved = [NextToken(id=400 + i, piece=self.text([400 + i]).pieces[0], baseline=0.4, steered=0.1)
+                 for i in range(4)]
+        return [Part(done=0.5), Ablated(
+            latent=message.request.latent, firings=[3] * n, effect=effect, random=[random] * message.request.n_random,
+            sparsity=0.02, random_sparsity=0.3, tokens=moved)]
+
+    def _score(self, message: Score) -> list[Event]:
+        scores = [LatentScore(latent=i, score=0.01 * i if top else None, tokens=[400, 401])
+                  for i, top in zip(message.request.latents, message.request.max_acts, strict=True)]
+        return [Part(done=0.5), Scored(scores=scores, stopped=False)]
+
+    def _inspect(self, message: Inspect) -> list[Event]:
         """Latent i fires on every token whose id is a multiple of i + 2, latent 3 on all, BOS included."""
         texts = []
         for text in message.request.texts:
-            ids = [0, *self.tokenizer.encode(text, add_special_tokens=False).ids]
+            ids = self.encode(text)
             saes = [self._latents(sae, ids) for sae in message.request.saes]
-            pieces = [piece_bytes(self.tokenizer.id_to_token(i), True).decode("latin-1") for i in ids]
-            texts.append(InspectedText(ids=ids, pieces=pieces, special=[True, *[False] * (len(ids) - 1)], windows=[],
-                                       saes=saes))
-        return Inspected(texts=texts, seconds=0.01)
+            texts.append(InspectedText(ids=ids, pieces=self.text(ids).pieces, special=[True, *[False] * (len(ids) - 1)],
+                                       windows=[], saes=saes))
+        return [Inspected(texts=texts, seconds=0.01)]
 
     def _latents(self, sae: str, ids: list[int]) -> TextLatents:
         shift = len(sae) % 3

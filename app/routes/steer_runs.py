@@ -1,0 +1,120 @@
+"""Steering runs as resources: shown, streamed, stopped, read out.
+
+`/steer/{id}` shows a run, for ever the same once it is finished; `/steer/{id}/events` streams it as
+server-sent events of full rendered text, which may be lost or repeated without harm and always end
+with `done`; `/steer/{id}/next/…` asks the model worker about one token of a finished text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+
+from app.deps import QuestionsDep, SessionDep, SteeringDep, WorkspaceDep
+from app.errors import wants_json
+from app.questions import Question, busy_words
+from app.routes.steer import SourcesDep, form_page
+from app.steer_form import form_of
+from app.steer_readout import next_tables, readout_request, title_of
+from app.steer_result import Found, find, run_context, run_events
+from app.steer_view import RunView, run_json, whole_text
+from app.templating import is_htmx, render
+from app.worker.protocol import Busy, ReadOut, Readout
+
+router = APIRouter(include_in_schema=False)
+
+_PATIENCE_S = 2.5
+
+
+def get_found(db: SessionDep, runs: SteeringDep, run_id: str) -> Found:
+    return find(db, runs, run_id)
+
+
+FoundDep = Annotated[Found, Depends(get_found)]
+
+
+@router.get("/steer/{run_id}.json")
+def show_json(found: FoundDep) -> dict[str, Any]:
+    return run_json(found.row, found.live)
+
+
+@router.get("/steer/{run_id}")
+def show(request: Request, found: FoundDep, sources: SourcesDep, by: int | None = None) -> Response:
+    """The run, and the form filled with its request, ready to be changed and run again."""
+    run = found.view(by)
+    if is_htmx(request):
+        return render(request, "steer/_result.html", **run_context(run))
+    form = form_of(run.request, run.facts)
+    if run.sweep:
+        form.values["sweep"] = " ".join(f"{s:g}" for s in run.sweep.strengths)
+        form.values["sweep_of"] = str(run.sweep.place)
+    sources.name(form)
+    context = form_page(form, sources) | {"json_url": f"/steer/{run.id}.json"}
+    return render(request, "steer/page.html", **context | run_context(run))
+
+
+@router.post("/steer/{run_id}/stop")
+async def stop(request: Request, found: FoundDep, runs: SteeringDep) -> Response:
+    """Stop within a token.  A run that is finished is left as it is."""
+    runs.stop(found.row.id)
+    return Response(status_code=204) if is_htmx(request) else RedirectResponse(f"/steer/{found.row.id}", 303)
+
+
+@router.get("/steer/{run_id}/events", response_class=EventSourceResponse)
+async def events(found: FoundDep, by: int | None = None) -> AsyncIterator[ServerSentEvent]:
+    """Every part of the result that changes, each the whole of it as HTML; `done` at the end."""
+    if found.live is None:
+        for event in _events(found.view(by)):
+            yield event
+    else:
+        async for _ in found.live.watch():
+            for event in _events(found.view(by)):
+                yield event
+    yield ServerSentEvent(raw_data="done", event="done")
+
+
+def _events(run: RunView) -> list[ServerSentEvent]:
+    return [ServerSentEvent(event=name, id=f"{run.written}", raw_data=html) for name, html in run_events(run)]
+
+
+@router.get("/steer/{run_id}/next/{key}/{position}")
+@router.get("/steer/{run_id}/next/{key}/{position}.json")  # applied first, so it is matched first
+async def next_tokens(
+    request: Request, found: FoundDep, questions: QuestionsDep, workspace: WorkspaceDep, key: str, position: int
+) -> Response:
+    """What might have stood in a token's place, and what may follow it: unsteered, steered, and the difference."""
+    run = found.view()
+    texts = whole_text(found.row, key)
+    if texts is None or not 1 <= position < len(texts[0].ids) + len(texts[1].ids):
+        raise HTTPException(404, f"Run {run.id} has no finished text {key} with a position {position}.")
+    steer = run.sweep.cells()[int(key)] if run.sweep else run.request
+    asked = readout_request(steer, *texts, position)
+    folders = {i.sae: str(workspace.sae(i.sae)) for i in steer.interventions}
+    patience_s = 60.0 if wants_json(request) else _PATIENCE_S
+    question = await questions.ask((run.id, key, position), Readout(request=asked, folders=folders), patience_s)
+    return await run_in_threadpool(_show_next, request, run, key, position, question)
+
+
+def _show_next(request: Request, run: RunView, key: str, position: int, question: Question) -> Response:
+    fault, status, headers = question.fault, 200, dict[str, str]()
+    words = ""
+    if isinstance(fault, Busy):
+        words, status, headers = busy_words(fault), 503, {"Retry-After": f"{fault.retry_after_s:.0f}"}
+    elif fault is not None:
+        words, status = fault.message, 503 if fault.gone else 422
+    if wants_json(request):
+        if not isinstance(question.last, ReadOut):
+            return JSONResponse({"error": words or question.note, "status": status}, status if words else 202, headers)
+        return JSONResponse(question.last.model_dump(exclude={"type"}))
+    context = {
+        "run": run, "key": key, "position": position, "title": title_of(key), "fault": words,
+        "waiting": "" if question.last else question.note,
+        "tables": next_tables(question.last) if isinstance(question.last, ReadOut) else []}
+    if is_htmx(request):
+        return render(request, "steer/_next.html", 200, headers, **context)
+    return render(request, "steer/next.html", status, headers, section="steer", **context)
