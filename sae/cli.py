@@ -22,7 +22,7 @@ from rich.table import Table
 from sae.errors import UserError
 from sae.export_cli import register as register_exports
 from sae.rundir import RunFolder, Status
-from sae.specs import POSITIONAL, SPECS, demo_spec
+from sae.specs import POSITIONAL, SPECS, as_text, demo_spec
 from sae.steer_cli import steer_command
 from sae.workspace import Workspace
 
@@ -41,7 +41,7 @@ def _spec_command(kind: str) -> Callable[..., None]:
 
     parameters = []
     for name, field in SPECS[kind].model_fields.items():
-        shown = "required" if field.default is PydanticUndefined else field.default
+        shown = "required" if field.default is PydanticUndefined else as_text(field.default)
         description = f"{field.description} [dim](default: {shown})[/dim]"
         flag = name.replace("_", "-")
         names = f"--{flag}/--no-{flag}" if field.annotation is bool else f"--{flag}"
@@ -95,6 +95,8 @@ def _start_and_watch(kind: str, values: dict[str, Any]) -> None:
     status = folder.status()
     if code == 0 and status and status.result.get("metrics"):
         console.print(_metrics(status.result["metrics"]))
+    if code == 0 and status and status.result.get("members"):
+        console.print(_members(status.result["members"]))
     raise typer.Exit(code)
 
 
@@ -132,9 +134,28 @@ def _draw(folder: RunFolder, bars: Progress, finished: threading.Event) -> None:
 
 def _note(folder: RunFolder, status: Status) -> str:
     left = f"{status.eta_s:.0f} s left" if status.eta_s is not None else ""
-    rows = [row for row in folder.progress() if row["phase"] == "training"] if status.phase == "training" else []
-    curve = f"FVU {rows[-1]['fvu']:.3f}  L0 {rows[-1]['l0']:.1f}  dead {rows[-1]['dead']:.1%}  " if rows else ""
+    rows = [row for row in folder.progress() if row.get("fvu")] if status.phase == "training" else []
+    last = [row for row in rows if row["step"] == rows[-1]["step"]]  # of every SAE of a sweep
+    curve = "".join(
+        f"{name} {_span([row[key] for row in last], form)}  "
+        for name, key, form in (("FVU", "fvu", ".3f"), ("L0", "l0", ".1f"), ("dead", "dead", ".1%"))) if last else ""
     return curve + (status.message or left)
+
+
+def _span(values: list[float], form: str) -> str:
+    low, high = f"{min(values):{form}}", f"{max(values):{form}}"
+    return low if low == high else f"{low}–{high}"
+
+
+def _members(members: list[dict[str, Any]]) -> Table:
+    """The SAEs of a sweep, or why one came to nothing."""
+    table = Table("SAE", "FVU", "L0", "ΔCE", "dead")
+    for member in members:
+        metrics = member.get("metrics")
+        table.add_row(member["name"], *(
+            [f"{metrics['fvu']:.4f}", f"{metrics['l0']:.1f}", f"{metrics['delta_ce']:.4f}",
+             f"{metrics['dead_fraction']:.1%}"] if metrics else [member["error"], "", "", ""]))
+    return table
 
 
 def _metrics(metrics: dict[str, Any]) -> Table:

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import shutil
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +19,8 @@ from sae.errors import Cancelled, UserError
 from sae.formats import importing
 from sae.models import check_layer, find_model
 from sae.progress import Interrupted, Reporter
-from sae.rundir import FINAL_STATES, RunFolder
 from sae.run_steps import build_index, open_model_and_text, text_of
+from sae.rundir import FINAL_STATES, RunFolder
 from sae.specs import EvaluateSpec, ImportSpec, IndexSpec, SweepSpec, TrainSpec, located, parse_spec
 from sae.workspace import Workspace, new_id
 

@@ -61,6 +61,11 @@ class Status:
     heartbeat: float = 0.0
 
 
+def _place(row: dict[str, Any]) -> tuple[int, int]:
+    """A row's place in a run's training: by step, and by the number of the SAE where there are several."""
+    return row.get("step", 0), row.get("member", 0)
+
+
 class RunFolder:
     """Read and write one run folder."""
 
@@ -122,7 +127,7 @@ class RunFolder:
                 row = json.loads(line or "null")
             except json.JSONDecodeError:
                 continue
-            while row and rows and "step" in row and rows[-1].get("step", 0) >= row["step"]:
+            while row and rows and "step" in row and _place(rows[-1]) >= _place(row):
                 rows.pop()
             rows += [row] if row else []
         yield from rows

@@ -260,32 +260,37 @@ class _Loop:
 
     def _rows(self) -> None:
         """Write a row for every SAE, and begin new sums."""
-        self._give_up_where_no_number()
+        given_up = self._give_up_where_no_number()
         elapsed, now, before = time.perf_counter() - self.logged, self.source.timing, self.timing_before
         waited, read_s, read = now.waited - before.waited, now.seconds - before.seconds, now.tokens - before.tokens
         variance = float(self.variance)
-        for member in self.members:
-            curves, spec = self.curves[member], self.specs[member]
-            self.write(
-                **({"member": member} if len(self.specs) > 1 else {}), step=self.step,
-                tokens=self.step * spec.batch_tokens, **curves.row(variance), lr=self._lr(member, self.step - 1),
-                tokens_per_s=curves.n_tokens / elapsed, lm_tokens_per_s=read / read_s if read else None,
-                sae_tokens_per_s=curves.n_tokens / max(elapsed - waited, 1e-9), lm_share=min(1.0, waited / elapsed))
-            curves.reset()
+        for member, (curves, spec) in enumerate(zip(self.curves, self.specs, strict=True)):
+            which = {"member": member} if len(self.specs) > 1 else {}
+            if member in given_up:
+                self.write(**which, step=self.step, error=self.failed[member])
+            elif member not in self.failed:
+                self.write(
+                    **which, step=self.step, tokens=self.step * spec.batch_tokens, **curves.row(variance),
+                    lr=self._lr(member, self.step - 1), tokens_per_s=curves.n_tokens / elapsed,
+                    lm_tokens_per_s=read / read_s if read else None,
+                    sae_tokens_per_s=curves.n_tokens / max(elapsed - waited, 1e-9), lm_share=min(1.0, waited / elapsed))
+                curves.reset()
         self.variance.zero_()
         self._mark()
 
-    def _give_up_where_no_number(self) -> None:
+    def _give_up_where_no_number(self) -> set[int]:
+        """The SAEs that are given up now.  Raises UserError (field `lr`) where none is left."""
+        given_up = set()
         for member in self.members:
             step = self.curves[member].bad_step()
             if step is not None:
+                given_up.add(member)
                 self.failed[member] = (
                     f"lr: the loss is no longer a number at step {step}; lower the learning rate, whose peak is "
                     f"{self.peaks[member]:.2g}, and look for activations that are not finite")
-                if len(self.specs) > 1:
-                    self.write(member=member, step=self.step, error=self.failed[member])
         if not self.members:
             raise UserError(self.failed[0], "lr")
+        return given_up
 
     # ---- checkpoints
 

@@ -1,0 +1,108 @@
+"""What SAEs are called, and who may use a name: two runs that want one at the same moment never both get it.
+
+A run that is to make an SAE claims its name first: the SAE's folder is there from then on, with a
+note of the run in it.  A claim of a run that is gone, or has ended, counts no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+from sae.errors import UserError
+from sae.rundir import FINAL_STATES, RunFolder, write_json
+from sae.sites import KINDS
+from sae.specs import SweepSpec, TrainSpec
+from sae.workspace import Workspace, check_name
+
+_CLAIM = "claim.json"
+
+
+def claim_names(spec: TrainSpec | SweepSpec, model_id: str, folder: RunFolder, workspace: Workspace) -> list[str]:
+    """The ids `<model>/<name>` of the SAEs that a run makes; chosen once, so that a resumed run goes on
+    with the same ones.  Raises UserError (field `name`) where the name asked for is not free."""
+    note = folder.path / "sae_id.txt"
+    chosen = note.read_text(encoding="utf-8").split() if note.exists() else []
+    members = spec.members()
+    names = [_wanted(spec, member) for member in members]
+    with _locked(workspace):
+        ids: list[str] = []
+        for i, name in enumerate(names):
+            mine = chosen[i : i + 1] if _owner(chosen[i] if i < len(chosen) else "", workspace) == folder.id else []
+            ids.append(mine[0] if mine else _free(name, model_id, bool(spec.name), {*ids, *chosen}, folder, workspace))
+            claim = workspace.sae(ids[-1]) / _CLAIM
+            if not claim.with_name("sae.json").exists():
+                write_json(claim, {"run": folder.id, "folder": str(folder.path.resolve())})
+    note.write_text("\n".join(ids), encoding="utf-8")
+    return ids
+
+
+def release(sae_id: str, workspace: Workspace) -> None:
+    """Take the claim's note away: the SAE itself is there now."""
+    (workspace.sae(sae_id) / _CLAIM).unlink(missing_ok=True)
+
+
+def default_name(spec: TrainSpec, detailed: bool = False) -> str:
+    """Layer, site, architecture and size, e.g. `2-res-batchtopk-4k`; a transcoder's two sites;
+    `detailed` adds what decides how sparse it is: `2-res-batchtopk-4k-k32`."""
+    site = "-".join(KINDS[site] for site in (spec.site, spec.out_site) if site)
+    return f"{spec.layer}-{site}-{_kind(spec, detailed)}"
+
+
+def _wanted(spec: TrainSpec | SweepSpec, member: TrainSpec) -> str:
+    several = isinstance(spec, SweepSpec)
+    if not spec.name:
+        return default_name(member, several)
+    return check_name(f"{spec.name}-{_kind(member, True)}" if several else spec.name)
+
+
+def _kind(spec: TrainSpec, detailed: bool) -> str:
+    size = f"{spec.n_latents // 1024}k" if spec.n_latents % 1024 == 0 else str(spec.n_latents)
+    sparse = f"l1-{spec.l1_coefficient:g}" if spec.architecture in ("relu", "gated") else f"k{spec.k}"
+    return f"{spec.architecture.replace('_', '')}-{size}" + (f"-{sparse}" if detailed else "")
+
+
+def _free(
+    name: str, model_id: str, exactly: bool, taken: set[str], folder: RunFolder, workspace: Workspace
+) -> str:
+    """`<model>/<name>`, or the first of `name-2`, `name-3`, … that nobody has or wants."""
+    for number in count(1):
+        sae_id = f"{model_id}/{name}" if number == 1 else f"{model_id}/{name}-{number}"
+        if sae_id not in taken and _owner(sae_id, workspace) in (None, folder.id):
+            return sae_id
+        if exactly:
+            raise UserError(f"name: there is an SAE {sae_id} already, or a run that makes it; choose another name",
+                            "name")
+    raise AssertionError("numbers do not end")
+
+
+def _owner(sae_id: str, workspace: Workspace) -> str | None:
+    """The run that made, or is to make, an SAE; "" where that is not known, None where nobody is."""
+    if not sae_id:
+        return None
+    folder = workspace.sae(sae_id)
+    for name in ("sae.json", _CLAIM):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            said = json.loads((folder / name).read_text(encoding="utf-8"))
+            if name == _CLAIM and _ended(Path(said["folder"])):
+                return None
+            return str(said.get("run") or "")
+    return "" if (folder / "sae.json").exists() else None
+
+
+def _ended(run: Path) -> bool:
+    status = RunFolder(run).status()
+    return not (run / "spec.json").exists() or (status is not None and status.state in FINAL_STATES)
+
+
+@contextlib.contextmanager
+def _locked(workspace: Workspace) -> Iterator[None]:
+    """One at a time, over all processes of this workspace."""
+    (workspace.root / "saes").mkdir(parents=True, exist_ok=True)
+    with open(workspace.root / "saes" / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

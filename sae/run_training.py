@@ -1,0 +1,120 @@
+"""A run that trains: one SAE, or a sweep of them on one pass of activations; then calibration, evaluation, index.
+
+An SAE is saved once all are measured, and whole; the next process of a killed run goes on with what
+is missing.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sae import __version__
+from sae.activations import ActivationStream
+from sae.architectures import REGISTRY
+from sae.autoencoder import Autoencoder
+from sae.errors import UserError
+from sae.evaluate import calibrate_and_evaluate, held_out_contexts
+from sae.models import check_layer, find_model
+from sae.naming import claim_names, release
+from sae.progress import Reporter
+from sae.run_steps import build_index, open_model_and_text
+from sae.rundir import RunFolder
+from sae.specs import SweepSpec, TrainSpec
+from sae.train import Trained, artefact, train_all
+from sae.workspace import Workspace
+
+if TYPE_CHECKING:
+    from sae.corpus import Corpus
+    from sae.lm import LanguageModel
+
+
+def train_members(
+    spec: TrainSpec | SweepSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter
+) -> dict[str, Any]:
+    """Make every SAE that `spec` asks for; the run's result: {"sae", "metrics"[, "build"]} of one SAE,
+    {"members": [the same of each, or its "error"]} of a sweep."""
+    info = find_model(spec.model)
+    check_layer(info, spec.layer, spec.context_length)
+    sae_ids = claim_names(spec, info.id, folder, workspace)
+    lm, corpus = open_model_and_text(
+        spec.model, spec.device, spec.text, spec.text_column, spec.text_split, spec.context_length, workspace,
+        reporter, [hook for hook in (spec.hook, spec.out_hook) if hook])
+    # What an earlier process of this run has finished is there already.
+    saes: dict[str, Autoencoder | str] = {
+        sae_id: Autoencoder.load(workspace.sae(sae_id), lm.device) for sae_id in sae_ids
+        if (workspace.sae(sae_id) / "sae.json").exists()}
+    if len(saes) < len(sae_ids):
+        saes = _trained(spec, sae_ids, saes, lm, corpus, folder, workspace, reporter)
+    results = [_result(sae_id, saes[sae_id]) for sae_id in sae_ids]
+    reporter.status.result = results[0] if isinstance(spec, TrainSpec) else {"members": results}
+    if spec.index:
+        made = [(result, sae) for result in results if isinstance(sae := saes[result["name"]], Autoencoder)]
+        for number, (result, sae) in enumerate(made):
+            result["build"] = build_index(spec, sae, lm, corpus, folder, workspace, reporter, number, len(made))
+    return reporter.status.result
+
+
+def _result(sae_id: str, sae: Autoencoder | str) -> dict[str, Any]:
+    if isinstance(sae, str):
+        return {"name": sae_id, "sae": None, "error": sae}
+    return {"name": sae_id, "sae": sae_id, "metrics": sae.config["metrics"]}
+
+
+def _trained(
+    spec: TrainSpec | SweepSpec, sae_ids: list[str], known: dict[str, Autoencoder | str], lm: LanguageModel,
+    corpus: Corpus, folder: RunFolder, workspace: Workspace, reporter: Reporter,
+) -> dict[str, Autoencoder | str]:
+    """Train all, then calibrate, measure and save those that are not there yet; an SAE that came to nothing
+    is the message why."""
+    held_out_contexts(corpus, spec.eval_tokens)  # too little text is refused before the training, not after
+    members = spec.members()
+    reporter.begin("training", spec.tokens, message="reading the first activations")
+    stream = ActivationStream(
+        lm, corpus, spec.hook, spec.batch_tokens, spec.buffer_tokens, spec.reuse, spec.train_on_bos, spec.seed,
+        dtype=getattr(torch, spec.buffer_dtype), out_hook=spec.out_hook, n_steps=spec.tokens // spec.batch_tokens,
+        check=lambda: reporter.update(reporter.status.done))  # a sign of life from the language model, too
+    outcomes = train_all(
+        members, stream, lm.device, checkpoint=folder.checkpoints / "train.pt",
+        update=lambda tokens: reporter.update(tokens, message=""), row=reporter.row)
+    fresh, saes = {}, dict(known)
+    for member, sae_id, outcome in zip(members, sae_ids, outcomes, strict=True):
+        if isinstance(outcome, UserError):
+            saes[sae_id] = str(outcome)
+        elif sae_id not in known:
+            fresh[sae_id] = saes[sae_id] = _artefact(member, sae_id, outcome, lm, corpus, folder, len(members))
+    if not fresh:
+        return saes
+    reporter.begin("evaluation")
+    calibrate_and_evaluate(lm, list(fresh.values()), corpus, spec.eval_tokens, spec.ce_tokens, reporter.update)
+    for sae_id, sae in fresh.items():
+        several = {"member": sae_ids.index(sae_id)} if len(sae_ids) > 1 else {}
+        reporter.row(**several, **sae.config["metrics"])
+        sae.save(workspace.sae(sae_id))
+        release(sae_id, workspace)
+    return saes
+
+
+def _artefact(
+    spec: TrainSpec, sae_id: str, trained: Trained, lm: LanguageModel, corpus: Corpus, folder: RunFolder, n_saes: int
+) -> Autoencoder:
+    """The SAE that training left, with its `sae.json`, metrics still to come."""
+    tensors = trained.trainee.tensors()
+    site = {"layer": spec.layer, "hook": spec.hook} | ({"out_hook": spec.out_hook} if spec.out_hook else {})
+    width = {"d_in": tensors["W_enc"].shape[1]} if spec.out_hook else {}
+    sae = artefact(trained, {
+        "schema_version": 1, "id": sae_id, "model": {"name": spec.model, "id": lm.info.id}, "site": site,
+        "architecture": spec.architecture, "n_latents": spec.n_latents, "d_model": tensors["W_dec"].shape[1], **width,
+        "k": spec.k if REGISTRY[spec.architecture].has_k else None, "normalize": spec.normalize,
+        "weight_processing": "raw", "bos": {"prepended": True, "trained_on": spec.train_on_bos},
+        "context_length": spec.context_length, "threshold": None, "metrics": {},
+        "training": {**spec.model_dump(mode="json"), "text_fingerprint": corpus.info["fingerprint"],
+                     "corpus": corpus.id, "seconds": trained.seconds, "tokens_per_s": spec.tokens / trained.seconds,
+                     "saes_trained_together": n_saes},
+        "run": folder.id, "created": time.time(), "saescope_version": __version__,
+    })
+    if sae.sparsity.threshold is not None:
+        sae.config["threshold"] = {"trained": sae.sparsity.threshold, "trained_batches": list(trained.theta_batches)}
+    return sae
