@@ -13,7 +13,7 @@ from app.formats import number, percent
 from app.models import Label
 from app.rulewords import RuleWords, rule_words
 from app.tokens_view import Row, context_row, signed_class, token_label
-from sae.index.schema import BANDS, TOP_BAND
+from sae.index.schema import TOP_BAND
 from sae.records import Context, Latent, LatentRow, Token
 from sae.store import Build
 
@@ -37,7 +37,7 @@ class TokenLine:
 
     token: int
     label: str
-    value: float
+    value: float | None
     n: int = 0
     css: str = ""
 
@@ -79,11 +79,10 @@ def bands(build: Build, latent: Latent, window: str) -> list[Band]:
     contexts = build.contexts(latent.latent)
     info = vocabulary(build, contexts)
     names = {TOP_BAND: ("Top contexts", "the strongest, one a distinct window")}
-    names |= {band: (f"{name.capitalize()}", f"q {low * 100:.0f}–{high * 100:.0f} of its firings")
-              for band, name, low, high in BANDS}
+    names |= {band["band"]: (str(band["name"]).capitalize(), _stretch(band)) for band in build.meta["bands"]}
     out = []
     for key, (name, said) in names.items():
-        rows = [context_row(c, info, latent.max_act, window) for c in contexts if c.band == key]
+        rows = [context_row(c, info, latent.max_act or 0.0, window) for c in contexts if c.band == key]
         if key != TOP_BAND:
             rows.sort(key=lambda row: -row.context.act)
         if rows:
@@ -92,22 +91,35 @@ def bands(build: Build, latent: Latent, window: str) -> list[Band]:
     return out
 
 
+def _stretch(band: Mapping[str, Any]) -> str:
+    if band["q_low"] is None:
+        return "drawn from one interval of its values"
+    return f"q {band['q_low'] * 100:.0f}–{band['q_high'] * 100:.0f} of its firings"
+
+
 def activation_chart(latent: Latent, meta: Mapping[str, Any]) -> Markup:
-    """The latent's firing activations in log-spaced bins, empty ends cut off."""
-    edges = [float(meta["hist_low"]), *map(float, meta["hist_edges"])]
+    """The latent's firing activations in log-spaced bins (imported ones as the file has them), empty ends cut off."""
+    edges = latent.hist_edges or [float(edge) for edge in [meta["hist_low"], *(meta["hist_edges"] or [])] if edge]
+    if not latent.hist or len(edges) < 2:
+        return Markup("")
+    log = latent.hist_edges is None or meta.get("hist_bins") == "log"
+    total = latent.n_tokens or sum(latent.hist)
     filled = [i for i, n in enumerate(latent.hist) if n]
     first, last = (max(filled[0] - 1, 0), filled[-1] + 2) if filled else (0, 0)
     bars = []
     for i, n in enumerate(latent.hist[first:last], first):
         if i + 1 < len(edges):
-            bars.append(charts.Bar(edges[i], edges[i + 1], n, note=f"{percent(n / latent.n_tokens)} of firings"))
+            bars.append(charts.Bar(edges[i], edges[i + 1], n, note=f"{percent(n / total)} of firings"))
     return charts.histogram(
-        bars, title="Activations", x_label="activation (log bins)", y_label="tokens", log_x=True, width=500, height=170)
+        bars, title="Activations", x_label="activation (log bins)" if log else "activation", y_label="tokens",
+        log_x=log, width=500, height=170)
 
 
 def logit_chart(latent: Latent, meta: Mapping[str, Any]) -> Markup:
     """How the latent's effect on the logits is spread over the vocabulary."""
-    edges = meta["logit_edges"]
+    edges = latent.logit_edges or meta["logit_edges"]
+    if not latent.logit_hist or not edges:
+        return Markup("")
     bars = [
         charts.Bar(edges[i], edges[i + 1], n, "blue" if edges[i] >= 0 else "orange")
         for i, n in enumerate(latent.logit_hist)]

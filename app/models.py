@@ -80,6 +80,11 @@ class Sae(Base):
     current_build: Mapped[str | None] = mapped_column(String(120))
     created: Mapped[float]
 
+    @property
+    def weightless(self) -> bool:
+        """Whether it is a dashboard made elsewhere: it can be browsed, but nothing can be computed with it."""
+        return self.config.get("weights") == "none"
+
 
 class Run(Base):
     """A run: its place in the queue and its process.  What it does is in its folder.

@@ -35,9 +35,22 @@ def find_sae(catalog: Catalog, model: str, name: str) -> Sae:
     return sae
 
 
+def latent_number(sae: Sae, number: str) -> int:
+    """The latent of an address.  Raises 404, which names the valid range and the nearest number."""
+    is_number = number.isascii() and number.isdigit() and len(number) < 12
+    if is_number and int(number) < sae.n_latents:
+        return int(number)
+    last = sae.n_latents - 1
+    near = f" The nearest is /{sae.id}/{last}." if is_number else ""
+    raise HTTPException(
+        404, f"{sae.id} has {sae.n_latents:,} latents, 0 to {last}; there is no latent {number[:40]}.{near}")
+
+
 @contextmanager
 def open_build(builds: Builds, sae: Sae) -> Iterator[Build]:
     """The SAE's newest build.  Raises 404 where it has none yet, or its file is gone or damaged."""
+    if sae.current_build is None and sae.weightless:
+        raise HTTPException(404, f"The dashboard of {sae.id} is gone; import it again.")
     if sae.current_build is None:
         raise HTTPException(404, f"{sae.id} has no feature index yet. Make one with: saescope index --sae {sae.id}")
     try:
@@ -57,8 +70,10 @@ def architecture_name(name: str) -> str:
 
 def strip(sae: Sae, meta: dict[str, Any] | None) -> list[str]:
     """The provenance strip's words: what was measured, on what, under which conventions."""
-    words = [
-        f"{sae.model}", sae.hook, f"{architecture_name(sae.architecture)}, L = {sae.n_latents:,}, k = {sae.k}"]
+    k = f", k = {sae.k}" if sae.k else ""
+    words = [sae.model, sae.hook, f"{architecture_name(sae.architecture)}, L = {sae.n_latents:,}{k}"]
+    if sae.weightless:
+        return [*filter(None, words), *_foreign(sae, meta or {})]
     if meta:
         words += [f"{meta['text']}, {compact(meta['tokens'])} tokens", "BOS not counted"]
     words.append(NORMALIZATIONS.get(sae.config.get("normalize", ""), str(sae.config.get("normalize"))))
@@ -67,11 +82,21 @@ def strip(sae: Sae, meta: dict[str, Any] | None) -> list[str]:
     return words
 
 
+def _foreign(sae: Sae, meta: dict[str, Any]) -> list[str]:
+    """What is known of a dashboard that was computed elsewhere."""
+    said = [f"computed elsewhere, imported from a {sae.config['imported']['format']}"]
+    if meta.get("text"):
+        said.append(str(meta["text"]))
+    if meta.get("tokens"):
+        said.append(f"{compact(meta['tokens'])} tokens")
+    return [*said, "no weights here"]
+
+
 def provenance(sae: Sae, meta: dict[str, Any]) -> dict[str, Any]:
     """The same for programs: every number of the JSON it stands in was made so."""
     kept = ("build_id", "model", "site", "architecture", "n_latents", "k", "theta", "normalize", "text",
             "text_fingerprint", "tokens", "contexts", "bos_rule", "weight_processing", "decoder_norm",
-            "saescope_version", "command")
+            "saescope_version", "command", "imported")
     return {"sae": sae.id, **{key: meta.get(key) for key in kept}}
 
 

@@ -84,10 +84,10 @@ def card(sae: Sae, build: Build | None) -> Card:
     if build is None:
         return Card(sae, values, Markup(""), [])
     counts = {row.l0: row.n for row in build.l0_hist()}
-    top = max(counts)
+    top = max(counts, default=0)
     line = charts.sparkline(
         _binned([counts.get(i, 0) for i in range(top + 1)], 60), width=180, height=28,
-        title=f"latents per token, from 0 to {top}")
+        title=f"latents per token, from 0 to {top}") if counts else Markup("")
     found = build.snippets(build.random_latents(3))
     info = build.token_info(t for context in found.values() for t in context.tokens)
     return Card(sae, values, line, [context_row(c, info, c.act, "snippet") for c in found.values()])
@@ -175,7 +175,8 @@ def starts(sae: Sae, build: Build, n: int = 5) -> list[Start]:
 
     def first(sort: str, descending: bool, *flags: str) -> list[int]:
         page = build.latents(sort, descending, Filters(frozenset(flags)), limit=4 * n)
-        return [row.latent for row in page.rows if row.n_tokens >= RARE_TOKENS or "rare" in flags][:n]
+        keyed = [row for row in page.rows if getattr(row, {"kurtosis": "logit_kurtosis"}.get(sort, sort)) is not None]
+        return [row.latent for row in keyed if "rare" in flags or (row.n_tokens or RARE_TOKENS) >= RARE_TOKENS][:n]
 
     return [
         Start("Fires on one token", "easiest to read, and to check",

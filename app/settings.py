@@ -54,6 +54,10 @@ class Settings(BaseSettings):
     logins_per_minute: float = Field(10, gt=0, description="Sign-in attempts a minute from one address")
     steers_per_minute: float = Field(60, gt=0, description="Steering requests a minute from one address")
 
+    exports_at_once: int = Field(2, ge=1, le=64, description="Exports that are sent to browsers at the same time")
+    max_export_bytes: int = Field(
+        20_000_000_000, ge=1_000, description="Largest weights or build that a browser may have as an export, in bytes")
+
     worker_device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="Where steering runs: cpu, cuda, or auto")
     worker_threads: int = Field(0, ge=0, description="CPU threads for steering; 0: half of the cores")

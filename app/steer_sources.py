@@ -30,13 +30,13 @@ class Sources:
         self._catalog, self._builds = catalog, builds
 
     def steerable(self) -> list[Sae]:
-        """SAEs that have a build, newest first."""
-        return [sae for sae in self._catalog.list_saes() if sae.current_build]
+        """SAEs that have weights and a build, newest first."""
+        return [sae for sae in self._catalog.list_saes() if sae.current_build and not sae.weightless]
 
     def sae(self, sae_id: str) -> Sae | None:
         """The SAE, where it can be steered with."""
         sae = self._catalog.get_sae(sae_id) if sae_id else None
-        return sae if sae is not None and sae.current_build else None
+        return sae if sae is not None and sae.current_build and not sae.weightless else None
 
     def can_chat(self, sae: Sae) -> bool:
         """Whether the SAE's model brings a chat template."""
@@ -78,6 +78,8 @@ class Sources:
         sae = self._catalog.get_sae(chip.sae) if chip.sae else None
         if sae is None:
             chip.errors["latent"] = f"there is no SAE {chip.sae!r} here"
+        elif sae.weightless:
+            chip.errors["latent"] = f"{sae.id} is a dashboard made elsewhere, without weights to steer with"
         elif sae.current_build is None:
             chip.errors["latent"] = f"{sae.id} has no feature build yet, whose maximum activations are the unit"
         else:

@@ -170,6 +170,8 @@ class Autoencoder:
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Autoencoder:
         """Read an artefact folder.  Raises UserError (field `sae`) where it is missing or inconsistent."""
         config = read_config(folder)
+        if config.get("weights") == "none":
+            raise UserError(f"sae: {config.get('id')} is a dashboard made elsewhere, without weights", "sae")
         _check_config(config, folder)
         try:
             tensors = load_file(folder / "sae.safetensors", device=str(device))

@@ -11,12 +11,13 @@ from sqlalchemy.orm import Session
 
 from app import labels, latentviews, saeviews
 from app.deps import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
+from app.downloads import links_of_latent, links_of_sae
 from app.errors import SignInNeeded
 from app.listquery import ListQuery, Resolved, resolve
 from app.models import Sae
 from app.relations import related_latents, relations
 from app.rulewords import rule_words
-from app.saepages import find_sae, json_response, of_build, open_build, page
+from app.saepages import find_sae, json_response, latent_number, of_build, open_build, page
 from app.templating import is_htmx, render
 from app.tokens_view import WINDOWS, token_label
 from sae.listing import LIVING
@@ -153,7 +154,8 @@ def latent(
         fires_on, followed_by = latentviews.firing_lines(build, found)
         return page(
             request, "pages/latent.html", sae, build.meta, section="latents", **shown, before=before, after=after,
-            label=labels.get(db, sae.id, found.latent), adds=adds, removes=removes, fires_on=fires_on,
+            label=labels.get(db, sae.id, found.latent), explanations=build.explanations(found.latent),
+            exports=links_of_latent(sae, found.latent), adds=adds, removes=removes, fires_on=fires_on,
             followed_by=followed_by, activation_chart=latentviews.activation_chart(found, build.meta),
             logit_chart=latentviews.logit_chart(found, build.meta), flag_words=FLAG_WORDS, flag_names=FLAG_NAMES,
             relations=relations(build, found, written),
@@ -170,7 +172,7 @@ def write_label(
     if user is None:
         raise SignInNeeded
     sae = find_sae(catalog, model, name)
-    latent = _number(sae, number)
+    latent = latent_number(sae, number)
     label = labels.save(
         db, sae.id, latent, user.name, text=text, note=note, star=None if star is None else star == "1")
     if is_htmx(request):
@@ -178,19 +180,11 @@ def write_label(
     return RedirectResponse(f"/{sae.id}/{latent}", 303)
 
 
-def _number(sae: Sae, number: str) -> int:
-    """The latent's number.  Raises 404, which names the valid range and the nearest number."""
-    if number.isascii() and number.isdigit() and int(number) < sae.n_latents:
-        return int(number)
-    last = sae.n_latents - 1
-    near = f" The nearest is /{sae.id}/{last}." if number.isascii() and number.isdigit() else ""
-    raise HTTPException(404, f"{sae.id} has {sae.n_latents:,} latents, 0 to {last}; there is no latent {number}.{near}")
-
-
 def _find_latent(build: Build, sae: Sae, number: str) -> Latent:
-    found = build.latent(_number(sae, number))
+    found = build.latent(latent_number(sae, number))
     if found is None:
-        raise HTTPException(404, f"Build {build.id} knows no latent {number} of {sae.id}; make it anew.")
+        said = "the imported file has no row for it" if sae.weightless else "make it anew"
+        raise HTTPException(404, f"Build {build.id} knows no latent {number} of {sae.id}; {said}.")
     return found
 
 
@@ -211,14 +205,15 @@ def show_sae(
     """What the SAE is, how good it is, its plots, and where to start."""
     sae = find_sae(catalog, model, name)
     rows = saeviews.training_rows(sae, workspace)
-    common: dict[str, Any] = {"metrics": saeviews.metrics(sae), "curves": saeviews.curve_charts(rows)}
+    common: dict[str, Any] = {"metrics": saeviews.metrics(sae), "curves": saeviews.curve_charts(rows),
+                              "exports": links_of_sae(sae)}
     if sae.current_build is None:
         return page(request, "pages/sae.html", sae, None, json_url="/api/saes", build=None, **common)
     with open_build(builds, sae) as build:
         starts = saeviews.starts(sae, build)
         return page(
             request, "pages/sae.html", sae, build.meta, build=build, counts=build.counts(), **common,
-            l0_chart=saeviews.l0_chart(build.l0_hist(), sae, build.meta.get("bos_l0")),
+            l0_chart=saeviews.l0_chart(l0, sae, build.meta.get("bos_l0")) if (l0 := build.l0_hist()) else None,
             density_chart=saeviews.density_chart(build), starts=[(s, _start_rows(build, db, sae, s)) for s in starts])
 
 

@@ -78,7 +78,7 @@ def _tokens(sae: Sae, builds: Builds, text: str) -> list[tuple[str, str, int]]:
         with builds.use(sae.id, sae.current_build) as build:
             return [
                 (token_label(t), f"/{sae.id}/latents?token={quote(f'#{t.token}', safe='')}", t.n)
-                for t in build.find_tokens(text, 12) if t.n]
+                for t in build.find_tokens(text, 12) if t.n != 0]
     except UserError:
         return []
 

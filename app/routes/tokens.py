@@ -43,6 +43,9 @@ def show_tokens(request: Request, model: str, name: str, catalog: CatalogDep, bu
             except UserError:  # gone in the meantime: the page stands without it
                 other = None
         rows, bos = build.l0_hist(), build.meta.get("bos_l0")
+        if not rows:
+            return page(request, "pages/unknown.html", sae, build.meta, section="tokens", title="Latents per token",
+                        said=f"{sae.id} was imported from a file that does not say how many latents each token needs.")
         total = sum(row.n for row in rows) or 1
         mean = sum(row.l0 * row.n for row in rows) / total
         spread = (sum(row.n * (row.l0 - mean) ** 2 for row in rows) / total) ** 0.5

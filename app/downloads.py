@@ -1,0 +1,103 @@
+"""Exports sent as they are made: few at a time, none larger than a setting allows.
+
+A stream holds its build open and its place among the few until it ends, or until the browser
+goes away and it is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from threading import BoundedSemaphore
+
+from fastapi import HTTPException
+from fastapi.responses import Response, StreamingResponse
+
+from app.builds import Builds
+from app.formats import size
+from app.models import Sae
+from sae.errors import UserError
+from sae.formats.exports import KINDS, check_kind, members_of
+from sae.formats.members import stream_zip
+from sae.formats.neuronpedia import Explanation
+from sae.workspace import Workspace
+
+RETRY_AFTER_S = 30
+
+
+Link = tuple[str, str, str]  # name, address, what it is
+
+
+def links_of_sae(sae: Sae) -> list[Link]:
+    """What an SAE and its newest build can be had as."""
+    found = []
+    for kind, about in KINDS.items():
+        try:
+            check_kind(kind, sae.config, has_build=sae.current_build is not None)
+        except (UserError, KeyError):  # no weights, no build, or no word for it in that format
+            continue
+        found.append((f"{about.name}, zip", f"/{sae.id}/export/{kind}.zip", about.words))
+    return found
+
+
+def links_of_latent(sae: Sae, latent: int) -> list[Link]:
+    """What a latent can be had as."""
+    here = f"/{sae.id}/{latent}"
+    found = [("JSON", f"{here}.json", "all of this page"),
+             ("Neuronpedia JSON", f"/api/feature/{sae.model}/{sae.name}/{latent}", "as its /api/feature answers"),
+             ("circuit-tracer JSON", f"{here}.circuit-tracer.json", "a feature file of attribution graphs")]
+    if not sae.weightless:
+        found.append(("decoder vector", f"{here}.npy", "float32, unit norm"))
+    return found
+
+
+class Downloads:
+    """The places for exports under way."""
+
+    def __init__(self, at_once: int, max_bytes: int) -> None:
+        self._places = BoundedSemaphore(at_once)
+        self._max_bytes = max_bytes
+
+    def start(
+        self, kind: str, sae: Sae, workspace: Workspace, builds: Builds, labels: dict[int, Explanation],
+    ) -> Response:
+        """The export as a zip that is sent while it is made.  Raises 404 where there is no such export, 413 where
+        it is too large for a download, 503 where all places are taken."""
+        try:
+            check_kind(kind, sae.config, has_build=sae.current_build is not None)
+        except UserError as error:
+            raise HTTPException(404, str(error)) from None
+        self._check_size(kind, sae, workspace)
+        if not self._places.acquire(blocking=False):
+            raise HTTPException(503, "Other exports are being sent; try again in half a minute.",
+                                {"Retry-After": str(RETRY_AFTER_S)})
+        chunks = self._stream(kind, sae, workspace, builds, labels)
+        try:
+            first = next(chunks)  # the stream is now begun, so its end gives the place back whatever happens
+        except UserError as error:
+            raise HTTPException(404, str(error)) from None
+        name = f"{sae.name}-{kind}.zip"
+        return StreamingResponse(chain([first], chunks), media_type="application/zip", headers={
+            "Content-Disposition": f'attachment; filename="{name}"', "Content-Encoding": "identity",
+            "Cache-Control": "no-store"})
+
+    def _check_size(self, kind: str, sae: Sae, workspace: Workspace) -> None:
+        path = (workspace.build(sae.id, str(sae.current_build)) if KINDS[kind].of == "build"
+                else workspace.sae(sae.id) / "sae.safetensors")
+        n = path.stat().st_size if path.is_file() else 0
+        if n > self._max_bytes:
+            raise HTTPException(413, f"{size(n)} are more than a download may be (SAESCOPE_MAX_EXPORT_BYTES). On the "
+                                     f"server: saescope export --sae {sae.id} --format {kind}")
+
+    def _stream(
+        self, kind: str, sae: Sae, workspace: Workspace, builds: Builds, labels: dict[int, Explanation],
+    ) -> Iterator[bytes]:
+        try:
+            folder, root = workspace.sae(sae.id), f"{sae.name}-{kind}"
+            if KINDS[kind].of == "weights":
+                yield from stream_zip(members_of(kind, folder, sae.config, None), root)
+            else:
+                with builds.use(sae.id, str(sae.current_build)) as build:
+                    yield from stream_zip(members_of(kind, folder, sae.config, build, labels), root)
+        finally:
+            self._places.release()
