@@ -1,0 +1,78 @@
+"""Every architecture, trained: it finds planted features, and what is saved is what was trained."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sae.autoencoder import Autoencoder
+from sae.kernels.codes import Codes
+from sae.train import Trained
+from sae.training_spec import TrainSpec
+from tests.unit.sae.planted import ARCHITECTURES, artefact_of, mixtures, trained_on
+
+every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+X_ND, FEATURES_GD = mixtures(6000, 40, 32)
+
+
+@cache
+def trained(architecture: str, normalize: str = "none") -> tuple[Trained, TrainSpec]:
+    return trained_on(X_ND, architecture, normalize=normalize)
+
+
+def dense(codes: Codes) -> Tensor:
+    out_BL = torch.zeros(codes.n_tokens, codes.n_latents)
+    out_BL[codes.token_N, codes.latent_N] = codes.value_N
+    return out_BL
+
+
+@every_architecture
+def test_planted_features_are_found(architecture: str) -> None:
+    result, spec = trained(architecture)
+    cosine_LG = result.trainee.tensors()["W_dec"] @ FEATURES_GD.T
+    assert float(cosine_LG.max(dim=0).values.mean()) >= 0.9
+    codes = artefact_of(result, spec).codes(X_ND)
+    l0 = len(codes.value_N) / len(X_ND)
+    if architecture in ("relu", "gated"):  # steered by a coefficient, not by k
+        assert 1 < l0 < 6
+    else:
+        assert l0 == pytest.approx(2, rel=0.05)  # two of forty features are active on a token
+
+
+@every_architecture
+def test_saved_and_loaded_it_gives_the_same_outputs(architecture: str, tmp_path: Path) -> None:
+    sae = artefact_of(*trained(architecture))
+    sae.save(tmp_path)
+    again = Autoencoder.load(tmp_path)
+    assert set(again.tensors()) == set(sae.tensors())
+    assert torch.equal(dense(again.codes(X_ND[:500])), dense(sae.codes(X_ND[:500])))
+    assert torch.equal(again.reconstruct(X_ND[:500]), sae.reconstruct(X_ND[:500]))
+
+
+@every_architecture
+def test_the_dataset_scale_is_folded_without_changing_outputs(architecture: str) -> None:
+    """Raw activations into the artefact give what scaled ones give the trained weights, divided by the scale."""
+    result, spec = trained(architecture, "dataset")
+    s = result.normalizer.factor
+    assert not 0.9 < s < 1.1
+    folded = artefact_of(result, spec)
+    unfolded = Autoencoder(result.trainee.tensors(), folded.config | {"normalize": "none"})
+    if unfolded.sparsity.has_threshold:
+        unfolded.sparsity.threshold = result.trainee.sparsity.threshold
+    x_ND = X_ND[:1000]
+    torch.testing.assert_close(dense(folded.codes(x_ND)), dense(unfolded.codes(x_ND * s)) / s, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(folded.reconstruct(x_ND), unfolded.reconstruct(x_ND * s) / s, rtol=1e-5,
+                               atol=1e-5 * float(x_ND.abs().max()))
+
+
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name not in ("batch_topk", "matryoshka")])
+def test_inference_is_the_rule_of_training(architecture: str) -> None:
+    """Where no θ takes the batch's place, the artefact's codes are those of a training step on the same weights."""
+    result, spec = trained(architecture)
+    result.trainee.product_dtype = torch.float32
+    in_training = result.trainee.gradients(X_ND[:300]).codes
+    assert torch.equal(dense(in_training), dense(artefact_of(result, spec).codes(X_ND[:300])))
