@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sae import run_compare
 from sae.errors import Cancelled, UserError
 from sae.formats import importing
 from sae.models import check_layer, find_model
 from sae.progress import Interrupted, Reporter
 from sae.run_steps import build_index, open_model_and_text, text_of
 from sae.rundir import FINAL_STATES, RunFolder
-from sae.specs import EvaluateSpec, ImportSpec, IndexSpec, SweepSpec, TrainSpec, located, parse_spec
+from sae.specs import CompareSpec, EvaluateSpec, ImportSpec, IndexSpec, SweepSpec, TrainSpec, located, parse_spec
 from sae.workspace import Workspace, new_id
 
 # Each phase's share of the whole run's time, for the estimate of the time left.
@@ -31,6 +32,7 @@ PHASES: dict[str, dict[str, float]] = {
     "index": {"text": 5, "index": 95},
     "evaluate": {"text": 5, "evaluation": 95},
     "import": importing.PHASES,
+    "compare": run_compare.PHASES,
 }
 
 # Exit codes of `saescope run`.
@@ -71,7 +73,8 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
     try:
         spec = parse_spec(kind, values)
         works: dict[type, Callable[..., dict[str, Any]]] = {
-            TrainSpec: _train, SweepSpec: _train, IndexSpec: _index, EvaluateSpec: _evaluate, ImportSpec: _import}
+            TrainSpec: _train, SweepSpec: _train, IndexSpec: _index, EvaluateSpec: _evaluate, ImportSpec: _import,
+            CompareSpec: run_compare.run_compare}
         reporter.status.result = works[type(spec)](spec, folder, workspace, reporter)
     except Interrupted:
         reporter.finish("interrupted")

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from sae.errors import UserError
 
-Kind = Literal["train", "sweep", "index", "evaluate", "import"]
+Kind = Literal["train", "sweep", "index", "evaluate", "import", "compare"]
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 HEARTBEAT_S = 1.0
 

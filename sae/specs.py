@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 
 from sae.errors import UserError
@@ -33,7 +33,7 @@ from sae.training_spec import (
 )
 
 __all__ = [
-    "SPECS", "Architecture", "EvaluateSpec", "ImportSpec", "IndexSettings", "IndexSpec", "Normalization",
+    "SPECS", "Architecture", "CompareSpec", "EvaluateSpec", "ImportSpec", "IndexSettings", "IndexSpec", "Normalization",
     "SweepSpec", "TrainSpec", "as_text", "command_line", "demo_spec", "located", "parse_spec", "prefix_sizes"]
 
 
@@ -56,13 +56,33 @@ class EvaluateSpec(BaseSpec):
     device: str = setting("auto", "cpu, cuda, or auto", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
 
 
+class CompareSpec(BaseSpec):
+    """A comparison of two SAEs of one language model."""
+
+    a: str = setting(..., "One SAE, as <model>/<name>", group="what", pattern=r"^[^/]+/[^/]+$")
+    b: str = setting(..., "The other SAE, as <model>/<name>", group="what", pattern=r"^[^/]+/[^/]+$")
+    compare_tokens: int = setting(
+        100_000, "Text tokens on which both are read, to see which latents fire together", group="evaluation",
+        unit="tokens", ge=1_000)
+    device: str = setting("auto", "cpu, cuda, or auto", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+    @model_validator(mode="after")
+    def _two(self) -> CompareSpec:
+        if self.a == self.b:
+            raise ValueError("b: an SAE compared with itself says nothing; choose another")
+        return self
+
+
 SPECS: dict[str, type[BaseSpec]] = {
-    "train": TrainSpec, "sweep": SweepSpec, "index": IndexSpec, "evaluate": EvaluateSpec, "import": ImportSpec}
+    "train": TrainSpec, "sweep": SweepSpec, "index": IndexSpec, "evaluate": EvaluateSpec, "import": ImportSpec,
+    "compare": CompareSpec}
+
+RunSpec = TrainSpec | SweepSpec | IndexSpec | EvaluateSpec | ImportSpec | CompareSpec
 
 POSITIONAL = {"import": "source"}  # the setting that a command takes without its name
 
 
-def parse_spec(kind: str, values: dict[str, Any]) -> TrainSpec | SweepSpec | IndexSpec | EvaluateSpec | ImportSpec:
+def parse_spec(kind: str, values: dict[str, Any]) -> RunSpec:
     """The checked spec.  Raises UserError, whose `field` names the first setting at fault."""
     if kind not in SPECS:
         raise UserError(f"kind: {kind!r} is not one of {', '.join(SPECS)}", "kind")

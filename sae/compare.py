@@ -1,0 +1,147 @@
+"""Two SAEs of one language model, latent by latent: which write the same, which fire together.
+
+    cosine  of decoder rows; a latent's nearest ones in the other dictionary
+    φ       correlation of "a fires" and "b fires" over the counted tokens of the same text
+    MMCS    mean over one SAE's living latents of the largest cosine with any latent of the other
+            (Sharkey et al. 2022, "Taking features out of superposition with sparse autoencoders")
+
+A latent is *living* here where it fires on the text read for the comparison.
+
+Shapes: A, B latents of the two SAEs, D width, N (token, latent) pairs, K listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sae.activations import context_batches
+from sae.autoencoder import Autoencoder
+from sae.corpus import Corpus
+from sae.index.company import MIN_TOGETHER, spread
+from sae.index.pairs import rank_within
+from sae.kernels.codes import Codes
+from sae.kernels.sorting import counted, stable_argsort
+from sae.lm import LanguageModel
+
+LISTED = 3
+_RUN_ENTRIES = 1 << 24
+_MERGE_AT = 1 << 24  # pairs counted apart before they are added up
+
+
+@dataclass
+class JointFirings:
+    """How often latent a of one SAE and b of the other are active on the same token."""
+
+    n_a: int
+    n_b: int
+
+    def __post_init__(self) -> None:
+        self.tokens = 0
+        self.fires_A = torch.zeros(self.n_a, dtype=torch.int64)
+        self.fires_B = torch.zeros(self.n_b, dtype=torch.int64)
+        self._key, self._count = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+        self._waiting: list[Tensor] = []
+
+    def add(self, a: Codes, b: Codes) -> None:
+        """Codes of the same tokens by both."""
+        self.tokens += a.n_tokens
+        self.fires_A += torch.bincount(a.latent_N, minlength=self.n_a)
+        self.fires_B += torch.bincount(b.latent_N, minlength=self.n_b)
+        met, by = spread(b.offset_B[a.token_N], b.l0_B()[a.token_N])
+        self._waiting.append(a.latent_N[by] * self.n_b + b.latent_N[met])
+        if sum(map(len, self._waiting)) > _MERGE_AT:
+            self._merge()
+
+    def pairs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(a, b, φ) of all pairs seen together often enough."""
+        self._merge()
+        seen = self._count >= MIN_TOGETHER
+        a_N, b_N = self._key[seen] // self.n_b, self._key[seen] % self.n_b
+        p, q = self.fires_A[a_N].double() / self.tokens, self.fires_B[b_N].double() / self.tokens
+        both = self._count[seen].double() / self.tokens
+        phi_N = (both - p * q) / (p * (1 - p) * q * (1 - q)).sqrt()
+        return a_N, b_N, phi_N.nan_to_num(0.0)
+
+    def _merge(self) -> None:
+        key, count = counted(torch.cat(self._waiting)) if self._waiting else (self._key[:0], self._count[:0])
+        key, count = torch.cat([self._key, key]), torch.cat([self._count, count])
+        order = stable_argsort(key)
+        start = np.flatnonzero(np.diff(key[order].numpy(), prepend=-1))
+        if len(start):
+            self._key = key[order][torch.from_numpy(start)]
+            self._count = torch.from_numpy(np.add.reduceat(count[order].numpy(), start))
+        self._waiting = []
+
+
+@dataclass
+class Matches:
+    """For every latent of one SAE its nearest of the other by direction, and the one that fires most alike."""
+
+    other_LK: Tensor
+    cosine_LK: Tensor
+    mate_L: Tensor  # −1 where none fires with it often enough
+    phi_L: Tensor
+    fires_L: Tensor
+
+    @property
+    def mmcs(self) -> float:
+        """Mean max cosine over the living latents; NaN where none lives."""
+        return float(self.cosine_LK[self.fires_L > 0, 0].double().mean())
+
+
+def nearest_between(
+    W_AD: Tensor, W_BD: Tensor, n_listed: int = LISTED, check: Callable[[], None] = lambda: None
+) -> tuple[Tensor, Tensor]:
+    """Of each row of `W_AD` the rows of `W_BD` with the highest cosine: (numbers, cosines) [A, K]."""
+    unit_AD, unit_BD = (torch.nn.functional.normalize(W.float(), dim=1) for W in (W_AD, W_BD))
+    numbers, cosines = [], []
+    for part_RD in torch.split(unit_AD, max(1, _RUN_ENTRIES // len(unit_BD))):
+        check()
+        best = (part_RD @ unit_BD.T).topk(min(n_listed, len(unit_BD)), dim=1)
+        numbers.append(best.indices)
+        cosines.append(best.values)
+    return torch.cat(numbers).cpu(), torch.cat(cosines).cpu()
+
+
+def joint_firings(
+    lm: LanguageModel, saes: tuple[Autoencoder, Autoencoder], corpus: Corpus, contexts: np.ndarray,
+    update: Callable[[int], None] = lambda tokens: None,
+) -> JointFirings:
+    """Read the contexts once for both; `update(tokens read)` may raise to stop."""
+    joint = JointFirings(saes[0].n_latents, saes[1].n_latents)
+    hooks = list(dict.fromkeys(sae.hook for sae in saes))
+    for _, tokens_PS, real_PS in context_batches(corpus, contexts):
+        real_PS[:, 0] = False  # BOS is not among the counted tokens
+        found = lm.activations_at(tokens_PS.to(lm.device), hooks)
+        x_ND = {hook: x_PSD[real_PS.to(lm.device)] for hook, x_PSD in zip(hooks, found, strict=True)}
+        joint.add(*(_on_cpu(sae.codes(x_ND[sae.hook])) for sae in saes))
+        update(joint.tokens)
+    return joint
+
+
+def _on_cpu(codes: Codes) -> Codes:
+    return Codes(codes.token_N.cpu(), codes.latent_N.cpu(), codes.value_N.cpu(), codes.n_tokens, codes.n_latents)
+
+
+def compare(
+    a: Autoencoder, b: Autoencoder, joint: JointFirings, check: Callable[[], None] = lambda: None
+) -> tuple[Matches, Matches]:
+    """Both ways: the matches of a's latents in b, and of b's in a."""
+    a_N, b_N, phi_N = joint.pairs()
+    out = []
+    for mine, other, row_N, mate_N, fires_L in (
+            (a, b, a_N, b_N, joint.fires_A), (b, a, b_N, a_N, joint.fires_B)):
+        numbers, cosines = nearest_between(mine.W_dec_LD, other.W_dec_LD, check=check)
+        mate_L = torch.full((mine.n_latents,), -1)
+        phi_L = torch.zeros(mine.n_latents, dtype=torch.float64)
+        order = stable_argsort(((1 - phi_N).clamp(0, 2) * (1 << 30)).long())
+        order = order[stable_argsort(row_N[order])]
+        first = order[rank_within(row_N[order]) == 0]
+        mate_L[row_N[first]], phi_L[row_N[first]] = mate_N[first], phi_N[first]
+        out.append(Matches(numbers, cosines, mate_L, phi_L, fires_L))
+    return out[0], out[1]
