@@ -41,7 +41,7 @@ def fit(codes: Codes, batch: Batch) -> Fit:
     error_BD = batch.target_BD - (batch.decode(codes) + batch.b_dec_D)
     grad_BD = error_BD * (-2.0 * batch.per_token)
     return Fit(error_BD[None], batch.per_token * error_BD.square().sum(),
-               codes.sampled_product(grad_BD, batch.W_dec_LD), codes.transpose_matmul(grad_BD), grad_BD.sum(dim=0))
+               codes.sampled_product(grad_BD, batch.W_dec_LD), _grad_W_dec(codes, grad_BD, batch), grad_BD.sum(dim=0))
 
 
 def nested_fit(codes: Codes, level_N: Tensor, weights: tuple[float, ...], batch: Batch) -> Fit:
@@ -59,4 +59,9 @@ def nested_fit(codes: Codes, level_N: Tensor, weights: tuple[float, ...], batch:
     grad_value_N = torch.empty_like(codes.value_N)
     grad_value_N[order_N] = stacked.sampled_product(felt_TD, batch.W_dec_LD)
     loss = (error_GBD.square().sum(dim=(1, 2)) * weight_G).sum()
-    return Fit(error_GBD, loss, grad_value_N, stacked.transpose_matmul(felt_TD), felt_GBD[0].sum(dim=0))
+    return Fit(error_GBD, loss, grad_value_N, _grad_W_dec(stacked, felt_TD, batch), felt_GBD[0].sum(dim=0))
+
+
+def _grad_W_dec(codes: Codes, grad_TD: Tensor, batch: Batch) -> Tensor:
+    """In the memory of the last step's gradient, which has served."""
+    return codes.transpose_matmul(grad_TD, batch.W_dec_LD.grad)

@@ -27,6 +27,8 @@ from sae.architectures.base import Batch, Sparsity
 from sae.auxk import auxk
 from sae.distributed import ALONE, Group
 from sae.kernels.codes import Codes
+from sae.kernels.encoder import EncoderProduct
+from sae.kernels.rows import normalize_, remove_parallel_
 from sae.resample import resample, resampling_due
 from sae.specs import TrainSpec
 from sae.start import Start
@@ -55,6 +57,7 @@ class Trainee:
         group: Group = ALONE,
     ) -> None:
         self.spec, self.start, self.product_dtype, self.group = spec, start, product_dtype, group
+        self._product = EncoderProduct()
         self.n_steps = spec.tokens // spec.batch_tokens
         self.steps_done = 0
         b_dec_D = start.b_dec_D.detach().clone().float().to(device)
@@ -112,15 +115,15 @@ class Trainee:
     def step(self, y_BD: Tensor, lr: float, target_BD: Tensor | None = None) -> StepResult:
         """One Adam step on a batch of normalised activations (float32), and a transcoder's targets."""
         result = self.gradients(y_BD, target_BD)
-        self._remove_parallel_gradient()
+        assert self.W_dec_LD.grad is not None
+        remove_parallel_(self.W_dec_LD.grad, self.W_dec_LD.data)  # the rows' norm stays 1 anyway
         self._clip()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
-        self.W_dec_LD.data /= self.W_dec_LD.norm(dim=1, keepdim=True)
+        normalize_(self.W_dec_LD.data)
         self.sparsity.project()
-        fired_L = torch.zeros_like(self.silent_tokens_L)
-        fired_L[result.codes.latent_N] = 1
+        fired_L = torch.zeros_like(self.silent_tokens_L).index_fill_(0, result.codes.latent_N, 1)
         self.silent_tokens_L += self.group.tokens(len(y_BD))
         self.silent_tokens_L *= self.group.sum_tokens(fired_L) == 0
         self.steps_done += 1
@@ -133,12 +136,12 @@ class Trainee:
         """Set `.grad` of every parameter to the gradient of the loss on this batch."""
         target_BD = y_BD if target_BD is None else target_BD
         input_BD = y_BD - self.b_in_D
-        pre_BL = self._encoder_product(input_BD)
+        pre_BL = self._product(input_BD, self.W_enc_LD, self.b_enc_L, self.product_dtype)
         learned = self.sparsity.learn(Batch(
             pre_BL, target_BD, self.b_enc_L, self.W_dec_LD, self.b_dec_D, self.variance,
             self.group.tokens(len(y_BD)), self.warm, self.group))
         self.W_dec_LD.grad, self.b_dec_D.grad = learned.grad_W_dec_LD, learned.grad_b_dec_D
-        grad_W_enc_LD = self.W_enc_LD.grad = learned.grad_pre.transpose_matmul(input_BD)
+        grad_W_enc_LD = self.W_enc_LD.grad = learned.grad_pre.transpose_matmul(input_BD, self.W_enc_LD.grad)
         grad_pre_L = learned.grad_pre.latent_sum_L()
         self.b_enc_L.grad = grad_pre_L if learned.grad_b_enc_L is None else learned.grad_b_enc_L
 
@@ -162,16 +165,6 @@ class Trainee:
         losses = torch.stack([learned.loss + alpha * aux_loss, aux_loss, learned.sparsity_loss])
         return StepResult(learned.codes, learned.error_BD, *self.group.sum_tokens(losses))
 
-    def _encoder_product(self, input_BD: Tensor) -> Tensor:
-        dtype = self.product_dtype
-        return torch.addmm(self.b_enc_L.to(dtype), input_BD.to(dtype), self.W_enc_LD.to(dtype).T)
-
-    def _remove_parallel_gradient(self) -> None:
-        """Take out of each decoder row's gradient the part along the row: its norm stays 1 anyway."""
-        grad_LD = self.W_dec_LD.grad
-        assert grad_LD is not None
-        grad_LD -= (grad_LD * self.W_dec_LD).sum(dim=1, keepdim=True) * self.W_dec_LD
-
     def _clip(self) -> None:
         """Clip the weights together, and the rule's own parameters together: their gradients have other sizes."""
         own = self.sparsity.parameters()
@@ -181,7 +174,8 @@ class Trainee:
             of_space = get_total_norm([grad for name, grad in grads.items() if name in OF_SPACE])
             of_latents = get_total_norm([grad for name, grad in grads.items() if name not in OF_SPACE])
             norm = (self.group.sum_latents(of_latents.square()) + of_space.square()).sqrt()
-            clip_grads_with_norm_(parameters.values(), self.spec.clip_norm, norm)
+            if norm.device.type != "cpu" or norm > self.spec.clip_norm:  # a GPU is not waited for
+                clip_grads_with_norm_(parameters.values(), self.spec.clip_norm, norm)
 
     # ---- state
 

@@ -24,7 +24,7 @@ from torch.nn import Parameter
 
 from sae.architectures.base import Batch, Learned, Sparsity
 from sae.kernels.codes import Codes
-from sae.kernels.select import above_threshold
+from sae.kernels.select import above_threshold, entries_above
 from sae.losses import fit
 from sae.specs import TrainSpec
 from sae.start import Start
@@ -87,8 +87,7 @@ class JumpReLU(Sparsity):
 
     def _near(self, pre_BL: Tensor) -> Codes:
         """Every pair that is active, or silent within the window of its θ."""
-        flat_N = (pre_BL > self.theta_L - self.epsilon / 2).reshape(-1).nonzero().squeeze(1)
-        return Codes.from_flat(flat_N, pre_BL.reshape(-1)[flat_N].float(), *pre_BL.shape)
+        return entries_above(pre_BL, self.theta_L - self.epsilon / 2)
 
     def penalty(self, l0: Tensor) -> tuple[Tensor, Tensor]:
         """The penalty at a mean L0, and its derivative by it."""

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sae.kernels.sorting import stable_argsort
+
 with warnings.catch_warnings():  # torch says once a process that CSR tensors are in beta; it is said here
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor([0, 0], [], [], (1, 1), dtype=torch.float32)
@@ -71,17 +73,24 @@ class Codes:
         """Σ value · W[latent] per token: [B, D]."""
         return F.embedding_bag(self.latent_N, W_LD, self.offset_B, mode="sum", per_sample_weights=self.value_N)
 
-    def transpose_matmul(self, x_BD: Tensor) -> Tensor:
-        """codesᵀ · x: [L, D], the gradient of a weight whose row a latent owns."""
+    def transpose_matmul(self, x_BD: Tensor, out_LD: Tensor | None = None) -> Tensor:
+        """codesᵀ · x: [L, D], the gradient of a weight whose row a latent owns.
+
+        `out_LD` is memory that may be used for it: large fresh memory costs as much as the product.
+        """
         order_N, offset_L, token_N = self._by_latent
-        return F.embedding_bag(token_N, x_BD, offset_L, mode="sum", per_sample_weights=self.value_N[order_N])
+        value_N = self.value_N[order_N]
+        if x_BD.device.type != "cpu" or x_BD.dtype != torch.float32 or not torch.backends.mkl.is_available():
+            return F.embedding_bag(token_N, x_BD, offset_L, mode="sum", per_sample_weights=value_N)
+        transposed = _csr(offset_L, token_N, value_N, (self.n_latents, self.n_tokens))
+        if out_LD is None:
+            out_LD = x_BD.new_empty(self.n_latents, x_BD.shape[1])
+        return torch.addmm(out_LD, transposed, x_BD, beta=0.0, out=out_LD)
 
     def sampled_product(self, x_BD: Tensor, W_LD: Tensor) -> Tensor:
         """x[token] · W[latent] for every selected pair: [N], without the dense [B, L] product."""
-        crow = torch.cat([self.offset_B, self.offset_B.new_tensor([len(self.token_N)])])
         shape = (self.n_tokens, self.n_latents)
-        pattern = torch.sparse_csr_tensor(crow, self.latent_N, torch.zeros_like(self.value_N), shape,
-                                          check_invariants=False)
+        pattern = _csr(self.offset_B, self.latent_N, torch.zeros_like(self.value_N), shape)
         sampled_N: Tensor = torch.sparse.sampled_addmm(pattern, x_BD, W_LD.T, beta=0.0).values()
         return sampled_N
 
@@ -92,10 +101,16 @@ class Codes:
 
     @cached_property
     def _by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
-        order_N = torch.argsort(self.latent_N.int(), stable=True)
+        order_N = stable_argsort(self.latent_N)
         counts_L = torch.bincount(self.latent_N, minlength=self.n_latents)
         return order_N, _starts(counts_L), self.token_N[order_N]
 
 
 def _starts(counts: Tensor) -> Tensor:
     return counts.cumsum(0) - counts
+
+
+def _csr(start: Tensor, column_N: Tensor, value_N: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A sparse matrix of rows that begin at `start`."""
+    row_ends = torch.cat([start, start.new_tensor([len(column_N)])])
+    return torch.sparse_csr_tensor(row_ends, column_N, value_N, shape, check_invariants=False)

@@ -1,0 +1,45 @@
+"""The encoder's dense product, in a precision below that of its weights.
+
+    pre = [x, 1, 1, 0 …] · [W, b, b', 0 …]ᵀ        b' = b − b rounded
+
+The bias rides along as two columns (it keeps its precision, and no further pass over B x L is
+needed), padded to a width that matrix units like.  All memory is kept between calls: to fetch
+fresh pages for B x L costs as much as the product itself.
+
+Shapes: B tokens, L latents, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_WIDTH = 16  # columns are a multiple of it
+
+
+class EncoderProduct:
+    """x · Wᵀ + b.  The result is overwritten by the next call."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def __call__(self, x_BD: Tensor, W_LD: Tensor, b_L: Tensor, dtype: torch.dtype) -> Tensor:
+        B, D = x_BD.shape
+        pre_BL = self._memory("pre", (B, len(W_LD)), dtype, x_BD.device)
+        if dtype == W_LD.dtype:
+            return torch.addmm(b_L, x_BD, W_LD.T, out=pre_BL)
+        columns = -(-(D + 2) // _WIDTH) * _WIDTH
+        x_BC = self._memory("x", (B, columns), dtype, x_BD.device)
+        W_LC = self._memory("W", (len(W_LD), columns), dtype, x_BD.device)
+        x_BC[:, :D] = x_BD
+        x_BC[:, D : D + 2] = 1.0
+        W_LC[:, :D] = W_LD
+        W_LC[:, D] = b_L
+        W_LC[:, D + 1] = b_L - W_LC[:, D]
+        return torch.mm(x_BC, W_LC.T, out=pre_BL)
+
+    def _memory(self, name: str, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        kept = self._kept.get(name)
+        if kept is None or (kept.shape, kept.dtype, kept.device) != (shape, dtype, device):
+            kept = self._kept[name] = torch.zeros(shape, dtype=dtype, device=device)
+        return kept
