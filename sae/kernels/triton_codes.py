@@ -1,0 +1,130 @@
+"""The products of sparse codes on a GPU: sums over the pairs of a token or of a latent, and dots on pairs.
+
+    decode             out[token]  = Σ value · W[latent]     pairs sorted by token
+    transpose_matmul   out[latent] = Σ value · x[token]      pairs sorted by latent
+    sampled_product    out[pair]   = x[token] · W[latent]
+
+The first two are one kernel, a weighted sum of rows for every segment of a sorted list.  A latent that
+fires on every token would keep one program busy long after the others, so a segment is cut into pieces
+of `_PIECE` pairs: the first piece writes the row, the others write rows of their own, which are then
+added in order.  Nothing is added atomically and no configuration is chosen by a stopwatch where it
+would change the order of a sum: the same pairs give the same bits.
+
+Shapes: B tokens, L latents, D width, N selected pairs, S segments, E further pieces.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_PIECE = 128
+_UNROLL = 4  # rows loaded before the first of them is needed
+
+
+def segment_sums(row_N: Tensor, weight_N: Tensor, end_S: Tensor, rows: Tensor) -> Tensor:
+    """Σ weight · rows[row] over each segment of a list, which ends where `end_S` says: [S, D] float32."""
+    n, S, D = len(row_N), len(end_S), rows.shape[1]
+    out_SD = torch.empty(S, D, device=rows.device)
+    if not S or not D:
+        return out_SD
+    start_S = torch.cat([end_S.new_zeros(1), end_S[:-1]])
+    # Further pieces follow each other segment by segment; each comes after a full one, which bounds their number.
+    further_S = ((end_S - start_S - 1).clamp(min=0) // _PIECE)
+    last_S = further_S.cumsum(0)
+    E = n // _PIECE
+    segment_E = torch.searchsorted(last_S, torch.arange(E, device=rows.device), right=True)
+    piece_ED = torch.empty(E, D, device=rows.device)
+    tile, warps = _tile(D)
+    grid = (S + E, triton.cdiv(D, tile))
+    _sums_kernel[grid](row_N, weight_N, rows, start_S, end_S, segment_E, last_S, out_SD, piece_ED, S, D,
+                       rows.stride(0), PIECE=_PIECE, UNROLL=_UNROLL, TILE=tile, num_warps=warps)
+    if E:
+        _join_kernel[(S, grid[1])](piece_ED, further_S, last_S, out_SD, D, TILE=tile, num_warps=warps)
+    return out_SD
+
+
+def sampled_product(token_N: Tensor, latent_N: Tensor, x_BD: Tensor, W_LD: Tensor) -> Tensor:
+    """x[token] · W[latent] of every pair: [N] float32."""
+    n, D = len(token_N), x_BD.shape[1]
+    out_N = torch.empty(n, device=x_BD.device)
+    if n:
+        pairs, tile = 4, min(512, triton.next_power_of_2(max(D, 16)))
+        _dots_kernel[(triton.cdiv(n, pairs),)](token_N, latent_N, x_BD, W_LD, out_N, n, D, x_BD.stride(0),
+                                               W_LD.stride(0), PAIRS=pairs, TILE=tile, num_warps=4)
+    return out_N
+
+
+def _tile(D: int) -> tuple[int, int]:
+    """Columns of a program, and its warps: 16 bytes of each row a thread."""
+    tile = min(512, triton.next_power_of_2(max(D, 32)))
+    return tile, max(1, tile // 128)
+
+
+@triton.jit
+def _sums_kernel(  # type: ignore[no-untyped-def]
+    rows_of, weights, rows, starts, ends, segment_of, lasts, out, pieces, S, D, stride,
+    PIECE: tl.constexpr, UNROLL: tl.constexpr, TILE: tl.constexpr
+):
+    """Programs 0 … S−1 sum the first piece of every segment, the others the further pieces."""
+    program = tl.program_id(0)
+    column = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    inside = column < D
+    segment, piece = program, 0
+    if program >= S:
+        segment = tl.load(segment_of + program - S).to(tl.int32)
+        if segment < S:  # else there are fewer further pieces than the list has room for
+            before = tl.load(lasts + segment - 1, mask=segment > 0, other=0).to(tl.int32)
+            piece = program - S - before + 1
+    if segment < S:
+        begin = tl.load(starts + segment) + piece * PIECE
+        end = tl.minimum(tl.load(ends + segment), begin + PIECE)
+        total = tl.zeros([TILE], dtype=tl.float32)
+        whole = begin + (end - begin) // UNROLL * UNROLL
+        for place in range(begin, whole, UNROLL):
+            for step in tl.static_range(UNROLL):
+                row = tl.load(rows_of + place + step)
+                weight = tl.load(weights + place + step)
+                total += weight * tl.load(rows + row.to(tl.int64) * stride + column, mask=inside, other=0.0)
+        for place in range(whole, end):
+            row = tl.load(rows_of + place)
+            weight = tl.load(weights + place)
+            total += weight * tl.load(rows + row.to(tl.int64) * stride + column, mask=inside, other=0.0)
+        target = out + segment.to(tl.int64) * D
+        if program >= S:
+            target = pieces + (program - S).to(tl.int64) * D
+        tl.store(target + column, total, mask=inside)
+
+
+@triton.jit
+def _join_kernel(pieces, further, lasts, out, D, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Add each long segment's further pieces to its row, in order."""
+    segment = tl.program_id(0).to(tl.int64)
+    n = tl.load(further + segment)
+    if n > 0:
+        column = tl.program_id(1) * TILE + tl.arange(0, TILE)
+        inside = column < D
+        total = tl.load(out + segment * D + column, mask=inside, other=0.0)
+        end = tl.load(lasts + segment)
+        for piece in range(end - n, end):
+            total += tl.load(pieces + piece * D + column, mask=inside, other=0.0)
+        tl.store(out + segment * D + column, total, mask=inside)
+
+
+@triton.jit
+def _dots_kernel(  # type: ignore[no-untyped-def]
+    tokens, latents, x, W, out, n, D, x_stride, W_stride, PAIRS: tl.constexpr, TILE: tl.constexpr
+):
+    pair = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
+    token = tl.load(tokens + pair, mask=pair < n, other=0).to(tl.int64)
+    latent = tl.load(latents + pair, mask=pair < n, other=0).to(tl.int64)
+    total = tl.zeros([PAIRS, TILE], dtype=tl.float32)
+    for start in range(0, D, TILE):
+        column = start + tl.arange(0, TILE)
+        inside = (pair < n)[:, None] & (column < D)[None, :]
+        left = tl.load(x + token[:, None] * x_stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
+        right = tl.load(W + latent[:, None] * W_stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
+        total += left * right
+    tl.store(out + pair, tl.sum(total, axis=1), mask=pair < n)
