@@ -31,7 +31,21 @@ from app.jobs.lock import WorkspaceLock
 from app.jobs.supervisor import Supervisor
 from app.metrics import CountRequests
 from app.questions import Questions
-from app.routes import admin, api, exports, features, health, home, inspect, login, runs, steer, steer_runs, tokens
+from app.routes import (
+    admin,
+    api,
+    compare,
+    exports,
+    features,
+    health,
+    home,
+    inspect,
+    login,
+    runs,
+    steer,
+    steer_runs,
+    tokens,
+)
 from app.security import HeadAsGet, RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
 from app.settings import Settings
 from app.steering import SteeringRuns
@@ -67,7 +81,8 @@ def create_app(
     errors.install(app)
     app.mount("/static", VersionedStatic(directory=STATIC), name="static")
     # Last the features, whose `/{model}/{sae}` would take any address of two parts.
-    for module in (health, login, api, admin, runs, steer, steer_runs, inspect, home, tokens, exports, features):
+    for module in (
+            health, login, api, admin, runs, steer, steer_runs, inspect, compare, home, tokens, exports, features):
         app.include_router(module.router)
     return app
 

@@ -17,7 +17,7 @@ from sae.rundir import RunFolder, Status
 from sae.workspace import Workspace
 
 STALE_S = 120  # a heartbeat this old is worth a word; loading a large model takes a while without one
-_VERBS = {"train": "Train", "index": "Index", "evaluate": "Evaluate"}
+_VERBS = {"train": "Train", "index": "Index", "evaluate": "Evaluate", "compare": "Compare"}
 # What the curves are called, the keys of progress.jsonl, and how their values are read.
 CURVES = (
     ("FVU", "fvu", "share of the variance not explained"),
@@ -50,6 +50,8 @@ class RunView:
         spec, kind = self.run.spec, _VERBS.get(self.run.kind, self.run.kind)
         if self.run.sae_id:
             return f"{kind} {self.run.sae_id}"
+        if self.run.kind == "compare":
+            return f"{kind} {spec.get('a')} with {spec.get('b')}"
         if self.run.kind == "train":
             name = spec.get("name") or f"{spec.get('architecture')}, L = {spec.get('n_latents')}, k = {spec.get('k')}"
             return f"{kind} {name} on {spec.get('model')}, layer {spec.get('layer')}"

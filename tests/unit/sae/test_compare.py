@@ -35,7 +35,7 @@ def test_firings_and_directions_by_hand(merge_at: int) -> None:
         dense[codes.token_N, codes.latent_N] = 1
         active.append(dense)
     assert told[-1] == joint.tokens == len(x_ND)
-    for (mine, other), (M, O), match in zip(((a, b), (b, a)), (active, active[::-1]), found, strict=True):
+    for (mine, other), (M, N), match in zip(((a, b), (b, a)), (active, active[::-1]), found, strict=True):
         cosine = mine.W_dec_LD @ other.W_dec_LD.T
         best = cosine.sort(dim=1, descending=True)
         torch.testing.assert_close(match.cosine_LK, best.values[:, :3])
@@ -43,11 +43,11 @@ def test_firings_and_directions_by_hand(merge_at: int) -> None:
         assert torch.equal(match.fires_L, M.sum(dim=0).long())
         living = M.sum(dim=0) > 0
         assert match.mmcs == pytest.approx(float(best.values[living, 0].mean()), rel=1e-5)
-        both = M.T @ O
+        both = M.T @ N
         for latent in range(mine.n_latents):
             candidates = [o for o in range(other.n_latents) if both[latent, o] >= MIN_TOGETHER]
-            phi = {o: float(np.nan_to_num(np.corrcoef(M[:, latent], O[:, o])[0, 1])) if M[:, latent].std() > 0
-                   and O[:, o].std() > 0 else 0.0 for o in candidates}
+            phi = {o: float(np.nan_to_num(np.corrcoef(M[:, latent], N[:, o])[0, 1])) if M[:, latent].std() > 0
+                   and N[:, o].std() > 0 else 0.0 for o in candidates}
             if phi:
                 assert float(match.phi_L[latent]) == pytest.approx(max(phi.values()), abs=1e-9)
                 assert phi[int(match.mate_L[latent])] == pytest.approx(max(phi.values()), abs=1e-9)
