@@ -47,7 +47,8 @@ def fold(weights: Weights) -> tuple[dict[str, Tensor], Weights, list[str]]:
 
 
 def _norms(W_LD: Tensor) -> Tensor:
-    return W_LD.double().norm(dim=1).float()
+    norm_L: Tensor = W_LD.double().norm(dim=1).float()
+    return norm_L
 
 
 def _scale_decoder(w: Weights, norm_L: Tensor) -> Weights:

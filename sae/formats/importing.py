@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 PHASES = {"source": 5.0, "text": 10, "check": 10, "index": 75}
 UPLOAD = "upload"  # the run's folder for files that came with the request
 
-Open = Callable[..., "tuple[LanguageModel, Corpus]"]  # of `sae.run`: model and tokenised text
-Build = Callable[..., str]  # of `sae.run`: the feature index
+Open = Callable[..., "tuple[LanguageModel, Corpus]"]  # sae.run_steps.open_model_and_text
+Build = Callable[..., str]  # sae.run_steps.build_index
 
 
 def look(spec: ImportSpec, workspace: Workspace) -> Foreign | None:
@@ -60,7 +61,7 @@ def import_sae(
     finished = note.read_text(encoding="utf-8").strip() if note.exists() else ""
     if finished and _made_by(finished, folder, workspace):  # by an earlier process of this run
         sae = Autoencoder.load(workspace.sae(finished))
-        lm, corpus = _open(spec, sae.config["context_length"], workspace, reporter, open_, sae.config["model"]["name"])
+        lm, corpus = open_(sae.config["model"]["name"], *_text(spec), sae.config["context_length"], workspace, reporter)
         sae = sae.to(lm.device)
     else:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
@@ -68,7 +69,8 @@ def import_sae(
         sae_id = _check_place(spec, foreign, workspace)
         length = min(foreign.context_length or 128, find_model(foreign.model).n_ctx)
         foreign.context_length = max(length, 8)
-        lm, corpus = _open(spec, foreign.context_length, workspace, reporter, open_, foreign.model)
+        hooks = [hook for hook in (foreign.hook, foreign.out_hook) if hook]
+        lm, corpus = open_(foreign.model, *_text(spec), foreign.context_length, workspace, reporter, hooks)
         sae = _proven(spec, foreign, sae_id, lm, corpus, reporter)
         sae.config["run"] = folder.id
         note.write_text(sae_id, encoding="utf-8")
@@ -93,10 +95,8 @@ def _read(spec: ImportSpec, folder: RunFolder, reporter: Reporter) -> Foreign:
     return foreign
 
 
-def _open(
-    spec: ImportSpec, context_length: int, workspace: Workspace, reporter: Reporter, open_: Open, model: str
-) -> tuple[LanguageModel, Corpus]:
-    return open_(model, spec.device, spec.text, spec.text_column, spec.text_split, context_length, workspace, reporter)
+def _text(spec: ImportSpec) -> tuple[str, str, str, str]:
+    return spec.device, spec.text, spec.text_column, spec.text_split
 
 
 def _check_place(spec: ImportSpec, foreign: Foreign, workspace: Workspace) -> str:
@@ -111,13 +111,22 @@ def _check_place(spec: ImportSpec, foreign: Foreign, workspace: Workspace) -> st
     for hook in filter(None, (foreign.hook, foreign.out_hook)):
         check_site(info, hook, "hook" if hook == foreign.hook else "out_hook")
     if spec.name:
-        if (workspace.sae(f"{info.id}/{check_name(spec.name)}") / "sae.json").exists():
-            raise UserError(f"name: there is an SAE {info.id}/{spec.name} already; choose another name", "name")
-        return f"{info.id}/{spec.name}"
-    base, number = default_name(foreign), 1
-    while (workspace.sae(f"{info.id}/{base if number == 1 else f'{base}-{number}'}") / "sae.json").exists():
-        number += 1
-    return f"{info.id}/{base if number == 1 else f'{base}-{number}'}"
+        sae_id = f"{info.id}/{check_name(spec.name)}"
+        if _taken(sae_id, workspace):
+            raise _name_taken(sae_id)
+        return sae_id
+    names = (f"{info.id}/{default_name(foreign)}" + (f"-{number}" if number > 1 else "") for number in count(1))
+    return next(sae_id for sae_id in names if not _taken(sae_id, workspace))
+
+
+def _taken(sae_id: str, workspace: Workspace) -> bool:
+    """Whether there is such an SAE, or a training run that has claimed its name (see `sae.naming`)."""
+    folder = workspace.sae(sae_id)
+    return (folder / "sae.json").exists() or (folder / "claim.json").exists()
+
+
+def _name_taken(sae_id: str) -> UserError:
+    return UserError(f"name: there is an SAE {sae_id} already, or a run that makes it; choose another name", "name")
 
 
 def default_name(foreign: Foreign) -> str:
@@ -189,10 +198,10 @@ def _made_by(sae_id: str, folder: RunFolder, workspace: Workspace) -> bool:
 def _publish(sae: Autoencoder, staged: Path, target: Path) -> None:
     """Give the whole artefact its name; what a killed process left under it goes."""
     sae.save(staged)
-    if target.exists() and not (target / "sae.json").exists():
+    if target.exists() and not (target / "sae.json").exists() and not (target / "claim.json").exists():
         shutil.rmtree(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.rename(staged, target)
     except OSError:
-        raise UserError(f"name: there is an SAE {sae.config['id']} already; choose another name", "name") from None
+        raise _name_taken(sae.config["id"]) from None

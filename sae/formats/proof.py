@@ -131,4 +131,5 @@ def table(foreign: Foreign, at: Sample, lm: LanguageModel, corpus: Corpus) -> li
     for option, other in other_layers(foreign, lm.info.n_layers):
         there = sample(lm, corpus, other.hook, "", len(at.x_ND))
         rows.append((measure(convert(other).to(device), there)["fvu"], option))
-    return sorted(row for row in rows if row[0] == row[0])
+    # As good to two digits is equally good: then the usual reading comes first.
+    return sorted((row for row in rows if row[0] == row[0]), key=lambda row: round(row[0], 2))

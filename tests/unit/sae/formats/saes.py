@@ -1,0 +1,46 @@
+"""SAEs that reconstruct by construction, so that an import has something true to measure without training.
+
+The rows of the decoder are an orthonormal basis and its negative: with ReLU exactly half of the
+latents fire and x_hat is x.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+D = 256  # the embedded model's
+
+
+def basis(seed: int = 0) -> Tensor:
+    """A random orthonormal basis of the residual stream, [D, D]."""
+    return torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(seed))).Q.contiguous()
+
+
+def saelens(folder: Path, *, k: int | None = None, layer: int = 2, scale: float = 1.0, **config: object) -> Path:
+    """A SAELens v6 folder: ReLU, or TopK with `k`; b_dec is large, so that centring matters."""
+    U_DD = basis()
+    W_dec_LD = torch.cat([U_DD, -U_DD]) * scale
+    b_dec_D = 300 * basis(1)[0]
+    folder.mkdir(parents=True)
+    save_file({"W_enc": (W_dec_LD / scale**2).T.contiguous(), "W_dec": W_dec_LD, "b_enc": torch.zeros(2 * D),
+               "b_dec": b_dec_D}, folder / "sae_weights.safetensors")
+    cfg = {"architecture": "topk" if k else "standard", "d_in": D, "d_sae": 2 * D, "dtype": "float32",
+           "apply_b_dec_to_input": True, "normalize_activations": "none", **({"k": k} if k else {}),
+           "metadata": {"sae_lens_version": "6.54.12", "model_name": "demo", "prepend_bos": True, "context_size": 64,
+                        "hook_name": f"blocks.{layer}.hook_resid_post"}, **config}
+    (folder / "cfg.json").write_text(json.dumps(cfg))
+    return folder
+
+
+def square(folder: Path, transposed: bool) -> Path:
+    """A bare file of as many latents as dimensions, all of which fire; `transposed`: its decoder is saved so."""
+    U_DD, lift = basis(), 1000.0
+    folder.mkdir(parents=True)
+    save_file({"W_enc": U_DD.T.contiguous(), "W_dec": (U_DD.T if transposed else U_DD).contiguous(),
+               "b_enc": torch.full((D,), lift), "b_dec": -lift * U_DD.sum(dim=0)}, folder / "tensors.safetensors")
+    return folder
