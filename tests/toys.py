@@ -53,7 +53,7 @@ class ToyModel:
     def vocabulary(self) -> tuple[list[bytes], list[bool]]:
         return [f"t{i}".encode() for i in range(V)], [i == self.bos_id for i in range(V)]
 
-    def unembedding(self) -> Tensor:
+    def unembedding(self, hook: str = "") -> Tensor:
         return self.unembedding_DV
 
 

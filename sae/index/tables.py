@@ -38,7 +38,7 @@ def make_tables(
     """All tables but `meta`, and what this step adds to it.  `check` may raise to stop."""
     tokens = with_lift(shard.tokens, shard.n_tokens_L, shard.l0_token_V2[:, 0])
     check()
-    effects = logit_effects(sae.W_dec_LD, lm.unembedding(), LISTED_LOGITS, LOGIT_BINS, check)
+    effects = logit_effects(sae.W_dec_LD, lm.unembedding(sae.out_hook), LISTED_LOGITS, LOGIT_BINS, check)
     map_L2, map_kind = planar_map(sae.W_dec_LD, shard.n_tokens_L > 0)
     chosen = choose(shard.peaks, corpus, shard.hist_LK, settings.top_contexts, frame.n_strong, settings.band_contexts)
     check()
