@@ -180,7 +180,7 @@ class _How(BaseSpec):
         0.0, "JumpReLU: weight of the penalty beside FVU; 0: 1 for target, 0.002 for linear", group="rule", ge=0,
         le=100)
     bandwidth: float = setting(
-        0.1, "JumpReLU: width of the window around θ in which θ feels a gradient, in units of normalised activations "
+        0.3, "JumpReLU: width of the window around θ in which θ feels a gradient, in units of normalised activations "
         "(a coordinate of the centred input has root mean square 1)", group="rule", gt=0, le=10)
     normalize: Normalization = setting(
         "layer_norm", "Input normalisation: none, one scale for the data set (folded into the weights), "
@@ -209,7 +209,7 @@ class _How(BaseSpec):
         0, "A latent silent for so many tokens is dead; 0: a tenth of the run, 10 M at the most",
         group="training", unit="tokens", ge=0, why="10 M is the literature's; a short run never reaches it")
     sparsity_warmup: float = setting(
-        0.1, "Share of the steps, at the beginning, over which the penalties on L0 and L1 rise from 0",
+        0.2, "Share of the steps, at the beginning, over which the penalties on L0 and L1 rise from 0",
         group="rule", ge=0, le=1)
     b_dec_init: BDecInit = setting(
         "geometric_median", "Where b_dec starts: the geometric median of the activations, or their mean",

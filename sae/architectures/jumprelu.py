@@ -29,7 +29,7 @@ from sae.losses import fit
 from sae.specs import TrainSpec
 from sae.start import Start
 
-START_THETA = 1.5  # in the same units as ε: a random latent begins active on a fifteenth of the tokens
+START_THETA = 1.0  # in the same units as ε: a random latent begins active on a sixth of the tokens
 _COEFFICIENT = {"target": 1.0, "linear": 2e-3}  # λ where the settings leave it open
 
 
