@@ -61,14 +61,14 @@ def cases(n_latents: int, device: str, B: int = B, D: int = D, k: int = K) -> It
 
     codes = triton_select.batch_topk(pre_BL, k * B)
     n, rows = len(codes.value_N), min(L, len(codes.value_N))
-    token_end_B = torch.searchsorted(codes.token_N, torch.arange(B, device=device), right=True)
+    token_start_B = torch.searchsorted(codes.token_N, torch.arange(B, device=device))
     order_N = torch.argsort(codes.latent_N, stable=True)
-    latent_end_L = torch.searchsorted(codes.latent_N[order_N], torch.arange(L, device=device), right=True)
-    by_latent = (codes.token_N[order_N], codes.value_N[order_N], latent_end_L)
+    latent_start_L = torch.searchsorted(codes.latent_N[order_N], torch.arange(L, device=device))
+    by_latent = (codes.token_N[order_N], codes.value_N[order_N], latent_start_L)
     dense_BL = torch.zeros_like(pre_BL)
     dense_BL[codes.token_N, codes.latent_N] = codes.value_N.bfloat16()
     yield Case("sort by latent", lambda: torch.argsort(codes.latent_N.int(), stable=True), None, 16.0 * n)
-    yield Case("decode", lambda: triton_codes.segment_sums(codes.latent_N, codes.value_N, token_end_B, W_LD),
+    yield Case("decode", lambda: triton_codes.segment_sums(codes.latent_N, codes.value_N, token_start_B, W_LD),
                lambda: dense_BL @ W_half, 4.0 * D * (rows + B))
     yield Case("sampled_product", lambda: triton_codes.sampled_product(codes.token_N, codes.latent_N, x_BD, W_LD),
                lambda: x_half @ W_half.T, 4.0 * D * (rows + B))

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sae.kernels.dispatch import on_gpu, triton_codes
 from sae.kernels.sorting import stable_argsort
 
 with warnings.catch_warnings():  # torch says once a process that CSR tensors are in beta; it is said here
@@ -66,11 +67,17 @@ class Codes:
 
     def latent_sum_L(self) -> Tensor:
         """Sum of the values of each latent."""
+        if on_gpu(self.value_N):  # index_add_ would add in any order there
+            order_N, offset_L, _ = self._by_latent
+            one_11 = self.value_N.new_ones(1, 1)
+            return triton_codes().segment_sums(torch.zeros_like(order_N), self.value_N[order_N], offset_L, one_11)[:, 0]
         out = torch.zeros(self.n_latents, device=self.value_N.device)
         return out.index_add_(0, self.latent_N, self.value_N)
 
     def decode(self, W_LD: Tensor) -> Tensor:
         """Σ value · W[latent] per token: [B, D]."""
+        if on_gpu(W_LD):
+            return triton_codes().segment_sums(self.latent_N, self.value_N, self.offset_B, W_LD)
         return F.embedding_bag(self.latent_N, W_LD, self.offset_B, mode="sum", per_sample_weights=self.value_N)
 
     def transpose_matmul(self, x_BD: Tensor, out_LD: Tensor | None = None) -> Tensor:
@@ -80,6 +87,8 @@ class Codes:
         """
         order_N, offset_L, token_N = self._by_latent
         value_N = self.value_N[order_N]
+        if on_gpu(x_BD):
+            return triton_codes().segment_sums(token_N, value_N, offset_L, x_BD, out_LD)
         if x_BD.device.type != "cpu" or x_BD.dtype != torch.float32 or not torch.backends.mkl.is_available():
             return F.embedding_bag(token_N, x_BD, offset_L, mode="sum", per_sample_weights=value_N)
         transposed = _csr(offset_L, token_N, value_N, (self.n_latents, self.n_tokens))
@@ -89,6 +98,8 @@ class Codes:
 
     def sampled_product(self, x_BD: Tensor, W_LD: Tensor) -> Tensor:
         """x[token] · W[latent] for every selected pair: [N], without the dense [B, L] product."""
+        if on_gpu(W_LD):
+            return triton_codes().sampled_product(self.token_N, self.latent_N, x_BD, W_LD)
         shape = (self.n_tokens, self.n_latents)
         pattern = _csr(self.offset_B, self.latent_N, torch.zeros_like(self.value_N), shape)
         sampled_N: Tensor = torch.sparse.sampled_addmm(pattern, x_BD, W_LD.T, beta=0.0).values()
@@ -97,10 +108,16 @@ class Codes:
     @cached_property
     def offset_B(self) -> Tensor:
         """Where each token's pairs begin."""
+        if on_gpu(self.token_N):  # where counting would make the host wait
+            return torch.searchsorted(self.token_N, torch.arange(self.n_tokens, device=self.token_N.device))
         return _starts(self.l0_B())
 
     @cached_property
     def _by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
+        if on_gpu(self.latent_N):
+            latent_N, order_N = torch.sort(self.latent_N.int(), stable=True)
+            all_L = torch.arange(self.n_latents, device=latent_N.device, dtype=torch.int32)
+            return order_N, torch.searchsorted(latent_N, all_L), self.token_N[order_N]
         order_N = stable_argsort(self.latent_N)
         counts_L = torch.bincount(self.latent_N, minlength=self.n_latents)
         return order_N, _starts(counts_L), self.token_N[order_N]

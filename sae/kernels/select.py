@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sae.kernels.codes import Codes
+from sae.kernels.dispatch import on_gpu, triton_select
 from sae.kernels.scan import above, below_kth_maximum, kth_largest
 
 _SAMPLE = 1 << 18  # entries from which a bound is guessed
@@ -25,6 +26,8 @@ def batch_topk(pre_BL: Tensor, n_keep: int) -> Codes:
     Exact: a sample tells about where the cut is, and a guess that leaves fewer than `n_keep`
     candidates is taken back.  Ties at the cut go to the lowest (token, latent).
     """
+    if on_gpu(pre_BL):
+        return triton_select().batch_topk(pre_BL, n_keep)
     flat = pre_BL.reshape(-1)
     step = max(1, flat.numel() // _SAMPLE) | 1  # odd, so that it meets all latents where L is a power of two
     sample = flat[::step].float()
@@ -46,6 +49,8 @@ def batch_topk(pre_BL: Tensor, n_keep: int) -> Codes:
 
 def row_topk(pre_BL: Tensor, k: int) -> Codes:
     """The k largest positive entries of every row (TopK).  Ties at the cut go to any latent."""
+    if on_gpu(pre_BL):
+        return triton_select().row_topk(pre_BL, k)
     bound_B1 = _row_bound(pre_BL, k)
     if bound_B1 is None:
         values_BK, latents_BK = pre_BL.topk(k, dim=1, sorted=False)
@@ -73,6 +78,8 @@ def above_threshold(pre_BL: Tensor, threshold: Tensor | float) -> Codes:
 
 def entries_above(pre_BL: Tensor, bound: Tensor | float) -> Codes:
     """Every entry above `bound` (strictly), which may be negative; one number, one a latent or one a token."""
+    if on_gpu(pre_BL):
+        return triton_select().entries_above(pre_BL, bound)
     flat_N = above(pre_BL, bound)
     return Codes.from_flat(flat_N, pre_BL.reshape(-1)[flat_N].float(), *pre_BL.shape)
 

@@ -24,15 +24,22 @@ _PIECE = 128
 _UNROLL = 4  # rows loaded before the first of them is needed
 
 
-def segment_sums(row_N: Tensor, weight_N: Tensor, end_S: Tensor, rows: Tensor) -> Tensor:
-    """Σ weight · rows[row] over each segment of a list, which ends where `end_S` says: [S, D] float32."""
-    n, S, D = len(row_N), len(end_S), rows.shape[1]
-    out_SD = torch.empty(S, D, device=rows.device)
+def segment_sums(
+    row_N: Tensor, weight_N: Tensor, start_S: Tensor, rows: Tensor, out_SD: Tensor | None = None,
+) -> Tensor:
+    """Σ weight · rows[row] over each segment of a list, which begins where `start_S` says: [S, D] float32.
+
+    `out_SD` is memory that may be used for it.
+    """
+    n, S, D = len(row_N), len(start_S), rows.shape[1]
+    if out_SD is None:
+        out_SD = torch.empty(S, D, device=rows.device)
     if not S or not D:
         return out_SD
-    start_S = torch.cat([end_S.new_zeros(1), end_S[:-1]])
+    start_S = start_S.long()
+    end_S = torch.cat([start_S[1:], torch.full((1,), n, dtype=torch.int64, device=rows.device)])
     # Further pieces follow each other segment by segment; each comes after a full one, which bounds their number.
-    further_S = ((end_S - start_S - 1).clamp(min=0) // _PIECE)
+    further_S = (end_S - start_S - 1).clamp(min=0) // _PIECE
     last_S = further_S.cumsum(0)
     E = n // _PIECE
     segment_E = torch.searchsorted(last_S, torch.arange(E, device=rows.device), right=True)

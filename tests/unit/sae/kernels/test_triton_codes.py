@@ -14,24 +14,25 @@ from sae.kernels import triton_codes  # isort: skip
 
 @st.composite
 def lists(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(rows of each pair, weights, ends of the segments, matrix): empty segments, long ones, odd widths."""
+    """(rows of each pair, weights, starts of the segments, matrix): empty segments, long ones, odd widths."""
     piece = triton_codes._PIECE
     lengths = draw(st.lists(st.sampled_from([0, 1, 2, 4, 5, 9, piece, piece + 1, 2 * piece + 7]),
                             max_size=5))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     n, height, D = sum(lengths), draw(st.integers(1, 9)), draw(st.sampled_from([1, 7, 32, 33, 100, 600]))
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
-    return (torch.randint(height, (n,), generator=generator), torch.randn(n, generator=generator),
-            torch.tensor(lengths, dtype=torch.int64).cumsum(0), torch.randn(height, D, generator=generator).to(dtype))
+    starts = torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0)[:-1]
+    return (torch.randint(height, (n,), generator=generator), torch.randn(n, generator=generator), starts,
+            torch.randn(height, D, generator=generator).to(dtype))
 
 
 @settings(max_examples=10, deadline=None)
 @given(lists())
 def test_segment_sums(case: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    row_N, weight_N, end_S, rows = case
+    row_N, weight_N, start_S, rows = case
     found = triton_codes.segment_sums(*(tensor.to(DEVICE) for tensor in case))
-    expected = torch.zeros(len(end_S), rows.shape[1], dtype=torch.float64)
-    segment_N = torch.searchsorted(end_S, torch.arange(len(row_N)), right=True)
+    expected = torch.zeros(len(start_S), rows.shape[1], dtype=torch.float64)
+    segment_N = torch.searchsorted(start_S, torch.arange(len(row_N)), right=True) - 1
     expected.index_add_(0, segment_N, weight_N.double()[:, None] * rows.double()[row_N])
     torch.testing.assert_close(found.cpu().double(), expected, rtol=1e-5, atol=1e-4)
     assert torch.equal(found, triton_codes.segment_sums(*(tensor.to(DEVICE) for tensor in case)))
