@@ -13,11 +13,19 @@ from app.tokens_view import Row, context_row
 from app.worker.protocol import Inspected, InspectedText, TextLatents
 from sae.errors import UserError
 from sae.index.schema import TOP_BAND
+from sae.models import DEMO
 from sae.records import Latent
 from sae.store import Build
 
 CARD_CONTEXTS = 4
 _EXAMPLE_TOKENS = 64
+_DEMO_TEXT = '''def read_config(path):
+    """Return the settings in the file, or None if there is no such file."""
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as f:
+        return json.load(f)
+'''
 
 
 def context_text(catalog: Catalog, builds: Builds, sae_id: str, latent: str, context: str) -> str:
@@ -37,6 +45,8 @@ def example(catalog: Catalog, builds: Builds, sae_id: str) -> str:
     sae = catalog.get_sae(sae_id)
     if sae is None or sae.current_build is None:
         return ""
+    if sae.config["model"]["name"] == DEMO:
+        return _DEMO_TEXT
     try:
         with builds.use(sae.id, sae.current_build) as build:
             samples = sorted(build.samples(), key=lambda sample: sample.doc_offset > 0)  # a document's beginning

@@ -173,6 +173,16 @@ class Cell:
     position: int
     anew: bool
 
+    @property
+    def line_end(self) -> str:
+        """The piece up to its last line break."""
+        return self.piece.text[: len(self.piece.text) - len(self.indent)]
+
+    @property
+    def indent(self) -> str:
+        """What of the piece belongs to the next line."""
+        return self.piece.text.rpartition("↵")[2] if self.piece.breaks else ""
+
 
 def cells(reading: Reading, top_l0: int, latent: int | None = None, max_act: float = 0.0) -> list[Cell]:
     """The text, shaded by L0 in units of `top_l0`, or by one latent's activation in units of its maximum."""

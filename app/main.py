@@ -35,6 +35,7 @@ from app.routes import (
     admin,
     api,
     compare,
+    effects,
     exports,
     features,
     health,
@@ -82,7 +83,8 @@ def create_app(
     app.mount("/static", VersionedStatic(directory=STATIC), name="static")
     # Last the features, whose `/{model}/{sae}` would take any address of two parts.
     for module in (
-            health, login, api, admin, runs, steer, steer_runs, inspect, compare, home, tokens, exports, features):
+            health, login, api, admin, runs, steer, steer_runs, inspect, effects, compare, home, tokens, exports,
+            features):
         app.include_router(module.router)
     return app
 
@@ -92,6 +94,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         "login": TokenBuckets(settings.logins_per_minute),
         "steer": TokenBuckets(settings.steers_per_minute),
         "inspect": TokenBuckets(settings.steers_per_minute),
+        "effects": TokenBuckets(settings.steers_per_minute),
     }
     return [
         Middleware(CountRequests),

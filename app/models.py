@@ -156,3 +156,20 @@ class Inspection(Base):
     id: Mapped[str] = mapped_column(String(80), primary_key=True)
     created: Mapped[float] = mapped_column(default=time.time)
     request: Mapped[dict[str, Any]]
+
+
+class LatentEffect(Base):
+    """What was measured of a latent: its output score with the tokens it was measured on, and what ablating it does.
+
+    Belongs to a build, whose maximum activations are the unit and whose contexts were read.
+    """
+
+    __tablename__ = "latent_effects"
+
+    sae_id: Mapped[str] = mapped_column(String(170), primary_key=True)
+    build_id: Mapped[str] = mapped_column(String(120), primary_key=True)
+    latent: Mapped[int] = mapped_column(primary_key=True)
+    score: Mapped[float | None]
+    tokens: Mapped[dict[str, Any] | None]
+    ablation: Mapped[dict[str, Any] | None]
+    updated: Mapped[float] = mapped_column(default=time.time, onupdate=time.time)

@@ -59,6 +59,16 @@ def busy_words(busy: Busy) -> str:
     return f"The model worker has no room at the moment; try again in {busy.retry_after_s:.0f} s."
 
 
+def fault_words(question: Question) -> tuple[str, int, dict[str, str]]:
+    """A question's fault for an answer: words, status, headers; of one that takes too long, that it does."""
+    fault = question.fault
+    if isinstance(fault, Busy):
+        return busy_words(fault), 503, {"Retry-After": f"{fault.retry_after_s:.0f}"}
+    if fault is None:
+        return f"This takes longer than can be waited for here: {question.note}.", 503, {"Retry-After": "10"}
+    return fault.message, 503 if fault.gone else 422, {}
+
+
 class Questions:
     """Asks the worker and keeps the newest `keep` answers.  Use it on the event loop."""
 
@@ -74,13 +84,22 @@ class Questions:
             self._hinted = Question("hint")
             self._begin(self._hinted, message)
 
-    async def ask(self, key: Hashable, message: Any, patience_s: float) -> Question:
-        """The question, asked now unless it is known; waits at most so long for its end."""
+    def begin(self, key: Hashable, message: Any) -> Question:
+        """The question, asked now unless it is known."""
         question = self._known.get(key)
         if question is None:
             question = self._known[key] = Question(key)
             self._begin(question, message)
         self._known.move_to_end(key)
+        return question
+
+    def going(self, key: Hashable) -> Question | None:
+        """The question if it was asked and its answer is awaited or at hand."""
+        return self._known.get(key)
+
+    async def ask(self, key: Hashable, message: Any, patience_s: float) -> Question:
+        """The question, asked now unless it is known; waits at most so long for its end."""
+        question = self.begin(key, message)
         try:
             await asyncio.wait_for(question.ended.wait(), patience_s)
         except TimeoutError:

@@ -246,7 +246,7 @@ class Build:
     @cached_property
     def firing_rates(self) -> dict[int, tuple[float, float]]:
         """Density and maximum activation of every latent that fired."""
-        rows = self._rows("SELECT latent, density, max_act FROM latent WHERE density > 0")
+        rows = self._rows("SELECT latent, density, coalesce(max_act, 0) AS max_act FROM latent WHERE density > 0")
         return {row["latent"]: (row["density"], row["max_act"]) for row in rows}
 
     def density_histogram(self) -> list[tuple[float, float, int]]:

@@ -23,10 +23,10 @@ from app.inspect_result import Opened, Result, result, result_json
 from app.inspect_sources import card_of, context_text, example, readings
 from app.inspect_view import MEASURES
 from app.models import Inspection, Sae
-from app.questions import Question, busy_words
+from app.questions import Question, fault_words
 from app.saepages import open_build, strip
 from app.templating import is_htmx, render
-from app.worker.protocol import Busy, Inspect, Inspected
+from app.worker.protocol import Inspect, Inspected
 from sae.analysis_spec import MAX_TOP, InspectRequest
 
 router = APIRouter(include_in_schema=False)
@@ -150,13 +150,11 @@ def _show(
     request: Request, tools: Tools, place: Place, saes: list[Sae], question: Question,
 ) -> Response:
     """A question as it stands: the result, what it waits for, or its fault."""
-    status, headers, context = 200, {}, dict[str, Any](shown=None, waiting=None, fault=None)
+    status, headers, context = 200, dict[str, str](), dict[str, Any](shown=None, waiting=None, fault=None)
     if question.last is None:
         context["waiting"], status = question.note, 202 if wants_json(request) else 200
-    elif (fault := question.fault) is not None:
-        context["fault"] = busy_words(fault) if isinstance(fault, Busy) else fault.message
-        status = 503 if isinstance(fault, Busy) or fault.gone else 422
-        headers = {"Retry-After": f"{fault.retry_after_s:.0f}"} if isinstance(fault, Busy) else {}
+    elif question.fault is not None:
+        context["fault"], status, headers = fault_words(question)
     else:
         assert isinstance(question.last, Inspected)
         context["shown"], context["card"] = _result(tools, place, saes, question.last), None

@@ -17,14 +17,14 @@ from starlette.concurrency import run_in_threadpool
 
 from app.deps import QuestionsDep, SessionDep, SteeringDep, WorkspaceDep
 from app.errors import wants_json
-from app.questions import Question, busy_words
+from app.questions import Question, fault_words
 from app.routes.steer import SourcesDep, form_page
 from app.steer_form import form_of
 from app.steer_readout import next_tables, readout_request, title_of
 from app.steer_result import Found, find, run_context, run_events
 from app.steer_view import RunView, run_json, whole_text
 from app.templating import is_htmx, render
-from app.worker.protocol import Busy, ReadOut, Readout
+from app.worker.protocol import ReadOut, Readout
 
 router = APIRouter(include_in_schema=False)
 
@@ -101,12 +101,7 @@ async def next_tokens(
 
 
 def _show_next(request: Request, run: RunView, key: str, position: int, question: Question) -> Response:
-    fault, status, headers = question.fault, 200, dict[str, str]()
-    words = ""
-    if isinstance(fault, Busy):
-        words, status, headers = busy_words(fault), 503, {"Retry-After": f"{fault.retry_after_s:.0f}"}
-    elif fault is not None:
-        words, status = fault.message, 503 if fault.gone else 422
+    words, status, headers = fault_words(question) if question.fault else ("", 200, {})
     if wants_json(request):
         if not isinstance(question.last, ReadOut):
             return JSONResponse({"error": words or question.note, "status": status}, status if words else 202, headers)
