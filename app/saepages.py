@@ -19,7 +19,9 @@ from sae import __version__
 from sae.errors import UserError
 from sae.store import Build
 
-ARCHITECTURES = {"topk": "TopK", "batch_topk": "BatchTopK"}
+ARCHITECTURES = {
+    "topk": "TopK", "batch_topk": "BatchTopK", "matryoshka": "Matryoshka BatchTopK", "jumprelu": "JumpReLU",
+    "gated": "Gated", "relu": "ReLU"}
 NORMALIZATIONS = {
     "none": "input as it is", "dataset": "input scaled by one number", "layer_norm": "input layer-normed",
 }
@@ -84,7 +86,7 @@ def strip(sae: Sae, meta: dict[str, Any] | None) -> list[str]:
 
 def _foreign(sae: Sae, meta: dict[str, Any]) -> list[str]:
     """What is known of a dashboard that was computed elsewhere."""
-    said = [f"computed elsewhere, imported from a {sae.config['imported']['format']}"]
+    said = [f"computed elsewhere ({sae.config['imported']['format']})"]
     if meta.get("text"):
         said.append(str(meta["text"]))
     if meta.get("tokens"):

@@ -39,12 +39,12 @@ DENSITY_NAMES = {
 COLUMNS = (
     # name, sort, class
     ("latent", "latent", "num"), ("label · strongest context", "", ""), ("density", "density", "num"),
-    ("max", "max", "num"), ("kurtosis", "kurtosis", "num"), ("skew", "logit_skew", "num"), ("company φ", "phi", "num"),
+    ("max", "max", "num"), ("kurtosis", "kurtosis", "num"), ("company φ", "phi", "num"),
     ("adds to the output", "", ""), ("flags", "", ""),
 )
 # Sorts without a column of their own.
-MORE_SORTS = {"mean": "mean activation", "skew": "skew of its activations", "rule": "score of its rule",
-              "cosine": "nearest neighbour's cosine", "l0": "latents on its tokens", "position": "mean position"}
+MORE_SORTS = {"mean": "mean activation", "logit_skew": "skew of its logits", "skew": "skew of its activations",
+              "rule": "score of its rule", "cosine": "nearest neighbour's cosine", "l0": "latents on its tokens", "position": "mean position"}
 
 
 @router.get("/{model}/{name}/latents.json")
@@ -95,7 +95,7 @@ def _columns(asked: Resolved) -> list[tuple[str, str, str]]:
     if asked.token is None:
         return list(COLUMNS)
     extra = [("firings on it", "token", "num"), ("lift", "lift", "num")]
-    return [*COLUMNS[:3], *extra, COLUMNS[3], *COLUMNS[7:]]
+    return [*COLUMNS[:3], *extra, COLUMNS[3], *COLUMNS[6:]]
 
 
 @router.get("/{model}/{name}/random")
