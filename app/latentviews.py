@@ -13,6 +13,7 @@ from app.formats import number, percent
 from app.models import Label
 from app.rulewords import RuleWords, rule_words
 from app.tokens_view import Row, context_row, signed_class, token_label
+from sae.formats.bins import log_spaced
 from sae.index.schema import TOP_BAND
 from sae.records import Context, Latent, LatentRow, Token
 from sae.store import Build
@@ -102,7 +103,7 @@ def activation_chart(latent: Latent, meta: Mapping[str, Any]) -> Markup:
     edges = latent.hist_edges or [float(edge) for edge in [meta["hist_low"], *(meta["hist_edges"] or [])] if edge]
     if not latent.hist or len(edges) < 2:
         return Markup("")
-    log = latent.hist_edges is None or meta.get("hist_bins") == "log"
+    log = log_spaced(edges)
     total = latent.n_tokens or sum(latent.hist)
     filled = [i for i, n in enumerate(latent.hist) if n]
     first, last = (max(filled[0] - 1, 0), filled[-1] + 2) if filled else (0, 0)

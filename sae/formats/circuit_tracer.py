@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from sae.formats.rows import Exporter, nine
+from sae.formats.bins import nine
+from sae.formats.rows import Exporter
 from sae.index.schema import TOP_BAND
 from sae.records import Context, Latent
 

@@ -18,31 +18,13 @@ from typing import Any
 
 from sae import __version__
 from sae.errors import UserError
+from sae.formats.bins import Bins
 from sae.index.schema import SCHEMA_VERSION
 from sae.index.writer import write_build
 from sae.rundir import write_json
 from sae.workspace import Workspace, check_name, new_id, slug
 
 MAX_LATENTS = 1 << 24
-
-
-@dataclass(frozen=True)
-class Bins:
-    """A histogram as a file gives it: bin centres and counts."""
-
-    centres: list[float]
-    counts: list[int]
-
-    def edges(self, log: bool = False) -> list[float]:
-        """Its edges, the bins being equally wide (or, if `log`, of equal ratio); empty where they cannot be told."""
-        if len(self.centres) < 2:
-            return []
-        first, last, n = self.centres[0], self.centres[-1], len(self.centres)
-        if log:
-            ratio = (last / first) ** (0.5 / (n - 1)) if 0 < first < last else 0.0
-            return [*(c / ratio for c in self.centres), last * ratio] if ratio else []
-        step = (last - first) / (n - 1)
-        return [first + (i - 0.5) * step for i in range(n + 1)] if step > 0 else []
 
 
 @dataclass(frozen=True)
@@ -195,7 +177,7 @@ def _meta(dashboard: Dashboard) -> dict[str, Any]:
         "tokens": tokens, "contexts": dashboard.n_prompts, "context_length": dashboard.context_length,
         "bos_rule": own.get("bos_rule") or "the file does not say whether BOS was counted", "corpus": None,
         "bos_l0": None, "bos_token": None, "median_resid_norm": None, "hist_low": None, "hist_edges": None,
-        "logit_edges": None, "hist_bins": "log" if own else "linear", "own": bool(own),
+        "logit_edges": None, "own": bool(own),
         "bands": own.get("bands") or [
             {"band": b, "name": f"interval {b}", "q_low": None, "q_high": None} for b in range(1, 11)]}
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sae.errors import UserError
+from sae.formats.bins import nine
 from sae.formats.members import Member, gzipped
-from sae.formats.rows import Exporter, nine
+from sae.formats.rows import Exporter
 from sae.formats.to_saelens import saelens_config
 from sae.records import FLAGS, Context, Latent, TokenFirings
 

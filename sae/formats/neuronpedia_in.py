@@ -10,7 +10,8 @@ from typing import Any
 
 from sae.errors import UserError
 from sae.formats import hostile
-from sae.formats.dashboard import MAX_LATENTS, Bins, Dashboard, Example, Explained, Feature, Record, batch_number
+from sae.formats.bins import Bins
+from sae.formats.dashboard import MAX_LATENTS, Dashboard, Example, Explained, Feature, Record, batch_number
 
 _SAMPLE_CONTEXTS = 400
 _MAX_TOKENS = 16_384  # of a context

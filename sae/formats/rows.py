@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from sae.formats.bins import Bins, nine
 from sae.formats.pieces import piece_text
 from sae.index.schema import TOP_BAND
 from sae.records import Context, Latent
 from sae.store import Build
 
 BLOCK = 128  # latents read at a time
-
-
-@dataclass(frozen=True)
-class Bins:
-    """A histogram: the centre of each bin and how many are in it, one empty bin kept at either end."""
-
-    centres: list[float]
-    counts: list[int]
 
 
 class Exporter:
@@ -49,21 +41,18 @@ class Exporter:
         return [known[t] for t in tokens]
 
     def activation_bins(self, latent: Latent) -> Bins | None:
-        """Its histogram of activations.  Shared bins are log-spaced: a centre is a geometric mean."""
+        """Its histogram of activations; None where it has none."""
         if latent.hist is None:
             return None
-        if latent.hist_edges is not None:
-            edges, log = latent.hist_edges, self.meta.get("hist_bins") == "log"
-        else:
-            edges, log = [float(self.meta["hist_low"]), *map(float, self.meta["hist_edges"])], True
+        edges = latent.hist_edges or [float(self.meta["hist_low"]), *map(float, self.meta["hist_edges"])]
         while len(edges) <= len(latent.hist):  # the last bin is open
             edges = [*edges, edges[-1] * edges[-1] / edges[-2]]
-        return _bins(edges, latent.hist, log)
+        return Bins.between(edges, latent.hist)
 
     def logit_bins(self, latent: Latent) -> Bins | None:
         """Its histogram of logit effects; the outer bins are open."""
         edges = latent.logit_edges or self.meta.get("logit_edges")
-        return _bins(list(map(float, edges)), latent.logit_hist, False) if edges and latent.logit_hist else None
+        return Bins.between(list(map(float, edges)), latent.logit_hist) if edges and latent.logit_hist else None
 
     def logit_lists(self, latent: Latent) -> dict[str, list[Any]]:
         """The tokens whose logits it raises and lowers most, with their values, as both formats name them."""
@@ -82,16 +71,3 @@ class Exporter:
         band = next((b for b in self.meta["bands"] if b["band"] == context.band), None)
         share = (band["q_high"] - band["q_low"]) if band and band.get("q_high") is not None else -1.0
         return min(acts), max(acts), round(share, 4)
-
-
-def _bins(edges: list[float], counts: Sequence[int], log: bool) -> Bins:
-    filled = [i for i, n in enumerate(counts) if n]
-    first, last = (max(filled[0] - 1, 0), min(filled[-1] + 2, len(counts))) if filled else (0, 0)
-    centre = [(a * b) ** 0.5 if log else (a + b) / 2
-              for a, b in zip(edges[first:last], edges[first + 1 : last + 1], strict=True)]
-    return Bins(list(map(nine, centre)), list(counts[first:last]))
-
-
-def nine(value: float) -> float:
-    """A float32's value in the nine digits that identify it."""
-    return float(f"{value:.9g}")

@@ -10,9 +10,10 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from sae.formats.bins import nine
 from sae.formats.members import Member
 from sae.formats.neuronpedia import source_id
-from sae.formats.rows import BLOCK, Exporter, nine
+from sae.formats.rows import BLOCK, Exporter
 from sae.records import Context, Latent
 
 
@@ -21,9 +22,10 @@ def members(exporter: Exporter) -> Iterator[Member]:
     site, name = exporter.config["site"], source_id(exporter.config)
     yield "run_settings.json", [json.dumps({
         "sae_set": name.partition("-")[2], "sae_path": exporter.config["id"],
-        "model_id": exporter.config["model"]["id"], "layer": site["layer"], "hook_name": site["hook"], "n_prompts_total": exporter.meta.get("contexts"),
-        "n_tokens_in_prompt": exporter.meta.get("context_length"), "n_features_at_a_time": BLOCK,
-        "huggingface_dataset_path": str(exporter.meta.get("text") or "")}, indent=1).encode()]
+        "model_id": exporter.config["model"]["id"], "layer": site["layer"], "hook_name": site["hook"],
+        "n_prompts_total": exporter.meta.get("contexts"), "n_tokens_in_prompt": exporter.meta.get("context_length"),
+        "n_features_at_a_time": BLOCK, "huggingface_dataset_path": str(exporter.meta.get("text") or "")},
+        indent=1).encode()]
     for number, start in enumerate(range(0, exporter.build.n_latents, BLOCK)):
         yield f"batch-{number}.json", _batch(exporter, range(start, min(start + BLOCK, exporter.build.n_latents)))
 

@@ -77,5 +77,9 @@ def _records(file: Path, row: dict[str, Any]) -> Iterator[Record]:
     if latent is None or latent >= MAX_LATENTS:
         raise hostile.refuse(file, f"a feature_index is {str(row.get('feature_index'))[:30]!r}, no latent's number")
     yield feature_of(latent, row, density=hostile.number(row.get("frac_nonzero")), max_act=None, neighbours=[], more={})
+    length = hostile.whole(row.get("n_tokens_in_prompt"))
     for context in _activations(row):
-        yield example_of(file, latent, context, ("bin_min", "bin_max", "qualifying_token_index"), {})
+        example = example_of(file, latent, context, ("bin_min", "bin_max", "qualifying_token_index"), {})
+        if length is not None and len(example.tokens) == length - 1:  # position 0 is always left out
+            example.more["start"] = 1
+        yield example

@@ -55,11 +55,13 @@ single AS (
 SELECT latent, g AS band, row_number() OVER (PARTITION BY latent, g ORDER BY CASE WHEN duplicates IS NULL THEN act
     ELSE 0 END DESC, seq) - 1 AS rank, act, coalesce(ctx, seq) AS ctx, coalesce(doc, -1) AS doc,
   coalesce(doc_offset, 0) AS doc_offset, start, peak, tokens, pos, val, coalesce(duplicates, copies) AS duplicates
-FROM single WHERE nth = 1 AND g < 256"""
+FROM single WHERE nth = 1 AND g < 256 AND (g > 0 OR act > 0)"""
 # The strongest of what the file says and what its contexts show; a latent with contexts and no row of its own gets one.
+# A density that was rounded down to 0 is not known.
 _LATENTS = """
 WITH shown AS (SELECT latent, max(largest) AS top, sum(len(pos)) AS firings FROM context GROUP BY latent)
 SELECT l.* REPLACE (coalesce(l.latent, s.latent) AS latent, greatest(l.max_act, s.top) AS max_act,
+  CASE WHEN l.density = 0 AND s.firings > 0 THEN NULL ELSE l.density END AS density,
   CASE WHEN coalesce(l.dead, false) AND coalesce(s.firings, 0) > 0 THEN false
     ELSE coalesce(l.dead, coalesce(s.firings, 0) = 0) END AS dead)
 FROM latent l FULL JOIN shown s ON l.latent = s.latent"""
@@ -96,8 +98,7 @@ class Staging:
         self._last = max(self._last, record.latent)
         if isinstance(record, Feature):
             self._put("latent", self._latent(record))
-            edges = [record.acts.edges(self._own) if record.acts else [],
-                     record.logits.edges() if record.logits else []]
+            edges = [bins.edges() if bins else [] for bins in (record.acts, record.logits)]
             if any(edges):
                 self._put("latent_edges", {
                     "latent": record.latent, "hist_edges": edges[0] or None, "logit_edges": edges[1] or None})
@@ -186,7 +187,7 @@ class Staging:
             flags |= {"dead": None if n is None else n == 0, "rare": None if n is None else 0 < n < RARE_TOKENS,
                       "dense": None if scalars["density"] is None else scalars["density"] > DENSE_DENSITY}
         row = {"latent": feature.latent, **scalars, **flags, "max_act": feature.max_act,
-               "hist": feature.acts.counts if feature.acts and feature.acts.edges(self._own) else None,
+               "hist": feature.acts.counts if feature.acts and feature.acts.edges() else None,
                "logit_hist": feature.logits.counts if feature.logits and feature.logits.edges() else None}
         for side, pairs in (("logit_pos", feature.pos), ("logit_neg", feature.neg)):
             row |= {side: self._ids([text for text, _ in pairs]), f"{side}_value": [v for _, v in pairs]}

@@ -7,10 +7,10 @@ constant threshold vector, as SAELens itself does; `metadata.training_architectu
 own name.  What the format has no word for is folded into the weights where that changes nothing,
 and refused with the reason where it would.
 
-Two conventions differ in what they do not touch: SAELens' layer norm undoes itself with the
-standard deviation alone, ours with the deviation + 1e-5, so reconstructions differ by 1e-5 in the
-normalised vector (codes do not); and the activations of a TopK whose decoder norms could
-not be folded are in the units of its own decoder there.
+Three things differ there, codes not among them: SAELens' layer norm undoes itself with the standard
+deviation alone, ours with the deviation + 1e-5, so reconstructions differ by 1e-5 of the normalised
+vector; an SAE of centred activations reconstructs centred ones; and the activations of a TopK
+whose decoder norms could not be folded are in the units of its own decoder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ARCHITECTURES = {
 _TRANSCODERS = {"standard": "transcoder", "jumprelu": "jumprelu_transcoder"}
 _TRAINED_AS = {"batch_topk": "batchtopk", "matryoshka": "matryoshka_batchtopk", "relu": "standard"}
 _NORMALIZATIONS = {"none": "none", "dataset": "none", "layer_norm": "layer_norm", "layer_norm_std": "layer_norm",
-                   "constant_norm": "constant_norm_rescale"}
+                   "constant_norm": "constant_norm_rescale", "centre": "none"}
 
 Tensors = dict[str, np.ndarray]
 
@@ -54,12 +54,17 @@ def translate(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> t
         W_dec_LD = W_dec_LD * np.asarray(scale_L)[:, None]
         cfg["metadata"]["activation_units"] = "of the original decoder, whose rows are not of unit norm"
     b_in_D = np.asarray(tensors.get("b_in", b_dec_D))
-    is_transcoder = "d_out" in cfg
-    same_bias = not is_transcoder and np.array_equal(b_in_D, b_dec_D)
+    is_transcoder, is_centred = "d_out" in cfg, config["normalize"] == "centre"
+    if is_transcoder and is_centred:
+        raise _refusal(config, "a transcoder of centred activations")
+    same_bias = not is_transcoder and not is_centred and np.array_equal(b_in_D, b_dec_D)
     cfg["apply_b_dec_to_input"] = same_bias
     shift_L = np.zeros(len(W_enc_LD), np.float32)
     if not same_bias and b_in_D.any():  # b_enc − W_enc · b_in says the same, in float64 so that nothing is lost
         shift_L = _product(W_enc_LD, b_in_D)
+    if is_centred:  # W · (x − mean(x)) = (W − its rows' means) · x, whether x is centred or not
+        W_enc_LD = W_enc_LD - W_enc_LD.mean(axis=1, keepdims=True)
+        cfg["metadata"]["model_from_pretrained_kwargs"] = {"center_writing_weights": True}
     biases: Tensors
     b_enc_L = np.asarray(tensors["b_enc"]) - shift_L
     if cfg["architecture"] == "gated":

@@ -1,0 +1,49 @@
+"""Histograms as dashboard files hold them: bin centres and counts.  No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Bins:
+    """`centres` of bins that are equally wide, or of equal ratio; `counts` in them."""
+
+    centres: list[float]
+    counts: list[int]
+
+    def edges(self) -> list[float]:
+        """The bins' edges, one more than there are bins; empty where they cannot be told."""
+        if len(self.centres) < 2:
+            return []
+        first, last, n = self.centres[0], self.centres[-1], len(self.centres)
+        if log_spaced(self.centres):
+            ratio = (last / first) ** (0.5 / (n - 1))
+            return [*(c / ratio for c in self.centres), last * ratio]
+        step = (last - first) / (n - 1)
+        return [first + (i - 0.5) * step for i in range(n + 1)] if step > 0 else []
+
+    @classmethod
+    def between(cls, edges: Sequence[float], counts: Sequence[int]) -> Bins:
+        """The bins between edges, one empty one kept at either end; a centre is a geometric mean on a log scale."""
+        filled = [i for i, n in enumerate(counts) if n]
+        first, last = (max(filled[0] - 1, 0), min(filled[-1] + 2, len(counts))) if filled else (0, 0)
+        log = log_spaced(edges)
+        centre = [(a * b) ** 0.5 if log else (a + b) / 2
+                  for a, b in zip(edges[first:last], edges[first + 1 : last + 1], strict=True)]
+        return cls(list(map(nine, centre)), list(counts[first:last]))
+
+
+def log_spaced(points: Sequence[float]) -> bool:
+    """Whether growing points lie at equal ratios rather than at equal distances."""
+    if len(points) < 3 or points[0] <= 0 or points[-1] <= points[0]:
+        return False
+    first, last, middle, share = points[0], points[-1], points[len(points) // 2], (len(points) // 2) / (len(points) - 1)
+    linear = abs(first + (last - first) * share - middle)
+    return abs(first * (last / first) ** share - middle) < 0.9 * linear
+
+
+def nine(value: float) -> float:
+    """A float32's value in the nine digits that identify it."""
+    return float(f"{value:.9g}")
