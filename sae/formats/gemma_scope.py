@@ -48,8 +48,9 @@ def read(found: Found, tensors: Tensors, given: Mapping[str, Any]) -> Foreign:
         out.claims["l0"] = float(match[1])
     if second:
         _second(config, path, out)
-        if "affine_skip_connection" in own:
-            weights.W_skip_DD = tensors.take(own["affine_skip_connection"], (d_in, D))
+        if "affine_skip_connection" in own or config.get("affine_connection"):
+            weights.W_skip_DD = tensors.take(
+                own.get("affine_skip_connection", "affine_skip_connection"), (d_in, D))
     else:
         _first(path, out)
     weights.transcoder = weights.transcoder or d_in != D or weights.W_skip_DD is not None

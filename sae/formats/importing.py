@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sae.lm import LanguageModel
 
 PHASES = {"source": 5.0, "text": 10, "check": 10, "index": 75}
+_NOTE = "sae_id.txt"  # in the run's folder: what it made, or is about to
 UPLOAD = "upload"  # the run's folder for files that came with the request
 
 Open = Callable[..., "tuple[LanguageModel, Corpus]"]  # sae.run_steps.open_model_and_text
@@ -57,31 +58,42 @@ def import_sae(
     """Carry out an import; the run's result.  Raises UserError for what cannot or should not be imported."""
     from sae.autoencoder import Autoencoder
 
-    note = folder.path / "sae_id.txt"
+    note = folder.path / _NOTE
     finished = note.read_text(encoding="utf-8").strip() if note.exists() else ""
     if finished and _made_by(finished, folder, workspace):  # by an earlier process of this run
         sae = Autoencoder.load(workspace.sae(finished))
         lm, corpus = open_(sae.config["model"]["name"], *_text(spec), sae.config["context_length"], workspace, reporter)
         sae = sae.to(lm.device)
     else:
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)
-        foreign = _read(spec, folder, reporter)
-        sae_id = _check_place(spec, foreign, workspace)
-        length = min(foreign.context_length or 128, find_model(foreign.model).n_ctx)
-        foreign.context_length = max(length, 8)
-        hooks = [hook for hook in (foreign.hook, foreign.out_hook) if hook]
-        lm, corpus = open_(foreign.model, *_text(spec), foreign.context_length, workspace, reporter, hooks)
-        sae = _proven(spec, foreign, sae_id, lm, corpus, reporter)
-        sae.config["run"] = folder.id
-        note.write_text(sae_id, encoding="utf-8")
-        _publish(sae, folder.checkpoints / "sae", workspace.sae(sae_id))
-        shutil.rmtree(folder.path / UPLOAD, ignore_errors=True)
+        try:
+            sae, lm, corpus = _imported(spec, folder, workspace, reporter, open_)
+        finally:  # what was unpacked or staged, however it ended
+            shutil.rmtree(folder.checkpoints, ignore_errors=True)
     sae_id = sae.config["id"]
     result: dict[str, Any] = {"sae": sae_id, "metrics": sae.config["metrics"]}
     reporter.status.result = result
     if spec.index:
         result["build"] = build(spec, sae, lm, corpus, folder, workspace, reporter)
     return result
+
+
+def _imported(
+    spec: ImportSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter, open_: Open
+) -> tuple[Autoencoder, LanguageModel, Corpus]:
+    """The SAE, published, with the language model and text it was checked on."""
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)  # of a process that was killed
+    foreign = _read(spec, folder, reporter)
+    sae_id = _check_place(spec, foreign, workspace)
+    length = min(foreign.context_length or 128, find_model(foreign.model).n_ctx)
+    foreign.context_length = max(length, 8)
+    hooks = [hook for hook in (foreign.hook, foreign.out_hook) if hook]
+    lm, corpus = open_(foreign.model, *_text(spec), foreign.context_length, workspace, reporter, hooks)
+    sae = _proven(spec, foreign, sae_id, lm, corpus, reporter)
+    sae.config["run"] = folder.id
+    (folder.path / _NOTE).write_text(sae_id, encoding="utf-8")
+    _publish(sae, folder.checkpoints / "sae", workspace.sae(sae_id))
+    shutil.rmtree(folder.path / UPLOAD, ignore_errors=True)
+    return sae, lm, corpus
 
 
 def _read(spec: ImportSpec, folder: RunFolder, reporter: Reporter) -> Foreign:
