@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,10 +46,30 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def bars_table(bars: list[dict[str, Any]]) -> str:
+    """What was asked for beside what was measured."""
+    return table(["asked for", "goal", "measured", "holds"],
+                 [[b["name"], b["goal"], f"{b['value']:.4g}", "yes" if b["holds"] else "NO"] for b in bars])
+
+
 def emit(name: str, results: Any, bars: list[dict[str, Any]], as_json: bool) -> None:
     """Print the bars as a table, or everything as the last line's JSON."""
     if as_json:
         print(json.dumps({"name": name, "machine": machine(), "commit": commit(), "results": results, "bars": bars}))
     elif bars:
-        print("\n" + table(["asked for", "goal", "measured", "holds"],
-                           [[b["name"], b["goal"], f"{b['value']:.4g}", "yes" if b["holds"] else "NO"] for b in bars]))
+        print("\n" + bars_table(bars))
+
+
+def write(name: str, title: str, how: str, tables: str) -> Path:
+    """Keep figures worth quoting in `benchmarks/results`, with the hardware, the date and the exact command."""
+    found, today = machine(), datetime.date.today().isoformat()
+    processor = found["gpu"] or found["cpu"]
+    kind = next((word for word in ("xeon", "epyc", "ryzen", "core", "h200", "h100", "a100")
+                 if word in processor.lower()), "machine")
+    hardware = kind if found["gpu"] else f"{found['cores']}-core-{kind}"
+    path = Path(__file__).parent / "results" / f"{name}_{hardware}_{today}.md"
+    command = " ".join(["python -m", f"benchmarks.{name}", *sys.argv[1:]])
+    path.write_text(
+        f"# {title}\n\n{processor}, {found['cores']} cores; torch {found['torch']}, Python {found['python']}; "
+        f"commit {commit()}, {today}.\n\n    {command}\n\n{how.strip()}\n\n{tables}\n", encoding="utf-8")
+    return path

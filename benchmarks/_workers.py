@@ -1,0 +1,64 @@
+"""Processes that train on request, so that two trainers can take turns in one run, each with its own memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import venv
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+PEERS = Path(__file__).parent / "peers"
+
+
+def peer_python(name: str, say: Any = print) -> Path:
+    """The interpreter of a peer's own environment, which is made from `peers/<name>.txt` where it is missing."""
+    home, wanted = PEERS / name, PEERS / f"{name}.txt"
+    python, stamp = home / "bin" / "python", home / "installed.txt"
+    if not stamp.exists() or stamp.read_text() != wanted.read_text():
+        say(f"Installing {name} into {home} (once; this takes minutes)", file=sys.stderr)
+        venv.create(home, with_pip=True, clear=not python.exists())
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+                        "-r", str(wanted)], check=True)
+        stamp.write_text(wanted.read_text())
+    return python
+
+
+class Worker:
+    """A process that reads one JSON request a line and answers with one JSON object a line."""
+
+    def __init__(self, *command: str) -> None:
+        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed with the worker)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said,
+                                        text=True)
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Its answer.  Raises RuntimeError with the end of what it said when it has died."""
+        assert self.process.stdin
+        assert self.process.stdout
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait()
+            self.said.seek(0)
+            raise RuntimeError(f"{self.process.args} has ended:\n{self.said.read()[-2000:]}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self.said.close()
+
+
+def saelens() -> Worker:
+    return Worker(str(peer_python("saelens")), str(PEERS / "saelens.py"))
