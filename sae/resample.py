@@ -41,7 +41,7 @@ def resample(trainee: Trainee, y_BD: Tensor, error_BD: Tensor) -> None:
         return
     generator = torch.Generator().manual_seed(trainee.spec.seed * 1_000_003 + trainee.steps_done)
     rows_M = torch.multinomial(chance_B, sum(n_dead_S), replacement=True, generator=generator).to(y_BD.device)
-    rows_M = rows_M.split(n_dead_S)[group.shard]
+    rows_M = torch.split(rows_M, n_dead_S)[group.shard]
     direction_MD = y_BD[rows_M] - trainee.b_in_D
     direction_MD /= direction_MD.norm(dim=1, keepdim=True).clamp(min=1e-12)
     living_L = torch.ones(len(trainee.silent_tokens_L), dtype=torch.bool, device=y_BD.device)

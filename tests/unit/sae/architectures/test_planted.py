@@ -40,7 +40,8 @@ def test_planted_features_are_found(architecture: str) -> None:
     if architecture in ("relu", "gated"):  # steered by a coefficient, not by k
         assert 1 < l0 < 6
     else:
-        assert l0 == pytest.approx(2, rel=0.05)  # two of forty features are active on a token
+        # Two of forty features are active on a token; JumpReLU's is an aim, weighed against FVU.
+        assert l0 == pytest.approx(2, rel=0.12 if architecture == "jumprelu" else 0.05)
 
 
 @every_architecture
