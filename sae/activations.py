@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from sae.corpus import Corpus, Split
+from sae.distributed import ALONE, Group
 from sae.errors import UserError
 from sae.lm import LanguageModel
 
@@ -48,6 +49,30 @@ def context_batches(
         tokens_PS[order] = torch.from_numpy(corpus.tokens[rows[order]].astype(np.int64))
         real_PS = positions_S < torch.from_numpy(corpus.length[rows].astype(np.int64))[:, None]
         yield rows, tokens_PS, real_PS
+
+
+def shared_rows(
+    group: Group, lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, hooks: Sequence[str], *, include_bos: bool,
+    width: int, dtype: torch.dtype, autocast: bool, max_tokens: int,
+) -> Iterator[Tensor]:
+    """What `forward_rows` gives, with the forward passes dealt out among the processes of a group: each makes
+    every world-th, as one process alone would make it, and all get the rows of all of them, in `dtype`."""
+    if group.world == 1:
+        yield from forward_rows(lm, corpus, contexts, hooks, include_bos=include_bos, autocast=autocast,
+                                max_tokens=max_tokens)
+        return
+    per_pass = max(1, max_tokens // corpus.context_length)
+    passes = [contexts[start : start + per_pass] for start in range(0, len(contexts), per_pass)]
+    for start in range(0, len(passes), group.world):
+        dealt = passes[start : start + group.world]
+        sizes = [int((corpus.length[rows].astype(np.int64) - (0 if include_bos else 1)).sum()) for rows in dealt]
+        own_NW = torch.zeros(max(sizes), width, dtype=dtype, device=lm.device)
+        if group.rank < len(dealt):
+            own_NW[: sizes[group.rank]] = next(forward_rows(
+                lm, corpus, dealt[group.rank], hooks, include_bos=include_bos, autocast=autocast,
+                max_tokens=max_tokens))
+        for size, rows_NW in zip(sizes, group.gather(own_NW), strict=False):
+            yield rows_NW[:size]
 
 
 def forward_rows(
@@ -104,8 +129,10 @@ class ActivationStream:
     # waits.  On the CPU it would only take the cores from the SAE.
     ahead: bool | None = None
     timing: Timing = field(default_factory=Timing)
+    group: Group = ALONE  # the processes that share the language model's work; each gets every batch whole
 
     def __post_init__(self) -> None:
+        self.group = self.group.apart()  # the thread that harvests has lines of its own
         self.hooks = [self.hook, self.out_hook] if self.out_hook else [self.hook]
         one = torch.tensor([[self.lm.bos_id]], device=self.lm.device)
         self.widths = tuple(x_PSD.shape[2] for x_PSD in self.lm.activations_at(one, self.hooks))
@@ -186,7 +213,7 @@ class ActivationStream:
     def _pour(self, half: _Half, n_tokens: int, check: Callable[[], None] = lambda: None) -> None:
         started, before = time.perf_counter(), half.filled
         try:
-            while half.filled < n_tokens and not self._stop.is_set():
+            while half.filled < n_tokens and not self.group.any(self._stop.is_set()):
                 rows_NW = next(half.harvest)
                 half.rows_CW[half.filled : half.filled + len(rows_NW)] = rows_NW
                 half.filled += len(rows_NW)
@@ -228,9 +255,11 @@ class ActivationStream:
             first = int(np.searchsorted(ends, offset, side="right"))
             skip = offset - (int(ends[first - 1]) if first else 0)  # tokens of that context already used
             last = int(np.searchsorted(ends, offset + left, side="left")) + 1
-            for rows_NW in forward_rows(
-                self.lm, self.corpus, contexts[first:last], self.hooks, include_bos=self.include_bos,
-                autocast=self.dtype == torch.bfloat16, max_tokens=self._pass_tokens,
+            dtype = torch.float32 if self.dtype == torch.float16 else self.dtype  # whose range is looked at here
+            for rows_NW in shared_rows(
+                self.group, self.lm, self.corpus, contexts[first:last], self.hooks, include_bos=self.include_bos,
+                width=sum(self.widths), dtype=dtype, autocast=self.dtype == torch.bfloat16,
+                max_tokens=self._pass_tokens,
             ):
                 rows_NW = rows_NW[skip : skip + left]
                 skip, left, position = 0, left - len(rows_NW), position + len(rows_NW)

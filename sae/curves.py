@@ -5,6 +5,7 @@ Shapes: B tokens, D width, L latents.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ class Curves:
     """Sums over the steps since the last row, and the first step whose loss was no number."""
 
     def __init__(self, trainee: Trainee, device: torch.device) -> None:
-        self.trainee = trainee
+        self.trainee, self.group = trainee, trainee.group
         self.first_bad = torch.full((), _NEVER, dtype=torch.int64, device=device)
         self.device = device
         self.reset()
@@ -39,9 +40,10 @@ class Curves:
         self.losses_3 += losses_3
         self.first_bad = torch.where(losses_3[0].isfinite(), self.first_bad, self.first_bad.clamp(max=step))
         self.error += error_BD.square().sum()
-        l0_B = result.codes.l0_B()
+        l0_B = self.group.sum_latents(result.codes.l0_B())
         self.l0_histogram.index_add_(0, l0_B, torch.ones_like(l0_B))
-        self.n_steps, self.n_tokens, self.last = self.n_steps + 1, self.n_tokens + len(error_BD), result
+        self.n_steps, self.last = self.n_steps + 1, result
+        self.n_tokens += self.group.tokens(len(error_BD))
 
     def bad_step(self) -> int | None:
         """The first step whose loss was no number, or None.  Waits for the device."""
@@ -50,7 +52,9 @@ class Curves:
 
     def row(self, variance: float) -> dict[str, Any]:
         """The means since the last row; `variance` is the sum of squares that `error` is a part of.
-        Waits for the device."""
+        Waits for the device, and for the other processes."""
+        self.group.sum_tokens(self.error)
+        self.group.sum_tokens(self.l0_histogram)
         trainee, spec, coefficient = self.trainee, self.trainee.spec, self.trainee.sparsity.coefficient
         loss, aux_loss, sparsity_loss = (self.losses_3 / self.n_steps).tolist()
         reached = self.l0_histogram.cumsum(0).cpu()
@@ -67,6 +71,7 @@ class Curves:
         """The mean of the thresholds that are trained, else the smallest activation that was kept last."""
         trained = self.trainee.sparsity.parameters().get("threshold")
         if trained is not None:
-            return float(trained.detach().mean())
-        values = self.last.codes.value_N if self.last else None
-        return float(values.min()) if values is not None and len(values) else None
+            return float(self.group.sum_latents(trained.detach().sum())) / self.trainee.spec.n_latents
+        value_N = self.last.codes.value_N if self.last else torch.empty(0, device=self.device)
+        least = self.group.min_all(value_N.min() if len(value_N) else value_N.new_full((), math.inf))
+        return float(least) if least.isfinite() else None

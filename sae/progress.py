@@ -89,6 +89,11 @@ class Reporter:
         self._written = time.monotonic()
         self.folder.write_status(self.status)
 
+    def beat(self) -> None:
+        """A sign of life that does not stop anything."""
+        if time.monotonic() - self._written > HEARTBEAT_S / 2:
+            self.write()
+
     def _estimate(self, now: float) -> None:
         """Rate over the last ten seconds; time left from it, and from the phases' shares."""
         status = self.status
@@ -105,3 +110,20 @@ class Reporter:
         if status.rate and status.total:
             phase_seconds = status.total / status.rate
             status.eta_s = phase_seconds * (1 - share) + phase_seconds * later / self.weights[status.phase]
+
+
+class Follower(Reporter):
+    """The reporter of a process that writes nothing because another does; it hears its own signals only."""
+
+    def begin(self, phase: str, total: float = 0, unit: str = "tokens", done: float = 0, message: str = "") -> None:
+        self.status.phase, self.status.total, self.status.done = phase, total, done
+
+    def check(self) -> None:
+        if self._interrupted:
+            raise Interrupted
+
+    def row(self, **values: Any) -> None:
+        pass
+
+    def write(self) -> None:
+        self._written = time.monotonic()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import shutil
 import sys
 import traceback
@@ -19,7 +20,7 @@ from sae import run_compare
 from sae.errors import Cancelled, UserError
 from sae.formats import importing
 from sae.models import check_layer, find_model
-from sae.progress import Interrupted, Reporter
+from sae.progress import Follower, Interrupted, Reporter
 from sae.run_steps import build_index, open_model_and_text, text_of
 from sae.rundir import FINAL_STATES, RunFolder
 from sae.specs import CompareSpec, EvaluateSpec, ImportSpec, IndexSpec, SweepSpec, TrainSpec, located, parse_spec
@@ -40,7 +41,12 @@ EXIT_OK, EXIT_FAILED, EXIT_USER, EXIT_CANCELLED, EXIT_INTERRUPTED = 0, 1, 2, 3, 
 
 
 def execute(folder: RunFolder, workspace: Workspace) -> int:
-    """Do, or go on with, what the folder asks for; returns the exit code, never raises."""
+    """Do, or go on with, what the folder asks for; returns the exit code, never raises.
+
+    Of the processes of a `torchrun` the first one holds the lock and writes; the others help it to train.
+    """
+    if _rank() > 0:
+        return _execute(folder, workspace)
     try:
         with _alone(folder):
             return _execute(folder, workspace)
@@ -68,7 +74,9 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
     if status and status.state in FINAL_STATES:  # stopped once, and now started again on purpose
         folder.clear_cancel()
     kind, values = folder.spec()
-    reporter = Reporter(folder, _phases(kind, values))
+    if _rank() and kind not in ("train", "sweep"):
+        return EXIT_OK  # the other kinds are one process's work
+    reporter = (Follower if _rank() else Reporter)(folder, _phases(kind, values))
     reporter.catch_signals()
     try:
         spec = parse_spec(kind, values)
@@ -92,11 +100,18 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
         traceback.print_exc()
         reporter.finish("failed", f"{type(error).__name__}: {error}")
         return EXIT_FAILED
+    if _rank():
+        return EXIT_OK
     shutil.rmtree(folder.checkpoints, ignore_errors=True)  # all that they led to is finished
     reporter.finish("succeeded")
     print("done: " + ", ".join(f"{key} {value}" for key, value in reporter.status.result.items()
                                if isinstance(value, str)))
     return EXIT_OK
+
+
+def _rank() -> int:
+    """The number of this process among those of a `torchrun`, 0 for one alone."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def _phases(kind: str, values: dict[str, Any]) -> dict[str, float]:

@@ -15,6 +15,8 @@ from sae import __version__
 from sae.activations import ActivationStream
 from sae.architectures import REGISTRY
 from sae.autoencoder import Autoencoder
+from sae.distributed import Group
+from sae.distributed.world import device_of, open_world
 from sae.errors import UserError
 from sae.evaluate import calibrate_and_evaluate, held_out_contexts
 from sae.models import check_layer, find_model
@@ -38,16 +40,23 @@ def train_members(
     {"members": [the same of each, or its "error"]} of a sweep."""
     info = find_model(spec.model)
     check_layer(info, spec.layer, spec.context_length)
-    sae_ids = claim_names(spec, info.id, folder, workspace)
+    group = open_world(spec.shards, spec.batch_tokens)
+    sae_ids = group.from_main(claim_names(spec, info.id, folder, workspace) if group.is_main else [])
+    if not group.is_main:
+        group.wait()  # the main process prepares the text, the others then find it
     lm, corpus = open_model_and_text(
-        spec.model, spec.device, spec.text, spec.text_column, spec.text_split, spec.context_length, workspace,
-        reporter, [hook for hook in (spec.hook, spec.out_hook) if hook])
+        spec.model, device_of(spec.device), spec.text, spec.text_column, spec.text_split, spec.context_length,
+        workspace, reporter, [hook for hook in (spec.hook, spec.out_hook) if hook])
+    if group.is_main:
+        group.wait()
     # What an earlier process of this run has finished is there already.
     saes: dict[str, Autoencoder | str] = {
         sae_id: Autoencoder.load(workspace.sae(sae_id), lm.device) for sae_id in sae_ids
         if (workspace.sae(sae_id) / "sae.json").exists()}
     if len(saes) < len(sae_ids):
-        saes = _trained(spec, sae_ids, saes, lm, corpus, folder, workspace, reporter)
+        saes = _trained(spec, sae_ids, saes, lm, corpus, folder, workspace, reporter, group)
+    if not group.is_main:
+        return {}
     results = [_result(sae_id, saes[sae_id]) for sae_id in sae_ids]
     reporter.status.result = results[0] if isinstance(spec, TrainSpec) else {"members": results}
     if spec.index:
@@ -65,7 +74,7 @@ def _result(sae_id: str, sae: Autoencoder | str) -> dict[str, Any]:
 
 def _trained(
     spec: TrainSpec | SweepSpec, sae_ids: list[str], known: dict[str, Autoencoder | str], lm: LanguageModel,
-    corpus: Corpus, folder: RunFolder, workspace: Workspace, reporter: Reporter,
+    corpus: Corpus, folder: RunFolder, workspace: Workspace, reporter: Reporter, group: Group,
 ) -> dict[str, Autoencoder | str]:
     """Train all, then calibrate, measure and save those that are not there yet; an SAE that came to nothing
     is the message why."""
@@ -75,17 +84,19 @@ def _trained(
     stream = ActivationStream(
         lm, corpus, spec.hook, spec.batch_tokens, spec.buffer_tokens, spec.reuse, spec.train_on_bos, spec.seed,
         dtype=getattr(torch, spec.buffer_dtype), out_hook=spec.out_hook, n_steps=spec.tokens // spec.batch_tokens,
-        check=lambda: reporter.update(reporter.status.done))  # a sign of life from the language model, too
+        group=group,
+        # A sign of life from the language model, too; several processes stop between steps only, at the same one.
+        check=reporter.beat if group.world > 1 else lambda: reporter.update(reporter.status.done))
     outcomes = train_all(
         members, stream, lm.device, checkpoint=folder.checkpoints / "train.pt",
-        update=lambda tokens: reporter.update(tokens, message=""), row=reporter.row)
+        update=lambda tokens: reporter.update(tokens, message=""), row=reporter.row, group=group)
     fresh, saes = {}, dict(known)
     for member, sae_id, outcome in zip(members, sae_ids, outcomes, strict=True):
         if isinstance(outcome, UserError):
             saes[sae_id] = str(outcome)
         elif sae_id not in known:
             fresh[sae_id] = saes[sae_id] = _artefact(member, sae_id, outcome, lm, corpus, folder, len(members))
-    if not fresh:
+    if not fresh or not group.is_main:
         return saes
     reporter.begin("evaluation")
     calibrate_and_evaluate(lm, list(fresh.values()), corpus, spec.eval_tokens, spec.ce_tokens, reporter.update)

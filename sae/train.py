@@ -22,11 +22,13 @@ from torch import Tensor
 
 from sae.activations import Timing
 from sae.autoencoder import Autoencoder
-from sae.checkpoint import load_checkpoint, save_checkpoint
 from sae.curves import Curves
+from sae.distributed import ALONE, Group
+from sae.distributed.checkpoint import load_shards, save_shards
 from sae.errors import UserError
 from sae.folding import fold_scale
 from sae.normalization import Normalizer
+from sae.progress import Interrupted
 from sae.specs import TrainSpec
 from sae.start import Start
 from sae.trainee import Trainee
@@ -158,6 +160,7 @@ def train(spec: TrainSpec, source: Source, device: torch.device, **options: Any)
 def train_all(
     specs: Sequence[TrainSpec], source: Source, device: torch.device, *, checkpoint: Path | None = None,
     update: Callable[[int], None] = lambda tokens: None, row: Callable[..., None] = lambda **values: None,
+    group: Group = ALONE,
 ) -> list[Trained | UserError]:
     """Train to the end of the specs, which share all but their dictionaries; from `checkpoint` if it exists.
 
@@ -165,18 +168,41 @@ def train_all(
     the exception leaves.  `row(**metrics)` receives the curves, with `member` where there are
     several.  An SAE whose loss is no longer a number is given up and the others go on; its outcome
     is a UserError (field `lr`), raised where it is the last one.  The last good checkpoint stays.
+
+    The processes of a `group` do this together: each has the whole batches from its `source` and trains
+    on its share; they stop, save and write at the same step, whichever of them asks for it.
     """
-    loop = _Loop(specs, source, device, checkpoint, row)
+    loop = _Loop(specs, source, device, checkpoint, row, group)
+    together = group.world == 1  # whether all processes come to the end of this block, or one alone has failed
     try:
         for x_BW in source.batches(loop.step) if loop.step < loop.n_steps else ():
             loop.take(x_BW)
-            update(loop.step * specs[0].batch_tokens)
-            loop.save_now_and_then()
+            stop = _stop_of(update, loop.step * specs[0].batch_tokens)
+            stopped, rows_due, save_due = group.agreed(
+                stop is not None, group.is_main and loop.rows_due, group.is_main and loop.save_due)
+            if rows_due:
+                loop.rows()
+            if stopped:
+                together = True
+                raise stop or Interrupted
+            if save_due:
+                loop.save()
             if loop.step == loop.n_steps:
                 break
+        together = True
     finally:
-        loop.save()
+        if together:
+            loop.save()
     return loop.outcomes()
+
+
+def _stop_of(update: Callable[[int], None], tokens: int) -> Exception | None:
+    """What `update` raises, to be raised where all processes have heard of it."""
+    try:
+        update(tokens)
+    except Exception as stop:
+        return stop
+    return None
 
 
 class _Loop:
@@ -184,14 +210,15 @@ class _Loop:
 
     def __init__(
         self, specs: Sequence[TrainSpec], source: Source, device: torch.device, checkpoint: Path | None,
-        row: Callable[..., None],
+        row: Callable[..., None], group: Group,
     ) -> None:
         self.specs, self.source, self.device, self.checkpoint, self.write = specs, source, device, checkpoint, row
+        self.group = group
         self.n_steps = specs[0].tokens // specs[0].batch_tokens
         self.theta_from = self.n_steps - max(1, int(self.n_steps * _THETA_SHARE))
         self.peaks = [spec.lr or default_lr(spec.n_latents, self.n_steps) for spec in specs]
         self.failed: dict[int, str] = {}
-        state = load_checkpoint(checkpoint, device) if checkpoint else None
+        state = load_shards(checkpoint, device, group) if checkpoint else None
         if state and state.get("format") != _FORMAT:
             raise UserError("run: its checkpoint is of another version of this program; start the run anew", "run")
         self.step, self.before = (int(state["step"]), float(state["seconds"])) if state else (0, 0.0)
@@ -208,14 +235,14 @@ class _Loop:
         if state:
             self.inputs = Inputs.resumed(state["inputs"])
             self.failed = {int(member): message for member, message in state["failed"].items()}
-            self.trainees = [Trainee.resumed(spec, one, self.device)
+            self.trainees = [Trainee.resumed(spec, one, self.device, group=self.group)
                              for spec, one in zip(self.specs, state["trainees"], strict=True)]
             return
         parts = self._parts(self.source.sample(_SAMPLE_TOKENS))
         self.inputs = Inputs.fit(self.specs[0].normalize, parts)
         y_ND, target_ND, _ = self.inputs.apply(parts)
         start = Start.measure(y_ND, target_ND, self.specs[0].b_dec_init)
-        self.trainees = [Trainee(spec, start, self.device) for spec in self.specs]
+        self.trainees = [Trainee(spec, start, self.device, group=self.group) for spec in self.specs]
 
     @property
     def members(self) -> list[int]:
@@ -232,8 +259,8 @@ class _Loop:
 
     def take(self, x_BW: Tensor) -> None:
         """One step of every SAE."""
-        parts = self._parts(x_BW)
-        y_BD, target_BD, scale_B1 = self.inputs.apply(parts)
+        whole_BD = self._parts(x_BW)[-1]
+        y_BD, target_BD, scale_B1 = self.inputs.apply(self._parts(self.group.batch_share(x_BW)))
         self.whole = False
         for member in self.members:
             trainee = self.trainees[member]
@@ -241,11 +268,8 @@ class _Loop:
             if self.step >= self.theta_from:
                 trainee.sparsity.observe(result.codes)
             self.curves[member].add(self.step, result, result.error_BD * scale_B1)
-        self.variance += (parts[-1] - parts[-1].mean(dim=0)).square().sum()
+        self.variance += (whole_BD - whole_BD.mean(dim=0)).square().sum()
         self.step, self.whole = self.step + 1, True
-        if time.perf_counter() - self.logged > max(_LOG_S, self.seconds * len(self.specs) / _ROWS) \
-                or self.step == self.n_steps:
-            self._rows()
 
     def _lr(self, member: int, step: int) -> float:
         spec = self.specs[member]
@@ -258,7 +282,12 @@ class _Loop:
         self.timing_before = Timing(timing.seconds, timing.tokens, timing.waited)
         self.logged = time.perf_counter()
 
-    def _rows(self) -> None:
+    @property
+    def rows_due(self) -> bool:
+        wanted = max(_LOG_S, self.seconds * len(self.specs) / _ROWS)
+        return time.perf_counter() - self.logged > wanted or self.step == self.n_steps
+
+    def rows(self) -> None:
         """Write a row for every SAE, and begin new sums."""
         given_up = self._give_up_where_no_number()
         elapsed, now, before = time.perf_counter() - self.logged, self.source.timing, self.timing_before
@@ -294,19 +323,19 @@ class _Loop:
 
     # ---- checkpoints
 
-    def save_now_and_then(self) -> None:
-        if time.perf_counter() - self.saved > self.interval:
-            self.save()
+    @property
+    def save_due(self) -> bool:
+        return time.perf_counter() - self.saved > self.interval
 
     def save(self) -> None:
         """Save, unless in the middle of a step or where a weight is no number: the last good state stays then."""
-        if self.checkpoint is None or not self.whole or not self._finite():
+        if self.checkpoint is None or not self.whole or self.group.any(not self._finite()):
             return
         begun = time.perf_counter()
-        save_checkpoint(self.checkpoint, {
+        save_shards(self.checkpoint, {
             "format": _FORMAT, "step": self.step, "seconds": self.seconds, "inputs": self.inputs.state(),
             "failed": {str(member): message for member, message in self.failed.items()},
-            "trainees": [trainee.state() for trainee in self.trainees]})
+            "trainees": [trainee.state() for trainee in self.trainees]}, self.group)
         self.saved = time.perf_counter()
         self.interval = max(_CHECKPOINT_S, (self.saved - begun) / _CHECKPOINT_SHARE)
 
@@ -324,10 +353,11 @@ class _Loop:
 
 
 def artefact(trained: Trained, config: dict[str, Any]) -> Autoencoder:
-    """The SAE that takes raw activations: dataset-wise scales are folded into its weights (`sae.folding`)."""
+    """The SAE that takes raw activations: dataset-wise scales are folded into its weights (`sae.folding`).
+    Collective."""
     s = trained.inputs.normalizer.factor
     s_out = trained.inputs.target.factor if trained.inputs.target else s
-    sae = Autoencoder(fold_scale(trained.trainee.tensors(), config["architecture"], s, s_out), config)
+    sae = Autoencoder(fold_scale(trained.trainee.whole_tensors(), config["architecture"], s, s_out), config)
     theta = trained.trainee.sparsity.threshold
     if theta is not None:
         sae.sparsity.threshold = theta / s_out

@@ -179,6 +179,13 @@ class Trainee:
 
     # ---- state
 
+    def whole_tensors(self) -> dict[str, Tensor]:
+        """The weights of all shards, by their names in an artefact, on the CPU where there are several; collective."""
+        if self.group.shards == 1:
+            return self.tensors()
+        return {name: (tensor if name in OF_SPACE else torch.cat(list(self.group.gather_shards(tensor)))).cpu()
+                for name, tensor in self.tensors().items()}
+
     def tensors(self) -> dict[str, Tensor]:
         """The weights by their names in an artefact."""
         return {name: parameter.detach() for name, parameter in self.named_parameters().items()}
@@ -201,10 +208,12 @@ class Trainee:
         self.steps_done = state["steps_done"]
 
     @classmethod
-    def resumed(cls, spec: TrainSpec, state: dict[str, Any], device: torch.device) -> Trainee:
+    def resumed(
+        cls, spec: TrainSpec, state: dict[str, Any], device: torch.device, group: Group = ALONE
+    ) -> Trainee:
         """A trainee as it was when `state` was taken."""
         tensors = state["tensors"]
-        trainee = cls(spec, Start(tensors["b_dec"], b_in_D=tensors.get("b_in"), **state["start"]), device)
+        trainee = cls(spec, Start(tensors["b_dec"], b_in_D=tensors.get("b_in"), **state["start"]), device, group=group)
         trainee.load_state(state)
         return trainee
 

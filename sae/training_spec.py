@@ -219,6 +219,10 @@ class _How(BaseSpec):
         group="rule", unit="steps", ge=0, why="Bricken et al. 2023; AuxK cannot revive these, whose dead latents "
         "have no gradient at all")
     clip_norm: float = setting(1.0, "Largest norm of the gradient", group="training", gt=0)
+    shards: int = setting(
+        1, "Processes that share the latents of one SAE; all processes of torchrun divided by it train on other tokens",
+        group="training", unit="processes", ge=1, le=4096,
+        why="data parallel alone is faster until an SAE and Adam's state no longer fit into one GPU")
     seed: int = setting(0, "Seed of everything random in the run", group="training", ge=0, lt=2**31)
 
     buffer_tokens: int = setting(
@@ -291,7 +295,9 @@ def _contradictions(spec: TrainSpec) -> Iterator[tuple[str, str]]:
     aims_at_k = spec.architecture in _WITH_K or (spec.architecture == "jumprelu" and spec.l0_penalty == "target")
     if aims_at_k and spec.k > spec.n_latents:
         yield "k", f"{spec.k} latents per token, but n_latents is {spec.n_latents}"
-    if spec.batch_tokens * spec.n_latents > _MAX_ENTRIES:
+    if spec.n_latents % spec.shards:
+        yield "shards", f"{spec.shards} do not divide n_latents, {spec.n_latents}"
+    if spec.batch_tokens * (spec.n_latents // spec.shards) > _MAX_ENTRIES:
         yield "batch_tokens", (f"{spec.batch_tokens:,} tokens times n_latents, {spec.n_latents:,}, are more than the "
                                f"{_MAX_ENTRIES:,} pre-activations that a step can have")
     widest = spec.k * (4 if spec.multi_topk else 1)

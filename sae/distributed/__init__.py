@@ -112,9 +112,20 @@ class Group:
 
     # ---- agreements
 
+    def agreed(self, *flags: bool) -> tuple[bool, ...]:
+        """Which of the flags are set on any rank."""
+        return flags
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
-        return flag
+        return self.agreed(flag)[0]
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+
+    def apart(self) -> Group:
+        """The same ranks with lines of their own, for another thread; collective."""
+        return self
 
     def from_main(self, value: T) -> T:
         """The value that the main process has."""

@@ -16,21 +16,22 @@ from sae.distributed.select import global_batch_topk, global_row_topk
 from sae.errors import UserError
 from sae.kernels.codes import Codes
 
-_TIMEOUT = timedelta(minutes=30)  # a rank may wait for another's text, model or checkpoint
+_TIMEOUT = timedelta(hours=2)  # a rank may wait for another's text, model or checkpoint
 T = TypeVar("T")
 
 
 class World(Group):
     """All ranks of torch.distributed, as replicas × shards.  Collective: every rank makes its own."""
 
-    def __init__(self, shards: int = 1) -> None:
+    def __init__(self, shards: int = 1, everyone: dist.ProcessGroup | None = None) -> None:
+        self._all = everyone  # None: the process group that torch.distributed began with
         self.rank, self.world, self.shards = dist.get_rank(), dist.get_world_size(), shards
         grid = torch.arange(self.world).reshape(-1, shards)
         # Every rank takes part in the making of every subgroup, and keeps the two that it is in.
         rows = [dist.new_group(row) for row in grid.tolist()] if 1 < shards < self.world else []
         columns = [dist.new_group(column) for column in grid.T.tolist()] if 1 < shards < self.world else []
-        self._same_tokens = rows[self.replica] if rows else None  # None: all of them
-        self._same_latents = columns[self.shard] if columns else None
+        self._same_tokens = rows[self.replica] if rows else everyone
+        self._same_latents = columns[self.shard] if columns else everyone
 
     def sum_tokens(self, tensor: Tensor) -> Tensor:
         if self.replicas > 1:
@@ -43,11 +44,11 @@ class World(Group):
         return tensor
 
     def sum_all(self, tensor: Tensor) -> Tensor:
-        dist.all_reduce(tensor)
+        dist.all_reduce(tensor, group=self._all)
         return tensor
 
     def min_all(self, tensor: Tensor) -> Tensor:
-        dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MIN, group=self._all)
         return tensor
 
     def batch_topk(self, pre_BL: Tensor, n_keep: int) -> Codes:
@@ -57,7 +58,7 @@ class World(Group):
         return global_row_topk(pre_BL, k, self)
 
     def gather(self, tensor: Tensor) -> Sequence[Tensor]:
-        return _gather(tensor, self.world, None)
+        return _gather(tensor, self.world, self._all)
 
     def gather_shards(self, tensor: Tensor) -> Sequence[Tensor]:
         return _gather(tensor, self.shards, self._same_tokens) if self.shards > 1 else [tensor]
@@ -65,10 +66,16 @@ class World(Group):
     def gather_replicas(self, tensor: Tensor) -> Sequence[Tensor]:
         return _gather(tensor, self.replicas, self._same_latents) if self.replicas > 1 else [tensor]
 
-    def any(self, flag: bool) -> bool:
-        set_ = torch.tensor([int(flag)])
-        dist.all_reduce(set_, op=dist.ReduceOp.MAX)
-        return bool(set_)
+    def agreed(self, *flags: bool) -> tuple[bool, ...]:
+        shared = torch.tensor(flags, dtype=torch.int32)  # on the CPU: no device is waited for
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=self._all)
+        return tuple(map(bool, shared.tolist()))
+
+    def wait(self) -> None:
+        self.agreed(False)
+
+    def apart(self) -> World:
+        return World(self.shards, dist.new_group())
 
     def from_main(self, value: T) -> T:
         holder = [value]
@@ -82,15 +89,19 @@ def _gather(tensor: Tensor, size: int, group: dist.ProcessGroup | None) -> list[
     return parts
 
 
-def open_world(shards: int = 1) -> Group:
+def open_world(shards: int, batch_tokens: int) -> Group:
     """The group of this process: of a `torchrun`'s, or alone where there is none.
 
-    Raises UserError (field `shards`) where they do not divide the processes.
+    Raises UserError where the processes cannot be divided so (field `shards`), or the batch cannot be divided
+    among them (field `batch_tokens`).
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world % shards:
         raise UserError(f"shards: {shards} do not divide the {world} processes of this run; start it with "
                         f"`torchrun --nproc-per-node {shards}`, or a multiple of it", "shards")
+    if batch_tokens % (world // shards):
+        raise UserError(f"batch_tokens: {batch_tokens} cannot be divided among {world // shards} processes "
+                        f"({world} of this run / {shards} shards)", "batch_tokens")
     if world == 1:
         return ALONE
     if not dist.is_initialized():
@@ -98,6 +109,13 @@ def open_world(shards: int = 1) -> Group:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT)
     return World(shards)
+
+
+def device_of(device: str) -> str:
+    """The device that is meant for this process: of several on a machine, each takes a GPU of its own."""
+    if "LOCAL_RANK" in os.environ and device in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    return device
 
 
 def close_world() -> None:
