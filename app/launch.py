@@ -11,21 +11,21 @@ from typing import Any
 from app.catalog import Catalog
 from sae.errors import UserError
 from sae.models import check_layer, find_model
-from sae.specs import EvaluateSpec, IndexSpec, TrainSpec, located, parse_spec
+from sae.specs import EvaluateSpec, IndexSpec, RunSpec, SweepSpec, TrainSpec, located, parse_spec
 from sae.workspace import check_name
 
 
-def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> TrainSpec | IndexSpec | EvaluateSpec:
+def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> RunSpec:
     """The checked spec.  Raises UserError, whose `field` names the setting at fault."""
     spec = located(parse_spec(kind, values))
-    if isinstance(spec, TrainSpec):
+    if isinstance(spec, TrainSpec | SweepSpec):
         info = find_model(spec.model)
         check_layer(info, spec.layer, spec.context_length)
         if spec.name:
             check_name(spec.name)
-            if catalog.get_sae(f"{info.id}/{spec.name}") is not None:
+            if isinstance(spec, TrainSpec) and catalog.get_sae(f"{info.id}/{spec.name}") is not None:
                 raise UserError(f"name: there is an SAE {info.id}/{spec.name} already; choose another name", "name")
-    elif catalog.get_sae(spec.sae) is None:
+    elif isinstance(spec, IndexSpec | EvaluateSpec) and catalog.get_sae(spec.sae) is None:
         known = ", ".join(sae.id for sae in catalog.list_saes()[:10]) or "none yet"
         raise UserError(f"sae: there is no SAE {spec.sae} here (there are: {known})", "sae")
     return spec

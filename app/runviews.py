@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from markupsafe import Markup
@@ -13,17 +14,28 @@ from app import charts
 from app.jobs import queue
 from app.jobs.folders import read_status
 from app.models import Run
+from sae.formats.importing import UPLOAD
 from sae.rundir import RunFolder, Status
+from sae.specs import as_text
 from sae.workspace import Workspace
 
 STALE_S = 120  # a heartbeat this old is worth a word; loading a large model takes a while without one
-_VERBS = {"train": "Train", "index": "Index", "evaluate": "Evaluate", "compare": "Compare"}
-# What the curves are called, the keys of progress.jsonl, and how their values are read.
-CURVES = (
-    ("FVU", "fvu", "share of the variance not explained"),
-    ("L0", "l0", "latents per token"),
-    ("dead latents", "dead", "share of all latents"),
-    ("tokens per second", "tokens_per_s", "tokens/s"),
+_VERBS = {"train": "Train", "sweep": "Train", "index": "Index", "evaluate": "Evaluate", "import": "Import",
+          "compare": "Compare"}
+# What the curves are called, how their values are read, and their lines: a name and the key in
+# progress.jsonl, with a place where there are several values.
+CURVES: tuple[tuple[str, str, tuple[tuple[str, str, int | None], ...]], ...] = (
+    ("FVU", "share of the variance not explained", (("FVU", "fvu", None),)),
+    ("L0", "latents per token", (
+        ("mean", "l0", None), ("1st decile", "l0_deciles", 0), ("9th decile", "l0_deciles", 8))),
+    ("dead latents", "share of all latents", (("dead latents", "dead", None),)),
+    ("loss", "of training, in units of FVU", (("loss", "loss", None), ("its sparsity part", "sparsity_loss", None))),
+    ("tokens per second", "tokens/s", (
+        ("trained on", "tokens_per_s", None), ("language model alone", "lm_tokens_per_s", None),
+        ("SAE alone", "sae_tokens_per_s", None))),
+    ("learning rate", "of Adam", (("learning rate", "lr", None),)),
+    ("θ", "smallest activation kept, or the mean of trained thresholds", (("θ", "theta", None),)),
+    ("sparsity coefficient", "weight of the penalty", (("sparsity coefficient", "coefficient", None),)),
 )
 
 
@@ -52,9 +64,16 @@ class RunView:
             return f"{kind} {self.run.sae_id}"
         if self.run.kind == "compare":
             return f"{kind} {spec.get('a')} with {spec.get('b')}"
+        if self.run.kind == "import":
+            source = PurePath(str(spec.get("source")))
+            return f"{kind} {spec.get('name') or (source.name if source.name != UPLOAD else 'an upload')}"
         if self.run.kind == "train":
             name = spec.get("name") or f"{spec.get('architecture')}, L = {spec.get('n_latents')}, k = {spec.get('k')}"
             return f"{kind} {name} on {spec.get('model')}, layer {spec.get('layer')}"
+        if self.run.kind == "sweep":
+            grid = (f"{as_text(spec.get('architecture', ''))}; L = {as_text(spec.get('n_latents', ''))}; "
+                    f"k = {as_text(spec.get('k', ''))}").replace(",", ", ")
+            return f"{kind} {spec.get('name') or 'a grid'} ({grid}) on {spec.get('model')}, layer {spec.get('layer')}"
         return kind
 
     @property
@@ -151,24 +170,37 @@ def progress_rows(run: Run, workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def curves(rows: Sequence[dict[str, Any]], table: bool = True) -> list[Markup]:
-    """The curves as charts; those of which there is something.  `table`: with the numbers to unfold."""
+    """The curves of one SAE as charts; those of which there is something.  `table`: with the numbers to unfold."""
     shown = []
-    for label, key, unit in CURVES:
-        points = [
-            (float(row["tokens"]), float(row[key])) for row in rows
-            if isinstance(row.get("tokens"), int | float) and isinstance(row.get(key), int | float)]
-        if points:
+    for label, unit, lines in CURVES:
+        series = [charts.Series(name, points) for name, key, place in lines if (points := _points(rows, key, place))]
+        if label == "loss":  # most architectures have no sparsity part
+            series = [one for one in series if any(y for _, y in one.points)]
+        if series:
             shown.append(charts.line_chart(
-                [charts.Series(label, points)], title=label, x_label="tokens trained on", y_label=unit,
-                zero=key != "fvu", table=table, width=420, height=180))
+                series, title=label, x_label="tokens trained on", y_label=unit, zero=label not in ("FVU", "loss"),
+                table=table, width=420, height=180))
     return shown
+
+
+def _points(rows: Sequence[dict[str, Any]], key: str, place: int | None) -> list[tuple[float, float]]:
+    found = []
+    for row in rows:
+        value = row.get(key)
+        if place is not None:
+            value = value[place] if isinstance(value, list) and place < len(value) else None
+        if isinstance(row.get("tokens"), int | float) and isinstance(value, int | float):
+            found.append((float(row["tokens"]), float(value)))
+    return found
 
 
 def rate_split(rows: Sequence[dict[str, Any]]) -> tuple[float, float] | None:
     """(language model, SAE) as shares of the time of the last rows, or None where no row tells.
 
-    Many rows, since a chunk of activations is harvested at once and trained on for a while.
+    Many rows: where a chunk of activations is harvested at once, it is trained on for a while.
     """
+    several = [row["member"] for row in rows if "member" in row]
+    rows = [row for row in rows if row.get("member") == several[-1]] if several else rows  # all say the same
     spent = of_lm = 0.0
     for row, before in zip(rows[-1:-200:-1], [*rows[-2:-201:-1], {}], strict=False):
         try:

@@ -11,12 +11,13 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from sae.specs import SPECS, TrainSpec, demo_spec
+from sae.specs import SPECS, SweepSpec, TrainSpec, as_text, demo_spec
 
 # group -> (heading, whether its settings are usually looked at)
 GROUPS = {
     "what": ("What to explain", True),
     "sae": ("The dictionary", True),
+    "rule": ("Settings of single architectures", False),
     "training": ("Training", False),
     "stream": ("Activations and device", False),
     "evaluation": ("Calibration and evaluation", False),
@@ -26,7 +27,9 @@ _LABELS = {
     "n_latents": "Latents (L)", "k": "Latents per token (k)", "sae": "SAE", "lr": "Learning rate",
     "k_aux": "AuxK latents", "aux_alpha": "AuxK weight (α)", "train_on_bos": "Train on BOS",
     "index": "Build the feature index",
-    "batch_tokens": "Batch (B)", "normalize": "Normalisation",
+    "batch_tokens": "Batch (B)", "normalize": "Normalisation", "l1_coefficient": "L1 coefficient",
+    "l0_penalty": "L0 penalty", "l0_coefficient": "L0 coefficient", "multi_topk": "Multi-TopK",
+    "b_dec_init": "b_dec starts at", "site": "Site read", "out_site": "Site reconstructed",
 }
 
 
@@ -68,10 +71,33 @@ PRESETS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "topk": (
         "TopK for comparison", "The same with exactly k latents on every token, to set beside BatchTopK",
         {**demo_spec().model_dump(exclude_defaults=True), "name": "", "architecture": "topk"}),
+    "transcoder": (
+        "Transcoder of an MLP", "Reads what block 2's MLP takes in and reconstructs what it adds",
+        {**demo_spec().model_dump(exclude_defaults=True), "name": "", "site": "ln2.hook_normalized",
+         "out_site": "hook_mlp_out", "normalize": "dataset"}),
     "own": (
         "Own model and text", "Name your model and text below; the rest suits a model of GPT-2's size",
         {"model": "", "text": "", "layer": 6, "n_latents": 16_384, "tokens": 50_000_000, "index_tokens": 2_000_000}),
 }
+
+
+SWEEPS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "small": (
+        "A small grid", "Two architectures, two sizes, three k on the embedded model: 12 SAEs in some minutes",
+        {"n_latents": (1024, 2048), "tokens": 1_000_000, "reuse": 2, "eval_tokens": 50_000, "ce_tokens": 8_192,
+         "index": False}),
+    "paper": (
+        "The BatchTopK paper's grid", "Four sizes, three k, three architectures: 36 SAEs; for a GPU. Name your model "
+        "and text below",
+        {"model": "", "text": "", "architecture": ("batch_topk", "topk", "jumprelu"),
+         "n_latents": (3072, 6144, 12_288, 24_576), "layer": 8, "tokens": 1_000_000_000, "batch_tokens": 4096,
+         "index": False}),
+}
+
+
+def presets(kind: str) -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """The presets of a form."""
+    return {"train": PRESETS, "sweep": SWEEPS}.get(kind, {})
 
 
 def groups(kind: str, values: Mapping[str, Any], errors: Mapping[str, str]) -> list[FormGroup]:
@@ -140,10 +166,10 @@ def in_order(kind: str, spec: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, _default_words(spec[name])) for name in names]
 
 
-def preset(name: str) -> dict[str, Any]:
-    """The values of a training form with this preset; an unknown name gives the defaults."""
-    changes = PRESETS[name][2] if name in PRESETS else {}
-    return defaults("train") | changes
+def preset(kind: str, name: str) -> dict[str, Any]:
+    """The values of a form with this preset; an unknown name gives the defaults."""
+    known = presets(kind)
+    return defaults(kind) | (known[name][2] if name in known else {})
 
 
 def _extra(info: FieldInfo) -> dict[str, Any]:
@@ -164,7 +190,7 @@ def _field(name: str, info: FieldInfo, values: Mapping[str, Any], error: str) ->
 
 
 def _shown(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, bool) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, bool) else as_text(value)
 
 
 def _default_words(value: Any) -> str:
@@ -190,9 +216,9 @@ def _range(info: FieldInfo) -> str:
     return " ".join(words)
 
 
-def spec_of(values: Mapping[str, Any]) -> TrainSpec | None:
-    """The training spec, or None while something in it is at fault."""
+def spec_of(kind: str, values: Mapping[str, Any]) -> TrainSpec | SweepSpec | None:
+    """The spec of a training or a sweep, or None while something in it is at fault."""
     try:
-        return TrainSpec(**values)
+        return SweepSpec(**values) if kind == "sweep" else TrainSpec(**values)
     except ValidationError:
         return None

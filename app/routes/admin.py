@@ -32,8 +32,9 @@ from sae.workspace import Workspace, new_id
 
 router = APIRouter(prefix="/admin", dependencies=[Depends(admin_user)], include_in_schema=False)
 
-Kind = Literal["train", "index", "evaluate"]
-TITLES = {"train": "Train an SAE", "index": "Build a feature index", "evaluate": "Evaluate an SAE"}
+Kind = Literal["train", "sweep", "index", "evaluate"]
+TITLES = {"train": "Train an SAE", "sweep": "Train a grid of SAEs", "index": "Build a feature index",
+          "evaluate": "Evaluate an SAE"}
 
 
 class OncePerForm:
@@ -73,17 +74,17 @@ def _overview(
         settings=settings, disk=shutil.disk_usage(settings.home), user_error=user_error, user_name=user_name)
 
 
-@router.get("/train/estimate")
-def show_estimate(request: Request, catalog: CatalogDep) -> Response:
+@router.get("/{kind}/estimate")
+def show_estimate(request: Request, kind: Kind, catalog: CatalogDep) -> Response:
     """The estimate and the command line for what stands in the form now."""
-    typed = specform.read_form("train", request.query_params)
-    return render(request, "admin/_estimate.html", **_outlook("train", typed, catalog))
+    typed = specform.read_form(kind, request.query_params)
+    return render(request, "admin/_estimate.html", **_outlook(kind, typed, catalog))
 
 
 @router.get("/{kind}")
 def form(request: Request, kind: Kind, catalog: CatalogDep, preset: str = "", sae: str = "") -> Response:
-    typed = specform.preset(preset) if kind == "train" else specform.defaults(kind)
-    if kind != "train":
+    typed = specform.preset(kind, preset)
+    if "sae" in typed:
         typed["sae"] = sae
     return _page(request, kind, typed, {}, catalog, preset)
 
@@ -112,7 +113,7 @@ def _submit(request: Request, kind: Kind, sent: dict[str, Any], admin: User) -> 
     with started.lock, state.sessions() as db:
         run_id = started.runs.get(key) if key else None
         if run_id is None:
-            run_id = queue.enqueue(db, workspace, kind, spec.model_dump(), admin.name).id
+            run_id = queue.enqueue(db, workspace, kind, spec.model_dump(mode="json"), admin.name).id
             started.remember(key, run_id)
     state.supervisor.wake()
     return RedirectResponse(f"/runs/{run_id}", 303)
@@ -124,7 +125,7 @@ def _page(
 ) -> Response:
     return render(
         request, "admin/form.html", 422 if errors else 200, section="admin", kind=kind, title=TITLES[kind],
-        presets=specform.PRESETS, preset=preset, groups=specform.groups(kind, typed, errors), errors=errors,
+        presets=specform.presets(kind), preset=preset, groups=specform.groups(kind, typed, errors), errors=errors,
         key=key or new_id("form"), saes=catalog.list_saes(), **_outlook(kind, typed, catalog))
 
 
@@ -134,7 +135,7 @@ def _outlook(kind: Kind, typed: dict[str, Any], catalog: Catalog) -> dict[str, A
     errors = specform.find_errors(kind, values)
     first = next(iter(errors.items()), None)
     return {
-        "cost": _cost(values, catalog) if kind == "train" and not errors else None,
+        "cost": _cost(kind, values, catalog) if kind in ("train", "sweep") and not errors else None,
         "command": None if errors else command_line(kind, _as_spec(kind, values)),
         "fault": f"{first[0]}: {first[1]}".removeprefix(": ") if first else "",
     }
@@ -144,9 +145,9 @@ def _as_spec(kind: Kind, values: dict[str, Any]) -> dict[str, Any]:
     return parse_spec(kind, values).model_dump()
 
 
-def _cost(values: dict[str, Any], catalog: Catalog) -> Estimate | str:
+def _cost(kind: Kind, values: dict[str, Any], catalog: Catalog) -> Estimate | str:
     """The estimate, or why there is none.  A hub name is not looked up while somebody types it."""
-    spec = specform.spec_of(values)
+    spec = specform.spec_of(kind, values)
     if spec is None:
         return "Something above is at fault."
     if spec.model != DEMO and not Path(spec.model).expanduser().is_dir():

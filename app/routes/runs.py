@@ -15,6 +15,7 @@ from app.jobs import queue
 from app.jobs.folders import log_tail
 from app.models import Run, User
 from app.runviews import RunView, curves, progress_rows, rate_split, view
+from app.sweepviews import members, trade_offs
 from app.templating import render
 from sae.rundir import RunFolder
 from sae.specs import command_line
@@ -137,7 +138,9 @@ def card_charts(run: RunView, workspace: Workspace) -> list[Any]:
 def _moving(run: RunView, workspace: Workspace, catalog: Catalog, user: User | None) -> dict[str, Any]:
     sae = catalog.get_sae(run.run.sae_id) if run.run.sae_id else None
     rows = progress_rows(run.run, workspace)
+    swept = members(run.run.kind, run.run.spec, rows, run.status)
     return {
-        "run": run, "charts": curves(rows, run.finished), "split": rate_split(rows), "sae": sae,
+        "run": run, "charts": trade_offs(swept) if swept else curves(rows, run.finished), "members": swept,
+        "split": rate_split(rows), "sae": sae,
         "log": log_tail(RunFolder(workspace.run(run.id))), "is_admin": user is not None and user.is_admin,
     }

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from app import specform
 from app.estimate import estimate
+from app.routes.admin import TITLES
 from sae.models import find_model
-from sae.specs import SPECS, TrainSpec, command_line, demo_spec, parse_spec
+from sae.specs import POSITIONAL, SPECS, SweepSpec, TrainSpec, command_line, demo_spec, parse_spec
 from sae.workspace import Workspace
 from tests.unit.app.conftest import write_sae
 
@@ -34,7 +35,7 @@ def _fields(page: str) -> dict[str, str]:
     return sent
 
 
-@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize("kind", TITLES)
 def test_every_setting_is_there_with_its_meaning(admin: TestClient, kind: str) -> None:
     page = html.unescape(admin.get(f"/admin/{kind}").text)
     for name, info in SPECS[kind].model_fields.items():
@@ -59,6 +60,41 @@ def test_presets_start_as_they_are(admin: TestClient, preset: str) -> None:
     assert admin.post("/admin/train", data=_fields(admin.get(f"/admin/train?preset={preset}").text)).status_code == 303
 
 
+def test_an_untouched_sweep_is_the_default_one_and_its_page_lists_its_saes(admin: TestClient) -> None:
+    answer = admin.post("/admin/sweep", data=_fields(admin.get("/admin/sweep").text))
+    assert answer.status_code == 303
+    run_id = answer.headers["location"].rpartition("/")[2]
+    from sae.rundir import RunFolder
+
+    kind, values = RunFolder(admin.app.state.settings.workspace.run(run_id)).spec()  # type: ignore[attr-defined]
+    assert (kind, SweepSpec(**values)) == ("sweep", SweepSpec())
+    page = admin.get(f"/runs/{run_id}").text
+    assert f"{len(SweepSpec().members())} SAEs" in page
+    assert "λ" not in page
+    assert "saescope sweep" in page
+
+
+@pytest.mark.parametrize("preset", [key for key in specform.SWEEPS if key != "paper"])
+def test_presets_of_sweeps_start_as_they_are(admin: TestClient, preset: str) -> None:
+    assert admin.post("/admin/sweep", data=_fields(admin.get(f"/admin/sweep?preset={preset}").text)).status_code == 303
+
+
+def test_the_papers_grid_is_one_run() -> None:
+    grid = specform.SWEEPS["paper"][2] | {"model": "demo", "text": "stdlib", "layer": 2}
+    assert len(SweepSpec(**grid).members()) == 36
+
+
+def test_a_sweeps_error_stands_at_its_field(admin: TestClient) -> None:
+    sent = {**_fields(admin.get("/admin/sweep").text), "k": "16, 9000"}
+    answer = admin.post("/admin/sweep", data=sent)
+    assert answer.status_code == 422
+    assert "n_latents is 2048" in answer.text
+    assert 'id="error-k"' in answer.text
+    assert _fields(answer.text)["k"] == "16, 9000"
+    assert "n_latents is 2048" in admin.get("/admin/sweep/estimate", params=sent).text
+    assert "memory" in admin.get("/admin/sweep/estimate", params={**sent, "k": "16,32"}).text
+
+
 def test_a_double_click_starts_one_run(admin: TestClient) -> None:
     sent = _fields(admin.get("/admin/train").text)
     first, second = (admin.post("/admin/train", data=sent).headers["location"] for _ in range(2))
@@ -78,6 +114,11 @@ def test_a_double_click_starts_one_run(admin: TestClient) -> None:
     ({"name": "a/b"}, "name", "not a usable name"),
     ({"name": "2-res-batchtopk-4k"}, "name", "already"),
     ({"architecture": "dense"}, "architecture", "batch_topk"),
+    ({"architecture": "jumprelu", "bandwidth": "0"}, "bandwidth", "greater than 0"),
+    ({"site": "hook_nowhere"}, "site", "hook_resid_post"),
+    ({"architecture": "relu", "site": "hook_mlp_in", "out_site": "hook_mlp_out"}, "out_site", "not for relu"),
+    ({"out_site": "hook_resid_pre"}, "out_site", "after hook_resid_post"),
+    ({"batch_tokens": "1048576", "buffer_tokens": "1048576"}, "batch_tokens", "pre-activations"),
 ])
 def test_errors_stand_at_their_field_and_nothing_is_lost(
     admin: TestClient, workspace: Workspace, changes: dict[str, str], field: str, words: str
@@ -91,8 +132,8 @@ def test_errors_stand_at_their_field_and_nothing_is_lost(
     assert error is not None
     assert words in html.unescape(error[1])
     kept = _fields(answer.text)
-    assert {name: kept.get(name) for name in sent if name != "architecture"} == {
-        name: value for name, value in sent.items() if name != "architecture"}
+    assert {name: kept.get(name) for name in sent if name not in ("architecture", "site")} == {
+        name: value for name, value in sent.items() if name not in ("architecture", "site")}
     assert admin.get("/api/runs").json() == []
 
 
@@ -203,5 +244,5 @@ def test_the_command_line_has_every_option_of_the_command() -> None:
             name: (not info.default if info.annotation is bool else "other")
             for name, info in SPECS[kind].model_fields.items()}
         shown = {word for word in shlex.split(command_line(kind, changed)) if word.startswith("--")}
-        assert len(shown) == len(changed)
+        assert len(shown) == len(changed) - (kind in POSITIONAL)
         assert shown <= known

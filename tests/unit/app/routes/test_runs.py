@@ -51,6 +51,45 @@ def test_a_run_that_goes(client: TestClient, workspace: Workspace) -> None:
     assert (said["progress"], said["phase"], said["eta_s"]) == (0.3, "training", 190.0)
 
 
+def test_every_metric_of_a_row_has_its_curve(client: TestClient, workspace: Workspace) -> None:
+    run_id = _run(client, workspace, "running", **PHASES)
+    RunFolder(workspace.run(run_id)).append_progress({
+        "phase": "training", "tokens": 4000, "fvu": 0.2, "l0": 30.5, "l0_deciles": [9, 12, 15, 20, 25, 31, 37, 44, 61],
+        "dead": 0.1, "loss": 0.4, "sparsity_loss": 0.1, "lr": 1e-3, "theta": 0.25, "coefficient": 0.5,
+        "tokens_per_s": 900, "lm_tokens_per_s": 4000, "sae_tokens_per_s": 1200, "lm_share": 0.25})
+    page = client.get(f"/runs/{run_id}/live").text
+    for shown in ("1st decile", "9th decile", "its sparsity part", "language model alone", "SAE alone", "learning rate",
+                  "θ", "sparsity coefficient", "61"):
+        assert shown in page
+
+
+def test_a_sweep_shows_its_saes_as_they_train_and_as_they_were_measured(
+    client: TestClient, workspace: Workspace
+) -> None:
+    spec = {"architecture": ["topk", "relu"], "n_latents": [64, 128], "k": [4, 8], "l1_coefficient": [0.5]}
+    with client.app.state.sessions() as db:  # type: ignore[attr-defined]
+        run = queue.enqueue(db, workspace, "sweep", spec, "ada")
+        queue.transition(db, run.id, {"queued"}, state="running", started=1.0)
+    folder = RunFolder(workspace.run(run.id))
+    for step in (1, 2):
+        for member in range(6):
+            folder.append_progress({
+                "phase": "training", "step": step, "member": member, "tokens": 1000 * step,
+                "fvu": 0.5 - 0.03125 * member, "l0": 4.0 + member, "dead": 0.125, "tokens_per_s": 900, "lm_share": 0.25})
+    folder.append_progress({"phase": "training", "step": 3, "member": 5, "error": "lr: no longer a number"})
+    folder.write_status(Status(**{"state": "running", **PHASES}))  # type: ignore[arg-type]
+    page = client.get(f"/runs/{run.id}").text
+    for shown in ("6 SAEs", "k = 4", "λ = 0.5", "0.4688", "no longer a number", "training batches", "L = 128",
+                  "25% in the language model", "topk, relu; L = 64, 128"):
+        assert shown in page, shown
+    members = [{"name": f"demo/m{i}", "sae": f"demo/m{i}", "metrics": {
+        "fvu": 0.25, "l0": 7.5, "delta_ce": 0.0625, "dead": 3, "dead_fraction": 0.046875}} for i in range(6)]
+    folder.write_status(Status(**{**PHASES, "state": "running", "result": {"members": members}}))  # type: ignore[arg-type]
+    page = client.get(f"/runs/{run.id}/live").text
+    for shown in ('href="/demo/m3"', "0.2500", "0.062", "4.7%", "held-out text"):
+        assert shown in page, shown
+
+
 @pytest.mark.parametrize("part", ["live", "card"])
 def test_polling_stops_when_the_run_has_ended(client: TestClient, workspace: Workspace, part: str) -> None:
     run_id = _run(client, workspace, "succeeded", **PHASES)
