@@ -140,15 +140,15 @@ def _add(form: Form, data: ImmutableMultiDict[str, Any]) -> None:
 
 def _show_form(request: Request, form: Form, sources: Sources) -> Response:
     name = "steer/_form.html" if is_htmx(request) else "steer/page.html"
-    return render(request, name, **form_page(form, sources), run=None)
+    return render(request, name, **form_page(form, sources))
 
 
 def form_page(form: Form, sources: Sources) -> dict[str, Any]:
-    """What the page shows beside a run."""
+    """What the page shows beside a run; without one unless it is put in."""
     saes = sources.steerable()
     current = next((sae for chip in form.chips for sae in saes if sae.id == chip.sae), saes[0] if saes else None)
     return {
-        "form": form, "saes": saes, "current_sae": current, "modes": MODES, "mode_names": MODE_NAMES,
+        "run": None, "form": form, "saes": saes, "current_sae": current, "modes": MODES, "mode_names": MODE_NAMES,
         "positions": POSITIONS, "section": "steer", "json_url": "/steer.json", "defaults": default_values(),
         "can_chat": current is not None and sources.can_chat(current), "slider": slider_position}
 
@@ -234,7 +234,7 @@ def _show_faults(request: Request, form: Form, sources: Sources, status: int) ->
     if is_htmx(request):
         headers |= {"HX-Retarget": "#steer-form", "HX-Reswap": "outerHTML"}
         return render(request, "steer/_form.html", status, headers, **form_page(form, sources))
-    return render(request, "steer/page.html", status, headers, **form_page(form, sources), run=None)
+    return render(request, "steer/page.html", status, headers, **form_page(form, sources))
 
 
 def _store(db: SessionDep, form: Form, steer: SteerRequest, sweep: SweepRequest | None) -> SteerRun:

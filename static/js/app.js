@@ -146,7 +146,23 @@
     });
   }
 
+  // A form whose answer never came, or was a fault of the program: say so in it, rather than nothing.
+  function tellTrouble(event) {
+    const form = event.target.closest("form");
+    const { xhr } = event.detail;
+    if (!form || (xhr && xhr.status > 0 && (xhr.status < 500 || xhr.status === 503))) return;
+    form.querySelector(".trouble")?.remove();
+    const notice = document.createElement("p");
+    notice.className = "notice notice-error trouble";
+    notice.setAttribute("role", "alert");
+    notice.textContent = xhr && xhr.status ? "Something broke on the program's side; its log says what. Nothing you typed is lost."
+      : "The program does not answer. Nothing you typed is lost: try again when it runs.";
+    form.prepend(notice);
+  }
+
   document.addEventListener("DOMContentLoaded", () => {
+    document.addEventListener("htmx:responseError", tellTrouble);
+    document.addEventListener("htmx:sendError", tellTrouble);
     tip.box = byId("tip");
     setUpTheme();
     setUpFilters();

@@ -22,10 +22,11 @@ SMALL = ["--n-latents", "512", "--k", "16", "--tokens", "80000", "--batch-tokens
 
 @dataclass
 class Server:
-    """A running program: its address and the one-time link to sign in."""
+    """A running program: its address, the one-time link to sign in, its process."""
 
     address: str
     admin_link: str
+    pid: int
 
 
 def chromium() -> str | None:
@@ -71,7 +72,7 @@ def _announced(process: subprocess.Popen[str]) -> Server:
     assert process.stdout is not None
     head = [process.stdout.readline() for _ in range(2)]
     address, link = (re.findall(r"http://\S+", line)[0] for line in head)
-    return Server(address, link)
+    return Server(address, link, process.pid)
 
 
 @pytest.fixture

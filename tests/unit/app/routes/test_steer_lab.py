@@ -94,8 +94,11 @@ def faults(browser: TestClient, path: str = "/steer", **changes: Any) -> dict[st
     errors: dict[str, str] = answer.json()["errors"]
     page = browser.post(path, data=fields(**changes))
     assert page.status_code == 422
+    fragment = browser.post(path, data=fields(**changes), headers=HTMX)
+    assert (fragment.status_code, fragment.headers["HX-Retarget"]) == (422, "#steer-form")
     for name in errors:
         assert f'id="{name}-error"' in page.text, name
+        assert f'id="{name}-error"' in fragment.text, name
     return errors
 
 
