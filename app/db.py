@@ -17,6 +17,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.settings import ROOT
 from sae.errors import UserError
 
+_THREADS = 40  # that serve requests: each holds one connection at the most, so none ever waits for another
+
 SessionFactory = sessionmaker[Session]
 
 
@@ -30,13 +32,13 @@ def make_engine(url: str) -> Engine:
         if address.drivername in ("postgresql", "postgres"):
             address = address.set(drivername="postgresql+psycopg")
         try:
-            engine = create_engine(address, pool_pre_ping=True)
+            engine = create_engine(address, pool_pre_ping=True, pool_size=10, max_overflow=_THREADS)
         except ModuleNotFoundError as error:
             raise UserError(f"DATABASE_URL needs a driver that is not installed: {error.name}") from None
         if address.drivername == "postgresql+psycopg":
             event.listen(engine, "connect", _prepare_postgres)
         return engine
-    engine = create_engine(address, connect_args={"timeout": 10})
+    engine = create_engine(address, connect_args={"timeout": 10}, pool_size=10, max_overflow=_THREADS)
     event.listen(engine, "connect", _prepare_sqlite)
     return engine
 

@@ -17,7 +17,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from sae.index.schema import BANDS, HIST_BINS, LOGIT_BINS, ROW_GROUP, SCHEMA_VERSION, STORAGE_VERSION, TABLES
+from sae.index.schema import BANDS, HIST_BINS, LOGIT_BINS, ROW_GROUP, SCHEMA_VERSION, SNIPPETS, STORAGE_VERSION, TABLES
 from sae.models import DEMO_PATH
 from sae.rundir import write_json
 from sae.workspace import Workspace
@@ -53,6 +53,7 @@ def make(root: Path, n_latents: int, contexts: int = 40, window: int = 128) -> P
         con.execute("INSERT INTO build.token_latent BY NAME SELECT token, latent, n, act AS max_act, lift FROM ("
                     "SELECT unnest(top_tokens) AS token, latent, unnest(top_token_n) AS n, unnest(top_token_max)"
                     " AS act, unnest(top_token_lift) AS lift FROM build.latent) ORDER BY token, n DESC, latent")
+        con.execute(SNIPPETS)
         con.execute(_L0)
         con.executemany("INSERT INTO build.meta VALUES (?, ?)",
                         [(key, json.dumps(value)) for key, value in _meta(n_latents, window).items()])

@@ -116,15 +116,13 @@ class Build:
             " WHERE c.latent = ? ORDER BY c.band, c.rank", [latent])]
 
     def snippets(self, latents: Iterable[int]) -> dict[int, Context]:
-        """The strongest context of each latent that has one."""
+        """The strongest context of each latent that has one, cut to a few tokens around its peak."""
         wanted = sorted(set(latents))
         if not wanted:
             return {}
         rows = self._rows(
-            "SELECT c.*, d.name AS document FROM context c LEFT JOIN document d USING (doc)"
-            " WHERE c.latent BETWEEN ? AND ? AND c.band = 0 AND list_contains(?, c.latent)"
-            " QUALIFY row_number() OVER (PARTITION BY c.latent ORDER BY c.rank) = 1",
-            [wanted[0], wanted[-1], wanted])
+            "SELECT s.*, 0 AS band, 0 AS rank, d.name AS document FROM snippet s LEFT JOIN document d USING (doc)"
+            f" WHERE s.latent IN ({', '.join(map(str, map(int, wanted)))})")
         return {row["latent"]: _context(row) for row in rows}
 
     def records(self, low: int, high: int) -> list[tuple[Latent, list[Context]]]:
@@ -201,6 +199,8 @@ class Build:
         token: int | None = None,
     ) -> tuple[int | None, int | None]:
         """The latents before and after this one in that list; (None, None) where it is not in it."""
+        if sort == "latent" and not descending and token is None and filters in (None, Filters()):
+            return latent - 1 if latent else None, latent + 1 if latent + 1 < self.n_latents else None
         query = build_query(sort, descending, filters or Filters(), token)
         condition = f"{query.where} AND l.latent = ?" if query.where else " WHERE l.latent = ?"
         found = self._rows(

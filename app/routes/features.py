@@ -44,7 +44,8 @@ COLUMNS = (
 )
 # Sorts without a column of their own.
 MORE_SORTS = {"mean": "mean activation", "logit_skew": "skew of its logits", "skew": "skew of its activations",
-              "rule": "score of its rule", "cosine": "nearest neighbour's cosine", "l0": "latents on its tokens", "position": "mean position"}
+              "rule": "score of its rule", "cosine": "cosine of its nearest neighbour",
+              "l0": "latents on its tokens", "position": "mean position"}
 
 
 @router.get("/{model}/{name}/latents.json")

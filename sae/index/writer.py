@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from sae.index.schema import ROW_GROUP, STORAGE_VERSION, TABLES
+from sae.index.schema import ROW_GROUP, SNIPPETS, STORAGE_VERSION, TABLES
 
 
 def write_build(path: Path, tables: Mapping[str, Any], meta: dict[str, Any]) -> None:
@@ -38,6 +38,7 @@ def write_build(path: Path, tables: Mapping[str, Any], meta: dict[str, Any]) -> 
             con.register("source", source)
             con.execute(f"INSERT INTO build.{name} BY NAME SELECT * FROM source ORDER BY {order}")
             con.unregister("source")
+        con.execute(SNIPPETS)
         con.execute("CHECKPOINT build")
         con.execute("DETACH build")
     with open(temporary, "rb+") as file:

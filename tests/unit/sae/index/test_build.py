@@ -354,6 +354,22 @@ def test_top_contexts_are_the_strongest_distinct_ones(case: Case) -> None:
     assert collapsed or case.lm.info.id != "toy" or case.corpus.context_length > 128
 
 
+def test_snippets_are_the_strongest_contexts_cut_around_their_peaks(case: Case) -> None:
+    best = {row["latent"]: row for row in case.rows("FROM context WHERE band = 0 AND rank = 0")}
+    rows = case.rows("FROM snippet")
+    assert [row["latent"] for row in rows] == sorted(best)
+    for row in rows:
+        whole = best[row["latent"]]
+        shift = row["start"] - whole["start"]
+        assert 0 <= shift == max(whole["peak"] - 14, 0)
+        assert row["peak"] == whole["peak"] - shift
+        assert row["tokens"] == whole["tokens"][shift : whole["peak"] + 12]
+        inside = [(p - shift, v) for p, v in zip(whole["pos"], whole["val"], strict=True)
+                  if shift <= p < whole["peak"] + 12]
+        assert list(zip(row["pos"], row["val"], strict=True)) == inside
+        assert row["act"] == whole["act"]
+
+
 def test_bands_are_contexts_of_their_quantiles_that_are_not_on_top(case: Case) -> None:
     edges = np.array(case.meta["hist_edges"], dtype=np.float32)
     shown = 0
