@@ -51,6 +51,8 @@ class Settings(BaseSettings):
         "needed where a proxy ends TLS and the browser sends no Sec-Fetch-Site")
     secure_cookies: bool = Field(False, description="Mark cookies Secure even if the request came by http (TLS proxy)")
     max_body_bytes: int = Field(2_000_000, ge=1_000, description="Largest request body taken, in bytes")
+    max_upload_bytes: int = Field(
+        8_000_000_000, ge=1_000, description="Largest upload of an SAE taken, in bytes; unpacked, too")
     logins_per_minute: float = Field(10, gt=0, description="Sign-in attempts a minute from one address")
     steers_per_minute: float = Field(60, gt=0, description="Steering requests a minute from one address")
 
@@ -63,6 +65,11 @@ class Settings(BaseSettings):
     worker_threads: int = Field(0, ge=0, description="CPU threads for steering; 0: half of the cores")
     worker_memory_mb: int = Field(4096, ge=64, description="Memory for models and SAEs kept ready for steering, in MB")
     worker_queue: int = Field(8, ge=1, le=1000, description="Steering requests that may wait; others come back")
+    worker_places: int = Field(32, ge=1, le=1000, description="Requests that the model worker does at once")
+    worker_address: str = Field(
+        "", pattern=r"^$|^[^\s:]+:\d{1,5}$",
+        description="<host>:<port> of a model worker on another host; empty: one here")
+    worker_token: str = Field("", description="Shared token of a model worker on another host")
     steer_grace_s: float = Field(15, ge=0, description="Seconds that a steering run goes on while nobody looks at it")
 
     @field_validator("home")

@@ -24,14 +24,22 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache as CacheBase
 from transformers.utils import logging as transformers_logging
 
 from sae.errors import UserError
 from sae.models import ModelInfo, find_model, hub_message
 from sae.tokens import piece_bytes
 
+__all__ = ["Cache", "CacheBase", "Edit", "Edits", "LanguageModel", "edit_points", "pick_device"]
+
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
+
+_ATTENTION = "saescope"
+# What transformers calls for every layer: (module, query, key, value, mask, **settings) -> (output, None).
+AttentionFunction = Callable[..., tuple[Tensor, None]]
 
 # Receives the activations [P, S, D] at a hook point and returns them changed (same shape).
 Edit = Callable[[Tensor], Tensor]
@@ -109,6 +117,62 @@ class LanguageModel:
         missing = self.info.d_vocab - len(values)  # rows of the embedding that no token uses
         return values + [b""] * missing, [i in special_ids for i in range(self.info.d_vocab)]
 
+    def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """BOS and the tokens of a chat up to where the answer begins, by the model's own template.
+
+        Raises UserError (field `chat`) where the tokenizer has no template, or its template refuses the messages.
+        """
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise UserError(f"chat: {self.info.name} has no chat template; give it a prompt to go on from", "chat")
+        try:
+            ids = self.tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
+        except Exception as error:  # templates are programs and raise what they like
+            raise UserError(f"chat: the template of {self.info.name} refuses this: {error}", "chat") from error
+        return list(ids) if ids[:1] == [self.bos_id] else [self.bos_id, *ids]
+
+    # ---- without hook points
+
+    def plain(self, attention: AttentionFunction) -> Any:
+        """The Hugging Face model itself, sharing this one's weights, with `attention` in place of its own.
+
+        On a CPU the weights are laid out input-major, in which a product of few rows is up to twice as fast.
+        """
+        AttentionInterface.register(_ATTENTION, attention)
+        model = type(self.bridge.original_model).from_pretrained(
+            self.info.source, dtype=torch.float32, attn_implementation=_ATTENTION).to(self.device).eval()
+        ours = {_hf_name(name): tensor for name, tensor in self.bridge.original_model.named_parameters()}
+        linear = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Linear)}
+        for name, tensor in model.named_parameters():
+            if name in ours and ours[name].shape == tensor.shape:
+                if self.device.type == "cpu" and id(tensor) in linear:
+                    ours[name].data = ours[name].data.t().contiguous().t()
+                tensor.data = ours[name].data
+        return model.requires_grad_(False)
+
+    def component(self, hook: str) -> tuple[str, str]:
+        """Where a hook point lies in the Hugging Face model: a module's name, and its end of it (`hook_in`, …).
+
+        Raises UserError where the model has no such hook point.
+        """
+        _, layer, kind = hook.split(".", 2)
+        part: Any = self.bridge.blocks[int(layer)]
+        names, path = {module: name for name, module in self.bridge.original_model.named_modules()}, kind
+        while True:
+            aliases = getattr(part, "hook_aliases", {})
+            head, _, rest = path.partition(".")
+            if path in aliases:
+                path = aliases[path] if isinstance(aliases[path], str) else aliases[path][0]
+            elif not rest:
+                break
+            elif (inner := getattr(part, head, None)) is not None:
+                part, path = inner, rest
+            else:
+                break
+        if "." in path or not hasattr(part, path) or part.original_component not in names:
+            raise UserError(f"hook: {self.info.name} has no hook point {hook}", "hook")
+        return _hf_name(names[part.original_component]), path
+
     # ---- forward passes
 
     def activations(self, tokens_PS: Tensor, hook: str, *, autocast: bool = False) -> Tensor:
@@ -133,8 +197,8 @@ class LanguageModel:
             return keep
 
         # Not by `stop_at_layer`, which stops before a block: after the last one there is none.
-        with (self._precision(autocast), self._hooked({hook: keeping(hook) for hook in hooks}),
-              contextlib.suppress(_Reached)):
+        readers = [(_point(hook), keeping(hook)) for hook in dict.fromkeys(hooks)]
+        with self._precision(autocast), self._at_points(readers), contextlib.suppress(_Reached):
             self.bridge(tokens_PS, return_type=None)
         return [kept[hook].flatten(2).float() for hook in hooks]
 
@@ -160,11 +224,13 @@ class LanguageModel:
         return out.float(), Cache(state, (cache.length if cache else 0) + tokens_PS.shape[1])
 
     @torch.no_grad()
-    def unembedding(self) -> Tensor:
+    def unembedding(self, hook: str = "") -> Tensor:
         """diag(final norm's gain) · W_U, centred over the vocabulary: [D, V].
 
         A decoder row times this is the direct effect on the logits up to the token's own final
-        normalisation scale; centring removes the part that softmax ignores.
+        normalisation scale; centring removes the part that softmax ignores.  For a `hook` whose
+        activations reach the residual stream by a matrix (the heads, the MLP's hidden activations),
+        that matrix comes first, and D is its width.
         """
         gain = getattr(self.bridge.ln_final, "weight", None)
         W_U_DV: Tensor = self.bridge.W_U.float()
@@ -175,16 +241,73 @@ class LanguageModel:
                 gain = 1 + gain
             W_U_DV = gain[:, None] * W_U_DV
         centred_DV: Tensor = W_U_DV - W_U_DV.mean(dim=1, keepdim=True)
-        return centred_DV
+        matrix = self._into_residual(hook)
+        return centred_DV if matrix is None else matrix @ centred_DV
+
+    def _into_residual(self, hook: str) -> Tensor | None:
+        """What takes activations at a hook point into the residual stream, where it is a matrix: [width, D]."""
+        if hook.endswith("attn.hook_z"):
+            W_O: Tensor = self.bridge.blocks[int(hook.split(".")[1])].attn.W_O  # [heads, d_head, D]
+            return W_O.detach().float().flatten(0, 1)
+        if hook.endswith("mlp.hook_post"):
+            W_out: Tensor = self.bridge.blocks[int(hook.split(".")[1])].mlp.W_out
+            return W_out.detach().float()
+        return None
 
     @contextlib.contextmanager
     def _hooked(self, edits: Edits | None) -> Iterator[None]:
-        hooks = [(name, _as_hook(edit)) for name, edit in (edits or {}).items()]
-        with self.bridge.hooks(fwd_hooks=hooks) if hooks else contextlib.nullcontext():
+        with self._at_points([pair for hook, edit in (edits or {}).items() for pair in edit_points(hook, edit)]):
+            yield
+
+    @contextlib.contextmanager
+    def _at_points(self, pairs: Sequence[tuple[str, Edit]]) -> Iterator[None]:
+        """Raises UserError (field `site`) for a hook point that the model does not have."""
+        with contextlib.ExitStack() as stack:
+            if pairs:
+                try:
+                    stack.enter_context(self.bridge.hooks(fwd_hooks=[(name, _as_hook(edit)) for name, edit in pairs]))
+                except (KeyError, ValueError) as error:
+                    raise UserError(
+                        f"site: {self.info.name} has not every one of {', '.join(name for name, _ in pairs)} (a block "
+                        "that runs attention and MLP side by side has no hook_resid_mid, for instance)",
+                        "site") from error
             yield
 
     def _precision(self, autocast: bool) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if autocast else contextlib.nullcontext()
+
+
+def _point(hook: str) -> str:
+    """Where the bridge has a hook point: it offers the MLP's input before its norm only on demand."""
+    return hook.replace("hook_mlp_in", "ln2.hook_in")
+
+
+def edit_points(hook: str, edit: Edit) -> list[tuple[str, Edit]]:
+    """The hook points at which an edit of `hook` is done.
+
+    The bridge's `hook_resid_mid` is the input of the MLP's norm: the residual stream passes it by,
+    and an edit there would change the MLP alone.  So the attention's output takes the difference,
+    which is exactly 0 wherever the edit changes nothing.
+    """
+    block, _, kind = hook.rpartition(".")
+    if kind != "hook_resid_mid":
+        return [(_point(hook), edit)]
+    before: list[Tensor] = []
+
+    def keep(x_PSD: Tensor) -> Tensor:
+        before[:] = [x_PSD]
+        return x_PSD
+
+    def add_difference(attention_PSD: Tensor) -> Tensor:
+        middle_PSD = before[0] + attention_PSD
+        return attention_PSD + (edit(middle_PSD) - middle_PSD)
+
+    return [(f"{block}.hook_resid_pre", keep), (f"{block}.hook_attn_out", add_difference)]
+
+
+def _hf_name(name: str) -> str:
+    """The name that a module or parameter of a bridge has in the model that it was made from."""
+    return name.replace("._original_component", "")
 
 
 def _as_hook(edit: Edit) -> Callable[[Tensor, Any], Tensor]:

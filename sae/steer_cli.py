@@ -80,7 +80,7 @@ def interventions_from_build(
                     f"there is no {number:,}", "latent")
             if found.dead and mode in ("add", "clamp"):
                 raise UserError(f"latent: {number} never fired in the build, so its strength has no unit", "latent")
-            chosen.append(_intervention(sae_id, config["site"]["layer"], number, mode, strength, found.max_act))
+            chosen.append(_intervention(sae_id, config["site"]["layer"], number, mode, strength, found.max_act or 0.0))
             notes.append(_note(chosen[-1], config, build))
         return chosen, notes
     finally:
@@ -106,8 +106,10 @@ def _note(i: Intervention, config: dict[str, object], build: Build) -> str:
 def _texts(workspace: Workspace, sae_id: str, request: SteerRequest, device: str) -> Iterator[list[str]]:
     """Both texts so far, after every token."""
     from sae.autoencoder import Autoencoder
+    from sae.decoder import Run, write
     from sae.lm import LanguageModel, pick_device
-    from sae.steer import check_saes, generate, prompt_ids
+    from sae.rows import RowModel
+    from sae.steer import check_saes, prompt_ids
 
     folder = workspace.sae(sae_id)
     target = pick_device(device)
@@ -115,9 +117,8 @@ def _texts(workspace: Workspace, sae_id: str, request: SteerRequest, device: str
     lm = LanguageModel.load(sae.config["model"]["name"], target)
     check_saes(lm, {sae_id: sae})
     pieces = lm.vocabulary()[0]  # and not the tokenizer's decode(), which drops a leading space
-    for columns in generate(
-        lm, prompt_ids(lm, request), {sae_id: sae}, request.interventions, request.where, request.sampling
-    ):
+    run = Run.of(request, prompt_ids(lm, request), {sae_id: sae}, lm.tokenizer.all_special_ids)
+    for columns in write(RowModel(lm), run):
         yield [_shown(b"".join(pieces[token] for token in column.output)) for column in columns]
 
 

@@ -1,8 +1,9 @@
 """The web process's end of the model worker.  No torch.
 
-The worker is started with the first request and started again when it has died.  Its standard
-input is a pipe of ours that is never written to: when this process ends, in whatever way, the
-pipe closes and the worker ends with it.
+It is started with the first request and started again when it has died.  Its standard input is a pipe
+of ours that is never written to: when this process ends, in whatever way, the pipe closes and the
+worker ends with it.  Where the settings give an address, the worker there is used, and is another's
+to start.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from app.worker.protocol import (
     Event,
     Failed,
     Final,
-    Generate,
+    Hello,
+    Job,
     Loading,
+    Report,
+    Status,
     Stop,
     decode_event,
     encode,
@@ -49,7 +53,13 @@ class Options(Protocol):
     @property
     def worker_queue(self) -> int: ...
     @property
+    def worker_places(self) -> int: ...
+    @property
     def worker_device(self) -> str: ...
+    @property
+    def worker_address(self) -> str: ...
+    @property
+    def worker_token(self) -> str: ...
 
 
 class WorkerUnavailable(Exception):
@@ -76,12 +86,12 @@ class WorkerClient:
     def log(self) -> Path:
         return self._options.home / "worker.log"
 
-    async def generate(self, message: Generate, stop: asyncio.Event | None = None) -> AsyncIterator[Event]:
-        """The events of one request; the last is a `Done`, `Failed` or `Busy`, whatever happens.
+    async def ask(self, message: Job | Status, stop: asyncio.Event | None = None) -> AsyncIterator[Event]:
+        """The events of one request; the last is a final one, whatever happens.
 
         Setting `stop` ends it within a token; leaving the iterator early does too.
         """
-        if self.pid is None:
+        if self.pid is None and not self._options.worker_address:
             yield Loading(what="starting the model worker")
         writer: asyncio.StreamWriter | None = None
         stopper: asyncio.Task[None] | None = None
@@ -106,6 +116,17 @@ class WorkerClient:
             if writer is not None:
                 writer.close()
 
+    generate = ask
+
+    async def report(self) -> Report | None:
+        """What the worker has loaded and does; None where it does not run."""
+        if self.pid is None and not self._options.worker_address:
+            return None
+        async for event in self.ask(Status()):
+            if isinstance(event, Report):
+                return event
+        return None
+
     def close(self) -> None:
         """End the worker and wait for it.  Nothing starts it again."""
         with self._lock:
@@ -115,6 +136,8 @@ class WorkerClient:
     # ---- the process
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._options.worker_address:
+            return await self._connect_far()
         path = await asyncio.to_thread(self._ensure)
         deadline = asyncio.get_running_loop().time() + _START_TIMEOUT_S
         while True:
@@ -129,6 +152,17 @@ class WorkerClient:
                     raise WorkerUnavailable(
                         f"The model worker did not start within {_START_TIMEOUT_S:.0f} s; see {self.log}.") from None
                 await asyncio.sleep(0.05)
+
+    async def _connect_far(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host, _, port = self._options.worker_address.rpartition(":")
+        try:
+            reader, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port), limit=MAX_LINE), 10)
+        except (OSError, TimeoutError) as error:
+            raise WorkerUnavailable(
+                f"The model worker at {self._options.worker_address} does not answer ({error or 'no reply'}); "
+                "start it there, or try again.") from None
+        writer.write(encode(Hello(token=self._options.worker_token)))
+        return reader, writer
 
     def _ensure(self) -> Path:
         """Start the worker unless it runs; where it listens (or soon will)."""
@@ -145,7 +179,8 @@ class WorkerClient:
         o = self._options
         command = [
             sys.executable, "-m", "app.worker.server", "--socket", str(socket), "--threads", str(o.worker_threads),
-            "--memory-mb", str(o.worker_memory_mb), "--queue", str(o.worker_queue), "--device", o.worker_device]
+            "--memory-mb", str(o.worker_memory_mb), "--queue", str(o.worker_queue), "--places", str(o.worker_places),
+            "--device", o.worker_device]
         o.home.mkdir(parents=True, exist_ok=True)
         with open(self.log, "wb") as log:
             # A session of its own: Ctrl-C in the terminal is for the server, which then ends the worker.

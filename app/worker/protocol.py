@@ -136,6 +136,7 @@ class Cell(_Message):
     concept: float | None
     repetition: float | None
     perplexity: float | None
+    error: str | None = None  # why it was not written to its end
 
 
 class NextToken(_Message):

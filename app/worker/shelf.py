@@ -21,6 +21,11 @@ class Shelf:
         return key in self._items
 
     @property
+    def names(self) -> list[str]:
+        """What lies here, the least recently used first."""
+        return [str(key[1]) if isinstance(key, tuple) else str(key) for key in self._items]
+
+    @property
     def bytes(self) -> int:
         return sum(size for _, size in self._items.values())
 

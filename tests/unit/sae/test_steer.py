@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from sae.decoder import generate
 from sae.errors import UserError
 from sae.lm import LanguageModel
 from sae.models import DEMO_PATH
-from sae.steer import Steering, draw, generate, prompt_ids
+from sae.rows import RowModel
+from sae.steer import Steering, prompt_ids
 from sae.steering_spec import Intervention, Sampling, SteerRequest, Where
 
 PROMPT = 'def read_lines(path):\n    """Return the lines of the file.\n'
@@ -30,6 +30,11 @@ def lm(demo_lm: LanguageModel) -> LanguageModel:
 @pytest.fixture(scope="module")
 def plain() -> Any:
     return AutoModelForCausalLM.from_pretrained(DEMO_PATH, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+@pytest.fixture(scope="module")
+def rows(lm: LanguageModel) -> RowModel:
+    return RowModel(lm)
 
 
 def tokens_of(lm: LanguageModel) -> Tensor:
@@ -158,38 +163,41 @@ def test_latents_of_two_saes_at_two_layers_and_mixed_modes(lm: LanguageModel, pl
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_strength_zero_is_the_baseline_token_for_token(lm: LanguageModel, tiny_sae: Any, temperature: float) -> None:
+def test_strength_zero_is_the_baseline_token_for_token(
+    lm: LanguageModel, rows: RowModel, tiny_sae: Any, temperature: float) -> None:
     sae = tiny_sae("batch_topk", "layer_norm")
     for seed in range(3):
         nothing = [Intervention(sae=sae.config["id"], layer=2, latent=9, strength=0, max_act=7.0),
                    Intervention(sae=sae.config["id"], layer=2, latent=11, mode="scale", strength=1, max_act=7.0)]
         sampling = Sampling(temperature=temperature, top_p=0.99, length=50, seed=seed, stop_at_eos=False)
         *_, (baseline, steered) = generate(
-            lm, tokens_of(lm)[0].tolist(), {sae.config["id"]: sae}, nothing, Where(special=True), sampling)
+            rows, tokens_of(lm)[0].tolist(), {sae.config["id"]: sae}, nothing, Where(special=True), sampling)
         assert baseline.output == steered.output
         assert baseline.acts == steered.acts
         assert len(baseline.output) == 50
 
 
-def test_a_strong_steer_changes_the_text_and_leaves_the_baseline(lm: LanguageModel, tiny_sae: Any) -> None:
+def test_a_strong_steer_changes_the_text_and_leaves_the_baseline(
+    lm: LanguageModel, rows: RowModel, tiny_sae: Any) -> None:
     sae = tiny_sae()
     prompt = tokens_of(lm)[0].tolist()
     texts = {}
     for strength in (0.0, 6.0, -6.0):
         chosen = [Intervention(sae=sae.config["id"], layer=2, latent=9, strength=strength, max_act=8.0)]
-        *_, (baseline, steered) = generate(lm, prompt, {sae.config["id"]: sae}, chosen, Where(), Sampling(length=25))
+        *_, (baseline, steered) = generate(rows, prompt, {sae.config["id"]: sae}, chosen, Where(), Sampling(length=25))
         texts[strength] = tuple(steered.output)
         assert tuple(baseline.output) == texts[0.0]
     assert len(set(texts.values())) == 3
 
 
-def test_greedy_text_and_activations_equal_a_run_without_cache(lm: LanguageModel, tiny_sae: Any) -> None:
+def test_greedy_text_and_activations_equal_a_run_without_cache(
+    lm: LanguageModel, rows: RowModel, tiny_sae: Any) -> None:
     sae = tiny_sae("topk")
     sae_id = sae.config["id"]
     chosen = interventions_for(sae, "clamp")
     prompt = tokens_of(lm)[0].tolist()
     where, sampling = Where(positions="output"), Sampling(temperature=0, length=12, stop_at_eos=False)
-    *_, (baseline, steered) = generate(lm, prompt, {sae_id: sae}, chosen, where, sampling)
+    *_, (baseline, steered) = generate(rows, prompt, {sae_id: sae}, chosen, where, sampling)
 
     steering = Steering(chosen, {sae_id: sae}, where, [lm.bos_id])
     ids, readings = list(prompt), {}
@@ -213,9 +221,11 @@ def test_the_last_prompt_token_is_not_output(lm: LanguageModel, tiny_sae: Any) -
     assert steering.mask(tokens_PS[:, 4:], 4, 5).tolist() == [[False]]
 
 
-def test_generation_stops_when_closed(lm: LanguageModel, tiny_sae: Any) -> None:
+def test_generation_stops_when_closed(
+    lm: LanguageModel, rows: RowModel, tiny_sae: Any) -> None:
     sae = tiny_sae()
-    steps = generate(lm, [0, 5], {sae.config["id"]: sae}, interventions_for(sae, "add"), Where(), Sampling(length=400))
+    chosen = interventions_for(sae, "add")
+    steps = generate(rows, [0, 5], {sae.config["id"]: sae}, chosen, Where(), Sampling(length=400))
     for wanted in (1, 2, 3):
         columns = next(steps)
         assert [len(c.output) for c in columns] == [wanted, wanted]
@@ -244,32 +254,3 @@ def test_a_prompt_over_the_context_is_refused(lm: LanguageModel) -> None:
         ids("x", 255)
     with pytest.raises(UserError, match="shorten it"):
         ids("x = 1\n" * 300, 1)
-
-
-@settings(deadline=None)
-@given(seed=st.integers(0, 1000), top_k=st.integers(0, 12), top_p=st.floats(0.01, 1.0),
-       temperature=st.floats(0.1, 3.0))
-def test_draw_keeps_to_the_cut_vocabulary(seed: int, top_k: int, top_p: float, temperature: float) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    logits_V = torch.randn(10, generator=generator)
-    token = draw(logits_V, Sampling(top_k=top_k, top_p=top_p, temperature=temperature), generator)
-    probability = (logits_V.double() / temperature).softmax(dim=0)
-    if 0 < top_k < 10:
-        probability[probability < probability.topk(top_k).values[-1]] = 0
-        probability /= probability.sum()
-    likelier = float(probability[probability > probability[token]].sum())
-    assert probability[token] > 0
-    assert likelier < top_p + 1e-6
-
-
-def test_draw_follows_the_distribution() -> None:
-    logits_V = torch.tensor([0.0, 1.0, 2.0])
-    generator = torch.Generator().manual_seed(3)
-    drawn = [draw(logits_V, Sampling(temperature=1, top_p=1), generator) for _ in range(4000)]
-    share = torch.bincount(torch.tensor(drawn), minlength=3) / 4000
-    assert torch.allclose(share, logits_V.softmax(dim=0), atol=0.03)
-
-
-def test_draw_refuses_what_is_not_a_number() -> None:
-    with pytest.raises(UserError, match="lower it"):
-        draw(torch.tensor([0.0, float("nan")]), Sampling(), torch.Generator())

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from app.worker.desk import Desk, Send
-from app.worker.protocol import Done, Event, Failed, Final, Generate, Queued, Stop, decode_event, encode
+from app.worker.desk import Address, Desk, Send
+from app.worker.protocol import (
+    Done,
+    Event,
+    Failed,
+    Final,
+    Generate,
+    Hello,
+    Loading,
+    Queued,
+    Report,
+    Status,
+    Stop,
+    decode_event,
+    encode,
+)
 from sae.errors import UserError
 from sae.steering_spec import Intervention, SteerRequest
 
@@ -26,19 +41,35 @@ class Models:
         self.go = threading.Event()
         self.busy = threading.Event()
         self.served: list[str] = []
+        self.steps = self.resets = 0
+        self.breaks = False
 
-    def __call__(self, job: Generate, send: Send, cancelled: threading.Event) -> None:
+    def begin(self, job: Any, send: Send, cancelled: threading.Event) -> Iterator[None]:
         prompt = job.request.prompt
         self.served.append(prompt)
         if prompt == "hold":
             self.busy.set()
             while not (self.go.is_set() or cancelled.wait(0.001)):
-                pass
+                yield
         if prompt == "user":
             raise UserError("strength: too much", "strength")
         if prompt == "bug":
             raise RuntimeError("broken")
+        if prompt == "quiet":
+            return
         send(Done(columns={}, stopped=cancelled.is_set(), tokens=0, seconds=0))
+
+    def step(self) -> None:
+        self.steps += 1
+        if self.breaks:
+            self.breaks = False
+            raise RuntimeError("out of memory")
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def report(self, waiting: int, going: int) -> Report:
+        return Report(loaded=[], memory=0, limit=1, waiting=waiting, going=going, pid=1, device="cpu")
 
 
 async def ask(path: Path, prompt: str, seen: list[Event]) -> asyncio.StreamWriter:
@@ -63,10 +94,10 @@ async def until(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(0.002)
 
 
-def with_desk(tmp_path: Path, room: int, scene: Callable[[Path, Models], Any]) -> None:
+def with_desk(tmp_path: Path, room: int, scene: Callable[[Path, Models], Any], places: int = 1) -> None:
     async def play() -> None:
         models, ended, path = Models(), asyncio.Event(), tmp_path / "w.sock"
-        desk = asyncio.create_task(Desk(lambda: models, room).serve(path, ended))
+        desk = asyncio.create_task(Desk(lambda: models, room, places).serve(path, ended))
         await until(path.exists)
         await scene(path, models)
         models.go.set()
@@ -153,3 +184,71 @@ def test_what_is_no_request_is_answered(tmp_path: Path) -> None:
         writer.close()
 
     with_desk(tmp_path, 1, scene)
+
+
+def test_requests_are_done_at_once_and_a_fault_of_the_step_ends_those_alone(tmp_path: Path) -> None:
+    async def scene(path: Path, models: Models) -> None:
+        held, other, after = [], [], []  # type: ignore[var-annotated]
+        await ask(path, "hold", held)
+        await until(models.busy.is_set)
+        await ask(path, "fine", other)
+        await until(lambda: ends(other))  # beside the one that is held
+        assert not ends(held)
+        assert Queued not in map(type, other)
+        models.breaks = True
+        await until(lambda: ends(held))
+        assert "out of memory" in ends(held)[0].message  # type: ignore[union-attr]
+        assert models.resets == 1
+        await ask(path, "quiet", after)
+        await until(lambda: ends(after))
+        assert isinstance(ends(after)[0], Failed)
+
+    with_desk(tmp_path, 4, scene, places=3)
+
+
+def test_the_state_is_told_at_once(tmp_path: Path) -> None:
+    async def scene(path: Path, models: Models) -> None:
+        held, waiting = [], []  # type: ignore[var-annotated]
+        await ask(path, "hold", held)
+        await until(models.busy.is_set)
+        await ask(path, "waiting", waiting)
+        await until(lambda: waiting)
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(encode(Status()))
+        report = decode_event(await reader.readline())
+        assert isinstance(report, Report)
+        assert (report.waiting, report.going) == (1, 1)
+        writer.close()
+
+    with_desk(tmp_path, 4, scene)
+
+
+def test_over_tcp_only_who_knows_the_token_is_served() -> None:
+    async def play() -> None:
+        models, ended = Models(), asyncio.Event()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        address = Address(host="127.0.0.1", port=port, token="sesame")
+        desk = asyncio.create_task(Desk(lambda: models, 4).serve(address, ended))
+        answers = []
+        for token in ("wrong", "sesame"):
+            while True:
+                try:
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                    break
+                except ConnectionRefusedError:
+                    await asyncio.sleep(0.01)
+            writer.write(encode(Hello(token=token)) + encode(message()))
+            answers.append(decode_event(await reader.readline()))
+            while isinstance(answers[-1], Loading):
+                answers[-1] = decode_event(await reader.readline())
+            writer.close()
+        ended.set()
+        await desk
+        assert isinstance(answers[0], Failed)
+        assert "does not know this token" in answers[0].message
+        assert isinstance(answers[1], Done)
+        assert models.served == ["x"]
+
+    asyncio.run(play())

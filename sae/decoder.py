@@ -1,0 +1,306 @@
+"""Texts of several runs, written together: one forward pass gives every one of them its next token.
+
+A run (`Run`) is one request: its columns and samples, each a `Column` that grows.  Runs join between
+two tokens and leave when they are finished or stopped.  Whatever the company, a run gets the bits
+that it would get alone: forward passes by `sae/rows.py`, edits by `sae/row_edits.py`, draws that
+depend on seed, step and token alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sae.autoencoder import Autoencoder
+from sae.errors import UserError
+from sae.row_edits import RowEdits
+from sae.rows import ROWS, RowModel, Rows, capacity_of
+from sae.sampling import Draw, draw, seed_of
+from sae.steer import Steering
+from sae.steering_spec import Intervention, Sampling, SteerRequest, Where, column_key
+
+
+@dataclass
+class Column:
+    """One text as it grows.  `acts[i]` belongs to the i-th token read, BOS first: a value per
+    intervention, read before any edit of its site.  The newest token is read one step later,
+    so `acts` may be one shorter than prompt and output together.  `finish`: length, eos or stop."""
+
+    name: str
+    output: list[int] = field(default_factory=list)
+    acts: list[list[float]] = field(default_factory=list)
+    finish: str | None = None
+
+
+@dataclass
+class _Text:
+    """A column's place in a batch.  `length` tokens are read, `pending` is the next, −1 while the prompt is read."""
+
+    run: Run
+    column: Column = field(default_factory=lambda: Column(""))
+    steering: Steering = field(default_factory=lambda: Steering([], {}))
+    steered: bool = False
+    seed: int = 0
+    length: int = 0
+    seen: set[int] = field(default_factory=set)
+    tail: bytes = b""
+    pending: int = -1
+
+
+class Run:
+    """One request as it is written.  Its columns are named as `SteerRequest.keys` names them."""
+
+    def __init__(
+        self, prompt: Sequence[int], steering: Steering, control: Steering | None, sampling: Sampling,
+        columns: Sequence[str] = ("baseline", "steered"), samples: int = 1,
+    ) -> None:
+        self.prompt, self.sampling = list(prompt), sampling
+        self._steering, self._control, self._names, self.samples = steering, control, list(columns), samples
+        self.columns = [Column(column_key(name, sample)) for sample in range(samples) for name in columns]
+        self.prompt_acts: list[list[float]] = []  # unsteered
+        self.error: UserError | None = None
+
+    @classmethod
+    def of(cls, request: SteerRequest, prompt: Sequence[int], saes: Mapping[str, Autoencoder],
+           special_ids: Sequence[int]) -> Run:
+        """Raises UserError where an intervention does not fit its SAE."""
+        def steering(control_seed: int | None) -> Steering:
+            return Steering(request.interventions, saes, request.where, special_ids, control_seed)
+
+        control = steering(request.control_seed) if "control" in request.columns else None
+        return cls(prompt, steering(None), control, request.sampling, request.columns, request.samples)
+
+    @property
+    def finished(self) -> bool:
+        return self.error is not None or all(column.finish for column in self.columns)
+
+    def of_column(self, name: str) -> tuple[Steering, bool]:
+        """What a column is written with, and whether it is steered at all."""
+        if name == "control":
+            assert self._control is not None
+            return self._control, True
+        return self._steering, name == "steered"
+
+    @property
+    def names(self) -> list[str]:
+        """The columns, without their samples."""
+        return self._names
+
+
+class _Batch:
+    """R rows of one capacity, and the texts in them."""
+
+    def __init__(self, capacity: int) -> None:
+        self.rows = Rows(capacity)
+        self.texts: dict[int, _Text] = {}
+        self.order: list[int | None] = []
+        self.edits: RowEdits | None = None  # made anew, with the order, whenever a text comes or goes
+
+    @property
+    def free(self) -> list[int]:
+        return [row for row in range(ROWS) if row not in self.texts]
+
+
+class Decoder:
+    """Writes runs with one language model.  To be used by one thread."""
+
+    def __init__(self, model: RowModel) -> None:
+        self.model = model
+        self._pieces = model.lm.vocabulary()[0]
+        self._eos = model.lm.tokenizer.eos_token_id
+        self._batches: list[_Batch] = []
+
+    @property
+    def n_texts(self) -> int:
+        """Texts that are being written."""
+        return sum(len(batch.texts) for batch in self._batches)
+
+    def join(self, run: Run) -> Iterator[None]:
+        """Read the run's prompt for each column and draw the first tokens; yields between forward passes.
+
+        The run takes part in steps from the end of the iteration on.
+        """
+        total = len(run.prompt) + run.sampling.length
+        first: dict[str, tuple[_Batch, int]] = {}  # the row that holds the prompt as read unsteered, or by a column
+        begun: list[tuple[_Batch, int, _Text, Tensor]] = []
+        unsteered: tuple[Tensor, list[list[float]], tuple[_Batch, int]] | None = None
+        try:
+            for name in run.names:
+                steering, steered = run.of_column(name)
+                tokens_1S = torch.tensor([run.prompt])
+                mask_1S = steering.mask(tokens_1S, 0, len(run.prompt)) & steered
+                edited = bool(mask_1S.any())
+                batch, row = self._take(total, run)
+                if unsteered is not None and not edited:  # the very same reading
+                    logits_V, acts, (source, source_row) = unsteered
+                    self._copy(source, source_row, batch, row, len(run.prompt))
+                else:
+                    logits_V, acts = self._read(run, steering, mask_1S, batch, row)
+                    if not edited:
+                        unsteered = (logits_V, acts, (batch, row))
+                    yield
+                first[name] = batch, row
+                if not run.prompt_acts or not edited:
+                    run.prompt_acts = acts
+                for sample in range(run.samples):
+                    if sample:
+                        batch, row = self._take(total, run)
+                        self._copy(*first[name], batch, row, len(run.prompt))
+                    column = next(c for c in run.columns if c.name == column_key(name, sample))
+                    column.acts = [list(values) for values in acts]
+                    text = _Text(run, column, steering, steered, seed_of(run.sampling, sample), len(run.prompt),
+                                 set(run.prompt))
+                    batch.texts[row] = text
+                    begun.append((batch, row, text, logits_V))
+            for _, _, text, logits_V in begun:
+                self._draw(text, logits_V)
+            for batch in self._batches:
+                batch.edits = None
+        except BaseException:
+            self.leave(run)
+            raise
+        if run.error is not None:
+            self.leave(run)
+
+    def step(self) -> None:
+        """One token for every text.  A finished text reads its last token, for its activations, and is gone."""
+        for batch in self._batches:
+            ready = {row: text for row, text in batch.texts.items() if text.pending >= 0}
+            if ready:
+                self._step(batch, ready)
+        self._batches = [batch for batch in self._batches if batch.texts]
+
+    def holds(self, run: Run) -> bool:
+        """Whether a text of the run still has a token to read."""
+        return any(text.run is run for batch in self._batches for text in batch.texts.values())
+
+    def clear(self) -> None:
+        """Forget all texts."""
+        self._batches = []
+
+    def leave(self, run: Run) -> None:
+        """Take the run's texts out, as they are."""
+        for batch in self._batches:
+            for row in [row for row, text in batch.texts.items() if text.run is run]:
+                self._free(batch, row)
+
+    # ---- a step
+
+    def _step(self, batch: _Batch, ready: Mapping[int, _Text]) -> None:
+        if batch.edits is None:
+            batch.order = self.model.order(list(ready))
+            batch.edits = RowEdits(
+                {i: (ready[row].steering, ready[row].steered) for i, row in enumerate(batch.order)
+                 if row is not None and row in ready},
+                len(batch.order), self.model.device)
+        places = {row: i for i, row in enumerate(batch.order) if row is not None}
+        steered = [False] * len(batch.order)
+        for row, text in ready.items():
+            steered[places[row]] = text.steered and text.steering.changes(
+                text.pending, text.length, len(text.run.prompt))
+        edits, acts_MN = batch.edits.edits(steered)
+        logits_MV = self.model.step(
+            batch.rows, batch.order, {row: text.pending for row, text in ready.items()},
+            {row: text.length for row, text in ready.items()}, edits).cpu()
+        acts = acts_MN.tolist()
+        for row, text in ready.items():
+            text.length += 1
+            text.column.acts.append(acts[places[row]][: len(text.steering.interventions)])
+            if text.column.finish:
+                self._free(batch, row)
+            elif text.run.error is None:
+                self._draw(text, logits_MV[places[row]])
+        for run in {id(t.run): t.run for t in ready.values() if t.run.error is not None}.values():
+            self.leave(run)
+
+    def _draw(self, text: _Text, logits_V: Tensor) -> None:
+        sampling, column = text.run.sampling, text.column
+        try:
+            token = draw(logits_V.numpy(), Draw(sampling, text.seed, len(column.output), text.seen))
+        except UserError as error:
+            text.run.error = error
+            return
+        column.output.append(token)
+        text.pending = token
+        text.seen.add(token)
+        if sampling.stop_at_eos and token == self._eos:
+            column.finish = "eos"
+        elif self._stops(text, token):
+            column.finish = "stop"
+        elif len(column.output) == sampling.length:
+            column.finish = "length"
+
+    def _stops(self, text: _Text, token: int) -> bool:
+        """Whether the token completes a stop string."""
+        stops = [stop.encode() for stop in text.run.sampling.stop]
+        if not stops:
+            return False
+        kept = max(map(len, stops)) - 1  # of the text before the token
+        text.tail = text.tail[max(len(text.tail) - kept, 0):] + self._pieces[token]
+        return any(stop in text.tail for stop in stops)
+
+    # ---- places
+
+    def _take(self, total: int, run: Run) -> tuple[_Batch, int]:
+        """A free row for a text of `total` tokens, held for the run."""
+        capacity = capacity_of(total)
+        for batch in self._batches:
+            if batch.rows.capacity == capacity and batch.free:
+                break
+        else:
+            batch = _Batch(capacity)
+            self._batches.append(batch)
+        row = batch.free[0]
+        batch.texts[row] = _Text(run)
+        return batch, row
+
+    def _free(self, batch: _Batch, row: int) -> None:
+        del batch.texts[row]
+        batch.edits = None
+
+    def _copy(self, source: _Batch, source_row: int, target: _Batch, row: int, length: int) -> None:
+        if source is target:
+            source.rows.copy(source_row, row, length)
+            return
+        for layer, keys in source.rows.keys.items():
+            values = source.rows.values[layer]
+            k, v = target.rows.room(layer, keys, values)
+            k[row, :, :length], v[row, :, :length] = keys[source_row, :, :length], values[source_row, :, :length]
+
+    def _read(
+        self, run: Run, steering: Steering, mask_1S: Tensor, batch: _Batch, row: int
+    ) -> tuple[Tensor, list[list[float]]]:
+        readings: dict[int, Tensor] = {}
+        edits = steering.edits(mask_1S.to(self.model.device), readings)
+        logits_V = self.model.read(run.prompt, edits, batch.rows, row).cpu()
+        acts_NS = torch.stack([readings[place][0] for place in range(len(readings))])
+        return logits_V, acts_NS.T.tolist()
+
+
+def generate(
+    model: RowModel, prompt: Sequence[int], saes: Mapping[str, Autoencoder],
+    interventions: Sequence[Intervention], where: Where, sampling: Sampling,
+) -> Iterator[list[Column]]:
+    """Write `baseline` and `steered` side by side; yields both (the same objects) after each token.
+
+    Closing the iterator stops at once.  `prompt` begins with BOS.
+    """
+    steering = Steering(interventions, saes, where, model.lm.tokenizer.all_special_ids)
+    yield from write(model, Run(prompt, steering, None, sampling))
+
+
+def write(model: RowModel, run: Run) -> Iterator[list[Column]]:
+    """Write a run by itself; yields its columns after each token.  Raises UserError where it breaks."""
+    decoder = Decoder(model)
+    for _ in decoder.join(run):
+        pass
+    while True:
+        if run.error is not None:
+            raise run.error
+        yield run.columns
+        if not decoder.n_texts:
+            return
+        decoder.step()

@@ -1,0 +1,111 @@
+"""Which latents fire on a text.
+
+Shapes: S positions, D width, L latents, N active pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sae.autoencoder import Autoencoder
+from sae.kernels.codes import Codes
+from sae.lm import Edit
+from sae.rows import RowModel
+
+
+@dataclass(frozen=True)
+class Firing:
+    """One latent over one text, special tokens left out: its maximum and where that is, its sum, its tokens."""
+
+    latent: int
+    max: float
+    sum: float
+    peak: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One SAE on one text: L0 per position, the strongest latents of every position as triplets, and the ranking."""
+
+    l0: list[int]
+    position: list[int]
+    latent: list[int]
+    act: list[float]
+    ranked: list[Firing]
+
+
+def windows(ids: Sequence[int], bos_id: int, n_ctx: int) -> list[list[int]]:
+    """A text that begins with BOS, cut into contexts as the model reads them, each with a BOS of its own."""
+    if len(ids) <= n_ctx:
+        return [list(ids)]
+    body = list(ids[1:])
+    return [[bos_id, *body[i : i + n_ctx - 1]] for i in range(0, len(body), n_ctx - 1)]
+
+
+def inspect_text(
+    model: RowModel, ids: Sequence[int], saes: Sequence[Autoencoder], special: Sequence[bool], top: int
+) -> tuple[list[Reading], list[int]]:
+    """A reading by each SAE, and the positions at which the text was cut anew (see `windows`).
+
+    `special`: which tokens of `ids` are BOS or the like.
+    """
+    hooks = list(dict.fromkeys(sae.hook for sae in saes))
+    sites: dict[str, list[Tensor]] = {hook: [] for hook in hooks}
+    cuts, at = [], 0
+    for number, window in enumerate(windows(ids, model.lm.bos_id, model.lm.info.n_ctx)):
+        shown = window if number == 0 else window[1:]  # a BOS that was put in is not part of the text
+        if number:
+            cuts.append(at)
+        at += len(shown)
+        for hook, x_SD in _read(model, window, hooks).items():
+            sites[hook].append(x_SD[-len(shown) :])
+    return [_reading(sae.codes(torch.cat(sites[sae.hook])), special, top) for sae in saes], cuts
+
+
+def _read(model: RowModel, ids: Sequence[int], hooks: Sequence[str]) -> dict[str, Tensor]:
+    """The activations [S, D] at hook points, float32."""
+    kept: dict[str, Tensor] = {}
+
+    def keeping(hook: str) -> Edit:
+        def keep(x_1SD: Tensor) -> Tensor:
+            kept[hook] = x_1SD[0].reshape(x_1SD.shape[1], -1).float()
+            return x_1SD
+
+        return keep
+
+    model.read(ids, {hook: keeping(hook) for hook in hooks})
+    return kept
+
+
+def _reading(codes: Codes, special: Sequence[bool], top: int) -> Reading:
+    token_N, latent_N, value_N = codes.token_N.cpu(), codes.latent_N.cpu(), codes.value_N.float().cpu()
+    l0_S = torch.bincount(token_N, minlength=codes.n_tokens)
+    # By position, then by strength; the place within the position says which are among the top.
+    order = value_N.argsort(descending=True, stable=True)
+    order = order[token_N[order].argsort(stable=True)]
+    start_S = l0_S.cumsum(0) - l0_S
+    place_N = torch.arange(len(order)) - start_S[token_N[order]]
+    shown = order[place_N < top]
+    return Reading(
+        l0_S.tolist(), token_N[shown].tolist(), latent_N[shown].tolist(), value_N[shown].tolist(),
+        _ranked(token_N, latent_N, value_N, codes.n_latents, torch.tensor(list(special))))
+
+
+def _ranked(token_N: Tensor, latent_N: Tensor, value_N: Tensor, n_latents: int, special_S: Tensor) -> list[Firing]:
+    counted = ~special_S[token_N]
+    token_N, latent_N, value_N = token_N[counted], latent_N[counted], value_N[counted]
+    order = value_N.argsort(descending=True, stable=True)  # so that a latent's first pair is its peak
+    token_N, latent_N, value_N = token_N[order], latent_N[order], value_N[order]
+    n_L = torch.bincount(latent_N, minlength=n_latents)
+    sum_L = torch.bincount(latent_N, weights=value_N.double(), minlength=n_latents)
+    first_L = torch.full((n_latents,), len(latent_N)).scatter_reduce_(
+        0, latent_N, torch.arange(len(latent_N)), "amin")
+    latents = first_L[n_L > 0].sort().values  # strongest peak first
+    return [
+        Firing(int(latent_N[i]), float(value_N[i]), float(sum_L[latent_N[i]]), int(token_N[i]), int(n_L[latent_N[i]]))
+        for i in latents.tolist()]

@@ -1,0 +1,335 @@
+"""A language model read row by row: what comes out for a text does not depend on its company.
+
+Two matrix products of different shapes round differently (by 1e-5 in a logit), which is enough to
+flip a drawn token.  So every text goes through the same shapes, alone or among others:
+
+- a prompt is read by itself, as [1, S];
+- after it, one token at a time, always as one of `ROWS` rows, the others empty or other texts.
+  In a product of fixed shape a row's result depends neither on its place nor on the other rows
+  (`tests/unit/sae/test_rows.py` checks bit for bit).  Where a few rows are found to give the very
+  same bits, which costs less for few texts, they are used as well;
+- attention reads a row's own keys alone, up to its own length rounded up to a power of two, so
+  that its shape too is the row's own.
+
+The model is the plain Hugging Face one with forward hooks in place of hook points: what a
+transformer_lens bridge computes, at less than half the cost a token.
+
+Shapes: S positions of a prompt, R = ROWS rows, M rows of a step, H heads, K heads of keys, D width,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sae.errors import UserError
+from sae.lm import CacheBase, Edit, Edits, LanguageModel, edit_points
+
+ROWS = 16
+_FEW = 4  # rows of a step for so many texts or fewer, where that is safe
+_SHORTEST = 64  # keys are read in powers of two from here on
+_ONE_BY_ONE = 5  # up to so many rows attend faster one after the other; the results are the same bits
+
+
+def capacity_of(length: int) -> int:
+    """The room that a text of `length` tokens takes: a power of two."""
+    return max(4 * _SHORTEST, 1 << (length - 1).bit_length())
+
+
+class Rows:
+    """Keys and values of up to R texts of at most `capacity` tokens, by layer: each [R, K, capacity, D / H]."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+
+    @property
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (*self.keys.values(), *self.values.values()))
+
+    def room(self, layer: int, like_PKSD: Tensor, values_PKSD: Tensor) -> tuple[Tensor, Tensor]:
+        if layer not in self.keys:
+            for store, like in ((self.keys, like_PKSD), (self.values, values_PKSD)):
+                store[layer] = like.new_zeros(ROWS, like.shape[1], self.capacity, like.shape[3])
+        return self.keys[layer], self.values[layer]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give row `target` the first `length` positions of row `source`."""
+        for store in (*self.keys.values(), *self.values.values()):
+            store[target, :, :length] = store[source, :, :length]
+
+
+class _Prompt:
+    """One text read from its beginning: causal attention over itself, kept in a row of `rows` where given."""
+
+    def __init__(self, rows: Rows | None, row: int) -> None:
+        self.rows, self.row = rows, row
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, settings: dict[str, Any]) -> Tensor:
+        if self.rows is not None:
+            keys, values = self.rows.room(layer, k, v)
+            keys[self.row, :, : k.shape[2]], values[self.row, :, : v.shape[2]] = k[0], v[0]
+        n = q.shape[2]
+        window = settings["window"]
+        if window is None or window >= n:
+            return _attend(q, k, v, None, settings)
+        back = torch.arange(n, device=q.device)[:, None] - torch.arange(n, device=q.device)
+        return _attend(q, k, v, (back >= 0) & (back < window), settings)
+
+
+class _Step:
+    """One token of each row in `order` that is not None; `lengths`: tokens read before it."""
+
+    def __init__(
+        self, rows: Rows, order: Sequence[int | None], lengths: Mapping[int, int], device: torch.device
+    ) -> None:
+        self.rows, self._device = rows, device
+        self._order = order
+        self._whole = list(order) == list(range(ROWS))
+        self._lengths = [0 if row is None else lengths.get(row, 0) for row in order]
+        used = [i for i, row in enumerate(order) if row is not None and row in lengths]
+        self._used = torch.tensor(used, device=device)
+        self._row = torch.tensor([order[i] for i in used], device=device)
+        self._position = torch.tensor([self._lengths[i] for i in used], device=device)
+        self._buckets: dict[int, list[int]] = {}  # keys to read -> places in the order
+        for i in used:
+            self._buckets.setdefault(max(_SHORTEST, 1 << self._lengths[i].bit_length()), []).append(i)
+        self._masks: dict[tuple[int, int | None], Tensor] = {}
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, settings: dict[str, Any]) -> Tensor:
+        keys, values = self.rows.room(layer, k, v)
+        keys[self._row, :, self._position] = k[self._used, :, 0]
+        values[self._row, :, self._position] = v[self._used, :, 0]
+        out = q.new_zeros(*q.shape[:3], v.shape[3])
+        for size, places in self._buckets.items():
+            mask = self._mask(size, settings["window"])
+            if self._whole and (len(places) > _ONE_BY_ONE or q.is_cuda):
+                whole = _attend(q, keys[:, :, :size], values[:, :, :size], mask, settings)
+                if len(places) == ROWS:
+                    return whole
+                out[places] = whole[places]
+            else:
+                for i in places:
+                    row = self._order[i]
+                    assert row is not None
+                    k1, v1 = keys[row : row + 1, :, :size], values[row : row + 1, :, :size]
+                    out[i : i + 1] = _attend(q[i : i + 1], k1, v1, mask[i : i + 1], settings)
+        return out
+
+    def _mask(self, size: int, window: int | None) -> Tensor:
+        """[M, 1, 1, size]: 0 where a row's token may look, −∞ elsewhere."""
+        if (size, window) not in self._masks:
+            last = torch.tensor(self._lengths, device=self._device)[:, None]
+            back = last - torch.arange(size, device=self._device)
+            seen = (back >= 0) if window is None else (back >= 0) & (back < window)
+            seen[:, 0] |= ~seen.any(dim=1)  # of rows that are longer than `size` nothing is used
+            mask = torch.zeros(len(self._order), 1, 1, size, device=self._device)
+            self._masks[size, window] = mask.masked_fill_(~seen[:, None, None, :], -torch.inf)
+        return self._masks[size, window]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, settings: dict[str, Any]) -> Tensor:
+    """Attention [P, H, S, D / H]; without a mask it is causal."""
+    cap = settings["softcap"]
+    if cap is None:
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=settings["scaling"],
+            enable_gqa=q.shape[1] != k.shape[1])
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    scores = cap * torch.tanh(q @ k.transpose(2, 3) * (settings["scaling"] or q.shape[-1] ** -0.5) / cap)
+    if mask is None:
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+    seen = mask if mask.dtype == torch.bool else mask == 0
+    out: Tensor = scores.masked_fill(~seen, -torch.inf).softmax(dim=-1) @ v
+    return out
+
+
+class _Cache(CacheBase):  # type: ignore[misc]  # transformers is untyped
+    """Where the model thinks its keys go; they are kept by the attention, which is told the layer here."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any) -> Any:
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+
+# The reading that is under way.  Models are used by one thread at a time.
+_now: list[_Prompt | _Step] = []
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, *,
+    scaling: float | None = None, sliding_window: int | None = None, softcap: float | None = None,
+    s_aux: Tensor | None = None, **_kwargs: Any,
+) -> tuple[Tensor, None]:
+    if s_aux is not None or attention_mask is not None:
+        raise NotImplementedError("attention with sinks or a mask of its own")
+    settings = {"scaling": scaling, "window": sliding_window, "softcap": softcap}
+    out = _now[-1].attend(module.layer_idx, query, key, value, settings)  # type: ignore[arg-type]
+    return out.transpose(1, 2).contiguous(), None
+
+
+class RowModel:
+    """A language model for `Rows`.  Must be used by one thread at a time.
+
+    Raises UserError (field `model`) for a model whose attention it cannot compute: it is compared
+    with the bridge once, at the beginning.
+    """
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self.lm = lm
+        self.device = lm.device
+        self._places: dict[str, tuple[nn.Module, str]] = {}  # by the name of the hook point
+        self._few = 0
+        self._check()
+
+    def order(self, rows: Sequence[int]) -> list[int | None]:
+        """The rows of a step in which these are read: few, or all of them."""
+        if len(rows) <= self._few:
+            return [*rows, *[None] * (self._few - len(rows))]
+        return list(range(ROWS))
+
+    @cached_property
+    def _model(self) -> Any:
+        return self.lm.plain(_attention)
+
+    @cached_property
+    def _modules(self) -> dict[str, nn.Module]:
+        return dict(self._model.named_modules())
+
+    @torch.no_grad()
+    def read(
+        self, tokens: Sequence[int], edits: Edits | None = None, rows: Rows | None = None, row: int = 0, *,
+        whole: bool = False,
+    ) -> Tensor:
+        """Read a text from its beginning into a row; the next-token logits [V] after it, float32.
+
+        With `whole` after every token, [S, V].  Edits see [1, S, D].
+        """
+        logits = self._forward(_Prompt(rows, row), [list(tokens)], [list(range(len(tokens)))], edits, whole)
+        return logits[0] if whole else logits[0, -1]
+
+    @torch.no_grad()
+    def read_many(self, texts: Sequence[Sequence[int]], edits: Edits | None = None) -> Tensor:
+        """Next-token logits [P, V] after P texts of one length, read together: for measurements, where the last
+        bits do not matter.  Edits see [P, S, D]."""
+        ids = [list(text) for text in texts]
+        return self._forward(_Prompt(None, 0), ids, [list(range(len(ids[0])))] * len(ids), edits, False)[:, -1]
+
+    @torch.no_grad()
+    def step(
+        self, rows: Rows, order: Sequence[int | None], tokens: Mapping[int, int], lengths: Mapping[int, int],
+        edits: Edits | None = None,
+    ) -> Tensor:
+        """Read one token in each of the rows of `tokens`; next-token logits [M, V] in the order of `order`.
+
+        `lengths`: how many tokens each of these rows held before.  Edits see [M, 1, D].
+        """
+        ids = [[0 if row is None else tokens.get(row, 0)] for row in order]
+        positions = [[0 if row is None else lengths.get(row, 0)] for row in order]
+        return self._forward(_Step(rows, order, lengths, self.device), ids, positions, edits, False)[:, -1]
+
+    def _forward(
+        self, reading: _Prompt | _Step, ids: list[list[int]], positions: list[list[int]], edits: Edits | None,
+        whole: bool,
+    ) -> Tensor:
+        _now.append(reading)
+        try:
+            with self._hooked(edits or {}):
+                logits: Tensor = self._model(
+                    input_ids=torch.tensor(ids, device=self.device),
+                    position_ids=torch.tensor(positions, device=self.device), past_key_values=_Cache(),
+                    use_cache=True, logits_to_keep=0 if whole else 1).logits.float()
+        finally:
+            _now.pop()
+        return logits
+
+    @contextlib.contextmanager
+    def _hooked(self, edits: Edits) -> Iterator[None]:
+        handles = []
+        try:
+            for hook, edit in edits.items():
+                for point, part in edit_points(hook, edit):
+                    handles.append(self._hook(point, part))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, point: str, edit: Edit) -> Any:
+        if point not in self._places:
+            name, end = self.lm.component(point)
+            self._places[point] = self._modules[name], end
+        module, end = self._places[point]
+        if end == "hook_in":
+            return module.register_forward_pre_hook(_before(edit), with_kwargs=True)
+        if end == "hook_out":
+            return module.register_forward_hook(_after(edit))
+        if end == "hook_normalized":
+            offset = 1.0 if "gemma" in type(self._model).__name__.lower() else 0.0
+            return module.register_forward_hook(_normalized(edit, offset))
+        raise UserError(f"hook: {self.lm.info.name} cannot be steered at {end}", "hook")
+
+    def _check(self) -> None:
+        """Raise UserError unless prompt and step give the bridge's logits; find out whether few rows will do."""
+        tokens = [self.lm.bos_id, *range(1, min(7, self.lm.info.d_vocab))]
+        before, last = tokens[:-1], tokens[-1]
+        try:
+            rows = Rows(capacity_of(len(tokens)))
+            first = self.read(before, rows=rows, row=1, whole=True)
+            orders: list[list[int | None]] = [list(range(ROWS)), [None, None, 1, None]]
+            many, few = (self.step(rows, order, {1: last}, {1: len(before)}) for order in orders)
+            found = torch.cat([first, many[1:2]])
+            expected = self.lm.logits(torch.tensor([tokens], device=self.device))[0]
+            same = torch.allclose(found, expected, atol=1e-3 * float(expected.std()) + 1e-4, rtol=1e-3)
+        except Exception as error:  # whatever an unusual architecture raises
+            raise UserError(f"model: {self.lm.info.name} cannot be decoded here: {type(error).__name__}: {error}",
+                            "model") from error
+        if not same:
+            raise UserError(f"model: {self.lm.info.name} cannot be decoded here: its attention has something that this "
+                            "program does not compute", "model")
+        self._few = _FEW if self.device.type == "cpu" and torch.equal(few[2], many[1]) else 0
+
+
+def _before(edit: Edit) -> Callable[..., Any]:
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (edit(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": edit(kwargs["hidden_states"])}
+
+    return hook
+
+
+def _after(edit: Edit) -> Callable[..., Any]:
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
+
+    return hook
+
+
+def _normalized(edit: Edit, offset: float) -> Callable[..., Any]:
+    """An edit before a norm's gain: what it changes is added after the gain."""
+    def hook(module: Any, args: Any, output: Tensor) -> Tensor:
+        x = args[0].float()
+        if isinstance(module, nn.LayerNorm):
+            x = x - x.mean(-1, keepdim=True)
+        eps = getattr(module, "variance_epsilon", None) or getattr(module, "eps", 1e-5)
+        normalized = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        change = edit(normalized) - normalized
+        changed: Tensor = output + (change * (module.weight.float() + offset)).to(output.dtype)
+        return changed
+
+    return hook
