@@ -84,6 +84,7 @@ class Dashboard:
     sample: Callable[[], Iterable[list[str]]]  # some contexts, to tell how tokens are written
     n_latents: int | None = None
     own: dict[str, Any] | None = None  # `meta` of the build, where we exported it ourselves
+    escaped: bool = False  # whether tokens are written as our exports write them
 
 
 def kind_of(path: Path) -> str | None:

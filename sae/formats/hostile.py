@@ -11,9 +11,9 @@ from typing import Any
 
 from sae.errors import UserError
 
-MAX_LINE = 64 << 20  # bytes of one JSON line
+MAX_LINE = 16 << 20  # bytes of one JSON line
 MAX_FILE = 1 << 30  # bytes of one JSON document
-_MAX_RATIO, _FREE_BYTES = 200, 256 << 20  # a gzip stream may grow so much; real ones are below 40
+_MAX_RATIO, _FREE_BYTES = 200, 32 << 20  # a gzip stream may grow so much; real ones are below 40
 _READ = 1 << 20
 _MAX_INT = 2**62
 

@@ -69,7 +69,8 @@ def open_dashboard(path: Path) -> Dashboard:
         n_prompts=hostile.whole(source.get("num_prompts")),
         context_length=hostile.whole(source.get("num_tokens_in_prompt")), records=records,
         n_bytes=sum(file.stat().st_size for file in files), sample=sample,
-        n_latents=_within(hostile.whole(_object(source, "saelensConfig").get("d_sae"))), own=own)
+        n_latents=_within(hostile.whole(_object(source, "saelensConfig").get("d_sae"))), own=own,
+        escaped=own is not None)
 
 
 def _first(path: Path) -> dict[str, Any]:

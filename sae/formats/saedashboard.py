@@ -24,7 +24,8 @@ def members(exporter: Exporter) -> Iterator[Member]:
         "sae_set": name.partition("-")[2], "sae_path": exporter.config["id"],
         "model_id": exporter.config["model"]["id"], "layer": site["layer"], "hook_name": site["hook"],
         "n_prompts_total": exporter.meta.get("contexts"), "n_tokens_in_prompt": exporter.meta.get("context_length"),
-        "n_features_at_a_time": BLOCK, "huggingface_dataset_path": str(exporter.meta.get("text") or "")},
+        "n_features_at_a_time": BLOCK, "huggingface_dataset_path": str(exporter.meta.get("text") or ""),
+        "saescope": exporter.meta.get("saescope_version")},
         indent=1).encode()]
     for number, start in enumerate(range(0, exporter.build.n_latents, BLOCK)):
         yield f"batch-{number}.json", _batch(exporter, range(start, min(start + BLOCK, exporter.build.n_latents)))

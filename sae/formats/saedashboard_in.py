@@ -47,7 +47,7 @@ def open_dashboard(path: Path) -> Dashboard:
         hook=hostile.text(settings.get("hook_name")), dataset=hostile.text(head.get("dataset")),
         n_prompts=hostile.whole(head.get("n_prompts_total")),
         context_length=hostile.whole(head.get("n_tokens_in_prompt")), records=records,
-        n_bytes=sum(file.stat().st_size for file in files), sample=sample)
+        n_bytes=sum(file.stat().st_size for file in files), sample=sample, escaped="saescope" in settings)
 
 
 def _settings(folder: Path) -> dict[str, Any]:

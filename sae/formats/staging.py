@@ -42,12 +42,14 @@ _SCHEMAS = {
 }
 
 # One row for all of a group's contexts with the same text, unless the file counted them itself; groups by falling
-# values; within a group strongest first, or as the file has them where it is one of ours.
+# values; within a group strongest first, or as the file has them where it is one of ours.  Where a latent is silent
+# in all of them they say nothing.
 _CONTEXTS = """
 WITH grouped AS (
   SELECT *, coalesce(band, CASE WHEN low IS NULL OR low < 0 THEN 0 ELSE dense_rank() OVER (
     PARTITION BY latent, low IS NULL OR low < 0 ORDER BY high DESC, low DESC) END) AS g,
-    CASE WHEN duplicates IS NULL THEN hash(tokens) ELSE hash(seq) END AS text
+    CASE WHEN duplicates IS NULL THEN hash(tokens) ELSE hash(seq) END AS text,
+    max(largest) OVER (PARTITION BY latent) AS strongest
   FROM context),
 single AS (
   SELECT *, count(*) OVER (PARTITION BY latent, g, text) AS copies,
@@ -55,7 +57,7 @@ single AS (
 SELECT latent, g AS band, row_number() OVER (PARTITION BY latent, g ORDER BY CASE WHEN duplicates IS NULL THEN act
     ELSE 0 END DESC, seq) - 1 AS rank, act, coalesce(ctx, seq) AS ctx, coalesce(doc, -1) AS doc,
   coalesce(doc_offset, 0) AS doc_offset, start, peak, tokens, pos, val, coalesce(duplicates, copies) AS duplicates
-FROM single WHERE nth = 1 AND g < 256 AND (g > 0 OR act > 0)"""
+FROM single WHERE nth = 1 AND g < 256 AND (g > 0 OR act > 0) AND strongest > 0"""
 # The strongest of what the file says and what its contexts show; a latent with contexts and no row of its own gets one.
 # A density that was rounded down to 0 is not known.
 _LATENTS = """
@@ -82,8 +84,8 @@ class Staging:
         self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _SCHEMAS}
         self._tokens: dict[str, int] = {}
         self._documents: dict[str, int] = {}
-        self._own = dashboard.own is not None
-        self._stand_ins = not self._own and has_stand_ins(dashboard.sample())
+        self._escaped = dashboard.escaped
+        self._stand_ins = not self._escaped and has_stand_ins(dashboard.sample())
         self._total = (dashboard.n_prompts or 0) * (dashboard.context_length or 0) or None
         self._seq = self._last = 0
 
@@ -148,7 +150,7 @@ class Staging:
         return ids
 
     def _piece(self, text: str) -> bytes:
-        if self._own:
+        if self._escaped:
             return own_piece(text)
         return stand_in_piece(text) if self._stand_ins else text_piece(text)
 
