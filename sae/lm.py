@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -157,7 +158,7 @@ class LanguageModel:
         """
         _, layer, kind = hook.split(".", 2)
         part: Any = self.bridge.blocks[int(layer)]
-        names, path = {module: name for name, module in self.bridge.original_model.named_modules()}, kind
+        path = kind
         while True:
             aliases = getattr(part, "hook_aliases", {})
             head, _, rest = path.partition(".")
@@ -169,9 +170,12 @@ class LanguageModel:
                 part, path = inner, rest
             else:
                 break
-        if "." in path or not hasattr(part, path) or part.original_component not in names:
+        # A part may hang in the tree twice: under its name in the model, below what it wraps, and under a short one.
+        names = [name for name, module in self.bridge.original_model.named_modules(remove_duplicate=False)
+                 if module is getattr(part, "original_component", None)]
+        if "." in path or not hasattr(part, path) or not names:
             raise UserError(f"hook: {self.info.name} has no hook point {hook}", "hook")
-        return _hf_name(names[part.original_component]), path
+        return _hf_name(max(names, key=lambda name: name.count("_original_component"))), path
 
     # ---- forward passes
 
@@ -264,6 +268,9 @@ class LanguageModel:
         """Raises UserError (field `site`) for a hook point that the model does not have."""
         with contextlib.ExitStack() as stack:
             if pairs:
+                # An edit of hook_normalized is done by arithmetic of the bridge's own, and says so each time.
+                stack.enter_context(warnings.catch_warnings())
+                warnings.filterwarnings("ignore", "A forward hook edited hook_scale/hook_normalized", UserWarning)
                 try:
                     stack.enter_context(self.bridge.hooks(fwd_hooks=[(name, _as_hook(edit)) for name, edit in pairs]))
                 except (KeyError, ValueError) as error:
@@ -302,7 +309,8 @@ def edit_points(hook: str, edit: Edit) -> list[tuple[str, Edit]]:
         middle_PSD = before[0] + attention_PSD
         return attention_PSD + (edit(middle_PSD) - middle_PSD)
 
-    return [(f"{block}.hook_resid_pre", keep), (f"{block}.hook_attn_out", add_difference)]
+    # The hook point itself is named so that a model which has none refuses it.
+    return [(f"{block}.hook_resid_pre", keep), (f"{block}.hook_attn_out", add_difference), (hook, lambda x_PSD: x_PSD)]
 
 
 def _hf_name(name: str) -> str:
