@@ -13,6 +13,7 @@ Shapes: B tokens, L latents, D width, N pairs, G levels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sae.kernels.codes import Codes
+from sae.kernels.sorting import stable_argsort
 
 if TYPE_CHECKING:
     from sae.architectures.base import Batch
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 class Fit:
     """How well codes reconstruct a batch, and what the loss asks of everything that took part."""
 
-    error_GBD: Tensor  # of every level
+    error_BD: Tensor
     loss: Tensor
     grad_value_N: Tensor  # in the order of the pairs given
     grad_W_dec_LD: Tensor
@@ -40,26 +42,34 @@ def fit(codes: Codes, batch: Batch) -> Fit:
     """One level: FVU and its gradients."""
     error_BD = batch.target_BD - (batch.decode(codes) + batch.b_dec_D)
     grad_BD = error_BD * (-2.0 * batch.per_token)
-    return Fit(error_BD[None], batch.per_token * error_BD.square().sum(),
+    return Fit(error_BD, batch.per_token * error_BD.square().sum(),
                codes.sampled_product(grad_BD, batch.W_dec_LD), _grad_W_dec(codes, grad_BD, batch), grad_BD.sum(dim=0))
 
 
-def nested_fit(codes: Codes, level_N: Tensor, weights: tuple[float, ...], batch: Batch) -> Fit:
-    """Levels 0 … G−1, each made of the pairs with that `level_N` and all below it."""
+def nested_fit(codes: Codes, level_N: Tensor, weights: Sequence[float], batch: Batch, told: int = -1) -> Fit:
+    """Levels 0 … G−1, each made of the pairs with that `level_N` and all below it.
+
+    The error handed back is that of level `told`.
+    """
     G, (B, D) = len(weights), batch.target_BD.shape
-    order_N = torch.argsort(level_N, stable=True)
-    stacked = Codes(codes.token_N[order_N] + B * level_N[order_N], codes.latent_N[order_N], codes.value_N[order_N],
+    order_N = stable_argsort(level_N)
+    stacked = Codes((codes.token_N + B * level_N)[order_N], codes.latent_N[order_N], codes.value_N[order_N],
                     G * B, codes.n_latents)
-    parts_GBD = batch.decode(stacked).reshape(G, B, D)
-    error_GBD = batch.target_BD - (parts_GBD.cumsum(dim=0) + batch.b_dec_D)
-    weight_G = torch.tensor(weights, device=error_GBD.device) * batch.per_token
-    grad_GBD = error_GBD * (-2.0 * weight_G)[:, None, None]
-    felt_GBD = grad_GBD.flip(0).cumsum(dim=0).flip(0)  # S_j
+    felt_GBD = batch.decode(stacked).reshape(G, B, D)  # what each level adds; then its error; then S_j
+    rest_BD = batch.target_BD - batch.b_dec_D
+    loss = torch.zeros((), device=rest_BD.device)
+    for level_BD, weight in zip(felt_GBD, weights, strict=True):
+        rest_BD = torch.sub(rest_BD, level_BD, out=level_BD)
+        loss += weight * batch.per_token * torch.linalg.vector_norm(level_BD).square()
+    error_BD = felt_GBD[told].clone()
+    scale = [-2.0 * weight * batch.per_token for weight in weights]
+    felt_GBD[-1] *= scale[-1]
+    for level in range(G - 2, -1, -1):
+        torch.add(felt_GBD[level + 1], felt_GBD[level], alpha=scale[level], out=felt_GBD[level])
     felt_TD = felt_GBD.reshape(G * B, D)
     grad_value_N = torch.empty_like(codes.value_N)
     grad_value_N[order_N] = stacked.sampled_product(felt_TD, batch.W_dec_LD)
-    loss = (error_GBD.square().sum(dim=(1, 2)) * weight_G).sum()
-    return Fit(error_GBD, loss, grad_value_N, _grad_W_dec(stacked, felt_TD, batch), felt_GBD[0].sum(dim=0))
+    return Fit(error_BD, loss, grad_value_N, _grad_W_dec(stacked, felt_TD, batch), felt_GBD[0].sum(dim=0))
 
 
 def _grad_W_dec(codes: Codes, grad_TD: Tensor, batch: Batch) -> Tensor:

@@ -149,5 +149,5 @@ class Sparsity(ABC):
 def of_fit(codes: Codes, result: Fit) -> Learned:
     """What is learned where the fit is the whole loss and every pair's value is its pre-activation."""
     # Selected pre-activations are positive, so the gradient of ReLU is 1 on all of them.
-    return Learned(codes, result.error_GBD[-1], result.loss, torch.zeros_like(result.loss),
+    return Learned(codes, result.error_BD, result.loss, torch.zeros_like(result.loss),
                    codes.with_values(result.grad_value_N), result.grad_W_dec_LD, result.grad_b_dec_D)

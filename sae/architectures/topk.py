@@ -44,7 +44,6 @@ class TopK(Sparsity):
 
 def learn_nested(codes: Codes, among_k_N: Tensor, batch: Batch) -> Learned:
     """Multi-TopK from the MULTI·k codes, of which `among_k_N` are the k strongest."""
-    result = nested_fit(codes, (~among_k_N).long(), WEIGHTS, batch)
-    learned = of_fit(codes, result)
-    learned.codes, learned.error_BD = codes.where(among_k_N), result.error_GBD[0]
+    learned = of_fit(codes, nested_fit(codes, (~among_k_N).long(), WEIGHTS, batch, told=0))
+    learned.codes = codes.where(among_k_N)
     return learned

@@ -59,7 +59,8 @@ class Codes:
 
     def where(self, keep_N: Tensor) -> Codes:
         """The pairs for which `keep_N` holds."""
-        return Codes(self.token_N[keep_N], self.latent_N[keep_N], self.value_N[keep_N], self.n_tokens, self.n_latents)
+        kept = keep_N.nonzero().squeeze(1)
+        return Codes(self.token_N[kept], self.latent_N[kept], self.value_N[kept], self.n_tokens, self.n_latents)
 
     def l0_B(self) -> Tensor:
         """How many latents are active on each token."""
