@@ -27,13 +27,15 @@ def claim_names(spec: TrainSpec | SweepSpec, model_id: str, folder: RunFolder, w
     with the same ones.  Raises UserError (field `name`) where the name asked for is not free."""
     note = folder.path / "sae_id.txt"
     chosen = note.read_text(encoding="utf-8").split() if note.exists() else []
-    members = spec.members()
-    names = [_wanted(spec, member) for member in members]
+    names = [_wanted(spec, member) for member in spec.members()]
     with _locked(workspace):
+        mine = {sae_id for sae_id in chosen if _owner(sae_id, workspace) == folder.id}
         ids: list[str] = []
         for i, name in enumerate(names):
-            mine = chosen[i : i + 1] if _owner(chosen[i] if i < len(chosen) else "", workspace) == folder.id else []
-            ids.append(mine[0] if mine else _free(name, model_id, bool(spec.name), {*ids, *chosen}, folder, workspace))
+            if i < len(chosen) and chosen[i] in mine:
+                ids.append(chosen[i])
+            else:
+                ids.append(_free(name, model_id, bool(spec.name), mine.union(ids), folder, workspace))
             claim = workspace.sae(ids[-1]) / _CLAIM
             if not claim.with_name("sae.json").exists():
                 write_json(claim, {"run": folder.id, "folder": str(folder.path.resolve())})
@@ -82,8 +84,6 @@ def _free(
 
 def _owner(sae_id: str, workspace: Workspace) -> str | None:
     """The run that made, or is to make, an SAE; "" where that is not known, None where nobody is."""
-    if not sae_id:
-        return None
     folder = workspace.sae(sae_id)
     for name in ("sae.json", _CLAIM):
         with contextlib.suppress(FileNotFoundError, ValueError):

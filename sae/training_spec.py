@@ -266,7 +266,7 @@ class SweepSpec(_How, _Many, _What, IndexSettings):
         """The SAEs of the run, each as a training run of its own would ask for it.  Names are left to be chosen."""
         shared = self.model_dump(exclude={"name", "architecture", "n_latents", "k", "l1_coefficient"})
         return [
-            TrainSpec(**shared, architecture=architecture, n_latents=n_latents, **{knob: value})  # type: ignore[arg-type]
+            TrainSpec(**{**shared, "architecture": architecture, "n_latents": n_latents, knob: value})
             for architecture in self.architecture for n_latents in self.n_latents
             for knob, value in self._knobs(architecture)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sae.activations import ActivationStream, context_batches
 from sae.corpus import Corpus
-from sae.errors import Cancelled
+from sae.errors import Cancelled, UserError
 from sae.sites import resid_post
 from tests.toys import ToyModel, corpus_of, toy_corpus
 
@@ -148,6 +148,66 @@ def test_harvesting_ahead_changes_nothing_and_ends_with_the_batches() -> None:
     assert not stream.lm.reading  # type: ignore[attr-defined]
     time.sleep(0.15)
     assert stream.lm.tokens_read == read  # type: ignore[attr-defined]
+
+
+@settings(max_examples=60, deadline=None)
+@given(corpora, st.integers(1, 6), st.integers(1, 4), st.integers(1, 3), st.integers(1, 40), st.booleans())
+def test_a_run_reads_no_more_than_its_steps_need_and_sees_the_same_as_without_an_end(
+    corpus: Corpus, batch: int, batches: int, reuse: int, n_steps: int, ahead: bool
+) -> None:
+    """But for the last chunk, which is smaller and therefore in another order."""
+    options: dict[str, Any] = {"batch_tokens": batch, "chunk_tokens": batch * batches, "reuse": reuse}
+    stream = stream_over(corpus, n_steps=n_steps, ahead=ahead, **options)
+    handed = list(stream.batches())
+    assert len(handed) >= n_steps
+    assert len(handed) - n_steps < reuse
+    needed = -(-n_steps // reuse) * batch
+    assert needed - reuse * batch < stream.timing.tokens <= needed + batch * (n_steps // batches + 1)
+    whole = n_steps - n_steps % (stream.chunk_tokens // batch * reuse)
+    assert all(map(torch.equal, handed[:whole], stream_over(corpus, **options).batches()))
+
+
+def test_the_language_model_is_read_in_proportion_to_the_steps() -> None:
+    """No step waits for a whole chunk but the first."""
+    corpus = numbered([9] * 500)
+    stream = stream_over(corpus, batch_tokens=18, chunk_tokens=720, reuse=2)
+    read = []
+    for _ in islice(stream.batches(), 200):
+        read.append(stream.lm.tokens_read)  # type: ignore[attr-defined]
+    assert read[0] >= 720
+    assert max(b - a for a, b in pairwise(read)) <= 2 * 18
+    # 40 batches of a chunk, handed out twice: half a batch is read for each.
+    assert all(abs(read[i + 40] - read[i] - 360) <= 2 * 18 for i in range(150))
+
+
+def test_two_sites_come_from_one_pass_side_by_side() -> None:
+    corpus = numbered([9] * 12)
+
+    class Two(Echo):
+        passes = 0
+
+        def activations_at(self, tokens_PS: Tensor, hooks: Any, *, autocast: bool = False) -> list[Tensor]:
+            self.passes += 1
+            assert list(hooks) == ["blocks.0.hook_mlp_in", "blocks.0.hook_mlp_out"]
+            one = super().activations(tokens_PS, hooks[0])
+            return [one, torch.cat([-one, 2 * one, one], dim=2)]
+
+    stream = ActivationStream(
+        Two(), corpus, "blocks.0.hook_mlp_in", 4, 40, out_hook="blocks.0.hook_mlp_out",  # type: ignore[arg-type]
+        dtype=torch.float32)
+    assert stream.widths == (2, 6)
+    x_BD, target_BD = next(stream.batches()).split([2, 6], dim=1)
+    assert torch.equal(target_BD, torch.cat([-x_BD, 2 * x_BD, x_BD], dim=1))
+
+
+def test_a_value_that_float16_cannot_hold_is_refused_with_the_setting() -> None:
+    corpus = numbered([9] * 3)
+    assert torch.equal(next(stream_over(corpus, dtype=torch.float16).batches()),
+                       next(stream_over(corpus).batches()))
+    corpus.tokens[:] = 65_535
+    with pytest.raises(UserError, match="65,535 does not fit") as refused:
+        next(stream_over(corpus, dtype=torch.float16).batches())
+    assert refused.value.field == "buffer_dtype"
 
 
 @settings(max_examples=30, deadline=None)

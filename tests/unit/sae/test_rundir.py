@@ -67,3 +67,19 @@ def test_cancelling_is_a_file(tmp_path: Path) -> None:
     assert folder.cancel_requested()
     folder.clear_cancel()
     assert not folder.cancel_requested()
+
+
+def test_rows_of_several_saes_are_those_of_a_run_that_was_never_killed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+
+    def write(step: int, *members: int) -> None:
+        for member in members:
+            folder.append_progress({"step": step, "member": member})
+
+    write(10, 0, 1, 2)
+    write(20, 0, 1, 2)
+    write(30, 0, 1)  # killed here; the checkpoint was of step 15
+    write(17, 0, 1, 2)
+    write(30, 0, 1, 2)
+    assert [(row["step"], row["member"]) for row in folder.progress()] == [
+        (step, member) for step in (10, 17, 30) for member in range(3)]

@@ -1,0 +1,93 @@
+"""Names of SAEs, and that no two runs get the same one."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from sae.errors import UserError
+from sae.naming import claim_names, default_name, release
+from sae.rundir import RunFolder, Status, write_json
+from sae.specs import SweepSpec, TrainSpec
+from sae.workspace import Workspace
+
+
+def run_of(workspace: Workspace, name: str) -> RunFolder:
+    folder = RunFolder(workspace.run(name))
+    folder.create("train", {})
+    return folder
+
+
+def finish(workspace: Workspace, sae_id: str, run: str) -> None:
+    write_json(workspace.sae(sae_id) / "sae.json", {"run": run})
+    release(sae_id, workspace)
+
+
+@pytest.mark.parametrize(("values", "name"), [
+    ({}, "2-res-batchtopk-4k"),
+    ({"layer": 0, "architecture": "topk", "n_latents": 1000}, "0-res-topk-1000"),
+    ({"site": "hook_mlp_out"}, "2-mlp-batchtopk-4k"),
+    ({"site": "ln2.hook_normalized", "out_site": "hook_mlp_out"}, "2-mlp_norm-mlp-batchtopk-4k"),
+])
+def test_names_say_layer_site_kind_and_size(values: dict[str, object], name: str) -> None:
+    assert default_name(TrainSpec(**values)) == name  # type: ignore[arg-type]
+
+
+def test_the_saes_of_a_sweep_are_told_apart(workspace: Workspace) -> None:
+    spec = SweepSpec(architecture="topk,relu", n_latents="1024,2048", k="4,8", l1_coefficient="0.5")  # type: ignore[arg-type]
+    ids = claim_names(spec, "demo", run_of(workspace, "sweep-1"), workspace)
+    assert ids == [f"demo/2-res-{kind}" for kind in (
+        "topk-1k-k4", "topk-1k-k8", "topk-2k-k4", "topk-2k-k8", "relu-1k-l1-0.5", "relu-2k-l1-0.5")]
+    named = claim_names(spec.model_copy(update={"name": "mine"}), "demo", run_of(workspace, "sweep-2"), workspace)
+    assert named[0] == "demo/mine-topk-1k-k4"
+    again = claim_names(spec, "demo", run_of(workspace, "sweep-3"), workspace)
+    assert again == [f"{sae_id}-2" for sae_id in ids]
+
+
+def test_runs_that_choose_at_one_moment_get_different_names(workspace: Workspace) -> None:
+    folders = [run_of(workspace, f"train-{i}") for i in range(12)]
+    with ThreadPoolExecutor(12) as pool:  # a lock on a file holds between threads as between processes
+        chosen = list(pool.map(lambda folder: claim_names(TrainSpec(), "demo", folder, workspace)[0], folders))
+    assert sorted(chosen) == sorted(
+        ["demo/2-res-batchtopk-4k", *(f"demo/2-res-batchtopk-4k-{n}" for n in range(2, 13))])
+    assert [claim_names(TrainSpec(), "demo", folder, workspace)[0] for folder in folders] == chosen  # resumed
+
+
+def test_a_name_asked_for_is_had_or_refused(workspace: Workspace) -> None:
+    spec, first, second = TrainSpec(name="mine"), run_of(workspace, "train-1"), run_of(workspace, "train-2")
+    assert claim_names(spec, "demo", first, workspace) == ["demo/mine"]
+    with pytest.raises(UserError, match="demo/mine already") as refused:
+        claim_names(spec, "demo", second, workspace)
+    assert refused.value.field == "name"
+    finish(workspace, "demo/mine", first.id)
+    assert claim_names(spec, "demo", first, workspace) == ["demo/mine"]  # its own
+    with pytest.raises(UserError):
+        claim_names(spec, "demo", second, workspace)
+
+
+def test_a_claim_of_a_run_that_ended_or_is_gone_counts_no_more(workspace: Workspace, tmp_path: Path) -> None:
+    first, second = run_of(workspace, "train-1"), run_of(workspace, "train-2")
+    spec = TrainSpec(name="mine")
+    claim_names(spec, "demo", first, workspace)
+    first.write_status(Status(state="running"))
+    with pytest.raises(UserError):
+        claim_names(spec, "demo", second, workspace)
+    first.write_status(Status(state="cancelled"))
+    assert claim_names(spec, "demo", second, workspace) == ["demo/mine"]
+    first.write_status(Status(state="interrupted"))  # taken up again: the other has it now
+    with pytest.raises(UserError):
+        claim_names(spec, "demo", first, workspace)
+    (second.path / "spec.json").unlink()
+    assert claim_names(spec, "demo", first, workspace) == ["demo/mine"]
+    elsewhere = RunFolder(tmp_path / "anywhere")
+    elsewhere.create("train", {})
+    assert claim_names(TrainSpec(), "demo", elsewhere, workspace) == ["demo/2-res-batchtopk-4k"]
+    assert claim_names(TrainSpec(), "demo", second, workspace) == ["demo/2-res-batchtopk-4k-2"]
+
+
+def test_an_sae_from_elsewhere_keeps_its_name(workspace: Workspace) -> None:
+    write_json(workspace.sae("demo/2-res-batchtopk-4k") / "sae.json", {"id": "demo/2-res-batchtopk-4k"})
+    assert claim_names(TrainSpec(), "demo", run_of(workspace, "train-1"), workspace) == ["demo/2-res-batchtopk-4k-2"]
+    assert workspace.sae_ids() == ["demo/2-res-batchtopk-4k"]  # a claim is no SAE
