@@ -32,6 +32,7 @@ from app.jobs.supervisor import Supervisor
 from app.metrics import CountRequests
 from app.questions import Questions
 from app.routes import (
+    add,
     admin,
     api,
     compare,
@@ -51,6 +52,7 @@ from app.security import HeadAsGet, RateLimit, SameOrigin, SecurityHeaders, Toke
 from app.settings import Settings
 from app.steering import SteeringRuns
 from app.templating import STATIC
+from app.uploads import UPLOAD_FORM_BYTES, Uploads
 from app.worker.client import WorkerClient
 from sae import __version__
 from sae.specs import demo_spec
@@ -83,9 +85,10 @@ def create_app(
     app.mount("/static", VersionedStatic(directory=STATIC), name="static")
     # Last the features, whose `/{model}/{sae}` would take any address of two parts.
     for module in (
-            health, login, api, admin, runs, steer, steer_runs, inspect, effects, compare, home, tokens, exports,
+            health, login, api, add, admin, runs, steer, steer_runs, inspect, effects, compare, home, tokens, exports,
             features):
-        app.include_router(module.router)
+        app.include_router(
+            module.router, max_body_size=settings.max_upload_bytes + UPLOAD_FORM_BYTES if module is add else None)
     return app
 
 
@@ -118,13 +121,15 @@ def _open(
     upgrade(engine)
     sessions = make_session_factory(engine)
     workspace = settings.workspace
+    Uploads(settings.home, settings.max_upload_bytes).sweep(everything_unfinished=True)
     catalog = Catalog(workspace, sessions)
     catalog.sync()
     builds = Builds(workspace)
     stack.callback(builds.close)
     worker = WorkerClient(settings)
     stack.callback(worker.close)
-    steering = SteeringRuns(sessions, worker, room=settings.worker_queue, grace_s=settings.steer_grace_s)
+    steering = SteeringRuns(
+        sessions, worker, room=settings.worker_places + settings.worker_queue, grace_s=settings.steer_grace_s)
     steering.recover()
     supervisor = Supervisor(settings, sessions, launcher or LocalLauncher(workspace), catalog)
     stack.callback(supervisor.stop)

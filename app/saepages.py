@@ -24,6 +24,8 @@ ARCHITECTURES = {
     "gated": "Gated", "relu": "ReLU"}
 NORMALIZATIONS = {
     "none": "input as it is", "dataset": "input scaled by one number", "layer_norm": "input layer-normed",
+    "layer_norm_std": "input layer-normed", "constant_norm": "input scaled to one norm",
+    "centre": "input centred",
 }
 
 

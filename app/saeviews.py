@@ -26,6 +26,7 @@ METRICS: dict[str, tuple[str, str, str]] = {
             "residual stream (also called NMSE); 0 is perfect", "number3"),
     "l0": ("L0", "how many latents are active on a token, on average", "number1"),
     "l0_std": ("L0 spread", "standard deviation of L0 over tokens", "number1"),
+    "mean_activation": ("Mean activation", "of the latents that fire, in units of a unit-norm decoder", "number3"),
     "delta_ce": ("ΔCE", "how much the language model's loss (nats per token) rises when the residual stream is "
                  "replaced by its reconstruction", "number3"),
     "ce_clean": ("CE, untouched", "the language model's loss without the SAE, nats per token", "number3"),

@@ -35,10 +35,12 @@ def transition(db: Session, run_id: str, before: Collection[str], **values: Any)
     return bool(done.rowcount == 1)  # type: ignore[attr-defined]
 
 
-def enqueue(db: Session, workspace: Workspace, kind: Kind, spec: dict[str, Any], requested_by: str = "") -> Run:
-    """A new queued run with its folder and frozen `spec.json`."""
+def enqueue(
+    db: Session, workspace: Workspace, kind: Kind, spec: dict[str, Any], requested_by: str = "", run_id: str = "",
+) -> Run:
+    """A new queued run with its folder and frozen `spec.json`.  `run_id`: where its folder holds files already."""
     run = Run(
-        id=new_id(kind), kind=kind, spec=spec, state="queued", requested_by=requested_by,
+        id=run_id or new_id(kind), kind=kind, spec=spec, state="queued", requested_by=requested_by,
         sae_id=spec.get("sae"))
     db.add(run)
     db.commit()  # before the folder: a folder without a row is taken for the command line's

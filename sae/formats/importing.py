@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae.errors import UserError
+from sae.formats.dashboard import import_dashboard, kind_of
 from sae.formats.detect import find
 from sae.formats.foreign import Foreign
-from sae.formats.source import fetch
+from sae.formats.source import fetch, hub_name
 from sae.formats.spec import ImportSpec
 from sae.models import find_model
 from sae.progress import Reporter
@@ -42,7 +43,10 @@ def look(spec: ImportSpec, workspace: Workspace) -> Foreign | None:
     """Read a local source once before there is a run, so that what is missing or wrong is said at once;
     None for what would have to be fetched or unpacked first.  Raises UserError, MissingFacts."""
     path = Path(spec.source).expanduser()
-    if not path.exists() or path.suffix.lower() == ".zip":
+    if not path.exists():
+        hub_name(spec.source)
+        return None
+    if path.suffix.lower() == ".zip" or kind_of(path):
         return None
     from sae.formats.reading import demand, read
 
@@ -65,8 +69,13 @@ def import_sae(
         lm, corpus = open_(sae.config["model"]["name"], *_text(spec), sae.config["context_length"], workspace, reporter)
         sae = sae.to(lm.device)
     else:
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)  # of a process that was killed
         try:
-            sae, lm, corpus = _imported(spec, folder, workspace, reporter, open_)
+            reporter.begin("source", unit="files", message=f"reading {spec.source}")
+            path, hint = fetch(spec.source, folder.checkpoints, lambda words: reporter.update(0, message=words))
+            if kind_of(path):
+                return _dashboard(spec, path, folder, workspace, reporter)
+            sae, lm, corpus = _imported(spec, path, hint, folder, workspace, reporter, open_)
         finally:  # what was unpacked or staged, however it ended
             shutil.rmtree(folder.checkpoints, ignore_errors=True)
     sae_id = sae.config["id"]
@@ -77,12 +86,26 @@ def import_sae(
     return result
 
 
+def _dashboard(
+    spec: ImportSpec, path: Path, folder: RunFolder, workspace: Workspace, reporter: Reporter
+) -> dict[str, Any]:
+    """A dashboard computed elsewhere: a build to browse, without weights, so that there is nothing to check."""
+    sae_id, build_id = import_dashboard(
+        path, workspace, name=spec.name, model=spec.model, hook=spec.hook,
+        update=lambda done, total: reporter.update(done, total))
+    _forget_upload(spec, workspace)
+    return {"sae": sae_id, "build": build_id}
+
+
 def _imported(
-    spec: ImportSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter, open_: Open
+    spec: ImportSpec, path: Path, hint: str, folder: RunFolder, workspace: Workspace, reporter: Reporter, open_: Open
 ) -> tuple[Autoencoder, LanguageModel, Corpus]:
     """The SAE, published, with the language model and text it was checked on."""
-    shutil.rmtree(folder.checkpoints, ignore_errors=True)  # of a process that was killed
-    foreign = _read(spec, folder, reporter)
+    from sae.formats.reading import demand, read
+
+    foreign = read(path, spec.model_dump(), hint)
+    print(f"{foreign.format}: {find(path).weights.name}, stored as {foreign.dtype}", flush=True)
+    demand(foreign)
     sae_id = _check_place(spec, foreign, workspace)
     length = min(foreign.context_length or 128, find_model(foreign.model).n_ctx)
     foreign.context_length = max(length, 8)
@@ -92,19 +115,15 @@ def _imported(
     sae.config["run"] = folder.id
     (folder.path / _NOTE).write_text(sae_id, encoding="utf-8")
     _publish(sae, folder.checkpoints / "sae", workspace.sae(sae_id))
-    shutil.rmtree(folder.path / UPLOAD, ignore_errors=True)
+    _forget_upload(spec, workspace)
     return sae, lm, corpus
 
 
-def _read(spec: ImportSpec, folder: RunFolder, reporter: Reporter) -> Foreign:
-    from sae.formats.reading import demand, read
-
-    reporter.begin("source", unit="files", message=f"reading {spec.source}")
-    path, hint = fetch(spec.source, folder.checkpoints, lambda words: reporter.update(0, message=words))
-    foreign = read(path, spec.model_dump(), hint)
-    print(f"{foreign.format}: {find(path).weights.name}, stored as {foreign.dtype}", flush=True)
-    demand(foreign)
-    return foreign
+def _forget_upload(spec: ImportSpec, workspace: Workspace) -> None:
+    """Remove files that came with a request, which lie in a run's folder, once they are imported."""
+    path = Path(spec.source)
+    if path.name == UPLOAD and path.parent.parent == workspace.root / "runs":
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _text(spec: ImportSpec) -> tuple[str, str, str, str]:

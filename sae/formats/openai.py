@@ -29,7 +29,7 @@ def read(found: Found, tensors: Tensors, given: Mapping[str, Any]) -> Foreign:
     state = tensors.other.get("activation_state_dict")
     k = state.get("k") if isinstance(state, dict) else None
     if activation == "TopK":
-        k = k.tolist() if hasattr(k, "tolist") else k  # saved as a tensor by some
+        k = getattr(k, "tolist", lambda k=k: k)()  # saved as a tensor by some
         if not isinstance(k, int) or not 1 <= k <= L:
             refuse(found.weights, f"a TopK file with k {k!r}, which should be from 1 to {L}")
         if state is not None and state.get("postact_fn", "ReLU") not in ("ReLU", "Identity"):

@@ -35,10 +35,16 @@ def fetch(source: str, scratch: Path, tell: Tell) -> tuple[Path, str]:
         return folder, path.stem
     if path.exists():
         return path, str(path.resolve())
+    name = hub_name(source)
+    return _from_hub(name, tell), name
+
+
+def hub_name(source: str) -> str:
+    """`owner/repo[/inside]`, of what is no local path.  Raises UserError where it cannot be one."""
     name = _REVISION.sub(r"\1", _ADDRESS.sub("", source).strip("/"))
     if source.startswith(("/", ".", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+(/[^\\]+)?", name) or ".." in name:
         raise UserError(f"source: there is no file or folder {source}", "source")
-    return _from_hub(name, tell), name
+    return name
 
 
 def _from_hub(name: str, tell: Tell) -> Path:

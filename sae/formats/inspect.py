@@ -1,0 +1,63 @@
+"""A look at a source from a process of its own: `python -m sae.formats.inspect` reads a spec as JSON from
+standard input and answers on standard output.  The web program asks so: whatever a hostile file does
+to a reader, or to memory, it does not do to the pages.
+
+    {"facts": {...}} | {"asks": {setting: why}, "facts": {...}} | {"error": message, "field": setting or null}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from typing import Any
+
+from sae.errors import UserError
+from sae.formats.foreign import Foreign, MissingFacts
+from sae.formats.importing import look
+from sae.formats.spec import ImportSpec
+from sae.workspace import Workspace
+
+TIMEOUT_S = 300
+
+
+def inspect(spec: ImportSpec, workspace: Workspace) -> dict[str, Any]:
+    """What a look at the source says, from another process.  Never raises for what the file is."""
+    environment = {**os.environ, "SAESCOPE_HOME": str(workspace.root)}
+    try:
+        done = subprocess.run([sys.executable, "-m", "sae.formats.inspect"], input=spec.model_dump_json(), text=True,
+                              capture_output=True, timeout=TIMEOUT_S, env=environment, check=False)
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return {"error": f"source: looking at it took more than {TIMEOUT_S} s", "field": "source"}
+    except (ValueError, IndexError, OSError):
+        return {"error": "source: the file could not be read: its reader ended without an answer", "field": "source"}
+    return answer
+
+
+def facts(foreign: Foreign | None) -> dict[str, Any]:
+    """What is shown of a file that was read."""
+    if foreign is None:
+        return {}
+    w = foreign.weights
+    return {"format": foreign.format, "architecture": w.architecture, "n_latents": len(w.b_enc_L),
+            "width": w.W_enc_LD.shape[1], "dtype": foreign.dtype, "model": foreign.model, "hook": foreign.hook,
+            "out_hook": foreign.out_hook, "claims": foreign.claims, "notes": foreign.notes}
+
+
+def _answer(text: str) -> dict[str, Any]:
+    try:
+        return {"facts": facts(look(ImportSpec(**json.loads(text)), Workspace.from_environment()))}
+    except MissingFacts as error:
+        return {"asks": error.asks, "facts": facts(error.foreign)}
+    except UserError as error:
+        return {"error": str(error), "field": error.field}
+    except MemoryError:
+        return {"error": "source: does not fit into this machine's memory", "field": "source"}
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    print(json.dumps(_answer(sys.stdin.read())))
