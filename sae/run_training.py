@@ -126,6 +126,7 @@ def _artefact(
                      "saes_trained_together": n_saes},
         "run": folder.id, "created": time.time(), "saescope_version": __version__,
     })
+    sae = sae.to(lm.device) if trained.trainee.group.shards > 1 else sae  # its shards were put together on the CPU
     if sae.sparsity.threshold is not None:
         sae.config["threshold"] = {"trained": sae.sparsity.threshold, "trained_batches": list(trained.theta_batches)}
     return sae

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from sae.architectures import make
 from sae.architectures.base import Batch, Sparsity
@@ -28,14 +27,10 @@ from sae.auxk import auxk
 from sae.distributed import ALONE, Group
 from sae.kernels.codes import Codes
 from sae.kernels.encoder import EncoderProduct
-from sae.kernels.rows import normalize_, remove_parallel_
 from sae.resample import resample, resampling_due
 from sae.specs import TrainSpec
 from sae.start import Start
-
-ADAM_BETAS = (0.9, 0.99)  # BatchTopK paper, appendix A.1
-OF_SPACE = frozenset({"b_dec", "b_in"})  # the parameters that are not a row or an entry for each latent
-ADAM_EPS = 6.25e-10  # Gao et al. 2024: gradients of a normalised loss are far below Adam's usual 1e-8
+from sae.update import OF_SPACE, adam, update
 
 
 @dataclass
@@ -79,7 +74,7 @@ class Trainee:
             start.b_in_D.detach().clone().float().to(device))
         self.sparsity.begin(spec, start, device)
         self.silent_tokens_L = torch.zeros(len(W_dec_LD), dtype=torch.int64, device=device)
-        self.optimizer = torch.optim.Adam(self.parameters(), lr=1.0, betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)
+        self.optimizer = adam(self.parameters())
 
     @property
     def variance(self) -> float:
@@ -115,13 +110,7 @@ class Trainee:
     def step(self, y_BD: Tensor, lr: float, target_BD: Tensor | None = None) -> StepResult:
         """One Adam step on a batch of normalised activations (float32), and a transcoder's targets."""
         result = self.gradients(y_BD, target_BD)
-        assert self.W_dec_LD.grad is not None
-        remove_parallel_(self.W_dec_LD.grad, self.W_dec_LD.data)  # the rows' norm stays 1 anyway
-        self._clip()
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        normalize_(self.W_dec_LD.data)
+        update(self, lr)
         self.sparsity.project()
         fired_L = torch.zeros_like(self.silent_tokens_L).index_fill_(0, result.codes.latent_N, 1)
         self.silent_tokens_L += self.group.tokens(len(y_BD))
@@ -164,18 +153,6 @@ class Trainee:
             self.group.sum_tokens(parameter.grad)
         losses = torch.stack([learned.loss + alpha * aux_loss, aux_loss, learned.sparsity_loss])
         return StepResult(learned.codes, learned.error_BD, *self.group.sum_tokens(losses))
-
-    def _clip(self) -> None:
-        """Clip the weights together, and the rule's own parameters together: their gradients have other sizes."""
-        own = self.sparsity.parameters()
-        weights = {name: p for name, p in self.named_parameters().items() if name not in own}
-        for parameters in filter(None, (weights, own)):
-            grads = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-            of_space = get_total_norm([grad for name, grad in grads.items() if name in OF_SPACE])
-            of_latents = get_total_norm([grad for name, grad in grads.items() if name not in OF_SPACE])
-            norm = (self.group.sum_latents(of_latents.square()) + of_space.square()).sqrt()
-            if norm.device.type != "cpu" or norm > self.spec.clip_norm:  # a GPU is not waited for
-                clip_grads_with_norm_(parameters.values(), self.spec.clip_norm, norm)
 
     # ---- state
 
