@@ -23,7 +23,8 @@ WINDOWS: dict[str, tuple[int, int] | None] = {"snippet": (14, 10), "short": (24,
 
 @dataclass(frozen=True)
 class Piece:
-    """One or more tokens shown as one.  `css` is the heat class and `peak`; `title` the tooltip.
+    """One or more tokens shown as one.  `css` is the heat class and `peak`; `title` the tooltip, "" where the
+    row's ids stand for it.
 
     `space` marks a piece of whitespace alone; `breaks` how many newlines follow it (a page may
     break the line there); `start` its first token's index in the row that was given.
@@ -41,7 +42,8 @@ class Piece:
 class Row:
     """A context's pieces; `before`/`after` tell whether text was cut off on that side.
 
-    `peak` is the index of the piece with the peak, so that rows can be lined up at it.
+    `peak` is the index of the piece with the peak, so that rows can be lined up at it.  `ids` are the
+    token ids of all pieces, for tooltips, and `at` the position of the first (None: unknown).
     """
 
     context: Context
@@ -49,6 +51,8 @@ class Row:
     before: bool
     after: bool
     peak: int
+    ids: str = ""
+    at: int | None = None
 
 
 def heat_class(value: float, top: float, linear: bool = False) -> str:
@@ -108,8 +112,12 @@ def _dots(n: int) -> str:
 def text_pieces(
     tokens: Sequence[int], info: Mapping[int, Token], values: Sequence[float], top: float, *,
     start: int | None = 0, peak: int | None = None, unit: str = "", digits: int = 4, linear: bool = False,
+    every_title: bool = True,
 ) -> list[Piece]:
-    """The pieces of a row of tokens coloured by `values` (0: no colour), `start` its first position (None: unknown)."""
+    """The pieces of a row of tokens coloured by `values` (0: no colour), `start` its first position (None: unknown).
+
+    Without `every_title` only what has a colour has a tooltip.
+    """
     out = []
     for span in spans([info[t].piece or f"⟨{t}⟩".encode() for t in tokens]):
         members = range(span.start, span.end)
@@ -119,7 +127,8 @@ def text_pieces(
             css = f"{css} peak".strip()
         shown = visible(span.text)
         out.append(Piece(
-            text=shown, css=css, title=_title(tokens, info, values, members, start, unit, digits),
+            text=shown, css=css,
+            title=_title(tokens, info, values, members, start, unit, digits) if css or every_title else "",
             space=not span.text.strip(), breaks=span.text.count("\n"), start=span.start))
     return out
 
@@ -149,6 +158,14 @@ def context_row(context: Context, info: Mapping[int, Token], top: float, window:
     pieces = text_pieces(
         context.tokens[low:high], info, context.acts[low:high], top,
         start=None if context.start is None else context.start + low,
-        peak=context.peak - low)
+        peak=context.peak - low, every_title=False)
     at = max(i for i, piece in enumerate(pieces) if piece.start <= context.peak - low)
-    return Row(context, pieces, before=(context.start or 0) + low > 0, after=high < n, peak=at)
+    ids = "" if window == "snippet" else _row_ids(context.tokens[low:high], pieces)
+    first = None if context.start is None else context.start + low
+    return Row(context, pieces, before=(context.start or 0) + low > 0, after=high < n, peak=at, ids=ids, at=first)
+
+
+def _row_ids(tokens: Sequence[int], pieces: Sequence[Piece]) -> str:
+    """The ids of each piece's tokens, joined by `+`, piece after piece."""
+    ends = [*(piece.start for piece in pieces[1:]), len(tokens)]
+    return " ".join("+".join(map(str, tokens[piece.start : end])) for piece, end in zip(pieces, ends, strict=True))

@@ -34,11 +34,13 @@
   function showTip(element) {
     if (tip.from === element) return;
     hideTip();
-    const text = element.getAttribute("title");
+    const text = element.getAttribute("title") || tokenWords(element);
     if (!text) return;
     tip.from = element;
-    element.dataset.title = text;
-    element.removeAttribute("title"); // or the browser would show its own as well
+    if (element.hasAttribute("title")) {
+      element.dataset.title = text;
+      element.removeAttribute("title"); // or the browser would show its own as well
+    }
     tip.box.textContent = text;
     tip.box.hidden = false;
     const at = element.getBoundingClientRect();
@@ -47,10 +49,23 @@
     tip.box.style.top = `${top}px`;
     tip.box.style.left = `${Math.max(4, Math.min(at.left, innerWidth - size.width - 4))}px`;
   }
+  // A token that does not fire: its row holds the ids of all its tokens, so that not each must say its own.
+  function tokenWords(element) {
+    const row = element.closest("[data-ids]");
+    if (!row) return "";
+    const index = [...row.querySelectorAll(".t")].indexOf(element);
+    const groups = row.dataset.ids.split(" ").map((ids) => ids.split("+"));
+    const ids = groups[index] || [];
+    const before = groups.slice(0, index).reduce((n, group) => n + group.length, 0);
+    const place = row.dataset.at === undefined ? "" : ` · position ${Number(row.dataset.at) + before}`;
+    return `“${element.textContent}” id ${ids.join(", ")}${place}`;
+  }
   function hideTip() {
     if (!tip.from) return;
-    tip.from.setAttribute("title", tip.from.dataset.title);
-    delete tip.from.dataset.title;
+    if (tip.from.dataset.title) {
+      tip.from.setAttribute("title", tip.from.dataset.title);
+      delete tip.from.dataset.title;
+    }
     tip.from = null;
     tip.box.hidden = true;
   }
@@ -171,7 +186,7 @@
     document.addEventListener("keydown", onKey);
     document.addEventListener("click", onClick);
     document.addEventListener("mouseover", (event) => {
-      const element = event.target.closest(".t[title], .t[data-title]");
+      const element = event.target.closest(".t[title], .t[data-title], [data-ids] .t");
       if (element) showTip(element);
       else hideTip();
     });
