@@ -151,9 +151,10 @@ class LanguageModel:
                 tensor.data = ours[name].data
         return model.requires_grad_(False)
 
-    def component(self, hook: str) -> tuple[str, str]:
+    def component(self, hook: str) -> tuple[list[str], str]:
         """Where a hook point lies in the Hugging Face model: a module's name, and its end of it (`hook_in`, …).
 
+        A part may hang in the bridge's tree twice, so there are several names, of which the model has one.
         Raises UserError where the model has no such hook point.
         """
         _, layer, kind = hook.split(".", 2)
@@ -170,12 +171,11 @@ class LanguageModel:
                 part, path = inner, rest
             else:
                 break
-        # A part may hang in the tree twice: under its name in the model, below what it wraps, and under a short one.
         names = [name for name, module in self.bridge.original_model.named_modules(remove_duplicate=False)
                  if module is getattr(part, "original_component", None)]
         if "." in path or not hasattr(part, path) or not names:
             raise UserError(f"hook: {self.info.name} has no hook point {hook}", "hook")
-        return _hf_name(max(names, key=lambda name: name.count("_original_component"))), path
+        return [_hf_name(name) for name in names], path
 
     # ---- forward passes
 

@@ -271,8 +271,8 @@ class RowModel:
 
     def _hook(self, point: str, edit: Edit) -> Any:
         if point not in self._places:
-            name, end = self.lm.component(point)
-            self._places[point] = self._modules[name], end
+            names, end = self.lm.component(point)
+            self._places[point] = next(self._modules[name] for name in names if name in self._modules), end
         module, end = self._places[point]
         if end == "hook_in":
             return module.register_forward_pre_hook(_before(edit), with_kwargs=True)

@@ -1,0 +1,179 @@
+"""Texts that are written together are, bit for bit, those that are written alone."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from sae.decoder import Decoder, Run, write
+from sae.errors import UserError
+from sae.lm import LanguageModel
+from sae.rows import RowModel
+from sae.steering_spec import MODES, Intervention, Sampling, SteerRequest, Where
+
+
+@pytest.fixture(scope="module")
+def model(demo_lm: LanguageModel) -> RowModel:
+    return RowModel(demo_lm)
+
+
+@pytest.fixture(scope="module")
+def saes(tiny_sae: Any) -> dict[str, Any]:
+    made = [tiny_sae("batch_topk", "layer_norm", 2, 0), tiny_sae("topk", "none", 1, 1), tiny_sae("topk", "none", 2, 2)]
+    return {sae.config["id"]: sae for sae in made}
+
+
+def request(saes: dict[str, Any], seed: int, **changes: Any) -> SteerRequest:
+    """A request like nobody else's: prompt, latents, modes, places, settings by `seed`."""
+    rng = random.Random(seed)
+    interventions = tuple(
+        Intervention(sae=sae_id, layer=saes[sae_id].layer, latent=latent, mode=rng.choice(list(MODES)),
+                     strength=rng.uniform(-2, 2), max_act=4.0)
+        for sae_id in rng.sample(list(saes), rng.randint(1, len(saes)))
+        for latent in rng.sample(range(48), rng.randint(1, 3)))
+    words = rng.choices(["def ", "import os", "\n", "self.", "é", "return x", "# note "], k=rng.randint(1, 40))
+    values = {
+        "model": "demo", "prompt": "".join(words), "interventions": interventions,
+        "where": Where(positions=rng.choice(["all", "output", "from"]), start=rng.randint(0, 20)),
+        "sampling": Sampling(temperature=rng.choice([0, 0.7, 1.2]), top_p=rng.choice([0.9, 1]), top_k=rng.choice([0, 40]),
+                             repetition_penalty=rng.choice([1, 1.3]), length=rng.randint(4, 40), seed=seed),
+        "columns": rng.sample(["baseline", "steered", "control"], rng.randint(1, 3)), "samples": rng.choice([1, 1, 3])}
+    return SteerRequest(**{**values, **changes})
+
+
+def run_of(model: RowModel, saes: dict[str, Any], asked: SteerRequest) -> Run:
+    return Run.of(asked, [model.lm.bos_id, *model.lm.encode(asked.prompt)], saes, model.lm.tokenizer.all_special_ids)
+
+
+def alone(model: RowModel, saes: dict[str, Any], asked: SteerRequest) -> Run:
+    run = run_of(model, saes, asked)
+    for _ in write(model, run):
+        pass
+    return run
+
+
+def test_company_changes_nothing(model: RowModel, saes: dict[str, Any]) -> None:
+    """Thirty-two different runs that come and go at their own times: tokens and activations of every column."""
+    requests = [request(saes, seed) for seed in range(32)]
+    decoder, runs, most = Decoder(model), [], 0
+    for asked in requests:
+        runs.append(run_of(model, saes, asked))
+        for _ in decoder.join(runs[-1]):
+            decoder.step()  # the others go on while a prompt is read
+        most = max(most, decoder.n_texts)
+    assert most > 16  # more than one batch
+    while decoder.n_texts:
+        decoder.step()
+    for asked, run in zip(requests, runs, strict=True):
+        twin = alone(model, saes, asked)
+        assert [c.output for c in run.columns] == [c.output for c in twin.columns]
+        assert [c.acts for c in run.columns] == [c.acts for c in twin.columns]
+        assert all(c.finish for c in run.columns)
+    assert decoder._batches == []
+
+
+def test_strength_nothing_is_the_baseline_also_among_others(model: RowModel, saes: dict[str, Any]) -> None:
+    sae_id = next(iter(saes))
+    nothing = (Intervention(sae=sae_id, layer=2, latent=9, strength=0, max_act=7.0),
+               Intervention(sae=sae_id, layer=2, latent=11, mode="scale", strength=1, max_act=7.0))
+    asked = request(saes, 5, interventions=nothing, where=Where(special=True), samples=2,
+                    sampling=Sampling(length=30, stop_at_eos=False), columns=("baseline", "steered", "control"))
+    decoder, run = Decoder(model), run_of(model, saes, asked)
+    for other in (run_of(model, saes, request(saes, 6)), run, run_of(model, saes, request(saes, 7))):
+        for _ in decoder.join(other):
+            pass
+    while decoder.n_texts:
+        decoder.step()
+    texts = {column.name: column for column in run.columns}
+    for sample in ("", ".2"):
+        assert texts["baseline" + sample].output == texts["steered" + sample].output
+        assert texts["baseline" + sample].output == texts["control" + sample].output
+        assert texts["baseline" + sample].acts == texts["steered" + sample].acts
+    assert texts["baseline"].output != texts["baseline.2"].output
+
+
+def test_a_sample_is_the_run_with_the_next_seed(model: RowModel, saes: dict[str, Any]) -> None:
+    asked = request(saes, 3, samples=2, columns=("steered",), sampling=Sampling(length=12, seed=4))
+    later = asked.model_copy(update={"samples": 1, "sampling": Sampling(length=12, seed=5)})
+    assert alone(model, saes, asked).columns[1].output == alone(model, saes, later).columns[0].output
+
+
+def test_stop_strings_end_a_text_with_the_token_that_completes_them(model: RowModel, saes: dict[str, Any]) -> None:
+    asked = request(saes, 1, columns=("baseline",), samples=1, prompt="def main(",
+                    sampling=Sampling(temperature=0, length=40, stop_at_eos=False))
+    pieces = model.lm.vocabulary()[0]
+    whole = alone(model, saes, asked).columns[0].output
+    text = b"".join(pieces[i] for i in whole).decode(errors="replace")
+    middle = text[len(text) // 2 : len(text) // 2 + 5]
+    first = text.index(middle) + len(middle)
+    sampling = asked.sampling.model_copy(update={"stop": ("never comes", middle)})
+    column = alone(model, saes, asked.model_copy(update={"sampling": sampling})).columns[0]
+    assert column.finish == "stop"
+    found = b"".join(pieces[i] for i in column.output).decode(errors="replace")
+    assert text.startswith(found)
+    assert middle in found
+    assert len(found) - first < max(len(piece) for piece in pieces)
+    assert middle not in b"".join(pieces[i] for i in column.output[:-1]).decode(errors="replace")
+
+
+def test_who_leaves_frees_the_place_and_the_others_go_on(model: RowModel, saes: dict[str, Any]) -> None:
+    requests = [request(saes, seed, sampling=Sampling(length=20, seed=seed, stop_at_eos=False)) for seed in range(4)]
+    decoder, runs = Decoder(model), [run_of(model, saes, asked) for asked in requests]
+    for run in runs:
+        for _ in decoder.join(run):
+            pass
+    for _ in range(5):
+        decoder.step()
+    decoder.leave(runs[1])
+    half_read = run_of(model, saes, request(saes, 9, columns=("baseline", "steered"), where=Where(special=True)))
+    joining = decoder.join(half_read)
+    next(joining)
+    joining.close()  # who leaves while the prompt is read
+    assert not decoder.holds(half_read)
+    written = [len(column.output) for column in runs[1].columns]
+    while decoder.n_texts:
+        decoder.step()
+    assert [len(column.output) for column in runs[1].columns] == written
+    for n in (0, 2, 3):
+        assert [c.output for c in runs[n].columns] == [c.output for c in alone(model, saes, requests[n]).columns]
+
+
+def test_a_run_that_breaks_leaves_the_others_alone(model: RowModel, saes: dict[str, Any]) -> None:
+    sae_id = next(iter(saes))
+    broken = Intervention(sae=sae_id, layer=2, latent=3, strength=100, max_act=1e37)
+    bad = request(saes, 1, interventions=(broken,), where=Where(positions="output"), columns=("baseline", "steered"),
+                  sampling=Sampling(length=9, stop_at_eos=False))
+    good = request(saes, 2)
+    with pytest.raises(UserError, match="no longer a number"):
+        alone(model, saes, bad)
+    decoder, runs = Decoder(model), [run_of(model, saes, asked) for asked in (bad, good)]
+    for run in runs:
+        for _ in decoder.join(run):
+            pass
+    while decoder.n_texts:
+        decoder.step()
+    assert runs[0].error is not None
+    assert [c.output for c in runs[1].columns] == [c.output for c in alone(model, saes, good).columns]
+
+
+def test_the_control_is_a_push_of_the_same_size_another_way(model: RowModel, saes: dict[str, Any]) -> None:
+    from sae.steer import Steering
+
+    x_1SD = torch.randn(1, 5, 256, generator=torch.Generator().manual_seed(0)) * 3
+    mask = torch.ones(1, 5, dtype=torch.bool)
+    for sae_id, sae in saes.items():
+        for mode in MODES:
+            one = [Intervention(sae=sae_id, layer=sae.layer, latent=7, mode=mode, strength=1.5, max_act=4.0)]
+            pushes = []
+            for seed in (None, 1, 1, 2):
+                edit = Steering(one, {sae_id: sae}, Where(special=True), (), seed).edits(mask)[sae.out_hook]
+                pushes.append((edit(x_1SD) - x_1SD)[0])
+            true, control, again, other = pushes
+            assert torch.equal(control, again)
+            torch.testing.assert_close(control.norm(dim=1), true.norm(dim=1), rtol=1e-3, atol=1e-4)
+            if float(true.norm()) > 0:
+                assert not torch.allclose(control, other)
+                assert abs(float(torch.cosine_similarity(control.flatten(), true.flatten(), 0))) < 0.4
