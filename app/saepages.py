@@ -50,6 +50,13 @@ def latent_number(sae: Sae, number: str) -> int:
         404, f"{sae.id} has {sae.n_latents:,} latents, 0 to {last}; there is no latent {number[:40]}.{near}")
 
 
+def need_weights(sae: Sae) -> None:
+    """Raise 409 for a dashboard made elsewhere: nothing can be computed with an SAE whose weights are not here."""
+    if sae.weightless:
+        raise HTTPException(409, f"{sae.id} is a dashboard made elsewhere: its SAE's weights are not here, so it can "
+                                 "only be browsed.")
+
+
 @contextmanager
 def open_build(builds: Builds, sae: Sae) -> Iterator[Build]:
     """The SAE's newest build.  Raises 404 where it has none yet, or its file is gone or damaged."""

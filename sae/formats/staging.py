@@ -21,7 +21,8 @@ _BLOCK = 2048  # rows held before they are written
 _MAX_VOCABULARY = 4_000_000
 _ROWS = 8192
 
-_INTS, _FLOATS, _UINTS = pa.list_(pa.int32()), pa.list_(pa.float32()), pa.list_(pa.uint32())
+_INTS, _UINTS = pa.list_(pa.int32()), pa.list_(pa.uint32())
+_FLOATS, _DOUBLES = pa.list_(pa.float32()), pa.list_(pa.float64())
 _SCHEMAS = {
     "latent": pa.schema([
         ("latent", pa.int32()), *((name, pa.float64()) for name in SCALARS), ("max_act", pa.float32()),
@@ -32,7 +33,7 @@ _SCHEMAS = {
         ("top_tokens", _INTS), ("top_token_n", pa.list_(pa.int64())), ("top_token_lift", _FLOATS),
         ("top_token_max", _FLOATS), ("next_tokens", _INTS), ("next_token_n", pa.list_(pa.int64())),
         ("next_token_lift", _FLOATS)]),
-    "latent_edges": pa.schema([("latent", pa.int32()), ("hist_edges", _FLOATS), ("logit_edges", _FLOATS)]),
+    "latent_edges": pa.schema([("latent", pa.int32()), ("hist_edges", _DOUBLES), ("logit_edges", _DOUBLES)]),
     "context": pa.schema([
         ("seq", pa.int64()), ("latent", pa.int32()), ("band", pa.int32()), ("low", pa.float64()),
         ("high", pa.float64()), ("act", pa.float32()), ("largest", pa.float32()), ("ctx", pa.int64()),

@@ -89,7 +89,7 @@ TABLES: dict[str, tuple[str, str]] = {
     "sample_latent": (
         "sample INTEGER, position INTEGER, latents INTEGER[], acts FLOAT[]", "sample, position"),
     # of imported dashboards alone: a latent's own histogram edges, where `meta` has none for all; words for it
-    "latent_edges": ("latent INTEGER, hist_edges FLOAT[], logit_edges FLOAT[]", "latent"),
+    "latent_edges": ("latent INTEGER, hist_edges DOUBLE[], logit_edges DOUBLE[]", "latent"),
     "explanation": ("latent INTEGER, text VARCHAR, author VARCHAR", "latent"),
 }
 
