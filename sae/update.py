@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from sae.kernels.dispatch import on_gpu, triton_adam
+from sae.kernels.dispatch import on_gpu
 from sae.kernels.rows import normalize_, remove_parallel_
 
 if TYPE_CHECKING:
@@ -69,9 +69,11 @@ def _norm(grads: Mapping[str, Tensor], group: Group, more_of_latents: Tensor | f
 
 def _update_rows(trainee: Trainee, weights: Mapping[str, Parameter], lr: float) -> None:
     """The whole step of the two matrices; the optimiser then finds only the clipped gradients of the others."""
-    kernels, squares = triton_adam(), torch.zeros((), device=trainee.W_dec_LD.device)
+    from sae.kernels import triton_adam
+
+    squares = torch.zeros((), device=trainee.W_dec_LD.device)
     for name in _ROWS:
-        squares = squares + kernels.square_norm(_grad(weights[name]), weights[name].data, unit=name == "W_dec")
+        squares = squares + triton_adam.square_norm(_grad(weights[name]), weights[name].data, unit=name == "W_dec")
     others = {name: p for name, p in weights.items() if name not in _ROWS}
     norm = _norm({name: _grad(p) for name, p in others.items()}, trainee.group, squares)
     clip = (trainee.spec.clip_norm / (norm + _CLIP_EPS)).clamp(max=1.0)
@@ -80,7 +82,7 @@ def _update_rows(trainee: Trainee, weights: Mapping[str, Parameter], lr: float) 
     for name in _ROWS:
         parameter, state = weights[name], _state(trainee.optimizer, weights[name])
         state["step"] += 1
-        kernels.adam_step(
+        triton_adam.adam_step(
             parameter.data, _grad(parameter), state["exp_avg"], state["exp_avg_sq"], clip=clip,
             step=trainee.steps_done + 1, lr=lr, betas=ADAM_BETAS, eps=ADAM_EPS, unit=name == "W_dec")
         parameter.grad = None

@@ -48,8 +48,6 @@ def load_shards(path: Path, device: torch.device, group: Group) -> Any | None:
     if not group.shard:
         return state
     own = path.with_name(f"{path.name}.{group.shard}.{state['step']}")
-    return load_checkpoint(own, device) or _missing(own)
-
-
-def _missing(path: Path) -> None:
-    raise UserError(f"run: its checkpoint is not whole, {path.name} is missing; start the run anew", "run")
+    if not own.exists():
+        raise UserError(f"run: its checkpoint is not whole, {own.name} is missing; start the run anew", "run")
+    return load_checkpoint(own, device)

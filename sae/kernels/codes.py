@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sae.kernels.dispatch import on_gpu, triton_codes
+from sae.kernels.dispatch import on_gpu
 from sae.kernels.sorting import stable_argsort
 
 with warnings.catch_warnings():  # torch says once a process that CSR tensors are in beta; it is said here
@@ -69,16 +69,20 @@ class Codes:
     def latent_sum_L(self) -> Tensor:
         """Sum of the values of each latent."""
         if on_gpu(self.value_N):  # index_add_ would add in any order there
+            from sae.kernels.triton_codes import segment_sums
+
             order_N, offset_L, _ = self._by_latent
             one_11 = self.value_N.new_ones(1, 1)
-            return triton_codes().segment_sums(torch.zeros_like(order_N), self.value_N[order_N], offset_L, one_11)[:, 0]
+            return segment_sums(torch.zeros_like(order_N), self.value_N[order_N], offset_L, one_11)[:, 0]
         out = torch.zeros(self.n_latents, device=self.value_N.device)
         return out.index_add_(0, self.latent_N, self.value_N)
 
     def decode(self, W_LD: Tensor) -> Tensor:
         """Σ value · W[latent] per token: [B, D]."""
         if on_gpu(W_LD):
-            return triton_codes().segment_sums(self.latent_N, self.value_N, self.offset_B, W_LD)
+            from sae.kernels.triton_codes import segment_sums
+
+            return segment_sums(self.latent_N, self.value_N, self.offset_B, W_LD)
         return F.embedding_bag(self.latent_N, W_LD, self.offset_B, mode="sum", per_sample_weights=self.value_N)
 
     def transpose_matmul(self, x_BD: Tensor, out_LD: Tensor | None = None) -> Tensor:
@@ -89,8 +93,10 @@ class Codes:
         order_N, offset_L, token_N = self._by_latent
         value_N = self.value_N[order_N]
         if on_gpu(x_BD):
-            return triton_codes().segment_sums(token_N, value_N, offset_L, x_BD, out_LD)
-        if x_BD.device.type != "cpu" or x_BD.dtype != torch.float32 or not torch.backends.mkl.is_available():
+            from sae.kernels.triton_codes import segment_sums
+
+            return segment_sums(token_N, value_N, offset_L, x_BD, out_LD)
+        if x_BD.device.type != "cpu" or x_BD.dtype != torch.float32 or not _mkl():
             return F.embedding_bag(token_N, x_BD, offset_L, mode="sum", per_sample_weights=value_N)
         transposed = _csr(offset_L, token_N, value_N, (self.n_latents, self.n_tokens))
         if out_LD is None:
@@ -100,7 +106,9 @@ class Codes:
     def sampled_product(self, x_BD: Tensor, W_LD: Tensor) -> Tensor:
         """x[token] · W[latent] for every selected pair: [N], without the dense [B, L] product."""
         if on_gpu(W_LD):
-            return triton_codes().sampled_product(self.token_N, self.latent_N, x_BD, W_LD)
+            from sae.kernels.triton_codes import sampled_product
+
+            return sampled_product(self.token_N, self.latent_N, x_BD, W_LD)
         shape = (self.n_tokens, self.n_latents)
         pattern = _csr(self.offset_B, self.latent_N, torch.zeros_like(self.value_N), shape)
         sampled_N: Tensor = torch.sparse.sampled_addmm(pattern, x_BD, W_LD.T, beta=0.0).values()
@@ -132,3 +140,8 @@ def _csr(start: Tensor, column_N: Tensor, value_N: Tensor, shape: tuple[int, int
     """A sparse matrix of rows that begin at `start`."""
     row_ends = torch.cat([start, start.new_tensor([len(column_N)])])
     return torch.sparse_csr_tensor(row_ends, column_N, value_N, shape, check_invariants=False)
+
+
+def _mkl() -> bool:
+    """Whether torch's sparse products on the CPU have their library."""
+    return bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]

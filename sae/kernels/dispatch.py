@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from typing import Any
 
 from torch import Tensor
 
@@ -16,21 +15,6 @@ from torch import Tensor
 def on_gpu(tensor: Tensor) -> bool:
     """Whether the Triton kernels are to work on this tensor."""
     return tensor.is_cuda and _triton()
-
-
-def triton_select() -> Any:
-    """`sae.kernels.triton_select`, imported when it is first needed."""
-    return importlib.import_module("sae.kernels.triton_select")
-
-
-def triton_codes() -> Any:
-    """`sae.kernels.triton_codes`, imported when it is first needed."""
-    return importlib.import_module("sae.kernels.triton_codes")
-
-
-def triton_adam() -> Any:
-    """`sae.kernels.triton_adam`, imported when it is first needed."""
-    return importlib.import_module("sae.kernels.triton_adam")
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sae.kernels.codes import Codes
-from sae.kernels.dispatch import on_gpu, triton_select
+from sae.kernels.dispatch import on_gpu
 from sae.kernels.scan import above, below_kth_maximum, kth_largest
 
 _SAMPLE = 1 << 18  # entries from which a bound is guessed
@@ -27,7 +27,9 @@ def batch_topk(pre_BL: Tensor, n_keep: int) -> Codes:
     candidates is taken back.  Ties at the cut go to the lowest (token, latent).
     """
     if on_gpu(pre_BL):
-        return triton_select().batch_topk(pre_BL, n_keep)
+        from sae.kernels import triton_select
+
+        return triton_select.batch_topk(pre_BL, n_keep)
     flat = pre_BL.reshape(-1)
     step = max(1, flat.numel() // _SAMPLE) | 1  # odd, so that it meets all latents where L is a power of two
     sample = flat[::step].float()
@@ -50,7 +52,9 @@ def batch_topk(pre_BL: Tensor, n_keep: int) -> Codes:
 def row_topk(pre_BL: Tensor, k: int) -> Codes:
     """The k largest positive entries of every row (TopK).  Ties at the cut go to any latent."""
     if on_gpu(pre_BL):
-        return triton_select().row_topk(pre_BL, k)
+        from sae.kernels import triton_select
+
+        return triton_select.row_topk(pre_BL, k)
     bound_B1 = _row_bound(pre_BL, k)
     if bound_B1 is None:
         values_BK, latents_BK = pre_BL.topk(k, dim=1, sorted=False)
@@ -79,7 +83,9 @@ def above_threshold(pre_BL: Tensor, threshold: Tensor | float) -> Codes:
 def entries_above(pre_BL: Tensor, bound: Tensor | float) -> Codes:
     """Every entry above `bound` (strictly), which may be negative; one number, one a latent or one a token."""
     if on_gpu(pre_BL):
-        return triton_select().entries_above(pre_BL, bound)
+        from sae.kernels import triton_select
+
+        return triton_select.entries_above(pre_BL, bound)
     flat_N = above(pre_BL, bound)
     return Codes.from_flat(flat_N, pre_BL.reshape(-1)[flat_N].float(), *pre_BL.shape)
 

@@ -49,7 +49,7 @@ def _tile(D: int) -> tuple[int, int]:
 
 
 @triton.jit
-def _norm_kernel(grad, W, out, D, UNIT: tl.constexpr, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _norm_kernel(grad, W, out, D, UNIT: tl.constexpr, TILE: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, TILE)
     inside = column < D
@@ -61,7 +61,7 @@ def _norm_kernel(grad, W, out, D, UNIT: tl.constexpr, TILE: tl.constexpr):  # ty
 
 
 @triton.jit
-def _adam_kernel(  # type: ignore[no-untyped-def]
+def _adam_kernel(
     W, grad, means, squares, clip, D, rate, root, beta1, beta2, eps, UNIT: tl.constexpr, TILE: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)

@@ -71,7 +71,7 @@ def _tile(D: int) -> tuple[int, int]:
 
 
 @triton.jit
-def _sums_kernel(  # type: ignore[no-untyped-def]
+def _sums_kernel(
     rows_of, weights, rows, starts, ends, segment_of, lasts, out, pieces, S, D, stride,
     PIECE: tl.constexpr, UNROLL: tl.constexpr, TILE: tl.constexpr
 ):
@@ -106,7 +106,7 @@ def _sums_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _join_kernel(pieces, further, lasts, out, D, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _join_kernel(pieces, further, lasts, out, D, TILE: tl.constexpr):
     """Add each long segment's further pieces to its row, in order."""
     segment = tl.program_id(0).to(tl.int64)
     n = tl.load(further + segment)
@@ -121,7 +121,7 @@ def _join_kernel(pieces, further, lasts, out, D, TILE: tl.constexpr):  # type: i
 
 
 @triton.jit
-def _dots_kernel(  # type: ignore[no-untyped-def]
+def _dots_kernel(
     tokens, latents, x, W, out, n, D, x_stride, W_stride, PAIRS: tl.constexpr, TILE: tl.constexpr
 ):
     pair = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)

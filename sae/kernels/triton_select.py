@@ -15,6 +15,8 @@ Shapes: B tokens, L latents, G latents in a run, R runs in a row, C runs read ag
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -110,10 +112,10 @@ def _reach(pre_BL: Tensor, maxima_BR: Tensor | None, bound_BL: Tensor) -> tuple[
     else:
         run_C = ((maxima_BR >= bound_BL[:, :1]) & (maxima_BR > 0)).reshape(-1).nonzero().squeeze(1)
 
-    def launch(kernel: object, runs_C: Tensor, out: tuple[Tensor, ...]) -> None:
+    def launch(kernel: Any, runs_C: Tensor, out: tuple[Tensor, ...]) -> None:
         if len(runs_C):
             runs = 2048 // G
-            kernel[(triton.cdiv(len(runs_C), runs),)](  # type: ignore[index]
+            kernel[(triton.cdiv(len(runs_C), runs),)](
                 pre_BL, runs_C, bound_BL, *out, len(runs_C), L, R, pre_BL.stride(0), *bound_BL.stride(),
                 AT_LEAST=maxima_BR is not None, G=G, RUNS=runs)
 
@@ -131,7 +133,7 @@ def _reach(pre_BL: Tensor, maxima_BR: Tensor | None, bound_BL: Tensor) -> tuple[
 
 
 @triton.jit
-def _maxima_kernel(pre, out, L, R, stride, G: tl.constexpr, RUNS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _maxima_kernel(pre, out, L, R, stride, G: tl.constexpr, RUNS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     run = tl.program_id(1) * RUNS + tl.arange(0, RUNS)
     latent = run[:, None] * G + tl.arange(0, G)[None, :]
@@ -140,7 +142,7 @@ def _maxima_kernel(pre, out, L, R, stride, G: tl.constexpr, RUNS: tl.constexpr):
 
 
 @triton.jit
-def _digit_kernel(  # type: ignore[no-untyped-def]
+def _digit_kernel(
     values, count, state, n, SHIFT: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr
 ):
     """Count one digit of the values whose higher digits are those found so far."""
@@ -156,7 +158,7 @@ def _digit_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _pick_kernel(count, state, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+def _pick_kernel(count, state, WIDTH: tl.constexpr):
     """Choose the digit that holds the k-th largest; k becomes its number among those with this digit."""
     digit = tl.arange(0, 1 << WIDTH)
     here = tl.load(count + digit)
@@ -170,7 +172,7 @@ def _pick_kernel(count, state, WIDTH: tl.constexpr):  # type: ignore[no-untyped-
 
 
 @triton.jit
-def _row_bound_kernel(maxima, bound, R, n, k, R_TILE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _row_bound_kernel(maxima, bound, R, n, k, R_TILE: tl.constexpr):
     """The k-th largest maximum of a row, bit by bit; 0 where a row has fewer positive runs than k."""
     row = tl.program_id(0).to(tl.int64)
     run = tl.arange(0, R_TILE)
@@ -185,7 +187,7 @@ def _row_bound_kernel(maxima, bound, R, n, k, R_TILE: tl.constexpr):  # type: ig
 
 
 @triton.jit
-def _row_keep_kernel(values, starts, keep, k, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _row_keep_kernel(values, starts, keep, k, TILE: tl.constexpr):
     """Mark the k largest of each row's candidates, which stand together in the order of their latents."""
     row = tl.program_id(0)
     start, end = tl.load(starts + row), tl.load(starts + row + 1)
@@ -215,7 +217,7 @@ def _row_keep_kernel(values, starts, keep, k, TILE: tl.constexpr):  # type: igno
 
 
 @triton.jit
-def _hits(  # type: ignore[no-untyped-def]
+def _hits(
     pre, runs, bounds, n_runs, L, R, stride, by_row, by_latent,
     AT_LEAST: tl.constexpr, G: tl.constexpr, RUNS: tl.constexpr
 ):
@@ -232,7 +234,7 @@ def _hits(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _count_kernel(  # type: ignore[no-untyped-def]
+def _count_kernel(
     pre, runs, bounds, count, n_runs, L, R, stride, by_row, by_latent,
     AT_LEAST: tl.constexpr, G: tl.constexpr, RUNS: tl.constexpr
 ):
@@ -241,7 +243,7 @@ def _count_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _write_kernel(  # type: ignore[no-untyped-def]
+def _write_kernel(
     pre, runs, bounds, starts, flat_out, value_out, n_runs, L, R, stride, by_row, by_latent,
     AT_LEAST: tl.constexpr, G: tl.constexpr, RUNS: tl.constexpr
 ):
