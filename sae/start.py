@@ -1,6 +1,6 @@
 """What is measured on a sample of the data before the first step, and what an SAE starts from.
 
-Shapes: N tokens, D width.
+Shapes: N tokens, D width, E a transcoder's input width.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ class Start:
     `b_in_D` is there for a transcoder only, whose input is centred apart from its target.
     `variance` is that of a token of the target, Σ_d; `input_scale` is the root mean square of a
     coordinate of the centred input, so the spread of the pre-activation of a random unit row.
+    `cross_ED` says what of the target goes with the input, E (y − b_in)ᵀ(t − b_dec), a transcoder's too:
+    a latent that reads w begins by writing in the direction w · cross.
     """
 
     b_dec_D: Tensor
     variance: float
     input_scale: float
     b_in_D: Tensor | None = None
+    cross_ED: Tensor | None = None
 
     @classmethod
     def measure(cls, y_ND: Tensor, target_ND: Tensor | None = None, b_dec_init: str = "geometric_median") -> Start:
@@ -33,7 +36,8 @@ class Start:
         b_in_D = None if target_ND is None else centre(y_ND)
         centred_ND = y_ND - (b_dec_D if b_in_D is None else b_in_D)
         variance = float((wanted_ND - wanted_ND.mean(dim=0)).square().sum(dim=1).mean())
-        return cls(b_dec_D, variance, float(centred_ND.square().mean().sqrt()), b_in_D)
+        cross_ED = None if target_ND is None else centred_ND.T @ (wanted_ND - b_dec_D) / len(y_ND)
+        return cls(b_dec_D, variance, float(centred_ND.square().mean().sqrt()), b_in_D, cross_ED)
 
 
 def geometric_median(x_ND: Tensor, iterations: int = 30) -> Tensor:

@@ -66,6 +66,8 @@ class Trainee:
         # The encoder begins as the decoder's transpose; a transcoder's reads another space.
         W_enc_LD = W_dec_LD if start.b_in_D is None else group.latent_share(_unit_rows(
             spec.n_latents, len(start.b_in_D), generator)).to(device)
+        if start.cross_ED is not None:
+            W_dec_LD = torch.nn.functional.normalize(W_enc_LD @ start.cross_ED.to(device), dim=1)
         self.W_enc_LD, self.W_dec_LD = Parameter(W_enc_LD.clone()), Parameter(W_dec_LD.clone())
         bias = self.sparsity.start_bias * start.input_scale
         self.b_enc_L = Parameter(torch.full((len(W_dec_LD),), bias, device=device))

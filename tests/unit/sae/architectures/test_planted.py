@@ -11,7 +11,9 @@ from torch import Tensor
 
 from sae.autoencoder import Autoencoder
 from sae.kernels.codes import Codes
-from sae.train import Trained
+from sae.start import Start
+from sae.train import Trained, learning_rate
+from sae.trainee import Trainee
 from sae.training_spec import TrainSpec
 from tests.unit.sae.planted import ARCHITECTURES, artefact_of, mixtures, trained_on
 
@@ -77,3 +79,22 @@ def test_inference_is_the_rule_of_training(architecture: str) -> None:
     result.trainee.product_dtype = torch.float32
     in_training = result.trainee.gradients(X_ND[:300]).codes
     assert torch.equal(dense(in_training), dense(artefact_of(result, spec).codes(X_ND[:300])))
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batch_topk", "matryoshka"])
+def test_a_transcoder_finds_what_each_feature_is_turned_into(architecture: str) -> None:
+    """Features of 24 dimensions go in, those of 32 with the same strengths come out."""
+    generator = torch.Generator().manual_seed(0)
+    read_GD, written_GD = (torch.nn.functional.normalize(torch.randn(40, width, generator=generator), dim=1)
+                           for width in (24, 32))
+    strength_NG = (1 + torch.rand(6000, 40, generator=generator)) * (torch.rand(6000, 40, generator=generator) < 0.05)
+    y_ND, target_ND = 4 * strength_NG @ read_GD + 0.5, 4 * strength_NG @ written_GD - 0.3
+    spec = TrainSpec(architecture=architecture, n_latents=64, k=2, tokens=256 * 350, batch_tokens=256, k_aux=16,
+                     dead_after_tokens=256 * 40, prefixes="1/2, 1")
+    trainee = Trainee(spec, Start.measure(y_ND, target_ND), torch.device("cpu"))
+    first = trainee.gradients(y_ND[:256], target_ND[:256]).loss
+    for step in range(350):
+        rows = torch.randint(0, 6000, (256,), generator=generator)
+        result = trainee.step(y_ND[rows], learning_rate(step, 350, 5e-3, 50, 0.3), target_ND[rows])
+    assert float((trainee.tensors()["W_dec"] @ written_GD.T).max(dim=0).values.mean()) >= 0.9
+    assert result.loss < 0.6 * first
