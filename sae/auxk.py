@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sae.distributed import ALONE, Group
 from sae.distributed.select import row_cut
+from sae.kernels.scan import zero_below_, zero_where_zero_
 
 
 @dataclass
@@ -40,10 +42,11 @@ def auxk(
         return None
     z_BM = pre_BM.relu()
     if n_dead > k_aux:
-        z_BM *= z_BM >= row_cut(z_BM, k_aux, group)
+        zero_below_(z_BM, row_cut(z_BM, k_aux, group))
     W_dec_MD = W_dec_MD.to(z_BM.dtype)
     rest_BD = error_BD - group.sum_latents((z_BM @ W_dec_MD).float())
     grad_BD = (rest_BD * (-2.0 / spread)).to(z_BM.dtype)
-    grad_z_BM = (grad_BD @ W_dec_MD.T) * (z_BM > 0)
+    grad_z_BM = grad_BD @ W_dec_MD.T
+    zero_where_zero_(grad_z_BM, z_BM)
     return AuxK(rest_BD.square().sum() / spread, (z_BM.T @ grad_BD).float(),
-                (grad_z_BM.T @ input_BD.to(z_BM.dtype)).float(), grad_z_BM.float().sum(dim=0))
+                (grad_z_BM.T @ input_BD.to(z_BM.dtype)).float(), grad_z_BM.sum(dim=0, dtype=torch.float32))

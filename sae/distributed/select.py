@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sae.kernels.codes import Codes
+from sae.kernels.scan import kth_of_rows
 from sae.kernels.select import batch_topk, row_topk
 
 if TYPE_CHECKING:
@@ -76,12 +77,14 @@ def among_row_topk(codes: Codes, k: int, at_most: int, group: Group) -> Tensor:
 
 def row_cut(z_BM: Tensor, k: int, group: Group) -> Tensor:
     """The k-th largest entry of every token over all shards, [B, 1]; entries are not negative, M may differ."""
+    if group.shards == 1:
+        return kth_of_rows(z_BM, k)
     own_BK = z_BM.new_zeros(len(z_BM), k)
     if z_BM.shape[1]:
         values_BK = z_BM.topk(min(k, z_BM.shape[1]), dim=1, sorted=False).values
         own_BK[:, : values_BK.shape[1]] = values_BK
     all_BK = torch.cat(list(group.gather_shards(own_BK)), dim=1)
-    return (all_BK.topk(k, dim=1, sorted=False).values if group.shards > 1 else all_BK).amin(dim=1, keepdim=True)
+    return kth_of_rows(all_BK, k)
 
 
 def _bin_of(count: Tensor, n: int) -> tuple[int, int]:

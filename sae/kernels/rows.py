@@ -30,4 +30,4 @@ def normalize_(W_LD: Tensor) -> None:
 
 def _blocks(matrix_LD: Tensor) -> Iterator[Tensor]:
     rows = max(1, _BLOCK // matrix_LD.shape[1]) if matrix_LD.device.type == "cpu" else len(matrix_LD)
-    return iter(matrix_LD.split(rows))
+    return iter(torch.split(matrix_LD, rows))

@@ -45,12 +45,42 @@ def below_kth_maximum(pre_BL: Tensor, size: int, k: int) -> Tensor:
     lower bound of the k-th largest entry.
     """
     B, L = pre_BL.shape
-    whole = torch.int16 if pre_BL.dtype == torch.bfloat16 else torch.int32
     # A group is strided over latents, so that the maximum runs over whole vectors.
-    maxima = pre_BL.view(whole).reshape(B, size, L // size).amax(dim=1).numpy()
+    maxima = torch.from_numpy(_bits(pre_BL)).reshape(B, size, L // size).amax(dim=1).numpy()
     kth = np.partition(maxima, maxima.shape[1] - k, axis=1)[:, -k]
-    bits = np.maximum(kth.astype(np.int32) - 1, 0) << (16 if whole == torch.int16 else 0)
+    bits = np.maximum(kth.astype(np.int32) - 1, 0) << (16 if maxima.dtype == np.int16 else 0)
     return torch.from_numpy(bits).view(torch.float32)[:, None]
+
+
+def kth_of_rows(values_BM: Tensor, k: int) -> Tensor:
+    """The k-th largest entry of every row of a matrix without negative entries: [B, 1]."""
+    if values_BM.device.type != "cpu":
+        return values_BM.topk(k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+    bits = _bits(values_BM)
+    return torch.from_numpy(np.partition(bits, bits.shape[1] - k, axis=1)[:, -k, None]).view(values_BM.dtype)
+
+
+def zero_below_(values_BM: Tensor, cut_B1: Tensor) -> None:
+    """Set what is below its row's `cut` to 0, in place; no entry and no cut is negative."""
+    if values_BM.device.type != "cpu":
+        values_BM *= values_BM >= cut_B1
+    else:
+        bits = _bits(values_BM)
+        bits *= bits >= _bits(cut_B1)
+
+
+def zero_where_zero_(values_BM: Tensor, other_BM: Tensor) -> None:
+    """Set `values` to 0 where `other`, which has no negative entry, is 0; in place."""
+    if values_BM.device.type != "cpu":
+        values_BM *= other_BM > 0
+    else:
+        bits = _bits(values_BM)
+        bits *= _bits(other_BM) > 0
+
+
+def _bits(matrix: Tensor) -> Bits:
+    """The same memory as integers, which rank numbers that are not negative as their values do."""
+    return matrix.view(torch.int16 if matrix.dtype == torch.bfloat16 else torch.int32).numpy()
 
 
 def kth_largest(value_N: Tensor, n: int) -> Tensor:

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae.kernels import scan
-from sae.kernels.scan import above, below_kth_maximum, kth_largest
+from sae.kernels.scan import (
+    above,
+    below_kth_maximum,
+    kth_largest,
+    kth_of_rows,
+    zero_below_,
+    zero_where_zero_,
+)
 
 SPECIAL = [0.0, -0.0, 1e-40, -1e-40, float("inf"), -float("inf"), 3e38, 1.0, -1.0, 1.0078125, -1.0078125]
 
@@ -63,6 +70,24 @@ def test_the_k_largest_are_above_the_bound_of_their_row(k: int, size: int, seed:
     kth_B1 = pre_BL.float().sort(dim=1, descending=True).values[:, k - 1 : k]
     assert (bound_B1 >= 0).all()
     assert ((kth_B1 <= 0) | (kth_B1 > bound_B1)).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 30), st.booleans(), st.integers(0, 2**32), st.data())
+def test_cuts_of_rows(B: int, M: int, half: bool, seed: int, data: st.DataObject) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values_BM = torch.randn(B, M, generator=generator).round(decimals=1).relu().to(
+        torch.bfloat16 if half else torch.float32)
+    k = data.draw(st.integers(1, M))
+    cut_B1 = kth_of_rows(values_BM, k)
+    assert torch.equal(cut_B1, values_BM.sort(dim=1, descending=True).values[:, k - 1 : k])
+    kept_BM = values_BM.T.contiguous().T.clone()  # any strides
+    zero_below_(kept_BM, cut_B1)
+    assert torch.equal(kept_BM, values_BM * (values_BM >= cut_B1))
+    other_BM = torch.randn(B, M, generator=generator).to(values_BM.dtype)
+    expected_BM = other_BM * (kept_BM > 0)
+    zero_where_zero_(other_BM, kept_BM)
+    assert torch.equal(other_BM, expected_BM)
 
 
 @given(st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=30), st.data())
