@@ -1,4 +1,4 @@
-"""What people wrote on latents: label, note, star."""
+"""What people wrote on latents: label, note, tags, star."""
 
 from __future__ import annotations
 
@@ -48,30 +48,55 @@ def search(db: Session, text: str, sae_id: str | None = None, limit: int = 1000)
     return list(db.scalars(query.order_by(Label.updated.desc(), Label.latent).limit(limit)))
 
 
+def everything(db: Session, sae_id: str) -> list[Label]:
+    """All that is written on the latents of this SAE, by number."""
+    return list(db.scalars(select(Label).where(Label.sae_id == sae_id).order_by(Label.latent)))
+
+
+def tagged(db: Session, sae_id: str) -> dict[str, frozenset[int]]:
+    """The latents of every tag, the tags in the order of the alphabet."""
+    found: dict[str, set[int]] = {}
+    for row in db.execute(select(Label.latent, Label.tags).where(Label.sae_id == sae_id, Label.tags != "")):
+        for tag in row.tags.split(", "):
+            found.setdefault(tag, set()).add(row.latent)
+    return {tag: frozenset(found[tag]) for tag in sorted(found)}
+
+
 def save(
     db: Session, sae_id: str, latent: int, author: str, *, text: str | None = None, note: str | None = None,
-    star: bool | None = None,
+    tags: str | None = None, star: bool | None = None,
 ) -> Label:
     """Write what is given (None: as it was) and commit.  Raises UserError where it is too long."""
-    for field, value, limit in (("text", text, MAX_TEXT), ("note", note, MAX_NOTE)):
+    row = put(db, sae_id, latent, author, text=text, note=note, tags=tags, star=star)
+    try:
+        db.commit()
+    except IntegrityError:  # somebody else wrote the first label of this latent a moment ago
+        db.rollback()
+        return save(db, sae_id, latent, author, text=text, note=note, tags=tags, star=star)
+    return row
+
+
+def put(
+    db: Session, sae_id: str, latent: int, author: str, *, text: str | None = None, note: str | None = None,
+    tags: str | None = None, star: bool | None = None,
+) -> Label:
+    """As `save`, without the commit."""
+    for field, value, limit in (("text", text, MAX_TEXT), ("note", note, MAX_NOTE), ("tags", tags, MAX_TEXT)):
         if value is not None and len(value) > limit:
             raise UserError(f"{field}: {len(value):,} characters; {limit:,} at most", field)
     row = get(db, sae_id, latent)
     if row is None:
-        row = Label(sae_id=sae_id, latent=latent, text="", note="", starred=False)
+        row = Label(sae_id=sae_id, latent=latent, text="", note="", tags="", starred=False)
         db.add(row)
     if text is not None:
         row.text = " ".join(_without_nul(text).split())
     if note is not None:
         row.note = _without_nul(note).strip()
+    if tags is not None:
+        row.tags = ", ".join(sorted({" ".join(tag.split()) for tag in _without_nul(tags).split(",")} - {""}))
     if star is not None:
         row.starred = star
     row.author, row.updated = author, time.time()
-    try:
-        db.commit()
-    except IntegrityError:  # somebody else wrote the first label of this latent a moment ago
-        db.rollback()
-        return save(db, sae_id, latent, author, text=text, note=note, star=star)
     return row
 
 

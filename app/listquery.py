@@ -35,6 +35,7 @@ class ListQuery:
     logit: str = ""
     label: str = ""
     labelled: bool = False
+    tag: str = ""
     starred: bool = False
 
     @classmethod
@@ -45,6 +46,7 @@ class ListQuery:
             flags=frozenset(params.getlist("flag")), density=params.get("density", ""),
             token=params.get("token", "")[:200], logit=params.get("logit", "")[:200],
             label=params.get("label", "").strip()[:200], labelled=params.get("labelled") == "1",
+            tag=params.get("tag", "")[:200],
             starred=params.get("starred") == "1")
 
     def string(self, **changes: Any) -> str:
@@ -53,7 +55,7 @@ class ListQuery:
         pairs = [("sort", new.sort), ("dir", "desc" if new.descending else "")]
         pairs += [("flag", flag) for flag in sorted(new.flags)]
         pairs += [("density", new.density), ("token", new.token), ("logit", new.logit), ("label", new.label),
-                  ("labelled", "1" if new.labelled else ""), ("starred", "1" if new.starred else "")]
+                  ("labelled", "1" if new.labelled else ""), ("tag", new.tag), ("starred", "1" if new.starred else "")]
         text = urlencode([(name, value) for name, value in pairs if value])
         return f"?{text}" if text else ""
 
@@ -70,7 +72,7 @@ class ListQuery:
     def plain(self) -> bool:
         """Whether every latent is listed."""
         return not (self.flags or self.density or self.token or self.logit or self.label or self.labelled
-                    or self.starred)
+                    or self.tag or self.starred)
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def resolve(query: ListQuery, build: Build, db: Session, sae_id: str) -> Resolve
         sets.append(frozenset(row.latent for row in labels.search(db, query.label, sae_id)))
     if query.labelled:
         sets.append(frozenset(labels.texts(db, sae_id)))
+    if query.tag:
+        sets.append(labels.tagged(db, sae_id).get(query.tag, frozenset()))
     if query.starred:
         sets.append(labels.starred(db, sae_id))
     tokens = _tokens(query.token, build)

@@ -42,6 +42,7 @@ from app.routes import (
     health,
     home,
     inspect,
+    labels,
     login,
     runs,
     steer,
@@ -85,8 +86,8 @@ def create_app(
     app.mount("/static", VersionedStatic(directory=STATIC), name="static")
     # Last the features, whose `/{model}/{sae}` would take any address of two parts.
     for module in (
-            health, login, api, add, admin, runs, steer, steer_runs, inspect, effects, compare, home, tokens, exports,
-            features):
+            health, login, api, add, admin, runs, steer, steer_runs, inspect, effects, compare, home, tokens, labels,
+            exports, features):
         app.include_router(
             module.router, max_body_size=settings.max_upload_bytes + UPLOAD_FORM_BYTES if module is add else None)
     return app

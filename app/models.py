@@ -125,6 +125,7 @@ class Label(Base):
     text: Mapped[str] = mapped_column(Text, default="")
     starred: Mapped[bool] = mapped_column(default=False)
     note: Mapped[str] = mapped_column(Text, default="")
+    tags: Mapped[str] = mapped_column(Text, default="", server_default="")  # words, sorted, with commas between
     author: Mapped[str] = mapped_column(String(80), default="")
     updated: Mapped[float] = mapped_column(default=time.time, onupdate=time.time)
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app import labels, latentviews, saeviews
 from app.deps import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
+from app.documents import WINDOW, document_view, open_corpus
 from app.downloads import links_of_latent, links_of_sae
 from app.errors import SignInNeeded
 from app.listquery import ListQuery, Resolved, resolve
@@ -20,6 +21,7 @@ from app.rulewords import rule_words
 from app.saepages import find_sae, json_response, latent_number, of_build, open_build, page
 from app.templating import is_htmx, render
 from app.tokens_view import WINDOWS, token_label
+from sae.errors import UserError
 from sae.listing import LIVING
 from sae.records import FLAGS, Latent
 from sae.store import Build
@@ -88,7 +90,8 @@ def latents(
             request, "pages/latents.html", sae, build.meta, section="latents", **table,
             facets=build.facets(asked.filters, asked.token), densities=DENSITY_NAMES, columns=_columns(asked),
             tokens=[(token_label(t), t) for t in asked.tokens], cursor=cursor,
-            n_starred=len(labels.starred(db, sae.id)), n_labelled=len(labels.texts(db, sae.id)), sorts=MORE_SORTS)
+            n_starred=len(labels.starred(db, sae.id)), n_labelled=len(labels.texts(db, sae.id)), sorts=MORE_SORTS,
+            tags={tag: len(latents) for tag, latents in labels.tagged(db, sae.id).items()})
 
 
 def _columns(asked: Resolved) -> list[tuple[str, str, str]]:
@@ -163,19 +166,36 @@ def latent(
             rule=rule_words(found.rule, build.token_info(found.rule.tokens if found.rule else [])))
 
 
+@router.get("/{model}/{name}/{number}/source/{ctx}")
+def source_document(
+    request: Request, model: str, name: str, number: str, ctx: int, catalog: CatalogDep, builds: BuildsDep,
+    workspace: WorkspaceDep, first: int | None = None,
+) -> Response:
+    """The document that a context was cut from, around it."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        latent = _find_latent(build, sae, number)
+        try:
+            view = document_view(build, open_corpus(build, workspace), latent, ctx, first)
+        except UserError as error:
+            raise HTTPException(404, str(error)) from None
+        return page(request, "pages/document.html", sae, build.meta, section="latents", latent=latent, ctx=ctx,
+                    view=view, window=WINDOW, json_url=None)
+
+
 @router.post("/{model}/{name}/{number}/label")
 def write_label(
     request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, user: UserDep,
     text: Annotated[str | None, Form()] = None, note: Annotated[str | None, Form()] = None,
-    star: Annotated[str | None, Form()] = None,
+    tags: Annotated[str | None, Form()] = None, star: Annotated[str | None, Form()] = None,
 ) -> Response:
-    """Store label, note or star; whatever the form does not hold stays as it was."""
+    """Store label, note, tags or star; whatever the form does not hold stays as it was."""
     if user is None:
         raise SignInNeeded
     sae = find_sae(catalog, model, name)
     latent = latent_number(sae, number)
     label = labels.save(
-        db, sae.id, latent, user.name, text=text, note=note, star=None if star is None else star == "1")
+        db, sae.id, latent, user.name, text=text, note=note, tags=tags, star=None if star is None else star == "1")
     if is_htmx(request):
         return render(request, "pages/_label.html", sae=sae, number=latent, label=label, saved=True)
     return RedirectResponse(f"/{sae.id}/{latent}", 303)

@@ -1,0 +1,62 @@
+"""A source document around a context: its tokens from the corpus, with what the build knows of a latent on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.tokens_view import Piece, text_pieces
+from sae.corpus import Corpus
+from sae.errors import UserError
+from sae.records import Latent
+from sae.store import Build
+from sae.workspace import Workspace
+
+WINDOW = 1200  # tokens shown at once
+
+
+@dataclass(frozen=True)
+class DocumentView:
+    """`first` to `last` (not included) of the document's `n` tokens; `known` contexts of the latent lie in it."""
+
+    name: str
+    pieces: list[Piece]
+    first: int
+    last: int
+    n: int
+    known: int
+
+
+def open_corpus(build: Build, workspace: Workspace) -> Corpus:
+    """The text that a build was made from.  Raises UserError (field `text`) where it is not here."""
+    corpus_id = str(build.meta.get("corpus") or "")
+    folder = workspace.corpus(corpus_id) if corpus_id else None
+    if folder is None or not folder.is_dir():
+        raise UserError("text: the tokens of this build's text are not kept in this workspace any more", "text")
+    return Corpus.open(folder)
+
+
+def document_view(build: Build, corpus: Corpus, latent: Latent, ctx: int, first: int | None = None) -> DocumentView:
+    """The document of context `ctx`, from token `first` on, or around that context.
+
+    Raises UserError (field `context`) where the text has no such context.
+    """
+    if not 0 <= ctx < corpus.n_contexts:
+        raise UserError(f"context: the text has {corpus.n_contexts:,} contexts; there is no context {ctx}", "context")
+    rows = np.flatnonzero(corpus.doc == corpus.doc[ctx])
+    rows = rows[np.argsort(corpus.offset[rows])]
+    tokens = np.concatenate([corpus.tokens[row, 1 : corpus.length[row]] for row in rows]).astype(np.int64)
+    acts = np.zeros(len(tokens))
+    known = [c for c in build.contexts(latent.latent) if corpus.doc[c.ctx] == corpus.doc[ctx]]
+    for context in known:
+        begin = int(corpus.offset[context.ctx]) + (context.start or 0) - 1  # of the window's first token
+        for i, act in enumerate(context.acts):
+            if act > 0 and 0 <= begin + i < len(acts):
+                acts[begin + i] = act
+    here = int(corpus.offset[ctx])
+    start = max(0, min(here - WINDOW // 3 if first is None else first, max(len(tokens) - 1, 0)))
+    stop = min(start + WINDOW, len(tokens))
+    shown = tokens[start:stop].tolist()
+    pieces = text_pieces(shown, build.token_info(shown), acts[start:stop].tolist(), latent.max_act or 0.0, start=start)
+    return DocumentView(corpus.documents[int(corpus.doc[ctx])], pieces, start, stop, len(tokens), len(known))
