@@ -74,6 +74,26 @@ def position_chart(build: Build, other: Build | None, names: Sequence[str]) -> M
         zero=True, width=420, height=260, x_format=charts.tick_text)
 
 
+def fvu_chart(build: Build, other: Build | None, names: Sequence[str]) -> Markup | None:
+    """FVU by position; None where the build does not know it."""
+    series = []
+    for name, one in zip(names, [build, *([other] if other else [])], strict=False):
+        points = [(row.position, row.fvu) for row in one.l0_positions() if row.position > 0 and row.fvu is not None]
+        if points:
+            series.append(charts.Series(name, points))
+    return charts.line_chart(
+        series, title="FVU by position", x_label="position in the context", y_label="variance unexplained", zero=True,
+        width=420, height=220, x_format=charts.tick_text) if series else None
+
+
+def by_density_chart(build: Build) -> Markup:
+    """How much of the mean L0 comes from latents of which density."""
+    bars = [charts.Bar(low, high, l0) for low, high, l0 in build.firings_by_density()]
+    return charts.histogram(
+        bars, title="Where the latents of a token come from", x_label="density of the latent",
+        y_label="latents per token", log_x=True, width=420, height=220, y_format=lambda value: f"{value:.3g}")
+
+
 def extremes(build: Build, limit: int = 12) -> tuple[list[TokenL0], list[TokenL0]]:
     """Tokens that need most and fewest latents, among those frequent enough to say so."""
     least = max(20, int(build.meta["tokens"]) // 20_000)

@@ -170,6 +170,14 @@ def curve_charts(rows: list[dict[str, Any]]) -> list[Markup]:
     return out
 
 
+def cosine_chart(build: Build) -> Markup:
+    """How near the nearest other decoder direction is: copies of one direction stand at the right."""
+    bars = [charts.Bar(low, high, n) for low, high, n in build.cosine_histogram()]
+    return charts.histogram(
+        bars, title="Cosine of the nearest decoder row", x_label="largest cosine with another latent",
+        y_label="latents", width=420, height=200)
+
+
 def starts(sae: Sae, build: Build, n: int = 5) -> list[Start]:
     """Where to begin: single-token latents, peaked output, dense, rare, and any."""
     base = f"/{sae.id}/latents"
@@ -182,6 +190,8 @@ def starts(sae: Sae, build: Build, n: int = 5) -> list[Start]:
     return [
         Start("Fires on one token", "easiest to read, and to check",
               f"{base}?sort=kurtosis&dir=desc&flag=single_token", first("kurtosis", True, "single_token")),
+        Start("Told by a short rule", "when it fires is said in a few words, found by counting",
+              f"{base}?sort=rule&dir=desc&flag={LIVING}", first("rule", True, LIVING)),
         Start("Sharp effect on the output", "highest kurtosis of its logits: it speaks for few tokens",
               f"{base}?sort=kurtosis&dir=desc&flag={LIVING}", first("kurtosis", True, LIVING)),
         Start("Densest", "on most tokens; often position or norm", f"{base}?sort=density&dir=desc",

@@ -249,6 +249,13 @@ class Build:
         rows = self._rows("SELECT latent, density, coalesce(max_act, 0) AS max_act FROM latent WHERE density > 0")
         return {row["latent"]: (row["density"], row["max_act"]) for row in rows}
 
+    def cosine_histogram(self, bins: int = 40) -> list[tuple[float, float, int]]:
+        """Living latents by the cosine of their nearest decoder row: (from, below, count)."""
+        rows = {row["bin"]: row["n"] for row in self._rows(
+            "SELECT least(floor(neighbour_cos[1] * ?)::INTEGER, ?) AS bin, count(*) AS n FROM latent"
+            " WHERE NOT dead AND len(neighbour_cos) > 0 GROUP BY bin", [bins, bins - 1])}
+        return [(i / bins, (i + 1) / bins, rows.get(i, 0)) for i in range(min(rows, default=0), bins)]
+
     def density_histogram(self) -> list[tuple[float, float, int]]:
         """Living latents by density: (from, below, count) in fifths of a decade, lowest first."""
         rows = self._rows(
@@ -256,6 +263,19 @@ class Build:
             " FROM latent WHERE density > 0 GROUP BY bin ORDER BY bin")
         step = 1 / _DENSITY_BINS_PER_DECADE
         return [(10 ** (row["bin"] * step), 10 ** ((row["bin"] + 1) * step), row["n"]) for row in rows]
+
+    def map_points(self) -> list[tuple[int, float, float, float]]:
+        """(latent, x, y, density) of every latent that has a place in the plane."""
+        rows = self._rows("SELECT latent, map_x, map_y, density FROM latent WHERE map_x IS NOT NULL ORDER BY latent")
+        return [tuple(row.values()) for row in rows]  # type: ignore[misc]
+
+    def firings_by_density(self) -> list[tuple[float, float, float]]:
+        """What latents of each fifth of a decade of density add to the mean L0: (from, below, latents per token)."""
+        rows = self._rows(
+            f"SELECT floor(log10(density) * {_DENSITY_BINS_PER_DECADE})::INTEGER AS bin, sum(density) AS l0"
+            " FROM latent WHERE density > 0 GROUP BY bin ORDER BY bin")
+        step = 1 / _DENSITY_BINS_PER_DECADE
+        return [(10 ** (row["bin"] * step), 10 ** ((row["bin"] + 1) * step), row["l0"]) for row in rows]
 
     # Tokens
 

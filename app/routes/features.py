@@ -9,7 +9,7 @@ from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.orm import Session
 
-from app import labels, latentviews, saeviews
+from app import labels, latentviews, mapviews, saeviews
 from app.deps import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
 from app.documents import WINDOW, document_view, open_corpus
 from app.downloads import links_of_latent, links_of_sae
@@ -100,6 +100,26 @@ def _columns(asked: Resolved) -> list[tuple[str, str, str]]:
         return list(COLUMNS)
     extra = [("firings on it", "token", "num"), ("lift", "lift", "num")]
     return [*COLUMNS[:3], *extra, COLUMNS[3], *COLUMNS[6:]]
+
+
+@router.get("/{model}/{name}/map.json")
+def map_json(request: Request, model: str, name: str, catalog: CatalogDep, builds: BuildsDep) -> Response:
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        return json_response(request, sae, build, lambda: {
+            "map": build.meta.get("map"), "columns": ["latent", "x", "y", "density"], "points": build.map_points()})
+
+
+@router.get("/{model}/{name}/map")
+def show_map(
+    request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
+) -> Response:
+    """The plane of decoder directions."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        names = labels.texts(db, sae.id)
+        return page(request, "pages/map.html", sae, build.meta, plane=mapviews.plane(build, sae.id, names),
+                    named=bool(names))
 
 
 @router.get("/{model}/{name}/random")
@@ -235,7 +255,8 @@ def show_sae(
         return page(
             request, "pages/sae.html", sae, build.meta, build=build, counts=build.counts(), **common,
             l0_chart=saeviews.l0_chart(l0, sae, build.meta.get("bos_l0")) if (l0 := build.l0_hist()) else None,
-            density_chart=saeviews.density_chart(build), starts=[(s, _start_rows(build, db, sae, s)) for s in starts])
+            density_chart=saeviews.density_chart(build), cosine_chart=saeviews.cosine_chart(build),
+            starts=[(s, _start_rows(build, db, sae, s)) for s in starts])
 
 
 def _start_rows(build: Build, db: Session, sae: Sae, start: saeviews.Start) -> list[latentviews.TableRow]:

@@ -58,6 +58,7 @@ def show_tokens(request: Request, model: str, name: str, catalog: CatalogDep, bu
             request, "pages/tokens.html", sae, build.meta, section="tokens", other=other, chart=chart, mean=mean,
             spread=spread, bos_words=l0views.bos_words(bos, sae.k), most=most, fewest=fewest, names=names,
             peers=l0views.peers_of(catalog, sae), positions=l0views.position_chart(build, beside, names),
+            fvu_chart=l0views.fvu_chart(build, beside, names), by_density=l0views.by_density_chart(build),
             samples=l0views.samples(build, beside, limit), n_samples=len(build.samples()))
 
 

@@ -269,7 +269,8 @@ def _by_class(classes_N: Tensor, index_N: Tensor, held_N: Tensor, size: int) -> 
     U = len(kinds_U)
     counts_2IU = torch.bincount((index_N + held_N * size) * U + kind_N, minlength=2 * size * U).view(2, size, U)
     has_UC = kinds_U[:, None] >> torch.arange(len(CLASSES)) & 1
-    return (counts_2IU.double() @ has_UC.double()).long()
+    by_class_2LC: Tensor = (counts_2IU.double() @ has_UC.double()).long()
+    return by_class_2LC
 
 
 def _sums(index_N: Tensor, value_N: Tensor, size: int) -> Tensor:
