@@ -11,16 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from sae.errors import UserError
 from sae.steering_spec import MAX_SEED, Sampling
 
-Floats = NDArray[np.floating[Any]]
-_MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_GAMMA, _MIX, _MASK = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB), 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -52,20 +49,24 @@ def draw(logits_V: NDArray[np.float32], at: Draw) -> int:
 
 
 def noise(seed: int, step: int, token_K: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Exp(1) numbers of these tokens: the counter (seed, step, token) through splitmix64's finaliser."""
-    counter = np.uint64((seed << 32) | step)
-    with np.errstate(over="ignore"):  # modulo 2^64 is meant
-        x = _mixed(_mixed(counter * _MIX[0] + _MIX[0]) + (token_K.astype(np.uint64) + np.uint64(1)) * _MIX[0])
-    uniform = ((x >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    exponential: NDArray[np.float64] = -np.log(uniform)
+    """Exp(1) numbers of these tokens: the counter (seed, step, token) through splitmix64's finaliser, twice."""
+    start = _mixed_int((((seed << 32) | step) + 1) * _GAMMA & _MASK)
+    x = token_K.astype(np.uint64)  # products and sums of arrays are modulo 2^64
+    x += np.uint64(1)
+    x *= np.uint64(_GAMMA)
+    x += np.uint64(start)
+    for shift, factor in ((30, _MIX[0]), (27, _MIX[1])):
+        x ^= x >> np.uint64(shift)
+        x *= np.uint64(factor)
+    x ^= x >> np.uint64(31)
+    exponential: NDArray[np.float64] = -np.log(((x >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
     return exponential
 
 
-def _mixed(x: Any) -> Any:
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> np.uint64(30))) * _MIX[1]
-        x = (x ^ (x >> np.uint64(27))) * _MIX[2]
-        return x ^ (x >> np.uint64(31))
+def _mixed_int(x: int) -> int:
+    x = ((x ^ (x >> 30)) * _MIX[0]) & _MASK
+    x = ((x ^ (x >> 27)) * _MIX[1]) & _MASK
+    return x ^ (x >> 31)
 
 
 def _penalised(logits_V: NDArray[np.float32], seen: Collection[int], penalty: float) -> NDArray[np.float32]:
@@ -75,7 +76,7 @@ def _penalised(logits_V: NDArray[np.float32], seen: Collection[int], penalty: fl
     return out_V
 
 
-def _candidates(logits_V: NDArray[np.float32], sampling: Sampling) -> tuple[NDArray[np.int64], Floats]:
+def _candidates(logits_V: NDArray[np.float32], sampling: Sampling) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The tokens that may be drawn, and their weights (which need not sum to 1)."""
     top_k, top_p, V = sampling.top_k, sampling.top_p, len(logits_V)
     scaled_V = (logits_V - logits_V.max()) / np.float32(sampling.temperature)
@@ -89,8 +90,8 @@ def _candidates(logits_V: NDArray[np.float32], sampling: Sampling) -> tuple[NDAr
         return token_K, weight_K
     total = weight_K.sum()
     # Tokens below this weight hold less than 1 − top_p together, so the nucleus lies among the others.
-    likely = np.flatnonzero(weight_K >= (1 - top_p) * total / len(weight_K))
-    order = likely[np.argsort(-weight_K[likely], kind="stable")]
+    likely = (weight_K >= (1 - top_p) * total / len(weight_K)).nonzero()[0]
+    order = likely[(-weight_K[likely]).argsort(kind="stable")]
     ranked = weight_K[order].astype(np.float64)
-    kept = order[np.cumsum(ranked) - ranked < top_p * total]  # a token stays while those before it hold less
+    kept = order[ranked.cumsum() - ranked < top_p * total]  # a token stays while those before it hold less
     return token_K[kept], weight_K[kept]
