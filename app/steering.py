@@ -133,8 +133,8 @@ class SteeringRuns:
 
     @property
     def full(self) -> bool:
-        """Whether another run would find no place: one may be written, `room` may wait."""
-        return len(self._live) > self._room
+        """Whether another run would find no place among the `room` that may be written or wait."""
+        return len(self._live) >= self._room
 
     def get(self, run_id: str) -> LiveRun | None:
         """The run if it is going.  Looking at it keeps it going."""

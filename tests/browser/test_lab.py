@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 
 SAE = "demo/2-res-batchtopk-512"
 RUN_MS = 120_000
-LONG = {"length": "440", "samples": "6"}
+LONG = {"length": "230", "samples": "8"}
 
 # The lowest ratio of contrast of any text that is seen, with the text; transparent backgrounds show what is below.
 _CONTRAST = r"""() => {
