@@ -47,15 +47,16 @@ def document_view(build: Build, corpus: Corpus, latent: Latent, ctx: int, first:
     rows = np.flatnonzero(corpus.doc == corpus.doc[ctx])
     rows = rows[np.argsort(corpus.offset[rows])]
     tokens = np.concatenate([corpus.tokens[row, 1 : corpus.length[row]] for row in rows]).astype(np.int64)
+    lengths = np.cumsum(corpus.length[rows].astype(np.int64) - 1)
+    begin_of = dict(zip(rows.tolist(), [0, *lengths.tolist()], strict=False))  # of each context, in the document
     acts = np.zeros(len(tokens))
     known = [c for c in build.contexts(latent.latent) if corpus.doc[c.ctx] == corpus.doc[ctx]]
     for context in known:
-        begin = int(corpus.offset[context.ctx]) + (context.start or 0) - 1  # of the window's first token
+        begin = begin_of[context.ctx] + (context.start or 0) - 1  # of the window's first token; BOS is before it
         for i, act in enumerate(context.acts):
             if act > 0 and 0 <= begin + i < len(acts):
                 acts[begin + i] = act
-    here = int(corpus.offset[ctx])
-    start = max(0, min(here - WINDOW // 3 if first is None else first, max(len(tokens) - 1, 0)))
+    start = max(0, min(begin_of[ctx] - WINDOW // 3 if first is None else first, max(len(tokens) - 1, 0)))
     stop = min(start + WINDOW, len(tokens))
     shown = tokens[start:stop].tolist()
     pieces = text_pieces(shown, build.token_info(shown), acts[start:stop].tolist(), latent.max_act or 0.0, start=start)

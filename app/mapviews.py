@@ -75,6 +75,7 @@ def _cells(places: Sequence[Place], at: At, sae_id: str) -> list[str]:
         step = min(int(8 * (len(inside) / top) ** 0.5), 7)
         out.append(
             f'<a href="/{sae_id}/{most.latent}" tabindex="-1"><rect class="cell s{step}" '
-            f'x="{_EDGE + column * side:.1f}" y="{_EDGE + row * side:.1f}" width="{side:.1f}" height="{side:.1f}"><title>{len(inside)} latents here; '
+            f'x="{_EDGE + column * side:.1f}" y="{_EDGE + row * side:.1f}" width="{side:.1f}" '
+            f'height="{side:.1f}"><title>{len(inside)} latents here; '
             f"{most.latent} fires most ({density(most.density)})</title></rect></a>")
     return out

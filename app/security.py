@@ -21,6 +21,8 @@ CSP = (
     "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; object-src 'none'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+# A page that may stand in a frame of any site: it has nothing in it that acts.
+CSP_EMBED = CSP.replace("frame-ancestors 'none'", "frame-ancestors *").replace("'self'; frame", "'none'; frame")
 HEADERS = {
     "Content-Security-Policy": CSP,
     "X-Content-Type-Options": "nosniff",

@@ -19,6 +19,7 @@ from app.models import Sae
 from app.relations import related_latents, relations
 from app.rulewords import rule_words
 from app.saepages import find_sae, json_response, latent_number, of_build, open_build, page
+from app.security import CSP_EMBED
 from app.templating import is_htmx, render
 from app.tokens_view import WINDOWS, token_label
 from sae.errors import UserError
@@ -156,9 +157,9 @@ def _latent_values(build: Build, latent: Latent) -> dict[str, Any]:
 @router.get("/{model}/{name}/{number}")
 def latent(
     request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
-    window: str = "short", nl: str = "",
+    window: str = "short", nl: str = "", embed: str = "",
 ) -> Response:
-    """The page people live on.  htmx asks for the contexts alone, with another window."""
+    """The page people live on.  htmx asks for the contexts alone, with another window; `embed=1` is for a frame."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         found = _find_latent(build, sae, number)
@@ -169,21 +170,26 @@ def latent(
             "newlines": nl == "1", "windows": tuple(w for w in WINDOWS if w != "snippet"), "query": query}
         if request.headers.get("HX-Target") == "contexts":
             return of_build(render(request, "pages/_contexts.html", sae=sae, **shown), build, request)
+        adds, removes = latentviews.logit_lines(build, found)
+        shown |= {
+            "label": labels.get(db, sae.id, found.latent), "adds": adds, "removes": removes, "flag_names": FLAG_NAMES,
+            "activation_chart": latentviews.activation_chart(found, build.meta),
+            "rule": rule_words(found.rule, build.token_info(found.rule.tokens if found.rule else []))}
+        if embed == "1":
+            response = page(request, "pages/embed.html", sae, build.meta, **shown)
+            response.headers["Content-Security-Policy"] = CSP_EMBED
+            return response
         asked = resolve(query, build, db, sae.id)
         before, after = build.around(found.latent, asked.sort, asked.descending, asked.filters, asked.token)
         if before is None and after is None:  # not in the list one came from: by number
             before, after = build.around(found.latent)
-        written = labels.of_latents(db, sae.id, related_latents(found))
-        adds, removes = latentviews.logit_lines(build, found)
         fires_on, followed_by = latentviews.firing_lines(build, found)
         return page(
             request, "pages/latent.html", sae, build.meta, section="latents", **shown, before=before, after=after,
-            label=labels.get(db, sae.id, found.latent), explanations=build.explanations(found.latent),
-            exports=links_of_latent(sae, found.latent), adds=adds, removes=removes, fires_on=fires_on,
-            followed_by=followed_by, activation_chart=latentviews.activation_chart(found, build.meta),
-            logit_chart=latentviews.logit_chart(found, build.meta), flag_words=FLAG_WORDS, flag_names=FLAG_NAMES,
-            relations=relations(build, found, written),
-            rule=rule_words(found.rule, build.token_info(found.rule.tokens if found.rule else [])))
+            explanations=build.explanations(found.latent), exports=links_of_latent(sae, found.latent),
+            fires_on=fires_on, followed_by=followed_by, logit_chart=latentviews.logit_chart(found, build.meta),
+            flag_words=FLAG_WORDS,
+            relations=relations(build, found, labels.of_latents(db, sae.id, related_latents(found))))
 
 
 @router.get("/{model}/{name}/{number}/source/{ctx}")
