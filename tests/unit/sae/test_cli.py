@@ -75,6 +75,30 @@ BAD_SPECS: dict[str, tuple[str, str]] = {
 }
 
 
+BAD_SETTINGS: dict[str, tuple[str, ...]] = {  # field: the words of a command at fault
+    "k": ("train", "--k", "64", "--n-latents", "32"),
+    "batch_tokens": ("train", "--n-latents", "1048576", "--batch-tokens", "4096"),
+    "site": ("train", "--site", "hook_resid_nowhere"),
+    "out_site": ("train", "--architecture", "gated", "--site", "hook_mlp_in", "--out-site", "hook_mlp_out"),
+    "bandwidth": ("train", "--architecture", "jumprelu", "--bandwidth", "0"),
+    "prefixes": ("train", "--architecture", "matryoshka", "--prefixes", "1/2"),
+    "b_dec_init": ("train", "--b-dec-init", "zeros"),
+    "buffer_dtype": ("train", "--buffer-dtype", "int8"),
+    "layer": ("sweep", "--layer", "9"),
+    "n_latents": ("sweep", "--n-latents", "1024,many"),
+    "architecture": ("sweep", "--architecture", "topk,tpok"),
+}
+
+
+@pytest.mark.parametrize("field", BAD_SETTINGS)
+def test_a_bad_setting_is_one_line_before_anything_is_made(command: Command, tmp_path: Path, field: str) -> None:
+    code, _, err = command(*BAD_SETTINGS[field])
+    assert code == EXIT_USER == 2
+    assert err.startswith(f"error: {field}: ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "home" / "runs").exists()
+
+
 @pytest.mark.parametrize("name", BAD_SPECS)
 def test_a_bad_spec_is_one_line_and_exit_code_2(command: Command, tmp_path: Path, name: str) -> None:
     content, message = BAD_SPECS[name]

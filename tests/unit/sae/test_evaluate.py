@@ -22,13 +22,16 @@ from sae.errors import UserError
 from sae.evaluate import (
     calibrate_and_evaluate,
     calibrate_threshold,
+    counted_rows,
     counted_tokens,
     cross_entropy_metrics,
     evaluate,
     held_out_contexts,
     mean_l0,
+    read_and_target,
     reconstruction_metrics,
     residuals,
+    sites,
 )
 from sae.lm import Edit, Edits, LanguageModel
 from sae.models import DEMO_PATH
@@ -280,6 +283,103 @@ def test_an_sae_is_calibrated_on_one_half_and_measured_on_the_other(
     assert {name: metrics[name] for name in direct} == direct
     again = evaluate(demo_lm, sae, python_corpus, 1000, 1000)
     assert again == pytest.approx(metrics)
+
+
+# ---- several SAEs, and transcoders
+
+
+def transcoder_of(sae: Autoencoder, generator: torch.Generator) -> Autoencoder:
+    """The same reading block 2's MLP's input and writing its output, with a bias of its own before the encoder."""
+    tensors = sae.tensors() | {"b_in": 0.1 * torch.randn(sae.d_model, generator=generator)}
+    site = {"layer": 2, "hook": "blocks.2.ln2.hook_normalized", "out_hook": "blocks.2.hook_mlp_out"}
+    return Autoencoder(tensors, {**sae.config, "site": site, "d_in": sae.d_model, "threshold": None})
+
+
+def test_several_are_measured_as_each_alone(
+    demo_lm: LanguageModel, python_corpus: Corpus, tiny_sae: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fresh() -> list[Autoencoder]:
+        made = [tiny_sae(n_latents=48, k=5), tiny_sae("topk", k=4), tiny_sae(n_latents=64, k=3)]
+        for sae in (made[0], made[2]):
+            sae.config["threshold"] = {"trained": 0.3}
+        return made
+
+    reads: list[str] = []
+    plain = LanguageModel.activations_at
+
+    def counted(self: LanguageModel, tokens_PS: Tensor, hooks: Any, **options: Any) -> list[Tensor]:
+        reads.extend(hooks)
+        return plain(self, tokens_PS, hooks, **options)
+
+    monkeypatch.setattr(LanguageModel, "activations_at", counted)
+    together = fresh()
+    calibrate_and_evaluate(demo_lm, together, python_corpus, 1000, 1000)
+    assert reads == [resid_post(2)] * 2  # once to calibrate, once to evaluate
+    for one, other in zip(fresh(), together, strict=True):
+        calibrate_and_evaluate(demo_lm, [one], python_corpus, 1000, 1000)
+        assert one.config["metrics"] == other.config["metrics"]
+        assert one.config["threshold"] == other.config["threshold"]
+
+
+def test_a_transcoder_is_measured_at_what_it_reconstructs(
+    demo_lm: LanguageModel, plain: Any, python_corpus: Corpus, tiny_sae: Any
+) -> None:
+    """FVU against the MLP's output; ΔCE with that output replaced by what the transcoder makes of the input."""
+    sae = transcoder_of(tiny_sae("topk", k=6), torch.Generator().manual_seed(3))
+    contexts = np.array([4, 0, 5, 2])
+    rows = torch.cat(list(counted_rows(demo_lm, python_corpus, contexts, sites(sae))))
+    x_ND, target_ND = read_and_target(sae, rows)
+    error = (target_ND - sae.reconstruct(x_ND)).double().square().sum()
+    spread = (target_ND - target_ND.mean(dim=0)).double().square().sum()
+    assert reconstruction_metrics(sae, [rows[:7], rows[7:]])["fvu"] == pytest.approx(float(error / spread), rel=1e-5)
+
+    mean_D = target_ND.mean(dim=0)
+    found = cross_entropy_metrics(demo_lm, sae, python_corpus, contexts, mean_D)
+    mlp, norm = plain.model.layers[2].mlp, plain.model.layers[2].post_attention_layernorm
+
+    def losses(change: Callable[[Tensor], Tensor]) -> float:
+        """By hooks on the plain model: the norm's input is normalised again, without its gain."""
+        seen: list[Tensor] = []
+
+        def read(_module: Any, inputs: Any, _output: Any) -> None:
+            raw = inputs[0][0]
+            seen[:] = [raw * torch.rsqrt(raw.square().mean(dim=-1, keepdim=True) + norm.variance_epsilon)]
+
+        def write(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
+            return torch.cat([output[:, :1], change(seen[0][1:])[None]], dim=1)
+
+        handles = [norm.register_forward_hook(read), mlp.register_forward_hook(write)]
+        out = []
+        with torch.no_grad():
+            for row in contexts:
+                ids = torch.from_numpy(python_corpus.tokens[row, : python_corpus.length[row]].astype(np.int64))
+                logits = plain(ids[None]).logits[0]
+                out.append(F.cross_entropy(logits[1:-1], ids[2:], reduction="none"))
+        for handle in handles:
+            handle.remove()
+        return float(torch.cat(out).double().mean())
+
+    for name, change in (("ce_sae", sae.reconstruct), ("ce_zero", torch.zeros_like),
+                         ("ce_mean", lambda x_ND: mean_D.expand_as(x_ND))):
+        assert found[name] == pytest.approx(losses(change), abs=1e-4)
+    assert abs(found["delta_ce"]) > 1e-2
+
+
+def test_heads_are_replaced_side_by_side(demo_lm: LanguageModel, python_corpus: Corpus, tiny_sae: Any) -> None:
+    """An SAE that gives back what it reads changes nothing, wherever it reads."""
+    class Faithful(Autoencoder):
+        def reconstruct(self, x_BD: Tensor) -> Tensor:
+            assert x_BD.ndim == 2
+            return x_BD
+
+    for kind in ("attn.hook_z", "mlp.hook_post", "hook_resid_mid"):
+        sae = tiny_sae("topk", k=6)
+        config = {**sae.config, "site": {"layer": 1, "hook": f"blocks.1.{kind}"}}
+        width = 704 if kind == "mlp.hook_post" else 256
+        found = cross_entropy_metrics(demo_lm, Faithful(sae.tensors(), config), python_corpus, np.array([0, 5]),
+                                      torch.zeros(width))
+        assert found["delta_ce"] == pytest.approx(0, abs=1e-5)
+        assert abs(found["ce_zero"] - found["ce_clean"]) > 1e-3
 
 
 def sae_with(sae: Autoencoder, threshold: float) -> Autoencoder:
