@@ -127,9 +127,13 @@ def _phases(kind: str, values: dict[str, Any]) -> dict[str, float]:
 def _train(
     spec: TrainSpec | SweepSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter
 ) -> dict[str, Any]:
+    from sae.distributed.world import close_world
     from sae.run_training import train_members
 
-    return train_members(spec, folder, workspace, reporter)
+    try:
+        return train_members(spec, folder, workspace, reporter)
+    finally:
+        close_world()
 
 
 def _index(spec: IndexSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:

@@ -19,7 +19,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sae.kernels.dispatch import on_its_device
 
+
+@on_its_device
 def square_norm(grad_LD: Tensor, W_LD: Tensor, *, unit: bool) -> Tensor:
     """‖gradient‖² as the step will use it: where rows are `unit`, without the part along them.  []"""
     L, D = grad_LD.shape
@@ -30,6 +33,7 @@ def square_norm(grad_LD: Tensor, W_LD: Tensor, *, unit: bool) -> Tensor:
     return square_L.sum()
 
 
+@on_its_device
 def adam_step(
     W_LD: Tensor, grad_LD: Tensor, mean_LD: Tensor, square_LD: Tensor, *, clip: Tensor, step: int, lr: float,
     betas: tuple[float, float], eps: float, unit: bool,

@@ -20,10 +20,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sae.kernels.dispatch import on_its_device
+
 _PIECE = 128
 _UNROLL = 4  # rows loaded before the first of them is needed
 
 
+@on_its_device
 def segment_sums(
     row_N: Tensor, weight_N: Tensor, start_S: Tensor, rows: Tensor, out_SD: Tensor | None = None,
 ) -> Tensor:
@@ -53,12 +56,14 @@ def segment_sums(
     return out_SD
 
 
+@on_its_device
 def sampled_product(token_N: Tensor, latent_N: Tensor, x_BD: Tensor, W_LD: Tensor) -> Tensor:
     """x[token] · W[latent] of every pair: [N] float32."""
     n, D = len(token_N), x_BD.shape[1]
     out_N = torch.empty(n, device=x_BD.device)
     if n:
-        pairs, tile = 4, min(512, triton.next_power_of_2(max(D, 16)))
+        pairs, even = 4, D & -D  # a tile that divides D wastes no load
+        tile = min(512, even if even >= 128 else triton.next_power_of_2(max(D, 16)))
         _dots_kernel[(triton.cdiv(n, pairs),)](token_N, latent_N, x_BD, W_LD, out_N, n, D, x_BD.stride(0),
                                                W_LD.stride(0), PAIRS=pairs, TILE=tile, num_warps=4)
     return out_N
@@ -66,7 +71,7 @@ def sampled_product(token_N: Tensor, latent_N: Tensor, x_BD: Tensor, W_LD: Tenso
 
 def _tile(D: int) -> tuple[int, int]:
     """Columns of a program, and its warps: 16 bytes of each row a thread."""
-    tile = min(512, triton.next_power_of_2(max(D, 32)))
+    tile = triton.next_power_of_2(max(D, 32)) if D <= 1024 else 512
     return tile, max(1, tile // 128)
 
 

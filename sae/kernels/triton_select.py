@@ -23,11 +23,13 @@ import triton.language as tl
 from torch import Tensor
 
 from sae.kernels.codes import Codes
+from sae.kernels.dispatch import on_its_device
 
 _DIGITS = ((20, 11), (9, 11), (0, 9))  # shift and width of the digits of the 31 bits of a positive float32
 _ROW_TILE = 1024
 
 
+@on_its_device
 def batch_topk(pre_BL: Tensor, n_keep: int) -> Codes:
     """The `n_keep` largest positive entries of the whole batch, as `sae.kernels.select.batch_topk`."""
     B, L = pre_BL.shape
@@ -43,6 +45,7 @@ def batch_topk(pre_BL: Tensor, n_keep: int) -> Codes:
     return Codes.from_flat(flat_N[keep_N], value_N[keep_N], B, L)
 
 
+@on_its_device
 def row_topk(pre_BL: Tensor, k: int) -> Codes:
     """The k largest positive entries of every row; ties go to the lowest latents."""
     B, L = pre_BL.shape
@@ -61,6 +64,7 @@ def row_topk(pre_BL: Tensor, k: int) -> Codes:
     return Codes.from_flat(flat_N[keep], value_N[keep], B, L)
 
 
+@on_its_device
 def entries_above(pre_BL: Tensor, bound: Tensor | float) -> Codes:
     """Every entry above `bound` (strictly), which may be negative; one number, one a latent, or one a token [B, 1]."""
     B, L = pre_BL.shape

@@ -13,7 +13,8 @@ from sae.distributed import ALONE, Group
 from sae.distributed.world import World
 from sae.specs import TrainSpec
 from sae.start import Start
-from sae.trainee import OF_SPACE, Trainee
+from sae.trainee import Trainee
+from sae.update import OF_SPACE
 from tests.unit.sae.distributed.worlds import in_processes
 
 B, L, D, K, STEPS = 16, 48, 10, 3, 12
@@ -50,14 +51,15 @@ def trained(architecture: str, group: Group) -> dict[str, Any]:
             "threshold": trainee.sparsity.threshold}
 
 
-def every(shards: int, architectures: list[str]) -> dict[str, Any]:
-    group = World(shards)
-    return {name: trained(name, group) for name in architectures}
+def everything(worlds: list[tuple[int, list[str]]]) -> list[dict[str, Any]]:
+    """For every number of shards: the selections, and what training leaves of some architectures."""
+    return [{"ties": ties(group := World(shards)), "trained": {name: trained(name, group) for name in architectures}}
+            for shards, architectures in worlds]
 
 
-def ties(shards: int) -> list[list[Tensor]]:
+def ties(group: Group) -> list[list[Tensor]]:
     """Selections from matrices with many ties: every rank's pairs, in the numbers of the whole."""
-    group, out = World(shards), []
+    out = []
     for seed in range(30):
         pre_BL = _with_ties(seed)
         own_BL = group.latent_share(group.batch_share(pre_BL).T).T.contiguous()
@@ -74,44 +76,47 @@ def _with_ties(seed: int) -> Tensor:
     return (pre_BL * 2).round() / 2 if seed % 2 else pre_BL
 
 
-@pytest.mark.parametrize(("world", "shards"), [(2, 1), (2, 2), (4, 2)])
-def test_selection_over_all_ranks_is_that_of_one(world: int, shards: int, tmp_path: Path) -> None:
-    results = in_processes(ties, world, tmp_path, shards)
+@pytest.mark.parametrize(("world", "worlds"), [
+    (2, [(1, list(ARCHITECTURES)), (2, list(ARCHITECTURES))]), (4, [(2, ["batch_topk", "topk"])])])
+def test_several_processes_are_one(world: int, worlds: list[tuple[int, list[str]]], tmp_path: Path) -> None:
+    results = in_processes(everything, world, tmp_path, worlds)
+    for number, (shards, architectures) in enumerate(worlds):
+        check_selections([result[number]["ties"] for result in results])
+        for name in architectures:
+            check_training(name, [result[number]["trained"][name] for result in results], shards)
+
+
+def check_selections(by_rank: list[list[list[Tensor]]]) -> None:
+    """All ranks together have selected what a full sort would, and of ties the first."""
     number = 0
     for seed in range(30):
         pre_BL = _with_ties(seed)
         for n in (1, 7, 40, 500):
             flat = pre_BL.flatten()
             strongest = sorted(flat.clamp(min=0).nonzero().squeeze(1).tolist(), key=lambda i: (-float(flat[i]), i))[:n]
-            found = torch.cat([result[number][0] for result in results])
+            found = torch.cat([selections[number][0] for selections in by_rank])
             assert sorted(found.tolist()) == sorted(strongest)
             kept = torch.zeros_like(flat)
-            for result in results:
-                kept[result[number + 1][0]] = result[number + 1][1]
+            for selections in by_rank:
+                kept[selections[number + 1][0]] = selections[number + 1][1]
             sorted_BL = pre_BL.clamp(min=0).sort(dim=1, descending=True).values
             sorted_BL[:, min(n, 12) :] = 0
             assert torch.equal(kept.reshape(pre_BL.shape).sort(dim=1, descending=True).values, sorted_BL)
             number += 2
 
 
-@pytest.mark.parametrize(("world", "shards", "architectures"), [
-    (2, 1, list(ARCHITECTURES)), (2, 2, list(ARCHITECTURES)), (4, 2, ["batch_topk", "topk"])])
-def test_several_processes_train_what_one_would(
-    world: int, shards: int, architectures: list[str], tmp_path: Path
-) -> None:
-    results = in_processes(every, world, tmp_path, shards, architectures)
-    for name in architectures:
-        alone = trained(name, ALONE)
-        aux, theta = torch.tensor(alone["rows"])[:, 1], alone["threshold"]
-        if name not in ("relu", "resampled_relu", "gated"):
-            assert bool((aux > 0).any()), "the AuxK loss should be at work"
-        for rank, result in enumerate(results):
-            shard = rank % shards
-            torch.testing.assert_close(torch.tensor(result[name]["rows"]), torch.tensor(alone["rows"]),
-                                       rtol=1e-5, atol=1e-5)
-            assert result[name]["threshold"] == (theta and pytest.approx(theta, rel=1e-5))
-            for tensor, whole in alone["tensors"].items():
-                share = whole if tensor in OF_SPACE else whole.chunk(shards)[shard]
-                torch.testing.assert_close(result[name]["tensors"][tensor], share, rtol=1e-5, atol=1e-5,
-                                           msg=lambda m, n=name, t=tensor: f"{n} {t}: {m}")
-            assert torch.equal(result[name]["silent"], alone["silent"].chunk(shards)[shard])
+def check_training(name: str, by_rank: list[dict[str, Any]], shards: int) -> None:
+    """Every rank has its part of the SAE that one process would have trained, and reports the same."""
+    alone = trained(name, ALONE)
+    aux, theta = torch.tensor(alone["rows"])[:, 1], alone["threshold"]
+    if name not in ("relu", "resampled_relu", "gated"):
+        assert bool((aux > 0).any()), "the AuxK loss should be at work"
+    for rank, result in enumerate(by_rank):
+        shard = rank % shards
+        torch.testing.assert_close(torch.tensor(result["rows"]), torch.tensor(alone["rows"]), rtol=1e-5, atol=1e-5)
+        assert result["threshold"] == (theta and pytest.approx(theta, rel=1e-5))
+        for tensor, whole in alone["tensors"].items():
+            share = whole if tensor in OF_SPACE else whole.chunk(shards)[shard]
+            torch.testing.assert_close(result["tensors"][tensor], share, rtol=1e-5, atol=1e-5,
+                                       msg=lambda m, t=tensor: f"{name} {t}: {m}")
+        assert torch.equal(result["silent"], alone["silent"].chunk(shards)[shard])

@@ -14,7 +14,7 @@ from sae.start import Start
 from sae.trainee import Trainee
 from tests.unit.sae.kernels.interpreter import DEVICE
 
-B, L, D = 12, 40, 10
+B, L, D = 8, 24, 10
 
 
 def make(architecture: str, device: str) -> Trainee:
@@ -24,11 +24,11 @@ def make(architecture: str, device: str) -> Trainee:
     return Trainee(spec, start, torch.device(device), torch.float32)
 
 
-@pytest.mark.parametrize("architecture", ["batch_topk", "topk", "matryoshka", "relu", "gated", "jumprelu"])
+@pytest.mark.parametrize("architecture", ["batch_topk", "topk", "gated", "jumprelu"])
 def test_the_gradients_are_the_same(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     reference, found = make(architecture, "cpu"), make(architecture, DEVICE)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(4):
+    for _ in range(3):
         y_BD = 1.5 * torch.randn(B, D, generator=generator)
         found.load_state(reference.state())
         expected = reference.gradients(y_BD)
