@@ -26,7 +26,8 @@ GROUPS = {
 _LABELS = {
     "n_latents": "Latents (L)", "k": "Latents per token (k)", "sae": "SAE", "lr": "Learning rate",
     "k_aux": "AuxK latents", "aux_alpha": "AuxK weight (α)", "train_on_bos": "Train on BOS",
-    "index": "Build the feature index",
+    "index": "Build the feature index", "bos": "BOS", "subtract_b_dec": "Subtract b_dec", "out_hook": "Hook written",
+    "hook": "Hook read",
     "batch_tokens": "Batch (B)", "normalize": "Normalisation", "l1_coefficient": "L1 coefficient",
     "l0_penalty": "L0 penalty", "l0_coefficient": "L0 coefficient", "multi_topk": "Multi-TopK",
     "b_dec_init": "b_dec starts at", "site": "Site read", "out_site": "Site reconstructed",

@@ -191,9 +191,11 @@ def _proven(
     kept = {name: value for name, value in measured.items() if math.isfinite(value)}
     reporter.row(**kept)
     sae.config["metrics"] = kept
+    uploaded = Path(spec.source).name == UPLOAD
     sae.config["imported"] |= {
-        "source": spec.source, "measured": kept, "forced": spec.force and not holds(measured), "text": spec.text,
-        "text_column": spec.text_column, "text_split": spec.text_split, "corpus": corpus.id}
+        "source": f"upload of {', '.join(foreign.files)}" if uploaded else spec.source,
+        "measured": kept, "forced": spec.force and not holds(measured), "text": spec.text, "text_column": spec.text_column,
+        "text_split": spec.text_split, "corpus": corpus.id}
     return sae
 
 

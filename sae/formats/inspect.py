@@ -42,8 +42,9 @@ def facts(foreign: Foreign | None) -> dict[str, Any]:
     if foreign is None:
         return {}
     w = foreign.weights
-    return {"format": foreign.format, "architecture": w.architecture, "n_latents": len(w.b_enc_L),
+    return {"format": foreign.format, "n_latents": len(w.b_enc_L),
             "width": w.W_enc_LD.shape[1], "dtype": foreign.dtype, "model": foreign.model, "hook": foreign.hook,
+            "architecture": "" if "architecture" in foreign.asks else w.architecture,
             "out_hook": foreign.out_hook, "claims": foreign.claims, "notes": foreign.notes}
 
 

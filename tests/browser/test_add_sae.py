@@ -1,0 +1,54 @@
+"""Adding an SAE by its files: upload, the missing facts, the run, the SAE's page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser.conftest import Server, artefacts
+from tests.unit.sae.formats import saes
+
+pytestmark = pytest.mark.browser
+
+
+def test_an_upload_becomes_an_sae(browser: Browser, server: Server, tmp_path: Path) -> None:
+    weights = saes.square(tmp_path / "mine", transposed=False) / "tensors.safetensors"
+    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.goto(server.admin_link)
+    page.goto(f"{server.address}/admin/import")
+    page.screenshot(path=artefacts() / "add-sae.png", full_page=True)
+    page.set_input_files("#f-files", weights)
+    page.click("#start")
+
+    # It is read, and asks for what tensors alone cannot say.
+    expect(page.get_by_role("alert").first).to_contain_text("It does not say everything that is needed")
+    expect(page.locator("#help-files")).to_contain_text("tensors.safetensors")
+    expect(page.locator(".form-aside")).to_contain_text("bare tensors")
+    page.screenshot(path=artefacts() / "add-sae-asks.png", full_page=True)
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.screenshot(path=artefacts() / "add-sae-narrow.png", full_page=True)
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.fill("#f-model", "demo")
+    page.fill("#f-hook", "blocks.2.hook_resid_post")
+    page.fill("#f-name", "mine")
+    page.select_option("#f-bos", "yes")
+    page.select_option("#f-architecture", "relu")
+    page.select_option("#f-subtract_b_dec", "no")
+    page.get_by_role("heading", name="Feature index").click()
+    page.fill("#f-index_tokens", "4000")
+    page.click("#start")
+
+    expect(page.get_by_role("heading", name="Import mine")).to_be_visible()
+    page.get_by_role("link", name="Open demo/mine").click(timeout=120_000)
+    expect(page.get_by_role("heading", name="Where it came from")).to_be_visible()
+    expect(page.locator("main")).to_contain_text("bare tensors (W_enc and W_dec)")
+    page.screenshot(path=artefacts() / "added-sae.png", full_page=True)
+    page.get_by_role("link", name="Browse latents").click()
+    expect(page.locator("table tbody tr").first).to_be_visible()
+    page.context.close()
+    assert [text for text in problems if "422" not in text] == []  # a form that comes back is logged as an error
