@@ -10,7 +10,8 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -88,9 +89,19 @@ def create_app(
     for module in (
             health, login, api, add, admin, runs, steer, steer_runs, inspect, effects, compare, home, tokens, labels,
             exports, features):
+        _document_twins(module.router)
         app.include_router(
             module.router, max_body_size=settings.max_upload_bytes + UPLOAD_FORM_BYTES if module is add else None)
     return app
+
+
+def _document_twins(router: APIRouter) -> None:
+    """Put the pages' `.json` addresses, and nothing else of a router of pages, into the API's description."""
+    if not router.include_in_schema:
+        router.include_in_schema = True
+        for route in router.routes:
+            if isinstance(route, APIRoute):
+                route.include_in_schema = route.path.endswith(".json")
 
 
 def _middleware(settings: Settings) -> list[Middleware]:

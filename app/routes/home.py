@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from app import labels, saeviews
 from app.builds import Builds
@@ -50,6 +50,24 @@ def _card(sae: Sae, builds: Builds) -> saeviews.Card:
         return saeviews.card(sae, None)
 
 
+@router.get("/search.json")
+def search_json(
+    db: SessionDep, catalog: CatalogDep, builds: BuildsDep, q: str = "", sae: str = "",
+) -> Response:
+    """What the search box finds: labels and notes that hold the text, and tokens."""
+    text = q.strip()[:200]
+    every = catalog.list_saes()
+    chosen = [row for row in every if row.id == sae] or every
+    known = {row.id for row in every}
+    found = labels.search(db, text, limit=100) if text else []
+    tokens = {row.id: [{"token": label, "latents": href, "n": n} for label, href, n in _tokens(row, builds, text)]
+              for row in chosen if text}
+    return JSONResponse({
+        "q": text, "tokens": tokens,
+        "labels": [{"sae": row.sae_id, "latent": row.latent, "text": row.text, "note": row.note, "tags": row.tags}
+                   for row in found if row.sae_id in known]})
+
+
 @router.get("/search")
 def search(
     request: Request, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, q: str = "", sae: str = "",
@@ -70,7 +88,7 @@ def search(
         tokens=[(row, _tokens(row, builds, text)) for row in searched if text], n_saes=len(every))
 
 
-def _tokens(sae: Sae, builds: Builds, text: str) -> list[tuple[str, str, int]]:
+def _tokens(sae: Sae, builds: Builds, text: str) -> list[tuple[str, str, int | None]]:
     """Tokens that hold the text: how they look, the address of the latents that fire on them, how often they occur."""
     if sae.current_build is None:
         return []

@@ -62,6 +62,17 @@ def show_tokens(request: Request, model: str, name: str, catalog: CatalogDep, bu
             samples=l0views.samples(build, beside, limit), n_samples=len(build.samples()))
 
 
+@router.get("/{model}/{name}/tokens/{sample}/{position}.json")
+def token_json(
+    request: Request, model: str, name: str, sample: int, position: int, catalog: CatalogDep, builds: BuildsDep,
+) -> Response:
+    """The strongest latents of one token of a sample."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        return json_response(request, sae, build, lambda: {
+            "sample": sample, "position": position, "latents": build.sample_latents(sample, position)})
+
+
 @router.get("/{model}/{name}/tokens/{sample}/{position}")
 def show_token(
     request: Request, model: str, name: str, sample: int, position: int, db: SessionDep, catalog: CatalogDep,
@@ -80,4 +91,4 @@ def show_token(
             "firings": l0views.firings(build, sample, position, {i: row.text for i, row in written.items()})}
         if is_htmx(request):
             return render(request, "pages/_token_latents.html", sae=sae, **context)
-        return page(request, "pages/token.html", sae, build.meta, section="tokens", json_url=None, **context)
+        return page(request, "pages/token.html", sae, build.meta, section="tokens", **context)
