@@ -122,7 +122,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     bench = Bench(options.home, options.tokens, options.eval_tokens)
-    rows = [bench.measure(name, options) for name in options.only]
+    rows = []
+    for name in options.only:
+        rows.append(row := bench.measure(name, options))
+        if not options.json:
+            print(f"{name}: FVU {row['fvu']:.4f}, L0 {row['l0']:.1f} ({row['seconds']:.0f} s)", flush=True)
     if not options.json:
         print("\nShrinkage: refined minus own activations; quantiles in units of the mean activation\n\n"
               + shrinkage_table(rows))

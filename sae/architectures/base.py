@@ -117,9 +117,9 @@ class Sparsity(ABC):
         """The rule's own trained tensors, by their names in an artefact."""
         return {}
 
-    @abstractmethod
     def select_training(self, pre_BL: Tensor) -> Codes:
-        """The active latents of a training batch."""
+        """The active latents of a training batch: as at inference, unless other tokens have a say."""
+        return self.select(pre_BL)
 
     def learn(self, batch: Batch) -> Learned:
         """Select, reconstruct, and derive all gradients down to the pre-activations.

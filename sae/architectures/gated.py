@@ -48,9 +48,6 @@ class Gated(Sparsity):
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         self.r_mag_L, self.b_mag_L, self.b_gate_L = tensors["r_mag"], tensors["b_mag"], tensors["b_enc"]
 
-    def select_training(self, pre_BL: Tensor) -> Codes:
-        return self.select(pre_BL)
-
     def select(self, pre_BL: Tensor, latents: Tensor | None = None) -> Codes:
         gain_L, b_mag_L, b_gate_L = self.r_mag_L.exp(), self.b_mag_L, self.b_gate_L
         if latents is not None:

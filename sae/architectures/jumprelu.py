@@ -52,9 +52,6 @@ class JumpReLU(Sparsity):
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         self.theta_L = tensors["threshold"].float()
 
-    def select_training(self, pre_BL: Tensor) -> Codes:
-        return self.select(pre_BL)
-
     def select(self, pre_BL: Tensor, latents: Tensor | None = None) -> Codes:
         return above_threshold(pre_BL, self.theta_L if latents is None else self.theta_L[latents])
 

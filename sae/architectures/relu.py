@@ -32,9 +32,6 @@ class ReLU(Sparsity):
     def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:
         self.coefficient = spec.l1_coefficient
 
-    def select_training(self, pre_BL: Tensor) -> Codes:
-        return above_threshold(pre_BL, 0.0)
-
     def select(self, pre_BL: Tensor, latents: Tensor | None = None) -> Codes:
         return above_threshold(pre_BL, 0.0)
 

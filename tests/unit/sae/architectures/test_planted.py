@@ -42,8 +42,9 @@ def test_planted_features_are_found(architecture: str) -> None:
     if architecture in ("relu", "gated"):  # steered by a coefficient, not by k
         assert 1 < l0 < 6
     else:
-        # Two of forty features are active on a token; JumpReLU's is an aim, weighed against FVU.
-        assert l0 == pytest.approx(2, rel=0.12 if architecture == "jumprelu" else 0.05)
+        # JumpReLU's k is an aim, weighed against FVU; TopK keeps fewer where fewer are positive (an eighth of the
+        # tokens have no feature at all).
+        assert l0 == pytest.approx(2, rel=0.15)
 
 
 @every_architecture
