@@ -125,11 +125,12 @@ class Build:
             f" WHERE s.latent IN ({', '.join(map(str, map(int, wanted)))})")
         return {row["latent"]: _context(row) for row in rows}
 
-    def records(self, low: int, high: int) -> list[tuple[Latent, list[Context]]]:
-        """The latents from `low` to below `high`, each with its contexts as `contexts` gives them."""
+    def records(self, low: int, high: int, with_contexts: bool = True) -> list[tuple[Latent, list[Context]]]:
+        """The latents from `low` to below `high`, each with its contexts as `contexts` gives them (or with none)."""
         rows = self._rows(
             "SELECT c.*, d.name AS document FROM context c LEFT JOIN document d USING (doc)"
-            " WHERE c.latent >= ? AND c.latent < ? ORDER BY c.latent, c.band, c.rank", [low, high])
+            " WHERE c.latent >= ? AND c.latent < ? ORDER BY c.latent, c.band, c.rank", [low, high],
+        ) if with_contexts else []
         contexts: dict[int, list[Context]] = {}
         for row in rows:
             contexts.setdefault(row["latent"], []).append(_context(row))

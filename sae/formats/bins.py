@@ -40,8 +40,8 @@ def log_spaced(points: Sequence[float]) -> bool:
     if len(points) < 3 or points[0] <= 0 or points[-1] <= points[0]:
         return False
     first, last, middle, share = points[0], points[-1], points[len(points) // 2], (len(points) // 2) / (len(points) - 1)
-    linear = abs(first + (last - first) * share - middle)
-    return abs(first * (last / first) ** share - middle) < 0.9 * linear
+    linear, geometric = first + (last - first) * share, first * float(last / first) ** share
+    return abs(geometric - middle) < 0.9 * abs(linear - middle)
 
 
 def nine(value: float) -> float:

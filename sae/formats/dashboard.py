@@ -149,7 +149,7 @@ def import_dashboard(
                 "model": {"name": model or dashboard.model, "id": model_id}, "site": site, "imported": origin,
                 "created": started, "seconds": time.time() - started, "saescope_version": __version__,
                 "command": command}
-            write_build(target, tables, meta)
+            write_build(target, tables, meta, spill=folder)
         write_json(workspace.sae(sae_id) / "sae.json", {
             "schema_version": 1, "id": sae_id, "model": meta["model"], "site": site, "weights": "none",
             "architecture": meta["architecture"], "n_latents": n_latents, "d_model": None, "k": meta["k"],

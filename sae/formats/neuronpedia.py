@@ -54,7 +54,8 @@ def members(exporter: Exporter, labels: Mapping[int, Explanation] | None = None)
     for number, start in enumerate(range(0, exporter.build.n_latents, BATCH)):
         batch = range(start, min(start + BATCH, exporter.build.n_latents))
         yield f"{root}/features/batch-{number}.jsonl.gz", gzipped(
-            _line(feature_row(exporter, latent)) for latent, _ in exporter.rows(batch))
+            _line(feature_row(exporter, latent))
+            for latent, _ in exporter.build.records(batch.start, batch.stop, with_contexts=False))
         yield f"{root}/activations/batch-{number}.jsonl.gz", gzipped(
             b"".join(_line(row) for row in activation_rows(exporter, contexts))
             for _, contexts in exporter.rows(batch))

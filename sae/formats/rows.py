@@ -21,11 +21,10 @@ class Exporter:
     def __init__(self, build: Build, config: Mapping[str, Any]) -> None:
         self.build, self.config, self.meta = build, config, build.meta
 
-    def rows(self, latents: range | None = None) -> Iterator[tuple[Latent, list[Context]]]:
-        """Every latent of the build (or those in a range) with its contexts."""
-        wanted = latents if latents is not None else range(self.build.n_latents)
-        for start in range(wanted.start, wanted.stop, BLOCK):
-            yield from self.build.records(start, min(start + BLOCK, wanted.stop))
+    def rows(self, latents: range) -> Iterator[tuple[Latent, list[Context]]]:
+        """The latents of a range with their contexts."""
+        for start in range(latents.start, latents.stop, BLOCK):
+            yield from self.build.records(start, min(start + BLOCK, latents.stop))
 
     @cached_property
     def _texts(self) -> dict[int, str]:

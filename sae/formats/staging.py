@@ -145,7 +145,7 @@ class Staging:
 
     def _ids(self, texts: Sequence[str]) -> list[int]:
         known = self._tokens
-        ids = [known.setdefault(text, len(known)) for text in texts]
+        ids = [known[text] if text in known else known.setdefault(text, len(known)) for text in texts]
         if len(known) > _MAX_VOCABULARY:
             raise UserError(f"source: more than {_MAX_VOCABULARY:,} tokens; no vocabulary has so many", "source")
         return ids

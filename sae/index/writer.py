@@ -14,8 +14,11 @@ import pyarrow as pa
 from sae.index.schema import ROW_GROUP, SNIPPETS, STORAGE_VERSION, TABLES
 
 
-def write_build(path: Path, tables: Mapping[str, Any], meta: dict[str, Any]) -> None:
+def write_build(
+    path: Path, tables: Mapping[str, Any], meta: dict[str, Any], spill: Path | None = None,
+) -> None:
     """Publish a build as `path`; `tables` are Arrow tables or readers, asked for one after the other.
+    With `spill`, sorting takes a gigabyte of memory at the most and then that folder.
 
     A build is never replaced: raises FileExistsError if it is there.
     """
@@ -27,7 +30,8 @@ def write_build(path: Path, tables: Mapping[str, Any], meta: dict[str, Any]) -> 
         left_behind.unlink()
     meta = {**meta, "duckdb_version": duckdb.__version__}
     rows = {"key": list(meta), "value": [json.dumps(value) for value in meta.values()]}
-    with duckdb.connect(config={"threads": 2, "preserve_insertion_order": False}) as con:
+    bounds = {"memory_limit": "1GB", "temp_directory": str(spill)} if spill else {}
+    with duckdb.connect(config={"threads": 2, "preserve_insertion_order": False, **bounds}) as con:
         con.execute(f"ATTACH '{_quoted(temporary)}' AS build (STORAGE_VERSION '{STORAGE_VERSION}', "
                     f"ROW_GROUP_SIZE {ROW_GROUP})")
         for name, (columns, order) in TABLES.items():
