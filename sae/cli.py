@@ -7,6 +7,7 @@ appears there, and can be resumed by either.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -81,7 +82,7 @@ def run(
     from sae.run import execute, folder_of
 
     run_folder, workspace = folder_of(folder)
-    plain = quiet or not console.is_terminal
+    plain = quiet or not console.is_terminal or "RANK" in os.environ  # of torchrun's processes each would draw
     raise typer.Exit(execute(run_folder, workspace) if plain else _watch(run_folder, workspace))
 
 

@@ -96,8 +96,8 @@ def _kth_largest_bits(value_N: Tensor, k: int) -> Tensor:
     for shift, width in _DIGITS:
         count = torch.zeros(1 << width, dtype=torch.int32, device=value_N.device)
         if len(value_N):
-            grid = (min(triton.cdiv(len(value_N), 4096), 1024),)
-            _digit_kernel[grid](value_N, count, state, len(value_N), SHIFT=shift, WIDTH=width, TILE=4096, num_warps=8)
+            grid = (min(triton.cdiv(len(value_N), 2048), 1024),)
+            _digit_kernel[grid](value_N, count, state, len(value_N), SHIFT=shift, WIDTH=width, TILE=2048, num_warps=8)
         _pick_kernel[(1,)](count, state, WIDTH=width)
     return state[0]
 

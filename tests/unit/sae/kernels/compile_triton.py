@@ -18,7 +18,7 @@ F, H, I32, I64 = "*fp32", "*bf16", "*i32", "*i64"
 _LISTED: dict[str, str] = {"runs": I64, "bounds": F}
 KERNELS: list[tuple[Any, dict[str, str], dict[str, Any]]] = [
     *[(triton_select._maxima_kernel, {"pre": pre, "out": F}, {"G": 128, "RUNS": 64}) for pre in (F, H)],
-    (triton_select._digit_kernel, {"values": F, "count": I32, "state": I32}, {"SHIFT": 20, "WIDTH": 11, "TILE": 4096}),
+    (triton_select._digit_kernel, {"values": F, "count": I32, "state": I32}, {"SHIFT": 20, "WIDTH": 11, "TILE": 2048}),
     (triton_select._pick_kernel, {"count": I32, "state": I32}, {"WIDTH": 11}),
     (triton_select._row_bound_kernel, {"maxima": F, "bound": F}, {"R_TILE": 1024}),
     (triton_select._row_keep_kernel, {"values": F, "starts": I64, "keep": "*i8"}, {"TILE": 1024}),
@@ -27,7 +27,7 @@ KERNELS: list[tuple[Any, dict[str, str], dict[str, Any]]] = [
      {"AT_LEAST": True, "G": 64, "RUNS": 32}),
     *[(triton_codes._sums_kernel,
        {"rows_of": I64, "weights": F, "rows": rows, "starts": I64, "ends": I64, "segment_of": I64, "lasts": I64,
-        "out": F, "pieces": F}, {"PIECE": 128, "UNROLL": 4, "TILE": 512}) for rows in (F, H)],
+        "out": F, "pieces": F}, {"PIECE": 128, "UNROLL": 4, "TILE": 1024}) for rows in (F, H)],
     (triton_codes._join_kernel, {"pieces": F, "further": I64, "lasts": I64, "out": F}, {"TILE": 512}),
     (triton_codes._dots_kernel, {"tokens": I64, "latents": I64, "x": F, "W": H, "out": F}, {"PAIRS": 4, "TILE": 512}),
     *[(triton_adam._norm_kernel, {"grad": F, "W": F, "out": F}, {"UNIT": unit, "TILE": 1024})
