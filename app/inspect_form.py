@@ -88,6 +88,8 @@ def _find(form: InspectForm, name: str, sae_id: str, catalog: Catalog) -> Sae | 
     sae = catalog.get_sae(sae_id)
     if sae is None:
         form.errors[name] = f"there is no SAE {sae_id!r} here" if sae_id else "choose an SAE"
+    elif sae.weightless:
+        form.errors[name] = f"{sae.id} is a dashboard made elsewhere, without the weights that reading a text needs"
     elif sae.current_build is None:
         form.errors[name] = f"{sae.id} has no feature index yet, which says what its latents are"
     return sae

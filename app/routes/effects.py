@@ -19,7 +19,7 @@ from app.deps import BuildsDep, CatalogDep, QuestionsDep, SessionDep, WorkspaceD
 from app.errors import error_response, wants_json
 from app.models import LatentEffect, Sae
 from app.questions import Question, fault_words
-from app.saepages import find_sae, open_build
+from app.saepages import find_sae, need_weights, open_build
 from app.templating import is_htmx, render
 from app.worker.protocol import Ablate, Ablated, Score, Scored
 from sae.analysis_spec import MAX_SCORED
@@ -48,6 +48,7 @@ ToolsDep = Annotated[Tools, Depends(Tools)]
 async def measure_scores(request: Request, model: str, name: str, tools: ToolsDep) -> Response:
     """Output scores of the latents given as `latent` fields; waits for them.  Those that are known are not asked."""
     sae = find_sae(tools.catalog, model, name)
+    need_weights(sae)
     latents = _numbers((await request.form()).getlist("latent"), sae)
     asked = await run_in_threadpool(_unscored, tools, sae, latents)
     if asked:
@@ -88,6 +89,7 @@ def _score_message(tools: Tools, sae: Sae, latents: list[int]) -> Score:
 async def show(request: Request, model: str, name: str, number: int, tools: ToolsDep) -> Response:
     """What is known of the latent's effects, what is being measured, or the button that asks for it."""
     sae = find_sae(tools.catalog, model, name)
+    need_weights(sae)
     going = [question for key in _keys(sae, number) if (question := tools.questions.going(key)) is not None]
     return await _answer(request, tools, sae, number, asked=bool(going), patience_s=_PATIENCE_S)
 
@@ -96,6 +98,7 @@ async def show(request: Request, model: str, name: str, number: int, tools: Tool
 async def measure(request: Request, model: str, name: str, number: int, tools: ToolsDep) -> Response:
     """Measure the latent's effects."""
     sae = find_sae(tools.catalog, model, name)
+    need_weights(sae)
     if is_htmx(request):
         return await _answer(request, tools, sae, number, asked=True, patience_s=0.3)
     answer = await _answer(request, tools, sae, number, asked=True, patience_s=60.0)

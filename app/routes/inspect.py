@@ -108,7 +108,7 @@ def _filled(request: Request, tools: Tools) -> InspectForm:
     query = request.query_params
     form = read_form(query)
     if not form.sae:
-        form.sae = next((sae.id for sae in tools.catalog.list_saes() if sae.current_build), "")
+        form.sae = next((sae.id for sae in tools.catalog.list_saes() if sae.current_build and not sae.weightless), "")
     if query.get("context"):
         form.text = context_text(tools.catalog, tools.builds, form.sae, query.get("latent", ""), query["context"])
     elif "text" not in query:
@@ -135,7 +135,7 @@ async def _answer(request: Request, tools: Tools, place: Place, patience_s: floa
 def _saes(tools: Tools, asked: Asked) -> list[Sae]:
     found = [tools.catalog.get_sae(sae_id) for sae_id in asked.saes]
     for sae_id, sae in zip(asked.saes, found, strict=True):
-        if sae is None or sae.current_build is None:
+        if sae is None or sae.current_build is None or sae.weightless:
             raise HTTPException(404, f"{sae_id}, which this text was read with, is no longer here or has no index.")
     return [sae for sae in found if sae is not None]
 
@@ -195,7 +195,7 @@ def _form_page(request: Request, tools: Tools, form: InspectForm, status: int = 
 
 def _frame(tools: Tools, form: InspectForm) -> dict[str, Any]:
     """What the page shows whatever its result."""
-    saes = [sae for sae in tools.catalog.list_saes() if sae.current_build]
+    saes = [sae for sae in tools.catalog.list_saes() if sae.current_build and not sae.weightless]
     current = next((sae for sae in saes if sae.id == form.sae), saes[0] if saes else None)
     words = []
     if current is not None:

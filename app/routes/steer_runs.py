@@ -27,6 +27,9 @@ from app.steer_result import Found, find, run_context, run_events
 from app.steer_view import RunView, run_json, whole_text
 from app.templating import is_htmx, render
 from app.worker.protocol import ReadOut, Readout
+from sae.models import find_model
+from sae.snippet import SnippetSae
+from sae.snippet import render as render_program
 
 router = APIRouter(include_in_schema=False)
 
@@ -43,6 +46,25 @@ FoundDep = Annotated[Found, Depends(get_found)]
 @router.get("/steer/{run_id}.json")
 def show_json(found: FoundDep) -> dict[str, Any]:
     return run_json(found.row, found.live)
+
+
+@router.get("/steer/{run_id}.py")
+def show_python(found: FoundDep, sources: SourcesDep, workspace: WorkspaceDep) -> Response:
+    """The run's steered column as a program of its own, with plain transformer_lens."""
+    run = found.view()
+    saes = {}
+    for i in run.request.interventions:
+        sae = sources.sae(i.sae)
+        if sae is None:
+            raise HTTPException(404, f"{i.sae}, which this run was steered with, is no longer here.")
+        saes[sae.id] = SnippetSae(
+            str(workspace.sae(sae.id)), sae.architecture, str(sae.config["normalize"]),
+            sae.config["site"].get("out_hook"))
+    text = render_program(run.request, saes, find_model(run.request.model).source, f"Steering run {run.id}")
+    if text is None:
+        raise HTTPException(404, "There is no program for this SAE: its rules are more than a few lines say.")
+    return Response(text, media_type="text/x-python; charset=utf-8",
+                    headers={"Content-Disposition": f'inline; filename="{run.id}.py"'})
 
 
 @router.get("/steer/{run_id}")

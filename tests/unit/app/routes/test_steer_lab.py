@@ -285,6 +285,15 @@ def test_a_chat_is_asked_by_the_template_and_goes_on(browser: TestClient) -> Non
     assert 'name="role"' not in forgotten
 
 
+def test_a_run_is_also_a_program(browser: TestClient) -> None:
+    place = made(browser, prompt='say("hi")')
+    finished(browser, place)
+    program = browser.get(f"{place}.py")
+    compile(program.text, "run.py", "exec")
+    assert "transformer_lens" in program.text
+    assert program.headers["content-type"].startswith("text/x-python")
+
+
 # ---- sweeps
 
 
