@@ -40,10 +40,12 @@ class Fit:
 
 def fit(codes: Codes, batch: Batch) -> Fit:
     """One level: FVU and its gradients."""
-    error_BD = batch.target_BD - (batch.decode(codes) + batch.b_dec_D)
-    grad_BD = error_BD * (-2.0 * batch.per_token)
-    return Fit(error_BD, batch.per_token * error_BD.square().sum(),
-               codes.sampled_product(grad_BD, batch.W_dec_LD), _grad_W_dec(codes, grad_BD, batch), grad_BD.sum(dim=0))
+    error_BD = batch.decode(codes).add_(batch.b_dec_D)
+    torch.sub(batch.target_BD, error_BD, out=error_BD)
+    scale = -2.0 * batch.per_token  # of the error, to be the gradient of the output: it goes into what is smaller
+    return Fit(error_BD, batch.per_token * torch.linalg.vector_norm(error_BD).square(),
+               codes.sampled_product(error_BD, batch.W_dec_LD).mul_(scale),
+               _grad_W_dec(codes.with_values(codes.value_N * scale), error_BD, batch), error_BD.sum(dim=0).mul_(scale))
 
 
 def nested_fit(codes: Codes, level_N: Tensor, weights: Sequence[float], batch: Batch, told: int = -1) -> Fit:
