@@ -175,7 +175,7 @@ def cosine_chart(build: Build) -> Markup:
     bars = [charts.Bar(low, high, n) for low, high, n in build.cosine_histogram()]
     return charts.histogram(
         bars, title="Cosine of the nearest decoder row", x_label="largest cosine with another latent",
-        y_label="latents", width=420, height=200)
+        y_label="latents", width=560, height=240)
 
 
 def starts(sae: Sae, build: Build, n: int = 5) -> list[Start]:
