@@ -200,9 +200,10 @@ def typical_scale(normalize: str, median_norm: float, d_model: int) -> float:
     """The SAE's per-token scale on a token of median residual norm.
 
     Under layer norm that is the standard deviation of the residual's components, at most
-    norm / √d_model and close to it, as their mean is small.  1 under every other normalisation.
+    norm / √d_model and close to it, as their mean is small; under a constant norm it is that exactly.
+    1 where nothing is scaled token by token.
     """
-    return median_norm / d_model**0.5 if normalize == "layer_norm" else 1.0
+    return 1.0 if normalize in ("none", "dataset", "centre") else median_norm / d_model**0.5
 
 
 def norm_ratio(coefficient: float, scale: float, median_norm: float) -> float | None:

@@ -17,7 +17,7 @@ def activations(seed: int, n_tokens: int, width: int, size: float = 3.0) -> Tens
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.sampled_from(["none", "dataset", "layer_norm"]), st.integers(0, 2**32), st.integers(1, 20),
+@given(st.sampled_from(["none", "dataset", "layer_norm", "constant_norm", "centre"]), st.integers(0, 2**32), st.integers(1, 20),
        st.integers(2, 30), st.sampled_from([0.01, 1.0, 300.0]))
 def test_scale_and_shift_undo_it(kind: str, seed: int, n_tokens: int, width: int, size: float) -> None:
     x_BD = activations(seed, n_tokens, width, size)
@@ -34,6 +34,27 @@ def test_layer_norm_is_by_the_unbiased_deviation_of_each_token() -> None:
     torch.testing.assert_close(y_BD, centred / deviation)
     torch.testing.assert_close(scale_B1, deviation)
     torch.testing.assert_close(shift_B1, x_BD.mean(dim=1, keepdim=True))
+
+
+def test_the_other_layer_norm_is_undone_with_the_deviation_alone() -> None:
+    x_BD = activations(0, 7, 12)
+    (y_BD, scale_B1, shift_B1), ours = Normalizer("layer_norm_std").apply(x_BD), Normalizer("layer_norm").apply(x_BD)
+    assert torch.equal(y_BD, ours[0])
+    assert torch.equal(shift_B1, ours[2])
+    torch.testing.assert_close(scale_B1, x_BD.std(dim=1, keepdim=True))
+    assert not torch.equal(scale_B1, ours[1])
+
+
+def test_a_constant_norm_is_the_root_of_the_width_on_every_token() -> None:
+    y_BD, *_ = Normalizer("constant_norm").apply(activations(2, 9, 16, 40.0))
+    torch.testing.assert_close(y_BD.norm(dim=1), torch.full((9,), 4.0))
+    assert bool(Normalizer("constant_norm").apply(torch.zeros(2, 8))[0].isfinite().all())
+
+
+def test_centring_takes_the_mean_of_each_token_away() -> None:
+    y_BD, scale_B1, _ = Normalizer("centre").apply(activations(3, 9, 16, 40.0))
+    torch.testing.assert_close(y_BD.mean(dim=1), torch.zeros(9), atol=1e-5, rtol=0)
+    assert bool((scale_B1 == 1).all())
 
 
 def test_layer_norm_of_a_constant_vector_is_finite() -> None:

@@ -9,6 +9,7 @@ import random
 import shutil
 import struct
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,29 @@ def test_undamaged_they_are_taken(tmp_path: Path, kind: str) -> None:
             other.unlink()
     facts = FACTS if kind != "gemma_scope_2" else {**FACTS, "out_hook": "blocks.2.hook_mlp_out"}
     assert start("import", {"source": str(folder), **facts}, Workspace(tmp_path / "home")).path.exists()
+
+
+class Larger:
+    """A tensor that says to be larger than its storage."""
+
+    def __init__(self, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
+        self.size, self.stride = size, stride
+
+    def __reduce__(self) -> Any:
+        storage = torch.zeros(4)._typed_storage()  # type: ignore[no-untyped-call]
+        return torch._utils._rebuild_tensor_v2, (storage, 0, self.size, self.stride, False, OrderedDict())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("size", "stride"), [
+    ((1 << 40,), (1,)), ((1 << 20, 1 << 20), (0, 0)), ((4,), (1 << 40,)), ((-1,), (1,))])
+def test_a_tensor_takes_no_more_memory_than_its_file(
+    tmp_path: Path, size: tuple[int, ...], stride: tuple[int, ...]
+) -> None:
+    torch.save({"encoder.weight": Larger(size, stride)}, tmp_path / "ae.pt")
+    with pytest.raises(UserError) as raised:
+        safe.read_tensors(tmp_path / "ae.pt")
+    one_line(raised.value)
 
 
 # ---- archives
