@@ -22,7 +22,8 @@ ROOT = Path(__file__).parent.parent
 HEAVY = frozenset({"torch", "transformers", "transformer_lens"})
 WORKER_SERVER = "app.worker.server"
 TORCH_FREE = (
-    "sae", "sae.cli", "sae.corpus", "sae.errors", "sae.index.schema", "sae.models", "sae.rundir", "sae.specs",
+    "sae", "sae.cli", "sae.corpus", "sae.errors", "sae.export_cli", "sae.formats.dashboard", "sae.formats.exports",
+    "sae.index.schema", "sae.models", "sae.rundir", "sae.specs",
     "sae.store", "sae.texts", "sae.tokens", "sae.workspace")
 
 
