@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from sae.autoencoder import Autoencoder
 from sae.decoder import generate
 from sae.errors import UserError
 from sae.lm import LanguageModel
 from sae.models import DEMO_PATH
-from sae.rows import RowModel
+from sae.row_edits import RowEdits
+from sae.rows import RowModel, Rows, capacity_of
 from sae.steer import Steering, prompt_ids
 from sae.steering_spec import Intervention, Sampling, SteerRequest, Where
 
@@ -146,6 +148,88 @@ def test_steering_equals_plain_hooks_at_every_position(
         parts.append(logits)
     same(torch.cat(parts, dim=1), expected)
     assert (expected - lm.logits(tokens_PS)).abs().max() > 1e-2  # the edit does something here
+
+
+def written_by_rows(
+    rows: RowModel, steerings: list[Steering], tokens: list[int], start: int, company: bool,
+) -> list[Tensor]:
+    """Logits [S, V] of every steering on one text: `start` tokens as a prompt, the others one by one; all steerings
+    in one batch, or each by itself."""
+    def write(batch: dict[int, Steering]) -> dict[int, Tensor]:
+        store, out = Rows(capacity_of(len(tokens))), {}
+        for row, steering in batch.items():
+            mask = steering.mask(torch.tensor([tokens[:start]]), 0, start)
+            out[row] = [rows.read(tokens[:start], steering.edits(mask), store, row, whole=True)]
+        order = rows.order(list(batch))
+        placed = {i: (batch[row], True) for i, row in enumerate(order) if row in batch}
+        edits = RowEdits(placed, len(order), rows.device)
+        for n in range(start, len(tokens)):
+            changed = [row in batch and batch[row].changes(tokens[n], n, start) for row in order]
+            logits = rows.step(store, order, dict.fromkeys(batch, tokens[n]), dict.fromkeys(batch, n),
+                               edits.edits(changed)[0])
+            for i, row in enumerate(order):
+                if row in batch:
+                    out[row].append(logits[i : i + 1])
+        return {row: torch.cat(parts) for row, parts in out.items()}
+
+    numbered = dict(enumerate(steerings))
+    written = write(numbered) if company else {n: write({n: s})[n] for n, s in numbered.items()}
+    return [written[n] for n in numbered]
+
+
+@pytest.mark.parametrize("company", [True, False])
+@pytest.mark.parametrize("where", [Where(), Where(positions="output"), Where(positions="from", start=9, special=True)])
+def test_rows_of_every_mode_equal_plain_hooks(
+    lm: LanguageModel, rows: RowModel, plain: Any, tiny_sae: Any, where: Where, company: bool,
+) -> None:
+    """Ten texts, each steered in another way by another SAE, in one batch and each alone: with the cache."""
+    tokens_PS, start = tokens_of(lm), 7
+    made = [(tiny_sae(*kind), mode) for kind in (("batch_topk", "layer_norm", 2, 3), ("topk", "none", 1, 4))
+            for mode in MODES]
+    steerings = [Steering(interventions_for(sae, mode), {sae.config["id"]: sae}, where, [lm.bos_id])
+                 for sae, mode in made]
+    found = written_by_rows(rows, steerings, tokens_PS[0].tolist(), start, company)
+    first = {"all": 0, "output": start, "from": where.start}[where.positions]
+    for (sae, mode), logits in zip(made, found, strict=True):
+        chosen = interventions_for(sae, mode)
+        expected = logits_by_hand(
+            plain, tokens_PS, {sae.layer: lambda x_D, sae=sae, chosen=chosen: residual_by_hand(sae, chosen, x_D)},
+            lambda position: position >= first and (where.special or position > 0))
+        same(logits, expected[0])
+
+
+def test_a_transcoder_is_read_at_one_site_and_acts_at_another(
+    lm: LanguageModel, rows: RowModel, plain: Any, tiny_sae: Any
+) -> None:
+    base = tiny_sae("topk", "none", 2, 8)
+    config = {**base.config, "id": "demo/transcoder",
+              "site": {"layer": 2, "hook": "blocks.2.hook_resid_mid", "out_hook": "blocks.2.hook_mlp_out"}}
+    sae = Autoencoder({**base.tensors(), "b_in": base.b_dec_D * 2}, config)
+    chosen = [Intervention(sae="demo/transcoder", layer=2, latent=n, mode=mode, strength=1.5, max_act=4.0)
+              for n, mode in ((5, "add"), (6, "clamp"), (7, "scale"), (8, "remove"))]  # type: ignore[arg-type]
+    tokens_PS, block, kept = tokens_of(lm), plain.model.layers[2], []
+
+    def by_hand(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
+        out = output.clone()
+        for position in range(1, output.shape[1]):
+            pre_L = base.W_enc_LD @ (kept[-1][0, position] - base.b_dec_D * 2) + base.b_enc_L
+            top = pre_L.topk(12).indices
+            a = {n: float(pre_L[n].clamp(min=0)) if n in top else 0.0 for n in (5, 6, 7)}
+            d = base.W_dec_LD
+            y = output[0, position] + 6 * d[5] + (6 - a[6]) * d[6] + 0.5 * a[7] * d[7]
+            out[0, position] = y - (y @ d[8]) * d[8]
+        return out
+
+    handles = [block.post_attention_layernorm.register_forward_pre_hook(lambda _m, x: kept.append(x[0])),
+               block.mlp.register_forward_hook(by_hand)]
+    with torch.no_grad():
+        expected = plain(tokens_PS).logits[0]
+    for handle in handles:
+        handle.remove()
+    steering = Steering(chosen, {"demo/transcoder": sae}, Where(), [lm.bos_id])
+    edits = steering.edits(steering.mask(tokens_PS, 0, 99))
+    same(lm.logits(tokens_PS, edits)[0], expected)
+    same(written_by_rows(rows, [steering], tokens_PS[0].tolist(), 7, True)[0], expected)
 
 
 def test_latents_of_two_saes_at_two_layers_and_mixed_modes(lm: LanguageModel, plain: Any, tiny_sae: Any) -> None:

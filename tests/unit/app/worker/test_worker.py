@@ -31,7 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_sae: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerClient]:
-    worker = WorkerClient(Settings(home=tmp_path_factory.mktemp("home"), worker_threads=1, worker_queue=2, worker_places=2))
+    worker = WorkerClient(
+        Settings(home=tmp_path_factory.mktemp("home"), worker_threads=1, worker_queue=2, worker_places=2))
     yield worker
     worker.close()
 
