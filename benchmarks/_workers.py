@@ -4,28 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
-import venv
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-PEERS = Path(__file__).parent / "peers"
-
-
-def peer_python(name: str, say: Any = print) -> Path:
-    """The interpreter of a peer's own environment, which is made from `peers/<name>.txt` where it is missing."""
-    home, wanted = PEERS / name, PEERS / f"{name}.txt"
-    python, stamp = home / "bin" / "python", home / "installed.txt"
-    if not stamp.exists() or stamp.read_text() != wanted.read_text():
-        say(f"Installing {name} into {home} (once; this takes minutes)", file=sys.stderr)
-        venv.create(home, with_pip=True, clear=not python.exists())
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-                        "-r", str(wanted)], check=True)
-        stamp.write_text(wanted.read_text())
-    return python
+from benchmarks._peers import PEERS, environment
 
 
 class Worker:
@@ -61,4 +45,5 @@ class Worker:
 
 
 def saelens() -> Worker:
-    return Worker(str(peer_python("saelens")), str(PEERS / "saelens.py"))
+    """SAELens, in its own environment."""
+    return Worker(str(environment("saelens")), str(PEERS / "saelens.py"))

@@ -1,7 +1,8 @@
-"""TopK against BatchTopK, by normalisation: held-out FVU, ΔCE and L0 with their spread over seeds.
+"""Ours against SAELens; and TopK against BatchTopK, by normalisation, with their spread over seeds.
 
-    python -m benchmarks.quality                 the whole grid, about 40 minutes on two cores
-    python -m benchmarks.quality --seeds 1 --k 32    a look
+    python -m benchmarks.quality                 both parts, 10 and 40 minutes on two cores
+    python -m benchmarks.quality --part peer     held-out FVU of five architectures, ours and SAELens' (`_quality_peer`)
+    python -m benchmarks.quality --part grid --seeds 1 --k 32    a look at the grid: FVU, ΔCE and L0
 
 Every SAE of the grid is trained on the same stored activations (demo model, standard library,
 the residual stream after block 2, BOS included as in the paper), each seed with its own
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import _quality_peer
 from benchmarks._report import bar, commit, emit, table
 from sae.activations import ActivationStream
 from sae.autoencoder import Autoencoder
@@ -96,6 +98,9 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=["peer", "grid", "both"], default="both")
+    parser.add_argument("--peer-steps", type=int, default=300, help="batches of 2,048 that both are trained on")
+    parser.add_argument("--peer-lr", type=float, default=_quality_peer.LR, help="peak learning rate of both")
     parser.add_argument("--tokens", type=int, default=1_433_600, help="activations trained on (700 batches of 2,048)")
     parser.add_argument("--latents", type=int, default=2048)
     parser.add_argument("--lr", type=float, default=0.0, help="peak learning rate; 0: the program's own choice")
@@ -107,12 +112,23 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("data/bench-quality.jsonl"))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    rows = run(options)
-    summary = summarise(rows)
+    peers = against_peer(options) if options.part != "grid" else []
+    summary = summarise(run(options)) if options.part != "peer" else []
     if not options.json:
-        print(as_table(summary))
-        print("\nBy quarter of the tokens, nearest to the mean activation first:\n" + quarters_table(summary))
-    emit("quality", summary, bars(summary), options.json)
+        if peers:
+            print("Ours and SAELens', after the same tokens:\n\n" + _quality_peer.as_table(peers) + "\n")
+        if summary:
+            print(as_table(summary))
+            print("\nBy quarter of the tokens, nearest to the mean activation first:\n" + quarters_table(summary))
+    emit("quality", {"peer": peers, "grid": summary}, _quality_peer.bars(peers) + bars(summary), options.json)
+
+
+def against_peer(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Five architectures, ours and SAELens'."""
+    bench = Bench(options.home, options.peer_steps * _quality_peer.BATCH, 100_000, 0)
+    comparison = _quality_peer.Comparison(
+        bench.stored_ND, bench.calibration, bench.evaluation, LAYER, options.peer_steps, options.peer_lr)
+    return list(comparison.rows(lambda text: None if options.json else print(text, flush=True)))
 
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ from benchmarks._report import bar, bars_table, emit, table, write
 from benchmarks._workers import Worker, saelens
 
 D_MODEL, N_LATENTS, K, BATCH = 768, 12_288, 32, 4096
+GPU_LATENTS = (12_288, 24_576, 131_072)
 LATENTS, KS = (3072, 6144, 12_288, 24_576, 49_152), (16, 32, 64)
 PEERS: dict[str, dict[str, dict[str, Any]]] = {
     "SAELens, float32": {"sae": {}, "trainer": {}},
@@ -56,21 +57,21 @@ def ours(data: str, device: str, n_latents: int = N_LATENTS, k: int = K) -> Work
     return worker
 
 
-def peer(data: str, device: str, setting: dict[str, dict[str, Any]]) -> Worker:
+def peer(data: str, device: str, setting: dict[str, dict[str, Any]], n_latents: int = N_LATENTS) -> Worker:
     worker = saelens()
     worker.ask(make={
         "architecture": "batchtopk", "seed": 0,
-        "sae": {"d_sae": N_LATENTS, "k": K, **setting["sae"]},
+        "sae": {"d_sae": n_latents, "k": K, **setting["sae"]},
         "trainer": {"total_training_samples": 1000 * BATCH, "train_batch_size_samples": BATCH, "lr": 3e-4,
                     **setting["trainer"]}}, data=data, device=device)
     return worker
 
 
-def against(data: str, device: str, rounds: int, with_peer: bool) -> list[Figures]:
+def against(data: str, device: str, rounds: int, with_peer: bool, n_latents: int = N_LATENTS) -> list[Figures]:
     """Ours, the bare product and the peer's settings, in turns: the median of each, and peak memory."""
     peers = PEERS if with_peer else {}
-    workers = {"saescope": ours(data, device), "product": ours(data, device),
-               **{name: peer(data, device, setting) for name, setting in peers.items()}}
+    workers = {"saescope": ours(data, device, n_latents), "product": ours(data, device, n_latents),
+               **{name: peer(data, device, setting, n_latents) for name, setting in peers.items()}}
     seconds: dict[str, list[float]] = {}
     for turn in range(-1, rounds):  # the first one warms up
         for name, worker in workers.items():
@@ -110,7 +111,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=8, help="steps of each size of the sweep, twice")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-peer", action="store_true", help="without SAELens")
     parser.add_argument("--write", action="store_true", help="keep the tables in benchmarks/results")
     parser.add_argument("--json", action="store_true")
@@ -118,14 +118,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = str(Path(folder) / "x.npy")
         np.save(data, activations(4 * BATCH))
-        rows = against(data, options.device, options.rounds, not options.no_peer)
-        sizes = sweep(data, options.device, options.steps)
-    asked = bars(rows, sizes)
+        rows = against(data, "cpu", options.rounds, not options.no_peer)
+        sizes = sweep(data, "cpu", options.steps)
+        gpu = {n: against(data, "cuda", options.rounds, not options.no_peer, n) for n in GPU_LATENTS
+               if torch.cuda.is_available()}
+    asked = bars(rows, sizes) + gpu_bars(gpu)
+    tables = f"{text(rows, sizes)}\n\n{gpu_text(gpu)}"
     if not options.json:
-        print(text(rows, sizes))
-    emit("train_step", {"against": rows, "sweep": sizes}, asked, options.json)
+        print(tables)
+    emit("train_step", {"against": rows, "sweep": sizes, "gpu": gpu}, asked, options.json)
     if options.write:
-        write("train_step", "One training step", __doc__ or "", text(rows, sizes) + "\n\n" + bars_table(asked))
+        write("train_step", "One training step", __doc__ or "", tables + "\n\n" + bars_table(asked))
 
 
 def bars(rows: list[Figures], sizes: list[Figures]) -> list[dict[str, Any]]:
@@ -135,7 +138,7 @@ def bars(rows: list[Figures], sizes: list[Figures]) -> list[dict[str, Any]]:
     peers = [row for row in rows if row["what"] in PEERS]
     out = []
     if peers:
-        faster = min(peers, key=lambda row: row["seconds"])
+        faster = faster_peer(rows)
         out += [
             _at_least("tokens/s over those of the faster SAELens", faster["seconds"] / step["seconds"], 8),
             _at_most("peak memory over that of the faster SAELens", step["peak_mb"] / faster["peak_mb"], 0.5)]
@@ -146,6 +149,28 @@ def bars(rows: list[Figures], sizes: list[Figures]) -> list[dict[str, Any]]:
     by_k = {row["k"]: row["seconds"] for row in sizes if row["n_latents"] == N_LATENTS}
     out.append(_at_most("step at k = 64 over step at k = 16", by_k[64] / by_k[16], 1.6))
     return out
+
+
+def faster_peer(rows: list[Figures]) -> Figures:
+    """SAELens at the faster of its settings."""
+    return min((row for row in rows if row["what"] in PEERS), key=lambda row: float(row["seconds"]))
+
+
+def gpu_bars(gpu: dict[int, list[Figures]]) -> list[dict[str, Any]]:
+    """What was asked for on a GPU; nothing without one."""
+    return [_at_least(f"on the GPU at L = {n:,}: tokens/s over those of the faster SAELens",
+                      faster_peer(rows)["seconds"] / rows[0]["seconds"], 5)
+            for n, rows in gpu.items() if any(row["what"] in PEERS for row in rows)]
+
+
+def gpu_text(gpu: dict[int, list[Figures]]) -> str:
+    """The same on a GPU, by size."""
+    absent = "not measured: no CUDA device"
+    return "On a GPU, bfloat16 products:\n\n" + table(["L", "what", "ms (median)", "tokens/s", "peak MB"], [
+        [f"{n:,}", row["what"], f"{1e3 * row['seconds']:.2f}", f"{BATCH / row['seconds']:,.0f}",
+         f"{row['peak_mb']:,.0f}" if "peak_mb" in row else "–"]
+        for n in GPU_LATENTS for row in gpu.get(n, [])] or
+        [[f"{n:,}", what, absent, absent, absent] for n in GPU_LATENTS for what in ("saescope", *PEERS)])
 
 
 def _at_most(name: str, value: float, limit: float) -> dict[str, Any]:

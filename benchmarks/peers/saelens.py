@@ -7,7 +7,8 @@ Runs in the environment that `saelens.txt` describes and knows nothing of saesco
     {"save": folder}                                   the rest of the training, then the SAE for inference
     {"memory": true}                                   -> {"peak_mb", "imported_mb"}
 
-`make`: architecture, sae (settings of its training config), trainer (of SAETrainerConfig), seed.
+`make`: architecture, sae (settings of its training config), trainer (of SAETrainerConfig), seed, and where
+they shall not begin as it would have them: b_dec (a list), fill (parameter -> number).
 """
 
 import json
@@ -50,6 +51,8 @@ class Worker:
         sae = sae_class(config_class(d_in=x_ND.shape[1], device=device, **asked["sae"])).to(device)
         if "b_dec" in asked:
             sae.b_dec.data.copy_(torch.tensor(asked["b_dec"]))
+        for name, value in asked.get("fill", {}).items():
+            getattr(sae, name).data.fill_(value)
         config = SAETrainerConfig(device=device, **asked["trainer"])
         config.lr_end = config.lr_end or config.lr / 10  # what its runner's configuration sets
         stream = batches(x_ND, config.train_batch_size_samples, asked["seed"])

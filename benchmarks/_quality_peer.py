@@ -1,0 +1,159 @@
+"""Held-out FVU of ours and of SAELens', after the same tokens with the same settings, for `benchmarks.quality`.
+
+Both train on the same stored activations (scaled once so that E‖y‖² = D; neither normalises further), in
+batches of 2,048, with Adam (0.9, 0.99), the same peak learning rate, warm-up, linear decay and norm of clipping,
+from the same b_dec and unit decoder rows; where there is a penalty, its coefficient, warm-up, first θ,
+bandwidth and gate bias are the same in the units of each.  What differs is each trainer's own: how its loss is
+scaled, its initial weights, how it treats decoder norms and dead latents, its precision.
+
+Both artefacts are measured by one function (`sae.evaluate.reconstruction_metrics`), SAELens' after it has
+been read as any SAELens folder is, by the rule that its inference has.  FVUs are compared at the same L0:
+
+    topk                      k decides
+    batch_topk, matryoshka    one θ for all latents, put where the mean L0 of other held-out tokens is k, for both
+    jumprelu, gated           ours is trained with three coefficients, and its FVU interpolated at SAELens' L0
+                              (log FVU, linear in log L0)
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks._report import bar, table
+from benchmarks._workers import saelens
+from sae.autoencoder import Autoencoder
+from sae.evaluate import calibrate_threshold, mean_l0, reconstruction_metrics
+from sae.formats.reading import load
+from sae.normalization import Normalizer
+from sae.sites import resid_post
+from sae.specs import TrainSpec
+from sae.start import Start
+from sae.train import StoredActivations, artefact, train
+from sae.training_spec import prefix_sizes
+
+ARCHITECTURES = ("topk", "batch_topk", "jumprelu", "gated", "matryoshka")
+ONE_THETA = ("batch_topk", "matryoshka")
+LATENTS, K, BATCH, WARMUP, DECAY = 2048, 32, 2048, 50, 0.3
+LR = 2e-3
+L0_COEFFICIENT, L1_COEFFICIENT, AROUND = 2e-3, 0.12, (0.6, 1.0, 1.7)
+Row = dict[str, Any]
+
+
+class Comparison:
+    """The activations that both are trained on, and those that both are measured on."""
+
+    def __init__(self, stored_ND: Tensor, calibration: list[Tensor], evaluation: list[Tensor], layer: int, steps: int,
+                 lr: float) -> None:
+        self.steps, self.lr, self.layer = steps, lr, layer
+        scaled = Normalizer.fit("dataset", stored_ND[:100_000])
+        self.train_ND = scaled.apply(stored_ND[: steps * BATCH].float())[0]
+        self.calibration = [scaled.apply(x_ND)[0] for x_ND in calibration]
+        self.evaluation = [scaled.apply(x_ND)[0] for x_ND in evaluation]
+        self.start = Start.measure(self.train_ND[:32_768])
+
+    def rows(self, say: Callable[[str], None]) -> Iterator[Row]:
+        """One architecture after the other."""
+        with tempfile.TemporaryDirectory() as folder:
+            data = str(Path(folder) / "y.npy")
+            np.save(data, self.train_ND.numpy())
+            for architecture in ARCHITECTURES:
+                row = self.row(architecture, data, Path(folder) / architecture)
+                say(f"{architecture:12} saescope {row['fvu']:.4f}, SAELens {row['peer_fvu']:.4f} at L0 "
+                    f"{row['peer_l0']:.1f} ({row['seconds']:.0f} s and {row['peer_seconds']:.0f} s)")
+                yield row
+
+    def row(self, architecture: str, data: str, folder: Path) -> Row:
+        theirs, peer_seconds = self.peer(architecture, data, folder)
+        own_rule = reconstruction_metrics(theirs, iter(self.evaluation))
+        theirs = self._at_k(theirs, architecture)
+        peer = reconstruction_metrics(theirs, iter(self.evaluation))
+        points, seconds = [], 0.0
+        for factor in AROUND if architecture in ("jumprelu", "gated") else (1.0,):
+            ours, took = self.ours(architecture, factor)
+            found = reconstruction_metrics(self._at_k(ours, architecture), iter(self.evaluation))
+            points.append((found["l0"], found["fvu"]))
+            seconds = took if factor == 1.0 else seconds
+        fvu = points[0][1] if len(points) == 1 else interpolated(points, peer["l0"])
+        return {"architecture": architecture, "fvu": fvu, "points": points, "peer_fvu": peer["fvu"],
+                "peer_l0": peer["l0"], "peer_own_rule": {name: own_rule[name] for name in ("l0", "fvu")},
+                "peer_dead": peer["dead"], "seconds": seconds, "peer_seconds": peer_seconds}
+
+    def ours(self, architecture: str, factor: float) -> tuple[Autoencoder, float]:
+        spec = TrainSpec(
+            architecture=architecture, n_latents=LATENTS, k=K, normalize="none", tokens=self.steps * BATCH,
+            batch_tokens=BATCH, lr=self.lr, warmup_steps=WARMUP, decay_fraction=DECAY, l0_penalty="linear",
+            l0_coefficient=L0_COEFFICIENT * factor, l1_coefficient=L1_COEFFICIENT * factor)
+        trained = train(spec, StoredActivations(self.train_ND, BATCH), torch.device("cpu"))
+        return artefact(trained, {"normalize": "none", "architecture": architecture, "k": K, "n_latents": LATENTS,
+                                  "site": {"layer": self.layer, "hook": resid_post(self.layer)}}), trained.seconds
+
+    def peer(self, architecture: str, data: str, folder: Path) -> tuple[Autoencoder, float]:
+        steps = {"total_training_samples": self.steps * BATCH, "train_batch_size_samples": BATCH, "lr": self.lr,
+                 "lr_warm_up_steps": WARMUP, "lr_decay_steps": int(DECAY * self.steps), "adam_beta2": 0.99,
+                 "dead_feature_window": self.steps // 10}
+        name, own, fill = self._peer_settings(architecture)
+        with saelens() as worker:
+            worker.ask(make={
+                "architecture": name, "seed": 0, "b_dec": self.start.b_dec_D.tolist(), "fill": fill, "trainer": steps,
+                "sae": {"d_sae": LATENTS, "decoder_init_norm": 1.0, "apply_b_dec_to_input": True, **own}},
+                data=data, device="cpu")
+            seconds = float(worker.ask(save=str(folder))["seconds"])
+        return load(folder), seconds
+
+    def _peer_settings(self, architecture: str) -> tuple[str, dict[str, Any], dict[str, float]]:
+        """SAELens' name, its settings, parameters to be filled with a number.  Its loss is ours times the variance."""
+        variance, scale, warm = self.start.variance, self.start.input_scale, self.steps // 10
+        settings: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
+            "topk": ("topk", {"k": K}, {}),
+            "batch_topk": ("batchtopk", {"k": K}, {}),
+            "matryoshka": ("matryoshka_batchtopk", {
+                "k": K, "matryoshka_widths": list(prefix_sizes("1/16, 1/8, 1/4, 1/2, 1", LATENTS))}, {}),
+            "jumprelu": ("jumprelu", {
+                "jumprelu_init_threshold": 1.5 * scale, "jumprelu_bandwidth": 0.1 * scale, "l0_warm_up_steps": warm,
+                "l0_coefficient": L0_COEFFICIENT * variance}, {}),
+            "gated": ("gated", {"l1_coefficient": L1_COEFFICIENT * variance**0.5, "l1_warm_up_steps": warm},
+                      {"b_gate": -1.5 * scale})}
+        return settings[architecture]
+
+    def _at_k(self, sae: Autoencoder, architecture: str) -> Autoencoder:
+        """With its θ where the mean L0 is k, if it has a single one."""
+        if architecture in ONE_THETA:
+            theta = calibrate_threshold(sae, self.calibration, K)
+            assert abs(mean_l0(sae, self.calibration, theta) - K) < 0.5
+            sae.sparsity.load_tensors({"threshold": torch.full((LATENTS if sae.config["architecture"] == "jumprelu"
+                                                                else 1,), theta)})
+        return sae
+
+
+def interpolated(points: list[tuple[float, float]], l0: float) -> float:
+    """FVU at an L0 from some (L0, FVU); beyond them, on the line of the nearest two."""
+    logs = sorted((math.log(x), math.log(y)) for x, y in points)
+    wanted = math.log(l0)
+    (x0, y0), (x1, y1) = next((pair for pair in pairwise(logs) if wanted <= pair[1][0]), (logs[-2], logs[-1]))
+    return math.exp(y0 + (y1 - y0) * (wanted - x0) / (x1 - x0))
+
+
+def as_table(rows: list[Row]) -> str:
+    """Both FVUs."""
+    return table(
+        ["architecture", "L0", "FVU, saescope", "FVU, SAELens", "ratio", "ours trained at (L0, FVU)",
+         "SAELens by its own θ (L0, FVU)", "seconds, saescope", "SAELens"],
+        [[row["architecture"], f"{row['peer_l0']:.1f}", f"{row['fvu']:.4f}", f"{row['peer_fvu']:.4f}",
+          f"{row['fvu'] / row['peer_fvu']:.3f}", ", ".join(f"{l0:.1f} {fvu:.4f}" for l0, fvu in row["points"]),
+          f"{row['peer_own_rule']['l0']:.1f} {row['peer_own_rule']['fvu']:.4f}", f"{row['seconds']:.0f}",
+          f"{row['peer_seconds']:.0f}"] for row in rows])
+
+
+def bars(rows: list[Row]) -> list[dict[str, Any]]:
+    """What was asked for: held-out FVU within 1% of SAELens' or better."""
+    return [bar(f"FVU over SAELens', {row['architecture']}", row["fvu"] / row["peer_fvu"], "≤ 1.01",
+                row["fvu"] <= 1.01 * row["peer_fvu"]) for row in rows]
