@@ -41,7 +41,7 @@ def log_spaced(points: Sequence[float]) -> bool:
         return False
     first, last, middle, share = points[0], points[-1], points[len(points) // 2], (len(points) // 2) / (len(points) - 1)
     linear, geometric = first + (last - first) * share, first * float(last / first) ** share
-    return abs(geometric - middle) < 0.9 * abs(linear - middle)
+    return bool(abs(geometric - middle) < 0.9 * abs(linear - middle))
 
 
 def nine(value: float) -> float:
