@@ -169,17 +169,20 @@ def progress_rows(run: Run, workspace: Workspace) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict) and row.get("phase", "training") == "training"]
 
 
-def curves(rows: Sequence[dict[str, Any]], table: bool = True) -> list[Markup]:
-    """The curves of one SAE as charts; those of which there is something.  `table`: with the numbers to unfold."""
+def curves(
+    rows: Sequence[dict[str, Any]], table: bool = True, first: int | None = None, width: int = 420, height: int = 180
+) -> list[Markup]:
+    """The curves of one SAE as charts, the `first` ones or all; those of which there is something.
+    `table`: with the numbers to unfold."""
     shown = []
-    for label, unit, lines in CURVES:
+    for label, unit, lines in CURVES[:first]:
         series = [charts.Series(name, points) for name, key, place in lines if (points := _points(rows, key, place))]
         if label == "loss":  # most architectures have no sparsity part
             series = [one for one in series if any(y for _, y in one.points)]
         if series:
             shown.append(charts.line_chart(
                 series, title=label, x_label="tokens trained on", y_label=unit, zero=label not in ("FVU", "loss"),
-                table=table, width=420, height=180))
+                table=table, width=width, height=height))
     return shown
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from app import charts
 from app.formats import percent, whole
 from app.models import Sae
-from app.runviews import CURVES
+from app.runviews import curves
 from app.saepages import architecture_name
 from app.tokens_view import Row, context_row
 from sae.errors import UserError
@@ -149,25 +149,21 @@ def density_chart(build: Build, width: int = 560, height: int = 240) -> Markup:
 
 
 def training_rows(sae: Sae, workspace: Workspace) -> list[dict[str, Any]]:
-    """The curves of the run that made the SAE; empty where its folder is gone."""
+    """The curves of the run that made the SAE, its own where it was a sweep; empty where its folder is gone."""
     try:
         folder = RunFolder(workspace.run(str(sae.config.get("run") or "")))
     except UserError:
         return []
-    return [row for row in folder.progress() if isinstance(row, dict) and row.get("phase", "training") == "training"]
+    status = folder.status()
+    made = [member.get("sae") for member in (status.result.get("members") or [] if status else [])]
+    member = made.index(sae.id) if sae.id in made else None
+    return [row for row in folder.progress() if isinstance(row, dict) and row.get("phase", "training") == "training"
+            and row.get("member") == member]
 
 
 def curve_charts(rows: list[dict[str, Any]]) -> list[Markup]:
     """FVU, L0 and dead latents over the tokens trained on."""
-    out = []
-    for label, key, unit in CURVES[:3]:
-        points = [(float(row["tokens"]), float(row[key])) for row in rows
-                  if isinstance(row.get("tokens"), int | float) and isinstance(row.get(key), int | float)]
-        if points:
-            out.append(charts.line_chart(
-                [charts.Series(label, points)], title=label, x_label="tokens trained on", y_label=unit,
-                zero=key == "dead", width=300, height=160))
-    return out
+    return curves(rows, first=3, width=300, height=160)
 
 
 def cosine_chart(build: Build) -> Markup:

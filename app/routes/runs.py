@@ -132,7 +132,9 @@ def delete(
 
 def card_charts(run: RunView, workspace: Workspace) -> list[Any]:
     """The three curves of a training run in the card: FVU, L0, dead latents."""
-    return curves(progress_rows(run.run, workspace), table=False)[:3] if run.run.kind == "train" and run.going else []
+    if run.run.kind != "train" or not run.going:
+        return []
+    return curves(progress_rows(run.run, workspace), table=False, first=3)
 
 
 def _moving(run: RunView, workspace: Workspace, catalog: Catalog, user: User | None) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.jobs import queue
+from app.models import Sae
+from app.saeviews import training_rows
 from sae.rundir import RunFolder, Status
 from sae.workspace import Workspace
 from tests.unit.app.conftest import write_sae
@@ -88,6 +90,8 @@ def test_a_sweep_shows_its_saes_as_they_train_and_as_they_were_measured(
     page = client.get(f"/runs/{run.id}/live").text
     for shown in ('href="/demo/m3"', "0.2500", "0.062", "4.7%", "held-out text"):
         assert shown in page, shown
+    one = Sae(id="demo/m3", config={"run": run.id})
+    assert [row["fvu"] for row in training_rows(one, workspace)] == [0.5 - 3 * 0.03125] * 2  # its own rows alone
 
 
 @pytest.mark.parametrize("part", ["live", "card"])
