@@ -46,7 +46,8 @@ def execute(folder: RunFolder, workspace: Workspace) -> int:
     Of the processes of a `torchrun` the first one holds the lock and writes; the others help it to train.
     """
     if _rank() > 0:
-        return _execute(folder, workspace)
+        with contextlib.redirect_stdout(None):
+            return _execute(folder, workspace)
     try:
         with _alone(folder):
             return _execute(folder, workspace)
@@ -104,8 +105,9 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
         return EXIT_OK
     shutil.rmtree(folder.checkpoints, ignore_errors=True)  # all that they led to is finished
     reporter.finish("succeeded")
-    print("done: " + ", ".join(f"{key} {value}" for key, value in reporter.status.result.items()
-                               if isinstance(value, str)))
+    result = reporter.status.result
+    made = [str(member["name"]) for member in result.get("members", [])]
+    print("done: " + ", ".join(made or [f"{key} {value}" for key, value in result.items() if isinstance(value, str)]))
     return EXIT_OK
 
 

@@ -77,7 +77,8 @@ def test_a_sweep_shows_its_saes_as_they_train_and_as_they_were_measured(
         for member in range(6):
             folder.append_progress({
                 "phase": "training", "step": step, "member": member, "tokens": 1000 * step,
-                "fvu": 0.5 - 0.03125 * member, "l0": 4.0 + member, "dead": 0.125, "tokens_per_s": 900, "lm_share": 0.25})
+                "fvu": 0.5 - 0.03125 * member, "l0": 4.0 + member, "dead": 0.125, "tokens_per_s": 900,
+                "lm_share": 0.25})
     folder.append_progress({"phase": "training", "step": 3, "member": 5, "error": "lr: no longer a number"})
     folder.write_status(Status(**{"state": "running", **PHASES}))  # type: ignore[arg-type]
     page = client.get(f"/runs/{run.id}").text
