@@ -11,7 +11,7 @@ import pytest
 
 from sae import progress as engine
 from sae.errors import Cancelled
-from sae.progress import Interrupted, Reporter
+from sae.progress import Follower, Interrupted, Reporter
 from sae.rundir import RunFolder, Status
 
 
@@ -128,3 +128,33 @@ def test_the_end(folder: RunFolder) -> None:
     assert (row["phase"], row["loss"]) == ("training", 0.5)
     reporter.finish("failed", "text: gone")
     assert status_of(folder).error == "text: gone"
+
+
+def test_a_follower_writes_nothing_and_hears_its_own_signals_only(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create("train", {})
+    follower = Follower(folder, {"training": 1.0})
+    follower.begin("training", 10)
+    folder.request_cancel()
+    follower.update(5)
+    follower.row(loss=1.0)
+    follower.finish("succeeded")
+    assert folder.status() is None
+    assert not list(folder.progress())
+    follower._on_signal(signal.SIGTERM, None)
+    with pytest.raises(Interrupted):
+        follower.update(6)
+
+
+def test_a_beat_does_not_stop_a_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create("train", {})
+    reporter = Reporter(folder, {"training": 1.0})
+    folder.request_cancel()
+    reporter._written = 0.0
+    before = folder.status()
+    reporter.beat()
+    after = folder.status()
+    assert before is not None
+    assert after is not None
+    assert after.heartbeat > before.heartbeat
