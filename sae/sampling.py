@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
