@@ -17,8 +17,8 @@ def activations(seed: int, n_tokens: int, width: int, size: float = 3.0) -> Tens
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.sampled_from(["none", "dataset", "layer_norm", "constant_norm", "centre"]), st.integers(0, 2**32), st.integers(1, 20),
-       st.integers(2, 30), st.sampled_from([0.01, 1.0, 300.0]))
+@given(st.sampled_from(["none", "dataset", "layer_norm", "constant_norm", "centre"]), st.integers(0, 2**32),
+       st.integers(1, 20), st.integers(2, 30), st.sampled_from([0.01, 1.0, 300.0]))
 def test_scale_and_shift_undo_it(kind: str, seed: int, n_tokens: int, width: int, size: float) -> None:
     x_BD = activations(seed, n_tokens, width, size)
     y_BD, scale_B1, shift_B1 = Normalizer.fit(kind, x_BD).apply(x_BD)
