@@ -14,8 +14,8 @@ from urllib.parse import urlencode
 from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 
-from app import labels
-from sae.listing import TOKEN_SORTS, Filters
+from app import effects, labels
+from sae.listing import SCORE_SORT, TOKEN_SORTS, Filters
 from sae.records import Token
 from sae.store import Build
 
@@ -104,9 +104,11 @@ def resolve(query: ListQuery, build: Build, db: Session, sae_id: str) -> Resolve
     logits = frozenset(t.token for t in _tokens(query.logit, build)) if query.logit else None
     token = tokens[0].token if tokens else None
     sort, descending = query.sort, query.descending
-    if not sort or (sort in TOKEN_SORTS and token is None):
+    scores = tuple(effects.scores(db, sae_id, build.id).items())
+    if not sort or (sort in TOKEN_SORTS and token is None) or (sort == SCORE_SORT and not scores):
         sort, descending = ("token", True) if token is not None else ("latent", False)
-    return Resolved(sort, descending, Filters(query.flags, query.density, among, logits), token, tokens)
+    return Resolved(sort, descending, Filters(query.flags, query.density, among, logits, scores), token,
+                    tokens)
 
 
 def _tokens(text: str, build: Build) -> list[Token]:

@@ -23,6 +23,7 @@ SORTS = {
     "token": "t.n", "token_max": "t.max_act", "lift": "t.lift",
 }
 TOKEN_SORTS = frozenset({"token", "token_max", "lift"})
+SCORE_SORT = "score"  # by numbers that come with the filters, as the build does not hold them
 LIVING = "living"
 # name -> (from, below) in density; None is open
 DENSITIES: dict[str, tuple[float | None, float | None]] = {
@@ -35,12 +36,15 @@ _LAST = 1e308  # stands for a missing key, which comes last in either direction
 @dataclass(frozen=True)
 class Filters:
     """Which latents to list: all of `flags` hold, density in a decade, number in `among`, and one of
-    the tokens `logits` is among those whose logit it raises most."""
+    the tokens `logits` is among those whose logit it raises most.
+
+    `scores` are (latent, number) to sort by that the build does not hold; they leave no latent out."""
 
     flags: frozenset[str] = frozenset()
     density: str = ""
     among: frozenset[int] | None = None
     logits: frozenset[int] | None = None
+    scores: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         for flag in self.flags:
@@ -87,14 +91,21 @@ class Query:
 
 def build_query(sort: str, descending: bool, filters: Filters, token: int | None) -> Query:
     """The list's SQL.  Raises UserError (field `sort`) for an unknown sort, or one that needs a token."""
-    if sort not in SORTS or (sort in TOKEN_SORTS and token is None):
-        usable = [name for name in SORTS if token is not None or name not in TOKEN_SORTS]
+    usable = {name: column for name, column in SORTS.items() if token is not None or name not in TOKEN_SORTS}
+    if filters.scores:
+        usable[SCORE_SORT] = "s.score"
+    if sort not in usable:
         raise UserError(f"sort: {sort!r} is not one of {', '.join(usable)}", "sort")
-    column, missing = f"CAST({SORTS[sort]} AS DOUBLE)", -_LAST if descending else _LAST
+    column, missing = f"CAST({usable[sort]} AS DOUBLE)", -_LAST if descending else _LAST
     key = f"(CASE WHEN {column} IS NULL OR isnan({column}) THEN {missing!r} ELSE {column} END)"
     query = Query(key, descending)
     if token is not None:
         query.source = "latent l JOIN token_latent t ON t.latent = l.latent"
+    if filters.scores:  # its parameters stand before those of every clause
+        query.source += (" LEFT JOIN (SELECT unnest(?::INTEGER[]) AS latent, unnest(?::DOUBLE[]) AS score) s"
+                         " ON s.latent = l.latent")
+        query.parameters += [list(column) for column in zip(*filters.scores, strict=True)]
+    if token is not None:
         query.clauses.append("t.token = ?")
         query.parameters.append(token)
     query.clauses.extend("NOT l.dead" if flag == LIVING else f"l.{flag}" for flag in sorted(filters.flags))

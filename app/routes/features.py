@@ -61,9 +61,12 @@ def latents_json(
         query = ListQuery.read(request.query_params)
         asked = resolve(query, build, db, sae.id)
         found = build.latents(asked.sort, asked.descending, asked.filters, asked.token, cursor or None, limit)
+        scores = dict(asked.filters.scores)
         response = json_response(request, sae, build, lambda: {
             "total": found.total, "next": found.next_cursor, "sort": asked.sort, "descending": asked.descending,
-            "token": asked.token, "latents": found.rows}, build_only=not (query.label or query.starred))
+            "token": asked.token, "latents": found.rows,
+            "output_scores": {row.latent: scores[row.latent] for row in found.rows if row.latent in scores}},
+            build_only=not (query.label or query.starred or scores))
         if found.next_cursor:
             following = request.url.include_query_params(cursor=found.next_cursor)
             response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
@@ -84,7 +87,7 @@ def latents(
         table: dict[str, Any] = {
             "query": query, "asked": asked, "rows": latentviews.table_rows(build, found.rows, written),
             "total": found.total, "next_cursor": found.next_cursor, "flag_names": FLAG_NAMES,
-            "flag_words": FLAG_WORDS}
+            "flag_words": FLAG_WORDS, "scores": dict(asked.filters.scores)}
         if is_htmx(request) and cursor:
             return render(request, "pages/_latent_rows.html", sae=sae, **table)
         return page(
@@ -98,7 +101,8 @@ def latents(
 def _columns(asked: Resolved) -> list[tuple[str, str, str]]:
     """The table's columns; asked for by token, its firings take the place of the kurtosis."""
     if asked.token is None:
-        return list(COLUMNS)
+        score = [("output score", "score", "num")] if asked.filters.scores else []
+        return [*COLUMNS[:6], *score, *COLUMNS[6:]]
     extra = [("firings on it", "token", "num"), ("lift", "lift", "num")]
     return [*COLUMNS[:3], *extra, COLUMNS[3], *COLUMNS[6:]]
 

@@ -59,8 +59,8 @@ class FakeWorker:
         if self.says:
             for event in self.says.pop(0):
                 if event is None:
-                    await asyncio.wait([asyncio.ensure_future(e.wait()) for e in (self.go, stop) if e],
-                                       return_when=asyncio.FIRST_COMPLETED)
+                    while not (self.go.is_set() or (stop and stop.is_set())):
+                        await asyncio.sleep(0.005)
                 else:
                     yield event
             return

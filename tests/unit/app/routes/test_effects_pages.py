@@ -123,3 +123,22 @@ def test_scores_of_many_latents(browser: TestClient, worker: FakeWorker) -> None
     worker.says = [[Busy(retry_after_s=7)]]
     busy = browser.post(many, data={"latent": ["9"]})
     assert (busy.status_code, busy.headers["Retry-After"]) == (503, "7")
+
+
+def test_measured_scores_are_a_sortable_column(browser: TestClient) -> None:
+    table = f"/{SAE}/latents"
+    assert "sort=score" not in browser.get(table).text
+    assert browser.get(table + "?sort=score&dir=desc").status_code == 200  # none is known: by number
+    assert "Measure output scores" in words_of(browser.get(table).text)
+    browser.post(f"/effects/{SAE}/scores", data={"latent": ["4", "9", "6"]})
+    page = browser.get(table + "?sort=score&dir=desc")
+    assert "output score ↓" in words_of(page.text)
+    shown = browser.get(table + ".json?sort=score&dir=desc&limit=5").json()
+    assert [row["latent"] for row in shown["latents"]] == [9, 6, 4, 0, 1]
+    assert shown["output_scores"] == {"4": pytest.approx(0.04), "6": pytest.approx(0.06), "9": pytest.approx(0.09)}
+    rest = browser.get(table + ".json", params={"sort": "score", "dir": "desc", "cursor": shown["next"], "limit": 100})
+    assert {row["latent"] for row in rest.json()["latents"]} == set(range(60)) - {9, 6, 4, 0, 1}
+    assert '6" rel="next"' not in browser.get(f"/{SAE}/6?sort=score&dir=desc").text
+    assert f'rel="next" href="/{SAE}/4?' in browser.get(f"/{SAE}/6?sort=score&dir=desc").text
+    filtered = browser.get(table + ".json?sort=score&dir=desc&flag=living&density=1e-2").json()
+    assert all(row["density"] < 0.01 for row in filtered["latents"])
