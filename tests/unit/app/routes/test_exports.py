@@ -59,9 +59,10 @@ def browser(home: Path, client: TestClient, workspace: Workspace) -> TestClient:
 
 
 def contexts_of(html: str) -> str:
-    """The words of the contexts and the lists beside them, without what tells one SAE from the other."""
-    main = html[html.index('class="latent-page"') :]
-    return re.sub(r"\s+", " ", text_of(main.replace("again", "2-res-batchtopk-4k")))
+    """The words of the contexts and the lists beside them, but for what needs weights or names the SAE."""
+    main = html[html.index('class="latent-page"') :].replace("⌕", "").replace("again", "2-res-batchtopk-4k")
+    main = re.sub(r'<section[^>]*id="effects-card".*?</section>', "", main, flags=re.S)
+    return re.sub(r"\s+", " ", text_of(main))
 
 
 @pytest.mark.parametrize("latent", [0, 3, 7, 9, 13, 17])
