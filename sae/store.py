@@ -268,7 +268,7 @@ class Build:
     def map_points(self) -> list[tuple[int, float, float, float]]:
         """(latent, x, y, density) of every latent that has a place in the plane."""
         rows = self._rows("SELECT latent, map_x, map_y, density FROM latent WHERE map_x IS NOT NULL ORDER BY latent")
-        return [tuple(row.values()) for row in rows]  # type: ignore[misc]
+        return [tuple(row.values()) for row in rows]
 
     def firings_by_density(self) -> list[tuple[float, float, float]]:
         """What latents of each fifth of a decade of density add to the mean L0: (from, below, latents per token)."""
