@@ -194,8 +194,8 @@ def _proven(
     uploaded = Path(spec.source).name == UPLOAD
     sae.config["imported"] |= {
         "source": f"upload of {', '.join(foreign.files)}" if uploaded else spec.source,
-        "measured": kept, "forced": spec.force and not holds(measured), "text": spec.text, "text_column": spec.text_column,
-        "text_split": spec.text_split, "corpus": corpus.id}
+        "measured": kept, "forced": spec.force and not holds(measured), "text": spec.text,
+        "text_column": spec.text_column, "text_split": spec.text_split, "corpus": corpus.id}
     return sae
 
 

@@ -101,7 +101,7 @@ def test_what_the_file_does_not_say_is_asked_for_and_the_files_are_kept(
     ("sae.safetensors", bytes(100), "is no safetensors file"),
     ("notes.txt", b"hello", "holds no SAE that is recognised"),
     ("sae.zip", b"PK\x03\x04", "is damaged or cut short"),
-])
+], ids=["pickle", "safetensors", "text", "zip"])
 def test_a_damaged_upload_is_refused_and_not_kept(
     admin: TestClient, workspace: Workspace, name: str, data: bytes, says: str
 ) -> None:

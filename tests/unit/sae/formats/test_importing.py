@@ -60,7 +60,7 @@ def error_of(folder: RunFolder) -> str:
 def test_an_sae_that_reconstructs_is_imported_with_where_it_came_from(
     imported: Import, workspace: Workspace, tmp_path: Path
 ) -> None:
-    code, folder = imported(saes.saelens(tmp_path / "sae", k=200), index=True, index_tokens=4_000)
+    code, folder = imported(saes.saelens(tmp_path / "sae", k=200), index=True, index_tokens=1_000)
     assert code == EXIT_OK
     [sae_id] = workspace.sae_ids()
     assert sae_id == "demo/2-res-topk-512"
@@ -196,7 +196,7 @@ def test_an_import_that_is_cancelled_leaves_nothing_and_can_be_resumed(
 def test_a_kill_between_publishing_and_indexing_does_not_import_twice(
     imported: Import, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, folder = imported(saes.saelens(tmp_path / "sae"), index=True, index_tokens=4_000)
+    code, folder = imported(saes.saelens(tmp_path / "sae"), index=True, index_tokens=1_000)
     assert code == EXIT_OK
     before = (workspace.sae("demo/2-res-relu-512") / "sae.json").read_bytes()
     for build in workspace.builds("demo/2-res-relu-512").iterdir():
