@@ -19,6 +19,7 @@ from sae.errors import UserError
 from sae.steering_spec import MAX_SEED, Sampling
 
 _GAMMA, _MIX, _MASK = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB), 2**64 - 1
+_LIKELY = 1e-3
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,15 @@ def _candidates(logits_V: NDArray[np.float32], sampling: Sampling) -> tuple[NDAr
     if top_p == 1:
         return token_K, weight_K
     total = weight_K.sum()
-    # Tokens below this weight hold less than 1 − top_p together, so the nucleus lies among the others.
-    likely = (weight_K >= (1 - top_p) * total / len(weight_K)).nonzero()[0]
-    order = likely[(-weight_K[likely]).argsort(kind="stable")]
-    ranked = weight_K[order].astype(np.float64)
-    kept = order[ranked.cumsum() - ranked < top_p * total]  # a token stays while those before it hold less
+    kept = token_K[:0]
+    # The likeliest tokens first: mostly they hold top_p, and far fewer have to be sorted.  Tokens below the second
+    # bound hold less than 1 − top_p together, so the nucleus lies among the others.
+    for bound in (_LIKELY, (1 - top_p) / len(weight_K)):
+        likely = (weight_K >= bound * total).nonzero()[0]
+        order = likely[(-weight_K[likely]).argsort(kind="stable")]
+        ranked = weight_K[order].astype(np.float64)
+        before = ranked.cumsum() - ranked
+        kept = order[before < top_p * total]  # a token stays while those before it hold less
+        if len(kept) < len(order):
+            break
     return token_K[kept], weight_K[kept]
