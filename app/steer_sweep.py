@@ -24,7 +24,8 @@ REPETITION_MORE = 0.2
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One strength: `key` names its text, `strength` None is unsteered.  `ratio` is of norms, as in the form."""
+    """One strength: `key` names its text, `strength` None is unsteered.  `ratio` is of norms, as in the form;
+    `error` why the text was not written to its end."""
 
     key: str
     strength: float | None
@@ -36,6 +37,7 @@ class SweepRow:
     repetition: float | None
     perplexity: float | None
     usable: bool
+    error: str | None
 
 
 def sweep_rows(run: RunView) -> list[SweepRow]:
@@ -62,7 +64,7 @@ def _row(run: RunView, sweep: SweepRequest, key: str, cell: Cell, plain: Cell) -
         key, cell.strength, chip.coefficient("strength") if pushed else None,
         chip.ratio("strength") if pushed and chip.unit_ratio else None, chip.level("strength") if pushed else "",
         pieces(run.request, cell.text, run.start, run.by), cell.concept, cell.repetition, cell.perplexity,
-        usable(cell, plain))
+        usable(cell, plain), cell.error)
 
 
 def usable(cell: Cell, plain: Cell) -> bool:
