@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode
 
@@ -31,8 +32,9 @@ class Asked:
     texts: tuple[str, ...]
     saes: tuple[str, ...]
 
-    @property
+    @cached_property
     def id(self) -> str:
+        """A digest of it, so that the same texts have one address."""
         said = json.dumps([self.texts, self.saes])
         return f"inspect-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
 
@@ -168,3 +170,8 @@ class Place:
         path = (f"/inspect/{self.asked.id}" if self.stored else "/inspect") + suffix
         query = urlencode([*self._pairs, *self.view.pairs(**changes)])
         return f"{path}?{query}" if query else path
+
+    def token_link(self, side: int) -> str:
+        """The address of this result with a token of a side chosen, up to the token's position."""
+        link = self.link(at=None, of=side)
+        return f"{link}{'&' if '?' in link else '?'}at="

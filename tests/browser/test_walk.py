@@ -74,7 +74,7 @@ def test_every_page_fits_and_reads(
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     paths = {"home": "/", "sae": SAE, "latents": SAE + "/latents", "latent": SAE + "/3", "tokens": SAE + "/tokens",
-             "steering": "/steer", "runs": "/runs", "login": "/login"}
+             "steering": "/steer", "inspector": "/inspect", "runs": "/runs", "login": "/login"}
     for name, path in paths.items():
         response = page.goto(server.address + path)
         assert response is not None
