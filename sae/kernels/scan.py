@@ -25,17 +25,20 @@ _NAN, _MINUS = 0x7F81, 0x8000  # the first bfloat16 that is no number, and minus
 Bits = npt.NDArray[Any]
 
 
-def above(pre_BL: Tensor, bound: Tensor | float) -> Tensor:
-    """Ascending indices into the flattened [B, L] of the entries above `bound` (strictly): [N].
+def above(pre_BL: Tensor, bound: Tensor | float) -> tuple[Tensor, Tensor]:
+    """The entries above `bound` (strictly): ascending indices into the flattened [B, L], and float32 values, [N].
 
     `bound` is one number, one a latent [L] or one a token [B, 1], in float32.
     """
     if pre_BL.device.type != "cpu":
-        return (pre_BL > bound).reshape(-1).nonzero().squeeze(1)
+        flat_N = (pre_BL > bound).reshape(-1).nonzero().squeeze(1)
+        return flat_N, pre_BL.reshape(-1)[flat_N].float()
     bound = torch.as_tensor(bound, dtype=torch.float32).detach()
     if pre_BL.dtype == torch.bfloat16:
-        return _scan(pre_BL.view(torch.uint16), *_interval(bound))
-    return _scan(pre_BL.float(), bound.numpy(), None)
+        flat_N, bits_N = _scan(pre_BL.view(torch.uint16), *_interval(bound))
+        return flat_N, torch.from_numpy((bits_N.astype(np.uint32) << 16).view(np.float32))
+    flat_N, value_N = _scan(pre_BL.float(), bound.numpy(), None)
+    return flat_N, torch.from_numpy(value_N)
 
 
 def below_kth_maximum(pre_BL: Tensor, size: int, k: int) -> Tensor:
@@ -102,23 +105,29 @@ def _interval(bound: Tensor) -> tuple[Bits, Bits]:
     return first.astype(np.uint16), (end - first).astype(np.uint16)
 
 
-def _scan(pre_BL: Tensor, first: Bits, length: Bits | None) -> Tensor:
+def _scan(pre_BL: Tensor, first: Bits, length: Bits | None) -> tuple[Tensor, Bits]:
+    """Indices and entries; an entry is taken while its block is in the cache."""
     B, L = pre_BL.shape
     entries, per_token = pre_BL.numpy(), first.ndim == 2
     rows = max(1, _BLOCK // L)
 
-    def block(start: int) -> npt.NDArray[np.int64]:
+    def block(start: int) -> tuple[npt.NDArray[np.int64], Bits]:
         part = entries[start : start + rows]
         low = first[start : start + rows] if per_token else first
         if length is None:
-            return np.flatnonzero(part > low) + start * L
-        width = length[start : start + rows] if per_token else length
-        return np.flatnonzero(part - low < width) + start * L  # wraps around below `low`
+            found = np.flatnonzero(part > low)
+        else:
+            width = length[start : start + rows] if per_token else length
+            found = np.flatnonzero(part - low < width)  # wraps around below `low`
+        return found + start * L, part.reshape(-1)[found]
 
     starts, threads = range(0, B, rows), torch.get_num_threads()
     many = threads > 1 and len(starts) > 1
     parts = list(_pool(threads).map(block, starts) if many else map(block, starts))
-    return torch.from_numpy(np.concatenate(parts) if parts else np.empty(0, np.int64))
+    if not parts:
+        return torch.zeros(0, dtype=torch.int64), np.empty(0, entries.dtype)
+    indices, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return torch.from_numpy(indices), values
 
 
 @lru_cache(maxsize=1)

@@ -36,10 +36,9 @@ def batch_topk(pre_BL: Tensor, n_keep: int) -> Codes:
     expected = n_keep / step
     for rank in (expected + 5 * expected**0.5 + 5, 4 * expected + 50, len(sample)):
         guess = float(kth_largest(sample, int(rank))) if rank < len(sample) else 0.0
-        flat_C = above(pre_BL, max(guess, 0.0))
+        flat_C, value_C = above(pre_BL, max(guess, 0.0))
         if len(flat_C) >= n_keep or guess <= 0:
             break
-    value_C = flat[flat_C].float()
     if len(value_C) > n_keep:
         cut = kth_largest(value_C, n_keep)
         keep_C = value_C > cut
@@ -61,8 +60,8 @@ def row_topk(pre_BL: Tensor, k: int) -> Codes:
         tokens_BK = torch.arange(len(pre_BL), device=pre_BL.device)[:, None].expand_as(latents_BK)
         keep_BK = values_BK > 0
         return Codes(tokens_BK[keep_BK], latents_BK[keep_BK], values_BK[keep_BK].float(), *pre_BL.shape)
-    flat_C = above(pre_BL, bound_B1)
-    some = Codes.from_flat(flat_C, pre_BL.reshape(-1)[flat_C].float(), *pre_BL.shape)
+    flat_C, value_C = above(pre_BL, bound_B1)
+    some = Codes.from_flat(flat_C, value_C, *pre_BL.shape)
     count_B = some.l0_B()
     if not len(flat_C) or int(count_B.max()) <= k:
         return some
@@ -86,8 +85,7 @@ def entries_above(pre_BL: Tensor, bound: Tensor | float) -> Codes:
         from sae.kernels import triton_select
 
         return triton_select.entries_above(pre_BL, bound)
-    flat_N = above(pre_BL, bound)
-    return Codes.from_flat(flat_N, pre_BL.reshape(-1)[flat_N].float(), *pre_BL.shape)
+    return Codes.from_flat(*above(pre_BL, bound), *pre_BL.shape)
 
 
 def _row_bound(pre_BL: Tensor, k: int) -> Tensor | None:

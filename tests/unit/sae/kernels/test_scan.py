@@ -40,25 +40,27 @@ def test_above_is_a_comparison_of_every_entry(pre_BL: Tensor, kind: str, seed: i
     special = torch.rand(shape, generator=generator) < 0.5
     bound = torch.where(special, torch.tensor(SPECIAL)[torch.randint(len(SPECIAL), shape, generator=generator)], bound)
     expected = (pre_BL.float() > bound).reshape(-1).nonzero().squeeze(1)
-    assert torch.equal(above(pre_BL, bound), expected)
+    flat_N, value_N = above(pre_BL, bound)
+    assert torch.equal(flat_N, expected)
+    assert torch.equal(value_N, pre_BL.reshape(-1)[expected].float())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_blocks_and_threads_make_no_difference(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     pre_BL = torch.randn(37, 10, generator=torch.Generator().manual_seed(0)).to(dtype)
     bounds = [0.3, torch.randn(10), torch.randn(37, 1)]
-    whole = [above(pre_BL, bound) for bound in bounds]
+    whole = [above(pre_BL, bound)[0] for bound in bounds]
     monkeypatch.setattr(scan, "_BLOCK", 70)
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert all(map(torch.equal, whole, (above(pre_BL, bound) for bound in bounds)))
+        assert all(map(torch.equal, whole, (above(pre_BL, bound)[0] for bound in bounds)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_no_number_is_above_nothing(dtype: torch.dtype) -> None:
     pre_BL = torch.tensor([[float("nan"), 1.0, float("inf")]], dtype=dtype)
-    assert above(pre_BL, 0.5).tolist() == [1, 2]
-    assert above(pre_BL, float("inf")).tolist() == []
+    assert above(pre_BL, 0.5)[0].tolist() == [1, 2]
+    assert above(pre_BL, float("inf"))[0].tolist() == []
 
 
 @settings(max_examples=100, deadline=None)
