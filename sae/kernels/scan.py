@@ -35,7 +35,14 @@ def above(pre_BL: Tensor, bound: Tensor | float) -> tuple[Tensor, Tensor]:
         return flat_N, pre_BL.reshape(-1)[flat_N].float()
     bound = torch.as_tensor(bound, dtype=torch.float32).detach()
     if pre_BL.dtype == torch.bfloat16:
-        flat_N, bits_N = _scan(pre_BL.view(torch.uint16), *_interval(bound))
+        if bool((bound >= 0).all()):  # one comparison: as signed integers, negative numbers stay below
+            low = ((bound.contiguous().view(torch.int32).numpy() & 0x7FFF_FFFF) >> 16).astype(np.int16)
+            flat_N, bits_N = _scan(pre_BL.view(torch.int16), low, None)
+            numbers_N = bits_N < _NAN
+            if not numbers_N.all():
+                flat_N, bits_N = flat_N[torch.from_numpy(numbers_N)], bits_N[numbers_N]
+        else:
+            flat_N, bits_N = _scan(pre_BL.view(torch.uint16), *_interval(bound))
         return flat_N, torch.from_numpy((bits_N.astype(np.uint32) << 16).view(np.float32))
     flat_N, value_N = _scan(pre_BL.float(), bound.numpy(), None)
     return flat_N, torch.from_numpy(value_N)
