@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 # Before torch is imported by any test: many small products gain nothing from many threads.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Before anything imports Triton, which looks at it once: without a GPU its kernels run under the interpreter.
+if shutil.which("nvidia-smi") is None:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 # A test that asks the hub by mistake fails at once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # The program under test is configured by its tests, not by the shell they run in; SAESCOPE_TEST_* is for the tests.

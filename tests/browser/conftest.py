@@ -10,8 +10,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
@@ -27,6 +28,15 @@ class Server:
     address: str
     admin_link: str
     pid: int
+    cookies: list[Any] = field(default_factory=list)
+
+    def sign_in(self, page: Page) -> None:
+        """As the administrator: by the one-time link the first time, by its cookie afterwards."""
+        if self.cookies:
+            page.context.add_cookies(self.cookies)
+        else:
+            page.goto(self.admin_link)
+            self.cookies = page.context.cookies()
 
 
 def chromium() -> str | None:

@@ -18,7 +18,7 @@ def test_an_upload_becomes_an_sae(browser: Browser, server: Server, tmp_path: Pa
     page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    page.goto(server.admin_link)
+    server.sign_in(page)
     page.goto(f"{server.address}/admin/import")
     page.screenshot(path=artefacts() / "add-sae.png", full_page=True)
     page.set_input_files("#f-files", weights)

@@ -44,7 +44,7 @@ def test_from_home_to_a_steered_text_and_a_run_of_ones_own(page: Page, server: S
     assert baseline != steered
     page.screenshot(path=artefacts() / "steer.png")
 
-    page.goto(server.admin_link)
+    server.sign_in(page)
     page.goto(server.address + "/admin/train")
     page.get_by_role("link", name="Quick trial").or_(page.get_by_role("button", name="Quick trial")).click()
     for name, value in {"n_latents": "256", "tokens": "40000", "eval_tokens": "5000", "index_tokens": "20000",

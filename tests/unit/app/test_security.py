@@ -23,9 +23,9 @@ OPEN = {
 }
 # Asked of any signed-in user, administrator or not, by the handler itself; the second test below asks it.
 BY_HANDLER = {"/{model}/{name}/{number}/label"}
-# Steering changes nothing but its own stored result, and readers with a link may steer; it is bounded by
-# a rate limit and by the model worker's queue.
-OPEN_PREFIX = "/steer"
+# Steering, inspecting and measuring effects change nothing but their own stored results, and readers with a link may
+# do them; they are bounded by a rate limit and by the model worker's queue.
+OPEN_PREFIX = ("/steer", "/inspect", "/effects")
 
 
 def _routes(router: Any, prefix: str = "") -> Iterator[tuple[str, APIRoute]]:

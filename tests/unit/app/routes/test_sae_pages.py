@@ -203,7 +203,7 @@ def test_bad_queries_are_refused_by_name(browsable: TestClient, query: str) -> N
 
 def test_a_latent(browsable: TestClient, made: dict[str, Synthetic]) -> None:
     html = page(browsable, f"/{BATCH}/4")
-    for said in ("Top contexts", "Logits it adds", "Logits it removes", "Neighbours", "Fires on", "Next tokens",
+    for said in ("Top contexts", "Logits it adds", "Logits it removes", "Same direction", "Fires on", "Next tokens",
                  "/steer?sae=demo/2-res-batchtopk-4k&amp;latent=4", "1 in "):
         assert said in html.replace("%2F", "/"), said
     acts = made[BATCH].acts[np.tile(np.arange(S), 40) > 0, 4]
