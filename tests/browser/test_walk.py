@@ -48,7 +48,7 @@ def test_from_home_to_a_steered_text_and_a_run_of_ones_own(page: Page, server: S
     page.goto(server.address + "/admin/train")
     page.get_by_role("link", name="Quick trial").or_(page.get_by_role("button", name="Quick trial")).click()
     for name, value in {"n_latents": "256", "tokens": "40000", "eval_tokens": "5000", "index_tokens": "20000",
-                        "name": "mine", "batch_tokens": "1024", "buffer_tokens": "20480"}.items():
+                        "name": "my-own", "batch_tokens": "1024", "buffer_tokens": "20480"}.items():
         field = page.locator(f"[name={name}]")
         if not field.is_visible():
             field.locator("xpath=ancestor::details/summary").click()
@@ -57,7 +57,7 @@ def test_from_home_to_a_steered_text_and_a_run_of_ones_own(page: Page, server: S
     expect(page).to_have_url(re.compile(r"/runs/train-"))
     expect(page.get_by_text("succeeded").first).to_be_visible(timeout=RUN_MS)
     page.screenshot(path=artefacts() / "run.png")
-    page.goto(server.address + "/demo/mine")
+    page.goto(server.address + "/demo/my-own")
     expect(page.get_by_role("link", name="Browse latents")).to_be_visible()
 
 
