@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,121 +9,19 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
-from sae.activations import context_batches
-from sae.autoencoder import Autoencoder
-from sae.corpus import Corpus
 from sae.index import scan as scan_module
 from sae.index.build import build, contexts_to_read, make_frame
 from sae.index.classes import TokenClasses
-from sae.index.company import IMPLIED_LIFT, IMPLIED_SHARE, IMPLIED_TOKENS, MIN_TOGETHER, SAMPLED
 from sae.index.scan import scan, scan_shard
 from sae.index.schema import BANDS, HIST_BINS, LOGIT_BINS, TABLES
 from sae.index.tables import make_tables
 from sae.index.writer import write_build
-from sae.lm import LanguageModel
-from sae.records import CLASS_SHARE, DENSE_DENSITY, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
+from sae.records import DENSE_DENSITY, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
 from sae.specs import IndexSettings
-from tests.toys import D, ToyModel, V, corpus_of, toy_corpus, toy_sae
+from tests.toys import ToyModel, corpus_of, toy_corpus, toy_sae
+from tests.unit.sae.index.dense import SETTINGS, Case
 from tests.unit.sae.index.test_shard import same
-
-SETTINGS = IndexSettings(index_tokens=10_000, top_contexts=3, band_contexts=2)
-
-
-@dataclass
-class Case:
-    """A build's file and the dense truth: one row a counted token, in no particular order."""
-
-    path: Path
-    sae: Autoencoder
-    lm: Any
-    corpus: Corpus
-    contexts: np.ndarray
-    acts_TL: np.ndarray  # float32, BOS rows included
-    ctx_T: np.ndarray
-    pos_T: np.ndarray
-    tok_T: np.ndarray
-    norm_T: np.ndarray
-
-    def __post_init__(self) -> None:
-        self.counted_T = self.pos_T > 0
-        self.l0_T = (self.acts_TL > 0).sum(axis=1)
-        self.n_counted = int(self.counted_T.sum())
-        self.con = duckdb.connect(str(self.path), read_only=True)
-        self.meta = {key: json.loads(value) for key, value in self.con.execute("FROM meta").fetchall()}
-
-    def rows(self, query: str) -> list[dict[str, Any]]:
-        cursor = self.con.execute(query)
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-    def firing(self, latent: int) -> np.ndarray:
-        return np.flatnonzero((self.acts_TL[:, latent] > 0) & self.counted_T)
-
-    def peaks(self, latent: int) -> list[tuple[float, int, int]]:
-        """(−activation, context, position) of the strongest firing in each context, strongest first."""
-        best: dict[int, tuple[float, int, int]] = {}
-        for t in self.firing(latent):
-            row = (-float(self.acts_TL[t, latent]), int(self.ctx_T[t]), int(self.pos_T[t]))
-            best[row[1]] = min(best.get(row[1], row), row)
-        return sorted(best.values())
-
-
-def dense_case(path: Path, lm: Any, sae: Autoencoder, corpus: Corpus, settings: IndexSettings = SETTINGS) -> Case:
-    """Build, and compute all pre-activations and the selection rule densely."""
-    build(lm, sae, corpus, settings, path, provenance={"run": "r", "command": "c"})
-    contexts = contexts_to_read(corpus, settings.index_tokens)
-    parts: list[tuple[np.ndarray, ...]] = []
-    for rows, tokens_PS, real_PS in context_batches(corpus, contexts):
-        x_TD = lm.activations(tokens_PS, sae.hook)[real_PS]
-        pre_TL = sae.pre_activations(x_TD)
-        if sae.config["architecture"] == "batch_topk":
-            kept_TL = pre_TL > sae.sparsity.threshold
-        else:
-            kept_TL = torch.zeros_like(pre_TL, dtype=torch.bool)
-            kept_TL.scatter_(1, pre_TL.argsort(dim=1, descending=True)[:, : sae.k], True)
-        acts_TL = torch.where(kept_TL & (pre_TL > 0), pre_TL, 0.0)
-        row_T, pos_T = real_PS.nonzero(as_tuple=True)
-        parts.append((acts_TL.numpy(), rows[row_T], pos_T.numpy(), tokens_PS[real_PS].numpy(),
-                      x_TD.norm(dim=1).numpy()))
-    return Case(path, sae, lm, corpus, contexts, *(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-@pytest.fixture(scope="module")
-def long_corpus() -> Corpus:
-    """Contexts longer than the window that a page shows, and longer than the bins of positions."""
-    return toy_corpus(24, 300, seed=3)
-
-
-@pytest.fixture(scope="module", params=["batch_topk", "topk, layer norm", "long contexts", "language model"])
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, long_corpus: Corpus) -> Case:
-    path = tmp_path_factory.mktemp("builds") / "b.duckdb"
-    if request.param == "batch_topk":
-        return dense_case(path, ToyModel(), toy_sae(), toy_corpus(90))
-    if request.param == "topk, layer norm":
-        return dense_case(path, SmoothModel(), toy_sae("topk", "layer_norm"), toy_corpus(70, seed=1))
-    if request.param == "long contexts":
-        return dense_case(path, ToyModel(), toy_sae(threshold=8.0), long_corpus)
-    lm: LanguageModel = request.getfixturevalue("demo_lm")
-    make = request.getfixturevalue("tiny_sae")
-    ids = lm.encode(Path(json.__file__).read_text(encoding="utf-8"))[: 20 * 23]
-    tokens = np.array(ids[: len(ids) // 23 * 23]).reshape(-1, 23)
-    tokens = np.concatenate([np.zeros((len(tokens), 1), dtype=np.int64), tokens], axis=1)
-    length = np.full(len(tokens), 24)
-    length[3], tokens[3, 2:] = 2, 0
-    sae = make("batch_topk", "layer_norm")
-    sae.b_enc_L[5] = -1000.0  # never fires
-    return dense_case(path, lm, sae, corpus_of(tokens, length))
-
-
-class SmoothModel(ToyModel):
-    """Without ties, which a choice of the k largest could settle in either way."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.token_VD = torch.randn(V, D, generator=torch.Generator().manual_seed(8))
-
 
 # ---- the table of latents
 
@@ -167,72 +63,6 @@ def test_counts_moments_and_histograms(case: Case) -> None:
         by_place = np.bincount(case.pos_T[t] * bins // case.corpus.context_length)
         assert row["single_token"] == (len(t) >= RARE_TOKENS and by_token.max() >= SINGLE_TOKEN_SHARE * len(t))
         assert row["position_bound"] == (len(t) >= RARE_TOKENS and by_place.max() >= POSITION_SHARE * len(t))
-
-
-def test_company_by_hand(case: Case) -> None:
-    """No toy latent fires more often than its sample holds tokens, so the figures are exact."""
-    if case.n_counted > 3000:
-        pytest.skip("estimates here; the sampling itself is tested by itself")
-    active_TL = case.acts_TL[case.counted_T] > 0
-    n_L = active_TL.sum(axis=0)
-    exact = set(np.flatnonzero(n_L <= SAMPLED))
-    seen = 0
-    for row in case.rows("FROM latent"):
-        latent = row["latent"]
-        shares = [row[name] for name in ("together_given", "together_lift", "together_phi")]
-        assert row["max_phi"] is None or not row["together_phi"] or row["max_phi"] == max(row["together_phi"])
-        if latent not in exact:
-            continue
-        for other, given, lift, phi in zip(row["together"], *shares, strict=True):
-            both = (active_TL[:, latent] & active_TL[:, other]).sum()
-            assert both >= MIN_TOGETHER
-            assert given == pytest.approx(both / n_L[latent], rel=1e-6)
-            assert lift == pytest.approx(given / (n_L[other] / case.n_counted), rel=1e-5)
-            assert phi == pytest.approx(np.corrcoef(active_TL[:, latent], active_TL[:, other])[0, 1], abs=1e-5)
-            seen += 1
-        implied = [o for o in range(case.sae.n_latents) if o != latent and n_L[latent] >= IMPLIED_TOKENS
-                   and (both := (active_TL[:, latent] & active_TL[:, o]).sum()) >= max(
-                       MIN_TOGETHER, IMPLIED_SHARE * n_L[latent])
-                   and both / n_L[latent] >= IMPLIED_LIFT * n_L[o] / case.n_counted]
-        assert set(row["implies"]) <= set(implied)
-        assert len(row["implies"]) == min(len(implied), 8)
-    assert seen > 0
-
-
-def test_first_and_last_places_and_classes(case: Case) -> None:
-    last = {c: max(case.pos_T[case.ctx_T == c]) for c in set(case.ctx_T)}
-    numbers = TokenClasses.of(case.lm.vocabulary()[0]).number.numpy()
-    for row in case.rows("FROM latent"):
-        t = case.firing(row["latent"])
-        assert row["n_first"] == int((case.pos_T[t] == 1).sum())
-        assert row["n_last"] == sum(case.pos_T[i] == last[case.ctx_T[i]] for i in t)
-        on_numbers = int(numbers[case.tok_T[t]].sum())
-        assert row["number"] == (len(t) >= RARE_TOKENS and on_numbers >= CLASS_SHARE * len(t))
-
-
-def test_fvu_by_position(case: Case) -> None:
-    x_TD = np.concatenate([case.lm.activations(tokens_PS, case.sae.hook)[real_PS].numpy()
-                           for _, tokens_PS, real_PS in context_batches(case.corpus, case.contexts)])
-    error_T = (x_TD - case.sae.reconstruct(torch.from_numpy(x_TD)).numpy()).astype(np.float64) ** 2
-    spread_T = (x_TD - x_TD[case.counted_T].mean(axis=0)).astype(np.float64) ** 2
-    for row in case.rows("FROM l0_position"):
-        here = case.pos_T == row["position"]
-        if row["position"] == 0:
-            assert row["fvu"] is None
-        else:
-            assert row["fvu"] == pytest.approx(error_T[here].sum() / spread_T[here].sum(), rel=1e-3)
-
-
-def test_the_map_is_of_living_directions(case: Case) -> None:
-    rows = case.rows("FROM latent ORDER BY latent")
-    assert case.meta["map"] == "PCA"
-    assert [row["map_x"] is None for row in rows] == [row["dead"] for row in rows]
-    living = [row["latent"] for row in rows if not row["dead"]]
-    W = case.sae.W_dec_LD[living].double().numpy()
-    W = W - W.mean(axis=0)
-    spread = np.linalg.svd(W, compute_uv=False)[:2] ** 2
-    got = np.array([[rows[i]["map_x"], rows[i]["map_y"]] for i in living])
-    assert (got**2).sum(axis=0) == pytest.approx(spread, rel=1e-4)
 
 
 def test_top_and_next_tokens_with_their_lift(case: Case) -> None:
@@ -352,22 +182,6 @@ def test_top_contexts_are_the_strongest_distinct_ones(case: Case) -> None:
         for row in rows:
             check_payload(case, row)
     assert collapsed or case.lm.info.id != "toy" or case.corpus.context_length > 128
-
-
-def test_snippets_are_the_strongest_contexts_cut_around_their_peaks(case: Case) -> None:
-    best = {row["latent"]: row for row in case.rows("FROM context WHERE band = 0 AND rank = 0")}
-    rows = case.rows("FROM snippet")
-    assert [row["latent"] for row in rows] == sorted(best)
-    for row in rows:
-        whole = best[row["latent"]]
-        shift = row["start"] - whole["start"]
-        assert 0 <= shift == max(whole["peak"] - 14, 0)
-        assert row["peak"] == whole["peak"] - shift
-        assert row["tokens"] == whole["tokens"][shift : whole["peak"] + 12]
-        inside = [(p - shift, v) for p, v in zip(whole["pos"], whole["val"], strict=True)
-                  if shift <= p < whole["peak"] + 12]
-        assert list(zip(row["pos"], row["val"], strict=True)) == inside
-        assert row["act"] == whole["act"]
 
 
 def test_bands_are_contexts_of_their_quantiles_that_are_not_on_top(case: Case) -> None:
