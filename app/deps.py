@@ -6,6 +6,7 @@ A handler that writes to the database commits by itself, where it knows the work
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, Request
@@ -114,3 +115,17 @@ WorkerDep = Annotated[WorkerClient, Depends(get_worker)]
 SupervisorDep = Annotated[Supervisor, Depends(get_supervisor)]
 SteeringDep = Annotated[SteeringRuns, Depends(get_steering)]
 QuestionsDep = Annotated[Questions, Depends(get_questions)]
+
+
+@dataclass
+class Tools:
+    """What an answer about the model needs: where things are, and whom to ask."""
+
+    db: SessionDep
+    catalog: CatalogDep
+    builds: BuildsDep
+    workspace: WorkspaceDep
+    questions: QuestionsDep
+
+
+ToolsDep = Annotated[Tools, Depends(Tools)]

@@ -7,15 +7,14 @@ of many latents.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from app import effects
-from app.deps import BuildsDep, CatalogDep, QuestionsDep, SessionDep, WorkspaceDep
+from app.deps import Tools, ToolsDep
 from app.errors import error_response, wants_json
 from app.models import LatentEffect, Sae
 from app.questions import Question, fault_words
@@ -28,20 +27,6 @@ from sae.errors import UserError
 router = APIRouter(include_in_schema=False)
 
 _PATIENCE_S = 2.5
-
-
-@dataclass
-class Tools:
-    """What every answer here needs."""
-
-    db: SessionDep
-    catalog: CatalogDep
-    builds: BuildsDep
-    workspace: WorkspaceDep
-    questions: QuestionsDep
-
-
-ToolsDep = Annotated[Tools, Depends(Tools)]
 
 
 @router.post("/effects/{model}/{name}/scores")

@@ -8,15 +8,14 @@ waited for a little, and, where that takes longer, asked for again by the page.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from app import labels
-from app.deps import BuildsDep, CatalogDep, QuestionsDep, SessionDep, WorkspaceDep
+from app.deps import SessionDep, Tools, ToolsDep
 from app.errors import wants_json
 from app.inspect_form import Asked, InspectForm, Place, View, check, form_of, read_form
 from app.inspect_result import Opened, Result, result, result_json
@@ -32,20 +31,6 @@ from sae.analysis_spec import MAX_TOP, InspectRequest
 router = APIRouter(include_in_schema=False)
 
 PATIENCE_S = 2.5  # how long a page waits for the worker before it shows what it waits for
-
-
-@dataclass
-class Tools:
-    """What every answer of this page needs."""
-
-    db: SessionDep
-    catalog: CatalogDep
-    builds: BuildsDep
-    workspace: WorkspaceDep
-    questions: QuestionsDep
-
-
-ToolsDep = Annotated[Tools, Depends(Tools)]
 
 
 @router.get("/inspect.json")
