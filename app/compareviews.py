@@ -102,5 +102,7 @@ def cosine_chart(comparison: Comparison, side: int, names: Sequence[str]) -> Mar
 
 def comparable(catalog: Catalog, sae: Sae) -> list[Sae]:
     """The SAEs that may be compared with this one: of the same model, writing in a space of the same width."""
+    if sae.weightless:
+        return []
     return [one for one in catalog.list_saes() if one.id != sae.id and one.model == sae.model
             and one.config.get("d_model") == sae.config.get("d_model") and not one.weightless]

@@ -69,10 +69,14 @@ class ListQuery:
         return self.string(sort=sort, descending=not self.descending if self.sort == sort else first)
 
     @property
+    def of_people(self) -> bool:
+        """Whether the list depends on what people wrote, and not on the build alone."""
+        return bool(self.label or self.labelled or self.tag or self.starred)
+
+    @property
     def plain(self) -> bool:
         """Whether every latent is listed."""
-        return not (self.flags or self.density or self.token or self.logit or self.label or self.labelled
-                    or self.tag or self.starred)
+        return not (self.flags or self.density or self.token or self.logit or self.of_people)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ from app.routes import (
     home,
     inspect,
     labels,
+    latent,
+    latents,
     login,
     runs,
     steer,
@@ -88,7 +90,7 @@ def create_app(
     # Last the features, whose `/{model}/{sae}` would take any address of two parts.
     for module in (
             health, login, api, add, admin, runs, steer, steer_runs, inspect, effects, compare, home, tokens, labels,
-            exports, features):
+            exports, latents, features, latent):
         _document_twins(module.router)
         app.include_router(
             module.router, max_body_size=settings.max_upload_bytes + UPLOAD_FORM_BYTES if module is add else None)

@@ -18,6 +18,7 @@ from app.worker.protocol import Busy, Event, Failed, Final, Loading, Part, Queue
 
 log = logging.getLogger(__name__)
 
+PATIENCE_S = 2.5  # how long a page waits for an answer before it shows what it waits for
 _ASKING = "asking the model worker"
 
 

@@ -253,7 +253,7 @@ def _meta(
         "median_resid_norm": 21.5, "hist_low": low, "hist_edges": edges.tolist(),
         "logit_edges": np.linspace(-3, 3, LOGIT_BINS + 1).tolist(),
         "bands": [{"band": b, "name": n, "q_low": low, "q_high": high} for b, n, low, high in BANDS],
-        "bos_l0": bos["l0"], "bos_token": int(tokens[0, 0]), "command": f"saescope index {sae_id}",
+        "bos_l0": bos["l0"], "bos_token": int(tokens[0, 0]), "command": f"saescope index {sae_id}", "map": "PCA",
     }
     return [{"key": key, "value": json.dumps(value)} for key, value in sorted(meta.items())]
 

@@ -12,13 +12,15 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import labels
+from app.catalog import Catalog
 from app.compareviews import Sides, comparable, cosine_chart
 from app.deps import AdminDep, BuildsDep, CatalogDep, SessionDep, SupervisorDep, WorkspaceDep
 from app.jobs import queue
 from app.models import Run, Sae
-from app.saepages import as_json, find_sae
+from app.saepages import as_json, find_sae, need_weights
 from app.templating import render
 from sae.comparisons import PARTNER_COSINE, PIECE_COSINE, Comparison, comparison_path
+from sae.errors import UserError
 from sae.specs import parse_spec
 from sae.workspace import Workspace
 
@@ -28,8 +30,13 @@ ROWS = 40
 VIEWS = {"pairs": "nearest pairs", "alone": "without a partner", "splits": "splits"}
 
 
-def _sae(catalog: CatalogDep, sae_id: str) -> Sae | None:
-    return find_sae(catalog, *sae_id.split("/", 1)) if sae_id.count("/") == 1 else None
+def _sae(catalog: Catalog, sae_id: str) -> Sae | None:
+    """The SAE, which must have weights; None where no SAE is named."""
+    if sae_id.count("/") != 1:
+        return None
+    sae = find_sae(catalog, *sae_id.split("/"))
+    need_weights(sae)
+    return sae
 
 
 @contextmanager
@@ -100,12 +107,14 @@ def show(
 
 @router.post("/compare")
 def start(
-    db: SessionDep, workspace: WorkspaceDep, supervisor: SupervisorDep, admin: AdminDep,
+    db: SessionDep, catalog: CatalogDep, workspace: WorkspaceDep, supervisor: SupervisorDep, admin: AdminDep,
     a: Annotated[str, Form()], b: Annotated[str, Form()],
 ) -> Response:
     """Queue the run that compares them."""
     spec = parse_spec("compare", {"a": a, "b": b})
-    comparison_path(workspace, a, b)
+    one, two = _sae(catalog, a), _sae(catalog, b)
+    if one is not None and two is not None and two.id not in {sae.id for sae in comparable(catalog, one)}:
+        raise UserError(f"b: {b} cannot be compared with {a}: another language model, or another width", "b")
     run = queue.enqueue(db, workspace, "compare", spec.model_dump(), admin.name)
     supervisor.wake()
     return RedirectResponse(f"/runs/{run.id}", 303)

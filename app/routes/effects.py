@@ -17,7 +17,7 @@ from app import effects
 from app.deps import Tools, ToolsDep
 from app.errors import error_response, wants_json
 from app.models import LatentEffect, Sae
-from app.questions import Question, fault_words
+from app.questions import PATIENCE_S, Question, fault_words
 from app.saepages import find_sae, need_weights, open_build
 from app.templating import is_htmx, render
 from app.worker.protocol import Ablate, Ablated, Score, Scored
@@ -26,7 +26,6 @@ from sae.errors import UserError
 
 router = APIRouter(include_in_schema=False)
 
-_PATIENCE_S = 2.5
 
 
 @router.post("/effects/{model}/{name}/scores")
@@ -76,7 +75,7 @@ async def show(request: Request, model: str, name: str, number: int, tools: Tool
     sae = find_sae(tools.catalog, model, name)
     need_weights(sae)
     going = [question for key in _keys(sae, number) if (question := tools.questions.going(key)) is not None]
-    return await _answer(request, tools, sae, number, asked=bool(going), patience_s=_PATIENCE_S)
+    return await _answer(request, tools, sae, number, asked=bool(going), patience_s=PATIENCE_S)
 
 
 @router.post("/effects/{model}/{name}/{number}")

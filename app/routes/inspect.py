@@ -22,7 +22,7 @@ from app.inspect_result import Opened, Result, result, result_json
 from app.inspect_sources import card_of, context_text, example, readings
 from app.inspect_view import MEASURES
 from app.models import Inspection, Sae
-from app.questions import Question, fault_words
+from app.questions import PATIENCE_S, Question, fault_words
 from app.saepages import open_build, strip
 from app.templating import is_htmx, render
 from app.worker.protocol import Inspect, Inspected
@@ -30,7 +30,6 @@ from sae.analysis_spec import MAX_TOP, InspectRequest
 
 router = APIRouter(include_in_schema=False)
 
-PATIENCE_S = 2.5  # how long a page waits for the worker before it shows what it waits for
 
 
 @router.get("/inspect.json")

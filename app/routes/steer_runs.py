@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.deps import QuestionsDep, SessionDep, SteeringDep, WorkspaceDep
 from app.errors import wants_json
-from app.questions import Question, fault_words
+from app.questions import PATIENCE_S, Question, fault_words
 from app.routes.steer import SourcesDep, form_page
 from app.steer_form import form_of
 from app.steer_readout import next_tables, readout_request, title_of
@@ -33,7 +33,6 @@ from sae.snippet import render as render_program
 
 router = APIRouter(include_in_schema=False)
 
-_PATIENCE_S = 2.5
 
 
 def get_found(db: SessionDep, runs: SteeringDep, run_id: str) -> Found:
@@ -132,7 +131,7 @@ async def next_tokens(
     steer = run.sweep.cells()[int(key)] if run.sweep else run.request
     asked = readout_request(steer, *texts, position)
     folders = {i.sae: str(workspace.sae(i.sae)) for i in steer.interventions}
-    patience_s = 60.0 if wants_json(request) else _PATIENCE_S
+    patience_s = 60.0 if wants_json(request) else PATIENCE_S
     question = await questions.ask((run.id, key, position), Readout(request=asked, folders=folders), patience_s)
     return await run_in_threadpool(_show_next, request, run, key, position, question)
 

@@ -1,0 +1,130 @@
+"""A single latent: its page, what people write on it, and the documents it fires in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, HTTPException, Request
+from fastapi.responses import RedirectResponse, Response
+
+from app import labels, latentviews
+from app.deps import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
+from app.documents import WINDOW, document_view, open_corpus
+from app.downloads import links_of_latent
+from app.errors import SignInNeeded
+from app.flagwords import FLAG_NAMES, FLAG_WORDS
+from app.listquery import ListQuery, resolve
+from app.models import Sae
+from app.relations import related_latents, relations
+from app.rulewords import rule_words
+from app.saepages import find_sae, json_response, latent_number, of_build, open_build, page
+from app.security import CSP_EMBED
+from app.templating import is_htmx, render
+from app.tokens_view import WINDOWS
+from sae.errors import UserError
+from sae.records import Latent
+from sae.store import Build
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/{model}/{name}/{number}.json")
+def latent_json(
+    request: Request, model: str, name: str, number: str, catalog: CatalogDep, builds: BuildsDep,
+) -> Response:
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        latent = _find_latent(build, sae, number)
+        return json_response(request, sae, build, lambda: _latent_values(build, latent))
+
+
+def _latent_values(build: Build, latent: Latent) -> dict[str, Any]:
+    contexts = build.contexts(latent.latent)
+    used = [f.token for f in [*latent.top_tokens, *latent.next_tokens]]
+    used += latent.rule.tokens if latent.rule else []
+    used += [t for t, _ in [*latent.logit_pos, *latent.logit_neg]] + [t for c in contexts for t in c.tokens]
+    edges = ("hist_low", "hist_edges", "logit_edges")
+    return {
+        "latent": latent, "contexts": contexts, **{name: build.meta[name] for name in edges},
+        "tokens": {t.token: t.piece for t in build.token_info(used).values()}}
+
+
+@router.get("/{model}/{name}/{number}")
+def latent(
+    request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
+    window: str = "short", nl: str = "", embed: str = "",
+) -> Response:
+    """The page people live on.  htmx asks for the contexts alone, with another window; `embed=1` is for a frame."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        found = _find_latent(build, sae, number)
+        window = window if window in WINDOWS else "short"
+        query = ListQuery.read(request.query_params)
+        shown: dict[str, Any] = {
+            "latent": found, "bands": latentviews.bands(build, found, window), "window": window,
+            "newlines": nl == "1", "windows": tuple(w for w in WINDOWS if w != "snippet"), "query": query}
+        if request.headers.get("HX-Target") == "contexts":
+            return of_build(render(request, "pages/_contexts.html", sae=sae, **shown), build, request)
+        adds, removes = latentviews.logit_lines(build, found)
+        shown |= {
+            "label": labels.get(db, sae.id, found.latent), "adds": adds, "removes": removes, "flag_names": FLAG_NAMES,
+            "activation_chart": latentviews.activation_chart(found, build.meta),
+            "rule": rule_words(found.rule, build.token_info(found.rule.tokens if found.rule else []))}
+        if embed == "1":
+            response = page(request, "pages/embed.html", sae, build.meta, **shown)
+            response.headers["Content-Security-Policy"] = CSP_EMBED
+            return response
+        asked = resolve(query, build, db, sae.id)
+        before, after = build.around(found.latent, asked.sort, asked.descending, asked.filters, asked.token)
+        if before is None and after is None:  # not in the list one came from: by number
+            before, after = build.around(found.latent)
+        fires_on, followed_by = latentviews.firing_lines(build, found)
+        return page(
+            request, "pages/latent.html", sae, build.meta, section="latents", **shown, before=before, after=after,
+            explanations=build.explanations(found.latent), exports=links_of_latent(sae, found.latent),
+            fires_on=fires_on, followed_by=followed_by, logit_chart=latentviews.logit_chart(found, build.meta),
+            flag_words=FLAG_WORDS,
+            relations=relations(build, found, labels.of_latents(db, sae.id, related_latents(found))))
+
+
+@router.get("/{model}/{name}/{number}/source/{ctx}")
+def source_document(
+    request: Request, model: str, name: str, number: str, ctx: int, catalog: CatalogDep, builds: BuildsDep,
+    workspace: WorkspaceDep, first: int | None = None,
+) -> Response:
+    """The document that a context was cut from, around it."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        latent = _find_latent(build, sae, number)
+        try:
+            view = document_view(build, open_corpus(build, workspace), latent, ctx, first)
+        except UserError as error:
+            raise HTTPException(404, str(error)) from None
+        return page(request, "pages/document.html", sae, build.meta, section="latents", latent=latent, ctx=ctx,
+                    view=view, window=WINDOW, json_url=None)
+
+
+@router.post("/{model}/{name}/{number}/label")
+def write_label(
+    request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, user: UserDep,
+    text: Annotated[str | None, Form()] = None, note: Annotated[str | None, Form()] = None,
+    tags: Annotated[str | None, Form()] = None, star: Annotated[str | None, Form()] = None,
+) -> Response:
+    """Store label, note, tags or star; whatever the form does not hold stays as it was."""
+    if user is None:
+        raise SignInNeeded
+    sae = find_sae(catalog, model, name)
+    latent = latent_number(sae, number)
+    label = labels.save(
+        db, sae.id, latent, user.name, text=text, note=note, tags=tags, star=None if star is None else star == "1")
+    if is_htmx(request):
+        return render(request, "pages/_label.html", sae=sae, number=latent, label=label, saved=True)
+    return RedirectResponse(f"/{sae.id}/{latent}", 303)
+
+
+def _find_latent(build: Build, sae: Sae, number: str) -> Latent:
+    found = build.latent(latent_number(sae, number))
+    if found is None:
+        said = "the imported file has no row for it" if sae.weightless else "make it anew"
+        raise HTTPException(404, f"Build {build.id} knows no latent {number} of {sae.id}; {said}.")
+    return found
