@@ -137,19 +137,24 @@ class _Step:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, settings: dict[str, Any]) -> Tensor:
-    """Attention [P, H, S, D / H]; without a mask it is causal."""
-    cap = settings["softcap"]
-    if cap is None:
+    """Attention [P, H, S, D / H]; without a mask it is causal.
+
+    One token of many rows on the CPU goes through plain products: torch's fused attention puts what each thread
+    computes where it finds room, and on some processors the last bit of a sum depends on that place.
+    """
+    cap, (P, H, S, D), (_, K, T, _) = settings["softcap"], q.shape, k.shape
+    if cap is None and (mask is None or S > 1 or q.is_cuda):
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=settings["scaling"],
-            enable_gqa=q.shape[1] != k.shape[1])
-    groups = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    scores = cap * torch.tanh(q @ k.transpose(2, 3) * (settings["scaling"] or q.shape[-1] ** -0.5) / cap)
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=settings["scaling"], enable_gqa=H != K)
+    grouped = (q * (settings["scaling"] or D**-0.5)).reshape(P, K, H // K * S, D)
+    scores = (grouped @ k.transpose(2, 3)).view(P, H, S, T)
+    if cap is not None:
+        scores = cap * torch.tanh(scores / cap)
     if mask is None:
-        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+        mask = torch.ones(S, T, dtype=torch.bool, device=q.device).tril()
     seen = mask if mask.dtype == torch.bool else mask == 0
-    out: Tensor = scores.masked_fill(~seen, -torch.inf).softmax(dim=-1) @ v
+    shares = scores.masked_fill(~seen, -torch.inf).softmax(dim=-1)
+    out: Tensor = (shares.view(P, K, H // K * S, T) @ v).view(P, H, S, v.shape[3])
     return out
 
 
