@@ -1,10 +1,11 @@
 """Held-out FVU of ours and of SAELens', after the same tokens with the same settings, for `benchmarks.quality`.
 
 Both train on the same stored activations (scaled once so that E‖y‖² = D; neither normalises further), in
-batches of 2,048, with Adam (0.9, 0.99), the same peak learning rate, warm-up, linear decay and norm of clipping,
-from the same b_dec and unit decoder rows; where there is a penalty, its coefficient, warm-up, first θ,
-bandwidth and gate bias are the same in the units of each.  What differs is each trainer's own: how its loss is
-scaled, its initial weights, how it treats decoder norms and dead latents, its precision.
+batches of 2,048, with Adam (0.9, 0.99), the same peak learning rate (several, one after the other), warm-up, linear
+decay and norm of clipping (1, of the summed squared error's gradient), from the same b_dec and unit decoder rows;
+where there is a penalty, its coefficient, warm-up, first θ, bandwidth and gate bias are the same in the units of
+each.  What differs is each trainer's own: how its loss is scaled, its initial weights, how it treats decoder norms
+and dead latents, its precision.
 
 Both artefacts are measured by one function (`sae.evaluate.reconstruction_metrics`), SAELens' after it has
 been read as any SAELens folder is, by the rule that its inference has.  FVUs are compared at the same L0:
@@ -12,15 +13,15 @@ been read as any SAELens folder is, by the rule that its inference has.  FVUs ar
     topk                      k decides
     batch_topk, matryoshka    one θ for all latents, put where the mean L0 of other held-out tokens is k, for both
     jumprelu, gated           ours is trained with the same coefficient and then with others until its L0 lies on
-                              both sides of SAELens', and its FVU interpolated there (log FVU, linear in log L0);
-                              an L0 that was not reached counts as missed
+                              both sides of SAELens' and not far apart, and its FVU interpolated there (log FVU,
+                              linear in log L0); an L0 that was not reached counts as missed
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,58 +44,67 @@ from sae.training_spec import prefix_sizes
 ARCHITECTURES = ("topk", "batch_topk", "jumprelu", "gated", "matryoshka")
 ONE_THETA = ("batch_topk", "matryoshka")
 LATENTS, K, BATCH, WARMUP, DECAY = 2048, 32, 2048, 50, 0.3
-LR = 2e-3
+RATES = (4e-3, 8e-3)
+CLIP_NORM = 1.0  # of a summed squared error, which is ours times the variance
 L0_COEFFICIENT, L1_COEFFICIENT = 2e-3, 0.12
-STEERED, FACTOR, TRIALS = ("jumprelu", "gated"), 2.5, 5  # how far to the next coefficient, and how many are tried
+STEERED = ("jumprelu", "gated")
+FACTOR, TRIALS = 2.0, 7  # to the next coefficient, and how many are tried
+NEAR = 1.5  # how far apart two L0s may be to interpolate between them
 Row = dict[str, Any]
+Point = tuple[float, float, float]  # factor on the coefficient, L0, FVU
 
 
 class Comparison:
     """The activations that both are trained on, and those that both are measured on."""
 
     def __init__(self, stored_ND: Tensor, calibration: list[Tensor], evaluation: list[Tensor], layer: int, steps: int,
-                 lr: float) -> None:
-        self.steps, self.lr, self.layer = steps, lr, layer
+                 ) -> None:
+        self.steps, self.layer = steps, layer
         scaled = Normalizer.fit("dataset", stored_ND[:100_000])
         self.train_ND = scaled.apply(stored_ND[: steps * BATCH].float())[0]
         self.calibration = [scaled.apply(x_ND)[0] for x_ND in calibration]
         self.evaluation = [scaled.apply(x_ND)[0] for x_ND in evaluation]
         self.start = Start.measure(self.train_ND[:32_768])
 
-    def rows(self, say: Callable[[str], None]) -> Iterator[Row]:
-        """One architecture after the other."""
+    def rows(self, rates: Sequence[float], say: Callable[[str], None]) -> Iterator[Row]:
+        """One architecture after the other, at every learning rate."""
         with tempfile.TemporaryDirectory() as folder:
             data = str(Path(folder) / "y.npy")
             np.save(data, self.train_ND.numpy())
             for architecture in ARCHITECTURES:
-                row = self.row(architecture, data, Path(folder) / architecture)
-                say(f"{architecture:12} saescope {row['fvu']:.4f}, SAELens {row['peer_fvu']:.4f} at L0 "
-                    f"{row['peer_l0']:.1f} ({row['seconds']:.0f} s and {row['peer_seconds']:.0f} s)")
-                yield row
+                for self.lr in rates:
+                    row = self.row(architecture, data, Path(folder) / f"{architecture}-{self.lr}")
+                    say(f"{architecture:12} {self.lr:g}: saescope {row['fvu']:.4f}, SAELens {row['peer_fvu']:.4f} "
+                        f"at L0 {row['peer_l0']:.1f} ({row['seconds']:.0f} s and {row['peer_seconds']:.0f} s)")
+                    yield row
 
     def row(self, architecture: str, data: str, folder: Path) -> Row:
         theirs, peer_seconds = self.peer(architecture, data, folder)
         own_rule = reconstruction_metrics(theirs, iter(self.evaluation))
         theirs = self._at_k(theirs, architecture)
         peer = reconstruction_metrics(theirs, iter(self.evaluation))
-        points, seconds, factor = [], 0.0, 1.0
-        while not points or (architecture in STEERED and len(points) < TRIALS and not _around(points, peer["l0"])):
+        points: list[Point] = []
+        seconds, factor = 0.0, 1.0
+        while factor:
             ours, took = self.ours(architecture, factor)
             found = reconstruction_metrics(self._at_k(ours, architecture), iter(self.evaluation))
-            points.append((found["l0"], found["fvu"]))
+            points.append((factor, found["l0"], found["fvu"]))
             seconds = seconds or took
-            factor *= FACTOR if found["l0"] > peer["l0"] else 1 / FACTOR
-        matched = architecture not in STEERED or _around(points, peer["l0"])
-        fvu = interpolated(points[-2:], peer["l0"]) if architecture in STEERED else points[0][1]
-        return {"architecture": architecture, "fvu": fvu, "matched": matched, "points": points, "peer_fvu": peer["fvu"],
-                "peer_l0": peer["l0"], "peer_own_rule": {name: own_rule[name] for name in ("l0", "fvu")},
-                "peer_dead": peer["dead"], "seconds": seconds, "peer_seconds": peer_seconds}
+            factor = next_factor(points, peer["l0"]) if architecture in STEERED and len(points) < TRIALS else 0.0
+        around = bracket(points, peer["l0"]) if architecture in STEERED else None
+        fvu = interpolated(around, peer["l0"]) if around else points[-1][2]
+        return {"architecture": architecture, "lr": self.lr, "fvu": fvu,
+                "matched": around is not None or architecture not in STEERED,
+                "points": points, "peer_fvu": peer["fvu"], "peer_l0": peer["l0"], "peer_dead": peer["dead"],
+                "peer_own_rule": {name: own_rule[name] for name in ("l0", "fvu")},
+                "seconds": seconds, "peer_seconds": peer_seconds}
 
     def ours(self, architecture: str, factor: float) -> tuple[Autoencoder, float]:
         spec = TrainSpec(
             architecture=architecture, n_latents=LATENTS, k=K, normalize="none", tokens=self.steps * BATCH,
             batch_tokens=BATCH, lr=self.lr, warmup_steps=WARMUP, decay_fraction=DECAY, l0_penalty="linear",
-            l0_coefficient=L0_COEFFICIENT * factor, l1_coefficient=L1_COEFFICIENT * factor)
+            l0_coefficient=L0_COEFFICIENT * factor, l1_coefficient=L1_COEFFICIENT * factor,
+            clip_norm=CLIP_NORM / self.start.variance)
         trained = train(spec, StoredActivations(self.train_ND, BATCH), torch.device("cpu"))
         return artefact(trained, {"normalize": "none", "architecture": architecture, "k": K, "n_latents": LATENTS,
                                   "site": {"layer": self.layer, "hook": resid_post(self.layer)}}), trained.seconds
@@ -137,31 +147,43 @@ class Comparison:
         return sae
 
 
-def _around(points: list[tuple[float, float]], l0: float) -> bool:
-    """Whether the last two points have an L0 between them."""
-    low, high = sorted(x for x, _ in points[-2:]) if len(points) > 1 else (math.inf, -math.inf)
-    return low <= l0 <= high
+def bracket(points: Sequence[Point], l0: float) -> tuple[Point, Point] | None:
+    """The nearest points whose L0s have `l0` between them."""
+    below, above = [p for p in points if p[1] <= l0], [p for p in points if p[1] > l0]
+    return (max(below, key=lambda p: p[1]), min(above, key=lambda p: p[1])) if below and above else None
 
 
-def interpolated(points: list[tuple[float, float]], l0: float) -> float:
-    """FVU at an L0 between two (L0, FVU)."""
-    (x0, y0), (x1, y1) = [(math.log(x), math.log(y)) for x, y in points]
-    return math.exp(y0 + (y1 - y0) * (math.log(l0) - x0) / (x1 - x0)) if x0 != x1 else points[0][1]
+def next_factor(points: Sequence[Point], l0: float) -> float:
+    """What to try next on the way to an L0; 0 where the points are near enough to it."""
+    around = bracket(points, l0)
+    if around is None:  # a larger coefficient means fewer latents
+        return points[-1][0] * (FACTOR if points[-1][1] > l0 else 1 / FACTOR)
+    below, above = around
+    if above[1] <= NEAR * below[1]:
+        return 0.0
+    share = math.log(l0 / below[1]) / math.log(above[1] / below[1])
+    return math.exp(math.log(below[0]) + share * math.log(above[0] / below[0]))
+
+
+def interpolated(around: tuple[Point, Point], l0: float) -> float:
+    """FVU at an L0 between those of two points."""
+    (_, x0, y0), (_, x1, y1) = around
+    return y0 * (y1 / y0) ** (math.log(l0 / x0) / math.log(x1 / x0))
 
 
 def as_table(rows: list[Row]) -> str:
     """Both FVUs."""
     return table(
-        ["architecture", "L0", "FVU, saescope", "FVU, SAELens", "ratio", "ours trained at (L0, FVU)",
+        ["architecture", "rate", "L0", "FVU, saescope", "FVU, SAELens", "ratio", "ours trained at (L0, FVU)",
          "SAELens by its own θ (L0, FVU)", "seconds, saescope", "SAELens"],
-        [[row["architecture"], f"{row['peer_l0']:.1f}", f"{row['fvu']:.4f}", f"{row['peer_fvu']:.4f}",
+        [[row["architecture"], f"{row['lr']:g}", f"{row['peer_l0']:.1f}", f"{row['fvu']:.4f}", f"{row['peer_fvu']:.4f}",
           f"{row['fvu'] / row['peer_fvu']:.3f}{'' if row['matched'] else ' (L0 not reached)'}",
-          ", ".join(f"{l0:.1f} {fvu:.4f}" for l0, fvu in row["points"]),
+          ", ".join(f"{l0:.1f} {fvu:.4f}" for _, l0, fvu in row["points"]),
           f"{row['peer_own_rule']['l0']:.1f} {row['peer_own_rule']['fvu']:.4f}", f"{row['seconds']:.0f}",
           f"{row['peer_seconds']:.0f}"] for row in rows])
 
 
 def bars(rows: list[Row]) -> list[dict[str, Any]]:
     """What was asked for: held-out FVU within 1% of SAELens' or better."""
-    return [bar(f"FVU over SAELens', {row['architecture']}", row["fvu"] / row["peer_fvu"], "≤ 1.01",
+    return [bar(f"FVU over SAELens', {row['architecture']}, rate {row['lr']:g}", row["fvu"] / row["peer_fvu"], "≤ 1.01",
                 row["matched"] and row["fvu"] <= 1.01 * row["peer_fvu"]) for row in rows]

@@ -100,7 +100,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=["peer", "grid", "both"], default="both")
     parser.add_argument("--peer-steps", type=int, default=300, help="batches of 2,048 that both are trained on")
-    parser.add_argument("--peer-lr", type=float, default=_quality_peer.LR, help="peak learning rate of both")
+    parser.add_argument("--peer-lr", type=float, nargs="+", default=_quality_peer.RATES,
+                        help="peak learning rates of both")
     parser.add_argument("--tokens", type=int, default=1_433_600, help="activations trained on (700 batches of 2,048)")
     parser.add_argument("--latents", type=int, default=2048)
     parser.add_argument("--lr", type=float, default=0.0, help="peak learning rate; 0: the program's own choice")
@@ -127,8 +128,8 @@ def against_peer(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Five architectures, ours and SAELens'."""
     bench = Bench(options.home, options.peer_steps * _quality_peer.BATCH, 100_000, 0)
     comparison = _quality_peer.Comparison(
-        bench.stored_ND, bench.calibration, bench.evaluation, LAYER, options.peer_steps, options.peer_lr)
-    return list(comparison.rows(lambda text: None if options.json else print(text, flush=True)))
+        bench.stored_ND, bench.calibration, bench.evaluation, LAYER, options.peer_steps)
+    return list(comparison.rows(options.peer_lr, lambda text: None if options.json else print(text, flush=True)))
 
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ class Trainee:
         self.steps_done = 0
         b_dec_D = start.b_dec_D.detach().clone().float().to(device)
         self.k_aux = spec.k_aux or len(b_dec_D) // 2
-        self.dead_after_tokens = spec.dead_after_tokens or min(10_000_000, spec.tokens // 10)
+        self.dead_after_tokens = spec.dead_after_tokens or min(10_000_000, spec.tokens // 50)
         self.sparsity: Sparsity = make(spec.architecture, spec.k)
         self.sparsity.group = group
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from sae.records import NEAR
 from sae.sites import Kind as Site
 from sae.sites import precedes
 
@@ -71,6 +72,9 @@ class IndexSettings(BaseSpec):
     band_contexts: int = setting(
         5, "Random contexts kept per latent from each quantile band of its firing activations",
         group="index", ge=0, le=100, why="four bands of five show whether the weak half means the same")
+    near_misses: int = setting(
+        3, f"Contexts kept per latent in which it stays silent, but comes within {NEAR:.0%} of firing; 0: none",
+        group="index", ge=0, le=100, why="they show what tells its firings from text that is much like them")
 
 
 class _What(BaseSpec):
@@ -166,6 +170,9 @@ class _Many(BaseSpec):
 class _How(BaseSpec):
     """What all dictionaries of a run share: rules, training, stream, evaluation."""
 
+    gate_weight: float = setting(
+        0.25, "Gated: weight of the gate's loss (L1 and reconstruction by the gate) beside FVU", group="rule",
+        gt=0, le=10, why="the paper has 1, which left FVU 2 to 4% higher at equal L0 in short runs")
     multi_topk: bool = setting(
         False, "TopK and BatchTopK: add an eighth of the loss at 4k, so that the SAE stays good when it is read with "
         "more latents than k", group="rule", why="Gao et al. 2024, section 5.3.1; costs a little at k itself")
@@ -206,7 +213,7 @@ class _How(BaseSpec):
     aux_alpha: float = setting(
         1 / 32, "Weight of the AuxK loss", group="training", ge=0, le=10, why="Gao et al. 2024, section 2.4")
     dead_after_tokens: int = setting(
-        0, "A latent silent for so many tokens is dead; 0: a tenth of the run, 10 M at the most",
+        0, "A latent silent for so many tokens is dead; 0: a fiftieth of the run, 10 M at the most",
         group="training", unit="tokens", ge=0, why="10 M is the literature's; a short run never reaches it")
     sparsity_warmup: float = setting(
         0.2, "Share of the steps, at the beginning, over which the penalties on L0 and L1 rise from 0",
@@ -218,7 +225,9 @@ class _How(BaseSpec):
         0, "ReLU and gated: steps between two resamplings of dead latents, in the first half of the run; 0: none",
         group="rule", unit="steps", ge=0, why="Bricken et al. 2023; AuxK cannot revive these, whose dead latents "
         "have no gradient at all")
-    clip_norm: float = setting(1.0, "Largest norm of the gradient", group="training", gt=0)
+    clip_norm: float = setting(
+        0.01, "Largest norm of the gradient of the loss, which is in units of FVU", group="training", gt=0,
+        why="large gradients of the first steps would slow Adam down for as long as it remembers them")
     shards: int = setting(
         1, "Processes that share the latents of one SAE; all processes of torchrun divided by it train on other tokens",
         group="training", unit="processes", ge=1, le=4096,

@@ -2,10 +2,11 @@
 
     gate  = z + b_enc             z = (y − b_dec) · W_encᵀ, the product that both paths share
     f     = 1[gate > 0] · ReLU(exp(r_mag) · z + b_mag)
-    loss  = FVU(f) + λ · mean_B Σ ReLU(gate) / √var + FVU(ReLU(gate), through a detached decoder)
+    loss  = FVU(f) + w · [λ · mean_B Σ ReLU(gate) / √var + FVU(ReLU(gate), through a detached decoder)]
 
 `b_enc` of the artefact is the paper's b_gate.  The last term teaches the gate, whose step lets no
-gradient through; the decoder and b_dec must not learn from it, or the L1 would shrink them.
+gradient through; the decoder and b_dec must not learn from it, or the L1 would shrink them.  The
+encoder, which both paths share, does: at the paper's w = 1 the gate has the greater say in it.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Gated(Sparsity):
         n_latents = spec.n_latents // self.group.shards
         self.r_mag_L = Parameter(torch.zeros(n_latents, device=device))
         self.b_mag_L = Parameter(torch.zeros(n_latents, device=device))
-        self.coefficient = spec.l1_coefficient
+        self.coefficient, self.gate_weight = spec.l1_coefficient, spec.gate_weight
 
     def parameters(self) -> dict[str, Parameter]:
         assert isinstance(self.r_mag_L, Parameter)
@@ -81,12 +82,13 @@ class Gated(Sparsity):
         self.r_mag_L.grad = gate.with_values(grad_value_N * scaled_N).latent_sum_L()
         self.b_mag_L.grad = gate.with_values(grad_value_N).latent_sum_L()
 
-        weight = l1_weight(self.coefficient, batch)
+        weight = self.gate_weight * l1_weight(self.coefficient, batch)
         penalty = weight * self.group.sum_latents(gate.value_N.sum())
         error_BD = batch.target_BD - (batch.decode(gate) + batch.b_dec_D)
-        grad_BD = error_BD * (-2.0 * batch.per_token)
+        per_token = self.gate_weight * batch.per_token
+        grad_BD = error_BD * (-2.0 * per_token)
         grad_gate_N = gate.sampled_product(grad_BD, batch.W_dec_LD) + weight
-        loss = result.loss + penalty + batch.per_token * error_BD.square().sum()
+        loss = result.loss + penalty + per_token * error_BD.square().sum()
         return Learned(gate.with_values(value_N).where(active_N), result.error_BD, loss, penalty,
                        gate.with_values(grad_gate_N + grad_value_N * gain_N), result.grad_W_dec_LD,
                        result.grad_b_dec_D, grad_b_enc_L=gate.with_values(grad_gate_N).latent_sum_L())

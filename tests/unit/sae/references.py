@@ -79,8 +79,9 @@ def reference(trainee: Trainee, y_BD: Tensor, target_BD: Tensor | None = None) -
         loss = fvu(codes_BL) + warm * spec.l0_coefficient * penalty
     elif spec.architecture == "gated":
         codes_BL = (pre_BL > 0) * (leaf["r_mag"].exp() * z_BL + leaf["b_mag"]).relu()
-        loss = (fvu(codes_BL) + warm * spec.l1_coefficient * acts_BL.sum(dim=1).mean() / spread
-                + fvu(acts_BL, leaf["W_dec"].detach(), leaf["b_dec"].detach()))
+        of_gate = (warm * spec.l1_coefficient * acts_BL.sum(dim=1).mean() / spread
+                   + fvu(acts_BL, leaf["W_dec"].detach(), leaf["b_dec"].detach()))
+        loss = fvu(codes_BL) + spec.gate_weight * of_gate
     elif spec.architecture == "matryoshka":
         codes_BL = acts_BL * strongest(acts_BL.detach(), spec.k, over_batch)
         sizes = prefix_sizes(spec.prefixes, spec.n_latents)
