@@ -31,6 +31,7 @@ from torch import Tensor
 from sae.architectures import REGISTRY, make
 from sae.errors import UserError
 from sae.kernels.codes import Codes
+from sae.kernels.select import entries_above
 from sae.normalization import KINDS, Normalizer
 from sae.rundir import write_json
 
@@ -105,7 +106,30 @@ class Autoencoder:
 
     def codes(self, x_BD: Tensor) -> Codes:
         """The active latents of raw activations `x_BD`, by the inference rule."""
-        codes = Codes.concatenate([self.sparsity.select(self.pre_activations(part)) for part in self.pieces(x_BD)])
+        return self._in_units(Codes.concatenate(
+            [self.sparsity.select(self.pre_activations(part)) for part in self.pieces(x_BD)]))
+
+    def codes_and_misses(self, x_BD: Tensor, share: float) -> tuple[Codes, Codes]:
+        """`codes`, and the pairs that are silent though what the input adds to the latent's bias is at least
+        1 − `share` of what it would take (of the k-th largest pre-activation, where tokens compete).
+
+        The values of these are their pre-activations.  With a share of 0 there are none.
+        """
+        if not share:
+            codes = self.codes(x_BD)
+            return codes, codes.where(torch.zeros_like(codes.token_N, dtype=torch.bool))
+        active, misses = [], []
+        for part in self.pieces(x_BD):
+            pre_BL = self.pre_activations(part)
+            active.append(self.sparsity.select(pre_BL))
+            border = self.sparsity.border(active[-1]).to(pre_BL.device)
+            bias = self.b_enc_L if border.ndim < 2 else 0.0
+            near = entries_above(pre_BL, border - share * (border - bias).clamp(min=0.0))
+            misses.append(near.where(~torch.isin(_flat(near), _flat(active[-1]))))
+        return self._in_units(Codes.concatenate(active)), self._in_units(Codes.concatenate(misses))
+
+    def _in_units(self, codes: Codes) -> Codes:
+        """The same with values in units of a unit-norm decoder."""
         if self.activation_scale_L is None:
             return codes
         return codes.with_values(codes.value_N * self.activation_scale_L[codes.latent_N])
@@ -179,6 +203,10 @@ class Autoencoder:
             raise UserError(f"sae: {folder / 'sae.safetensors'} cannot be read: {error}", "sae") from None
         _check_tensors(tensors, config, folder)
         return cls({name: tensor.float() for name, tensor in tensors.items()}, config)
+
+
+def _flat(codes: Codes) -> Tensor:
+    return codes.token_N * codes.n_latents + codes.latent_N
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ RARE_TOKENS = 10
 SINGLE_TOKEN_SHARE = 0.9
 POSITION_SHARE = 0.5
 CLASS_SHARE = 0.9
+NEAR = 0.1  # a latent that lacks less than this share of what it takes to fire has nearly fired
 
 # What each flag of a latent means; the index computes them by these numbers, the pages show the words.
 FLAGS = {
@@ -213,9 +214,13 @@ class L0Token:
 
 @dataclass(frozen=True)
 class Sample:
-    """A context with the number of active latents at each position."""
+    """A context with the number of active latents at each position.
+
+    `kind`: any, or of those whose tokens need `fewest` or `most` latents out of all that were read.
+    """
 
     sample: int
+    kind: str
     ctx: int
     document: str
     doc_offset: int

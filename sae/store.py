@@ -19,7 +19,7 @@ from typing import Any
 import duckdb
 
 from sae.errors import UserError
-from sae.index.schema import SCHEMA_VERSION
+from sae.index.schema import NEAR_BAND, SCHEMA_VERSION
 from sae.listing import DENSITIES, LIVING, Filters, Page, build_query, decode_cursor, density_clause, encode_cursor
 from sae.records import (
     FLAGS,
@@ -110,7 +110,7 @@ class Build:
         return _latent(rows[0]) if rows else None
 
     def contexts(self, latent: int) -> list[Context]:
-        """Its contexts: band 0 (strongest first), then the activation bands from strong to weak."""
+        """Its contexts: band 0 (strongest first), the activation bands from strong to weak, and near misses."""
         return [_context(row) for row in self._rows(
             "SELECT c.*, d.name AS document FROM context c LEFT JOIN document d USING (doc)"
             " WHERE c.latent = ? ORDER BY c.band, c.rank", [latent])]
@@ -126,10 +126,12 @@ class Build:
         return {row["latent"]: _context(row) for row in rows}
 
     def records(self, low: int, high: int, with_contexts: bool = True) -> list[tuple[Latent, list[Context]]]:
-        """The latents from `low` to below `high`, each with its contexts as `contexts` gives them (or with none)."""
+        """The latents from `low` to below `high`, each with its contexts as `contexts` gives them, near misses apart
+        (or with none)."""
         rows = self._rows(
             "SELECT c.*, d.name AS document FROM context c LEFT JOIN document d USING (doc)"
-            " WHERE c.latent >= ? AND c.latent < ? ORDER BY c.latent, c.band, c.rank", [low, high],
+            f" WHERE c.latent >= ? AND c.latent < ? AND c.band <> {NEAR_BAND} ORDER BY c.latent, c.band, c.rank",
+            [low, high],
         ) if with_contexts else []
         contexts: dict[int, list[Context]] = {}
         for row in rows:
@@ -327,7 +329,7 @@ class Build:
     def samples(self) -> list[Sample]:
         """The sample contexts, each with the latents per token at every position."""
         return [Sample(**row) for row in self._rows(
-            "SELECT s.sample, s.ctx, coalesce(d.name, '') AS document, s.doc_offset, s.tokens, s.l0"
+            "SELECT s.sample, s.kind, s.ctx, coalesce(d.name, '') AS document, s.doc_offset, s.tokens, s.l0"
             " FROM sample s LEFT JOIN document d USING (doc) ORDER BY s.sample")]
 
     def sample_latents(self, sample: int, position: int) -> list[tuple[int, float]]:

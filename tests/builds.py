@@ -131,7 +131,7 @@ def _tables(
     for number, ctx in enumerate(range(0, len(tokens), max(1, len(tokens) // 6))):
         values = acts.reshape(*tokens.shape, -1)[ctx]
         tables["sample"].append({
-            "sample": number, "ctx": ctx, "doc": int(doc[ctx]), "doc_offset": int(offset[ctx]),
+            "sample": number, "kind": "any", "ctx": ctx, "doc": int(doc[ctx]), "doc_offset": int(offset[ctx]),
             "tokens": tokens[ctx].tolist(), "l0": (values > 0).sum(axis=1).tolist()})
         for at, value in enumerate(values):
             strongest = np.argsort(-value, kind="stable")[: min(32, int((value > 0).sum()))]

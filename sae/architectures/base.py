@@ -108,6 +108,11 @@ class Sparsity(ABC):
         Where the rule is `independent`, the columns may be those of some `latents` only.
         """
 
+    def border(self, codes: Codes) -> Tensor:
+        """What a pre-activation has to exceed (or reach) to be active, where `codes` are those that are: one number,
+        one a latent [L] or one a token [B, 1]."""
+        return torch.zeros(())
+
     # ---- in training
 
     def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:  # noqa: B027

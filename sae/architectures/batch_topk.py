@@ -76,6 +76,9 @@ class BatchTopK(Sparsity):
             raise ValueError("this BatchTopK SAE has no threshold yet: train or calibrate it first")
         return above_threshold(pre_BL, self.threshold)
 
+    def border(self, codes: Codes) -> Tensor:
+        return torch.tensor(max(self.threshold or 0.0, 0.0))
+
     def observe(self, codes: Codes) -> None:
         """Add this batch's smallest kept activation to the mean; batches with none are passed over."""
         if self.group.any(len(codes.value_N) > 0):

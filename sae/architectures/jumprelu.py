@@ -55,6 +55,9 @@ class JumpReLU(Sparsity):
     def select(self, pre_BL: Tensor, latents: Tensor | None = None) -> Codes:
         return above_threshold(pre_BL, self.theta_L if latents is None else self.theta_L[latents])
 
+    def border(self, codes: Codes) -> Tensor:
+        return self.theta_L.detach().clamp(min=0.0)
+
     # ---- in training
 
     def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:

@@ -20,6 +20,7 @@ from sae.index.shard import Frame
 from sae.index.tables import make_tables
 from sae.index.writer import write_build
 from sae.lm import LanguageModel
+from sae.records import NEAR
 from sae.specs import IndexSettings
 
 _RANGE_CONTEXTS = 32  # read first, to place the bins of the activation histogram
@@ -39,15 +40,15 @@ def make_frame(
     """What all shards share; histogram bins are log-spaced over the activations of the first contexts,
     from their smallest to twice their largest.  Also the low end of the first bin."""
     first = list(encode(lm, sae, corpus, contexts[:_RANGE_CONTEXTS], TokenClasses.of(lm.vocabulary()[0])))
-    values = torch.cat([firings.value_N[firings.position_N > 0] for firings, _ in first])
-    norm = max(float(tokens.x_BD[tokens.position_B > 0].norm(dim=1).max()) for _, tokens in first)
+    values = torch.cat([firings.value_N[firings.position_N > 0] for firings, _, _ in first])
+    norm = max(float(tokens.x_BD[tokens.position_B > 0].norm(dim=1).max()) for _, tokens, _ in first)
     low, high = (float(values.min()), 2 * float(values.max())) if len(values) else (1e-3, 1.0)
     edges = np.geomspace(low * (1 - 1e-6), high, HIST_BINS + 1)
     frame = Frame(
         n_latents=sae.n_latents, d_vocab=lm.info.d_vocab, context_length=corpus.context_length,
         hist_edges=tuple(float(edge) for edge in edges[1:-1]), unit=float(2.0 ** np.ceil(np.log2(high))),
         norm_unit=float(2.0 ** np.ceil(np.log2(max(norm, 1e-30)))),
-        n_strong=4 * settings.top_contexts, n_bin=2 * settings.band_contexts)
+        n_strong=4 * settings.top_contexts, n_bin=2 * settings.band_contexts, n_near=settings.near_misses)
     return frame, float(edges[0])
 
 
@@ -80,5 +81,6 @@ def build(
         "settings": settings.model_dump(include=set(IndexSettings.model_fields)),
         "hist_low": hist_low, "hist_edges": list(frame.hist_edges), "bos_token": lm.bos_id,
         "bands": [{"band": b, "name": name, "q_low": low, "q_high": high} for b, name, low, high in BANDS],
+        "near": NEAR if settings.near_misses else None,
         **added, **provenance,
     })

@@ -19,7 +19,7 @@ from torch import Tensor
 from sae.corpus import Corpus
 from sae.index.pairs import rank_within
 from sae.index.peaks import Peaks
-from sae.index.schema import BANDS, TOP_BAND
+from sae.index.schema import BANDS, NEAR_BAND, TOP_BAND
 
 WINDOW = 128  # tokens shown at the most
 _BEFORE_PEAK = 96  # of them, where the context is longer
@@ -51,6 +51,12 @@ def choose(peaks: Peaks, corpus: Corpus, hist_LK: Tensor, n_top: int, n_strong: 
     band_N = torch.cat([torch.zeros_like(top_row), band_N[row]])
     duplicates_N = torch.cat([top_duplicates, torch.ones_like(row)])
     return _ordered(peaks, row_N, band_N, duplicates_N)
+
+
+def choose_near(near: Peaks) -> Chosen:
+    """All of the near misses."""
+    row_N = torch.arange(len(near.key_N))
+    return _ordered(near, row_N, torch.full_like(row_N, NEAR_BAND), torch.ones_like(row_N))
 
 
 def bands_of_bins(hist_LK: Tensor) -> Tensor:
@@ -96,7 +102,7 @@ def _sampled(peaks: Peaks, group_N: Tensor, row: Tensor) -> Tensor:
 
 def _ordered(peaks: Peaks, row_N: Tensor, band_N: Tensor, duplicates_N: Tensor) -> Chosen:
     """By latent, band, and falling activation (ties: lowest context)."""
-    group_N = peaks.latent_N[row_N] * (len(BANDS) + 1) + band_N
+    group_N = peaks.latent_N[row_N] * (NEAR_BAND + 1) + band_N
     # Rows of the peaks are sorted by (latent, context), so equal activations stay in that order
     # only if the first sort starts from it.
     order = torch.argsort(row_N)

@@ -90,10 +90,13 @@ def planar_map(W_LD: Tensor, living_L: Tensor) -> tuple[Tensor, str]:
 def nearest(
     W_LD: Tensor, living_L: Tensor, n_listed: int, check: Callable[[], None] = lambda: None
 ) -> tuple[Tensor, Tensor]:
-    """The living latents whose direction is nearest by cosine, itself left out: (ids, cosines) [L, K]."""
+    """The living latents whose direction is nearest by cosine: (ids, cosines) [L, K].
+
+    A latent is no neighbour of its own: where it is listed for want of others, its cosine is NaN.
+    """
     unit_LD = W_LD / W_LD.norm(dim=1, keepdim=True).clamp(min=1e-12)
     living_M = living_L.nonzero().squeeze(1).to(W_LD.device)
-    n_listed = min(n_listed, max(0, len(living_M) - 1))
+    n_listed = min(n_listed, len(living_M))
     ids, cosines = [], []
     for start in range(0, len(unit_LD), max(1, _RUN_ENTRIES // max(1, len(living_M)))):
         check()
@@ -102,5 +105,5 @@ def nearest(
         itself = living_M == torch.arange(start, start + len(run_RD), device=W_LD.device)[:, None]
         best = cosine_RM.masked_fill_(itself, -2.0).topk(n_listed, dim=1)
         ids.append(living_M[best.indices])
-        cosines.append(best.values)
+        cosines.append(torch.where(best.values < -1.5, torch.nan, best.values))
     return torch.cat(ids).cpu(), torch.cat(cosines).cpu()

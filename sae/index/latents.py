@@ -89,8 +89,11 @@ def _logit_columns(effects: LogitEffects) -> dict[str, Any]:
 
 
 def _nearest_columns(name: str, W_LD: Tensor, living_L: Tensor, check: Callable[[], None]) -> dict[str, Any]:
-    ids, cosines = nearest(W_LD, living_L, LISTED_LATENTS, check)
-    return {f"{name}s": _rows(ids.numpy().astype(np.int32)), f"{name}_cos": _rows(cosines.numpy())}
+    ids_LK, cosines_LK = (found.numpy() for found in nearest(W_LD, living_L, LISTED_LATENTS, check))
+    there_LK = ~np.isnan(cosines_LK)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(there_LK.sum(axis=1))]), pa.int32())
+    return {f"{name}s": pa.ListArray.from_arrays(offsets, ids_LK[there_LK].astype(np.int32)),
+            f"{name}_cos": pa.ListArray.from_arrays(offsets, cosines_LK[there_LK])}
 
 
 def _company_columns(shard: Shard, density_L: Tensor, check: Callable[[], None]) -> dict[str, Any]:

@@ -52,6 +52,16 @@ class Peaks:
         first = _first_strongest(key_M, value_M)
         return cls(key_M[first], position_M[first], value_M[first], bin_M[first], key_M, position_M, value_M)
 
+    @classmethod
+    def of_silence(
+        cls, latent_M: Tensor, context_M: Tensor, position_M: Tensor, value_M: Tensor, firing: Peaks
+    ) -> Peaks:
+        """The peaks among near misses, in contexts in which the latent never fires; without a payload."""
+        found = cls.find(latent_M, context_M, position_M, value_M, torch.zeros_like(latent_M))
+        silent = ~torch.isin(found.key_N, firing.key_N)
+        return cls(found.key_N[silent], found.position_N[silent], found.value_N[silent], found.bin_N[silent],
+                   found.payload_key_M[:0], found.payload_position_M[:0], found.payload_value_M[:0])
+
     def merge(self, other: Peaks) -> Peaks:
         """The peaks of two disjoint sets of contexts, not yet pruned."""
         both = {f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,11 +15,13 @@ from sae.autoencoder import Autoencoder
 from sae.checkpoint import load_checkpoint, save_checkpoint
 from sae.corpus import Corpus
 from sae.index.classes import TokenClasses
-from sae.index.shard import Firings, Frame, Shard, Tokens
+from sae.index.shard import Firings, Frame, Misses, Shard, Tokens
 from sae.lm import LanguageModel
-from sae.records import CLASSES
+from sae.records import CLASSES, NEAR
 
 SHARD_TOKENS = 65_536
+T = TypeVar("T", Firings, Tokens, Misses)
+Rows = TypeVar("Rows", Firings, Misses)
 
 
 def scan(
@@ -59,31 +62,38 @@ def scan_shard(
     classes: TokenClasses, update: Callable[[int], None] = lambda tokens: None,
 ) -> Shard:
     """The aggregates of some contexts, all at once."""
-    firings: list[Firings] = []
-    tokens: list[Tokens] = []
+    batches: list[tuple[Firings, Tokens, Misses]] = []
     n_tokens = 0
-    for batch_firings, batch_tokens in encode(lm, sae, corpus, contexts, classes):
-        firings.append(batch_firings)
-        tokens.append(batch_tokens)
-        n_tokens += int((batch_tokens.position_B > 0).sum())
+    for batch in encode(lm, sae, corpus, contexts, classes, NEAR if frame.n_near else 0.0):
+        batches.append(batch)
+        n_tokens += int((batch[1].position_B > 0).sum())
         update(n_tokens)
-    all_firings = Firings(*(torch.cat(column) for column in zip(*(vars(f).values() for f in firings), strict=True)))
-    all_tokens = Tokens(*(torch.cat(column) for column in zip(*(vars(t).values() for t in tokens), strict=True)))
-    counted = all_firings.position_N > 0
-    return Shard.of(frame, len(contexts), Firings(*(column[counted] for column in vars(all_firings).values())),
-                    all_tokens)
+    firings, tokens, misses = (_joined(list(column)) for column in zip(*batches, strict=True))
+    return Shard.of(frame, len(contexts), _counted(firings), tokens, _counted(misses))
+
+
+def _joined(parts: list[T]) -> T:
+    """The columns of all parts, one after the other."""
+    return type(parts[0])(*(torch.cat(column) for column in zip(*(vars(part).values() for part in parts), strict=True)))
+
+
+def _counted(rows: Rows) -> Rows:
+    """All but those of BOS."""
+    counted = rows.position_N > 0
+    return type(rows)(*(column[counted] for column in vars(rows).values()))
 
 
 def encode(
-    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, classes: TokenClasses
-) -> Iterator[tuple[Firings, Tokens]]:
-    """Firings and tokens of each forward pass, BOS included, on the CPU."""
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, classes: TokenClasses, near: float = 0.0,
+) -> Iterator[tuple[Firings, Tokens, Misses]]:
+    """Firings, tokens and near misses (those that lack less than `near`, none by default) of each forward pass,
+    BOS included, on the CPU."""
     for rows, tokens_PS, real_PS in context_batches(corpus, contexts):
         real_on_device = real_PS.to(lm.device)
         sites = list(dict.fromkeys([sae.hook, sae.out_hook]))
         read_BD, *rest = (x_PSD[real_on_device] for x_PSD in lm.activations_at(tokens_PS.to(lm.device), sites))
         x_BD = rest[0] if rest else read_BD
-        codes = sae.codes(read_BD)
+        codes, silent = sae.codes_and_misses(read_BD, near)
         error_B = (x_BD - sae.decode(codes, read_BD)).square().sum(dim=1)
         next_PS = torch.full_like(tokens_PS, -1)
         next_PS[:, :-1] = torch.where(real_PS[:, 1:], tokens_PS[:, 1:], -1)
@@ -94,7 +104,8 @@ def encode(
             context_B=torch.from_numpy(rows)[row_B], position_B=position_B, token_B=tokens_PS[real_PS],
             previous_B=torch.roll(tokens_PS, 1, dims=1)[real_PS], next_B=next_PS[real_PS],
             classes_B=classes_PS[real_PS], l0_B=codes.l0_B().cpu(), x_BD=x_BD.cpu(), error_B=error_B.cpu())
-        at_N = codes.token_N.cpu()
+        at_N, at_M = codes.token_N.cpu(), silent.token_N.cpu()
+        misses = Misses(silent.latent_N.cpu(), silent.value_N.cpu(), tokens.context_B[at_M], position_B[at_M])
         yield Firings(
             codes.latent_N.cpu(), codes.value_N.cpu(), tokens.context_B[at_N], position_B[at_N], tokens.token_B[at_N],
-            tokens.previous_B[at_N], tokens.next_B[at_N], tokens.l0_B[at_N], tokens.classes_B[at_N]), tokens
+            tokens.previous_B[at_N], tokens.next_B[at_N], tokens.l0_B[at_N], tokens.classes_B[at_N]), tokens, misses

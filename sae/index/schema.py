@@ -15,11 +15,12 @@ documents, context_length, created, seconds, settings (IndexSettings), median_re
 hist_low and hist_edges (lower end, and upper edges of the activation histogram's log-spaced
 bins, shared by all latents; the last bin is open),
 logit_edges (41 edges of the logit histogram; the outer bins are open), bands ([{"band", "name", "q_low", "q_high"}]),
+near (the share of what it takes that a near miss may lack; null where none were kept),
 company_tokens (firings of a latent that co-firing is estimated from), map ("PCA" or "UMAP" of the decoder rows),
 bos_l0 (the most usual L0 of BOS), bos_token (id), command (that recomputes the build).
 """
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 STORAGE_VERSION = "v1.5.0"
 ROW_GROUP = 8192
 HIST_BINS = 64
@@ -33,6 +34,8 @@ BANDS = (
     (3, "lower middle", 0.25, 0.50),
     (4, "weak", 0.00, 0.25),
 )
+
+NEAR_BAND = 5  # contexts in which a latent stays silent, but nearly fires
 
 # table -> (columns, sort order)
 TABLES: dict[str, tuple[str, str]] = {
@@ -69,6 +72,7 @@ TABLES: dict[str, tuple[str, str]] = {
     ),
     "context": (
         # band 0: strongest first, one a distinct window; bands 1..4: random, reproducible
+        # band 5: random ones in which it only nearly fires; act is its pre-activation there, and pos is empty
         # pos/val: where in the window the latent fires and how strongly; peak: index in the window
         "latent INTEGER, band UTINYINT, rank USMALLINT, act FLOAT, ctx BIGINT, doc INTEGER, doc_offset BIGINT,"
         " start USMALLINT, peak USMALLINT, tokens INTEGER[], pos USMALLINT[], val FLOAT[], duplicates INTEGER",
@@ -84,8 +88,10 @@ TABLES: dict[str, tuple[str, str]] = {
     "l0_hist": ("l0 INTEGER, n BIGINT, n_bos BIGINT", "l0"),
     "l0_position": ("position INTEGER, n BIGINT, sum_l0 BIGINT, sum_sq_l0 BIGINT, fvu FLOAT", "position"),
     "l0_token": ("token INTEGER, n BIGINT, sum_l0 BIGINT", "token"),
-    # sample contexts with the L0 of each position (BOS included); latents: the strongest of each position
-    "sample": ("sample INTEGER, ctx BIGINT, doc INTEGER, doc_offset BIGINT, tokens INTEGER[], l0 INTEGER[]", "sample"),
+    # contexts with the L0 of each position (BOS included); latents: the strongest of each position
+    # kind: any, or of those whose tokens need `fewest` or `most` latents out of all that were read
+    "sample": ("sample INTEGER, kind VARCHAR, ctx BIGINT, doc INTEGER, doc_offset BIGINT, tokens INTEGER[],"
+               " l0 INTEGER[]", "sample"),
     "sample_latent": (
         "sample INTEGER, position INTEGER, latents INTEGER[], acts FLOAT[]", "sample, position"),
     # of imported dashboards alone: a latent's own histogram edges, where `meta` has none for all; words for it

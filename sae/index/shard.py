@@ -1,8 +1,8 @@
 """What one piece of the text says about every latent; pieces merge exactly.
 
-Counts are int64 and sums of activations are fixed-point int64 (2^-30 of a power of two above
-the largest activation), so addition is associative to the last bit: a build made in two halves
-and merged is identical to one made in one go, whatever the order.
+Counts are int64 and sums are fixed-point int64, so addition is associative to the last bit: a build
+made in two halves and merged is identical to one made in one go, whatever the order.  Powers of
+activations, of which a weak latent's are tiny beside the strongest's, are summed in two words.
 
 *Counted* tokens are all real positions but BOS.  Shapes: L latents, V vocabulary, S positions,
 K histogram bins, N firings, B tokens.
@@ -17,16 +17,18 @@ import torch
 from torch import Tensor
 
 from sae.index.company import SAMPLED, Company
+from sae.index.extremes import Extremes
 from sae.index.pairs import PairCounts
 from sae.index.peaks import Peaks, hash31
 from sae.records import CLASSES
 
 _FIXED = 1 << 30
+_WORD = 25  # bits of the lower of two words; both together count in 2^-50
 _NORM_STEPS = 64  # bins per factor of 2 in the histogram of residual norms
 _NORM_BINS = 64 * 48
 _NORM_LOW = -16  # its lowest bin starts at 2^-16
 _MAX_POSITION_BINS = 256
-_SAME = 1e-7  # relative variance below which fixed-point activations cannot be told apart
+_SAME = 1e-7  # relative variance below which activations in float32 cannot be told apart
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Frame:
     norm_unit: float  # a power of two above the largest norm of what is reconstructed
     n_strong: int
     n_bin: int
+    n_near: int
 
     @property
     def n_bins(self) -> int:
@@ -64,6 +67,16 @@ class Firings:
     next_N: Tensor  # the following token, −1 at the end of a context
     l0_N: Tensor  # active latents on the firing's token
     classes_N: Tensor  # the token's classes, bit by bit in the order of `CLASSES`
+
+
+@dataclass
+class Misses:
+    """Pairs that nearly fired, with their pre-activations."""
+
+    latent_N: Tensor
+    value_N: Tensor
+    context_N: Tensor
+    position_N: Tensor
 
 
 @dataclass
@@ -93,9 +106,7 @@ class Shard:
     n_contexts_L: Tensor
     first_L: Tensor  # firings on the first and on the last token of a context
     last_L: Tensor
-    sum_L: Tensor
-    sum_square_L: Tensor
-    sum_cube_L: Tensor
+    powers_L32: Tensor  # Σ, Σ² and Σ³ of activations in units of the frame's, each in two words
     sum_l0_L: Tensor
     max_L: Tensor
     hist_LK: Tensor
@@ -116,11 +127,13 @@ class Shard:
     previous: PairCounts
     nexts: PairCounts
     peaks: Peaks
+    near: Peaks  # of contexts in which a latent only nearly fires; they have no payload
     company: Company
+    extremes: Extremes
 
     @classmethod
-    def of(cls, frame: Frame, contexts: int, firings: Firings, every: Tokens) -> Shard:
-        """Aggregate counted firings and all tokens."""
+    def of(cls, frame: Frame, contexts: int, firings: Firings, every: Tokens, misses: Misses) -> Shard:
+        """Aggregate counted firings, all tokens and counted near misses."""
         L, V, S = frame.n_latents, frame.d_vocab, frame.context_length
         latent_N, value_N = firings.latent_N, firings.value_N
         edges = torch.tensor(frame.hist_edges, dtype=torch.float32)
@@ -145,9 +158,7 @@ class Shard:
             n_contexts_L=torch.bincount(peaks.latent_N, minlength=L),
             first_L=torch.bincount(latent_N[firings.position_N == 1], minlength=L),
             last_L=torch.bincount(latent_N[~has_next], minlength=L),
-            sum_L=_sums(latent_N, _fixed(relative_N), L),
-            sum_square_L=_sums(latent_N, _fixed(relative_N.square()), L),
-            sum_cube_L=_sums(latent_N, _fixed(relative_N.pow(3)), L),
+            powers_L32=torch.stack([_wide_sums(latent_N, relative_N.pow(power), L) for power in (1, 2, 3)], dim=1),
             sum_l0_L=_sums(latent_N, firings.l0_N, L),
             max_L=torch.zeros(L).scatter_reduce_(0, latent_N, value_N, "amax"),
             hist_LK=torch.bincount(latent_N * frame.n_bins + bin_N, minlength=L * frame.n_bins).view(L, -1),
@@ -171,7 +182,10 @@ class Shard:
             previous=pairs(firings.previous_N),
             nexts=pairs(firings.next_N, has_next),
             peaks=peaks.prune(frame.n_strong, frame.n_bin, frame.n_bins),
+            near=Peaks.of_silence(misses.latent_N, misses.context_N, misses.position_N, misses.value_N, peaks).prune(
+                0, frame.n_near, 1),
             company=Company.find(firings.context_N * S + firings.position_N, latent_N).prune(SAMPLED),
+            extremes=Extremes.find(tokens.context_B, tokens.l0_B, least=S // 2).prune(),
         )
 
     @property
@@ -188,17 +202,21 @@ class Shard:
                 merged[f.name] = torch.maximum(mine, theirs)
             elif isinstance(mine, PairCounts):
                 merged[f.name] = mine.merge(theirs)
+            elif f.name == "near":
+                merged[f.name] = mine.merge(theirs).prune(0, frame.n_near, 1)
             elif isinstance(mine, Peaks):
                 merged[f.name] = mine.merge(theirs).prune(frame.n_strong, frame.n_bin, frame.n_bins)
             elif isinstance(mine, Company):
                 merged[f.name] = mine.merge(theirs).prune(SAMPLED)
+            elif isinstance(mine, Extremes):
+                merged[f.name] = mine.merge(theirs).prune()
             else:
                 merged[f.name] = mine + theirs
         return Shard(**merged)
 
     def mean_L(self, frame: Frame) -> Tensor:
         """Mean activation over the tokens on which each latent fires (float64; NaN where it never does)."""
-        return self._moment_L(self.sum_L) * frame.unit
+        return self._moments_3L[0] * frame.unit
 
     def std_L(self, frame: Frame) -> Tensor:
         """Standard deviation over the same tokens."""
@@ -206,17 +224,22 @@ class Shard:
 
     def skew_L(self) -> Tensor:
         """Third standardised moment over the same tokens; NaN where all activations are the same."""
-        mean_L, variance_L = self._moment_L(self.sum_L), self._variance_L
-        third_L = self._moment_L(self.sum_cube_L) - mean_L * (3 * variance_L + mean_L.square())
+        mean_L, _, cube_L = self._moments_3L
+        variance_L = self._variance_L
+        third_L = cube_L - mean_L * (3 * variance_L + mean_L.square())
         spread_L = torch.where(variance_L > _SAME * mean_L.square(), variance_L, torch.nan)
         return third_L / spread_L.pow(1.5)
 
     @property
     def _variance_L(self) -> Tensor:
-        return (self._moment_L(self.sum_square_L) - self._moment_L(self.sum_L).square()).clamp(min=0)
+        mean_L, square_L, _ = self._moments_3L
+        return (square_L - mean_L.square()).clamp(min=0)
 
-    def _moment_L(self, sum_L: Tensor) -> Tensor:
-        return sum_L.double() / _FIXED / self.n_tokens_L
+    @property
+    def _moments_3L(self) -> Tensor:
+        """Means of the first three powers, in units of the frame's; NaN where a latent never fires."""
+        upper_L3, lower_L3 = self.powers_L32.double().unbind(dim=2)
+        return (upper_L3 / (1 << _WORD) + lower_L3 / (1 << 2 * _WORD)).T / self.n_tokens_L
 
     def fvu_S(self) -> Tensor:
         """FVU at each position, around the mean of all counted tokens; NaN where there are none."""
@@ -239,13 +262,13 @@ class Shard:
 
     def state(self) -> dict[str, Any]:
         """As plain dicts of tensors, for a checkpoint."""
-        return {f.name: vars(value) if isinstance(value, PairCounts | Peaks | Company) else value
+        return {f.name: value if isinstance(value, Tensor | int) else vars(value)
                 for f in fields(self) for value in [getattr(self, f.name)]}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Shard:
         parts: dict[str, Any] = {"tokens": PairCounts, "previous": PairCounts, "nexts": PairCounts, "peaks": Peaks,
-                                 "company": Company}
+                                 "near": Peaks, "company": Company, "extremes": Extremes}
         return cls(**{name: parts[name](**value) if name in parts else value for name, value in state.items()})
 
 
@@ -275,6 +298,13 @@ def _by_class(classes_N: Tensor, index_N: Tensor, held_N: Tensor, size: int) -> 
 
 def _sums(index_N: Tensor, value_N: Tensor, size: int) -> Tensor:
     return torch.zeros(size, dtype=torch.int64).index_add_(0, index_N, value_N)
+
+
+def _wide_sums(index_N: Tensor, relative_N: Tensor, size: int) -> Tensor:
+    """[size, 2]: the upper and the lower words of sums of numbers that are not much above 1."""
+    fixed_N = (relative_N * (1 << 2 * _WORD)).round().long()
+    return torch.stack([_sums(index_N, fixed_N >> _WORD, size), _sums(index_N, fixed_N & ((1 << _WORD) - 1), size)],
+                       dim=1)
 
 
 def _moments(index_B: Tensor, value_B: Tensor, size: int) -> Tensor:

@@ -16,7 +16,7 @@ from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
 from sae.index.classes import TokenClasses
 from sae.index.company import SAMPLED
-from sae.index.contexts import choose, context_table, window_tokens
+from sae.index.contexts import choose, choose_near, context_table, window_tokens
 from sae.index.directions import logit_effects, planar_map
 from sae.index.latents import latent_table
 from sae.index.pairs import TopPairs, rank_within, with_lift
@@ -47,12 +47,15 @@ def make_tables(
         "token": _token_table(lm, shard),
         "document": pa.table({"doc": np.arange(len(corpus.documents), dtype=np.int32), "name": corpus.documents}),
         "latent": latent_table(sae, shard, frame, tokens, effects, map_L2, check),
-        "context": context_table(shard.peaks, chosen, corpus),
+        "context": pa.concat_tables([context_table(shard.peaks, chosen, corpus),
+                                     context_table(shard.near, choose_near(shard.near), corpus)]),
         "token_latent": _token_latent_table(tokens),
         "l0_hist": _l0_table(shard),
         "l0_position": _l0_position_table(shard),
         "l0_token": _l0_token_table(shard),
-        **_sample_tables(lm, sae, corpus, contexts),
+        **_sample_tables(lm, sae, corpus, {
+            "any": contexts[:SAMPLES], "fewest": shard.extremes.fewest().numpy(),
+            "most": shard.extremes.most().numpy()}),
     }
     return tables, {
         "logit_edges": effects.edges.tolist(), "bos_l0": int(bos.argmax()) if int(bos.sum()) else None,
@@ -92,17 +95,17 @@ def _l0_token_table(shard: Shard) -> pa.Table:
 
 
 def _sample_tables(
-    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: dict[str, np.ndarray]
 ) -> dict[str, pa.Table]:
-    """Whole contexts with the L0 and the strongest latents of every position, BOS included.
+    """Whole contexts, by kind, with the L0 and the strongest latents of every position, BOS included.
 
-    The contexts are the first of the scan's order, which is a shuffle of the text: the same for
+    Those of any kind are the first of the scan's order, which is a shuffle of the text: the same for
     every SAE that is indexed over this text, so that two SAEs can be shown side by side.
     """
-    chosen = contexts[:SAMPLES]
+    chosen = np.concatenate(list(contexts.values()))
     length = corpus.length[chosen].astype(np.int64)
     l0, latents = [], []
-    for firings, tokens in encode(lm, sae, corpus, chosen, TokenClasses.of(lm.vocabulary()[0])):
+    for firings, tokens, _ in encode(lm, sae, corpus, chosen, TokenClasses.of(lm.vocabulary()[0])):
         l0.append(tokens.l0_B)
         token_N = torch.arange(len(tokens.l0_B)).repeat_interleave(tokens.l0_B)
         order = torch.argsort(firings.value_N, descending=True, stable=True)
@@ -114,7 +117,8 @@ def _sample_tables(
     list_offsets = pa.array(np.concatenate([[0], count_B.cumsum(0).numpy()]), pa.int32())
     return {
         "sample": pa.table({
-            "sample": np.arange(len(chosen), dtype=np.int32), "ctx": chosen, "doc": corpus.doc[chosen],
+            "sample": np.arange(len(chosen), dtype=np.int32),
+            "kind": [kind for kind, some in contexts.items() for _ in some], "ctx": chosen, "doc": corpus.doc[chosen],
             "doc_offset": corpus.offset[chosen],
             "tokens": window_tokens(corpus, chosen, np.zeros_like(length), length),
             "l0": pa.ListArray.from_arrays(offsets, torch.cat(l0).int().numpy())}),

@@ -115,7 +115,8 @@ def test_a_rows_bits_do_not_depend_on_its_place_or_company(
 ) -> None:
     model = demo if name == "demo" else models(name)
     generator = torch.Generator().manual_seed(0)
-    texts = [torch.randint(1, 8192, (n,), generator=generator).tolist() for n in (1, 3, 40, 63, 64, 65, 90, *range(110, 119))]
+    lengths = (1, 3, 40, 63, 64, 65, 90, *range(110, 119))
+    texts = [torch.randint(1, 8192, (n,), generator=generator).tolist() for n in lengths]
     d_vocab = model.lm.info.d_vocab
     texts = [[0, *(i % d_vocab for i in text)] for text in texts]
     places = dict(zip([2, 0, 15, 7, 8, 9, 1, 12, 3, 4, 5, 6, 10, 11, 13, 14], texts, strict=True))

@@ -18,7 +18,7 @@ from sae.index.build import build, contexts_to_read
 from sae.specs import IndexSettings
 from tests.toys import D, ToyModel, V
 
-SETTINGS = IndexSettings(index_tokens=10_000, top_contexts=3, band_contexts=2)
+SETTINGS = IndexSettings(index_tokens=10_000, top_contexts=3, band_contexts=2, near_misses=2)
 
 
 @dataclass
@@ -31,10 +31,13 @@ class Case:
     corpus: Corpus
     contexts: np.ndarray
     acts_TL: np.ndarray  # float32, BOS rows included
+    pre_TL: np.ndarray
+    near_TL: np.ndarray  # silent, and lacks less than a tenth of what it takes
     ctx_T: np.ndarray
     pos_T: np.ndarray
     tok_T: np.ndarray
     norm_T: np.ndarray
+    small: bool = False  # so small that of some kinds there may be nothing to check
 
     def __post_init__(self) -> None:
         self.counted_T = self.pos_T > 0
@@ -69,14 +72,19 @@ def dense_case(path: Path, lm: Any, sae: Autoencoder, corpus: Corpus, settings: 
         x_TD = lm.activations(tokens_PS, sae.hook)[real_PS]
         pre_TL = sae.pre_activations(x_TD)
         if sae.config["architecture"] == "batch_topk":
-            kept_TL = pre_TL > sae.sparsity.threshold
+            border = torch.full_like(pre_TL, max(sae.sparsity.threshold or 0.0, 0.0))
+            kept_TL = pre_TL > border
+            floor_TL = border - 0.1 * (border - sae.b_enc_L).clamp(min=0)
         else:
             kept_TL = torch.zeros_like(pre_TL, dtype=torch.bool)
             kept_TL.scatter_(1, pre_TL.argsort(dim=1, descending=True)[:, : sae.k], True)
+            border = pre_TL.sort(dim=1, descending=True).values[:, sae.k - 1 : sae.k].clamp(min=0)
+            floor_TL = border - 0.1 * border
         acts_TL = torch.where(kept_TL & (pre_TL > 0), pre_TL, 0.0)
+        near_TL = (pre_TL > floor_TL) & (acts_TL == 0)
         row_T, pos_T = real_PS.nonzero(as_tuple=True)
-        parts.append((acts_TL.numpy(), rows[row_T], pos_T.numpy(), tokens_PS[real_PS].numpy(),
-                      x_TD.norm(dim=1).numpy()))
+        parts.append((acts_TL.numpy(), pre_TL.numpy(), near_TL.numpy(), rows[row_T], pos_T.numpy(),
+                      tokens_PS[real_PS].numpy(), x_TD.norm(dim=1).numpy()))
     return Case(path, sae, lm, corpus, contexts, *(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 

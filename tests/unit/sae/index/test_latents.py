@@ -40,7 +40,7 @@ def test_company_by_hand(case: Case) -> None:
                    and both / n_L[latent] >= IMPLIED_LIFT * n_L[o] / case.n_counted]
         assert set(row["implies"]) <= set(implied)
         assert len(row["implies"]) == min(len(implied), 8)
-    assert seen > 0
+    assert case.small or seen > 0
 
 
 def test_first_and_last_places_and_classes(case: Case) -> None:
@@ -69,9 +69,13 @@ def test_fvu_by_position(case: Case) -> None:
 
 def test_the_map_is_of_living_directions(case: Case) -> None:
     rows = case.rows("FROM latent ORDER BY latent")
+    living = [row["latent"] for row in rows if not row["dead"]]
+    if len(living) < 3:
+        assert case.meta["map"] == "none"
+        assert all(row["map_x"] is None for row in rows)
+        return
     assert case.meta["map"] == "PCA"
     assert [row["map_x"] is None for row in rows] == [row["dead"] for row in rows]
-    living = [row["latent"] for row in rows if not row["dead"]]
     W = case.sae.W_dec_LD[living].double().numpy()
     W = W - W.mean(axis=0)
     spread = np.linalg.svd(W, compute_uv=False)[:2] ** 2

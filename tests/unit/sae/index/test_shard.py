@@ -15,12 +15,12 @@ from sae.checkpoint import load_checkpoint, save_checkpoint
 from sae.index.company import SAMPLED, Company
 from sae.index.pairs import rank_within
 from sae.index.peaks import Peaks
-from sae.index.shard import Firings, Frame, Shard, Tokens, held_out
+from sae.index.shard import Firings, Frame, Misses, Shard, Tokens, held_out
 from sae.records import CLASSES
 
 L, V, S, D, C = 5, 7, 6, 3, len(CLASSES)
 FRAME = Frame(n_latents=L, d_vocab=V, context_length=S, hist_edges=(0.6, 1.1, 2.3), unit=4.0, norm_unit=16.0,
-              n_strong=2, n_bin=1)
+              n_strong=2, n_bin=1, n_near=2)
 
 
 class Text:
@@ -33,6 +33,8 @@ class Text:
         values = torch.randint(1, 7, (n_contexts, S, L), generator=generator) / 2
         fires = torch.rand(n_contexts, S, L, generator=generator) < density
         fires[..., 4] = False
+        misses = torch.rand(n_contexts, S, L, generator=generator) < 0.3  # silent, and nearly firing
+        self.near_CSL = torch.where(misses & ~fires, torch.randint(-2, 3, (n_contexts, S, L), generator=generator), 9)
         self.acts_CSL = torch.where(fires, values, 0.0)
         self.x_CSD = 4 * torch.randn(n_contexts, S, D, generator=generator)
         self.error_CS = torch.rand(n_contexts, S, generator=generator)
@@ -46,6 +48,7 @@ class Text:
         """What a scan would make of these contexts, in this order."""
         tokens: list[Tokens] = []
         firings: list[Firings] = []
+        misses: list[Misses] = []
         for c in contexts:
             n = int(self.length_C[c])
             acts, token = self.acts_CSL[c, :n], self.tokens_CS[c, :n]
@@ -58,10 +61,15 @@ class Text:
             tokens.append(one)
             firings.append(Firings(latent, acts[at, latent], one.context_B[at], at, token[at], one.previous_B[at],
                                    one.next_B[at], one.l0_B[at], one.classes_B[at]))
+            near = self.near_CSL[c, :n].float()
+            at, latent = (near < 9).nonzero(as_tuple=True)
+            at, latent = at[at > 0], latent[at > 0]
+            misses.append(Misses(latent, near[at, latent], one.context_B[at], at))
         return Shard.of(
             FRAME, len(contexts),
             Firings(*(torch.cat(column) for column in zip(*(vars(f).values() for f in firings), strict=True))),
-            Tokens(*(torch.cat(column) for column in zip(*(vars(t).values() for t in tokens), strict=True))))
+            Tokens(*(torch.cat(column) for column in zip(*(vars(t).values() for t in tokens), strict=True))),
+            Misses(*(torch.cat(column) for column in zip(*(vars(m).values() for m in misses), strict=True))))
 
 
 def same(a: Any, b: Any) -> bool:
