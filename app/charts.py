@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from app.formats import compact, number
+from app.zoom import Zoom
 
 Format = Callable[[float], str]
 Line = tuple[str, list[tuple[float, float]]]  # label, points that can be drawn
@@ -148,33 +149,40 @@ def line_chart(
 def histogram(
     bars: Sequence[Bar], *, title: str, x_label: str = "", y_label: str = "", width: int = 420, height: int = 200,
     log_x: bool = False, log_y: bool = False, markers: Sequence[Marker] = (), shades: Sequence[Shade] = (),
-    outline: Sequence[Bar] = (), outline_label: str = "", label: str = "", table: bool = True,
+    outlines: Sequence[tuple[str, Sequence[Bar]]] = (), label: str = "", table: bool = True,
     x_format: Format = tick_text, y_format: Format = compact, tick_format: Format | None = None,
-    y_top: float | None = None,
+    y_top: float | None = None, zoom: Zoom | None = None,
 ) -> Markup:
-    """Bars, perhaps with a second histogram as an outline over them (same x and y units).
+    """Bars, perhaps with further histograms as named outlines over them (same x and y units).
 
     `y_top` cuts the y axis there; what is higher runs out at the top.  `tick_format` writes the
     y axis' ticks.  With `log_y` a bin of 1 still shows: the axis begins at 0.5 (or below the least positive value).
+    With `zoom` a stretch of the x axis can be asked for.
     """
-    counted = [*bars, *outline]
+    if zoom:
+        bars, outlines = zoom.within(bars), [(name, zoom.within(some)) for name, some in outlines]
+        y_top = y_top if zoom.low is None else None
+    counted = [*bars, *(bar for _, some in outlines for bar in some)]
     if not any(bar.n > 0 for bar in counted):
         return _figure(title, y_label, width, "", "", Markup('<p class="muted">Nothing was counted.</p>'))
     top = max(bar.n for bar in counted)
     least = min(bar.n for bar in counted if bar.n > 0)
     x_axis = Axis(min(b.low for b in counted), max(b.high for b in counted), _LEFT, width - _RIGHT, log_x)
+    markers = [marker for marker in markers if x_axis.low <= marker.x <= x_axis.high]
     top = y_top or top * (1.3 if log_y else 1.05)
     y_axis = Axis(least / 2 if log_y else 0.0, top, height - _BOTTOM, _TOP, log_y)
     parts = [_shade(shade, x_axis, height) for shade in shades]
     parts.append(_axes(x_axis, y_axis, width, height, x_label, tick_format or tick_text))
     parts.extend(_bar(bar, x_axis, y_axis, height - _BOTTOM, x_format, y_format) for bar in bars if bar.n > 0)
-    if outline:
-        parts.append(_outline(outline, x_axis, y_axis, height - _BOTTOM))
+    parts.extend(_outline(some, i, x_axis, y_axis, height - _BOTTOM) for i, (_, some) in enumerate(outlines) if some)
     parts.extend(_marker(m, x_axis, height - _BOTTOM, level) for m, level in _staggered(markers, x_axis))
-    legend = _histogram_legend(label, outline_label) if outline else ""
+    legend = _histogram_legend(label, [name for name, _ in outlines]) if outlines else ""
     heads = [x_label or "from", "to", y_label or "n"]
     rows = [[x_format(b.low), x_format(b.high), y_format(b.n)] for b in bars if b.n > 0] if table else []
-    return _figure(title, y_label, width, _svg(parts, width, height, title), legend, _table(heads, rows))
+    span = f' data-low="{x_axis.low:.6g}" data-high="{x_axis.high:.6g}" data-from="{x_axis.start / width:.4f}"' \
+           f' data-to="{x_axis.end / width:.4f}"{" data-log" if log_x else ""}' if zoom else ""
+    rest = _table(heads, rows) + (zoom.form(x_axis.low, x_axis.high) if zoom else Markup(""))
+    return _figure(title, y_label, width, _svg(parts, width, height, title, span), legend, rest)
 
 
 def sparkline(values: Sequence[float], *, title: str, width: int = 120, height: int = 24, bars: bool = True) -> Markup:
@@ -198,9 +206,9 @@ def sparkline(values: Sequence[float], *, title: str, width: int = 120, height: 
         f' preserveAspectRatio="none" aria-label="{escape(title)}"><title>{escape(title)}</title>{marks}</svg>')
 
 
-def _svg(parts: Sequence[str], width: int, height: int, title: str) -> str:
-    return (
-        f'<svg role="img" viewBox="0 0 {width} {height}" aria-label="{escape(title)}">{"".join(parts)}</svg>')
+def _svg(parts: Sequence[str], width: int, height: int, title: str, attributes: str = "") -> str:
+    return (f'<svg role="img" viewBox="0 0 {width} {height}" aria-label="{escape(title)}"{attributes}>'
+            f'{"".join(parts)}</svg>')
 
 
 def _figure(title: str, y_label: str, width: int, svg: str, legend: str, rest: Markup) -> Markup:
@@ -248,7 +256,7 @@ def _bar(bar: Bar, x_axis: Axis, y_axis: Axis, base: float, x_format: Format, y_
         f' height="{max(base - top, 0.5):.2f}"><title>{escape(hover)}</title></rect>')
 
 
-def _outline(bars: Sequence[Bar], x_axis: Axis, y_axis: Axis, base: float) -> str:
+def _outline(bars: Sequence[Bar], number: int, x_axis: Axis, y_axis: Axis, base: float) -> str:
     points: list[str] = []
     last = None
     for bar in sorted(bars, key=lambda b: b.low):
@@ -259,7 +267,7 @@ def _outline(bars: Sequence[Bar], x_axis: Axis, y_axis: Axis, base: float) -> st
         points.extend([f"{left},{top}", f"{right},{top}"])
         last = right
     points.append(f"{last},{base}")
-    return f'<polyline class="c-outline" points="{" ".join(points)}"/>'
+    return f'<polyline class="c-outline c-o{number % 3}" points="{" ".join(points)}"/>'
 
 
 def _staggered(markers: Sequence[Marker], x_axis: Axis) -> list[tuple[Marker, int]]:
@@ -336,10 +344,9 @@ def _legend(labels: Sequence[str]) -> str:
     return f'<div class="chart-legend">{items}</div>'
 
 
-def _histogram_legend(label: str, outline_label: str) -> str:
+def _histogram_legend(label: str, outlines: Sequence[str]) -> str:
     filled = '<svg aria-hidden="true" viewBox="0 0 24 8"><rect class="c-bar" width="24" height="8"/></svg>'
-    outlined = (
-        '<svg aria-hidden="true" viewBox="0 0 24 8"><rect class="c-outline" x="1" y="1" width="22" height="6"/></svg>')
-    return (
-        f'<div class="chart-legend"><span>{filled}{escape(label)}</span>'
-        f"<span>{outlined}{escape(outline_label)}</span></div>")
+    outlined = "".join(
+        f'<span><svg aria-hidden="true" viewBox="0 0 24 8"><rect class="c-outline c-o{i % 3}" x="1" y="1" width="22" '
+        f'height="6"/></svg>{escape(name)}</span>' for i, name in enumerate(outlines))
+    return f'<div class="chart-legend"><span>{filled}{escape(label)}</span>{outlined}</div>'

@@ -96,7 +96,7 @@ def cosine_chart(comparison: Comparison, side: int, names: Sequence[str]) -> Mar
 
     return charts.histogram(
         bars(mine, totals[0]), title="Largest cosine with any latent of the other", x_label="cosine",
-        y_label="share of living latents", outline=bars(other, totals[1]), label=names[0], outline_label=names[1],
+        y_label="share of living latents", outlines=[(names[1], bars(other, totals[1]))], label=names[0],
         markers=[charts.Marker(PARTNER_COSINE, "partner")], width=560, height=200)
 
 

@@ -18,9 +18,14 @@ WINDOW = 1200  # tokens shown at once
 
 @dataclass(frozen=True)
 class DocumentView:
-    """`first` to `last` (not included) of the document's `n` tokens; `known` contexts of the latent lie in it."""
+    """`first` to `last` (not included) of the document's `n` tokens; `known` contexts of the latent lie in it.
+
+    `acts` are the latent's activations in those contexts, 0 elsewhere.
+    """
 
     name: str
+    tokens: list[int]
+    acts: list[float]
     pieces: list[Piece]
     first: int
     last: int
@@ -59,5 +64,7 @@ def document_view(build: Build, corpus: Corpus, latent: Latent, ctx: int, first:
     start = max(0, min(begin_of[ctx] - WINDOW // 3 if first is None else first, max(len(tokens) - 1, 0)))
     stop = min(start + WINDOW, len(tokens))
     shown = tokens[start:stop].tolist()
-    pieces = text_pieces(shown, build.token_info(shown), acts[start:stop].tolist(), latent.max_act or 0.0, start=start)
-    return DocumentView(corpus.documents[int(corpus.doc[ctx])], pieces, start, stop, len(tokens), len(known))
+    values = acts[start:stop].tolist()
+    pieces = text_pieces(shown, build.token_info(shown), values, latent.max_act or 0.0, start=start)
+    return DocumentView(
+        corpus.documents[int(corpus.doc[ctx])], shown, values, pieces, start, stop, len(tokens), len(known))

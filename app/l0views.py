@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -14,14 +14,22 @@ from app.tokens_view import Piece, Row, context_row, text_pieces, token_label
 from sae.records import L0Token, Sample
 from sae.store import Build
 
+MOST_OTHERS = 3  # SAEs laid over one; more outlines cannot be told apart
+
 
 @dataclass(frozen=True)
 class SampleView:
-    """A sample context, shaded by L0, and the same text under another SAE if it has it."""
+    """A context, shaded by L0, and the same text under another SAE if it has it."""
 
     sample: Sample
     pieces: list[Piece]
     other: list[Piece]
+
+    @property
+    def mean(self) -> float:
+        """Mean latents per token, BOS apart."""
+        l0 = self.sample.l0[1:]
+        return sum(l0) / max(len(l0), 1)
 
 
 @dataclass(frozen=True)
@@ -46,27 +54,28 @@ class Firing:
     label: str
 
 
-def counterpart(catalog: Catalog, sae: Sae, wanted: str | None) -> Sae | None:
-    """The SAE to lay beside this one: the one asked for, else the other architecture at the same site.
+def counterparts(catalog: Catalog, sae: Sae, wanted: Sequence[str]) -> list[Sae]:
+    """The SAEs to lay beside this one: those asked for, else one of another architecture at the same site.
 
-    Of several the one whose k is nearest, then the newest.
+    Of several the one whose k is nearest, then the newest.  An empty name asks for none.
     """
-    peers = [other for other in peers_of(catalog, sae) if other.current_build]
-    if wanted is not None:
-        return next((other for other in peers if other.id == wanted), None)
+    peers = peers_of(catalog, sae)
+    if wanted:
+        return [other for other in peers if other.id in wanted][:MOST_OTHERS]
     others = [other for other in peers if other.architecture != sae.architecture]
-    return min(others, key=lambda other: (abs((other.k or 0) - (sae.k or 0)), -other.created), default=None)
+    return sorted(others, key=lambda other: (abs((other.k or 0) - (sae.k or 0)), -other.created))[:1]
 
 
 def peers_of(catalog: Catalog, sae: Sae) -> list[Sae]:
-    """The other SAEs of the same model and site."""
-    return [o for o in catalog.list_saes() if o.id != sae.id and (o.model, o.hook) == (sae.model, sae.hook)]
+    """The other SAEs of the same model and site that have a build."""
+    return [o for o in catalog.list_saes()
+            if o.id != sae.id and (o.model, o.hook) == (sae.model, sae.hook) and o.current_build]
 
 
-def position_chart(build: Build, other: Build | None, names: Sequence[str]) -> Markup:
-    """Mean L0 by position, BOS (position 0) left to the words: it would dwarf the rest."""
+def position_chart(builds: Mapping[str, Build]) -> Markup:
+    """Mean L0 by position, BOS (position 0) left to the words: it would dwarf the rest.  `builds` by their names."""
     series = []
-    for name, one in zip(names, [build, *([other] if other else [])], strict=False):
+    for name, one in builds.items():
         rows = [row for row in one.l0_positions() if row.position > 0]
         series.append(charts.Series(name, [(row.position, row.mean) for row in rows]))
     return charts.line_chart(
@@ -74,10 +83,10 @@ def position_chart(build: Build, other: Build | None, names: Sequence[str]) -> M
         zero=True, width=420, height=260, x_format=charts.tick_text)
 
 
-def fvu_chart(build: Build, other: Build | None, names: Sequence[str]) -> Markup | None:
-    """FVU by position; None where the build does not know it."""
+def fvu_chart(builds: Mapping[str, Build]) -> Markup | None:
+    """FVU by position; None where no build knows it."""
     series = []
-    for name, one in zip(names, [build, *([other] if other else [])], strict=False):
+    for name, one in builds.items():
         points = [(row.position, row.fvu) for row in one.l0_positions() if row.position > 0 and row.fvu is not None]
         if points:
             series.append(charts.Series(name, points))
@@ -107,9 +116,9 @@ def extremes(build: Build, limit: int = 12) -> tuple[list[TokenL0], list[TokenL0
     return lines(most), lines(fewest)
 
 
-def samples(build: Build, other: Build | None, limit: int | None) -> list[SampleView]:
-    """The first `limit` sample contexts as text; colours are in units of the highest L0 on the page."""
-    rows = build.samples()[:limit]
+def texts(build: Build, kind: str, other: Build | None = None, limit: int | None = None) -> list[SampleView]:
+    """The first `limit` contexts of a kind (`Sample.kind`) as text; colours are in units of the highest L0 of them."""
+    rows = [row for row in build.samples() if row.kind == kind][:limit]
     theirs = {row.ctx: row for row in other.samples()} if other else {}
     pairs = [(row, theirs.get(row.ctx)) for row in rows]
     pairs = [(row, match if match and match.tokens == row.tokens else None) for row, match in pairs]

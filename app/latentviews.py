@@ -13,8 +13,9 @@ from app.formats import number, percent
 from app.models import Label
 from app.rulewords import RuleWords, rule_words
 from app.tokens_view import Row, context_row, signed_class, token_label
+from app.zoom import Zoom
 from sae.formats.bins import log_spaced
-from sae.index.schema import TOP_BAND
+from sae.index.schema import NEAR_BAND, TOP_BAND
 from sae.records import Context, Latent, LatentRow, Token
 from sae.store import Build
 
@@ -81,6 +82,9 @@ def bands(build: Build, latent: Latent, window: str) -> list[Band]:
     info = vocabulary(build, contexts)
     names = {TOP_BAND: ("Top contexts", "the strongest, one a distinct window")}
     names |= {band["band"]: (str(band["name"]).capitalize(), _stretch(band)) for band in build.meta["bands"]}
+    if build.meta.get("near"):
+        lacks = f"silent here, though the marked token lacks less than {percent(build.meta['near'])} of what it takes"
+        names[NEAR_BAND] = ("Nearly", f"{lacks}; pre-activations")
     out = []
     for key, (name, said) in names.items():
         rows = [context_row(c, info, latent.max_act or 0.0, window) for c in contexts if c.band == key]
@@ -98,7 +102,7 @@ def _stretch(band: Mapping[str, Any]) -> str:
     return f"q {band['q_low'] * 100:.0f}–{band['q_high'] * 100:.0f} of its firings"
 
 
-def activation_chart(latent: Latent, meta: Mapping[str, Any]) -> Markup:
+def activation_chart(latent: Latent, meta: Mapping[str, Any], zoom: Zoom | None = None) -> Markup:
     """The latent's firing activations in log-spaced bins (imported ones as the file has them), empty ends cut off."""
     edges = latent.hist_edges or [float(edge) for edge in [meta["hist_low"], *(meta["hist_edges"] or [])] if edge]
     if not latent.hist or len(edges) < 2:
@@ -113,10 +117,10 @@ def activation_chart(latent: Latent, meta: Mapping[str, Any]) -> Markup:
             bars.append(charts.Bar(edges[i], edges[i + 1], n, note=f"{percent(n / total)} of firings"))
     return charts.histogram(
         bars, title="Activations", x_label="activation (log bins)" if log else "activation", y_label="tokens",
-        log_x=log, width=500, height=170)
+        log_x=log, width=500, height=170, zoom=zoom)
 
 
-def logit_chart(latent: Latent, meta: Mapping[str, Any]) -> Markup:
+def logit_chart(latent: Latent, meta: Mapping[str, Any], zoom: Zoom | None = None) -> Markup:
     """How the latent's effect on the logits is spread over the vocabulary."""
     edges = latent.logit_edges or meta["logit_edges"]
     if not latent.logit_hist or not edges:
@@ -128,7 +132,7 @@ def logit_chart(latent: Latent, meta: Mapping[str, Any]) -> Markup:
     bars = bars[max(filled[0] - 1, 0) : filled[-1] + 2] if filled else []
     return charts.histogram(
         bars, title="Logit effects", x_label="change of a token's logit", y_label="tokens", log_y=True, width=500,
-        height=150)
+        height=150, zoom=zoom)
 
 
 def logit_lines(build: Build, latent: Latent) -> tuple[list[TokenLine], list[TokenLine]]:

@@ -19,6 +19,7 @@ from sae.listing import SCORE_SORT, TOKEN_SORTS, Filters
 from sae.records import Token
 from sae.store import Build
 
+LABEL_SORT = "label"  # by what people wrote, which the build does not hold
 _TOKEN_ID = re.compile(r"#(\d{1,9})")
 
 
@@ -64,30 +65,40 @@ class ListQuery:
         return self.string(flags=self.flags ^ {flag})
 
     def sorted_by(self, sort: str) -> str:
-        """For a column's head: sort by it, largest first; once more, the other way round."""
-        first = sort != "latent"
+        """For a column's head: sort by it, largest first (labels from A); once more, the other way round."""
+        first = sort not in ("latent", LABEL_SORT)
         return self.string(sort=sort, descending=not self.descending if self.sort == sort else first)
 
     @property
     def of_people(self) -> bool:
         """Whether the list depends on what people wrote, and not on the build alone."""
-        return bool(self.label or self.labelled or self.tag or self.starred)
+        return bool(self.label or self.labelled or self.tag or self.starred or self.sort == LABEL_SORT)
 
     @property
     def plain(self) -> bool:
         """Whether every latent is listed."""
-        return not (self.flags or self.density or self.token or self.logit or self.of_people)
+        return not (self.flags or self.density or self.token or self.logit or self.label or self.labelled or self.tag
+                    or self.starred)
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A list query against a build: what the store is asked.  `tokens`: those the text may mean, best first."""
+    """A list query against a build: what the store is asked.
+
+    `scores` are the output scores that are known; `tokens`: those the text may mean, best first.
+    """
 
     sort: str
     descending: bool
     filters: Filters
     token: int | None
+    scores: dict[int, float]
     tokens: list[Token] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        """What the store sorts by."""
+        return SCORE_SORT if self.sort == LABEL_SORT else self.sort
 
 
 def resolve(query: ListQuery, build: Build, db: Session, sae_id: str) -> Resolved:
@@ -108,11 +119,18 @@ def resolve(query: ListQuery, build: Build, db: Session, sae_id: str) -> Resolve
     logits = frozenset(t.token for t in _tokens(query.logit, build)) if query.logit else None
     token = tokens[0].token if tokens else None
     sort, descending = query.sort, query.descending
-    scores = tuple(effects.scores(db, sae_id, build.id).items())
-    if not sort or (sort in TOKEN_SORTS and token is None) or (sort == SCORE_SORT and not scores):
+    scores = effects.scores(db, sae_id, build.id)
+    keys = _places(labels.texts(db, sae_id)) if sort == LABEL_SORT else scores
+    if not sort or (sort in TOKEN_SORTS and token is None) or (sort in (SCORE_SORT, LABEL_SORT) and not keys):
         sort, descending = ("token", True) if token is not None else ("latent", False)
-    return Resolved(sort, descending, Filters(query.flags, query.density, among, logits, scores), token,
-                    tokens)
+    filters = Filters(query.flags, query.density, among, logits, tuple(keys.items()))
+    return Resolved(sort, descending, filters, token, scores, tokens)
+
+
+def _places(texts: dict[int, str]) -> dict[int, float]:
+    """The place of each label in the alphabet; latents without one come last in either direction."""
+    order = {text: place for place, text in enumerate(sorted({text.casefold() for text in texts.values()}))}
+    return {latent: float(order[text.casefold()]) for latent, text in texts.items()}
 
 
 def _tokens(text: str, build: Build) -> list[Token]:

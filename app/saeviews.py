@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from app.models import Sae
 from app.runviews import curves
 from app.saepages import architecture_name
 from app.tokens_view import Row, context_row
+from app.zoom import Zoom
 from sae.errors import UserError
 from sae.listing import LIVING, Filters
 from sae.records import DENSE_DENSITY, RARE_TOKENS, L0Count
@@ -100,22 +102,23 @@ def _binned(values: list[int], most: int) -> list[float]:
 
 
 def l0_chart(
-    rows: list[L0Count], sae: Sae, bos_l0: int | None, *, other: Sae | None = None,
-    other_rows: list[L0Count] | None = None, width: int = 560, height: int = 240, title: str = "Latents per token",
+    rows: list[L0Count], sae: Sae, bos_l0: int | None, *, others: Sequence[tuple[str, list[L0Count]]] = (),
+    width: int = 560, height: int = 240, title: str = "Latents per token", zoom: Zoom | None = None,
 ) -> Markup:
-    """The distribution of L0 over counted tokens, with k and BOS named and perhaps another SAE as an outline."""
+    """The distribution of L0 over counted tokens, with k and BOS named and perhaps other SAEs as outlines."""
     bars, top = _shares(rows)
     markers = [charts.Marker(sae.k + 0.5, f"k = {sae.k}")] if sae.k is not None else []
     if bos_l0 is not None:
         markers.append(charts.Marker(bos_l0 + 0.5, f"BOS: {bos_l0} latents"))
-    outline: list[charts.Bar] = []
-    if other is not None and other_rows:
-        outline, _ = _shares(other_rows)
     return charts.histogram(
         bars, title=title, x_label="active latents", y_label="share of tokens", width=width, height=height,
-        markers=markers, outline=outline, y_top=1.15 * top, y_format=percent, tick_format=percent,
-        label=f"{architecture_name(sae.architecture)} ({sae.name})",
-        outline_label=f"{architecture_name(other.architecture)} ({other.name})" if other else "")
+        markers=markers, outlines=[(name, _shares(some)[0]) for name, some in others], y_top=1.15 * top,
+        y_format=percent, tick_format=percent, label=l0_label(sae), zoom=zoom)
+
+
+def l0_label(sae: Sae) -> str:
+    """How an SAE is named in the legend of a chart."""
+    return f"{architecture_name(sae.architecture)} ({sae.name})"
 
 
 def _shares(rows: list[L0Count]) -> tuple[list[charts.Bar], float]:

@@ -65,10 +65,15 @@ def is_htmx(request: Request) -> bool:
 def render(
     request: Request, name: str, status_code: int = 200, headers: Mapping[str, str] | None = None, **context: Any,
 ) -> HTMLResponse:
-    """The template `name` as a response.  It varies with HX-Request, since fragments share addresses with pages."""
+    """The template `name` as a response."""
     values = {**_DEFAULTS, **_frame(request, status_code), "request": request, **context}
-    response = HTMLResponse(environment().get_template(name).render(values), status_code, dict(headers or {}))
-    response.headers["Vary"] = "HX-Request"
+    return fragment(environment().get_template(name).render(values), status_code, dict(headers or {}))
+
+
+def fragment(html: str, status_code: int = 200, headers: Mapping[str, str] | None = None) -> HTMLResponse:
+    """Some HTML as a response.  Whole pages, and different parts of them, share addresses."""
+    response = HTMLResponse(html, status_code, dict(headers or {}))
+    response.headers["Vary"] = "HX-Request, HX-Target"
     return response
 
 

@@ -11,6 +11,7 @@ from app import labels, saeviews
 from app.builds import Builds
 from app.deps import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
 from app.models import Sae
+from app.routes.api import sae_out
 from app.routes.runs import card_charts, runs_now
 from app.templating import render
 from app.tokens_view import token_label
@@ -29,6 +30,13 @@ PHASES = (
 )
 
 
+@router.get("/index.json")
+def home_json(db: SessionDep, catalog: CatalogDep, workspace: WorkspaceDep) -> JSONResponse:
+    """The SAEs, newest first, and the runs that go or wait."""
+    return JSONResponse({"saes": [sae_out(sae).model_dump() for sae in catalog.list_saes()],
+                         "runs": [run.as_json() for run in runs_now(db, workspace)]})
+
+
 @router.get("/")
 def home(
     request: Request, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, workspace: WorkspaceDep,
@@ -37,7 +45,7 @@ def home(
     runs = runs_now(db, workspace)
     return render(
         request, "pages/home.html", cards=[_card(sae, builds) for sae in saes[:CARDS]], n_saes=len(saes),
-        runs=[(run, card_charts(run, workspace)) for run in runs], phases=PHASES, json_url="/api/saes")
+        runs=[(run, card_charts(run, workspace)) for run in runs], phases=PHASES, json_url="/index.json")
 
 
 def _card(sae: Sae, builds: Builds) -> saeviews.Card:
@@ -54,7 +62,7 @@ def _card(sae: Sae, builds: Builds) -> saeviews.Card:
 def search_json(
     db: SessionDep, catalog: CatalogDep, builds: BuildsDep, q: str = "", sae: str = "",
 ) -> Response:
-    """What the search box finds: labels and notes that hold the text, and tokens."""
+    """What the search box finds: latents of that number, labels and notes that hold the text, and tokens."""
     text = q.strip()[:200]
     every = catalog.list_saes()
     chosen = [row for row in every if row.id == sae] or every
@@ -63,7 +71,7 @@ def search_json(
     tokens = {row.id: [{"token": label, "latents": href, "n": n} for label, href, n in _tokens(row, builds, text)]
               for row in chosen if text}
     return JSONResponse({
-        "q": text, "tokens": tokens,
+        "q": text, "tokens": tokens, "numbers": [f"/{row.id}/{int(text)}" for row in _with_number(every, text)],
         "labels": [{"sae": row.sae_id, "latent": row.latent, "text": row.text, "note": row.note, "tags": row.tags}
                    for row in found if row.sae_id in known]})
 
@@ -76,7 +84,7 @@ def search(
     text = q.strip()[:200]
     every = catalog.list_saes()
     chosen = next((row for row in every if row.id == sae), every[0] if len(every) == 1 else None)
-    if chosen is not None and text.isascii() and text.isdigit() and int(text) < chosen.n_latents:
+    if chosen is not None and _with_number([chosen], text):
         return RedirectResponse(f"/{chosen.id}/{int(text)}", 303)
     known = {row.id for row in every}
     found = [row for row in labels.search(db, text, limit=100) if row.sae_id in known] if text else []
@@ -84,8 +92,13 @@ def search(
     searched = [chosen] if chosen else every
     return render(
         request, "pages/search.html", current_sae=chosen, search_text=text, q=text, labels=found,
-        numbers=[row for row in every if text.isascii() and text.isdigit() and int(text) < row.n_latents],
-        tokens=[(row, _tokens(row, builds, text)) for row in searched if text], n_saes=len(every))
+        numbers=_with_number(every, text), tokens=[(row, _tokens(row, builds, text)) for row in searched if text],
+        n_saes=len(every), json_url=f"/search.json?{request.url.query}")
+
+
+def _with_number(saes: list[Sae], text: str) -> list[Sae]:
+    """The SAEs that have a latent of this number."""
+    return [row for row in saes if text.isascii() and text.isdigit() and int(text) < row.n_latents]
 
 
 def _tokens(sae: Sae, builds: Builds, text: str) -> list[tuple[str, str, int | None]]:

@@ -9,7 +9,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from app import labels, latentviews
 from app.deps import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
-from app.documents import WINDOW, document_view, open_corpus
+from app.documents import WINDOW, DocumentView, document_view, open_corpus
 from app.downloads import links_of_latent
 from app.errors import SignInNeeded
 from app.flagwords import FLAG_NAMES, FLAG_WORDS
@@ -19,11 +19,13 @@ from app.relations import related_latents, relations
 from app.rulewords import rule_words
 from app.saepages import find_sae, json_response, latent_number, of_build, open_build, page
 from app.security import CSP_EMBED
-from app.templating import is_htmx, render
+from app.templating import fragment, is_htmx, render
 from app.tokens_view import WINDOWS
+from app.zoom import Zoom
 from sae.errors import UserError
 from sae.records import Latent
 from sae.store import Build
+from sae.workspace import Workspace
 
 router = APIRouter(include_in_schema=False)
 
@@ -54,7 +56,8 @@ def latent(
     request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
     window: str = "short", nl: str = "", embed: str = "",
 ) -> Response:
-    """The page people live on.  htmx asks for the contexts alone, with another window; `embed=1` is for a frame."""
+    """The page people live on.  htmx asks for a part: the contexts with another window, or a chart's stretch; `embed=1`
+    is for a frame."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         found = _find_latent(build, sae, number)
@@ -63,28 +66,48 @@ def latent(
         shown: dict[str, Any] = {
             "latent": found, "bands": latentviews.bands(build, found, window), "window": window,
             "newlines": nl == "1", "windows": tuple(w for w in WINDOWS if w != "snippet"), "query": query}
-        if request.headers.get("HX-Target") == "contexts":
+        zooms = {name: Zoom.read(request, name) for name in ("acts", "logits")}
+        target = request.headers.get("HX-Target")
+        if target == "contexts":
             return of_build(render(request, "pages/_contexts.html", sae=sae, **shown), build, request)
+        if target in zooms:
+            draw = latentviews.activation_chart if target == "acts" else latentviews.logit_chart
+            return of_build(fragment(draw(found, build.meta, zooms[target])), build, request)
         adds, removes = latentviews.logit_lines(build, found)
         shown |= {
             "label": labels.get(db, sae.id, found.latent), "adds": adds, "removes": removes, "flag_names": FLAG_NAMES,
-            "activation_chart": latentviews.activation_chart(found, build.meta),
+            "activation_chart": latentviews.activation_chart(
+                found, build.meta, zooms["acts"] if embed != "1" else None),
             "rule": rule_words(found.rule, build.token_info(found.rule.tokens if found.rule else []))}
         if embed == "1":
             response = page(request, "pages/embed.html", sae, build.meta, **shown)
             response.headers["Content-Security-Policy"] = CSP_EMBED
             return response
         asked = resolve(query, build, db, sae.id)
-        before, after = build.around(found.latent, asked.sort, asked.descending, asked.filters, asked.token)
+        before, after = build.around(found.latent, asked.key, asked.descending, asked.filters, asked.token)
         if before is None and after is None:  # not in the list one came from: by number
             before, after = build.around(found.latent)
         fires_on, followed_by = latentviews.firing_lines(build, found)
         return page(
             request, "pages/latent.html", sae, build.meta, section="latents", **shown, before=before, after=after,
             explanations=build.explanations(found.latent), exports=links_of_latent(sae, found.latent),
-            fires_on=fires_on, followed_by=followed_by, logit_chart=latentviews.logit_chart(found, build.meta),
-            flag_words=FLAG_WORDS,
+            fires_on=fires_on, followed_by=followed_by, flag_words=FLAG_WORDS,
+            logit_chart=latentviews.logit_chart(found, build.meta, zooms["logits"]),
             relations=relations(build, found, labels.of_latents(db, sae.id, related_latents(found))))
+
+
+@router.get("/{model}/{name}/{number}/source/{ctx}.json")
+def source_json(
+    request: Request, model: str, name: str, number: str, ctx: int, catalog: CatalogDep, builds: BuildsDep,
+    workspace: WorkspaceDep, first: int | None = None,
+) -> Response:
+    """Token ids of the document that a context was cut from, around it, with the activations that are known."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        view = _document(build, workspace, _find_latent(build, sae, number), ctx, first)
+        return json_response(request, sae, build, lambda: {
+            "document": view.name, "first": view.first, "last": view.last, "n": view.n, "known": view.known,
+            "tokens": view.tokens, "acts": view.acts}, build_only=False)
 
 
 @router.get("/{model}/{name}/{number}/source/{ctx}")
@@ -96,12 +119,16 @@ def source_document(
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         latent = _find_latent(build, sae, number)
-        try:
-            view = document_view(build, open_corpus(build, workspace), latent, ctx, first)
-        except UserError as error:
-            raise HTTPException(404, str(error)) from None
+        view = _document(build, workspace, latent, ctx, first)
         return page(request, "pages/document.html", sae, build.meta, section="latents", latent=latent, ctx=ctx,
-                    view=view, window=WINDOW, json_url=None)
+                    view=view, window=WINDOW)
+
+
+def _document(build: Build, workspace: Workspace, latent: Latent, ctx: int, first: int | None) -> DocumentView:
+    try:
+        return document_view(build, open_corpus(build, workspace), latent, ctx, first)
+    except UserError as error:
+        raise HTTPException(404, str(error)) from None
 
 
 @router.post("/{model}/{name}/{number}/label")

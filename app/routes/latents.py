@@ -10,10 +10,11 @@ from fastapi.responses import Response
 from app import labels, latentviews
 from app.deps import BuildsDep, CatalogDep, SessionDep
 from app.flagwords import FLAG_NAMES, FLAG_WORDS
-from app.listquery import ListQuery, Resolved, resolve
+from app.listquery import LABEL_SORT, ListQuery, Resolved, resolve
 from app.saepages import find_sae, json_response, open_build, page
 from app.templating import is_htmx, render
 from app.tokens_view import token_label
+from sae.listing import SCORE_SORT
 
 router = APIRouter(include_in_schema=False)
 
@@ -24,7 +25,7 @@ DENSITY_NAMES = {
 }
 COLUMNS = (
     # name, sort, class
-    ("latent", "latent", "num"), ("label · strongest context", "", ""), ("density", "density", "num"),
+    ("latent", "latent", "num"), ("label · strongest context", LABEL_SORT, ""), ("density", "density", "num"),
     ("max", "max", "num"), ("kurtosis", "kurtosis", "num"), ("company φ", "phi", "num"),
     ("adds to the output", "", ""), ("flags", "", ""),
 )
@@ -43,8 +44,8 @@ def latents_json(
     with open_build(builds, sae) as build:
         query = ListQuery.read(request.query_params)
         asked = resolve(query, build, db, sae.id)
-        found = build.latents(asked.sort, asked.descending, asked.filters, asked.token, cursor or None, limit)
-        scores = dict(asked.filters.scores)
+        found = build.latents(asked.key, asked.descending, asked.filters, asked.token, cursor or None, limit)
+        scores = asked.scores
         response = json_response(request, sae, build, lambda: {
             "total": found.total, "next": found.next_cursor, "sort": asked.sort, "descending": asked.descending,
             "token": asked.token, "latents": found.rows,
@@ -65,12 +66,12 @@ def latents(
     with open_build(builds, sae) as build:
         query = ListQuery.read(request.query_params)
         asked = resolve(query, build, db, sae.id)
-        found = build.latents(asked.sort, asked.descending, asked.filters, asked.token, cursor or None, PAGE_ROWS)
+        found = build.latents(asked.key, asked.descending, asked.filters, asked.token, cursor or None, PAGE_ROWS)
         written = labels.of_latents(db, sae.id, [row.latent for row in found.rows])
         table: dict[str, Any] = {
             "query": query, "asked": asked, "rows": latentviews.table_rows(build, found.rows, written),
             "total": found.total, "next_cursor": found.next_cursor, "flag_names": FLAG_NAMES,
-            "flag_words": FLAG_WORDS, "scores": dict(asked.filters.scores)}
+            "flag_words": FLAG_WORDS, "scores": asked.scores}
         if is_htmx(request) and cursor:
             return render(request, "pages/_latent_rows.html", sae=sae, **table)
         return page(
@@ -84,7 +85,7 @@ def latents(
 def _columns(asked: Resolved) -> list[tuple[str, str, str]]:
     """The table's columns; asked for by token, its firings take the place of the kurtosis."""
     if asked.token is None:
-        score = [("output score", "score", "num")] if asked.filters.scores else []
+        score = [("output score", SCORE_SORT, "num")] if asked.scores else []
         return [*COLUMNS[:6], *score, *COLUMNS[6:]]
     extra = [("firings on it", "token", "num"), ("lift", "lift", "num")]
     return [*COLUMNS[:3], *extra, COLUMNS[3], *COLUMNS[6:]]

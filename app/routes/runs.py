@@ -14,6 +14,8 @@ from app.deps import AdminDep, CatalogDep, SessionDep, SupervisorDep, UserDep, W
 from app.jobs import queue
 from app.jobs.folders import log_tail
 from app.models import Run, User
+from app.routes import api
+from app.routes.api import RunOut
 from app.runviews import RunView, curves, progress_rows, rate_split, view
 from app.sweepviews import members, trade_offs
 from app.templating import render
@@ -41,6 +43,12 @@ def runs_now(db: Session, workspace: Workspace) -> list[RunView]:
     return [view(run, workspace, waiting) for run in rows]
 
 
+@router.get("/runs.json")
+def list_runs_json(db: SessionDep, workspace: WorkspaceDep) -> list[RunOut]:
+    """The latest runs, as under `/api/runs`."""
+    return api.list_runs(db, workspace)
+
+
 @router.get("/runs")
 def list_runs(request: Request, db: SessionDep, workspace: WorkspaceDep) -> Response:
     waiting = queue.waiting(db)
@@ -48,7 +56,13 @@ def list_runs(request: Request, db: SessionDep, workspace: WorkspaceDep) -> Resp
     template = "runs/_table.html" if request.headers.get("HX-Request") else "runs/list.html"
     return render(
         request, template, runs=shown, moving=any(not run.finished for run in shown), section="runs",
-        json_url="/api/runs")
+        json_url="/runs.json")
+
+
+@router.get("/runs/{run_id}.json")
+def run_json(run_id: str, db: SessionDep, workspace: WorkspaceDep) -> RunOut:
+    """A run, as under `/api/runs`."""
+    return api.read_run(run_id, db, workspace)
 
 
 @router.get("/runs/{run_id}")
@@ -58,7 +72,7 @@ def show_run(
     run = find(db, workspace, run_id)
     return render(
         request, "runs/run.html", **_moving(run, workspace, catalog, user), section="runs",
-        json_url=f"/api/runs/{run_id}", settings=specform.in_order(run.run.kind, run.run.spec),
+        json_url=f"/runs/{run_id}.json", settings=specform.in_order(run.run.kind, run.run.spec),
         command=command_line(run.run.kind, run.run.spec))
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response
 
 from app import l0views, labels, saeviews
+from app.builds import Builds
+from app.catalog import Catalog
 from app.deps import BuildsDep, CatalogDep, SessionDep
-from app.saepages import architecture_name, find_sae, json_response, open_build, page
-from app.templating import is_htmx, render
+from app.models import Sae
+from app.saepages import find_sae, json_response, open_build, page
+from app.templating import fragment, is_htmx, render
 from app.tokens_view import token_label
+from app.zoom import Zoom
 from sae.errors import UserError
+from sae.store import Build
 
 router = APIRouter(include_in_schema=False)
 
@@ -22,44 +28,60 @@ SAMPLES_SHOWN = 8
 
 @router.get("/{model}/{name}/tokens.json")
 def tokens_json(request: Request, model: str, name: str, catalog: CatalogDep, builds: BuildsDep) -> Response:
+    """The numbers of the page; those of the SAEs asked for by `with` under `others`."""
     sae = find_sae(catalog, model, name)
-    with open_build(builds, sae) as build:
+    with open_build(builds, sae) as build, _beside(catalog, builds, sae, request) as others:
         return json_response(request, sae, build, lambda: {
-            "bos_l0": build.meta.get("bos_l0"), "hist": build.l0_hist(), "positions": build.l0_positions(),
-            "most": build.l0_tokens(True), "fewest": build.l0_tokens(False), "samples": build.samples()})
+            **_numbers(build), "most": build.l0_tokens(True), "fewest": build.l0_tokens(False),
+            "samples": build.samples(), "others": {one.id: _numbers(beside) for one, beside in others}},
+            build_only=not others)
+
+
+def _numbers(build: Build) -> dict[str, Any]:
+    return {"bos_l0": build.meta.get("bos_l0"), "hist": build.l0_hist(), "positions": build.l0_positions()}
+
+
+@contextmanager
+def _beside(catalog: Catalog, builds: Builds, sae: Sae, request: Request) -> Iterator[list[tuple[Sae, Build]]]:
+    """The SAEs that `?with=<sae>` lays over this one (several of them perhaps), with their builds."""
+    with ExitStack() as stack:
+        found = []
+        for one in l0views.counterparts(catalog, sae, request.query_params.getlist("with")):
+            with suppress(UserError):  # gone in the meantime: the page stands without it
+                found.append((one, stack.enter_context(builds.use(one.id, str(one.current_build)))))
+        yield found
 
 
 @router.get("/{model}/{name}/tokens")
 def show_tokens(request: Request, model: str, name: str, catalog: CatalogDep, builds: BuildsDep) -> Response:
-    """The whole picture; `?with=<sae>` lays another SAE of the same site over it."""
+    """The whole picture; `?with=<sae>` lays other SAEs of the same site over it."""
     sae = find_sae(catalog, model, name)
-    other = l0views.counterpart(catalog, sae, request.query_params.get("with"))
     limit = None if request.query_params.get("samples") == "all" else SAMPLES_SHOWN
-    with open_build(builds, sae) as build, ExitStack() as stack:
-        beside = None
-        if other is not None:
-            try:
-                beside = stack.enter_context(builds.use(other.id, str(other.current_build)))
-            except UserError:  # gone in the meantime: the page stands without it
-                other = None
+    with open_build(builds, sae) as build, _beside(catalog, builds, sae, request) as others:
         rows, bos = build.l0_hist(), build.meta.get("bos_l0")
         if not rows:
             return page(request, "pages/unknown.html", sae, build.meta, section="tokens", title="Latents per token",
                         said=f"{sae.id} was imported from a file that does not say how many latents each token needs.")
+        named = {saeviews.l0_label(sae): build} | {saeviews.l0_label(one): beside for one, beside in others}
+        zoom = Zoom.read(request, "l0")
+        chart = saeviews.l0_chart(
+            rows, sae, bos, others=[(saeviews.l0_label(one), beside.l0_hist()) for one, beside in others],
+            width=800, height=280, title="", zoom=zoom)
+        if request.headers.get("HX-Target") == zoom.name:
+            return fragment(chart)
         total = sum(row.n for row in rows) or 1
         mean = sum(row.l0 * row.n for row in rows) / total
         spread = (sum(row.n * (row.l0 - mean) ** 2 for row in rows) / total) ** 0.5
         most, fewest = l0views.extremes(build)
-        names = [architecture_name(one.architecture) for one in (sae, other) if one]
-        chart = saeviews.l0_chart(
-            rows, sae, bos, other=other, other_rows=beside.l0_hist() if beside else None, width=800, height=280,
-            title="")
+        first, beside = others[0] if others else (None, None)
         return page(
-            request, "pages/tokens.html", sae, build.meta, section="tokens", other=other, chart=chart, mean=mean,
-            spread=spread, bos_words=l0views.bos_words(bos, sae.k), most=most, fewest=fewest, names=names,
-            peers=l0views.peers_of(catalog, sae), positions=l0views.position_chart(build, beside, names),
-            fvu_chart=l0views.fvu_chart(build, beside, names), by_density=l0views.by_density_chart(build),
-            samples=l0views.samples(build, beside, limit), n_samples=len(build.samples()))
+            request, "pages/tokens.html", sae, build.meta, section="tokens", others=[one for one, _ in others],
+            other=first, chart=chart, mean=mean, spread=spread, bos_words=l0views.bos_words(bos, sae.k), most=most,
+            fewest=fewest, peers=l0views.peers_of(catalog, sae), positions=l0views.position_chart(named),
+            fvu_chart=l0views.fvu_chart(named), by_density=l0views.by_density_chart(build),
+            samples=l0views.texts(build, "any", beside, limit), n_samples=len(l0views.texts(build, "any")),
+            few=l0views.texts(build, "fewest"), many=l0views.texts(build, "most"),
+            most_others=l0views.MOST_OTHERS)
 
 
 @router.get("/{model}/{name}/tokens/{sample}/{position}.json")

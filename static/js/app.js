@@ -175,7 +175,54 @@
     form.prepend(notice);
   }
 
+  // A drag over the bars of a chart that can be zoomed: fills its form in and sends it.
+  function setUpZoom() {
+    let drag = null; // the chart, the band that shows what is chosen, where it began
+    const place = (event, svg) => {
+      const box = svg.getBoundingClientRect();
+      const { from, to } = svg.dataset;
+      return Math.max(Number(from), Math.min(Number(to), (event.clientX - box.left) / box.width));
+    };
+    const value = (svg, share) => {
+      const { from, to, low, high } = Object.fromEntries(Object.entries(svg.dataset).map(([k, v]) => [k, Number(v)]));
+      const t = (share - from) / (to - from);
+      return "log" in svg.dataset ? low * (high / low) ** t : low + t * (high - low);
+    };
+    const stretch = (event) => [drag.start, place(event, drag.svg)].sort((a, b) => a - b);
+    document.addEventListener("pointerdown", (event) => {
+      const svg = event.target.closest("svg[data-low]");
+      if (!svg || event.button !== 0) return;
+      const band = document.createElementNS(svg.namespaceURI, "rect");
+      band.setAttribute("class", "c-chosen");
+      band.setAttribute("height", svg.viewBox.baseVal.height);
+      svg.append(band);
+      drag = { svg, band, start: place(event, svg) };
+      event.preventDefault();
+    });
+    document.addEventListener("pointermove", (event) => {
+      if (!drag) return;
+      const [low, high] = stretch(event);
+      const { width } = drag.svg.viewBox.baseVal;
+      drag.band.setAttribute("x", low * width);
+      drag.band.setAttribute("width", (high - low) * width);
+    });
+    document.addEventListener("pointerup", (event) => {
+      if (!drag) return;
+      const { svg } = drag;
+      const [low, high] = stretch(event);
+      drag.band.remove();
+      drag = null;
+      if (high - low < 0.02) return;
+      const details = svg.closest("figure").querySelector(".zoom");
+      const [first, last] = details.querySelectorAll("input[type=number]");
+      first.value = value(svg, low).toPrecision(4);
+      last.value = value(svg, high).toPrecision(4);
+      details.querySelector("form").requestSubmit();
+    });
+  }
+
   document.addEventListener("DOMContentLoaded", () => {
+    setUpZoom();
     document.addEventListener("htmx:responseError", tellTrouble);
     document.addEventListener("htmx:sendError", tellTrouble);
     tip.box = byId("tip");

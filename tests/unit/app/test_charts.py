@@ -28,10 +28,10 @@ def test_histogram_with_everything() -> None:
     markup = histogram(
         [Bar(0.1, 1, 10), Bar(1, 10, 1000, "alt", "odd")], title="<b>", log_x=True, log_y=True,
         markers=[Marker(2, "k"), Marker(2.1, "BOS")], shades=[Shade(5, 10, "dense")],
-        outline=[Bar(1, 10, 3)], outline_label="TopK", label="BatchTopK")
+        outlines=[("TopK", [Bar(1, 10, 3)])], label="BatchTopK")
     tree = parse(markup)
     assert "&lt;b&gt;" in markup
-    assert len([n for n in tree.iter("polyline") if n.get("class") == "c-outline"]) == 1
+    assert len([n for n in tree.iter("polyline") if n.get("class") == "c-outline c-o0"]) == 1
     labels = [n for n in tree.iter("text") if n.get("class") == "c-marker-label"]
     assert {n.text for n in labels} == {"k", "BOS"}
     assert len({n.get("y") for n in labels}) == 2, "labels of close markers are on lines of their own"

@@ -235,7 +235,7 @@ def test_latents_per_token(browsable: TestClient) -> None:
     html = page(browsable, f"/{BATCH}/tokens")
     assert "k = 12" in html
     assert "BOS: 8 latents; it says nothing, so it needs few." in html
-    assert 'class="c-outline"' in html, "the TopK SAE as an outline"
+    assert 'class="c-outline c-o0"' in html, "the TopK SAE as an outline"
     assert "exactly 12" in html
     assert 'class="pair"' in html
     body = json_of(browsable, f"/{BATCH}/tokens.json")

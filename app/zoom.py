@@ -1,0 +1,62 @@
+"""A stretch of a chart's x axis, in the address of the page: `?acts=0.5&acts=4`.
+
+The form under a chart asks for a stretch by two numbers; with JavaScript, a drag over the bars fills it in
+and only the chart is fetched again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from fastapi import Request
+from markupsafe import Markup, escape
+
+if TYPE_CHECKING:
+    from app.charts import Bar
+
+
+@dataclass(frozen=True)
+class Zoom:
+    """`name`: the parameter, and the id of the element that holds the chart.  `low` and `high` are None for the
+    whole axis; `others` are the further parameters of the page at `path`, which a zoom must not lose."""
+
+    name: str
+    path: str
+    others: tuple[tuple[str, str], ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def read(cls, request: Request, name: str) -> Zoom:
+        """From a request's query; what is no stretch is the whole axis."""
+        params = request.query_params
+        whole = cls(name, request.url.path, tuple((k, v) for k, v in params.multi_items() if k != name))
+        try:
+            low, high = sorted(map(float, params.getlist(name)))
+        except ValueError:
+            return whole
+        return replace(whole, low=low, high=high) if math.isfinite(high - low) and low < high else whole
+
+    def within(self, bars: Sequence[Bar]) -> list[Bar]:
+        """The bars that touch the stretch; all of them where none does."""
+        if self.low is None or self.high is None:
+            return list(bars)
+        return [bar for bar in bars if bar.high > self.low and bar.low < self.high] or list(bars)
+
+    def form(self, low: float, high: float) -> Markup:
+        """The form, filled with the ends of the axis as it is drawn."""
+        hidden = "".join(f'<input type="hidden" name="{escape(key)}" value="{escape(value)}">'
+                         for key, value in self.others)
+        ends = "".join(
+            f'<label>{word} <input type="number" step="any" name="{self.name}" value="{value:.4g}"></label>'
+            for word, value in (("from", low), ("to", high)))
+        whole = "" if self.low is None else f'<button form="{self.name}-whole">whole axis</button>'
+        path = escape(self.path)
+        aim = f'method="get" action="{path}" hx-get="{path}" hx-target="#{self.name}" hx-swap="innerHTML"'
+        return Markup(
+            f'<details class="zoom"{"" if self.low is None else " open"}><summary>zoom</summary>'
+            f'<form class="row" {aim}>{hidden}{ends}<button>Zoom</button>{whole}</form>'
+            f'<form id="{self.name}-whole" {aim}>{hidden}</form></details>')
