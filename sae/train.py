@@ -142,7 +142,9 @@ def default_lr(n_latents: int, n_steps: int) -> float:
 
 
 def learning_rate(step: int, n_steps: int, peak: float, warmup_steps: int, decay_fraction: float) -> float:
-    """Linear from 0 over the warm-up, constant, then linear to 0 over the last `decay_fraction`."""
+    """Linear from 0 over the warm-up (a fifth of the run at the most), constant, then linear to 0 over the last
+    `decay_fraction`."""
+    warmup_steps = min(warmup_steps, n_steps // 5)
     warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     decay_steps = n_steps * decay_fraction
     fall = min(1.0, (n_steps - step) / decay_steps) if decay_steps else 1.0

@@ -204,10 +204,11 @@ class _How(BaseSpec):
         0.0, "Peak learning rate of Adam; 0: chosen from L and the number of steps", group="training", ge=0, le=1,
         why="2e-4·√(16384/L), the usual rule, times √(1 + 100,000/steps): short runs need more")
     warmup_steps: int = setting(
-        50, "Steps over which the learning rate rises from 0", group="training", unit="steps", ge=0)
+        100, "Steps over which the learning rate rises from 0, a fifth of the run at the most", group="training",
+        unit="steps", ge=0, why="a slow beginning leaves fewer latents dead")
     decay_fraction: float = setting(
-        0.3, "Share of the steps, at the end, over which the learning rate falls to 0",
-        group="training", ge=0, le=1)
+        0.5, "Share of the steps, at the end, over which the learning rate falls to 0",
+        group="training", ge=0, le=1, why="a longer fall leaves fewer latents dead in short runs")
     k_aux: int = setting(
         0, "Dead latents used by the AuxK loss on each token; 0: half of d_model", group="training", ge=0)
     aux_alpha: float = setting(

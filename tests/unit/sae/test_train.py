@@ -190,6 +190,7 @@ def test_learning_rate_rises_stays_and_falls() -> None:
     assert rates[71:] == pytest.approx([2.0 * (100 - step) / 30 for step in range(71, 100)])
     assert learning_rate(0, 5, 1.0, 0, 0.0) == learning_rate(4, 5, 1.0, 0, 0.0) == 1.0
     assert learning_rate(0, 1, 1.0, 50, 1.0) > 0
+    assert learning_rate(0, 100, 1.0, 50, 0.0) == 1 / 20  # a warm-up is a fifth of the run at the most
 
 
 @settings(max_examples=30, deadline=None)
