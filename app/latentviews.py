@@ -102,8 +102,13 @@ def _stretch(band: Mapping[str, Any]) -> str:
     return f"q {band['q_low'] * 100:.0f}–{band['q_high'] * 100:.0f} of its firings"
 
 
-def activation_chart(latent: Latent, meta: Mapping[str, Any], zoom: Zoom | None = None) -> Markup:
-    """The latent's firing activations in log-spaced bins (imported ones as the file has them), empty ends cut off."""
+def activation_chart(
+    latent: Latent, meta: Mapping[str, Any], zoom: Zoom | None = None, marked: float | None = None,
+) -> Markup:
+    """The latent's firing activations in log-spaced bins (imported ones as the file has them), empty ends cut off.
+
+    `marked`: an activation on some other text.
+    """
     edges = latent.hist_edges or [float(edge) for edge in [meta["hist_low"], *(meta["hist_edges"] or [])] if edge]
     if not latent.hist or len(edges) < 2:
         return Markup("")
@@ -117,7 +122,7 @@ def activation_chart(latent: Latent, meta: Mapping[str, Any], zoom: Zoom | None 
             bars.append(charts.Bar(edges[i], edges[i + 1], n, note=f"{percent(n / total)} of firings"))
     return charts.histogram(
         bars, title="Activations", x_label="activation (log bins)" if log else "activation", y_label="tokens",
-        log_x=log, width=500, height=170, zoom=zoom)
+        markers=[charts.Marker(marked, "your text")] if marked else [], log_x=log, width=500, height=170, zoom=zoom)
 
 
 def logit_chart(latent: Latent, meta: Mapping[str, Any], zoom: Zoom | None = None) -> Markup:

@@ -47,6 +47,7 @@ from app.routes import (
     latent,
     latents,
     login,
+    owntext,
     runs,
     steer,
     steer_runs,
@@ -89,8 +90,8 @@ def create_app(
     app.mount("/static", VersionedStatic(directory=STATIC), name="static")
     # Last the features, whose `/{model}/{sae}` would take any address of two parts.
     for module in (
-            health, login, api, add, admin, runs, steer, steer_runs, inspect, effects, compare, home, tokens, labels,
-            exports, latents, features, latent):
+            health, login, api, add, admin, runs, steer, steer_runs, inspect, owntext, effects, compare, home, tokens,
+            labels, exports, latents, features, latent):
         _document_twins(module.router)
         app.include_router(
             module.router, max_body_size=settings.max_upload_bytes + UPLOAD_FORM_BYTES if module is add else None)

@@ -86,7 +86,8 @@ class ReadoutRequest(Part):
 class InspectRequest(Part):
     """Which latents of one or two SAEs fire on one or two texts.
 
-    Either `texts` or `ids` (such as a context of a build, BOS first).  `top`: latents told per token.
+    Either `texts` or `ids` (such as a context of a build, BOS first).  `top`: latents told per token, strongest first;
+    those of `latents` are told wherever they fire.
     """
 
     model: str = Field(min_length=1)
@@ -95,6 +96,7 @@ class InspectRequest(Part):
         default=(), max_length=MAX_TEXTS)
     ids: tuple[_Ids, ...] = Field(default=(), max_length=MAX_TEXTS)
     top: int = Field(default=20, ge=1, le=MAX_TOP)
+    latents: tuple[_Id, ...] = Field(default=(), max_length=MAX_TOP)
 
     @model_validator(mode="after")
     def _whole(self) -> InspectRequest:

@@ -30,7 +30,8 @@ class Firing:
 
 @dataclass(frozen=True)
 class Reading:
-    """One SAE on one text: L0 per position, the strongest latents of every position as triplets, and the ranking."""
+    """One SAE on one text: L0 per position, the strongest latents of every position (and those asked for) as triplets,
+    and the ranking."""
 
     l0: list[int]
     position: list[int]
@@ -48,11 +49,12 @@ def windows(ids: Sequence[int], bos_id: int, n_ctx: int) -> list[list[int]]:
 
 
 def inspect_text(
-    model: RowModel, ids: Sequence[int], saes: Sequence[Autoencoder], special: Sequence[bool], top: int
+    model: RowModel, ids: Sequence[int], saes: Sequence[Autoencoder], special: Sequence[bool], top: int,
+    latents: Sequence[int] = (),
 ) -> tuple[list[Reading], list[int]]:
     """A reading by each SAE, and the positions at which the text was cut anew (see `windows`).
 
-    `special`: which tokens of `ids` are BOS or the like.
+    `special`: which tokens of `ids` are BOS or the like.  `latents` are told wherever they fire.
     """
     hooks = list(dict.fromkeys(sae.hook for sae in saes))
     sites: dict[str, list[Tensor]] = {hook: [] for hook in hooks}
@@ -64,7 +66,7 @@ def inspect_text(
         at += len(shown)
         for hook, x_SD in _read(model, window, hooks).items():
             sites[hook].append(x_SD[-len(shown) :])
-    return [_reading(sae.codes(torch.cat(sites[sae.hook])), special, top) for sae in saes], cuts
+    return [_reading(sae.codes(torch.cat(sites[sae.hook])), special, top, latents) for sae in saes], cuts
 
 
 def _read(model: RowModel, ids: Sequence[int], hooks: Sequence[str]) -> dict[str, Tensor]:
@@ -82,7 +84,7 @@ def _read(model: RowModel, ids: Sequence[int], hooks: Sequence[str]) -> dict[str
     return kept
 
 
-def _reading(codes: Codes, special: Sequence[bool], top: int) -> Reading:
+def _reading(codes: Codes, special: Sequence[bool], top: int, latents: Sequence[int]) -> Reading:
     token_N, latent_N, value_N = codes.token_N.cpu(), codes.latent_N.cpu(), codes.value_N.float().cpu()
     l0_S = torch.bincount(token_N, minlength=codes.n_tokens)
     # By position, then by strength; the place within the position says which are among the top.
@@ -90,7 +92,7 @@ def _reading(codes: Codes, special: Sequence[bool], top: int) -> Reading:
     order = order[token_N[order].argsort(stable=True)]
     start_S = l0_S.cumsum(0) - l0_S
     place_N = torch.arange(len(order)) - start_S[token_N[order]]
-    shown = order[place_N < top]
+    shown = order[(place_N < top) | torch.isin(latent_N[order], torch.tensor(latents, dtype=torch.int64))]
     return Reading(
         l0_S.tolist(), token_N[shown].tolist(), latent_N[shown].tolist(), value_N[shown].tolist(),
         _ranked(token_N, latent_N, value_N, codes.n_latents, torch.tensor(list(special))))

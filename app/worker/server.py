@@ -227,7 +227,7 @@ class Engine:
         for ids in texts:
             marks = [i in special for i in ids]
             readings, windows = self._inspector.inspect_text(
-                model.rows, ids, [saes[sae_id] for sae_id in request.saes], marks, request.top)
+                model.rows, ids, [saes[sae_id] for sae_id in request.saes], marks, request.top, request.latents)
             out.append(p.InspectedText(
                 ids=ids, pieces=[model.pieces[i] for i in ids], special=marks, windows=windows, saes=[
                     p.TextLatents(

@@ -224,7 +224,7 @@ class Shard:
 
     def skew_L(self) -> Tensor:
         """Third standardised moment over the same tokens; NaN where all activations are the same."""
-        mean_L, _, cube_L = self._moments_3L
+        mean_L, _, cube_L = self._moments_3L.unbind()
         variance_L = self._variance_L
         third_L = cube_L - mean_L * (3 * variance_L + mean_L.square())
         spread_L = torch.where(variance_L > _SAME * mean_L.square(), variance_L, torch.nan)
@@ -232,14 +232,15 @@ class Shard:
 
     @property
     def _variance_L(self) -> Tensor:
-        mean_L, square_L, _ = self._moments_3L
+        mean_L, square_L, _ = self._moments_3L.unbind()
         return (square_L - mean_L.square()).clamp(min=0)
 
     @property
     def _moments_3L(self) -> Tensor:
         """Means of the first three powers, in units of the frame's; NaN where a latent never fires."""
         upper_L3, lower_L3 = self.powers_L32.double().unbind(dim=2)
-        return (upper_L3 / (1 << _WORD) + lower_L3 / (1 << 2 * _WORD)).T / self.n_tokens_L
+        total_3L: Tensor = (upper_L3 / (1 << _WORD) + lower_L3 / (1 << 2 * _WORD)).T
+        return total_3L / self.n_tokens_L
 
     def fvu_S(self) -> Tensor:
         """FVU at each position, around the mean of all counted tokens; NaN where there are none."""

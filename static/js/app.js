@@ -125,6 +125,7 @@
       j: () => moveRow(1),
       k: () => moveRow(-1),
       s: () => follow("[data-key='s']"),
+      t: () => follow("[data-opens='try']"),
       f: () => follow("[data-key='f']"),
       ArrowLeft: () => (row ? walkTokens(row, -1) : follow("a[rel='prev']")),
       ArrowRight: () => (row ? walkTokens(row, 1) : follow("a[rel='next']")),
@@ -136,6 +137,14 @@
 
   // Rows with a main link: the whole row opens it, unless something else in it was meant.
   function onClick(event) {
+    const opener = event.target.closest("[data-opens]");
+    const part = opener && byId(opener.dataset.opens);
+    if (part && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
+      event.preventDefault();
+      part.open = true;
+      part.querySelector("textarea, input").focus();
+      return;
+    }
     document.querySelectorAll("details.switcher[open], details.term[open]").forEach((details) => {
       if (!details.contains(event.target)) details.removeAttribute("open");
     });

@@ -26,7 +26,7 @@ def test_error_page_escapes_and_varies() -> None:
     response = render(request(), "error.html", 404, title="Not <here>", message="<script>x</script>")
     body = bytes(response.body).decode()
     assert response.status_code == 404
-    assert response.headers["Vary"] == "HX-Request"
+    assert response.headers["Vary"] == "HX-Request, HX-Target"
     assert "<script>x" not in body
     assert "Not &lt;here&gt;" in body
     assert "style=" not in body

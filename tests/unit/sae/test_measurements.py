@@ -107,6 +107,17 @@ def test_inspection_is_the_saes_codes(model: RowModel, ids: list[int], tiny_sae:
             assert float(dense_SL[f.peak, f.latent]) == pytest.approx(f.max, rel=1e-3)
 
 
+def test_a_latent_that_is_asked_for_is_told_wherever_it_fires(model: RowModel, ids: list[int], tiny_sae: Any) -> None:
+    sae = tiny_sae("batch_topk", "layer_norm", 1, 3)
+    dense_SL = sae.activation_of(model.lm.activations(torch.tensor([ids]), sae.hook)[0], torch.arange(sae.n_latents))
+    latent = int((dense_SL > 0).sum(0).argmax())
+    (reading,), _ = inspect_text(model, ids, [sae], [i == 0 for i in ids], top=1, latents=[latent])
+    acts = {p: a for p, other, a in zip(reading.position, reading.latent, reading.act, strict=True) if other == latent}
+    assert acts == pytest.approx({p: float(a) for p, a in enumerate(dense_SL[:, latent]) if a > 0}, rel=1e-3)
+    (plain,), _ = inspect_text(model, ids, [sae], [i == 0 for i in ids], top=1)
+    assert plain.latent.count(latent) < len(acts)
+
+
 def test_a_long_text_is_read_in_windows(model: RowModel, ids: list[int], tiny_sae: Any) -> None:
     sae, long = tiny_sae(), [ids[0], *(ids[1:] * 30)][:600]
     (reading,), cuts = inspect_text(model, long, [sae], [i == 0 for i in long], top=2)

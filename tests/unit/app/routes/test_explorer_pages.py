@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -10,7 +13,9 @@ from fastapi.testclient import TestClient
 
 from app import labels, mapviews
 from sae.comparisons import comparison_path, write_comparison
+from sae.index.schema import NEAR_BAND
 from sae.listing import SORTS, TOKEN_SORTS
+from sae.records import Sample
 from sae.rundir import write_json
 from sae.workspace import Workspace
 from tests.builds import Synthetic
@@ -45,6 +50,25 @@ def test_filters_by_what_people_wrote(admin: TestClient, browsable: TestClient) 
     page = browsable.get(f"/{BATCH}/latents").text
     assert "tag=Bracket" in page
     assert "tag=code" in page
+
+
+def test_the_table_by_label(admin: TestClient, browsable: TestClient) -> None:
+    assert browsable.get(f"/{BATCH}/latents.json?sort=label").json()["sort"] == "latent"  # there is none yet
+    for latent, text in ((90, "beta"), (4, "Alpha"), (12, "gamma")):
+        admin.post(f"/{BATCH}/{latent}/label", data={"text": text})
+
+    def first(query: str) -> list[int]:
+        rows = browsable.get(f"/{BATCH}/latents.json?sort=label{query}").json()["latents"]
+        return [row["latent"] for row in rows[:4]]
+
+    assert first("") == [4, 90, 12, 0]
+    assert first("&dir=desc") == [12, 90, 4, 0]  # those without a label come last either way
+    page = browsable.get(f"/{BATCH}/latents?sort=label").text
+    assert 'aria-sort="ascending"' in page
+    assert ">output score<" not in page
+    after = browsable.get(f"/{BATCH}/90?sort=label").text
+    assert f'rel="prev" href="/{BATCH}/4?' in after
+    assert f'rel="next" href="/{BATCH}/12?' in after
 
 
 def test_latents_by_the_logits_they_raise(browsable: TestClient, made: dict[str, Synthetic]) -> None:
@@ -97,6 +121,81 @@ def test_a_latent_in_a_frame_has_nothing_that_acts(browsable: TestClient) -> Non
     assert "frame-ancestors 'none'" in browsable.get(f"/{BATCH}/9").headers["content-security-policy"]
 
 
+@pytest.mark.parametrize(("part", "path"), [("acts", "/9"), ("logits", "/9"), ("l0", "/tokens")])
+def test_a_stretch_of_a_chart(browsable: TestClient, part: str, path: str) -> None:
+    whole = browsable.get(f"/{BATCH}{path}?window=long").text
+    figure = whole[whole.index(f'id="{part}"'):]
+    low, high = (float(re.findall(rf'data-{end}="([^"]+)"', figure)[0]) for end in ("low", "high"))
+    middle = low + (high - low) / 2
+    asked = f"/{BATCH}{path}?window=long&{part}={low}&{part}={middle}"
+    chart = browsable.get(asked, headers={"HX-Request": "true", "HX-Target": part}).text
+    assert chart.startswith("<figure")
+    found = float(re.findall(r'data-high="([^"]+)"', chart)[0])
+    assert middle <= found < high
+    assert 0 < chart.count("<rect class=\"c-bar") < figure[: figure.index("</figure>")].count("<rect class=\"c-bar")
+    assert '<input type="hidden" name="window" value="long">' in chart, "what else the address says is kept"
+    assert chart[:200] in browsable.get(asked).text, "the whole page shows it, too"
+    for nonsense in (f"{part}=x&{part}=1", f"{part}=1", f"{part}=nan&{part}=2", f"{part}=3&{part}=3"):
+        page = browsable.get(f"/{BATCH}{path}?{nonsense}").text
+        assert f'data-high="{high:.6g}"' in page
+
+
+def test_several_saes_over_one(browsable: TestClient, workspace: Workspace, made: dict[str, Synthetic]) -> None:
+    names = [f"demo/2-other-{i}" for i in range(5)]
+    for name in names:
+        write_json(workspace.sae(name) / "sae.json", sae_config(name))
+        workspace.build(name, "index-2").parent.mkdir(parents=True)
+        shutil.copy(made[TOP].path, workspace.build(name, "index-2"))
+    browsable.app.state.catalog.sync()  # type: ignore[attr-defined]
+
+    def outlines(query: str) -> int:
+        return browsable.get(f"/{BATCH}/tokens{query}").text.count("<polyline class=\"c-outline")
+
+    assert outlines("") == 1  # one of another architecture
+    assert outlines("?with=") == 0
+    assert outlines(f"?with=&with={names[0]}&with={names[3]}") == 2
+    assert outlines("?" + "&".join(f"with={name}" for name in names)) == 3  # more cannot be told apart
+    told = browsable.get(f"/{BATCH}/tokens.json?with={names[0]}&with={TOP}").json()
+    assert set(told["others"]) == {names[0], TOP}
+    assert told["others"][TOP]["hist"]
+
+
+def test_contexts_with_fewest_and_most_latents(browsable: TestClient) -> None:
+    samples = [
+        Sample(i, kind, i, f"{kind}-{i}.py", 0, [0, 5, 6], [8, i, i + 2])
+        for i, kind in enumerate(["any", "fewest", "most"])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sae.store.Build.samples", lambda _: samples)
+        page = browsable.get(f"/{BATCH}/tokens").text
+    most, fewest = page.index("Contexts that need most"), page.index("Contexts that need fewest")
+    assert page.index("any-0.py") < most < page.index("most-2.py") < fewest < page.index("fewest-1.py")
+    assert '<b class="mono">3.0</b> on average' in page[most:], "BOS apart"
+
+
+def test_near_misses_have_a_band_of_their_own(browsable: TestClient, made: dict[str, Synthetic]) -> None:
+    with browsable.app.state.builds.use(BATCH, made[BATCH].path.stem) as build:  # type: ignore[attr-defined]
+        some = build.contexts(9)[0]
+    context = replace(some, band=NEAR_BAND, act=0.125, acts=[0.0] * len(some.tokens))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sae.store.Build.contexts", lambda *_: [context])
+        patch.setitem(build.meta, "near", 0.1)
+        page = browsable.get(f"/{BATCH}/9").text
+    band = page[page.index("Nearly"):].partition("</ol>")[0]
+    assert "lacks less than 10%" in band
+    assert "0.12" in band
+    assert band.count(' peak"') == 1
+
+
+def test_runs_home_and_documents_for_programs(browsable: TestClient) -> None:
+    home = browsable.get("/index.json").json()
+    assert [f"{sae['model']}/{sae['sae']}" for sae in home["saes"]] == [
+        f"{sae['model']}/{sae['sae']}" for sae in browsable.get("/api/saes").json()]
+    assert browsable.get("/runs.json").json() == browsable.get("/api/runs").json() == []
+    assert browsable.get("/runs/none.json").status_code == 404
+    assert browsable.get(f"/{BATCH}/9/source/0.json").status_code == 404  # the text is not kept here
+    assert sorted(browsable.get("/search.json?q=9").json()["numbers"]) == sorted([f"/{TOP}/9", f"/{BATCH}/9"])
+
+
 def test_a_document_that_is_not_here(browsable: TestClient) -> None:
     page = browsable.get(f"/{BATCH}/9/source/0")
     assert page.status_code == 404
@@ -113,7 +212,9 @@ def test_search_for_programs(admin: TestClient, browsable: TestClient) -> None:
 def test_the_description_names_every_twin(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     assert {"/{model}/{name}/latents.json", "/{model}/{name}/{number}.json", "/compare.json", "/search.json",
-            "/{model}/{name}/map.json", "/{model}/{name}/tokens/{sample}/{position}.json"} <= set(paths)
+            "/{model}/{name}/map.json", "/{model}/{name}/tokens/{sample}/{position}.json", "/index.json", "/runs.json",
+            "/runs/{run_id}.json", "/{model}/{name}/{number}/source/{ctx}.json",
+            "/inspect/{model}/{name}/{number}.json"} <= set(paths)
     assert "/{model}/{name}/latents" not in paths
 
 

@@ -1,0 +1,99 @@
+"""A latent on a text of one's own, before a made-up worker: result, silence, faults, waiting, JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.main import create_app
+from app.questions import Questions
+from app.routes import owntext
+from app.settings import Settings
+from app.worker.protocol import Busy, Queued
+from tests.builds import make_build
+from tests.unit.app.conftest import write_sae
+from tests.unit.app.fake_worker import FakeWorker
+
+SAE = "demo/2-one"
+HERE = f"/inspect/{SAE}/3"  # the made-up latent 3 fires on every token, by its id
+TEXT = "def café(self):\n    return <b>&amp;"
+HTMX = {"HX-Request": "true", "HX-Target": "own-text"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = Settings(home=tmp_path_factory.mktemp("own"), demo=False, database_url="")
+    write_sae(settings.workspace, SAE, n_latents=60)
+    path = settings.home / "builds" / SAE / "build-1.duckdb"
+    path.parent.mkdir(parents=True)
+    make_build(path, sae_id=SAE, n_latents=60)
+    return settings.home
+
+
+@pytest.fixture
+def browser(home: Path) -> Iterator[TestClient]:
+    app = create_app(Settings(home=home, demo=False, database_url="", steers_per_minute=1e6), supervise=False)
+    with TestClient(app, follow_redirects=False) as client:
+        app.state.worker = FakeWorker()
+        app.state.questions = Questions(app.state.worker)
+        yield client
+
+
+@pytest.fixture
+def worker(browser: TestClient) -> FakeWorker:
+    found: FakeWorker = browser.app.state.worker  # type: ignore[attr-defined]
+    return found
+
+
+def test_the_text_is_shaded_by_the_latent(browser: TestClient, worker: FakeWorker) -> None:
+    told = browser.get(f"{HERE}.json", params={"text": TEXT}).json()
+    ids = worker.encode(TEXT)
+    assert told["tokens"] == ids
+    assert told["acts"] == pytest.approx([1.3 + i % 7 for i in ids])
+    assert (told["max"], told["firings"]) == (max(told["acts"][1:]), len(ids) - 1)  # BOS does not count
+    assert worker.asked[-1].request.latents == (3,)
+
+    part = browser.post(HERE, data={"text": TEXT}, headers=HTMX).text
+    assert "<html" not in part
+    said = unescape(re.sub(r"<[^>]+>", "", part))
+    assert f"Fires on {len(ids) - 1} of {len(ids) - 1} tokens" in said
+    assert "return" in said
+    assert "<b>&" not in part.replace("<b class", "")
+    assert part.count(" peak") == 1
+    assert 'id="acts" hx-swap-oob' in part, "the histogram comes again, with the text's activation marked"
+    assert "your text" in part
+    assert len(worker.asked) == 1, "one question, one answer"
+
+
+def test_a_page_without_javascript(browser: TestClient) -> None:
+    page = browser.get(HERE, params={"text": TEXT}).text
+    assert "Latent 3 on your text" in page
+    assert "how was this computed?" in page
+    assert re.search(r"<textarea[^>]*>\n" + re.escape(TEXT.partition("\n")[0]), page)
+    assert "Fires on" in page
+    assert "Fires on" not in browser.get(HERE).text, "nothing was typed yet"
+
+
+def test_a_silent_latent_says_so(browser: TestClient) -> None:
+    said = browser.get(f"/inspect/{SAE}/59", params={"text": "import os"}).text
+    assert "stays silent on all" in said
+
+
+def test_faults_and_waiting(browser: TestClient, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = browser.post(HERE, data={"text": "x" * 20_001}, headers=HTMX)
+    assert (long.status_code, "20,001 characters" in long.text) == (200, True)
+    assert browser.get(f"{HERE}.json", params={"text": " "}).json()["field"] == "text"
+    assert browser.get(f"/inspect/{SAE}/60", params={"text": "x"}).status_code == 404
+    worker.says = [[Busy(retry_after_s=4)]]
+    assert "no room" in browser.post(HERE, data={"text": "busy"}, headers=HTMX).text
+    monkeypatch.setattr(owntext, "PATIENCE_S", 0.05)
+    worker.says = [[Queued(position=3), None]]
+    waiting = browser.post(HERE, data={"text": "slow"}, headers=HTMX).text
+    assert "waiting: 2 before this one" in waiting
+    assert 'hx-trigger="load delay:700ms"' in waiting
+    worker.go.set()
