@@ -182,7 +182,7 @@ def histogram(
     span = f' data-low="{x_axis.low:.6g}" data-high="{x_axis.high:.6g}" data-from="{x_axis.start / width:.4f}"' \
            f' data-to="{x_axis.end / width:.4f}"{" data-log" if log_x else ""}' if zoom else ""
     rest = _table(heads, rows) + (zoom.form(x_axis.low, x_axis.high) if zoom else Markup(""))
-    return _figure(title, y_label, width, _svg(parts, width, height, title, span), legend, rest)
+    return _figure(title, y_label, width, _svg(parts, width, height, title or x_label, span), legend, rest)
 
 
 def sparkline(values: Sequence[float], *, title: str, width: int = 120, height: int = 24, bars: bool = True) -> Markup:

@@ -92,7 +92,7 @@ def fvu_chart(builds: Mapping[str, Build]) -> Markup | None:
             series.append(charts.Series(name, points))
     return charts.line_chart(
         series, title="FVU by position", x_label="position in the context", y_label="variance unexplained", zero=True,
-        width=420, height=220, x_format=charts.tick_text) if series else None
+        width=560, height=220, x_format=charts.tick_text) if series else None
 
 
 def by_density_chart(build: Build) -> Markup:
@@ -100,7 +100,7 @@ def by_density_chart(build: Build) -> Markup:
     bars = [charts.Bar(low, high, l0) for low, high, l0 in build.firings_by_density()]
     return charts.histogram(
         bars, title="Where the latents of a token come from", x_label="density of the latent",
-        y_label="latents per token", log_x=True, width=420, height=220, y_format=lambda value: f"{value:.3g}")
+        y_label="latents per token", log_x=True, width=560, height=220, y_format=lambda value: f"{value:.3g}")
 
 
 def extremes(build: Build, limit: int = 12) -> tuple[list[TokenL0], list[TokenL0]]:

@@ -17,16 +17,17 @@ _CUT = '<span class="cut">…</span>'
 
 
 def pieces_html(pieces: Iterable[Piece], newlines: bool = False) -> Markup:
-    """The pieces, one after the other; with `newlines` a line is broken after each that ends one."""
+    """The pieces, one after the other; with `newlines` a line is broken where the text breaks it."""
     out = []
     for piece in pieces:
         css = f"t {piece.css}" if piece.css else "t"
         if piece.space and "  " in piece.text:
             css += " ws"
         title = f' title="{escape(piece.title)}"' if piece.title else ""
-        out.append(f'<span class="{css}"{title}>{escape(piece.text)}</span>')
-        if newlines and piece.breaks:
-            out.append("\n" * piece.breaks)
+        text = escape(piece.text)
+        if newlines and piece.breaks:  # within the piece, for a token may hold a line's end and the next one's indent
+            text = text.replace("↵", "↵\n")
+        out.append(f'<span class="{css}"{title}>{text}</span>')
     return Markup("".join(out))
 
 

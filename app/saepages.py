@@ -134,7 +134,7 @@ def etag(build: Build) -> str:
 def unchanged(request: Request, build: Build) -> Response | None:
     """304 if the asker has this build's answer already."""
     if etag(build) in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers={"ETag": etag(build), "Vary": "HX-Request"})
+        return Response(status_code=304, headers={"ETag": etag(build), "Vary": "HX-Request, HX-Target"})
     return None
 
 

@@ -28,6 +28,7 @@ class Server:
     address: str
     admin_link: str
     pid: int
+    home: Path
     cookies: list[Any] = field(default_factory=list)
 
     def sign_in(self, page: Page) -> None:
@@ -56,16 +57,14 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def serving(home: Path, *train: str) -> Iterator[Server]:
+def serving(home: Path, *options: str) -> Iterator[Server]:
     """`saescope serve` on a workspace with one small SAE, which the command line trains with these options."""
-    environment = {**os.environ, "SAESCOPE_HOME": str(home), "PORT": "0", "SAESCOPE_DEMO": "false"}
-    subprocess.run([sys.executable, "-m", "sae", "train", *train], env=environment, check=True, timeout=280,
-                   stdout=subprocess.DEVNULL)
+    train(home, *options)
     command = [sys.executable, "-c", "from app.cli import main; main()", "serve"]
     with open(home / "serve.log", "w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(command, env=_environment(home), stdout=subprocess.PIPE, stderr=log, text=True)
     try:
-        yield _announced(process)
+        yield _announced(process, home)
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
@@ -78,11 +77,21 @@ def server(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterat
         yield server
 
 
-def _announced(process: subprocess.Popen[str]) -> Server:
+def train(home: Path, *options: str) -> None:
+    """Train an SAE in a workspace from the command line."""
+    subprocess.run([sys.executable, "-m", "sae", "train", *options], env=_environment(home), check=True, timeout=280,
+                   stdout=subprocess.DEVNULL)
+
+
+def _environment(home: Path) -> dict[str, str]:
+    return {**os.environ, "SAESCOPE_HOME": str(home), "PORT": "0", "SAESCOPE_DEMO": "false"}
+
+
+def _announced(process: subprocess.Popen[str], home: Path) -> Server:
     assert process.stdout is not None
     head = [process.stdout.readline() for _ in range(2)]
     address, link = (re.findall(r"http://\S+", line)[0] for line in head)
-    return Server(address, link, process.pid)
+    return Server(address, link, process.pid, home)
 
 
 @pytest.fixture

@@ -59,29 +59,3 @@ def test_from_home_to_a_steered_text_and_a_run_of_ones_own(page: Page, server: S
     page.screenshot(path=artefacts() / "run.png")
     page.goto(server.address + "/demo/my-own")
     expect(page.get_by_role("link", name="Browse latents")).to_be_visible()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("javascript", [True, False])
-def test_every_page_fits_and_reads(
-    browser: Browser, server: Server, scheme: str, width: int, javascript: bool
-) -> None:
-    context = browser.new_context(
-        viewport={"width": width, "height": 900}, color_scheme=scheme,  # type: ignore[arg-type]
-        java_script_enabled=javascript)
-    page = context.new_page()
-    problems: list[str] = []
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    paths = {"home": "/", "sae": SAE, "latents": SAE + "/latents", "latent": SAE + "/3", "tokens": SAE + "/tokens",
-             "steering": "/steer", "inspector": "/inspect", "runs": "/runs", "login": "/login"}
-    for name, path in paths.items():
-        response = page.goto(server.address + path)
-        assert response is not None
-        assert response.status == 200, path
-        expect(page.get_by_role("heading", level=1)).to_be_visible()
-        if javascript:
-            assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{path} is wider than the window"
-            page.screenshot(path=artefacts() / f"{name}-{width}-{scheme}.png")
-    context.close()
-    assert problems == []

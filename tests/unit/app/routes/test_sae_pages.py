@@ -197,7 +197,7 @@ def test_windows_and_line_breaks(browsable: TestClient) -> None:
     assert "<html" not in full.text
     assert 'aria-current="true">full' in full.text
     broken = page(browsable, f"/{BATCH}/4?window=full&nl=1")
-    assert 'aria-pressed="true"' in broken
+    assert 'aria-current="true">↵ line breaks' in broken
 
 
 def test_arrows_follow_the_table_one_came_from(browsable: TestClient) -> None:

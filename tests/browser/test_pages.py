@@ -1,0 +1,100 @@
+"""Every page, light and dark, wide and narrow, with and without JavaScript: it fits, reads, and axe finds nothing."""
+
+from __future__ import annotations
+
+import time
+from urllib.parse import quote
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from tests.browser.conftest import SMALL, Server, artefacts, train
+
+pytestmark = pytest.mark.browser
+
+SAE, OTHER = "demo/2-res-batchtopk-512", "demo/beside"
+TEXT = "def read(path):\n    with open(path) as f:\n        return f.read()"
+
+
+@pytest.fixture(scope="module")
+def paths(server: Server) -> dict[str, str]:
+    """Name -> address of every page, each with something to see where it can have it."""
+    train(server.home, "--name", "beside", "--architecture", "topk", *SMALL)
+    with httpx.Client(base_url=server.address, timeout=120, headers={"Sec-Fetch-Site": "same-origin"}) as client:
+        rows = client.get(f"/{SAE}/latents.json?sort=density&dir=desc&limit=512").json()["latents"]
+        busy = next(row["latent"] for row in rows if row["density"] < 0.02)
+        dead = client.get(f"/{SAE}/latents.json?flag=dead").json()["latents"]
+        context = client.get(f"/{SAE}/{busy}.json").json()["contexts"][0]["ctx"]
+        form = {"sae": SAE, "latent": busy, "mode": "add", "strength": "4", "prompt": "def ", "length": "8"}
+        steered, sweep = (
+            client.post(path, data=form | {"sweep": "1 4"}).headers["location"] for path in ("/steer", "/steer/sweep"))
+        for address in (steered, sweep):
+            while client.get(f"{address}.json").json()["state"] in ("queued", "running"):
+                time.sleep(0.2)
+        run = client.get("/api/runs").json()[0]["id"]
+    latent = f"/{SAE}/{busy}"
+    return {
+        "home": "/", "sae": f"/{SAE}", "map": f"/{SAE}/map", "latents": f"/{SAE}/latents",
+        "latents-token": f"/{SAE}/latents?token=self&sort=lift&dir=desc", "latents-none": f"/{SAE}/latents?label=nothing",
+        "latent": latent, "latent-lines": f"{latent}?window=full&nl=1", "latent-zoomed": f"{latent}?acts=0.5&acts=3",
+        "latent-dead": f"/{SAE}/{dead[0]['latent']}" if dead else latent, "embed": f"{latent}?embed=1",
+        "document": f"{latent}/source/{context}", "effects": f"/effects{latent}",
+        "own-text": f"/inspect{latent}?text={quote(TEXT)}", "tokens": f"/{SAE}/tokens?with={OTHER}",
+        "token": f"/{SAE}/tokens/0/5", "compare": f"/compare?a={SAE}&b={OTHER}", "compare-none": "/compare",
+        "inspect": "/inspect", "inspected": f"/inspect?sae={SAE}&text={quote(TEXT)}&at=3",
+        "inspected-two": f"/inspect?sae={SAE}&with={OTHER}&text={quote(TEXT)}", "steer": f"/steer?sae={SAE}&latent={busy}",
+        "steered": steered, "sweep": sweep, "runs": "/runs", "run": f"/runs/{run}",
+        "search": "/search?q=return", "search-none": "/search?q=zzzz", "api": "/api/docs", "login": "/login",
+        "not-found": f"/{SAE}/99999", "unknown": "/demo/none"}
+
+
+ADMIN = {"admin": "/admin", "train": "/admin/train", "sweep-form": "/admin/sweep", "index-form": "/admin/index",
+         "import": "/admin/import", "evaluate-form": "/admin/evaluate"}
+FAULTS = {"not-found", "unknown"}
+
+
+def visit(page: Page, server: Server, name: str, path: str, width: int) -> None:
+    """Open a page; it must have a heading and fit into the window."""
+    response = page.goto(server.address + path)
+    assert response is not None
+    assert response.status == (404 if name in FAULTS else 200), path
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{path} is wider than the window"
+
+
+@pytest.mark.parametrize(("width", "scheme", "axe"), [
+    (1280, "light", True), (1280, "dark", False), (390, "light", False), (390, "dark", True)])
+def test_every_page_fits_and_axe_finds_nothing(
+    browser: Browser, server: Server, paths: dict[str, str], width: int, scheme: str, axe: bool
+) -> None:
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+    page, problems, found = context.new_page(), list[str](), list[str]()
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    server.sign_in(page)
+    for name, path in (paths | ADMIN).items():
+        visit(page, server, name, path, width)
+        page.screenshot(path=artefacts() / f"{name}-{width}-{scheme}.jpg", quality=70, type="jpeg", full_page=True)
+        if not axe:  # each width and each scheme once
+            continue
+        answer = Axe().run(page)
+        found += [f"{name}: {rule['id']}: {node['html'][:120]}" for rule in answer.response["violations"]
+                  for node in rule["nodes"][:3]]
+    context.close()
+    assert not found, "\n".join(found)
+    assert [text for text in problems if "404" not in text] == []
+
+
+def test_every_page_reads_without_javascript(browser: Browser, server: Server, paths: dict[str, str]) -> None:
+    context: BrowserContext = browser.new_context(viewport={"width": 390, "height": 900}, java_script_enabled=False)
+    page = context.new_page()
+    for name, path in paths.items():
+        response = page.goto(server.address + path)
+        assert response is not None
+        assert response.status == (404 if name in FAULTS else 200), path
+        assert page.locator("h1").first.is_visible(), path
+        assert len(page.locator("main").inner_text()) > 20, path
+    context.close()
