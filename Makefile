@@ -15,7 +15,7 @@
 PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13 python; do \
   $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 PIP_FLAGS ?=
-PYTEST_FLAGS ?=
+PYTEST_FLAGS ?= -n auto
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from sae.workspace import Workspace
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from sae.lm import LanguageModel
 
 # Before torch is imported by any test: many small products gain nothing from many threads.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 # Before anything imports Triton, which looks at it once: without a GPU its kernels run under the interpreter.
 if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -46,11 +47,30 @@ def demo_lm() -> LanguageModel:
 
     from sae.lm import LanguageModel
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     return LanguageModel.load("demo", "cpu")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: the rules of the tree, then the units, then the browser."""
-    order = {"unit": 1, "browser": 2}
+    """Fast tests first: the rules of the tree, then the units, then the browser.
+
+    Where several processes share the work the browser's come first, since they are the longest piece.
+    """
+    order = {"unit": 1, "browser": 0 if "PYTEST_XDIST_WORKER" in os.environ else 2}
     items.sort(key=lambda item: order.get(item.path.relative_to(Path(__file__).parent).parts[0], 0))
+
+
+class ByFile(LoadScopeScheduling):
+    """A file's tests stay in one process, and the browser's files in one of all.
+
+    The server and the SAEs that they share are made once a process.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "browser" if nodeid.startswith("tests/browser/") else nodeid.split("::", 1)[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
+    """Several processes share the work by file, in the order of the files."""
+    config.option.loadscopereorder = False
+    return ByFile(config, log)

@@ -20,12 +20,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sae_dashboard.sae_vis_data import SaeVisConfig
-from sae_dashboard.sae_vis_runner import SaeVisRunner
-from sae_lens import SAE, HookedSAETransformer
-from transformer_lens import HookedTransformerConfig
-from transformer_lens.pretrained.weight_conversions import convert_llama_weights
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+sys.modules["torchvision"] = None  # comes along, fits no CPU build of torch, and is not needed
+
+from sae_dashboard.sae_vis_data import SaeVisConfig  # noqa: E402
+from sae_dashboard.sae_vis_runner import SaeVisRunner  # noqa: E402
+from sae_lens import SAE, HookedSAETransformer  # noqa: E402
+from transformer_lens import HookedTransformerConfig  # noqa: E402
+from transformer_lens.pretrained.weight_conversions import convert_llama_weights  # noqa: E402
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
 
 def hooked(folder: str) -> HookedSAETransformer:

@@ -243,14 +243,15 @@ class Shard:
         return total_3L / self.n_tokens_L
 
     def fvu_S(self) -> Tensor:
-        """FVU at each position, around the mean of all counted tokens; NaN where there are none."""
+        """FVU at each position, around the mean of all counted tokens; NaN where none is or all are that mean."""
         n_S = self.l0_position_S3[:, 0].double()
         n_S[0] = 0  # BOS
         x_SD = self.x_SD.double() / _FIXED
         mean_D = x_SD.sum(dim=0) / n_S.sum()
         error_S, square_S = self.fit_S2.T.double() / _FIXED
         variance_S = square_S - 2 * x_SD @ mean_D + n_S * mean_D.square().sum()
-        fvu_S: Tensor = error_S / torch.where(n_S > 0, variance_S, torch.nan)
+        varied_S = variance_S > 1e-6 * square_S  # below that it is rounding
+        fvu_S: Tensor = error_S / torch.where(varied_S, variance_S, torch.nan)
         return fvu_S
 
     def median_norm(self) -> float:

@@ -45,8 +45,9 @@ def chromium() -> str | None:
     return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    """Chromium, closed after the last of these tests: its event loop would be in the way of others' in the process."""
     path = chromium()
     if path is None:
         pytest.skip("no Chromium found: install it, or name it in CHROMIUM")
@@ -70,7 +71,7 @@ def serving(home: Path, *options: str) -> Iterator[Server]:
         process.communicate(timeout=60)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Server]:
     """The program with an SAE of the standard library's text."""
     with serving(tmp_path_factory.mktemp("home"), *SMALL) as server:

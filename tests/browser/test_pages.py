@@ -37,14 +37,16 @@ def paths(server: Server) -> dict[str, str]:
     latent = f"/{SAE}/{busy}"
     return {
         "home": "/", "sae": f"/{SAE}", "map": f"/{SAE}/map", "latents": f"/{SAE}/latents",
-        "latents-token": f"/{SAE}/latents?token=self&sort=lift&dir=desc", "latents-none": f"/{SAE}/latents?label=nothing",
+        "latents-token": f"/{SAE}/latents?token=self&sort=lift&dir=desc",
+        "latents-none": f"/{SAE}/latents?label=nothing",
         "latent": latent, "latent-lines": f"{latent}?window=full&nl=1", "latent-zoomed": f"{latent}?acts=0.5&acts=3",
         "latent-dead": f"/{SAE}/{dead[0]['latent']}" if dead else latent, "embed": f"{latent}?embed=1",
         "document": f"{latent}/source/{context}", "effects": f"/effects{latent}",
         "own-text": f"/inspect{latent}?text={quote(TEXT)}", "tokens": f"/{SAE}/tokens?with={OTHER}",
         "token": f"/{SAE}/tokens/0/5", "compare": f"/compare?a={SAE}&b={OTHER}", "compare-none": "/compare",
         "inspect": "/inspect", "inspected": f"/inspect?sae={SAE}&text={quote(TEXT)}&at=3",
-        "inspected-two": f"/inspect?sae={SAE}&with={OTHER}&text={quote(TEXT)}", "steer": f"/steer?sae={SAE}&latent={busy}",
+        "inspected-two": f"/inspect?sae={SAE}&with={OTHER}&text={quote(TEXT)}",
+        "steer": f"/steer?sae={SAE}&latent={busy}",
         "steered": steered, "sweep": sweep, "runs": "/runs", "run": f"/runs/{run}",
         "search": "/search?q=return", "search-none": "/search?q=zzzz", "api": "/api/docs", "login": "/login",
         "not-found": f"/{SAE}/99999", "unknown": "/demo/none"}

@@ -61,7 +61,8 @@ def browser(home: Path, client: TestClient, workspace: Workspace) -> TestClient:
 def contexts_of(html: str) -> str:
     """The words of the contexts and the lists beside them, but for what needs weights or names the SAE."""
     main = html[html.index('class="latent-page"') :].replace("⌕", "").replace("again", "2-res-batchtopk-4k")
-    main = re.sub(r'<section[^>]*id="effects-card".*?</section>', "", main, flags=re.S)
+    for part in ("effects-card", "try"):
+        main = re.sub(rf'<(section|details)[^>]*id="{part}".*?</\1>', "", main, flags=re.S)
     return re.sub(r"\s+", " ", text_of(main))
 
 

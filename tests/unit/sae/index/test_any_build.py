@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.toys import ToyModel, V, corpus_of, toy_sae
@@ -45,6 +45,7 @@ def test_there_are_checks() -> None:
 
 @settings(max_examples=12)
 @given(st.integers(0, 2**32 - 1))
+@example(8504218)  # one token counts at all
 def test_every_number_of_any_build(seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         case = any_case(Path(folder), seed)
