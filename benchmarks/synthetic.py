@@ -17,8 +17,19 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from sae.index.schema import BANDS, HIST_BINS, LOGIT_BINS, ROW_GROUP, SCHEMA_VERSION, SNIPPETS, STORAGE_VERSION, TABLES
+from sae.index.schema import (
+    BANDS,
+    HIST_BINS,
+    LOGIT_BINS,
+    NEAR_BAND,
+    ROW_GROUP,
+    SCHEMA_VERSION,
+    SNIPPETS,
+    STORAGE_VERSION,
+    TABLES,
+)
 from sae.models import DEMO_PATH
+from sae.records import NEAR
 from sae.rundir import write_json
 from sae.workspace import Workspace
 
@@ -116,16 +127,21 @@ FROM (SELECT range AS l, CASE WHEN u(range, 0) < 0.02 THEN 0
                               ELSE CAST(3 * pow(10, 4.5 * u(range, 1)) AS BIGINT) END AS n
       FROM range({{start}}, {{stop}})) ORDER BY l"""
 
-# The strongest contexts first, then four bands.
-_CONTEXTS = """INSERT INTO build.context BY NAME
+# The strongest contexts first, then four bands, then near misses, in which nothing fires.
+_CONTEXTS = f"""INSERT INTO build.context BY NAME
 SELECT l AS latent, band, rank, act, hash(l, k) % 100000 AS ctx, CAST(hash(l, k) % 2000 AS INTEGER) AS doc,
-  hash(l, k, 1) % 5000 AS doc_offset, 0 AS start, CAST({S} * 3 // 4 AS USMALLINT) AS peak,
-  list_transform(range({S}), lambda i: tok(l * 131 + k, i)) AS tokens,
-  [7, 31, {S} * 3 // 4 - 5, {S} * 3 // 4] AS pos, [act / 9, act / 4, act / 2, act] AS val, 1 AS duplicates
-FROM (SELECT latent AS l, k, CASE WHEN k < {top} THEN 0 ELSE 1 + (k - {top}) // {band} END AS band,
-             CASE WHEN k < {top} THEN k ELSE (k - {top}) % {band} END AS rank, max_act * ({n} - k) / {n} AS act
-      FROM build.latent, (SELECT range AS k FROM range({n}))
-      WHERE latent >= {start} AND latent < {stop} AND NOT dead AND k < {top} + 4 * {band})
+  hash(l, k, 1) % 5000 AS doc_offset, 0 AS start, CAST({{S}} * 3 // 4 AS USMALLINT) AS peak,
+  list_transform(range({{S}}), lambda i: tok(l * 131 + k, i)) AS tokens,
+  CASE WHEN band = {NEAR_BAND} THEN [] ELSE [7, 31, {{S}} * 3 // 4 - 5, {{S}} * 3 // 4] END AS pos,
+  CASE WHEN band = {NEAR_BAND} THEN [] ELSE [act / 9, act / 4, act / 2, act] END AS val, 1 AS duplicates
+FROM (SELECT latent AS l, k, CASE WHEN k < {{top}} THEN 0 ELSE 1 + (k - {{top}}) // {{band}} END AS band,
+             CASE WHEN k < {{top}} THEN k ELSE (k - {{top}}) % {{band}} END AS rank,
+             max_act * ({{n}} - k) / {{n}} AS act
+      FROM build.latent, (SELECT range AS k FROM range({{n}}))
+      WHERE latent >= {{start}} AND latent < {{stop}} AND NOT dead AND k < {{top}} + 4 * {{band}}
+      UNION ALL
+      SELECT latent, {{n}} + k, {NEAR_BAND}, k, 0.95 - 0.01 * k FROM build.latent, (SELECT range AS k FROM range(3))
+      WHERE latent >= {{start}} AND latent < {{stop}} AND NOT dead)
 ORDER BY l, band, rank"""
 
 _L0 = f"""
@@ -146,6 +162,7 @@ def _meta(n_latents: int, window: int) -> dict[str, Any]:
         "settings": {}, "median_resid_norm": 20.0, "hist_low": float(edges[0]), "hist_edges": edges[1:-1].tolist(),
         "logit_edges": np.linspace(-3, 3, LOGIT_BINS + 1).tolist(), "company_tokens": 64, "map": "PCA",
         "bands": [{"band": b, "name": name, "q_low": low, "q_high": high} for b, name, low, high in BANDS],
+        "near": NEAR,
         "bos_l0": 40, "bos_token": 0, "command": "python -m benchmarks.synthetic"}
 
 
