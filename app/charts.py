@@ -24,6 +24,7 @@ from app.zoom import Zoom
 Format = Callable[[float], str]
 Line = tuple[str, list[tuple[float, float]]]  # label, points that can be drawn
 _TOP, _RIGHT, _BOTTOM, _LEFT = 20, 12, 34, 48
+_MEDIUM, _LARGE = 480, 700  # widths from which letters grow on narrow screens (static/css/charts.css)
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def _svg(parts: Sequence[str], width: int, height: int, title: str, attributes: 
 def _figure(title: str, y_label: str, width: int, svg: str, legend: str, rest: Markup) -> Markup:
     said = f'<span class="muted">{escape(y_label)}</span>' if y_label else ""
     caption = f"<figcaption>{escape(title)} {said}</figcaption>" if title or said else ""
-    size = " c-large" if width >= 700 else " c-medium" if width >= 480 else ""  # text size on narrow screens
+    size = " c-large" if width >= _LARGE else " c-medium" if width >= _MEDIUM else ""  # text size on narrow screens
     return Markup(f'<figure class="chart{size}">{caption}{legend}{svg}{rest}</figure>')
 
 
@@ -283,17 +284,24 @@ def _staggered(markers: Sequence[Marker], x_axis: Axis) -> list[tuple[Marker, in
 
 
 def _label_extent(marker: Marker, x_axis: Axis) -> tuple[float, float]:
-    at, length = x_axis(marker.x), 8 * len(marker.label) + 8
-    return (at, at + length) if at + length <= x_axis.end + _RIGHT else (at - length, at)
+    width = x_axis.end + _RIGHT
+    at, length = x_axis(marker.x), _letter(width) * len(marker.label) + 8
+    return (at, at + length) if at + length <= width else (at - length, at)
+
+
+def _letter(width: float) -> float:
+    """Room for one letter of a marker's name: narrow screens shrink the chart, so there letters are larger."""
+    return 14 if width >= _LARGE else 10 if width >= _MEDIUM else 8
 
 
 def _marker(marker: Marker, x_axis: Axis, base: float, level: int = 0) -> str:
     at = x_axis(marker.x)
     left = _label_extent(marker, x_axis)[0] == at
     x, anchor = (at + 4, "start") if left else (at - 4, "end")
+    line = 1.65 * _letter(x_axis.end + _RIGHT)
     return (
         f'<line class="c-marker" x1="{at}" x2="{at}" y1="{_TOP - 14}" y2="{base}"/>'
-        f'<text class="c-marker-label" x="{x}" y="{_TOP - 6 + 13 * level}" text-anchor="{anchor}">'
+        f'<text class="c-marker-label" x="{x}" y="{_TOP - 6 + line * level}" text-anchor="{anchor}">'
         f"{escape(marker.label)}</text>")
 
 

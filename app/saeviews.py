@@ -177,6 +177,13 @@ def cosine_chart(build: Build) -> Markup:
         y_label="latents", width=560, height=240)
 
 
+def norm_chart(build: Build) -> Markup:
+    """How long the encoder rows are.  Decoder rows are of norm 1: what an imported SAE's had is in here."""
+    bars = [charts.Bar(low, high, n) for low, high, n in build.norm_histogram()]
+    return charts.histogram(bars, title="Norm of the encoder row", x_label="norm, for a decoder row of norm 1",
+                            y_label="latents", width=560, height=240)
+
+
 def starts(sae: Sae, build: Build, n: int = 5) -> list[Start]:
     """Where to begin: single-token latents, peaked output, dense, rare, and any."""
     base = f"/{sae.id}/latents"

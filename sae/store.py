@@ -259,6 +259,15 @@ class Build:
             " WHERE NOT dead AND len(neighbour_cos) > 0 GROUP BY bin", [bins, bins - 1])}
         return [(i / bins, (i + 1) / bins, rows.get(i, 0)) for i in range(min(rows, default=0), bins)]
 
+    def norm_histogram(self, bins: int = 40) -> list[tuple[float, float, int]]:
+        """Living latents by the norm of their encoder row: (from, below, count).  Decoder rows are of norm 1."""
+        low, high = self._rows("SELECT min(encoder_norm), max(encoder_norm) FROM latent WHERE NOT dead")[0].values()
+        step = (high - low) / bins or 1.0 if low is not None else 0.0
+        rows = {row["bin"]: row["n"] for row in self._rows(
+            "SELECT least(floor((encoder_norm - ?) / ?)::INTEGER, ?) AS bin, count(*) AS n FROM latent"
+            " WHERE NOT dead AND encoder_norm IS NOT NULL GROUP BY bin", [low, step, bins - 1])}
+        return [(low + i * step, low + (i + 1) * step, rows.get(i, 0)) for i in range(max(rows, default=-1) + 1)]
+
     def density_histogram(self) -> list[tuple[float, float, int]]:
         """Living latents by density: (from, below, count) in fifths of a decade, lowest first."""
         rows = self._rows(

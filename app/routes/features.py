@@ -77,6 +77,7 @@ def show_sae(
             request, "pages/sae.html", sae, build.meta, build=build, counts=build.counts(), **common,
             l0_chart=saeviews.l0_chart(l0, sae, build.meta.get("bos_l0")) if (l0 := build.l0_hist()) else None,
             density_chart=saeviews.density_chart(build), cosine_chart=saeviews.cosine_chart(build),
+            norm_chart=saeviews.norm_chart(build),
             starts=[(s, _start_rows(build, db, sae, s)) for s in starts])
 
 

@@ -232,6 +232,9 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     setUpZoom();
+    if (matchMedia("(max-width: 1000px)").matches) {
+      document.querySelectorAll("[data-narrow-closed]").forEach((details) => { details.open = false; });
+    }
     document.addEventListener("htmx:responseError", tellTrouble);
     document.addEventListener("htmx:sendError", tellTrouble);
     tip.box = byId("tip");

@@ -80,7 +80,12 @@ def server(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterat
 
 def train(home: Path, *options: str) -> None:
     """Train an SAE in a workspace from the command line."""
-    subprocess.run([sys.executable, "-m", "sae", "train", *options], env=_environment(home), check=True, timeout=280,
+    command_line(home, "train", *options)
+
+
+def command_line(home: Path, *words: str) -> None:
+    """A command of `saescope` in a workspace, to its end."""
+    subprocess.run([sys.executable, "-m", "sae", *words], env=_environment(home), check=True, timeout=280,
                    stdout=subprocess.DEVNULL)
 
 

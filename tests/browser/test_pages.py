@@ -10,7 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.browser.conftest import SMALL, Server, artefacts, train
+from tests.browser.conftest import SMALL, Server, artefacts, command_line, train
 
 pytestmark = pytest.mark.browser
 
@@ -22,6 +22,7 @@ TEXT = "def read(path):\n    with open(path) as f:\n        return f.read()"
 def paths(server: Server) -> dict[str, str]:
     """Name -> address of every page, each with something to see where it can have it."""
     train(server.home, "--name", "beside", "--architecture", "topk", *SMALL)
+    command_line(server.home, "compare", "--a", SAE, "--b", OTHER, "--compare-tokens", "10000")
     with httpx.Client(base_url=server.address, timeout=120, headers={"Sec-Fetch-Site": "same-origin"}) as client:
         rows = client.get(f"/{SAE}/latents.json?sort=density&dir=desc&limit=512").json()["latents"]
         busy = next(row["latent"] for row in rows if row["density"] < 0.02)

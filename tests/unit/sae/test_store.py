@@ -213,8 +213,16 @@ def test_samples(build: Build, made: Synthetic) -> None:
     assert build.sample_latents(99, 0) == []
 
 
-def test_density_histogram_has_every_living_latent(build: Build) -> None:
-    assert sum(n for _, _, n in build.density_histogram()) == build.counts()[LIVING]
+@pytest.mark.parametrize("of", ["density", "cosine", "norm"])
+def test_histograms_count_every_living_latent_in_its_bin(build: Build, of: str) -> None:
+    living = [latent for i in range(build.n_latents) if not (latent := build.latent(i)).dead]
+    values = {"density": [latent.density for latent in living], "norm": [latent.encoder_norm for latent in living],
+              "cosine": [latent.neighbours[0][1] for latent in living if latent.neighbours]}[of]
+    bins = getattr(build, f"{of}_histogram")()
+    last = max(high for _, high, _ in bins)
+    for low, high, n in bins:
+        assert n == sum(low <= v < high or high == last == v for v in values), (low, high)
+    assert sum(n for _, _, n in bins) == len(values) > 100
 
 
 def test_random_latents_live_and_repeat_with_the_seed(build: Build) -> None:
