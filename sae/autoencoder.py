@@ -38,6 +38,7 @@ from sae.rundir import write_json
 SCHEMA_VERSION = 1
 Shapes = dict[str, set[tuple[int, ...]]]
 _PRODUCT_ENTRIES = 1 << 25  # entries of a dense [B, L] product made at once: 128 MiB
+_CPU_ROWS = 1024  # but no more tokens than this on a CPU, so that the product of a usual L stays in its cache
 _UNIT_TOLERANCE = 1e-3  # of the norm of a decoder row: what half precision leaves of it
 
 
@@ -95,19 +96,28 @@ class Autoencoder:
 
     # ---- inference
 
-    def pre_activations(self, x_BD: Tensor) -> Tensor:
+    def pre_activations(self, x_BD: Tensor, out: Tensor | None = None) -> Tensor:
         """[B, L] float32, before selection."""
         y_BD, _, _ = self.normalizer.apply(x_BD)
-        return torch.addmm(self.b_enc_L, y_BD - self.b_in_D, self.W_enc_LD.T)
+        return torch.addmm(self.b_enc_L, y_BD - self.b_in_D, self.W_enc_LD.T, out=out)
 
     def pieces(self, x_BD: Tensor) -> Iterator[Tensor]:
         """`x_BD` in runs of rows for which the dense [B, L] product stays small."""
-        return iter(torch.split(x_BD, max(1, _PRODUCT_ENTRIES // self.n_latents)))
+        rows = max(1, _PRODUCT_ENTRIES // self.n_latents)
+        return iter(torch.split(x_BD, min(rows, _CPU_ROWS) if x_BD.device.type == "cpu" else rows))
+
+    def products(self, x_BD: Tensor) -> Iterator[Tensor]:
+        """`pre_activations` of the pieces.  Each overwrites the one before: memory that is new costs a fifth more."""
+        kept_BL: Tensor | None = None
+        for part in self.pieces(x_BD):
+            if kept_BL is None:
+                kept_BL = torch.empty(len(part), self.n_latents, device=part.device)
+            yield self.pre_activations(part, kept_BL[: len(part)])
 
     def codes(self, x_BD: Tensor) -> Codes:
         """The active latents of raw activations `x_BD`, by the inference rule."""
         return self._in_units(Codes.concatenate(
-            [self.sparsity.select(self.pre_activations(part)) for part in self.pieces(x_BD)]))
+            [self.sparsity.select(pre_BL) for pre_BL in self.products(x_BD)]))
 
     def codes_and_misses(self, x_BD: Tensor, share: float) -> tuple[Codes, Codes]:
         """`codes`, and the pairs that are silent though what the input adds to the latent's bias is at least
@@ -119,8 +129,7 @@ class Autoencoder:
             codes = self.codes(x_BD)
             return codes, codes.where(torch.zeros_like(codes.token_N, dtype=torch.bool))
         active, misses = [], []
-        for part in self.pieces(x_BD):
-            pre_BL = self.pre_activations(part)
+        for pre_BL in self.products(x_BD):
             active.append(self.sparsity.select(pre_BL))
             border = self.sparsity.border(active[-1]).to(pre_BL.device)
             bias = self.b_enc_L if border.ndim < 2 else 0.0

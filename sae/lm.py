@@ -2,7 +2,7 @@
 
 A `LanguageModel` wraps one TransformerBridge.  **It must be used by one thread at a time**:
 hooks live on the shared module tree, and a second thread would silently get the first one's
-edits.  Weights are raw (never folded), so a residual stream here is in the model's own
+edits; it uses a `twin`.  Weights are raw (never folded), so a residual stream here is in the model's own
 coordinates; every SAE artefact records `weight_processing: raw`.
 
 Shapes: P prompts, S positions, D d_model, V vocabulary.
@@ -11,6 +11,7 @@ Shapes: P prompts, S positions, D d_model, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -92,6 +93,11 @@ class LanguageModel:
             raise UserError(message, "model") from error
         bridge.eval()
         return cls(bridge, info)
+
+    def twin(self) -> LanguageModel:
+        """Another on the same weights, for another thread."""
+        shared = [*self.bridge.parameters(), *self.bridge.buffers()]
+        return LanguageModel(copy.deepcopy(self.bridge, {id(tensor): tensor for tensor in shared}), self.info)
 
     # ---- text
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_RUN_ENTRIES = 1 << 23
+_RUN_ENTRIES = {"cpu": 1 << 20, "cuda": 1 << 23}  # on a CPU what stays in its cache
 _UMAP_NEIGHBOURS = 15
 
 
@@ -47,7 +47,7 @@ def logit_effects(
     edges = torch.linspace(-6 * spread, 6 * spread, n_bins + 1)
     per_unit = n_bins / (12 * spread) if spread else 0.0
     columns: list[tuple[Tensor, ...]] = []
-    for W_RD in torch.split(W_dec_LD, max(1, _RUN_ENTRIES // unembedding_DV.shape[1])):
+    for W_RD in torch.split(W_dec_LD, _run(W_dec_LD, unembedding_DV.shape[1])):
         check()
         logits_RV = W_RD @ unembedding_DV
         most, least = logits_RV.topk(n_listed, dim=1), logits_RV.topk(n_listed, dim=1, largest=False)
@@ -98,12 +98,18 @@ def nearest(
     living_M = living_L.nonzero().squeeze(1).to(W_LD.device)
     n_listed = min(n_listed, len(living_M))
     ids, cosines = [], []
-    for start in range(0, len(unit_LD), max(1, _RUN_ENTRIES // max(1, len(living_M)))):
+    unit_MD, rows = unit_LD[living_M], _run(W_LD, len(living_M))
+    for start in range(0, len(unit_LD), rows):
         check()
-        run_RD = unit_LD[start : start + max(1, _RUN_ENTRIES // max(1, len(living_M)))]
-        cosine_RM = run_RD @ unit_LD[living_M].T
+        run_RD = unit_LD[start : start + rows]
+        cosine_RM = run_RD @ unit_MD.T
         itself = living_M == torch.arange(start, start + len(run_RD), device=W_LD.device)[:, None]
         best = cosine_RM.masked_fill_(itself, -2.0).topk(n_listed, dim=1)
         ids.append(living_M[best.indices])
         cosines.append(torch.where(best.values < -1.5, torch.nan, best.values))
     return torch.cat(ids).cpu(), torch.cat(cosines).cpu()
+
+
+def _run(W_LD: Tensor, width: int) -> int:
+    """How many latents to take at once, each with `width` entries."""
+    return max(1, _RUN_ENTRIES.get(W_LD.device.type, 1 << 23) // max(1, width))

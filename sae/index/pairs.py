@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.kernels.sorting import stable_argsort
+from sae.kernels.sorting import stable_argsort, stable_sort
 
 
 @dataclass
@@ -28,24 +28,38 @@ class PairCounts:
         cls, latent_N: Tensor, token_N: Tensor, value_N: Tensor, held_N: Tensor, d_vocab: int
     ) -> PairCounts:
         """Count firings: one row of the arguments is one (token, latent) pair of the text."""
-        return _reduce(latent_N * d_vocab + token_N, torch.ones_like(latent_N), held_N.long(), value_N)
+        if not len(latent_N):
+            return cls(latent_N, latent_N, latent_N, value_N)
+        # The half of the text is the key's last bit, so that it comes out of the sort in place.
+        key_N, order = stable_sort((latent_N * d_vocab + token_N) << 1 | held_N)
+        held = key_N.numpy() & 1
+        key, start = _runs(key_N.numpy() >> 1)
+        n = np.diff(start, append=len(order))
+        return cls(torch.from_numpy(key), torch.from_numpy(n),
+                   torch.from_numpy(np.add.reduceat(held, start, dtype=np.int64)), _largest(value_N[order], start))
 
     def merge(self, other: PairCounts) -> PairCounts:
-        return _reduce(*(torch.cat(pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True)))
+        key_N, n_N, held_N, max_N = (
+            torch.cat(pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True))
+        if not len(key_N):
+            return self
+        sorted_N, order = stable_sort(key_N)
+        key, start = _runs(sorted_N.numpy())
+
+        def total(column_N: Tensor) -> Tensor:
+            return torch.from_numpy(np.add.reduceat(column_N[order].numpy(), start))
+
+        return PairCounts(torch.from_numpy(key), total(n_N), total(held_N), _largest(max_N[order], start))
 
 
-def _reduce(key_N: Tensor, n_N: Tensor, held_N: Tensor, max_N: Tensor) -> PairCounts:
-    if not len(key_N):
-        return PairCounts(key_N, n_N, held_N, max_N)
-    order = stable_argsort(key_N)
-    key_N = key_N[order]
-    start = np.flatnonzero(np.diff(key_N.numpy(), prepend=-1))
+def _runs(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct values of sorted integers as int64, and where each begins."""
+    start = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+    return key[start].astype(np.int64), start
 
-    def total(column_N: Tensor) -> Tensor:
-        return torch.from_numpy(np.add.reduceat(column_N[order].numpy(), start))
 
-    largest = torch.from_numpy(np.maximum.reduceat(max_N[order].numpy(), start))
-    return PairCounts(key_N[torch.from_numpy(start)], total(n_N), total(held_N), largest)
+def _largest(value_N: Tensor, start: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.maximum.reduceat(value_N.numpy(), start))
 
 
 @dataclass

@@ -15,11 +15,13 @@ from sae.autoencoder import Autoencoder
 from sae.checkpoint import load_checkpoint, save_checkpoint
 from sae.corpus import Corpus
 from sae.index.classes import TokenClasses
+from sae.index.crew import at_once, crew
 from sae.index.shard import Firings, Frame, Misses, Shard, Tokens
 from sae.lm import LanguageModel
 from sae.records import CLASSES, NEAR
 
 SHARD_TOKENS = 65_536
+_CPU_PASS = 2048  # tokens of a forward pass on a CPU: what its layers make stays in the cache
 T = TypeVar("T", Firings, Tokens, Misses)
 Rows = TypeVar("Rows", Firings, Misses)
 
@@ -39,17 +41,21 @@ def scan(
     done, n_tokens = (int(state["contexts"]), int(state["tokens"])) if state else (0, 0)
     classes = TokenClasses.of(lm.vocabulary()[0])
     per_shard = max(1, SHARD_TOKENS // corpus.context_length)
+    models = crew(lm)
     while done < len(contexts):
-        rows = contexts[done : done + per_shard]
+        rows = contexts[done : done + len(models) * per_shard]
+
+        def part_of(model: LanguageModel, part: np.ndarray, tell: Callable[[int], None]) -> Shard:
+            return scan_shard(model, sae, corpus, part, frame, classes, tell)
 
         def tell(tokens: int, before: int = n_tokens) -> None:
             update(before + tokens)
 
-        shard = scan_shard(lm, sae, corpus, rows, frame, classes, tell)
-        merged = shard if merged is None else merged.merge(shard, frame)
+        for shard in at_once(part_of, models, np.array_split(rows, min(len(models), len(rows))), tell):
+            merged = shard if merged is None else merged.merge(shard, frame)
         done += len(rows)
         n_tokens += int((corpus.length[rows] - 1).sum())
-        if checkpoint:
+        if checkpoint and merged:
             save_checkpoint(checkpoint, {"frame": asdict(frame), "shard": merged.state(), "contexts": done,
                                          "tokens": n_tokens})
     if merged is None:
@@ -88,7 +94,8 @@ def encode(
 ) -> Iterator[tuple[Firings, Tokens, Misses]]:
     """Firings, tokens and near misses (those that lack less than `near`, none by default) of each forward pass,
     BOS included, on the CPU."""
-    for rows, tokens_PS, real_PS in context_batches(corpus, contexts):
+    pass_tokens = {"max_tokens": _CPU_PASS} if lm.device.type == "cpu" else {}
+    for rows, tokens_PS, real_PS in context_batches(corpus, contexts, **pass_tokens):
         real_on_device = real_PS.to(lm.device)
         sites = list(dict.fromkeys([sae.hook, sae.out_hook]))
         read_BD, *rest = (x_PSD[real_on_device] for x_PSD in lm.activations_at(tokens_PS.to(lm.device), sites))

@@ -176,8 +176,7 @@ class Shard:
             norm_hist=_norm_histogram(norm_B),
             fit_S2=torch.stack([_sums(tokens.position_B, _fixed(square_B.double() / frame.norm_unit**2), S)
                                 for square_B in (tokens.error_B, norm_B.square())], dim=1),
-            x_SD=torch.zeros(S, every.x_BD.shape[1], dtype=torch.int64).index_add_(
-                0, tokens.position_B, _fixed(tokens.x_BD.double() / frame.norm_unit)),
+            x_SD=_vector_sums(tokens.position_B, tokens.x_BD, frame.norm_unit, S),
             tokens=pairs(firings.token_N),
             previous=pairs(firings.previous_N),
             nexts=pairs(firings.next_N, has_next),
@@ -300,6 +299,14 @@ def _by_class(classes_N: Tensor, index_N: Tensor, held_N: Tensor, size: int) -> 
 
 def _sums(index_N: Tensor, value_N: Tensor, size: int) -> Tensor:
     return torch.zeros(size, dtype=torch.int64).index_add_(0, index_N, value_N)
+
+
+def _vector_sums(index_B: Tensor, x_BD: Tensor, unit: float, size: int) -> Tensor:
+    """[size, D]: fixed-point sums of vectors, a few at a time, which stay in the cache."""
+    total = torch.zeros(size, x_BD.shape[1], dtype=torch.int64)
+    for index_R, x_RD in zip(torch.split(index_B, 1024), torch.split(x_BD, 1024), strict=True):
+        total.index_add_(0, index_R, _fixed(x_RD.double() / unit))
+    return total
 
 
 def _wide_sums(index_N: Tensor, relative_N: Tensor, size: int) -> Tensor:

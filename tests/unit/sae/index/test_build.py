@@ -344,11 +344,12 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_at", [1, 150, 400])
+@pytest.mark.parametrize(("stop_at", "models"), [(1, 1), (150, 1), (400, 1), (1, 2), (300, 2), (400, 3)])
 def test_interrupted_and_resumed_is_the_same_build(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int, models: int
 ) -> None:
     monkeypatch.setattr(scan_module, "SHARD_TOKENS", 16 * 9)
+    monkeypatch.setattr(scan_module, "crew", lambda lm: [lm])
     sae, corpus = toy_sae(), toy_corpus(60)
 
     def make(path: Path, lm: ToyModel, update: Any = lambda done, total: None, checkpoint: Path | None = None) -> None:
@@ -356,6 +357,7 @@ def test_interrupted_and_resumed_is_the_same_build(
 
     first, checkpoint = ToyModel(), tmp_path / "ckpt" / "index.pt"
     make(tmp_path / "a" / "b.duckdb", first)
+    monkeypatch.setattr(scan_module, "crew", lambda lm: [lm] * models)
     told: list[int] = []
 
     def stop(done: int, total: int) -> None:
@@ -369,7 +371,7 @@ def test_interrupted_and_resumed_is_the_same_build(
     resumed = ToyModel()
     make(tmp_path / "c" / "b.duckdb", resumed, lambda done, total: told.append(done), checkpoint)
     assert told == sorted(told) or stop_at in range(told[-1])
-    if stop_at > 144:
+    if stop_at > 144 * models:
         assert resumed.tokens_read < first.tokens_read  # finished shards were not read again
     assert everything(tmp_path / "c" / "b.duckdb") == everything(tmp_path / "a" / "b.duckdb")
 

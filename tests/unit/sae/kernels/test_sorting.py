@@ -1,7 +1,8 @@
-"""The order of packed keys against torch's stable sort."""
+"""Orders and counts against Python's own."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,13 @@ LARGEST = 2**63 - 1
 @given(keys=st.lists(st.integers(0, 5) | st.integers(0, LARGEST) | st.integers(LARGEST - 3, LARGEST), max_size=60))
 def test_the_order_is_stable_and_sorts(keys: list[int]) -> None:
     key_N = torch.tensor(keys, dtype=torch.int64)
-    assert torch.equal(stable_argsort(key_N), torch.argsort(key_N, stable=True))
+    assert stable_argsort(key_N).tolist() == sorted(range(len(keys)), key=lambda i: keys[i])
+
+
+def test_many_keys_of_any_width() -> None:  # torch sorts long tensors by another algorithm
+    for top in (100, 1 << 14, 1 << 20, 1 << 40):
+        key_N = torch.randint(0, top, (70_000,), generator=torch.Generator().manual_seed(top))
+        assert np.array_equal(stable_argsort(key_N).numpy(), np.argsort(key_N.numpy(), kind="stable"))
 
 
 @given(keys=st.lists(st.integers(0, 5) | st.integers(0, LARGEST), max_size=40))
