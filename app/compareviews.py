@@ -11,7 +11,7 @@ from markupsafe import Markup
 from app import charts
 from app.builds import Builds
 from app.catalog import Catalog
-from app.latentviews import snippet, vocabulary
+from app.latentviews import snippet
 from app.models import Sae
 from app.tokens_view import Row
 from sae.comparisons import PARTNER_COSINE, Comparison, Match, Split
@@ -62,7 +62,7 @@ class Sides:
                 build = None
             if build is not None:
                 contexts = build.snippets(wanted)
-                info = vocabulary(build, contexts.values())
+                info = build.vocabulary
                 rows = {latent: snippet(contexts.get(latent), info) for latent in wanted}
         written = self._labels.get(sae.id, {})
         return {latent: Beside(latent, rows.get(latent), written.get(latent, "")) for latent in wanted}

@@ -65,6 +65,6 @@ def document_view(build: Build, corpus: Corpus, latent: Latent, ctx: int, first:
     stop = min(start + WINDOW, len(tokens))
     shown = tokens[start:stop].tolist()
     values = acts[start:stop].tolist()
-    pieces = text_pieces(shown, build.token_info(shown), values, latent.max_act or 0.0, start=start)
+    pieces = text_pieces(shown, build.vocabulary, values, latent.max_act or 0.0, start=start)
     return DocumentView(
         corpus.documents[int(corpus.doc[ctx])], shown, values, pieces, start, stop, len(tokens), len(known))

@@ -131,7 +131,7 @@ _MEASURES = (("ce_at", "ΔCE where it fires"), ("kl_at", "KL where it fires"), (
 def effect_view(row: LatentEffect, build: Build) -> EffectView:
     """What is kept of a latent's effects."""
     ids = (row.tokens or {}).get("ids", [])
-    info = build.token_info(ids)
+    info = build.vocabulary
     labels = [token_label(info[i]) for i in ids]
     if row.ablation is None:
         return EffectView(row.score, labels, row.tokens is not None, [], 0, 0, None, None, [])

@@ -57,7 +57,7 @@ def example(catalog: Catalog, builds: Builds, sae_id: str) -> str:
 
 def plain_text(build: Build, tokens: Sequence[int]) -> str:
     """Tokens as text, special ones and broken characters left out."""
-    info = build.token_info(tokens)
+    info = build.vocabulary
     return b"".join(info[t].piece for t in tokens if not info[t].special).decode("utf-8", errors="ignore")
 
 
@@ -74,7 +74,7 @@ class Card:
 def card_of(build: Build, latent: Latent) -> Card:
     """The latent's tokens and its strongest contexts."""
     contexts = [c for c in build.contexts(latent.latent) if c.band == TOP_BAND][:CARD_CONTEXTS]
-    info = build.token_info(t for c in contexts for t in c.tokens)
+    info = build.vocabulary
     return Card(
         latent, latentviews.firing_lines(build, latent)[0][:3], latentviews.logit_lines(build, latent)[0][:4],
         [context_row(c, info, latent.max_act or 0.0, "snippet") for c in contexts])

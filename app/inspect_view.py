@@ -231,5 +231,5 @@ def token_bars(
 def snippet_rows(build: Build, latents: Collection[int]) -> dict[int, Row]:
     """The strongest context of each latent, as a line with its peak in the middle."""
     contexts = build.snippets(latents)
-    info = build.token_info(t for context in contexts.values() for t in context.tokens)
+    info = build.vocabulary
     return {i: context_row(context, info, context.act, "snippet") for i, context in contexts.items()}

@@ -107,7 +107,7 @@ def extremes(build: Build, limit: int = 12) -> tuple[list[TokenL0], list[TokenL0
     """Tokens that need most and fewest latents, among those frequent enough to say so."""
     least = max(20, int(build.meta["tokens"]) // 20_000)
     most, fewest = build.l0_tokens(True, least, limit), build.l0_tokens(False, least, limit)
-    info = build.token_info(row.token for row in [*most, *fewest])
+    info = build.vocabulary
     top = max((row.mean for row in most), default=1.0) or 1.0
 
     def lines(rows: Sequence[L0Token]) -> list[TokenL0]:
@@ -123,7 +123,7 @@ def texts(build: Build, kind: str, other: Build | None = None, limit: int | None
     pairs = [(row, theirs.get(row.ctx)) for row in rows]
     pairs = [(row, match if match and match.tokens == row.tokens else None) for row, match in pairs]
     top = float(max((l0 for row, match in pairs for l0 in [*row.l0, *(match.l0 if match else [])]), default=1))
-    info = build.token_info(t for row in rows for t in row.tokens)
+    info = build.vocabulary
 
     def pieces(row: Sample | None) -> list[Piece]:
         if row is None:
@@ -137,7 +137,7 @@ def firings(build: Build, sample: int, position: int, label_of: dict[int, str]) 
     """The latents at one position of a sample as bars, strongest first."""
     found = build.sample_latents(sample, position)
     snippets = build.snippets(latent for latent, _ in found)
-    info = build.token_info(t for context in snippets.values() for t in context.tokens)
+    info = build.vocabulary
     top = max((act for _, act in found), default=1.0)
     return [
         Firing(

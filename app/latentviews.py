@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +57,7 @@ class Band:
 def table_rows(build: Build, rows: Sequence[LatentRow], labels: Mapping[int, Label]) -> list[TableRow]:
     """The rows of the table with what each needs beside its numbers."""
     snippets = build.snippets(row.latent for row in rows)
-    named = [t for row in rows for t in [*row.logit_pos[:3], *(row.rule.tokens if row.rule else [])]]
-    info = vocabulary(build, snippets.values(), named)
+    info = build.vocabulary
     return [
         TableRow(
             row, snippet(snippets.get(row.latent), info), [token_label(info[t]) for t in row.logit_pos[:3]],
@@ -71,15 +70,10 @@ def snippet(context: Context | None, info: Mapping[int, Token]) -> Row | None:
     return context_row(context, info, context.act, "snippet") if context is not None else None
 
 
-def vocabulary(build: Build, contexts: Iterable[Context], more: Iterable[int] = ()) -> dict[int, Token]:
-    """The vocabulary entries of these contexts, and of more tokens."""
-    return build.token_info([*more, *(t for context in contexts for t in context.tokens)])
-
-
 def bands(build: Build, latent: Latent, window: str) -> list[Band]:
     """Top contexts, then one band after the other; heat in units of the latent's maximum."""
     contexts = build.contexts(latent.latent)
-    info = vocabulary(build, contexts)
+    info = build.vocabulary
     names = {TOP_BAND: ("Top contexts", "the strongest, one a distinct window")}
     names |= {band["band"]: (str(band["name"]).capitalize(), _stretch(band)) for band in build.meta["bands"]}
     if build.meta.get("near"):
@@ -143,7 +137,7 @@ def logit_chart(latent: Latent, meta: Mapping[str, Any], zoom: Zoom | None = Non
 def logit_lines(build: Build, latent: Latent) -> tuple[list[TokenLine], list[TokenLine]]:
     """The tokens whose logits it raises, and lowers, most."""
     adds, removes = latent.logit_pos[:TOKENS_LISTED], latent.logit_neg[:TOKENS_LISTED]
-    info = build.token_info(t for t, _ in [*adds, *removes])
+    info = build.vocabulary
     top = max((abs(v) for _, v in [*adds, *removes]), default=0.0)
 
     def lines(pairs: Sequence[tuple[int, float]]) -> list[TokenLine]:
@@ -154,7 +148,7 @@ def logit_lines(build: Build, latent: Latent) -> tuple[list[TokenLine], list[Tok
 
 def firing_lines(build: Build, latent: Latent) -> tuple[list[TokenLine], list[TokenLine]]:
     """The tokens it fires on, and those that follow, by count; the value is the lift."""
-    info = build.token_info(f.token for f in [*latent.top_tokens, *latent.next_tokens])
+    info = build.vocabulary
     here, after = ([
         TokenLine(f.token, token_label(info[f.token]), f.lift, f.n) for f in firings[:TOKENS_LISTED]]
         for firings in (latent.top_tokens, latent.next_tokens))

@@ -136,5 +136,5 @@ def _places(texts: dict[int, str]) -> dict[int, float]:
 def _tokens(text: str, build: Build) -> list[Token]:
     """What `text` may mean among the tokens, best first; `#<id>` means one."""
     if match := _TOKEN_ID.fullmatch(text):
-        return list(build.token_info([int(match[1])]).values())
+        return [build.vocabulary[int(match[1])]]
     return build.find_tokens(text) if text else []

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.formats import number, percent
-from app.latentviews import snippet, vocabulary
+from app.latentviews import snippet
 from app.models import Label
 from app.tokens_view import Row
 from sae.records import Companion, Latent
@@ -44,7 +44,7 @@ def related_latents(latent: Latent) -> list[int]:
 def relations(build: Build, latent: Latent, labels: Mapping[int, Label]) -> list[Relation]:
     """The kinds of nearness that the build knows of this latent, each with its latents; empty kinds are left out."""
     snippets = build.snippets(related_latents(latent))
-    info = vocabulary(build, snippets.values())
+    info = build.vocabulary
     sample = build.meta.get("company_tokens")
     basis = f"; shares are of at most {sample} of its firings, drawn at random" if sample else ""
 

@@ -92,7 +92,7 @@ def card(sae: Sae, build: Build | None) -> Card:
         _binned([counts.get(i, 0) for i in range(top + 1)], 60), width=180, height=28,
         title=f"latents per token, from 0 to {top}") if counts else Markup("")
     found = build.snippets(build.random_latents(3))
-    info = build.token_info(t for context in found.values() for t in context.tokens)
+    info = build.vocabulary
     return Card(sae, values, line, [context_row(c, info, c.act, "snippet") for c in found.values()])
 
 

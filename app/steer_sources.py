@@ -108,7 +108,7 @@ class Sources:
             return _DEMO_PROMPT
         with self._builds.use(of.id, of.build) as build:
             for sample in sorted(build.samples(), key=lambda sample: sample.doc_offset > 0):  # a document's start
-                info = build.token_info(sample.tokens)
+                info = build.vocabulary
                 if text := beginning([info[t].piece for t in sample.tokens if not info[t].special]):
                     return text
         return "The"
@@ -145,7 +145,7 @@ def _look_up(chip: Chip, build: Build) -> None:
         chip.errors["latent"] = f"the build of {chip.sae} does not tell how strongly latent {chip.latent} fires"
     if latent.top_tokens:
         token = latent.top_tokens[0].token
-        chip.label = token_label(build.token_info([token])[token])
+        chip.label = token_label(build.vocabulary[token])
 
 
 def _example_latent(build: Build) -> int | None:
@@ -172,4 +172,4 @@ def _fires_on_a_word(build: Build, number: int, share: float) -> bool:
     if latent is None or not latent.top_tokens:
         return False
     top = latent.top_tokens[0]
-    return top.n >= share * (latent.n_tokens or 0) and build.token_info([top.token])[top.token].piece.strip().isalpha()
+    return top.n >= share * (latent.n_tokens or 0) and build.vocabulary[top.token].piece.strip().isalpha()

@@ -12,17 +12,18 @@ import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from sae.records import Context, Token
-from sae.tokens import spans
+from sae.tokens import MAX_SPAN, spans
 
 HEAT_STEPS = 16
 # How much of a context a row shows: tokens before and after the peak; None is all that is kept.
 WINDOWS: dict[str, tuple[int, int] | None] = {"snippet": (14, 10), "short": (24, 18), "long": (40, 24), "full": None}
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """One or more tokens shown as one.  `css` is the heat class and `peak`; `title` the tooltip, "" where the
     row's ids stand for it.
 
@@ -119,18 +120,36 @@ def text_pieces(
     Without `every_title` only what has a colour has a tooltip.
     """
     out = []
-    for span in spans([info[t].piece or f"⟨{t}⟩".encode() for t in tokens]):
-        members = range(span.start, span.end)
-        value = max(values[i] for i in members)
+    i, n = 0, len(tokens)
+    while i < n:
+        token, value, end = tokens[i], values[i], i + 1
+        piece = info[token].piece
+        said = _alone(piece) if piece else (f"⟨{token}⟩", False, 0)
+        if said is None:
+            span = spans([info[t].piece or f"⟨{t}⟩".encode() for t in tokens[i : i + MAX_SPAN]])[0]
+            said, end = _said(span.text), i + span.end
+            value = max(values[i:end])
         css = heat_class(value, top, linear)
-        if peak is not None and peak in members:
+        if peak is not None and i <= peak < end:
             css = f"{css} peak".strip()
-        shown = visible(span.text)
-        out.append(Piece(
-            text=shown, css=css,
-            title=_title(tokens, info, values, members, start, unit, digits) if css or every_title else "",
-            space=not span.text.strip(), breaks=span.text.count("\n"), start=span.start))
+        title = _title(tokens, info, values, range(i, end), start, unit, digits) if css or every_title else ""
+        out.append(Piece(said[0], css, title, said[1], said[2], i))
+        i = end
     return out
+
+
+@lru_cache(maxsize=1 << 17)  # about a vocabulary: pages show the same tokens again and again
+def _alone(piece: bytes) -> tuple[str, bool, int] | None:
+    """What a token that is whole characters shows as; None for a part of one."""
+    try:
+        return _said(piece.decode())
+    except UnicodeDecodeError:
+        return None
+
+
+def _said(text: str) -> tuple[str, bool, int]:
+    """The visible text, whether it is whitespace alone, and its newlines."""
+    return visible(text), not text.strip(), text.count("\n")
 
 
 def _title(
@@ -167,5 +186,7 @@ def context_row(context: Context, info: Mapping[int, Token], top: float, window:
 
 def _row_ids(tokens: Sequence[int], pieces: Sequence[Piece]) -> str:
     """The ids of each piece's tokens, joined by `+`, piece after piece."""
+    if len(pieces) == len(tokens):
+        return " ".join(map(str, tokens))
     ends = [*(piece.start for piece in pieces[1:]), len(tokens)]
     return " ".join("+".join(map(str, tokens[piece.start : end])) for piece, end in zip(pieces, ends, strict=True))

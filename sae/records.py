@@ -60,6 +60,13 @@ class Token:
     n: int | None
 
 
+class Vocabulary(dict[int, Token]):
+    """Tokens by their id; an id that is not known has no bytes."""
+
+    def __missing__(self, token: int) -> Token:
+        return Token(token, b"", False, 0)
+
+
 @dataclass(frozen=True)
 class TokenFirings:
     """How often a latent fires on (or just before) a token, and the lift over the token's own share."""

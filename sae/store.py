@@ -34,6 +34,7 @@ from sae.records import (
     Sample,
     Token,
     TokenFirings,
+    Vocabulary,
 )
 
 MAX_PAGE = 1000
@@ -43,7 +44,7 @@ _DENSITY_BINS_PER_DECADE = 5
 def _connect(path: Path) -> duckdb.DuckDBPyConnection:
     """Open read-only, bounded in threads and memory, and able to reach no other file."""
     connection = duckdb.connect(str(path), read_only=True, config={
-        "threads": 2, "memory_limit": "512MB", "autoinstall_known_extensions": False,
+        "threads": 1, "memory_limit": "512MB", "autoinstall_known_extensions": False,
         "autoload_known_extensions": False})
     (locked,) = connection.execute("SELECT current_setting('lock_configuration')").fetchone() or (False,)
     if locked:  # this process has the file open already, with these settings
@@ -60,6 +61,7 @@ class Build:
 
     def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, meta: dict[str, Any]) -> None:
         self.path, self.meta, self._connection = path, meta, connection
+        self._documents: dict[int, str] = {}  # names asked for so far
 
     @classmethod
     def open(cls, path: Path) -> Build:
@@ -111,31 +113,34 @@ class Build:
 
     def contexts(self, latent: int) -> list[Context]:
         """Its contexts: band 0 (strongest first), the activation bands from strong to weak, and near misses."""
-        return [_context(row) for row in self._rows(
-            "SELECT c.*, d.name AS document FROM context c LEFT JOIN document d USING (doc)"
-            " WHERE c.latent = ? ORDER BY c.band, c.rank", [latent])]
+        rows = self._rows("SELECT * FROM context WHERE latent = ?", [latent])
+        return self._contexts(sorted(rows, key=lambda row: (row["band"], row["rank"])))
+
+    def _contexts(self, rows: list[dict[str, Any]]) -> list[Context]:
+        """Rows of contexts with the names of their documents, which are looked up once: a join costs more."""
+        if missing := {row["doc"] for row in rows if row["doc"] is not None} - self._documents.keys():
+            found = self._rows(f"SELECT doc, name FROM document WHERE doc IN ({', '.join(map(str, missing))})")
+            self._documents.update(dict.fromkeys(missing, "") | {row["doc"]: row["name"] for row in found})
+        return [_context({**row, "document": self._documents.get(row["doc"], "")}) for row in rows]
 
     def snippets(self, latents: Iterable[int]) -> dict[int, Context]:
         """The strongest context of each latent that has one, cut to a few tokens around its peak."""
         wanted = sorted(set(latents))
         if not wanted:
             return {}
-        rows = self._rows(
-            "SELECT s.*, 0 AS band, 0 AS rank, d.name AS document FROM snippet s LEFT JOIN document d USING (doc)"
-            f" WHERE s.latent IN ({', '.join(map(str, map(int, wanted)))})")
-        return {row["latent"]: _context(row) for row in rows}
+        rows = self._rows("SELECT *, 0 AS band, 0 AS rank FROM snippet"
+                          f" WHERE latent IN ({', '.join(map(str, map(int, wanted)))})")
+        return {row["latent"]: context for row, context in zip(rows, self._contexts(rows), strict=True)}
 
     def records(self, low: int, high: int, with_contexts: bool = True) -> list[tuple[Latent, list[Context]]]:
         """The latents from `low` to below `high`, each with its contexts as `contexts` gives them, near misses apart
         (or with none)."""
         rows = self._rows(
-            "SELECT c.*, d.name AS document FROM context c LEFT JOIN document d USING (doc)"
-            f" WHERE c.latent >= ? AND c.latent < ? AND c.band <> {NEAR_BAND} ORDER BY c.latent, c.band, c.rank",
-            [low, high],
-        ) if with_contexts else []
+            f"SELECT * FROM context WHERE latent >= ? AND latent < ? AND band <> {NEAR_BAND}"
+            " ORDER BY latent, band, rank", [low, high]) if with_contexts else []
         contexts: dict[int, list[Context]] = {}
-        for row in rows:
-            contexts.setdefault(row["latent"], []).append(_context(row))
+        for row, context in zip(rows, self._contexts(rows), strict=True):
+            contexts.setdefault(row["latent"], []).append(context)
         latents = self._rows(
             f"SELECT * FROM {self._latents} WHERE latent >= ? AND latent < ? ORDER BY latent", [low, high])
         return [(_latent(row), contexts.get(row["latent"], [])) for row in latents]
@@ -292,13 +297,10 @@ class Build:
     # Tokens
 
     @cached_property
-    def _vocabulary(self) -> dict[int, Token]:
-        return {row["token"]: Token(**row) for row in self._rows("SELECT token, piece, special, n FROM token")}
-
-    def token_info(self, ids: Iterable[int]) -> dict[int, Token]:
-        """The vocabulary entries of these ids; an id that the build does not know has no bytes."""
-        known = self._vocabulary
-        return {i: known.get(i) or Token(i, b"", False, 0) for i in set(ids)}
+    def vocabulary(self) -> Vocabulary:
+        """Every token; an id that the build does not know has no bytes."""
+        rows = self._rows("SELECT token, piece, special, n FROM token")
+        return Vocabulary((row["token"], Token(**row)) for row in rows)
 
     def find_tokens(self, text: str, limit: int = 20) -> list[Token]:
         """Tokens by their text: equal first, then equal but for a leading space, beginning with it, holding it."""
@@ -306,12 +308,12 @@ class Build:
         if not wanted:
             return []
         ranked = []
-        for entry in self._vocabulary.values():
+        for entry in self.vocabulary.values():
             bare = entry.piece.strip(b" ")
             if wanted in entry.piece:
                 closeness = (entry.piece != wanted, bare != wanted, not bare.startswith(wanted))
                 ranked.append((closeness, -(entry.n or 0), entry.token))
-        return [self._vocabulary[token] for _, _, token in sorted(ranked)[:limit]]
+        return [self.vocabulary[token] for _, _, token in sorted(ranked)[:limit]]
 
     # Latents per token
 

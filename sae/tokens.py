@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_MAX_SPAN = 4
+MAX_SPAN = 4
 
 
 @cache
@@ -59,7 +59,7 @@ def spans(pieces: Sequence[bytes]) -> list[Span]:
     i = 0
     while i < len(pieces):
         joined = b""
-        for j in range(i, min(i + _MAX_SPAN, len(pieces))):
+        for j in range(i, min(i + MAX_SPAN, len(pieces))):
             joined += pieces[j]
             try:
                 out.append(Span(joined.decode(), i, j + 1))

@@ -85,7 +85,7 @@ def test_the_text_of_every_context_stands_in_the_stories(made: Made) -> None:
     rows += [sample.tokens for sample in build.samples()]
     assert len(rows) > 100
     for tokens in rows:
-        info = build.token_info(tokens)
+        info = build.vocabulary
         assert [info[t].special for t in tokens] == [True] + [False] * (len(tokens) - 1)
         text = b"".join(info[t].piece for t in tokens[1:]).decode(errors="ignore")
         # SentencePiece writes a space before a text that has none.

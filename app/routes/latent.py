@@ -48,7 +48,7 @@ def _latent_values(build: Build, latent: Latent) -> dict[str, Any]:
     edges = ("hist_low", "hist_edges", "logit_edges")
     return {
         "latent": latent, "contexts": contexts, **{name: build.meta[name] for name in edges},
-        "tokens": {t.token: t.piece for t in build.token_info(used).values()}}
+        "tokens": {t: build.vocabulary[t].piece for t in used}}
 
 
 @router.get("/{model}/{name}/{number}")
@@ -78,7 +78,7 @@ def latent(
             "label": labels.get(db, sae.id, found.latent), "adds": adds, "removes": removes, "flag_names": FLAG_NAMES,
             "activation_chart": latentviews.activation_chart(
                 found, build.meta, zooms["acts"] if embed != "1" else None),
-            "rule": rule_words(found.rule, build.token_info(found.rule.tokens if found.rule else []))}
+            "rule": rule_words(found.rule, build.vocabulary)}
         if embed == "1":
             response = page(request, "pages/embed.html", sae, build.meta, **shown)
             response.headers["Content-Security-Policy"] = CSP_EMBED

@@ -107,7 +107,7 @@ def _own_text(build: Build, latent: Latent, text: InspectedText) -> OwnText:
     counted = [i for i, special in enumerate(text.special) if not special]
     peak = max(counted, key=lambda i: acts[i], default=0)
     most = acts[peak] if counted else 0.0
-    info = build.token_info(text.ids)
+    info = build.vocabulary
     return OwnText(
         text.ids, acts,
         text_pieces(text.ids, info, acts, max(latent.max_act or 0.0, most), peak=peak if most else None),

@@ -107,7 +107,7 @@ def show_token(
         if found is None or not 0 <= position < len(found.tokens):
             raise HTTPException(404, f"Build {build.id} has no position {position} in a sample {sample}.")
         written = labels.of_latents(db, sae.id, [latent for latent, _ in build.sample_latents(sample, position)])
-        token = build.token_info([found.tokens[position]])[found.tokens[position]]
+        token = build.vocabulary[found.tokens[position]]
         context: dict[str, Any] = {
             "sample": found, "position": position, "token_label": token_label(token), "l0": found.l0[position],
             "firings": l0views.firings(build, sample, position, {i: row.text for i, row in written.items()})}

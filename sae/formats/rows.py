@@ -36,7 +36,7 @@ class Exporter:
         missing = [t for t in tokens if t not in known]
         if missing:
             known.update((t, piece_text(entry.piece or f"⟨{t}⟩".encode()))
-                         for t, entry in self.build.token_info(missing).items())
+                         for t in missing for entry in [self.build.vocabulary[t]])
         return [known[t] for t in tokens]
 
     def activation_bins(self, latent: Latent) -> Bins | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 from sqlalchemy import select
 
 from app.auth import check_password
+from app.cli import _listen
 from app.db import SessionFactory
 from app.models import User
 
@@ -64,6 +66,14 @@ def test_serve_prints_where_it_is_and_stops_cleanly(home: Path) -> None:
     assert server.returncode == 0
     assert "Traceback" not in err
     assert out.endswith("saescope has stopped; runs that were going go on at the next start.\n")
+
+
+def test_connections_send_small_packets_at_once() -> None:
+    """What asyncio looks for in a socket before it sets TCP_NODELAY on its connections."""
+    with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP
 
 
 def _until_it_answers(address: str) -> None:

@@ -62,7 +62,7 @@ def brought_in(path: Path, folder: Path, **options: str) -> Build:
 
 
 def pieces(build: Build, tokens: list[int]) -> list[bytes]:
-    info = build.token_info(tokens)
+    info = build.vocabulary
     return [info[t].piece for t in tokens]
 
 

@@ -70,14 +70,14 @@ def write(path: Path, rows: list[dict[str, Any]], odd: list[bytes]) -> Build:
 
 
 def shown(build: Build, latent: int) -> list[dict[str, Any]]:
-    info = build.token_info(t for c in build.contexts(latent) for t in c.tokens)
+    info = build.vocabulary
     return [{**vars(c), "tokens": [info[t].piece for t in c.tokens]} for c in build.contexts(latent)]
 
 
 def listed(build: Build, latent: int) -> list[tuple[bytes, float]]:
     found = build.latent(latent)
     assert found is not None
-    info = build.token_info(t for t, _ in found.logit_pos)
+    info = build.vocabulary
     return [(info[t].piece, value) for t, value in found.logit_pos]
 
 
