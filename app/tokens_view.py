@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 from typing import NamedTuple
 
 from sae.records import Context, Token
@@ -120,7 +122,7 @@ def text_pieces(
     Without `every_title` only what has a colour has a tooltip.
     """
     out = []
-    i, n = 0, len(tokens)
+    i, n, marked = 0, len(tokens), -1 if peak is None else peak
     while i < n:
         token, value, end = tokens[i], values[i], i + 1
         piece = info[token].piece
@@ -129,8 +131,8 @@ def text_pieces(
             span = spans([info[t].piece or f"⟨{t}⟩".encode() for t in tokens[i : i + MAX_SPAN]])[0]
             said, end = _said(span.text), i + span.end
             value = max(values[i:end])
-        css = heat_class(value, top, linear)
-        if peak is not None and i <= peak < end:
+        css = heat_class(value, top, linear) if value > 0 else ""
+        if i <= marked < end:
             css = f"{css} peak".strip()
         title = _title(tokens, info, values, range(i, end), start, unit, digits) if css or every_title else ""
         out.append(Piece(said[0], css, title, said[1], said[2], i))
@@ -178,7 +180,7 @@ def context_row(context: Context, info: Mapping[int, Token], top: float, window:
         context.tokens[low:high], info, context.acts[low:high], top,
         start=None if context.start is None else context.start + low,
         peak=context.peak - low, every_title=False)
-    at = max(i for i, piece in enumerate(pieces) if piece.start <= context.peak - low)
+    at = bisect_right(pieces, context.peak - low, key=attrgetter("start")) - 1
     ids = "" if window == "snippet" else _row_ids(context.tokens[low:high], pieces)
     first = None if context.start is None else context.start + low
     return Row(context, pieces, before=(context.start or 0) + low > 0, after=high < n, peak=at, ids=ids, at=first)

@@ -147,7 +147,7 @@ class Build:
 
     def explanations(self, latent: int) -> list[tuple[str, str]]:
         """Words for a latent that came with an imported dashboard: (text, author)."""
-        if "explanation" not in self._tables:
+        if not self._tables.get("explanation"):
             return []
         rows = self._rows("SELECT text, author FROM explanation WHERE latent = ?", [latent])
         return [(row["text"], row["author"]) for row in rows]
