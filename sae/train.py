@@ -136,7 +136,8 @@ def default_lr(n_latents: int, n_steps: int) -> float:
 
     The literature's rate is for runs of 10^5 steps and more.  In a short run it leaves the SAE far from
     trained: 700 steps at L = 2,048, k = 32 ended at FVU 0.239 with 4e-4 and 0.138 with the rate that this
-    gives, 6.8e-3 (`benchmarks/results/quality_2-core-xeon_2026-11-21.md`).  The second factor is a fit to such runs, not a law.
+    gives, 6.8e-3 (`benchmarks/results/quality_2-core-xeon_2026-11-21.md`).  The second factor is a fit to such
+    runs, not a law.
     """
     return float(2e-4 * (2**14 / n_latents) ** 0.5 * (1 + 1e5 / n_steps) ** 0.5)
 
