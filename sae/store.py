@@ -99,7 +99,7 @@ class Build:
         cursor = self._connection.cursor()
         try:
             cursor.execute(sql, list(parameters))
-            names = [column[0] for column in cursor.description or ()]
+            names = [name for name, *_ in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
         finally:
             cursor.close()
@@ -149,8 +149,8 @@ class Build:
         """Words for a latent that came with an imported dashboard: (text, author)."""
         if not self._tables.get("explanation"):
             return []
-        rows = self._rows("SELECT text, author FROM explanation WHERE latent = ?", [latent])
-        return [(row["text"], row["author"]) for row in rows]
+        return [(row["text"], row["author"]) for row in self._rows(
+            "SELECT text, author FROM explanation WHERE latent = ?", [latent])]
 
     @cached_property
     def _tables(self) -> dict[str, int]:
@@ -254,8 +254,8 @@ class Build:
     @cached_property
     def firing_rates(self) -> dict[int, tuple[float, float]]:
         """Density and maximum activation of every latent that fired."""
-        rows = self._rows("SELECT latent, density, coalesce(max_act, 0) AS max_act FROM latent WHERE density > 0")
-        return {row["latent"]: (row["density"], row["max_act"]) for row in rows}
+        return {row["latent"]: (row["density"], row["max_act"] or 0.0) for row in self._rows(
+            "SELECT latent, density, max_act FROM latent WHERE density > 0")}
 
     def cosine_histogram(self, bins: int = 40) -> list[tuple[float, float, int]]:
         """Living latents by the cosine of their nearest decoder row: (from, below, count)."""
@@ -299,8 +299,7 @@ class Build:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """Every token; an id that the build does not know has no bytes."""
-        rows = self._rows("SELECT token, piece, special, n FROM token")
-        return Vocabulary((row["token"], Token(**row)) for row in rows)
+        return Vocabulary((row["token"], Token(**row)) for row in self._rows("SELECT token, piece, special, n FROM token"))
 
     def find_tokens(self, text: str, limit: int = 20) -> list[Token]:
         """Tokens by their text: equal first, then equal but for a leading space, beginning with it, holding it."""

@@ -22,7 +22,7 @@ from sae.rundir import RunFolder
 from sae.store import Build
 from sae.workspace import Workspace
 from tests.runs import begin, end_of, wait_for
-from tests.unit.sae.index.test_build import everything
+from tests.unit.sae.index.test_scan import everything
 
 SAE = "demo/2-res-batchtopk-256"
 

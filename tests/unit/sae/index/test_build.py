@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from sae.index import scan as scan_module
-from sae.index.build import build, contexts_to_read, make_frame
-from sae.index.classes import TokenClasses
-from sae.index.scan import scan, scan_shard
 from sae.index.schema import BANDS, HIST_BINS, LOGIT_BINS, NEAR_BAND, TABLES
-from sae.index.tables import make_tables
-from sae.index.writer import write_build
 from sae.records import DENSE_DENSITY, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
-from sae.specs import IndexSettings
-from tests.toys import ToyModel, corpus_of, toy_corpus, toy_sae
 from tests.unit.sae.index.dense import SETTINGS, Case
-from tests.unit.sae.index.test_shard import same
 
 # ---- the table of latents
 
@@ -307,127 +295,3 @@ def test_meta_says_what_was_read(case: Case) -> None:
     assert (meta["run"], meta["command"], meta["build_id"]) == ("r", "c", "b")
     assert [(b["band"], b["q_low"], b["q_high"]) for b in meta["bands"]] == [(b, lo, hi) for b, _, lo, hi in BANDS]
     assert {name for (name,) in case.con.execute("SELECT table_name FROM duckdb_tables()").fetchall()} == set(TABLES)
-
-
-# ---- the same build in other ways
-
-
-def everything(path: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """All rows of all tables, but for when and how fast it was made."""
-    with duckdb.connect(str(path), read_only=True) as con:
-        tables = {name: con.execute(f"FROM {name} ORDER BY {order}").fetchall()
-                  for name, (_, order) in TABLES.items()}
-    for name, rows in tables.items():  # NaN is not equal to itself
-        tables[name] = [tuple(None if value != value else value for value in row) for row in rows]
-    tables["meta"] = [row for row in tables["meta"] if row[0] not in ("created", "seconds")]
-    return tables
-
-
-def test_two_halves_merged_are_the_same_build(tmp_path: Path) -> None:
-    lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(90)
-    contexts = contexts_to_read(corpus, 10_000)
-    frame, _ = make_frame(lm, sae, corpus, contexts, SETTINGS)  # type: ignore[arg-type]
-    classes = TokenClasses.of(lm.vocabulary()[0])
-    whole = scan_shard(lm, sae, corpus, contexts, frame, classes)  # type: ignore[arg-type]
-    half = len(contexts) // 2
-    halves = [scan_shard(lm, sae, corpus, part, frame, classes)  # type: ignore[arg-type]
-              for part in (contexts[half:], contexts[:half])]
-    merged = halves[0].merge(halves[1], frame)
-    assert same(merged.state(), whole.state())
-    for name, shard in (("whole", whole), ("merged", merged)):
-        tables, added = make_tables(lm, sae, corpus, contexts, shard, frame, SETTINGS)  # type: ignore[arg-type]
-        write_build(tmp_path / f"{name}.duckdb", tables, added)
-    assert everything(tmp_path / "whole.duckdb") == everything(tmp_path / "merged.duckdb")
-
-
-class Stopped(Exception):
-    pass
-
-
-@pytest.mark.parametrize(("stop_at", "models"), [(1, 1), (150, 1), (400, 1), (1, 2), (300, 2), (400, 3)])
-def test_interrupted_and_resumed_is_the_same_build(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int, models: int
-) -> None:
-    monkeypatch.setattr(scan_module, "SHARD_TOKENS", 16 * 9)
-    monkeypatch.setattr(scan_module, "crew", lambda lm: [lm])
-    sae, corpus = toy_sae(), toy_corpus(60)
-
-    def make(path: Path, lm: ToyModel, update: Any = lambda done, total: None, checkpoint: Path | None = None) -> None:
-        build(lm, sae, corpus, SETTINGS, path, provenance={}, update=update, checkpoint=checkpoint)  # type: ignore[arg-type]
-
-    first, checkpoint = ToyModel(), tmp_path / "ckpt" / "index.pt"
-    make(tmp_path / "a" / "b.duckdb", first)
-    monkeypatch.setattr(scan_module, "crew", lambda lm: [lm] * models)
-    told: list[int] = []
-
-    def stop(done: int, total: int) -> None:
-        told.append(done)
-        if done >= stop_at:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        make(tmp_path / "c" / "b.duckdb", ToyModel(), stop, checkpoint)
-    assert not (tmp_path / "c").exists()
-    resumed = ToyModel()
-    make(tmp_path / "c" / "b.duckdb", resumed, lambda done, total: told.append(done), checkpoint)
-    assert told == sorted(told) or stop_at in range(told[-1])
-    if stop_at > 144 * models:
-        assert resumed.tokens_read < first.tokens_read  # finished shards were not read again
-    assert everything(tmp_path / "c" / "b.duckdb") == everything(tmp_path / "a" / "b.duckdb")
-
-
-def test_a_checkpoint_of_another_frame_is_not_gone_on_with(tmp_path: Path) -> None:
-    lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(40)
-    contexts = contexts_to_read(corpus, 10_000)
-    for settings in (SETTINGS, IndexSettings(index_tokens=10_000, top_contexts=5)):
-        frame, _ = make_frame(lm, sae, corpus, contexts, settings)  # type: ignore[arg-type]
-        shard = scan(lm, sae, corpus, contexts, frame, checkpoint=tmp_path / "i.pt")  # type: ignore[arg-type]
-        assert same(shard.state(), scan(lm, sae, corpus, contexts, frame).state())  # type: ignore[arg-type]
-
-
-def test_a_build_is_never_overwritten(tmp_path: Path) -> None:
-    lm, corpus, path = ToyModel(), toy_corpus(20), tmp_path / "b.duckdb"
-    build(lm, toy_sae(), corpus, SETTINGS, path, provenance={})  # type: ignore[arg-type]
-    before = path.read_bytes()
-    with pytest.raises(FileExistsError, match="immutable"):
-        build(lm, toy_sae(seed=1), corpus, SETTINGS, path, provenance={})  # type: ignore[arg-type]
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["b.duckdb"]
-
-
-def test_a_failure_while_writing_leaves_no_build(tmp_path: Path) -> None:
-    lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(20)
-    contexts = contexts_to_read(corpus, 10_000)
-    frame, _ = make_frame(lm, sae, corpus, contexts, SETTINGS)  # type: ignore[arg-type]
-    shard = scan_shard(lm, sae, corpus, contexts, frame, TokenClasses.of(lm.vocabulary()[0]))  # type: ignore[arg-type]
-    tables, added = make_tables(lm, sae, corpus, contexts, shard, frame, SETTINGS)  # type: ignore[arg-type]
-    tables["sample"] = pa.table({"no such column": [1]})
-    with pytest.raises(duckdb.Error):
-        write_build(tmp_path / "b.duckdb", tables, added)
-    assert not (tmp_path / "b.duckdb").exists()
-
-
-def test_contexts_of_one_text_token_and_an_sae_that_never_fires(tmp_path: Path) -> None:
-    tokens = np.zeros((5, 8), dtype=np.int64)
-    tokens[:, 1] = [3, 4, 3, 9, 3]
-    corpus = corpus_of(tokens, np.full(5, 2))
-    sae = toy_sae(threshold=1e6)
-    build(ToyModel(), sae, corpus, SETTINGS, tmp_path / "b.duckdb", provenance={})  # type: ignore[arg-type]
-    with duckdb.connect(str(tmp_path / "b.duckdb"), read_only=True) as con:
-        assert con.execute("SELECT count(*), sum(n_tokens), bool_and(dead) FROM latent").fetchone() == (24, 0, True)
-        assert con.execute("SELECT count(*) FROM context").fetchone() == (0,)
-        assert con.execute("FROM l0_hist").fetchall() == [(0, 5, 5)]
-        assert con.execute("SELECT token, n FROM l0_token ORDER BY token").fetchall() == [(3, 3), (4, 1), (9, 1)]
-        assert con.execute("SELECT count(*) FROM sample").fetchone() == (5,)
-        assert con.execute("SELECT neighbours FROM latent LIMIT 1").fetchone() == ([],)
-
-
-def test_about_as_many_tokens_are_read_as_were_asked_for() -> None:
-    corpus = toy_corpus(60)
-    for wanted in (1, 100, 400):
-        contexts = contexts_to_read(corpus, wanted)
-        counted = (corpus.length[contexts] - 1).cumsum()
-        assert counted[-1] >= wanted
-        assert len(counted) == 1 or counted[-2] < wanted
-        assert len(set(contexts)) == len(contexts)
-    assert sorted(contexts_to_read(corpus, 10**9)) == list(range(60))
