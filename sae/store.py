@@ -125,8 +125,7 @@ class Build:
 
     def snippets(self, latents: Iterable[int]) -> dict[int, Context]:
         """The strongest context of each latent that has one, cut to a few tokens around its peak."""
-        wanted = sorted(set(latents))
-        if not wanted:
+        if not (wanted := sorted(set(latents))):
             return {}
         rows = self._rows("SELECT *, 0 AS band, 0 AS rank FROM snippet"
                           f" WHERE latent IN ({', '.join(map(str, map(int, wanted)))})")
@@ -299,7 +298,8 @@ class Build:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """Every token; an id that the build does not know has no bytes."""
-        return Vocabulary((row["token"], Token(**row)) for row in self._rows("SELECT token, piece, special, n FROM token"))
+        return Vocabulary((row["token"], Token(**row)) for row in self._rows(
+            "SELECT token, piece, special, n FROM token"))
 
     def find_tokens(self, text: str, limit: int = 20) -> list[Token]:
         """Tokens by their text: equal first, then equal but for a leading space, beginning with it, holding it."""
