@@ -33,10 +33,8 @@ class Exporter:
     def texts(self, tokens: Sequence[int]) -> list[str]:
         """The tokens as text."""
         known = self._texts
-        missing = [t for t in tokens if t not in known]
-        if missing:
-            known.update((t, piece_text(entry.piece or f"⟨{t}⟩".encode()))
-                         for t in missing for entry in [self.build.vocabulary[t]])
+        known.update({t: piece_text(self.build.vocabulary[t].piece or f"⟨{t}⟩".encode())
+                      for t in tokens if t not in known})
         return [known[t] for t in tokens]
 
     def activation_bins(self, latent: Latent) -> Bins | None:

@@ -20,7 +20,7 @@ BLOCK = (
     "\u202ereversed\u202c \u2066isolated\u2069 \u200f \u200e \u061c עברית العربية\n"
     "日本語のテキスト 🙂🦊 👩\u200d👩\u200d👧 e\u0301 \ufeff\u200b\n"
     "\x01\x07\x08\x0b\x0c\x1b[31mred \x7f \x85 \u2028 \u2029\r\n tab\tend \u3000 \ue000\n")
-SMALL = ["--n-latents", "128", "--k", "8", "--tokens", "20000", "--batch-tokens", "512", "--buffer-tokens", "8192",
+SMALL = ["--n-latents", "128", "--k", "8", "--tokens", "60000", "--batch-tokens", "512", "--buffer-tokens", "8192",
          "--context-length", "64", "--eval-tokens", "1000", "--ce-tokens", "500", "--index-tokens", "15000"]
 
 # What a page must not hold as it is: characters that are not seen but act on the text around them.
@@ -62,7 +62,7 @@ def test_hostile_text_is_shown_and_does_nothing(page: Page, hostile: Server) -> 
     page.on("request", note)
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     listed = httpx.get(f"{hostile.address}{SAE}/latents.json?flag=living&limit=200").json()["latents"]
-    assert len(listed) > 4
+    assert len(listed) > 20
     seen = ""
     paths = ["/", SAE, f"{SAE}/latents", f"{SAE}/tokens?samples=all", "/search?q=%3Cscript%3E%E2%80%AE",
              f"{SAE}/latents?token=%3C%E2%80%AE", f"/steer?sae={SAE[1:]}&latent={listed[0]['latent']}",
