@@ -13,64 +13,82 @@ from itertools import groupby
 
 from markupsafe import Markup, escape
 
-from app.tokens_view import Piece, Row
+from app.tokens_view import Piece, Row, text_pieces, whole
 
 _CUT = '<span class="cut">…</span>'
 
 
 def pieces_html(pieces: Iterable[Piece], newlines: bool = False) -> Markup:
     """The pieces, one after the other; with `newlines` a line is broken where the text breaks it."""
-    return Markup("".join([
-        _piece(piece, newlines) if piece.css or piece.title or (newlines and piece.breaks) else
-        _silent(piece.text, piece.space) for piece in pieces]))
+    return Markup("".join([_piece(piece, newlines) for piece in pieces]))
 
 
-def _piece(piece: Piece, newlines: bool) -> str:
-    css = f"t {piece.css}" if piece.css else "t"
+def _piece(piece: Piece, newlines: bool = False) -> str:
+    css = f"t {piece.css}" if piece.css else ""
     if piece.space and "  " in piece.text:
-        css += " ws"
-    title = f' title="{escape(piece.title)}"' if piece.title else ""
+        css = f"{css or 't'} ws"
     text = escape(piece.text)
     if newlines and piece.breaks:  # within the piece, for a token may hold a line's end and the next one's indent
         text = text.replace("↵", "↵\n")
-    return f'<span class="{css}"{title}>{text}</span>'
+    if not css and not piece.title:
+        return f"<i>{text}</i>"
+    title = f' title="{escape(piece.title)}"' if piece.title else ""
+    return f'<span class="{css or "t"}"{title}>{text}</span>'
 
 
-@lru_cache(maxsize=1 << 17)
-def _silent(text: str, space: bool) -> str:
-    """A piece that has no colour and nothing to tell."""
-    return _piece(Piece(text, "", "", space, 0, 0), False)
+@lru_cache(maxsize=1 << 17)  # about a vocabulary: pages show the same tokens again and again
+def _silent(piece: bytes) -> str:
+    """A token that has no colour and nothing to tell; "" for one that its neighbours help to show."""
+    said = whole(piece) if piece else None
+    return _piece(Piece(said[0], "", "", said[1], said[2], 0)) if said else ""
 
 
-def _merged(pieces: Iterable[Piece]) -> Markup:
-    """The same without tooltips: silent words stand together."""
-    out = []
-    for words, some in groupby(pieces, lambda piece: not piece.css and not piece.space):
-        if words:
-            out.append(_silent("".join([piece.text for piece in some]), False))
-        else:
-            out += [_piece(piece, False) for piece in some]
-    return Markup("".join(out))
+def _cells(row: Row) -> tuple[list[str], int, str]:
+    """The HTML of each piece, the index of the one with the peak, and what the row's element says of the ids."""
+    tokens, peak = row.tokens, row.context.peak - row.low
+    cells = [_silent(row.info[token].piece) for token in tokens]
+    if "" in cells:  # characters that several tokens make
+        ends = [*(piece.start for piece in row.pieces[1:]), len(tokens)]
+        ids = ["+".join(map(str, tokens[piece.start : end])) for piece, end in zip(row.pieces, ends, strict=True)]
+        return [_piece(piece) for piece in row.pieces], row.peak, _ids(row, ids)
+    for i, act in enumerate(row.context.acts[row.low : row.high]):
+        if act > 0 or i == peak:
+            start = None if row.at is None else row.at + i
+            cells[i] = _piece(text_pieces(
+                tokens[i : i + 1], row.info, [act], row.top, start=start, peak=0 if i == peak else None,
+                every_title=False)[0])
+    return cells, peak, _ids(row, map(str, tokens))
+
+
+def _ids(row: Row, ids: Iterable[str]) -> str:
+    if not row.numbered:
+        return ""
+    at = "" if row.at is None else f' data-at="{row.at}"'
+    return f' data-ids="{" ".join(ids)}"{at}'
+
+
+def _joined(cells: Iterable[str], numbered: bool) -> str:
+    """The cells one after the other; words that no tooltip tells apart stand together."""
+    if numbered:
+        return "".join(cells)
+    runs = groupby(cells, lambda cell: cell.startswith("<i>"))
+    return "".join([
+        f"<i>{''.join([cell[3:-4] for cell in run])}</i>" if words else "".join(run) for words, run in runs])
 
 
 def row_html(row: Row, newlines: bool = False) -> Markup:
     """A row cut out of a context."""
+    cells, _, ids = _cells(row)
     before, after = _CUT if row.before else "", _CUT if row.after else ""
-    return Markup(f'<span class="text" dir="ltr"{_ids(row)}>{before}{pieces_html(row.pieces, newlines)}{after}</span>')
+    text = pieces_html(row.pieces, newlines) if newlines else "".join(cells)
+    return Markup(f'<span class="text" dir="ltr"{ids}>{before}{text}{after}</span>')
 
 
 def kwic_html(row: Row) -> Markup:
     """One line with the peak at a fixed place, so that rows under each other can be read down."""
-    show = pieces_html if row.ids else _merged
+    cells, peak, ids = _cells(row)
     before, after = _CUT if row.before else "", _CUT if row.after else ""
     return Markup(
-        f'<span class="kwic text" dir="ltr"{_ids(row)}><span class="kwic-before"><span>{before}'
-        f'{show(row.pieces[: row.peak])}</span></span><span class="kwic-after">'
-        f'{show(row.pieces[row.peak :])}{after}</span></span>')
-
-
-def _ids(row: Row) -> str:
-    if not row.ids:
-        return ""
-    at = "" if row.at is None else f' data-at="{row.at}"'
-    return f' data-ids="{row.ids}"{at}'
+        f'<span class="kwic text" dir="ltr"{ids}><span class="kwic-before"><span>{before}'
+        f'{_joined(cells[:peak], row.numbered)}</span></span><span class="kwic-after">'
+        f'{_joined(cells[peak:], row.numbered)}{after}</span></span>')

@@ -20,6 +20,7 @@ import numpy as np
 from sae.index.schema import (
     BANDS,
     HIST_BINS,
+    INDEXES,
     LOGIT_BINS,
     NEAR_BAND,
     ROW_GROUP,
@@ -64,7 +65,8 @@ def make(root: Path, n_latents: int, contexts: int = 40, window: int = 128) -> P
         con.execute("INSERT INTO build.token_latent BY NAME SELECT token, latent, n, act AS max_act, lift FROM ("
                     "SELECT unnest(top_tokens) AS token, latent, unnest(top_token_n) AS n, unnest(top_token_max)"
                     " AS act, unnest(top_token_lift) AS lift FROM build.latent) ORDER BY token, n DESC, latent")
-        con.execute(SNIPPETS)
+        for statement in (SNIPPETS, *INDEXES):
+            con.execute(statement)
         con.execute(_L0)
         con.executemany("INSERT INTO build.meta VALUES (?, ?)",
                         [(key, json.dumps(value)) for key, value in _meta(n_latents, window).items()])

@@ -1,7 +1,7 @@
 """The tables of a feature build: one immutable DuckDB file.
 
-Rows are written sorted by their first columns in row groups of 8,192, which gives
-index-like lookups without an index.  There are no keys.  `latent` is the latent's number,
+Rows are written sorted by their first columns in row groups of 8,192.  What a latent's page reads has an
+index besides: through it DuckDB fetches single rows, where a scan reads lists 2,048 rows at a time.  `latent` is the latent's number,
 `token` a vocabulary id, `ctx` a context's number in the text, `position` an absolute
 position in its context (BOS is 0).  Activations are in unit-decoder units.
 
@@ -98,6 +98,13 @@ TABLES: dict[str, tuple[str, str]] = {
     "latent_edges": ("latent INTEGER, hist_edges DOUBLE[], logit_edges DOUBLE[]", "latent"),
     "explanation": ("latent INTEGER, text VARCHAR, author VARCHAR", "latent"),
 }
+
+# Made of the attached database `build` once its tables are filled.
+INDEXES = (
+    "CREATE UNIQUE INDEX latent_row ON build.latent (latent)",
+    "CREATE INDEX context_rows ON build.context (latent)",
+    "CREATE UNIQUE INDEX snippet_row ON build.snippet (latent)",
+)
 
 _SNIPPET_BEFORE, _SNIPPET_AFTER = 14, 11  # tokens around the peak; one more than is shown tells that text goes on
 # Fills `snippet` of the attached database `build` from its table `context`.

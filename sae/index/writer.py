@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from sae.index.schema import ROW_GROUP, SNIPPETS, STORAGE_VERSION, TABLES
+from sae.index.schema import INDEXES, ROW_GROUP, SNIPPETS, STORAGE_VERSION, TABLES
 
 
 def write_build(
@@ -42,7 +42,8 @@ def write_build(
             con.register("source", source)
             con.execute(f"INSERT INTO build.{name} BY NAME SELECT * FROM source ORDER BY {order}")
             con.unregister("source")
-        con.execute(SNIPPETS)
+        for statement in (SNIPPETS, *INDEXES):
+            con.execute(statement)
         con.execute("CHECKPOINT build")
         con.execute("DETACH build")
     with open(temporary, "rb+") as file:
