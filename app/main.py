@@ -14,7 +14,6 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -22,7 +21,8 @@ from starlette.types import Scope
 from app import errors
 from app.builds import Builds
 from app.catalog import Catalog
-from app.db import make_engine, make_session_factory, upgrade
+from app.compression import Compress
+from app.db import Changes, make_engine, make_session_factory, upgrade
 from app.deps import current_user
 from app.downloads import Downloads
 from app.jobs import queue
@@ -118,7 +118,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         Middleware(CountRequests),
         Middleware(HeadAsGet),
         Middleware(SecurityHeaders),
-        Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5),
+        Middleware(Compress, minimum_size=1000, compresslevel=2),
         Middleware(SameOrigin, trusted=settings.origins),
         Middleware(RateLimit, limits=limits),
     ]
@@ -137,7 +137,9 @@ def _open(
     sessions = make_session_factory(engine)
     workspace = settings.workspace
     Uploads(settings.home, settings.max_upload_bytes).sweep(everything_unfinished=True)
-    catalog = Catalog(workspace, sessions)
+    changes = Changes(engine)
+    stack.callback(changes.close)
+    catalog = Catalog(workspace, sessions, changes)
     catalog.sync()
     builds = Builds(workspace)
     stack.callback(builds.close)

@@ -123,6 +123,7 @@ def token_text(token: Token) -> str:
     return visible("".join(span.text for span in spans([token.piece])))
 
 
+@lru_cache(maxsize=1 << 17)
 def token_label(token: Token) -> str:
     """As `token_text`, with outer spaces shown as `·`, so that ` the` and `the` differ in a table."""
     text = token_text(token)
