@@ -102,6 +102,8 @@ def signed_class(value: float, top: float, steps: int = 8) -> str:
 
 def visible(text: str) -> str:
     """The text with newlines, tabs and characters that would act instead of show made visible."""
+    if text.isprintable():  # as nearly all of it is
+        return text
     return "".join(_visible_character(c) for c in text)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from sae.index.schema import INDEXES, ROW_GROUP, SNIPPETS, STORAGE_VERSION, TABLES
+from sae.glance import glance_path, write_glance
+from sae.index.schema import INDEXES, ROW_GROUP, STORAGE_VERSION, TABLES
 
 
 def write_build(
@@ -20,13 +21,15 @@ def write_build(
     """Publish a build as `path`; `tables` are Arrow tables or readers, asked for one after the other.
     With `spill`, sorting takes a gigabyte of memory at the most and then that folder.
 
-    A build is never replaced: raises FileExistsError if it is there.
+    Beside it comes what a latent's page shows at first (`sae.glance`).  A build is never replaced: raises
+    FileExistsError if it is there.
     """
     if path.exists():
         raise FileExistsError(f"{path} is a finished build; builds are immutable")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    for left_behind in path.parent.glob(f"{path.name}.*.tmp"):  # a run, and so its build, has one process
+    glance = glance_path(temporary)
+    for left_behind in path.parent.glob(f"{path.name}.*.*"):  # a run, and so its build, has one process
         left_behind.unlink()
     meta = {**meta, "duckdb_version": duckdb.__version__}
     rows = {"key": list(meta), "value": [json.dumps(value) for value in meta.values()]}
@@ -42,13 +45,20 @@ def write_build(
             con.register("source", source)
             con.execute(f"INSERT INTO build.{name} BY NAME SELECT * FROM source ORDER BY {order}")
             con.unregister("source")
-        for statement in (SNIPPETS, *INDEXES):
-            con.execute(statement)
-        con.execute("CHECKPOINT build")
-        con.execute("DETACH build")
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.rename(temporary, path)
+        finish(con, glance, meta["build_id"])
+    for made, name in ((glance, glance_path(path)), (temporary, path)):  # the build is there once its own file is
+        with open(made, "rb+") as file:
+            os.fsync(file.fileno())
+        os.rename(made, name)
+
+
+def finish(con: duckdb.DuckDBPyConnection, glance: Path, build_id: str) -> None:
+    """Make the indexes of the attached database `build`, whose tables are filled, and the file `glance`; detach it."""
+    for statement in INDEXES:
+        con.execute(statement)
+    write_glance(con, glance, build_id)
+    con.execute("CHECKPOINT build")
+    con.execute("DETACH build")
 
 
 def _quoted(path: Path) -> str:
