@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from markupsafe import Markup, escape
 
@@ -103,6 +104,7 @@ class Axis:
         return [i * step_size for i in range(first_tick, last_tick + 1)]
 
 
+@lru_cache(maxsize=4096)  # all latents of a build share the bins of their histograms
 def tick_text(value: float) -> str:
     """A tick's label: compact from 10,000, powers of ten below 1e-3, else as few digits as needed."""
     if value == 0:

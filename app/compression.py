@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from isal import isal_zlib
 from starlette.datastructures import Headers
 from starlette.middleware.gzip import GZipMiddleware, GZipResponder
@@ -25,7 +27,8 @@ class _Responder(GZipResponder):
         return self._compress_body(body, more_body)  # so fast that no thread pays
 
     @property
-    def compressor(self) -> isal_zlib.Compress:  # type: ignore[override]  # the same methods
+    def compressor(self) -> Any:  # zlib's has the same methods
         if self._compressor is None:
-            self._compressor = isal_zlib.compressobj(self.compresslevel, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
+            made: Any = isal_zlib.compressobj(self.compresslevel, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
+            self._compressor = made
         return self._compressor

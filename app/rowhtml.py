@@ -13,7 +13,8 @@ from itertools import groupby
 
 from markupsafe import Markup, escape
 
-from app.tokens_view import Piece, Row, text_pieces, whole
+from app.formats import number
+from app.tokens_view import Piece, Row, text_pieces, visible, whole
 
 _CUT = '<span class="cut">…</span>'
 
@@ -65,6 +66,35 @@ def _ids(row: Row, ids: Iterable[str]) -> str:
         return ""
     at = "" if row.at is None else f' data-at="{row.at}"'
     return f' data-ids="{" ".join(ids)}"{at}'
+
+
+def context_html(row: Row, here: str, inspect: str = "", aligned: bool = True, newlines: bool = False) -> Markup:
+    """A context as an item of a list: its activation, its text, where it stands.
+
+    `here`: the latent's address, or "" where the documents cannot be shown; `inspect`: that of the page with all
+    latents of this context, "" for none.  `aligned` puts the peaks under each other.
+    """
+    context = row.context
+    name, short = _document(context.document)
+    place = context.doc_offset + (context.start or 0) + context.peak
+    title = f"{name}, token {place}" if name else "the file does not name the document"
+    often = ""
+    if context.duplicates > 1:
+        title += f"; {context.duplicates} of its strongest contexts have this text"
+        often = f" ×{context.duplicates}"
+    if name and here:
+        short = Markup(f'<a class="plain-link" href="{escape(here)}/source/{context.ctx}">{short}</a>')
+    link = (f'<a class="row-link" title="all latents of this text" aria-label="All latents of this text"'
+            f' href="{escape(inspect)}&amp;context={context.band}.{context.rank}">⌕</a>') if inspect else ""
+    text = kwic_html(row) if aligned else row_html(row, newlines)
+    return Markup(f'<li class="ctx" data-row tabindex="0"><span class="num">{number(context.act, 2)}</span>{text}'
+                  f'<span class="source muted" title="{title}">{short}{often}</span>{link}</li>')
+
+
+@lru_cache(maxsize=1 << 14)
+def _document(name: str) -> tuple[Markup, Markup]:
+    """A document's name as it is shown, whole and without its folders."""
+    return escape(visible(name)), escape(visible(name.rpartition("/")[2]))
 
 
 def _joined(cells: Iterable[str], numbered: bool) -> str:

@@ -107,7 +107,7 @@ class Glance:
         for batch in batches:
             lists = batch.columns[n:]
             names = [name.removeprefix(_PREFIX) for name in batch.schema.names[n:]]
-            self._contexts.append(pa.RecordBatch.from_arrays([column.values for column in lists], names))
+            self._contexts.append(pa.StructArray.from_arrays([column.values for column in lists], names))
             self._first.append(lists[0].offsets.to_numpy())
 
     @classmethod

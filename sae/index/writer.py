@@ -46,10 +46,10 @@ def write_build(
             con.execute(f"INSERT INTO build.{name} BY NAME SELECT * FROM source ORDER BY {order}")
             con.unregister("source")
         finish(con, glance, meta["build_id"])
-    for made, name in ((glance, glance_path(path)), (temporary, path)):  # the build is there once its own file is
-        with open(made, "rb+") as file:
+    for written, target in ((glance, glance_path(path)), (temporary, path)):  # the build is there once its own file is
+        with open(written, "rb+") as file:
             os.fsync(file.fileno())
-        os.rename(made, name)
+        os.rename(written, target)
 
 
 def finish(con: duckdb.DuckDBPyConnection, glance: Path, build_id: str) -> None:

@@ -103,7 +103,7 @@ def test_a_build_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="immutable"):
         build(lm, toy_sae(seed=1), corpus, SETTINGS, path, provenance={})  # type: ignore[arg-type]
     assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["b.duckdb"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.arrow", "b.duckdb"]
 
 
 def test_a_failure_while_writing_leaves_no_build(tmp_path: Path) -> None:
