@@ -7,15 +7,18 @@ piece), and `data-at`, the position of the first; which takes a third of the byt
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from html import escape
 from itertools import groupby
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from app.formats import number
-from app.tokens_view import Piece, Row, text_pieces, visible, whole
+from app.tokens_view import Piece, Row, heat_class, token_title, visible, whole
+from sae.records import Token, Vocabulary
 
+_WIDE = '<span class="t ws">'
 _CUT = '<span class="cut">…</span>'
 
 
@@ -37,28 +40,41 @@ def _piece(piece: Piece, newlines: bool = False) -> str:
     return f'<span class="{css or "t"}"{title}>{text}</span>'
 
 
-@lru_cache(maxsize=1 << 17)  # about a vocabulary: pages show the same tokens again and again
-def _silent(piece: bytes) -> str:
-    """A token that has no colour and nothing to tell; "" for one that its neighbours help to show."""
-    said = whole(piece) if piece else None
-    return _piece(Piece(said[0], "", "", said[1], said[2], 0)) if said else ""
+class Cells(dict[int, str]):
+    """What a silent token of a vocabulary looks like, by its id; "" for one that its neighbours help to show."""
+
+    def __init__(self, info: Mapping[int, Token]) -> None:
+        self.info = info
+
+    def __missing__(self, token: int) -> str:
+        piece = self.info[token].piece
+        said = whole(piece) if piece else None
+        cell = self[token] = _piece(Piece(said[0], "", "", said[1], said[2], 0)) if said else ""
+        return cell
 
 
 def _cells(row: Row) -> tuple[list[str], int, str]:
     """The HTML of each piece, the index of the one with the peak, and what the row's element says of the ids."""
     tokens, peak = row.tokens, row.context.peak - row.low
-    cells = [_silent(row.info[token].piece) for token in tokens]
+    kept = row.info.kept(Cells) if isinstance(row.info, Vocabulary) else Cells(row.info)
+    cells = [kept[token] for token in tokens]
     if "" in cells:  # characters that several tokens make
         ends = [*(piece.start for piece in row.pieces[1:]), len(tokens)]
         ids = ["+".join(map(str, tokens[piece.start : end])) for piece, end in zip(row.pieces, ends, strict=True)]
         return [_piece(piece) for piece in row.pieces], row.peak, _ids(row, ids)
     for i, act in enumerate(row.context.acts[row.low : row.high]):
         if act > 0 or i == peak:
-            start = None if row.at is None else row.at + i
-            cells[i] = _piece(text_pieces(
-                tokens[i : i + 1], row.info, [act], row.top, start=start, peak=0 if i == peak else None,
-                every_title=False)[0])
+            cells[i] = _coloured(cells[i], row, i, act, i == peak)
     return cells, peak, _ids(row, map(str, tokens))
+
+
+def _coloured(cell: str, row: Row, i: int, act: float, peak: bool) -> str:
+    """A silent token's HTML with the colour and the tooltip of an activation."""
+    css = f"t {heat_class(act, row.top)}{' peak' if peak else ''}{' ws' if cell.startswith(_WIDE) else ''}"
+    position = None if row.at is None else row.at + i
+    title = escape(token_title(row.info[row.context.tokens[row.low + i]], act, position))
+    text = cell[cell.index(">") + 1 : cell.rindex("<")]
+    return f'<span class="{" ".join(css.split())}" title="{title}">{text}</span>'
 
 
 def _ids(row: Row, ids: Iterable[str]) -> str:
@@ -83,7 +99,7 @@ def context_html(row: Row, here: str, inspect: str = "", aligned: bool = True, n
         title += f"; {context.duplicates} of its strongest contexts have this text"
         often = f" ×{context.duplicates}"
     if name and here:
-        short = Markup(f'<a class="plain-link" href="{escape(here)}/source/{context.ctx}">{short}</a>')
+        short = f'<a class="plain-link" href="{escape(here)}/source/{context.ctx}">{short}</a>'
     link = (f'<a class="row-link" title="all latents of this text" aria-label="All latents of this text"'
             f' href="{escape(inspect)}&amp;context={context.band}.{context.rank}">⌕</a>') if inspect else ""
     text = kwic_html(row) if aligned else row_html(row, newlines)
@@ -92,7 +108,7 @@ def context_html(row: Row, here: str, inspect: str = "", aligned: bool = True, n
 
 
 @lru_cache(maxsize=1 << 14)
-def _document(name: str) -> tuple[Markup, Markup]:
+def _document(name: str) -> tuple[str, str]:
     """A document's name as it is shown, whole and without its folders."""
     return escape(visible(name)), escape(visible(name.rpartition("/")[2]))
 

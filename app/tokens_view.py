@@ -185,17 +185,18 @@ def _title(
     tokens: Sequence[int], info: Mapping[int, Token], values: Sequence[float], members: range, start: int | None,
     unit: str, digits: int,
 ) -> str:
-    lines = []
-    for i in members:
-        said = f"“{token_label(info[tokens[i]])}”"
-        if info[tokens[i]].n is not None:
-            said += f" id {tokens[i]}"
-        if start is not None:
-            said += f" · position {start + i}"
-        if values[i] > 0:
-            said = f"{values[i]:.{digits}f}{unit} · {said}"
-        lines.append(said)
-    return "\n".join(lines)
+    return "\n".join([
+        token_title(info[tokens[i]], values[i], None if start is None else start + i, unit, digits) for i in members])
+
+
+def token_title(token: Token, value: float, position: int | None, unit: str = "", digits: int = 4) -> str:
+    """The tooltip of one token of a row."""
+    said = f"“{token_label(token)}”"
+    if token.n is not None:
+        said += f" id {token.token}"
+    if position is not None:
+        said += f" · position {position}"
+    return f"{value:.{digits}f}{unit} · {said}" if value > 0 else said
 
 
 def context_row(context: Context, info: Mapping[int, Token], top: float, window: str = "short") -> Row:

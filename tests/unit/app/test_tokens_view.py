@@ -100,5 +100,6 @@ def test_windows(window: str, shown: int, before: bool, after: bool) -> None:
 
 def test_what_is_kept_for_a_page_tells_where_its_rows_are_cut() -> None:
     before, after = WINDOWS["short"] or (0, 0)
-    assert before < WINDOW[0] and after < WINDOW[1]
+    assert before < WINDOW[0]
+    assert after < WINDOW[1]
     assert all(short <= kept for short, kept in zip(WINDOWS["snippet"] or (), WINDOW, strict=True))

@@ -44,7 +44,8 @@ def cut(context: Context) -> Context:
 
 def test_with_the_file_and_without_it_a_build_answers_the_same(made: Synthetic, alone: Path) -> None:
     build, bare = Build.open(made.path), Build.open(alone)
-    assert glance_path(made.path).exists() and not glance_path(alone).exists()
+    assert glance_path(made.path).exists()
+    assert not glance_path(alone).exists()
     for latent in (*range(build.n_latents), build.n_latents):
         assert build.latent(latent) == bare.latent(latent)
         assert build.contexts(latent) == bare.contexts(latent) == bare.windows(latent)
