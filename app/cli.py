@@ -49,7 +49,7 @@ def serve(
     engine.dispose()
     _announce(address, link)
     config = uvicorn.Config(
-        create_app(settings, lock=lock), log_config=None, access_log=False,
+        create_app(settings, lock=lock, readers=settings.n_readers), log_config=None, access_log=False,
         timeout_graceful_shutdown=_SECONDS_TO_CLOSE, server_header=False)
     # A page makes thousands of objects that die with it.  What lives on is imported by now, and need not be looked
     # through again and again.

@@ -6,6 +6,7 @@ from typing import Any
 
 from isal import isal_zlib
 from starlette.datastructures import Headers
+from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware, GZipResponder
 from starlette.types import Receive, Scope, Send
 
@@ -20,6 +21,9 @@ class Compress(GZipMiddleware):
             await responder(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+
+COMPRESS = Middleware(Compress, minimum_size=1000, compresslevel=2)
 
 
 class _Responder(GZipResponder):
