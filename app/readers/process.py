@@ -10,7 +10,6 @@ socket does, and so when the server does.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import marshal
 import signal
@@ -30,6 +29,7 @@ from app.catalog import Catalog
 from app.compression import COMPRESS
 from app.db import Changes, make_engine, make_session_factory
 from app.deps import current_user
+from app.garbage import rare_collections
 from app.routes import features, home, latent, latents, tokens
 from app.security import SecurityHeaders
 from app.settings import Settings
@@ -112,9 +112,6 @@ async def serve(connection: socket.socket) -> None:
     try:
         app = create_reader(Settings.model_validate_json(await read_frame(reader)))
         async with app.router.lifespan_context(app):
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(100_000, 20, 100)
             writer.write(frame(b""))
             while True:
                 scope = marshal.loads(await read_frame(reader))
@@ -128,4 +125,5 @@ async def serve(connection: socket.socket) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server's end ends it
-    asyncio.run(serve(socket.socket(fileno=int(sys.argv[1]))))
+    with rare_collections():
+        asyncio.run(serve(socket.socket(fileno=int(sys.argv[1]))))
