@@ -38,7 +38,7 @@ class Settings(BaseSettings):
 
     readers: int = Field(
         -1, ge=-1, le=64, description="Processes that make pages beside the server when several are asked for at once "
-        "(about 120 MB each); -1: one a core, 4 at the most, none where there is one core")
+        "(about 180 MB each); -1: one a core, 4 at the most, none where there is one core")
 
     demo: bool = Field(True, description="Start the demo run by itself when the workspace is empty")
     max_runs: int = Field(1, ge=1, le=64, description="Runs that go at the same time; the others wait in the queue")
