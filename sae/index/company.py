@@ -28,7 +28,8 @@ MIN_TOGETHER = 3  # fewer joint firings in the sample are left out: chance gives
 IMPLIED_SHARE = 0.9  # A ⇒ B where B is active on so large a share of A's tokens,
 IMPLIED_LIFT = 2.0  # so many times as often as on any token,
 IMPLIED_TOKENS = 10  # and A has so many kept tokens or more
-_RUN_PAIRS = 1 << 23
+_RUN_PAIRS = 1 << 17  # what stays in the cache
+_SPARSE = 8  # so many possible pairs for each that is met: sorting them is faster than a counter for each
 
 
 @dataclass
@@ -115,11 +116,13 @@ def together(
     parts: list[tuple[Tensor, Tensor]] = []
     for chosen in _cut(rows, company.latent_N[rows], company.size_T[owner_N[rows]].cumsum(0)):
         check()
-        token = owner_N[chosen]
+        token, latent = owner_N[chosen], company.latent_N[chosen].long()
         met, by = spread(start_T[token], company.size_T[token])
-        key, count = counted(company.latent_N[chosen].long()[by] * L + company.latent_N[met])
-        seen = (count >= MIN_TOGETHER) & (key // L != key % L)
-        parts.append((key[seen], count[seen]))
+        low, high = int(latent[0]), int(latent[-1])
+        key, count = _frequent(((latent - low) * L)[by] + company.latent_N[met], (high - low + 1) * L)
+        key += low * L
+        other = key // L != key % L
+        parts.append((key[other], count[other]))
     key, count = (torch.cat(column) for column in zip(*parts, strict=True)) if parts else (rows[:0], rows[:0])
     latent_N, other_N = key // L, key % L
     given_N = count.double() / sampled_L[latent_N]
@@ -132,6 +135,17 @@ def implied(pairs: Together, sampled_L: Tensor) -> Tensor:
     """Whether `latent` fires ⇒ `other` fires, for every pair: what feature splitting looks like."""
     return ((pairs.given_N >= IMPLIED_SHARE) & (pairs.lift_N >= IMPLIED_LIFT)
             & (sampled_L[pairs.latent_N] >= IMPLIED_TOKENS))
+
+
+def _frequent(key_N: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The numbers below `size` that occur often enough, ascending, and how often each does."""
+    if size > _SPARSE * len(key_N):
+        key, count = counted(key_N)
+        often = count >= MIN_TOGETHER
+        return key[often], count[often]
+    count = torch.bincount(key_N, minlength=size)
+    key = torch.from_numpy(np.flatnonzero(count.numpy() >= MIN_TOGETHER))
+    return key, count[key]
 
 
 def _cut(rows: Tensor, latent_N: Tensor, ends: Tensor) -> list[Tensor]:
