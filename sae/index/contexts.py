@@ -9,7 +9,7 @@ Shapes: N rows (one latent in one context), S positions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
@@ -36,8 +36,11 @@ class Chosen:
     duplicates_N: Tensor
 
 
-def choose(peaks: Peaks, corpus: Corpus, hist_LK: Tensor, n_top: int, n_strong: int, n_band: int) -> Chosen:
-    """The top contexts and the band samples of every latent."""
+def choose(
+    peaks: Peaks, near: Peaks, corpus: Corpus, hist_LK: Tensor, n_top: int, n_strong: int, n_band: int
+) -> tuple[Peaks, Chosen]:
+    """The top contexts, the band samples and the near misses of every latent: rows of the peaks returned, which
+    are both."""
     top_row, top_duplicates = _distinct_strongest(peaks, corpus, n_top, n_strong)
     rest = torch.ones(len(peaks.key_N), dtype=torch.bool)
     rest[top_row] = False
@@ -47,16 +50,13 @@ def choose(peaks: Peaks, corpus: Corpus, hist_LK: Tensor, n_top: int, n_strong: 
     row = rest.nonzero().squeeze(1)
     group = peaks.latent_N * (len(BANDS) + 1) + band_N
     row = row[_sampled(peaks, group, row) < n_band]
-    row_N = torch.cat([top_row, row])
-    band_N = torch.cat([torch.zeros_like(top_row), band_N[row]])
-    duplicates_N = torch.cat([top_duplicates, torch.ones_like(row)])
-    return _ordered(peaks, row_N, band_N, duplicates_N)
-
-
-def choose_near(near: Peaks) -> Chosen:
-    """All of the near misses."""
-    row_N = torch.arange(len(near.key_N))
-    return _ordered(near, row_N, torch.full_like(row_N, NEAR_BAND), torch.ones_like(row_N))
+    near_row = torch.arange(len(near.key_N)) + len(peaks.key_N)
+    row_N = torch.cat([top_row, row, near_row])
+    band_N = torch.cat([torch.zeros_like(top_row), band_N[row], torch.full_like(near_row, NEAR_BAND)])
+    duplicates_N = torch.cat([top_duplicates, torch.ones_like(row), torch.ones_like(near_row)])
+    # Near misses have no payload: their latents are silent in those contexts.
+    both = Peaks(*(torch.cat([getattr(peaks, f.name), getattr(near, f.name)]) for f in fields(Peaks)))
+    return both, _ordered(both, row_N, band_N, duplicates_N)
 
 
 def bands_of_bins(hist_LK: Tensor) -> Tensor:

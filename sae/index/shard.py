@@ -11,12 +11,14 @@ K histogram bins, N firings, B tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sae.index.company import SAMPLED, Company
+from sae.index.crew import side_by_side
 from sae.index.extremes import Extremes
 from sae.index.pairs import PairCounts
 from sae.index.peaks import Peaks, hash31
@@ -195,22 +197,25 @@ class Shard:
     def merge(self, other: Shard, frame: Frame) -> Shard:
         """The aggregates of both sets of contexts, which must be disjoint."""
         merged: dict[str, Any] = {}
-        for f in fields(self):
-            mine, theirs = getattr(self, f.name), getattr(other, f.name)
-            if f.name == "max_L":
-                merged[f.name] = torch.maximum(mine, theirs)
-            elif isinstance(mine, PairCounts):
-                merged[f.name] = mine.merge(theirs)
-            elif f.name == "near":
-                merged[f.name] = mine.merge(theirs).prune(0, frame.n_near, 1)
-            elif isinstance(mine, Peaks):
-                merged[f.name] = mine.merge(theirs).prune(frame.n_strong, frame.n_bin, frame.n_bins)
-            elif isinstance(mine, Company):
-                merged[f.name] = mine.merge(theirs).prune(SAMPLED)
-            elif isinstance(mine, Extremes):
-                merged[f.name] = mine.merge(theirs).prune()
-            else:
-                merged[f.name] = mine + theirs
+
+        def both(name: str, _: object) -> tuple[str, Any]:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if name == "max_L":
+                return name, torch.maximum(mine, theirs)
+            if isinstance(mine, PairCounts):
+                return name, mine.merge(theirs)
+            if name == "near":
+                return name, mine.merge(theirs).prune(0, frame.n_near, 1)
+            if isinstance(mine, Peaks):
+                return name, mine.merge(theirs).prune(frame.n_strong, frame.n_bin, frame.n_bins)
+            if isinstance(mine, Company):
+                return name, mine.merge(theirs).prune(SAMPLED)
+            if isinstance(mine, Extremes):
+                return name, mine.merge(theirs).prune()
+            return name, mine + theirs
+
+        longest_first = sorted((f.name for f in fields(self)), key=lambda name: name != "peaks")
+        side_by_side([partial(both, name) for name in longest_first], lambda made: merged.update([made]))
         return Shard(**merged)
 
     def mean_L(self, frame: Frame) -> Tensor:
