@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,10 @@ def new_build(path: Path, *, sort: bool, spill: Path | None = None) -> Iterator[
     for left_behind in path.parent.glob(f"{path.name}.*.tmp"):  # a run, and so its build, has one process
         left_behind.unlink()
     try:
-        with _filling(temporary, sort, spill) as write:
-            yield write
+        with ExitStack() as stack:
+            filling = cache(lambda: stack.enter_context(_filling(temporary, sort, spill)))  # not before the first table
+            yield lambda name, source: filling()(name, source)
+            filling()
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.rename(temporary, path)
