@@ -39,17 +39,16 @@ class PairCounts:
                    torch.from_numpy(np.add.reduceat(held, start, dtype=np.int64)), _largest(value_N[order], start))
 
     def merge(self, other: PairCounts) -> PairCounts:
-        key_N, n_N, held_N, max_N = (
-            torch.cat(pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True))
-        if not len(key_N):
+        order = merged_order(torch.cat([self.key_N, other.key_N]))
+        if not len(order):
             return self
-        order = merged_order(key_N)
-        key, start = _runs(key_N[order].numpy())
 
-        def total(column_N: Tensor) -> Tensor:
-            return torch.from_numpy(np.add.reduceat(column_N[order].numpy(), start))
+        def both(name: str) -> Tensor:  # one after the other: together they are much of what a build holds
+            return torch.cat([getattr(self, name), getattr(other, name)])[order]
 
-        return PairCounts(torch.from_numpy(key), total(n_N), total(held_N), _largest(max_N[order], start))
+        key, start = _runs(both("key_N").numpy())
+        n_N, held_N = (torch.from_numpy(np.add.reduceat(both(name).numpy(), start)) for name in ("n_N", "held_N"))
+        return PairCounts(torch.from_numpy(key), n_N, held_N, _largest(both("max_N"), start))
 
 
 def merged_order(key_N: Tensor) -> Tensor:

@@ -64,9 +64,14 @@ class Peaks:
 
     def merge(self, other: Peaks) -> Peaks:
         """The peaks of two disjoint sets of contexts, not yet pruned."""
-        both = {f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)}
-        rows, payload = merged_order(both["key_N"]), merged_order(both["payload_key_M"])
-        return Peaks(**{name: t[payload if name.startswith("payload") else rows] for name, t in both.items()})
+        order = {key: merged_order(torch.cat([getattr(self, key), getattr(other, key)]))
+                 for key in ("key_N", "payload_key_M")}
+
+        def both(name: str) -> Tensor:
+            order_N = order["payload_key_M" if name.startswith("payload") else "key_N"]
+            return torch.cat([getattr(self, name), getattr(other, name)])[order_N]
+
+        return Peaks(*(both(f.name) for f in fields(self)))
 
     def prune(self, n_strong: int, n_bin: int, n_bins: int) -> Peaks:
         """Keep what the two rules keep, and the payload of that."""

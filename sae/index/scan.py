@@ -51,15 +51,26 @@ def scan(
         def tell(tokens: int, before: int = n_tokens) -> None:
             update(before + tokens)
 
-        for shard in at_once(part_of, models, np.array_split(rows, min(len(models), len(rows))), tell):
-            merged = shard if merged is None else merged.merge(shard, frame)
+        parts = np.array_split(rows, min(len(models), len(rows)))
+        merged = _merged(merged, at_once(part_of, models, parts, tell), frame)
         done += len(rows)
         n_tokens += int((corpus.length[rows] - 1).sum())
-        if saver and merged:
+        if saver:
             saver.save({"frame": asdict(frame), "shard": merged.state(), "contexts": done, "tokens": n_tokens})
     if merged is None:
         raise ValueError("no contexts to read")
     return merged
+
+
+def _merged(before: Shard | None, shards: list[Shard], frame: Frame) -> Shard:
+    """All of them in one, the new and small ones first; none is to be used any more."""
+    one, *others = shards
+    for other in others:
+        one.absorb(other, frame)
+    if before is None:
+        return one
+    before.absorb(one, frame)
+    return before
 
 
 def scan_shard(

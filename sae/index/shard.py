@@ -10,6 +10,7 @@ K histogram bins, N firings, B tokens.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -196,27 +197,31 @@ class Shard:
 
     def merge(self, other: Shard, frame: Frame) -> Shard:
         """The aggregates of both sets of contexts, which must be disjoint."""
-        merged: dict[str, Any] = {}
+        merged = copy(self)
+        merged.absorb(other, frame)
+        return merged
 
-        def both(name: str, _: object) -> tuple[str, Any]:
+    def absorb(self, other: Shard, frame: Frame) -> None:
+        """The same in place: one part after another takes that of the other in, and what it was goes."""
+
+        def add(name: str, _: object) -> None:
             mine, theirs = getattr(self, name), getattr(other, name)
             if name == "max_L":
-                return name, torch.maximum(mine, theirs)
-            if isinstance(mine, PairCounts):
-                return name, mine.merge(theirs)
-            if name == "near":
-                return name, mine.merge(theirs).prune(0, frame.n_near, 1)
-            if isinstance(mine, Peaks):
-                return name, mine.merge(theirs).prune(frame.n_strong, frame.n_bin, frame.n_bins)
-            if isinstance(mine, Company):
-                return name, mine.merge(theirs).prune(SAMPLED)
-            if isinstance(mine, Extremes):
-                return name, mine.merge(theirs).prune()
-            return name, mine + theirs
+                mine = torch.maximum(mine, theirs)
+            elif name == "near":
+                mine = mine.merge(theirs).prune(0, frame.n_near, 1)
+            elif isinstance(mine, Peaks):
+                mine = mine.merge(theirs).prune(frame.n_strong, frame.n_bin, frame.n_bins)
+            elif isinstance(mine, Company):
+                mine = mine.merge(theirs).prune(SAMPLED)
+            elif isinstance(mine, Extremes):
+                mine = mine.merge(theirs).prune()
+            else:
+                mine = mine.merge(theirs) if isinstance(mine, PairCounts) else mine + theirs
+            setattr(self, name, mine)
 
         longest_first = sorted((f.name for f in fields(self)), key=lambda name: name != "peaks")
-        side_by_side([partial(both, name) for name in longest_first], lambda made: merged.update([made]))
-        return Shard(**merged)
+        side_by_side([partial(add, name) for name in longest_first], lambda _: None)
 
     def mean_L(self, frame: Frame) -> Tensor:
         """Mean activation over the tokens on which each latent fires (float64; NaN where it never does)."""

@@ -1,4 +1,5 @@
-"""From a merged shard to the tables of a build (`sae.index.schema`), as Arrow, their rows in the order of the schema.
+"""From a merged shard to the tables of a build (`sae.index.schema`), as Arrow: tables, or readers of what is made
+as it is read; their rows in the order of the schema.
 
 Shapes: L latents, V vocabulary, K histogram bins, N rows.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow as pa
 from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
 from sae.index.company import SAMPLED
-from sae.index.contexts import choose, context_table
+from sae.index.contexts import choose, context_reader
 from sae.index.crew import side_by_side
 from sae.index.directions import logit_effects, planar_map
 from sae.index.latents import latent_columns, logit_columns, map_columns, token_columns
@@ -28,20 +29,21 @@ from sae.lm import LanguageModel
 from sae.specs import IndexSettings
 
 LISTED_LOGITS = 10
+Rows: TypeAlias = pa.Table | pa.RecordBatchReader
 
 
 @dataclass
 class Made:
     """Some of what a build holds: whole tables, columns of the table of latents, entries of `meta`."""
 
-    tables: dict[str, pa.Table] = field(default_factory=dict)
+    tables: dict[str, Rows] = field(default_factory=dict)
     columns: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
 
 
 def make_tables(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, shard: Shard, frame: Frame,
-    settings: IndexSettings, put: Callable[[str, pa.Table], None], *, read: Sequence[Strongest] = (),
+    settings: IndexSettings, put: Callable[[str, Rows], None], *, read: Sequence[Strongest] = (),
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Make all tables but `meta`, several at once, and `put` each by its name as it is done; what this step adds
@@ -73,7 +75,7 @@ def make_tables(
 def _contexts(corpus: Corpus, shard: Shard, frame: Frame, settings: IndexSettings) -> Made:
     peaks, chosen = choose(shard.peaks, shard.near, corpus, shard.hist_LK, settings.top_contexts, frame.n_strong,
                            settings.band_contexts)
-    return Made({"context": context_table(peaks, chosen, corpus)})
+    return Made({"context": context_reader(peaks, chosen, corpus)})
 
 
 def _tokens(shard: Shard, frame: Frame) -> Made:

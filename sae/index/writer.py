@@ -69,7 +69,7 @@ def _filling(file: Path, sort: bool, spill: Path | None) -> Iterator[Callable[[s
             con.execute(f"CREATE TABLE build.{name} ({columns})")
 
         def write(name: str, source: Any) -> None:
-            if not sort:  # each thread takes whole row groups
+            if not sort and isinstance(source, pa.Table):  # each thread takes whole row groups
                 source = pa.Table.from_batches(source.to_batches(max_chunksize=ROW_GROUP), source.schema)
             con.register("source", source)
             con.execute(f"INSERT INTO build.{name} BY NAME SELECT * FROM source"
