@@ -68,7 +68,7 @@ def make(root: Path, n_latents: int, contexts: int = 40, window: int = 128) -> P
         con.execute(_L0)
         con.executemany("INSERT INTO build.meta VALUES (?, ?)",
                         [(key, json.dumps(value)) for key, value in _meta(n_latents, window).items()])
-        finish(con, glance_path(path), BUILD_ID)
+        finish(con, glance_path(path))
     temporary.rename(path)
     _artefact(workspace, n_latents)
     return path

@@ -272,8 +272,7 @@ def _write(path: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
             names = ", ".join(tables[name][0])
             con.execute(f"INSERT INTO build.{name} ({names}) SELECT {names} FROM rows ORDER BY {order}")
             con.unregister("rows")
-        (build_id,) = [json.loads(row["value"]) for row in tables["meta"] if row["key"] == "build_id"]
-        finish(con, glance_path(path), build_id)
+        finish(con, glance_path(path))
 
 
 assert set(FLAGS) <= {part.split()[0] for part in TABLES["latent"][0].replace("\n", "").split(",") if part.strip()}, (
