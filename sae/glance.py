@@ -10,6 +10,10 @@ Shapes: N contexts of a batch of latents, T tokens and M firings in them, W plac
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,8 @@ import numpy as np
 import pyarrow as pa
 
 WINDOW = (25, 19)  # tokens kept before and after the peak: one more than a page shows tells that text goes on
-_BATCH = 4096  # latents of a record batch: latent n is in batch n // _BATCH
+_AT_ONCE = 2  # batches made at once
+_BATCH = 2048  # latents of a record batch: latent n is in batch n // _BATCH
 _PREFIX = "context."
 
 
@@ -34,17 +39,33 @@ def write_glance(con: duckdb.DuckDBPyConnection, path: Path, made_of: str) -> No
         " (SELECT max(token) FROM build.token)").fetchall()
     source = "build.latent LEFT JOIN build.latent_edges USING (latent)" if own_edges else "build.latent"
     token_type = pa.uint16() if (tokens or 0) < 1 << 16 else pa.int32()
-    with pa.OSFile(str(path), "wb") as file:
-        writer = None
-        for start in range(0, (-1 if top is None else top) + 1, _BATCH):
-            among = f"WHERE latent >= {start} AND latent < {start + _BATCH} ORDER BY latent"
-            latents, contexts = (con.sql(query).to_arrow_table().combine_chunks() for query in (
+
+    def batch(start: int) -> pa.Table:
+        among = f"WHERE latent >= {start} AND latent < {start + _BATCH} ORDER BY latent"
+        with con.cursor() as cursor:
+            latents, contexts = (cursor.sql(query).to_arrow_table().combine_chunks() for query in (
                 f"SELECT * FROM {source} {among}", f"SELECT * FROM build.context {among}, band, rank"))
-            batch = _batch(latents, _cut(contexts, token_type))
-            writer = writer or pa.ipc.new_file(file, batch.schema.with_metadata({"made_of": made_of}))
-            writer.write_table(batch)
-        if writer is not None:
-            writer.close()
+        return _batch(latents, _cut(contexts, token_type))
+
+    with ExitStack() as stack:
+        file, pool = stack.enter_context(pa.OSFile(str(path), "wb")), stack.enter_context(ThreadPoolExecutor(_AT_ONCE))
+        writer = None
+        for table in _in_order(pool, batch, range(0, (-1 if top is None else top) + 1, _BATCH)):
+            if writer is None:
+                schema = table.schema.with_metadata({"made_of": made_of})
+                writer = stack.enter_context(pa.ipc.new_file(file, schema))
+            writer.write_table(table)
+
+
+def _in_order(pool: ThreadPoolExecutor, make: Callable[[int], pa.Table], starts: Iterable[int]) -> Iterator[pa.Table]:
+    """What `make` makes of each start, a few ahead of the one that is asked for, and no more: they may be large."""
+    ahead: deque[Future[pa.Table]] = deque()
+    for start in starts:
+        ahead.append(pool.submit(make, start))
+        if len(ahead) > _AT_ONCE:
+            yield ahead.popleft().result()
+    for future in ahead:
+        yield future.result()
 
 
 def _batch(latents: pa.Table, contexts: pa.Table) -> pa.Table:
