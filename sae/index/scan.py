@@ -18,6 +18,7 @@ from sae.index.classes import TokenClasses
 from sae.index.crew import at_once, crew
 from sae.index.shard import Firings, Frame, Misses, Shard, Tokens
 from sae.lm import LanguageModel
+from sae.reader import reader
 from sae.records import CLASSES, NEAR
 
 SHARD_TOKENS = 65_536
@@ -95,10 +96,10 @@ def encode(
     """Firings, tokens and near misses (those that lack less than `near`, none by default) of each forward pass,
     BOS included, on the CPU."""
     pass_tokens = {"max_tokens": _CPU_PASS} if lm.device.type == "cpu" else {}
+    read = reader(lm, list(dict.fromkeys([sae.hook, sae.out_hook])))
     for rows, tokens_PS, real_PS in context_batches(corpus, contexts, **pass_tokens):
         real_on_device = real_PS.to(lm.device)
-        sites = list(dict.fromkeys([sae.hook, sae.out_hook]))
-        read_BD, *rest = (x_PSD[real_on_device] for x_PSD in lm.activations_at(tokens_PS.to(lm.device), sites))
+        read_BD, *rest = (x_PSD[real_on_device] for x_PSD in read(tokens_PS.to(lm.device)))
         x_BD = rest[0] if rest else read_BD
         codes, silent = sae.codes_and_misses(read_BD, near)
         error_B = (x_BD - sae.decode(codes, read_BD)).square().sum(dim=1)
