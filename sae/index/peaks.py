@@ -53,13 +53,10 @@ class Peaks:
         return cls(key_M[first], position_M[first], value_M[first], bin_M[first], key_M, position_M, value_M)
 
     @classmethod
-    def of_silence(
-        cls, latent_M: Tensor, context_M: Tensor, position_M: Tensor, value_M: Tensor, firing: Peaks
-    ) -> Peaks:
-        """The peaks among near misses, in contexts in which the latent never fires; without a payload."""
+    def alone(cls, latent_M: Tensor, context_M: Tensor, position_M: Tensor, value_M: Tensor) -> Peaks:
+        """The peaks without a payload, all of one bin."""
         found = cls.find(latent_M, context_M, position_M, value_M, torch.zeros_like(latent_M))
-        silent = ~torch.isin(found.key_N, firing.key_N)
-        return cls(found.key_N[silent], found.position_N[silent], found.value_N[silent], found.bin_N[silent],
+        return cls(found.key_N, found.position_N, found.value_N, found.bin_N,
                    found.payload_key_M[:0], found.payload_position_M[:0], found.payload_value_M[:0])
 
     def merge(self, other: Peaks) -> Peaks:
@@ -71,8 +68,9 @@ class Peaks:
 
     def prune(self, n_strong: int, n_bin: int, n_bins: int) -> Peaks:
         """Keep what the two rules keep, and the payload of that."""
-        keep = self.strength_rank() < n_strong
-        keep |= self.sample_rank(self.latent_N * n_bins + self.bin_N) < n_bin
+        keep = self.sample_rank(self.latent_N * n_bins + self.bin_N) < n_bin
+        if n_strong:
+            keep |= self.strength_rank() < n_strong
         kept_key = self.key_N[keep]
         where = torch.searchsorted(kept_key, self.payload_key_M).clamp(max=max(len(kept_key) - 1, 0))
         payload = kept_key[where] == self.payload_key_M if len(kept_key) else torch.zeros(0, dtype=torch.bool)

@@ -71,7 +71,7 @@ class Firings:
 
 @dataclass
 class Misses:
-    """Pairs that nearly fired, with their pre-activations."""
+    """Pairs that nearly fired, with their pre-activations, in contexts in which the latent never fires."""
 
     latent_N: Tensor
     value_N: Tensor
@@ -181,7 +181,7 @@ class Shard:
             previous=pairs(firings.previous_N),
             nexts=pairs(firings.next_N, has_next),
             peaks=peaks.prune(frame.n_strong, frame.n_bin, frame.n_bins),
-            near=Peaks.of_silence(misses.latent_N, misses.context_N, misses.position_N, misses.value_N, peaks).prune(
+            near=Peaks.alone(misses.latent_N, misses.context_N, misses.position_N, misses.value_N).prune(
                 0, frame.n_near, 1),
             company=Company.find(firings.context_N * S + firings.position_N, latent_N).prune(SAMPLED),
             extremes=Extremes.find(tokens.context_B, tokens.l0_B, least=S // 2).prune(),
