@@ -47,7 +47,8 @@ class Peaks:
     def find(cls, latent_M: Tensor, context_M: Tensor, position_M: Tensor, value_M: Tensor, bin_M: Tensor) -> Peaks:
         """The peaks among firings, with all firings as payload."""
         key_M = latent_M << _CONTEXT_BITS | context_M
-        order = stable_argsort(key_M)  # firings come in order of position
+        # Firings come in order of position.  Where those of lower contexts come first, latents alone are to be sorted.
+        order = stable_argsort(latent_M if bool((context_M[1:] >= context_M[:-1]).all()) else key_M)
         key_M, position_M, value_M, bin_M = key_M[order], position_M[order].int(), value_M[order], bin_M[order].int()
         first = _first_strongest(key_M, value_M)
         return cls(key_M[first], position_M[first], value_M[first], bin_M[first], key_M, position_M, value_M)

@@ -72,12 +72,13 @@ def scan_shard(
     """The aggregates of some contexts, all at once."""
     batches: list[tuple[Firings, Tokens, Misses]] = []
     n_tokens = 0
-    for batch in encode(lm, sae, corpus, contexts, classes, NEAR if frame.n_near else 0.0):
-        batches.append(batch)
-        n_tokens += int((batch[1].position_B > 0).sum())
+    contexts = np.sort(contexts)  # firings in the order of the text are half sorted for the peaks
+    for firings, tokens, misses in encode(lm, sae, corpus, contexts, classes, NEAR if frame.n_near else 0.0):
+        batches.append((_counted(firings), tokens, misses))
+        n_tokens += int((tokens.position_B > 0).sum())
         update(n_tokens)
     firings, tokens, misses = (_joined(list(column)) for column in zip(*batches, strict=True))
-    return Shard.of(frame, len(contexts), _counted(firings), tokens, misses)
+    return Shard.of(frame, len(contexts), firings, tokens, misses)
 
 
 def _joined(parts: list[T]) -> T:
@@ -87,8 +88,8 @@ def _joined(parts: list[T]) -> T:
 
 def _counted(firings: Firings) -> Firings:
     """All but those on BOS."""
-    counted = firings.position_N > 0
-    return Firings(*(column[counted] for column in vars(firings).values()))
+    kept = (firings.position_N > 0).nonzero().squeeze(1)
+    return Firings(*(column[kept] for column in vars(firings).values()))
 
 
 def _in_silence(misses: Codes, firings: Codes, row_B: Tensor, position_B: Tensor) -> Codes:
