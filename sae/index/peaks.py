@@ -49,9 +49,9 @@ class Peaks:
         key_M = latent_M << _CONTEXT_BITS | context_M
         # Firings come in order of position.  Where those of lower contexts come first, latents alone are to be sorted.
         order = stable_argsort(latent_M if bool((context_M[1:] >= context_M[:-1]).all()) else key_M)
-        key_M, position_M, value_M, bin_M = key_M[order], position_M[order].int(), value_M[order], bin_M[order].int()
+        key_M, position_M, value_M = (column.index_select(0, order) for column in (key_M, position_M.int(), value_M))
         first = _first_strongest(key_M, value_M)
-        return cls(key_M[first], position_M[first], value_M[first], bin_M[first], key_M, position_M, value_M)
+        return cls(key_M[first], position_M[first], value_M[first], bin_M[order[first]].int(), key_M, position_M, value_M)
 
     @classmethod
     def alone(cls, latent_M: Tensor, context_M: Tensor, position_M: Tensor, value_M: Tensor) -> Peaks:
@@ -72,11 +72,13 @@ class Peaks:
         keep = self.sample_rank(self.latent_N * n_bins + self.bin_N) < n_bin
         if n_strong:
             keep |= self.strength_rank() < n_strong
-        kept_key = self.key_N[keep]
-        where = torch.searchsorted(kept_key, self.payload_key_M).clamp(max=max(len(kept_key) - 1, 0))
-        payload = kept_key[where] == self.payload_key_M if len(kept_key) else torch.zeros(0, dtype=torch.bool)
-        return Peaks(kept_key, self.position_N[keep], self.value_N[keep], self.bin_N[keep],
-                     self.payload_key_M[payload], self.payload_position_M[payload], self.payload_value_M[payload])
+        payload = torch.zeros(0, dtype=torch.int64)
+        if len(self.payload_key_M):  # rows for every key, in the order of the keys
+            _, counts = torch.unique_consecutive(self.payload_key_M, return_counts=True)
+            payload = keep.repeat_interleave(counts).nonzero().squeeze(1)
+        return Peaks(self.key_N[keep], self.position_N[keep], self.value_N[keep], self.bin_N[keep],
+                     *(column.index_select(0, payload) for column in (
+                         self.payload_key_M, self.payload_position_M, self.payload_value_M)))
 
     def strength_rank(self) -> Tensor:
         """Place of each row among its latent's peaks, strongest first; ties: the lowest context."""

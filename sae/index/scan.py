@@ -89,7 +89,7 @@ def _joined(parts: list[T]) -> T:
 def _counted(firings: Firings) -> Firings:
     """All but those on BOS."""
     kept = (firings.position_N > 0).nonzero().squeeze(1)
-    return Firings(*(column[kept] for column in vars(firings).values()))
+    return Firings(*(column.index_select(0, kept) for column in vars(firings).values()))
 
 
 def _in_silence(misses: Codes, firings: Codes, row_B: Tensor, position_B: Tensor) -> Codes:
@@ -126,6 +126,6 @@ def encode(
         silent = _in_silence(silent, codes, row_B.to(lm.device), position_B.to(lm.device))
         at_N, at_M = codes.token_N.cpu(), silent.token_N.cpu()
         misses = Misses(silent.latent_N.cpu(), silent.value_N.cpu(), tokens.context_B[at_M], position_B[at_M])
-        yield Firings(
-            codes.latent_N.cpu(), codes.value_N.cpu(), tokens.context_B[at_N], position_B[at_N], tokens.token_B[at_N],
-            tokens.previous_B[at_N], tokens.next_B[at_N], tokens.l0_B[at_N], tokens.classes_B[at_N]), tokens, misses
+        yield Firings(codes.latent_N.cpu(), codes.value_N.cpu(), *(column_B.index_select(0, at_N) for column_B in (
+            tokens.context_B, position_B, tokens.token_B, tokens.previous_B, tokens.next_B, tokens.l0_B,
+            tokens.classes_B))), tokens, misses
