@@ -47,11 +47,14 @@ class Peaks:
     def find(cls, latent_M: Tensor, context_M: Tensor, position_M: Tensor, value_M: Tensor, bin_M: Tensor) -> Peaks:
         """The peaks among firings, with all firings as payload."""
         key_M = latent_M << _CONTEXT_BITS | context_M
-        # Firings come in order of position.  Where those of lower contexts come first, latents alone are to be sorted.
-        order = stable_argsort(latent_M if bool((context_M[1:] >= context_M[:-1]).all()) else key_M)
+        # Firings come in order of position.  Sorted are numbers as small as they can be, in the order of the keys.
+        context_R, size_R = torch.unique_consecutive(context_M, return_counts=True)
+        distinct, rank_R = torch.unique(context_R, return_inverse=True)
+        order = stable_argsort(latent_M * len(distinct) + rank_R.repeat_interleave(size_R))
         key_M, position_M, value_M = (column.index_select(0, order) for column in (key_M, position_M.int(), value_M))
         first = _first_strongest(key_M, value_M)
-        return cls(key_M[first], position_M[first], value_M[first], bin_M[order[first]].int(), key_M, position_M, value_M)
+        return cls(key_M[first], position_M[first], value_M[first], bin_M[order[first]].int(),
+                   key_M, position_M, value_M)
 
     @classmethod
     def alone(cls, latent_M: Tensor, context_M: Tensor, position_M: Tensor, value_M: Tensor) -> Peaks:

@@ -72,7 +72,6 @@ def scan_shard(
     """The aggregates of some contexts, all at once."""
     batches: list[tuple[Firings, Tokens, Misses]] = []
     n_tokens = 0
-    contexts = np.sort(contexts)  # firings in the order of the text are half sorted for the peaks
     for firings, tokens, misses in encode(lm, sae, corpus, contexts, classes, NEAR if frame.n_near else 0.0):
         batches.append((_counted(firings), tokens, misses))
         n_tokens += int((tokens.position_B > 0).sum())

@@ -152,7 +152,9 @@ class Shard:
 
         def pairs(token_N: Tensor, where: Tensor | None = None) -> PairCounts:
             columns = (latent_N, token_N, value_N, held_N)
-            return PairCounts.count(*(c if where is None else c.index_select(0, where) for c in columns), V)
+            if where is not None:
+                columns = tuple(column.index_select(0, where) for column in columns)  # type: ignore[assignment]
+            return PairCounts.count(*columns, V)
 
         return cls(
             contexts=contexts,

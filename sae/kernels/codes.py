@@ -60,8 +60,8 @@ class Codes:
     def where(self, keep_N: Tensor) -> Codes:
         """The pairs for which `keep_N` holds."""
         kept = keep_N.nonzero().squeeze(1)
-        columns = (column_N.index_select(0, kept) for column_N in (self.token_N, self.latent_N, self.value_N))
-        return Codes(*columns, self.n_tokens, self.n_latents)
+        return Codes(self.token_N.index_select(0, kept), self.latent_N.index_select(0, kept),
+                     self.value_N.index_select(0, kept), self.n_tokens, self.n_latents)
 
     def l0_B(self) -> Tensor:
         """How many latents are active on each token."""
