@@ -14,7 +14,6 @@ from typing import TypeVar
 
 import torch
 
-from sae.kernels.memory import keep_freed
 from sae.lm import LanguageModel
 
 MOST = 4  # each holds a shard's firings; with more cores each has several
@@ -30,10 +29,7 @@ class _Stopped(Exception):
 
 def crew(lm: LanguageModel) -> list[LanguageModel]:
     """A model for each thread: `lm` itself and its twins on a CPU, `lm` alone on a GPU."""
-    if lm.device.type != "cpu":
-        return [lm]
-    keep_freed()  # before there are threads
-    n = min(torch.get_num_threads(), MOST)
+    n = min(torch.get_num_threads(), MOST) if lm.device.type == "cpu" else 1
     return [lm, *(lm.twin() for _ in range(n - 1))]
 
 
