@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import select
@@ -25,19 +26,30 @@ Signature = tuple[tuple[str, int, tuple[str, ...]], ...]
 class Catalog:
     """What SAEs there are, and the newest finished build of each."""
 
-    def __init__(self, workspace: Workspace, sessions: SessionFactory) -> None:
-        self.workspace, self.sessions = workspace, sessions
+    def __init__(
+        self, workspace: Workspace, sessions: SessionFactory, changes: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        """`changes` tells what `app.db.Changes` does: every page names the SAEs, so rows are kept while it stays."""
+        self.workspace, self.sessions, self._changes = workspace, sessions, changes
         self._seen: Signature | None = None
+        self._kept: tuple[int | None, dict[str, Sae]] = (None, {})  # replaced whole, so threads need no lock
 
     def list_saes(self) -> list[Sae]:
         """Every SAE, newest first."""
-        with self.sessions() as db:
-            return list(db.scalars(select(Sae).order_by(Sae.created.desc(), Sae.id)))
+        return list(self._saes().values())
 
     def get_sae(self, sae_id: str) -> Sae | None:
         """The SAE with this id (`<model>/<name>`), or None."""
-        with self.sessions() as db:
-            return db.get(Sae, sae_id)
+        return self._saes().get(sae_id)
+
+    def _saes(self) -> dict[str, Sae]:
+        change, (kept_at, saes) = self._changes(), self._kept
+        if change is None or change != kept_at:
+            with self.sessions() as db:
+                rows = db.scalars(select(Sae).order_by(Sae.created.desc(), Sae.id))
+                saes = {row.id: row for row in rows}
+            self._kept = (change, saes)
+        return saes
 
     def sync(self) -> None:
         """Make the table say what the folders say.  A damaged SAE is logged and passed over."""

@@ -15,8 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from html import escape
+from typing import NamedTuple
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from app.formats import compact, number
 from app.zoom import Zoom
@@ -35,8 +38,7 @@ class Series:
     points: Sequence[tuple[float, float]]
 
 
-@dataclass(frozen=True)
-class Bar:
+class Bar(NamedTuple):
     """One bin of a histogram, from `low` to `high`, holding `n`.
 
     `kind` is a colour class: "", "alt", "blue", "orange" or "accent".  `note` is added to its hover.
@@ -76,15 +78,11 @@ class Axis:
         elif high - low <= 1e-9 * abs(low):  # one value, or too close for steps between
             high = low + (abs(low) or 1)
         self.low, self.high, self.start, self.end, self.log = low, high, start, end, log
+        self._length = math.log(high / low) if log else high - low
 
     def __call__(self, value: float) -> float:
-        if self.log:
-            value = max(value, self.low)
-            share = math.log(value / self.low) / math.log(self.high / self.low)
-        else:
-            share = (value - self.low) / (self.high - self.low)
-        share = min(share, 1.0)
-        return round(self.start + share * (self.end - self.start), 2)
+        far = math.log(max(value, self.low) / self.low) if self.log else value - self.low
+        return round(self.start + min(far / self._length, 1.0) * (self.end - self.start), 2)
 
     def ticks(self, wanted: int = 5) -> list[float]:
         """Round values inside the axis: powers of ten on a long log axis, else steps of 1, 2 or 5."""
@@ -103,6 +101,7 @@ class Axis:
         return [i * step_size for i in range(first_tick, last_tick + 1)]
 
 
+@lru_cache(maxsize=4096)  # all latents of a build share the bins of their histograms
 def tick_text(value: float) -> str:
     """A tick's label: compact from 10,000, powers of ten below 1e-3, else as few digits as needed."""
     if value == 0:
@@ -223,10 +222,12 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
     if not rows:
         return Markup("")
     head = "".join(f'<th scope="col" class="num">{escape(h)}</th>' for h in heads)
-    body = "".join("<tr>" + "".join(f'<td class="num">{escape(c)}</td>' for c in row) + "</tr>" for row in rows)
+    # All cells are escaped at once: there may be hundreds.
+    cells = escape("\x1e".join(["\x1f".join(row) for row in rows]))
+    body = cells.replace("\x1f", '</td><td class="num">').replace("\x1e", '</td></tr><tr><td class="num">')
     return Markup(
         '<details><summary>numbers</summary><div class="table-twin"><table class="data tight">'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>")
+        f'<thead><tr>{head}</tr></thead><tbody><tr><td class="num">{body}</td></tr></tbody></table></div></details>')
 
 
 def _axes(x_axis: Axis, y_axis: Axis, width: int, height: int, x_label: str, y_tick: Format = tick_text) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import socket
 import sys
@@ -31,6 +30,7 @@ def serve(
 
     from app.auth import admin_link
     from app.db import make_engine, make_session_factory, upgrade
+    from app.garbage import rare_collections
     from app.jobs.lock import WorkspaceLock
     from app.main import create_app
     from app.settings import Settings
@@ -49,15 +49,10 @@ def serve(
     engine.dispose()
     _announce(address, link)
     config = uvicorn.Config(
-        create_app(settings, lock=lock), log_config=None, access_log=False,
+        create_app(settings, lock=lock, readers=settings.n_readers), log_config=None, access_log=False,
         timeout_graceful_shutdown=_SECONDS_TO_CLOSE, server_header=False)
-    # A page makes thousands of objects that die with it.  What lives on is imported by now, and need not be looked
-    # through again and again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 100)
     try:
-        with suppress(KeyboardInterrupt):  # uvicorn raises it again after everything is closed
+        with rare_collections(), suppress(KeyboardInterrupt):  # uvicorn raises it again after everything is closed
             uvicorn.Server(config).run(sockets=[listener])
     finally:
         lock.release()

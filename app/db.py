@@ -6,6 +6,7 @@ handlers that touch the database are plain `def` and run in the thread pool.
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any
 
 from alembic import command
@@ -61,6 +62,26 @@ def _prepare_postgres(connection: Any, _record: Any) -> None:
             return super().dump(obj.replace("\0", "\N{REPLACEMENT CHARACTER}"))
 
     connection.adapters.register_dumper(str, WithoutNul)
+
+
+class Changes:
+    """A number that is another one after any commit to the database, by whatever process; None where that is not
+    cheap to know.  SQLite counts for each connection the commits of all others, so this keeps one that never writes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._lock = Lock()
+        self._connection = engine.raw_connection() if engine.dialect.name == "sqlite" else None
+
+    def __call__(self) -> int | None:
+        if self._connection is None:
+            return None
+        with self._lock:
+            ((version,),) = self._connection.driver_connection.execute("PRAGMA data_version")  # type: ignore[union-attr]
+        return int(version)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
 
 
 def make_session_factory(engine: Engine) -> SessionFactory:

@@ -1,20 +1,23 @@
 """What handlers may ask for, as typed dependencies; all of it is opened once in `create_app`'s lifespan.
 
+They are coroutines because FastAPI takes a plain function to another thread and back, which costs more than these do.
 A handler that writes to the database commits by itself, where it knows the work to be whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, Request
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from app import auth
 from app.builds import Builds
 from app.catalog import Catalog
+from app.db import SessionFactory
 from app.errors import SignInNeeded
 from app.jobs.supervisor import Supervisor
 from app.models import User
@@ -25,36 +28,46 @@ from app.worker.client import WorkerClient
 from sae.workspace import Workspace
 
 
-def get_settings(request: Request) -> Settings:
+async def get_settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def get_session(request: Request) -> Iterator[Session]:
+async def get_session(request: Request) -> AsyncIterator[Session]:
     """One database session a request; what was not committed is rolled back."""
-    with request.app.state.sessions() as db:
+    db = request.app.state.sessions()
+    try:
         yield db
+    finally:
+        if db.in_transaction():  # to end it speaks to the database
+            await run_in_threadpool(db.close)
+        else:
+            db.close()
 
 
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 SessionDep = Annotated[Session, Depends(get_session)]
 
 
-def current_user(request: Request, db: SessionDep) -> User | None:
+async def current_user(request: Request) -> User | None:
     """Who is signed in.  The database is asked only where there is a cookie; templates see `request.state.user`."""
     secret = request.cookies.get(auth.COOKIE)
-    user = auth.session_user(db, secret) if secret else None
-    db.commit()  # gives the connection back before the handler's own work
-    if user is not None:
-        db.expunge(user)  # keeps the user readable whatever becomes of the handler's work: error pages name it, too
+    user = await run_in_threadpool(_session_user, request.app.state.sessions, secret) if secret else None
     request.state.user = user
+    return user
+
+
+def _session_user(sessions: SessionFactory, secret: str) -> User | None:
+    with sessions() as db:  # its own: the user stays readable whatever becomes of the handler's
+        user = auth.session_user(db, secret)
+        db.commit()
     return user
 
 
 UserDep = Annotated[User | None, Depends(current_user)]
 
 
-def admin_user(user: UserDep) -> User:
+async def admin_user(user: UserDep) -> User:
     """The signed-in admin.  Signed out: to /login (pages) or 401; signed in without the right: 403."""
     if user is None:
         raise SignInNeeded
@@ -63,7 +76,7 @@ def admin_user(user: UserDep) -> User:
     return user
 
 
-def signed_in_user(user: UserDep) -> User:
+async def signed_in_user(user: UserDep) -> User:
     """Whoever is signed in.  Signed out: to /login (pages) or 401."""
     if user is None:
         raise SignInNeeded
@@ -74,36 +87,36 @@ SignedInDep = Annotated[User, Depends(signed_in_user)]
 AdminDep = Annotated[User, Depends(admin_user)]
 
 
-def get_workspace(settings: SettingsDep) -> Workspace:
+async def get_workspace(settings: SettingsDep) -> Workspace:
     return settings.workspace
 
 
-def get_catalog(request: Request) -> Catalog:
+async def get_catalog(request: Request) -> Catalog:
     catalog: Catalog = request.app.state.catalog
     return catalog
 
 
-def get_builds(request: Request) -> Builds:
+async def get_builds(request: Request) -> Builds:
     builds: Builds = request.app.state.builds
     return builds
 
 
-def get_worker(request: Request) -> WorkerClient:
+async def get_worker(request: Request) -> WorkerClient:
     worker: WorkerClient = request.app.state.worker
     return worker
 
 
-def get_supervisor(request: Request) -> Supervisor:
+async def get_supervisor(request: Request) -> Supervisor:
     supervisor: Supervisor = request.app.state.supervisor
     return supervisor
 
 
-def get_steering(request: Request) -> SteeringRuns:
+async def get_steering(request: Request) -> SteeringRuns:
     steering: SteeringRuns = request.app.state.steering
     return steering
 
 
-def get_questions(request: Request) -> Questions:
+async def get_questions(request: Request) -> Questions:
     questions: Questions = request.app.state.questions
     return questions
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import lru_cache
 
 NOTHING = "–"
 _SCALES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
@@ -16,6 +17,7 @@ def _missing(value: float | None) -> bool:
     return value is None or math.isnan(value)
 
 
+@lru_cache(maxsize=4096)  # a chart writes the same few counts again and again
 def compact(value: float | None) -> str:
     """A count in few digits: 950, 8.3 k, 1.2 M."""
     if value is None or _missing(value):

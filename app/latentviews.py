@@ -72,7 +72,7 @@ def snippet(context: Context | None, info: Mapping[int, Token]) -> Row | None:
 
 def bands(build: Build, latent: Latent, window: str) -> list[Band]:
     """Top contexts, then one band after the other; heat in units of the latent's maximum."""
-    contexts = build.contexts(latent.latent)
+    contexts = build.windows(latent.latent) if window == "short" else build.contexts(latent.latent)
     info = build.vocabulary
     names = {TOP_BAND: ("Top contexts", "the strongest, one a distinct window")}
     names |= {band["band"]: (str(band["name"]).capitalize(), _stretch(band)) for band in build.meta["bands"]}

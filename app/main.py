@@ -14,7 +14,6 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -22,7 +21,8 @@ from starlette.types import Scope
 from app import errors
 from app.builds import Builds
 from app.catalog import Catalog
-from app.db import make_engine, make_session_factory, upgrade
+from app.compression import COMPRESS
+from app.db import Changes, make_engine, make_session_factory, upgrade
 from app.deps import current_user
 from app.downloads import Downloads
 from app.jobs import queue
@@ -32,6 +32,9 @@ from app.jobs.lock import WorkspaceLock
 from app.jobs.supervisor import Supervisor
 from app.metrics import CountRequests
 from app.questions import Questions
+from app.readers.middleware import ToReaders
+from app.readers.pool import Readers
+from app.readers.process import READS
 from app.routes import (
     add,
     admin,
@@ -64,18 +67,27 @@ from sae.specs import demo_spec
 
 log = logging.getLogger(__name__)
 
+# Last the features, whose `/{model}/{sae}` would take any address of two parts.
+_MODULES = (
+    health, login, api, add, admin, runs, steer, steer_runs, inspect, owntext, effects, compare, home, tokens, labels,
+    exports, latents, features, latent)
+
 
 def create_app(
     settings: Settings, *, lock: WorkspaceLock | None = None, launcher: Launcher | None = None, supervise: bool = True,
+    readers: int = 0,
 ) -> FastAPI:
     """The application.  `lock`: already taken by the caller, who releases it; `launcher`: where runs go;
-    `supervise=False` leaves queued runs alone (tests of pages)."""
+    `supervise=False` leaves queued runs alone (tests of pages); `readers`: processes that make pages beside it."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ExitStack() as stack:
             await run_in_threadpool(_open, app, settings, stack, lock, launcher, supervise)
+            app.state.readers = Readers(settings, readers) if readers else None
             yield
+            if app.state.readers is not None:
+                await app.state.readers.close()
             await app.state.steering.close()
             await app.state.questions.close()
             await run_in_threadpool(stack.close)
@@ -88,10 +100,7 @@ def create_app(
     app.state.downloads = Downloads(settings.exports_at_once, settings.max_export_bytes)
     errors.install(app)
     app.mount("/static", VersionedStatic(directory=STATIC), name="static")
-    # Last the features, whose `/{model}/{sae}` would take any address of two parts.
-    for module in (
-            health, login, api, add, admin, runs, steer, steer_runs, inspect, owntext, effects, compare, home, tokens,
-            labels, exports, latents, features, latent):
+    for module in _MODULES:
         _document_twins(module.router)
         app.include_router(
             module.router, max_body_size=settings.max_upload_bytes + UPLOAD_FORM_BYTES if module is add else None)
@@ -114,11 +123,14 @@ def _middleware(settings: Settings) -> list[Middleware]:
         "inspect": TokenBuckets(settings.steers_per_minute),
         "effects": TokenBuckets(settings.steers_per_minute),
     }
+    routes = [route for module in _MODULES for route in module.router.routes if isinstance(route, APIRoute)]
+    reads = [route for module in READS for route in module.router.routes if isinstance(route, APIRoute)]
     return [
         Middleware(CountRequests),
         Middleware(HeadAsGet),
+        Middleware(ToReaders, routes=routes, reads=reads),
         Middleware(SecurityHeaders),
-        Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5),
+        COMPRESS,
         Middleware(SameOrigin, trusted=settings.origins),
         Middleware(RateLimit, limits=limits),
     ]
@@ -137,7 +149,9 @@ def _open(
     sessions = make_session_factory(engine)
     workspace = settings.workspace
     Uploads(settings.home, settings.max_upload_bytes).sweep(everything_unfinished=True)
-    catalog = Catalog(workspace, sessions)
+    changes = Changes(engine)
+    stack.callback(changes.close)
+    catalog = Catalog(workspace, sessions, changes)
     catalog.sync()
     builds = Builds(workspace)
     stack.callback(builds.close)

@@ -36,6 +36,10 @@ class Settings(BaseSettings):
         "", validation_alias="DATABASE_URL",
         description="SQLAlchemy address of the app database; empty: app.db in the workspace")
 
+    readers: int = Field(
+        -1, ge=-1, le=64, description="Processes that make pages beside the server when several are asked for at once "
+        "(about 180 MB each); -1: one a core, 4 at the most, none where there is one core")
+
     demo: bool = Field(True, description="Start the demo run by itself when the workspace is empty")
     max_runs: int = Field(1, ge=1, le=64, description="Runs that go at the same time; the others wait in the queue")
     poll_s: float = Field(0.5, gt=0, le=60, description="Seconds between two looks at the runs")
@@ -98,6 +102,12 @@ class Settings(BaseSettings):
     def url(self) -> str:
         """The database's address."""
         return self.database_url or f"sqlite:///{self.workspace.database}"
+
+    @property
+    def n_readers(self) -> int:
+        """Reader processes to start."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.readers if self.readers >= 0 else min(cores, 4) if cores > 1 else 0
 
     @property
     def origins(self) -> frozenset[str]:

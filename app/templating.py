@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from app.formats import FILTERS
-from app.rowhtml import kwic_html, pieces_html, row_html
+from app.rowhtml import context_html, kwic_html, pieces_html, row_html
 from app.tokens_view import visible
 from sae import __version__
 
@@ -52,7 +52,8 @@ def environment() -> Environment:
     env = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True)
-    env.filters.update(FILTERS, visible=visible, pieces=pieces_html, row_text=row_html, kwic=kwic_html)
+    env.filters.update(FILTERS, visible=visible, pieces=pieces_html, row_text=row_html, kwic=kwic_html,
+                       context=context_html)
     env.globals.update(static=static_url, version=__version__)
     return env
 

@@ -13,7 +13,7 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -43,19 +43,43 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """A context's pieces; `before`/`after` tell whether text was cut off on that side.
-
-    `peak` is the index of the piece with the peak, so that rows can be lined up at it.  `ids` are the
-    token ids of all pieces, for tooltips, and `at` the position of the first (None: unknown).
-    """
+    """The tokens `low` to below `high` of a context, coloured in units of `top`.  `numbered` rows carry their token
+    ids, for tooltips."""
 
     context: Context
-    pieces: list[Piece]
-    before: bool
-    after: bool
-    peak: int
-    ids: str = ""
-    at: int | None = None
+    info: Mapping[int, Token]
+    top: float
+    low: int
+    high: int
+    numbered: bool
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.context.tokens[self.low : self.high]
+
+    @property
+    def before(self) -> bool:
+        """Whether text was cut off before it."""
+        return (self.context.start or 0) + self.low > 0
+
+    @property
+    def after(self) -> bool:
+        return self.high < len(self.context.tokens)
+
+    @property
+    def at(self) -> int | None:
+        """The position of its first token; None: unknown."""
+        return None if self.context.start is None else self.context.start + self.low
+
+    @cached_property
+    def pieces(self) -> list[Piece]:
+        return text_pieces(self.tokens, self.info, self.context.acts[self.low : self.high], self.top, start=self.at,
+                           peak=self.context.peak - self.low, every_title=False)
+
+    @property
+    def peak(self) -> int:
+        """The index of the piece with the peak, so that rows can be lined up at it."""
+        return bisect_right(self.pieces, self.context.peak - self.low, key=attrgetter("start")) - 1
 
 
 def heat_class(value: float, top: float, linear: bool = False) -> str:
@@ -78,6 +102,8 @@ def signed_class(value: float, top: float, steps: int = 8) -> str:
 
 def visible(text: str) -> str:
     """The text with newlines, tabs and characters that would act instead of show made visible."""
+    if text.isprintable():  # as nearly all of it is
+        return text
     return "".join(_visible_character(c) for c in text)
 
 
@@ -99,6 +125,7 @@ def token_text(token: Token) -> str:
     return visible("".join(span.text for span in spans([token.piece])))
 
 
+@lru_cache(maxsize=1 << 17)
 def token_label(token: Token) -> str:
     """As `token_text`, with outer spaces shown as `·`, so that ` the` and `the` differ in a table."""
     text = token_text(token)
@@ -126,7 +153,7 @@ def text_pieces(
     while i < n:
         token, value, end = tokens[i], values[i], i + 1
         piece = info[token].piece
-        said = _alone(piece) if piece else (f"⟨{token}⟩", False, 0)
+        said = whole(piece) if piece else (f"⟨{token}⟩", False, 0)
         if said is None:
             span = spans([info[t].piece or f"⟨{t}⟩".encode() for t in tokens[i : i + MAX_SPAN]])[0]
             said, end = _said(span.text), i + span.end
@@ -141,7 +168,7 @@ def text_pieces(
 
 
 @lru_cache(maxsize=1 << 17)  # about a vocabulary: pages show the same tokens again and again
-def _alone(piece: bytes) -> tuple[str, bool, int] | None:
+def whole(piece: bytes) -> tuple[str, bool, int] | None:
     """What a token that is whole characters shows as; None for a part of one."""
     try:
         return _said(piece.decode())
@@ -158,17 +185,18 @@ def _title(
     tokens: Sequence[int], info: Mapping[int, Token], values: Sequence[float], members: range, start: int | None,
     unit: str, digits: int,
 ) -> str:
-    lines = []
-    for i in members:
-        said = f"“{token_label(info[tokens[i]])}”"
-        if info[tokens[i]].n is not None:
-            said += f" id {tokens[i]}"
-        if start is not None:
-            said += f" · position {start + i}"
-        if values[i] > 0:
-            said = f"{values[i]:.{digits}f}{unit} · {said}"
-        lines.append(said)
-    return "\n".join(lines)
+    return "\n".join([
+        token_title(info[tokens[i]], values[i], None if start is None else start + i, unit, digits) for i in members])
+
+
+def token_title(token: Token, value: float, position: int | None, unit: str = "", digits: int = 4) -> str:
+    """The tooltip of one token of a row."""
+    said = f"“{token_label(token)}”"
+    if token.n is not None:
+        said += f" id {token.token}"
+    if position is not None:
+        said += f" · position {position}"
+    return f"{value:.{digits}f}{unit} · {said}" if value > 0 else said
 
 
 def context_row(context: Context, info: Mapping[int, Token], top: float, window: str = "short") -> Row:
@@ -176,19 +204,4 @@ def context_row(context: Context, info: Mapping[int, Token], top: float, window:
     n, around = len(context.tokens), WINDOWS[window]
     low, high = (0, n) if around is None else (
         max(0, context.peak - around[0]), min(n, context.peak + around[1] + 1))
-    pieces = text_pieces(
-        context.tokens[low:high], info, context.acts[low:high], top,
-        start=None if context.start is None else context.start + low,
-        peak=context.peak - low, every_title=False)
-    at = bisect_right(pieces, context.peak - low, key=attrgetter("start")) - 1
-    ids = "" if window == "snippet" else _row_ids(context.tokens[low:high], pieces)
-    first = None if context.start is None else context.start + low
-    return Row(context, pieces, before=(context.start or 0) + low > 0, after=high < n, peak=at, ids=ids, at=first)
-
-
-def _row_ids(tokens: Sequence[int], pieces: Sequence[Piece]) -> str:
-    """The ids of each piece's tokens, joined by `+`, piece after piece."""
-    if len(pieces) == len(tokens):
-        return " ".join(map(str, tokens))
-    ends = [*(piece.start for piece in pieces[1:]), len(tokens)]
-    return " ".join("+".join(map(str, tokens[piece.start : end])) for piece, end in zip(pieces, ends, strict=True))
+    return Row(context, info, top, low, high, numbered=window != "snippet")

@@ -31,7 +31,7 @@ from benchmarks._report import bar, emit, table
 from sae.listing import DENSITIES, SORTS, TOKEN_SORTS
 from sae.records import FLAGS
 
-SETTLE = 30  # requests before the clock starts: imports, templates, the first reads of the file
+SETTLE = 300  # requests before the clock starts: imports, readers, templates, the first reads of the file
 LEAN = {"contexts": 12, "window": 64}
 
 
@@ -125,7 +125,7 @@ def table_paths() -> list[str]:
 
 def measure(home: Path, n_latents: int, requests: int) -> dict[str, dict[str, float]]:
     with serving(home) as port:
-        asyncio.run(load(port, latent_paths(n_latents, SETTLE, 1), 2))
+        asyncio.run(load(port, latent_paths(n_latents, SETTLE, 1), 16))
         return {
             "latent page, 1 connection": asyncio.run(load(port, latent_paths(n_latents, requests, 2), 1)),
             "latent page, 16 connections": asyncio.run(load(port, latent_paths(n_latents, 3 * requests, 3), 16)),

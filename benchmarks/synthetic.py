@@ -17,6 +17,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from sae.glance import glance_path
 from sae.index.schema import (
     BANDS,
     HIST_BINS,
@@ -24,10 +25,10 @@ from sae.index.schema import (
     NEAR_BAND,
     ROW_GROUP,
     SCHEMA_VERSION,
-    SNIPPETS,
     STORAGE_VERSION,
     TABLES,
 )
+from sae.index.writer import finish
 from sae.models import DEMO_PATH
 from sae.records import NEAR
 from sae.rundir import write_json
@@ -64,12 +65,10 @@ def make(root: Path, n_latents: int, contexts: int = 40, window: int = 128) -> P
         con.execute("INSERT INTO build.token_latent BY NAME SELECT token, latent, n, act AS max_act, lift FROM ("
                     "SELECT unnest(top_tokens) AS token, latent, unnest(top_token_n) AS n, unnest(top_token_max)"
                     " AS act, unnest(top_token_lift) AS lift FROM build.latent) ORDER BY token, n DESC, latent")
-        con.execute(SNIPPETS)
         con.execute(_L0)
         con.executemany("INSERT INTO build.meta VALUES (?, ?)",
                         [(key, json.dumps(value)) for key, value in _meta(n_latents, window).items()])
-        con.execute("CHECKPOINT build")
-        con.execute("DETACH build")
+        finish(con, glance_path(path))
     temporary.rename(path)
     _artefact(workspace, n_latents)
     return path

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -25,3 +26,38 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Any | Non
     if not path.exists():
         return None
     return torch.load(path, map_location=device, weights_only=True)
+
+
+class Saver:
+    """Checkpoints written while the work goes on, one at a time; without a path, none are.
+
+    What is to be saved must not be changed any more.  A failure is raised by the next `save`, or at the end of
+    the block, by which the last one is written.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def load(self) -> Any | None:
+        """What an earlier process saved last."""
+        return load_checkpoint(self._path) if self._path else None
+
+    def save(self, state: Any) -> None:
+        self._wait()
+        if self._path:
+            self._pending = self._thread.submit(save_checkpoint, self._path, state)
+
+    def _wait(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown()
+        if kind is None:
+            self._wait()

@@ -112,10 +112,12 @@ def build_query(sort: str, descending: bool, filters: Filters, token: int | None
     if filters.density:
         query.clauses.append(density_clause(filters.density))
     if filters.among is not None:
-        query.clauses.append("list_contains(?, l.latent)")
+        query.clauses.append("l.latent IN (SELECT unnest(?::INTEGER[]))")
         query.parameters.append(sorted(filters.among))
     if filters.logits is not None:
-        query.clauses.append("list_has_any(l.logit_pos, ?::INTEGER[])")
+        # A semijoin: DuckDB's list functions take ten times as long.
+        query.clauses.append("l.latent IN (SELECT latent FROM (SELECT latent, unnest(logit_pos) AS token FROM latent)"
+                             " WHERE token IN (SELECT unnest(?::INTEGER[])))")
         query.parameters.append(sorted(filters.logits))
     return query
 

@@ -6,7 +6,11 @@ context (BOS is 0).  `sae/index/schema.py` defines every number.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 DENSE_DENSITY = 0.1
 RARE_TOKENS = 10
@@ -61,7 +65,17 @@ class Token:
 
 
 class Vocabulary(dict[int, Token]):
-    """Tokens by their id; an id that is not known has no bytes."""
+    """Tokens by their id; an id that is not known has no bytes.  `kept(make)` is what `make` makes of it, made once."""
+
+    def __init__(self, *tokens: Iterable[tuple[int, Token]]) -> None:
+        super().__init__(*tokens)
+        self._kept: dict[Callable[[Vocabulary], Any], Any] = {}
+
+    def kept(self, make: Callable[[Vocabulary], T]) -> T:
+        if make not in self._kept:
+            self._kept[make] = make(self)
+        made: T = self._kept[make]
+        return made
 
     def __missing__(self, token: int) -> Token:
         return Token(token, b"", False, 0)

@@ -1,8 +1,8 @@
 """Read-only questions to a feature build.  No torch.
 
 A `Build` may be used by many threads at once: every question takes a cursor of its own, since a
-DuckDB connection must not be shared (its `threadsafety` is 1).  Rows lie sorted in small row
-groups, so a question about one latent reads a few thousand rows and nothing else.
+DuckDB connection must not be shared (its `threadsafety` is 1).  What a latent's page shows comes
+from the file beside the build (`sae.glance`) where there is one.
 """
 
 from __future__ import annotations
@@ -18,22 +18,21 @@ from typing import Any
 
 import duckdb
 
+from sae.answers import context_of, latent_of, latent_row_of
 from sae.errors import UserError
-from sae.index.schema import NEAR_BAND, SCHEMA_VERSION
+from sae.glance import Glance
+from sae.index.schema import NEAR_BAND, SCHEMA_VERSION, TOP_BAND
 from sae.listing import DENSITIES, LIVING, Filters, Page, build_query, decode_cursor, density_clause, encode_cursor
 from sae.records import (
     FLAGS,
-    Companion,
     Context,
     L0Count,
     L0Position,
     L0Token,
     Latent,
     LatentRow,
-    Rule,
     Sample,
     Token,
-    TokenFirings,
     Vocabulary,
 )
 
@@ -61,7 +60,7 @@ class Build:
 
     def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, meta: dict[str, Any]) -> None:
         self.path, self.meta, self._connection = path, meta, connection
-        self._documents: dict[int, str] = {}  # names asked for so far
+        self._glance = Glance.open(path, self.id)
 
     @classmethod
     def open(cls, path: Path) -> Build:
@@ -108,28 +107,41 @@ class Build:
 
     def latent(self, latent: int) -> Latent | None:
         """All about one latent, or None where there is no such number."""
+        if self._glance is not None:
+            row = self._glance.latent(latent)
+            return latent_of(row) if row else None
         rows = self._rows(f"SELECT * FROM {self._latents} WHERE latent = ?", [latent])
-        return _latent(rows[0]) if rows else None
+        return latent_of(rows[0]) if rows else None
 
     def contexts(self, latent: int) -> list[Context]:
         """Its contexts: band 0 (strongest first), the activation bands from strong to weak, and near misses."""
         rows = self._rows("SELECT * FROM context WHERE latent = ?", [latent])
         return self._contexts(sorted(rows, key=lambda row: (row["band"], row["rank"])))
 
-    def _contexts(self, rows: list[dict[str, Any]]) -> list[Context]:
-        """Rows of contexts with the names of their documents, which are looked up once: a join costs more."""
-        if missing := {row["doc"] for row in rows if row["doc"] is not None} - self._documents.keys():
-            found = self._rows(f"SELECT doc, name FROM document WHERE doc IN ({', '.join(map(str, missing))})")
-            self._documents.update(dict.fromkeys(missing, "") | {row["doc"]: row["name"] for row in found})
-        return [_context({**row, "document": self._documents.get(row["doc"], "")}) for row in rows]
+    def windows(self, latent: int) -> list[Context]:
+        """The same, cut to at least `sae.glance.WINDOW` tokens around their peaks."""
+        return self.contexts(latent) if self._glance is None else self._contexts(self._glance.contexts(latent))
 
     def snippets(self, latents: Iterable[int]) -> dict[int, Context]:
-        """The strongest context of each latent that has one, cut to a few tokens around its peak."""
-        if not (wanted := sorted(set(latents))):
+        """The strongest context of each latent that has one, cut as `windows` are."""
+        wanted = sorted(set(latents))
+        if self._glance is not None:
+            rows = [row for latent in wanted for row in self._glance.contexts(latent, 1) if row["band"] == TOP_BAND]
+        elif wanted:
+            rows = self._rows(f"SELECT * FROM context WHERE latent IN ({', '.join(map(str, map(int, wanted)))})"
+                              f" AND band = {TOP_BAND} AND rank = 0")
+        else:
             return {}
-        rows = self._rows("SELECT *, 0 AS band, 0 AS rank FROM snippet"
-                          f" WHERE latent IN ({', '.join(map(str, map(int, wanted)))})")
-        return {row["latent"]: context for row, context in zip(rows, self._contexts(rows), strict=True)}
+        return {context.latent: context for context in self._contexts(rows)}
+
+    def _contexts(self, rows: list[dict[str, Any]]) -> list[Context]:
+        """Rows of contexts with the names of their documents."""
+        return [context_of(row, self._documents.get(row["doc"]) or "") for row in rows]
+
+    @cached_property
+    def _documents(self) -> dict[int | None, str | None]:
+        """The name of every document: a few hundred kilobytes, and a join costs each page a millisecond."""
+        return {row["doc"]: row["name"] for row in self._rows("SELECT doc, name FROM document")}
 
     def records(self, low: int, high: int, with_contexts: bool = True) -> list[tuple[Latent, list[Context]]]:
         """The latents from `low` to below `high`, each with its contexts as `contexts` gives them, near misses apart
@@ -142,7 +154,7 @@ class Build:
             contexts.setdefault(row["latent"], []).append(context)
         latents = self._rows(
             f"SELECT * FROM {self._latents} WHERE latent >= ? AND latent < ? ORDER BY latent", [low, high])
-        return [(_latent(row), contexts.get(row["latent"], [])) for row in latents]
+        return [(latent_of(row), contexts.get(row["latent"], [])) for row in latents]
 
     def explanations(self, latent: int) -> list[tuple[str, str]]:
         """Words for a latent that came with an imported dashboard: (text, author)."""
@@ -195,7 +207,7 @@ class Build:
         more = len(rows) > limit
         rows = rows[:limit]
         after = encode_cursor(rows[-1]["sort_key"], rows[-1]["latent"]) if more else None
-        return Page([_latent_row(row) for row in rows], after, total)
+        return Page([latent_row_of(row) for row in rows], after, total)
 
     def some(self, latents: Iterable[int]) -> list[LatentRow]:
         """The table's rows of these latents, by number; numbers that do not exist are left out."""
@@ -347,53 +359,3 @@ class Build:
         rows = self._rows(
             "SELECT latents, acts FROM sample_latent WHERE sample = ? AND position = ?", [sample, position])
         return list(zip(rows[0]["latents"], rows[0]["acts"], strict=True)) if rows else []
-
-
-def _flags(row: dict[str, Any]) -> frozenset[str]:
-    return frozenset(flag for flag in FLAGS if row.pop(flag))
-
-
-def _pairs(ids: list[int] | None, values: list[float] | None) -> list[tuple[int, float]]:
-    return list(zip(ids or [], values or [], strict=True))
-
-
-def _latent(row: dict[str, Any]) -> Latent:
-    top = zip(row.pop("top_tokens") or [], row.pop("top_token_n") or [], row.pop("top_token_lift") or [],
-              row.pop("top_token_max") or [], strict=True)
-    after = zip(row.pop("next_tokens") or [], row.pop("next_token_n") or [], row.pop("next_token_lift") or [],
-                strict=True)
-    return Latent(
-        flags=_flags(row),
-        top_tokens=[TokenFirings(*item) for item in top],
-        next_tokens=[TokenFirings(*item, max_act=None) for item in after],
-        logit_pos=_pairs(row.pop("logit_pos"), row.pop("logit_pos_value")),
-        logit_neg=_pairs(row.pop("logit_neg"), row.pop("logit_neg_value")),
-        neighbours=_pairs(row.pop("neighbours"), row.pop("neighbour_cos")),
-        encoder_neighbours=_pairs(row.pop("encoder_neighbours"), row.pop("encoder_neighbour_cos")),
-        together=_companions(row, "together"), implies=_companions(row, "implies"),
-        implied_by=_companions(row, "implied_by"),
-        rule=_rule(row), **row)
-
-
-def _companions(row: dict[str, Any], name: str) -> list[Companion]:
-    columns = [row.pop(name + suffix) or [] for suffix in ("", "_given", "_lift", "_phi")]
-    return [Companion(*values) for values in zip(*columns, strict=True)]
-
-
-def _rule(row: dict[str, Any]) -> Rule | None:
-    kind, tokens, class_name, *scores = (
-        row.pop(f"rule_{name}") for name in ("kind", "tokens", "class", "precision", "recall", "f1"))
-    return Rule(kind, tokens or [], class_name, *scores) if kind else None
-
-
-def _latent_row(row: dict[str, Any]) -> LatentRow:
-    del row["sort_key"]
-    return LatentRow(flags=_flags(row), rule=_rule(row), **{**row, "logit_pos": row["logit_pos"] or []})
-
-
-def _context(row: dict[str, Any]) -> Context:
-    acts = [0.0] * len(row["tokens"])
-    for position, value in zip(row.pop("pos"), row.pop("val"), strict=True):
-        acts[position] = value
-    del row["doc"]
-    return Context(acts=acts, **{**row, "document": row["document"] or ""})

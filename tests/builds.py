@@ -19,7 +19,9 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from sae.index.schema import BANDS, HIST_BINS, LOGIT_BINS, ROW_GROUP, SCHEMA_VERSION, SNIPPETS, STORAGE_VERSION, TABLES
+from sae.glance import glance_path
+from sae.index.schema import BANDS, HIST_BINS, LOGIT_BINS, ROW_GROUP, SCHEMA_VERSION, STORAGE_VERSION, TABLES
+from sae.index.writer import finish
 from sae.models import DEMO_PATH
 from sae.records import DENSE_DENSITY, FLAGS, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
 from sae.tokens import piece_bytes
@@ -270,8 +272,7 @@ def _write(path: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
             names = ", ".join(tables[name][0])
             con.execute(f"INSERT INTO build.{name} ({names}) SELECT {names} FROM rows ORDER BY {order}")
             con.unregister("rows")
-        con.execute(SNIPPETS)
-        con.execute("DETACH build")
+        finish(con, glance_path(path))
 
 
 assert set(FLAGS) <= {part.split()[0] for part in TABLES["latent"][0].replace("\n", "").split(",") if part.strip()}, (

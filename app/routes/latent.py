@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
+from sqlalchemy.orm import Session
 
 from app import labels, latentviews
 from app.deps import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
@@ -74,8 +75,9 @@ def latent(
             draw = latentviews.activation_chart if target == "acts" else latentviews.logit_chart
             return of_build(fragment(draw(found, build.meta, zooms[target])), build, request)
         adds, removes = latentviews.logit_lines(build, found)
+        named = labels.of_latents(db, sae.id, [found.latent, *related_latents(found)])
         shown |= {
-            "label": labels.get(db, sae.id, found.latent), "adds": adds, "removes": removes, "flag_names": FLAG_NAMES,
+            "label": named.get(found.latent), "adds": adds, "removes": removes, "flag_names": FLAG_NAMES,
             "activation_chart": latentviews.activation_chart(
                 found, build.meta, zooms["acts"] if embed != "1" else None),
             "rule": rule_words(found.rule, build.vocabulary)}
@@ -83,17 +85,24 @@ def latent(
             response = page(request, "pages/embed.html", sae, build.meta, **shown)
             response.headers["Content-Security-Policy"] = CSP_EMBED
             return response
-        asked = resolve(query, build, db, sae.id)
-        before, after = build.around(found.latent, asked.key, asked.descending, asked.filters, asked.token)
-        if before is None and after is None:  # not in the list one came from: by number
-            before, after = build.around(found.latent)
+        before, after = _sides(query, build, db, sae, found.latent)
         fires_on, followed_by = latentviews.firing_lines(build, found)
         return page(
             request, "pages/latent.html", sae, build.meta, section="latents", **shown, before=before, after=after,
             explanations=build.explanations(found.latent), exports=links_of_latent(sae, found.latent),
             fires_on=fires_on, followed_by=followed_by, flag_words=FLAG_WORDS,
             logit_chart=latentviews.logit_chart(found, build.meta, zooms["logits"]),
-            relations=relations(build, found, labels.of_latents(db, sae.id, related_latents(found))))
+            relations=relations(build, found, named))
+
+
+def _sides(query: ListQuery, build: Build, db: Session, sae: Sae, latent: int) -> tuple[int | None, int | None]:
+    """The latents before and after it in the list one came from, or else by number."""
+    if query != ListQuery():
+        asked = resolve(query, build, db, sae.id)
+        before, after = build.around(latent, asked.key, asked.descending, asked.filters, asked.token)
+        if before is not None or after is not None:
+            return before, after
+    return build.around(latent)
 
 
 @router.get("/{model}/{name}/{number}/source/{ctx}.json")

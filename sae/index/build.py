@@ -12,18 +12,20 @@ import torch
 
 from sae import __version__
 from sae.autoencoder import Autoencoder
+from sae.checkpoint import Saver
 from sae.corpus import Corpus
 from sae.index.classes import TokenClasses
+from sae.index.samples import Strongest
 from sae.index.scan import encode, scan
 from sae.index.schema import BANDS, HIST_BINS, SCHEMA_VERSION
 from sae.index.shard import Frame
 from sae.index.tables import make_tables
-from sae.index.writer import write_build
+from sae.index.writer import meta_table, new_build
 from sae.lm import LanguageModel
 from sae.records import NEAR
 from sae.specs import IndexSettings
 
-_RANGE_CONTEXTS = 32  # read first, to place the bins of the activation histogram
+_RANGE_CONTEXTS = 32  # read first, to place the bins of the activation histogram; the first of the samples
 _ORDER_SEED = 0  # of the text: the same for every build, so that builds can be compared
 
 
@@ -36,9 +38,9 @@ def contexts_to_read(corpus: Corpus, n_tokens: int) -> np.ndarray:
 
 def make_frame(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, settings: IndexSettings
-) -> tuple[Frame, float]:
+) -> tuple[Frame, float, list[Strongest]]:
     """What all shards share; histogram bins are log-spaced over the activations of the first contexts,
-    from their smallest to twice their largest.  Also the low end of the first bin."""
+    from their smallest to twice their largest.  Also the low end of the first bin, and what else was read there."""
     first = list(encode(lm, sae, corpus, contexts[:_RANGE_CONTEXTS], TokenClasses.of(lm.vocabulary()[0])))
     values = torch.cat([firings.value_N[firings.position_N > 0] for firings, _, _ in first])
     norm = max(float(tokens.x_BD[tokens.position_B > 0].norm(dim=1).max()) for _, tokens, _ in first)
@@ -49,7 +51,7 @@ def make_frame(
         hist_edges=tuple(float(edge) for edge in edges[1:-1]), unit=float(2.0 ** np.ceil(np.log2(high))),
         norm_unit=float(2.0 ** np.ceil(np.log2(max(norm, 1e-30)))),
         n_strong=4 * settings.top_contexts, n_bin=2 * settings.band_contexts, n_near=settings.near_misses)
-    return frame, float(edges[0])
+    return frame, float(edges[0]), [Strongest.of(firings, tokens) for firings, tokens, _ in first]
 
 
 def build(
@@ -64,23 +66,34 @@ def build(
     started = time.time()
     contexts = contexts_to_read(corpus, settings.index_tokens)
     total = int((corpus.length[contexts].astype(np.int64) - 1).sum())
-    frame, hist_low = make_frame(lm, sae, corpus, contexts, settings)
-    shard = scan(lm, sae, corpus, contexts, frame, checkpoint=checkpoint, update=lambda done: update(done, total))
-    tables, added = make_tables(lm, sae, corpus, contexts, shard, frame, settings, lambda: update(total, total))
+    frame, hist_low, read = make_frame(lm, sae, corpus, contexts, settings)
+    with Saver(checkpoint) as saver:  # the last one is written while the tables are made
+        shard = scan(lm, sae, corpus, contexts, frame, saver=saver, update=lambda done: update(done, total))
+        with new_build(path, sort=False) as write:
+            added = make_tables(lm, sae, corpus, contexts, shard, frame, settings, write, read=read,
+                                check=lambda: update(total, total))
+            write("meta", meta_table(
+                _meta(lm, sae, corpus, contexts, settings) | {
+                    "build_id": path.stem, "tokens": total, "seconds": time.time() - started, "hist_low": hist_low,
+                    "hist_edges": list(frame.hist_edges)} | added | provenance))
+
+
+def _meta(
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, settings: IndexSettings
+) -> dict[str, Any]:
+    """What `meta` says of the model, the SAE, the text and the settings."""
     config = sae.config
-    write_build(path, tables, {
-        "schema_version": SCHEMA_VERSION, "saescope_version": __version__, "build_id": path.stem,
-        "sae_id": config["id"], "model": config["model"], "site": config["site"],
-        "architecture": config["architecture"], "n_latents": sae.n_latents, "d_model": sae.d_model, "k": sae.k,
-        "theta": sae.sparsity.threshold, "normalize": config["normalize"], "train_on_bos": config["bos"]["trained_on"],
+    return {
+        "schema_version": SCHEMA_VERSION, "saescope_version": __version__, "sae_id": config["id"],
+        "model": config["model"], "site": config["site"], "architecture": config["architecture"],
+        "n_latents": sae.n_latents, "d_model": sae.d_model, "k": sae.k, "theta": sae.sparsity.threshold,
+        "normalize": config["normalize"], "train_on_bos": config["bos"]["trained_on"],
         "bos_rule": "BOS first in every context; not among the counted tokens",
         "weight_processing": config["weight_processing"], "decoder_norm": "unit",
         "text": corpus.info["text"], "text_fingerprint": corpus.info["fingerprint"], "corpus": corpus.id,
-        "tokens": total, "contexts": len(contexts), "documents": len(np.unique(corpus.doc[contexts])),
-        "context_length": corpus.context_length, "created": time.time(), "seconds": time.time() - started,
-        "settings": settings.model_dump(include=set(IndexSettings.model_fields)),
-        "hist_low": hist_low, "hist_edges": list(frame.hist_edges), "bos_token": lm.bos_id,
+        "contexts": len(contexts), "documents": len(np.unique(corpus.doc[contexts])),
+        "context_length": corpus.context_length, "created": time.time(),
+        "settings": settings.model_dump(include=set(IndexSettings.model_fields)), "bos_token": lm.bos_id,
         "bands": [{"band": b, "name": name, "q_low": low, "q_high": high} for b, name, low, high in BANDS],
         "near": NEAR if settings.near_misses else None,
-        **added, **provenance,
-    })
+    }

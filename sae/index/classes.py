@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -34,6 +35,11 @@ class TokenClasses:
     @classmethod
     def of(cls, pieces: Sequence[bytes]) -> TokenClasses:
         """From the bytes of every token; parts of characters count as letters."""
+        return cls._of(tuple(pieces))
+
+    @classmethod
+    @lru_cache(maxsize=1)  # a build asks several times
+    def _of(cls, pieces: tuple[bytes, ...]) -> TokenClasses:
         texts = [piece.decode("utf-8", "replace") for piece in pieces]
         bare = [text.strip() for text in texts]
         word = [[c.isalnum() or c in "_\ufffd" for c in (text[:1], text[-1:])] if text else [False, False]

@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sae.index.pairs import rank_within
 from sae.index.peaks import hash31
 from sae.kernels.sorting import counted, stable_argsort
 
@@ -28,7 +28,8 @@ MIN_TOGETHER = 3  # fewer joint firings in the sample are left out: chance gives
 IMPLIED_SHARE = 0.9  # A ⇒ B where B is active on so large a share of A's tokens,
 IMPLIED_LIFT = 2.0  # so many times as often as on any token,
 IMPLIED_TOKENS = 10  # and A has so many kept tokens or more
-_RUN_PAIRS = 1 << 23
+_RUN_PAIRS = 1 << 17  # what stays in the cache
+_SPARSE = 8  # so many possible pairs for each that is met: sorting them is faster than a counter for each
 
 
 @dataclass
@@ -53,24 +54,24 @@ class Company:
     def prune(self, n_kept: int) -> Company:
         """Keep the tokens that are among the first `n_kept` of any latent, with all their latents."""
         needed_T = torch.zeros(len(self.token_T), dtype=torch.bool)
-        needed_T[self.owner_N[self.rank_N() < n_kept]] = True
+        needed_T[self.owner_N[self.first_N(n_kept)]] = True
         return self._taken(needed_T.nonzero().squeeze(1))
 
     @property
     def owner_N(self) -> Tensor:
         """Which token each pair belongs to."""
-        return torch.arange(len(self.token_T)).repeat_interleave(self.size_T)
+        return repeated(self.size_T)
 
     @property
     def start_T(self) -> Tensor:
         return self.size_T.cumsum(0) - self.size_T
 
-    def rank_N(self) -> Tensor:
-        """Place of each pair's token among the tokens of its latent, in the order of the hash."""
+    def first_N(self, n_kept: int) -> Tensor:
+        """The pairs of each latent with its first `n_kept` tokens in the order of the hash; latent by latent."""
         order = stable_argsort(self.latent_N)
-        out = torch.empty_like(order)
-        out[order] = rank_within(self.latent_N[order])
-        return out
+        size_L = torch.bincount(self.latent_N)
+        first, _ = spread(size_L.cumsum(0) - size_L, size_L.clamp(max=n_kept))
+        return order[first]
 
     def _sorted(self) -> Company:
         order = stable_argsort(self.token_T)
@@ -83,8 +84,13 @@ class Company:
 
 def spread(start_R: Tensor, size_R: Tensor) -> tuple[Tensor, Tensor]:
     """start, start + 1, … (`size` numbers) for each row, one row after another; and each number's row."""
-    row_N = torch.arange(len(size_R)).repeat_interleave(size_R)
+    row_N = repeated(size_R)
     return (start_R - (size_R.cumsum(0) - size_R))[row_N] + torch.arange(len(row_N)), row_N
+
+
+def repeated(size_R: Tensor) -> Tensor:
+    """0, 1, 2, …, each as often as its size says."""
+    return torch.from_numpy(np.repeat(np.arange(len(size_R)), size_R.numpy()))
 
 
 @dataclass
@@ -103,20 +109,20 @@ def together(
 ) -> tuple[Together, Tensor]:
     """All pairs seen together often enough, and how many kept tokens each latent's figures rest on, [L]."""
     L = len(density_L)
-    mine_N = company.rank_N() < n_kept
-    sampled_L = torch.bincount(company.latent_N[mine_N], minlength=L)
+    rows = company.first_N(n_kept)
+    sampled_L = torch.bincount(company.latent_N[rows], minlength=L)
     owner_N, start_T = company.owner_N, company.start_T
     # Every pair (token, A) of A's sample meets all pairs of its token.
-    rows = mine_N.nonzero().squeeze(1)
-    rows = rows[stable_argsort(company.latent_N[rows])]
     parts: list[tuple[Tensor, Tensor]] = []
     for chosen in _cut(rows, company.latent_N[rows], company.size_T[owner_N[rows]].cumsum(0)):
         check()
-        token = owner_N[chosen]
+        token, latent = owner_N[chosen], company.latent_N[chosen].long()
         met, by = spread(start_T[token], company.size_T[token])
-        key, count = counted(company.latent_N[chosen].long()[by] * L + company.latent_N[met])
-        seen = (count >= MIN_TOGETHER) & (key // L != key % L)
-        parts.append((key[seen], count[seen]))
+        low, high = int(latent[0]), int(latent[-1])
+        key, count = _frequent(((latent - low) * L)[by] + company.latent_N[met], (high - low + 1) * L)
+        key += low * L
+        other = key // L != key % L
+        parts.append((key[other], count[other]))
     key, count = (torch.cat(column) for column in zip(*parts, strict=True)) if parts else (rows[:0], rows[:0])
     latent_N, other_N = key // L, key % L
     given_N = count.double() / sampled_L[latent_N]
@@ -129,6 +135,17 @@ def implied(pairs: Together, sampled_L: Tensor) -> Tensor:
     """Whether `latent` fires ⇒ `other` fires, for every pair: what feature splitting looks like."""
     return ((pairs.given_N >= IMPLIED_SHARE) & (pairs.lift_N >= IMPLIED_LIFT)
             & (sampled_L[pairs.latent_N] >= IMPLIED_TOKENS))
+
+
+def _frequent(key_N: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The numbers below `size` that occur often enough, ascending, and how often each does."""
+    if size > _SPARSE * len(key_N):
+        key, count = counted(key_N)
+        often = count >= MIN_TOGETHER
+        return key[often], count[often]
+    count = torch.bincount(key_N, minlength=size)
+    key = torch.from_numpy(np.flatnonzero(count.numpy() >= MIN_TOGETHER))
+    return key, count[key]
 
 
 def _cut(rows: Tensor, latent_N: Tensor, ends: Tensor) -> list[Tensor]:

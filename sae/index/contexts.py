@@ -9,7 +9,7 @@ Shapes: N rows (one latent in one context), S positions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from torch import Tensor
 from sae.corpus import Corpus
 from sae.index.pairs import rank_within
 from sae.index.peaks import Peaks
-from sae.index.schema import BANDS, NEAR_BAND, TOP_BAND
+from sae.index.schema import BANDS, NEAR_BAND, ROW_GROUP, TOP_BAND
 
 WINDOW = 128  # tokens shown at the most
 _BEFORE_PEAK = 96  # of them, where the context is longer
@@ -36,8 +36,11 @@ class Chosen:
     duplicates_N: Tensor
 
 
-def choose(peaks: Peaks, corpus: Corpus, hist_LK: Tensor, n_top: int, n_strong: int, n_band: int) -> Chosen:
-    """The top contexts and the band samples of every latent."""
+def choose(
+    peaks: Peaks, near: Peaks, corpus: Corpus, hist_LK: Tensor, n_top: int, n_strong: int, n_band: int
+) -> tuple[Peaks, Chosen]:
+    """The top contexts, the band samples and the near misses of every latent: rows of the peaks returned, which
+    are both."""
     top_row, top_duplicates = _distinct_strongest(peaks, corpus, n_top, n_strong)
     rest = torch.ones(len(peaks.key_N), dtype=torch.bool)
     rest[top_row] = False
@@ -47,16 +50,13 @@ def choose(peaks: Peaks, corpus: Corpus, hist_LK: Tensor, n_top: int, n_strong: 
     row = rest.nonzero().squeeze(1)
     group = peaks.latent_N * (len(BANDS) + 1) + band_N
     row = row[_sampled(peaks, group, row) < n_band]
-    row_N = torch.cat([top_row, row])
-    band_N = torch.cat([torch.zeros_like(top_row), band_N[row]])
-    duplicates_N = torch.cat([top_duplicates, torch.ones_like(row)])
-    return _ordered(peaks, row_N, band_N, duplicates_N)
-
-
-def choose_near(near: Peaks) -> Chosen:
-    """All of the near misses."""
-    row_N = torch.arange(len(near.key_N))
-    return _ordered(near, row_N, torch.full_like(row_N, NEAR_BAND), torch.ones_like(row_N))
+    near_row = torch.arange(len(near.key_N)) + len(peaks.key_N)
+    row_N = torch.cat([top_row, row, near_row])
+    band_N = torch.cat([torch.zeros_like(top_row), band_N[row], torch.full_like(near_row, NEAR_BAND)])
+    duplicates_N = torch.cat([top_duplicates, torch.ones_like(row), torch.ones_like(near_row)])
+    # Near misses have no payload: their latents are silent in those contexts.
+    both = Peaks(*(torch.cat([getattr(peaks, f.name), getattr(near, f.name)]) for f in fields(Peaks)))
+    return both, _ordered(both, row_N, band_N, duplicates_N)
 
 
 def bands_of_bins(hist_LK: Tensor) -> Tensor:
@@ -111,8 +111,15 @@ def _ordered(peaks: Peaks, row_N: Tensor, band_N: Tensor, duplicates_N: Tensor) 
     return Chosen(row_N[order], band_N[order], rank_within(group_N[order]), duplicates_N[order])
 
 
-def context_table(peaks: Peaks, chosen: Chosen, corpus: Corpus) -> pa.Table:
-    """The build's `context` table."""
+def context_reader(peaks: Peaks, chosen: Chosen, corpus: Corpus) -> pa.RecordBatchReader:
+    """The build's `context` table, made as it is read: for many latents it is larger than all else."""
+    runs = zip(*(torch.split(column, ROW_GROUP) for column in vars(chosen).values()), strict=True)
+    schema = _context_table(peaks, Chosen(*(column[:0] for column in vars(chosen).values())), corpus).schema
+    return pa.RecordBatchReader.from_batches(schema, (
+        batch for run in runs for batch in _context_table(peaks, Chosen(*run), corpus).to_batches()))
+
+
+def _context_table(peaks: Peaks, chosen: Chosen, corpus: Corpus) -> pa.Table:
     row = chosen.row_N
     context = peaks.context_N[row].numpy()
     position = peaks.position_N[row].numpy().astype(np.int64)
@@ -137,13 +144,9 @@ def context_table(peaks: Peaks, chosen: Chosen, corpus: Corpus) -> pa.Table:
 def window_tokens(corpus: Corpus, context: np.ndarray, start: np.ndarray, shown: np.ndarray) -> pa.ListArray:
     """The tokens `start` .. `start + shown` of each context, as a list column."""
     offsets = np.concatenate([[0], np.cumsum(shown)])
-    flat = np.empty(offsets[-1], dtype=np.int32)
-    for begin in range(0, len(context), 8192):  # bounds the copy out of the memory map
-        part = slice(begin, begin + 8192)
-        rows = corpus.tokens[context[part]]
-        columns = np.arange(rows.shape[1])
-        inside = (columns >= start[part, None]) & (columns < (start + shown)[part, None])
-        flat[offsets[begin] : offsets[min(begin + 8192, len(context))]] = rows[inside]
+    rows = corpus.tokens[context]
+    columns = np.arange(rows.shape[1])
+    flat = rows[(columns >= start[:, None]) & (columns < (start + shown)[:, None])].astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat))
 
 

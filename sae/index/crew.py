@@ -1,4 +1,5 @@
-"""Several shards at once: on a CPU each core takes a part of the text through the model, the SAE and the sums.
+"""Several things at once: on a CPU each core takes a part of the text through the model, the SAE and the sums,
+and later some of the tables.
 
 Cores that share every product wait for each other at its end, and all but one idle where the work is not a
 product.  Shards merge exactly, so who took which part of the text does not show.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -64,6 +65,35 @@ def at_once(
     if failed:
         raise failed[0]
     return [f.result() for f in futures]
+
+
+def side_by_side(
+    jobs: Sequence[Callable[[Callable[[], None]], Result]], done: Callable[[Result], None],
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Jobs that do not depend on each other, in threads, begun in their order; the first exception ends them all.
+
+    Each is given a function to call now and then, which raises when it is to end.  `done` is told every result
+    as it comes, in the calling thread; `check` may raise to stop them.
+    """
+    stop = threading.Event()
+
+    def go_on() -> None:
+        if stop.is_set():
+            raise _Stopped
+
+    n = max(1, min(torch.get_num_threads(), MOST, len(jobs)))
+    with _threads_each(n), ThreadPoolExecutor(n, thread_name_prefix="job") as pool:
+        going = {pool.submit(job, go_on) for job in jobs}
+        try:
+            while going:
+                finished, going = wait(going, _LOOK_S, FIRST_COMPLETED)
+                check()
+                for future in finished:
+                    done(future.result())
+        finally:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _going(futures: Sequence[Future[Result]]) -> bool:

@@ -2,19 +2,21 @@
 
 Work is cut into runs of latents, so that nothing of size L x V or L x L is kept.
 
-Shapes: L latents, D width, V vocabulary, R latents of a run, K listed.
+Shapes: L latents, D width, V vocabulary, R latents of a run, K listed, M living latents or any columns.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-_RUN_ENTRIES = {"cpu": 1 << 20, "cuda": 1 << 23}  # on a CPU what stays in its cache
+_PRODUCT_ROWS = 256  # latents of a product, at least: with fewer the other factor is read too often
+_PRODUCT_ENTRIES = {"cpu": 1, "cuda": 1 << 23}  # of a product, if those rows have fewer
+_RUN_ENTRIES = 1 << 19  # looked at together: on a CPU what stays in its cache
 _UMAP_NEIGHBOURS = 15
 
 
@@ -46,22 +48,25 @@ def logit_effects(
                    / (len(W_dec_LD) * unembedding_DV.shape[1])) ** 0.5
     edges = torch.linspace(-6 * spread, 6 * spread, n_bins + 1)
     per_unit = n_bins / (12 * spread) if spread else 0.0
-    columns: list[tuple[Tensor, ...]] = []
-    for W_RD in torch.split(W_dec_LD, _run(W_dec_LD, unembedding_DV.shape[1])):
-        check()
-        logits_RV = W_RD @ unembedding_DV
-        most, least = logits_RV.topk(n_listed, dim=1), logits_RV.topk(n_listed, dim=1, largest=False)
-        bin_RV = (logits_RV * per_unit + n_bins / 2).floor_().clamp_(0, n_bins - 1).long()
-        row_R1 = torch.arange(len(W_RD), device=W_RD.device)[:, None] * n_bins
-        hist_RK = torch.bincount((bin_RV + row_R1).reshape(-1), minlength=len(W_RD) * n_bins).view(len(W_RD), -1)
-        std_R1 = logits_RV.square().mean(dim=1, keepdim=True).sqrt()
-        z_RV = logits_RV / std_R1.clamp(min=1e-12)
-        z2_RV = z_RV.square()
-        columns.append((most.indices, most.values, least.indices, least.values, hist_RK, std_R1[:, 0],
-                        (z2_RV * z_RV).mean(dim=1), z2_RV.square().mean(dim=1) - 3))
+    runs = (logits_RV for _, product_RV in _products(W_dec_LD, unembedding_DV, check)
+            for logits_RV in torch.split(product_RV, _run(product_RV)))
+    columns = [_of_logits(logits_RV, n_listed, n_bins, per_unit) for logits_RV in runs]
     top, value, bottom, bottom_value, hist, std, skew, kurtosis = (
         torch.cat(column).cpu() for column in zip(*columns, strict=True))
     return LogitEffects(top, value, bottom, bottom_value, hist, edges, std, skew, kurtosis)
+
+
+def _of_logits(logits_RV: Tensor, n_listed: int, n_bins: int, per_unit: float) -> tuple[Tensor, ...]:
+    """What `LogitEffects` says of some latents but the edges, in its order."""
+    most, least = logits_RV.topk(n_listed, dim=1), logits_RV.topk(n_listed, dim=1, largest=False)
+    R, first_R1 = len(logits_RV), torch.arange(len(logits_RV), device=logits_RV.device)[:, None] * n_bins
+    bin_RV = (logits_RV * per_unit).add_(n_bins / 2).clamp_(0, n_bins - 1).int().add_(first_R1)
+    hist_RK = torch.bincount(bin_RV.reshape(-1), minlength=R * n_bins).view(R, -1)
+    std_R1 = logits_RV.square().mean(dim=1, keepdim=True).sqrt()
+    z_RV = logits_RV / std_R1.clamp(min=1e-12)
+    z2_RV = z_RV.square()
+    return (most.indices, most.values, least.indices, least.values, hist_RK, std_R1[:, 0],
+            (z2_RV * z_RV).mean(dim=1), z2_RV.square().mean(dim=1) - 3)
 
 
 def planar_map(W_LD: Tensor, living_L: Tensor) -> tuple[Tensor, str]:
@@ -97,19 +102,29 @@ def nearest(
     unit_LD = W_LD / W_LD.norm(dim=1, keepdim=True).clamp(min=1e-12)
     living_M = living_L.nonzero().squeeze(1).to(W_LD.device)
     n_listed = min(n_listed, len(living_M))
+    column_L = torch.full((len(W_LD),), -1, device=W_LD.device)
+    column_L[living_M] = torch.arange(len(living_M), device=W_LD.device)
     ids, cosines = [], []
-    unit_MD, rows = unit_LD[living_M], _run(W_LD, len(living_M))
-    for start in range(0, len(unit_LD), rows):
-        check()
-        run_RD = unit_LD[start : start + rows]
-        cosine_RM = run_RD @ unit_MD.T
-        itself = living_M == torch.arange(start, start + len(run_RD), device=W_LD.device)[:, None]
-        best = cosine_RM.masked_fill_(itself, -2.0).topk(n_listed, dim=1)
+    for start, cosine_RM in _products(unit_LD, unit_LD[living_M].T, check):
+        own_R = column_L[start : start + len(cosine_RM)]
+        cosine_RM[own_R >= 0, own_R[own_R >= 0]] = -2.0
+        best = cosine_RM.topk(n_listed, dim=1)
         ids.append(living_M[best.indices])
         cosines.append(torch.where(best.values < -1.5, torch.nan, best.values))
     return torch.cat(ids).cpu(), torch.cat(cosines).cpu()
 
 
-def _run(W_LD: Tensor, width: int) -> int:
-    """How many latents to take at once, each with `width` entries."""
-    return max(1, _RUN_ENTRIES.get(W_LD.device.type, 1 << 23) // max(1, width))
+def _products(W_LD: Tensor, other_DM: Tensor, check: Callable[[], None]) -> Iterator[tuple[int, Tensor]]:
+    """W · other for some latents after others: the first one's number, and [R, M], which the next overwrites."""
+    width = max(1, other_DM.shape[1])
+    rows = max(_PRODUCT_ROWS, _PRODUCT_ENTRIES.get(W_LD.device.type, 1) // width)
+    product_RM = W_LD.new_empty(min(rows, len(W_LD)), other_DM.shape[1])
+    for start in range(0, len(W_LD), rows):
+        check()
+        some_RD = W_LD[start : start + rows]
+        yield start, torch.mm(some_RD, other_DM, out=product_RM[: len(some_RD)])
+
+
+def _run(matrix_RM: Tensor) -> int:
+    """How many rows of a matrix to look at together."""
+    return max(1, _RUN_ENTRIES // max(1, matrix_RM.shape[1])) if matrix_RM.device.type == "cpu" else len(matrix_RM)

@@ -27,58 +27,71 @@ LISTED_TOKENS = 10
 LISTED_LATENTS = 8
 
 
-def latent_table(
-    sae: Autoencoder, shard: Shard, frame: Frame, tokens: TopPairs, effects: LogitEffects, map_L2: Tensor,
-    check: Callable[[], None],
-) -> pa.Table:
-    """`tokens`: the tokens that each latent fires on, with lift."""
-    L = frame.n_latents
-    counted = int(shard.token_2V.sum())
-    n_tokens_L = shard.n_tokens_L
-    density_L = n_tokens_L.double() / counted
-    top_token_n_L = torch.zeros(L, dtype=torch.int64).scatter_reduce_(0, tokens.latent_N, tokens.n_N, "amax")
+def latent_columns(
+    sae: Autoencoder, shard: Shard, frame: Frame
+) -> list[Callable[[Callable[[], None]], dict[str, Any]]]:
+    """What makes the table's columns, some of them each; given a function that may raise to stop."""
+    living_L = shard.n_tokens_L > 0
+    return [
+        lambda check: _company_columns(shard, check),
+        lambda check: _nearest_columns("neighbour", sae.W_dec_LD, living_L, check),
+        lambda check: _nearest_columns("encoder_neighbour", sae.W_enc_LD, living_L, check),
+        lambda check: _rule_columns(shard),
+        lambda check: _next_columns(shard, frame),
+        lambda check: _count_columns(shard, frame),
+        lambda check: _direction_columns(sae),
+    ]
+
+
+def _count_columns(shard: Shard, frame: Frame) -> dict[str, Any]:
+    """What is counted and summed over tokens, and the flags."""
+    counted, n_tokens_L = int(shard.token_2V.sum()), shard.n_tokens_L
+    top_token_n_L = torch.zeros(frame.n_latents, dtype=torch.int64).scatter_reduce_(
+        0, shard.tokens.key_N // frame.d_vocab, shard.tokens.n_N, "amax")
     marks = flags(n_tokens_L, counted, top_token_n_L, largest_in_row(shard.position_LS), shard.class_2LC.sum(dim=0))
-    living_L = ~marks["dead"]
-    encoder_norm_L = sae.W_enc_LD.norm(dim=1)
-    same_width = sae.W_enc_LD.shape == sae.W_dec_LD.shape
-    cosine_L = (torch.nn.functional.cosine_similarity(sae.W_enc_LD, sae.W_dec_LD, eps=1e-12) if same_width
-                else torch.full((L,), torch.nan))
     centre_S = (torch.arange(frame.position_bins).double() + 0.5) * frame.context_length / frame.position_bins - 0.5
 
     def ratio(value_L: Tensor) -> pa.Array:
         """Per firing token; null for a latent that never fires."""
         return _floats(value_L.double() / n_tokens_L)
 
-    return pa.table({
-        "latent": np.arange(L, dtype=np.int32), "n_tokens": n_tokens_L.numpy(),
-        "n_contexts": shard.n_contexts_L.numpy(), "density": density_L.numpy(),
+    return {
+        "latent": np.arange(frame.n_latents, dtype=np.int32), "n_tokens": n_tokens_L.numpy(),
+        "n_contexts": shard.n_contexts_L.numpy(), "density": (n_tokens_L.double() / counted).numpy(),
         "max_act": shard.max_L.numpy(), "mean_act": _floats(shard.mean_L(frame)),
         "std_act": _floats(shard.std_L(frame)), "skew_act": _floats(shard.skew_L()),
         "hist": _rows(shard.hist_LK.numpy().astype(np.uint32)),
-        "mean_position": ratio(shard.position_LS.double() @ centre_S),
+        "mean_position": ratio(shard.position_LS.double() @ centre_S), "mean_l0": ratio(shard.sum_l0_L),
         "n_first": shard.first_L.numpy(), "n_last": shard.last_L.numpy(),
-        **{name: mark.numpy() for name, mark in marks.items()},
-        **_token_columns(shard, frame, tokens), **_logit_columns(effects),
-        **_nearest_columns("neighbour", sae.W_dec_LD, living_L, check),
-        **_nearest_columns("encoder_neighbour", sae.W_enc_LD, living_L, check),
-        **_company_columns(shard, density_L, check), **_rule_columns(shard),
-        "encoder_norm": encoder_norm_L.cpu().numpy(), "encoder_decoder_cos": _floats(cosine_L.cpu()),
-        "mean_l0": ratio(shard.sum_l0_L), "map_x": _floats(map_L2[:, 0]), "map_y": _floats(map_L2[:, 1]),
-    })
+        **{name: mark.numpy() for name, mark in marks.items()}}
 
 
-def _token_columns(shard: Shard, frame: Frame, tokens: TopPairs) -> dict[str, Any]:
+def _direction_columns(sae: Autoencoder) -> dict[str, Any]:
+    same_width = sae.W_enc_LD.shape == sae.W_dec_LD.shape
+    cosine_L = (torch.nn.functional.cosine_similarity(sae.W_enc_LD, sae.W_dec_LD, eps=1e-12) if same_width
+                else torch.full((sae.n_latents,), torch.nan))
+    return {"encoder_norm": sae.W_enc_LD.norm(dim=1).cpu().numpy(), "encoder_decoder_cos": _floats(cosine_L.cpu())}
+
+
+def map_columns(map_L2: Tensor) -> dict[str, Any]:
+    return {"map_x": _floats(map_L2[:, 0]), "map_y": _floats(map_L2[:, 1])}
+
+
+def token_columns(tokens: TopPairs, n_latents: int) -> dict[str, Any]:
+    """`tokens`: the tokens that each latent fires on, with lift."""
+    top = _token_lists(tokens, n_latents)
+    return {"top_tokens": top["token"], "top_token_n": top["n"], "top_token_lift": top["lift"],
+            "top_token_max": top["max"]}
+
+
+def _next_columns(shard: Shard, frame: Frame) -> dict[str, Any]:
     totals_L = torch.zeros(frame.n_latents, dtype=torch.int64)
     totals_L.index_add_(0, shard.nexts.key_N // frame.d_vocab, shard.nexts.n_N)
-    nexts = with_lift(shard.nexts, totals_L, shard.following_2V.sum(dim=0))
-    top, following = (_token_lists(pairs, frame.n_latents) for pairs in (tokens, nexts))
-    return {
-        "top_tokens": top["token"], "top_token_n": top["n"], "top_token_lift": top["lift"],
-        "top_token_max": top["max"], "next_tokens": following["token"], "next_token_n": following["n"],
-        "next_token_lift": following["lift"]}
+    following = _token_lists(with_lift(shard.nexts, totals_L, shard.following_2V.sum(dim=0)), frame.n_latents)
+    return {"next_tokens": following["token"], "next_token_n": following["n"], "next_token_lift": following["lift"]}
 
 
-def _logit_columns(effects: LogitEffects) -> dict[str, Any]:
+def logit_columns(effects: LogitEffects) -> dict[str, Any]:
     return {
         "logit_pos": _rows(effects.top_LK.numpy().astype(np.int32)),
         "logit_pos_value": _rows(effects.top_value_LK.numpy()),
@@ -96,7 +109,8 @@ def _nearest_columns(name: str, W_LD: Tensor, living_L: Tensor, check: Callable[
             f"{name}_cos": pa.ListArray.from_arrays(offsets, cosines_LK[there_LK])}
 
 
-def _company_columns(shard: Shard, density_L: Tensor, check: Callable[[], None]) -> dict[str, Any]:
+def _company_columns(shard: Shard, check: Callable[[], None]) -> dict[str, Any]:
+    density_L = shard.n_tokens_L.double() / int(shard.token_2V.sum())
     pairs, sampled_L = together(shard.company, density_L, SAMPLED, check)
     rule = implied(pairs, sampled_L)
     phi_L = torch.full((len(density_L),), torch.nan, dtype=torch.float64)

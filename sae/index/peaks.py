@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.index.pairs import rank_within
+from sae.index.pairs import merged_order, rank_within
 from sae.kernels.sorting import stable_argsort
 
 _CONTEXT_BITS = 32
@@ -65,10 +65,14 @@ class Peaks:
 
     def merge(self, other: Peaks) -> Peaks:
         """The peaks of two disjoint sets of contexts, not yet pruned."""
-        both = {f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)}
-        rows = stable_argsort(both["key_N"])
-        payload = stable_argsort(both["payload_key_M"])
-        return Peaks(**{name: t[payload if name.startswith("payload") else rows] for name, t in both.items()})
+        order = {key: merged_order(torch.cat([getattr(self, key), getattr(other, key)]))
+                 for key in ("key_N", "payload_key_M")}
+
+        def both(name: str) -> Tensor:
+            order_N = order["payload_key_M" if name.startswith("payload") else "key_N"]
+            return torch.cat([getattr(self, name), getattr(other, name)])[order_N]
+
+        return Peaks(*(both(f.name) for f in fields(self)))
 
     def prune(self, n_strong: int, n_bin: int, n_bins: int) -> Peaks:
         """Keep what the two rules keep, and the payload of that."""
@@ -76,9 +80,10 @@ class Peaks:
         if n_strong:
             keep |= self.strength_rank() < n_strong
         payload = torch.zeros(0, dtype=torch.int64)
-        if len(self.payload_key_M):  # rows for every key, in the order of the keys
-            _, counts = torch.unique_consecutive(self.payload_key_M, return_counts=True)
-            payload = keep.repeat_interleave(counts).nonzero().squeeze(1)
+        if len(self.payload_key_M):  # then every row has its run there, in the same order
+            start = np.flatnonzero(np.diff(self.payload_key_M.numpy(), prepend=-1))
+            size = np.diff(start, append=len(self.payload_key_M))
+            payload = torch.from_numpy(np.flatnonzero(np.repeat(keep.numpy(), size)))
         return Peaks(self.key_N[keep], self.position_N[keep], self.value_N[keep], self.bin_N[keep],
                      *(column.index_select(0, payload) for column in (
                          self.payload_key_M, self.payload_position_M, self.payload_value_M)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from sae.activations import context_batches
 from sae.autoencoder import Autoencoder
-from sae.checkpoint import load_checkpoint, save_checkpoint
+from sae.checkpoint import Saver
 from sae.corpus import Corpus
 from sae.index.classes import TokenClasses
 from sae.index.crew import at_once, crew
@@ -30,13 +29,14 @@ T = TypeVar("T", Firings, Tokens, Misses)
 
 def scan(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, frame: Frame, *,
-    checkpoint: Path | None = None, update: Callable[[int], None] = lambda tokens: None,
+    saver: Saver | None = None, update: Callable[[int], None] = lambda tokens: None,
 ) -> Shard:
-    """The aggregates of `contexts`, from the last finished shard on if `checkpoint` holds one.
+    """The aggregates of `contexts`, from the last finished shard on if `saver` has one, which is given every one
+    that is finished.
 
     `update(tokens)` is told the counted tokens read so far and may raise to stop.
     """
-    state = load_checkpoint(checkpoint) if checkpoint else None
+    state = saver.load() if saver else None
     if state and state["frame"] != asdict(frame):
         state = None
     merged = Shard.from_state(state["shard"]) if state else None
@@ -53,16 +53,26 @@ def scan(
         def tell(tokens: int, before: int = n_tokens) -> None:
             update(before + tokens)
 
-        for shard in at_once(part_of, models, np.array_split(rows, min(len(models), len(rows))), tell):
-            merged = shard if merged is None else merged.merge(shard, frame)
+        parts = np.array_split(rows, min(len(models), len(rows)))
+        merged = _merged(merged, at_once(part_of, models, parts, tell), frame)
         done += len(rows)
         n_tokens += int((corpus.length[rows] - 1).sum())
-        if checkpoint and merged:
-            save_checkpoint(checkpoint, {"frame": asdict(frame), "shard": merged.state(), "contexts": done,
-                                         "tokens": n_tokens})
+        if saver:
+            saver.save({"frame": asdict(frame), "shard": merged.state(), "contexts": done, "tokens": n_tokens})
     if merged is None:
         raise ValueError("no contexts to read")
     return merged
+
+
+def _merged(before: Shard | None, shards: list[Shard], frame: Frame) -> Shard:
+    """All of them in one, the new and small ones first; none is to be used any more."""
+    one, *others = shards
+    for other in others:
+        one.absorb(other, frame)
+    if before is None:
+        return one
+    before.absorb(one, frame)
+    return before
 
 
 def scan_shard(

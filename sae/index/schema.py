@@ -1,9 +1,9 @@
 """The tables of a feature build: one immutable DuckDB file.
 
-Rows are written sorted by their first columns in row groups of 8,192, which gives
-index-like lookups without an index.  There are no keys.  `latent` is the latent's number,
-`token` a vocabulary id, `ctx` a context's number in the text, `position` an absolute
-position in its context (BOS is 0).  Activations are in unit-decoder units.
+Rows are written sorted by their first columns in row groups of 8,192.  What is asked for by latent
+has an index besides: through it DuckDB fetches single rows, where a scan reads lists 2,048 rows
+at a time.  `latent` is the latent's number, `token` a vocabulary id, `ctx` a context's number in
+the text, `position` an absolute position in its context (BOS is 0).  Activations are in unit-decoder units.
 
 *Counted tokens* are the tokens that statistics speak of: every position of the text read
 except BOS.  BOS is measured apart (`l0_hist.n_bos`, `l0_position` 0).
@@ -78,10 +78,6 @@ TABLES: dict[str, tuple[str, str]] = {
         " start USMALLINT, peak USMALLINT, tokens INTEGER[], pos USMALLINT[], val FLOAT[], duplicates INTEGER",
         "latent, band, rank",
     ),
-    # each latent's strongest context cut to a few tokens: what lists of latents show
-    "snippet": (
-        "latent INTEGER, act FLOAT, ctx BIGINT, doc INTEGER, doc_offset BIGINT, start USMALLINT, peak USMALLINT,"
-        " tokens INTEGER[], pos USMALLINT[], val FLOAT[], duplicates INTEGER", "latent"),
     # for "search by token": every (token, latent) pair, most frequent first within a token
     "token_latent": ("token INTEGER, latent INTEGER, n BIGINT, max_act FLOAT, lift FLOAT", "token, n DESC, latent"),
     # latents per token: n counted tokens, and n_bos BOS positions, with so many active latents
@@ -99,13 +95,8 @@ TABLES: dict[str, tuple[str, str]] = {
     "explanation": ("latent INTEGER, text VARCHAR, author VARCHAR", "latent"),
 }
 
-_SNIPPET_BEFORE, _SNIPPET_AFTER = 14, 11  # tokens around the peak; one more than is shown tells that text goes on
-# Fills `snippet` of the attached database `build` from its table `context`.
-SNIPPETS = f"""INSERT INTO build.snippet BY NAME
-SELECT latent, act, ctx, doc, doc_offset, CAST(start + low AS USMALLINT) AS start,
-  CAST(peak - low AS USMALLINT) AS peak, list_slice(tokens, low + 1, high) AS tokens, duplicates,
-  list_transform(list_filter(pos, lambda p: p >= low AND p < high), lambda p: p - low) AS pos,
-  list_transform(list_filter(list_zip(pos, val), lambda z: z[1] >= low AND z[1] < high), lambda z: z[2]) AS val
-FROM (SELECT *, greatest(peak - {_SNIPPET_BEFORE}, 0) AS low, peak + {_SNIPPET_AFTER} + 1 AS high
-      FROM (SELECT * REPLACE (peak::INTEGER AS peak) FROM build.context WHERE band = {TOP_BAND} AND rank = 0))
-ORDER BY latent"""
+# Made of the attached database `build` once its tables are filled.
+INDEXES = (
+    "CREATE UNIQUE INDEX latent_row ON build.latent (latent)",
+    "CREATE INDEX context_rows ON build.context (latent)",
+)

@@ -10,13 +10,16 @@ K histogram bins, N firings, B tokens.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sae.index.company import SAMPLED, Company
+from sae.index.crew import side_by_side
 from sae.index.extremes import Extremes
 from sae.index.pairs import PairCounts
 from sae.index.peaks import Peaks, hash31
@@ -198,24 +201,31 @@ class Shard:
 
     def merge(self, other: Shard, frame: Frame) -> Shard:
         """The aggregates of both sets of contexts, which must be disjoint."""
-        merged: dict[str, Any] = {}
-        for f in fields(self):
-            mine, theirs = getattr(self, f.name), getattr(other, f.name)
-            if f.name == "max_L":
-                merged[f.name] = torch.maximum(mine, theirs)
-            elif isinstance(mine, PairCounts):
-                merged[f.name] = mine.merge(theirs)
-            elif f.name == "near":
-                merged[f.name] = mine.merge(theirs).prune(0, frame.n_near, 1)
+        merged = copy(self)
+        merged.absorb(other, frame)
+        return merged
+
+    def absorb(self, other: Shard, frame: Frame) -> None:
+        """The same in place: one part after another takes that of the other in, and what it was goes."""
+
+        def add(name: str, _: object) -> None:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if name == "max_L":
+                mine = torch.maximum(mine, theirs)
+            elif name == "near":
+                mine = mine.merge(theirs).prune(0, frame.n_near, 1)
             elif isinstance(mine, Peaks):
-                merged[f.name] = mine.merge(theirs).prune(frame.n_strong, frame.n_bin, frame.n_bins)
+                mine = mine.merge(theirs).prune(frame.n_strong, frame.n_bin, frame.n_bins)
             elif isinstance(mine, Company):
-                merged[f.name] = mine.merge(theirs).prune(SAMPLED)
+                mine = mine.merge(theirs).prune(SAMPLED)
             elif isinstance(mine, Extremes):
-                merged[f.name] = mine.merge(theirs).prune()
+                mine = mine.merge(theirs).prune()
             else:
-                merged[f.name] = mine + theirs
-        return Shard(**merged)
+                mine = mine.merge(theirs) if isinstance(mine, PairCounts) else mine + theirs
+            setattr(self, name, mine)
+
+        longest_first = sorted((f.name for f in fields(self)), key=lambda name: name != "peaks")
+        side_by_side([partial(add, name) for name in longest_first], lambda _: None)
 
     def mean_L(self, frame: Frame) -> Tensor:
         """Mean activation over the tokens on which each latent fires (float64; NaN where it never does)."""

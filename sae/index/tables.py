@@ -1,66 +1,107 @@
-"""From a merged shard to the tables of a build (`sae.index.schema`), as Arrow.
+"""From a merged shard to the tables of a build (`sae.index.schema`), as Arrow: tables, or readers of what is made
+as it is read; their rows in the order of the schema.
 
 Shapes: L latents, V vocabulary, K histogram bins, N rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
-from sae.index.classes import TokenClasses
 from sae.index.company import SAMPLED
-from sae.index.contexts import choose, choose_near, context_table, window_tokens
+from sae.index.contexts import choose, context_reader
+from sae.index.crew import side_by_side
 from sae.index.directions import logit_effects, planar_map
-from sae.index.latents import latent_table
-from sae.index.pairs import TopPairs, rank_within, with_lift
-from sae.index.scan import encode
+from sae.index.latents import latent_columns, logit_columns, map_columns, token_columns
+from sae.index.pairs import TopPairs, with_lift
+from sae.index.samples import Strongest, sample_tables
 from sae.index.schema import LOGIT_BINS
 from sae.index.shard import Frame, Shard
+from sae.kernels.sorting import stable_argsort
 from sae.lm import LanguageModel
 from sae.specs import IndexSettings
 
 LISTED_LOGITS = 10
-SAMPLES = 48
-SAMPLE_LATENTS = 12
+Rows: TypeAlias = pa.Table | pa.RecordBatchReader
+
+
+@dataclass
+class Made:
+    """Some of what a build holds: whole tables, columns of the table of latents, entries of `meta`."""
+
+    tables: dict[str, Rows] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
 
 
 def make_tables(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, shard: Shard, frame: Frame,
-    settings: IndexSettings, check: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, pa.Table], dict[str, Any]]:
-    """All tables but `meta`, and what this step adds to it.  `check` may raise to stop."""
+    settings: IndexSettings, put: Callable[[str, Rows], None], *, read: Sequence[Strongest] = (),
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Make all tables but `meta`, several at once, and `put` each by its name as it is done; what this step adds
+    to `meta`.  `read`: what is known already of the first contexts.  `check` may raise to stop."""
+    latents, meta = {}, {}
+
+    def done(made: Made) -> None:
+        for name, table in made.tables.items():
+            put(name, table)
+        latents.update(made.columns)
+        meta.update(made.meta)
+
+    def columns(make: Callable[[Callable[[], None]], dict[str, Any]]) -> Callable[[Callable[[], None]], Made]:
+        return lambda check: Made(columns=make(check))
+
+    side_by_side([
+        lambda check: _contexts(corpus, shard, frame, settings),
+        lambda check: Made(sample_tables(lm, sae, corpus, contexts, shard.extremes, read, check)),
+        lambda check: _logits(lm, sae, check),
+        lambda check: _tokens(shard, frame),
+        *map(columns, latent_columns(sae, shard, frame)),
+        lambda check: _map(sae, shard),
+        lambda check: _small(lm, corpus, shard),
+    ], done, check)
+    put("latent", pa.table(latents))
+    return meta
+
+
+def _contexts(corpus: Corpus, shard: Shard, frame: Frame, settings: IndexSettings) -> Made:
+    peaks, chosen = choose(shard.peaks, shard.near, corpus, shard.hist_LK, settings.top_contexts, frame.n_strong,
+                           settings.band_contexts)
+    return Made({"context": context_reader(peaks, chosen, corpus)})
+
+
+def _tokens(shard: Shard, frame: Frame) -> Made:
     tokens = with_lift(shard.tokens, shard.n_tokens_L, shard.l0_token_V2[:, 0])
-    check()
+    return Made({"token_latent": _token_latent_table(tokens)}, token_columns(tokens, frame.n_latents))
+
+
+def _logits(lm: LanguageModel, sae: Autoencoder, check: Callable[[], None]) -> Made:
     effects = logit_effects(sae.W_dec_LD, lm.unembedding(sae.out_hook), LISTED_LOGITS, LOGIT_BINS, check)
-    map_L2, map_kind = planar_map(sae.W_dec_LD, shard.n_tokens_L > 0)
-    chosen = choose(shard.peaks, corpus, shard.hist_LK, settings.top_contexts, frame.n_strong, settings.band_contexts)
-    check()
+    return Made(columns=logit_columns(effects), meta={"logit_edges": effects.edges.tolist()})
+
+
+def _map(sae: Autoencoder, shard: Shard) -> Made:
+    map_L2, kind = planar_map(sae.W_dec_LD, shard.n_tokens_L > 0)
+    return Made(columns=map_columns(map_L2), meta={"map": kind})
+
+
+def _small(lm: LanguageModel, corpus: Corpus, shard: Shard) -> Made:
     bos = shard.l0_bos_hist
-    tables = {
+    return Made({
         "token": _token_table(lm, shard),
         "document": pa.table({"doc": np.arange(len(corpus.documents), dtype=np.int32), "name": corpus.documents}),
-        "latent": latent_table(sae, shard, frame, tokens, effects, map_L2, check),
-        "context": pa.concat_tables([context_table(shard.peaks, chosen, corpus),
-                                     context_table(shard.near, choose_near(shard.near), corpus)]),
-        "token_latent": _token_latent_table(tokens),
-        "l0_hist": _l0_table(shard),
-        "l0_position": _l0_position_table(shard),
-        "l0_token": _l0_token_table(shard),
-        **_sample_tables(lm, sae, corpus, {
-            "any": contexts[:SAMPLES], "fewest": shard.extremes.fewest().numpy(),
-            "most": shard.extremes.most().numpy()}),
-    }
-    return tables, {
-        "logit_edges": effects.edges.tolist(), "bos_l0": int(bos.argmax()) if int(bos.sum()) else None,
-        "median_resid_norm": shard.median_norm(), "company_tokens": SAMPLED, "map": map_kind,
-    }
+        "l0_hist": _l0_table(shard), "l0_position": _l0_position_table(shard), "l0_token": _l0_token_table(shard),
+    }, meta={
+        "bos_l0": int(bos.argmax()) if int(bos.sum()) else None, "median_resid_norm": shard.median_norm(),
+        "company_tokens": SAMPLED})
 
 
 def _token_table(lm: LanguageModel, shard: Shard) -> pa.Table:
@@ -70,8 +111,10 @@ def _token_table(lm: LanguageModel, shard: Shard) -> pa.Table:
 
 
 def _token_latent_table(pairs: TopPairs) -> pa.Table:
-    return pa.table({"token": pairs.token_N.int().numpy(), "latent": pairs.latent_N.int().numpy(),
-                     "n": pairs.n_N.numpy(), "max_act": pairs.max_N.numpy(), "lift": pairs.lift_N.numpy()})
+    order = stable_argsort(pairs.token_N << 32 | ((1 << 32) - 1 - pairs.n_N))  # a token's own stay in order of latent
+    columns = {"token": pairs.token_N.int(), "latent": pairs.latent_N.int(), "n": pairs.n_N, "max_act": pairs.max_N,
+               "lift": pairs.lift_N}
+    return pa.table({name: column[order].numpy() for name, column in columns.items()})
 
 
 def _l0_table(shard: Shard) -> pa.Table:
@@ -92,39 +135,3 @@ def _l0_token_table(shard: Shard) -> pa.Table:
     seen = shard.l0_token_V2[:, 0].nonzero().squeeze(1)
     n, total = shard.l0_token_V2[seen].T.contiguous().numpy()
     return pa.table({"token": seen.int().numpy(), "n": n, "sum_l0": total})
-
-
-def _sample_tables(
-    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: dict[str, np.ndarray]
-) -> dict[str, pa.Table]:
-    """Whole contexts, by kind, with the L0 and the strongest latents of every position, BOS included.
-
-    Those of any kind are the first of the scan's order, which is a shuffle of the text: the same for
-    every SAE that is indexed over this text, so that two SAEs can be shown side by side.
-    """
-    chosen = np.concatenate(list(contexts.values()))
-    length = corpus.length[chosen].astype(np.int64)
-    l0, latents = [], []
-    for firings, tokens, _ in encode(lm, sae, corpus, chosen, TokenClasses.of(lm.vocabulary()[0])):
-        l0.append(tokens.l0_B)
-        token_N = torch.arange(len(tokens.l0_B)).repeat_interleave(tokens.l0_B)
-        order = torch.argsort(firings.value_N, descending=True, stable=True)
-        order = order[torch.argsort(token_N[order], stable=True)]
-        listed = order[rank_within(token_N) < SAMPLE_LATENTS]
-        latents.append((tokens.l0_B.clamp(max=SAMPLE_LATENTS), firings.latent_N[listed], firings.value_N[listed]))
-    offsets = pa.array(np.concatenate([[0], np.cumsum(length)]), pa.int32())
-    count_B, latent_N, value_N = (torch.cat(column) for column in zip(*latents, strict=True))
-    list_offsets = pa.array(np.concatenate([[0], count_B.cumsum(0).numpy()]), pa.int32())
-    return {
-        "sample": pa.table({
-            "sample": np.arange(len(chosen), dtype=np.int32),
-            "kind": [kind for kind, some in contexts.items() for _ in some], "ctx": chosen, "doc": corpus.doc[chosen],
-            "doc_offset": corpus.offset[chosen],
-            "tokens": window_tokens(corpus, chosen, np.zeros_like(length), length),
-            "l0": pa.ListArray.from_arrays(offsets, torch.cat(l0).int().numpy())}),
-        "sample_latent": pa.table({
-            "sample": np.repeat(np.arange(len(chosen), dtype=np.int32), length),
-            "position": np.concatenate([np.arange(n, dtype=np.int32) for n in length]),
-            "latents": pa.ListArray.from_arrays(list_offsets, latent_N.int().numpy()),
-            "acts": pa.ListArray.from_arrays(list_offsets, value_N.numpy())}),
-    }

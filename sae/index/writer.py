@@ -4,50 +4,95 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from sae.index.schema import ROW_GROUP, SNIPPETS, STORAGE_VERSION, TABLES
+from sae.glance import glance_path, write_glance
+from sae.index.schema import INDEXES, ROW_GROUP, STORAGE_VERSION, TABLES
 
 
 def write_build(
     path: Path, tables: Mapping[str, Any], meta: dict[str, Any], spill: Path | None = None,
 ) -> None:
-    """Publish a build as `path`; `tables` are Arrow tables or readers, asked for one after the other.
-    With `spill`, sorting takes a gigabyte of memory at the most and then that folder.
+    """Publish a build as `path`; `tables` are Arrow tables or readers, asked for one after the other, and sorted here.
+    With `spill`, sorting takes a gigabyte of memory at the most and then that folder."""
+    with new_build(path, sort=True, spill=spill) as write:
+        for name in TABLES:
+            if (source := tables.get(name)) is not None:
+                write(name, source)
+        write("meta", meta_table(meta))
 
-    A build is never replaced: raises FileExistsError if it is there.
+
+def meta_table(meta: dict[str, Any]) -> pa.Table:
+    meta = dict(sorted((meta | {"duckdb_version": duckdb.__version__}).items()))
+    return pa.table({"key": list(meta), "value": [json.dumps(value) for value in meta.values()]})
+
+
+@contextmanager
+def new_build(path: Path, *, sort: bool, spill: Path | None = None) -> Iterator[Callable[[str, Any], None]]:
+    """A function that writes a table of the build, in whatever order they come; what was written is published as
+    `path` at the end of the block.  The rows of a table are sorted, or must be in the order of the schema.
+
+    Beside it comes what a latent's page shows at first (`sae.glance`).  A build is never replaced: raises
+    FileExistsError if it is there.
     """
     if path.exists():
         raise FileExistsError(f"{path} is a finished build; builds are immutable")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    for left_behind in path.parent.glob(f"{path.name}.*.tmp"):  # a run, and so its build, has one process
+    glance = glance_path(temporary)
+    for left_behind in path.parent.glob(f"{path.name}.*.*"):  # a run, and so its build, has one process
         left_behind.unlink()
-    meta = {**meta, "duckdb_version": duckdb.__version__}
-    rows = {"key": list(meta), "value": [json.dumps(value) for value in meta.values()]}
+    try:
+        with ExitStack() as stack:
+            filling = cache(lambda: stack.enter_context(_filling(temporary, sort, spill)))  # not before the first table
+            yield lambda name, source: filling()(name, source)
+            filling()
+        for written, target in ((glance, glance_path(path)), (temporary, path)):  # last what makes it a build
+            with open(written, "rb+") as file:
+                os.fsync(file.fileno())
+            os.rename(written, target)
+    finally:
+        for unfinished in (temporary, glance):
+            unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def _filling(file: Path, sort: bool, spill: Path | None) -> Iterator[Callable[[str, Any], None]]:
+    """A new database with all tables, to be filled."""
     bounds = {"memory_limit": "1GB", "temp_directory": str(spill)} if spill else {}
-    with duckdb.connect(config={"threads": 2, "preserve_insertion_order": False, **bounds}) as con:
-        con.execute(f"ATTACH '{_quoted(temporary)}' AS build (STORAGE_VERSION '{STORAGE_VERSION}', "
+    with duckdb.connect(config={"threads": 2, "preserve_insertion_order": not sort, **bounds}) as con:
+        con.execute(f"ATTACH '{_quoted(file)}' AS build (STORAGE_VERSION '{STORAGE_VERSION}', "
                     f"ROW_GROUP_SIZE {ROW_GROUP})")
-        for name, (columns, order) in TABLES.items():
+        for name, (columns, _) in TABLES.items():
             con.execute(f"CREATE TABLE build.{name} ({columns})")
-            source = pa.table(rows) if name == "meta" else tables.get(name)
-            if source is None:
-                continue
+
+        def write(name: str, source: Any) -> None:
+            if not sort and isinstance(source, pa.Table):  # each thread takes whole row groups
+                source = pa.Table.from_batches(source.to_batches(max_chunksize=ROW_GROUP), source.schema)
             con.register("source", source)
-            con.execute(f"INSERT INTO build.{name} BY NAME SELECT * FROM source ORDER BY {order}")
+            con.execute(f"INSERT INTO build.{name} BY NAME SELECT * FROM source"
+                        + (f" ORDER BY {TABLES[name][1]}" if sort else ""))
             con.unregister("source")
-        con.execute(SNIPPETS)
-        con.execute("CHECKPOINT build")
-        con.execute("DETACH build")
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.rename(temporary, path)
+
+        yield write
+        finish(con, glance_path(file))
+
+
+def finish(con: duckdb.DuckDBPyConnection, glance: Path) -> None:
+    """Make the indexes of the attached database `build`, whose tables are filled, and the file `glance`; detach it."""
+    for statement in INDEXES:
+        con.execute(statement)
+    ((build_id,),) = con.execute("SELECT value FROM build.meta WHERE key = 'build_id'").fetchall()
+    write_glance(con, glance, json.loads(build_id))
+    con.execute("CHECKPOINT build")
+    con.execute("DETACH build")
 
 
 def _quoted(path: Path) -> str:

@@ -49,11 +49,13 @@
     tip.box.style.top = `${top}px`;
     tip.box.style.left = `${Math.max(4, Math.min(at.left, innerWidth - size.width - 4))}px`;
   }
+  // Silent tokens are bare <i>: a page holds thousands of them.
+  const tokensOf = (row) => [...row.querySelectorAll(".t, i")];
   // A token that does not fire: its row holds the ids of all its tokens, so that not each must say its own.
   function tokenWords(element) {
     const row = element.closest("[data-ids]");
     if (!row) return "";
-    const index = [...row.querySelectorAll(".t")].indexOf(element);
+    const index = tokensOf(row).indexOf(element);
     const groups = row.dataset.ids.split(" ").map((ids) => ids.split("+"));
     const ids = groups[index] || [];
     const before = groups.slice(0, index).reduce((n, group) => n + group.length, 0);
@@ -72,9 +74,9 @@
 
   // A focused text row: arrows walk its tokens, so that the tokens need not be tab stops.
   function walkTokens(row, step) {
-    const tokens = [...row.querySelectorAll(".t")];
+    const tokens = tokensOf(row);
     if (!tokens.length) return;
-    const current = row.querySelector(".t.at");
+    const current = row.querySelector(".at");
     const start = current ? tokens.indexOf(current) : Math.max(0, tokens.findIndex((t) => t.classList.contains("peak")) - step);
     const next = tokens[Math.max(0, Math.min(tokens.length - 1, start + step))];
     if (current) current.classList.remove("at");
@@ -245,12 +247,12 @@
     document.addEventListener("keydown", onKey);
     document.addEventListener("click", onClick);
     document.addEventListener("mouseover", (event) => {
-      const element = event.target.closest(".t[title], .t[data-title], [data-ids] .t");
+      const element = event.target.closest(".t[title], .t[data-title], [data-ids] .t, [data-ids] i");
       if (element) showTip(element);
       else hideTip();
     });
     document.addEventListener("focusout", () => {
-      document.querySelectorAll(".t.at").forEach((t) => t.classList.remove("at"));
+      document.querySelectorAll(".text .at").forEach((t) => t.classList.remove("at"));
       hideTip();
     });
     document.addEventListener("scroll", hideTip, { passive: true, capture: true });

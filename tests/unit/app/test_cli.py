@@ -65,7 +65,36 @@ def test_serve_prints_where_it_is_and_stops_cleanly(home: Path) -> None:
         server.wait()
     assert server.returncode == 0
     assert "Traceback" not in err
+    assert "leaked" not in err  # said by DuckDB's binding
     assert out.endswith("saescope has stopped; runs that were going go on at the next start.\n")
+
+
+def test_readers_end_with_the_server_even_if_it_is_killed(home: Path) -> None:
+    server = subprocess.Popen(
+        [*COMMAND, "serve", "--port", "0", "--no-demo"], env=_environment(home, SAESCOPE_READERS="2"),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    readers: list[int] = []
+    try:
+        deadline = time.monotonic() + 60
+        while len(readers) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+            children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+            readers = [int(pid) for pid in children if b"app.readers.process" in _command(int(pid))]
+    finally:
+        server.kill()
+        server.wait()
+    assert len(readers) == 2
+    deadline = time.monotonic() + 60
+    while any(b"app.readers" in _command(pid) for pid in readers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def test_connections_send_small_packets_at_once() -> None:

@@ -41,11 +41,13 @@ def test_a_row_is_its_pieces(row: Row) -> None:
     left, _, right = line.partition('<span class="kwic-after">')
     assert words(left).removeprefix("…") == words(pieces_html(row.pieces[: row.peak]))
     assert "peak" in right
+    assert len(row.pieces) == len(pieces_html(row.pieces).split("</")) - 1
     coloured = re.compile(r'<span class="t (?:a|peak)[^>]*>[^<]*</span>')
     assert coloured.findall(line) == coloured.findall(pieces_html(row.pieces))
-    if row.ids:
+    assert row.numbered == ('data-ids' in line)
+    if row.numbered:
         ids = re.findall(r'data-ids="([^"]*)"', line)[0]
         shown = [int(i) for i in re.split(r"[ +]", ids)]
         low = 0 if row.at is None else row.at - (row.context.start or 0)
         assert row.at is None or shown == row.context.tokens[low : low + len(shown)]
-        assert len(ids.split(" ")) == len(row.pieces) == len(re.findall(r'class="t[ "]', line))
+        assert len(ids.split(" ")) == len(row.pieces) == len(re.findall(r'<i>|class="t[ "]', line))

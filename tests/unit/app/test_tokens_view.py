@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.tokens_view import context_row, heat_class, signed_class, text_pieces, token_label, token_text, visible
+from app.tokens_view import (
+    WINDOWS,
+    context_row,
+    heat_class,
+    signed_class,
+    text_pieces,
+    token_label,
+    token_text,
+    visible,
+)
+from sae.glance import WINDOW
 from sae.records import Context, Token
 
 
@@ -86,3 +96,10 @@ def test_windows(window: str, shown: int, before: bool, after: bool) -> None:
     assert (len(row.pieces), row.before, row.after) == (shown, before, after)
     assert [p.css for p in row.pieces].count("a15 peak") == 1
     assert row.pieces[row.peak].css == "a15 peak"
+
+
+def test_what_is_kept_for_a_page_tells_where_its_rows_are_cut() -> None:
+    before, after = WINDOWS["short"] or (0, 0)
+    assert before < WINDOW[0]
+    assert after < WINDOW[1]
+    assert all(short <= kept for short, kept in zip(WINDOWS["snippet"] or (), WINDOW, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from sae import checkpoint as engine
-from sae.checkpoint import load_checkpoint, save_checkpoint
+from sae.checkpoint import Saver, load_checkpoint, save_checkpoint
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:
@@ -50,3 +51,42 @@ def test_no_code_of_a_checkpoint_is_run(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"[Ww]eights"):
         load_checkpoint(tmp_path / "c.pt")
     assert not (tmp_path / "harm").exists()
+
+
+def test_a_saver_writes_beside_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path, state: Any) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        save_checkpoint(path, state)
+
+    monkeypatch.setattr(engine, "save_checkpoint", slow)
+    path = tmp_path / "c.pt"
+    with Saver(path) as saver:
+        assert saver.load() is None
+        saver.save({"step": 1})
+        assert begun.wait(60)
+        assert not path.exists()
+        go_on.set()
+        saver.save({"step": 2})
+    assert Saver(path).load() == {"step": 2}
+
+
+def test_what_fails_in_a_saver_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, state: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(engine, "save_checkpoint", full)
+    with pytest.raises(OSError, match="space"), Saver(tmp_path / "c.pt") as saver:
+        saver.save({"step": 1})
+    with Saver(tmp_path / "c.pt") as saver:
+        saver.save({"step": 1})
+        with pytest.raises(OSError, match="space"):
+            saver.save({"step": 2})
+
+
+def test_a_saver_without_a_path_saves_nothing() -> None:
+    with Saver(None) as saver:
+        saver.save({"step": 1})
+        assert saver.load() is None

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from sae.index.crew import at_once, crew
+from sae.index.crew import at_once, crew, side_by_side
 from sae.lm import LanguageModel
 
 
@@ -59,6 +59,44 @@ def test_whoever_is_told_may_stop_it() -> None:
     with pytest.raises(KeyboardInterrupt):
         at_once(work, models(1), [0], update)
     assert ended.is_set()
+
+
+def test_jobs_are_begun_in_order_and_their_results_told_here() -> None:
+    here, told, before = threading.get_ident(), [], torch.get_num_threads()
+
+    def done(result: tuple[int, int]) -> None:
+        assert threading.get_ident() == here
+        told.append(result)
+
+    side_by_side([lambda go_on, i=i: (i, torch.get_num_threads()) for i in range(9)], done)  # type: ignore[misc]
+    assert sorted(i for i, _ in told) == list(range(9))
+    assert {threads for _, threads in told} == {max(1, before // min(before, 4))}
+    assert torch.get_num_threads() == before
+    side_by_side([], done)
+
+
+@pytest.mark.parametrize("who", ["a job", "check", "done"])
+def test_the_first_failure_ends_all_jobs(who: str) -> None:
+    ended, begun = threading.Event(), []
+
+    def fail(*_: object) -> None:
+        raise ValueError(who)
+
+    def long(go_on: Callable[[], None]) -> None:
+        begun.append(1)
+        try:
+            for _ in range(3000):
+                go_on()
+                time.sleep(0.01)
+        finally:
+            ended.set()
+
+    others = {"a job": fail, "done": lambda go_on: None}
+    jobs = [long, *([others[who]] if who in others else []), *[long] * 20]
+    with pytest.raises(ValueError, match=who):
+        side_by_side(jobs, fail if who == "done" else lambda result: None, fail if who == "check" else lambda: None)
+    assert ended.is_set()
+    assert len(begun) < len(jobs) - 1  # those not begun never are
 
 
 def test_twins_share_the_weights_and_not_the_hooks(demo_lm: LanguageModel) -> None:

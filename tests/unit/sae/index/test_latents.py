@@ -81,19 +81,3 @@ def test_the_map_is_of_living_directions(case: Case) -> None:
     spread = np.linalg.svd(W, compute_uv=False)[:2] ** 2
     got = np.array([[rows[i]["map_x"], rows[i]["map_y"]] for i in living])
     assert (got**2).sum(axis=0) == pytest.approx(spread, rel=1e-4)
-
-
-def test_snippets_are_the_strongest_contexts_cut_around_their_peaks(case: Case) -> None:
-    best = {row["latent"]: row for row in case.rows("FROM context WHERE band = 0 AND rank = 0")}
-    rows = case.rows("FROM snippet")
-    assert [row["latent"] for row in rows] == sorted(best)
-    for row in rows:
-        whole = best[row["latent"]]
-        shift = row["start"] - whole["start"]
-        assert 0 <= shift == max(whole["peak"] - 14, 0)
-        assert row["peak"] == whole["peak"] - shift
-        assert row["tokens"] == whole["tokens"][shift : whole["peak"] + 12]
-        inside = [(p - shift, v) for p, v in zip(whole["pos"], whole["val"], strict=True)
-                  if shift <= p < whole["peak"] + 12]
-        assert list(zip(row["pos"], row["val"], strict=True)) == inside
-        assert row["act"] == whole["act"]

@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from sae.checkpoint import Saver
 from sae.index import scan as scan_module
 from sae.index.build import build, contexts_to_read, make_frame
 from sae.index.classes import TokenClasses
 from sae.index.scan import scan, scan_shard
 from sae.index.schema import TABLES
 from sae.index.tables import make_tables
-from sae.index.writer import write_build
+from sae.index.writer import meta_table, new_build
 from sae.specs import IndexSettings
 from tests.toys import ToyModel, corpus_of, toy_corpus, toy_sae
 from tests.unit.sae.index.dense import SETTINGS
@@ -37,7 +38,7 @@ def everything(path: Path) -> dict[str, list[tuple[Any, ...]]]:
 def test_two_halves_merged_are_the_same_build(tmp_path: Path) -> None:
     lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(90)
     contexts = contexts_to_read(corpus, 10_000)
-    frame, _ = make_frame(lm, sae, corpus, contexts, SETTINGS)  # type: ignore[arg-type]
+    frame, *_ = make_frame(lm, sae, corpus, contexts, SETTINGS)  # type: ignore[arg-type]
     classes = TokenClasses.of(lm.vocabulary()[0])
     whole = scan_shard(lm, sae, corpus, contexts, frame, classes)  # type: ignore[arg-type]
     half = len(contexts) // 2
@@ -46,8 +47,9 @@ def test_two_halves_merged_are_the_same_build(tmp_path: Path) -> None:
     merged = halves[0].merge(halves[1], frame)
     assert same(merged.state(), whole.state())
     for name, shard in (("whole", whole), ("merged", merged)):
-        tables, added = make_tables(lm, sae, corpus, contexts, shard, frame, SETTINGS)  # type: ignore[arg-type]
-        write_build(tmp_path / f"{name}.duckdb", tables, added)
+        with new_build(tmp_path / f"{name}.duckdb", sort=False) as write:
+            make_tables(lm, sae, corpus, contexts, shard, frame, SETTINGS, write)  # type: ignore[arg-type]
+            write("meta", meta_table({"build_id": "b"}))
     assert everything(tmp_path / "whole.duckdb") == everything(tmp_path / "merged.duckdb")
 
 
@@ -91,9 +93,19 @@ def test_a_checkpoint_of_another_frame_is_not_gone_on_with(tmp_path: Path) -> No
     lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(40)
     contexts = contexts_to_read(corpus, 10_000)
     for settings in (SETTINGS, IndexSettings(index_tokens=10_000, top_contexts=5)):
-        frame, _ = make_frame(lm, sae, corpus, contexts, settings)  # type: ignore[arg-type]
-        shard = scan(lm, sae, corpus, contexts, frame, checkpoint=tmp_path / "i.pt")  # type: ignore[arg-type]
+        frame, *_ = make_frame(lm, sae, corpus, contexts, settings)  # type: ignore[arg-type]
+        with Saver(tmp_path / "i.pt") as saver:
+            shard = scan(lm, sae, corpus, contexts, frame, saver=saver)  # type: ignore[arg-type]
         assert same(shard.state(), scan(lm, sae, corpus, contexts, frame).state())  # type: ignore[arg-type]
+
+
+def test_the_rows_of_every_table_lie_in_its_order(tmp_path: Path) -> None:
+    build(ToyModel(), toy_sae(), toy_corpus(60), SETTINGS, tmp_path / "b.duckdb", provenance={})  # type: ignore[arg-type]
+    with duckdb.connect(str(tmp_path / "b.duckdb"), read_only=True) as con:
+        for name, (_, order) in TABLES.items():
+            query = (f"SELECT coalesce(bool_and(n = place), true) FROM (SELECT rowid AS place,"
+                     f" row_number() OVER (ORDER BY {order}) - 1 AS n FROM {name})")
+            assert con.execute(query).fetchone() == (True,), name
 
 
 def test_a_build_is_never_overwritten(tmp_path: Path) -> None:
@@ -103,19 +115,23 @@ def test_a_build_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="immutable"):
         build(lm, toy_sae(seed=1), corpus, SETTINGS, path, provenance={})  # type: ignore[arg-type]
     assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["b.duckdb"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.arrow", "b.duckdb"]
 
 
 def test_a_failure_while_writing_leaves_no_build(tmp_path: Path) -> None:
     lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(20)
     contexts = contexts_to_read(corpus, 10_000)
-    frame, _ = make_frame(lm, sae, corpus, contexts, SETTINGS)  # type: ignore[arg-type]
+    frame, *_ = make_frame(lm, sae, corpus, contexts, SETTINGS)  # type: ignore[arg-type]
     shard = scan_shard(lm, sae, corpus, contexts, frame, TokenClasses.of(lm.vocabulary()[0]))  # type: ignore[arg-type]
-    tables, added = make_tables(lm, sae, corpus, contexts, shard, frame, SETTINGS)  # type: ignore[arg-type]
-    tables["sample"] = pa.table({"no such column": [1]})
+
+    def fail() -> None:
+        with new_build(tmp_path / "b.duckdb", sort=False) as write:
+            make_tables(lm, sae, corpus, contexts, shard, frame, SETTINGS, write)  # type: ignore[arg-type]
+            write("latent_edges", pa.table({"no such column": [1]}))
+
     with pytest.raises(duckdb.Error):
-        write_build(tmp_path / "b.duckdb", tables, added)
-    assert not (tmp_path / "b.duckdb").exists()
+        fail()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_contexts_of_one_text_token_and_an_sae_that_never_fires(tmp_path: Path) -> None:

@@ -1,0 +1,146 @@
+"""What a latent's page shows at first, one Arrow row a latent, mapped into memory.
+
+DuckDB takes milliseconds to plan a query and fetch a few rows; a page asks for its own latent, its
+contexts and the strongest context of thirty others.  So these lie beside the build once more, in
+`<build>.arrow`: all columns of `latent`, and those of `context`, cut to short windows, as lists of
+the name `context.<column>`.  It is made from the build; where it is missing, DuckDB answers.
+
+Shapes: N contexts of a batch of latents, T tokens and M firings in them, W places of a window.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+WINDOW = (25, 19)  # tokens kept before and after the peak: one more than a page shows tells that text goes on
+_BATCH = 4096  # latents of a record batch: latent n is in batch n // _BATCH
+_PREFIX = "context."
+
+
+def glance_path(build: Path) -> Path:
+    """Where it lies beside the build file `build`."""
+    return build.with_suffix(".arrow")
+
+
+def write_glance(con: duckdb.DuckDBPyConnection, path: Path, made_of: str) -> None:
+    """Write `path` from the attached database `build`, whose tables are filled.  `made_of`: what `Glance.open` asks."""
+    (top, own_edges, tokens), = con.execute(
+        "SELECT (SELECT max(latent) FROM build.latent), (SELECT count(*) FROM build.latent_edges),"
+        " (SELECT max(token) FROM build.token)").fetchall()
+    source = "build.latent LEFT JOIN build.latent_edges USING (latent)" if own_edges else "build.latent"
+    token_type = pa.uint16() if (tokens or 0) < 1 << 16 else pa.int32()
+    with pa.OSFile(str(path), "wb") as file:
+        writer = None
+        for start in range(0, (-1 if top is None else top) + 1, _BATCH):
+            among = f"WHERE latent >= {start} AND latent < {start + _BATCH} ORDER BY latent"
+            latents, contexts = (con.sql(query).to_arrow_table().combine_chunks() for query in (
+                f"SELECT * FROM {source} {among}", f"SELECT * FROM build.context {among}, band, rank"))
+            batch = _batch(latents, _cut(contexts, token_type))
+            writer = writer or pa.ipc.new_file(file, batch.schema.with_metadata({"made_of": made_of}))
+            writer.write_table(batch)
+        if writer is not None:
+            writer.close()
+
+
+def _batch(latents: pa.Table, contexts: pa.Table) -> pa.Table:
+    """The contexts of each latent as lists in its row."""
+    numbers = contexts["latent"].to_numpy()
+    first = np.searchsorted(numbers, latents["latent"].to_numpy()).astype(np.int32)
+    offsets = pa.array(np.append(first, np.int32(len(numbers))))
+    lists = {f"{_PREFIX}{name}": pa.ListArray.from_arrays(offsets, _array(contexts[name]))
+             for name in contexts.column_names}
+    return pa.table({**{name: latents[name] for name in latents.column_names}, **lists})
+
+
+def _cut(contexts: pa.Table, token_type: pa.DataType) -> pa.Table:
+    """The contexts with `WINDOW` around the peak instead of all that is kept."""
+    tokens, pos = _array(contexts["tokens"]), _array(contexts["pos"])
+    begin_N, end_N = _bounds(tokens)
+    peak_N = contexts["peak"].to_numpy().astype(np.int64)
+    low_N = np.maximum(peak_N - WINDOW[0], 0)
+    n_N = np.minimum(peak_N + WINDOW[1] + 1, end_N - begin_N) - low_N
+    offset_N = np.concatenate([[0], np.cumsum(n_N)])
+    in_window_W = np.arange(sum(WINDOW) + 1)
+    at_T = ((begin_N + low_N)[:, None] + in_window_W)[in_window_W < n_N[:, None]]
+
+    fired_begin_N, fired_end_N = _bounds(pos)
+    context_M = np.repeat(np.arange(len(n_N)), fired_end_N - fired_begin_N)
+    pos_M = pos.flatten().to_numpy().astype(np.int64) - low_N[context_M]
+    kept_M = (pos_M >= 0) & (pos_M < n_N[context_M])
+    fired_N = np.concatenate([[0], np.cumsum(np.bincount(context_M[kept_M], minlength=len(n_N)))])
+
+    def listed(offsets: np.ndarray, values: Any) -> pa.ListArray:
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
+
+    start_N = contexts["start"].to_numpy().astype(np.float64) + low_N  # NaN: unknown
+    new = {
+        "start": pa.array(np.nan_to_num(start_N).astype(np.int32), mask=np.isnan(start_N)),
+        "peak": pa.array(peak_N - low_N, pa.uint16()),
+        "tokens": listed(offset_N, pa.array(tokens.values.to_numpy()[at_T], token_type)),
+        "pos": listed(fired_N, pa.array(pos_M[kept_M], pa.uint16())),
+        "val": listed(fired_N, pa.array(_array(contexts["val"]).flatten().to_numpy()[kept_M]))}
+    return pa.table({name: new.get(name, contexts[name]) for name in contexts.column_names})
+
+
+def _array(column: pa.ChunkedArray) -> Any:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+
+
+def _bounds(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    return offsets[:-1], offsets[1:]
+
+
+class Glance:
+    """The file, open.  Used by many threads at once."""
+
+    def __init__(self, batches: list[pa.RecordBatch]) -> None:
+        n = sum(not name.startswith(_PREFIX) for name in batches[0].schema.names)
+        self._latents = [batch.select(batch.schema.names[:n]) for batch in batches]
+        self._numbers = [batch.column("latent").to_numpy() for batch in batches]
+        self._contexts, self._first = [], []
+        for batch in batches:
+            lists = batch.columns[n:]
+            names = [name.removeprefix(_PREFIX) for name in batch.schema.names[n:]]
+            self._contexts.append(pa.StructArray.from_arrays([column.values for column in lists], names))
+            self._first.append(lists[0].offsets.to_numpy())
+
+    @classmethod
+    def open(cls, build: Path, made_of: str) -> Glance | None:
+        """That of a build file, or None where it has none or one that was made of something else."""
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(glance_path(build))))
+            if reader.schema.metadata != {b"made_of": made_of.encode()}:
+                return None
+            return cls([reader.get_batch(i) for i in range(reader.num_record_batches)])
+        except (OSError, pa.ArrowInvalid):
+            return None
+
+    def latent(self, latent: int) -> dict[str, Any] | None:
+        """The latent's row of `latent`, with the columns of `latent_edges` where the build has any."""
+        b, i = self._place(latent)
+        return None if i is None else self._latents[b].slice(i, 1).to_pylist()[0]
+
+    def contexts(self, latent: int, most: int | None = None) -> list[dict[str, Any]]:
+        """Its rows of `context` by band and rank (the first `most`), cut to `WINDOW` around the peak."""
+        b, i = self._place(latent)
+        if i is None:
+            return []
+        first, end = self._first[b][i : i + 2].tolist()
+        n = end - first if most is None else min(most, end - first)
+        rows: list[dict[str, Any]] = self._contexts[b].slice(first, n).to_pylist()
+        return rows
+
+    def _place(self, latent: int) -> tuple[int, int | None]:
+        """Its batch, and its row there if it has one."""
+        b = latent // _BATCH
+        if not 0 <= b < len(self._numbers):
+            return b, None
+        numbers = self._numbers[b]
+        i = int(np.searchsorted(numbers, latent))
+        return b, i if i < len(numbers) and numbers[i] == latent else None

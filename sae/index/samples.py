@@ -1,0 +1,85 @@
+"""Whole contexts with the L0 and the strongest latents of every position, BOS included.
+
+Shapes: B positions, one after another; N (position, latent) pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from sae.autoencoder import Autoencoder
+from sae.corpus import Corpus
+from sae.index.classes import TokenClasses
+from sae.index.contexts import window_tokens
+from sae.index.extremes import Extremes
+from sae.index.pairs import rank_within
+from sae.index.scan import encode
+from sae.index.shard import Firings, Tokens
+from sae.lm import LanguageModel
+
+SAMPLES = 48
+LATENTS = 12  # listed of each position
+
+
+@dataclass
+class Strongest:
+    """Of the positions of some contexts how many latents are active, and those listed, strongest first."""
+
+    contexts: int
+    l0_B: Tensor
+    latent_N: Tensor  # as many a position as its L0 and the list allow
+    value_N: Tensor
+
+    @classmethod
+    def of(cls, firings: Firings, tokens: Tokens) -> Strongest:
+        """Of what one forward pass gave."""
+        token_N = torch.arange(len(tokens.l0_B)).repeat_interleave(tokens.l0_B)
+        order = torch.argsort(firings.value_N, descending=True, stable=True)
+        order = order[torch.argsort(token_N[order], stable=True)]
+        listed = order[rank_within(token_N) < LATENTS]
+        return cls(int((tokens.position_B == 0).sum()), tokens.l0_B, firings.latent_N[listed], firings.value_N[listed])
+
+
+def sample_tables(
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, extremes: Extremes,
+    read: Sequence[Strongest], check: Callable[[], None],
+) -> dict[str, pa.Table]:
+    """The tables of the samples.  `read` is known already: of the first contexts.
+
+    Those of any kind are the first of the scan's order, which is a shuffle of the text: the same for
+    every SAE that is indexed over this text, so that two SAEs can be shown side by side.
+    """
+    kinds = {"any": contexts[:SAMPLES], "fewest": extremes.fewest().numpy(), "most": extremes.most().numpy()}
+    chosen = np.concatenate(list(kinds.values()))
+    passes = list(read)
+    unread = chosen[sum(part.contexts for part in passes) :]
+    for firings, tokens, _ in encode(lm, sae, corpus, unread, TokenClasses.of(lm.vocabulary()[0])):
+        check()
+        passes.append(Strongest.of(firings, tokens))
+    l0_B, latent_N, value_N = (torch.cat([getattr(part, name) for part in passes])
+                               for name in ("l0_B", "latent_N", "value_N"))
+    length = corpus.length[chosen].astype(np.int64)
+    listed = _offsets(l0_B.clamp(max=LATENTS).numpy())
+    number = np.arange(len(chosen), dtype=np.int32)
+    return {
+        "sample": pa.table({
+            "sample": number, "kind": [kind for kind, some in kinds.items() for _ in some], "ctx": chosen,
+            "doc": corpus.doc[chosen], "doc_offset": corpus.offset[chosen],
+            "tokens": window_tokens(corpus, chosen, np.zeros_like(length), length),
+            "l0": pa.ListArray.from_arrays(_offsets(length), l0_B.int().numpy())}),
+        "sample_latent": pa.table({
+            "sample": np.repeat(number, length),
+            "position": np.concatenate([np.arange(n, dtype=np.int32) for n in length]),
+            "latents": pa.ListArray.from_arrays(listed, latent_N.int().numpy()),
+            "acts": pa.ListArray.from_arrays(listed, value_N.numpy())}),
+    }
+
+
+def _offsets(size: np.ndarray) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(size)]), pa.int32())

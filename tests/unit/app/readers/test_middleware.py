@@ -1,0 +1,110 @@
+"""Which requests go to the readers: reads that come while another one is answered, and none else."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from starlette.types import Message, Receive, Scope, Send
+
+from app.readers.middleware import ToReaders
+
+
+class FakeReaders:
+    """Answers with 203, or has nobody free."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.there = True
+
+    async def ask(self, scope: Scope) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:
+        self.asked.append(scope["path"])
+        return (203, [(b"x-by", b"reader")], b"read") if self.there else None
+
+
+class Program:
+    """The server's own app; answers once it may."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.paths: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.paths.append(scope["path"])
+        await self.go.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"own"})
+
+
+def router(*paths: str) -> list[APIRoute]:
+    made = APIRouter()
+    for path in paths:
+        made.add_api_route(path, lambda: None, methods=["GET"])
+    made.add_api_route("/{model}/{name}/label", lambda: None, methods=["POST"])
+    return [route for route in made.routes if isinstance(route, APIRoute)]
+
+
+async def ask(
+    app: ToReaders, readers: FakeReaders | None, path: str, method: str = "GET",
+) -> tuple[int, bytes, APIRoute | None]:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        raise AssertionError("a request without a body was read")
+
+    app_of_scope = SimpleNamespace(state=SimpleNamespace(readers=readers))
+    scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "app": app_of_scope}
+    await app(scope, receive, send)
+    return sent[0]["status"], sent[1]["body"], scope.get("route")
+
+
+@pytest.mark.parametrize(("path", "method", "reads"), [
+    ("/demo/sae/7", "GET", True), ("/", "GET", True), ("/demo/sae/7", "POST", False), ("/runs/7", "GET", False),
+    ("/demo/sae/7/label", "POST", False), ("/demo/sae/7.npy", "GET", False), ("/static/css/a.css", "GET", False),
+    ("/nothing/of/any/route/at/all", "GET", False),
+])
+def test_reads_go_to_the_readers_while_the_server_is_busy(path: str, method: str, reads: bool) -> None:
+    own, pages = router("/runs/{run}", "/{model}/{name}/{number}.npy"), router("/", "/{m}/{n}", "/{m}/{n}/{number}")
+
+    async def go() -> None:
+        readers, program = FakeReaders(), Program()
+        app = ToReaders(program, [*own, *pages], pages)
+        first = asyncio.create_task(ask(app, readers, "/demo/sae/1"))
+        await asyncio.sleep(0)
+        assert (program.paths, readers.asked) == (["/demo/sae/1"], [])  # it came alone
+        second = asyncio.create_task(ask(app, readers, path, method))
+        await asyncio.sleep(0)
+        assert readers.asked == [path] * reads
+        program.go.set()
+        status, body, route = await second
+        assert (status, body) == ((203, b"read") if reads else (200, b"own"))
+        assert (route is not None) == reads
+        assert route is None or route.path_regex.match(path)
+        assert (await first)[:2] == (200, b"own")
+        assert (await ask(app, readers, path, method))[0] == 200  # alone again
+
+    asyncio.run(go())
+
+
+def test_the_server_answers_where_no_reader_does() -> None:
+    pages = router("/{m}/{n}")
+
+    async def go() -> None:
+        readers, program = FakeReaders(), Program()
+        readers.there = False
+        app = ToReaders(program, pages, pages)
+        both = [asyncio.create_task(ask(app, readers, "/a/b")), asyncio.create_task(ask(app, readers, "/c/d")),
+                asyncio.create_task(ask(app, None, "/e/f"))]
+        await asyncio.sleep(0.01)
+        program.go.set()
+        assert [answer[:2] for answer in await asyncio.gather(*both)] == [(200, b"own")] * 3
+        assert readers.asked == ["/c/d"]
+
+    asyncio.run(go())
