@@ -128,14 +128,19 @@ class Autoencoder:
         if not share:
             codes = self.codes(x_BD)
             return codes, codes.where(torch.zeros_like(codes.token_N, dtype=torch.bool))
-        active, misses = [], []
-        for pre_BL in self.products(x_BD):
-            active.append(self.sparsity.select(pre_BL))
-            border = self.sparsity.border(active[-1]).to(pre_BL.device)
-            bias = self.b_enc_L if border.ndim < 2 else 0.0
-            near = entries_above(pre_BL, border - share * (border - bias).clamp(min=0.0))
-            misses.append(near.where(~torch.isin(_flat(near), _flat(active[-1]))))
-        return self._in_units(Codes.concatenate(active)), self._in_units(Codes.concatenate(misses))
+        parts = [self._active_and_near(pre_BL, share) for pre_BL in self.products(x_BD)]
+        active, misses = (Codes.concatenate(list(column)) for column in zip(*parts, strict=True))
+        return self._in_units(active), self._in_units(misses)
+
+    def _active_and_near(self, pre_BL: Tensor, share: float) -> tuple[Codes, Codes]:
+        """The active pairs and the near misses of a product."""
+        if self.sparsity.independent:  # one look at the product finds both
+            near = entries_above(pre_BL, _lowered(self.sparsity.border().to(pre_BL.device), self.b_enc_L, share))
+            active, active_N = self.sparsity.among(near)
+            return active, near.where(~active_N)
+        active = self.sparsity.select(pre_BL)
+        near = entries_above(pre_BL, _lowered(self.sparsity.border(active), 0.0, share))
+        return active, near.where(~_found(active, near))
 
     def _in_units(self, codes: Codes) -> Codes:
         """The same with values in units of a unit-norm decoder."""
@@ -214,8 +219,19 @@ class Autoencoder:
         return cls({name: tensor.float() for name, tensor in tensors.items()}, config)
 
 
-def _flat(codes: Codes) -> Tensor:
-    return codes.token_N * codes.n_latents + codes.latent_N
+def _lowered(border: Tensor, bias: Tensor | float, share: float) -> Tensor:
+    """What lacks `share` of the way from the bias to the border."""
+    return border - share * (border - bias).clamp(min=0.0)
+
+
+def _found(some: Codes, among: Codes) -> Tensor:
+    """Which pairs of `among`, sorted by token and latent, are pairs of `some`."""
+    found_N = torch.zeros_like(among.token_N, dtype=torch.bool)
+    if len(found_N):
+        flat_N, wanted_M = (codes.token_N * codes.n_latents + codes.latent_N for codes in (among, some))
+        place_M = torch.searchsorted(flat_N, wanted_M).clamp(max=len(flat_N) - 1)
+        found_N[place_M[flat_N[place_M] == wanted_M]] = True
+    return found_N
 
 
 def read_config(folder: Path) -> dict[str, Any]:

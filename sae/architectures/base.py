@@ -108,10 +108,19 @@ class Sparsity(ABC):
         Where the rule is `independent`, the columns may be those of some `latents` only.
         """
 
-    def border(self, codes: Codes) -> Tensor:
+    def border(self, codes: Codes | None = None) -> Tensor:
         """What a pre-activation has to exceed (or reach) to be active, where `codes` are those that are: one number,
-        one a latent [L] or one a token [B, 1]."""
+        one a latent [L] or one a token [B, 1].  A rule that is `independent` need not know the codes."""
         return torch.zeros(())
+
+    def among(self, codes: Codes) -> tuple[Codes, Tensor]:
+        """Of pairs with their pre-activations: those that are active, with their values, and which they are, [N].
+
+        For a rule that is `independent`: what `select` finds, if all pairs above the border are among these.
+        """
+        border = self.border().to(codes.value_N.device)
+        active_N = codes.value_N > (border if border.ndim == 0 else border[codes.latent_N])
+        return codes.where(active_N), active_N
 
     # ---- in training
 

@@ -72,12 +72,15 @@ class BatchTopK(Sparsity):
         self.threshold = float(tensors["threshold"]) if "threshold" in tensors else None
 
     def select(self, pre_BL: Tensor, latents: Tensor | None = None) -> Codes:
+        return above_threshold(pre_BL, self._known_threshold())
+
+    def border(self, codes: Codes | None = None) -> Tensor:
+        return torch.tensor(max(self._known_threshold(), 0.0))
+
+    def _known_threshold(self) -> float:
         if self.threshold is None:
             raise ValueError("this BatchTopK SAE has no threshold yet: train or calibrate it first")
-        return above_threshold(pre_BL, self.threshold)
-
-    def border(self, codes: Codes) -> Tensor:
-        return torch.tensor(max(self.threshold or 0.0, 0.0))
+        return self.threshold
 
     def observe(self, codes: Codes) -> None:
         """Add this batch's smallest kept activation to the mean; batches with none are passed over."""

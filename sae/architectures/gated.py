@@ -57,6 +57,12 @@ class Gated(Sparsity):
         value_N = (gate.value_N - b_gate_L[gate.latent_N]) * gain_L[gate.latent_N] + b_mag_L[gate.latent_N]
         return gate.with_values(value_N).where(value_N > 0)
 
+    def among(self, codes: Codes) -> tuple[Codes, Tensor]:
+        latent_N = codes.latent_N
+        value_N = (codes.value_N - self.b_gate_L[latent_N]) * self.r_mag_L.exp()[latent_N] + self.b_mag_L[latent_N]
+        active_N = (codes.value_N > 0) & (value_N > 0)
+        return codes.with_values(value_N).where(active_N), active_N
+
     # ---- in training
 
     def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:

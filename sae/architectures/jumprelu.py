@@ -55,7 +55,7 @@ class JumpReLU(Sparsity):
     def select(self, pre_BL: Tensor, latents: Tensor | None = None) -> Codes:
         return above_threshold(pre_BL, self.theta_L if latents is None else self.theta_L[latents])
 
-    def border(self, codes: Codes) -> Tensor:
+    def border(self, codes: Codes | None = None) -> Tensor:
         return self.theta_L.detach().clamp(min=0.0)
 
     # ---- in training

@@ -35,8 +35,9 @@ class TopK(Sparsity):
     def select(self, pre_BL: Tensor, latents: Tensor | None = None) -> Codes:
         return row_topk(pre_BL, self.k)
 
-    def border(self, codes: Codes) -> Tensor:
+    def border(self, codes: Codes | None = None) -> Tensor:
         """The k-th largest of each token; 0 where fewer are positive."""
+        assert codes is not None
         least_B = torch.full((codes.n_tokens,), torch.inf, device=codes.value_N.device)
         least_B.scatter_reduce_(0, codes.token_N, codes.value_N, "amin")
         return torch.where(codes.l0_B() < self.k, 0.0, least_B)[:, None]

@@ -36,7 +36,8 @@ class PairCounts:
         key, start = _runs(key_N.numpy() >> 1)
         n = np.diff(start, append=len(order))
         return cls(torch.from_numpy(key), torch.from_numpy(n),
-                   torch.from_numpy(np.add.reduceat(held, start, dtype=np.int64)), _largest(value_N[order], start))
+                   torch.from_numpy(np.add.reduceat(held, start, dtype=np.int64)),
+                   _largest(value_N.index_select(0, order), start))
 
     def merge(self, other: PairCounts) -> PairCounts:
         order = merged_order(torch.cat([self.key_N, other.key_N]))

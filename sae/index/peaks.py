@@ -47,19 +47,20 @@ class Peaks:
     def find(cls, latent_M: Tensor, context_M: Tensor, position_M: Tensor, value_M: Tensor, bin_M: Tensor) -> Peaks:
         """The peaks among firings, with all firings as payload."""
         key_M = latent_M << _CONTEXT_BITS | context_M
-        order = stable_argsort(key_M)  # firings come in order of position
-        key_M, position_M, value_M, bin_M = key_M[order], position_M[order].int(), value_M[order], bin_M[order].int()
+        # Firings come in order of position.  Sorted are numbers as small as they can be, in the order of the keys.
+        context_R, size_R = torch.unique_consecutive(context_M, return_counts=True)
+        distinct, rank_R = torch.unique(context_R, return_inverse=True)
+        order = stable_argsort(latent_M * len(distinct) + rank_R.repeat_interleave(size_R))
+        key_M, position_M, value_M = (column.index_select(0, order) for column in (key_M, position_M.int(), value_M))
         first = _first_strongest(key_M, value_M)
-        return cls(key_M[first], position_M[first], value_M[first], bin_M[first], key_M, position_M, value_M)
+        return cls(key_M[first], position_M[first], value_M[first], bin_M[order[first]].int(),
+                   key_M, position_M, value_M)
 
     @classmethod
-    def of_silence(
-        cls, latent_M: Tensor, context_M: Tensor, position_M: Tensor, value_M: Tensor, firing: Peaks
-    ) -> Peaks:
-        """The peaks among near misses, in contexts in which the latent never fires; without a payload."""
+    def alone(cls, latent_M: Tensor, context_M: Tensor, position_M: Tensor, value_M: Tensor) -> Peaks:
+        """The peaks without a payload, all of one bin."""
         found = cls.find(latent_M, context_M, position_M, value_M, torch.zeros_like(latent_M))
-        silent = ~torch.isin(found.key_N, firing.key_N)
-        return cls(found.key_N[silent], found.position_N[silent], found.value_N[silent], found.bin_N[silent],
+        return cls(found.key_N, found.position_N, found.value_N, found.bin_N,
                    found.payload_key_M[:0], found.payload_position_M[:0], found.payload_value_M[:0])
 
     def merge(self, other: Peaks) -> Peaks:
@@ -75,15 +76,17 @@ class Peaks:
 
     def prune(self, n_strong: int, n_bin: int, n_bins: int) -> Peaks:
         """Keep what the two rules keep, and the payload of that."""
-        keep = self.strength_rank() < n_strong
-        keep |= self.sample_rank(self.latent_N * n_bins + self.bin_N) < n_bin
-        payload = keep[:0]
+        keep = self.sample_rank(self.latent_N * n_bins + self.bin_N) < n_bin
+        if n_strong:
+            keep |= self.strength_rank() < n_strong
+        payload = torch.zeros(0, dtype=torch.int64)
         if len(self.payload_key_M):  # then every row has its run there, in the same order
             start = np.flatnonzero(np.diff(self.payload_key_M.numpy(), prepend=-1))
             size = np.diff(start, append=len(self.payload_key_M))
-            payload = torch.from_numpy(np.repeat(keep.numpy(), size))
+            payload = torch.from_numpy(np.flatnonzero(np.repeat(keep.numpy(), size)))
         return Peaks(self.key_N[keep], self.position_N[keep], self.value_N[keep], self.bin_N[keep],
-                     self.payload_key_M[payload], self.payload_position_M[payload], self.payload_value_M[payload])
+                     *(column.index_select(0, payload) for column in (
+                         self.payload_key_M, self.payload_position_M, self.payload_value_M)))
 
     def strength_rank(self) -> Tensor:
         """Place of each row among its latent's peaks, strongest first; ties: the lowest context."""

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sae.activations import context_batches
 from sae.autoencoder import Autoencoder
@@ -16,13 +17,14 @@ from sae.corpus import Corpus
 from sae.index.classes import TokenClasses
 from sae.index.crew import at_once, crew
 from sae.index.shard import Firings, Frame, Misses, Shard, Tokens
+from sae.kernels.codes import Codes
 from sae.lm import LanguageModel
+from sae.reader import reader
 from sae.records import CLASSES, NEAR
 
 SHARD_TOKENS = 65_536
 _CPU_PASS = 2048  # tokens of a forward pass on a CPU: what its layers make stays in the cache
 T = TypeVar("T", Firings, Tokens, Misses)
-Rows = TypeVar("Rows", Firings, Misses)
 
 
 def scan(
@@ -80,12 +82,12 @@ def scan_shard(
     """The aggregates of some contexts, all at once."""
     batches: list[tuple[Firings, Tokens, Misses]] = []
     n_tokens = 0
-    for batch in encode(lm, sae, corpus, contexts, classes, NEAR if frame.n_near else 0.0):
-        batches.append(batch)
-        n_tokens += int((batch[1].position_B > 0).sum())
+    for firings, tokens, misses in encode(lm, sae, corpus, contexts, classes, NEAR if frame.n_near else 0.0):
+        batches.append((_counted(firings), tokens, misses))
+        n_tokens += int((tokens.position_B > 0).sum())
         update(n_tokens)
     firings, tokens, misses = (_joined(list(column)) for column in zip(*batches, strict=True))
-    return Shard.of(frame, len(contexts), _counted(firings), tokens, _counted(misses))
+    return Shard.of(frame, len(contexts), firings, tokens, misses)
 
 
 def _joined(parts: list[T]) -> T:
@@ -93,22 +95,31 @@ def _joined(parts: list[T]) -> T:
     return type(parts[0])(*(torch.cat(column) for column in zip(*(vars(part).values() for part in parts), strict=True)))
 
 
-def _counted(rows: Rows) -> Rows:
-    """All but those of BOS."""
-    counted = rows.position_N > 0
-    return type(rows)(*(column[counted] for column in vars(rows).values()))
+def _counted(firings: Firings) -> Firings:
+    """All but those on BOS."""
+    kept = (firings.position_N > 0).nonzero().squeeze(1)
+    return Firings(*(column.index_select(0, kept) for column in vars(firings).values()))
+
+
+def _in_silence(misses: Codes, firings: Codes, row_B: Tensor, position_B: Tensor) -> Codes:
+    """The near misses on counted tokens of those rows of a pass in which the latent fires on none of them."""
+    counted_N = position_B[firings.token_N] > 0
+    fires_PL = torch.zeros(int(row_B[-1]) + 1, firings.n_latents, dtype=torch.bool, device=row_B.device)
+    fires_PL[row_B[firings.token_N[counted_N]], firings.latent_N[counted_N]] = True
+    fires = fires_PL[row_B[misses.token_N], misses.latent_N]
+    return misses.where(~fires & (position_B[misses.token_N] > 0))
 
 
 def encode(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, classes: TokenClasses, near: float = 0.0,
 ) -> Iterator[tuple[Firings, Tokens, Misses]]:
-    """Firings, tokens and near misses (those that lack less than `near`, none by default) of each forward pass,
-    BOS included, on the CPU."""
+    """Firings and tokens of each forward pass, BOS included, and near misses (those that lack less than `near`, none
+    by default) on counted tokens, on the CPU."""
     pass_tokens = {"max_tokens": _CPU_PASS} if lm.device.type == "cpu" else {}
+    read = reader(lm, list(dict.fromkeys([sae.hook, sae.out_hook])))
     for rows, tokens_PS, real_PS in context_batches(corpus, contexts, **pass_tokens):
         real_on_device = real_PS.to(lm.device)
-        sites = list(dict.fromkeys([sae.hook, sae.out_hook]))
-        read_BD, *rest = (x_PSD[real_on_device] for x_PSD in lm.activations_at(tokens_PS.to(lm.device), sites))
+        read_BD, *rest = (x_PSD[real_on_device] for x_PSD in read(tokens_PS.to(lm.device)))
         x_BD = rest[0] if rest else read_BD
         codes, silent = sae.codes_and_misses(read_BD, near)
         error_B = (x_BD - sae.decode(codes, read_BD)).square().sum(dim=1)
@@ -121,8 +132,9 @@ def encode(
             context_B=torch.from_numpy(rows)[row_B], position_B=position_B, token_B=tokens_PS[real_PS],
             previous_B=torch.roll(tokens_PS, 1, dims=1)[real_PS], next_B=next_PS[real_PS],
             classes_B=classes_PS[real_PS], l0_B=codes.l0_B().cpu(), x_BD=x_BD.cpu(), error_B=error_B.cpu())
+        silent = _in_silence(silent, codes, row_B.to(lm.device), position_B.to(lm.device))
         at_N, at_M = codes.token_N.cpu(), silent.token_N.cpu()
         misses = Misses(silent.latent_N.cpu(), silent.value_N.cpu(), tokens.context_B[at_M], position_B[at_M])
-        yield Firings(
-            codes.latent_N.cpu(), codes.value_N.cpu(), tokens.context_B[at_N], position_B[at_N], tokens.token_B[at_N],
-            tokens.previous_B[at_N], tokens.next_B[at_N], tokens.l0_B[at_N], tokens.classes_B[at_N]), tokens, misses
+        yield Firings(codes.latent_N.cpu(), codes.value_N.cpu(), *(column_B.index_select(0, at_N) for column_B in (
+            tokens.context_B, position_B, tokens.token_B, tokens.previous_B, tokens.next_B, tokens.l0_B,
+            tokens.classes_B))), tokens, misses

@@ -74,7 +74,7 @@ class Firings:
 
 @dataclass
 class Misses:
-    """Pairs that nearly fired, with their pre-activations."""
+    """Pairs that nearly fired, with their pre-activations, in contexts in which the latent never fires."""
 
     latent_N: Tensor
     value_N: Tensor
@@ -141,10 +141,11 @@ class Shard:
         latent_N, value_N = firings.latent_N, firings.value_N
         edges = torch.tensor(frame.hist_edges, dtype=torch.float32)
         bin_N = torch.bucketize(value_N, edges)
-        place_N = firings.position_N * frame.position_bins // S
+        place_N = (torch.arange(S) * frame.position_bins // S).index_select(0, firings.position_N)
         peaks = Peaks.find(latent_N, firings.context_N, firings.position_N, value_N, bin_N)
         held_N = held_out(firings.context_N)
         has_next = firings.next_N >= 0
+        with_next = has_next.nonzero().squeeze(1)
         bos = every.position_B == 0
         tokens = Tokens(*(column[~bos] for column in vars(every).values()))
         held_B = held_out(tokens.context_B)
@@ -152,8 +153,11 @@ class Shard:
         relative_N = value_N.double() / frame.unit
         norm_B = tokens.x_BD.norm(dim=1)
 
-        def pairs(token_N: Tensor, where: Tensor | slice = slice(None)) -> PairCounts:
-            return PairCounts.count(latent_N[where], token_N[where], value_N[where], held_N[where], V)
+        def pairs(token_N: Tensor, where: Tensor | None = None) -> PairCounts:
+            columns = (latent_N, token_N, value_N, held_N)
+            if where is not None:
+                columns = tuple(column.index_select(0, where) for column in columns)  # type: ignore[assignment]
+            return PairCounts.count(*columns, V)
 
         return cls(
             contexts=contexts,
@@ -182,9 +186,9 @@ class Shard:
             x_SD=_vector_sums(tokens.position_B, tokens.x_BD, frame.norm_unit, S),
             tokens=pairs(firings.token_N),
             previous=pairs(firings.previous_N),
-            nexts=pairs(firings.next_N, has_next),
+            nexts=pairs(firings.next_N, with_next),
             peaks=peaks.prune(frame.n_strong, frame.n_bin, frame.n_bins),
-            near=Peaks.of_silence(misses.latent_N, misses.context_N, misses.position_N, misses.value_N, peaks).prune(
+            near=Peaks.alone(misses.latent_N, misses.context_N, misses.position_N, misses.value_N).prune(
                 0, frame.n_near, 1),
             company=Company.find(firings.context_N * S + firings.position_N, latent_N).prune(SAMPLED),
             extremes=Extremes.find(tokens.context_B, tokens.l0_B, least=S // 2).prune(),

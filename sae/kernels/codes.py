@@ -60,7 +60,8 @@ class Codes:
     def where(self, keep_N: Tensor) -> Codes:
         """The pairs for which `keep_N` holds."""
         kept = keep_N.nonzero().squeeze(1)
-        return Codes(self.token_N[kept], self.latent_N[kept], self.value_N[kept], self.n_tokens, self.n_latents)
+        return Codes(self.token_N.index_select(0, kept), self.latent_N.index_select(0, kept),
+                     self.value_N.index_select(0, kept), self.n_tokens, self.n_latents)
 
     def l0_B(self) -> Tensor:
         """How many latents are active on each token."""

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sae import autoencoder as engine
+from sae.architectures import REGISTRY
 from sae.autoencoder import Autoencoder
 from sae.errors import UserError
 
@@ -78,6 +79,45 @@ def test_pieces_of_a_large_batch_give_the_same_codes(
     assert [len(part) for part in sae.pieces(x_BD)] == [7, 7, 7, 7, 7, 5]
     torch.testing.assert_close(dense(sae, x_BD), whole, rtol=1e-5, atol=1e-5)
     assert sae.codes(x_BD[:0]).n_tokens == 0
+
+
+def of_eighths(architecture: str, seed: int) -> tuple[Autoencoder, Tensor]:
+    """An SAE of 32 latents and inputs in multiples of 1/8: every product is exact, and many are equal."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def eighths(*shape: int, low: int = -8) -> Tensor:
+        return torch.randint(low, 9, shape, generator=generator) / 8
+
+    own = {"batch_topk": {"threshold": torch.tensor([0.5])}, "matryoshka": {"threshold": torch.tensor([0.5])},
+           "jumprelu": {"threshold": eighths(32, low=0)},
+           "gated": {"r_mag": torch.zeros(32), "b_mag": eighths(32)}}.get(architecture, {})
+    sae = Autoencoder(
+        {"W_enc": eighths(32, 8), "b_enc": eighths(32), "W_dec": eighths(32, 8), "b_dec": eighths(8), **own},
+        {"architecture": architecture, "k": 3, "normalize": "none"})
+    return sae, eighths(20, 8)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("architecture", list(REGISTRY))
+def test_near_misses_are_what_lacks_little_and_is_silent(architecture: str, share: float) -> None:
+    for seed in range(20):
+        sae, x_BD = of_eighths(architecture, seed)
+        pre_BL, codes = sae.pre_activations(x_BD), sae.codes(x_BD)
+        active, misses = sae.codes_and_misses(x_BD, share)
+        for mine, theirs in zip(vars(active).values(), vars(codes).values(), strict=False):
+            assert torch.equal(mine, theirs) if isinstance(mine, Tensor) else mine == theirs
+        silent_BL = torch.ones_like(pre_BL, dtype=torch.bool)
+        silent_BL[codes.token_N, codes.latent_N] = False
+        bias: Tensor | float = sae.b_enc_L
+        if architecture == "topk":
+            border, bias = pre_BL.topk(3, dim=1).values[:, -1:].clamp(min=0), 0.0
+        elif architecture == "jumprelu":
+            border = sae.sparsity.tensors()["threshold"]
+        else:
+            border = torch.tensor(sae.sparsity.threshold or 0.0)
+        near_BL = silent_BL & (pre_BL > border - share * (border - bias).clamp(min=0)) & (share > 0)
+        assert torch.equal(torch.stack([misses.token_N, misses.latent_N], dim=1), near_BL.nonzero())
+        assert torch.equal(misses.value_N, pre_BL[near_BL])
 
 
 @pytest.mark.parametrize(("architecture", "normalize"), KINDS)
