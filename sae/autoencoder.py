@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from torch import Tensor
 from sae.architectures import REGISTRY, make
 from sae.errors import UserError
 from sae.kernels.codes import Codes
+from sae.kernels.screen import Screen, has_fast_bfloat16
 from sae.kernels.select import entries_above
 from sae.normalization import KINDS, Normalizer
 from sae.rundir import write_json
@@ -98,8 +100,12 @@ class Autoencoder:
 
     def pre_activations(self, x_BD: Tensor, out: Tensor | None = None) -> Tensor:
         """[B, L] float32, before selection."""
+        return torch.addmm(self.b_enc_L, self._read(x_BD), self.W_enc_LD.T, out=out)
+
+    def _read(self, x_BD: Tensor) -> Tensor:
+        """What the encoder's rows are multiplied with: [B, D]."""
         y_BD, _, _ = self.normalizer.apply(x_BD)
-        return torch.addmm(self.b_enc_L, y_BD - self.b_in_D, self.W_enc_LD.T, out=out)
+        return y_BD - self.b_in_D
 
     def pieces(self, x_BD: Tensor) -> Iterator[Tensor]:
         """`x_BD` in runs of rows for which the dense [B, L] product stays small."""
@@ -125,19 +131,39 @@ class Autoencoder:
 
         The values of these are their pre-activations.  With a share of 0 there are none.
         """
-        if not share:
+        if self.sparsity.independent:
+            border = _lowered(self.sparsity.border().to(x_BD.device), self.b_enc_L, share)
+            parts = [self._active_and_near(pair) for pair in self.pairs_above(x_BD, border)]
+        elif share:
+            parts = [self._competing(pre_BL, share) for pre_BL in self.products(x_BD)]
+        else:
             codes = self.codes(x_BD)
             return codes, codes.where(torch.zeros_like(codes.token_N, dtype=torch.bool))
-        parts = [self._active_and_near(pre_BL, share) for pre_BL in self.products(x_BD)]
         active, misses = (Codes.concatenate(list(column)) for column in zip(*parts, strict=True))
         return self._in_units(active), self._in_units(misses)
 
-    def _active_and_near(self, pre_BL: Tensor, share: float) -> tuple[Codes, Codes]:
-        """The active pairs and the near misses of a product."""
-        if self.sparsity.independent:  # one look at the product finds both
-            near = entries_above(pre_BL, _lowered(self.sparsity.border().to(pre_BL.device), self.b_enc_L, share))
-            active, active_N = self.sparsity.among(near)
-            return active, near.where(~active_N)
+    def pairs_above(self, x_BD: Tensor, bound: Tensor) -> Iterator[Codes]:
+        """For each of the pieces: the pairs whose pre-activation is above the bound, with it."""
+        kept_BL: Tensor | None = None
+        for part in self.pieces(x_BD):
+            pairs = self._screen.above(self._read(part), bound) if self._screen else None
+            if pairs is None:
+                if kept_BL is None:
+                    kept_BL = torch.empty(len(part), self.n_latents, device=part.device)
+                pairs = entries_above(self.pre_activations(part, kept_BL[: len(part)]), bound)
+            yield pairs
+
+    @cached_property
+    def _screen(self) -> Screen | None:
+        return Screen(self.W_enc_LD, self.b_enc_L) if self.device.type == "cpu" and has_fast_bfloat16() else None
+
+    def _active_and_near(self, pairs: Codes) -> tuple[Codes, Codes]:
+        """Where a latent decides alone: which of the pairs above the lowered border are active, and the others."""
+        active, active_N = self.sparsity.among(pairs)
+        return active, pairs.where(~active_N)
+
+    def _competing(self, pre_BL: Tensor, share: float) -> tuple[Codes, Codes]:
+        """The active pairs and the near misses of a product, where tokens compete."""
         active = self.sparsity.select(pre_BL)
         near = entries_above(pre_BL, _lowered(self.sparsity.border(active), 0.0, share))
         return active, near.where(~_found(active, near))
@@ -154,8 +180,7 @@ class Autoencoder:
         Where a latent decides alone only those rows are computed; TopK has to see all of them.
         """
         if self.sparsity.independent:
-            y_BD, _, _ = self.normalizer.apply(x_BD)
-            pre = torch.addmm(self.b_enc_L[latents], y_BD - self.b_in_D, self.W_enc_LD[latents].T)
+            pre = torch.addmm(self.b_enc_L[latents], self._read(x_BD), self.W_enc_LD[latents].T)
             active = self.sparsity.select(pre, latents)
             out = torch.zeros_like(pre)
             out[active.token_N, active.latent_N] = active.value_N
@@ -216,7 +241,8 @@ class Autoencoder:
         except Exception as error:  # safetensors raises its own kinds for truncated or foreign files
             raise UserError(f"sae: {folder / 'sae.safetensors'} cannot be read: {error}", "sae") from None
         _check_tensors(tensors, config, folder)
-        return cls({name: tensor.float() for name, tensor in tensors.items()}, config)
+        # Copied, for in the file they lie at any address, and gathering rows from such takes five times as long.
+        return cls({name: tensor.float().clone() for name, tensor in tensors.items()}, config)
 
 
 def _lowered(border: Tensor, bias: Tensor | float, share: float) -> Tensor:

@@ -110,14 +110,9 @@ class Codes:
             from sae.kernels.triton_codes import sampled_product
 
             return sampled_product(self.token_N, self.latent_N, x_BD, W_LD)
-        if x_BD.device.type == "cpu":
-            # What an embedding bag does for the gradient of its weights: a fifth faster than a sampled product.
-            dots_N: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-                x_BD, W_LD.detach(), self.latent_N, self.offset_B, self.token_N, 0)
-            return dots_N
         shape = (self.n_tokens, self.n_latents)
         pattern = _csr(self.offset_B, self.latent_N, torch.zeros_like(self.value_N), shape)
-        sampled_N: Tensor = torch.sparse.sampled_addmm(pattern, x_BD, W_LD.T, beta=0.0).values()
+        sampled_N: Tensor = torch.sparse.sampled_addmm(pattern, x_BD, W_LD.detach().T, beta=0.0).values()
         return sampled_N
 
     @cached_property

@@ -1,0 +1,86 @@
+"""Which pre-activations exceed a bound, without a float32 product of all of them.
+
+A processor that multiplies bfloat16 in hardware does it in half the time or less.  So all pairs are
+looked at in bfloat16, with a bound lowered by more than the rounding can be, and the few above it
+are computed in float32.  No pair is missed: with u = 2⁻⁸, the unit roundoff of bfloat16, and the
+products summed in float32,
+
+    |ŷ·ŵ − y·w| ≤ (2u + u²) Σ|y_i w_i| + rounding of the sums ≤ (2u + u² + D·2⁻²³) ‖y‖‖w‖
+
+and the result is rounded once more, by u of itself at the most.
+
+Shapes: B tokens, L latents, D width, C columns with those of the bias, N pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sae.kernels.codes import Codes
+from sae.kernels.scan import above
+from sae.kernels.select import entries_above
+
+_U = 2.0**-8
+_COLUMNS = 16  # a multiple of it suits matrix units
+_LEAST = 64  # tokens for which it is worth it
+_FAR = 2.0  # times the median norm: beyond it a token would lower the bound for all
+_MOST = 1 / 32  # of all pairs: where more have to be computed anyway, the float32 product is as good
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware."""
+    return any(getattr(torch.cpu, name, lambda: False)() for name in (
+        "_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+
+
+class Screen:
+    """An encoder, W [L, D] and b [L], ready to be looked through."""
+
+    def __init__(self, W_LD: Tensor, b_L: Tensor) -> None:
+        self.W_LD, self.b_L = W_LD, b_L
+        L, D = W_LD.shape
+        self._W_LC = W_LD.new_zeros((L, -(-(D + 2) // _COLUMNS) * _COLUMNS), dtype=torch.bfloat16)
+        self._W_LC[:, :D] = W_LD
+        self._W_LC[:, D] = b_L
+        self._W_LC[:, D + 1] = b_L - self._W_LC[:, D]  # what the bias loses to rounding, to 2⁻¹⁶ of itself
+        self._per_norm_L = W_LD.norm(dim=1) * (2 * _U + _U**2 + D * 2.0**-23) * 1.001
+        self._always_L = b_L.abs() * 2.0**-15
+
+    def above(self, y_BD: Tensor, bound: Tensor) -> Codes | None:
+        """The pairs with y · W + b above the bound (one number, or one a latent), with that value in float32.
+
+        None where it would not pay: few tokens, or many pairs.
+        """
+        if len(y_BD) < _LEAST:
+            return None
+        norm_B = y_BD.norm(dim=1)
+        far_B = norm_B > _FAR * norm_B.median()
+        if not bool(far_B.any()):
+            return self._above(y_BD, bound, norm_B.max())
+        near = (~far_B).nonzero().squeeze(1)
+        codes = self._above(y_BD[near], bound, norm_B[near].max())
+        far = far_B.nonzero().squeeze(1)
+        exact = entries_above(torch.addmm(self.b_L, y_BD[far], self.W_LD.T), bound)
+        return None if codes is None else _together(codes, near, exact, far)
+
+    def _above(self, y_BD: Tensor, bound: Tensor, norm: Tensor) -> Codes | None:
+        B, D = y_BD.shape
+        y_BC = y_BD.new_zeros((B, self._W_LC.shape[1]), dtype=torch.bfloat16)
+        y_BC[:, :D] = y_BD
+        y_BC[:, D : D + 2] = 1.0
+        low_L = bound - self._per_norm_L * norm - self._always_L
+        flat_N, _ = above(y_BC @ self._W_LC.T, low_L - low_L.abs() * (2 * _U))
+        if len(flat_N) > _MOST * B * len(low_L):
+            return None
+        codes = Codes.from_flat(flat_N, torch.zeros(len(flat_N)), B, len(low_L))
+        codes.value_N = codes.sampled_product(y_BD, self.W_LD) + self.b_L[codes.latent_N]
+        return codes.where(codes.value_N > (bound if bound.ndim == 0 else bound[codes.latent_N]))
+
+
+def _together(some: Codes, rows: Tensor, others: Codes, other_rows: Tensor) -> Codes:
+    """Codes of some rows of a batch and those of its other rows."""
+    token_N = torch.cat([rows[some.token_N], other_rows[others.token_N]])
+    order_N = torch.argsort(token_N, stable=True)
+    return Codes(token_N[order_N], torch.cat([some.latent_N, others.latent_N])[order_N],
+                 torch.cat([some.value_N, others.value_N])[order_N], len(rows) + len(other_rows), some.n_latents)
