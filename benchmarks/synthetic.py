@@ -28,7 +28,7 @@ from sae.index.schema import (
     STORAGE_VERSION,
     TABLES,
 )
-from sae.index.writer import finish
+from sae.index.writer import finish, write_contexts
 from sae.models import DEMO_PATH
 from sae.records import NEAR
 from sae.rundir import write_json
@@ -60,8 +60,8 @@ def make(root: Path, n_latents: int, contexts: int = 40, window: int = 128) -> P
         for start in range(0, n_latents, _STEP):
             stop = min(start + _STEP, n_latents)
             con.execute(_LATENTS.format(start=start, stop=stop, L=n_latents))
-            con.execute(_CONTEXTS.format(start=start, stop=stop, n=contexts, top=contexts // 2,
-                                         band=max(1, contexts // 8), S=window))
+            write_contexts(con, _CONTEXTS.format(start=start, stop=stop, n=contexts, top=contexts // 2,
+                                                 band=max(1, contexts // 8), S=window))
         con.execute("INSERT INTO build.token_latent BY NAME SELECT token, latent, n, act AS max_act, lift FROM ("
                     "SELECT unnest(top_tokens) AS token, latent, unnest(top_token_n) AS n, unnest(top_token_max)"
                     " AS act, unnest(top_token_lift) AS lift FROM build.latent) ORDER BY token, n DESC, latent")
@@ -127,8 +127,8 @@ FROM (SELECT range AS l, CASE WHEN u(range, 0) < 0.02 THEN 0
       FROM range({{start}}, {{stop}})) ORDER BY l"""
 
 # The strongest contexts first, then four bands, then near misses, in which nothing fires.
-_CONTEXTS = f"""INSERT INTO build.context BY NAME
-SELECT l AS latent, band, rank, act, hash(l, k) % 100000 AS ctx, CAST(hash(l, k) % 2000 AS INTEGER) AS doc,
+_CONTEXTS = f"""(SELECT l AS latent, band, rank, act, hash(l, k) % 100000 AS ctx,
+  CAST(hash(l, k) % 2000 AS INTEGER) AS doc,
   hash(l, k, 1) % 5000 AS doc_offset, 0 AS start, CAST({{S}} * 3 // 4 AS USMALLINT) AS peak,
   list_transform(range({{S}}), lambda i: tok(l * 131 + k, i)) AS tokens,
   CASE WHEN band = {NEAR_BAND} THEN [] ELSE [7, 31, {{S}} * 3 // 4 - 5, {{S}} * 3 // 4] END AS pos,
@@ -140,8 +140,7 @@ FROM (SELECT latent AS l, k, CASE WHEN k < {{top}} THEN 0 ELSE 1 + (k - {{top}})
       WHERE latent >= {{start}} AND latent < {{stop}} AND NOT dead AND k < {{top}} + 4 * {{band}}
       UNION ALL
       SELECT latent, {{n}} + k, {NEAR_BAND}, k, 0.95 - 0.01 * k FROM build.latent, (SELECT range AS k FROM range(3))
-      WHERE latent >= {{start}} AND latent < {{stop}} AND NOT dead)
-ORDER BY l, band, rank"""
+      WHERE latent >= {{start}} AND latent < {{stop}} AND NOT dead))"""
 
 _L0 = f"""
 INSERT INTO build.l0_hist SELECT range, CAST(1e6 * exp(-pow((range - 32) / 14.0, 2)) AS BIGINT), 0 FROM range(1, 90);

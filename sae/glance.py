@@ -5,7 +5,7 @@ contexts and the strongest context of thirty others.  So these lie beside the bu
 `<build>.arrow`: all columns of `latent`, and those of `context`, cut to short windows, as lists of
 the name `context.<column>`.  It is made from the build; where it is missing, DuckDB answers.
 
-Shapes: N contexts of a batch of latents, T tokens and M firings in them, W places of a window.
+Shapes: N contexts of a batch of latents, M firings in them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ WINDOW = (25, 19)  # tokens kept before and after the peak: one more than a page
 _AT_ONCE = 2  # batches made at once
 _BATCH = 2048  # latents of a record batch: latent n is in batch n // _BATCH
 _PREFIX = "context."
+_CONTEXTS = f"""SELECT latent, band, rank, act, ctx, doc, doc_offset, start, peak, n, pos, val, duplicates,
+  list_slice(tokens, first + greatest(peak::INTEGER - {WINDOW[0]}, 0) + 1,
+             first + least(peak::INTEGER + {WINDOW[1] + 1}, n::INTEGER)) AS tokens
+FROM build.place JOIN build.text USING (text)"""
 
 
 def glance_path(build: Path) -> Path:
@@ -44,7 +48,7 @@ def write_glance(con: duckdb.DuckDBPyConnection, path: Path, made_of: str) -> No
         among = f"WHERE latent >= {start} AND latent < {start + _BATCH} ORDER BY latent"
         with con.cursor() as cursor:
             latents, contexts = (cursor.sql(query).to_arrow_table().combine_chunks() for query in (
-                f"SELECT * FROM {source} {among}", f"SELECT * FROM build.context {among}, band, rank"))
+                f"SELECT * FROM {source} {among}", f"{_CONTEXTS} {among}, band, rank"))
         return _batch(latents, _cut(contexts, token_type))
 
     with ExitStack() as stack:
@@ -79,42 +83,31 @@ def _batch(latents: pa.Table, contexts: pa.Table) -> pa.Table:
 
 
 def _cut(contexts: pa.Table, token_type: pa.DataType) -> pa.Table:
-    """The contexts with `WINDOW` around the peak instead of all that is kept."""
-    tokens, pos = _array(contexts["tokens"]), _array(contexts["pos"])
-    begin_N, end_N = _bounds(tokens)
+    """What lies outside `WINDOW` around the peak taken off the contexts, whose tokens are cut already."""
+    pos = _array(contexts["pos"])
     peak_N = contexts["peak"].to_numpy().astype(np.int64)
     low_N = np.maximum(peak_N - WINDOW[0], 0)
-    n_N = np.minimum(peak_N + WINDOW[1] + 1, end_N - begin_N) - low_N
-    offset_N = np.concatenate([[0], np.cumsum(n_N)])
-    in_window_W = np.arange(sum(WINDOW) + 1)
-    at_T = ((begin_N + low_N)[:, None] + in_window_W)[in_window_W < n_N[:, None]]
+    n_N = np.minimum(peak_N + WINDOW[1] + 1, contexts["n"].to_numpy()) - low_N
 
-    fired_begin_N, fired_end_N = _bounds(pos)
-    context_M = np.repeat(np.arange(len(n_N)), fired_end_N - fired_begin_N)
+    offset_N = pos.offsets.to_numpy().astype(np.int64)
+    context_M = np.repeat(np.arange(len(n_N)), np.diff(offset_N))
     pos_M = pos.flatten().to_numpy().astype(np.int64) - low_N[context_M]
     kept_M = (pos_M >= 0) & (pos_M < n_N[context_M])
-    fired_N = np.concatenate([[0], np.cumsum(np.bincount(context_M[kept_M], minlength=len(n_N)))])
+    fired_N = pa.array(np.concatenate([[0], np.cumsum(np.bincount(context_M[kept_M], minlength=len(n_N)))]), pa.int32())
 
-    def listed(offsets: np.ndarray, values: Any) -> pa.ListArray:
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
-
+    tokens = _array(contexts["tokens"])
     start_N = contexts["start"].to_numpy().astype(np.float64) + low_N  # NaN: unknown
     new = {
         "start": pa.array(np.nan_to_num(start_N).astype(np.int32), mask=np.isnan(start_N)),
         "peak": pa.array(peak_N - low_N, pa.uint16()),
-        "tokens": listed(offset_N, pa.array(tokens.values.to_numpy()[at_T], token_type)),
-        "pos": listed(fired_N, pa.array(pos_M[kept_M], pa.uint16())),
-        "val": listed(fired_N, pa.array(_array(contexts["val"]).flatten().to_numpy()[kept_M]))}
-    return pa.table({name: new.get(name, contexts[name]) for name in contexts.column_names})
+        "tokens": pa.ListArray.from_arrays(tokens.offsets, pa.array(tokens.values.to_numpy(), token_type)),
+        "pos": pa.ListArray.from_arrays(fired_N, pa.array(pos_M[kept_M], pa.uint16())),
+        "val": pa.ListArray.from_arrays(fired_N, pa.array(_array(contexts["val"]).flatten().to_numpy()[kept_M]))}
+    return pa.table({name: new.get(name, contexts[name]) for name in contexts.column_names if name != "n"})
 
 
 def _array(column: pa.ChunkedArray) -> Any:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
-
-
-def _bounds(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
-    offsets = lists.offsets.to_numpy().astype(np.int64)
-    return offsets[:-1], offsets[1:]
 
 
 class Glance:

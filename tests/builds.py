@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 from sae.glance import glance_path
 from sae.index.schema import BANDS, HIST_BINS, LOGIT_BINS, ROW_GROUP, SCHEMA_VERSION, STORAGE_VERSION, TABLES
-from sae.index.writer import finish
+from sae.index.writer import finish, write_contexts
 from sae.models import DEMO_PATH
 from sae.records import DENSE_DENSITY, FLAGS, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
 from sae.tokens import piece_bytes
@@ -272,6 +272,8 @@ def _write(path: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
             names = ", ".join(tables[name][0])
             con.execute(f"INSERT INTO build.{name} ({names}) SELECT {names} FROM rows ORDER BY {order}")
             con.unregister("rows")
+        con.register("rows", pa.Table.from_pylist(tables["context"]))
+        write_contexts(con, "rows")
         finish(con, glance_path(path))
 
 

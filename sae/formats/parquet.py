@@ -11,18 +11,23 @@ from collections.abc import Iterator
 import pyarrow.parquet as pq
 
 from sae.formats.members import Member, Sink
-from sae.index.schema import TABLES
+from sae.index.schema import CONTEXT_COLUMNS, TABLES
 from sae.store import Build
 
 _ROWS = 16_384  # of a row group: sorted tables can then be read in part
+
+
+# Contexts with their tokens in place of the two tables that they are kept in.
+_EXPORTED = {name: value for name, value in TABLES.items() if name not in ("meta", "place", "text")} | {
+    "context": (CONTEXT_COLUMNS, TABLES["place"][1])}
 
 
 def members(build: Build) -> Iterator[Member]:
     """`meta.json` and `{table}.parquet` for every table that has rows."""
     yield "meta.json", [json.dumps(build.meta, indent=1).encode()]
     yield "README.md", [_readme(build).encode()]
-    for name, (_, order) in TABLES.items():
-        if name != "meta" and build.n_rows(name):
+    for name, (_, order) in _EXPORTED.items():
+        if build.n_rows("place" if name == "context" else name):
             yield f"{name}.parquet", _table(build, name, order)
 
 
@@ -38,7 +43,7 @@ def _table(build: Build, name: str, order: str) -> Iterator[bytes]:
 
 def _readme(build: Build) -> str:
     tables = "\n".join(f"- `{name}.parquet`, sorted by {order}: {columns}"
-                       for name, (columns, order) in TABLES.items() if name != "meta")
+                       for name, (columns, order) in _EXPORTED.items())
     return f"""# Feature build {build.id} of {build.meta['sae_id']}
 
 Made by `{build.meta.get('command')}` over {build.meta.get('text')}. Activations are in units of a unit-norm decoder;

@@ -111,15 +111,15 @@ def _ordered(peaks: Peaks, row_N: Tensor, band_N: Tensor, duplicates_N: Tensor) 
     return Chosen(row_N[order], band_N[order], rank_within(group_N[order]), duplicates_N[order])
 
 
-def context_reader(peaks: Peaks, chosen: Chosen, corpus: Corpus) -> pa.RecordBatchReader:
-    """The build's `context` table, made as it is read: for many latents it is larger than all else."""
+def place_reader(peaks: Peaks, chosen: Chosen, corpus: Corpus) -> pa.RecordBatchReader:
+    """The build's `place` table, made as it is read: for many latents it is larger than all else."""
     runs = zip(*(torch.split(column, ROW_GROUP) for column in vars(chosen).values()), strict=True)
-    schema = _context_table(peaks, Chosen(*(column[:0] for column in vars(chosen).values())), corpus).schema
+    schema = _place_table(peaks, Chosen(*(column[:0] for column in vars(chosen).values())), corpus).schema
     return pa.RecordBatchReader.from_batches(schema, (
-        batch for run in runs for batch in _context_table(peaks, Chosen(*run), corpus).to_batches()))
+        batch for run in runs for batch in _place_table(peaks, Chosen(*run), corpus).to_batches()))
 
 
-def _context_table(peaks: Peaks, chosen: Chosen, corpus: Corpus) -> pa.Table:
+def _place_table(peaks: Peaks, chosen: Chosen, corpus: Corpus) -> pa.Table:
     row = chosen.row_N
     context = peaks.context_N[row].numpy()
     position = peaks.position_N[row].numpy().astype(np.int64)
@@ -134,11 +134,24 @@ def _context_table(peaks: Peaks, chosen: Chosen, corpus: Corpus) -> pa.Table:
         "act": peaks.value_N[row].numpy(),
         "ctx": context, "doc": corpus.doc[context], "doc_offset": corpus.offset[context],
         "start": start.astype(np.uint16), "peak": (position - start).astype(np.uint16),
-        "tokens": window_tokens(corpus, context, start, shown),
+        "text": context.astype(np.int64), "first": start.astype(np.uint16), "n": shown.astype(np.uint16),
         "pos": pa.ListArray.from_arrays(payload_offsets, payload_position.astype(np.uint16)),
         "val": pa.ListArray.from_arrays(payload_offsets, payload_value),
         "duplicates": chosen.duplicates_N.numpy().astype(np.int32),
     })
+
+
+def text_reader(peaks: Peaks, chosen: Chosen, corpus: Corpus) -> pa.RecordBatchReader:
+    """The build's `text` table, made as it is read: every context in which a chosen one lies."""
+    used = np.unique(peaks.context_N[chosen.row_N].numpy())
+
+    def table(contexts: np.ndarray) -> pa.Table:
+        length = corpus.length[contexts].astype(np.int64)
+        return pa.table({"text": contexts.astype(np.int64),
+                         "tokens": window_tokens(corpus, contexts, np.zeros_like(length), length)})
+
+    return pa.RecordBatchReader.from_batches(table(used[:0]).schema, (
+        batch for at in range(0, len(used), ROW_GROUP) for batch in table(used[at : at + ROW_GROUP]).to_batches()))
 
 
 def window_tokens(corpus: Corpus, context: np.ndarray, start: np.ndarray, shown: np.ndarray) -> pa.ListArray:

@@ -70,14 +70,18 @@ TABLES: dict[str, tuple[str, str]] = {
         " encoder_norm FLOAT, encoder_decoder_cos FLOAT, mean_l0 FLOAT",
         "latent",
     ),
-    "context": (
+    # where contexts of latents stand: `n` tokens of a text from its token `first` on; `context` below shows them
+    "place": (
         # band 0: strongest first, one a distinct window; bands 1..4: random, reproducible
         # band 5: random ones in which it only nearly fires; act is its pre-activation there, and pos is empty
         # pos/val: where in the window the latent fires and how strongly; peak: index in the window
         "latent INTEGER, band UTINYINT, rank USMALLINT, act FLOAT, ctx BIGINT, doc INTEGER, doc_offset BIGINT,"
-        " start USMALLINT, peak USMALLINT, tokens INTEGER[], pos USMALLINT[], val FLOAT[], duplicates INTEGER",
+        " start USMALLINT, peak USMALLINT, text BIGINT, first USMALLINT, n USMALLINT, pos USMALLINT[], val FLOAT[],"
+        " duplicates INTEGER",
         "latent, band, rank",
     ),
+    # each text once, however many latents fire in it: a context that was read (imported: a window of the file)
+    "text": ("text BIGINT, tokens INTEGER[]", "text"),
     # for "search by token": every (token, latent) pair, most frequent first within a token
     "token_latent": ("token INTEGER, latent INTEGER, n BIGINT, max_act FLOAT, lift FLOAT", "token, n DESC, latent"),
     # latents per token: n counted tokens, and n_bos BOS positions, with so many active latents
@@ -98,5 +102,12 @@ TABLES: dict[str, tuple[str, str]] = {
 # Made of the attached database `build` once its tables are filled.
 INDEXES = (
     "CREATE UNIQUE INDEX latent_row ON build.latent (latent)",
-    "CREATE INDEX context_rows ON build.context (latent)",
+    "CREATE INDEX place_rows ON build.place (latent)",
 )
+
+# A view, made in the database in use: the rows of `place` with their tokens.
+CONTEXT_COLUMNS = (
+    "latent INTEGER, band UTINYINT, rank USMALLINT, act FLOAT, ctx BIGINT, doc INTEGER, doc_offset BIGINT,"
+    " start USMALLINT, peak USMALLINT, tokens INTEGER[], pos USMALLINT[], val FLOAT[], duplicates INTEGER")
+CONTEXT_VIEW = """CREATE VIEW context AS SELECT latent, band, rank, act, ctx, doc, doc_offset, start, peak,
+  list_slice(tokens, first + 1, first + n) AS tokens, pos, val, duplicates FROM place JOIN text USING (text)"""

@@ -16,7 +16,7 @@ import pyarrow as pa
 from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
 from sae.index.company import SAMPLED
-from sae.index.contexts import choose, context_reader
+from sae.index.contexts import choose, place_reader, text_reader
 from sae.index.crew import side_by_side
 from sae.index.directions import logit_effects, planar_map
 from sae.index.latents import latent_columns, logit_columns, map_columns, token_columns
@@ -75,7 +75,7 @@ def make_tables(
 def _contexts(corpus: Corpus, shard: Shard, frame: Frame, settings: IndexSettings) -> Made:
     peaks, chosen = choose(shard.peaks, shard.near, corpus, shard.hist_LK, settings.top_contexts, frame.n_strong,
                            settings.band_contexts)
-    return Made({"context": context_reader(peaks, chosen, corpus)})
+    return Made({"place": place_reader(peaks, chosen, corpus), "text": text_reader(peaks, chosen, corpus)})
 
 
 def _tokens(shard: Shard, frame: Frame) -> Made:

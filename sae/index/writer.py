@@ -14,16 +14,19 @@ import duckdb
 import pyarrow as pa
 
 from sae.glance import glance_path, write_glance
-from sae.index.schema import INDEXES, ROW_GROUP, STORAGE_VERSION, TABLES
+from sae.index.schema import CONTEXT_VIEW, INDEXES, ROW_GROUP, STORAGE_VERSION, TABLES
+
+CONTEXT = "context"
 
 
 def write_build(
     path: Path, tables: Mapping[str, Any], meta: dict[str, Any], spill: Path | None = None,
 ) -> None:
-    """Publish a build as `path`; `tables` are Arrow tables or readers, asked for one after the other, and sorted here.
-    With `spill`, sorting takes a gigabyte of memory at the most and then that folder."""
+    """Publish a build as `path`; `tables` are Arrow tables or readers, asked for one after the other, and sorted here;
+    among them may be `context`, the rows of its view.  With `spill`, sorting takes a gigabyte of memory at the most
+    and then that folder."""
     with new_build(path, sort=True, spill=spill) as write:
-        for name in TABLES:
+        for name in (*TABLES, CONTEXT):
             if (source := tables.get(name)) is not None:
                 write(name, source)
         write("meta", meta_table(meta))
@@ -77,18 +80,35 @@ def _filling(file: Path, sort: bool, spill: Path | None) -> Iterator[Callable[[s
             if not sort and isinstance(source, pa.Table):  # each thread takes whole row groups
                 source = pa.Table.from_batches(source.to_batches(max_chunksize=ROW_GROUP), source.schema)
             con.register("source", source)
-            con.execute(f"INSERT INTO build.{name} BY NAME SELECT * FROM source"
-                        + (f" ORDER BY {TABLES[name][1]}" if sort else ""))
+            if name == CONTEXT:
+                write_contexts(con, "source")
+            else:
+                con.execute(f"INSERT INTO build.{name} BY NAME SELECT * FROM source"
+                            + (f" ORDER BY {TABLES[name][1]}" if sort else ""))
             con.unregister("source")
 
         yield write
         finish(con, glance_path(file))
 
 
+def write_contexts(con: duckdb.DuckDBPyConnection, source: str) -> None:
+    """Write rows of `context`, by the name of their table or the query in brackets, each with a text of its own."""
+    con.execute(f"CREATE TEMP TABLE given AS SELECT *, row_number() OVER (ORDER BY latent, band, rank)"
+                f" + (SELECT count(*) FROM build.text) AS text FROM {source}")
+    con.execute("INSERT INTO build.text SELECT text, tokens FROM given ORDER BY text")
+    con.execute("INSERT INTO build.place BY NAME SELECT * EXCLUDE (tokens), 0 AS first, len(tokens) AS n FROM given"
+                f" ORDER BY {TABLES['place'][1]}")
+    con.execute("DROP TABLE given")
+
+
 def finish(con: duckdb.DuckDBPyConnection, glance: Path) -> None:
-    """Make the indexes of the attached database `build`, whose tables are filled, and the file `glance`; detach it."""
+    """Make the indexes and the view of the attached database `build`, whose tables are filled, and the file `glance`;
+    detach it."""
     for statement in INDEXES:
         con.execute(statement)
+    con.execute("USE build")
+    con.execute(CONTEXT_VIEW)
+    con.execute("USE memory")
     ((build_id,),) = con.execute("SELECT value FROM build.meta WHERE key = 'build_id'").fetchall()
     write_glance(con, glance, json.loads(build_id))
     con.execute("CHECKPOINT build")

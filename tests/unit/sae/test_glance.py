@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from sae.glance import WINDOW, Glance, glance_path, write_glance
 from sae.index.schema import TABLES
+from sae.index.writer import write_contexts
 from sae.records import Context
 from sae.store import Build
 from tests.builds import Synthetic, make_build
@@ -98,7 +99,7 @@ def test_any_contexts_are_cut_around_their_peaks(rows: list[dict[str, Any]], oth
         numbers = numbers or [0]
         if rows:
             con.register("rows", pa.Table.from_pylist(rows))
-            con.execute(f"INSERT INTO build.context ({', '.join(rows[0])}) SELECT * FROM rows")
+            write_contexts(con, "rows")
         path = Path(folder) / "b.duckdb"
         write_glance(con, glance_path(path), "this")
         glance = Glance.open(path, "this")
