@@ -133,7 +133,7 @@ class Autoencoder:
         """
         if self.sparsity.independent:
             border = _lowered(self.sparsity.border().to(x_BD.device), self.b_enc_L, share)
-            parts = [self._active_and_near(pair) for pair in self.pairs_above(x_BD, border)]
+            parts = [self._active_and_near(pairs, share > 0) for pairs in self.pairs_above(x_BD, border)]
         elif share:
             parts = [self._competing(pre_BL, share) for pre_BL in self.products(x_BD)]
         else:
@@ -157,10 +157,11 @@ class Autoencoder:
     def _screen(self) -> Screen | None:
         return Screen(self.W_enc_LD, self.b_enc_L) if self.device.type == "cpu" and has_fast_bfloat16() else None
 
-    def _active_and_near(self, pairs: Codes) -> tuple[Codes, Codes]:
-        """Where a latent decides alone: which of the pairs above the lowered border are active, and the others."""
+    def _active_and_near(self, pairs: Codes, wanted: bool) -> tuple[Codes, Codes]:
+        """Where a latent decides alone: which of the pairs above the lowered border are active, and the others, if
+        they are wanted."""
         active, active_N = self.sparsity.among(pairs)
-        return active, pairs.where(~active_N)
+        return active, pairs.where(~active_N if wanted else torch.zeros_like(active_N))
 
     def _competing(self, pre_BL: Tensor, share: float) -> tuple[Codes, Codes]:
         """The active pairs and the near misses of a product, where tokens compete."""

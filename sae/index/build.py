@@ -16,7 +16,7 @@ from sae.checkpoint import Saver
 from sae.corpus import Corpus
 from sae.index.classes import TokenClasses
 from sae.index.samples import Strongest
-from sae.index.scan import encode, scan
+from sae.index.scan import Pass, encode, scan
 from sae.index.schema import BANDS, HIST_BINS, SCHEMA_VERSION
 from sae.index.shard import Frame
 from sae.index.tables import make_tables
@@ -38,10 +38,11 @@ def contexts_to_read(corpus: Corpus, n_tokens: int) -> np.ndarray:
 
 def make_frame(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, settings: IndexSettings
-) -> tuple[Frame, float, list[Strongest]]:
+) -> tuple[Frame, float, list[Pass]]:
     """What all shards share; histogram bins are log-spaced over the activations of the first contexts,
-    from their smallest to twice their largest.  Also the low end of the first bin, and what else was read there."""
-    first = list(encode(lm, sae, corpus, contexts[:_RANGE_CONTEXTS], TokenClasses.of(lm.vocabulary()[0])))
+    from their smallest to twice their largest.  Also the low end of the first bin, and all that was read there."""
+    classes, near = TokenClasses.of(lm.vocabulary()[0]), NEAR if settings.near_misses else 0.0
+    first = list(encode(lm, sae, corpus, contexts[:_RANGE_CONTEXTS], classes, near))
     values = torch.cat([firings.value_N[firings.position_N > 0] for firings, _, _ in first])
     norm = max(float(tokens.x_BD[tokens.position_B > 0].norm(dim=1).max()) for _, tokens, _ in first)
     low, high = (float(values.min()), 2 * float(values.max())) if len(values) else (1e-3, 1.0)
@@ -51,7 +52,7 @@ def make_frame(
         hist_edges=tuple(float(edge) for edge in edges[1:-1]), unit=float(2.0 ** np.ceil(np.log2(high))),
         norm_unit=float(2.0 ** np.ceil(np.log2(max(norm, 1e-30)))),
         n_strong=4 * settings.top_contexts, n_bin=2 * settings.band_contexts, n_near=settings.near_misses)
-    return frame, float(edges[0]), [Strongest.of(firings, tokens) for firings, tokens, _ in first]
+    return frame, float(edges[0]), first
 
 
 def build(
@@ -68,9 +69,10 @@ def build(
     total = int((corpus.length[contexts].astype(np.int64) - 1).sum())
     frame, hist_low, read = make_frame(lm, sae, corpus, contexts, settings)
     with Saver(checkpoint) as saver:  # the last one is written while the tables are made
-        shard = scan(lm, sae, corpus, contexts, frame, saver=saver, update=lambda done: update(done, total))
+        shard = scan(lm, sae, corpus, contexts, frame, saver=saver, read=read, update=lambda done: update(done, total))
         with new_build(path, sort=False) as write:
-            added = make_tables(lm, sae, corpus, contexts, shard, frame, settings, write, read=read,
+            added = make_tables(lm, sae, corpus, contexts, shard, frame, settings, write,
+                                read=[Strongest.of(firings, tokens) for firings, tokens, _ in read],
                                 check=lambda: update(total, total))
             write("meta", meta_table(
                 _meta(lm, sae, corpus, contexts, settings) | {

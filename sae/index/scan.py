@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -25,14 +26,15 @@ from sae.records import CLASSES, NEAR
 SHARD_TOKENS = 65_536
 _CPU_PASS = 2048  # tokens of a forward pass on a CPU: what its layers make stays in the cache
 T = TypeVar("T", Firings, Tokens, Misses)
+Pass = tuple[Firings, Tokens, Misses]  # what a forward pass gives, BOS included in the first two
 
 
 def scan(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, frame: Frame, *,
-    saver: Saver | None = None, update: Callable[[int], None] = lambda tokens: None,
+    saver: Saver | None = None, read: Sequence[Pass] = (), update: Callable[[int], None] = lambda tokens: None,
 ) -> Shard:
     """The aggregates of `contexts`, from the last finished shard on if `saver` has one, which is given every one
-    that is finished.
+    that is finished.  `read`: what is known already of the first contexts.
 
     `update(tokens)` is told the counted tokens read so far and may raise to stop.
     """
@@ -47,13 +49,18 @@ def scan(
     while done < len(contexts):
         rows = contexts[done : done + len(models) * per_shard]
 
-        def part_of(model: LanguageModel, part: np.ndarray, tell: Callable[[int], None]) -> Shard:
-            return scan_shard(model, sae, corpus, part, frame, classes, tell)
+        known = _known(read, len(rows)) if done == 0 else 0
+        n_parts = max(1, min(len(models), len(rows) - known))
+        parts = np.split(rows, [known + (len(rows) - known) * i // n_parts for i in range(1, n_parts)])
+
+        def part_of(
+            model: LanguageModel, part: np.ndarray, tell: Callable[[int], None], known: int = known, at: int = rows[0],
+        ) -> Shard:
+            return scan_shard(model, sae, corpus, part, frame, classes, tell, read if known and part[0] == at else ())
 
         def tell(tokens: int, before: int = n_tokens) -> None:
             update(before + tokens)
 
-        parts = np.array_split(rows, min(len(models), len(rows)))
         merged = _merged(merged, at_once(part_of, models, parts, tell), frame)
         done += len(rows)
         n_tokens += int((corpus.length[rows] - 1).sum())
@@ -62,6 +69,12 @@ def scan(
     if merged is None:
         raise ValueError("no contexts to read")
     return merged
+
+
+def _known(read: Sequence[Pass], n: int) -> int:
+    """The contexts in `read`; 0 where they are not among the first n, and so of no use to a shard."""
+    known = sum(int((tokens.position_B == 0).sum()) for _, tokens, _ in read)
+    return known if known <= n else 0
 
 
 def _merged(before: Shard | None, shards: list[Shard], frame: Frame) -> Shard:
@@ -77,12 +90,14 @@ def _merged(before: Shard | None, shards: list[Shard], frame: Frame) -> Shard:
 
 def scan_shard(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, frame: Frame,
-    classes: TokenClasses, update: Callable[[int], None] = lambda tokens: None,
+    classes: TokenClasses, update: Callable[[int], None] = lambda tokens: None, read: Sequence[Pass] = (),
 ) -> Shard:
-    """The aggregates of some contexts, all at once."""
-    batches: list[tuple[Firings, Tokens, Misses]] = []
+    """The aggregates of some contexts, all at once.  `read` is known already, of the first of them."""
+    batches: list[Pass] = []
     n_tokens = 0
-    for firings, tokens, misses in encode(lm, sae, corpus, contexts, classes, NEAR if frame.n_near else 0.0):
+    rest = contexts[_known(read, len(contexts)) :]
+    for firings, tokens, misses in chain(read, encode(
+            lm, sae, corpus, rest, classes, NEAR if frame.n_near else 0.0)):
         batches.append((_counted(firings), tokens, misses))
         n_tokens += int((tokens.position_B > 0).sum())
         update(n_tokens)
@@ -112,7 +127,7 @@ def _in_silence(misses: Codes, firings: Codes, row_B: Tensor, position_B: Tensor
 
 def encode(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, classes: TokenClasses, near: float = 0.0,
-) -> Iterator[tuple[Firings, Tokens, Misses]]:
+) -> Iterator[Pass]:
     """Firings and tokens of each forward pass, BOS included, and near misses (those that lack less than `near`, none
     by default) on counted tokens, on the CPU."""
     pass_tokens = {"max_tokens": _CPU_PASS} if lm.device.type == "cpu" else {}
