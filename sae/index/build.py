@@ -21,6 +21,7 @@ from sae.index.schema import BANDS, HIST_BINS, SCHEMA_VERSION
 from sae.index.shard import Frame
 from sae.index.tables import make_tables
 from sae.index.writer import meta_table, new_build
+from sae.kernels.memory import keep_freed
 from sae.lm import LanguageModel
 from sae.records import NEAR
 from sae.specs import IndexSettings
@@ -65,6 +66,7 @@ def build(
     `update(done, total)` counts tokens and may raise to stop.  `provenance` goes into `meta`.
     """
     started = time.time()
+    keep_freed()
     contexts = contexts_to_read(corpus, settings.index_tokens)
     total = int((corpus.length[contexts].astype(np.int64) - 1).sum())
     frame, hist_low, read = make_frame(lm, sae, corpus, contexts, settings)
