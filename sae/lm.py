@@ -16,6 +16,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 # Before the import: transformer_lens pulls in an experiment tracker that would look for a login.
@@ -116,6 +117,10 @@ class LanguageModel:
 
     def vocabulary(self) -> tuple[list[bytes], list[bool]]:
         """The bytes of every token id, and whether it is a special token."""
+        return self._vocabulary
+
+    @cached_property
+    def _vocabulary(self) -> tuple[list[bytes], list[bool]]:
         backend = self.tokenizer.backend_tokenizer
         byte_level = "ByteLevel" in repr(backend.pre_tokenizer) + repr(backend.decoder)
         special_ids = set(self.tokenizer.all_special_ids)

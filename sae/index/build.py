@@ -15,7 +15,7 @@ from sae.autoencoder import Autoencoder
 from sae.checkpoint import Saver
 from sae.corpus import Corpus
 from sae.index.classes import TokenClasses
-from sae.index.samples import Strongest
+from sae.index.samples import SAMPLES, Strongest
 from sae.index.scan import Pass, encode, scan
 from sae.index.schema import BANDS, HIST_BINS, SCHEMA_VERSION
 from sae.index.shard import Frame
@@ -26,7 +26,6 @@ from sae.lm import LanguageModel
 from sae.records import NEAR
 from sae.specs import IndexSettings
 
-_RANGE_CONTEXTS = 32  # read first, to place the bins of the activation histogram; the first of the samples
 _ORDER_SEED = 0  # of the text: the same for every build, so that builds can be compared
 
 
@@ -40,10 +39,10 @@ def contexts_to_read(corpus: Corpus, n_tokens: int) -> np.ndarray:
 def make_frame(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, settings: IndexSettings
 ) -> tuple[Frame, float, list[Pass]]:
-    """What all shards share; histogram bins are log-spaced over the activations of the first contexts,
+    """What all shards share; histogram bins are log-spaced over the activations of the first contexts (the samples),
     from their smallest to twice their largest.  Also the low end of the first bin, and all that was read there."""
     classes, near = TokenClasses.of(lm.vocabulary()[0]), NEAR if settings.near_misses else 0.0
-    first = list(encode(lm, sae, corpus, contexts[:_RANGE_CONTEXTS], classes, near))
+    first = list(encode(lm, sae, corpus, contexts[:SAMPLES], classes, near))
     values = torch.cat([firings.value_N[firings.position_N > 0] for firings, _, _ in first])
     norm = max(float(tokens.x_BD[tokens.position_B > 0].norm(dim=1).max()) for _, tokens, _ in first)
     low, high = (float(values.min()), 2 * float(values.max())) if len(values) else (1e-3, 1.0)
