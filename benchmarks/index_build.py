@@ -5,9 +5,9 @@
 Trains a small BatchTopK SAE on the embedded language model, takes 131,072 tokens of the standard
 library in whole contexts, and times (a) our build, language model and file included, each in a
 process of its own, whose peak memory is read, and (b) `SaeVisRunner.run` of SAEDashboard 0.8.0 for
-some of the latents, in a virtual environment of its own.  Then our build alone over 1 to 8 times
-the tokens.  `--large` adds a build of 65,536 latents over a million tokens (random decoder, θ
-calibrated to 32 latents a token).
+some of the latents, in a virtual environment of its own; the fastest of several runs each.  Then our
+build alone over 1 to 8 times the tokens.  `--large` adds a build of 65,536 latents over a million
+tokens (random decoder, θ calibrated to 32 latents a token).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from sae.corpus import Corpus, prepare
 from sae.evaluate import calibrate_threshold
 from sae.formats.members import write_folder
 from sae.formats.to_saelens import members
+from sae.glance import glance_path
 from sae.index.build import build
 from sae.lm import LanguageModel
 from sae.models import DEMO_PATH
@@ -45,6 +46,7 @@ CONTEXT = 128
 SAE_ID = "demo/bench"
 LARGE_ID = "demo/large"
 LARGE_LATENTS, LARGE_TOKENS = 65_536, 1_000_000
+RUNS, PEER_RUNS = 3, 2  # of which the fastest count
 
 
 def prepare_all(root: Path, large: bool) -> None:
@@ -103,7 +105,7 @@ def ours(root: Path, sae_id: str, n_tokens: int) -> None:
         build(lm, sae, chosen, IndexSettings(index_tokens=n_tokens), path, provenance={"run": "", "command": ""},
               checkpoint=Path(folder) / "index.pt")
         seconds = time.perf_counter() - started
-        size = path.stat().st_size
+        size = sum(file.stat().st_size for file in (path, glance_path(path)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps({"seconds": seconds, "tokens": n_tokens, "latents": sae.n_latents, "peak_GB": peak / 1e6,
                       "before_GB": before / 1e6, "file_MB": size / 1e6}))
@@ -124,12 +126,19 @@ def peer(root: Path, n_latents: int) -> dict[str, Any]:
     folder = root / "peer"
     write_folder(members(workspace.sae(SAE_ID), read_config(workspace.sae(SAE_ID))), folder / "sae")
     np.save(folder / "tokens.npy", chosen.tokens.astype(np.int64))
-    subprocess.run([environment("saedashboard"), PEERS / "saedashboard_index.py", DEMO_PATH, folder / "sae",
-                    folder / "tokens.npy", str(n_latents), folder / "out.json"], check=True, capture_output=True)
-    out: dict[str, Any] = json.loads((folder / "out.json").read_text())
+    runs: list[dict[str, Any]] = []
+    for _ in range(PEER_RUNS):
+        subprocess.run([environment("saedashboard"), PEERS / "saedashboard_index.py", DEMO_PATH, folder / "sae",
+                        folder / "tokens.npy", str(n_latents), folder / "out.json"], check=True, capture_output=True)
+        runs.append(json.loads((folder / "out.json").read_text()))
+    out = _fastest(runs)
     mine = lm.activations(torch.from_numpy(chosen.tokens[:1].astype(np.int64)), "blocks.2.hook_resid_post").flatten()
     torch.testing.assert_close(torch.tensor(out.pop("residual")), mine, rtol=1e-3, atol=1e-3)
     return out
+
+
+def _fastest(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    return min(runs, key=lambda run: float(run["seconds"]))
 
 
 def main() -> None:
@@ -145,11 +154,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         prepare_all(root, options.large)
-        first = [_ours(root, SAE_ID, TOKENS) for _ in range(2)]
+        first = [_ours(root, SAE_ID, TOKENS) for _ in range(RUNS)]
         theirs = peer(root, options.latents)
         sizes = [_ours(root, SAE_ID, TOKENS * times) for times in (1, 2, 4, 8)]
         large = _ours(root, LARGE_ID, LARGE_TOKENS) if options.large else None
-    _report(min(first, key=lambda run: float(run["seconds"])), theirs, sizes, large, options.json)
+    _report(_fastest(first), theirs, sizes, large, options.json)
 
 
 def _report(

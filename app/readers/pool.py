@@ -40,7 +40,7 @@ class _Reader:
         try:
             await self.ask(settings.model_dump_json(by_alias=False).encode())
         except BaseException:
-            self.close()
+            await self.close()
             raise
         return self
 
@@ -48,9 +48,14 @@ class _Reader:
         self._writer.write(frame(content))
         return await read_frame(self._reader)
 
-    def close(self) -> None:
+    def hang_up(self) -> None:
         """It ends with its socket."""
         self._writer.close()
+
+    async def close(self) -> None:
+        """End it and wait for it."""
+        self.hang_up()
+        await asyncio.shield(asyncio.to_thread(_end, self.process))
 
 
 class Readers:
@@ -83,7 +88,7 @@ class Readers:
             answer: Answer = marshal.loads(await reader.ask(scope_frame(scope)))
         except BaseException as error:  # in the middle of an answer it is of no more use
             self._ready.discard(reader)
-            reader.close()
+            reader.hang_up()
             if isinstance(error, OSError | EOFError):
                 return None
             raise
@@ -111,8 +116,7 @@ class Readers:
                     log.warning("a reader ended (%d); another one is started", code)
                 finally:
                     self._ready.discard(reader)
-                    reader.close()
-                    await asyncio.shield(asyncio.to_thread(_end, reader.process))
+                    await reader.close()
             await asyncio.sleep(_AGAIN_S)
 
 
