@@ -27,7 +27,7 @@ def members(build: Build) -> Iterator[Member]:
     yield "meta.json", [json.dumps(build.meta, indent=1).encode()]
     yield "README.md", [_readme(build).encode()]
     for name, (_, order) in _EXPORTED.items():
-        if build.n_rows("place" if name == "context" else name):
+        if build.n_rows(name) or (name == "context" and build.n_rows("place")):
             yield f"{name}.parquet", _table(build, name, order)
 
 

@@ -19,6 +19,7 @@ from sae.index.classes import TokenClasses
 from sae.index.crew import at_once, crew
 from sae.index.shard import Firings, Frame, Misses, Shard, Tokens
 from sae.kernels.codes import Codes
+from sae.kernels.memory import give_back
 from sae.lm import LanguageModel
 from sae.reader import reader
 from sae.records import CLASSES, NEAR
@@ -62,6 +63,7 @@ def scan(
             update(before + tokens)
 
         merged = _merged(merged, at_once(part_of, models, parts, tell), frame)
+        give_back()  # or memory would grow with the text: what is kept falls to pieces
         done += len(rows)
         n_tokens += int((corpus.length[rows] - 1).sum())
         if saver:

@@ -14,9 +14,16 @@ _MOST = (1 << 31) - 1
 _PAD = 1 << 28  # fetched at once
 
 
+def give_back() -> None:
+    """Give the system what is kept and not used at this moment."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 @functools.cache
 def keep_freed() -> None:
-    """From now on this process keeps what it frees, for its next allocations.
+    """From now on this process keeps what it frees, for its next allocations, until it is told to `give_back`.
 
     Nothing happens where the C library is not glibc.
     """
