@@ -17,6 +17,28 @@ from torch import Tensor
 _WIDTH = 16  # columns are a multiple of it
 
 
+def columns(D: int) -> int:
+    """How wide the factors are with the bias in them."""
+    return -(-(D + 2) // _WIDTH) * _WIDTH
+
+
+def with_bias(W_LD: Tensor, b_L: Tensor, out_LC: Tensor) -> Tensor:
+    """[W, b, b'] in the precision of `out`, whose further columns are 0."""
+    D = W_LD.shape[1]
+    out_LC[:, :D] = W_LD
+    out_LC[:, D] = b_L
+    out_LC[:, D + 1] = b_L - out_LC[:, D]
+    return out_LC
+
+
+def with_ones(x_BD: Tensor, out_BC: Tensor) -> Tensor:
+    """[x, 1, 1] in the precision of `out`, whose further columns are 0."""
+    D = x_BD.shape[1]
+    out_BC[:, :D] = x_BD
+    out_BC[:, D : D + 2] = 1.0
+    return out_BC
+
+
 class EncoderProduct:
     """x · Wᵀ + b.  The result is overwritten by the next call."""
 
@@ -28,14 +50,8 @@ class EncoderProduct:
         pre_BL = self._memory("pre", (B, len(W_LD)), dtype, x_BD.device)
         if dtype == W_LD.dtype:
             return torch.addmm(b_L, x_BD, W_LD.T, out=pre_BL)
-        columns = -(-(D + 2) // _WIDTH) * _WIDTH
-        x_BC = self._memory("x", (B, columns), dtype, x_BD.device)
-        W_LC = self._memory("W", (len(W_LD), columns), dtype, x_BD.device)
-        x_BC[:, :D] = x_BD
-        x_BC[:, D : D + 2] = 1.0
-        W_LC[:, :D] = W_LD
-        W_LC[:, D] = b_L
-        W_LC[:, D + 1] = b_L - W_LC[:, D]
+        x_BC = with_ones(x_BD, self._memory("x", (B, columns(D)), dtype, x_BD.device))
+        W_LC = with_bias(W_LD, b_L, self._memory("W", (len(W_LD), columns(D)), dtype, x_BD.device))
         return torch.mm(x_BC, W_LC.T, out=pre_BL)
 
     def _memory(self, name: str, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -1,7 +1,7 @@
 """Memory that is used again and again, on a CPU.
 
 The C library gives large blocks back to the system as soon as they are free, and the system clears every page
-when it hands one out anew: a tenth of the time of a program whose tensors live for one operation each.
+when it hands one out anew: several percent of the time of a program whose tensors live for one operation each.
 """
 
 from __future__ import annotations

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from sae.kernels.codes import Codes
+from sae.kernels.encoder import columns, with_bias, with_ones
 from sae.kernels.scan import above
 from sae.kernels.select import entries_above
 
 _U = 2.0**-8
-_COLUMNS = 16  # a multiple of it suits matrix units
 _LEAST = 64  # tokens for which it is worth it
 _FAR = 2.0  # times the median norm: beyond it a token would lower the bound for all
 _MOST = 1 / 32  # of all pairs: where more have to be computed anyway, the float32 product is as good
@@ -40,12 +40,9 @@ class Screen:
     def __init__(self, W_LD: Tensor, b_L: Tensor) -> None:
         self.W_LD, self.b_L = W_LD, b_L
         L, D = W_LD.shape
-        self._W_LC = W_LD.new_zeros((L, -(-(D + 2) // _COLUMNS) * _COLUMNS), dtype=torch.bfloat16)
-        self._W_LC[:, :D] = W_LD
-        self._W_LC[:, D] = b_L
-        self._W_LC[:, D + 1] = b_L - self._W_LC[:, D]  # what the bias loses to rounding, to 2⁻¹⁶ of itself
+        self._W_LC = with_bias(W_LD, b_L, W_LD.new_zeros((L, columns(D)), dtype=torch.bfloat16))
         self._per_norm_L = W_LD.norm(dim=1) * (2 * _U + _U**2 + D * 2.0**-23) * 1.001
-        self._always_L = b_L.abs() * 2.0**-15
+        self._always_L = b_L.abs() * 2.0**-15  # its two columns hold the bias to 2⁻¹⁶ of itself
 
     def above(self, y_BD: Tensor, bound: Tensor) -> Codes | None:
         """The pairs with y · W + b above the bound (one number, or one a latent), with that value in float32.
@@ -66,9 +63,7 @@ class Screen:
 
     def _above(self, y_BD: Tensor, bound: Tensor, norm: Tensor) -> Codes | None:
         B, D = y_BD.shape
-        y_BC = y_BD.new_zeros((B, self._W_LC.shape[1]), dtype=torch.bfloat16)
-        y_BC[:, :D] = y_BD
-        y_BC[:, D : D + 2] = 1.0
+        y_BC = with_ones(y_BD, y_BD.new_zeros((B, columns(D)), dtype=torch.bfloat16))
         low_L = bound - self._per_norm_L * norm - self._always_L
         flat_N, _ = above(y_BC @ self._W_LC.T, low_L - low_L.abs() * (2 * _U))
         if len(flat_N) > _MOST * B * len(low_L):
