@@ -49,7 +49,7 @@ class _Reached(Exception):
 def _bare_reader(lm: LanguageModel, hooks: Sequence[str]) -> Read | None:
     """None for a model or a hook point for which this does not work."""
     try:
-        model = _bare(lm)
+        model = _by_onednn(_bare(lm))
         modules = dict(model.named_modules())
         kept: dict[str, Tensor] = {}
         for hook in dict.fromkeys(hooks):
@@ -77,6 +77,29 @@ def _bare(lm: LanguageModel) -> nn.Module:
         if inner is not None:
             instead[id(module)] = copy.deepcopy(inner, instead)
     return copy.deepcopy(model, instead)
+
+
+class _Linear(nn.Module):
+    """`nn.Linear` by oneDNN, which multiplies float32 a tenth faster than the library behind `torch.mm`, and more
+    on AMD's processors."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return y
+
+
+def _by_onednn(model: nn.Module) -> nn.Module:
+    """The same with all its linear layers computed so, where this torch can."""
+    if torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        for module in list(model.modules()):
+            for name, child in module.named_children():
+                if type(child) is nn.Linear and child.weight.dtype == torch.float32:
+                    setattr(module, name, _Linear(child))
+    return model
 
 
 def _listen(module: nn.Module, end: str, hook: str, kept: dict[str, Tensor], wanted: int) -> None:

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from sae import __version__
 from sae.autoencoder import Autoencoder
 from sae.checkpoint import Saver
 from sae.corpus import Corpus
-from sae.index.classes import TokenClasses
+from sae.index.crew import Crew
+from sae.index.frame import make_frame
 from sae.index.samples import SAMPLES, Strongest
-from sae.index.scan import Pass, encode, scan
-from sae.index.schema import BANDS, HIST_BINS, SCHEMA_VERSION
-from sae.index.shard import Frame
+from sae.index.scan import scan
+from sae.index.schema import BANDS, SCHEMA_VERSION
 from sae.index.tables import make_tables
 from sae.index.writer import meta_table, new_build
 from sae.kernels.memory import keep_freed
@@ -36,25 +35,6 @@ def contexts_to_read(corpus: Corpus, n_tokens: int) -> np.ndarray:
     return contexts[: int(np.searchsorted(counted, n_tokens)) + 1]
 
 
-def make_frame(
-    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, settings: IndexSettings
-) -> tuple[Frame, float, list[Pass]]:
-    """What all shards share; histogram bins are log-spaced over the activations of the first contexts (the samples),
-    from their smallest to twice their largest.  Also the low end of the first bin, and all that was read there."""
-    classes, near = TokenClasses.of(lm.vocabulary()[0]), NEAR if settings.near_misses else 0.0
-    first = list(encode(lm, sae, corpus, contexts[:SAMPLES], classes, near))
-    values = torch.cat([firings.value_N[firings.position_N > 0] for firings, _, _ in first])
-    norm = max(float(tokens.x_BD[tokens.position_B > 0].norm(dim=1).max()) for _, tokens, _ in first)
-    low, high = (float(values.min()), 2 * float(values.max())) if len(values) else (1e-3, 1.0)
-    edges = np.geomspace(low * (1 - 1e-6), high, HIST_BINS + 1)
-    frame = Frame(
-        n_latents=sae.n_latents, d_vocab=lm.info.d_vocab, context_length=corpus.context_length,
-        hist_edges=tuple(float(edge) for edge in edges[1:-1]), unit=float(2.0 ** np.ceil(np.log2(high))),
-        norm_unit=float(2.0 ** np.ceil(np.log2(max(norm, 1e-30)))),
-        n_strong=4 * settings.top_contexts, n_bin=2 * settings.band_contexts, n_near=settings.near_misses)
-    return frame, float(edges[0]), first
-
-
 def build(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, settings: IndexSettings, path: Path, *,
     provenance: dict[str, Any], checkpoint: Path | None = None,
@@ -68,9 +48,11 @@ def build(
     keep_freed()
     contexts = contexts_to_read(corpus, settings.index_tokens)
     total = int((corpus.length[contexts].astype(np.int64) - 1).sum())
-    frame, hist_low, read = make_frame(lm, sae, corpus, contexts, settings)
+    crew = Crew(lm, sae, corpus, NEAR if settings.near_misses else 0.0)
+    read = crew.read(contexts[:SAMPLES], bos=True)
+    frame, hist_low = make_frame(lm, sae, corpus, read, settings)
     with Saver(checkpoint) as saver:  # the last one is written while the tables are made
-        shard = scan(lm, sae, corpus, contexts, frame, saver=saver, read=read, update=lambda done: update(done, total))
+        shard = scan(crew, corpus, contexts, frame, saver=saver, read=read, update=lambda done: update(done, total))
         with new_build(path, sort=False) as write:
             added = make_tables(lm, sae, corpus, contexts, shard, frame, settings, write,
                                 read=[Strongest.of(firings, tokens) for firings, tokens, _ in read],

@@ -1,26 +1,30 @@
-"""Several things at once: on a CPU each core takes a part of the text through the model, the SAE and the sums,
-and later some of the tables.
+"""Several things at once: on a CPU each core takes forward passes, and later some of the sums and the tables.
 
 Cores that share every product wait for each other at its end, and all but one idle where the work is not a
-product.  Shards merge exactly, so who took which part of the text does not show.
+product.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
+from queue import SimpleQueue
 from typing import TypeVar
 
+import numpy as np
 import torch
 
+from sae.autoencoder import Autoencoder
+from sae.corpus import Corpus
+from sae.index.passes import Encoder, Pass
 from sae.lm import LanguageModel
 
-MOST = 4  # each holds a shard's firings; with more cores each has several
+MOST = 4  # each holds the firings of a shard; with more cores each has several
 _LOOK_S = 0.2  # between two looks at how far they are
 
-Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
@@ -28,50 +32,52 @@ class _Stopped(Exception):
     """Another one failed, or the work is not wanted any more."""
 
 
-def crew(lm: LanguageModel) -> list[LanguageModel]:
-    """A model for each thread: `lm` itself and its twins on a CPU, `lm` alone on a GPU."""
-    n = min(torch.get_num_threads(), MOST) if lm.device.type == "cpu" else 1
-    return [lm, *(lm.twin() for _ in range(n - 1))]
+class Crew:
+    """An encoder (`sae.index.passes`) for each thread, of the model and its twins on a CPU; a single one on a GPU."""
 
+    def __init__(self, lm: LanguageModel, sae: Autoencoder, corpus: Corpus, near: float = 0.0) -> None:
+        n = min(torch.get_num_threads(), MOST) if lm.device.type == "cpu" else 1
+        models = [lm, *(lm.twin() for _ in range(n - 1))]
+        self.encoders = [Encoder(model, sae, corpus, near) for model in models]
 
-def at_once(
-    work: Callable[[LanguageModel, Part, Callable[[int], None]], Result], models: Sequence[LanguageModel],
-    parts: Sequence[Part], update: Callable[[int], None],
-) -> list[Result]:
-    """`work(model, part, tell)` for each part, in a thread of its own; the first exception ends them all.
+    def read(
+        self, contexts: np.ndarray, update: Callable[[int], None] = lambda tokens: None, *, bos: bool = False
+    ) -> list[Pass]:
+        """The forward passes over the contexts, in their order, whoever made them.
 
-    What they `tell` of their progress is added up for `update`, which may raise to stop them.
-    """
-    told = [0] * len(parts)
-    stop = threading.Event()
+        `update(tokens)` is told the counted tokens read so far and may raise to stop.
+        """
+        free: SimpleQueue[Encoder] = SimpleQueue()
+        for encoder in self.encoders:
+            free.put(encoder)
+        found: dict[int, Pass] = {}
+        tokens = 0
 
-    def one(i: int) -> Result:
-        def tell(n: int) -> None:
-            told[i] = n
-            if stop.is_set():
-                raise _Stopped
+        def one(i: int, part: np.ndarray, go_on: Callable[[], None]) -> tuple[int, Pass]:
+            go_on()
+            encoder = free.get()
+            try:
+                return i, encoder(part, bos=bos)
+            finally:
+                free.put(encoder)
 
-        return work(models[i], parts[i], tell)
+        def done(result: tuple[int, Pass]) -> None:
+            nonlocal tokens
+            i, found[i] = result
+            tokens += int((found[i][1].position_B > 0).sum())
+            update(tokens)
 
-    with _threads_each(len(parts)), ThreadPoolExecutor(len(parts), thread_name_prefix="shard") as pool:
-        futures = [pool.submit(one, i) for i in range(len(parts))]
-        try:
-            while _going(futures):
-                update(sum(told))
-            update(sum(told))
-        finally:
-            stop.set()
-    failed = [error for f in futures if (error := f.exception()) and not isinstance(error, _Stopped)]
-    if failed:
-        raise failed[0]
-    return [f.result() for f in futures]
+        parts = self.encoders[0].passes(contexts)
+        side_by_side([partial(one, i, part) for i, part in enumerate(parts)], done, lambda: update(tokens),
+                     most=len(self.encoders))
+        return [found[i] for i in range(len(parts))]
 
 
 def side_by_side(
     jobs: Sequence[Callable[[Callable[[], None]], Result]], done: Callable[[Result], None],
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = lambda: None, most: int = MOST,
 ) -> None:
-    """Jobs that do not depend on each other, in threads, begun in their order; the first exception ends them all.
+    """Jobs that do not depend on each other, in `most` threads, begun in their order; the first exception ends all.
 
     Each is given a function to call now and then, which raises when it is to end.  `done` is told every result
     as it comes, in the calling thread; `check` may raise to stop them.
@@ -82,7 +88,7 @@ def side_by_side(
         if stop.is_set():
             raise _Stopped
 
-    n = max(1, min(torch.get_num_threads(), MOST, len(jobs)))
+    n = max(1, min(torch.get_num_threads(), most, len(jobs)))
     with _threads_each(n), ThreadPoolExecutor(n, thread_name_prefix="job") as pool:
         going = {pool.submit(job, go_on) for job in jobs}
         try:
@@ -94,12 +100,6 @@ def side_by_side(
         finally:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _going(futures: Sequence[Future[Result]]) -> bool:
-    """Whether they are at work still, none having failed; waits a moment for that to change."""
-    done, going = wait(futures, _LOOK_S, FIRST_EXCEPTION)
-    return bool(going) and not any(future.exception() for future in done)
 
 
 @contextmanager

@@ -15,12 +15,10 @@ from torch import Tensor
 
 from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
-from sae.index.classes import TokenClasses
 from sae.index.contexts import window_tokens
 from sae.index.extremes import Extremes
 from sae.index.pairs import rank_within
-from sae.index.scan import encode
-from sae.index.shard import Firings, Tokens
+from sae.index.passes import Encoder, Firings, Tokens
 from sae.lm import LanguageModel
 
 SAMPLES = 48
@@ -43,7 +41,7 @@ class Strongest:
         order = torch.argsort(firings.value_N, descending=True, stable=True)
         order = order[torch.argsort(token_N[order], stable=True)]
         listed = order[rank_within(token_N) < LATENTS]
-        return cls(int((tokens.position_B == 0).sum()), tokens.l0_B, firings.latent_N[listed], firings.value_N[listed])
+        return cls(tokens.n_contexts, tokens.l0_B, firings.latent_N[listed], firings.value_N[listed])
 
 
 def sample_tables(
@@ -59,8 +57,10 @@ def sample_tables(
     chosen = np.concatenate(list(kinds.values()))
     passes = list(read)
     unread = chosen[sum(part.contexts for part in passes) :]
-    for firings, tokens, _ in encode(lm, sae, corpus, unread, TokenClasses.of(lm.vocabulary()[0])):
+    encoder = Encoder(lm, sae, corpus)
+    for part in encoder.passes(unread):
         check()
+        firings, tokens, _ = encoder(part, bos=True)
         passes.append(Strongest.of(firings, tokens))
     l0_B, latent_N, value_N = (torch.cat([getattr(part, name) for part in passes])
                                for name in ("l0_B", "latent_N", "value_N"))

@@ -19,11 +19,12 @@ from sae.index.company import SAMPLED
 from sae.index.contexts import choose, place_reader, text_reader
 from sae.index.crew import side_by_side
 from sae.index.directions import logit_effects, planar_map
+from sae.index.frame import Frame
 from sae.index.latents import latent_columns, logit_columns, map_columns, token_columns
 from sae.index.pairs import TopPairs, with_lift
 from sae.index.samples import Strongest, sample_tables
 from sae.index.schema import LOGIT_BINS
-from sae.index.shard import Frame, Shard
+from sae.index.shard import Shard
 from sae.kernels.sorting import stable_argsort
 from sae.lm import LanguageModel
 from sae.specs import IndexSettings

@@ -15,6 +15,7 @@ from sae.activations import context_batches
 from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
 from sae.index.build import build, contexts_to_read
+from sae.reader import reader
 from sae.specs import IndexSettings
 from tests.toys import D, ToyModel, V
 
@@ -68,8 +69,9 @@ def dense_case(path: Path, lm: Any, sae: Autoencoder, corpus: Corpus, settings: 
     build(lm, sae, corpus, settings, path, provenance={"run": "r", "command": "c"})
     contexts = contexts_to_read(corpus, settings.index_tokens)
     parts: list[tuple[np.ndarray, ...]] = []
+    read = reader(lm, [sae.hook])  # to the last bit what the build reads; it has its own tests
     for rows, tokens_PS, real_PS in context_batches(corpus, contexts):
-        x_TD = lm.activations(tokens_PS, sae.hook)[real_PS]
+        x_TD = read(tokens_PS)[0][real_PS]
         pre_TL = sae.pre_activations(x_TD)
         if sae.config["architecture"] == "batch_topk":
             border = torch.full_like(pre_TL, max(sae.sparsity.threshold or 0.0, 0.0))

@@ -4,61 +4,55 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
 
-from sae.index.crew import at_once, crew, side_by_side
+from sae.index import passes
+from sae.index.crew import Crew, side_by_side
 from sae.lm import LanguageModel
+from tests.toys import ToyModel, toy_corpus, toy_sae
+from tests.unit.sae.index.test_shard import same
+
+CORPUS = toy_corpus(60)
 
 
-def models(n: int) -> list[LanguageModel]:
-    return [None] * n  # type: ignore[list-item]
-
-
-def test_results_come_in_the_order_of_the_parts_and_progress_adds_up() -> None:
-    seen: list[int] = []
+@pytest.fixture
+def crew() -> Iterator[Crew]:
     before = torch.get_num_threads()
-
-    def work(model: LanguageModel, part: int, tell: Callable[[int], None]) -> tuple[int, int]:
-        tell(part)
-        return part, torch.get_num_threads()
-
-    assert at_once(work, models(2), [5, 7], seen.append) == [(5, max(1, before // 2)), (7, max(1, before // 2))]
-    assert seen[-1] == 12
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(3)
+    yield Crew(ToyModel(), toy_sae(), CORPUS)  # type: ignore[arg-type]
+    torch.set_num_threads(before)
 
 
-def test_the_first_failure_ends_the_others_and_is_raised() -> None:
-    def work(model: LanguageModel, part: int, tell: Callable[[int], None]) -> None:
-        if part == 0:
-            raise ValueError("part 0")
-        for _ in range(3000):
-            tell(1)
-            time.sleep(0.01)
+@pytest.mark.parametrize("bos", [True, False])
+def test_passes_come_in_the_order_of_the_contexts_whoever_made_them(
+    crew: Crew, bos: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "_CPU_TOKENS", 5 * CORPUS.context_length)
+    crew = Crew(ToyModel(), toy_sae(), CORPUS)  # type: ignore[arg-type]
+    assert len(crew.encoders) == 3
+    contexts = np.random.default_rng(0).permutation(len(CORPUS.length))
+    told: list[int] = []
+    found = crew.read(contexts, told.append, bos=bos)
+    alone = [crew.encoders[0](contexts[i : i + 5], bos=bos) for i in range(0, len(contexts), 5)]
+    assert len(found) == len(alone)
+    for ours, theirs in zip(found, alone, strict=True):
+        assert all(same(vars(a), vars(b)) for a, b in zip(ours, theirs, strict=True))
+    assert told == sorted(told)
+    assert told[-1] == (CORPUS.length[contexts] - 1).sum()
+    assert bos == any(bool((firings.position_N == 0).any()) for firings, *_ in found)
 
-    with pytest.raises(ValueError, match="part 0"):
-        at_once(work, models(2), [0, 1], lambda tokens: None)
 
-
-def test_whoever_is_told_may_stop_it() -> None:
-    ended = threading.Event()
-
-    def work(model: LanguageModel, part: int, tell: Callable[[int], None]) -> None:
-        try:
-            for _ in range(3000):
-                tell(1)
-                time.sleep(0.01)
-        finally:
-            ended.set()
-
+def test_whoever_is_told_may_stop_it(crew: Crew) -> None:
     def update(tokens: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        at_once(work, models(1), [0], update)
-    assert ended.is_set()
+        crew.read(np.arange(len(CORPUS.length)), update)
+    assert len(crew.read(np.arange(4))) == 1  # it is free for other work
 
 
 def test_jobs_are_begun_in_order_and_their_results_told_here() -> None:
@@ -100,9 +94,7 @@ def test_the_first_failure_ends_all_jobs(who: str) -> None:
 
 
 def test_twins_share_the_weights_and_not_the_hooks(demo_lm: LanguageModel) -> None:
-    one, *others = crew(demo_lm)
-    assert one is demo_lm
-    twin = others[0] if others else demo_lm.twin()
+    twin = demo_lm.twin()
     tokens_PS = torch.arange(1, 9)[None]
     hook = "blocks.1.hook_resid_post"
     assert torch.equal(twin.activations(tokens_PS, hook), demo_lm.activations(tokens_PS, hook))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,18 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from sae.checkpoint import Saver
 from sae.index import scan as scan_module
-from sae.index.build import build, contexts_to_read, make_frame
-from sae.index.classes import TokenClasses
-from sae.index.scan import scan, scan_shard
+from sae.index.build import build, contexts_to_read
+from sae.index.crew import Crew
+from sae.index.frame import Frame, make_frame
+from sae.index.passes import joined
+from sae.index.samples import SAMPLES
+from sae.index.scan import scan
 from sae.index.schema import TABLES
+from sae.index.shard import Shard
 from sae.index.tables import make_tables
 from sae.index.writer import meta_table, new_build
 from sae.specs import IndexSettings
@@ -35,15 +42,23 @@ def everything(path: Path) -> dict[str, list[tuple[Any, ...]]]:
     return tables
 
 
+def framed(lm: ToyModel, sae: Any, corpus: Any, contexts: np.ndarray, settings: IndexSettings) -> tuple[Crew, Frame]:
+    crew = Crew(lm, sae, corpus)  # type: ignore[arg-type]
+    frame, _ = make_frame(lm, sae, corpus, crew.read(contexts[:SAMPLES]), settings)  # type: ignore[arg-type]
+    return crew, frame
+
+
+def shard_of(crew: Crew, frame: Frame, contexts: np.ndarray) -> Shard:
+    return Shard.of(frame, len(contexts), *map(joined, zip(*crew.read(contexts), strict=True)))
+
+
 def test_two_halves_merged_are_the_same_build(tmp_path: Path) -> None:
     lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(90)
     contexts = contexts_to_read(corpus, 10_000)
-    frame, *_ = make_frame(lm, sae, corpus, contexts, SETTINGS)  # type: ignore[arg-type]
-    classes = TokenClasses.of(lm.vocabulary()[0])
-    whole = scan_shard(lm, sae, corpus, contexts, frame, classes)  # type: ignore[arg-type]
+    crew, frame = framed(lm, sae, corpus, contexts, SETTINGS)
+    whole = shard_of(crew, frame, contexts)
     half = len(contexts) // 2
-    halves = [scan_shard(lm, sae, corpus, part, frame, classes)  # type: ignore[arg-type]
-              for part in (contexts[half:], contexts[:half])]
+    halves = [shard_of(crew, frame, part) for part in (contexts[half:], contexts[:half])]
     merged = halves[0].merge(halves[1], frame)
     assert same(merged.state(), whole.state())
     for name, shard in (("whole", whole), ("merged", merged)):
@@ -57,20 +72,29 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize(("stop_at", "models"), [(1, 1), (150, 1), (400, 1), (1, 2), (300, 2), (400, 3)])
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("stop_at", "models"), [(1, 1), (700, 1), (1100, 1), (1, 2), (900, 2), (1100, 3)])
 def test_interrupted_and_resumed_is_the_same_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int, models: int
 ) -> None:
     monkeypatch.setattr(scan_module, "SHARD_TOKENS", 16 * 9)
-    monkeypatch.setattr(scan_module, "crew", lambda lm: [lm])
-    sae, corpus = toy_sae(), toy_corpus(60)
+    sae, corpus = toy_sae(), toy_corpus(150)
 
     def make(path: Path, lm: ToyModel, update: Any = lambda done, total: None, checkpoint: Path | None = None) -> None:
         build(lm, sae, corpus, SETTINGS, path, provenance={}, update=update, checkpoint=checkpoint)  # type: ignore[arg-type]
 
     first, checkpoint = ToyModel(), tmp_path / "ckpt" / "index.pt"
-    make(tmp_path / "a" / "b.duckdb", first)
-    monkeypatch.setattr(scan_module, "crew", lambda lm: [lm] * models)
+    with threads(1):
+        make(tmp_path / "a" / "b.duckdb", first)
     told: list[int] = []
 
     def stop(done: int, total: int) -> None:
@@ -78,13 +102,15 @@ def test_interrupted_and_resumed_is_the_same_build(
         if done >= stop_at:
             raise Stopped
 
-    with pytest.raises(Stopped):
+    with threads(models), pytest.raises(Stopped):
         make(tmp_path / "c" / "b.duckdb", ToyModel(), stop, checkpoint)
     assert not (tmp_path / "c").exists()
     resumed = ToyModel()
-    make(tmp_path / "c" / "b.duckdb", resumed, lambda done, total: told.append(done), checkpoint)
+    with threads(models):
+        make(tmp_path / "c" / "b.duckdb", resumed, lambda done, total: told.append(done), checkpoint)
     assert told == sorted(told) or stop_at in range(told[-1])
-    if stop_at > 144 * models:
+    rounds = contexts_to_read(corpus, SETTINGS.index_tokens)[: SAMPLES + 2 * 9 * models]
+    if stop_at > (corpus.length[rounds] - 1).sum():
         assert resumed.tokens_read < first.tokens_read  # finished shards were not read again
     assert everything(tmp_path / "c" / "b.duckdb") == everything(tmp_path / "a" / "b.duckdb")
 
@@ -93,10 +119,10 @@ def test_a_checkpoint_of_another_frame_is_not_gone_on_with(tmp_path: Path) -> No
     lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(40)
     contexts = contexts_to_read(corpus, 10_000)
     for settings in (SETTINGS, IndexSettings(index_tokens=10_000, top_contexts=5)):
-        frame, *_ = make_frame(lm, sae, corpus, contexts, settings)  # type: ignore[arg-type]
+        crew, frame = framed(lm, sae, corpus, contexts, settings)
         with Saver(tmp_path / "i.pt") as saver:
-            shard = scan(lm, sae, corpus, contexts, frame, saver=saver)  # type: ignore[arg-type]
-        assert same(shard.state(), scan(lm, sae, corpus, contexts, frame).state())  # type: ignore[arg-type]
+            shard = scan(crew, corpus, contexts, frame, saver=saver)
+        assert same(shard.state(), scan(crew, corpus, contexts, frame).state())
 
 
 def test_the_rows_of_every_table_lie_in_its_order(tmp_path: Path) -> None:
@@ -121,8 +147,8 @@ def test_a_build_is_never_overwritten(tmp_path: Path) -> None:
 def test_a_failure_while_writing_leaves_no_build(tmp_path: Path) -> None:
     lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(20)
     contexts = contexts_to_read(corpus, 10_000)
-    frame, *_ = make_frame(lm, sae, corpus, contexts, SETTINGS)  # type: ignore[arg-type]
-    shard = scan_shard(lm, sae, corpus, contexts, frame, TokenClasses.of(lm.vocabulary()[0]))  # type: ignore[arg-type]
+    crew, frame = framed(lm, sae, corpus, contexts, SETTINGS)
+    shard = shard_of(crew, frame, contexts)
 
     def fail() -> None:
         with new_build(tmp_path / "b.duckdb", sort=False) as write:

@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae.checkpoint import load_checkpoint, save_checkpoint
+from sae.index.aggregates import held_out
 from sae.index.company import SAMPLED, Company
+from sae.index.frame import Frame
 from sae.index.pairs import rank_within
+from sae.index.passes import Firings, Misses, Tokens, joined
 from sae.index.peaks import Peaks
-from sae.index.shard import Firings, Frame, Misses, Shard, Tokens, held_out
+from sae.index.shard import Shard
 from sae.records import CLASSES
 
 L, V, S, D, C = 5, 7, 6, 3, len(CLASSES)
@@ -65,11 +68,7 @@ class Text:
             at, latent = (near < 9).nonzero(as_tuple=True)
             at, latent = at[at > 0], latent[at > 0]
             misses.append(Misses(latent, near[at, latent], one.context_B[at], at))
-        return Shard.of(
-            FRAME, len(contexts),
-            Firings(*(torch.cat(column) for column in zip(*(vars(f).values() for f in firings), strict=True))),
-            Tokens(*(torch.cat(column) for column in zip(*(vars(t).values() for t in tokens), strict=True))),
-            Misses(*(torch.cat(column) for column in zip(*(vars(m).values() for m in misses), strict=True))))
+        return Shard.of(FRAME, len(contexts), joined(firings), joined(tokens), joined(misses))
 
 
 def same(a: Any, b: Any) -> bool:

@@ -1,0 +1,58 @@
+"""What all shards of a build have in common, so that their sums can be added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sae.autoencoder import Autoencoder
+from sae.corpus import Corpus
+from sae.index.passes import Pass
+from sae.index.schema import HIST_BINS
+from sae.lm import LanguageModel
+from sae.specs import IndexSettings
+
+_MAX_POSITION_BINS = 256
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Scales and sizes of the sums."""
+
+    n_latents: int
+    d_vocab: int
+    context_length: int
+    hist_edges: tuple[float, ...]  # upper edges of all bins but the last, rising
+    unit: float  # a power of two above the largest activation expected
+    norm_unit: float  # a power of two above the largest norm of what is reconstructed
+    n_strong: int
+    n_bin: int
+    n_near: int
+
+    @property
+    def n_bins(self) -> int:
+        return len(self.hist_edges) + 1
+
+    @property
+    def position_bins(self) -> int:
+        return min(self.context_length, _MAX_POSITION_BINS)
+
+
+def make_frame(
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, first: Sequence[Pass], settings: IndexSettings
+) -> tuple[Frame, float]:
+    """What all shards share; histogram bins are log-spaced over the activations of the first passes (the samples),
+    from their smallest to twice their largest.  Also the low end of the first bin."""
+    values = torch.cat([firings.value_N[firings.position_N > 0] for firings, _, _ in first])
+    norm = max(float(tokens.x_BD[tokens.position_B > 0].norm(dim=1).max()) for _, tokens, _ in first)
+    low, high = (float(values.min()), 2 * float(values.max())) if len(values) else (1e-3, 1.0)
+    edges = np.geomspace(low * (1 - 1e-6), high, HIST_BINS + 1)
+    frame = Frame(
+        n_latents=sae.n_latents, d_vocab=lm.info.d_vocab, context_length=corpus.context_length,
+        hist_edges=tuple(float(edge) for edge in edges[1:-1]), unit=float(2.0 ** np.ceil(np.log2(high))),
+        norm_unit=float(2.0 ** np.ceil(np.log2(max(norm, 1e-30)))),
+        n_strong=4 * settings.top_contexts, n_bin=2 * settings.band_contexts, n_near=settings.near_misses)
+    return frame, float(edges[0])

@@ -1,0 +1,151 @@
+"""Forward passes of the language model and the SAE: which latents fire on which token.
+
+*Counted* tokens are all real positions but BOS.  Shapes: P contexts, S positions, B tokens, N firings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sae.activations import context_batches
+from sae.autoencoder import Autoencoder
+from sae.corpus import Corpus
+from sae.index.classes import TokenClasses
+from sae.kernels.codes import Codes
+from sae.lm import LanguageModel
+from sae.reader import reader
+from sae.records import CLASSES
+
+_TOKENS = 8192  # of a forward pass
+_CPU_TOKENS = 2048  # on a CPU: what the model's layers make stays in the cache
+
+
+@dataclass
+class Firings:
+    """The code of a piece of text as triplets with their context, in the order of the text."""
+
+    latent_N: Tensor
+    value_N: Tensor
+    context_N: Tensor
+    position_N: Tensor
+    token_N: Tensor
+    previous_N: Tensor
+    next_N: Tensor  # the following token, −1 at the end of a context
+    l0_N: Tensor  # active latents on the firing's token
+    classes_N: Tensor  # the token's classes, bit by bit in the order of `CLASSES`
+
+    def counted(self) -> Firings:
+        """All but those on BOS."""
+        kept = (self.position_N > 0).nonzero().squeeze(1)
+        return Firings(*(column.index_select(0, kept) for column in vars(self).values()))
+
+
+@dataclass
+class Misses:
+    """Pairs that nearly fired, with their pre-activations, in contexts in which the latent never fires."""
+
+    latent_N: Tensor
+    value_N: Tensor
+    context_N: Tensor
+    position_N: Tensor
+
+
+@dataclass
+class Tokens:
+    """The tokens of the same piece, BOS included; `x` is what the SAE reconstructs."""
+
+    context_B: Tensor
+    position_B: Tensor
+    token_B: Tensor
+    previous_B: Tensor
+    next_B: Tensor  # −1 at the end of a context
+    classes_B: Tensor
+    l0_B: Tensor
+    x_BD: Tensor
+    error_B: Tensor  # ‖x − x_hat‖²
+
+    @property
+    def n_contexts(self) -> int:
+        return int((self.position_B == 0).sum())
+
+
+Pass: TypeAlias = tuple[Firings, Tokens, Misses]
+T = TypeVar("T", Firings, Tokens, Misses)
+
+
+def joined(parts: Sequence[T]) -> T:
+    """The columns of all parts, one after the other."""
+    return type(parts[0])(*(torch.cat(column) for column in zip(*(vars(part).values() for part in parts), strict=True)))
+
+
+class Encoder:
+    """A language model up to the SAE's site, and the SAE, over contexts of a corpus; for one thread at a time.
+
+    `near`: by how much the pre-activation of a near miss falls short of firing, at the most; 0 for none of them.
+    """
+
+    def __init__(self, lm: LanguageModel, sae: Autoencoder, corpus: Corpus, near: float = 0.0) -> None:
+        self._lm, self._sae, self._corpus, self._near = lm, sae, corpus, near
+        self._classes = TokenClasses.of(lm.vocabulary()[0])
+        self._read = reader(lm, list(dict.fromkeys([sae.hook, sae.out_hook])))
+        self._most = _CPU_TOKENS if lm.device.type == "cpu" else _TOKENS
+
+    def passes(self, contexts: np.ndarray) -> list[np.ndarray]:
+        """The contexts in as many as one forward pass takes."""
+        size = max(1, self._most // self._corpus.context_length)
+        return [contexts[start : start + size] for start in range(0, len(contexts), size)]
+
+    def __call__(self, contexts: np.ndarray, *, bos: bool) -> Pass:
+        """One forward pass: firings, on BOS too if `bos` is set, all tokens, and near misses on counted tokens, on the
+        CPU."""
+        device, sae = self._lm.device, self._sae
+        (rows, tokens_PS, real_PS), = context_batches(self._corpus, contexts, max_tokens=self._most)
+        real_on_device = real_PS.to(device)
+        read_BD, *rest = (x_PSD[real_on_device] for x_PSD in self._read(tokens_PS.to(device)))
+        x_BD = rest[0] if rest else read_BD
+        codes, silent = sae.codes_and_misses(read_BD, self._near)
+        error_B = (x_BD - sae.decode(codes, read_BD)).square().sum(dim=1)
+        row_B, position_B = real_PS.nonzero(as_tuple=True)
+        tokens = self._tokens(torch.from_numpy(rows)[row_B], position_B, tokens_PS, real_PS,
+                              codes.l0_B().cpu(), x_BD.cpu(), error_B.cpu())
+        counted_B = position_B.to(device) > 0
+        silent = _in_silence(silent, codes, row_B.to(device), counted_B)
+        return (_firings(codes if bos else codes.where(counted_B[codes.token_N]), tokens), tokens,
+                _misses(silent, tokens))
+
+    def _tokens(
+        self, context_B: Tensor, position_B: Tensor, tokens_PS: Tensor, real_PS: Tensor, *computed: Tensor
+    ) -> Tokens:
+        next_PS = torch.full_like(tokens_PS, -1)
+        next_PS[:, :-1] = torch.where(real_PS[:, 1:], tokens_PS[:, 1:], -1)
+        bits_C = 1 << torch.arange(len(CLASSES), dtype=torch.int16)
+        classes_PS = (self._classes.at(tokens_PS) * bits_C[:, None, None]).sum(dim=0, dtype=torch.int16)
+        return Tokens(context_B, position_B, *(column_PS[real_PS] for column_PS in (
+            tokens_PS, torch.roll(tokens_PS, 1, dims=1), next_PS, classes_PS)), *computed)
+
+
+def _firings(codes: Codes, tokens: Tokens) -> Firings:
+    at_N = codes.token_N.cpu()
+    return Firings(codes.latent_N.cpu(), codes.value_N.cpu(), *(column_B.index_select(0, at_N) for column_B in (
+        tokens.context_B, tokens.position_B, tokens.token_B, tokens.previous_B, tokens.next_B, tokens.l0_B,
+        tokens.classes_B)))
+
+
+def _misses(silent: Codes, tokens: Tokens) -> Misses:
+    at_N = silent.token_N.cpu()
+    return Misses(silent.latent_N.cpu(), silent.value_N.cpu(), tokens.context_B[at_N], tokens.position_B[at_N])
+
+
+def _in_silence(misses: Codes, codes: Codes, row_B: Tensor, counted_B: Tensor) -> Codes:
+    """The near misses on counted tokens of those rows of a pass in which the latent fires on none of them."""
+    counted_N = counted_B[codes.token_N]
+    fires_PL = torch.zeros(int(row_B[-1]) + 1, codes.n_latents, dtype=torch.bool, device=row_B.device)
+    fires_PL[row_B[codes.token_N[counted_N]], codes.latent_N[counted_N]] = True
+    fires = fires_PL[row_B[misses.token_N], misses.latent_N]
+    return misses.where(~fires & counted_B[misses.token_N])
