@@ -1,7 +1,8 @@
 """Activations at the same hook points, over and over: by the model inside the bridge, without the bridge.
 
-A bridge stops at every hook point and holds on to attention patterns; on a CPU, where memory that is new costs
-as much as what is computed in it, a forward pass takes a tenth longer for it, or more.
+A bridge stops at every hook point and holds on to attention patterns.  On a CPU, where memory that is new costs
+as much as what is computed in it, a forward pass without it, with fused attention and with oneDNN's products
+takes a fifth less time, or less still.
 
 Shapes: P contexts, S positions, D width.
 """
@@ -35,8 +36,8 @@ def reader(lm: LanguageModel, hooks: Sequence[str]) -> Read:
 
     def read(tokens_PS: Tensor) -> list[Tensor]:
         if not chosen:
-            bare = _bare_reader(lm, hooks)
-            chosen.append(bare if bare and _agree(bare, by_bridge, tokens_PS[:1]) else by_bridge)
+            bare = (_bare_reader(lm, hooks, attention) for attention in ("sdpa", "eager"))
+            chosen.append(next((it for it in bare if it and _agree(it, by_bridge, tokens_PS[:1])), by_bridge))
         return chosen[0](tokens_PS)
 
     return read
@@ -46,10 +47,11 @@ class _Reached(Exception):
     """The forward pass has come as far as it was wanted."""
 
 
-def _bare_reader(lm: LanguageModel, hooks: Sequence[str]) -> Read | None:
+def _bare_reader(lm: LanguageModel, hooks: Sequence[str], attention: str) -> Read | None:
     """None for a model or a hook point for which this does not work."""
     try:
         model = _by_onednn(_bare(lm))
+        model.set_attn_implementation(attention)
         modules = dict(model.named_modules())
         kept: dict[str, Tensor] = {}
         for hook in dict.fromkeys(hooks):
@@ -68,9 +70,9 @@ def _bare_reader(lm: LanguageModel, hooks: Sequence[str]) -> Read | None:
     return read
 
 
-def _bare(lm: LanguageModel) -> nn.Module:
+def _bare(lm: LanguageModel) -> Any:
     """The Hugging Face model on the same weights, with the bridge's parts taken out of it."""
-    model: nn.Module = lm.bridge.original_model
+    model = lm.bridge.original_model
     instead: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     for module in reversed(list(model.modules())):  # the innermost first
         inner = module._modules.get("_original_component")
@@ -92,7 +94,7 @@ class _Linear(nn.Module):
         return y
 
 
-def _by_onednn(model: nn.Module) -> nn.Module:
+def _by_onednn(model: Any) -> Any:
     """The same with all its linear layers computed so, where this torch can."""
     if torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         for module in list(model.modules()):
@@ -125,5 +127,5 @@ def _agree(bare: Read, by_bridge: Read, tokens_PS: Tensor) -> bool:
         found = bare(tokens_PS)
     except Exception:  # whatever an unusual architecture raises
         return False
-    return all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(b.std()))
+    return all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-4 * float(b.std()))
                for a, b in zip(found, expected, strict=True))

@@ -41,6 +41,7 @@ def test_a_reader_gives_the_activations_at_a_hook_point(model: LanguageModel, ho
             assert found.dtype == expected.dtype
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     # The model of the bridge is as it was, hooks and all.
+    assert model.bridge.original_model.config._attn_implementation == "eager"
     assert not torch.equal(model.logits(tokens_PS, {hooks[1]: torch.zeros_like}), model.logits(tokens_PS))
 
 
@@ -62,19 +63,30 @@ def test_the_bridge_is_asked_once_where_the_residual_stream_is_read(
     assert asked == [(1, 8)]
 
 
-def test_a_model_that_reads_something_else_is_left_to_its_bridge(
-    demo_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("wrong", [("sdpa",), ("sdpa", "eager")])
+def test_what_reads_something_else_is_not_used(
+    demo_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, wrong: tuple[str, ...]
 ) -> None:
-    bare = sae.reader._bare_reader
+    bare, hook, tokens_PS = sae.reader._bare_reader, "blocks.1.hook_resid_post", torch.arange(24).view(3, 8)
 
-    def off(lm: LanguageModel, hooks: Any) -> Any:
-        read = bare(lm, hooks)
+    def off(lm: LanguageModel, hooks: Any, attention: str) -> Any:
+        read = bare(lm, hooks, attention)
         assert read is not None
-        return lambda tokens_PS: [x_PSD * 1.01 for x_PSD in read(tokens_PS)]
+        return (lambda tokens_PS: [x_PSD * 1.01 for x_PSD in read(tokens_PS)]) if attention in wrong else read
 
+    eager = bare(demo_lm, [hook], "eager")
+    assert eager is not None
     monkeypatch.setattr(sae.reader, "_bare_reader", off)
-    hook, tokens_PS = "blocks.1.hook_resid_post", torch.arange(24).view(3, 8)
-    assert torch.equal(reader(demo_lm, [hook])(tokens_PS)[0], demo_lm.activations(tokens_PS, hook))
+    expected = demo_lm.activations(tokens_PS, hook) if "eager" in wrong else eager(tokens_PS)[0]
+    assert torch.equal(reader(demo_lm, [hook])(tokens_PS)[0], expected)
+
+
+def test_linear_layers_are_computed_by_onednn(demo_lm: LanguageModel) -> None:
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        pytest.skip("this torch has no oneDNN")
+    kinds = [type(module) for module in sae.reader._by_onednn(sae.reader._bare(demo_lm)).modules()]
+    assert torch.nn.Linear not in kinds
+    assert kinds.count(sae.reader._Linear) == 7 * demo_lm.info.n_layers + 1
 
 
 def test_what_is_no_bridge_reads_by_itself() -> None:
