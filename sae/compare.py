@@ -22,9 +22,9 @@ from torch import Tensor
 from sae.activations import context_batches
 from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
-from sae.index.company import MIN_TOGETHER, spread
-from sae.index.pairs import rank_within
+from sae.index.company import MIN_TOGETHER
 from sae.kernels.codes import Codes
+from sae.kernels.runs import rank_within, spread
 from sae.kernels.sorting import counted, stable_argsort
 from sae.lm import LanguageModel
 

@@ -8,7 +8,8 @@ Shapes: L latents, V vocabulary, S positions, K histogram bins, N firings, B tok
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -19,7 +20,7 @@ from sae.index.crew import side_by_side
 from sae.index.extremes import Extremes
 from sae.index.frame import Frame
 from sae.index.pairs import PairCounts
-from sae.index.passes import Firings, Misses, Tokens
+from sae.index.passes import Firings, Misses, Pass, Tokens, joined
 from sae.index.peaks import Peaks, hash31
 from sae.records import CLASSES
 
@@ -32,50 +33,62 @@ _NORM_BINS = 64 * 48
 Fields: TypeAlias = dict[str, Any]  # of `sae.index.shard.Shard`
 
 
-def aggregate(frame: Frame, firings: Firings, every: Tokens, misses: Misses) -> Fields:
-    """All fields of a shard but the number of its contexts, of counted firings, all tokens and counted near misses."""
-    L, V, S = frame.n_latents, frame.d_vocab, frame.context_length
-    latent_N, value_N = firings.latent_N, firings.value_N
+def aggregate(frame: Frame, passes: Sequence[Pass]) -> Fields:
+    """All fields of a shard, of passes with counted firings and counted near misses."""
+    made: Fields = {}
+    _together([
+        lambda: _of_tokens(frame, [tokens for _, tokens, _ in passes]),
+        lambda: {"firings": joined([firings for firings, _, _ in passes])},
+        lambda: {"near": _near(frame, joined([misses for _, _, misses in passes]))}], made)
+    firings: Firings = made.pop("firings")
     held_N = held_out(firings.context_N)
-    bin_N = torch.bucketize(value_N, torch.tensor(frame.hist_edges, dtype=torch.float32))
-
-    def peaks() -> Fields:
-        found = Peaks.find(latent_N, firings.context_N, firings.position_N, value_N, bin_N)
-        return {"n_contexts_L": torch.bincount(found.latent_N, minlength=L),
-                "peaks": found.prune(frame.n_strong, frame.n_bin, frame.n_bins)}
 
     def pairs(name: str, token_N: Tensor) -> Callable[[], Fields]:
-        return lambda: {name: PairCounts.count(latent_N, token_N, value_N, held_N, V)}
+        return lambda: {name: PairCounts.count(firings.latent_N, token_N, firings.value_N, held_N, frame.d_vocab)}
 
-    def following() -> Fields:
-        some = (firings.next_N >= 0).nonzero().squeeze(1)
-        latent_M, next_M, value_M, held_M = (
-            column.index_select(0, some) for column in (latent_N, firings.next_N, value_N, held_N))
-        return {"nexts": PairCounts.count(latent_M, next_M, value_M, held_M, V)}
-
-    def company() -> Fields:
-        return {"company": Company.find(firings.context_N * S + firings.position_N, latent_N).prune(SAMPLED)}
-
-    def near() -> Fields:
-        found = Peaks.alone(misses.latent_N, misses.context_N, misses.position_N, misses.value_N)
-        return {"near": found.prune(0, frame.n_near, 1)}
-
-    made: Fields = {}
-    jobs = [peaks, company, pairs("tokens", firings.token_N), pairs("previous", firings.previous_N), following,
-            lambda: _of_values(frame, firings, bin_N), lambda: _of_latents(frame, firings, held_N),
-            lambda: _of_tokens(frame, every), near]
-    side_by_side([lambda _, job=job: job() for job in jobs], made.update)  # type: ignore[misc]
+    _together([
+        lambda: _peaks(frame, firings), lambda: _company(frame, firings), pairs("tokens", firings.token_N),
+        pairs("previous", firings.previous_N), lambda: {"nexts": _nexts(frame, firings, held_N)},
+        lambda: _of_latents(frame, firings, held_N), lambda: _of_values(frame, firings)], made)
     return made
 
 
-def _of_values(frame: Frame, firings: Firings, bin_N: Tensor) -> Fields:
+def _together(jobs: Sequence[Callable[[], Fields]], made: Fields) -> None:
+    side_by_side([lambda _, job=job: job() for job in jobs], made.update)  # type: ignore[misc]
+
+
+def _peaks(frame: Frame, firings: Firings) -> Fields:
+    found = Peaks.find(firings.latent_N, firings.context_N, firings.position_N, firings.value_N, frame.edges)
+    return {"n_contexts_L": torch.bincount(found.latent_N, minlength=frame.n_latents),
+            "peaks": found.prune(frame.n_strong, frame.n_bin, frame.n_bins)}
+
+
+def _near(frame: Frame, misses: Misses) -> Peaks:
+    """In contexts in which a latent only nearly fires; of one bin, without a payload."""
+    found = Peaks.find(misses.latent_N, misses.context_N, misses.position_N, misses.value_N, torch.zeros(0))
+    return found.without_payload().prune(0, frame.n_near, 1)
+
+
+def _company(frame: Frame, firings: Firings) -> Fields:
+    found = Company.find(firings.context_N * frame.context_length + firings.position_N, firings.latent_N)
+    return {"company": found.prune(SAMPLED)}
+
+
+def _nexts(frame: Frame, firings: Firings, held_N: Tensor) -> PairCounts:
+    some = (firings.next_N >= 0).nonzero().squeeze(1)
+    latent_M, next_M, value_M, held_M = (
+        column.index_select(0, some) for column in (firings.latent_N, firings.next_N, firings.value_N, held_N))
+    return PairCounts.count(latent_M, next_M, value_M, held_M, frame.d_vocab)
+
+
+def _of_values(frame: Frame, firings: Firings) -> Fields:
     """Of activations, by latent."""
     L, latent_N, value_N = frame.n_latents, firings.latent_N, firings.value_N
     relative_N = value_N.double() / frame.unit
     return {
         "powers_L32": torch.stack([_wide_sums(latent_N, relative_N.pow(power), L) for power in (1, 2, 3)], dim=1),
         "max_L": torch.zeros(L).scatter_reduce_(0, latent_N, value_N, "amax"),
-        "hist_LK": _table(latent_N, bin_N, L, frame.n_bins)}
+        "hist_LK": _table(latent_N, torch.bucketize(value_N, frame.edges), L, frame.n_bins)}
 
 
 def _of_latents(frame: Frame, firings: Firings, held_N: Tensor) -> Fields:
@@ -91,15 +104,16 @@ def _of_latents(frame: Frame, firings: Firings, held_N: Tensor) -> Fields:
         "class_2LC": _by_class(firings.classes_N, latent_N, held_N, L)}
 
 
-def _of_tokens(frame: Frame, every: Tokens) -> Fields:
+def _of_tokens(frame: Frame, parts: Sequence[Tokens]) -> Fields:
     """Of tokens, whatever fires on them."""
     L, V, S = frame.n_latents, frame.d_vocab, frame.context_length
+    every = joined([replace(part, x_BD=part.x_BD[:, :0]) for part in parts])  # x is most of it, and stays in parts
     bos_B = every.position_B == 0
     counted = (~bos_B).nonzero().squeeze(1)
     tokens = Tokens(*(column.index_select(0, counted) for column in vars(every).values()))
+    norm_B = torch.cat([part.x_BD.norm(dim=1) for part in parts])[counted]
     held_B = held_out(tokens.context_B)
     followed_B = tokens.next_B >= 0
-    norm_B = tokens.x_BD.norm(dim=1)
     return {
         "l0_hist": torch.bincount(tokens.l0_B, minlength=L + 1),
         "l0_bos_hist": torch.bincount(every.l0_B[bos_B], minlength=L + 1),
@@ -110,9 +124,9 @@ def _of_tokens(frame: Frame, every: Tokens) -> Fields:
         "following_2V": _halves(tokens.next_B[followed_B], held_B[followed_B], V),
         "class_2C": _by_class(tokens.classes_B, torch.zeros_like(tokens.token_B), held_B, 1)[:, 0],
         "norm_hist": _norm_histogram(norm_B),
-        "fit_S2": torch.stack([_sums(tokens.position_B, _fixed(square_B.double() / frame.norm_unit**2), S)
+        "fit_S2": torch.stack([_sums(tokens.position_B, _fixed(square_B / frame.norm_unit**2), S)
                                for square_B in (tokens.error_B, norm_B.square())], dim=1),
-        "x_SD": _vector_sums(tokens.position_B, tokens.x_BD, frame.norm_unit, S),
+        "x_SD": _vector_sums(parts, frame.norm_unit, S),
         "extremes": Extremes.find(tokens.context_B, tokens.l0_B, least=S // 2).prune()}
 
 
@@ -122,6 +136,7 @@ def held_out(context_N: Tensor) -> Tensor:
 
 
 def _fixed(relative: Tensor) -> Tensor:
+    """In units of 2⁻³⁰: exact for a float32 but for what is below that."""
     return (relative * FIXED).round().long()
 
 
@@ -149,11 +164,13 @@ def _sums(index_N: Tensor, value_N: Tensor, size: int) -> Tensor:
     return torch.zeros(size, dtype=torch.int64).index_add_(0, index_N, value_N)
 
 
-def _vector_sums(index_B: Tensor, x_BD: Tensor, unit: float, size: int) -> Tensor:
-    """[size, D]: fixed-point sums of vectors, a few at a time, which stay in the cache."""
-    total = torch.zeros(size, x_BD.shape[1], dtype=torch.int64)
-    for index_R, x_RD in zip(torch.split(index_B, 1024), torch.split(x_BD, 1024), strict=True):
-        total.index_add_(0, index_R, _fixed(x_RD.double() / unit))
+def _vector_sums(parts: Sequence[Tokens], unit: float, size: int) -> Tensor:
+    """[size, D]: fixed-point sums of x by position, BOS left out, a few rows at a time, which stay in the cache."""
+    total = torch.zeros(size, parts[0].x_BD.shape[1], dtype=torch.int64)
+    for part in parts:
+        for index_R, x_RD in zip(torch.split(part.position_B, 512), torch.split(part.x_BD, 512), strict=True):
+            total.index_add_(0, index_R, _fixed(x_RD / unit))
+    total[0] = 0
     return total
 
 

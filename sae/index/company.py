@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sae.index.peaks import hash31
+from sae.kernels.runs import repeated, spread
 from sae.kernels.sorting import counted, stable_argsort
 
 SAMPLED = 64
@@ -80,17 +81,6 @@ class Company:
     def _taken(self, row_T: Tensor) -> Company:
         pair_N, _ = spread(self.start_T[row_T], self.size_T[row_T])
         return Company(self.token_T[row_T], self.size_T[row_T], self.latent_N[pair_N])
-
-
-def spread(start_R: Tensor, size_R: Tensor) -> tuple[Tensor, Tensor]:
-    """start, start + 1, … (`size` numbers) for each row, one row after another; and each number's row."""
-    row_N = repeated(size_R)
-    return (start_R - (size_R.cumsum(0) - size_R))[row_N] + torch.arange(len(row_N)), row_N
-
-
-def repeated(size_R: Tensor) -> Tensor:
-    """0, 1, 2, …, each as often as its size says."""
-    return torch.from_numpy(np.repeat(np.arange(len(size_R)), size_R.numpy()))
 
 
 @dataclass

@@ -9,7 +9,7 @@ Shapes: N rows (one latent in one context), S positions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from sae.corpus import Corpus
-from sae.index.pairs import rank_within
-from sae.index.peaks import Peaks
+from sae.index.peaks import Peaks, sample_rank
 from sae.index.schema import BANDS, NEAR_BAND, ROW_GROUP, TOP_BAND
+from sae.kernels.runs import rank_within
 
 WINDOW = 128  # tokens shown at the most
 _BEFORE_PEAK = 96  # of them, where the context is longer
@@ -49,13 +49,12 @@ def choose(
     rest &= band_N > TOP_BAND
     row = rest.nonzero().squeeze(1)
     group = peaks.latent_N * (len(BANDS) + 1) + band_N
-    row = row[_sampled(peaks, group, row) < n_band]
+    row = row[sample_rank(peaks.key_N[row], group[row]) < n_band]
     near_row = torch.arange(len(near.key_N)) + len(peaks.key_N)
     row_N = torch.cat([top_row, row, near_row])
     band_N = torch.cat([torch.zeros_like(top_row), band_N[row], torch.full_like(near_row, NEAR_BAND)])
     duplicates_N = torch.cat([top_duplicates, torch.ones_like(row), torch.ones_like(near_row)])
-    # Near misses have no payload: their latents are silent in those contexts.
-    both = Peaks(*(torch.cat([getattr(peaks, f.name), getattr(near, f.name)]) for f in fields(Peaks)))
+    both = peaks.joined(near)  # whose latents are silent there, so that they have no payload
     return both, _ordered(both, row_N, band_N, duplicates_N)
 
 
@@ -92,12 +91,6 @@ def _window_hash(corpus: Corpus, context: np.ndarray, position: np.ndarray, late
         out = (out ^ np.where(inside, token, np.uint64(0))) * np.uint64(0xBF58476D1CE4E5B9)
         out ^= out >> np.uint64(29)
     return out
-
-
-def _sampled(peaks: Peaks, group_N: Tensor, row: Tensor) -> Tensor:
-    part = Peaks(peaks.key_N[row], peaks.position_N[row], peaks.value_N[row], peaks.bin_N[row],
-                 peaks.payload_key_M[:0], peaks.payload_position_M[:0], peaks.payload_value_M[:0])
-    return part.sample_rank(group_N[row])
 
 
 def _ordered(peaks: Peaks, row_N: Tensor, band_N: Tensor, duplicates_N: Tensor) -> Chosen:
@@ -165,12 +158,7 @@ def window_tokens(corpus: Corpus, context: np.ndarray, start: np.ndarray, shown:
 
 def _payload(peaks: Peaks, row: Tensor, start: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, ...]:
     """Positions in the window and values of all firings of each row's latent in its window."""
-    key = peaks.key_N[row]
-    low = torch.searchsorted(peaks.payload_key_M, key)
-    count = torch.searchsorted(peaks.payload_key_M, key, right=True) - low
-    owner = torch.arange(len(row)).repeat_interleave(count)
-    within = torch.arange(int(count.sum())) - (count.cumsum(0) - count)[owner]
-    source = low[owner] + within
+    source, owner = peaks.payload(row)
     position = peaks.payload_position_M[source].numpy().astype(np.int64) - start[owner.numpy()]
     inside = (position >= 0) & (position < shown[owner.numpy()])
     kept = np.bincount(owner.numpy()[inside], minlength=len(row))

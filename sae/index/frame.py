@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
@@ -35,6 +36,10 @@ class Frame:
     @property
     def n_bins(self) -> int:
         return len(self.hist_edges) + 1
+
+    @property
+    def edges(self) -> Tensor:
+        return torch.tensor(self.hist_edges, dtype=torch.float32)
 
     @property
     def position_bins(self) -> int:

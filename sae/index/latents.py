@@ -18,9 +18,10 @@ from sae.index.company import SAMPLED, Together, implied, together
 from sae.index.directions import LogitEffects, nearest
 from sae.index.flags import flags, largest_in_row
 from sae.index.frame import Frame
-from sae.index.pairs import PairCounts, TopPairs, rank_within, with_lift
+from sae.index.pairs import PairCounts, TopPairs, with_lift
 from sae.index.rules import KINDS, Counts, Rules, find_rules
 from sae.index.shard import Shard
+from sae.kernels.runs import rank_within
 from sae.kernels.sorting import stable_argsort
 from sae.records import CLASSES
 

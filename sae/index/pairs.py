@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sae.kernels.runs import run_sizes, run_starts
 from sae.kernels.sorting import stable_argsort, stable_sort
 
 
@@ -32,11 +33,9 @@ class PairCounts:
             return cls(latent_N, latent_N, latent_N, value_N)
         # The half of the text is the key's last bit, so that it comes out of the sort in place.
         key_N, order = stable_sort((latent_N * d_vocab + token_N) << 1 | held_N)
-        held = key_N.numpy() & 1
-        key, start = _runs(key_N.numpy() >> 1)
-        n = np.diff(start, append=len(order))
-        return cls(torch.from_numpy(key), torch.from_numpy(n),
-                   torch.from_numpy(np.add.reduceat(held, start, dtype=np.int64)),
+        held_N, key_N = key_N & 1, key_N >> 1
+        start = run_starts(key_N)
+        return cls(key_N[start].long(), run_sizes(start, len(key_N)), _totals(held_N, start),
                    _largest(value_N.index_select(0, order), start))
 
     def merge(self, other: PairCounts) -> PairCounts:
@@ -47,9 +46,10 @@ class PairCounts:
         def both(name: str) -> Tensor:  # one after the other: together they are much of what a build holds
             return torch.cat([getattr(self, name), getattr(other, name)])[order]
 
-        key, start = _runs(both("key_N").numpy())
-        n_N, held_N = (torch.from_numpy(np.add.reduceat(both(name).numpy(), start)) for name in ("n_N", "held_N"))
-        return PairCounts(torch.from_numpy(key), n_N, held_N, _largest(both("max_N"), start))
+        key_N = both("key_N")
+        start = run_starts(key_N)
+        n_N, held_N = (_totals(both(name), start) for name in ("n_N", "held_N"))
+        return PairCounts(key_N[start], n_N, held_N, _largest(both("max_N"), start))
 
 
 def merged_order(key_N: Tensor) -> Tensor:
@@ -57,14 +57,12 @@ def merged_order(key_N: Tensor) -> Tensor:
     return torch.from_numpy(np.argsort(key_N.numpy(), kind="stable"))  # timsort, which merges runs
 
 
-def _runs(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct values of sorted integers as int64, and where each begins."""
-    start = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
-    return key[start].astype(np.int64), start
+def _totals(n_N: Tensor, start: Tensor) -> Tensor:
+    return torch.from_numpy(np.add.reduceat(n_N.numpy(), start.numpy(), dtype=np.int64))
 
 
-def _largest(value_N: Tensor, start: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.maximum.reduceat(value_N.numpy(), start))
+def _largest(value_N: Tensor, start: Tensor) -> Tensor:
+    return torch.from_numpy(np.maximum.reduceat(value_N.numpy(), start.numpy()))
 
 
 @dataclass
@@ -91,12 +89,3 @@ def with_lift(pairs: PairCounts, latent_total_L: Tensor, token_total_V: Tensor) 
     given = n_N.double() / latent_total_L[latent_N]
     base = token_total_V[token_N].double() / token_total_V.sum()
     return TopPairs(latent_N, token_N, n_N, pairs.max_N[order], (given / base).float())
-
-
-def rank_within(group_N: Tensor) -> Tensor:
-    """0, 1, 2, … within each run of equal values of a sorted tensor."""
-    group = group_N.numpy()
-    start = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]])[: len(group)])
-    place = np.arange(len(group))
-    place -= np.repeat(start, np.diff(start, append=len(group)))  # many times faster than torch's
-    return torch.from_numpy(place)

@@ -11,27 +11,28 @@ The other firings in kept contexts travel along as the payload.  Shapes: N rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sae.index.pairs import merged_order, rank_within
-from sae.kernels.sorting import stable_argsort
+from sae.index.pairs import merged_order
+from sae.kernels.runs import rank_within, repeated, run_sizes, run_starts, spread
+from sae.kernels.sorting import stable_argsort, stable_sort
 
 _CONTEXT_BITS = 32
 
 
 @dataclass
 class Peaks:
-    """Rows sorted by key = latent << 32 | context.  The payload rows too, then by position."""
+    """Rows sorted by key = latent << 32 | context, and their payload, row by row in the order of the text."""
 
     key_N: Tensor  # int64, distinct
     position_N: Tensor  # int32, where in the context
     value_N: Tensor  # float32
     bin_N: Tensor  # int32, of the activation histogram
-    payload_key_M: Tensor
+    size_N: Tensor  # int64, how many firings the payload has
     payload_position_M: Tensor
     payload_value_M: Tensor
 
@@ -44,49 +45,54 @@ class Peaks:
         return self.key_N & ((1 << _CONTEXT_BITS) - 1)
 
     @classmethod
-    def find(cls, latent_M: Tensor, context_M: Tensor, position_M: Tensor, value_M: Tensor, bin_M: Tensor) -> Peaks:
-        """The peaks among firings, with all firings as payload."""
-        key_M = latent_M << _CONTEXT_BITS | context_M
-        # Firings come in order of position.  Sorted are numbers as small as they can be, in the order of the keys.
+    def find(cls, latent_M: Tensor, context_M: Tensor, position_M: Tensor, value_M: Tensor, edges: Tensor) -> Peaks:
+        """The peaks among firings in the order of the text, with all firings as payload.
+
+        `edges`: the upper ones of all bins but the last.
+        """
+        # Sorted are numbers as small as they can be, in the order of the keys.
         context_R, size_R = torch.unique_consecutive(context_M, return_counts=True)
         distinct, rank_R = torch.unique(context_R, return_inverse=True)
-        order = stable_argsort(latent_M * len(distinct) + rank_R.repeat_interleave(size_R))
-        key_M, position_M, value_M = (column.index_select(0, order) for column in (key_M, position_M.int(), value_M))
-        first = _first_strongest(key_M, value_M)
-        return cls(key_M[first], position_M[first], value_M[first], bin_M[order[first]].int(),
-                   key_M, position_M, value_M)
+        place_M, order = stable_sort(latent_M * len(distinct) + rank_R.repeat_interleave(size_R))
+        position_M, value_M = position_M.int().index_select(0, order), value_M.index_select(0, order)
+        start = run_starts(place_M)
+        size_N = run_sizes(start, len(place_M))
+        place_N = place_M[start].long()
+        key_N = place_N // max(len(distinct), 1) << _CONTEXT_BITS | distinct[place_N % max(len(distinct), 1)]
+        first = _first_strongest(value_M, start, size_N)
+        return cls(key_N, position_M[first], value_M[first], torch.bucketize(value_M[first], edges, out_int32=True),
+                   size_N, position_M, value_M)
 
-    @classmethod
-    def alone(cls, latent_M: Tensor, context_M: Tensor, position_M: Tensor, value_M: Tensor) -> Peaks:
-        """The peaks without a payload, all of one bin."""
-        found = cls.find(latent_M, context_M, position_M, value_M, torch.zeros_like(latent_M))
-        return cls(found.key_N, found.position_N, found.value_N, found.bin_N,
-                   found.payload_key_M[:0], found.payload_position_M[:0], found.payload_value_M[:0])
+    def without_payload(self) -> Peaks:
+        """The rows alone."""
+        return replace(self, size_N=torch.zeros_like(self.size_N), payload_position_M=self.payload_position_M[:0],
+                       payload_value_M=self.payload_value_M[:0])
+
+    def joined(self, other: Peaks) -> Peaks:
+        """The rows of both, those of the other last."""
+        return Peaks(*(torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
 
     def merge(self, other: Peaks) -> Peaks:
         """The peaks of two disjoint sets of contexts, not yet pruned."""
-        order = {key: merged_order(torch.cat([getattr(self, key), getattr(other, key)]))
-                 for key in ("key_N", "payload_key_M")}
-
-        def both(name: str) -> Tensor:
-            order_N = order["payload_key_M" if name.startswith("payload") else "key_N"]
-            return torch.cat([getattr(self, name), getattr(other, name)])[order_N]
-
-        return Peaks(*(both(f.name) for f in fields(self)))
+        both = self.joined(other)
+        return both.taken(merged_order(both.key_N))
 
     def prune(self, n_strong: int, n_bin: int, n_bins: int) -> Peaks:
         """Keep what the two rules keep, and the payload of that."""
-        keep = self.sample_rank(self.latent_N * n_bins + self.bin_N) < n_bin
+        keep = sample_rank(self.key_N, self.latent_N * n_bins + self.bin_N) < n_bin
         if n_strong:
             keep |= self.strength_rank() < n_strong
-        payload = torch.zeros(0, dtype=torch.int64)
-        if len(self.payload_key_M):  # then every row has its run there, in the same order
-            start = np.flatnonzero(np.diff(self.payload_key_M.numpy(), prepend=-1))
-            size = np.diff(start, append=len(self.payload_key_M))
-            payload = torch.from_numpy(np.flatnonzero(np.repeat(keep.numpy(), size)))
-        return Peaks(self.key_N[keep], self.position_N[keep], self.value_N[keep], self.bin_N[keep],
-                     *(column.index_select(0, payload) for column in (
-                         self.payload_key_M, self.payload_position_M, self.payload_value_M)))
+        return self.taken(keep.nonzero().squeeze(1))
+
+    def taken(self, row_R: Tensor) -> Peaks:
+        """Some of the rows, in the order given."""
+        at, _ = self.payload(row_R)
+        return Peaks(**{f.name: getattr(self, f.name).index_select(0, at if f.name.startswith("payload") else row_R)
+                        for f in fields(self)})
+
+    def payload(self, row_R: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the payload of some rows is, row after row, and which of those rows each belongs to."""
+        return spread((self.size_N.cumsum(0) - self.size_N)[row_R], self.size_N[row_R])
 
     def strength_rank(self) -> Tensor:
         """Place of each row among its latent's peaks, strongest first; ties: the lowest context."""
@@ -94,20 +100,20 @@ class Peaks:
         falling = (1 << 31) - 1 - self.value_N.contiguous().view(torch.int32).long()
         return _rank(self.latent_N, falling)
 
-    def sample_rank(self, group_N: Tensor) -> Tensor:
-        """Place of each row within its group in the order of the hash: a reproducible shuffle."""
-        return _rank(group_N, hash31(self.key_N))
+
+def sample_rank(key_N: Tensor, group_N: Tensor) -> Tensor:
+    """Place of each key within its group in the order of the hash: a reproducible shuffle."""
+    return _rank(group_N, hash31(key_N))
 
 
-def _first_strongest(key_M: Tensor, value_M: Tensor) -> Tensor:
-    """Of each run of equal keys, where its largest value stands first."""
-    if not len(key_M):
-        return torch.zeros(0, dtype=torch.int64)
-    start = np.flatnonzero(np.diff(key_M.numpy(), prepend=-1))
-    run_M = torch.arange(len(start)).repeat_interleave(torch.from_numpy(np.diff(start, append=len(key_M))))
-    largest_M = torch.from_numpy(np.maximum.reduceat(value_M.numpy(), start))[run_M]
+def _first_strongest(value_M: Tensor, start_N: Tensor, size_N: Tensor) -> Tensor:
+    """Of each run, where its largest value stands first."""
+    if not len(value_M):
+        return start_N
+    run_M = repeated(size_N)
+    largest_M = torch.from_numpy(np.maximum.reduceat(value_M.numpy(), start_N.numpy()))[run_M]
     at = (value_M == largest_M).nonzero().squeeze(1)
-    return at[torch.diff(run_M[at], prepend=torch.tensor([-1])) > 0]
+    return at[run_starts(run_M[at])]
 
 
 def _rank(group_N: Tensor, priority_N: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sae.index.pairs import PairCounts, rank_within
+from sae.index.pairs import PairCounts
+from sae.kernels.runs import rank_within
 
 KINDS = ("token", "previous", "next", "class")
 MAX_TOKENS = 5  # of the vocabulary, named by one rule

@@ -17,8 +17,8 @@ from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
 from sae.index.contexts import window_tokens
 from sae.index.extremes import Extremes
-from sae.index.pairs import rank_within
 from sae.index.passes import Encoder, Firings, Tokens
+from sae.kernels.runs import rank_within
 from sae.lm import LanguageModel
 
 SAMPLES = 48

@@ -11,11 +11,12 @@ from sae.checkpoint import Saver
 from sae.corpus import Corpus
 from sae.index.crew import Crew
 from sae.index.frame import Frame
-from sae.index.passes import Pass, joined
+from sae.index.passes import Pass
 from sae.index.shard import Shard
 from sae.kernels.memory import give_back
 
 SHARD_TOKENS = 65_536  # of a round, for each encoder
+_LAYOUT = 2  # of what a checkpoint holds; one with another is not gone on with
 
 
 def scan(
@@ -27,8 +28,9 @@ def scan(
 
     `update(tokens)` is told the counted tokens read so far and may raise to stop.
     """
+    kind = {"layout": _LAYOUT, "frame": asdict(frame)}
     state = saver.load() if saver else None
-    if state and state["frame"] != asdict(frame):
+    if state and any(state.get(name) != value for name, value in kind.items()):
         state = None
     merged = Shard.from_state(state["shard"]) if state else None
     done = int(state["contexts"]) if state else 0
@@ -42,14 +44,14 @@ def scan(
             update(before + tokens)
 
         passes += crew.read(rows[known:], tell)
-        shard = Shard.of(frame, len(rows), *map(joined, zip(*passes, strict=True)))
+        shard = Shard.of(frame, passes)
         if merged:
             merged.absorb(shard, frame)
         else:
             merged = shard
         done += len(rows)
         if saver:
-            saver.save({"frame": asdict(frame), "shard": merged.state(), "contexts": done})
+            saver.save(kind | {"shard": merged.state(), "contexts": done})
         if done < len(contexts):
             give_back()  # or memory would grow with the text: what is kept falls to pieces
     if merged is None:

@@ -8,6 +8,7 @@ K histogram bins, N firings, B tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, fields
 from functools import partial
@@ -22,7 +23,7 @@ from sae.index.crew import side_by_side
 from sae.index.extremes import Extremes
 from sae.index.frame import Frame
 from sae.index.pairs import PairCounts
-from sae.index.passes import Firings, Misses, Tokens
+from sae.index.passes import Pass
 from sae.index.peaks import Peaks
 
 _SAME = 1e-7  # relative variance below which activations in float32 cannot be told apart
@@ -66,9 +67,9 @@ class Shard:
     extremes: Extremes
 
     @classmethod
-    def of(cls, frame: Frame, contexts: int, firings: Firings, every: Tokens, misses: Misses) -> Shard:
-        """Aggregate counted firings, all tokens and counted near misses."""
-        return cls(contexts=contexts, **aggregate(frame, firings, every, misses))
+    def of(cls, frame: Frame, passes: Sequence[Pass]) -> Shard:
+        """Aggregate passes with counted firings, all tokens and counted near misses."""
+        return cls(contexts=sum(tokens.n_contexts for _, tokens, _ in passes), **aggregate(frame, passes))
 
     @property
     def n_tokens_L(self) -> Tensor:

@@ -18,7 +18,6 @@ from sae.index import scan as scan_module
 from sae.index.build import build, contexts_to_read
 from sae.index.crew import Crew
 from sae.index.frame import Frame, make_frame
-from sae.index.passes import joined
 from sae.index.samples import SAMPLES
 from sae.index.scan import scan
 from sae.index.schema import TABLES
@@ -49,7 +48,7 @@ def framed(lm: ToyModel, sae: Any, corpus: Any, contexts: np.ndarray, settings: 
 
 
 def shard_of(crew: Crew, frame: Frame, contexts: np.ndarray) -> Shard:
-    return Shard.of(frame, len(contexts), *map(joined, zip(*crew.read(contexts), strict=True)))
+    return Shard.of(frame, crew.read(contexts))
 
 
 def test_two_halves_merged_are_the_same_build(tmp_path: Path) -> None:

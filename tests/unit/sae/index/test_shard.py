@@ -15,8 +15,7 @@ from sae.checkpoint import load_checkpoint, save_checkpoint
 from sae.index.aggregates import held_out
 from sae.index.company import SAMPLED, Company
 from sae.index.frame import Frame
-from sae.index.pairs import rank_within
-from sae.index.passes import Firings, Misses, Tokens, joined
+from sae.index.passes import Firings, Misses, Pass, Tokens
 from sae.index.peaks import Peaks
 from sae.index.shard import Shard
 from sae.records import CLASSES
@@ -49,9 +48,7 @@ class Text:
 
     def shard(self, contexts: list[int]) -> Shard:
         """What a scan would make of these contexts, in this order."""
-        tokens: list[Tokens] = []
-        firings: list[Firings] = []
-        misses: list[Misses] = []
+        passes: list[Pass] = []
         for c in contexts:
             n = int(self.length_C[c])
             acts, token = self.acts_CSL[c, :n], self.tokens_CS[c, :n]
@@ -61,14 +58,13 @@ class Text:
                 self.x_CSD[c, :n], self.error_CS[c, :n])
             at, latent = acts.nonzero(as_tuple=True)
             at, latent = at[at > 0], latent[at > 0]
-            tokens.append(one)
-            firings.append(Firings(latent, acts[at, latent], one.context_B[at], at, token[at], one.previous_B[at],
-                                   one.next_B[at], one.l0_B[at], one.classes_B[at]))
+            firings = Firings(latent, acts[at, latent], one.context_B[at], at, token[at], one.previous_B[at],
+                              one.next_B[at], one.l0_B[at], one.classes_B[at])
             near = self.near_CSL[c, :n].float()
             at, latent = (near < 9).nonzero(as_tuple=True)
             at, latent = at[at > 0], latent[at > 0]
-            misses.append(Misses(latent, near[at, latent], one.context_B[at], at))
-        return Shard.of(FRAME, len(contexts), joined(firings), joined(tokens), joined(misses))
+            passes.append((firings, one, Misses(latent, near[at, latent], one.context_B[at], at)))
+        return Shard.of(FRAME, passes)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -213,12 +209,12 @@ def test_kept_peaks_are_the_strongest_and_a_few_of_every_bin(seed: int, n_contex
         assert set(bins) == wanted
         assert len(found) <= FRAME.n_strong + FRAME.n_bin * len(wanted)
         for (_, c, _), i in zip(found, mine, strict=True):  # every firing of the latent in that context travels along
-            at = peaks.payload_key_M == peaks.key_N[i]
+            at, _ = peaks.payload(i[None])
             acts = text.acts_CSL[c, : text.length_C[c], latent]
             positions = [p for p in range(1, len(acts)) if acts[p] > 0]
             assert peaks.payload_position_M[at].tolist() == positions
             assert peaks.payload_value_M[at].tolist() == acts[positions].tolist()
-    assert set(peaks.payload_key_M.tolist()) == set(peaks.key_N.tolist())
+    assert int(peaks.size_N.sum()) == len(peaks.payload_position_M) == len(peaks.payload_value_M)
 
 
 def test_the_sample_of_a_bin_does_not_prefer_early_contexts() -> None:
@@ -226,7 +222,7 @@ def test_the_sample_of_a_bin_does_not_prefer_early_contexts() -> None:
     n_latents, n_contexts = 400, 10
     latent = torch.arange(n_latents).repeat_interleave(n_contexts)
     context = torch.arange(n_contexts).repeat(n_latents)
-    peaks = Peaks.find(latent, context, torch.ones_like(latent), torch.ones(len(latent)), torch.zeros_like(latent))
+    peaks = Peaks.find(latent, context, torch.ones_like(latent), torch.ones(len(latent)), torch.zeros(0))
     kept = peaks.prune(0, 2, 1)
     counts = torch.bincount(kept.context_N, minlength=n_contexts)
     assert len(kept.key_N) == 2 * n_latents
@@ -244,11 +240,6 @@ def test_state_survives_a_checkpoint(tmp_path: Any) -> None:
 
 def test_nothing_that_fires_is_an_empty_shard() -> None:
     shard = Text(0, 3, 0.0).shard([0, 1, 2])
-    for keys in (shard.tokens.key_N, shard.nexts.key_N, shard.peaks.key_N, shard.peaks.payload_key_M):
+    for keys in (shard.tokens.key_N, shard.nexts.key_N, shard.peaks.key_N, shard.peaks.payload_value_M):
         assert len(keys) == 0
     assert not shard.n_tokens_L.any()
-
-
-def test_rank_within_runs() -> None:
-    assert rank_within(torch.tensor([3, 3, 3, 1, 7, 7])).tolist() == [0, 1, 2, 0, 0, 1]
-    assert rank_within(torch.tensor([], dtype=torch.int64)).tolist() == []
