@@ -67,7 +67,7 @@ class Crew:
             tokens += int((found[i][1].position_B > 0).sum())
             update(tokens)
 
-        parts = self.encoders[0].passes(contexts)
+        parts = self.encoders[0].passes(contexts, len(self.encoders))
         side_by_side([partial(one, i, part) for i, part in enumerate(parts)], done, lambda: update(tokens),
                      most=len(self.encoders))
         return [found[i] for i in range(len(parts))]

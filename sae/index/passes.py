@@ -96,10 +96,11 @@ class Encoder:
         self._read = reader(lm, list(dict.fromkeys([sae.hook, sae.out_hook])))
         self._most = _CPU_TOKENS if lm.device.type == "cpu" else _TOKENS
 
-    def passes(self, contexts: np.ndarray) -> list[np.ndarray]:
-        """The contexts in as many as one forward pass takes."""
+    def passes(self, contexts: np.ndarray, among: int = 1) -> list[np.ndarray]:
+        """The contexts in as few passes as there can be of equal size for each of so many encoders."""
         size = max(1, self._most // self._corpus.context_length)
-        return [contexts[start : start + size] for start in range(0, len(contexts), size)]
+        n = -(-len(contexts) // (size * among)) * among
+        return np.array_split(contexts, max(1, min(n, len(contexts)))) if len(contexts) else []
 
     def __call__(self, contexts: np.ndarray, *, bos: bool) -> Pass:
         """One forward pass: firings, on BOS too if `bos` is set, all tokens, and near misses on counted tokens, on the
