@@ -36,15 +36,14 @@ def scan(
     done = int(state["contexts"]) if state else 0
     per_round = len(crew.encoders) * max(1, SHARD_TOKENS // corpus.context_length)
     while done < len(contexts):
-        passes = [(firings.counted(), tokens, misses) for firings, tokens, misses in read] if done == 0 else []
-        known = sum(tokens.n_contexts for _, tokens, _ in passes)
+        first = [(firings.counted(), tokens, misses) for firings, tokens, misses in read] if done == 0 else []
+        known = sum(tokens.n_contexts for _, tokens, _ in first)
         rows = contexts[done : done + max(per_round, known)]
 
         def tell(tokens: int, before: int = _counted(corpus, contexts[: done + known])) -> None:
             update(before + tokens)
 
-        passes += crew.read(rows[known:], tell)
-        shard = Shard.of(frame, passes)
+        shard = Shard.of(frame, [*first, *crew.read(rows[known:], tell)])
         if merged:
             merged.absorb(shard, frame)
         else:
