@@ -1,7 +1,7 @@
 """The sums over a piece of text of which a shard consists, several made at once.
 
 Counts are int64 and sums are fixed-point int64, so addition is associative to the last bit.  Powers of
-activations, of which a weak latent's are tiny beside the strongest's, are summed in two words.
+activations, of which a weak latent's are tiny beside the strongest's, are summed in three words.
 
 Shapes: L latents, V vocabulary, S positions, K histogram bins, N firings, B tokens.
 """
@@ -22,10 +22,12 @@ from sae.index.frame import Frame
 from sae.index.pairs import PairCounts
 from sae.index.passes import Firings, Misses, Pass, Tokens, joined
 from sae.index.peaks import Peaks, hash31
+from sae.kernels.sorting import paired
 from sae.records import CLASSES
 
 FIXED = 1 << 30
-WORD = 25  # bits of the lower of two words; both together count in 2^-50
+WORD = 25  # bits of a word of a sum
+_WORDS = 3  # together more bits than a float64 has below the largest activation's cube
 NORM_STEPS = 64  # bins per factor of 2 in the histogram of residual norms
 NORM_LOW = -16  # its lowest bin starts at 2^-16
 _NORM_BINS = 64 * 48
@@ -41,10 +43,11 @@ def aggregate(frame: Frame, passes: Sequence[Pass]) -> Fields:
         lambda: {"firings": joined([firings for firings, _, _ in passes])},
         lambda: {"near": _near(frame, joined([misses for _, _, misses in passes]))}], made)
     firings: Firings = made.pop("firings")
-    held_N = held_out(firings.context_N)
+    context_R, size_R = torch.unique_consecutive(firings.context_N, return_counts=True)
+    held_N = held_out(context_R).int().repeat_interleave(size_R)
 
     def pairs(name: str, token_N: Tensor) -> Callable[[], Fields]:
-        return lambda: {name: PairCounts.count(firings.latent_N, token_N, firings.value_N, held_N, frame.d_vocab)}
+        return lambda: {name: _pairs(frame, firings.latent_N, token_N, firings.value_N, held_N)}
 
     _together([
         lambda: _peaks(frame, firings), lambda: _company(frame, firings), pairs("tokens", firings.token_N),
@@ -58,27 +61,34 @@ def _together(jobs: Sequence[Callable[[], Fields]], made: Fields) -> None:
 
 
 def _peaks(frame: Frame, firings: Firings) -> Fields:
-    found = Peaks.find(firings.latent_N, firings.context_N, firings.position_N, firings.value_N, frame.edges)
-    return {"n_contexts_L": torch.bincount(found.latent_N, minlength=frame.n_latents),
+    L = frame.n_latents
+    found = Peaks.find(L, firings.latent_N, firings.context_N, firings.position_N, firings.value_N, frame.edges)
+    return {"n_contexts_L": torch.bincount(found.latent_N, minlength=L),
+            "max_L": torch.zeros(L).scatter_reduce_(0, found.latent_N, found.value_N, "amax"),
             "peaks": found.prune(frame.n_strong, frame.n_bin, frame.n_bins)}
 
 
 def _near(frame: Frame, misses: Misses) -> Peaks:
     """In contexts in which a latent only nearly fires; of one bin, without a payload."""
-    found = Peaks.find(misses.latent_N, misses.context_N, misses.position_N, misses.value_N, torch.zeros(0))
+    found = Peaks.find(frame.n_latents, misses.latent_N, misses.context_N, misses.position_N, misses.value_N,
+                       torch.zeros(0))
     return found.without_payload().prune(0, frame.n_near, 1)
 
 
 def _company(frame: Frame, firings: Firings) -> Fields:
-    found = Company.find(firings.context_N * frame.context_length + firings.position_N, firings.latent_N)
+    found = Company.find(firings.context_N.long() * frame.context_length + firings.position_N, firings.latent_N)
     return {"company": found.prune(SAMPLED)}
+
+
+def _pairs(frame: Frame, latent_N: Tensor, token_N: Tensor, value_N: Tensor, held_N: Tensor) -> PairCounts:
+    return PairCounts.count(latent_N, frame.n_latents, token_N, frame.d_vocab, value_N, held_N)
 
 
 def _nexts(frame: Frame, firings: Firings, held_N: Tensor) -> PairCounts:
     some = (firings.next_N >= 0).nonzero().squeeze(1)
     latent_M, next_M, value_M, held_M = (
         column.index_select(0, some) for column in (firings.latent_N, firings.next_N, firings.value_N, held_N))
-    return PairCounts.count(latent_M, next_M, value_M, held_M, frame.d_vocab)
+    return _pairs(frame, latent_M, next_M, value_M, held_M)
 
 
 def _of_values(frame: Frame, firings: Firings) -> Fields:
@@ -86,15 +96,14 @@ def _of_values(frame: Frame, firings: Firings) -> Fields:
     L, latent_N, value_N = frame.n_latents, firings.latent_N, firings.value_N
     relative_N = value_N.double() / frame.unit
     return {
-        "powers_L32": torch.stack([_wide_sums(latent_N, relative_N.pow(power), L) for power in (1, 2, 3)], dim=1),
-        "max_L": torch.zeros(L).scatter_reduce_(0, latent_N, value_N, "amax"),
+        "powers_L33": torch.stack([_wide_sums(latent_N, relative_N.pow(power), L) for power in (1, 2, 3)], dim=1),
         "hist_LK": _table(latent_N, torch.bucketize(value_N, frame.edges), L, frame.n_bins)}
 
 
 def _of_latents(frame: Frame, firings: Firings, held_N: Tensor) -> Fields:
     """Of where latents fire."""
     L, S, latent_N = frame.n_latents, frame.context_length, firings.latent_N
-    place_N = (torch.arange(S) * frame.position_bins // S).index_select(0, firings.position_N)
+    place_N = (torch.arange(S) * frame.position_bins // S).int().index_select(0, firings.position_N)
     return {
         "firings_2L": _halves(latent_N, held_N, L),
         "first_L": torch.bincount(latent_N[firings.position_N == 1], minlength=L),
@@ -132,7 +141,7 @@ def _of_tokens(frame: Frame, parts: Sequence[Tokens]) -> Fields:
 
 def held_out(context_N: Tensor) -> Tensor:
     """Whether a context is in the half of the text that rules are scored on."""
-    return (hash31(context_N) & 1).bool()
+    return (hash31(context_N.long()) & 1).bool()
 
 
 def _fixed(relative: Tensor) -> Tensor:
@@ -147,21 +156,22 @@ def _halves(index_N: Tensor, held_N: Tensor, size: int) -> Tensor:
 
 def _table(row_N: Tensor, column_N: Tensor, rows: int, columns: int) -> Tensor:
     """[rows, columns]: how often each pair occurs."""
-    return torch.bincount(row_N * columns + column_N, minlength=rows * columns).view(rows, columns)
+    return torch.bincount(paired(row_N, rows, column_N, columns), minlength=rows * columns).view(rows, columns)
 
 
 def _by_class(classes_N: Tensor, index_N: Tensor, held_N: Tensor, size: int) -> Tensor:
     """[2, size, C]: the same, for those of each class."""
     kinds_U, kind_N = torch.unique(classes_N, return_inverse=True)  # few combinations of classes occur
     U = len(kinds_U)
-    counts_2IU = torch.bincount((index_N + held_N * size) * U + kind_N, minlength=2 * size * U).view(2, size, U)
+    place_N = paired(paired(held_N, 2, index_N, size), 2 * size, kind_N.int(), U)
+    counts_2IU = torch.bincount(place_N, minlength=2 * size * U).view(2, size, U)
     has_UC = kinds_U[:, None] >> torch.arange(len(CLASSES)) & 1
     by_class_2LC: Tensor = (counts_2IU.double() @ has_UC.double()).long()
     return by_class_2LC
 
 
 def _sums(index_N: Tensor, value_N: Tensor, size: int) -> Tensor:
-    return torch.zeros(size, dtype=torch.int64).index_add_(0, index_N, value_N)
+    return torch.zeros(size, dtype=torch.int64).index_add_(0, index_N, value_N.long())
 
 
 def _vector_sums(parts: Sequence[Tokens], unit: float, size: int) -> Tensor:
@@ -175,10 +185,14 @@ def _vector_sums(parts: Sequence[Tokens], unit: float, size: int) -> Tensor:
 
 
 def _wide_sums(index_N: Tensor, relative_N: Tensor, size: int) -> Tensor:
-    """[size, 2]: the upper and the lower words of sums of numbers that are not much above 1."""
-    fixed_N = (relative_N * (1 << 2 * WORD)).round().long()
-    return torch.stack([_sums(index_N, fixed_N >> WORD, size), _sums(index_N, fixed_N & ((1 << WORD) - 1), size)],
-                       dim=1)
+    """[size, 3]: the words, upper first, of sums of numbers that are not much above 1."""
+    words = []
+    for _ in range(_WORDS):
+        relative_N = relative_N * (1 << WORD)
+        word_N = relative_N.floor()
+        words.append(_sums(index_N, word_N, size))
+        relative_N -= word_N
+    return torch.stack(words, dim=1)
 
 
 def _moments(index_B: Tensor, value_B: Tensor, size: int) -> Tensor:

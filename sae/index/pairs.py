@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sae.kernels.runs import run_sizes, run_starts
-from sae.kernels.sorting import stable_argsort, stable_sort
+from sae.kernels.sorting import paired, stable_argsort, stable_sort
 
 
 @dataclass
@@ -26,13 +26,14 @@ class PairCounts:
 
     @classmethod
     def count(
-        cls, latent_N: Tensor, token_N: Tensor, value_N: Tensor, held_N: Tensor, d_vocab: int
+        cls, latent_N: Tensor, n_latents: int, token_N: Tensor, d_vocab: int, value_N: Tensor, held_N: Tensor
     ) -> PairCounts:
         """Count firings: one row of the arguments is one (token, latent) pair of the text."""
         if not len(latent_N):
-            return cls(latent_N, latent_N, latent_N, value_N)
+            none = torch.zeros(0, dtype=torch.int64)
+            return cls(none, none, none, value_N)
         # The half of the text is the key's last bit, so that it comes out of the sort in place.
-        key_N, order = stable_sort((latent_N * d_vocab + token_N) << 1 | held_N)
+        key_N, order = stable_sort(paired(latent_N, n_latents, token_N << 1 | held_N, 2 * d_vocab))
         held_N, key_N = key_N & 1, key_N >> 1
         start = run_starts(key_N)
         return cls(key_N[start].long(), run_sizes(start, len(key_N)), _totals(held_N, start),

@@ -28,7 +28,8 @@ _CPU_TOKENS = 2048  # on a CPU: what the model's layers make stays in the cache
 
 @dataclass
 class Firings:
-    """The code of a piece of text as triplets with their context, in the order of the text."""
+    """The code of a piece of text as triplets with their context, in the order of the text; int32 but for values
+    and classes."""
 
     latent_N: Tensor
     value_N: Tensor
@@ -133,9 +134,14 @@ class Encoder:
 
 def _firings(codes: Codes, tokens: Tokens) -> Firings:
     at_N = codes.token_N.cpu()
-    return Firings(codes.latent_N.cpu(), codes.value_N.cpu(), *(column_B.index_select(0, at_N) for column_B in (
-        tokens.context_B, tokens.position_B, tokens.token_B, tokens.previous_B, tokens.next_B, tokens.l0_B,
-        tokens.classes_B)))
+
+    def at(column_B: Tensor) -> Tensor:
+        return column_B.index_select(0, at_N)
+
+    return Firings(
+        codes.latent_N.int().cpu(), codes.value_N.cpu(), at(tokens.context_B.int()), at(tokens.position_B.int()),
+        at(tokens.token_B.int()), at(tokens.previous_B.int()), at(tokens.next_B.int()), at(tokens.l0_B.int()),
+        at(tokens.classes_B))
 
 
 def _misses(silent: Codes, tokens: Tokens) -> Misses:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sae.index.pairs import merged_order
 from sae.kernels.runs import rank_within, repeated, run_sizes, run_starts, spread
-from sae.kernels.sorting import stable_argsort, stable_sort
+from sae.kernels.sorting import paired, stable_argsort, stable_sort
 
 _CONTEXT_BITS = 32
 
@@ -45,7 +45,9 @@ class Peaks:
         return self.key_N & ((1 << _CONTEXT_BITS) - 1)
 
     @classmethod
-    def find(cls, latent_M: Tensor, context_M: Tensor, position_M: Tensor, value_M: Tensor, edges: Tensor) -> Peaks:
+    def find(
+        cls, n_latents: int, latent_M: Tensor, context_M: Tensor, position_M: Tensor, value_M: Tensor, edges: Tensor
+    ) -> Peaks:
         """The peaks among firings in the order of the text, with all firings as payload.
 
         `edges`: the upper ones of all bins but the last.
@@ -53,12 +55,13 @@ class Peaks:
         # Sorted are numbers as small as they can be, in the order of the keys.
         context_R, size_R = torch.unique_consecutive(context_M, return_counts=True)
         distinct, rank_R = torch.unique(context_R, return_inverse=True)
-        place_M, order = stable_sort(latent_M * len(distinct) + rank_R.repeat_interleave(size_R))
+        rank_M = rank_R.int().repeat_interleave(size_R)
+        place_M, order = stable_sort(paired(latent_M, n_latents, rank_M, len(distinct)))
         position_M, value_M = position_M.int().index_select(0, order), value_M.index_select(0, order)
         start = run_starts(place_M)
         size_N = run_sizes(start, len(place_M))
         place_N = place_M[start].long()
-        key_N = place_N // max(len(distinct), 1) << _CONTEXT_BITS | distinct[place_N % max(len(distinct), 1)]
+        key_N = place_N // max(len(distinct), 1) << _CONTEXT_BITS | distinct[place_N % max(len(distinct), 1)].long()
         first = _first_strongest(value_M, start, size_N)
         return cls(key_N, position_M[first], value_M[first], torch.bucketize(value_M[first], edges, out_int32=True),
                    size_N, position_M, value_M)

@@ -45,14 +45,15 @@ def scan(
 
         shard = Shard.of(frame, [*first, *crew.read(rows[known:], tell)])
         if merged:
+            give_back()
             merged.absorb(shard, frame)
         else:
             merged = shard
         done += len(rows)
-        if saver:
-            saver.save(kind | {"shard": merged.state(), "contexts": done})
         if done < len(contexts):
             give_back()  # or memory would grow with the text: what is kept falls to pieces
+        if saver:
+            saver.save(kind | {"shard": merged.state(), "contexts": done})
     if merged is None:
         raise ValueError("no contexts to read")
     return merged

@@ -41,7 +41,7 @@ class Shard:
     n_contexts_L: Tensor
     first_L: Tensor  # firings on the first and on the last token of a context
     last_L: Tensor
-    powers_L32: Tensor  # Σ, Σ² and Σ³ of activations in units of the frame's, each in two words
+    powers_L33: Tensor  # Σ, Σ² and Σ³ of activations in units of the frame's, each in three words
     sum_l0_L: Tensor
     max_L: Tensor
     hist_LK: Tensor
@@ -128,9 +128,10 @@ class Shard:
     @property
     def _moments_3L(self) -> Tensor:
         """Means of the first three powers, in units of the frame's; NaN where a latent never fires."""
-        upper_L3, lower_L3 = self.powers_L32.double().unbind(dim=2)
-        total_3L: Tensor = (upper_L3 / (1 << WORD) + lower_L3 / (1 << 2 * WORD)).T
-        return total_3L / self.n_tokens_L
+        total_L3 = torch.zeros(self.powers_L33.shape[:2], dtype=torch.float64)
+        for word_L3 in reversed(self.powers_L33.unbind(dim=2)):  # the smallest first
+            total_L3 = (total_L3 + word_L3) / (1 << WORD)
+        return total_L3.T / self.n_tokens_L
 
     def fvu_S(self) -> Tensor:
         """FVU at each position, around the mean of all counted tokens; NaN where none is or all are that mean."""

@@ -1,4 +1,4 @@
-"""Sorting of non-negative integers.
+"""Sorting of non-negative integers, and pairs of them as one.
 
 torch sorts integers on the CPU by radix, a pass over the data for every byte of them: so they are narrowed
 first to the fewest bytes that hold the largest.
@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def paired(row_N: Tensor, rows: int, column_N: Tensor, columns: int) -> Tensor:
+    """row · columns + column: the pairs as numbers in the same order, of as few bytes as hold all of them."""
+    return row_N.to(torch.int32 if rows * columns < 1 << 31 else torch.int64) * columns + column_N
 
 
 def stable_argsort(key_N: Tensor) -> Tensor:

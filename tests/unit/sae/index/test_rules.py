@@ -36,7 +36,7 @@ class Places:
 
         return Counts(
             torch.stack([self.fires_NL[self.held_N == bool(half)].sum(dim=0) for half in (0, 1)]),
-            {kind: PairCounts.count(latent, token[place], ones, self.held_N[place], V)
+            {kind: PairCounts.count(latent, self.fires_NL.shape[1], token[place], V, ones, self.held_N[place])
              for kind, token in self.tokens.items()},
             {kind: halves(token, V) for kind, token in self.tokens.items()},
             torch.stack([self.fires_NL[self.held_N == bool(half)].T.long() @

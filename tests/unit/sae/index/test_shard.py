@@ -222,7 +222,7 @@ def test_the_sample_of_a_bin_does_not_prefer_early_contexts() -> None:
     n_latents, n_contexts = 400, 10
     latent = torch.arange(n_latents).repeat_interleave(n_contexts)
     context = torch.arange(n_contexts).repeat(n_latents)
-    peaks = Peaks.find(latent, context, torch.ones_like(latent), torch.ones(len(latent)), torch.zeros(0))
+    peaks = Peaks.find(n_latents, latent, context, torch.ones_like(latent), torch.ones(len(latent)), torch.zeros(0))
     kept = peaks.prune(0, 2, 1)
     counts = torch.bincount(kept.context_N, minlength=n_contexts)
     assert len(kept.key_N) == 2 * n_latents
