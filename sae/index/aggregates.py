@@ -35,13 +35,15 @@ _NORM_BINS = 64 * 48
 Fields: TypeAlias = dict[str, Any]  # of `sae.index.shard.Shard`
 
 
-def aggregate(frame: Frame, passes: Sequence[Pass]) -> Fields:
-    """All fields of a shard, of passes with counted firings and counted near misses."""
+def aggregate(frame: Frame, passes: list[Pass]) -> Fields:
+    """All fields of a shard, of passes with counted firings and counted near misses; the list is emptied, for much
+    memory is needed later on."""
     made: Fields = {}
     _together([
         lambda: _of_tokens(frame, [tokens for _, tokens, _ in passes]),
         lambda: {"firings": joined([firings for firings, _, _ in passes])},
         lambda: {"near": _near(frame, joined([misses for _, _, misses in passes]))}], made)
+    passes.clear()
     firings: Firings = made.pop("firings")
     context_R, size_R = torch.unique_consecutive(firings.context_N, return_counts=True)
     held_N = held_out(context_R).int().repeat_interleave(size_R)

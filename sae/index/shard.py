@@ -8,7 +8,6 @@ K histogram bins, N firings, B tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, fields
 from functools import partial
@@ -67,8 +66,8 @@ class Shard:
     extremes: Extremes
 
     @classmethod
-    def of(cls, frame: Frame, passes: Sequence[Pass]) -> Shard:
-        """Aggregate passes with counted firings, all tokens and counted near misses."""
+    def of(cls, frame: Frame, passes: list[Pass]) -> Shard:
+        """Aggregate passes with counted firings, all tokens and counted near misses; the list is emptied."""
         return cls(contexts=sum(tokens.n_contexts for _, tokens, _ in passes), **aggregate(frame, passes))
 
     @property
