@@ -2,7 +2,7 @@
 
 A bridge stops at every hook point and holds on to attention patterns.  On a CPU, where memory that is new costs
 as much as what is computed in it, a forward pass without it, with fused attention and with oneDNN's products
-takes a fifth less time, or less still.
+takes a fifth less time on two cores of an EPYC.
 
 Shapes: P contexts, S positions, D width.
 """
