@@ -27,7 +27,7 @@ from sae.records import CLASSES
 
 FIXED = 1 << 30
 WORD = 25  # bits of a word of a sum
-_WORDS = 3  # together more bits than a float64 has below the largest activation's cube
+_WORDS = 3  # which hold the square of a float32 to its last bit, down to activations of 2⁻¹³ of the unit
 NORM_STEPS = 64  # bins per factor of 2 in the histogram of residual norms
 NORM_LOW = -16  # its lowest bin starts at 2^-16
 _NORM_BINS = 64 * 48

@@ -55,13 +55,13 @@ class Peaks:
         # Sorted are numbers as small as they can be, in the order of the keys.
         context_R, size_R = torch.unique_consecutive(context_M, return_counts=True)
         distinct, rank_R = torch.unique(context_R, return_inverse=True)
-        rank_M = rank_R.int().repeat_interleave(size_R)
-        place_M, order = stable_sort(paired(latent_M, n_latents, rank_M, len(distinct)))
+        rank_M, columns = rank_R.int().repeat_interleave(size_R), max(len(distinct), 1)
+        place_M, order = stable_sort(paired(latent_M, n_latents, rank_M, columns))
         position_M, value_M = position_M.int().index_select(0, order), value_M.index_select(0, order)
         start = run_starts(place_M)
         size_N = run_sizes(start, len(place_M))
         place_N = place_M[start].long()
-        key_N = place_N // max(len(distinct), 1) << _CONTEXT_BITS | distinct[place_N % max(len(distinct), 1)].long()
+        key_N = place_N // columns << _CONTEXT_BITS | distinct[place_N % columns].long()
         first = _first_strongest(value_M, start, size_N)
         return cls(key_N, position_M[first], value_M[first], torch.bucketize(value_M[first], edges, out_int32=True),
                    size_N, position_M, value_M)
