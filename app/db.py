@@ -15,7 +15,7 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.settings import ROOT
+from app.resources import MIGRATIONS
 from sae.errors import UserError
 
 _THREADS = 40  # that serve requests: each holds one connection at the most, so none ever waits for another
@@ -91,8 +91,8 @@ def make_session_factory(engine: Engine) -> SessionFactory:
 
 def alembic_config(engine: Engine) -> Config:
     """Alembic set on our migrations; env.py takes the engine from `attributes`."""
-    config = Config(str(ROOT / "alembic.ini"))
-    config.set_main_option("script_location", str(ROOT / "migrations"))
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["engine"] = engine
     return config
 

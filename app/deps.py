@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, Request
@@ -21,10 +22,10 @@ from app.db import SessionFactory
 from app.errors import SignInNeeded
 from app.jobs.supervisor import Supervisor
 from app.models import User
-from app.questions import Questions
+from app.questions import VisitorQuestions
+from app.security import count_computing
 from app.settings import Settings
 from app.steering import SteeringRuns
-from app.worker.client import WorkerClient
 from sae.workspace import Workspace
 
 
@@ -101,11 +102,6 @@ async def get_builds(request: Request) -> Builds:
     return builds
 
 
-async def get_worker(request: Request) -> WorkerClient:
-    worker: WorkerClient = request.app.state.worker
-    return worker
-
-
 async def get_supervisor(request: Request) -> Supervisor:
     supervisor: Supervisor = request.app.state.supervisor
     return supervisor
@@ -116,18 +112,17 @@ async def get_steering(request: Request) -> SteeringRuns:
     return steering
 
 
-async def get_questions(request: Request) -> Questions:
-    questions: Questions = request.app.state.questions
-    return questions
+async def get_questions(request: Request) -> VisitorQuestions:
+    """Questions to the model worker, counted against the limit of the address they come from."""
+    return VisitorQuestions(request.app.state.questions, partial(count_computing, request))
 
 
 WorkspaceDep = Annotated[Workspace, Depends(get_workspace)]
 CatalogDep = Annotated[Catalog, Depends(get_catalog)]
 BuildsDep = Annotated[Builds, Depends(get_builds)]
-WorkerDep = Annotated[WorkerClient, Depends(get_worker)]
 SupervisorDep = Annotated[Supervisor, Depends(get_supervisor)]
 SteeringDep = Annotated[SteeringRuns, Depends(get_steering)]
-QuestionsDep = Annotated[Questions, Depends(get_questions)]
+QuestionsDep = Annotated[VisitorQuestions, Depends(get_questions)]
 
 
 @dataclass

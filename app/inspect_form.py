@@ -19,6 +19,7 @@ from starlette.datastructures import ImmutableMultiDict
 from app.catalog import Catalog
 from app.inspect_view import MEASURES
 from app.models import Sae
+from app.parameters import whole_number
 from sae.analysis_spec import MAX_TEXT_CHARACTERS, MAX_TEXT_TOKENS
 from sae.errors import UserError
 from sae.models import find_model
@@ -134,8 +135,7 @@ class View:
         """From a request's query; values that make no sense are passed over."""
 
         def whole(name: str) -> int | None:
-            value = query.get(name, "")
-            return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
+            return whole_number(query.get(name, ""))
 
         rank = query.get("rank", "max")
         return cls(

@@ -9,6 +9,7 @@ from app import latentviews
 from app.builds import Builds
 from app.catalog import Catalog
 from app.inspect_view import Counted, Reading
+from app.parameters import whole_number
 from app.tokens_view import Row, context_row
 from app.worker.protocol import Inspected, InspectedText, TextLatents
 from sae.errors import UserError
@@ -31,10 +32,11 @@ _DEMO_TEXT = '''def read_config(path):
 def context_text(catalog: Catalog, builds: Builds, sae_id: str, latent: str, context: str) -> str:
     """The text of a latent's context, named `<band>.<rank>`; "" where there is no such context."""
     sae = catalog.get_sae(sae_id)
-    if sae is None or sae.current_build is None or not (latent.isascii() and latent.isdigit()) or len(latent) > 9:
+    number = whole_number(latent)
+    if sae is None or sae.current_build is None or number is None:
         return ""
     with builds.use(sae.id, sae.current_build) as build:
-        for found in build.contexts(int(latent)):
+        for found in build.contexts(number):
             if f"{found.band}.{found.rank}" == context:
                 return plain_text(build, found.tokens)
     return ""

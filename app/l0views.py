@@ -116,21 +116,35 @@ def extremes(build: Build, limit: int = 12) -> tuple[list[TokenL0], list[TokenL0
     return lines(most), lines(fewest)
 
 
-def texts(build: Build, kind: str, other: Build | None = None, limit: int | None = None) -> list[SampleView]:
-    """The first `limit` contexts of a kind (`Sample.kind`) as text; colours are in units of the highest L0 of them."""
-    rows = [row for row in build.samples() if row.kind == kind][:limit]
-    theirs = {row.ctx: row for row in other.samples()} if other else {}
-    pairs = [(row, theirs.get(row.ctx)) for row in rows]
-    pairs = [(row, match if match and match.tokens == row.tokens else None) for row, match in pairs]
-    top = float(max((l0 for row, match in pairs for l0 in [*row.l0, *(match.l0 if match else [])]), default=1))
-    info = build.vocabulary
+@dataclass(frozen=True)
+class Samples:
+    """The sample contexts of a build, and where another one has the same texts, those of it by context."""
 
-    def pieces(row: Sample | None) -> list[Piece]:
+    build: Build
+    rows: list[Sample]
+    theirs: dict[int, Sample]
+
+    @classmethod
+    def read(cls, build: Build, other: Build | None = None) -> Samples:
+        """Read all samples, once for the whole page."""
+        return cls(build, build.samples(), {row.ctx: row for row in other.samples()} if other else {})
+
+    def count(self, kind: str) -> int:
+        """Return how many there are of a kind (`Sample.kind`)."""
+        return sum(row.kind == kind for row in self.rows)
+
+    def texts(self, kind: str, limit: int | None = None) -> list[SampleView]:
+        """Return the first `limit` contexts of a kind as text; colours are in units of the highest L0 of them."""
+        rows = [row for row in self.rows if row.kind == kind][:limit]
+        pairs = [(row, self.theirs.get(row.ctx)) for row in rows]
+        pairs = [(row, match if match and match.tokens == row.tokens else None) for row, match in pairs]
+        top = float(max((l0 for row, match in pairs for l0 in [*row.l0, *(match.l0 if match else [])]), default=1))
+        return [SampleView(row, self._pieces(row, top), self._pieces(match, top)) for row, match in pairs]
+
+    def _pieces(self, row: Sample | None, top: float) -> list[Piece]:
         if row is None:
             return []
-        return text_pieces(row.tokens, info, row.l0, top, unit=" latents", digits=0, linear=True)
-
-    return [SampleView(row, pieces(row), pieces(match)) for row, match in pairs]
+        return text_pieces(row.tokens, self.build.vocabulary, row.l0, top, unit=" latents", digits=0, linear=True)
 
 
 def firings(build: Build, sample: int, position: int, label_of: dict[int, str]) -> list[Firing]:

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from app import labels
 from app.models import Label, Sae
+from app.parameters import whole_number
 from sae.errors import UserError
 
 COLUMNS = ("latent", "text", "tags", "note", "starred", "author", "updated")
@@ -81,10 +82,11 @@ def _checked(number: int, row: Any, sae: Sae) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UserError(f"file: label {number} is no set of named values", "file")
     latent = str(row.get("latent", "")).strip()
-    if not (latent.isascii() and latent.isdigit() and len(latent) < 12 and int(latent) < sae.n_latents):
+    number_of = whole_number(latent, sae.n_latents)
+    if number_of is None:
         raise UserError(f"file: label {number} is of latent {latent[:20]!r}; {sae.id} has 0 to {sae.n_latents - 1}",
                         "file")
-    out: dict[str, Any] = {"latent": int(latent)}
+    out: dict[str, Any] = {"latent": number_of}
     for name, limit in (("text", labels.MAX_TEXT), ("tags", labels.MAX_TEXT), ("note", labels.MAX_NOTE)):
         value = row.get(name)
         if value is None:

@@ -20,7 +20,7 @@ from sae.records import Token
 from sae.store import Build
 
 LABEL_SORT = "label"  # by what people wrote, which the build does not hold
-_TOKEN_ID = re.compile(r"#(\d{1,9})")
+_TOKEN_ID = re.compile(r"#([0-9]{1,9})")
 
 
 @dataclass(frozen=True)

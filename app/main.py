@@ -6,6 +6,7 @@ catalog, open builds, model worker, supervisor.  Never imports torch.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -35,6 +36,8 @@ from app.questions import Questions
 from app.readers.middleware import ToReaders
 from app.readers.pool import Readers
 from app.readers.process import READS
+from app.resources import STATIC
+from app.retention import keep_sweeping
 from app.routes import (
     add,
     admin,
@@ -56,10 +59,9 @@ from app.routes import (
     steer_runs,
     tokens,
 )
-from app.security import HeadAsGet, RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
+from app.security import HeadAsGet, KnownHosts, RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
 from app.settings import Settings
 from app.steering import SteeringRuns
-from app.templating import STATIC
 from app.uploads import UPLOAD_FORM_BYTES, Uploads
 from app.worker.client import WorkerClient
 from sae import __version__
@@ -85,7 +87,9 @@ def create_app(
         with ExitStack() as stack:
             await run_in_threadpool(_open, app, settings, stack, lock, launcher, supervise)
             app.state.readers = Readers(settings, readers) if readers else None
+            sweeping = asyncio.create_task(keep_sweeping(app.state.sessions, settings))
             yield
+            sweeping.cancel()
             if app.state.readers is not None:
                 await app.state.readers.close()
             await app.state.steering.close()
@@ -95,7 +99,9 @@ def create_app(
     app = FastAPI(
         title="saescope", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         openapi_url="/openapi.json", max_body_size=settings.max_body_bytes,
-        dependencies=[Depends(current_user)], middleware=_middleware(settings))
+        dependencies=[Depends(current_user)])
+    app.state.limits = _limits(settings)
+    app.user_middleware = _middleware(settings, app.state.limits)
     app.state.settings = settings
     app.state.downloads = Downloads(settings.exports_at_once, settings.max_export_bytes)
     errors.install(app)
@@ -116,17 +122,18 @@ def _document_twins(router: APIRouter) -> None:
                 route.include_in_schema = route.path.endswith(".json")
 
 
-def _middleware(settings: Settings) -> list[Middleware]:
-    limits = {
-        "login": TokenBuckets(settings.logins_per_minute),
-        "steer": TokenBuckets(settings.steers_per_minute),
-        "inspect": TokenBuckets(settings.steers_per_minute),
-        "effects": TokenBuckets(settings.steers_per_minute),
-    }
+def _limits(settings: Settings) -> dict[str, TokenBuckets]:
+    """What each client address may do, by the first segment of the path."""
+    return {"login": TokenBuckets(settings.logins_per_minute)} | {
+        pages: TokenBuckets(settings.steers_per_minute) for pages in ("steer", "inspect", "effects")}
+
+
+def _middleware(settings: Settings, limits: dict[str, TokenBuckets]) -> list[Middleware]:
     routes = [route for module in _MODULES for route in module.router.routes if isinstance(route, APIRoute)]
     reads = [route for module in READS for route in module.router.routes if isinstance(route, APIRoute)]
     return [
         Middleware(CountRequests),
+        Middleware(KnownHosts, hosts=settings.hosts),
         Middleware(HeadAsGet),
         Middleware(ToReaders, routes=routes, reads=reads),
         Middleware(SecurityHeaders),

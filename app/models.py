@@ -108,6 +108,7 @@ class Run(Base):
     pid_started: Mapped[str | None] = mapped_column(String(80))  # tells this process from a later one with its number
     cancel_asked: Mapped[float | None]
     requested_by: Mapped[str] = mapped_column(String(80), default="")
+    form_key: Mapped[str | None] = mapped_column(String(80), unique=True)  # of the form that was sent, however often
     error: Mapped[str | None] = mapped_column(Text)
     sae_id: Mapped[str | None] = mapped_column(String(170))
     progress: Mapped[float] = mapped_column(default=0.0)  # furthest share of the whole seen, 0 to 1

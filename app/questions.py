@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from app.worker.client import WorkerClient
@@ -130,3 +130,22 @@ class Questions:
         ended = [key for key, known in self._known.items() if known.ended.is_set()]
         for key in ended[: max(0, len(self._known) - self._keep)]:
             del self._known[key]
+
+
+class VisitorQuestions:
+    """The questions as one visitor asks them: `count` is called before each that is not known yet, and may raise."""
+
+    def __init__(self, questions: Questions, count: Callable[[], None]) -> None:
+        self._questions, self._count = questions, count
+        self.hint, self.going = questions.hint, questions.going
+
+    def begin(self, key: Hashable, message: Any) -> Question:
+        """As `Questions.begin`."""
+        if self.going(key) is None:
+            self._count()
+        return self._questions.begin(key, message)
+
+    async def ask(self, key: Hashable, message: Any, patience_s: float) -> Question:
+        """As `Questions.ask`."""
+        self.begin(key, message)
+        return await self._questions.ask(key, message, patience_s)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from threading import Lock
 from typing import Any
 
 from markupsafe import Markup
 
 from app import charts
 from app.jobs import queue
-from app.jobs.folders import read_status
 from app.models import Run
 from sae.formats.importing import UPLOAD
-from sae.rundir import RunFolder, Status
+from sae.rundir import ProgressFile, RunFolder, Status
 from sae.specs import as_text
 from sae.workspace import Workspace
 
+_PROGRESS_FILES = 32
+_progress_files: OrderedDict[Path, ProgressFile] = OrderedDict()  # used longest ago first
+_progress_lock = Lock()
 STALE_S = 120  # a heartbeat this old is worth a word; loading a large model takes a while without one
 _VERBS = {"train": "Train", "sweep": "Train", "index": "Index", "evaluate": "Evaluate", "import": "Import",
           "compare": "Compare"}
@@ -159,14 +163,24 @@ class RunView:
 
 def view(run: Run, workspace: Workspace, waiting: Sequence[str] = ()) -> RunView:
     """How `run` stands.  `waiting`: ids of the queued runs, next first."""
-    status = read_status(RunFolder(workspace.run(run.id)))
+    status = RunFolder(workspace.run(run.id)).status()
     return RunView(run, status, waiting.index(run.id) + 1 if run.id in waiting else 0)
 
 
 def progress_rows(run: Run, workspace: Workspace) -> list[dict[str, Any]]:
     """What the run has written of its training curves so far."""
-    rows = RunFolder(workspace.run(run.id)).progress()
-    return [row for row in rows if isinstance(row, dict) and row.get("phase", "training") == "training"]
+    rows = all_progress(RunFolder(workspace.run(run.id)))
+    return [row for row in rows if row.get("phase", "training") == "training"]
+
+
+def all_progress(folder: RunFolder) -> list[dict[str, Any]]:
+    """Every row that the run has written.  What was parsed for one viewer is not parsed again for the next."""
+    with _progress_lock:
+        file = _progress_files.pop(folder.path, None) or ProgressFile(folder)
+        _progress_files[folder.path] = file
+        while len(_progress_files) > _PROGRESS_FILES:
+            _progress_files.popitem(last=False)
+        return file.read()
 
 
 def curves(

@@ -14,6 +14,7 @@ from app.builds import Builds
 from app.catalog import Catalog
 from app.formats import compact
 from app.models import Sae
+from app.parameters import whole_number
 from app.templating import render
 from sae import __version__
 from sae.errors import UserError
@@ -41,11 +42,11 @@ def find_sae(catalog: Catalog, model: str, name: str) -> Sae:
 
 def latent_number(sae: Sae, number: str) -> int:
     """The latent of an address.  Raises 404, which names the valid range and the nearest number."""
-    is_number = number.isascii() and number.isdigit() and len(number) < 12
-    if is_number and int(number) < sae.n_latents:
-        return int(number)
+    found = whole_number(number)
+    if found is not None and found < sae.n_latents:
+        return found
     last = sae.n_latents - 1
-    near = f" The nearest is /{sae.id}/{last}." if is_number else ""
+    near = f" The nearest is /{sae.id}/{last}." if found is not None else ""
     raise HTTPException(
         404, f"{sae.id} has {sae.n_latents:,} latents, 0 to {last}; there is no latent {number[:40]}.{near}")
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from app import charts
 from app.formats import percent, whole
 from app.models import Sae
-from app.runviews import curves
+from app.runviews import all_progress, curves
 from app.saepages import architecture_name
 from app.tokens_view import Row, context_row
 from app.zoom import Zoom
@@ -160,8 +160,8 @@ def training_rows(sae: Sae, workspace: Workspace) -> list[dict[str, Any]]:
     status = folder.status()
     made = [member.get("sae") for member in (status.result.get("members") or [] if status else [])]
     member = made.index(sae.id) if sae.id in made else None
-    return [row for row in folder.progress() if isinstance(row, dict) and row.get("phase", "training") == "training"
-            and row.get("member") == member]
+    return [row for row in all_progress(folder)
+            if row.get("phase", "training") == "training" and row.get("member") == member]
 
 
 def curve_charts(rows: list[dict[str, Any]]) -> list[Markup]:

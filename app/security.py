@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from threading import Lock
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import error_response
@@ -50,8 +53,40 @@ class SecurityHeaders:
         await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
+class KnownHosts:
+    """Refuses requests to a host name that is not ours.
+
+    Without this a web page whose name is made to resolve to a reader's own machine ("DNS rebinding") could read and
+    steer the instance that runs there: to the browser both are the same origin.  Starlette's middleware decides; its
+    refusal is replaced by one that names the setting.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        async def known(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["saescope.known_host"] = True
+            await app(scope, receive, send)
+
+        self._checked = TrustedHostMiddleware(known, hosts, www_redirect=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_or_refuse(message: Message) -> None:
+            if "saescope.known_host" in scope:
+                await send(message)
+            elif message["type"] == "http.response.start":
+                host = Headers(scope=scope).get("host", "")
+                refusal = error_response(
+                    Request(scope), 400, f"{host[:100]!r} is not a name of this server. If it is, name it in "
+                    "SAESCOPE_ALLOWED_HOSTS and start the server again.")
+                await SecurityHeaders(refusal)(scope, receive, send)
+
+        await self._checked(scope, receive, send_or_refuse)
+
+
 class HeadAsGet:
-    """Answers HEAD as GET without the body, as HTTP asks; FastAPI's routes know GET alone."""
+    """Answers HEAD as GET without the body, as HTTP asks; FastAPI's routes know GET alone.
+
+    A stream is ended after its headers, as if the client had gone away, so that nothing is made only to be dropped.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -61,12 +96,22 @@ class HeadAsGet:
             await self.app(scope, receive, send)
             return
 
+        answered = False
+
         async def send_without_body(message: Message) -> None:
+            nonlocal answered
+            if answered:
+                raise OSError("only the headers were asked for")
             if message["type"] == "http.response.body":
-                message = {**message, "body": b""}
+                answered = True
+                message = {"type": "http.response.body", "body": b""}
             await send(message)
 
-        await self.app({**scope, "method": "GET"}, receive, send_without_body)
+        try:
+            await self.app({**scope, "method": "GET"}, receive, send_without_body)
+        except (OSError, ClientDisconnect):
+            if not answered:
+                raise
 
 
 def same_origin(scheme: str, headers: Headers, trusted: frozenset[str] = frozenset()) -> bool:
@@ -141,10 +186,27 @@ class TokenBuckets:
         return wait
 
 
+def first_segment(path: str) -> str:
+    """Return the part of an address that says which pages it belongs to; a page's JSON twin belongs to them, too."""
+    return path.lstrip("/").partition("/")[0].removesuffix(".json")
+
+
+def too_many(wait: float) -> tuple[str, dict[str, str]]:
+    """What to say to a client whose bucket is empty for `wait` more seconds: words and headers."""
+    seconds = int(wait) + 1
+    return f"Too many requests from your address; try again in {seconds} s.", {"Retry-After": str(seconds)}
+
+
+def client_address(scope: Scope) -> str:
+    """The address whose requests are counted together."""
+    return str(scope["client"][0]) if scope.get("client") else "?"
+
+
 class RateLimit:
     """Bounds unsafe requests per client address, by the first segment of their path.
 
-    Limits over all clients belong to a proxy; the model worker's own queue is bounded besides.
+    Reading is free, but for reads that make the model work: those are counted by `count_computing` where the work is
+    asked for.  Limits over all clients belong to a proxy; the model worker's own queue is bounded besides.
     """
 
     def __init__(self, app: ASGIApp, limits: dict[str, TokenBuckets]) -> None:
@@ -155,14 +217,20 @@ class RateLimit:
             path = scope["path"]
             # A one-time link is redeemed by GET: guessing it counts as signing in.
             counted = scope["method"] not in SAFE_METHODS or (path == "/login" and b"token=" in scope["query_string"])
-            buckets = self.limits.get(path.split("/", 2)[1]) if counted else None
-            client = scope["client"][0] if scope.get("client") else "?"
-            wait = buckets.take(client) if buckets else 0.0
+            buckets = self.limits.get(first_segment(path)) if counted else None
+            wait = buckets.take(client_address(scope)) if buckets else 0.0
             if wait:
-                seconds = int(wait) + 1
-                response = error_response(
-                    Request(scope), 429, f"Too many requests from your address; try again in {seconds} s.",
-                    headers={"Retry-After": str(seconds)})
-                await response(scope, receive, send)
+                words, headers = too_many(wait)
+                await error_response(Request(scope), 429, words, headers=headers)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+
+def count_computing(request: Request) -> None:
+    """Count a read that makes the model work against the limit of its pages.  Raises 429 where that is used up.
+
+    Unsafe requests were counted by `RateLimit` already.
+    """
+    buckets = request.app.state.limits.get(first_segment(request.url.path))
+    if request.method in SAFE_METHODS and buckets is not None and (wait := buckets.take(client_address(request.scope))):
+        raise HTTPException(429, *too_many(wait))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,7 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sae.errors import UserError
 from sae.workspace import Workspace
 
-ROOT = Path(__file__).resolve().parent.parent  # templates/, static/ and migrations/ lie beside app/
+_LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 
 
 class Settings(BaseSettings):
@@ -53,12 +54,20 @@ class Settings(BaseSettings):
     trusted_origins: str = Field(
         "", description="Further origins of our own pages, comma-separated, as https://sae.example.org: "
         "needed where a proxy ends TLS and the browser sends no Sec-Fetch-Site")
+    allowed_hosts: str = Field(
+        "", description="Host names by which browsers may reach the program, comma-separated; *.example.org: all names "
+        "below it; *: any. Empty: this machine's own names where HOST is a loopback address, else any")
     secure_cookies: bool = Field(False, description="Mark cookies Secure even if the request came by http (TLS proxy)")
     max_body_bytes: int = Field(2_000_000, ge=1_000, description="Largest request body taken, in bytes")
     max_upload_bytes: int = Field(
         8_000_000_000, ge=1_000, description="Largest upload of an SAE taken, in bytes; unpacked, too")
     logins_per_minute: float = Field(10, gt=0, description="Sign-in attempts a minute from one address")
-    steers_per_minute: float = Field(60, gt=0, description="Steering requests a minute from one address")
+    steers_per_minute: float = Field(
+        60, gt=0, description="Steering requests a minute from one address; as many inspections, as many measurements")
+    keep_days: float = Field(
+        180, gt=0, description="Days after which stored steering runs and inspections are deleted")
+    keep_stored: int = Field(
+        5_000, ge=1, description="Steering runs that are stored, and as many inspections; the oldest are deleted")
 
     exports_at_once: int = Field(2, ge=1, le=64, description="Exports that are sent to browsers at the same time")
     max_export_bytes: int = Field(
@@ -80,6 +89,15 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().resolve()
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _host_patterns(cls, value: str) -> str:
+        for host in _parts(value):
+            if "*" in host and host != "*" and not (host.startswith("*.") and "*" not in host[1:]):
+                raise ValueError(f"{host!r} is no host name; a star may only stand for all names below one, as in "
+                                 "*.example.org")
+        return value
 
     @classmethod
     def load(cls, **values: Any) -> Settings:
@@ -111,4 +129,17 @@ class Settings(BaseSettings):
 
     @property
     def origins(self) -> frozenset[str]:
-        return frozenset(part.strip().rstrip("/").lower() for part in self.trusted_origins.split(",") if part.strip())
+        """Further origins whose unsafe requests are taken."""
+        return frozenset(part.rstrip("/") for part in _parts(self.trusted_origins))
+
+    @property
+    def hosts(self) -> list[str]:
+        """Host names and patterns that requests may be sent to; `*` for any."""
+        named = [*_parts(self.allowed_hosts), *filter(None, (urlsplit(origin).hostname for origin in self.origins))]
+        if self.allowed_hosts:
+            return named
+        return [*_LOOPBACK, *named] if self.host in _LOOPBACK else ["*"]
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip().lower() for part in text.split(",") if part.strip()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from app.parameters import whole_number
 from app.steer_form import NUMBERS, POSITIONS, Chip, Form, parse_number
 from sae.analysis_spec import MAX_STRENGTHS, SweepRequest
 from sae.errors import UserError
@@ -76,8 +77,7 @@ def check_sweep(form: Form, steer: SteerRequest, concept: tuple[int, ...]) -> Sw
 
 def swept_place(form: Form) -> int | None:
     """Which latent of the form is to be swept, or None where it is none of them."""
-    text = form.values["sweep_of"]
-    return int(text) if text.isascii() and text.isdigit() and int(text) < len(form.chips) else None
+    return whole_number(form.values["sweep_of"], len(form.chips))
 
 
 def _text(form: Form) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from starlette.datastructures import ImmutableMultiDict
 
+from app.parameters import whole_number
 from sae.steering_spec import (
     RATIO_STRONG,
     RATIO_WARN,
@@ -73,8 +74,7 @@ class Chip:
 
     @property
     def number(self) -> int | None:
-        text = self.latent.strip()
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+        return whole_number(self.latent)
 
     def value(self, name: str = "strength") -> float | None:
         """A number of the latent's as a number, or None where it is not one."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.models import SteerRun
+from app.parameters import whole_number
 from app.steer_form import SaeFacts
 from app.steering import FINAL_STATES, LiveRun
 from app.tokens_view import Piece, text_pieces
@@ -161,8 +162,9 @@ def whole_text(row: SteerRun, key: str) -> tuple[Text, Text] | None:
     """Prompt and output of one text of a stored run, by its key (a sweep's: its cell's number); None without one."""
     result = row.result or {}
     prompt = Text.model_validate(result.get("prompt") or {})
-    if key.isascii() and key.isdigit() and int(key) < len(result.get("cells") or []):
-        return prompt, Cell.model_validate(result["cells"][int(key)]).text
+    cell = whole_number(key, len(result.get("cells") or []))
+    if cell is not None:
+        return prompt, Cell.model_validate(result["cells"][cell]).text
     text = (result.get("columns") or {}).get(key)
     return (prompt, Text.model_validate(text)) if text else None
 

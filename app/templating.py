@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -26,13 +25,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from app.formats import FILTERS
+from app.resources import STATIC, TEMPLATES
 from app.rowhtml import context_html, kwic_html, pieces_html, row_html
 from app.tokens_view import visible
 from sae import __version__
-
-ROOT = Path(__file__).resolve().parent.parent
-TEMPLATES = ROOT / "templates"
-STATIC = ROOT / "static"
 
 _DEFAULTS: dict[str, Any] = {
     "user": None, "nav_saes": (), "current_sae": None, "section": "", "json_url": None, "search_text": "",

@@ -58,6 +58,8 @@ class Uploads:
             last = PurePosixPath(name.replace("\\", "/")).name
             stem, dot, suffix = last.rpartition(".")
             plain = f"{slug(stem)}.{slug(suffix)}" if dot and stem else slug(last)
+            if (folder / plain).exists():
+                raise UserError(f"source: two of the files would both be called {plain}; send them as a zip", "source")
             with open(folder / plain, "xb") as out:
                 while chunk := source.read(_CHUNK):
                     left -= len(chunk)

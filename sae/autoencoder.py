@@ -276,6 +276,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def update_config(folder: Path, **values: Any) -> None:
+    """Set values in the `sae.json` of an artefact folder and leave its weights alone.  Raises UserError."""
+    write_json(folder / "sae.json", read_config(folder) | values)
+
+
 def _check_config(config: dict[str, Any], folder: Path) -> None:
     """Raise UserError where `config` lacks what inference needs, or says what this program cannot do."""
     def demand(holds: bool, what: str) -> None:

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from sae.errors import UserError
 from sae.export_cli import register as register_exports
-from sae.rundir import RunFolder, Status
+from sae.rundir import ProgressFile, RunFolder, Status
 from sae.specs import POSITIONAL, SPECS, as_text, demo_spec
 from sae.steer_cli import steer_command
 from sae.workspace import Workspace
@@ -121,6 +121,7 @@ def _watch(folder: RunFolder, workspace: Workspace) -> int:
 
 def _draw(folder: RunFolder, bars: Progress, finished: threading.Event) -> None:
     tasks: dict[str, Any] = {}
+    curves = ProgressFile(folder)
     while True:
         last = finished.wait(0.3)
         status = folder.status()
@@ -128,14 +129,14 @@ def _draw(folder: RunFolder, bars: Progress, finished: threading.Event) -> None:
             if status.phase not in tasks:
                 tasks[status.phase] = bars.add_task(status.phase, total=None, rate="", note="")
             bars.update(tasks[status.phase], completed=status.done, total=status.total or None,
-                        rate=f"{status.rate:,.0f} {status.unit}/s" if status.rate else "", note=_note(folder, status))
+                        rate=f"{status.rate:,.0f} {status.unit}/s" if status.rate else "", note=_note(curves, status))
         if last:
             return
 
 
-def _note(folder: RunFolder, status: Status) -> str:
+def _note(curves: ProgressFile, status: Status) -> str:
     left = f"{status.eta_s:.0f} s left" if status.eta_s is not None else ""
-    rows = [row for row in folder.progress() if row.get("fvu")] if status.phase == "training" else []
+    rows = [row for row in curves.read() if row.get("fvu")] if status.phase == "training" else []
     last = [row for row in rows if row["step"] == rows[-1]["step"]]  # of every SAE of a sweep
     curve = "".join(
         f"{name} {_span([row[key] for row in last], form)}  "

@@ -40,7 +40,6 @@ __all__ = ["Cache", "CacheBase", "Edit", "Edits", "LanguageModel", "edit_points"
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 
-_ATTENTION = "saescope"
 # What transformers calls for every layer: (module, query, key, value, mask, **settings) -> (output, None).
 AttentionFunction = Callable[..., tuple[Tensor, None]]
 
@@ -150,9 +149,10 @@ class LanguageModel:
 
         On a CPU the weights are laid out input-major, in which a product of few rows is up to twice as fast.
         """
-        AttentionInterface.register(_ATTENTION, attention)
+        name = f"{attention.__module__}.{attention.__qualname__}"  # its own, so that no other takes its place
+        AttentionInterface.register(name, attention)
         model = type(self.bridge.original_model).from_pretrained(
-            self.info.source, dtype=torch.float32, attn_implementation=_ATTENTION).to(self.device).eval()
+            self.info.source, dtype=torch.float32, attn_implementation=name).to(self.device).eval()
         ours = {_hf_name(name): tensor for name, tensor in self.bridge.original_model.named_parameters()}
         linear = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Linear)}
         for name, tensor in model.named_parameters():

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sae.errors import UserError
-from sae.workspace import slug
+from sae.workspace import slug, typed_path
 
 DEMO = "demo"
 DEMO_PATH = Path(__file__).parent / "demo" / "model"
@@ -36,7 +36,7 @@ class ModelInfo:
 
 def find_model(name: str) -> ModelInfo:
     """What `name` means.  Raises UserError (field `model`) when it cannot be had."""
-    path = DEMO_PATH if name == DEMO else Path(name).expanduser()
+    path = DEMO_PATH if name == DEMO else typed_path(name, "model")
     if path.is_dir():
         config = _read_config(path / "config.json", name)
         return _info(name, DEMO if name == DEMO else slug(path.resolve().name), str(path.resolve()), True, config)

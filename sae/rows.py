@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Any
 
@@ -171,8 +172,8 @@ class _Cache(CacheBase):  # type: ignore[misc]  # transformers is untyped
         return 0
 
 
-# The reading that is under way.  Models are used by one thread at a time.
-_now: list[_Prompt | _Step] = []
+# The reading that is under way in this thread: transformers calls attention functions without a way to pass it on.
+_reading: ContextVar[_Prompt | _Step] = ContextVar("reading")
 
 
 def _attention(
@@ -183,7 +184,7 @@ def _attention(
     if s_aux is not None or attention_mask is not None:
         raise NotImplementedError("attention with sinks or a mask of its own")
     settings = {"scaling": scaling, "window": sliding_window, "softcap": softcap}
-    out = _now[-1].attend(module.layer_idx, query, key, value, settings)  # type: ignore[arg-type]
+    out = _reading.get().attend(module.layer_idx, query, key, value, settings)  # type: ignore[arg-type]
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -251,7 +252,7 @@ class RowModel:
         self, reading: _Prompt | _Step, ids: list[list[int]], positions: list[list[int]], edits: Edits | None,
         whole: bool,
     ) -> Tensor:
-        _now.append(reading)
+        token = _reading.set(reading)
         try:
             with self._hooked(edits or {}):
                 logits: Tensor = self._model(
@@ -259,7 +260,7 @@ class RowModel:
                     position_ids=torch.tensor(positions, device=self.device), past_key_values=_Cache(),
                     use_cache=True, logits_to_keep=0 if whole else 1).logits.float()
         finally:
-            _now.pop()
+            _reading.reset(token)
         return logits
 
     @contextlib.contextmanager

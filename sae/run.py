@@ -41,19 +41,22 @@ EXIT_OK, EXIT_FAILED, EXIT_USER, EXIT_CANCELLED, EXIT_INTERRUPTED = 0, 1, 2, 3, 
 
 
 def execute(folder: RunFolder, workspace: Workspace) -> int:
-    """Do, or go on with, what the folder asks for; returns the exit code, never raises.
+    """Carry out, or resume, what the folder asks for; return the exit code.  Never raises an `Exception`.
 
     Of the processes of a `torchrun` the first one holds the lock and writes; the others help it to train.
     """
-    if _rank() > 0:
-        with contextlib.redirect_stdout(None):
-            return _execute(folder, workspace)
     try:
+        if _rank() > 0:
+            with contextlib.redirect_stdout(None):
+                return _execute(folder, workspace)
         with _alone(folder):
             return _execute(folder, workspace)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER
+    except Exception:  # not even the status could be written
+        traceback.print_exc()
+        return EXIT_FAILED
 
 
 @contextlib.contextmanager
@@ -150,7 +153,7 @@ def _index(spec: IndexSpec, folder: RunFolder, workspace: Workspace, reporter: R
 
 
 def _evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
-    from sae.autoencoder import Autoencoder, read_config
+    from sae.autoencoder import Autoencoder, read_config, update_config
     from sae.evaluate import evaluate
 
     config = read_config(workspace.sae(spec.sae))
@@ -160,8 +163,7 @@ def _evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, repor
     reporter.begin("evaluation")
     metrics = evaluate(lm, sae, corpus, spec.eval_tokens, spec.ce_tokens, reporter.update)
     reporter.row(**metrics)
-    sae.config["metrics"] = metrics
-    sae.save(workspace.sae(spec.sae))
+    update_config(workspace.sae(spec.sae), metrics=metrics)
     return {"sae": spec.sae, "metrics": metrics}
 
 

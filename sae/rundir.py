@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +60,46 @@ class Status:
     heartbeat: float = 0.0
 
 
+class ProgressFile:
+    """The rows of a run's `progress.jsonl`, for a reader who comes back: only what was added is read again.
+
+    They are as if the run had never been killed: a line cut short is skipped, and so are training steps after the
+    checkpoint from which a resumed run did them once more.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._path = folder.path / "progress.jsonl"
+        self._file_id, self._offset = -1, 0
+        self._rows: list[dict[str, Any]] = []
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return all rows so far; the list is the reader's own."""
+        try:
+            with open(self._path, "rb") as file:
+                stat = os.fstat(file.fileno())
+                if stat.st_ino != self._file_id or stat.st_size < self._offset:  # another file than before
+                    self._file_id, self._offset, self._rows = stat.st_ino, 0, []
+                file.seek(self._offset)
+                added = file.read()
+        except OSError:
+            return list(self._rows)
+        whole, newline, _ = added.rpartition(b"\n")  # a line that is being written is read the next time
+        self._offset += len(whole) + len(newline)
+        for line in whole.split(b"\n"):
+            self._add(line)
+        return list(self._rows)
+
+    def _add(self, line: bytes) -> None:
+        try:
+            row = json.loads(line or b"null")
+        except ValueError:
+            return
+        if isinstance(row, dict) and row:
+            while self._rows and "step" in row and _place(self._rows[-1]) >= _place(row):
+                self._rows.pop()
+            self._rows.append(row)
+
+
 def _place(row: dict[str, Any]) -> tuple[int, int]:
     """A row's place in a run's training: by step, and by the number of the SAE where there are several."""
     return row.get("step", 0), row.get("member", 0)
@@ -98,13 +137,17 @@ class RunFolder:
             raise UserError(f"run: {self.path / 'spec.json'} is not the spec of a run: {error!r}", "run") from None
 
     def status(self) -> Status | None:
-        """The last written status, or None while the run has not begun."""
+        """Return the status that was written last; None where there is none that can be read.
+
+        A run that is asked to go on with a folder whose status was torn by a full or failing disk begins as if it had
+        not written one: its checkpoints and results are what counts.
+        """
         try:
             value = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            known = Status.__dataclass_fields__
+            return Status(**{key: item for key, item in value.items() if key in known})
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
-        known = Status.__dataclass_fields__
-        return Status(**{key: item for key, item in value.items() if key in known})
 
     def write_status(self, status: Status) -> None:
         status.heartbeat = time.time()
@@ -114,23 +157,9 @@ class RunFolder:
         with open(self.path / "progress.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
 
-    def progress(self) -> Iterator[dict[str, Any]]:
-        """The rows so far, as if the run had never been killed: a line cut short is passed over, and
-        so are training steps after the checkpoint from which a resumed run did them again."""
-        try:
-            lines = (self.path / "progress.jsonl").read_text(encoding="utf-8").split("\n")
-        except FileNotFoundError:
-            return
-        rows: list[dict[str, Any]] = []
-        for line in lines:
-            try:
-                row = json.loads(line or "null")
-            except json.JSONDecodeError:
-                continue
-            while row and rows and "step" in row and _place(rows[-1]) >= _place(row):
-                rows.pop()
-            rows += [row] if row else []
-        yield from rows
+    def progress(self) -> list[dict[str, Any]]:
+        """Return the rows of the curves so far (see `ProgressFile`)."""
+        return ProgressFile(self).read()
 
     def request_cancel(self) -> None:
         (self.path / "cancel").touch()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError, model_validator
@@ -31,6 +30,7 @@ from sae.training_spec import (
     prefix_sizes,
     setting,
 )
+from sae.workspace import typed_path
 
 __all__ = [
     "SPECS", "Architecture", "CompareSpec", "EvaluateSpec", "ImportSpec", "IndexSettings", "IndexSpec", "Normalization",
@@ -100,8 +100,8 @@ def located(spec: Spec) -> Spec:
     """The spec with the local model and text named from the root, so that it means the same in every folder."""
     local = (("model", DEMO), ("text", STDLIB), ("source", ""))
     paths = {
-        name: os.path.abspath(Path(value).expanduser()) for name, usual in local
-        if (value := getattr(spec, name, "")) not in ("", usual) and Path(value).expanduser().exists()}
+        name: os.path.abspath(path) for name, usual in local
+        if (value := getattr(spec, name, "")) not in ("", usual) and (path := typed_path(value, name)).exists()}
     return spec.model_copy(update=paths)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from sae.errors import UserError
 from sae.models import hub_message, hub_reachable
+from sae.workspace import typed_path
 
 STDLIB = "stdlib"
 SEPARATOR = "<|endoftext|>"
@@ -62,7 +63,7 @@ def find_text(text: str, column: str = "text", split: str = "train") -> TextSour
         root = Path(sysconfig.get_path("stdlib"))
         files = [file for file in python_files(root) if file.relative_to(root).parts[0] not in _TABLES]
         return _of_files(text, "stdlib", files, root, functools.partial(source_documents, root, files))
-    path = Path(text).expanduser()
+    path = typed_path(text, "text")
     if path.is_dir():
         files = _files_below(path)
         return _of_files(text, "directory", files, path, functools.partial(_directory_documents, path, files))

@@ -62,6 +62,7 @@ class StoredActivations:
     seed: int = 0
     widths: tuple[int, ...] = ()
     timing: Timing = field(default_factory=Timing)
+    _kept: tuple[int, Tensor] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.widths = self.widths or (self.x_ND.shape[1],)
@@ -78,11 +79,11 @@ class StoredActivations:
             start_step += 1
 
     def _order(self, number: int) -> Tensor:
-        if getattr(self, "_kept", (None,))[0] != number:
+        """The order of the rows in one pass over them; the last one asked for is kept."""
+        if self._kept is None or self._kept[0] != number:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
             self._kept = (number, torch.randperm(len(self.x_ND), generator=generator))
-        order: Tensor = self._kept[1]
-        return order
+        return self._kept[1]
 
 
 @dataclass(frozen=True)

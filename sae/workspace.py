@@ -46,6 +46,22 @@ def check_name(name: str, field: str = "name") -> str:
     return name
 
 
+def typed_path(text: str, field: str) -> Path:
+    """Return the path that a person typed, with `~` resolved; it need not exist.
+
+    Raises UserError for text that no file can be called (too long, or with characters that no file system takes).
+    """
+    try:
+        path = Path(text).expanduser()
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except (OSError, RuntimeError, ValueError):
+        shown = text if len(text) <= 80 else f"{text[:77]}..."
+        raise UserError(f"{field}: {shown!r} cannot be the name of a file", field) from None
+    return path
+
+
 def new_id(kind: str) -> str:
     """A fresh identifier that sorts by time, e.g. `train-20261121-044501-3f9a`."""
     return f"{kind}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"

@@ -32,6 +32,7 @@ for name in list(os.environ):
     ours = name.startswith("SAESCOPE_") and not name.startswith("SAESCOPE_TEST_")
     if ours or name in ("DATABASE_URL", "PORT", "HOST"):
         del os.environ[name]
+os.environ["SAESCOPE_ALLOWED_HOSTS"] = "testserver,127.0.0.1,localhost"  # the first is Starlette's TestClient
 
 
 @pytest.fixture

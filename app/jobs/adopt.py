@@ -13,7 +13,6 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.jobs.folders import read_status
 from app.jobs.launchers import Launcher
 from app.models import Run
 from sae.rundir import FINAL_STATES, RunFolder, Status
@@ -39,7 +38,7 @@ def adopt_folders(db: Session, workspace: Workspace, launcher: Launcher) -> list
             begun = present[run_id].stat().st_mtime
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        status = read_status(folder)
+        status = folder.status()
         if kind not in SPECS or not isinstance(spec, dict) or (status is None and time.time() - begun < _SETTLE_S):
             continue
         db.add(Run(

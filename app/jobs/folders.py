@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from sae.rundir import FINAL_STATES, RunFolder, Status
+from sae.rundir import FINAL_STATES, RunFolder
 
 _TAIL_BYTES = 20_000
-
-
-def read_status(folder: RunFolder) -> Status | None:
-    """The folder's status, or None where there is none that can be read."""
-    try:
-        return folder.status()
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
 
 
 def reopen(folder: RunFolder) -> None:
@@ -20,7 +12,7 @@ def reopen(folder: RunFolder) -> None:
     if not folder.path.is_dir():
         return
     folder.clear_cancel()
-    status = read_status(folder)
+    status = folder.status()
     if status is not None and status.state in FINAL_STATES - {"succeeded"}:
         status.state, status.error, status.finished, status.pid = "interrupted", None, None, None
         folder.write_status(status)

@@ -14,6 +14,7 @@ from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.jobs.folders import reopen
@@ -37,15 +38,34 @@ def transition(db: Session, run_id: str, before: Collection[str], **values: Any)
 
 def enqueue(
     db: Session, workspace: Workspace, kind: Kind, spec: dict[str, Any], requested_by: str = "", run_id: str = "",
+    form_key: str = "",
 ) -> Run:
-    """A new queued run with its folder and frozen `spec.json`.  `run_id`: where its folder holds files already."""
+    """Queue a new run with its folder and frozen `spec.json`, and return it.
+
+    `run_id`: where its folder holds files already.  `form_key`: a form that is sent twice (a double click) starts one
+    run; the second time that run is returned.
+    """
+    if run := started_by(db, form_key):
+        return run
     run = Run(
         id=run_id or new_id(kind), kind=kind, spec=spec, state="queued", requested_by=requested_by,
-        sae_id=spec.get("sae"))
+        sae_id=spec.get("sae"), form_key=form_key or None)
     db.add(run)
-    db.commit()  # before the folder: a folder without a row is taken for the command line's
+    try:
+        db.commit()  # before the folder: a folder without a row is taken for the command line's
+    except IntegrityError:  # the same form came twice at the same moment
+        db.rollback()
+        first = started_by(db, form_key)
+        if first is None:
+            raise
+        return first
     RunFolder(workspace.run(run.id)).create(kind, spec)
     return run
+
+
+def started_by(db: Session, form_key: str) -> Run | None:
+    """Return the run that a form has started already."""
+    return db.scalar(select(Run).where(Run.form_key == form_key)) if form_key else None
 
 
 def claim(db: Session) -> Run | None:

@@ -20,7 +20,7 @@ from app.catalog import Catalog
 from app.db import SessionFactory
 from app.jobs import queue
 from app.jobs.adopt import COMMAND_LINE, STOPPED, adopt_folders
-from app.jobs.folders import last_line, read_status
+from app.jobs.folders import last_line
 from app.jobs.launchers import Handle, Launcher
 from app.models import Run
 from app.settings import Settings
@@ -140,7 +140,7 @@ class Supervisor:
 
     def _status(self, run: Run) -> Status | None:
         """The status that the present process wrote; an earlier one's is no news."""
-        status = read_status(self._folder(run))
+        status = self._folder(run).status()
         return status if status is not None and status.heartbeat >= (run.launched or 0.0) else None
 
     def _press(self, run: Run, handle: Handle) -> None:
@@ -156,7 +156,7 @@ class Supervisor:
     def _gone(self, run: Run, status: Status | None) -> None:
         """The process is no more: what did it leave?"""
         if status is None:  # a run that had ended well already says so and writes nothing new
-            earlier = read_status(self._folder(run))
+            earlier = self._folder(run).status()
             status = earlier if earlier is not None and earlier.state == "succeeded" else None
         if status is not None:
             run.progress = max(run.progress, status.overall)

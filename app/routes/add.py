@@ -19,7 +19,6 @@ from app.deps import AdminDep, WorkspaceDep, admin_user
 from app.jobs import queue
 from app.launch import check_spec
 from app.models import User
-from app.routes.admin import started
 from app.templating import render
 from app.uploads import Uploads
 from sae.errors import UserError
@@ -91,15 +90,15 @@ def _submit(request: Request, sent: dict[str, str], files: list[Any], admin: Use
 def _start(request: Request, spec: ImportSpec, token: str, key: str, admin: User) -> Response:
     state = request.app.state
     workspace: Workspace = state.settings.workspace
-    with started.lock, state.sessions() as db:
-        run_id = started.runs.get(key) if key else None
-        if run_id is None:
+    with state.sessions() as db:
+        run = queue.started_by(db, key[:80])
+        if run is None:
             run_id = new_id("import")
             if token:
                 _uploads(request).give(token, workspace.run(run_id) / UPLOAD)
                 spec = spec.model_copy(update={"source": str(workspace.run(run_id) / UPLOAD)})
-            queue.enqueue(db, workspace, "import", spec.model_dump(), admin.name, run_id)
-            started.remember(key, run_id)
+            run = queue.enqueue(db, workspace, "import", spec.model_dump(), admin.name, run_id, key[:80])
+        run_id = run.id
     state.supervisor.wake()
     return RedirectResponse(f"/runs/{run_id}", 303)
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import OrderedDict
-from pathlib import Path
-from threading import Lock
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
@@ -28,29 +25,13 @@ from app.templating import render
 from sae.errors import UserError
 from sae.models import DEMO, find_model
 from sae.specs import command_line, parse_spec
-from sae.workspace import Workspace, new_id
+from sae.workspace import Workspace, new_id, typed_path
 
 router = APIRouter(prefix="/admin", dependencies=[Depends(admin_user)], include_in_schema=False)
 
 Kind = Literal["train", "sweep", "index", "evaluate"]
 TITLES = {"train": "Train an SAE", "sweep": "Train a grid of SAEs", "index": "Build a feature index",
           "evaluate": "Evaluate an SAE"}
-
-
-class OncePerForm:
-    """Which run a form started, so that a double click starts one and not two."""
-
-    def __init__(self, keep: int = 256) -> None:
-        self.lock, self.keep = Lock(), keep
-        self.runs: OrderedDict[str, str] = OrderedDict()
-
-    def remember(self, key: str, run_id: str) -> None:
-        self.runs[key] = run_id
-        while len(self.runs) > self.keep:
-            self.runs.popitem(last=False)
-
-
-started = OncePerForm()
 
 
 @router.get("")
@@ -110,11 +91,8 @@ def _submit(request: Request, kind: Kind, sent: dict[str, Any], admin: User) -> 
     if errors:
         return _page(request, kind, typed, errors, catalog, "", str(sent.get("key", "")))
     key = str(sent.get("key", ""))
-    with started.lock, state.sessions() as db:
-        run_id = started.runs.get(key) if key else None
-        if run_id is None:
-            run_id = queue.enqueue(db, workspace, kind, spec.model_dump(mode="json"), admin.name).id
-            started.remember(key, run_id)
+    with state.sessions() as db:
+        run_id = queue.enqueue(db, workspace, kind, spec.model_dump(mode="json"), admin.name, form_key=key[:80]).id
     state.supervisor.wake()
     return RedirectResponse(f"/runs/{run_id}", 303)
 
@@ -150,9 +128,9 @@ def _cost(kind: Kind, values: dict[str, Any], catalog: Catalog) -> Estimate | st
     spec = specform.spec_of(kind, values)
     if spec is None:
         return "Something above is at fault."
-    if spec.model != DEMO and not Path(spec.model).expanduser().is_dir():
-        return "No estimate: the model is not on this machine, so its size is not known until its config is fetched."
     try:
+        if spec.model != DEMO and not typed_path(spec.model, "model").is_dir():
+            return "No estimate: the model is not on this machine; its size is known once its config is fetched."
         return estimate(spec, find_model(spec.model), [sae.config for sae in catalog.list_saes()])
     except UserError as error:
         return str(error)

@@ -12,7 +12,7 @@ from app.deps import AdminDep, CatalogDep, SessionDep, SupervisorDep, WorkspaceD
 from app.jobs import queue
 from app.launch import check_spec
 from app.models import Run, Sae
-from app.runviews import RunView, view
+from app.runviews import RunView, all_progress, view
 from app.templating import render
 from sae.rundir import RunFolder
 
@@ -95,7 +95,7 @@ def read_run(run_id: str, db: SessionDep, workspace: WorkspaceDep) -> RunOut:
 
 @router.get("/runs/{run_id}/curves", summary="The rows of a run's progress.jsonl", tags=["runs"])
 def read_curves(run_id: str, db: SessionDep, workspace: WorkspaceDep) -> list[dict[str, Any]]:
-    return list(RunFolder(workspace.run(_find(db.get(Run, run_id)).id)).progress())
+    return all_progress(RunFolder(workspace.run(_find(db.get(Run, run_id)).id)))
 
 
 @router.post("/runs", status_code=201, summary="Queue a run (administrators)", tags=["runs"])

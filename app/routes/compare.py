@@ -17,6 +17,7 @@ from app.compareviews import Sides, comparable, cosine_chart
 from app.deps import AdminDep, BuildsDep, CatalogDep, SessionDep, SupervisorDep, WorkspaceDep
 from app.jobs import queue
 from app.models import Run, Sae
+from app.parameters import QueryNumber
 from app.saepages import as_json, find_sae, need_weights
 from app.templating import render
 from sae.comparisons import PARTNER_COSINE, PIECE_COSINE, Comparison, comparison_path
@@ -55,7 +56,7 @@ def _comparison(workspace: Workspace, a: Sae, b: Sae) -> Iterator[Comparison | N
 @router.get("/compare.json")
 def compare_json(
     a: str, b: str, catalog: CatalogDep, workspace: WorkspaceDep, sort: str = "cosine", dir: str = "desc",
-    only: str = "", offset: int = 0, limit: int = ROWS,
+    only: str = "", offset: QueryNumber = 0, limit: QueryNumber = ROWS,
 ) -> Response:
     """A page of the matches of the latents of `a` in `b`, with what was measured of both."""
     one, two = _sae(catalog, a), _sae(catalog, b)
@@ -74,7 +75,7 @@ def compare_json(
 @router.get("/compare")
 def show(
     request: Request, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, workspace: WorkspaceDep, a: str = "",
-    b: str = "", view: str = "pairs", sort: str = "cosine", dir: str = "desc", offset: int = 0,
+    b: str = "", view: str = "pairs", sort: str = "cosine", dir: str = "desc", offset: QueryNumber = 0,
 ) -> Response:
     """The comparison of `a` with `b`; with one or none named, what there is to choose."""
     one = _sae(catalog, a)

@@ -17,6 +17,7 @@ from app import effects
 from app.deps import Tools, ToolsDep
 from app.errors import error_response, wants_json
 from app.models import LatentEffect, Sae
+from app.parameters import PathNumber, whole_number
 from app.questions import PATIENCE_S, Question, fault_words
 from app.saepages import find_sae, need_weights, open_build
 from app.templating import is_htmx, render
@@ -50,8 +51,9 @@ async def measure_scores(request: Request, model: str, name: str, tools: ToolsDe
 
 
 def _numbers(values: list[Any], sae: Sae) -> list[int]:
-    numbers = [int(value) for value in values if str(value).isascii() and str(value).isdigit() and len(value) < 10]
-    if not numbers or len(numbers) < len(values) or max(numbers) >= sae.n_latents:
+    found = [whole_number(str(value), sae.n_latents) for value in values]
+    numbers = [number for number in found if number is not None]
+    if not numbers or len(numbers) < len(values):
         raise UserError(f"latent: numbers from 0 to {sae.n_latents - 1:,}", "latent")
     if len(numbers) > MAX_SCORED:
         raise UserError(f"latent: {len(numbers):,} latents; {MAX_SCORED:,} at most", "latent")
@@ -70,7 +72,7 @@ def _score_message(tools: Tools, sae: Sae, latents: list[int]) -> Score:
 
 @router.get("/effects/{model}/{name}/{number}")
 @router.get("/effects/{model}/{name}/{number}.json")  # applied first, so it is matched first
-async def show(request: Request, model: str, name: str, number: int, tools: ToolsDep) -> Response:
+async def show(request: Request, model: str, name: str, number: PathNumber, tools: ToolsDep) -> Response:
     """What is known of the latent's effects, what is being measured, or the button that asks for it."""
     sae = find_sae(tools.catalog, model, name)
     need_weights(sae)
@@ -79,7 +81,7 @@ async def show(request: Request, model: str, name: str, number: int, tools: Tool
 
 
 @router.post("/effects/{model}/{name}/{number}")
-async def measure(request: Request, model: str, name: str, number: int, tools: ToolsDep) -> Response:
+async def measure(request: Request, model: str, name: str, number: PathNumber, tools: ToolsDep) -> Response:
     """Measure the latent's effects."""
     sae = find_sae(tools.catalog, model, name)
     need_weights(sae)

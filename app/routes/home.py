@@ -11,6 +11,7 @@ from app import labels, saeviews
 from app.builds import Builds
 from app.deps import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
 from app.models import Sae
+from app.parameters import whole_number
 from app.routes.api import sae_out
 from app.routes.runs import card_charts, runs_now
 from app.templating import render
@@ -70,8 +71,9 @@ def search_json(
     found = labels.search(db, text, limit=100) if text else []
     tokens = {row.id: [{"token": label, "latents": href, "n": n} for label, href, n in _tokens(row, builds, text)]
               for row in chosen if text}
+    numbers = [f"/{row.id}/{whole_number(text)}" for row in _with_number(every, text)]
     return JSONResponse({
-        "q": text, "tokens": tokens, "numbers": [f"/{row.id}/{int(text)}" for row in _with_number(every, text)],
+        "q": text, "tokens": tokens, "numbers": numbers,
         "labels": [{"sae": row.sae_id, "latent": row.latent, "text": row.text, "note": row.note, "tags": row.tags}
                    for row in found if row.sae_id in known]})
 
@@ -85,7 +87,7 @@ def search(
     every = catalog.list_saes()
     chosen = next((row for row in every if row.id == sae), every[0] if len(every) == 1 else None)
     if chosen is not None and _with_number([chosen], text):
-        return RedirectResponse(f"/{chosen.id}/{int(text)}", 303)
+        return RedirectResponse(f"/{chosen.id}/{whole_number(text)}", 303)
     known = {row.id for row in every}
     found = [row for row in labels.search(db, text, limit=100) if row.sae_id in known] if text else []
     found.sort(key=lambda row: row.sae_id != sae)
@@ -98,7 +100,7 @@ def search(
 
 def _with_number(saes: list[Sae], text: str) -> list[Sae]:
     """The SAEs that have a latent of this number."""
-    return [row for row in saes if text.isascii() and text.isdigit() and int(text) < row.n_latents]
+    return [row for row in saes if whole_number(text, row.n_latents) is not None]
 
 
 def _tokens(sae: Sae, builds: Builds, text: str) -> list[tuple[str, str, int | None]]:

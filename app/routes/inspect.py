@@ -7,6 +7,7 @@ waited for a little, and, where that takes longer, asked for again by the page.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from contextlib import ExitStack
 from typing import Any
 
@@ -22,6 +23,7 @@ from app.inspect_result import Opened, Result, result, result_json
 from app.inspect_sources import card_of, context_text, example, readings
 from app.inspect_view import MEASURES
 from app.models import Inspection, Sae
+from app.parameters import QueryNumber
 from app.questions import PATIENCE_S, Question, fault_words
 from app.saepages import open_build, strip
 from app.templating import is_htmx, render
@@ -61,11 +63,12 @@ async def create(request: Request, tools: ToolsDep) -> Response:
         response = await _answer(request, tools, place, patience_s=0.3)
         response.headers["HX-Push-Url"] = place.link()
         return response
+    tools.questions.begin(*await run_in_threadpool(_question, tools, asked))  # so that the page finds it under way
     return RedirectResponse(place.link(), 303)
 
 
 @router.get("/inspect/card")
-def card(request: Request, tools: ToolsDep, sae: str, latent: int) -> Response:
+def card(request: Request, tools: ToolsDep, sae: str, latent: QueryNumber) -> Response:
     """A latent in short: label, density, best contexts."""
     row = tools.catalog.get_sae(sae)
     if row is None or row.current_build is None:
@@ -109,11 +112,16 @@ def _store(db: SessionDep, asked: Asked) -> None:
 async def _answer(request: Request, tools: Tools, place: Place, patience_s: float = PATIENCE_S) -> Response:
     """The result, or what it waits for."""
     saes = await run_in_threadpool(_saes, tools, place.asked)
-    message = _message(saes, place.asked, tools)
-    key = (place.asked, *(sae.current_build for sae in saes), *(sae.created for sae in saes))
-    program = wants_json(request)
-    question = await tools.questions.ask(key, message, 60.0 if program else patience_s)
+    patience_s = 60.0 if wants_json(request) else patience_s
+    question = await tools.questions.ask(*_question(tools, place.asked, saes), patience_s)
     return await run_in_threadpool(_show, request, tools, place, saes, question)
+
+
+def _question(tools: Tools, asked: Asked, saes: list[Sae] | None = None) -> tuple[Hashable, Inspect]:
+    """What the worker is asked, and the key by which its answer is found again."""
+    saes = saes or _saes(tools, asked)
+    key = (asked, *(sae.current_build for sae in saes), *(sae.created for sae in saes))
+    return key, _message(saes, asked, tools)
 
 
 def _saes(tools: Tools, asked: Asked) -> list[Sae]:

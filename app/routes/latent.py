@@ -16,6 +16,7 @@ from app.errors import SignInNeeded
 from app.flagwords import FLAG_NAMES, FLAG_WORDS
 from app.listquery import ListQuery, resolve
 from app.models import Sae
+from app.parameters import PathNumber, QueryNumber
 from app.relations import related_latents, relations
 from app.rulewords import rule_words
 from app.saepages import find_sae, json_response, latent_number, of_build, open_build, page
@@ -107,8 +108,8 @@ def _sides(query: ListQuery, build: Build, db: Session, sae: Sae, latent: int) -
 
 @router.get("/{model}/{name}/{number}/source/{ctx}.json")
 def source_json(
-    request: Request, model: str, name: str, number: str, ctx: int, catalog: CatalogDep, builds: BuildsDep,
-    workspace: WorkspaceDep, first: int | None = None,
+    request: Request, model: str, name: str, number: str, ctx: PathNumber, catalog: CatalogDep, builds: BuildsDep,
+    workspace: WorkspaceDep, first: QueryNumber | None = None,
 ) -> Response:
     """Token ids of the document that a context was cut from, around it, with the activations that are known."""
     sae = find_sae(catalog, model, name)
@@ -121,8 +122,8 @@ def source_json(
 
 @router.get("/{model}/{name}/{number}/source/{ctx}")
 def source_document(
-    request: Request, model: str, name: str, number: str, ctx: int, catalog: CatalogDep, builds: BuildsDep,
-    workspace: WorkspaceDep, first: int | None = None,
+    request: Request, model: str, name: str, number: str, ctx: PathNumber, catalog: CatalogDep, builds: BuildsDep,
+    workspace: WorkspaceDep, first: QueryNumber | None = None,
 ) -> Response:
     """The document that a context was cut from, around it."""
     sae = find_sae(catalog, model, name)

@@ -11,6 +11,7 @@ from app import labels, latentviews
 from app.deps import BuildsDep, CatalogDep, SessionDep
 from app.flagwords import FLAG_NAMES, FLAG_WORDS
 from app.listquery import LABEL_SORT, ListQuery, Resolved, resolve
+from app.parameters import QueryNumber
 from app.saepages import find_sae, json_response, open_build, page
 from app.templating import is_htmx, render
 from app.tokens_view import token_label
@@ -38,7 +39,7 @@ MORE_SORTS = {"mean": "mean activation", "logit_skew": "skew of its logits", "sk
 @router.get("/{model}/{name}/latents.json")
 def latents_json(
     request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, cursor: str = "",
-    limit: int = PAGE_ROWS,
+    limit: QueryNumber = PAGE_ROWS,
 ) -> Response:
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:

@@ -17,6 +17,7 @@ from app.deps import Tools, ToolsDep
 from app.errors import wants_json
 from app.inspect_form import InspectForm, check
 from app.models import Sae
+from app.parameters import PathNumber
 from app.questions import PATIENCE_S, Question, fault_words
 from app.saepages import find_sae, need_weights, open_build, provenance, strip
 from app.templating import is_htmx, render
@@ -47,7 +48,7 @@ class OwnText:
 @router.post("/inspect/{model}/{name}/{number}")
 @router.get("/inspect/{model}/{name}/{number}")
 @router.get("/inspect/{model}/{name}/{number}.json")  # applied first, so it is matched first
-async def show(request: Request, model: str, name: str, number: int, tools: ToolsDep) -> Response:
+async def show(request: Request, model: str, name: str, number: PathNumber, tools: ToolsDep) -> Response:
     """Where the latent fires on `text`."""
     sae = find_sae(tools.catalog, model, name)
     need_weights(sae)

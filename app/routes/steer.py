@@ -17,6 +17,7 @@ from starlette.datastructures import ImmutableMultiDict
 from app.deps import BuildsDep, CatalogDep, QuestionsDep, SessionDep, SteeringDep, WorkspaceDep
 from app.errors import wants_json
 from app.models import SteerRun
+from app.parameters import whole_number
 from app.steer_check import check, check_sweep, swept_place
 from app.steer_form import (
     MODE_NAMES,
@@ -71,9 +72,10 @@ def _forked(request: Request, db: SessionDep, runs: SteeringDep, run_id: str) ->
     """A run's form; `strength` sets the first latent's anew, `reply` goes on from one of a chat's answers."""
     row = find(db, runs, run_id).row
     form = form_of(*stored_request(row))
-    strength, place = request.query_params.get("strength"), request.query_params.get("place", "0")
-    if strength is not None and place.isdigit() and int(place) < len(form.chips):
-        chip = form.chips[int(place)]
+    strength = request.query_params.get("strength")
+    place = whole_number(request.query_params.get("place", "0"), len(form.chips))
+    if strength is not None and place is not None:
+        chip = form.chips[place]
         setattr(chip, NUMBERS.get(chip.mode, "strength"), strength)  # type: ignore[call-overload]
     found = whole_text(row, request.query_params.get("reply", ""))
     if found is not None and form.chat:
@@ -118,9 +120,9 @@ def _form_from(query: ImmutableMultiDict[str, Any], sources: Sources) -> Form:
     form = read_form(query)
     if query.get("add"):
         _add(form, query)
-    drop = query.get("drop", "")
-    if drop.isascii() and drop.isdigit() and int(drop) < len(form.chips):
-        del form.chips[int(drop)]
+    drop = whole_number(str(query.get("drop", "")), len(form.chips))
+    if drop is not None:
+        del form.chips[drop]
     if query.get("new_seed"):
         form.values["seed"] = new_seed()
     if query.get("forget"):  # begin the chat anew

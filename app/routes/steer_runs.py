@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.deps import QuestionsDep, SessionDep, SteeringDep, WorkspaceDep
 from app.errors import wants_json
+from app.parameters import PathNumber, QueryNumber, whole_number
 from app.questions import PATIENCE_S, Question, fault_words
 from app.routes.steer import SourcesDep, form_page
 from app.steer_form import form_of
@@ -67,7 +68,7 @@ def show_python(found: FoundDep, sources: SourcesDep, workspace: WorkspaceDep) -
 
 
 @router.get("/steer/{run_id}")
-def show(request: Request, found: FoundDep, sources: SourcesDep, by: int | None = None) -> Response:
+def show(request: Request, found: FoundDep, sources: SourcesDep, by: QueryNumber | None = None) -> Response:
     """The run, and the form filled with its request, ready to be changed and run again."""
     run = found.view(by)
     if is_htmx(request):
@@ -89,7 +90,7 @@ async def stop(request: Request, found: FoundDep, runs: SteeringDep) -> Response
 
 
 @router.get("/steer/{run_id}/events", response_class=EventSourceResponse)
-async def events(found: FoundDep, by: int | None = None) -> AsyncIterator[ServerSentEvent]:
+async def events(found: FoundDep, by: QueryNumber | None = None) -> AsyncIterator[ServerSentEvent]:
     """Every part of the result that changes, each the whole of it as HTML; `done` at the end.
 
     Changes that come while a page is being written are sent together: writing many long texts again
@@ -121,14 +122,15 @@ async def _states(found: Found) -> AsyncIterator[None]:
 @router.get("/steer/{run_id}/next/{key}/{position}")
 @router.get("/steer/{run_id}/next/{key}/{position}.json")  # applied first, so it is matched first
 async def next_tokens(
-    request: Request, found: FoundDep, questions: QuestionsDep, workspace: WorkspaceDep, key: str, position: int
+    request: Request, found: FoundDep, questions: QuestionsDep, workspace: WorkspaceDep, key: str, position: PathNumber
 ) -> Response:
     """What might have stood in a token's place, and what may follow it: unsteered, steered, and the difference."""
     run = found.view()
     texts = whole_text(found.row, key)
     if texts is None or not 1 <= position < len(texts[0].ids) + len(texts[1].ids):
         raise HTTPException(404, f"Run {run.id} has no finished text {key} with a position {position}.")
-    steer = run.sweep.cells()[int(key)] if run.sweep else run.request
+    cell = whole_number(key)
+    steer = run.sweep.cells()[cell] if run.sweep and cell is not None else run.request
     asked = readout_request(steer, *texts, position)
     folders = {i.sae: str(workspace.sae(i.sae)) for i in steer.interventions}
     patience_s = 60.0 if wants_json(request) else PATIENCE_S

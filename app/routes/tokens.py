@@ -14,11 +14,13 @@ from app.builds import Builds
 from app.catalog import Catalog
 from app.deps import BuildsDep, CatalogDep, SessionDep
 from app.models import Sae
+from app.parameters import PathNumber
 from app.saepages import find_sae, json_response, open_build, page
 from app.templating import fragment, is_htmx, render
 from app.tokens_view import token_label
 from app.zoom import Zoom
 from sae.errors import UserError
+from sae.records import Sample
 from sae.store import Build
 
 router = APIRouter(include_in_schema=False)
@@ -74,38 +76,39 @@ def show_tokens(request: Request, model: str, name: str, catalog: CatalogDep, bu
         spread = (sum(row.n * (row.l0 - mean) ** 2 for row in rows) / total) ** 0.5
         most, fewest = l0views.extremes(build)
         first, beside = others[0] if others else (None, None)
+        samples = l0views.Samples.read(build, beside)
         return page(
             request, "pages/tokens.html", sae, build.meta, section="tokens", others=[one for one, _ in others],
             other=first, chart=chart, mean=mean, spread=spread, bos_words=l0views.bos_words(bos, sae.k), most=most,
             fewest=fewest, peers=l0views.peers_of(catalog, sae), positions=l0views.position_chart(named),
             fvu_chart=l0views.fvu_chart(named), by_density=l0views.by_density_chart(build),
-            samples=l0views.texts(build, "any", beside, limit), n_samples=len(l0views.texts(build, "any")),
-            few=l0views.texts(build, "fewest"), many=l0views.texts(build, "most"),
+            samples=samples.texts("any", limit), n_samples=samples.count("any"),
+            few=samples.texts("fewest"), many=samples.texts("most"),
             most_others=l0views.MOST_OTHERS)
 
 
 @router.get("/{model}/{name}/tokens/{sample}/{position}.json")
 def token_json(
-    request: Request, model: str, name: str, sample: int, position: int, catalog: CatalogDep, builds: BuildsDep,
+    request: Request, model: str, name: str, sample: PathNumber, position: PathNumber, catalog: CatalogDep,
+    builds: BuildsDep,
 ) -> Response:
     """The strongest latents of one token of a sample."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
+        _find_sample(build, sample, position)
         return json_response(request, sae, build, lambda: {
             "sample": sample, "position": position, "latents": build.sample_latents(sample, position)})
 
 
 @router.get("/{model}/{name}/tokens/{sample}/{position}")
 def show_token(
-    request: Request, model: str, name: str, sample: int, position: int, db: SessionDep, catalog: CatalogDep,
-    builds: BuildsDep,
+    request: Request, model: str, name: str, sample: PathNumber, position: PathNumber, db: SessionDep,
+    catalog: CatalogDep, builds: BuildsDep,
 ) -> Response:
     """One token of a sample: its latents as bars.  A fragment for htmx, a page otherwise."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
-        found = next((row for row in build.samples() if row.sample == sample), None)
-        if found is None or not 0 <= position < len(found.tokens):
-            raise HTTPException(404, f"Build {build.id} has no position {position} in a sample {sample}.")
+        found = _find_sample(build, sample, position)
         written = labels.of_latents(db, sae.id, [latent for latent, _ in build.sample_latents(sample, position)])
         token = build.vocabulary[found.tokens[position]]
         context: dict[str, Any] = {
@@ -114,3 +117,11 @@ def show_token(
         if is_htmx(request):
             return render(request, "pages/_token_latents.html", sae=sae, **context)
         return page(request, "pages/token.html", sae, build.meta, section="tokens", **context)
+
+
+def _find_sample(build: Build, sample: int, position: int) -> Sample:
+    """The sample of this number.  Raises 404 where there is none, or where it is not that long."""
+    found = next((row for row in build.samples() if row.sample == sample), None)
+    if found is None or position >= len(found.tokens):
+        raise HTTPException(404, f"Build {build.id} has no position {position} in a sample {sample}.")
+    return found

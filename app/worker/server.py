@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.parameters import whole_number
 from app.worker import protocol as p
 from app.worker.desk import Address, Desk, Send
 from app.worker.shelf import Shelf
@@ -368,9 +369,10 @@ def _address(arguments: argparse.Namespace) -> Address:
         return Address(socket=Path(arguments.socket))
     host, _, port = (arguments.listen or "").rpartition(":")
     token = Path(arguments.token_file).read_text(encoding="utf-8").strip() if arguments.token_file else ""
-    if not port.isdigit() or not token:
+    number = whole_number(port, 65_536)
+    if number is None or not token:
         raise SystemExit("--listen takes <host>:<port> and needs --token-file, a file with the shared token")
-    return Address(host=host, port=int(port), token=token)
+    return Address(host=host, port=number, token=token)
 
 
 def main() -> None:

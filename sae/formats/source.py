@@ -16,6 +16,7 @@ from sae.errors import UserError
 from sae.formats.detect import TENSOR_SUFFIXES, places_of, several
 from sae.formats.safe import is_archive, unpack
 from sae.models import hub_message, hub_reachable
+from sae.workspace import typed_path
 
 Tell = Callable[[str], None]  # what is being done; may raise to stop
 _ADDRESS = re.compile(r"(?:hf://|https://(?:www\.)?huggingface\.co/)")
@@ -26,7 +27,7 @@ _CONFIGS = (".json", ".yaml", ".yml")
 def fetch(source: str, scratch: Path, tell: Tell) -> tuple[Path, str]:
     """(where it is now, what the place is called, from which model and site may be read).
     `scratch` is a folder for what has to be unpacked.  Raises UserError (field `source`)."""
-    path = Path(source).expanduser()
+    path = typed_path(source, "source")
     if is_archive(path):
         tell(f"unpacking {path.name}")
         folder = scratch / "unpacked"

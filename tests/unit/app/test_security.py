@@ -11,10 +11,12 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
+from starlette.responses import StreamingResponse
 
 from app.deps import admin_user, signed_in_user
-from app.security import CSP, SAFE_METHODS, TokenBuckets, same_origin
+from app.security import CSP, SAFE_METHODS, HeadAsGet, TokenBuckets, first_segment, same_origin
 from app.settings import Settings
+from sae.errors import UserError
 
 # Unsafe methods that need no sign-in, and why that is right.
 OPEN = {
@@ -158,3 +160,56 @@ def test_bodies_are_bounded(settings: Settings) -> None:
     with TestClient(create_app(small, supervise=False)) as client:
         answer = client.post("/login", data={"name": "a" * 2000, "password": "b"})
         assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(("values", "host", "status"), [
+    ({}, "127.0.0.1:8000", 200), ({}, "localhost", 200), ({}, "[::1]:8000", 200), ({}, "LOCALHOST", 200),
+    ({}, "evil.example", 400), ({}, "127.0.0.1.evil.example", 400), ({}, "", 400),
+    ({"host": "0.0.0.0"}, "anything.example", 200),
+    ({"host": "0.0.0.0", "allowed_hosts": "sae.example.org"}, "sae.example.org", 200),
+    ({"host": "0.0.0.0", "allowed_hosts": "sae.example.org"}, "evil.example", 400),
+    ({"allowed_hosts": "*.example.org"}, "sae.example.org:80", 200),
+    ({"trusted_origins": "https://sae.example.org"}, "sae.example.org", 200),
+    ({"allowed_hosts": "*"}, "evil.example", 200),
+])
+def test_only_known_host_names_are_answered(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], host: str, status: int
+) -> None:
+    from app.main import create_app
+
+    known = settings.model_copy(update={"allowed_hosts": "", **values})
+    with TestClient(create_app(known, supervise=False)) as client:
+        answer = client.get("/healthz", headers={"host": host})
+        assert answer.status_code == status
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        if status == 400:
+            assert "SAESCOPE_ALLOWED_HOSTS" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("value", ["a*b", "*.*.example", "*example"])
+def test_a_pattern_that_means_nothing_is_refused(value: str) -> None:
+    with pytest.raises(UserError, match="SAESCOPE_ALLOWED_HOSTS"):
+        Settings.load(allowed_hosts=value)
+
+
+def test_the_first_segment_of_any_path() -> None:
+    assert [first_segment(path) for path in ("/steer/x", "/steer.json", "/", "*", "", "//steer")] == [
+        "steer", "steer", "", "*", "", "steer"]
+
+
+def test_head_of_a_stream_makes_nothing_but_headers() -> None:
+    made = []
+
+    def stream() -> Iterator[bytes]:
+        for n in range(1000):
+            made.append(n)
+            yield b"x" * 1000
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await StreamingResponse(stream(), headers={"x-made": "yes"})(scope, receive, send)
+
+    client = TestClient(HeadAsGet(app))
+    answer = client.head("/")
+    assert (answer.status_code, answer.headers["x-made"], answer.content) == (200, "yes", b"")
+    assert len(made) < 5
+    assert len(client.get("/").content) == 1_000_000

@@ -49,7 +49,7 @@ def test_a_zip_is_unpacked(uploads: Uploads) -> None:
 
 @pytest.mark.parametrize("named", [
     {"a__pt": bytes(1_001)}, {"a__pt": bytes(600), "b__pt": bytes(600)},
-    {"a__zip": archive(("../x", b"1"))}, {"a__zip": b"PK no zip"},
+    {"a b__pt": b"1", "A-b__pt": b"2"}, {"a__zip": archive(("../x", b"1"))}, {"a__zip": b"PK no zip"},
 ])
 def test_what_is_refused_leaves_nothing(uploads: Uploads, named: dict[str, bytes]) -> None:
     with pytest.raises(UserError) as raised:

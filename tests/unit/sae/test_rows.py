@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RowModel
         return made[name]
 
     return get
+
+
+def test_two_models_in_two_threads_do_not_mix(models: Callable[[str], RowModel]) -> None:
+    names = ["gpt2", "llama-gqa"]
+    alone = [models(name).read(TOKENS, whole=True) for name in names]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(10):
+            found = list(pool.map(lambda name: models(name).read(TOKENS, whole=True), names))
+            assert all(torch.equal(a, b) for a, b in zip(alone, found, strict=True))
 
 
 @pytest.fixture(scope="module")

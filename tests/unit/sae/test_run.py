@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -201,6 +202,28 @@ def test_a_run_folder_of_any_name(tmp_path: Path, text: Path) -> None:
     assert sae.config["metrics"]["l0"] <= 8
     assert sae.config["threshold"] is None
     assert run.workspace.sae_ids() == []
+
+
+def test_a_folder_that_says_nothing_ends_in_one_line(tmp_path: Path, text: Path) -> None:
+    run = new_run(tmp_path, text)
+    (run.folder.path / "status.json").write_text('{"state": "runn')
+    (run.folder.path / "spec.json").write_text('{"kind": "train", "sp')
+    assert end_of(begin(run.folder.path)) == EXIT_USER
+    assert "Traceback" not in run.folder.log.read_text()
+
+
+def test_evaluating_leaves_the_weights_alone(finished: Run, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    shutil.copytree(finished.workspace.root / "saes", workspace.root / "saes")
+    weights, config = (workspace.sae(SAE) / name for name in ("sae.safetensors", "sae.json"))
+    before, said = weights.stat(), json.loads(config.read_text())
+    folder = start("evaluate", {"sae": SAE, "eval_tokens": 1000, "ce_tokens": 1000}, workspace)
+    assert end_of(begin(folder.path)) == EXIT_OK, folder.log.read_text()
+    after = weights.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    now = json.loads(config.read_text())
+    assert now.pop("metrics") != said.pop("metrics")
+    assert now == said
 
 
 # ---- what a resumed run takes for its own

@@ -6,10 +6,11 @@ import json
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae.rundir import RunFolder, Status
+from sae.rundir import ProgressFile, RunFolder, Status
 
 
 def test_a_status_is_read_as_written(tmp_path: Path) -> None:
@@ -58,6 +59,35 @@ def test_a_line_cut_short_is_passed_over(tmp_path: Path) -> None:
         file.write('{"phase": "trai')
     assert [row["step"] for row in folder.progress()] == [1]
     assert list(RunFolder(tmp_path / "nothing").progress()) == []
+
+
+@pytest.mark.parametrize("torn", ["", "{", '{"state": "runn', "[]", "null", "\x00" * 20, '{"state": 1, "done"'])
+def test_a_torn_status_is_no_status(tmp_path: Path, torn: str) -> None:
+    (tmp_path / "status.json").write_text(torn)
+    assert RunFolder(tmp_path).status() is None
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.data())
+def test_who_reads_on_sees_what_a_first_reader_sees(restarts: list[int], data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = RunFolder(Path(name))
+        curves, step, path = ProgressFile(folder), 0, folder.path / "progress.jsonl"
+        assert curves.read() == []
+        for back in restarts:
+            for _ in range(5):
+                step += 1
+                folder.append_progress({"phase": "training", "step": step})
+            if data.draw(st.booleans()):  # the last line is still being written
+                whole = path.read_bytes()
+                path.write_bytes(whole[: -data.draw(st.integers(1, 10))])
+                curves.read()
+                with open(path, "ab") as file:
+                    file.write(whole[path.stat().st_size :])
+            assert curves.read() == folder.progress()
+            step = max(0, step - back)
+        path.unlink()
+        folder.append_progress({"step": 1})  # begun anew
+        assert curves.read() == [{"step": 1}]
 
 
 def test_cancelling_is_a_file(tmp_path: Path) -> None:

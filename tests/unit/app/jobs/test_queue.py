@@ -74,6 +74,17 @@ def test_a_second_click_changes_nothing(sessions: SessionFactory, workspace: Wor
         assert not queue.delete(db, workspace, run_id)
 
 
+def test_a_form_that_is_sent_twice_starts_one_run(sessions: SessionFactory, workspace: Workspace) -> None:
+    def send(key: str) -> str:
+        with sessions() as db:
+            return queue.enqueue(db, workspace, "train", {}, form_key=key).id
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(send, ["form-1"] * 8))) == 1
+    assert send("form-2") != send("form-1")
+    assert send("") != send("")
+
+
 def test_lost_runs_are_queued_again(sessions: SessionFactory, workspace: Workspace) -> None:
     run_id = _enqueue(sessions, workspace)
     with sessions() as db:

@@ -201,6 +201,28 @@ def test_chosen_latents_go_to_the_steering_page(browser: TestClient) -> None:
     assert [str(row["latent"]) for row in steer["latents"]] == latents
 
 
+def test_reads_that_make_the_model_work_are_counted(home: Path) -> None:
+    settings = Settings(home=home, demo=False, database_url="", steers_per_minute=2)
+    app = create_app(settings, supervise=False)
+    with TestClient(app, follow_redirects=False) as client:
+        app.state.worker = worker = FakeWorker()
+        app.state.questions = Questions(app.state.worker)
+
+        def read(path: str, text: str) -> int:
+            return client.get(path, params={"sae": SAE, "text": text}).status_code
+
+        for path in ("/inspect", f"/inspect/{SAE}/3"):
+            app.state.limits["inspect"]._full.clear()
+            assert [read(path, f"{path} {n}") for n in range(4)] == [200, 200, 429, 429]
+            assert read(path, f"{path} 0") == 200  # its answer is at hand: nothing is computed
+        assert len(worker.asked) == 4
+        refused = client.get("/inspect.json", params={"sae": SAE, "text": "one more"})
+        assert int(refused.headers["retry-after"]) > 0
+        app.state.limits["inspect"]._full.clear()
+        for n in range(2):  # a form that is sent and the page that it leads to count once
+            assert client.get(stored(client, text=f"stored {n}")).status_code == 200
+
+
 def test_an_empty_workspace_says_so(tmp_path: Path) -> None:
     with TestClient(create_app(Settings(home=tmp_path, demo=False, database_url=""), supervise=False)) as browser:
         assert "Nothing to inspect with yet" in browser.get("/inspect").text

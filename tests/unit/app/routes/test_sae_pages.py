@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app import labels
+from sae.store import Build
 from sae.workspace import Workspace
 from tests.builds import S, Synthetic
 from tests.unit.app.routes.conftest import BATCH, TOP
@@ -255,6 +256,19 @@ def test_the_latents_of_a_token(browsable: TestClient) -> None:
     assert "<html" not in fragment
     page(browsable, f"/{BATCH}/tokens/{sample['sample']}/999", 404)
     page(browsable, f"/{BATCH}/tokens/77/0", 404)
+
+
+@pytest.mark.parametrize("place", ["999/1", "0/99999", "0/-1", f"{10**40}/1"])
+def test_page_and_twin_agree_on_what_is_not_there(browsable: TestClient, place: str) -> None:
+    assert browsable.get(f"/{BATCH}/tokens/{place}").status_code == 404
+    assert browsable.get(f"/{BATCH}/tokens/{place}.json").status_code == 404
+
+
+def test_the_samples_are_read_once_a_page(browsable: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, read = [], Build.samples
+    monkeypatch.setattr(Build, "samples", lambda self: reads.append(self.id) or read(self))
+    assert browsable.get(f"/{BATCH}/tokens").status_code == 200
+    assert len(reads) == len(set(reads)) == 2  # the build and the one laid over it
 
 
 def test_answers_of_the_build_alone_are_cached_by_it(browsable: TestClient) -> None:

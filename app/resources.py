@@ -1,0 +1,9 @@
+"""Where templates, static files and migrations lie: beside `app` in a checkout, inside it in an installed wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_APP = Path(__file__).resolve().parent
+_ROOT = _APP if (_APP / "templates").is_dir() else _APP.parent
+TEMPLATES, STATIC, MIGRATIONS = _ROOT / "templates", _ROOT / "static", _ROOT / "migrations"

@@ -1,0 +1,47 @@
+"""How long stored steering runs and inspections are kept: up to an age, and up to a count of each.
+
+Anyone may make them, signed in or not, so without a bound they would fill the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from sqlalchemy import delete, select
+
+from app.db import SessionFactory
+from app.models import Inspection, SteerRun
+from app.settings import Settings
+
+EVERY_S = 600.0
+
+log = logging.getLogger(__name__)
+
+
+def sweep(sessions: SessionFactory, keep_days: float, keep: int, now: float | None = None) -> int:
+    """Delete what is older than `keep_days` days, and of each sort all but the newest `keep`; return how many went.
+
+    Runs that are not finished are left alone.
+    """
+    oldest = (time.time() if now is None else now) - 86_400 * keep_days
+    removed = 0
+    with sessions() as db:
+        for kind in (SteerRun, Inspection):
+            newest = select(kind.created).order_by(kind.created.desc()).offset(keep).limit(1).scalar_subquery()
+            gone = delete(kind).where((kind.created < oldest) | (kind.created <= newest))
+            if kind is SteerRun:
+                gone = gone.where(SteerRun.state.not_in(("queued", "running")))
+            removed += db.execute(gone).rowcount  # type: ignore[attr-defined]
+        db.commit()
+    return removed
+
+
+async def keep_sweeping(sessions: SessionFactory, settings: Settings) -> None:
+    """Sweep at once and every ten minutes until cancelled."""
+    while True:
+        removed = await asyncio.to_thread(sweep, sessions, settings.keep_days, settings.keep_stored)
+        if removed:
+            log.info("%d stored steering runs and inspections were old or too many, and are deleted", removed)
+        await asyncio.sleep(EVERY_S)

@@ -1,0 +1,58 @@
+"""The wheel runs without the checkout: it has its pages, its assets and its migrations in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import sysconfig
+import urllib.request
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a fresh environment with the wheel in it; what it depends on is lent by this environment."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps",
+             "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True, text=True)
+    (wheel,) = folder.glob("saescope-*.whl")
+    venv.create(folder / "env", with_pip=False)
+    made = folder / "env" / "bin" / "python"
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "env")}))
+    install = [sys.executable, "-m", "pip", "--python", str(made), "install", "--quiet", "--disable-pip-version-check",
+               "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True, text=True)
+    # A folder named in a .pth file is searched, but its own .pth files are not read: not those of this checkout.
+    (packages / "lent.pth").write_text(sysconfig.get_path("purelib"))
+    return made
+
+
+def test_the_wheel_serves_pages_without_the_checkout(python: Path, tmp_path: Path) -> None:
+    names = {name: value for name, value in os.environ.items() if not name.startswith(("SAESCOPE_", "PYTHON"))}
+    settings = {"SAESCOPE_HOME": str(tmp_path / "data"), "SAESCOPE_DEMO": "false", "SAESCOPE_READERS": "0", "PORT": "0"}
+    where = subprocess.run([python, "-c", "import app; print(app.__file__)"], capture_output=True, cwd=tmp_path)
+    assert str(ROOT).encode() not in where.stdout
+    server = subprocess.Popen([python.with_name("saescope"), "serve"], cwd=tmp_path, env=names | settings, text=True,
+                              stdout=subprocess.PIPE)
+    try:
+        assert server.stdout is not None
+        address = next(match[0] for line in server.stdout if (match := re.search(r"http://\S+", line)))
+        with urllib.request.urlopen(address, timeout=30) as answer:  # tables were made by the migrations
+            page = answer.read().decode()
+        style = re.search(r'href="(/static/[^"]+\.css[^"]*)"', page)
+        assert style is not None
+        with urllib.request.urlopen(address + style[1], timeout=30) as answer:
+            assert answer.status == 200
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+    assert server.returncode in (0, -signal.SIGTERM)  # uvicorn passes the signal on once all is closed
