@@ -63,8 +63,8 @@ def typed_path(text: str, field: str) -> Path:
 
 
 def new_id(kind: str) -> str:
-    """A fresh identifier that sorts by time, e.g. `train-20261121-044501-3f9a`."""
-    return f"{kind}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    """A fresh identifier that sorts by time, e.g. `train-20261121-044501-3f9a07c2`."""
+    return f"{kind}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
 
 
 @dataclass(frozen=True)

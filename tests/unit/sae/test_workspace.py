@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae.errors import UserError
-from sae.workspace import RESERVED, Workspace, check_name, new_id, slug
+from sae.workspace import RESERVED, Workspace, check_name, new_id, slug, typed_path
 
 
 @given(st.text())
@@ -53,3 +53,20 @@ def test_only_finished_saes_and_builds_are_listed(tmp_path: Path) -> None:
 
 def test_ids_are_names() -> None:
     assert check_name(new_id("train")).startswith("train-")
+
+
+def test_ids_made_in_the_same_second_differ() -> None:
+    assert len({new_id("steer") for _ in range(2000)}) == 2000
+
+
+@pytest.mark.parametrize("text", ["a" * 300, "/" + "b" * 5000, "a\0b", "~nobody-of-this-name/x", "\ud800"])
+def test_what_no_file_can_be_called_is_refused(text: str) -> None:
+    with pytest.raises(UserError) as caught:
+        typed_path(text, "source")
+    assert caught.value.field == "source"
+    assert len(str(caught.value)) < 200
+
+
+def test_a_typed_path_need_not_exist(tmp_path: Path) -> None:
+    assert typed_path(str(tmp_path / "none"), "source") == tmp_path / "none"
+    assert typed_path("~", "source") == Path.home()
