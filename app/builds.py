@@ -17,7 +17,7 @@ from threading import Lock
 
 from sae.errors import UserError
 from sae.store import Build
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 Key = tuple[str, str]
 

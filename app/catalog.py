@@ -16,7 +16,7 @@ from sqlalchemy import select
 from app.db import SessionFactory
 from app.models import Sae
 from sae.errors import UserError
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 log = logging.getLogger(__name__)
 

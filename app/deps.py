@@ -26,7 +26,7 @@ from app.questions import VisitorQuestions
 from app.security import count_computing
 from app.settings import Settings
 from app.steering import SteeringRuns
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 
 async def get_settings(request: Request) -> Settings:

@@ -11,7 +11,7 @@ from sae.corpus import Corpus
 from sae.errors import UserError
 from sae.records import Latent
 from sae.store import Build
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 WINDOW = 1200  # tokens shown at once
 

@@ -20,7 +20,7 @@ from sae.errors import UserError
 from sae.formats.exports import KINDS, check_kind, members_of
 from sae.formats.members import stream_zip
 from sae.formats.neuronpedia import Explanation
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 RETRY_AFTER_S = 30
 

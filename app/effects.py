@@ -20,7 +20,7 @@ from sae.analysis_spec import AblationRequest, ScoreRequest
 from sae.index.schema import TOP_BAND
 from sae.records import Latent, Token
 from sae.store import Build
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 CONTEXTS = 16
 STRENGTH = ScoreRequest.model_fields["strength"].default

@@ -12,7 +12,7 @@ from app.catalog import Catalog
 from sae.errors import UserError
 from sae.models import check_layer, find_model
 from sae.specs import EvaluateSpec, IndexSpec, RunSpec, SweepSpec, TrainSpec, located, parse_spec
-from sae.workspace import check_name
+from sae.workspace.paths import check_name
 
 
 def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> RunSpec:

@@ -18,7 +18,7 @@ from app.models import Run
 from sae.formats.importing import UPLOAD
 from sae.rundir import ProgressFile, RunFolder, Status
 from sae.specs import as_text
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 _PROGRESS_FILES = 32
 _progress_files: OrderedDict[Path, ProgressFile] = OrderedDict()  # used longest ago first

@@ -20,7 +20,7 @@ from sae.listing import LIVING, Filters
 from sae.records import DENSE_DENSITY, RARE_TOKENS, L0Count
 from sae.rundir import RunFolder
 from sae.store import Build
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 # key of sae.json's metrics -> (name, what it is, how it is written)
 METRICS: dict[str, tuple[str, str, str]] = {

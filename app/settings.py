@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sae.errors import UserError
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 

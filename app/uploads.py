@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from sae.errors import UserError
 from sae.formats.safe import is_archive, unpack
-from sae.workspace import slug
+from sae.workspace.paths import slug
 
 UPLOAD_FORM_BYTES = 1_000_000  # what a form may hold besides its files
 KEEP_S = 86_400  # a form that is not sent for so long has been given up

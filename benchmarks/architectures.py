@@ -31,7 +31,7 @@ from sae.recovery import progressive_recovery, refine
 from sae.sites import resid_post
 from sae.specs import TrainSpec
 from sae.train import StoredActivations, artefact, train
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 LAYER, BATCH = 2, 1024
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -39,7 +39,7 @@ from sae.index.build import build
 from sae.lm import LanguageModel
 from sae.models import DEMO_PATH
 from sae.specs import IndexSettings
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 TOKENS = 131_072
 CONTEXT = 128

@@ -40,7 +40,7 @@ from sae.lm import LanguageModel
 from sae.sites import resid_post
 from sae.specs import TrainSpec
 from sae.train import StoredActivations, Trained, artefact, train
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 LAYER = 2
 NORMALIZATIONS = ("layer_norm", "dataset")

@@ -32,7 +32,7 @@ from sae.index.writer import finish, write_contexts
 from sae.models import DEMO_PATH
 from sae.records import NEAR
 from sae.rundir import write_json
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 SAE_ID = "demo/big"
 BUILD_ID = "20261121-000000-0000"

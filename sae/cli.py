@@ -25,7 +25,7 @@ from sae.export_cli import register as register_exports
 from sae.rundir import ProgressFile, RunFolder, Status
 from sae.specs import POSITIONAL, SPECS, as_text, demo_spec
 from sae.steer_cli import steer_command
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Train sparse autoencoders, browse their latents, steer with them.")

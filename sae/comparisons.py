@@ -19,7 +19,7 @@ import duckdb
 import pyarrow as pa
 
 from sae.errors import UserError
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 SCHEMA_VERSION = 1
 PARTNER_COSINE = 0.7  # a latent whose nearest direction is farther has no partner

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from sae.errors import Cancelled, UserError
 from sae.rundir import write_json
 from sae.texts import Document, TextSource, find_text
-from sae.workspace import Workspace, slug
+from sae.workspace.paths import Workspace, slug
 
 Split = Literal["train", "held_out", "all"]
 

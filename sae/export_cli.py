@@ -13,7 +13,7 @@ from sae.errors import UserError
 from sae.formats.exports import KINDS, check_kind, members_of
 from sae.formats.members import write_folder
 from sae.store import Build
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 _FORMATS = "; ".join(f"{name}: {kind.words}" for name, kind in KINDS.items())
 _SAE = typer.Option(help="The SAE, as <model>/<name>")

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sae.errors import UserError
-from sae.workspace import slug, typed_path
+from sae.workspace.paths import slug, typed_path
 
 DEMO = "demo"
 DEMO_PATH = Path(__file__).parent / "demo" / "model"

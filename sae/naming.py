@@ -17,7 +17,7 @@ from sae.errors import UserError
 from sae.rundir import FINAL_STATES, RunFolder, write_json
 from sae.sites import KINDS
 from sae.specs import SweepSpec, TrainSpec
-from sae.workspace import Workspace, check_name
+from sae.workspace.paths import Workspace, check_name
 
 _CLAIM = "claim.json"
 

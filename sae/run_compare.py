@@ -15,7 +15,7 @@ from sae.progress import Reporter
 from sae.run_steps import open_model_and_text, text_of
 from sae.rundir import RunFolder
 from sae.specs import CompareSpec, command_line
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 if TYPE_CHECKING:
     from sae.compare import Matches

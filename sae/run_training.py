@@ -26,7 +26,7 @@ from sae.run_steps import build_index, open_model_and_text
 from sae.rundir import RunFolder
 from sae.specs import SweepSpec, TrainSpec
 from sae.train import Trained, artefact, train_all
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 if TYPE_CHECKING:
     from sae.corpus import Corpus

@@ -30,7 +30,7 @@ from sae.training_spec import (
     prefix_sizes,
     setting,
 )
-from sae.workspace import typed_path
+from sae.workspace.paths import typed_path
 
 __all__ = [
     "SPECS", "Architecture", "CompareSpec", "EvaluateSpec", "ImportSpec", "IndexSettings", "IndexSpec", "Normalization",

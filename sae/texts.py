@@ -19,7 +19,7 @@ from typing import Any
 
 from sae.errors import UserError
 from sae.models import hub_message, hub_reachable
-from sae.workspace import typed_path
+from sae.workspace.paths import typed_path
 
 STDLIB = "stdlib"
 SEPARATOR = "<|endoftext|>"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 # No test asserts a time: a busy machine must not fail one.
 settings.register_profile("saescope", deadline=None)

@@ -22,7 +22,7 @@ from app.main import create_app
 from app.settings import Settings
 from sae.autoencoder import read_config
 from sae.store import Build
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 DATA = Path(os.environ.get("SAESCOPE_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 MODEL, TEXT = DATA / "stories260k", DATA / "tinystories" / "tinystories_1.5MB.txt"

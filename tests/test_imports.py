@@ -24,7 +24,7 @@ WORKER_SERVER = "app.worker.server"
 TORCH_FREE = (
     "sae", "sae.cli", "sae.corpus", "sae.errors", "sae.export_cli", "sae.formats.dashboard", "sae.formats.exports",
     "sae.index.schema", "sae.models", "sae.rundir", "sae.specs",
-    "sae.store", "sae.texts", "sae.tokens", "sae.workspace")
+    "sae.store", "sae.texts", "sae.tokens", "sae.workspace.paths")
 
 
 @dataclass

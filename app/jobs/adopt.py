@@ -17,7 +17,7 @@ from app.jobs.launchers import Launcher
 from app.models import Run
 from sae.rundir import FINAL_STATES, RunFolder, Status
 from sae.specs import SPECS
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 log = logging.getLogger(__name__)
 

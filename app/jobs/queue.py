@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from app.jobs.folders import reopen
 from app.models import Run
 from sae.rundir import FINAL_STATES, Kind, RunFolder
-from sae.workspace import Workspace, new_id
+from sae.workspace.paths import Workspace, new_id
 
 QUEUED = frozenset({"queued"})
 ACTIVE = frozenset({"starting", "running"})

@@ -27,7 +27,7 @@ from sae.formats.inspect import inspect
 from sae.formats.safe import plain_files
 from sae.formats.spec import ImportSpec
 from sae.rundir import RunFolder
-from sae.workspace import Workspace, new_id
+from sae.workspace.paths import Workspace, new_id
 
 router = APIRouter(prefix="/admin/import", dependencies=[Depends(admin_user)], include_in_schema=False)
 

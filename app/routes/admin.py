@@ -25,7 +25,7 @@ from app.templating import render
 from sae.errors import UserError
 from sae.models import DEMO, find_model
 from sae.specs import command_line, parse_spec
-from sae.workspace import Workspace, new_id, typed_path
+from sae.workspace.paths import Workspace, new_id, typed_path
 
 router = APIRouter(prefix="/admin", dependencies=[Depends(admin_user)], include_in_schema=False)
 

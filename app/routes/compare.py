@@ -23,7 +23,7 @@ from app.templating import render
 from sae.comparisons import PARTNER_COSINE, PIECE_COSINE, Comparison, comparison_path
 from sae.errors import UserError
 from sae.specs import parse_spec
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 router = APIRouter(include_in_schema=False)
 

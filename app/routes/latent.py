@@ -27,7 +27,7 @@ from app.zoom import Zoom
 from sae.errors import UserError
 from sae.records import Latent
 from sae.store import Build
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 router = APIRouter(include_in_schema=False)
 

@@ -21,7 +21,7 @@ from app.sweepviews import members, trade_offs
 from app.templating import render
 from sae.rundir import RunFolder
 from sae.specs import command_line
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 router = APIRouter(include_in_schema=False)
 

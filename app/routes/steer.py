@@ -39,7 +39,7 @@ from app.templating import is_htmx, render
 from app.worker.protocol import Generate, Sweep, Warm
 from sae.analysis_spec import MAX_STRENGTHS, SweepRequest
 from sae.steering_spec import MAX_LATENTS, MAX_LENGTH, MAX_SAMPLES, MODES, SteerRequest
-from sae.workspace import Workspace, new_id
+from sae.workspace.paths import Workspace, new_id
 
 router = APIRouter(include_in_schema=False)
 

@@ -24,7 +24,7 @@ from sae.demo.training import Recipe, export, pretrain
 from sae.errors import UserError
 from sae.lm import LanguageModel, pick_device
 from sae.rundir import write_json
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sae.checkpoint import load_checkpoint, save_checkpoint
 from sae.demo.text import Report, Roots, Streams, prepare_text
 from sae.errors import UserError
 from sae.rundir import write_json
+from sae.workspace.checkpoint import load_checkpoint, save_checkpoint
 
 BOS = 0
 

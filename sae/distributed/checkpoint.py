@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from sae.checkpoint import load_checkpoint, save_checkpoint
 from sae.distributed import Group
 from sae.errors import UserError
+from sae.workspace.checkpoint import load_checkpoint, save_checkpoint
 
 
 def save_shards(path: Path, state: dict[str, Any], group: Group) -> None:

@@ -22,7 +22,7 @@ from sae.formats.bins import Bins
 from sae.index.schema import SCHEMA_VERSION
 from sae.index.writer import write_build
 from sae.rundir import write_json
-from sae.workspace import Workspace, check_name, new_id, slug
+from sae.workspace.paths import Workspace, check_name, new_id, slug
 
 MAX_LATENTS = 1 << 24
 

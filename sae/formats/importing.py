@@ -24,7 +24,7 @@ from sae.models import find_model
 from sae.progress import Reporter
 from sae.rundir import RunFolder
 from sae.sites import KINDS, check_site, parse_site
-from sae.workspace import Workspace, check_name
+from sae.workspace.paths import Workspace, check_name
 
 if TYPE_CHECKING:
     from sae.autoencoder import Autoencoder

@@ -18,7 +18,7 @@ from sae.errors import UserError
 from sae.formats.foreign import Foreign, MissingFacts
 from sae.formats.importing import look
 from sae.formats.spec import ImportSpec
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 TIMEOUT_S = 300
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from sae import __version__
 from sae.autoencoder import Autoencoder
-from sae.checkpoint import Saver
 from sae.corpus import Corpus
 from sae.index.crew import Crew
 from sae.index.frame import make_frame
@@ -24,6 +23,7 @@ from sae.kernels.memory import keep_freed
 from sae.lm import LanguageModel
 from sae.records import NEAR
 from sae.specs import IndexSettings
+from sae.workspace.checkpoint import Saver
 
 _ORDER_SEED = 0  # of the text: the same for every build, so that builds can be compared
 

@@ -7,13 +7,13 @@ from dataclasses import asdict
 
 import numpy as np
 
-from sae.checkpoint import Saver
 from sae.corpus import Corpus
 from sae.index.crew import Crew
 from sae.index.frame import Frame
 from sae.index.passes import Pass
 from sae.index.shard import Shard
 from sae.kernels.memory import give_back
+from sae.workspace.checkpoint import Saver
 
 SHARD_TOKENS = 65_536  # of a round, for each encoder
 _LAYOUT = 2  # of what a checkpoint holds; one with another is not gone on with

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from app.jobs.launchers import Handle
 from sae.rundir import RunFolder
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 Command = Callable[[RunFolder], list[str]]
 

@@ -23,7 +23,7 @@ from app.jobs.launchers.local import LocalLauncher
 from app.jobs.supervisor import Supervisor
 from app.settings import Settings
 from sae.rundir import RunFolder, write_json
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 FAKE_RUN = Path(__file__).with_name("fake_run.py")
 

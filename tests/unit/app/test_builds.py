@@ -10,7 +10,7 @@ import pytest
 
 from app.builds import Builds
 from sae.errors import UserError
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 from tests.builds import make_build
 
 

@@ -14,7 +14,7 @@ from sae.errors import UserError
 from sae.index.build import build
 from sae.specs import IndexSettings
 from sae.store import Build
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 from tests.toys import ToyModel, toy_corpus, toy_sae
 
 

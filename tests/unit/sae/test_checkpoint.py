@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from sae import checkpoint as engine
-from sae.checkpoint import Saver, load_checkpoint, save_checkpoint
+from sae.workspace import checkpoint as engine
+from sae.workspace.checkpoint import Saver, load_checkpoint, save_checkpoint
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from sae.comparisons import PARTNER_COSINE, Comparison, comparison_path, write_comparison
 from sae.errors import UserError
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 # side, latent, fires, others, cosines, mate, phi: three coarse latents against five fine ones
 ROWS = [

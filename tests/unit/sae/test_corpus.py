@@ -26,7 +26,7 @@ from sae.errors import Cancelled, UserError
 from sae.lm import LanguageModel
 from sae.models import DEMO_PATH
 from sae.texts import SEPARATOR
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 
 class Backed:

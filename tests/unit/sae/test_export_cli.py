@@ -13,7 +13,7 @@ from sae.errors import UserError
 from sae.formats.exports import KINDS
 from sae.formats.saedashboard_in import files_of
 from sae.rundir import write_json
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 from tests.builds import make_build
 from tests.unit.sae.formats.test_to_saelens import make_sae
 

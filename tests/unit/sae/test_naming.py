@@ -11,7 +11,7 @@ from sae.errors import UserError
 from sae.naming import claim_names, default_name, release
 from sae.rundir import RunFolder, Status, write_json
 from sae.specs import SweepSpec, TrainSpec
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 
 def run_of(workspace: Workspace, name: str) -> RunFolder:

@@ -21,7 +21,7 @@ from sae.errors import UserError
 from sae.run import EXIT_CANCELLED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER, start
 from sae.rundir import RunFolder
 from sae.store import Build
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 from tests.runs import begin, end_of, wait_for
 from tests.unit.sae.index.test_scan import everything
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from sae.autoencoder import Autoencoder
 from sae.run import EXIT_OK, EXIT_USER, start
 from sae.rundir import RunFolder
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 from tests.runs import begin, end_of, wait_for
 from tests.unit.sae.test_run import text
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from sae.errors import UserError
 from sae.steer_cli import _shown, steer_command
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 from tests.builds import make_build
 
 SAE = "demo/2-tiny"

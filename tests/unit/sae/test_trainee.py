@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae.checkpoint import load_checkpoint, save_checkpoint
 from sae.specs import TrainSpec
 from sae.start import Start
 from sae.trainee import Trainee
+from sae.workspace.checkpoint import load_checkpoint, save_checkpoint
 from tests.unit.sae.references import reference
 
 B, L, D, K = 24, 32, 10, 4

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae.errors import UserError
-from sae.workspace import RESERVED, Workspace, check_name, new_id, slug, typed_path
+from sae.workspace.paths import RESERVED, Workspace, check_name, new_id, slug, typed_path
 
 
 @given(st.text())

@@ -16,7 +16,7 @@ from app.jobs.launchers.local import LocalLauncher
 from app.jobs.supervisor import Supervisor
 from app.models import Run
 from sae.rundir import RunFolder, Status
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import fake_command
 
 

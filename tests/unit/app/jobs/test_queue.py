@@ -10,7 +10,7 @@ from app.db import SessionFactory
 from app.jobs import queue
 from app.models import Run
 from sae.rundir import RunFolder
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 
 def _enqueue(sessions: SessionFactory, workspace: Workspace) -> str:

@@ -23,7 +23,7 @@ from app.jobs.supervisor import MAX_REQUEUES, Supervisor
 from app.models import Run
 from app.settings import Settings
 from sae.rundir import RunFolder
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import fake_command, write_sae
 
 Submit = Callable[..., str]

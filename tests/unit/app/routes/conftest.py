@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from sae.rundir import RunFolder, write_json
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 from tests.builds import Synthetic, make_build
 
 BATCH, TOP = "demo/2-res-batchtopk-4k", "demo/2-res-topk-4k"

@@ -17,7 +17,7 @@ from app import auth
 from app.jobs.launchers.local import LocalLauncher
 from app.settings import Settings
 from sae.rundir import RunFolder
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 SAES = Path(__file__).parents[3] / "fixtures" / "saes"
 FOLDER = SAES / "saelens" / "jumprelu"

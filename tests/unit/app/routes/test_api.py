@@ -6,7 +6,7 @@ from fastapi.testclient import TestClient
 
 from sae.rundir import RunFolder
 from sae.specs import TrainSpec
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import write_sae
 
 

@@ -17,7 +17,7 @@ from sae.index.schema import NEAR_BAND
 from sae.listing import SORTS, TOKEN_SORTS
 from sae.records import Sample
 from sae.rundir import write_json
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 from tests.builds import Synthetic
 from tests.unit.app.conftest import sae_config
 from tests.unit.app.routes.conftest import BATCH, TOP

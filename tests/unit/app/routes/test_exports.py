@@ -21,7 +21,7 @@ from sae.formats.members import write_folder
 from sae.formats.rows import Exporter
 from sae.rundir import write_json
 from sae.store import Build
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 from tests.builds import make_build
 from tests.unit.app.conftest import sae_config
 from tests.unit.app.routes.test_sae_pages import page, text_of

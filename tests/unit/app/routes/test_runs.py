@@ -9,7 +9,7 @@ from app.jobs import queue
 from app.models import Sae
 from app.saeviews import training_rows
 from sae.rundir import RunFolder, Status
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import write_sae
 
 

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from app import labels
 from sae.store import Build
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 from tests.builds import S, Synthetic
 from tests.unit.app.routes.conftest import BATCH, TOP
 

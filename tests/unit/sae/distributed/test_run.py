@@ -23,7 +23,7 @@ from sae.progress import Interrupted
 from sae.specs import TrainSpec, parse_spec
 from sae.train import train
 from sae.trainee import Trainee
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 from tests.unit.sae.distributed.worlds import in_processes
 
 SPEC: dict[str, Any] = {

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from sae.errors import UserError
 from sae.formats import safe
 from sae.run import EXIT_USER, execute, start
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 SAES = Path(__file__).parents[3] / "fixtures" / "saes"
 FOLDERS = {"saelens": "saelens/jumprelu", "checkpoint": "saelens/checkpoint_topk", "sparsify": "sparsify/topk/layers.3",

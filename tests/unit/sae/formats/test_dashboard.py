@@ -22,7 +22,7 @@ from sae.formats.rows import Exporter
 from sae.listing import LIVING, Filters
 from sae.records import Context, Latent
 from sae.store import Build
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 from tests.builds import make_build
 
 SAE = "demo/2-res-batchtopk-4k"

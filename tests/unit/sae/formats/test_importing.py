@@ -21,7 +21,7 @@ from sae.formats import importing, proof, source
 from sae.formats.foreign import MissingFacts
 from sae.run import EXIT_CANCELLED, EXIT_OK, EXIT_USER, execute, start
 from sae.rundir import RunFolder
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 from tests.unit.sae.formats import saes
 
 if TYPE_CHECKING:

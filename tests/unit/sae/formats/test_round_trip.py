@@ -18,7 +18,7 @@ from sae.formats.rows import Exporter
 from sae.index.schema import BANDS, SCHEMA_VERSION
 from sae.index.writer import write_build
 from sae.store import Build
-from sae.workspace import Workspace
+from sae.workspace.paths import Workspace
 
 ODD = [b"\x00", b"\xe2", b"\x80\x94", "🦊".encode()[:2], "🦊".encode()[2:], "\u202e".encode(), b"</script>",
        b'"', b"\\", rb"\xe2\x80", "\u2028".encode(), b"\r\n", "\ufeff".encode(), b"\xff\xfe", "é".encode(), b" the"]

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pytest
 import torch
 
-from sae.checkpoint import Saver
 from sae.index import scan as scan_module
 from sae.index.build import build, contexts_to_read
 from sae.index.crew import Crew
@@ -25,6 +24,7 @@ from sae.index.shard import Shard
 from sae.index.tables import make_tables
 from sae.index.writer import meta_table, new_build
 from sae.specs import IndexSettings
+from sae.workspace.checkpoint import Saver
 from tests.toys import ToyModel, corpus_of, toy_corpus, toy_sae
 from tests.unit.sae.index.dense import SETTINGS
 from tests.unit.sae.index.test_shard import same

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae.checkpoint import load_checkpoint, save_checkpoint
 from sae.index.aggregates import held_out
 from sae.index.company import SAMPLED, Company
 from sae.index.frame import Frame
@@ -19,6 +18,7 @@ from sae.index.passes import Firings, Misses, Pass, Tokens
 from sae.index.peaks import Peaks
 from sae.index.shard import Shard
 from sae.records import CLASSES
+from sae.workspace.checkpoint import load_checkpoint, save_checkpoint
 
 L, V, S, D, C = 5, 7, 6, 3, len(CLASSES)
 FRAME = Frame(n_latents=L, d_vocab=V, context_length=S, hist_edges=(0.6, 1.1, 2.3), unit=4.0, norm_unit=16.0,
