@@ -31,8 +31,8 @@ from torch import Tensor
 
 from sae.architectures import REGISTRY, make
 from sae.errors import UserError
+from sae.kernels.bf16_screen import Screen, has_fast_bfloat16
 from sae.kernels.codes import Codes
-from sae.kernels.screen import Screen, has_fast_bfloat16
 from sae.kernels.select import entries_above
 from sae.normalization import KINDS, Normalizer
 from sae.rundir import write_json

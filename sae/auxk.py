@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sae.distributed import ALONE, Group
 from sae.distributed.select import row_cut
-from sae.kernels.scan import zero_below_, zero_where_zero_
+from sae.kernels.threshold import zero_below_, zero_where_zero_
 
 
 @dataclass

@@ -24,7 +24,7 @@ from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
 from sae.index.company import MIN_TOGETHER
 from sae.kernels.codes import Codes
-from sae.kernels.runs import rank_within, spread
+from sae.kernels.segments import rank_within, spread
 from sae.kernels.sorting import counted, stable_argsort
 from sae.lm import LanguageModel
 

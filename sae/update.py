@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from sae.kernels.dispatch import on_gpu
-from sae.kernels.rows import normalize_, remove_parallel_
+from sae.kernels.device import on_gpu
+from sae.kernels.unit_rows import normalize_, remove_parallel_
 
 if TYPE_CHECKING:
     from sae.distributed import Group

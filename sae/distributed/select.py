@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from sae.kernels.codes import Codes
-from sae.kernels.scan import kth_of_rows
 from sae.kernels.select import batch_topk, row_topk
+from sae.kernels.threshold import kth_of_rows
 
 if TYPE_CHECKING:
     from sae.distributed import Group

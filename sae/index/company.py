@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sae.index.peaks import hash31
-from sae.kernels.runs import repeated, spread
+from sae.kernels.segments import repeated, spread
 from sae.kernels.sorting import counted, stable_argsort
 
 SAMPLED = 64

@@ -21,7 +21,7 @@ from sae.index.frame import Frame
 from sae.index.pairs import PairCounts, TopPairs, with_lift
 from sae.index.rules import KINDS, Counts, Rules, find_rules
 from sae.index.shard import Shard
-from sae.kernels.runs import rank_within
+from sae.kernels.segments import rank_within
 from sae.kernels.sorting import stable_argsort
 from sae.records import CLASSES
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.kernels.runs import run_sizes, run_starts
+from sae.kernels.segments import run_sizes, run_starts
 from sae.kernels.sorting import paired, stable_argsort, stable_sort
 
 

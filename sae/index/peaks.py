@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sae.index.pairs import merged_order
-from sae.kernels.runs import rank_within, repeated, run_sizes, run_starts, spread
+from sae.kernels.segments import rank_within, repeated, run_sizes, run_starts, spread
 from sae.kernels.sorting import paired, stable_argsort, stable_sort
 
 _CONTEXT_BITS = 32

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sae.index.pairs import PairCounts
-from sae.kernels.runs import rank_within
+from sae.kernels.segments import rank_within
 
 KINDS = ("token", "previous", "next", "class")
 MAX_TOKENS = 5  # of the vocabulary, named by one rule

@@ -18,7 +18,7 @@ from sae.corpus import Corpus
 from sae.index.contexts import window_tokens
 from sae.index.extremes import Extremes
 from sae.index.passes import Encoder, Firings, Tokens
-from sae.kernels.runs import rank_within
+from sae.kernels.segments import rank_within
 from sae.lm import LanguageModel
 
 SAMPLES = 48

@@ -12,7 +12,7 @@ from sae.index.crew import Crew
 from sae.index.frame import Frame
 from sae.index.passes import Pass
 from sae.index.shard import Shard
-from sae.kernels.memory import give_back
+from sae.kernels.malloc import give_back
 from sae.workspace.checkpoint import Saver
 
 SHARD_TOKENS = 65_536  # of a round, for each encoder

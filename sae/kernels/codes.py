@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sae.kernels.dispatch import on_gpu
+from sae.kernels.device import on_gpu
 from sae.kernels.sorting import stable_argsort
 
 with warnings.catch_warnings():  # torch says once a process that CSR tensors are in beta; it is said here

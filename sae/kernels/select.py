@@ -1,7 +1,7 @@
 """Which latents stay active: exact top-k over a batch, top-k per token, and a threshold.
 
 All of them first find, in one pass over the pre-activations, the few entries above a bound
-(`sae.kernels.scan`), and then decide among those.
+(`sae.kernels.threshold`), and then decide among those.
 
 Shapes: B tokens, L latents, C candidates, N selected pairs.  Pre-activations may be bfloat16 or
 float32; values come back in float32.  Only positive pre-activations are ever selected (ReLU first).
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from sae.kernels.codes import Codes
-from sae.kernels.dispatch import on_gpu
-from sae.kernels.scan import above, below_kth_maximum, kth_largest
+from sae.kernels.device import on_gpu
+from sae.kernels.threshold import above, below_kth_maximum, kth_largest
 
 _SAMPLE = 1 << 18  # entries from which a bound is guessed
 _GROUPS = (16, 8, 4, 2)  # how many latents one may stand for, in a row of TopK

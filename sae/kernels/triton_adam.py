@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sae.kernels.dispatch import on_its_device
+from sae.kernels.device import on_its_device
 
 
 @on_its_device

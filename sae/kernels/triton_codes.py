@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sae.kernels.dispatch import on_its_device
+from sae.kernels.device import on_its_device
 
 _PIECE = 128
 _UNROLL = 4  # rows loaded before the first of them is needed

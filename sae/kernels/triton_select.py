@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sae.kernels.codes import Codes
-from sae.kernels.dispatch import on_its_device
+from sae.kernels.device import on_its_device
 
 _DIGITS = ((20, 11), (9, 11), (0, 9))  # shift and width of the digits of the 31 bits of a positive float32
 _ROW_TILE = 1024

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sae import update
-from sae.kernels import codes, dispatch, select
+from sae.kernels import codes, select
+from sae.kernels import device as dispatch
 from sae.specs import TrainSpec
 from sae.start import Start
 from sae.trainee import Trainee

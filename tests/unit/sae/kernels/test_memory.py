@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import torch
-from sae.kernels.memory import keep_freed
+from sae.kernels.malloc import keep_freed
 
 if sys.argv[1] == "keep":
     keep_freed()

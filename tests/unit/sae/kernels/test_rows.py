@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sae.kernels import rows
-from sae.kernels.rows import normalize_, remove_parallel_
+from sae.kernels import unit_rows as rows
+from sae.kernels.unit_rows import normalize_, remove_parallel_
 
 
 @pytest.mark.parametrize("block", [1, 21, 1 << 18])

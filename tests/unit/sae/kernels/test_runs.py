@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae.kernels.runs import rank_within, repeated, run_sizes, run_starts, spread
+from sae.kernels.segments import rank_within, repeated, run_sizes, run_starts, spread
 
 NUMBERS = st.lists(st.integers(0, 3), max_size=30)
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae.kernels import scan
-from sae.kernels.scan import (
+from sae.kernels import threshold as scan
+from sae.kernels.threshold import (
     above,
     below_kth_maximum,
     kth_largest,

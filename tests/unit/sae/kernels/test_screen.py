@@ -10,8 +10,8 @@ from torch import Tensor
 
 import sae.autoencoder
 from sae.autoencoder import Autoencoder
+from sae.kernels.bf16_screen import Screen
 from sae.kernels.codes import Codes
-from sae.kernels.screen import Screen
 
 
 def exact(y_BD: Tensor, W_LD: Tensor, b_L: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from sae.kernels.codes import Codes
 from sae.kernels.encoder import columns, with_bias, with_ones
-from sae.kernels.scan import above
 from sae.kernels.select import entries_above
+from sae.kernels.threshold import above
 
 _U = 2.0**-8
 _LEAST = 64  # tokens for which it is worth it
