@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae.models import ModelInfo
+from sae.lm.model_info import ModelInfo
 from sae.specs import SweepSpec, TrainSpec
 
 _FLOPS_PER_CORE = 5e10  # a guess for float32 matrix products on one core of a usual server

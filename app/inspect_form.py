@@ -22,8 +22,8 @@ from app.models import Sae
 from app.parameters import whole_number
 from sae.analysis_spec import MAX_TEXT_CHARACTERS, MAX_TEXT_TOKENS
 from sae.errors import UserError
-from sae.models import find_model
-from sae.prompts import prompt_length
+from sae.lm.model_info import find_model
+from sae.lm.prompts import prompt_length
 
 
 @dataclass(frozen=True)

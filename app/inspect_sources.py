@@ -14,7 +14,7 @@ from app.tokens_view import Row, context_row
 from app.worker.protocol import Inspected, InspectedText, TextLatents
 from sae.errors import UserError
 from sae.index.schema import TOP_BAND
-from sae.models import DEMO
+from sae.lm.model_info import DEMO
 from sae.records import Latent
 from sae.store import Build
 

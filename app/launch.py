@@ -10,7 +10,7 @@ from typing import Any
 
 from app.catalog import Catalog
 from sae.errors import UserError
-from sae.models import check_layer, find_model
+from sae.lm.model_info import check_layer, find_model
 from sae.specs import EvaluateSpec, IndexSpec, RunSpec, SweepSpec, TrainSpec, located, parse_spec
 from sae.workspace.paths import check_name
 

@@ -9,8 +9,8 @@ from app.parameters import whole_number
 from app.steer_form import NUMBERS, POSITIONS, Chip, Form, parse_number
 from sae.analysis_spec import MAX_STRENGTHS, SweepRequest
 from sae.errors import UserError
-from sae.models import find_model
-from sae.prompts import has_chat_template, prompt_length
+from sae.lm.model_info import find_model
+from sae.lm.prompts import has_chat_template, prompt_length
 from sae.steering_spec import (
     MAX_LATENTS,
     MAX_LENGTH,

@@ -13,8 +13,8 @@ from app.tokens_view import token_label
 from sae.concepts import concept_tokens
 from sae.errors import UserError
 from sae.listing import LIVING, Filters
-from sae.models import DEMO, find_model
-from sae.prompts import has_chat_template
+from sae.lm.model_info import DEMO, find_model
+from sae.lm.prompts import has_chat_template
 from sae.records import LatentRow
 from sae.steering_spec import MAX_LATENTS
 from sae.store import Build

@@ -17,8 +17,8 @@ from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
+from sae.lm.tokens import MAX_SPAN, spans
 from sae.records import Context, Token
-from sae.tokens import MAX_SPAN, spans
 
 HEAT_STEPS = 16
 # How much of a context a row shows: tokens before and after the peak; None is all that is kept.

@@ -34,8 +34,8 @@ from benchmarks._workers import saelens
 from sae.autoencoder import Autoencoder
 from sae.evaluate import calibrate_threshold, mean_l0, reconstruction_metrics
 from sae.formats.reading import load
+from sae.lm.sites import resid_post
 from sae.normalization import Normalizer
-from sae.sites import resid_post
 from sae.specs import TrainSpec
 from sae.start import Start
 from sae.train import StoredActivations, artefact, train

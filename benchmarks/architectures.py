@@ -26,9 +26,9 @@ from sae.activations import ActivationStream
 from sae.architectures import REGISTRY
 from sae.corpus import prepare
 from sae.evaluate import calibrate_threshold, held_out_contexts, reconstruction_metrics, residuals
-from sae.lm import LanguageModel
+from sae.lm.bridge import LanguageModel
+from sae.lm.sites import resid_post
 from sae.recovery import progressive_recovery, refine
-from sae.sites import resid_post
 from sae.specs import TrainSpec
 from sae.train import StoredActivations, artefact, train
 from sae.workspace.paths import Workspace

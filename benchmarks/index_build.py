@@ -36,8 +36,8 @@ from sae.formats.members import write_folder
 from sae.formats.to_saelens import members
 from sae.glance import glance_path
 from sae.index.build import build
-from sae.lm import LanguageModel
-from sae.models import DEMO_PATH
+from sae.lm.bridge import LanguageModel
+from sae.lm.model_info import DEMO_PATH
 from sae.specs import IndexSettings
 from sae.workspace.paths import Workspace
 

@@ -36,8 +36,8 @@ from sae.evaluate import (
     reconstruction_metrics,
     residuals,
 )
-from sae.lm import LanguageModel
-from sae.sites import resid_post
+from sae.lm.bridge import LanguageModel
+from sae.lm.sites import resid_post
 from sae.specs import TrainSpec
 from sae.train import StoredActivations, Trained, artefact, train
 from sae.workspace.paths import Workspace

@@ -33,7 +33,7 @@ from app.worker.protocol import Done, Event, Failed, Final, Generate, Inspect, I
 from benchmarks._report import bar, emit, table
 from sae.analysis_spec import InspectRequest
 from sae.autoencoder import Autoencoder
-from sae.models import DEMO, find_model
+from sae.lm.model_info import DEMO, find_model
 from sae.steering_spec import MODES, Intervention, Sampling, SteerRequest
 
 STORIES = Path(__file__).resolve().parents[2] / "shared" / "data" / "stories260k"

@@ -29,7 +29,7 @@ from sae.index.schema import (
     TABLES,
 )
 from sae.index.writer import finish, write_contexts
-from sae.models import DEMO_PATH
+from sae.lm.model_info import DEMO_PATH
 from sae.records import NEAR
 from sae.rundir import write_json
 from sae.workspace.paths import Workspace

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from sae.autoencoder import Autoencoder
 from sae.errors import UserError
-from sae.lm import Edit
+from sae.lm.bridge import Edit
+from sae.lm.row_model import RowModel
 from sae.readout import NextToken, cross_entropy_S, kl_S
-from sae.rows import RowModel
 from sae.steer import check_latent
 
 _TOKENS = 10

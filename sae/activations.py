@@ -28,7 +28,7 @@ from torch import Tensor
 from sae.corpus import Corpus, Split
 from sae.distributed import ALONE, Group
 from sae.errors import UserError
-from sae.lm import LanguageModel
+from sae.lm.bridge import LanguageModel
 
 _FORWARD_TOKENS = 8192  # tokens in one forward pass of the language model, where a step need not wait for it
 

@@ -26,7 +26,7 @@ from sae.index.company import MIN_TOGETHER
 from sae.kernels.codes import Codes
 from sae.kernels.segments import rank_within, spread
 from sae.kernels.sorting import counted, stable_argsort
-from sae.lm import LanguageModel
+from sae.lm.bridge import LanguageModel
 
 LISTED = 3
 _RUN_ENTRIES = 1 << 24

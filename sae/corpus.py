@@ -54,7 +54,7 @@ _NO_TOKENS = np.zeros(0, dtype=np.int64)
 
 
 class Tokenises(Protocol):
-    """What is asked of a language model here; `sae.lm.LanguageModel` has it."""
+    """What is asked of a language model here; `sae.lm.bridge.LanguageModel` has it."""
 
     bos_id: int
     tokenizer: Any

@@ -33,7 +33,7 @@ from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
 from sae.errors import UserError
 from sae.kernels.select import batch_topk
-from sae.lm import Edit, Edits, LanguageModel
+from sae.lm.bridge import Edit, Edits, LanguageModel
 
 Progress = Callable[[int, int], None]  # tokens done, tokens in all; may raise to stop
 _LOGITS = 1 << 27  # entries of the logits that are in memory at once: 512 MiB

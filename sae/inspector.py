@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sae.autoencoder import Autoencoder
 from sae.kernels.codes import Codes
-from sae.lm import Edit
-from sae.rows import RowModel
+from sae.lm.bridge import Edit
+from sae.lm.row_model import RowModel
 
 
 @dataclass(frozen=True)

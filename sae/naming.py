@@ -14,8 +14,8 @@ from itertools import count
 from pathlib import Path
 
 from sae.errors import UserError
+from sae.lm.sites import KINDS
 from sae.rundir import FINAL_STATES, RunFolder, write_json
-from sae.sites import KINDS
 from sae.specs import SweepSpec, TrainSpec
 from sae.workspace.paths import Workspace, check_name
 

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from sae.autoencoder import Autoencoder
 from sae.errors import UserError
-from sae.lm import Edit
-from sae.rows import RowModel
+from sae.lm.bridge import Edit
+from sae.lm.row_model import RowModel
 from sae.steer import check_latent
 
 _AT_ONCE = 64  # latents of one forward pass

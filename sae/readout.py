@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sae.errors import UserError
-from sae.rows import RowModel
+from sae.lm.row_model import RowModel
 from sae.steer import Steering
 
 

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sae.autoencoder import Autoencoder
-from sae.lm import Edit
-from sae.rows import ROWS
+from sae.lm.bridge import Edit
+from sae.lm.row_model import ROWS
 from sae.steer import Steering
 
 

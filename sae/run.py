@@ -19,7 +19,7 @@ from typing import Any
 from sae import run_compare
 from sae.errors import Cancelled, UserError
 from sae.formats import importing
-from sae.models import check_layer, find_model
+from sae.lm.model_info import check_layer, find_model
 from sae.progress import Follower, Interrupted, Reporter
 from sae.run_steps import build_index, open_model_and_text, text_of
 from sae.rundir import FINAL_STATES, RunFolder

@@ -13,7 +13,7 @@ from sae.workspace.paths import Workspace, slug
 if TYPE_CHECKING:
     from sae.autoencoder import Autoencoder
     from sae.corpus import Corpus
-    from sae.lm import LanguageModel
+    from sae.lm.bridge import LanguageModel
 
 
 def open_model_and_text(
@@ -26,7 +26,7 @@ def open_model_and_text(
     import torch
 
     from sae.corpus import prepare
-    from sae.lm import LanguageModel
+    from sae.lm.bridge import LanguageModel
 
     lm = LanguageModel.load(model, device)
     if hooks:

@@ -19,7 +19,7 @@ from sae.distributed import Group
 from sae.distributed.world import device_of, open_world
 from sae.errors import UserError
 from sae.evaluate import calibrate_and_evaluate, held_out_contexts
-from sae.models import check_layer, find_model
+from sae.lm.model_info import check_layer, find_model
 from sae.naming import claim_names, release
 from sae.progress import Reporter
 from sae.run_steps import build_index, open_model_and_text
@@ -30,7 +30,7 @@ from sae.workspace.paths import Workspace
 
 if TYPE_CHECKING:
     from sae.corpus import Corpus
-    from sae.lm import LanguageModel
+    from sae.lm.bridge import LanguageModel
 
 
 def train_members(

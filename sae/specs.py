@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from sae.errors import UserError
 from sae.formats.spec import ImportSpec
-from sae.models import DEMO
+from sae.lm.model_info import DEMO
 from sae.texts import STDLIB
 from sae.training_spec import (
     Architecture,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sae.autoencoder import Autoencoder
 from sae.errors import UserError
-from sae.lm import Edit, LanguageModel
+from sae.lm.bridge import Edit, LanguageModel
 from sae.steering_spec import Intervention, SteerRequest, Where, check_room
 
 

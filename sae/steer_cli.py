@@ -107,8 +107,8 @@ def _texts(workspace: Workspace, sae_id: str, request: SteerRequest, device: str
     """Both texts so far, after every token."""
     from sae.autoencoder import Autoencoder
     from sae.decoder import Run, write
-    from sae.lm import LanguageModel, pick_device
-    from sae.rows import RowModel
+    from sae.lm.bridge import LanguageModel, pick_device
+    from sae.lm.row_model import RowModel
     from sae.steer import check_saes, prompt_ids
 
     folder = workspace.sae(sae_id)

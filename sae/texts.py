@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sae.errors import UserError
-from sae.models import hub_message, hub_reachable
+from sae.lm.model_info import hub_message, hub_reachable
 from sae.workspace.paths import typed_path
 
 STDLIB = "stdlib"

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from sae.lm.sites import Kind as Site
+from sae.lm.sites import precedes
 from sae.records import NEAR
-from sae.sites import Kind as Site
-from sae.sites import precedes
 
 Normalization = Literal["none", "dataset", "layer_norm"]
 Architecture = Literal["batch_topk", "topk", "matryoshka", "jumprelu", "gated", "relu"]

@@ -18,7 +18,7 @@ settings.register_profile("saescope", deadline=None)
 settings.load_profile("saescope")
 
 if TYPE_CHECKING:
-    from sae.lm import LanguageModel
+    from sae.lm.bridge import LanguageModel
 
 # Before torch is imported by any test: many small products gain nothing from many threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
@@ -46,7 +46,7 @@ def demo_lm() -> LanguageModel:
     """The embedded language model on the CPU, loaded once; tests must leave it as they found it."""
     import torch
 
-    from sae.lm import LanguageModel
+    from sae.lm.bridge import LanguageModel
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     return LanguageModel.load("demo", "cpu")

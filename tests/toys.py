@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
-from sae.models import ModelInfo
+from sae.lm.model_info import ModelInfo
 
 V, D = 29, 6
 

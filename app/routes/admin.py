@@ -23,7 +23,7 @@ from app.routes.runs import runs_now
 from app.settings import Settings
 from app.templating import render
 from sae.errors import UserError
-from sae.models import DEMO, find_model
+from sae.lm.model_info import DEMO, find_model
 from sae.specs import command_line, parse_spec
 from sae.workspace.paths import Workspace, new_id, typed_path
 

@@ -28,7 +28,7 @@ from app.steer_result import Found, find, run_context, run_events
 from app.steer_view import RunView, run_json, whole_text
 from app.templating import is_htmx, render
 from app.worker.protocol import ReadOut, Readout
-from sae.models import find_model
+from sae.lm.model_info import find_model
 from sae.snippet import SnippetSae
 from sae.snippet import render as render_program
 

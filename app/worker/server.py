@@ -36,7 +36,7 @@ from sae.steering_spec import SteerRequest
 if TYPE_CHECKING:
     from sae.autoencoder import Autoencoder
     from sae.decoder import Column, Decoder, Run
-    from sae.rows import RowModel
+    from sae.lm.row_model import RowModel
 
 EVENTS_PER_S = 10  # every event carries the full text, so more would cost without showing more
 
@@ -64,7 +64,9 @@ class Engine:
     def __init__(self, *, threads: int, memory_bytes: int, device: str) -> None:
         import torch
 
-        from sae import ablation, autoencoder, decoder, inspector, lm, output_score, readout, rows, steer
+        from sae import ablation, autoencoder, decoder, inspector, output_score, readout, steer
+        from sae.lm import bridge as lm
+        from sae.lm import row_model as rows
 
         # Half of the cores: a training run may have the others, and threads that wait for a core cost more
         # than they bring (in a small model far more).

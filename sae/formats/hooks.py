@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from sae.errors import UserError
-from sae.sites import parse_site
+from sae.lm.sites import parse_site
 
 # What a module path ends in -> the hook point of its (output, input).
 _MODULES = {

@@ -20,16 +20,16 @@ from sae.formats.detect import find
 from sae.formats.foreign import Foreign
 from sae.formats.source import fetch, hub_name
 from sae.formats.spec import ImportSpec
-from sae.models import find_model
+from sae.lm.model_info import find_model
+from sae.lm.sites import KINDS, check_site, parse_site
 from sae.progress import Reporter
 from sae.rundir import RunFolder
-from sae.sites import KINDS, check_site, parse_site
 from sae.workspace.paths import Workspace, check_name
 
 if TYPE_CHECKING:
     from sae.autoencoder import Autoencoder
     from sae.corpus import Corpus
-    from sae.lm import LanguageModel
+    from sae.lm.bridge import LanguageModel
 
 PHASES = {"source": 5.0, "text": 10, "check": 10, "index": 75}
 _NOTE = "sae_id.txt"  # in the run's folder: what it made, or is about to

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from sae.tokens import byte_of_character
+from sae.lm.tokens import byte_of_character
 
 _ESCAPED = re.compile(r"(?:\\x[0-9a-f]{2})+")
 

@@ -21,8 +21,8 @@ from sae.corpus import Corpus
 from sae.errors import UserError
 from sae.formats.foreign import Foreign
 from sae.formats.reading import convert
-from sae.lm import LanguageModel
-from sae.sites import parse_site
+from sae.lm.bridge import LanguageModel
+from sae.lm.sites import parse_site
 
 MAX_FVU = 0.9  # above this nothing worth the name is explained
 _PASS_TOKENS = 4096

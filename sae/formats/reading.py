@@ -16,7 +16,7 @@ from sae.formats.detect import find
 from sae.formats.fold import fold
 from sae.formats.foreign import Foreign, MissingFacts
 from sae.formats.safe import read_tensors
-from sae.sites import parse_site
+from sae.lm.sites import parse_site
 
 _NO: dict[str, Any] = {}
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from sae.errors import UserError
 from sae.formats.detect import TENSOR_SUFFIXES, places_of, several
 from sae.formats.safe import is_archive, unpack
-from sae.models import hub_message, hub_reachable
+from sae.lm.model_info import hub_message, hub_reachable
 from sae.workspace.paths import typed_path
 
 Tell = Callable[[str], None]  # what is being done; may raise to stop

@@ -20,7 +20,7 @@ from sae.index.schema import BANDS, SCHEMA_VERSION
 from sae.index.tables import make_tables
 from sae.index.writer import meta_table, new_build
 from sae.kernels.malloc import keep_freed
-from sae.lm import LanguageModel
+from sae.lm.bridge import LanguageModel
 from sae.records import NEAR
 from sae.specs import IndexSettings
 from sae.workspace.checkpoint import Saver

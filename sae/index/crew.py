@@ -20,7 +20,7 @@ import torch
 from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
 from sae.index.passes import Encoder, Pass
-from sae.lm import LanguageModel
+from sae.lm.bridge import LanguageModel
 
 MOST = 4  # each holds the firings of a shard; with more cores each has several
 _LOOK_S = 0.2  # between two looks at how far they are

@@ -13,7 +13,7 @@ from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
 from sae.index.passes import Pass
 from sae.index.schema import HIST_BINS
-from sae.lm import LanguageModel
+from sae.lm.bridge import LanguageModel
 from sae.specs import IndexSettings
 
 _MAX_POSITION_BINS = 256

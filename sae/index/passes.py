@@ -18,8 +18,8 @@ from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
 from sae.index.classes import TokenClasses
 from sae.kernels.codes import Codes
-from sae.lm import LanguageModel
-from sae.reader import reader
+from sae.lm.bridge import LanguageModel
+from sae.lm.fast_reader import reader
 from sae.records import CLASSES
 
 _TOKENS = 8192  # of a forward pass

@@ -19,7 +19,7 @@ from sae.index.contexts import window_tokens
 from sae.index.extremes import Extremes
 from sae.index.passes import Encoder, Firings, Tokens
 from sae.kernels.segments import rank_within
-from sae.lm import LanguageModel
+from sae.lm.bridge import LanguageModel
 
 SAMPLES = 48
 LATENTS = 12  # listed of each position

@@ -26,7 +26,7 @@ from sae.index.samples import Strongest, sample_tables
 from sae.index.schema import LOGIT_BINS
 from sae.index.shard import Shard
 from sae.kernels.sorting import stable_argsort
-from sae.lm import LanguageModel
+from sae.lm.bridge import LanguageModel
 from sae.specs import IndexSettings
 
 LISTED_LOGITS = 10

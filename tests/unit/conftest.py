@@ -20,7 +20,7 @@ def tiny_sae() -> TinySae:
     import torch
 
     from sae.autoencoder import Autoencoder
-    from sae.models import find_model
+    from sae.lm.model_info import find_model
 
     def make(
         architecture: str = "batch_topk", normalize: str = "none", layer: int = 2, seed: int = 0,

@@ -37,9 +37,9 @@ from app.worker.protocol import (
     TextLatent,
     TextLatents,
 )
-from sae.models import DEMO_PATH
+from sae.lm.model_info import DEMO_PATH
+from sae.lm.tokens import piece_bytes
 from sae.steering_spec import SteerRequest
-from sae.tokens import piece_bytes
 
 
 class FakeWorker:

@@ -17,7 +17,7 @@ from torch import Tensor
 from sae.activations import ActivationStream, context_batches
 from sae.corpus import Corpus
 from sae.errors import Cancelled, UserError
-from sae.sites import resid_post
+from sae.lm.sites import resid_post
 from tests.toys import ToyModel, corpus_of, toy_corpus
 
 

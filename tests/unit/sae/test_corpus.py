@@ -23,8 +23,8 @@ from tokenizers import Tokenizer
 import sae.corpus
 from sae.corpus import MIN_TEXT_TOKENS, Corpus, prepare
 from sae.errors import Cancelled, UserError
-from sae.lm import LanguageModel
-from sae.models import DEMO_PATH
+from sae.lm.bridge import LanguageModel
+from sae.lm.model_info import DEMO_PATH
 from sae.texts import SEPARATOR
 from sae.workspace.paths import Workspace
 

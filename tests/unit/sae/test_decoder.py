@@ -10,8 +10,8 @@ import torch
 
 from sae.decoder import Decoder, Run, write
 from sae.errors import UserError
-from sae.lm import LanguageModel
-from sae.rows import RowModel
+from sae.lm.bridge import LanguageModel
+from sae.lm.row_model import RowModel
 from sae.steering_spec import MODES, Intervention, Sampling, SteerRequest, Where
 
 

@@ -33,9 +33,9 @@ from sae.evaluate import (
     residuals,
     sites,
 )
-from sae.lm import Edit, Edits, LanguageModel
-from sae.models import DEMO_PATH
-from sae.sites import resid_post
+from sae.lm.bridge import Edit, Edits, LanguageModel
+from sae.lm.model_info import DEMO_PATH
+from sae.lm.sites import resid_post
 from tests.toys import D, ToyModel, corpus_of, toy_corpus, toy_sae
 
 KINDS = [(a, n) for a in ("batch_topk", "topk") for n in ("none", "layer_norm")]

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from sae.errors import UserError
-from sae.lm import LanguageModel, pick_device
-from sae.models import DEMO_PATH
-from sae.sites import resid_post
+from sae.lm.bridge import LanguageModel, pick_device
+from sae.lm.model_info import DEMO_PATH
+from sae.lm.sites import resid_post
 
 TEXT = 'class Reader:\n    def read(self, path: str) -> list[str]:\n        """Lines; é 🙂."""\n'
 

@@ -13,11 +13,11 @@ from sae.ablation import Ablation, ablate, spread
 from sae.concepts import concept_share, repetition
 from sae.errors import UserError
 from sae.inspector import inspect_text, windows
-from sae.lm import LanguageModel
+from sae.lm.bridge import LanguageModel
+from sae.lm.row_model import RowModel
+from sae.lm.sites import resid_post
 from sae.output_score import output_scores
 from sae.readout import cross_entropy_S, kl_S, next_tokens, perplexity, steered_logits
-from sae.rows import RowModel
-from sae.sites import resid_post
 from sae.steer import Steering
 from sae.steering_spec import Intervention, Where
 

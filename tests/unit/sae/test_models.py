@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sae.errors import UserError
-from sae.models import check_layer, find_model
+from sae.lm.model_info import check_layer, find_model
 
 
 def test_the_embedded_model() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from sae.errors import UserError
-from sae.lm import LanguageModel
-from sae.models import find_model
-from sae.prompts import has_chat_template
+from sae.lm.bridge import LanguageModel
+from sae.lm.model_info import find_model
+from sae.lm.prompts import has_chat_template
 from sae.steer import prompt_ids
 from sae.steering_spec import ChatMessage, Intervention, SteerRequest
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 import transformers
 
-import sae.reader
-from sae.lm import LanguageModel
-from sae.models import DEMO_PATH
-from sae.reader import reader
+import sae.lm.fast_reader
+from sae.lm.bridge import LanguageModel
+from sae.lm.fast_reader import reader
+from sae.lm.model_info import DEMO_PATH
 from tests.toys import ToyModel
 from tests.unit.sae.test_rows import CONFIGS, TOKENS
 

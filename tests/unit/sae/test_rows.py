@@ -14,10 +14,10 @@ import transformers
 from torch import Tensor
 
 from sae.errors import UserError
-from sae.lm import LanguageModel
-from sae.models import DEMO_PATH
-from sae.rows import ROWS, RowModel, Rows, capacity_of
-from sae.sites import KINDS
+from sae.lm.bridge import LanguageModel
+from sae.lm.model_info import DEMO_PATH
+from sae.lm.row_model import ROWS, RowModel, Rows, capacity_of
+from sae.lm.sites import KINDS
 
 SIZES = {"vocab_size": 8192, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
          "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 0}

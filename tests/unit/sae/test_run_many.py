@@ -99,7 +99,7 @@ def check(sae: Autoencoder, name: str) -> None:
 def test_what_no_block_has_fails_before_the_text_is_read(tmp_path: Path) -> None:
     from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
-    from sae.models import DEMO_PATH
+    from sae.lm.model_info import DEMO_PATH
 
     tokenizer = AutoTokenizer.from_pretrained(DEMO_PATH)
     GPTNeoXForCausalLM(GPTNeoXConfig(

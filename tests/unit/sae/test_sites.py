@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from sae.errors import UserError
-from sae.lm import LanguageModel
-from sae.models import DEMO_PATH, find_model
-from sae.sites import KINDS, check_site, parse_site, precedes, resid_post
+from sae.lm.bridge import LanguageModel
+from sae.lm.model_info import DEMO_PATH, find_model
+from sae.lm.sites import KINDS, check_site, parse_site, precedes, resid_post
 
 FAMILIES = ("llama", "gpt2", "neox", "neox side by side")
 SIDE_BY_SIDE = "neox side by side"

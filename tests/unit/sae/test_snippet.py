@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from sae.decoder import Run, write
-from sae.lm import LanguageModel
-from sae.models import DEMO_PATH
-from sae.rows import RowModel
+from sae.lm.bridge import LanguageModel
+from sae.lm.model_info import DEMO_PATH
+from sae.lm.row_model import RowModel
 from sae.snippet import SnippetSae, render
 from sae.steering_spec import ChatMessage, Intervention, Mode, Sampling, SteerRequest, Where
 

@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM
 from sae.autoencoder import Autoencoder
 from sae.decoder import generate
 from sae.errors import UserError
-from sae.lm import LanguageModel
-from sae.models import DEMO_PATH
+from sae.lm.bridge import LanguageModel
+from sae.lm.model_info import DEMO_PATH
+from sae.lm.row_model import RowModel, Rows, capacity_of
 from sae.row_edits import RowEdits
-from sae.rows import RowModel, Rows, capacity_of
 from sae.steer import Steering, prompt_ids
 from sae.steering_spec import Intervention, Sampling, SteerRequest, Where
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae.errors import UserError
-from sae.models import find_model
-from sae.prompts import prompt_length
+from sae.lm.model_info import find_model
+from sae.lm.prompts import prompt_length
 from sae.steering_spec import Intervention, SteerRequest, check_room, norm_ratio, parse_request, typical_scale
 
 

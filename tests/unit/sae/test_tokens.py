@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae.tokens import byte_of_character, piece_bytes, spans
+from sae.lm.tokens import byte_of_character, piece_bytes, spans
 
 
 def test_the_byte_alphabet_is_a_bijection() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from app import specform
 from app.estimate import estimate
 from app.routes.admin import TITLES
-from sae.models import find_model
+from sae.lm.model_info import find_model
 from sae.specs import POSITIONAL, SPECS, SweepSpec, TrainSpec, command_line, demo_spec, parse_spec
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import write_sae

@@ -19,7 +19,7 @@ from app.main import create_app
 from app.questions import Questions
 from app.settings import Settings
 from app.worker.protocol import Failed, Loading, Progress, Queued, Started, Text
-from sae.models import DEMO_PATH
+from sae.lm.model_info import DEMO_PATH
 from tests.builds import make_build
 from tests.unit.app.conftest import write_sae
 from tests.unit.app.fake_worker import FakeWorker

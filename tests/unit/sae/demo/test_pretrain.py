@@ -13,8 +13,8 @@ from sae.demo.pretrain import card, main, measure
 from sae.demo.score import Score
 from sae.demo.text import held_out_documents, is_held_out
 from sae.demo.training import Recipe
-from sae.lm import LanguageModel
-from sae.models import DEMO_PATH
+from sae.lm.bridge import LanguageModel
+from sae.lm.model_info import DEMO_PATH
 
 # A file that any interpreter of a decade has, written here so that the score depends on nothing else.
 SOURCE = '''"""Stack of values, last in, first out."""

@@ -18,7 +18,7 @@ import torch
 from sae.demo.text import Roots, Streams, prepare_text
 from sae.demo.training import BOS, Recipe, batch_of, export, lr_factor, new_model, pretrain
 from sae.errors import UserError
-from sae.lm import LanguageModel
+from sae.lm.bridge import LanguageModel
 
 TINY = Recipe(layers=2, d_model=32, heads=2, d_mlp=48, vocab=300, context=16, steps=8, batch=4, tokenizer_files=3,
               warmup=2, bf16=False)

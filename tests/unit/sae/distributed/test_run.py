@@ -18,7 +18,7 @@ from sae.corpus import prepare
 from sae.distributed import ALONE, Group
 from sae.distributed.world import World, device_of, open_world
 from sae.errors import UserError
-from sae.lm import LanguageModel
+from sae.lm.bridge import LanguageModel
 from sae.progress import Interrupted
 from sae.specs import TrainSpec, parse_spec
 from sae.train import train

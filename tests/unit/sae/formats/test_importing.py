@@ -25,7 +25,7 @@ from sae.workspace.paths import Workspace
 from tests.unit.sae.formats import saes
 
 if TYPE_CHECKING:
-    from sae.lm import LanguageModel
+    from sae.lm.bridge import LanguageModel
 
 Import = Callable[..., tuple[int, RunFolder]]
 
@@ -33,7 +33,7 @@ Import = Callable[..., tuple[int, RunFolder]]
 @pytest.fixture
 def imported(workspace: Workspace, demo_lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Import:
     """Imports a source on a little text of its own; (exit code, the run's folder)."""
-    from sae.lm import LanguageModel
+    from sae.lm.bridge import LanguageModel
 
     monkeypatch.setattr(LanguageModel, "load", classmethod(lambda cls, name, device: demo_lm))
     text = tmp_path / "text"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sae.corpus import Corpus
-from sae.lm import LanguageModel
+from sae.lm.bridge import LanguageModel
 from tests.toys import ToyModel, corpus_of, toy_corpus, toy_sae
 from tests.unit.sae.index.dense import Case, SmoothModel, dense_case
 

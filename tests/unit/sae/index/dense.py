@@ -15,7 +15,7 @@ from sae.activations import context_batches
 from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
 from sae.index.build import build, contexts_to_read
-from sae.reader import reader
+from sae.lm.fast_reader import reader
 from sae.specs import IndexSettings
 from tests.toys import D, ToyModel, V
 

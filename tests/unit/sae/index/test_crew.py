@@ -12,7 +12,7 @@ import torch
 
 from sae.index import passes
 from sae.index.crew import Crew, side_by_side
-from sae.lm import LanguageModel
+from sae.lm.bridge import LanguageModel
 from tests.toys import ToyModel, toy_corpus, toy_sae
 from tests.unit.sae.index.test_shard import same
 

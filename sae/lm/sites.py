@@ -10,7 +10,7 @@ import re
 from typing import Literal
 
 from sae.errors import UserError
-from sae.models import ModelInfo
+from sae.lm.model_info import ModelInfo
 
 # The kinds of site, in the order in which a block computes them:
 #     hook_resid_pre        the residual stream entering the block

@@ -32,8 +32,8 @@ from transformers.cache_utils import Cache as CacheBase
 from transformers.utils import logging as transformers_logging
 
 from sae.errors import UserError
-from sae.models import ModelInfo, find_model, hub_message
-from sae.tokens import piece_bytes
+from sae.lm.model_info import ModelInfo, find_model, hub_message
+from sae.lm.tokens import piece_bytes
 
 __all__ = ["Cache", "CacheBase", "Edit", "Edits", "LanguageModel", "edit_points", "pick_device"]
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sae.lm import LanguageModel
+from sae.lm.bridge import LanguageModel
 
 Read = Callable[[Tensor], list[Tensor]]
 

@@ -17,7 +17,7 @@ from sae.errors import UserError
 from sae.workspace.paths import slug, typed_path
 
 DEMO = "demo"
-DEMO_PATH = Path(__file__).parent / "demo" / "model"
+DEMO_PATH = Path(__file__).parent.parent / "demo" / "model"
 
 
 @dataclass(frozen=True)

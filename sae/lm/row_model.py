@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sae.errors import UserError
-from sae.lm import CacheBase, Edit, Edits, LanguageModel, edit_points
+from sae.lm.bridge import CacheBase, Edit, Edits, LanguageModel, edit_points
 
 ROWS = 16
 _FEW = 4  # rows of a step for so many texts or fewer, where that is safe

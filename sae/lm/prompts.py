@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from sae.models import ModelInfo
+from sae.lm.model_info import ModelInfo
 
 
 def prompt_length(info: ModelInfo, prompt: str) -> int | None:
