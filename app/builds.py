@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from threading import Lock
 
 from sae.errors import UserError
-from sae.store import Build
+from sae.store.build import Build
 from sae.workspace.paths import Workspace
 
 Key = tuple[str, str]

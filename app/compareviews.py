@@ -14,8 +14,8 @@ from app.catalog import Catalog
 from app.latentviews import snippet
 from app.models import Sae
 from app.tokens_view import Row
-from sae.comparisons import PARTNER_COSINE, Comparison, Match, Split
 from sae.errors import UserError
+from sae.store.comparison import PARTNER_COSINE, Comparison, Match, Split
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 from app.tokens_view import Piece, text_pieces
 from sae.corpus import Corpus
 from sae.errors import UserError
-from sae.records import Latent
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.records import Latent
 from sae.workspace.paths import Workspace
 
 WINDOW = 1200  # tokens shown at once

@@ -17,9 +17,9 @@ from app.models import LatentEffect, Sae
 from app.tokens_view import signed_class, token_label
 from app.worker.protocol import Ablate, Ablated, Effect, LatentScore, Score
 from sae.analysis_spec import AblationRequest, ScoreRequest
-from sae.index.schema import TOP_BAND
-from sae.records import Latent, Token
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.records import Latent, Token
+from sae.store.schema import TOP_BAND
 from sae.workspace.paths import Workspace
 
 CONTEXTS = 16

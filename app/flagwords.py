@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sae.listing import LIVING
-from sae.records import FLAGS
+from sae.store.latent_query import LIVING
+from sae.store.records import FLAGS
 
 FLAG_NAMES = {
     LIVING: "living", "dead": "dead", "dense": "dense", "rare": "rare", "single_token": "single token",

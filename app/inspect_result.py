@@ -24,8 +24,8 @@ from app.inspect_view import (
 )
 from app.models import Sae
 from app.tokens_view import Row, signed_class, token_label
-from sae.records import Token
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.records import Token
 
 
 @dataclass(frozen=True)

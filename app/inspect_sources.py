@@ -13,10 +13,10 @@ from app.parameters import whole_number
 from app.tokens_view import Row, context_row
 from app.worker.protocol import Inspected, InspectedText, TextLatents
 from sae.errors import UserError
-from sae.index.schema import TOP_BAND
 from sae.lm.model_info import DEMO
-from sae.records import Latent
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.records import Latent
+from sae.store.schema import TOP_BAND
 
 CARD_CONTEXTS = 4
 _EXAMPLE_TOKENS = 64

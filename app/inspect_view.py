@@ -13,8 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.tokens_view import Piece, Row, context_row, text_pieces
-from sae.records import DENSE_DENSITY, Token
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.records import DENSE_DENSITY, Token
 
 MEASURES = {
     "max": "its strongest activation in the text",

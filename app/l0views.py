@@ -11,8 +11,8 @@ from app import charts
 from app.catalog import Catalog
 from app.models import Sae
 from app.tokens_view import Piece, Row, context_row, text_pieces, token_label
-from sae.records import L0Token, Sample
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.records import L0Token, Sample
 
 MOST_OTHERS = 3  # SAEs laid over one; more outlines cannot be told apart
 

@@ -15,9 +15,9 @@ from app.rulewords import RuleWords, rule_words
 from app.tokens_view import Row, context_row, signed_class, token_label
 from app.zoom import Zoom
 from sae.formats.bins import log_spaced
-from sae.index.schema import NEAR_BAND, TOP_BAND
-from sae.records import Context, Latent, LatentRow, Token
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.records import Context, Latent, LatentRow, Token
+from sae.store.schema import NEAR_BAND, TOP_BAND
 
 TOKENS_LISTED = 10
 

@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 
 from app import effects, labels
-from sae.listing import SCORE_SORT, TOKEN_SORTS, Filters
-from sae.records import Token
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.latent_query import SCORE_SORT, TOKEN_SORTS, Filters
+from sae.store.records import Token
 
 LABEL_SORT = "label"  # by what people wrote, which the build does not hold
 _TOKEN_ID = re.compile(r"#([0-9]{1,9})")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from app.formats import density
-from sae.store import Build
+from sae.store.build import Build
 
 POINTS = 5000  # more than these are drawn as cells
 _CELLS = 72  # along the wider side

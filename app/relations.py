@@ -9,8 +9,8 @@ from app.formats import number, percent
 from app.latentviews import snippet
 from app.models import Label
 from app.tokens_view import Row
-from sae.records import Companion, Latent
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.records import Companion, Latent
 
 
 @dataclass(frozen=True)

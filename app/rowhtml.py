@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from app.formats import number
 from app.tokens_view import Piece, Row, heat_class, token_title, visible, whole
-from sae.records import Token, Vocabulary
+from sae.store.records import Token, Vocabulary
 
 _WIDE = '<span class="t ws">'
 _CUT = '<span class="cut">…</span>'

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.tokens_view import token_label
-from sae.records import CLASSES, Rule, Token
+from sae.store.records import CLASSES, Rule, Token
 
 SHOWN_F1 = 0.5  # a rule with less says too little to stand in a list
 

@@ -18,7 +18,7 @@ from app.parameters import whole_number
 from app.templating import render
 from sae import __version__
 from sae.errors import UserError
-from sae.store import Build
+from sae.store.build import Build
 
 ARCHITECTURES = {
     "topk": "TopK", "batch_topk": "BatchTopK", "matryoshka": "Matryoshka BatchTopK", "jumprelu": "JumpReLU",

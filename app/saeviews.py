@@ -16,10 +16,10 @@ from app.saepages import architecture_name
 from app.tokens_view import Row, context_row
 from app.zoom import Zoom
 from sae.errors import UserError
-from sae.listing import LIVING, Filters
-from sae.records import DENSE_DENSITY, RARE_TOKENS, L0Count
 from sae.rundir import RunFolder
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.latent_query import LIVING, Filters
+from sae.store.records import DENSE_DENSITY, RARE_TOKENS, L0Count
 from sae.workspace.paths import Workspace
 
 # key of sae.json's metrics -> (name, what it is, how it is written)

@@ -11,8 +11,8 @@ from app.steer_view import TITLES, RunView
 from app.tokens_view import signed_class, token_label
 from app.worker.protocol import NextTokens, ReadOut, Text
 from sae.analysis_spec import ReadoutRequest
-from sae.records import Token
 from sae.steering_spec import SteerRequest
+from sae.store.records import Token
 
 TOP = 10
 

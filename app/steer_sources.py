@@ -12,12 +12,12 @@ from app.steer_form import Chip, Form, SaeFacts, default_values
 from app.tokens_view import token_label
 from sae.concepts import concept_tokens
 from sae.errors import UserError
-from sae.listing import LIVING, Filters
 from sae.lm.model_info import DEMO, find_model
 from sae.lm.prompts import has_chat_template
-from sae.records import LatentRow
 from sae.steering_spec import MAX_LATENTS
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.latent_query import LIVING, Filters
+from sae.store.records import LatentRow
 
 _DEMO_PROMPT = 'def read_config(path):\n    """'
 _PROMPT_TOKENS = 16

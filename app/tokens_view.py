@@ -18,7 +18,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from sae.lm.tokens import MAX_SPAN, spans
-from sae.records import Context, Token
+from sae.store.records import Context, Token
 
 HEAT_STEPS = 16
 # How much of a context a row shows: tokens before and after the peak; None is all that is kept.

@@ -34,11 +34,11 @@ from sae.corpus import Corpus, prepare
 from sae.evaluate import calibrate_threshold
 from sae.formats.members import write_folder
 from sae.formats.to_saelens import members
-from sae.glance import glance_path
 from sae.index.build import build
 from sae.lm.bridge import LanguageModel
 from sae.lm.model_info import DEMO_PATH
 from sae.specs import IndexSettings
+from sae.store.page_file import glance_path
 from sae.workspace.paths import Workspace
 
 TOKENS = 131_072

@@ -28,8 +28,8 @@ from typing import Any
 
 from benchmarks import synthetic
 from benchmarks._report import bar, emit, table
-from sae.listing import DENSITIES, SORTS, TOKEN_SORTS
-from sae.records import FLAGS
+from sae.store.latent_query import DENSITIES, SORTS, TOKEN_SORTS
+from sae.store.records import FLAGS
 
 SETTLE = 300  # requests before the clock starts: imports, readers, templates, the first reads of the file
 LEAN = {"contexts": 12, "window": 64}

@@ -17,8 +17,11 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from sae.glance import glance_path
-from sae.index.schema import (
+from sae.lm.model_info import DEMO_PATH
+from sae.rundir import write_json
+from sae.store.page_file import glance_path
+from sae.store.records import NEAR
+from sae.store.schema import (
     BANDS,
     HIST_BINS,
     LOGIT_BINS,
@@ -28,10 +31,7 @@ from sae.index.schema import (
     STORAGE_VERSION,
     TABLES,
 )
-from sae.index.writer import finish, write_contexts
-from sae.lm.model_info import DEMO_PATH
-from sae.records import NEAR
-from sae.rundir import write_json
+from sae.store.writer import finish, write_contexts
 from sae.workspace.paths import Workspace
 
 SAE_ID = "demo/big"

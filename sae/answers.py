@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sae.records import FLAGS, Companion, Context, Latent, LatentRow, Rule, TokenFirings
+from sae.store.records import FLAGS, Companion, Context, Latent, LatentRow, Rule, TokenFirings
 
 
 def _flags(row: dict[str, Any]) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from sae.records import Latent
+from sae.store.records import Latent
 
 _N = 3  # tokens in a row that count as a repetition
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from sae.errors import UserError
 from sae.formats.exports import KINDS, check_kind, members_of
 from sae.formats.members import write_folder
-from sae.store import Build
+from sae.store.build import Build
 from sae.workspace.paths import Workspace
 
 _FORMATS = "; ".join(f"{name}: {kind.words}" for name, kind in KINDS.items())

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from sae import __version__
-from sae.comparisons import comparison_path, write_comparison
 from sae.errors import UserError
 from sae.progress import Reporter
 from sae.run_steps import open_model_and_text, text_of
 from sae.rundir import RunFolder
 from sae.specs import CompareSpec, command_line
+from sae.store.comparison import comparison_path, write_comparison
 from sae.workspace.paths import Workspace
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from sae.errors import UserError
 from sae.steering_spec import Intervention, Mode, SteerRequest, norm_ratio, parse_request, typical_scale
-from sae.store import Build
+from sae.store.build import Build
 from sae.workspace.paths import Workspace
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from sae.lm.sites import Kind as Site
 from sae.lm.sites import precedes
-from sae.records import NEAR
+from sae.store.records import NEAR
 
 Normalization = Literal["none", "dataset", "layer_norm"]
 Architecture = Literal["batch_topk", "topk", "matryoshka", "jumprelu", "gated", "relu"]

@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from sae.glance import glance_path
-from sae.index.schema import BANDS, HIST_BINS, LOGIT_BINS, ROW_GROUP, SCHEMA_VERSION, STORAGE_VERSION, TABLES
-from sae.index.writer import finish, write_contexts
 from sae.lm.model_info import DEMO_PATH
 from sae.lm.tokens import piece_bytes
-from sae.records import DENSE_DENSITY, FLAGS, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
+from sae.store.page_file import glance_path
+from sae.store.records import DENSE_DENSITY, FLAGS, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
+from sae.store.schema import BANDS, HIST_BINS, LOGIT_BINS, ROW_GROUP, SCHEMA_VERSION, STORAGE_VERSION, TABLES
+from sae.store.writer import finish, write_contexts
 
 S = 128  # tokens per context
 HOSTILE = '''<script>alert("x")</script> <b onmouseover="steal()">& "quoted" 'text'</b>

@@ -21,7 +21,7 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from app.settings import Settings
 from sae.autoencoder import read_config
-from sae.store import Build
+from sae.store.build import Build
 from sae.workspace.paths import Workspace
 
 DATA = Path(os.environ.get("SAESCOPE_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")

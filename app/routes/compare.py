@@ -20,9 +20,9 @@ from app.models import Run, Sae
 from app.parameters import QueryNumber
 from app.saepages import as_json, find_sae, need_weights
 from app.templating import render
-from sae.comparisons import PARTNER_COSINE, PIECE_COSINE, Comparison, comparison_path
 from sae.errors import UserError
 from sae.specs import parse_spec
+from sae.store.comparison import PARTNER_COSINE, PIECE_COSINE, Comparison, comparison_path
 from sae.workspace.paths import Workspace
 
 router = APIRouter(include_in_schema=False)

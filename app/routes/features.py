@@ -14,7 +14,7 @@ from app.deps import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
 from app.downloads import links_of_sae
 from app.models import Sae
 from app.saepages import find_sae, json_response, open_build, page
-from sae.store import Build
+from sae.store.build import Build
 
 router = APIRouter(include_in_schema=False)
 

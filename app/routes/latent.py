@@ -25,8 +25,8 @@ from app.templating import fragment, is_htmx, render
 from app.tokens_view import WINDOWS
 from app.zoom import Zoom
 from sae.errors import UserError
-from sae.records import Latent
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.records import Latent
 from sae.workspace.paths import Workspace
 
 router = APIRouter(include_in_schema=False)

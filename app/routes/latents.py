@@ -15,7 +15,7 @@ from app.parameters import QueryNumber
 from app.saepages import find_sae, json_response, open_build, page
 from app.templating import is_htmx, render
 from app.tokens_view import token_label
-from sae.listing import SCORE_SORT
+from sae.store.latent_query import SCORE_SORT
 
 router = APIRouter(include_in_schema=False)
 

@@ -26,8 +26,8 @@ from app.worker.protocol import Inspect, Inspected, InspectedText
 from app.zoom import Zoom
 from sae.analysis_spec import InspectRequest
 from sae.errors import UserError
-from sae.records import Latent
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.records import Latent
 
 router = APIRouter(include_in_schema=False)
 

@@ -20,8 +20,8 @@ from app.templating import fragment, is_htmx, render
 from app.tokens_view import token_label
 from app.zoom import Zoom
 from sae.errors import UserError
-from sae.records import Sample
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.records import Sample
 
 router = APIRouter(include_in_schema=False)
 

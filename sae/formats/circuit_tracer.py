@@ -13,8 +13,8 @@ from typing import Any
 
 from sae.formats.bins import nine
 from sae.formats.rows import Exporter
-from sae.index.schema import TOP_BAND
-from sae.records import Context, Latent
+from sae.store.records import Context, Latent
+from sae.store.schema import TOP_BAND
 
 
 def feature_json(exporter: Exporter, latent: Latent, contexts: Sequence[Context]) -> dict[str, Any]:

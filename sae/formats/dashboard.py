@@ -19,9 +19,9 @@ from typing import Any
 from sae import __version__
 from sae.errors import UserError
 from sae.formats.bins import Bins
-from sae.index.schema import SCHEMA_VERSION
-from sae.index.writer import write_build
 from sae.rundir import write_json
+from sae.store.schema import SCHEMA_VERSION
+from sae.store.writer import write_build
 from sae.workspace.paths import Workspace, check_name, new_id, slug
 
 MAX_LATENTS = 1 << 24

@@ -12,7 +12,7 @@ from sae.formats import artefact, neuronpedia, parquet, saedashboard, to_saelens
 from sae.formats.members import Member
 from sae.formats.neuronpedia import Explanation
 from sae.formats.rows import Exporter
-from sae.store import Build
+from sae.store.build import Build
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from sae.formats.bins import nine
 from sae.formats.members import Member, gzipped
 from sae.formats.rows import Exporter
 from sae.formats.to_saelens import saelens_config
-from sae.records import FLAGS, Context, Latent, TokenFirings
+from sae.store.records import FLAGS, Context, Latent, TokenFirings
 
 BATCH = 1024
 CREATOR = "saescope"

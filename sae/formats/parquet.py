@@ -1,4 +1,4 @@
-"""A build as Parquet files, one a table, as `sae/index/schema.py` describes them.  No torch.
+"""A build as Parquet files, one a table, as `sae/store/schema.py` describes them.  No torch.
 
 `meta.json` has the provenance.  Tables are read and written in batches, in their own order.
 """
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pyarrow.parquet as pq
 
 from sae.formats.members import Member, Sink
-from sae.index.schema import CONTEXT_COLUMNS, TABLES
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.schema import CONTEXT_COLUMNS, TABLES
 
 _ROWS = 16_384  # of a row group: sorted tables can then be read in part
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from sae.formats.bins import Bins, nine
 from sae.formats.pieces import piece_text
-from sae.index.schema import TOP_BAND
-from sae.records import Context, Latent
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.records import Context, Latent
+from sae.store.schema import TOP_BAND
 
 BLOCK = 128  # latents read at a time
 

@@ -14,7 +14,7 @@ from sae.formats.bins import nine
 from sae.formats.members import Member
 from sae.formats.neuronpedia import source_id
 from sae.formats.rows import BLOCK, Exporter
-from sae.records import Context, Latent
+from sae.store.records import Context, Latent
 
 
 def members(exporter: Exporter) -> Iterator[Member]:

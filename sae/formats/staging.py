@@ -15,7 +15,7 @@ from sae.formats import hostile
 from sae.formats.dashboard import Dashboard, Example, Explained, Feature, Record
 from sae.formats.neuronpedia import SCALARS
 from sae.formats.pieces import has_stand_ins, own_piece, stand_in_piece, text_piece
-from sae.records import DENSE_DENSITY, FLAGS, RARE_TOKENS
+from sae.store.records import DENSE_DENSITY, FLAGS, RARE_TOKENS
 
 _BLOCK = 2048  # rows held before they are written
 _MAX_VOCABULARY = 4_000_000

@@ -23,7 +23,7 @@ from sae.index.pairs import PairCounts
 from sae.index.passes import Firings, Misses, Pass, Tokens, joined
 from sae.index.peaks import Peaks, hash31
 from sae.kernels.sorting import paired
-from sae.records import CLASSES
+from sae.store.records import CLASSES
 
 FIXED = 1 << 30
 WORD = 25  # bits of a word of a sum

@@ -16,13 +16,13 @@ from sae.index.crew import Crew
 from sae.index.frame import make_frame
 from sae.index.samples import SAMPLES, Strongest
 from sae.index.scan import scan
-from sae.index.schema import BANDS, SCHEMA_VERSION
 from sae.index.tables import make_tables
-from sae.index.writer import meta_table, new_build
 from sae.kernels.malloc import keep_freed
 from sae.lm.bridge import LanguageModel
-from sae.records import NEAR
 from sae.specs import IndexSettings
+from sae.store.records import NEAR
+from sae.store.schema import BANDS, SCHEMA_VERSION
+from sae.store.writer import meta_table, new_build
 from sae.workspace.checkpoint import Saver
 
 _ORDER_SEED = 0  # of the text: the same for every build, so that builds can be compared

@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from sae.records import CLASSES
+from sae.store.records import CLASSES
 
 
 @dataclass(frozen=True)

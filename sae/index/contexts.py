@@ -18,8 +18,8 @@ from torch import Tensor
 
 from sae.corpus import Corpus
 from sae.index.peaks import Peaks, sample_rank
-from sae.index.schema import BANDS, NEAR_BAND, ROW_GROUP, TOP_BAND
 from sae.kernels.segments import rank_within
+from sae.store.schema import BANDS, NEAR_BAND, ROW_GROUP, TOP_BAND
 
 WINDOW = 128  # tokens shown at the most
 _BEFORE_PEAK = 96  # of them, where the context is longer

@@ -5,13 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sae.records import CLASS_SHARE, CLASSES, DENSE_DENSITY, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
+from sae.store.records import (
+    CLASS_SHARE,
+    CLASSES,
+    DENSE_DENSITY,
+    POSITION_SHARE,
+    RARE_TOKENS,
+    SINGLE_TOKEN_SHARE,
+)
 
 
 def flags(
     n_tokens_L: Tensor, counted: int, top_token_n_L: Tensor, top_position_n_L: Tensor, class_n_LC: Tensor
 ) -> dict[str, Tensor]:
-    """The flags of every latent as bool [L], by the names in `sae.records.FLAGS`, which says what each means.
+    """The flags of every latent as bool [L], by the names in `sae.store.records.FLAGS`, which says what each means.
 
     `top_token_n_L`, `top_position_n_L`: firings on its most frequent token and position;
     `class_n_LC`: on each class of tokens.

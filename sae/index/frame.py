@@ -12,9 +12,9 @@ from torch import Tensor
 from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
 from sae.index.passes import Pass
-from sae.index.schema import HIST_BINS
 from sae.lm.bridge import LanguageModel
 from sae.specs import IndexSettings
+from sae.store.schema import HIST_BINS
 
 _MAX_POSITION_BINS = 256
 

@@ -23,7 +23,7 @@ from sae.index.rules import KINDS, Counts, Rules, find_rules
 from sae.index.shard import Shard
 from sae.kernels.segments import rank_within
 from sae.kernels.sorting import stable_argsort
-from sae.records import CLASSES
+from sae.store.records import CLASSES
 
 LISTED_TOKENS = 10
 LISTED_LATENTS = 8

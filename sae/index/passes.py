@@ -20,7 +20,7 @@ from sae.index.classes import TokenClasses
 from sae.kernels.codes import Codes
 from sae.lm.bridge import LanguageModel
 from sae.lm.fast_reader import reader
-from sae.records import CLASSES
+from sae.store.records import CLASSES
 
 _TOKENS = 8192  # of a forward pass
 _CPU_TOKENS = 2048  # on a CPU: what the model's layers make stays in the cache

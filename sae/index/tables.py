@@ -1,4 +1,4 @@
-"""From a merged shard to the tables of a build (`sae.index.schema`), as Arrow: tables, or readers of what is made
+"""From a merged shard to the tables of a build (`sae.store.schema`), as Arrow: tables, or readers of what is made
 as it is read; their rows in the order of the schema.
 
 Shapes: L latents, V vocabulary, K histogram bins, N rows.
@@ -23,11 +23,11 @@ from sae.index.frame import Frame
 from sae.index.latents import latent_columns, logit_columns, map_columns, token_columns
 from sae.index.pairs import TopPairs, with_lift
 from sae.index.samples import Strongest, sample_tables
-from sae.index.schema import LOGIT_BINS
 from sae.index.shard import Shard
 from sae.kernels.sorting import stable_argsort
 from sae.lm.bridge import LanguageModel
 from sae.specs import IndexSettings
+from sae.store.schema import LOGIT_BINS
 
 LISTED_LOGITS = 10
 Rows: TypeAlias = pa.Table | pa.RecordBatchReader

@@ -20,7 +20,7 @@ from app.inspect_view import (
     text_latents,
     token_bars,
 )
-from sae.store import Build
+from sae.store.build import Build
 from tests.builds import make_build
 
 TEXT = [b"<|bos|>", b"def", b" caf", b"\xc3", b"\xa9", b"\n"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.rowhtml import kwic_html, pieces_html, row_html
 from app.tokens_view import Row, context_row
-from sae.records import Context
+from sae.store.records import Context
 from tests.unit.app.test_tokens_view import vocabulary
 
 PIECES = (b"a", b" <b>", b"  ", b"\n", "\u202e".encode(), "🦊".encode()[:2], "🦊".encode()[2:], b"", b"\x00&")

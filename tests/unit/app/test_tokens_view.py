@@ -18,8 +18,8 @@ from app.tokens_view import (
     token_text,
     visible,
 )
-from sae.glance import WINDOW
-from sae.records import Context, Token
+from sae.store.page_file import WINDOW
+from sae.store.records import Context, Token
 
 
 def vocabulary(*pieces: bytes) -> dict[int, Token]:

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from sae.comparisons import PARTNER_COSINE, Comparison, comparison_path, write_comparison
 from sae.errors import UserError
+from sae.store.comparison import PARTNER_COSINE, Comparison, comparison_path, write_comparison
 from sae.workspace.paths import Workspace
 
 # side, latent, fires, others, cosines, mate, phi: three coarse latents against five fine ones

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae.glance import WINDOW, Glance, glance_path, write_glance
-from sae.index.schema import TABLES
-from sae.index.writer import write_contexts
-from sae.records import Context
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.page_file import WINDOW, Glance, glance_path, write_glance
+from sae.store.records import Context
+from sae.store.schema import TABLES
+from sae.store.writer import write_contexts
 from tests.builds import Synthetic, make_build
 
 

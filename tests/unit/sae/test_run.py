@@ -20,7 +20,7 @@ from sae.autoencoder import Autoencoder
 from sae.errors import UserError
 from sae.run import EXIT_CANCELLED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER, start
 from sae.rundir import RunFolder
-from sae.store import Build
+from sae.store.build import Build
 from sae.workspace.paths import Workspace
 from tests.runs import begin, end_of, wait_for
 from tests.unit.sae.index.test_scan import everything

@@ -13,9 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sae.errors import UserError
-from sae.listing import DENSITIES, LIVING, SORTS, TOKEN_SORTS, Filters, decode_cursor, encode_cursor
-from sae.records import FLAGS
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.latent_query import (
+    DENSITIES,
+    LIVING,
+    SORTS,
+    TOKEN_SORTS,
+    Filters,
+    decode_cursor,
+    encode_cursor,
+)
+from sae.store.records import FLAGS
 from tests.builds import S, Synthetic, make_build
 
 

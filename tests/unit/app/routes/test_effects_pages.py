@@ -15,7 +15,7 @@ from app.models import LatentEffect
 from app.questions import Questions
 from app.settings import Settings
 from app.worker.protocol import Busy, Part
-from sae.store import Build
+from sae.store.build import Build
 from tests.builds import make_build
 from tests.unit.app.conftest import write_sae
 from tests.unit.app.fake_worker import FakeWorker

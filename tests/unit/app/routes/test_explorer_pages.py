@@ -12,11 +12,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app import labels, mapviews
-from sae.comparisons import comparison_path, write_comparison
-from sae.index.schema import NEAR_BAND
-from sae.listing import SORTS, TOKEN_SORTS
-from sae.records import Sample
 from sae.rundir import write_json
+from sae.store.comparison import comparison_path, write_comparison
+from sae.store.latent_query import SORTS, TOKEN_SORTS
+from sae.store.records import Sample
+from sae.store.schema import NEAR_BAND
 from sae.workspace.paths import Workspace
 from tests.builds import Synthetic
 from tests.unit.app.conftest import sae_config
@@ -100,7 +100,7 @@ def test_labels_out_and_in(admin: TestClient, browsable: TestClient) -> None:
 def test_the_map(browsable: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "This build has no map" in browsable.get(f"/{BATCH}/map").text  # the synthetic one has no places
     places = [(i, i % 7, i % 5, 10.0 ** -(i % 5)) for i in range(60)]
-    monkeypatch.setattr("sae.store.Build.map_points", lambda _: places)
+    monkeypatch.setattr("sae.store.build.Build.map_points", lambda _: places)
     points = browsable.get(f"/{BATCH}/map").text
     assert points.count("<circle") == 60
     assert f'href="/{BATCH}/59"' in points
@@ -165,7 +165,7 @@ def test_contexts_with_fewest_and_most_latents(browsable: TestClient) -> None:
         Sample(i, kind, i, f"{kind}-{i}.py", 0, [0, 5, 6], [8, i, i + 2])
         for i, kind in enumerate(["any", "fewest", "most"])]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sae.store.Build.samples", lambda _: samples)
+        patch.setattr("sae.store.build.Build.samples", lambda _: samples)
         page = browsable.get(f"/{BATCH}/tokens").text
     most, fewest = page.index("Contexts that need most"), page.index("Contexts that need fewest")
     assert page.index("any-0.py") < most < page.index("most-2.py") < fewest < page.index("fewest-1.py")
@@ -177,7 +177,7 @@ def test_near_misses_have_a_band_of_their_own(browsable: TestClient, made: dict[
         some = build.contexts(9)[0]
     context = replace(some, band=NEAR_BAND, act=0.125, acts=[0.0] * len(some.tokens))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sae.store.Build.contexts", lambda *_: [context])
+        patch.setattr("sae.store.build.Build.contexts", lambda *_: [context])
         patch.setitem(build.meta, "near", 0.1)
         page = browsable.get(f"/{BATCH}/9").text
     band = page[page.index("Nearly"):].partition("</ol>")[0]

@@ -20,7 +20,7 @@ from sae.formats.dashboard import import_dashboard
 from sae.formats.members import write_folder
 from sae.formats.rows import Exporter
 from sae.rundir import write_json
-from sae.store import Build
+from sae.store.build import Build
 from sae.workspace.paths import Workspace
 from tests.builds import make_build
 from tests.unit.app.conftest import sae_config

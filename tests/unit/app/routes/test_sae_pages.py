@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app import labels
-from sae.store import Build
+from sae.store.build import Build
 from sae.workspace.paths import Workspace
 from tests.builds import S, Synthetic
 from tests.unit.app.routes.conftest import BATCH, TOP

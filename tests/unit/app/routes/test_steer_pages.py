@@ -19,7 +19,7 @@ from httpx2 import Response
 from app.main import create_app
 from app.models import SteerRun
 from app.settings import Settings
-from sae.store import Build
+from sae.store.build import Build
 from tests.builds import make_build
 
 SAE = "demo/2-tiny"

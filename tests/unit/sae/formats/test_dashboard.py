@@ -19,9 +19,9 @@ from sae.formats.members import write_folder
 from sae.formats.neuronpedia import Explanation
 from sae.formats.pieces import own_piece, piece_text
 from sae.formats.rows import Exporter
-from sae.listing import LIVING, Filters
-from sae.records import Context, Latent
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.latent_query import LIVING, Filters
+from sae.store.records import Context, Latent
 from sae.workspace.paths import Workspace
 from tests.builds import make_build
 

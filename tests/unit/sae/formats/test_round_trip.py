@@ -15,9 +15,9 @@ from sae.formats import neuronpedia
 from sae.formats.dashboard import import_dashboard
 from sae.formats.members import write_folder
 from sae.formats.rows import Exporter
-from sae.index.schema import BANDS, SCHEMA_VERSION
-from sae.index.writer import write_build
-from sae.store import Build
+from sae.store.build import Build
+from sae.store.schema import BANDS, SCHEMA_VERSION
+from sae.store.writer import write_build
 from sae.workspace.paths import Workspace
 
 ODD = [b"\x00", b"\xe2", b"\x80\x94", "🦊".encode()[:2], "🦊".encode()[2:], "\u202e".encode(), b"</script>",

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sae.index.schema import BANDS, HIST_BINS, LOGIT_BINS, NEAR_BAND, TABLES
-from sae.records import DENSE_DENSITY, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
+from sae.store.records import DENSE_DENSITY, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
+from sae.store.schema import BANDS, HIST_BINS, LOGIT_BINS, NEAR_BAND, TABLES
 from tests.unit.sae.index.dense import SETTINGS, Case
 
 # ---- the table of latents

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sae.index.classes import TokenClasses
-from sae.records import CLASSES
+from sae.store.records import CLASSES
 
 PIECES = [b"<s>", b"def", b" f", b"(", b"a", b"b1", b"):", b"\n", b"    ", b'"""', b"Doc", b" 12", b"#", b"\xe2\x82",
           b" x=", b"'''"]

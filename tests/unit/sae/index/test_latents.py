@@ -9,7 +9,7 @@ import torch
 from sae.activations import context_batches
 from sae.index.classes import TokenClasses
 from sae.index.company import IMPLIED_LIFT, IMPLIED_SHARE, IMPLIED_TOKENS, MIN_TOGETHER, SAMPLED
-from sae.records import CLASS_SHARE, RARE_TOKENS
+from sae.store.records import CLASS_SHARE, RARE_TOKENS
 from tests.unit.sae.index.dense import Case
 
 

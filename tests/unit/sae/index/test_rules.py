@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sae.index.pairs import PairCounts
 from sae.index.rules import KINDS, MAX_TOKENS, MIN_FIRINGS, Counts, Rules, find_rules
-from sae.records import CLASSES
+from sae.store.records import CLASSES
 
 V, C = 9, len(CLASSES)
 

@@ -19,11 +19,11 @@ from sae.index.crew import Crew
 from sae.index.frame import Frame, make_frame
 from sae.index.samples import SAMPLES
 from sae.index.scan import scan
-from sae.index.schema import TABLES
 from sae.index.shard import Shard
 from sae.index.tables import make_tables
-from sae.index.writer import meta_table, new_build
 from sae.specs import IndexSettings
+from sae.store.schema import TABLES
+from sae.store.writer import meta_table, new_build
 from sae.workspace.checkpoint import Saver
 from tests.toys import ToyModel, corpus_of, toy_corpus, toy_sae
 from tests.unit.sae.index.dense import SETTINGS

@@ -17,7 +17,7 @@ from sae.index.frame import Frame
 from sae.index.passes import Firings, Misses, Pass, Tokens
 from sae.index.peaks import Peaks
 from sae.index.shard import Shard
-from sae.records import CLASSES
+from sae.store.records import CLASSES
 from sae.workspace.checkpoint import load_checkpoint, save_checkpoint
 
 L, V, S, D, C = 5, 7, 6, 3, len(CLASSES)

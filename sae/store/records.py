@@ -1,7 +1,7 @@
 """What a build answers with: plain records, one a question.  No torch.
 
 Activations are in unit-decoder units; `token` is a vocabulary id, `position` absolute in its
-context (BOS is 0).  `sae/index/schema.py` defines every number.
+context (BOS is 0).  `sae/store/schema.py` defines every number.
 """
 
 from __future__ import annotations

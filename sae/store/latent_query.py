@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sae.errors import UserError
-from sae.records import FLAGS, LatentRow
+from sae.store.records import FLAGS, LatentRow
 
 # name in a URL -> column.  The last three need a token.
 SORTS = {

@@ -13,8 +13,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from sae.glance import glance_path, write_glance
-from sae.index.schema import CONTEXT_VIEW, INDEXES, ROW_GROUP, STORAGE_VERSION, TABLES
+from sae.store.page_file import glance_path, write_glance
+from sae.store.schema import CONTEXT_VIEW, INDEXES, ROW_GROUP, STORAGE_VERSION, TABLES
 
 CONTEXT = "context"
 
@@ -42,7 +42,7 @@ def new_build(path: Path, *, sort: bool, spill: Path | None = None) -> Iterator[
     """A function that writes a table of the build, in whatever order they come; what was written is published as
     `path` at the end of the block.  The rows of a table are sorted, or must be in the order of the schema.
 
-    Beside it comes what a latent's page shows at first (`sae.glance`).  A build is never replaced: raises
+    Beside it comes what a latent's page shows at first (`sae.store.page_file`).  A build is never replaced: raises
     FileExistsError if it is there.
     """
     if path.exists():

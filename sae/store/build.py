@@ -2,7 +2,7 @@
 
 A `Build` may be used by many threads at once: every question takes a cursor of its own, since a
 DuckDB connection must not be shared (its `threadsafety` is 1).  What a latent's page shows comes
-from the file beside the build (`sae.glance`) where there is one.
+from the file beside the build (`sae.store.page_file`) where there is one.
 """
 
 from __future__ import annotations
@@ -20,10 +20,18 @@ import duckdb
 
 from sae.answers import context_of, latent_of, latent_row_of
 from sae.errors import UserError
-from sae.glance import Glance
-from sae.index.schema import NEAR_BAND, SCHEMA_VERSION, TOP_BAND
-from sae.listing import DENSITIES, LIVING, Filters, Page, build_query, decode_cursor, density_clause, encode_cursor
-from sae.records import (
+from sae.store.latent_query import (
+    DENSITIES,
+    LIVING,
+    Filters,
+    Page,
+    build_query,
+    decode_cursor,
+    density_clause,
+    encode_cursor,
+)
+from sae.store.page_file import Glance
+from sae.store.records import (
     FLAGS,
     Context,
     L0Count,
@@ -35,6 +43,7 @@ from sae.records import (
     Token,
     Vocabulary,
 )
+from sae.store.schema import NEAR_BAND, SCHEMA_VERSION, TOP_BAND
 
 MAX_PAGE = 1000
 _DENSITY_BINS_PER_DECADE = 5
@@ -119,7 +128,7 @@ class Build:
         return self._contexts(sorted(rows, key=lambda row: (row["band"], row["rank"])))
 
     def windows(self, latent: int) -> list[Context]:
-        """The same, cut to at least `sae.glance.WINDOW` tokens around their peaks."""
+        """The same, cut to at least `sae.store.page_file.WINDOW` tokens around their peaks."""
         return self.contexts(latent) if self._glance is None else self._contexts(self._glance.contexts(latent))
 
     def snippets(self, latents: Iterable[int]) -> dict[int, Context]:
