@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sae.lm.model_info import ModelInfo
-from sae.specs import SweepSpec, TrainSpec
+from sae.specs.registry import SweepSpec, TrainSpec
 
 _FLOPS_PER_CORE = 5e10  # a guess for float32 matrix products on one core of a usual server
 _PROGRAM_BYTES = 9e8  # the interpreter with torch and transformer_lens loaded

@@ -1,6 +1,6 @@
 """What must hold before a run is queued, checked without loading anything.
 
-The spec's own rules are in `sae.specs`; here the model's config file is read, so that a wrong
+The spec's own rules are in `sae.specs.registry`; here the model's config file is read, so that a wrong
 name, layer or context length is refused at once, at its field, and not minutes later in a log.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from app.catalog import Catalog
 from sae.errors import UserError
 from sae.lm.model_info import check_layer, find_model
-from sae.specs import EvaluateSpec, IndexSpec, RunSpec, SweepSpec, TrainSpec, located, parse_spec
+from sae.specs.registry import EvaluateSpec, IndexSpec, RunSpec, SweepSpec, TrainSpec, located, parse_spec
 from sae.workspace.paths import check_name
 
 

@@ -65,7 +65,7 @@ from app.steering import SteeringRuns
 from app.uploads import UPLOAD_FORM_BYTES, Uploads
 from app.worker.client import WorkerClient
 from sae import __version__
-from sae.specs import demo_spec
+from sae.specs.registry import demo_spec
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from app.jobs import queue
 from app.models import Run
 from sae.formats.importing import UPLOAD
 from sae.rundir import ProgressFile, RunFolder, Status
-from sae.specs import as_text
+from sae.specs.registry import as_text
 from sae.workspace.paths import Workspace
 
 _PROGRESS_FILES = 32

@@ -1,4 +1,4 @@
-"""A spec as a form: every setting with its meaning, unit, default and reason, from `sae.specs` alone."""
+"""A spec as a form: every setting with its meaning, unit, default and reason, from `sae.specs.registry` alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from sae.specs import SPECS, SweepSpec, TrainSpec, as_text, demo_spec
+from sae.specs.registry import SPECS, SweepSpec, TrainSpec, as_text, demo_spec
 
 # group -> (heading, whether its settings are usually looked at)
 GROUPS = {

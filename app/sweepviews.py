@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from app import charts
 from sae.rundir import Status
-from sae.specs import SweepSpec, TrainSpec
-from sae.specs import parse_spec as parse
+from sae.specs.registry import SweepSpec, TrainSpec
+from sae.specs.registry import parse_spec as parse
 
 _SPARK_POINTS = 40
 _LINES = 4  # that a chart can tell apart

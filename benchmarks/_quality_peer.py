@@ -36,10 +36,10 @@ from sae.evaluate import calibrate_threshold, mean_l0, reconstruction_metrics
 from sae.formats.reading import load
 from sae.lm.sites import resid_post
 from sae.normalization import Normalizer
-from sae.specs import TrainSpec
+from sae.specs.registry import TrainSpec
+from sae.specs.training import prefix_sizes
 from sae.start import Start
 from sae.train import StoredActivations, artefact, train
-from sae.training_spec import prefix_sizes
 
 ARCHITECTURES = ("topk", "batch_topk", "jumprelu", "gated", "matryoshka")
 ONE_THETA = ("batch_topk", "matryoshka")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sae.specs import TrainSpec
+from sae.specs.registry import TrainSpec
 from sae.start import Start
 from sae.trainee import Trainee
 

@@ -29,7 +29,7 @@ from sae.evaluate import calibrate_threshold, held_out_contexts, reconstruction_
 from sae.lm.bridge import LanguageModel
 from sae.lm.sites import resid_post
 from sae.recovery import progressive_recovery, refine
-from sae.specs import TrainSpec
+from sae.specs.registry import TrainSpec
 from sae.train import StoredActivations, artefact, train
 from sae.workspace.paths import Workspace
 

@@ -37,7 +37,7 @@ from sae.formats.to_saelens import members
 from sae.index.build import build
 from sae.lm.bridge import LanguageModel
 from sae.lm.model_info import DEMO_PATH
-from sae.specs import IndexSettings
+from sae.specs.registry import IndexSettings
 from sae.store.page_file import glance_path
 from sae.workspace.paths import Workspace
 

@@ -38,7 +38,7 @@ from sae.evaluate import (
 )
 from sae.lm.bridge import LanguageModel
 from sae.lm.sites import resid_post
-from sae.specs import TrainSpec
+from sae.specs.registry import TrainSpec
 from sae.train import StoredActivations, Trained, artefact, train
 from sae.workspace.paths import Workspace
 

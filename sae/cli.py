@@ -23,7 +23,7 @@ from rich.table import Table
 from sae.errors import UserError
 from sae.export_cli import register as register_exports
 from sae.rundir import ProgressFile, RunFolder, Status
-from sae.specs import POSITIONAL, SPECS, as_text, demo_spec
+from sae.specs.registry import POSITIONAL, SPECS, as_text, demo_spec
 from sae.steer_cli import steer_command
 from sae.workspace.paths import Workspace
 

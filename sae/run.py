@@ -23,7 +23,16 @@ from sae.lm.model_info import check_layer, find_model
 from sae.progress import Follower, Interrupted, Reporter
 from sae.run_steps import build_index, open_model_and_text, text_of
 from sae.rundir import FINAL_STATES, RunFolder
-from sae.specs import CompareSpec, EvaluateSpec, ImportSpec, IndexSpec, SweepSpec, TrainSpec, located, parse_spec
+from sae.specs.registry import (
+    CompareSpec,
+    EvaluateSpec,
+    ImportSpec,
+    IndexSpec,
+    SweepSpec,
+    TrainSpec,
+    located,
+    parse_spec,
+)
 from sae.workspace.paths import Workspace, new_id
 
 # Each phase's share of the whole run's time, for the estimate of the time left.

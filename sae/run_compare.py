@@ -13,7 +13,7 @@ from sae.errors import UserError
 from sae.progress import Reporter
 from sae.run_steps import open_model_and_text, text_of
 from sae.rundir import RunFolder
-from sae.specs import CompareSpec, command_line
+from sae.specs.registry import CompareSpec, command_line
 from sae.store.comparison import comparison_path, write_comparison
 from sae.workspace.paths import Workspace
 

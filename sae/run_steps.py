@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae.progress import Reporter
 from sae.rundir import RunFolder
-from sae.specs import IndexSettings, IndexSpec, command_line
+from sae.specs.registry import IndexSettings, IndexSpec, command_line
 from sae.workspace.paths import Workspace, slug
 
 if TYPE_CHECKING:

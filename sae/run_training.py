@@ -24,7 +24,7 @@ from sae.naming import claim_names, release
 from sae.progress import Reporter
 from sae.run_steps import build_index, open_model_and_text
 from sae.rundir import RunFolder
-from sae.specs import SweepSpec, TrainSpec
+from sae.specs.registry import SweepSpec, TrainSpec
 from sae.train import Trained, artefact, train_all
 from sae.workspace.paths import Workspace
 

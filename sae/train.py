@@ -29,7 +29,7 @@ from sae.errors import UserError
 from sae.folding import fold_scale
 from sae.normalization import Normalizer
 from sae.progress import Interrupted
-from sae.specs import TrainSpec
+from sae.specs.registry import TrainSpec
 from sae.start import Start
 from sae.trainee import Trainee
 

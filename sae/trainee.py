@@ -28,7 +28,7 @@ from sae.distributed import ALONE, Group
 from sae.kernels.codes import Codes
 from sae.kernels.encoder import EncoderProduct
 from sae.resample import resample, resampling_due
-from sae.specs import TrainSpec
+from sae.specs.registry import TrainSpec
 from sae.start import Start
 from sae.update import OF_SPACE, adam, update
 

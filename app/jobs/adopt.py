@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from app.jobs.launchers import Launcher
 from app.models import Run
 from sae.rundir import FINAL_STATES, RunFolder, Status
-from sae.specs import SPECS
+from sae.specs.registry import SPECS
 from sae.workspace.paths import Workspace
 
 log = logging.getLogger(__name__)

@@ -25,8 +25,8 @@ from sae.errors import UserError
 from sae.formats.importing import UPLOAD
 from sae.formats.inspect import inspect
 from sae.formats.safe import plain_files
-from sae.formats.spec import ImportSpec
 from sae.rundir import RunFolder
+from sae.specs.imports import ImportSpec
 from sae.workspace.paths import Workspace, new_id
 
 router = APIRouter(prefix="/admin/import", dependencies=[Depends(admin_user)], include_in_schema=False)

@@ -24,7 +24,7 @@ from app.settings import Settings
 from app.templating import render
 from sae.errors import UserError
 from sae.lm.model_info import DEMO, find_model
-from sae.specs import command_line, parse_spec
+from sae.specs.registry import command_line, parse_spec
 from sae.workspace.paths import Workspace, new_id, typed_path
 
 router = APIRouter(prefix="/admin", dependencies=[Depends(admin_user)], include_in_schema=False)

@@ -21,7 +21,7 @@ from app.parameters import QueryNumber
 from app.saepages import as_json, find_sae, need_weights
 from app.templating import render
 from sae.errors import UserError
-from sae.specs import parse_spec
+from sae.specs.registry import parse_spec
 from sae.store.comparison import PARTNER_COSINE, PIECE_COSINE, Comparison, comparison_path
 from sae.workspace.paths import Workspace
 

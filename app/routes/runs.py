@@ -20,7 +20,7 @@ from app.runviews import RunView, curves, progress_rows, rate_split, view
 from app.sweepviews import members, trade_offs
 from app.templating import render
 from sae.rundir import RunFolder
-from sae.specs import command_line
+from sae.specs.registry import command_line
 from sae.workspace.paths import Workspace
 
 router = APIRouter(include_in_schema=False)

@@ -16,7 +16,7 @@ from torch import Tensor
 from sae.distributed import ALONE, Group
 from sae.kernels.codes import Codes
 from sae.losses import Fit, fit
-from sae.specs import TrainSpec
+from sae.specs.registry import TrainSpec
 from sae.start import Start
 
 

@@ -21,7 +21,7 @@ from sae.architectures.topk import MULTI, learn_nested
 from sae.distributed.select import among_batch_topk
 from sae.kernels.codes import Codes
 from sae.kernels.select import above_threshold
-from sae.specs import TrainSpec
+from sae.specs.registry import TrainSpec
 from sae.start import Start
 
 

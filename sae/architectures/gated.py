@@ -22,7 +22,7 @@ from sae.architectures.relu import l1_weight
 from sae.kernels.codes import Codes
 from sae.kernels.select import above_threshold
 from sae.losses import fit
-from sae.specs import TrainSpec
+from sae.specs.registry import TrainSpec
 from sae.start import Start
 
 

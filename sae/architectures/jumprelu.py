@@ -26,7 +26,7 @@ from sae.architectures.base import Batch, Learned, Sparsity
 from sae.kernels.codes import Codes
 from sae.kernels.select import above_threshold, entries_above
 from sae.losses import fit
-from sae.specs import TrainSpec
+from sae.specs.registry import TrainSpec
 from sae.start import Start
 
 START_THETA = 1.0  # in the same units as ε: a random latent begins active on a sixth of the tokens

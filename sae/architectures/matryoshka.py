@@ -15,7 +15,7 @@ import torch
 from sae.architectures.base import Batch, Learned, of_fit
 from sae.architectures.batch_topk import BatchTopK
 from sae.losses import nested_fit
-from sae.specs import TrainSpec, prefix_sizes
+from sae.specs.registry import TrainSpec, prefix_sizes
 from sae.start import Start
 
 

@@ -16,7 +16,7 @@ from sae.architectures.base import Batch, Learned, Sparsity, of_fit
 from sae.kernels.codes import Codes
 from sae.kernels.select import above_threshold
 from sae.losses import fit
-from sae.specs import TrainSpec
+from sae.specs.registry import TrainSpec
 from sae.start import Start
 
 

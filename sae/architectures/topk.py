@@ -14,7 +14,7 @@ from sae.distributed.select import among_row_topk
 from sae.kernels.codes import Codes
 from sae.kernels.select import row_topk
 from sae.losses import nested_fit
-from sae.specs import TrainSpec
+from sae.specs.registry import TrainSpec
 from sae.start import Start
 
 MULTI = 4  # Multi-TopK reads k and MULTI·k latents …

@@ -19,11 +19,11 @@ from sae.formats.dashboard import import_dashboard, kind_of
 from sae.formats.detect import find
 from sae.formats.foreign import Foreign
 from sae.formats.source import fetch, hub_name
-from sae.formats.spec import ImportSpec
 from sae.lm.model_info import find_model
 from sae.lm.sites import KINDS, check_site, parse_site
 from sae.progress import Reporter
 from sae.rundir import RunFolder
+from sae.specs.imports import ImportSpec
 from sae.workspace.paths import Workspace, check_name
 
 if TYPE_CHECKING:

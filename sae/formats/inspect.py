@@ -17,7 +17,7 @@ from typing import Any
 from sae.errors import UserError
 from sae.formats.foreign import Foreign, MissingFacts
 from sae.formats.importing import look
-from sae.formats.spec import ImportSpec
+from sae.specs.imports import ImportSpec
 from sae.workspace.paths import Workspace
 
 TIMEOUT_S = 300

@@ -24,7 +24,7 @@ _NO: dict[str, Any] = {}
 def read(path: Path, given: Mapping[str, Any] = _NO, hint: str = "") -> Foreign:
     """The SAE at `path`; `hint`: where it came from, which may name model and site.
 
-    `given` are settings of `sae.formats.spec.ImportSpec`; they win over what the file says.  What is
+    `given` are settings of `sae.specs.imports.ImportSpec`; they win over what the file says.  What is
     still missing stands in the result's `asks`.  Raises UserError (field `source`) for what cannot be read.
     """
     found = find(path, hint)

@@ -19,7 +19,7 @@ from sae.index.scan import scan
 from sae.index.tables import make_tables
 from sae.kernels.malloc import keep_freed
 from sae.lm.bridge import LanguageModel
-from sae.specs import IndexSettings
+from sae.specs.registry import IndexSettings
 from sae.store.records import NEAR
 from sae.store.schema import BANDS, SCHEMA_VERSION
 from sae.store.writer import meta_table, new_build

@@ -13,7 +13,7 @@ from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
 from sae.index.passes import Pass
 from sae.lm.bridge import LanguageModel
-from sae.specs import IndexSettings
+from sae.specs.registry import IndexSettings
 from sae.store.schema import HIST_BINS
 
 _MAX_POSITION_BINS = 256

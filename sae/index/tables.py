@@ -26,7 +26,7 @@ from sae.index.samples import Strongest, sample_tables
 from sae.index.shard import Shard
 from sae.kernels.sorting import stable_argsort
 from sae.lm.bridge import LanguageModel
-from sae.specs import IndexSettings
+from sae.specs.registry import IndexSettings
 from sae.store.schema import LOGIT_BINS
 
 LISTED_LOGITS = 10

@@ -12,7 +12,7 @@ from app import documents
 from app.documents import document_view, open_corpus
 from sae.errors import UserError
 from sae.index.build import build
-from sae.specs import IndexSettings
+from sae.specs.registry import IndexSettings
 from sae.store.build import Build
 from sae.workspace.paths import Workspace
 from tests.toys import ToyModel, toy_corpus, toy_sae

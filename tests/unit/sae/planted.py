@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sae.autoencoder import Autoencoder
-from sae.specs import TrainSpec
+from sae.specs.registry import TrainSpec
 from sae.train import StoredActivations, Trained, artefact, train
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae.specs import prefix_sizes
+from sae.specs.registry import prefix_sizes
 from sae.trainee import Trainee
 
 Leaves = dict[str, Tensor]

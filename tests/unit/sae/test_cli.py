@@ -17,7 +17,7 @@ from sae.cli import main
 from sae.errors import UserError
 from sae.run import EXIT_FAILED, EXIT_OK, EXIT_USER, start
 from sae.rundir import RunFolder, Status
-from sae.specs import POSITIONAL, SPECS, TrainSpec
+from sae.specs.registry import POSITIONAL, SPECS, TrainSpec
 from sae.workspace.paths import Workspace
 
 Command = Callable[..., tuple[int, str, str]]

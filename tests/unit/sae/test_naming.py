@@ -10,7 +10,7 @@ import pytest
 from sae.errors import UserError
 from sae.naming import claim_names, default_name, release
 from sae.rundir import RunFolder, Status, write_json
-from sae.specs import SweepSpec, TrainSpec
+from sae.specs.registry import SweepSpec, TrainSpec
 from sae.workspace.paths import Workspace
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sae.resample import resample, resampling_due
+from sae.specs.training import TrainSpec
 from sae.start import Start
 from sae.trainee import Trainee
-from sae.training_spec import TrainSpec
 
 B, L, D = 32, 16, 6
 DEAD = [3, 7, 8]

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from sae.errors import UserError
-from sae.specs import SPECS, EvaluateSpec, IndexSpec, SweepSpec, TrainSpec, demo_spec, located, parse_spec
+from sae.specs.registry import (
+    SPECS,
+    EvaluateSpec,
+    IndexSpec,
+    SweepSpec,
+    TrainSpec,
+    demo_spec,
+    located,
+    parse_spec,
+)
 
 
 @pytest.mark.parametrize(("field", "values"), [

@@ -17,7 +17,7 @@ from sae import train as engine
 from sae.autoencoder import Autoencoder
 from sae.errors import UserError
 from sae.normalization import Normalizer
-from sae.specs import TrainSpec
+from sae.specs.registry import TrainSpec
 from sae.start import geometric_median
 from sae.train import StoredActivations, Trained, artefact, learning_rate, train
 

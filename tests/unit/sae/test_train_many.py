@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sae import train as engine
 from sae.errors import UserError
-from sae.specs import SweepSpec, TrainSpec
+from sae.specs.registry import SweepSpec, TrainSpec
 from sae.train import StoredActivations, Trained, artefact, train, train_all
 from tests.unit.sae.test_train import CPU, Stopped, config_of, mixtures, source_of, spec_of, stop_at
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae.specs import TrainSpec
+from sae.specs.registry import TrainSpec
 from sae.start import Start
 from sae.trainee import Trainee
 from sae.workspace.checkpoint import load_checkpoint, save_checkpoint

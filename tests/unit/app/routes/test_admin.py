@@ -15,7 +15,7 @@ from app import specform
 from app.estimate import estimate
 from app.routes.admin import TITLES
 from sae.lm.model_info import find_model
-from sae.specs import POSITIONAL, SPECS, SweepSpec, TrainSpec, command_line, demo_spec, parse_spec
+from sae.specs.registry import POSITIONAL, SPECS, SweepSpec, TrainSpec, command_line, demo_spec, parse_spec
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import write_sae
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from sae.autoencoder import Autoencoder
 from sae.kernels.codes import Codes
+from sae.specs.training import TrainSpec
 from sae.start import Start
 from sae.train import Trained, learning_rate
 from sae.trainee import Trainee
-from sae.training_spec import TrainSpec
 from tests.unit.sae.planted import ARCHITECTURES, artefact_of, mixtures, trained_on
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sae.architectures import REGISTRY
 from sae.errors import UserError
-from sae.specs import TrainSpec, parse_spec, prefix_sizes
+from sae.specs.registry import TrainSpec, parse_spec, prefix_sizes
 
 
 @pytest.mark.parametrize(("values", "field"), [

@@ -20,7 +20,7 @@ from sae.distributed.world import World, device_of, open_world
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
 from sae.progress import Interrupted
-from sae.specs import TrainSpec, parse_spec
+from sae.specs.registry import TrainSpec, parse_spec
 from sae.train import train
 from sae.trainee import Trainee
 from sae.workspace.paths import Workspace

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sae.distributed import ALONE, Group
 from sae.distributed.world import World
-from sae.specs import TrainSpec
+from sae.specs.registry import TrainSpec
 from sae.start import Start
 from sae.trainee import Trainee
 from sae.update import OF_SPACE

@@ -16,7 +16,7 @@ from sae.autoencoder import Autoencoder
 from sae.corpus import Corpus
 from sae.index.build import build, contexts_to_read
 from sae.lm.fast_reader import reader
-from sae.specs import IndexSettings
+from sae.specs.registry import IndexSettings
 from tests.toys import D, ToyModel, V
 
 SETTINGS = IndexSettings(index_tokens=10_000, top_contexts=3, band_contexts=2, near_misses=2)

@@ -21,7 +21,7 @@ from sae.index.samples import SAMPLES
 from sae.index.scan import scan
 from sae.index.shard import Shard
 from sae.index.tables import make_tables
-from sae.specs import IndexSettings
+from sae.specs.registry import IndexSettings
 from sae.store.schema import TABLES
 from sae.store.writer import meta_table, new_build
 from sae.workspace.checkpoint import Saver

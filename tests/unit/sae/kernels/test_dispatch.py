@@ -10,7 +10,7 @@ import torch
 from sae import update
 from sae.kernels import codes, select
 from sae.kernels import device as dispatch
-from sae.specs import TrainSpec
+from sae.specs.registry import TrainSpec
 from sae.start import Start
 from sae.trainee import Trainee
 from tests.unit.sae.kernels.interpreter import DEVICE

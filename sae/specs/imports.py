@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sae.training_spec import IndexSettings, setting
+from sae.specs.training import IndexSettings, setting
 
 YesNo = Literal["", "yes", "no"]
 

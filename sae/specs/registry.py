@@ -16,10 +16,9 @@ from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 
 from sae.errors import UserError
-from sae.formats.spec import ImportSpec
 from sae.lm.model_info import DEMO
-from sae.texts import STDLIB
-from sae.training_spec import (
+from sae.specs.imports import ImportSpec
+from sae.specs.training import (
     Architecture,
     BaseSpec,
     IndexSettings,
@@ -30,6 +29,7 @@ from sae.training_spec import (
     prefix_sizes,
     setting,
 )
+from sae.texts import STDLIB
 from sae.workspace.paths import typed_path
 
 __all__ = [
