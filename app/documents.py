@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.tokens_view import Piece, text_pieces
-from sae.corpus import Corpus
+from sae.data.corpus import Corpus
 from sae.errors import UserError
 from sae.store.build import Build
 from sae.store.records import Latent

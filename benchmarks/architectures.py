@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from benchmarks._report import bar, emit, table
-from sae.activations import ActivationStream
 from sae.architectures import REGISTRY
-from sae.corpus import prepare
+from sae.data.activations import ActivationStream
+from sae.data.corpus import prepare
 from sae.evaluate import calibrate_threshold, held_out_contexts, reconstruction_metrics, residuals
 from sae.lm.bridge import LanguageModel
 from sae.lm.sites import resid_post

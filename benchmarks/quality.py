@@ -25,9 +25,9 @@ import torch
 
 from benchmarks import _quality_peer
 from benchmarks._report import bar, commit, emit, table
-from sae.activations import ActivationStream
 from sae.autoencoder import Autoencoder
-from sae.corpus import Corpus, prepare
+from sae.data.activations import ActivationStream
+from sae.data.corpus import Corpus, prepare
 from sae.evaluate import (
     calibrate_threshold,
     cross_entropy_metrics,

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.activations import context_batches
 from sae.autoencoder import Autoencoder
-from sae.corpus import Corpus
+from sae.data.activations import context_batches
+from sae.data.corpus import Corpus
 from sae.index.company import MIN_TOGETHER
 from sae.kernels.codes import Codes
 from sae.kernels.segments import rank_within, spread

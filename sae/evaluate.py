@@ -28,9 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sae.activations import context_batches, forward_rows
 from sae.autoencoder import Autoencoder
-from sae.corpus import Corpus
+from sae.data.activations import context_batches, forward_rows
+from sae.data.corpus import Corpus
 from sae.errors import UserError
 from sae.kernels.select import batch_topk
 from sae.lm.bridge import Edit, Edits, LanguageModel

@@ -12,7 +12,7 @@ from sae.workspace.paths import Workspace, slug
 
 if TYPE_CHECKING:
     from sae.autoencoder import Autoencoder
-    from sae.corpus import Corpus
+    from sae.data.corpus import Corpus
     from sae.lm.bridge import LanguageModel
 
 
@@ -25,7 +25,7 @@ def open_model_and_text(
     reporter.begin("text", unit="documents", message=f"loading {model}")
     import torch
 
-    from sae.corpus import prepare
+    from sae.data.corpus import prepare
     from sae.lm.bridge import LanguageModel
 
     lm = LanguageModel.load(model, device)

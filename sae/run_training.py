@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sae import __version__
-from sae.activations import ActivationStream
 from sae.architectures import REGISTRY
 from sae.autoencoder import Autoencoder
+from sae.data.activations import ActivationStream
 from sae.distributed import Group
 from sae.distributed.world import device_of, open_world
 from sae.errors import UserError
@@ -29,7 +29,7 @@ from sae.train import Trained, artefact, train_all
 from sae.workspace.paths import Workspace
 
 if TYPE_CHECKING:
-    from sae.corpus import Corpus
+    from sae.data.corpus import Corpus
     from sae.lm.bridge import LanguageModel
 
 

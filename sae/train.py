@@ -20,9 +20,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sae.activations import Timing
 from sae.autoencoder import Autoencoder
 from sae.curves import Curves
+from sae.data.activations import Timing
 from sae.distributed import ALONE, Group
 from sae.distributed.checkpoint import load_shards, save_shards
 from sae.errors import UserError

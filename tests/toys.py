@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sae.autoencoder import Autoencoder
-from sae.corpus import Corpus
+from sae.data.corpus import Corpus
 from sae.lm.model_info import ModelInfo
 
 V, D = 29, 6

@@ -28,7 +28,7 @@ from sae.workspace.paths import Workspace, check_name
 
 if TYPE_CHECKING:
     from sae.autoencoder import Autoencoder
-    from sae.corpus import Corpus
+    from sae.data.corpus import Corpus
     from sae.lm.bridge import LanguageModel
 
 PHASES = {"source": 5.0, "text": 10, "check": 10, "index": 75}

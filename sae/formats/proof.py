@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sae.autoencoder import Autoencoder
-from sae.corpus import Corpus
+from sae.data.corpus import Corpus
 from sae.errors import UserError
 from sae.formats.foreign import Foreign
 from sae.formats.reading import convert

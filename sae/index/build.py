@@ -11,7 +11,7 @@ import numpy as np
 
 from sae import __version__
 from sae.autoencoder import Autoencoder
-from sae.corpus import Corpus
+from sae.data.corpus import Corpus
 from sae.index.crew import Crew
 from sae.index.frame import make_frame
 from sae.index.samples import SAMPLES, Strongest

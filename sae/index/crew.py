@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from sae.autoencoder import Autoencoder
-from sae.corpus import Corpus
+from sae.data.corpus import Corpus
 from sae.index.passes import Encoder, Pass
 from sae.lm.bridge import LanguageModel
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sae.autoencoder import Autoencoder
-from sae.corpus import Corpus
+from sae.data.corpus import Corpus
 from sae.index.passes import Pass
 from sae.lm.bridge import LanguageModel
 from sae.specs.registry import IndexSettings

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.activations import context_batches
 from sae.autoencoder import Autoencoder
-from sae.corpus import Corpus
+from sae.data.activations import context_batches
+from sae.data.corpus import Corpus
 from sae.index.classes import TokenClasses
 from sae.kernels.codes import Codes
 from sae.lm.bridge import LanguageModel

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sae.autoencoder import Autoencoder
-from sae.corpus import Corpus
+from sae.data.corpus import Corpus
 from sae.index.contexts import window_tokens
 from sae.index.extremes import Extremes
 from sae.index.passes import Encoder, Firings, Tokens

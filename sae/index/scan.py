@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from sae.corpus import Corpus
+from sae.data.corpus import Corpus
 from sae.index.crew import Crew
 from sae.index.frame import Frame
 from sae.index.passes import Pass

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from sae.autoencoder import Autoencoder
-from sae.corpus import Corpus
+from sae.data.corpus import Corpus
 from sae.index.company import SAMPLED
 from sae.index.contexts import choose, place_reader, text_reader
 from sae.index.crew import side_by_side

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 
+from sae.data.texts import STDLIB
 from sae.errors import UserError
 from sae.lm.model_info import DEMO
 from sae.specs.imports import ImportSpec
@@ -29,7 +30,6 @@ from sae.specs.training import (
     prefix_sizes,
     setting,
 )
-from sae.texts import STDLIB
 from sae.workspace.paths import typed_path
 
 __all__ = [

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae.activations import ActivationStream, context_batches
-from sae.corpus import Corpus
+from sae.data.activations import ActivationStream, context_batches
+from sae.data.corpus import Corpus
 from sae.errors import Cancelled, UserError
 from sae.lm.sites import resid_post
 from tests.toys import ToyModel, corpus_of, toy_corpus

@@ -20,12 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-import sae.corpus
-from sae.corpus import MIN_TEXT_TOKENS, Corpus, prepare
+import sae.data.corpus
+from sae.data.corpus import MIN_TEXT_TOKENS, Corpus, prepare
+from sae.data.texts import SEPARATOR
 from sae.errors import Cancelled, UserError
 from sae.lm.bridge import LanguageModel
 from sae.lm.model_info import DEMO_PATH
-from sae.texts import SEPARATOR
 from sae.workspace.paths import Workspace
 
 
@@ -233,13 +233,13 @@ def test_a_kill_leaves_nothing_that_is_taken_for_a_corpus(tmp_path: Path) -> Non
     script = textwrap.dedent(f"""
         import sys, time
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import sae.corpus
+        import sae.data.corpus
         from test_corpus import LM, Workspace, Path
-        sae.corpus._BATCH_CHARACTERS = 1000
+        sae.data.corpus._BATCH_CHARACTERS = 1000
         def stall(done, total):
             print(done, flush=True)
             time.sleep(60)
-        sae.corpus.prepare({text!r}, "text", "train", LM, 16, Workspace(Path({str(tmp_path)!r})), stall)
+        sae.data.corpus.prepare({text!r}, "text", "train", LM, 16, Workspace(Path({str(tmp_path)!r})), stall)
     """)
     child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert child.stdout is not None

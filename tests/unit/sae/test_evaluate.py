@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from sae.autoencoder import Autoencoder
-from sae.corpus import Corpus
+from sae.data.corpus import Corpus
 from sae.errors import UserError
 from sae.evaluate import (
     calibrate_and_evaluate,

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sae.data.texts import SEPARATOR, Document, find_text, is_source_text, python_files, source_documents
 from sae.errors import UserError
-from sae.texts import SEPARATOR, Document, find_text, is_source_text, python_files, source_documents
 
 
 def read(text: str, column: str = "text", split: str = "train") -> list[tuple[str, str]]:
@@ -156,7 +156,7 @@ def test_what_is_not_there_is_refused_without_asking_the_network(name: str) -> N
 
 def hub(monkeypatch: pytest.MonkeyPatch, load: Callable[..., Any]) -> None:
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
-    monkeypatch.setattr("sae.texts.hub_reachable", lambda: True)
+    monkeypatch.setattr("sae.data.texts.hub_reachable", lambda: True)
 
 
 def test_a_data_set_is_streamed_from_its_configuration_and_split(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sae.activations import ActivationStream
-from sae.corpus import prepare
+from sae.data.activations import ActivationStream
+from sae.data.corpus import prepare
 from sae.distributed import ALONE, Group
 from sae.distributed.world import World, device_of, open_world
 from sae.errors import UserError

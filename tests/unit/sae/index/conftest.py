@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sae.corpus import Corpus
+from sae.data.corpus import Corpus
 from sae.lm.bridge import LanguageModel
 from tests.toys import ToyModel, corpus_of, toy_corpus, toy_sae
 from tests.unit.sae.index.dense import Case, SmoothModel, dense_case

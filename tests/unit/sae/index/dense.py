@@ -11,9 +11,9 @@ import duckdb
 import numpy as np
 import torch
 
-from sae.activations import context_batches
 from sae.autoencoder import Autoencoder
-from sae.corpus import Corpus
+from sae.data.activations import context_batches
+from sae.data.corpus import Corpus
 from sae.index.build import build, contexts_to_read
 from sae.lm.fast_reader import reader
 from sae.specs.registry import IndexSettings

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae.activations import context_batches
+from sae.data.activations import context_batches
 from sae.index.classes import TokenClasses
 from sae.index.company import IMPLIED_LIFT, IMPLIED_SHARE, IMPLIED_TOKENS, MIN_TOGETHER, SAMPLED
 from sae.store.records import CLASS_SHARE, RARE_TOKENS

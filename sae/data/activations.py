@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.corpus import Corpus, Split
+from sae.data.corpus import Corpus, Split
 from sae.distributed import ALONE, Group
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel

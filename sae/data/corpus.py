@@ -33,9 +33,9 @@ from typing import Any, BinaryIO, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sae.data.texts import Document, TextSource, find_text
 from sae.errors import Cancelled, UserError
 from sae.rundir import write_json
-from sae.texts import Document, TextSource, find_text
 from sae.workspace.paths import Workspace, slug
 
 Split = Literal["train", "held_out", "all"]
@@ -126,7 +126,7 @@ def prepare(
     *,
     max_tokens: int | None = None,
 ) -> Corpus:
-    """The corpus of `text` (see `sae.texts`), made now or found in the workspace.
+    """The corpus of `text` (see `sae.data.texts`), made now or found in the workspace.
 
     `progress(done_documents, total_documents)` is called as it goes, total 0 where unknown.
     `max_tokens` stops after the document that reaches so many text tokens; a Hugging Face data
