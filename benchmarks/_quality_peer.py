@@ -31,14 +31,14 @@ from torch import Tensor
 
 from benchmarks._report import bar, table
 from benchmarks._workers import saelens
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.artefact import Autoencoder
+from sae.autoencoder.normalization import Normalizer
 from sae.evaluate import calibrate_threshold, mean_l0, reconstruction_metrics
 from sae.formats.reading import load
 from sae.lm.sites import resid_post
-from sae.normalization import Normalizer
 from sae.specs.registry import TrainSpec
 from sae.specs.training import prefix_sizes
-from sae.start import Start
 from sae.train import StoredActivations, artefact, train
 
 ARCHITECTURES = ("topk", "batch_topk", "jumprelu", "gated", "matryoshka")

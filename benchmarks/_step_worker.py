@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from sae.autoencoder.architectures.data_statistics import Start
 from sae.specs.registry import TrainSpec
-from sae.start import Start
 from sae.trainee import Trainee
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks._report import bar, emit, table
-from sae.architectures import REGISTRY
+from sae.autoencoder.architectures import REGISTRY
 from sae.data.activations import ActivationStream
 from sae.data.corpus import prepare
 from sae.evaluate import calibrate_threshold, held_out_contexts, reconstruction_metrics, residuals

@@ -29,7 +29,7 @@ import torch
 
 from benchmarks._peers import PEERS, environment
 from benchmarks._report import bar, emit, table
-from sae.autoencoder import Autoencoder, read_config
+from sae.autoencoder.artefact import Autoencoder, read_config
 from sae.data.corpus import Corpus, prepare
 from sae.evaluate import calibrate_threshold
 from sae.formats.members import write_folder

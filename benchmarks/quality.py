@@ -25,7 +25,7 @@ import torch
 
 from benchmarks import _quality_peer
 from benchmarks._report import bar, commit, emit, table
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.data.activations import ActivationStream
 from sae.data.corpus import Corpus, prepare
 from sae.evaluate import (

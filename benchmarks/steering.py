@@ -32,7 +32,7 @@ from app.worker.client import WorkerClient
 from app.worker.protocol import Done, Event, Failed, Final, Generate, Inspect, Inspected, Progress, Warm
 from benchmarks._report import bar, emit, table
 from sae.analysis_spec import InspectRequest
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.lm.model_info import DEMO, find_model
 from sae.steering_spec import MODES, Intervention, Sampling, SteerRequest
 

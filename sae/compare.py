@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.data.activations import context_batches
 from sae.data.corpus import Corpus
 from sae.index.company import MIN_TOGETHER

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.errors import UserError
 from sae.lm.row_model import ROWS, RowModel, Rows, capacity_of
 from sae.row_edits import RowEdits

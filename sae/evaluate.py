@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.data.activations import context_batches, forward_rows
 from sae.data.corpus import Corpus
 from sae.errors import UserError

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.kernels.codes import Codes
 from sae.lm.bridge import Edit
 from sae.lm.row_model import RowModel

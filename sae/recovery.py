@@ -21,8 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sae.architectures.gated import Gated
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.architectures.gated import Gated
+from sae.autoencoder.artefact import Autoencoder
 from sae.kernels.codes import Codes
 from sae.kernels.select import above_threshold, batch_topk
 

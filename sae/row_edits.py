@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.lm.bridge import Edit
 from sae.lm.row_model import ROWS
 from sae.steer import Steering

@@ -151,7 +151,7 @@ def _train(
 
 
 def _index(spec: IndexSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
-    from sae.autoencoder import Autoencoder, read_config
+    from sae.autoencoder.artefact import Autoencoder, read_config
 
     config = read_config(workspace.sae(spec.sae))
     text, column, split = text_of(config, spec.text, spec.text_column, spec.text_split)
@@ -162,7 +162,7 @@ def _index(spec: IndexSpec, folder: RunFolder, workspace: Workspace, reporter: R
 
 
 def _evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
-    from sae.autoencoder import Autoencoder, read_config, update_config
+    from sae.autoencoder.artefact import Autoencoder, read_config, update_config
     from sae.evaluate import evaluate
 
     config = read_config(workspace.sae(spec.sae))

@@ -11,7 +11,7 @@ from sae.specs.registry import IndexSettings, IndexSpec, command_line
 from sae.workspace.paths import Workspace, slug
 
 if TYPE_CHECKING:
-    from sae.autoencoder import Autoencoder
+    from sae.autoencoder.artefact import Autoencoder
     from sae.data.corpus import Corpus
     from sae.lm.bridge import LanguageModel
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sae import __version__
-from sae.architectures import REGISTRY
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.architectures import REGISTRY
+from sae.autoencoder.artefact import Autoencoder
 from sae.data.activations import ActivationStream
 from sae.distributed import Group
 from sae.distributed.world import device_of, open_world

@@ -61,7 +61,7 @@ def interventions_from_build(
     workspace: Workspace, sae_id: str, latents: list[tuple[int, float]], mode: str
 ) -> tuple[list[Intervention], list[str]]:
     """Interventions in units of the newest build's maxima, and a line about each.  Raises UserError."""
-    from sae.autoencoder import read_config
+    from sae.autoencoder.artefact import read_config
 
     config = read_config(workspace.sae(sae_id))
     builds = workspace.build_ids(sae_id)
@@ -105,7 +105,7 @@ def _note(i: Intervention, config: dict[str, object], build: Build) -> str:
 
 def _texts(workspace: Workspace, sae_id: str, request: SteerRequest, device: str) -> Iterator[list[str]]:
     """Both texts so far, after every token."""
-    from sae.autoencoder import Autoencoder
+    from sae.autoencoder.artefact import Autoencoder
     from sae.decoder import Run, write
     from sae.lm.bridge import LanguageModel, pick_device
     from sae.lm.row_model import RowModel

@@ -20,17 +20,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.artefact import Autoencoder
+from sae.autoencoder.folding import fold_scale
+from sae.autoencoder.normalization import Normalizer
 from sae.curves import Curves
 from sae.data.activations import Timing
 from sae.distributed import ALONE, Group
 from sae.distributed.checkpoint import load_shards, save_shards
 from sae.errors import UserError
-from sae.folding import fold_scale
-from sae.normalization import Normalizer
 from sae.progress import Interrupted
 from sae.specs.registry import TrainSpec
-from sae.start import Start
 from sae.trainee import Trainee
 
 _SAMPLE_TOKENS = 32_768  # activations from which b_dec, the variance and the scale are measured
@@ -357,7 +357,7 @@ class _Loop:
 
 
 def artefact(trained: Trained, config: dict[str, Any]) -> Autoencoder:
-    """The SAE that takes raw activations: dataset-wise scales are folded into its weights (`sae.folding`).
+    """The SAE that takes raw activations: dataset-wise scales are folded into its weights (`sae.autoencoder.folding`).
     Collective."""
     s = trained.inputs.normalizer.factor
     s_out = trained.inputs.target.factor if trained.inputs.target else s

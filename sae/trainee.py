@@ -21,15 +21,15 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from sae.architectures import make
-from sae.architectures.base import Batch, Sparsity
+from sae.autoencoder.architectures import make
+from sae.autoencoder.architectures.base import Batch, Sparsity
+from sae.autoencoder.architectures.data_statistics import Start
 from sae.auxk import auxk
 from sae.distributed import ALONE, Group
 from sae.kernels.codes import Codes
 from sae.kernels.encoder import EncoderProduct
 from sae.resample import resample, resampling_due
 from sae.specs.registry import TrainSpec
-from sae.start import Start
 from sae.update import OF_SPACE, adam, update
 
 

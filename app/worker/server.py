@@ -34,7 +34,7 @@ from sae.errors import UserError
 from sae.steering_spec import SteerRequest
 
 if TYPE_CHECKING:
-    from sae.autoencoder import Autoencoder
+    from sae.autoencoder.artefact import Autoencoder
     from sae.decoder import Column, Decoder, Run
     from sae.lm.row_model import RowModel
 
@@ -64,7 +64,8 @@ class Engine:
     def __init__(self, *, threads: int, memory_bytes: int, device: str) -> None:
         import torch
 
-        from sae import ablation, autoencoder, decoder, inspector, output_score, readout, steer
+        from sae import ablation, decoder, inspector, output_score, readout, steer
+        from sae.autoencoder import artefact as autoencoder
         from sae.lm import bridge as lm
         from sae.lm import row_model as rows
 

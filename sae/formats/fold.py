@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sae.architectures import REGISTRY
+from sae.autoencoder.architectures import REGISTRY
 from sae.formats.foreign import Weights
 
 _UNIT = 1e-5  # rows whose norms differ from 1 by less are left as they are

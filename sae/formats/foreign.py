@@ -32,7 +32,7 @@ class Whitening:
 @dataclass
 class Weights:
     """An SAE's tensors, float32, and how its library uses them.  `architecture` is a key of
-    `sae.architectures.REGISTRY`; `threshold` has one element or one a latent."""
+    `sae.autoencoder.architectures.REGISTRY`; `threshold` has one element or one a latent."""
 
     W_enc_LD: Tensor
     b_enc_L: Tensor  # of a gated SAE: the gate's bias
@@ -46,7 +46,7 @@ class Weights:
     W_skip_DD: Tensor | None = None  # [d_in, D]
     centred: bool = True  # whether b_dec is subtracted from the input
     transcoder: bool = False
-    normalize: str = "none"  # a kind of `sae.normalization`
+    normalize: str = "none"  # a kind of `sae.autoencoder.normalization`
     input_scale: float = 1.0  # s
     whitening: Whitening | None = None
     select_by_norm: bool = False

@@ -27,7 +27,7 @@ from sae.specs.imports import ImportSpec
 from sae.workspace.paths import Workspace, check_name
 
 if TYPE_CHECKING:
-    from sae.autoencoder import Autoencoder
+    from sae.autoencoder.artefact import Autoencoder
     from sae.data.corpus import Corpus
     from sae.lm.bridge import LanguageModel
 
@@ -60,7 +60,7 @@ def import_sae(
     spec: ImportSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter, open_: Open, build: Build
 ) -> dict[str, Any]:
     """Carry out an import; the run's result.  Raises UserError for what cannot or should not be imported."""
-    from sae.autoencoder import Autoencoder
+    from sae.autoencoder.artefact import Autoencoder
 
     note = folder.path / _NOTE
     finished = note.read_text(encoding="utf-8").strip() if note.exists() else ""
@@ -222,7 +222,7 @@ def _refusal(foreign: Foreign, measured: dict[str, Any], at: Any, lm: LanguageMo
 
 
 def _made_by(sae_id: str, folder: RunFolder, workspace: Workspace) -> bool:
-    from sae.autoencoder import read_config
+    from sae.autoencoder.artefact import read_config
 
     path = workspace.sae(sae_id)
     return (path / "sae.json").exists() and read_config(path).get("run") == folder.id

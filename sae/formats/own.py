@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.formats.detect import Found
 from sae.formats.foreign import Foreign, Weights
 from sae.formats.safe import check_safetensors, read_json

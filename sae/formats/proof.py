@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
 from sae.errors import UserError
 from sae.formats.foreign import Foreign

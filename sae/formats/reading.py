@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sae import __version__
-from sae.architectures import REGISTRY
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.architectures import REGISTRY
+from sae.autoencoder.artefact import Autoencoder
 from sae.errors import UserError
 from sae.formats import bare, dictionary_learning, gemma_scope, openai, own, saelens, sparsify
 from sae.formats.detect import find

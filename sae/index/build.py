@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sae import __version__
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
 from sae.index.crew import Crew
 from sae.index.frame import make_frame

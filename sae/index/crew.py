@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
 from sae.index.passes import Encoder, Pass
 from sae.lm.bridge import LanguageModel

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.index.company import SAMPLED, Together, implied, together
 from sae.index.directions import LogitEffects, nearest
 from sae.index.flags import flags, largest_in_row

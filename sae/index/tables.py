@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
 from sae.index.company import SAMPLED
 from sae.index.contexts import choose, place_reader, text_reader

@@ -19,7 +19,7 @@ def tiny_sae() -> TinySae:
     """
     import torch
 
-    from sae.autoencoder import Autoencoder
+    from sae.autoencoder.artefact import Autoencoder
     from sae.lm.model_info import find_model
 
     def make(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.specs.registry import TrainSpec
 from sae.train import StoredActivations, Trained, artefact, train
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sae import autoencoder as engine
-from sae.architectures import REGISTRY
-from sae.autoencoder import Autoencoder
+from sae.autoencoder import artefact as engine
+from sae.autoencoder.architectures import REGISTRY
+from sae.autoencoder.artefact import Autoencoder
 from sae.errors import UserError
 
 KINDS = [(a, n) for a in ("batch_topk", "topk") for n in ("none", "dataset", "layer_norm")]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
 from sae.errors import UserError
 from sae.evaluate import (

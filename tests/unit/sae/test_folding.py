@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae.architectures import REGISTRY
-from sae.autoencoder import Autoencoder
-from sae.folding import fold_scale
+from sae.autoencoder.architectures import REGISTRY
+from sae.autoencoder.artefact import Autoencoder
+from sae.autoencoder.folding import fold_scale
 
 B, L, D = 12, 20, 6
 

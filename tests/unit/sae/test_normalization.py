@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae.normalization import Normalizer
+from sae.autoencoder.normalization import Normalizer
 
 
 def activations(seed: int, n_tokens: int, width: int, size: float = 3.0) -> Tensor:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae.architectures import REGISTRY
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.architectures import REGISTRY
+from sae.autoencoder.artefact import Autoencoder
 from sae.evaluate import reconstruction_metrics
 from sae.recovery import progressive_recovery, refine
 from tests.toys import D, toy_sae

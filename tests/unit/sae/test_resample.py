@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from sae.autoencoder.architectures.data_statistics import Start
 from sae.resample import resample, resampling_due
 from sae.specs.training import TrainSpec
-from sae.start import Start
 from sae.trainee import Trainee
 
 B, L, D = 32, 16, 6

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.errors import UserError
 from sae.run import EXIT_CANCELLED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER, start
 from sae.rundir import RunFolder

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.run import EXIT_OK, EXIT_USER, start
 from sae.rundir import RunFolder
 from sae.workspace.paths import Workspace

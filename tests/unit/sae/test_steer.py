@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.decoder import generate
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
@@ -43,7 +43,7 @@ def tokens_of(lm: LanguageModel) -> Tensor:
     return torch.tensor([[lm.bos_id, *lm.encode(PROMPT)]])
 
 
-# ---- by hand: nothing of sae.autoencoder or sae.steer below this line
+# ---- by hand: nothing of sae.autoencoder.artefact or sae.steer below this line
 
 
 def activations_by_hand(sae: Any, x_D: Tensor) -> tuple[Tensor, float]:

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae import train as engine
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.architectures.data_statistics import geometric_median
+from sae.autoencoder.artefact import Autoencoder
+from sae.autoencoder.normalization import Normalizer
 from sae.errors import UserError
-from sae.normalization import Normalizer
 from sae.specs.registry import TrainSpec
-from sae.start import geometric_median
 from sae.train import StoredActivations, Trained, artefact, learning_rate, train
 
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sae.autoencoder.architectures.data_statistics import Start
 from sae.specs.registry import TrainSpec
-from sae.start import Start
 from sae.trainee import Trainee
 from sae.workspace.checkpoint import load_checkpoint, save_checkpoint
 from tests.unit.sae.references import reference

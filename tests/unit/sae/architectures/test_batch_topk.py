@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sae.architectures import REGISTRY, make
-from sae.architectures.batch_topk import BatchTopK
+from sae.autoencoder.architectures import REGISTRY, make
+from sae.autoencoder.architectures.batch_topk import BatchTopK
 from sae.kernels.select import above_threshold, batch_topk
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.artefact import Autoencoder
 from sae.kernels.codes import Codes
 from sae.specs.training import TrainSpec
-from sae.start import Start
 from sae.train import Trained, learning_rate
 from sae.trainee import Trainee
 from tests.unit.sae.planted import ARCHITECTURES, artefact_of, mixtures, trained_on

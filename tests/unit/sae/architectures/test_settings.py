@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae.architectures import REGISTRY
+from sae.autoencoder.architectures import REGISTRY
 from sae.errors import UserError
 from sae.specs.registry import TrainSpec, parse_spec, prefix_sizes
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from sae.autoencoder.architectures.data_statistics import Start
 from sae.distributed import ALONE, Group
 from sae.distributed.world import World
 from sae.specs.registry import TrainSpec
-from sae.start import Start
 from sae.trainee import Trainee
 from sae.update import OF_SPACE
 from tests.unit.sae.distributed.worlds import in_processes

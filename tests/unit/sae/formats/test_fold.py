@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.formats.fold import fold
 from sae.formats.foreign import Foreign, Weights, Whitening
 from sae.formats.reading import convert

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sae.autoencoder import Autoencoder, read_config
+from sae.autoencoder.artefact import Autoencoder, read_config
 from sae.errors import UserError
 from sae.formats import importing, proof, source
 from sae.formats.foreign import MissingFacts

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.formats.reading import load
 
 SAES = Path(__file__).parents[3] / "fixtures" / "saes"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.errors import UserError
 from sae.formats.members import write_folder
 from sae.formats.to_saelens import members

@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 import torch
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.data.activations import context_batches
 from sae.data.corpus import Corpus
 from sae.index.build import build, contexts_to_read

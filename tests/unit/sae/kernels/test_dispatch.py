@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from sae import update
+from sae.autoencoder.architectures.data_statistics import Start
 from sae.kernels import codes, select
 from sae.kernels import device as dispatch
 from sae.specs.registry import TrainSpec
-from sae.start import Start
 from sae.trainee import Trainee
 from tests.unit.sae.kernels.interpreter import DEVICE
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import sae.autoencoder
-from sae.autoencoder import Autoencoder
+import sae.autoencoder.artefact
+from sae.autoencoder.artefact import Autoencoder
 from sae.kernels.bf16_screen import Screen
 from sae.kernels.codes import Codes
 

@@ -12,12 +12,12 @@ import math
 import torch
 from torch import Tensor
 
-from sae.architectures.base import Batch, Learned, Sparsity, of_fit
+from sae.autoencoder.architectures.base import Batch, Learned, Sparsity, of_fit
+from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.architectures.losses import fit
 from sae.kernels.codes import Codes
 from sae.kernels.select import above_threshold
-from sae.losses import fit
 from sae.specs.registry import TrainSpec
-from sae.start import Start
 
 
 class ReLU(Sparsity):

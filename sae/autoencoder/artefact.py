@@ -29,12 +29,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sae.architectures import REGISTRY, make
+from sae.autoencoder.architectures import REGISTRY, make
+from sae.autoencoder.normalization import KINDS, Normalizer
 from sae.errors import UserError
 from sae.kernels.bf16_screen import Screen, has_fast_bfloat16
 from sae.kernels.codes import Codes
 from sae.kernels.select import entries_above
-from sae.normalization import KINDS, Normalizer
 from sae.rundir import write_json
 
 SCHEMA_VERSION = 1

@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.architectures.losses import Fit, fit
 from sae.distributed import ALONE, Group
 from sae.kernels.codes import Codes
-from sae.losses import Fit, fit
 from sae.specs.registry import TrainSpec
-from sae.start import Start
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from sae.architectures.base import Sparsity
-from sae.architectures.batch_topk import BatchTopK
-from sae.architectures.gated import Gated
-from sae.architectures.jumprelu import JumpReLU
-from sae.architectures.matryoshka import Matryoshka
-from sae.architectures.relu import ReLU
-from sae.architectures.topk import TopK
+from sae.autoencoder.architectures.base import Sparsity
+from sae.autoencoder.architectures.batch_topk import BatchTopK
+from sae.autoencoder.architectures.gated import Gated
+from sae.autoencoder.architectures.jumprelu import JumpReLU
+from sae.autoencoder.architectures.matryoshka import Matryoshka
+from sae.autoencoder.architectures.relu import ReLU
+from sae.autoencoder.architectures.topk import TopK
 
 REGISTRY: dict[str, type[Sparsity]] = {
     "batch_topk": BatchTopK, "gated": Gated, "jumprelu": JumpReLU, "matryoshka": Matryoshka, "relu": ReLU,

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae.architectures.base import Batch, Learned, Sparsity
-from sae.architectures.topk import MULTI, learn_nested
+from sae.autoencoder.architectures.base import Batch, Learned, Sparsity
+from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.architectures.topk import MULTI, learn_nested
 from sae.distributed.select import among_batch_topk
 from sae.kernels.codes import Codes
 from sae.kernels.select import above_threshold
 from sae.specs.registry import TrainSpec
-from sae.start import Start
 
 
 class BatchTopK(Sparsity):

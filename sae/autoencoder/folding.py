@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from sae.architectures import REGISTRY
+from sae.autoencoder.architectures import REGISTRY
 
 
 def fold_scale(

@@ -5,18 +5,18 @@ w_1 < … < w_G = L of the dictionary to reconstruct by itself:
 
     loss = 1/G · Σ_g FVU(first w_g latents)
 
-A trained SAE may be cut at any of its prefixes (`sae.truncate`).
+A trained SAE may be cut at any of its prefixes (`sae.autoencoder.truncate`).
 """
 
 from __future__ import annotations
 
 import torch
 
-from sae.architectures.base import Batch, Learned, of_fit
-from sae.architectures.batch_topk import BatchTopK
-from sae.losses import nested_fit
+from sae.autoencoder.architectures.base import Batch, Learned, of_fit
+from sae.autoencoder.architectures.batch_topk import BatchTopK
+from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.architectures.losses import nested_fit
 from sae.specs.registry import TrainSpec, prefix_sizes
-from sae.start import Start
 
 
 class Matryoshka(BatchTopK):

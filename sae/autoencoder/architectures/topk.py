@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sae.architectures.base import Batch, Learned, Sparsity, of_fit
+from sae.autoencoder.architectures.base import Batch, Learned, Sparsity, of_fit
+from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.architectures.losses import nested_fit
 from sae.distributed.select import among_row_topk
 from sae.kernels.codes import Codes
 from sae.kernels.select import row_topk
-from sae.losses import nested_fit
 from sae.specs.registry import TrainSpec
-from sae.start import Start
 
 MULTI = 4  # Multi-TopK reads k and MULTI·k latents …
 WEIGHTS = (1.0, 1 / 8)  # … with these weights

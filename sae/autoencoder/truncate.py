@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sae.autoencoder import Autoencoder
+from sae.autoencoder.artefact import Autoencoder
 from sae.errors import UserError
 
 

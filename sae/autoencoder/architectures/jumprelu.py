@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from sae.architectures.base import Batch, Learned, Sparsity
+from sae.autoencoder.architectures.base import Batch, Learned, Sparsity
+from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.architectures.losses import fit
 from sae.kernels.codes import Codes
 from sae.kernels.select import above_threshold, entries_above
-from sae.losses import fit
 from sae.specs.registry import TrainSpec
-from sae.start import Start
 
 START_THETA = 1.0  # in the same units as ε: a random latent begins active on a sixth of the tokens
 _COEFFICIENT = {"target": 1.0, "linear": 2e-3}  # λ where the settings leave it open

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from sae.architectures.base import Batch, Learned, Sparsity
-from sae.architectures.relu import l1_weight
+from sae.autoencoder.architectures.base import Batch, Learned, Sparsity
+from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.architectures.losses import fit
+from sae.autoencoder.architectures.relu import l1_weight
 from sae.kernels.codes import Codes
 from sae.kernels.select import above_threshold
-from sae.losses import fit
 from sae.specs.registry import TrainSpec
-from sae.start import Start
 
 
 class Gated(Sparsity):
