@@ -39,7 +39,7 @@ from sae.formats.reading import load
 from sae.lm.sites import resid_post
 from sae.specs.registry import TrainSpec
 from sae.specs.training import prefix_sizes
-from sae.train import StoredActivations, artefact, train
+from sae.training.loop import StoredActivations, artefact, train
 
 ARCHITECTURES = ("topk", "batch_topk", "jumprelu", "gated", "matryoshka")
 ONE_THETA = ("batch_topk", "matryoshka")

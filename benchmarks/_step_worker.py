@@ -21,7 +21,7 @@ import torch
 
 from sae.autoencoder.architectures.data_statistics import Start
 from sae.specs.registry import TrainSpec
-from sae.trainee import Trainee
+from sae.training.trainer import Trainee
 
 
 def peak_mb() -> float:

@@ -30,7 +30,7 @@ from sae.lm.bridge import LanguageModel
 from sae.lm.sites import resid_post
 from sae.recovery import progressive_recovery, refine
 from sae.specs.registry import TrainSpec
-from sae.train import StoredActivations, artefact, train
+from sae.training.loop import StoredActivations, artefact, train
 from sae.workspace.paths import Workspace
 
 LAYER, BATCH = 2, 1024

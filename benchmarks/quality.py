@@ -39,7 +39,7 @@ from sae.evaluate import (
 from sae.lm.bridge import LanguageModel
 from sae.lm.sites import resid_post
 from sae.specs.registry import TrainSpec
-from sae.train import StoredActivations, Trained, artefact, train
+from sae.training.loop import StoredActivations, Trained, artefact, train
 from sae.workspace.paths import Workspace
 
 LAYER = 2

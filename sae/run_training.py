@@ -25,7 +25,7 @@ from sae.progress import Reporter
 from sae.run_steps import build_index, open_model_and_text
 from sae.rundir import RunFolder
 from sae.specs.registry import SweepSpec, TrainSpec
-from sae.train import Trained, artefact, train_all
+from sae.training.loop import Trained, artefact, train_all
 from sae.workspace.paths import Workspace
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-_PRELOAD = ["sae.lm.bridge", "sae.train", "sae.evaluate", "sae.index.build", "sae.cli", "tests.runs"]
+_PRELOAD = ["sae.lm.bridge", "sae.training.loop", "sae.evaluate", "sae.index.build", "sae.cli", "tests.runs"]
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_PRELOAD)
 
@@ -51,9 +51,9 @@ def _run(folder: str, home: str) -> None:
     log = os.open(os.path.join(folder, "log.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    from sae import train
     from sae.cli import main
     from sae.index import scan
+    from sae.training import loop as train
 
     train._CHECKPOINT_S = 0.1
     scan.SHARD_TOKENS = 8192  # one pass of the language model

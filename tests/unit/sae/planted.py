@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
 from sae.specs.registry import TrainSpec
-from sae.train import StoredActivations, Trained, artefact, train
+from sae.training.loop import StoredActivations, Trained, artefact, train
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "topk": {}, "batch_topk": {}, "multi_topk": {"architecture": "topk", "multi_topk": True},

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sae.specs.registry import prefix_sizes
-from sae.trainee import Trainee
+from sae.training.trainer import Trainee
 
 Leaves = dict[str, Tensor]
 

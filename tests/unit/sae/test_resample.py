@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sae.autoencoder.architectures.data_statistics import Start
-from sae.resample import resample, resampling_due
 from sae.specs.training import TrainSpec
-from sae.trainee import Trainee
+from sae.training.resampling import resample, resampling_due
+from sae.training.trainer import Trainee
 
 B, L, D = 32, 16, 6
 DEAD = [3, 7, 8]

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae import train as engine
 from sae.autoencoder.architectures.data_statistics import geometric_median
 from sae.autoencoder.artefact import Autoencoder
 from sae.autoencoder.normalization import Normalizer
 from sae.errors import UserError
 from sae.specs.registry import TrainSpec
-from sae.train import StoredActivations, Trained, artefact, learning_rate, train
+from sae.training import loop as engine
+from sae.training.loop import StoredActivations, Trained, artefact, learning_rate, train
 
 CPU = torch.device("cpu")
 

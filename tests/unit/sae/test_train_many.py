@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae import train as engine
 from sae.errors import UserError
 from sae.specs.registry import SweepSpec, TrainSpec
-from sae.train import StoredActivations, Trained, artefact, train, train_all
+from sae.training import loop as engine
+from sae.training.loop import StoredActivations, Trained, artefact, train, train_all
 from tests.unit.sae.test_train import CPU, Stopped, config_of, mixtures, source_of, spec_of, stop_at
 
 GRID = SweepSpec(

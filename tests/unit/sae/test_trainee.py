@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sae.autoencoder.architectures.data_statistics import Start
 from sae.specs.registry import TrainSpec
-from sae.trainee import Trainee
+from sae.training.trainer import Trainee
 from sae.workspace.checkpoint import load_checkpoint, save_checkpoint
 from tests.unit.sae.references import reference
 

@@ -13,8 +13,8 @@ from sae.autoencoder.architectures.data_statistics import Start
 from sae.autoencoder.artefact import Autoencoder
 from sae.kernels.codes import Codes
 from sae.specs.training import TrainSpec
-from sae.train import Trained, learning_rate
-from sae.trainee import Trainee
+from sae.training.loop import Trained, learning_rate
+from sae.training.trainer import Trainee
 from tests.unit.sae.planted import ARCHITECTURES, artefact_of, mixtures, trained_on
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -21,8 +21,8 @@ from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
 from sae.progress import Interrupted
 from sae.specs.registry import TrainSpec, parse_spec
-from sae.train import train
-from sae.trainee import Trainee
+from sae.training.loop import train
+from sae.training.trainer import Trainee
 from sae.workspace.paths import Workspace
 from tests.unit.sae.distributed.worlds import in_processes
 
@@ -72,7 +72,7 @@ def _trained(
     stream = ActivationStream(lm, corpus, spec.hook, spec.batch_tokens, spec.buffer_tokens, include_bos=False,
                               n_steps=10, group=group, ahead=group.world > 1)
     # One row, so that it does not depend on the clock over how many steps its means are.
-    with mock.patch.object(Trainee, "__init__", _in_float32), mock.patch("sae.train._LOG_S", 1e9):
+    with mock.patch.object(Trainee, "__init__", _in_float32), mock.patch("sae.training.loop._LOG_S", 1e9):
         trained = train(spec, stream, lm.device, checkpoint=checkpoint, update=update, group=group,
                         row=lambda **values: rows.append(values))
     kept = ("step", "tokens", "loss", "aux_loss", "fvu", "l0", "dead", "theta", "l0_deciles")

@@ -13,8 +13,8 @@ from sae.autoencoder.architectures.data_statistics import Start
 from sae.distributed import ALONE, Group
 from sae.distributed.world import World
 from sae.specs.registry import TrainSpec
-from sae.trainee import Trainee
-from sae.update import OF_SPACE
+from sae.training.optimizer import OF_SPACE
+from sae.training.trainer import Trainee
 from tests.unit.sae.distributed.worlds import in_processes
 
 B, L, D, K, STEPS = 16, 48, 10, 3, 12

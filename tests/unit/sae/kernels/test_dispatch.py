@@ -7,12 +7,12 @@ from types import ModuleType
 import pytest
 import torch
 
-from sae import update
 from sae.autoencoder.architectures.data_statistics import Start
 from sae.kernels import codes, select
 from sae.kernels import device as dispatch
 from sae.specs.registry import TrainSpec
-from sae.trainee import Trainee
+from sae.training import optimizer as update
+from sae.training.trainer import Trainee
 from tests.unit.sae.kernels.interpreter import DEVICE
 
 B, L, D = 8, 24, 10

@@ -24,13 +24,13 @@ from torch.nn import Parameter
 from sae.autoencoder.architectures import make
 from sae.autoencoder.architectures.base import Batch, Sparsity
 from sae.autoencoder.architectures.data_statistics import Start
-from sae.auxk import auxk
 from sae.distributed import ALONE, Group
 from sae.kernels.codes import Codes
 from sae.kernels.encoder import EncoderProduct
-from sae.resample import resample, resampling_due
 from sae.specs.registry import TrainSpec
-from sae.update import OF_SPACE, adam, update
+from sae.training.auxk import auxk
+from sae.training.optimizer import OF_SPACE, adam, update
+from sae.training.resampling import resample, resampling_due
 
 
 @dataclass

@@ -22,7 +22,7 @@ from sae.kernels.unit_rows import normalize_, remove_parallel_
 
 if TYPE_CHECKING:
     from sae.distributed import Group
-    from sae.trainee import Trainee
+    from sae.training.trainer import Trainee
 
 ADAM_BETAS = (0.9, 0.99)  # BatchTopK paper, appendix A.1
 ADAM_EPS = 6.25e-10  # Gao et al. 2024: gradients of a normalised loss are far below Adam's usual 1e-8

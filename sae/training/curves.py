@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae.trainee import StepResult, Trainee
+from sae.training.trainer import StepResult, Trainee
 
 _DECILES = torch.arange(1, 10) / 10
 _NEVER = 2**62

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from sae.trainee import Trainee
+    from sae.training.trainer import Trainee
 
 _ENCODER_SHARE = 0.2
 

@@ -24,14 +24,14 @@ from sae.autoencoder.architectures.data_statistics import Start
 from sae.autoencoder.artefact import Autoencoder
 from sae.autoencoder.folding import fold_scale
 from sae.autoencoder.normalization import Normalizer
-from sae.curves import Curves
 from sae.data.activations import Timing
 from sae.distributed import ALONE, Group
 from sae.distributed.checkpoint import load_shards, save_shards
 from sae.errors import UserError
 from sae.progress import Interrupted
 from sae.specs.registry import TrainSpec
-from sae.trainee import Trainee
+from sae.training.curves import Curves
+from sae.training.trainer import Trainee
 
 _SAMPLE_TOKENS = 32_768  # activations from which b_dec, the variance and the scale are measured
 _CHECKPOINT_S = 20.0  # seconds between checkpoints, more where writing one would take
