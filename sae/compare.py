@@ -22,7 +22,7 @@ from torch import Tensor
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.activations import context_batches
 from sae.data.corpus import Corpus
-from sae.index.company import MIN_TOGETHER
+from sae.index.cofiring import MIN_TOGETHER
 from sae.kernels.codes import Codes
 from sae.kernels.segments import rank_within, spread
 from sae.kernels.sorting import counted, stable_argsort

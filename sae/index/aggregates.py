@@ -15,13 +15,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from sae.index.company import SAMPLED, Company
-from sae.index.crew import side_by_side
-from sae.index.extremes import Extremes
-from sae.index.frame import Frame
-from sae.index.pairs import PairCounts
-from sae.index.passes import Firings, Misses, Pass, Tokens, joined
-from sae.index.peaks import Peaks, hash31
+from sae.index.cofiring import SAMPLED, Company
+from sae.index.encoders import side_by_side
+from sae.index.forward import Firings, Misses, Pass, Tokens, joined
+from sae.index.l0_extremes import Extremes
+from sae.index.scales import Frame
+from sae.index.token_counts import PairCounts
+from sae.index.top_contexts import Peaks, hash31
 from sae.kernels.sorting import paired
 from sae.store.records import CLASSES
 

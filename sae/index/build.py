@@ -12,9 +12,9 @@ import numpy as np
 from sae import __version__
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
-from sae.index.crew import Crew
-from sae.index.frame import make_frame
-from sae.index.samples import SAMPLES, Strongest
+from sae.index.encoders import Crew
+from sae.index.sample_tables import SAMPLES, Strongest
+from sae.index.scales import make_frame
 from sae.index.scan import scan
 from sae.index.tables import make_tables
 from sae.kernels.malloc import keep_freed

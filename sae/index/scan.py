@@ -8,9 +8,9 @@ from dataclasses import asdict
 import numpy as np
 
 from sae.data.corpus import Corpus
-from sae.index.crew import Crew
-from sae.index.frame import Frame
-from sae.index.passes import Pass
+from sae.index.encoders import Crew
+from sae.index.forward import Pass
+from sae.index.scales import Frame
 from sae.index.shard import Shard
 from sae.kernels.malloc import give_back
 from sae.workspace.checkpoint import Saver

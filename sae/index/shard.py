@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from sae.index.aggregates import FIXED, NORM_LOW, NORM_STEPS, WORD, aggregate
-from sae.index.company import SAMPLED, Company
-from sae.index.crew import side_by_side
-from sae.index.extremes import Extremes
-from sae.index.frame import Frame
-from sae.index.pairs import PairCounts
-from sae.index.passes import Pass
-from sae.index.peaks import Peaks
+from sae.index.cofiring import SAMPLED, Company
+from sae.index.encoders import side_by_side
+from sae.index.forward import Pass
+from sae.index.l0_extremes import Extremes
+from sae.index.scales import Frame
+from sae.index.token_counts import PairCounts
+from sae.index.top_contexts import Peaks
 
 _SAME = 1e-7  # relative variance below which activations in float32 cannot be told apart
 

@@ -35,7 +35,7 @@ FLAGS = {
 }
 
 
-# Classes of token places that a rule may name, with what each says after "fires" (`sae.index.classes` defines them).
+# Classes of token places that a rule may name, with what each says after "fires" (`sae.index.token_classes` defines them).
 CLASSES = {
     "number": "on numbers",
     "punctuation": "on punctuation",

@@ -10,7 +10,7 @@ import torch
 
 from sae import compare as compare_module
 from sae.compare import compare, joint_firings, nearest_between
-from sae.index.company import MIN_TOGETHER
+from sae.index.cofiring import MIN_TOGETHER
 from tests.toys import ToyModel, toy_corpus, toy_sae
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sae.index import crew
+from sae.index import encoders as crew
 from tests.toys import ToyModel, V, corpus_of, toy_sae
 from tests.unit.sae.index import test_build, test_latents
 from tests.unit.sae.index.dense import Case, SmoothModel, dense_case

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sae.index.classes import TokenClasses
+from sae.index.token_classes import TokenClasses
 from sae.store.records import CLASSES
 
 PIECES = [b"<s>", b"def", b" f", b"(", b"a", b"b1", b"):", b"\n", b"    ", b'"""', b"Doc", b" 12", b"#", b"\xe2\x82",

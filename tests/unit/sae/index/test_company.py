@@ -9,9 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae.index import company as company_module
-from sae.index.company import IMPLIED_LIFT, IMPLIED_SHARE, IMPLIED_TOKENS, MIN_TOGETHER, Company, implied, together
-from sae.index.peaks import hash31
+from sae.index import cofiring as company_module
+from sae.index.cofiring import (
+    IMPLIED_LIFT,
+    IMPLIED_SHARE,
+    IMPLIED_TOKENS,
+    MIN_TOGETHER,
+    Company,
+    implied,
+    together,
+)
+from sae.index.top_contexts import hash31
 
 
 def firings(seed: int, n_tokens: int, n_latents: int) -> tuple[Tensor, Tensor]:

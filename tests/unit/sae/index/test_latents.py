@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sae.data.activations import context_batches
-from sae.index.classes import TokenClasses
-from sae.index.company import IMPLIED_LIFT, IMPLIED_SHARE, IMPLIED_TOKENS, MIN_TOGETHER, SAMPLED
+from sae.index.cofiring import IMPLIED_LIFT, IMPLIED_SHARE, IMPLIED_TOKENS, MIN_TOGETHER, SAMPLED
+from sae.index.token_classes import TokenClasses
 from sae.store.records import CLASS_SHARE, RARE_TOKENS
 from tests.unit.sae.index.dense import Case
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae.index.pairs import PairCounts
-from sae.index.rules import KINDS, MAX_TOKENS, MIN_FIRINGS, Counts, Rules, find_rules
+from sae.index.firing_rules import KINDS, MAX_TOKENS, MIN_FIRINGS, Counts, Rules, find_rules
+from sae.index.token_counts import PairCounts
 from sae.store.records import CLASSES
 
 V, C = 9, len(CLASSES)

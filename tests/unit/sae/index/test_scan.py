@@ -15,9 +15,9 @@ import torch
 
 from sae.index import scan as scan_module
 from sae.index.build import build, contexts_to_read
-from sae.index.crew import Crew
-from sae.index.frame import Frame, make_frame
-from sae.index.samples import SAMPLES
+from sae.index.encoders import Crew
+from sae.index.sample_tables import SAMPLES
+from sae.index.scales import Frame, make_frame
 from sae.index.scan import scan
 from sae.index.shard import Shard
 from sae.index.tables import make_tables

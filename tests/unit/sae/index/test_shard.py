@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae.index.aggregates import held_out
-from sae.index.company import SAMPLED, Company
-from sae.index.frame import Frame
-from sae.index.passes import Firings, Misses, Pass, Tokens
-from sae.index.peaks import Peaks
+from sae.index.cofiring import SAMPLED, Company
+from sae.index.forward import Firings, Misses, Pass, Tokens
+from sae.index.scales import Frame
 from sae.index.shard import Shard
+from sae.index.top_contexts import Peaks
 from sae.store.records import CLASSES
 from sae.workspace.checkpoint import load_checkpoint, save_checkpoint
 

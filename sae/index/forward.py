@@ -16,7 +16,7 @@ from torch import Tensor
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.activations import context_batches
 from sae.data.corpus import Corpus
-from sae.index.classes import TokenClasses
+from sae.index.token_classes import TokenClasses
 from sae.kernels.codes import Codes
 from sae.lm.bridge import LanguageModel
 from sae.lm.fast_reader import reader

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
-from sae.index.passes import Pass
+from sae.index.forward import Pass
 from sae.lm.bridge import LanguageModel
 from sae.specs.registry import IndexSettings
 from sae.store.schema import HIST_BINS

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
-from sae.index.contexts import window_tokens
-from sae.index.extremes import Extremes
-from sae.index.passes import Encoder, Firings, Tokens
+from sae.index.context_tables import window_tokens
+from sae.index.forward import Encoder, Firings, Tokens
+from sae.index.l0_extremes import Extremes
 from sae.kernels.segments import rank_within
 from sae.lm.bridge import LanguageModel
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
-from sae.index.company import SAMPLED, Together, implied, together
+from sae.index.cofiring import SAMPLED, Together, implied, together
 from sae.index.directions import LogitEffects, nearest
+from sae.index.firing_rules import KINDS, Counts, Rules, find_rules
 from sae.index.flags import flags, largest_in_row
-from sae.index.frame import Frame
-from sae.index.pairs import PairCounts, TopPairs, with_lift
-from sae.index.rules import KINDS, Counts, Rules, find_rules
+from sae.index.scales import Frame
 from sae.index.shard import Shard
+from sae.index.token_counts import PairCounts, TopPairs, with_lift
 from sae.kernels.segments import rank_within
 from sae.kernels.sorting import stable_argsort
 from sae.store.records import CLASSES

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.index.pairs import merged_order
+from sae.index.token_counts import merged_order
 from sae.kernels.segments import rank_within, repeated, run_sizes, run_starts, spread
 from sae.kernels.sorting import paired, stable_argsort, stable_sort
 

@@ -19,7 +19,7 @@ import torch
 
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
-from sae.index.passes import Encoder, Pass
+from sae.index.forward import Encoder, Pass
 from sae.lm.bridge import LanguageModel
 
 MOST = 4  # each holds the firings of a shard; with more cores each has several
@@ -33,7 +33,7 @@ class _Stopped(Exception):
 
 
 class Crew:
-    """An encoder (`sae.index.passes`) for each thread, of the model and its twins on a CPU; a single one on a GPU."""
+    """An encoder (`sae.index.forward`) for each thread, of the model and its twins on a CPU; a single one on a GPU."""
 
     def __init__(self, lm: LanguageModel, sae: Autoencoder, corpus: Corpus, near: float = 0.0) -> None:
         n = min(torch.get_num_threads(), MOST) if lm.device.type == "cpu" else 1

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sae.data.corpus import Corpus
-from sae.index.peaks import Peaks, sample_rank
+from sae.index.top_contexts import Peaks, sample_rank
 from sae.kernels.segments import rank_within
 from sae.store.schema import BANDS, NEAR_BAND, ROW_GROUP, TOP_BAND
 

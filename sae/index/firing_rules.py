@@ -1,7 +1,7 @@
 """A short rule for each latent ("fires on `raise`"), with its precision and recall on held-out contexts.
 
 Candidates: the token itself is one of a few, the token before is, the token after is, or the
-place belongs to a class (`sae.index.classes`).  Contexts are halved by a hash: the best rule of
+place belongs to a class (`sae.index.token_classes`).  Contexts are halved by a hash: the best rule of
 each latent is found on one half by its F1, and scored on the other.
 
     precision  of the places that the rule names, the share on which the latent fires
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sae.index.pairs import PairCounts
+from sae.index.token_counts import PairCounts
 from sae.kernels.segments import rank_within
 
 KINDS = ("token", "previous", "next", "class")
