@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from app.models import LatentEffect, Sae
 from app.tokens_view import signed_class, token_label
 from app.worker.protocol import Ablate, Ablated, Effect, LatentScore, Score
-from sae.analysis_spec import AblationRequest, ScoreRequest
+from sae.steering.measurement_requests import AblationRequest, ScoreRequest
 from sae.store.build import Build
 from sae.store.records import Latent, Token
 from sae.store.schema import TOP_BAND

@@ -20,10 +20,10 @@ from app.catalog import Catalog
 from app.inspect_view import MEASURES
 from app.models import Sae
 from app.parameters import whole_number
-from sae.analysis_spec import MAX_TEXT_CHARACTERS, MAX_TEXT_TOKENS
 from sae.errors import UserError
 from sae.lm.model_info import find_model
 from sae.lm.prompts import prompt_length
+from sae.steering.measurement_requests import MAX_TEXT_CHARACTERS, MAX_TEXT_TOKENS
 
 
 @dataclass(frozen=True)

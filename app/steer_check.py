@@ -7,11 +7,11 @@ from typing import Any
 
 from app.parameters import whole_number
 from app.steer_form import NUMBERS, POSITIONS, Chip, Form, parse_number
-from sae.analysis_spec import MAX_STRENGTHS, SweepRequest
 from sae.errors import UserError
 from sae.lm.model_info import find_model
 from sae.lm.prompts import has_chat_template, prompt_length
-from sae.steering_spec import (
+from sae.steering.measurement_requests import MAX_STRENGTHS, SweepRequest
+from sae.steering.request import (
     MAX_LATENTS,
     MAX_LENGTH,
     MAX_PROMPT_CHARACTERS,

@@ -17,7 +17,7 @@ from typing import Any
 from starlette.datastructures import ImmutableMultiDict
 
 from app.parameters import whole_number
-from sae.steering_spec import (
+from sae.steering.request import (
     RATIO_STRONG,
     RATIO_WARN,
     Intervention,

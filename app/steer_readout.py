@@ -10,8 +10,8 @@ from app import charts
 from app.steer_view import TITLES, RunView
 from app.tokens_view import signed_class, token_label
 from app.worker.protocol import NextTokens, ReadOut, Text
-from sae.analysis_spec import ReadoutRequest
-from sae.steering_spec import SteerRequest
+from sae.steering.measurement_requests import ReadoutRequest
+from sae.steering.request import SteerRequest
 from sae.store.records import Token
 
 TOP = 10

@@ -10,11 +10,11 @@ from app.catalog import Catalog
 from app.models import Sae
 from app.steer_form import Chip, Form, SaeFacts, default_values
 from app.tokens_view import token_label
-from sae.concepts import concept_tokens
 from sae.errors import UserError
 from sae.lm.model_info import DEMO, find_model
 from sae.lm.prompts import has_chat_template
-from sae.steering_spec import MAX_LATENTS
+from sae.steering.request import MAX_LATENTS
+from sae.steering.text_measures import concept_tokens
 from sae.store.build import Build
 from sae.store.latent_query import LIVING, Filters
 from sae.store.records import LatentRow

@@ -16,7 +16,7 @@ from app.steer_form import Chip
 from app.steer_view import RunView, pieces
 from app.tokens_view import Piece
 from app.worker.protocol import Cell
-from sae.analysis_spec import SweepRequest
+from sae.steering.measurement_requests import SweepRequest
 
 PERPLEXITY_TIMES = 3.0
 REPETITION_MORE = 0.2

@@ -12,8 +12,8 @@ from app.steer_form import SaeFacts
 from app.steering import FINAL_STATES, LiveRun
 from app.tokens_view import Piece, text_pieces
 from app.worker.protocol import Cell, Text
-from sae.analysis_spec import SweepRequest
-from sae.steering_spec import SteerRequest, column_key
+from sae.steering.measurement_requests import SweepRequest
+from sae.steering.request import SteerRequest, column_key
 from sae.store.records import Token
 
 TITLES = {"baseline": "Baseline", "steered": "Steered", "control": "Random control"}

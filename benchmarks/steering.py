@@ -31,10 +31,10 @@ from app.settings import Settings
 from app.worker.client import WorkerClient
 from app.worker.protocol import Done, Event, Failed, Final, Generate, Inspect, Inspected, Progress, Warm
 from benchmarks._report import bar, emit, table
-from sae.analysis_spec import InspectRequest
 from sae.autoencoder.artefact import Autoencoder
 from sae.lm.model_info import DEMO, find_model
-from sae.steering_spec import MODES, Intervention, Sampling, SteerRequest
+from sae.steering.measurement_requests import InspectRequest
+from sae.steering.request import MODES, Intervention, Sampling, SteerRequest
 
 STORIES = Path(__file__).resolve().parents[2] / "shared" / "data" / "stories260k"
 LATENTS = 4096

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sae.errors import UserError
-from sae.steering_spec import Intervention, Mode, SteerRequest, norm_ratio, parse_request, typical_scale
+from sae.steering.request import Intervention, Mode, SteerRequest, norm_ratio, parse_request, typical_scale
 from sae.store.build import Build
 from sae.workspace.paths import Workspace
 
@@ -106,10 +106,10 @@ def _note(i: Intervention, config: dict[str, object], build: Build) -> str:
 def _texts(workspace: Workspace, sae_id: str, request: SteerRequest, device: str) -> Iterator[list[str]]:
     """Both texts so far, after every token."""
     from sae.autoencoder.artefact import Autoencoder
-    from sae.decoder import Run, write
     from sae.lm.bridge import LanguageModel, pick_device
     from sae.lm.row_model import RowModel
-    from sae.steer import check_saes, prompt_ids
+    from sae.steering.generation import Run, write
+    from sae.steering.interventions import check_saes, prompt_ids
 
     folder = workspace.sae(sae_id)
     target = pick_device(device)

@@ -22,8 +22,8 @@ from app.questions import PATIENCE_S, Question, fault_words
 from app.saepages import find_sae, need_weights, open_build
 from app.templating import is_htmx, render
 from app.worker.protocol import Ablate, Ablated, Score, Scored
-from sae.analysis_spec import MAX_SCORED
 from sae.errors import UserError
+from sae.steering.measurement_requests import MAX_SCORED
 
 router = APIRouter(include_in_schema=False)
 

@@ -28,7 +28,7 @@ from app.questions import PATIENCE_S, Question, fault_words
 from app.saepages import open_build, strip
 from app.templating import is_htmx, render
 from app.worker.protocol import Inspect, Inspected
-from sae.analysis_spec import MAX_TOP, InspectRequest
+from sae.steering.measurement_requests import MAX_TOP, InspectRequest
 
 router = APIRouter(include_in_schema=False)
 

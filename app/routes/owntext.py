@@ -24,8 +24,8 @@ from app.templating import is_htmx, render
 from app.tokens_view import Piece, text_pieces, token_label
 from app.worker.protocol import Inspect, Inspected, InspectedText
 from app.zoom import Zoom
-from sae.analysis_spec import InspectRequest
 from sae.errors import UserError
+from sae.steering.measurement_requests import InspectRequest
 from sae.store.build import Build
 from sae.store.records import Latent
 

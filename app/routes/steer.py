@@ -37,8 +37,8 @@ from app.steer_view import run_view, stored_request, whole_text
 from app.steering import LiveRun
 from app.templating import is_htmx, render
 from app.worker.protocol import Generate, Sweep, Warm
-from sae.analysis_spec import MAX_STRENGTHS, SweepRequest
-from sae.steering_spec import MAX_LATENTS, MAX_LENGTH, MAX_SAMPLES, MODES, SteerRequest
+from sae.steering.measurement_requests import MAX_STRENGTHS, SweepRequest
+from sae.steering.request import MAX_LATENTS, MAX_LENGTH, MAX_SAMPLES, MODES, SteerRequest
 from sae.workspace.paths import Workspace, new_id
 
 router = APIRouter(include_in_schema=False)

@@ -29,8 +29,8 @@ from app.steer_view import RunView, run_json, whole_text
 from app.templating import is_htmx, render
 from app.worker.protocol import ReadOut, Readout
 from sae.lm.model_info import find_model
-from sae.snippet import SnippetSae
-from sae.snippet import render as render_program
+from sae.steering.python_program import SnippetSae
+from sae.steering.python_program import render as render_program
 
 router = APIRouter(include_in_schema=False)
 

@@ -38,7 +38,7 @@ from app.worker.protocol import (
     encode,
 )
 from sae.errors import UserError
-from sae.steering_spec import user_error
+from sae.steering.request import user_error
 
 Send = Callable[[Event], None]
 

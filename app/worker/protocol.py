@@ -29,8 +29,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from sae.analysis_spec import AblationRequest, InspectRequest, ReadoutRequest, ScoreRequest, SweepRequest
-from sae.steering_spec import SteerRequest
+from sae.steering.measurement_requests import (
+    AblationRequest,
+    InspectRequest,
+    ReadoutRequest,
+    ScoreRequest,
+    SweepRequest,
+)
+from sae.steering.request import SteerRequest
 
 MAX_LINE = 1 << 25  # bytes; a text of 512 tokens with 16 latents takes some 100 kB
 _MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes on Linux and 104 on macOS, with the final zero
@@ -206,7 +212,7 @@ class Effect(_Message):
 
 
 class LatentScore(_Message):
-    """See `sae.output_score`.  `score`: mean change of the probability of the latent's top logit tokens together;
+    """See `sae.steering.output_score`.  `score`: mean change of the probability of the latent's top logit tokens together;
     None for a latent that never fired."""
 
     latent: int

@@ -28,15 +28,15 @@ from app.parameters import whole_number
 from app.worker import protocol as p
 from app.worker.desk import Address, Desk, Send
 from app.worker.shelf import Shelf
-from sae.analysis_spec import MAX_TEXT_TOKENS
-from sae.concepts import concept_share, repetition
 from sae.errors import UserError
-from sae.steering_spec import SteerRequest
+from sae.steering.measurement_requests import MAX_TEXT_TOKENS
+from sae.steering.request import SteerRequest
+from sae.steering.text_measures import concept_share, repetition
 
 if TYPE_CHECKING:
     from sae.autoencoder.artefact import Autoencoder
-    from sae.decoder import Column, Decoder, Run
     from sae.lm.row_model import RowModel
+    from sae.steering.generation import Column, Decoder, Run
 
 EVENTS_PER_S = 10  # every event carries the full text, so more would cost without showing more
 
@@ -64,10 +64,25 @@ class Engine:
     def __init__(self, *, threads: int, memory_bytes: int, device: str) -> None:
         import torch
 
-        from sae import ablation, decoder, inspector, output_score, readout, steer
         from sae.autoencoder import artefact as autoencoder
         from sae.lm import bridge as lm
         from sae.lm import row_model as rows
+        from sae.steering import (
+            ablation,
+            output_score,
+        )
+        from sae.steering import (
+            generation as decoder,
+        )
+        from sae.steering import (
+            inspection as inspector,
+        )
+        from sae.steering import (
+            interventions as steer,
+        )
+        from sae.steering import (
+            next_token as readout,
+        )
 
         # Half of the cores: a training run may have the others, and threads that wait for a core cost more
         # than they bring (in a small model far more).

@@ -39,7 +39,7 @@ from app.worker.protocol import (
 )
 from sae.lm.model_info import DEMO_PATH
 from sae.lm.tokens import piece_bytes
-from sae.steering_spec import SteerRequest
+from sae.steering.request import SteerRequest
 
 
 class FakeWorker:

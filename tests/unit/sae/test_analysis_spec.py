@@ -7,9 +7,15 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from sae.analysis_spec import AblationRequest, InspectRequest, ReadoutRequest, ScoreRequest, SweepRequest
 from sae.errors import UserError
-from sae.steering_spec import SteerRequest, column_key, parse
+from sae.steering.measurement_requests import (
+    AblationRequest,
+    InspectRequest,
+    ReadoutRequest,
+    ScoreRequest,
+    SweepRequest,
+)
+from sae.steering.request import SteerRequest, column_key, parse
 
 ONE = {"sae": "demo/x", "layer": 2, "latent": 3, "max_act": 4.0}
 STEER = {"model": "demo", "prompt": "x", "interventions": [ONE]}

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from sae.decoder import Decoder, Run, write
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
 from sae.lm.row_model import RowModel
-from sae.steering_spec import MODES, Intervention, Sampling, SteerRequest, Where
+from sae.steering.generation import Decoder, Run, write
+from sae.steering.request import MODES, Intervention, Sampling, SteerRequest, Where
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_a_run_that_breaks_leaves_the_others_alone(model: RowModel, saes: dict[s
 
 
 def test_the_control_is_a_push_of_the_same_size_another_way(model: RowModel, saes: dict[str, Any]) -> None:
-    from sae.steer import Steering
+    from sae.steering.interventions import Steering
 
     x_1SD = torch.randn(1, 5, 256, generator=torch.Generator().manual_seed(0)) * 3
     mask = torch.ones(1, 5, dtype=torch.bool)

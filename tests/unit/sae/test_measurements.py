@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.ablation import Ablation, ablate, spread
-from sae.concepts import concept_share, repetition
 from sae.errors import UserError
-from sae.inspector import inspect_text, windows
 from sae.lm.bridge import LanguageModel
 from sae.lm.row_model import RowModel
 from sae.lm.sites import resid_post
-from sae.output_score import output_scores
-from sae.readout import cross_entropy_S, kl_S, next_tokens, perplexity, steered_logits
-from sae.steer import Steering
-from sae.steering_spec import Intervention, Where
+from sae.steering.ablation import Ablation, ablate, spread
+from sae.steering.inspection import inspect_text, windows
+from sae.steering.interventions import Steering
+from sae.steering.next_token import cross_entropy_S, kl_S, next_tokens, perplexity, steered_logits
+from sae.steering.output_score import output_scores
+from sae.steering.request import Intervention, Where
+from sae.steering.text_measures import concept_share, repetition
 
 TEXT = 'class Reader:\n    def read(self, path: str) -> list[str]:\n        return open(path).read()\n'
 

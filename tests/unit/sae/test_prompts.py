@@ -12,8 +12,8 @@ from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
 from sae.lm.model_info import find_model
 from sae.lm.prompts import has_chat_template
-from sae.steer import prompt_ids
-from sae.steering_spec import ChatMessage, Intervention, SteerRequest
+from sae.steering.interventions import prompt_ids
+from sae.steering.request import ChatMessage, Intervention, SteerRequest
 
 TEMPLATE = ("{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
             "# {{ m.role }}\n{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}# answer\n{% endif %}")

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae.errors import UserError
-from sae.sampling import Draw, draw, noise, seed_of
-from sae.steering_spec import MAX_SEED, Sampling
+from sae.steering.request import MAX_SEED, Sampling
+from sae.steering.sampling import Draw, draw, noise, seed_of
 
 
 @given(seed=st.integers(0, 1000), top_k=st.integers(0, 12), top_p=st.floats(0.01, 1.0),

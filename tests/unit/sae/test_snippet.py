@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from sae.decoder import Run, write
 from sae.lm.bridge import LanguageModel
 from sae.lm.model_info import DEMO_PATH
 from sae.lm.row_model import RowModel
-from sae.snippet import SnippetSae, render
-from sae.steering_spec import ChatMessage, Intervention, Mode, Sampling, SteerRequest, Where
+from sae.steering.generation import Run, write
+from sae.steering.python_program import SnippetSae, render
+from sae.steering.request import ChatMessage, Intervention, Mode, Sampling, SteerRequest, Where
 
 PROMPT = 'def read(path):\n    """It\'s a "text".\n'
 

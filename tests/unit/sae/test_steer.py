@@ -11,14 +11,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from sae.autoencoder.artefact import Autoencoder
-from sae.decoder import generate
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
 from sae.lm.model_info import DEMO_PATH
 from sae.lm.row_model import RowModel, Rows, capacity_of
-from sae.row_edits import RowEdits
-from sae.steer import Steering, prompt_ids
-from sae.steering_spec import Intervention, Sampling, SteerRequest, Where
+from sae.steering.batched_edits import RowEdits
+from sae.steering.generation import generate
+from sae.steering.interventions import Steering, prompt_ids
+from sae.steering.request import Intervention, Sampling, SteerRequest, Where
 
 PROMPT = 'def read_lines(path):\n    """Return the lines of the file.\n'
 MODES = ("add", "clamp", "scale", "ablate", "remove")
@@ -43,7 +43,7 @@ def tokens_of(lm: LanguageModel) -> Tensor:
     return torch.tensor([[lm.bos_id, *lm.encode(PROMPT)]])
 
 
-# ---- by hand: nothing of sae.autoencoder.artefact or sae.steer below this line
+# ---- by hand: nothing of sae.autoencoder.artefact or sae.steering.interventions below this line
 
 
 def activations_by_hand(sae: Any, x_D: Tensor) -> tuple[Tensor, float]:

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from sae.errors import UserError
 from sae.lm.model_info import find_model
 from sae.lm.prompts import prompt_length
-from sae.steering_spec import Intervention, SteerRequest, check_room, norm_ratio, parse_request, typical_scale
+from sae.steering.request import (
+    Intervention,
+    SteerRequest,
+    check_room,
+    norm_ratio,
+    parse_request,
+    typical_scale,
+)
 
 
 def request(**changes: Any) -> dict[str, Any]:

@@ -16,8 +16,14 @@ import pytest
 from app.settings import Settings
 from app.worker import protocol as p
 from app.worker.client import WorkerClient
-from sae.analysis_spec import AblationRequest, InspectRequest, ReadoutRequest, ScoreRequest, SweepRequest
-from sae.steering_spec import MODES, ChatMessage, Intervention, Sampling, SteerRequest, Where
+from sae.steering.measurement_requests import (
+    AblationRequest,
+    InspectRequest,
+    ReadoutRequest,
+    ScoreRequest,
+    SweepRequest,
+)
+from sae.steering.request import MODES, ChatMessage, Intervention, Sampling, SteerRequest, Where
 
 SAE_ID = "demo/2-tiny"
 

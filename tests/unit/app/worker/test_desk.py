@@ -26,7 +26,7 @@ from app.worker.protocol import (
     encode,
 )
 from sae.errors import UserError
-from sae.steering_spec import Intervention, SteerRequest
+from sae.steering.request import Intervention, SteerRequest
 
 
 def message(prompt: str = "x") -> Generate:

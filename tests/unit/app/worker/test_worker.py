@@ -17,7 +17,7 @@ import pytest
 from app.settings import Settings
 from app.worker.client import WorkerClient
 from app.worker.protocol import Busy, Done, Event, Failed, Generate, Loading, Progress, Queued, Started
-from sae.steering_spec import Intervention, Sampling, SteerRequest
+from sae.steering.request import Intervention, Sampling, SteerRequest
 
 SAE_ID = "demo/2-tiny"
 

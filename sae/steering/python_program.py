@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sae.steering_spec import Intervention, SteerRequest
+from sae.steering.request import Intervention, SteerRequest
 
 _HEAD = '''"""{title}"""
 import json

@@ -1,6 +1,6 @@
 """Interventions on one token of many texts at once: a row each, every row with its own.
 
-The same formulas as `sae.steer.Steering`, arranged so that a row's result does not depend on the
+The same formulas as `sae.steering.interventions.Steering`, arranged so that a row's result does not depend on the
 others: activations are sums over D of each row and latent apart, and changes are added one
 intervention after the other.
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from sae.autoencoder.artefact import Autoencoder
 from sae.lm.bridge import Edit
 from sae.lm.row_model import ROWS
-from sae.steer import Steering
+from sae.steering.interventions import Steering
 
 
 @dataclass(frozen=True)

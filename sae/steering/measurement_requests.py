@@ -1,6 +1,6 @@
 """What else can be asked of a language model and its SAEs, and the limits.  No torch.
 
-`sae/steering_spec.py` has the texts; here are the measurements around them.  Positions are
+`sae/steering/request.py` has the texts; here are the measurements around them.  Positions are
 absolute: BOS is 0.  Token ids always begin with BOS.
 """
 
@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from sae.errors import UserError
-from sae.steering_spec import MAX_SEED, Part, SteerRequest
+from sae.steering.request import MAX_SEED, Part, SteerRequest
 
 MAX_STRENGTHS = 16
 MAX_CONCEPT_TOKENS = 200
@@ -36,7 +36,7 @@ NEUTRAL_PROMPTS = (
 class SweepRequest(Part):
     """The same run once for each of `strengths` of the intervention at `place`, and unsteered.
 
-    `concept`: token ids that stand for what the latent means (`sae.concepts.concept_tokens`).
+    `concept`: token ids that stand for what the latent means (`sae.steering.text_measures.concept_tokens`).
     `request.columns` and `request.samples` are not looked at: every cell is one steered text.
     """
 

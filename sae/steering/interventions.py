@@ -1,7 +1,7 @@
 """Steering: interventions along SAE latents made ready for a language model's forward passes.
 
-`Steering` edits whole texts, `sae/row_edits.py` one token of many texts at once; both compute the
-formulas of `sae/steering_spec.py`.
+`Steering` edits whole texts, `sae/steering/batched_edits.py` one token of many texts at once; both compute the
+formulas of `sae/steering/request.py`.
 
 Shapes: P sequences, S positions, B = P·S, D width of a site, N interventions of one SAE, R removed
 directions.
@@ -19,7 +19,7 @@ from torch import Tensor
 from sae.autoencoder.artefact import Autoencoder
 from sae.errors import UserError
 from sae.lm.bridge import Edit, LanguageModel
-from sae.steering_spec import Intervention, SteerRequest, Where, check_room
+from sae.steering.request import Intervention, SteerRequest, Where, check_room
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae.errors import UserError
-from sae.steering_spec import MAX_SEED, Sampling
+from sae.steering.request import MAX_SEED, Sampling
 
 _GAMMA, _MIX, _MASK = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB), 2**64 - 1
 _LIKELY = 1e-3

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sae.errors import UserError
 from sae.lm.row_model import RowModel
-from sae.steer import Steering
+from sae.steering.interventions import Steering
 
 
 @dataclass(frozen=True)

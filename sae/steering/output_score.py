@@ -2,7 +2,7 @@
 
     score = mean over neutral prompts of  Σ over the latent's top tokens of  p(token | steered) − p(token)
 
-after the prompt's last token, with strength·M·d added on every token but BOS (`sae/steering_spec.py`,
+after the prompt's last token, with strength·M·d added on every token but BOS (`sae/steering/request.py`,
 add).  The top tokens are those that the decoder row pushes up most through the unembedding
 (`LanguageModel.unembedding`).  Near 1: steering makes the model say them; near 0: the latent reads
 the text but does not write, and steering with it will not look like its label; below 0: later blocks
@@ -27,7 +27,7 @@ from sae.autoencoder.artefact import Autoencoder
 from sae.errors import UserError
 from sae.lm.bridge import Edit
 from sae.lm.row_model import RowModel
-from sae.steer import check_latent
+from sae.steering.interventions import check_latent
 
 _AT_ONCE = 64  # latents of one forward pass
 

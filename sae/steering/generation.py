@@ -2,7 +2,7 @@
 
 A run (`Run`) is one request: its columns and samples, each a `Column` that grows.  Runs join between
 two tokens and leave when they are finished or stopped.  Whatever the company, a run gets the bits
-that it would get alone: forward passes by `sae/lm/row_model.py`, edits by `sae/row_edits.py`, draws that
+that it would get alone: forward passes by `sae/lm/row_model.py`, edits by `sae/steering/batched_edits.py`, draws that
 depend on seed, step and token alone.
 """
 
@@ -17,10 +17,10 @@ from torch import Tensor
 from sae.autoencoder.artefact import Autoencoder
 from sae.errors import UserError
 from sae.lm.row_model import ROWS, RowModel, Rows, capacity_of
-from sae.row_edits import RowEdits
-from sae.sampling import Draw, draw, seed_of
-from sae.steer import Steering
-from sae.steering_spec import Intervention, Sampling, SteerRequest, Where, column_key
+from sae.steering.batched_edits import RowEdits
+from sae.steering.interventions import Steering
+from sae.steering.request import Intervention, Sampling, SteerRequest, Where, column_key
+from sae.steering.sampling import Draw, draw, seed_of
 
 
 @dataclass

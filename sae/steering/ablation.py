@@ -23,8 +23,8 @@ from sae.autoencoder.artefact import Autoencoder
 from sae.errors import UserError
 from sae.lm.bridge import Edit
 from sae.lm.row_model import RowModel
-from sae.readout import NextToken, cross_entropy_S, kl_S
-from sae.steer import check_latent
+from sae.steering.interventions import check_latent
+from sae.steering.next_token import NextToken, cross_entropy_S, kl_S
 
 _TOKENS = 10
 
