@@ -7,7 +7,7 @@ where there is a penalty, its coefficient, warm-up, first θ, bandwidth and gate
 each.  What differs is each trainer's own: how its loss is scaled, its initial weights, how it treats decoder norms
 and dead latents, its precision.
 
-Both artefacts are measured by one function (`sae.evaluate.reconstruction_metrics`), SAELens' after it has
+Both artefacts are measured by one function (`sae.evaluation.metrics.reconstruction_metrics`), SAELens' after it has
 been read as any SAELens folder is, by the rule that its inference has.  FVUs are compared at the same L0:
 
     topk                      k decides
@@ -34,7 +34,7 @@ from benchmarks._workers import saelens
 from sae.autoencoder.architectures.data_statistics import Start
 from sae.autoencoder.artefact import Autoencoder
 from sae.autoencoder.normalization import Normalizer
-from sae.evaluate import calibrate_threshold, mean_l0, reconstruction_metrics
+from sae.evaluation.metrics import calibrate_threshold, mean_l0, reconstruction_metrics
 from sae.formats.reading import load
 from sae.lm.sites import resid_post
 from sae.specs.registry import TrainSpec

@@ -25,10 +25,10 @@ from benchmarks._report import bar, emit, table
 from sae.autoencoder.architectures import REGISTRY
 from sae.data.activations import ActivationStream
 from sae.data.corpus import prepare
-from sae.evaluate import calibrate_threshold, held_out_contexts, reconstruction_metrics, residuals
+from sae.evaluation.metrics import calibrate_threshold, held_out_contexts, reconstruction_metrics, residuals
+from sae.evaluation.recovery import progressive_recovery, refine
 from sae.lm.bridge import LanguageModel
 from sae.lm.sites import resid_post
-from sae.recovery import progressive_recovery, refine
 from sae.specs.registry import TrainSpec
 from sae.training.loop import StoredActivations, artefact, train
 from sae.workspace.paths import Workspace

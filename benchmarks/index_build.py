@@ -31,7 +31,7 @@ from benchmarks._peers import PEERS, environment
 from benchmarks._report import bar, emit, table
 from sae.autoencoder.artefact import Autoencoder, read_config
 from sae.data.corpus import Corpus, prepare
-from sae.evaluate import calibrate_threshold
+from sae.evaluation.metrics import calibrate_threshold
 from sae.formats.members import write_folder
 from sae.formats.to_saelens import members
 from sae.index.build import build

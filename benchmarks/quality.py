@@ -28,7 +28,7 @@ from benchmarks._report import bar, commit, emit, table
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.activations import ActivationStream
 from sae.data.corpus import Corpus, prepare
-from sae.evaluate import (
+from sae.evaluation.metrics import (
     calibrate_threshold,
     cross_entropy_metrics,
     held_out_contexts,

@@ -163,7 +163,7 @@ def _index(spec: IndexSpec, folder: RunFolder, workspace: Workspace, reporter: R
 
 def _evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
     from sae.autoencoder.artefact import Autoencoder, read_config, update_config
-    from sae.evaluate import evaluate
+    from sae.evaluation.metrics import evaluate
 
     config = read_config(workspace.sae(spec.sae))
     lm, corpus = open_model_and_text(config["model"]["name"], spec.device, *text_of(config, "", "text", "train"),

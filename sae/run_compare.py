@@ -18,7 +18,7 @@ from sae.store.comparison import comparison_path, write_comparison
 from sae.workspace.paths import Workspace
 
 if TYPE_CHECKING:
-    from sae.compare import Matches
+    from sae.evaluation.compare import Matches
 
 PHASES = {"text": 10.0, "firings": 70.0, "directions": 20.0}
 
@@ -34,7 +34,7 @@ def run_compare(spec: CompareSpec, folder: RunFolder, workspace: Workspace, repo
     config = configs[0]
     lm, corpus = open_model_and_text(config["model"]["name"], spec.device, *text_of(config, "", "text", "train"),
                                      config["context_length"], workspace, reporter)
-    from sae.compare import compare, joint_firings
+    from sae.evaluation.compare import compare, joint_firings
     from sae.index.build import contexts_to_read
 
     a, b = (Autoencoder.load(workspace.sae(sae_id), lm.device) for sae_id in (first, second))

@@ -18,7 +18,7 @@ from sae.data.activations import ActivationStream
 from sae.distributed import Group
 from sae.distributed.world import device_of, open_world
 from sae.errors import UserError
-from sae.evaluate import calibrate_and_evaluate, held_out_contexts
+from sae.evaluation.metrics import calibrate_and_evaluate, held_out_contexts
 from sae.lm.model_info import check_layer, find_model
 from sae.naming import claim_names, release
 from sae.progress import Reporter

@@ -172,7 +172,7 @@ def _proven(
     spec: ImportSpec, foreign: Foreign, sae_id: str, lm: LanguageModel, corpus: Corpus, reporter: Reporter
 ) -> Autoencoder:
     """The artefact with what was measured.  Raises UserError with the number where it does not reconstruct."""
-    from sae.evaluate import calibrate_threshold
+    from sae.evaluation.metrics import calibrate_threshold
     from sae.formats.proof import holds, measure, sample
     from sae.formats.reading import convert
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sae import compare as compare_module
-from sae.compare import compare, joint_firings, nearest_between
+from sae.evaluation import compare as compare_module
+from sae.evaluation.compare import compare, joint_firings, nearest_between
 from sae.index.cofiring import MIN_TOGETHER
 from tests.toys import ToyModel, toy_corpus, toy_sae
 

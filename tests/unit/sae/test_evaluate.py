@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
 from sae.errors import UserError
-from sae.evaluate import (
+from sae.evaluation.metrics import (
     calibrate_and_evaluate,
     calibrate_threshold,
     counted_rows,

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sae.autoencoder.architectures import REGISTRY
 from sae.autoencoder.artefact import Autoencoder
-from sae.evaluate import reconstruction_metrics
-from sae.recovery import progressive_recovery, refine
+from sae.evaluation.metrics import reconstruction_metrics
+from sae.evaluation.recovery import progressive_recovery, refine
 from tests.toys import D, toy_sae
 from tests.unit.sae.planted import artefact_of, mixtures, trained_on
 

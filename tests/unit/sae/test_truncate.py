@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sae.autoencoder.artefact import Autoencoder
 from sae.autoencoder.truncate import truncate
 from sae.errors import UserError
-from sae.recovery import progressive_recovery
+from sae.evaluation.recovery import progressive_recovery
 from tests.toys import D, toy_sae
 from tests.unit.sae.planted import artefact_of, mixtures, trained_on
 
