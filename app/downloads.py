@@ -17,9 +17,9 @@ from app.builds import Builds
 from app.formats import size
 from app.models import Sae
 from sae.errors import UserError
-from sae.formats.exports import KINDS, check_kind, members_of
-from sae.formats.members import stream_zip
-from sae.formats.neuronpedia import Explanation
+from sae.formats.writers.archive import stream_zip
+from sae.formats.writers.kinds import KINDS, check_kind, members_of
+from sae.formats.writers.neuronpedia import Explanation
 from sae.workspace.paths import Workspace
 
 RETRY_AFTER_S = 30

@@ -14,7 +14,7 @@ from app.models import Label
 from app.rulewords import RuleWords, rule_words
 from app.tokens_view import Row, context_row, signed_class, token_label
 from app.zoom import Zoom
-from sae.formats.bins import log_spaced
+from sae.formats.histogram_bins import log_spaced
 from sae.store.build import Build
 from sae.store.records import Context, Latent, LatentRow, Token
 from sae.store.schema import NEAR_BAND, TOP_BAND

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from sae.errors import UserError
-from sae.formats.safe import is_archive, unpack
+from sae.formats.untrusted_tensors import is_archive, unpack
 from sae.workspace.paths import slug
 
 UPLOAD_FORM_BYTES = 1_000_000  # what a form may hold besides its files

@@ -35,7 +35,7 @@ from sae.autoencoder.architectures.data_statistics import Start
 from sae.autoencoder.artefact import Autoencoder
 from sae.autoencoder.normalization import Normalizer
 from sae.evaluation.metrics import calibrate_threshold, mean_l0, reconstruction_metrics
-from sae.formats.reading import load
+from sae.formats.readers.registry import load
 from sae.lm.sites import resid_post
 from sae.specs.registry import TrainSpec
 from sae.specs.training import prefix_sizes

@@ -32,8 +32,8 @@ from benchmarks._report import bar, emit, table
 from sae.autoencoder.artefact import Autoencoder, read_config
 from sae.data.corpus import Corpus, prepare
 from sae.evaluation.metrics import calibrate_threshold
-from sae.formats.members import write_folder
-from sae.formats.to_saelens import members
+from sae.formats.writers.archive import write_folder
+from sae.formats.writers.saelens import members
 from sae.index.build import build
 from sae.lm.bridge import LanguageModel
 from sae.lm.model_info import DEMO_PATH

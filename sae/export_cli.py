@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 from sae.errors import UserError
-from sae.formats.exports import KINDS, check_kind, members_of
-from sae.formats.members import write_folder
+from sae.formats.writers.archive import write_folder
+from sae.formats.writers.kinds import KINDS, check_kind, members_of
 from sae.store.build import Build
 from sae.workspace.paths import Workspace
 
@@ -59,7 +59,7 @@ def push_command(
     private: Annotated[bool, typer.Option(help="Make the repository private, where it is made")] = False,
 ) -> None:
     """Upload an SAE to the Hugging Face hub, with a model card.  The token is that of `hf auth login` or HF_TOKEN."""
-    from sae.formats.hub import push
+    from sae.formats.writers.hub import push
 
     workspace = Workspace.from_environment()
     config = read_config(workspace, sae)

@@ -24,7 +24,7 @@ from app.uploads import Uploads
 from sae.errors import UserError
 from sae.formats.importing import UPLOAD
 from sae.formats.inspect import inspect
-from sae.formats.safe import plain_files
+from sae.formats.untrusted_tensors import plain_files
 from sae.rundir import RunFolder
 from sae.specs.imports import ImportSpec
 from sae.workspace.paths import Workspace, new_id

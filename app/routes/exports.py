@@ -20,10 +20,10 @@ from app.downloads import Downloads
 from app.models import Sae
 from app.saepages import find_sae, latent_number, of_build, open_build, unchanged
 from sae.errors import UserError
-from sae.formats import circuit_tracer, neuronpedia
-from sae.formats.neuronpedia import Explanation, source_id
-from sae.formats.rows import Exporter
-from sae.formats.tensors import mapped
+from sae.formats.writers import circuit_tracer, neuronpedia
+from sae.formats.writers.dashboard_rows import Exporter
+from sae.formats.writers.mapped_tensors import mapped
+from sae.formats.writers.neuronpedia import Explanation, source_id
 
 router = APIRouter()
 

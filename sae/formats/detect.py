@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from sae.errors import UserError
-from sae.formats.safe import plain_files, read_json, refuse
+from sae.formats.untrusted_tensors import plain_files, read_json, refuse
 
 TENSOR_SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin")
 # What lies beside an SAE's weights and is none.

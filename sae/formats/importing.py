@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae.errors import UserError
-from sae.formats.dashboard import import_dashboard, kind_of
+from sae.formats.dashboards.import_dashboard import import_dashboard, kind_of
 from sae.formats.detect import find
+from sae.formats.fetch import fetch, hub_name
 from sae.formats.foreign import Foreign
-from sae.formats.source import fetch, hub_name
 from sae.lm.model_info import find_model
 from sae.lm.sites import KINDS, check_site, parse_site
 from sae.progress import Reporter
@@ -48,7 +48,7 @@ def look(spec: ImportSpec, workspace: Workspace) -> Foreign | None:
         return None
     if path.suffix.lower() == ".zip" or kind_of(path):
         return None
-    from sae.formats.reading import demand, read
+    from sae.formats.readers.registry import demand, read
 
     foreign = read(path, spec.model_dump(), str(path.resolve()))
     demand(foreign)
@@ -101,7 +101,7 @@ def _imported(
     spec: ImportSpec, path: Path, hint: str, folder: RunFolder, workspace: Workspace, reporter: Reporter, open_: Open
 ) -> tuple[Autoencoder, LanguageModel, Corpus]:
     """The SAE, published, with the language model and text it was checked on."""
-    from sae.formats.reading import demand, read
+    from sae.formats.readers.registry import demand, read
 
     foreign = read(path, spec.model_dump(), hint)
     print(f"{foreign.format}: {find(path).weights.name}, stored as {foreign.dtype}", flush=True)
@@ -174,7 +174,7 @@ def _proven(
     """The artefact with what was measured.  Raises UserError with the number where it does not reconstruct."""
     from sae.evaluation.metrics import calibrate_threshold
     from sae.formats.proof import holds, measure, sample
-    from sae.formats.reading import convert
+    from sae.formats.readers.registry import convert
 
     reporter.begin("check", spec.check_tokens, message="reading activations")
     at = sample(lm, corpus, foreign.hook, foreign.out_hook, spec.check_tokens, reporter.update)

@@ -20,7 +20,7 @@ from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
 from sae.errors import UserError
 from sae.formats.foreign import Foreign
-from sae.formats.reading import convert
+from sae.formats.readers.registry import convert
 from sae.lm.bridge import LanguageModel
 from sae.lm.sites import parse_site
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from sae.cli import app
 from sae.errors import UserError
-from sae.formats.exports import KINDS
-from sae.formats.saedashboard_in import files_of
+from sae.formats.dashboards.saedashboard import files_of
+from sae.formats.writers.kinds import KINDS
 from sae.rundir import write_json
 from sae.workspace.paths import Workspace
 from tests.builds import make_build

@@ -15,10 +15,10 @@ from fastapi.testclient import TestClient
 from safetensors.numpy import save_file
 
 from app.downloads import Downloads
-from sae.formats import neuronpedia
-from sae.formats.dashboard import import_dashboard
-from sae.formats.members import write_folder
-from sae.formats.rows import Exporter
+from sae.formats.dashboards.import_dashboard import import_dashboard
+from sae.formats.writers import neuronpedia
+from sae.formats.writers.archive import write_folder
+from sae.formats.writers.dashboard_rows import Exporter
 from sae.rundir import write_json
 from sae.store.build import Build
 from sae.workspace.paths import Workspace

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from sae.errors import UserError
-from sae.formats import safe
+from sae.formats import untrusted_tensors as safe
 from sae.run import EXIT_USER, execute, start
 from sae.workspace.paths import Workspace
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from sae.errors import UserError
-from sae.formats import circuit_tracer, neuronpedia, saedashboard
-from sae.formats.dashboard import import_dashboard, kind_of
-from sae.formats.members import write_folder
-from sae.formats.neuronpedia import Explanation
-from sae.formats.pieces import own_piece, piece_text
-from sae.formats.rows import Exporter
+from sae.formats.dashboards.import_dashboard import import_dashboard, kind_of
+from sae.formats.token_text import own_piece, piece_text
+from sae.formats.writers import circuit_tracer, neuronpedia, saedashboard
+from sae.formats.writers.archive import write_folder
+from sae.formats.writers.dashboard_rows import Exporter
+from sae.formats.writers.neuronpedia import Explanation
 from sae.store.build import Build
 from sae.store.latent_query import LIVING, Filters
 from sae.store.records import Context, Latent

@@ -15,7 +15,7 @@ from torch import Tensor
 from sae.autoencoder.artefact import Autoencoder
 from sae.formats.fold import fold
 from sae.formats.foreign import Foreign, Weights, Whitening
-from sae.formats.reading import convert
+from sae.formats.readers.registry import convert
 
 D, L, B, K = 6, 14, 9, 3
 

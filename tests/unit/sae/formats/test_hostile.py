@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae.errors import UserError
-from sae.formats import hostile
-from sae.formats.dashboard import Bins, Example, Explained, Feature, open_dashboard
+from sae.formats import untrusted_json as hostile
+from sae.formats.dashboards.import_dashboard import Bins, Example, Explained, Feature, open_dashboard
 
 REAL = Path(__file__).parents[3] / "fixtures" / "dashboards" / "saedashboard" / "batch-1.json"
 BATCH = json.loads(REAL.read_text())

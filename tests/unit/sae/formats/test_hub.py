@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from sae.errors import UserError
-from sae.formats.hub import card, push
+from sae.formats.writers.hub import card, push
 from tests.unit.sae.formats.test_to_saelens import make_sae
 
 

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 from sae.autoencoder.artefact import Autoencoder, read_config
 from sae.errors import UserError
-from sae.formats import importing, proof, source
+from sae.formats import fetch as source
+from sae.formats import importing, proof
 from sae.formats.foreign import MissingFacts
 from sae.run import EXIT_CANCELLED, EXIT_OK, EXIT_USER, execute, start
 from sae.rundir import RunFolder

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
-from sae.formats.reading import load
+from sae.formats.readers.registry import load
 
 SAES = Path(__file__).parents[3] / "fixtures" / "saes"
 CASES = sorted(path.relative_to(SAES).as_posix().removesuffix(".expected.safetensors")

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save_file
 
 from sae.errors import UserError
-from sae.formats.bins import Bins, log_spaced
-from sae.formats.members import gzipped, stream_zip, write_folder
-from sae.formats.tensors import mapped, stream
+from sae.formats.histogram_bins import Bins, log_spaced
+from sae.formats.writers.archive import gzipped, stream_zip, write_folder
+from sae.formats.writers.mapped_tensors import mapped, stream
 
 FILES = {"a.txt": [b"one", b"", b"two"], "in/b.bin.gz": [b"\x00" * 10], "empty": []}
 

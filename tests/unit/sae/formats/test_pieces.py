@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sae.formats.pieces import has_stand_ins, own_piece, piece_text, stand_in_piece, text_piece
+from sae.formats.token_text import has_stand_ins, own_piece, piece_text, stand_in_piece, text_piece
 from sae.lm.tokens import byte_of_character
 
 CHARACTER_OF = {b: c for c, b in byte_of_character().items()}

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from sae.errors import UserError
 from sae.formats.detect import find, places_of
-from sae.formats.hooks import model_name, site
-from sae.formats.reading import load, read
+from sae.formats.foreign_names import model_name, site
+from sae.formats.readers.registry import load, read
 
 SAES = Path(__file__).parents[3] / "fixtures" / "saes"
 D, L = 12, 40

@@ -11,10 +11,10 @@ import pyarrow as pa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from sae.formats import neuronpedia
-from sae.formats.dashboard import import_dashboard
-from sae.formats.members import write_folder
-from sae.formats.rows import Exporter
+from sae.formats.dashboards.import_dashboard import import_dashboard
+from sae.formats.writers import neuronpedia
+from sae.formats.writers.archive import write_folder
+from sae.formats.writers.dashboard_rows import Exporter
 from sae.store.build import Build
 from sae.store.schema import BANDS, SCHEMA_VERSION
 from sae.store.writer import write_build

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file
 
 from sae.autoencoder.artefact import Autoencoder
 from sae.errors import UserError
-from sae.formats.members import write_folder
-from sae.formats.to_saelens import members
+from sae.formats.writers.archive import write_folder
+from sae.formats.writers.saelens import members
 
 B, L, D, D_OUT, K = 64, 40, 16, 12, 5
 ROOT = Path(__file__).parents[4]

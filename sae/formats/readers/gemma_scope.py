@@ -12,8 +12,8 @@ from typing import Any
 
 from sae.formats.detect import Found
 from sae.formats.foreign import Foreign, Weights
-from sae.formats.hooks import model_name, site
-from sae.formats.safe import Tensors, read_json, refuse
+from sae.formats.foreign_names import model_name, site
+from sae.formats.untrusted_tensors import Tensors, read_json, refuse
 
 KEYS = frozenset({"w_enc", "w_dec", "b_enc", "b_dec", "threshold"})
 _RELEASE = re.compile(r"gemma-scope-(2b|9b|27b)-(pt|it)-(res|mlp|att|transcoders)")

@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from sae.errors import UserError
-from sae.formats import hostile
-from sae.formats.bins import Bins
-from sae.formats.dashboard import MAX_LATENTS, Dashboard, Example, Explained, Feature, Record, batch_number
+from sae.formats import untrusted_json as hostile
+from sae.formats.dashboards.import_dashboard import (
+    MAX_LATENTS,
+    Dashboard,
+    Example,
+    Explained,
+    Feature,
+    Record,
+    batch_number,
+)
+from sae.formats.histogram_bins import Bins
 
 _SAMPLE_CONTEXTS = 400
 _MAX_TOKENS = 16_384  # of a context

@@ -8,10 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from sae.errors import UserError
-from sae.formats import artefact, neuronpedia, parquet, saedashboard, to_saelens
-from sae.formats.members import Member
-from sae.formats.neuronpedia import Explanation
-from sae.formats.rows import Exporter
+from sae.formats.writers import (
+    neuronpedia,
+    parquet,
+    saedashboard,
+)
+from sae.formats.writers import (
+    saelens as to_saelens,
+)
+from sae.formats.writers import (
+    saescope as artefact,
+)
+from sae.formats.writers.archive import Member
+from sae.formats.writers.dashboard_rows import Exporter
+from sae.formats.writers.neuronpedia import Explanation
 from sae.store.build import Build
 
 

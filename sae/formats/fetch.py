@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from sae.errors import UserError
 from sae.formats.detect import TENSOR_SUFFIXES, places_of, several
-from sae.formats.safe import is_archive, unpack
+from sae.formats.untrusted_tensors import is_archive, unpack
 from sae.lm.model_info import hub_message, hub_reachable
 from sae.workspace.paths import typed_path
 

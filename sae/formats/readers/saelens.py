@@ -12,8 +12,8 @@ from typing import Any
 
 from sae.formats.detect import Found
 from sae.formats.foreign import Foreign, Weights, Whitening
-from sae.formats.hooks import model_name, site
-from sae.formats.safe import Tensors, read_json, read_tensors, refuse
+from sae.formats.foreign_names import model_name, site
+from sae.formats.untrusted_tensors import Tensors, read_json, read_tensors, refuse
 
 # architecture of the file -> (rule here, transcoder, skip)
 _ARCHITECTURES = {

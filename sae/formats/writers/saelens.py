@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from sae.errors import UserError
-from sae.formats.members import Member
-from sae.formats.tensors import mapped, stream
+from sae.formats.writers.archive import Member
+from sae.formats.writers.mapped_tensors import mapped, stream
 
 SAELENS_VERSION = "6.54.12"  # the one this was checked against; below 6 its loader drops the metadata
 _ARCHITECTURES = {

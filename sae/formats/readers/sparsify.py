@@ -11,8 +11,8 @@ from typing import Any
 
 from sae.formats.detect import Found
 from sae.formats.foreign import Foreign, Weights
-from sae.formats.hooks import model_name, site
-from sae.formats.safe import read_json, read_tensors, refuse
+from sae.formats.foreign_names import model_name, site
+from sae.formats.untrusted_tensors import read_json, read_tensors, refuse
 
 
 def read(found: Found, given: Mapping[str, Any]) -> Foreign:

@@ -10,10 +10,10 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sae.formats.bins import nine
-from sae.formats.members import Member
-from sae.formats.neuronpedia import source_id
-from sae.formats.rows import BLOCK, Exporter
+from sae.formats.histogram_bins import nine
+from sae.formats.writers.archive import Member
+from sae.formats.writers.dashboard_rows import BLOCK, Exporter
+from sae.formats.writers.neuronpedia import source_id
 from sae.store.records import Context, Latent
 
 

@@ -11,11 +11,23 @@ from sae import __version__
 from sae.autoencoder.architectures import REGISTRY
 from sae.autoencoder.artefact import Autoencoder
 from sae.errors import UserError
-from sae.formats import bare, dictionary_learning, gemma_scope, openai, own, saelens, sparsify
 from sae.formats.detect import find
 from sae.formats.fold import fold
 from sae.formats.foreign import Foreign, MissingFacts
-from sae.formats.safe import read_tensors
+from sae.formats.readers import (
+    bare_tensors as bare,
+)
+from sae.formats.readers import (
+    dictionary_learning,
+    gemma_scope,
+    openai,
+    saelens,
+    sparsify,
+)
+from sae.formats.readers import (
+    saescope as own,
+)
+from sae.formats.untrusted_tensors import read_tensors
 from sae.lm.sites import parse_site
 
 _NO: dict[str, Any] = {}

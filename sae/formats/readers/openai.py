@@ -13,7 +13,7 @@ from typing import Any
 
 from sae.formats.detect import Found
 from sae.formats.foreign import Foreign, Weights
-from sae.formats.safe import Tensors, refuse
+from sae.formats.untrusted_tensors import Tensors, refuse
 
 KEYS = frozenset({"pre_bias", "latent_bias", "encoder.weight", "decoder.weight"})
 _SITES = {"mlp_post_act": "mlp.hook_post", "resid_delta_attn": "hook_attn_out", "resid_post_attn": "hook_resid_mid",

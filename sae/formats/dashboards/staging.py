@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from sae.errors import UserError
-from sae.formats import hostile
-from sae.formats.dashboard import Dashboard, Example, Explained, Feature, Record
-from sae.formats.neuronpedia import SCALARS
-from sae.formats.pieces import has_stand_ins, own_piece, stand_in_piece, text_piece
+from sae.formats import untrusted_json as hostile
+from sae.formats.dashboards.import_dashboard import Dashboard, Example, Explained, Feature, Record
+from sae.formats.token_text import has_stand_ins, own_piece, stand_in_piece, text_piece
+from sae.formats.writers.neuronpedia import SCALARS
 from sae.store.records import DENSE_DENSITY, FLAGS, RARE_TOKENS
 
 _BLOCK = 2048  # rows held before they are written

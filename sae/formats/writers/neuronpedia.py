@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sae.errors import UserError
-from sae.formats.bins import nine
-from sae.formats.members import Member, gzipped
-from sae.formats.rows import Exporter
-from sae.formats.to_saelens import saelens_config
+from sae.formats.histogram_bins import nine
+from sae.formats.writers.archive import Member, gzipped
+from sae.formats.writers.dashboard_rows import Exporter
+from sae.formats.writers.saelens import saelens_config
 from sae.store.records import FLAGS, Context, Latent, TokenFirings
 
 BATCH = 1024

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pyarrow.parquet as pq
 
-from sae.formats.members import Member, Sink
+from sae.formats.writers.archive import Member, Sink
 from sae.store.build import Build
 from sae.store.schema import CONTEXT_COLUMNS, TABLES
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from sae.formats.bins import Bins, nine
-from sae.formats.pieces import piece_text
+from sae.formats.histogram_bins import Bins, nine
+from sae.formats.token_text import piece_text
 from sae.store.build import Build
 from sae.store.records import Context, Latent
 from sae.store.schema import TOP_BAND

@@ -18,7 +18,7 @@ from typing import Any
 
 from sae import __version__
 from sae.errors import UserError
-from sae.formats.bins import Bins
+from sae.formats.histogram_bins import Bins
 from sae.rundir import write_json
 from sae.store.schema import SCHEMA_VERSION
 from sae.store.writer import write_build
@@ -89,7 +89,8 @@ class Dashboard:
 
 def kind_of(path: Path) -> str | None:
     """The kind of dashboard at a path, by names alone: "neuronpedia", "saedashboard", or None."""
-    from sae.formats import neuronpedia_in, saedashboard_in
+    from sae.formats.dashboards import neuronpedia as neuronpedia_in
+    from sae.formats.dashboards import saedashboard as saedashboard_in
 
     if neuronpedia_in.root_of(path) is not None:
         return "neuronpedia"
@@ -98,7 +99,8 @@ def kind_of(path: Path) -> str | None:
 
 def open_dashboard(path: Path) -> Dashboard:
     """Read what the file at `path` says of itself.  Raises UserError (field `source`)."""
-    from sae.formats import neuronpedia_in, saedashboard_in
+    from sae.formats.dashboards import neuronpedia as neuronpedia_in
+    from sae.formats.dashboards import saedashboard as saedashboard_in
 
     kind = kind_of(path)
     if kind is None:
@@ -114,7 +116,7 @@ def import_dashboard(
 
     `update(bytes read, bytes in all)` may raise to stop; nothing is left behind then.  Raises UserError.
     """
-    from sae.formats.staging import Staging
+    from sae.formats.dashboards.staging import Staging
 
     started = time.time()
     dashboard = open_dashboard(path)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sae.errors import UserError
-from sae.formats import hostile
-from sae.formats.dashboard import MAX_LATENTS, Dashboard, Record, batch_number
-from sae.formats.neuronpedia_in import example_of, feature_of
+from sae.formats import untrusted_json as hostile
+from sae.formats.dashboards.import_dashboard import MAX_LATENTS, Dashboard, Record, batch_number
+from sae.formats.dashboards.neuronpedia import example_of, feature_of
 
 
 def files_of(path: Path) -> list[Path]:

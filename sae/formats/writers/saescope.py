@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sae.errors import UserError
-from sae.formats.members import Member
+from sae.formats.writers.archive import Member
 
 _CHUNK = 8 << 20
 

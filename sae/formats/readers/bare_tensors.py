@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sae.formats import dictionary_learning as dl
 from sae.formats.detect import Found
 from sae.formats.foreign import Foreign, Weights
-from sae.formats.safe import Tensors, refuse
+from sae.formats.readers import dictionary_learning as dl
+from sae.formats.untrusted_tensors import Tensors, refuse
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from sae.formats.bins import nine
-from sae.formats.rows import Exporter
+from sae.formats.histogram_bins import nine
+from sae.formats.writers.dashboard_rows import Exporter
 from sae.store.records import Context, Latent
 from sae.store.schema import TOP_BAND
 

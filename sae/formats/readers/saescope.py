@@ -8,7 +8,7 @@ from typing import Any
 from sae.autoencoder.artefact import Autoencoder
 from sae.formats.detect import Found
 from sae.formats.foreign import Foreign, Weights
-from sae.formats.safe import check_safetensors, read_json
+from sae.formats.untrusted_tensors import check_safetensors, read_json
 
 
 def read(found: Found, given: Mapping[str, Any]) -> Foreign:
