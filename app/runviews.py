@@ -15,8 +15,8 @@ from markupsafe import Markup
 from app import charts
 from app.jobs import queue
 from app.models import Run
-from sae.formats.importing import UPLOAD
-from sae.rundir import ProgressFile, RunFolder, Status
+from sae.runs.folder import ProgressFile, RunFolder, Status
+from sae.runs.import_sae import UPLOAD
 from sae.specs.registry import as_text
 from sae.workspace.paths import Workspace
 

@@ -16,7 +16,7 @@ from app.saepages import architecture_name
 from app.tokens_view import Row, context_row
 from app.zoom import Zoom
 from sae.errors import UserError
-from sae.rundir import RunFolder
+from sae.runs.folder import RunFolder
 from sae.store.build import Build
 from sae.store.latent_query import LIVING, Filters
 from sae.store.records import DENSE_DENSITY, RARE_TOKENS, L0Count

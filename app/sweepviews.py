@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from app import charts
-from sae.rundir import Status
+from sae.runs.folder import Status
 from sae.specs.registry import SweepSpec, TrainSpec
 from sae.specs.registry import parse_spec as parse
 

@@ -18,7 +18,7 @@ import duckdb
 import numpy as np
 
 from sae.lm.model_info import DEMO_PATH
-from sae.rundir import write_json
+from sae.runs.folder import write_json
 from sae.store.page_file import glance_path
 from sae.store.records import NEAR
 from sae.store.schema import (

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from sae.errors import UserError
 from sae.export_cli import register as register_exports
-from sae.rundir import ProgressFile, RunFolder, Status
+from sae.runs.folder import ProgressFile, RunFolder, Status
 from sae.specs.registry import POSITIONAL, SPECS, as_text, demo_spec
 from sae.steer_cli import steer_command
 from sae.workspace.paths import Workspace
@@ -79,7 +79,7 @@ def run(
     quiet: Annotated[bool, typer.Option(help="Print lines, no bar (for logs)")] = False,
 ) -> None:
     """Execute a run folder, or resume it."""
-    from sae.run import execute, folder_of
+    from sae.runs.execute import execute, folder_of
 
     run_folder, workspace = folder_of(folder)
     plain = quiet or not console.is_terminal or "RANK" in os.environ  # of torchrun's processes each would draw
@@ -87,7 +87,7 @@ def run(
 
 
 def _start_and_watch(kind: str, values: dict[str, Any]) -> None:
-    from sae.run import start
+    from sae.runs.execute import start
 
     workspace = Workspace.from_environment()
     folder = start(kind, values, workspace)
@@ -103,7 +103,7 @@ def _start_and_watch(kind: str, values: dict[str, Any]) -> None:
 
 def _watch(folder: RunFolder, workspace: Workspace) -> int:
     """Execute in this process, with bars drawn from `status.json` by a thread."""
-    from sae.run import execute
+    from sae.runs.execute import execute
 
     finished = threading.Event()
     columns = (TextColumn("{task.description:12}"), BarColumn(), MofNCompleteColumn(),

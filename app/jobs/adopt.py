@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.jobs.launchers import Launcher
 from app.models import Run
-from sae.rundir import FINAL_STATES, RunFolder, Status
+from sae.runs.folder import FINAL_STATES, RunFolder, Status
 from sae.specs.registry import SPECS
 from sae.workspace.paths import Workspace
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sae.rundir import FINAL_STATES, RunFolder
+from sae.runs.folder import FINAL_STATES, RunFolder
 
 _TAIL_BYTES = 20_000
 

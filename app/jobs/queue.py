@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from app.jobs.folders import reopen
 from app.models import Run
-from sae.rundir import FINAL_STATES, Kind, RunFolder
+from sae.runs.folder import FINAL_STATES, Kind, RunFolder
 from sae.workspace.paths import Workspace, new_id
 
 QUEUED = frozenset({"queued"})

@@ -24,7 +24,7 @@ from app.jobs.folders import last_line
 from app.jobs.launchers import Handle, Launcher
 from app.models import Run
 from app.settings import Settings
-from sae.rundir import RunFolder, Status
+from sae.runs.folder import RunFolder, Status
 
 log = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ from app.models import User
 from app.templating import render
 from app.uploads import Uploads
 from sae.errors import UserError
-from sae.formats.importing import UPLOAD
-from sae.formats.inspect import inspect
 from sae.formats.untrusted_tensors import plain_files
-from sae.rundir import RunFolder
+from sae.runs.folder import RunFolder
+from sae.runs.import_sae import UPLOAD
+from sae.runs.inspect_source import inspect
 from sae.specs.imports import ImportSpec
 from sae.workspace.paths import Workspace, new_id
 

@@ -14,7 +14,7 @@ from app.launch import check_spec
 from app.models import Run, Sae
 from app.runviews import RunView, all_progress, view
 from app.templating import render
-from sae.rundir import RunFolder
+from sae.runs.folder import RunFolder
 
 router = APIRouter(prefix="/api")
 

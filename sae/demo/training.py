@@ -26,7 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from sae.demo.text import Report, Roots, Streams, prepare_text
 from sae.errors import UserError
-from sae.rundir import write_json
+from sae.runs.folder import write_json
 from sae.workspace.checkpoint import load_checkpoint, save_checkpoint
 
 BOS = 0

@@ -28,7 +28,7 @@ from sae.data.activations import Timing
 from sae.distributed import ALONE, Group
 from sae.distributed.checkpoint import load_shards, save_shards
 from sae.errors import UserError
-from sae.progress import Interrupted
+from sae.runs.progress import Interrupted
 from sae.specs.registry import TrainSpec
 from sae.training.curves import Curves
 from sae.training.trainer import Trainee

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from sae.rundir import RunFolder
+from sae.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)

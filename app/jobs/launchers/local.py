@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from app.jobs.launchers import Handle
-from sae.rundir import RunFolder
+from sae.runs.folder import RunFolder
 from sae.workspace.paths import Workspace
 
 Command = Callable[[RunFolder], list[str]]

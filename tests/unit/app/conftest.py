@@ -22,7 +22,7 @@ from app.db import SessionFactory, make_engine, make_session_factory, upgrade
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.supervisor import Supervisor
 from app.settings import Settings
-from sae.rundir import RunFolder, write_json
+from sae.runs.folder import RunFolder, write_json
 from sae.workspace.paths import Workspace
 
 FAKE_RUN = Path(__file__).with_name("fake_run.py")

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from sae.rundir import RunFolder, Status, write_json
+from sae.runs.folder import RunFolder, Status, write_json
 
 
 def main(path: str) -> int:

@@ -15,7 +15,7 @@ from app.main import create_app
 from app.settings import Settings
 from app.templating import static_url
 from sae.errors import UserError
-from sae.rundir import RunFolder, Status
+from sae.runs.folder import RunFolder, Status
 from sae.specs.registry import demo_spec
 from tests.unit.app.conftest import write_sae
 

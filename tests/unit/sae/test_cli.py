@@ -15,8 +15,8 @@ import pytest
 
 from sae.cli import main
 from sae.errors import UserError
-from sae.run import EXIT_FAILED, EXIT_OK, EXIT_USER, start
-from sae.rundir import RunFolder, Status
+from sae.runs.execute import EXIT_FAILED, EXIT_OK, EXIT_USER, start
+from sae.runs.folder import RunFolder, Status
 from sae.specs.registry import POSITIONAL, SPECS, TrainSpec
 from sae.workspace.paths import Workspace
 
@@ -161,7 +161,7 @@ def test_an_unexpected_error_is_a_failed_run_with_its_traceback_in_the_log(
     def broken(*args: Any) -> None:
         raise ZeroDivisionError("by hand")
 
-    monkeypatch.setattr("sae.run._train", broken)
+    monkeypatch.setattr("sae.runs.execute._train", broken)
     run = start("train", {}, Workspace(tmp_path / "home"))
     code, _, err = command("run", run.path)
     status = run.status()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sae.errors import UserError
-from sae.naming import claim_names, default_name, release
-from sae.rundir import RunFolder, Status, write_json
+from sae.runs.folder import RunFolder, Status, write_json
+from sae.runs.names import claim_names, default_name, release
 from sae.specs.registry import SweepSpec, TrainSpec
 from sae.workspace.paths import Workspace
 

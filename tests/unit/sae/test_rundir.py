@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae.rundir import ProgressFile, RunFolder, Status
+from sae.runs.folder import ProgressFile, RunFolder, Status
 
 
 def test_a_status_is_read_as_written(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from app.jobs.adopt import COMMAND_LINE, adopt_folders
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.supervisor import Supervisor
 from app.models import Run
-from sae.rundir import RunFolder, Status
+from sae.runs.folder import RunFolder, Status
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import fake_command
 

@@ -9,7 +9,7 @@ import pytest
 from app.db import SessionFactory
 from app.jobs import queue
 from app.models import Run
-from sae.rundir import RunFolder
+from sae.runs.folder import RunFolder
 from sae.workspace.paths import Workspace
 
 

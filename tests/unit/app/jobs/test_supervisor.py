@@ -22,7 +22,7 @@ from app.jobs.launchers.local import LocalLauncher
 from app.jobs.supervisor import MAX_REQUEUES, Supervisor
 from app.models import Run
 from app.settings import Settings
-from sae.rundir import RunFolder
+from sae.runs.folder import RunFolder
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import fake_command, write_sae
 

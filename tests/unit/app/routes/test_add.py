@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from app import auth
 from app.jobs.launchers.local import LocalLauncher
 from app.settings import Settings
-from sae.rundir import RunFolder
+from sae.runs.folder import RunFolder
 from sae.workspace.paths import Workspace
 
 SAES = Path(__file__).parents[3] / "fixtures" / "saes"

@@ -49,7 +49,7 @@ def test_an_untouched_form_is_the_default_run(admin: TestClient) -> None:
     assert answer.status_code == 303
     run = admin.get(f"/api{answer.headers['location']}").json()
     assert (run["kind"], run["state"], run["requested_by"]) == ("train", "queued", "ada")
-    from sae.rundir import RunFolder
+    from sae.runs.folder import RunFolder
 
     folder = RunFolder(admin.app.state.settings.workspace.run(run["id"]))  # type: ignore[attr-defined]
     assert folder.spec() == ("train", TrainSpec().model_dump())
@@ -64,7 +64,7 @@ def test_an_untouched_sweep_is_the_default_one_and_its_page_lists_its_saes(admin
     answer = admin.post("/admin/sweep", data=_fields(admin.get("/admin/sweep").text))
     assert answer.status_code == 303
     run_id = answer.headers["location"].rpartition("/")[2]
-    from sae.rundir import RunFolder
+    from sae.runs.folder import RunFolder
 
     kind, values = RunFolder(admin.app.state.settings.workspace.run(run_id)).spec()  # type: ignore[attr-defined]
     assert (kind, SweepSpec(**values)) == ("sweep", SweepSpec())

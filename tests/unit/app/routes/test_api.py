@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi.testclient import TestClient
 
-from sae.rundir import RunFolder
+from sae.runs.folder import RunFolder
 from sae.specs.registry import TrainSpec
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import write_sae

@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app import labels, mapviews
-from sae.rundir import write_json
+from sae.runs.folder import write_json
 from sae.store.comparison import comparison_path, write_comparison
 from sae.store.latent_query import SORTS, TOKEN_SORTS
 from sae.store.records import Sample

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from app.jobs import queue
 from app.models import Sae
 from app.saeviews import training_rows
-from sae.rundir import RunFolder, Status
+from sae.runs.folder import RunFolder, Status
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import write_sae
 

@@ -19,7 +19,7 @@ from sae.distributed import ALONE, Group
 from sae.distributed.world import World, device_of, open_world
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
-from sae.progress import Interrupted
+from sae.runs.progress import Interrupted
 from sae.specs.registry import TrainSpec, parse_spec
 from sae.training.loop import train
 from sae.training.trainer import Trainee

@@ -18,10 +18,11 @@ from safetensors.torch import save_file
 from sae.autoencoder.artefact import Autoencoder, read_config
 from sae.errors import UserError
 from sae.formats import fetch as source
-from sae.formats import importing, proof
 from sae.formats.foreign import MissingFacts
-from sae.run import EXIT_CANCELLED, EXIT_OK, EXIT_USER, execute, start
-from sae.rundir import RunFolder
+from sae.runs import import_check as proof
+from sae.runs import import_sae as importing
+from sae.runs.execute import EXIT_CANCELLED, EXIT_OK, EXIT_USER, execute, start
+from sae.runs.folder import RunFolder
 from sae.workspace.paths import Workspace
 from tests.unit.sae.formats import saes
 
@@ -185,7 +186,7 @@ def test_an_import_that_is_cancelled_leaves_nothing_and_can_be_resumed(
         reporter.check()
 
     monkeypatch.setattr(proof, "measure", cancelled)
-    monkeypatch.setattr("sae.progress.Reporter.row", stop)
+    monkeypatch.setattr("sae.runs.progress.Reporter.row", stop)
     code, folder = imported(saes.saelens(tmp_path / "sae"))
     assert code == EXIT_CANCELLED
     assert not list(workspace.root.glob("saes/*/*"))

@@ -1,6 +1,6 @@
 """Execute a run folder: `saescope run <folder>`.  Running it again resumes it.
 
-The folder's contract is in `sae.rundir`.  torch and the language model are imported only when
+The folder's contract is in `sae.runs.folder`.  torch and the language model are imported only when
 there is work for them, so this module can be imported by anything.
 """
 
@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sae import run_compare
 from sae.errors import Cancelled, UserError
-from sae.formats import importing
 from sae.lm.model_info import check_layer, find_model
-from sae.progress import Follower, Interrupted, Reporter
-from sae.run_steps import build_index, open_model_and_text, text_of
-from sae.rundir import FINAL_STATES, RunFolder
+from sae.runs import compare as run_compare
+from sae.runs import import_sae as importing
+from sae.runs.folder import FINAL_STATES, RunFolder
+from sae.runs.progress import Follower, Interrupted, Reporter
+from sae.runs.steps import build_index, open_model_and_text, text_of
 from sae.specs.registry import (
     CompareSpec,
     EvaluateSpec,
@@ -142,7 +142,7 @@ def _train(
     spec: TrainSpec | SweepSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter
 ) -> dict[str, Any]:
     from sae.distributed.world import close_world
-    from sae.run_training import train_members
+    from sae.runs.train import train_members
 
     try:
         return train_members(spec, folder, workspace, reporter)

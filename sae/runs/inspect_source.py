@@ -1,4 +1,4 @@
-"""A look at a source from a process of its own: `python -m sae.formats.inspect` reads a spec as JSON from
+"""A look at a source from a process of its own: `python -m sae.runs.inspect_source` reads a spec as JSON from
 standard input and answers on standard output.  The web program asks so: whatever a hostile file does
 to a reader, or to memory, it does not do to the pages.
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from sae.errors import UserError
 from sae.formats.foreign import Foreign, MissingFacts
-from sae.formats.importing import look
+from sae.runs.import_sae import look
 from sae.specs.imports import ImportSpec
 from sae.workspace.paths import Workspace
 
@@ -27,7 +27,7 @@ def inspect(spec: ImportSpec, workspace: Workspace) -> dict[str, Any]:
     """What a look at the source says, from another process.  Never raises for what the file is."""
     environment = {**os.environ, "SAESCOPE_HOME": str(workspace.root)}
     try:
-        done = subprocess.run([sys.executable, "-m", "sae.formats.inspect"], input=spec.model_dump_json(), text=True,
+        done = subprocess.run([sys.executable, "-m", "sae.runs.inspect_source"], input=spec.model_dump_json(), text=True,
                               capture_output=True, timeout=TIMEOUT_S, env=environment, check=False)
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sae.errors import UserError
 from sae.lm.sites import KINDS
-from sae.rundir import FINAL_STATES, RunFolder, write_json
+from sae.runs.folder import FINAL_STATES, RunFolder, write_json
 from sae.specs.registry import SweepSpec, TrainSpec
 from sae.workspace.paths import Workspace, check_name
 

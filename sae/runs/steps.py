@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sae.progress import Reporter
-from sae.rundir import RunFolder
+from sae.runs.folder import RunFolder
+from sae.runs.progress import Reporter
 from sae.specs.registry import IndexSettings, IndexSpec, command_line
 from sae.workspace.paths import Workspace, slug
 

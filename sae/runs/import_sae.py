@@ -21,8 +21,8 @@ from sae.formats.fetch import fetch, hub_name
 from sae.formats.foreign import Foreign
 from sae.lm.model_info import find_model
 from sae.lm.sites import KINDS, check_site, parse_site
-from sae.progress import Reporter
-from sae.rundir import RunFolder
+from sae.runs.folder import RunFolder
+from sae.runs.progress import Reporter
 from sae.specs.imports import ImportSpec
 from sae.workspace.paths import Workspace, check_name
 
@@ -35,8 +35,8 @@ PHASES = {"source": 5.0, "text": 10, "check": 10, "index": 75}
 _NOTE = "sae_id.txt"  # in the run's folder: what it made, or is about to
 UPLOAD = "upload"  # the run's folder for files that came with the request
 
-Open = Callable[..., "tuple[LanguageModel, Corpus]"]  # sae.run_steps.open_model_and_text
-Build = Callable[..., str]  # sae.run_steps.build_index
+Open = Callable[..., "tuple[LanguageModel, Corpus]"]  # sae.runs.steps.open_model_and_text
+Build = Callable[..., str]  # sae.runs.steps.build_index
 
 
 def look(spec: ImportSpec, workspace: Workspace) -> Foreign | None:
@@ -151,7 +151,7 @@ def _check_place(spec: ImportSpec, foreign: Foreign, workspace: Workspace) -> st
 
 
 def _taken(sae_id: str, workspace: Workspace) -> bool:
-    """Whether there is such an SAE, or a training run that has claimed its name (see `sae.naming`)."""
+    """Whether there is such an SAE, or a training run that has claimed its name (see `sae.runs.names`)."""
     folder = workspace.sae(sae_id)
     return (folder / "sae.json").exists() or (folder / "claim.json").exists()
 
@@ -173,8 +173,8 @@ def _proven(
 ) -> Autoencoder:
     """The artefact with what was measured.  Raises UserError with the number where it does not reconstruct."""
     from sae.evaluation.metrics import calibrate_threshold
-    from sae.formats.proof import holds, measure, sample
     from sae.formats.readers.registry import convert
+    from sae.runs.import_check import holds, measure, sample
 
     reporter.begin("check", spec.check_tokens, message="reading activations")
     at = sample(lm, corpus, foreign.hook, foreign.out_hook, spec.check_tokens, reporter.update)
@@ -210,7 +210,7 @@ def _tell(foreign: Foreign, measured: dict[str, Any]) -> None:
 
 
 def _refusal(foreign: Foreign, measured: dict[str, Any], at: Any, lm: LanguageModel, corpus: Corpus) -> str:
-    from sae.formats.proof import MAX_FVU, table
+    from sae.runs.import_check import MAX_FVU, table
 
     rows = table(foreign, at, lm, corpus)
     for fvu, option in rows:

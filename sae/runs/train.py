@@ -20,10 +20,10 @@ from sae.distributed.world import device_of, open_world
 from sae.errors import UserError
 from sae.evaluation.metrics import calibrate_and_evaluate, held_out_contexts
 from sae.lm.model_info import check_layer, find_model
-from sae.naming import claim_names, release
-from sae.progress import Reporter
-from sae.run_steps import build_index, open_model_and_text
-from sae.rundir import RunFolder
+from sae.runs.folder import RunFolder
+from sae.runs.names import claim_names, release
+from sae.runs.progress import Reporter
+from sae.runs.steps import build_index, open_model_and_text
 from sae.specs.registry import SweepSpec, TrainSpec
 from sae.training.loop import Trained, artefact, train_all
 from sae.workspace.paths import Workspace

@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from sae import __version__
 from sae.errors import UserError
-from sae.progress import Reporter
-from sae.run_steps import open_model_and_text, text_of
-from sae.rundir import RunFolder
+from sae.runs.folder import RunFolder
+from sae.runs.progress import Reporter
+from sae.runs.steps import open_model_and_text, text_of
 from sae.specs.registry import CompareSpec, command_line
 from sae.store.comparison import comparison_path, write_comparison
 from sae.workspace.paths import Workspace

@@ -14,7 +14,7 @@ from collections import deque
 from typing import Any
 
 from sae.errors import Cancelled
-from sae.rundir import HEARTBEAT_S, RunFolder, Status
+from sae.runs.folder import HEARTBEAT_S, RunFolder, Status
 
 
 class Interrupted(Exception):
