@@ -1,4 +1,4 @@
-"""The `saescope` command: all of `sae.cli`, and with it the web program (`serve`, `create-admin`)."""
+"""The `saescope` command: all of `sae.cli.main`, and with it the web program (`serve`, `create-admin`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from sae.cli import app, guarded
+from sae.cli.main import app, guarded
 from sae.errors import UserError
 
 _SECONDS_TO_CLOSE = 3  # for requests and event streams that are open when the server is told to stop

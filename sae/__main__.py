@@ -1,5 +1,5 @@
 """`python -m sae`: the command line without the web program."""
 
-from sae.cli import main
+from sae.cli.main import main
 
 main()

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-_PRELOAD = ["sae.lm.bridge", "sae.training.loop", "sae.evaluation.metrics", "sae.index.build", "sae.cli", "tests.runs"]
+_PRELOAD = ["sae.lm.bridge", "sae.training.loop", "sae.evaluation.metrics", "sae.index.build", "sae.cli.main", "tests.runs"]
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_PRELOAD)
 
@@ -51,7 +51,7 @@ def _run(folder: str, home: str) -> None:
     log = os.open(os.path.join(folder, "log.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    from sae.cli import main
+    from sae.cli.main import main
     from sae.index import scan
     from sae.training import loop as train
 

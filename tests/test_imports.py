@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 HEAVY = frozenset({"torch", "transformers", "transformer_lens"})
 WORKER_SERVER = "app.worker.server"
 TORCH_FREE = (
-    "sae", "sae.cli", "sae.data.corpus", "sae.errors", "sae.export_cli", "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds",
+    "sae", "sae.cli.main", "sae.data.corpus", "sae.errors", "sae.cli.export", "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds",
     "sae.store.schema", "sae.lm.model_info", "sae.runs.folder", "sae.specs.registry",
     "sae.store.build", "sae.data.texts", "sae.lm.tokens", "sae.workspace.paths")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sae.cli import main
+from sae.cli.main import main
 from sae.errors import UserError
 from sae.runs.execute import EXIT_FAILED, EXIT_OK, EXIT_USER, start
 from sae.runs.folder import RunFolder, Status

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sae.cli import app
+from sae.cli.main import app
 from sae.errors import UserError
 from sae.formats.dashboards.saedashboard import files_of
 from sae.formats.writers.kinds import KINDS

@@ -8,8 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from sae.cli.steer import _shown, steer_command
 from sae.errors import UserError
-from sae.steer_cli import _shown, steer_command
 from sae.workspace.paths import Workspace
 from tests.builds import make_build
 

@@ -235,7 +235,7 @@ def test_nobody_removes_themselves(admin: TestClient) -> None:
 def test_the_command_line_has_every_option_of_the_command() -> None:
     from typer.main import get_command
 
-    from sae.cli import app
+    from sae.cli.main import app
 
     commands = get_command(app).commands  # type: ignore[attr-defined]
     for kind in SPECS:

@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from sae.cli.export import register as register_exports
+from sae.cli.steer import steer_command
 from sae.errors import UserError
-from sae.export_cli import register as register_exports
 from sae.runs.folder import ProgressFile, RunFolder, Status
 from sae.specs.registry import POSITIONAL, SPECS, as_text, demo_spec
-from sae.steer_cli import steer_command
 from sae.workspace.paths import Workspace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
