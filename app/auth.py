@@ -15,8 +15,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from app.db import SessionFactory
-from app.models import LoginLink, LoginSession, User
+from app.db.engine import SessionFactory
+from app.db.tables import LoginLink, LoginSession, User
 from app.settings import Settings
 from sae.errors import UserError
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from sqlalchemy import select
 
-from app.db import SessionFactory
-from app.models import Sae
+from app.db.engine import SessionFactory
+from app.db.tables import Sae
 from sae.errors import UserError
 from sae.workspace.paths import Workspace
 
@@ -29,7 +29,7 @@ class Catalog:
     def __init__(
         self, workspace: Workspace, sessions: SessionFactory, changes: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """`changes` tells what `app.db.Changes` does: every page names the SAEs, so rows are kept while it stays."""
+        """`changes` tells what `app.db.engine.Changes` does: every page names the SAEs, so rows are kept while it stays."""
         self.workspace, self.sessions, self._changes = workspace, sessions, changes
         self._seen: Signature | None = None
         self._kept: tuple[int | None, dict[str, Sae]] = (None, {})  # replaced whole, so threads need no lock

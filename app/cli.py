@@ -29,7 +29,7 @@ def serve(
     import uvicorn
 
     from app.auth import admin_link
-    from app.db import make_engine, make_session_factory, upgrade
+    from app.db.engine import make_engine, make_session_factory, upgrade
     from app.garbage import rare_collections
     from app.jobs.lock import WorkspaceLock
     from app.main import create_app
@@ -69,7 +69,7 @@ def create_admin(
 ) -> None:
     """Make an administrator, or give one a new password.  The server may be running."""
     from app import auth
-    from app.db import make_engine, make_session_factory, upgrade
+    from app.db.engine import make_engine, make_session_factory, upgrade
     from app.settings import Settings
 
     settings = Settings.load()

@@ -11,8 +11,8 @@ from markupsafe import Markup
 from app import charts
 from app.builds import Builds
 from app.catalog import Catalog
+from app.db.tables import Sae
 from app.latentviews import snippet
-from app.models import Sae
 from app.tokens_view import Row
 from sae.errors import UserError
 from sae.store.comparison import PARTNER_COSINE, Comparison, Match, Split

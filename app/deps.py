@@ -18,10 +18,10 @@ from starlette.concurrency import run_in_threadpool
 from app import auth
 from app.builds import Builds
 from app.catalog import Catalog
-from app.db import SessionFactory
+from app.db.engine import SessionFactory
+from app.db.tables import User
 from app.errors import SignInNeeded
 from app.jobs.supervisor import Supervisor
-from app.models import User
 from app.questions import VisitorQuestions
 from app.security import count_computing
 from app.settings import Settings

@@ -14,8 +14,8 @@ from fastapi import HTTPException
 from fastapi.responses import Response, StreamingResponse
 
 from app.builds import Builds
+from app.db.tables import Sae
 from app.formats import size
-from app.models import Sae
 from sae.errors import UserError
 from sae.formats.writers.archive import stream_zip
 from sae.formats.writers.kinds import KINDS, check_kind, members_of

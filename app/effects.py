@@ -13,7 +13,7 @@ from statistics import fmean
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.models import LatentEffect, Sae
+from app.db.tables import LatentEffect, Sae
 from app.tokens_view import signed_class, token_label
 from app.worker.protocol import Ablate, Ablated, Effect, LatentScore, Score
 from sae.steering.measurement_requests import AblationRequest, ScoreRequest

@@ -17,8 +17,8 @@ from urllib.parse import urlencode
 from starlette.datastructures import ImmutableMultiDict
 
 from app.catalog import Catalog
+from app.db.tables import Sae
 from app.inspect_view import MEASURES
-from app.models import Sae
 from app.parameters import whole_number
 from sae.errors import UserError
 from sae.lm.model_info import find_model

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.db.tables import Sae
 from app.inspect_form import Asked, View
 from app.inspect_view import (
     MEASURES,
@@ -22,7 +23,6 @@ from app.inspect_view import (
     text_latents,
     token_bars,
 )
-from app.models import Sae
 from app.tokens_view import Row, signed_class, token_label
 from sae.store.build import Build
 from sae.store.records import Token

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from app import charts
 from app.catalog import Catalog
-from app.models import Sae
+from app.db.tables import Sae
 from app.tokens_view import Piece, Row, context_row, text_pieces, token_label
 from sae.store.build import Build
 from sae.store.records import L0Token, Sample

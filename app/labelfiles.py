@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app import labels
-from app.models import Label, Sae
+from app.db.tables import Label, Sae
 from app.parameters import whole_number
 from sae.errors import UserError
 

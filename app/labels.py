@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.models import Label
+from app.db.tables import Label
 from sae.errors import UserError
 
 MAX_TEXT, MAX_NOTE = 200, 10_000

@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from app import charts
+from app.db.tables import Label
 from app.formats import number, percent
-from app.models import Label
 from app.rulewords import RuleWords, rule_words
 from app.tokens_view import Row, context_row, signed_class, token_label
 from app.zoom import Zoom

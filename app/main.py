@@ -23,7 +23,7 @@ from app import errors
 from app.builds import Builds
 from app.catalog import Catalog
 from app.compression import COMPRESS
-from app.db import Changes, make_engine, make_session_factory, upgrade
+from app.db.engine import Changes, make_engine, make_session_factory, upgrade
 from app.deps import current_user
 from app.downloads import Downloads
 from app.jobs import queue

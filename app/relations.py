@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from app.db.tables import Label
 from app.formats import number, percent
 from app.latentviews import snippet
-from app.models import Label
 from app.tokens_view import Row
 from sae.store.build import Build
 from sae.store.records import Companion, Latent

@@ -11,8 +11,8 @@ import time
 
 from sqlalchemy import delete, select
 
-from app.db import SessionFactory
-from app.models import Inspection, SteerRun
+from app.db.engine import SessionFactory
+from app.db.tables import Inspection, SteerRun
 from app.settings import Settings
 
 EVERY_S = 600.0

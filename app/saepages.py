@@ -12,8 +12,8 @@ from fastapi.responses import JSONResponse, Response
 
 from app.builds import Builds
 from app.catalog import Catalog
+from app.db.tables import Sae
 from app.formats import compact
-from app.models import Sae
 from app.parameters import whole_number
 from app.templating import render
 from sae import __version__

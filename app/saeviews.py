@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from app import charts
+from app.db.tables import Sae
 from app.formats import percent, whole
-from app.models import Sae
 from app.runviews import all_progress, curves
 from app.saepages import architecture_name
 from app.tokens_view import Row, context_row

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
         Path("data"), validation_alias="SAESCOPE_HOME", description="The workspace: database, SAEs, runs, builds")
     database_url: str = Field(
         "", validation_alias="DATABASE_URL",
-        description="SQLAlchemy address of the app database; empty: app.db in the workspace")
+        description="SQLAlchemy address of the app database; empty: app.db.engine in the workspace")
 
     readers: int = Field(
         -1, ge=-1, le=64, description="Processes that make pages beside the server when several are asked for at once "

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import HTTPException
 from sqlalchemy.orm import Session
 
-from app.models import SteerRun
+from app.db.tables import SteerRun
 from app.steer_form import MODE_NAMES
 from app.steer_readout import kl_chart
 from app.steer_sweep import PERPLEXITY_TIMES, REPETITION_MORE, sweep_charts, sweep_rows

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from app.builds import Builds
 from app.catalog import Catalog
-from app.models import Sae
+from app.db.tables import Sae
 from app.steer_form import Chip, Form, SaeFacts, default_values
 from app.tokens_view import token_label
 from sae.errors import UserError

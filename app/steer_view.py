@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.models import SteerRun
+from app.db.tables import SteerRun
 from app.parameters import whole_number
 from app.steer_form import SaeFacts
 from app.steering import FINAL_STATES, LiveRun

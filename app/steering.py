@@ -16,8 +16,8 @@ from typing import Any
 
 from sqlalchemy import update
 
-from app.db import SessionFactory
-from app.models import SteerRun
+from app.db.engine import SessionFactory
+from app.db.tables import SteerRun
 from app.questions import busy_words, queue_words
 from app.worker.client import WorkerClient
 from app.worker.protocol import (

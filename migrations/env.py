@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import context
 
-from app.db import make_engine
-from app.models import Base
+from app.db.engine import make_engine
+from app.db.tables import Base
 from app.settings import Settings
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.db.tables import Run
 from app.jobs.launchers import Launcher
-from app.models import Run
 from sae.runs.folder import FINAL_STATES, RunFolder, Status
 from sae.specs.registry import SPECS
 from sae.workspace.paths import Workspace

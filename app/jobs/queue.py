@@ -17,8 +17,8 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app.db.tables import Run
 from app.jobs.folders import reopen
-from app.models import Run
 from sae.runs.folder import FINAL_STATES, Kind, RunFolder
 from sae.workspace.paths import Workspace, new_id
 

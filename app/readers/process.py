@@ -27,7 +27,7 @@ from app import errors
 from app.builds import Builds
 from app.catalog import Catalog
 from app.compression import COMPRESS
-from app.db import Changes, make_engine, make_session_factory
+from app.db.engine import Changes, make_engine, make_session_factory
 from app.deps import current_user
 from app.garbage import rare_collections
 from app.routes import features, home, latent, latents, tokens

@@ -15,10 +15,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from app import specform
+from app.db.tables import User
 from app.deps import AdminDep, WorkspaceDep, admin_user
 from app.jobs import queue
 from app.launch import check_spec
-from app.models import User
 from app.templating import render
 from app.uploads import Uploads
 from sae.errors import UserError

@@ -14,11 +14,11 @@ from starlette.concurrency import run_in_threadpool
 
 from app import auth, specform
 from app.catalog import Catalog
+from app.db.tables import LoginSession, User
 from app.deps import AdminDep, CatalogDep, SessionDep, SettingsDep, WorkspaceDep, admin_user
 from app.estimate import Estimate, estimate
 from app.jobs import queue
 from app.launch import check_spec
-from app.models import LoginSession, User
 from app.routes.runs import runs_now
 from app.settings import Settings
 from app.templating import render

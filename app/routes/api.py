@@ -8,10 +8,10 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
+from app.db.tables import Run, Sae
 from app.deps import AdminDep, CatalogDep, SessionDep, SupervisorDep, WorkspaceDep
 from app.jobs import queue
 from app.launch import check_spec
-from app.models import Run, Sae
 from app.runviews import RunView, all_progress, view
 from app.templating import render
 from sae.runs.folder import RunFolder

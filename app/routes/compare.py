@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 from app import labels
 from app.catalog import Catalog
 from app.compareviews import Sides, comparable, cosine_chart
+from app.db.tables import Run, Sae
 from app.deps import AdminDep, BuildsDep, CatalogDep, SessionDep, SupervisorDep, WorkspaceDep
 from app.jobs import queue
-from app.models import Run, Sae
 from app.parameters import QueryNumber
 from app.saepages import as_json, find_sae, need_weights
 from app.templating import render

@@ -14,9 +14,9 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from app import effects
+from app.db.tables import LatentEffect, Sae
 from app.deps import Tools, ToolsDep
 from app.errors import error_response, wants_json
-from app.models import LatentEffect, Sae
 from app.parameters import PathNumber, whole_number
 from app.questions import PATIENCE_S, Question, fault_words
 from app.saepages import find_sae, need_weights, open_build

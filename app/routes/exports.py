@@ -15,9 +15,9 @@ from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 
 from app import labels
+from app.db.tables import Sae
 from app.deps import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
 from app.downloads import Downloads
-from app.models import Sae
 from app.saepages import find_sae, latent_number, of_build, open_build, unchanged
 from sae.errors import UserError
 from sae.formats.writers import circuit_tracer, neuronpedia

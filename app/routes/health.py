@@ -10,8 +10,8 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import metrics
+from app.db.tables import LoginSession, Run, Sae, SteerRun
 from app.deps import SessionDep, SettingsDep
-from app.models import LoginSession, Run, Sae, SteerRun
 
 router = APIRouter(tags=["health"])
 

@@ -9,8 +9,8 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from app import labels, saeviews
 from app.builds import Builds
+from app.db.tables import Sae
 from app.deps import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
-from app.models import Sae
 from app.parameters import whole_number
 from app.routes.api import sae_out
 from app.routes.runs import card_charts, runs_now

@@ -9,13 +9,13 @@ from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app import labels, latentviews
+from app.db.tables import Sae
 from app.deps import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
 from app.documents import WINDOW, DocumentView, document_view, open_corpus
 from app.downloads import links_of_latent
 from app.errors import SignInNeeded
 from app.flagwords import FLAG_NAMES, FLAG_WORDS
 from app.listquery import ListQuery, resolve
-from app.models import Sae
 from app.parameters import PathNumber, QueryNumber
 from app.relations import related_latents, relations
 from app.rulewords import rule_words

@@ -9,8 +9,8 @@ from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app import auth
+from app.db.tables import User
 from app.deps import SessionDep, SettingsDep, UserDep
-from app.models import User
 from app.settings import Settings
 from app.templating import render
 

@@ -13,10 +13,10 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from app import latentviews
+from app.db.tables import Sae
 from app.deps import Tools, ToolsDep
 from app.errors import wants_json
 from app.inspect_form import InspectForm, check
-from app.models import Sae
 from app.parameters import PathNumber
 from app.questions import PATIENCE_S, Question, fault_words
 from app.saepages import find_sae, need_weights, open_build, provenance, strip

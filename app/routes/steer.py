@@ -14,9 +14,9 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import ImmutableMultiDict
 
+from app.db.tables import SteerRun
 from app.deps import BuildsDep, CatalogDep, QuestionsDep, SessionDep, SteeringDep, WorkspaceDep
 from app.errors import wants_json
-from app.models import SteerRun
 from app.parameters import whole_number
 from app.steer_check import check, check_sweep, swept_place
 from app.steer_form import (

@@ -12,8 +12,8 @@ from fastapi.responses import Response
 from app import l0views, labels, saeviews
 from app.builds import Builds
 from app.catalog import Catalog
+from app.db.tables import Sae
 from app.deps import BuildsDep, CatalogDep, SessionDep
-from app.models import Sae
 from app.parameters import PathNumber
 from app.saepages import find_sae, json_response, open_build, page
 from app.templating import fragment, is_htmx, render

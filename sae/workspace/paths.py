@@ -1,6 +1,6 @@
 """Where everything lies on disk: the workspace (`SAESCOPE_HOME`, default `./data`).
 
-    app.db                              the web program's own database
+    app.db.engine                              the web program's own database
     corpora/<id>/                       tokenised text
     saes/<model>/<sae>/                 sae.safetensors, sae.json
     runs/<id>/                          one folder a run
@@ -80,7 +80,7 @@ class Workspace:
 
     @property
     def database(self) -> Path:
-        return self.root / "app.db"
+        return self.root / "app.db.engine"
 
     def corpus(self, corpus_id: str) -> Path:
         return self.root / "corpora" / check_name(corpus_id, "corpus")

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, make_url, text
 
 from app import auth
 from app.catalog import Catalog
-from app.db import SessionFactory, make_engine, make_session_factory, upgrade
+from app.db.engine import SessionFactory, make_engine, make_session_factory, upgrade
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.supervisor import Supervisor
 from app.settings import Settings

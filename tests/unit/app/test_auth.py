@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import select, update
 
 from app import auth
-from app.db import SessionFactory
-from app.models import LoginLink, LoginSession, User
+from app.db.engine import SessionFactory
+from app.db.tables import LoginLink, LoginSession, User
 from app.settings import Settings
 from sae.errors import UserError
 

@@ -17,8 +17,8 @@ from sqlalchemy import select
 
 from app.auth import check_password
 from app.cli import _listen
-from app.db import SessionFactory
-from app.models import User
+from app.db.engine import SessionFactory
+from app.db.tables import User
 
 COMMAND = [sys.executable, "-c", "from app.cli import main; main()"]
 

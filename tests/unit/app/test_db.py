@@ -9,8 +9,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
 from app import auth, labels
-from app.db import SessionFactory, alembic_config, make_engine, upgrade
-from app.models import Base, Run
+from app.db.engine import SessionFactory, alembic_config, make_engine, upgrade
+from app.db.tables import Base, Run
 from sae.errors import UserError
 from tests.unit.app.conftest import POSTGRES
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 import app.main
 from app import auth
-from app.models import User
+from app.db.tables import User
 from app.questions import Questions
 from app.settings import Settings
 from tests.builds import make_build

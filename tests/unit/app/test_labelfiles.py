@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app import labelfiles, labels
-from app.db import SessionFactory
-from app.models import Sae
+from app.db.engine import SessionFactory
+from app.db.tables import Sae
 from sae.errors import UserError
 
 SAE = Sae(id="demo/one", model="demo", name="one", n_latents=50)

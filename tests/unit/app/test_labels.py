@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app import labels
-from app.db import SessionFactory
+from app.db.engine import SessionFactory
 from sae.errors import UserError
 
 SAE = "demo/one"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from app.db import SessionFactory
-from app.models import Inspection, SteerRun
+from app.db.engine import SessionFactory
+from app.db.tables import Inspection, SteerRun
 from app.retention import sweep
 
 DAY = 86_400.0

@@ -16,7 +16,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     settings = Settings.load()
     assert (settings.host, settings.port, settings.home) == ("127.0.0.1", 8000, tmp_path / "data")
-    assert settings.url == f"sqlite:///{tmp_path / 'data' / 'app.db'}"
+    assert settings.url == f"sqlite:///{tmp_path / 'data' / 'app.db.engine'}"
     assert settings.max_runs == 1
 
 

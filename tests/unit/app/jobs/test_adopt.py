@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from app.db import SessionFactory
+from app.db.engine import SessionFactory
+from app.db.tables import Run
 from app.jobs import queue
 from app.jobs.adopt import COMMAND_LINE, adopt_folders
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.supervisor import Supervisor
-from app.models import Run
 from sae.runs.folder import RunFolder, Status
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import fake_command

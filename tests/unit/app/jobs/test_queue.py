@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.db import SessionFactory
+from app.db.engine import SessionFactory
+from app.db.tables import Run
 from app.jobs import queue
-from app.models import Run
 from sae.runs.folder import RunFolder
 from sae.workspace.paths import Workspace
 

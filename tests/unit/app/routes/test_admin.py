@@ -226,7 +226,7 @@ def test_nobody_removes_themselves(admin: TestClient) -> None:
     with admin.app.state.sessions() as db:  # type: ignore[attr-defined]
         from sqlalchemy import select
 
-        from app.models import User
+        from app.db.tables import User
 
         me = db.scalar(select(User.id).where(User.name == "ada"))
     assert admin.post(f"/admin/users/{me}/delete").status_code == 409

@@ -10,8 +10,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app import effects
+from app.db.tables import LatentEffect
 from app.main import create_app
-from app.models import LatentEffect
 from app.questions import Questions
 from app.settings import Settings
 from app.worker.protocol import Busy, Part

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from fastapi.testclient import TestClient
 
+from app.db.tables import Sae
 from app.jobs import queue
-from app.models import Sae
 from app.saeviews import training_rows
 from sae.runs.folder import RunFolder, Status
 from sae.workspace.paths import Workspace

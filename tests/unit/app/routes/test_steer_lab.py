@@ -364,7 +364,7 @@ def test_the_place_in_the_queue_is_shown(browser: TestClient, worker: FakeWorker
 
 
 def test_a_run_of_an_older_program_is_still_shown(browser: TestClient) -> None:
-    from app.models import SteerRun
+    from app.db.tables import SteerRun
 
     asked = {"model": "demo", "prompt": "x", "interventions": [{"sae": SAE, "layer": 2, "latent": 1, "max_act": 1}]}
     text = {"ids": [300], "pieces": ["a"], "acts": [[0.5]], "finish": "length"}

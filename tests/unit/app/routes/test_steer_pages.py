@@ -16,8 +16,8 @@ import pytest
 from fastapi.testclient import TestClient
 from httpx2 import Response
 
+from app.db.tables import SteerRun
 from app.main import create_app
-from app.models import SteerRun
 from app.settings import Settings
 from sae.store.build import Build
 from tests.builds import make_build
