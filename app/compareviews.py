@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from app import charts
 from app.builds import Builds
 from app.catalog import Catalog
 from app.db.tables import Sae
 from app.latentviews import snippet
-from app.tokens_view import Row
+from app.render import charts
+from app.render.token_text import Row
 from sae.errors import UserError
 from sae.store.comparison import PARTNER_COSINE, Comparison, Match, Split
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.tokens_view import Piece, text_pieces
+from app.render.token_text import Piece, text_pieces
 from sae.data.corpus import Corpus
 from sae.errors import UserError
 from sae.store.build import Build

@@ -15,7 +15,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from app.builds import Builds
 from app.db.tables import Sae
-from app.formats import size
+from app.render.numbers import size
 from sae.errors import UserError
 from sae.formats.writers.archive import stream_zip
 from sae.formats.writers.kinds import KINDS, check_kind, members_of

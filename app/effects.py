@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.tables import LatentEffect, Sae
-from app.tokens_view import signed_class, token_label
+from app.render.token_text import signed_class, token_label
 from app.worker.protocol import Ablate, Ablated, Effect, LatentScore, Score
 from sae.steering.measurement_requests import AblationRequest, ScoreRequest
 from sae.store.build import Build

@@ -23,7 +23,7 @@ from app.inspect_view import (
     text_latents,
     token_bars,
 )
-from app.tokens_view import Row, signed_class, token_label
+from app.render.token_text import Row, signed_class, token_label
 from sae.store.build import Build
 from sae.store.records import Token
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from app.tokens_view import Piece, Row, context_row, text_pieces
+from app.render.token_text import Piece, Row, context_row, text_pieces
 from sae.store.build import Build
 from sae.store.records import DENSE_DENSITY, Token
 

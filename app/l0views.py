@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from app import charts
 from app.catalog import Catalog
 from app.db.tables import Sae
-from app.tokens_view import Piece, Row, context_row, text_pieces, token_label
+from app.render import charts
+from app.render.token_text import Piece, Row, context_row, text_pieces, token_label
 from sae.store.build import Build
 from sae.store.records import L0Token, Sample
 

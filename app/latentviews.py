@@ -8,12 +8,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from app import charts
 from app.db.tables import Label
-from app.formats import number, percent
-from app.rulewords import RuleWords, rule_words
-from app.tokens_view import Row, context_row, signed_class, token_label
-from app.zoom import Zoom
+from app.render import charts
+from app.render.latent_words import RuleWords, rule_words
+from app.render.numbers import number, percent
+from app.render.token_text import Row, context_row, signed_class, token_label
+from app.render.zoom import Zoom
 from sae.formats.histogram_bins import log_spaced
 from sae.store.build import Build
 from sae.store.records import Context, Latent, LatentRow, Token

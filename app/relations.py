@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.db.tables import Label
-from app.formats import number, percent
 from app.latentviews import snippet
-from app.tokens_view import Row
+from app.render.numbers import number, percent
+from app.render.token_text import Row
 from sae.store.build import Build
 from sae.store.records import Companion, Latent
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from app import charts
 from app.db.tables import Run
 from app.jobs import queue
+from app.render import charts
 from sae.runs.folder import ProgressFile, RunFolder, Status
 from sae.runs.import_sae import UPLOAD
 from sae.specs.registry import as_text

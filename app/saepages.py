@@ -13,8 +13,8 @@ from fastapi.responses import JSONResponse, Response
 from app.builds import Builds
 from app.catalog import Catalog
 from app.db.tables import Sae
-from app.formats import compact
 from app.parameters import whole_number
+from app.render.numbers import compact
 from app.templating import render
 from sae import __version__
 from sae.errors import UserError

@@ -8,13 +8,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from app import charts
 from app.db.tables import Sae
-from app.formats import percent, whole
+from app.render import charts
+from app.render.numbers import percent, whole
+from app.render.token_text import Row, context_row
+from app.render.zoom import Zoom
 from app.runviews import all_progress, curves
 from app.saepages import architecture_name
-from app.tokens_view import Row, context_row
-from app.zoom import Zoom
 from sae.errors import UserError
 from sae.runs.folder import RunFolder
 from sae.store.build import Build

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from app import charts
+from app.render import charts
+from app.render.token_text import signed_class, token_label
 from app.steer_view import TITLES, RunView
-from app.tokens_view import signed_class, token_label
 from app.worker.protocol import NextTokens, ReadOut, Text
 from sae.steering.measurement_requests import ReadoutRequest
 from sae.steering.request import SteerRequest

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from app.builds import Builds
 from app.catalog import Catalog
 from app.db.tables import Sae
+from app.render.token_text import token_label
 from app.steer_form import Chip, Form, SaeFacts, default_values
-from app.tokens_view import token_label
 from sae.errors import UserError
 from sae.lm.model_info import DEMO, find_model
 from sae.lm.prompts import has_chat_template

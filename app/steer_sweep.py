@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from app import charts
+from app.render import charts
+from app.render.token_text import Piece
 from app.steer_form import Chip
 from app.steer_view import RunView, pieces
-from app.tokens_view import Piece
 from app.worker.protocol import Cell
 from sae.steering.measurement_requests import SweepRequest
 

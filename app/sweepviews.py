@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from app import charts
+from app.render import charts
 from sae.runs.folder import Status
 from sae.specs.registry import SweepSpec, TrainSpec
 from sae.specs.registry import parse_spec as parse

@@ -2,7 +2,7 @@
 
 `render(request, "pages/home.html", saes=…)` is all that a route needs.  In every template:
 
-- filters for numbers (`app/formats.py`): `compact whole number fixed percent density one_in
+- filters for numbers (`app/render/numbers.py`): `compact whole number fixed percent density one_in
   duration bytes moment`;
 - `static('css/base.css')`: the address of a file with its content's hash in it, which may be
   cached for ever;
@@ -24,10 +24,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from app.formats import FILTERS
+from app.render.context_html import context_html, kwic_html, pieces_html, row_html
+from app.render.numbers import FILTERS
+from app.render.token_text import visible
 from app.resources import STATIC, TEMPLATES
-from app.rowhtml import context_html, kwic_html, pieces_html, row_html
-from app.tokens_view import visible
 from sae import __version__
 
 _DEFAULTS: dict[str, Any] = {

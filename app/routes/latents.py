@@ -12,9 +12,9 @@ from app.deps import BuildsDep, CatalogDep, SessionDep
 from app.flagwords import FLAG_NAMES, FLAG_WORDS
 from app.listquery import LABEL_SORT, ListQuery, Resolved, resolve
 from app.parameters import QueryNumber
+from app.render.token_text import token_label
 from app.saepages import find_sae, json_response, open_build, page
 from app.templating import is_htmx, render
-from app.tokens_view import token_label
 from sae.store.latent_query import SCORE_SORT
 
 router = APIRouter(include_in_schema=False)

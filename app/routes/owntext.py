@@ -19,11 +19,11 @@ from app.errors import wants_json
 from app.inspect_form import InspectForm, check
 from app.parameters import PathNumber
 from app.questions import PATIENCE_S, Question, fault_words
+from app.render.token_text import Piece, text_pieces, token_label
+from app.render.zoom import Zoom
 from app.saepages import find_sae, need_weights, open_build, provenance, strip
 from app.templating import is_htmx, render
-from app.tokens_view import Piece, text_pieces, token_label
 from app.worker.protocol import Inspect, Inspected, InspectedText
-from app.zoom import Zoom
 from sae.errors import UserError
 from sae.steering.measurement_requests import InspectRequest
 from sae.store.build import Build

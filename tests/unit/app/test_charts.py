@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.charts import Axis, Bar, Marker, Series, Shade, histogram, line_chart, sparkline
+from app.render.charts import Axis, Bar, Marker, Series, Shade, histogram, line_chart, sparkline
 
 
 def parse(markup: str) -> ElementTree.Element:

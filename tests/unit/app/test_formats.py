@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app import formats
+from app.render import numbers as formats
 
 
 @pytest.mark.parametrize(("value", "text"), [

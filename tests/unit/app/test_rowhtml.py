@@ -8,8 +8,8 @@ from html import unescape
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.rowhtml import kwic_html, pieces_html, row_html
-from app.tokens_view import Row, context_row
+from app.render.context_html import kwic_html, pieces_html, row_html
+from app.render.token_text import Row, context_row
 from sae.store.records import Context
 from tests.unit.app.test_tokens_view import vocabulary
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.tokens_view import (
+from app.render.token_text import (
     WINDOWS,
     context_row,
     heat_class,

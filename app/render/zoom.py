@@ -15,7 +15,7 @@ from fastapi import Request
 from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
-    from app.charts import Bar
+    from app.render.charts import Bar
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from app.formats import number
-from app.tokens_view import Piece, Row, heat_class, token_title, visible, whole
+from app.render.numbers import number
+from app.render.token_text import Piece, Row, heat_class, token_title, visible, whole
 from sae.store.records import Token, Vocabulary
 
 _WIDE = '<span class="t ws">'

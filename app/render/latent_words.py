@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.tokens_view import token_label
+from app.render.token_text import token_label
 from sae.store.records import CLASSES, Rule, Token
 
 SHOWN_F1 = 0.5  # a rule with less says too little to stand in a list

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from app.formats import compact, number
-from app.zoom import Zoom
+from app.render.numbers import compact, number
+from app.render.zoom import Zoom
 
 Format = Callable[[float], str]
 Line = tuple[str, list[tuple[float, float]]]  # label, points that can be drawn

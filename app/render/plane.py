@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from app.formats import density
+from app.render.numbers import density
 from sae.store.build import Build
 
 POINTS = 5000  # more than these are drawn as cells
