@@ -30,10 +30,10 @@ def serve(
 
     from app.auth import admin_link
     from app.db.engine import make_engine, make_session_factory, upgrade
-    from app.garbage import rare_collections
     from app.jobs.lock import WorkspaceLock
     from app.main import create_app
     from app.settings import Settings
+    from app.web.gc_tuning import rare_collections
 
     given = {"host": host, "port": port, "home": home, "demo": demo}
     settings = Settings.load(**{name: value for name, value in given.items() if value is not None})

@@ -20,12 +20,12 @@ from app.builds import Builds
 from app.catalog import Catalog
 from app.db.engine import SessionFactory
 from app.db.tables import User
-from app.errors import SignInNeeded
 from app.jobs.supervisor import Supervisor
 from app.questions import VisitorQuestions
 from app.security import count_computing
 from app.settings import Settings
 from app.steering import SteeringRuns
+from app.web.errors import SignInNeeded
 from sae.workspace.paths import Workspace
 
 

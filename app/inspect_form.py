@@ -19,7 +19,7 @@ from starlette.datastructures import ImmutableMultiDict
 from app.catalog import Catalog
 from app.db.tables import Sae
 from app.inspect_view import MEASURES
-from app.parameters import whole_number
+from app.web.parameters import whole_number
 from sae.errors import UserError
 from sae.lm.model_info import find_model
 from sae.lm.prompts import prompt_length

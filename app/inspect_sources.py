@@ -9,8 +9,8 @@ from app import latentviews
 from app.builds import Builds
 from app.catalog import Catalog
 from app.inspect_view import Counted, Reading
-from app.parameters import whole_number
 from app.render.token_text import Row, context_row
+from app.web.parameters import whole_number
 from app.worker.protocol import Inspected, InspectedText, TextLatents
 from sae.errors import UserError
 from sae.lm.model_info import DEMO

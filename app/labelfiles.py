@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from app import labels
 from app.db.tables import Label, Sae
-from app.parameters import whole_number
+from app.web.parameters import whole_number
 from sae.errors import UserError
 
 COLUMNS = ("latent", "text", "tags", "note", "starred", "author", "updated")

@@ -19,10 +19,8 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from app import errors
 from app.builds import Builds
 from app.catalog import Catalog
-from app.compression import COMPRESS
 from app.db.engine import Changes, make_engine, make_session_factory, upgrade
 from app.deps import current_user
 from app.downloads import Downloads
@@ -31,12 +29,10 @@ from app.jobs.launchers import Launcher
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.lock import WorkspaceLock
 from app.jobs.supervisor import Supervisor
-from app.metrics import CountRequests
 from app.questions import Questions
 from app.readers.middleware import ToReaders
 from app.readers.pool import Readers
 from app.readers.process import READS
-from app.resources import STATIC
 from app.retention import keep_sweeping
 from app.routes import (
     add,
@@ -63,6 +59,10 @@ from app.security import HeadAsGet, KnownHosts, RateLimit, SameOrigin, SecurityH
 from app.settings import Settings
 from app.steering import SteeringRuns
 from app.uploads import UPLOAD_FORM_BYTES, Uploads
+from app.web import errors
+from app.web.compression import COMPRESS
+from app.web.metrics import CountRequests
+from app.web.resources import STATIC
 from app.worker.client import WorkerClient
 from sae import __version__
 from sae.specs.registry import demo_spec

@@ -13,9 +13,9 @@ from fastapi.responses import JSONResponse, Response
 from app.builds import Builds
 from app.catalog import Catalog
 from app.db.tables import Sae
-from app.parameters import whole_number
 from app.render.numbers import compact
-from app.templating import render
+from app.web.parameters import whole_number
+from app.web.templating import render
 from sae import __version__
 from sae.errors import UserError
 from sae.store.build import Build

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from app.parameters import whole_number
 from app.steer_form import NUMBERS, POSITIONS, Chip, Form, parse_number
+from app.web.parameters import whole_number
 from sae.errors import UserError
 from sae.lm.model_info import find_model
 from sae.lm.prompts import has_chat_template, prompt_length

@@ -16,7 +16,7 @@ from typing import Any
 
 from starlette.datastructures import ImmutableMultiDict
 
-from app.parameters import whole_number
+from app.web.parameters import whole_number
 from sae.steering.request import (
     RATIO_STRONG,
     RATIO_WARN,

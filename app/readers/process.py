@@ -23,16 +23,16 @@ from fastapi import Depends, FastAPI
 from starlette.middleware import Middleware
 from starlette.types import Message
 
-from app import errors
 from app.builds import Builds
 from app.catalog import Catalog
-from app.compression import COMPRESS
 from app.db.engine import Changes, make_engine, make_session_factory
 from app.deps import current_user
-from app.garbage import rare_collections
 from app.routes import features, home, latent, latents, tokens
 from app.security import SecurityHeaders
 from app.settings import Settings
+from app.web import errors
+from app.web.compression import COMPRESS
+from app.web.gc_tuning import rare_collections
 
 READS = (home, tokens, latents, features, latent)  # modules whose GET routes need no more than what `_open` opens
 

@@ -21,7 +21,7 @@ from app.jobs import queue
 from app.launch import check_spec
 from app.routes.runs import runs_now
 from app.settings import Settings
-from app.templating import render
+from app.web.templating import render
 from sae.errors import UserError
 from sae.lm.model_info import DEMO, find_model
 from sae.specs.registry import command_line, parse_spec

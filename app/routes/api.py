@@ -13,7 +13,7 @@ from app.deps import AdminDep, CatalogDep, SessionDep, SupervisorDep, WorkspaceD
 from app.jobs import queue
 from app.launch import check_spec
 from app.runviews import RunView, all_progress, view
-from app.templating import render
+from app.web.templating import render
 from sae.runs.folder import RunFolder
 
 router = APIRouter(prefix="/api")

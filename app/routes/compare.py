@@ -17,9 +17,9 @@ from app.compareviews import Sides, comparable, cosine_chart
 from app.db.tables import Run, Sae
 from app.deps import AdminDep, BuildsDep, CatalogDep, SessionDep, SupervisorDep, WorkspaceDep
 from app.jobs import queue
-from app.parameters import QueryNumber
 from app.saepages import as_json, find_sae, need_weights
-from app.templating import render
+from app.web.parameters import QueryNumber
+from app.web.templating import render
 from sae.errors import UserError
 from sae.specs.registry import parse_spec
 from sae.store.comparison import PARTNER_COSINE, PIECE_COSINE, Comparison, comparison_path

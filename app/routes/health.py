@@ -9,9 +9,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import metrics
 from app.db.tables import LoginSession, Run, Sae, SteerRun
 from app.deps import SessionDep, SettingsDep
+from app.web import metrics
 
 router = APIRouter(tags=["health"])
 

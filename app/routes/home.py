@@ -11,11 +11,11 @@ from app import labels, saeviews
 from app.builds import Builds
 from app.db.tables import Sae
 from app.deps import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
-from app.parameters import whole_number
 from app.render.token_text import token_label
 from app.routes.api import sae_out
 from app.routes.runs import card_charts, runs_now
-from app.templating import render
+from app.web.parameters import whole_number
+from app.web.templating import render
 from sae.errors import UserError
 
 router = APIRouter(include_in_schema=False)

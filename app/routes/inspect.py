@@ -18,15 +18,15 @@ from starlette.concurrency import run_in_threadpool
 from app import labels
 from app.db.tables import Inspection, Sae
 from app.deps import SessionDep, Tools, ToolsDep
-from app.errors import wants_json
 from app.inspect_form import Asked, InspectForm, Place, View, check, form_of, read_form
 from app.inspect_result import Opened, Result, result, result_json
 from app.inspect_sources import card_of, context_text, example, readings
 from app.inspect_view import MEASURES
-from app.parameters import QueryNumber
 from app.questions import PATIENCE_S, Question, fault_words
 from app.saepages import open_build, strip
-from app.templating import is_htmx, render
+from app.web.errors import wants_json
+from app.web.parameters import QueryNumber
+from app.web.templating import is_htmx, render
 from app.worker.protocol import Inspect, Inspected
 from sae.steering.measurement_requests import MAX_TOP, InspectRequest
 

@@ -13,17 +13,17 @@ from app.db.tables import Sae
 from app.deps import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
 from app.documents import WINDOW, DocumentView, document_view, open_corpus
 from app.downloads import links_of_latent
-from app.errors import SignInNeeded
 from app.flagwords import FLAG_NAMES, FLAG_WORDS
 from app.listquery import ListQuery, resolve
-from app.parameters import PathNumber, QueryNumber
 from app.relations import related_latents, relations
 from app.render.latent_words import rule_words
 from app.render.token_text import WINDOWS
 from app.render.zoom import Zoom
 from app.saepages import find_sae, json_response, latent_number, of_build, open_build, page
 from app.security import CSP_EMBED
-from app.templating import fragment, is_htmx, render
+from app.web.errors import SignInNeeded
+from app.web.parameters import PathNumber, QueryNumber
+from app.web.templating import fragment, is_htmx, render
 from sae.errors import UserError
 from sae.store.build import Build
 from sae.store.records import Latent

@@ -11,10 +11,10 @@ from app import labels, latentviews
 from app.deps import BuildsDep, CatalogDep, SessionDep
 from app.flagwords import FLAG_NAMES, FLAG_WORDS
 from app.listquery import LABEL_SORT, ListQuery, Resolved, resolve
-from app.parameters import QueryNumber
 from app.render.token_text import token_label
 from app.saepages import find_sae, json_response, open_build, page
-from app.templating import is_htmx, render
+from app.web.parameters import QueryNumber
+from app.web.templating import is_htmx, render
 from sae.store.latent_query import SCORE_SORT
 
 router = APIRouter(include_in_schema=False)

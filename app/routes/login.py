@@ -12,7 +12,7 @@ from app import auth
 from app.db.tables import User
 from app.deps import SessionDep, SettingsDep, UserDep
 from app.settings import Settings
-from app.templating import render
+from app.web.templating import render
 
 router = APIRouter(include_in_schema=False)
 

@@ -18,7 +18,7 @@ from app.routes import api
 from app.routes.api import RunOut
 from app.runviews import RunView, curves, progress_rows, rate_split, view
 from app.sweepviews import members, trade_offs
-from app.templating import render
+from app.web.templating import render
 from sae.runs.folder import RunFolder
 from sae.specs.registry import command_line
 from sae.workspace.paths import Workspace

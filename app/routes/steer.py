@@ -16,8 +16,6 @@ from starlette.datastructures import ImmutableMultiDict
 
 from app.db.tables import SteerRun
 from app.deps import BuildsDep, CatalogDep, QuestionsDep, SessionDep, SteeringDep, WorkspaceDep
-from app.errors import wants_json
-from app.parameters import whole_number
 from app.steer_check import check, check_sweep, swept_place
 from app.steer_form import (
     MODE_NAMES,
@@ -35,7 +33,9 @@ from app.steer_result import find, run_context
 from app.steer_sources import Sources
 from app.steer_view import run_view, stored_request, whole_text
 from app.steering import LiveRun
-from app.templating import is_htmx, render
+from app.web.errors import wants_json
+from app.web.parameters import whole_number
+from app.web.templating import is_htmx, render
 from app.worker.protocol import Generate, Sweep, Warm
 from sae.steering.measurement_requests import MAX_STRENGTHS, SweepRequest
 from sae.steering.request import MAX_LATENTS, MAX_LENGTH, MAX_SAMPLES, MODES, SteerRequest

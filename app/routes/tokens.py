@@ -14,11 +14,11 @@ from app.builds import Builds
 from app.catalog import Catalog
 from app.db.tables import Sae
 from app.deps import BuildsDep, CatalogDep, SessionDep
-from app.parameters import PathNumber
 from app.render.token_text import token_label
 from app.render.zoom import Zoom
 from app.saepages import find_sae, json_response, open_build, page
-from app.templating import fragment, is_htmx, render
+from app.web.parameters import PathNumber
+from app.web.templating import fragment, is_htmx, render
 from sae.errors import UserError
 from sae.store.build import Build
 from sae.store.records import Sample

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.parameters import whole_number
+from app.web.parameters import whole_number
 from app.worker import protocol as p
 from app.worker.desk import Address, Desk, Send
 from app.worker.shelf import Shelf

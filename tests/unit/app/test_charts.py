@@ -76,7 +76,7 @@ def test_ticks_lie_on_the_axis(low: float, span: float, log: bool) -> None:
 
 
 def test_heat_classes_have_enough_contrast() -> None:
-    from app.templating import STATIC
+    from app.web.templating import STATIC
 
     css = (STATIC / "css" / "heat.css").read_text()
     rules = re.findall(
@@ -88,7 +88,7 @@ def test_heat_classes_have_enough_contrast() -> None:
 
 
 def test_the_frame_has_enough_contrast() -> None:
-    from app.templating import STATIC
+    from app.web.templating import STATIC
 
     css = (STATIC / "css" / "base.css").read_text()
     colour = {m[0]: (m[1], m[2]) for m in re.findall(r"--([\w-]+): light-dark\((#\w+), (#\w+)\)", css)}

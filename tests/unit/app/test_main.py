@@ -13,7 +13,7 @@ from app.jobs.launchers.local import LocalLauncher
 from app.jobs.lock import WorkspaceLock
 from app.main import create_app
 from app.settings import Settings
-from app.templating import static_url
+from app.web.templating import static_url
 from sae.errors import UserError
 from sae.runs.folder import RunFolder, Status
 from sae.specs.registry import demo_spec

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.parameters import LIMIT, whole_number
+from app.web.parameters import LIMIT, whole_number
 
 
 @given(st.integers(0, LIMIT - 1))

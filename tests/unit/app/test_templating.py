@@ -13,7 +13,7 @@ from jinja2 import UndefinedError
 from starlette.applications import Starlette
 from starlette.requests import Request
 
-from app.templating import STATIC, TEMPLATES, environment, is_htmx, render, static_url
+from app.web.templating import STATIC, TEMPLATES, environment, is_htmx, render, static_url
 
 
 def request(**headers: str) -> Request:

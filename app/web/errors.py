@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from markupsafe import escape
 from starlette.exceptions import HTTPException
 
-from app.templating import render
+from app.web.templating import render
 from sae.errors import UserError
 
 _WORDS = {
