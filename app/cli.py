@@ -28,7 +28,7 @@ def serve(
     """Start the web program; prints its address and, while there is no admin, a one-time admin link."""
     import uvicorn
 
-    from app.auth import admin_link
+    from app.access.accounts import admin_link
     from app.db.engine import make_engine, make_session_factory, upgrade
     from app.jobs.lock import WorkspaceLock
     from app.main import create_app
@@ -68,7 +68,7 @@ def create_admin(
             help="8 characters or more; asked for when not given")],
 ) -> None:
     """Make an administrator, or give one a new password.  The server may be running."""
-    from app import auth
+    from app.access import accounts as auth
     from app.db.engine import make_engine, make_session_factory, upgrade
     from app.settings import Settings
 

@@ -15,14 +15,14 @@ from fastapi import Depends, HTTPException, Request
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app import auth
+from app.access import accounts as auth
+from app.access.middleware import count_computing
 from app.builds import Builds
 from app.catalog import Catalog
 from app.db.engine import SessionFactory
 from app.db.tables import User
 from app.jobs.supervisor import Supervisor
 from app.questions import VisitorQuestions
-from app.security import count_computing
 from app.settings import Settings
 from app.steering import SteeringRuns
 from app.web.errors import SignInNeeded

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from app.access.middleware import HeadAsGet, KnownHosts, RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
 from app.builds import Builds
 from app.catalog import Catalog
 from app.db.engine import Changes, make_engine, make_session_factory, upgrade
@@ -55,7 +56,6 @@ from app.routes import (
     steer_runs,
     tokens,
 )
-from app.security import HeadAsGet, KnownHosts, RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
 from app.settings import Settings
 from app.steering import SteeringRuns
 from app.uploads import UPLOAD_FORM_BYTES, Uploads

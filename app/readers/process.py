@@ -23,12 +23,12 @@ from fastapi import Depends, FastAPI
 from starlette.middleware import Middleware
 from starlette.types import Message
 
+from app.access.middleware import SecurityHeaders
 from app.builds import Builds
 from app.catalog import Catalog
 from app.db.engine import Changes, make_engine, make_session_factory
 from app.deps import current_user
 from app.routes import features, home, latent, latents, tokens
-from app.security import SecurityHeaders
 from app.settings import Settings
 from app.web import errors
 from app.web.compression import COMPRESS

@@ -12,7 +12,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app import auth, specform
+from app import specform
+from app.access import accounts as auth
 from app.catalog import Catalog
 from app.db.tables import LoginSession, User
 from app.deps import AdminDep, CatalogDep, SessionDep, SettingsDep, WorkspaceDep, admin_user

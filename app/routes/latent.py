@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app import labels, latentviews
+from app.access.middleware import CSP_EMBED
 from app.db.tables import Sae
 from app.deps import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
 from app.documents import WINDOW, DocumentView, document_view, open_corpus
@@ -20,7 +21,6 @@ from app.render.latent_words import rule_words
 from app.render.token_text import WINDOWS
 from app.render.zoom import Zoom
 from app.saepages import find_sae, json_response, latent_number, of_build, open_build, page
-from app.security import CSP_EMBED
 from app.web.errors import SignInNeeded
 from app.web.parameters import PathNumber, QueryNumber
 from app.web.templating import fragment, is_htmx, render

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.orm import Session
 
-from app import auth
+from app.access import accounts as auth
 from app.db.tables import User
 from app.deps import SessionDep, SettingsDep, UserDep
 from app.settings import Settings

@@ -16,7 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, make_url, text
 
-from app import auth
+from app.access import accounts as auth
 from app.catalog import Catalog
 from app.db.engine import SessionFactory, make_engine, make_session_factory, upgrade
 from app.jobs.launchers.local import LocalLauncher

@@ -7,7 +7,7 @@ import time
 import pytest
 from sqlalchemy import select, update
 
-from app import auth
+from app.access import accounts as auth
 from app.db.engine import SessionFactory
 from app.db.tables import LoginLink, LoginSession, User
 from app.settings import Settings

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from app.auth import check_password
+from app.access.accounts import check_password
 from app.cli import _listen
 from app.db.engine import SessionFactory
 from app.db.tables import User

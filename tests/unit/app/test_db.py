@@ -8,7 +8,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
-from app import auth, labels
+from app import labels
+from app.access import accounts as auth
 from app.db.engine import SessionFactory, alembic_config, make_engine, upgrade
 from app.db.tables import Base, Run
 from sae.errors import UserError

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import app.main
-from app import auth
+from app.access import accounts as auth
 from app.db.tables import User
 from app.questions import Questions
 from app.settings import Settings

@@ -146,7 +146,7 @@ def test_no_demo_where_there_is_something(settings: Settings) -> None:
 
 
 def test_signing_in_and_out(client: TestClient, settings: Settings) -> None:
-    from app.auth import COOKIE, admin_link
+    from app.access.accounts import COOKIE, admin_link
 
     link = admin_link(client.app.state.sessions, settings, "")  # type: ignore[attr-defined]
     assert link is not None
@@ -166,7 +166,7 @@ def test_signing_in_and_out(client: TestClient, settings: Settings) -> None:
 @pytest.mark.parametrize("target", [
     "//evil.example", "/\\evil.example", "https://evil.example", "javascript:x", "/a\nb"])
 def test_sign_in_leads_nowhere_else(client: TestClient, target: str) -> None:
-    from app.auth import set_password
+    from app.access.accounts import set_password
 
     with client.app.state.sessions() as db:  # type: ignore[attr-defined]
         set_password(db, "ada", "correct horse")

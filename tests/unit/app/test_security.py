@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 from starlette.responses import StreamingResponse
 
+from app.access.middleware import CSP, SAFE_METHODS, HeadAsGet, TokenBuckets, first_segment, same_origin
 from app.deps import admin_user, signed_in_user
-from app.security import CSP, SAFE_METHODS, HeadAsGet, TokenBuckets, first_segment, same_origin
 from app.settings import Settings
 from sae.errors import UserError
 

@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from safetensors.numpy import save_file
 
-from app import auth
+from app.access import accounts as auth
 from app.jobs.launchers.local import LocalLauncher
 from app.settings import Settings
 from sae.runs.folder import RunFolder
