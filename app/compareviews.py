@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from app.builds import Builds
-from app.catalog import Catalog
 from app.db.tables import Sae
 from app.latentviews import snippet
+from app.library.builds import Builds
+from app.library.catalog import Catalog
 from app.render import charts
 from app.render.token_text import Row
 from sae.errors import UserError

@@ -17,11 +17,11 @@ from starlette.concurrency import run_in_threadpool
 
 from app.access import accounts as auth
 from app.access.middleware import count_computing
-from app.builds import Builds
-from app.catalog import Catalog
 from app.db.engine import SessionFactory
 from app.db.tables import User
 from app.jobs.supervisor import Supervisor
+from app.library.builds import Builds
+from app.library.catalog import Catalog
 from app.questions import VisitorQuestions
 from app.settings import Settings
 from app.steering import SteeringRuns

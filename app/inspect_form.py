@@ -16,9 +16,9 @@ from urllib.parse import urlencode
 
 from starlette.datastructures import ImmutableMultiDict
 
-from app.catalog import Catalog
 from app.db.tables import Sae
 from app.inspect_view import MEASURES
+from app.library.catalog import Catalog
 from app.web.parameters import whole_number
 from sae.errors import UserError
 from sae.lm.model_info import find_model

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app import latentviews
-from app.builds import Builds
-from app.catalog import Catalog
 from app.inspect_view import Counted, Reading
+from app.library.builds import Builds
+from app.library.catalog import Catalog
 from app.render.token_text import Row, context_row
 from app.web.parameters import whole_number
 from app.worker.protocol import Inspected, InspectedText, TextLatents

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from app.catalog import Catalog
 from app.db.tables import Sae
+from app.library.catalog import Catalog
 from app.render import charts
 from app.render.token_text import Piece, Row, context_row, text_pieces, token_label
 from sae.store.build import Build

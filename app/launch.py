@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.catalog import Catalog
+from app.library.catalog import Catalog
 from sae.errors import UserError
 from sae.lm.model_info import check_layer, find_model
 from sae.specs.registry import EvaluateSpec, IndexSpec, RunSpec, SweepSpec, TrainSpec, located, parse_spec

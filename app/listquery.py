@@ -14,7 +14,8 @@ from urllib.parse import urlencode
 from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 
-from app import effects, labels
+from app import effects
+from app.library import labels
 from sae.store.build import Build
 from sae.store.latent_query import SCORE_SORT, TOKEN_SORTS, Filters
 from sae.store.records import Token

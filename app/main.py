@@ -20,21 +20,22 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from app.access.middleware import HeadAsGet, KnownHosts, RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
-from app.builds import Builds
-from app.catalog import Catalog
 from app.db.engine import Changes, make_engine, make_session_factory, upgrade
 from app.deps import current_user
-from app.downloads import Downloads
 from app.jobs import queue
 from app.jobs.launchers import Launcher
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.lock import WorkspaceLock
 from app.jobs.supervisor import Supervisor
+from app.library.builds import Builds
+from app.library.catalog import Catalog
+from app.library.exports import Downloads
+from app.library.retention import keep_sweeping
+from app.library.uploads import UPLOAD_FORM_BYTES, Uploads
 from app.questions import Questions
 from app.readers.middleware import ToReaders
 from app.readers.pool import Readers
 from app.readers.process import READS
-from app.retention import keep_sweeping
 from app.routes import (
     add,
     admin,
@@ -58,7 +59,6 @@ from app.routes import (
 )
 from app.settings import Settings
 from app.steering import SteeringRuns
-from app.uploads import UPLOAD_FORM_BYTES, Uploads
 from app.web import errors
 from app.web.compression import COMPRESS
 from app.web.metrics import CountRequests

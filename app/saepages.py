@@ -10,9 +10,9 @@ from typing import Any
 from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 
-from app.builds import Builds
-from app.catalog import Catalog
 from app.db.tables import Sae
+from app.library.builds import Builds
+from app.library.catalog import Catalog
 from app.render.numbers import compact
 from app.web.parameters import whole_number
 from app.web.templating import render

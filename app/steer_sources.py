@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from app.builds import Builds
-from app.catalog import Catalog
 from app.db.tables import Sae
+from app.library.builds import Builds
+from app.library.catalog import Catalog
 from app.render.token_text import token_label
 from app.steer_form import Chip, Form, SaeFacts, default_values
 from sae.errors import UserError

@@ -16,13 +16,13 @@ import threading
 import time
 from contextlib import suppress
 
-from app.catalog import Catalog
 from app.db.engine import SessionFactory
 from app.db.tables import Run
 from app.jobs import queue
 from app.jobs.adopt import COMMAND_LINE, STOPPED, adopt_folders
 from app.jobs.folders import last_line
 from app.jobs.launchers import Handle, Launcher
+from app.library.catalog import Catalog
 from app.settings import Settings
 from sae.runs.folder import RunFolder, Status
 

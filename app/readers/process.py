@@ -24,10 +24,10 @@ from starlette.middleware import Middleware
 from starlette.types import Message
 
 from app.access.middleware import SecurityHeaders
-from app.builds import Builds
-from app.catalog import Catalog
 from app.db.engine import Changes, make_engine, make_session_factory
 from app.deps import current_user
+from app.library.builds import Builds
+from app.library.catalog import Catalog
 from app.routes import features, home, latent, latents, tokens
 from app.settings import Settings
 from app.web import errors

@@ -19,7 +19,7 @@ from app.db.tables import User
 from app.deps import AdminDep, WorkspaceDep, admin_user
 from app.jobs import queue
 from app.launch import check_spec
-from app.uploads import Uploads
+from app.library.uploads import Uploads
 from app.web.templating import render
 from sae.errors import UserError
 from sae.formats.untrusted_tensors import plain_files

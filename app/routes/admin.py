@@ -14,12 +14,12 @@ from starlette.concurrency import run_in_threadpool
 
 from app import specform
 from app.access import accounts as auth
-from app.catalog import Catalog
 from app.db.tables import LoginSession, User
 from app.deps import AdminDep, CatalogDep, SessionDep, SettingsDep, WorkspaceDep, admin_user
 from app.estimate import Estimate, estimate
 from app.jobs import queue
 from app.launch import check_spec
+from app.library.catalog import Catalog
 from app.routes.runs import runs_now
 from app.settings import Settings
 from app.web.templating import render

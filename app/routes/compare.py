@@ -11,12 +11,12 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import labels
-from app.catalog import Catalog
 from app.compareviews import Sides, comparable, cosine_chart
 from app.db.tables import Run, Sae
 from app.deps import AdminDep, BuildsDep, CatalogDep, SessionDep, SupervisorDep, WorkspaceDep
 from app.jobs import queue
+from app.library import labels
+from app.library.catalog import Catalog
 from app.saepages import as_json, find_sae, need_weights
 from app.web.parameters import QueryNumber
 from app.web.templating import render

@@ -14,10 +14,10 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 
-from app import labels
 from app.db.tables import Sae
 from app.deps import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
-from app.downloads import Downloads
+from app.library import labels
+from app.library.exports import Downloads
 from app.saepages import find_sae, latent_number, of_build, open_build, unchanged
 from sae.errors import UserError
 from sae.formats.writers import circuit_tracer, neuronpedia

@@ -9,10 +9,11 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.orm import Session
 
-from app import labels, latentviews, saeviews
+from app import latentviews, saeviews
 from app.db.tables import Sae
 from app.deps import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
-from app.downloads import links_of_sae
+from app.library import labels
+from app.library.exports import links_of_sae
 from app.render import plane as mapviews
 from app.saepages import find_sae, json_response, open_build, page
 from sae.store.build import Build

@@ -7,10 +7,11 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
-from app import labels, saeviews
-from app.builds import Builds
+from app import saeviews
 from app.db.tables import Sae
 from app.deps import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
+from app.library import labels
+from app.library.builds import Builds
 from app.render.token_text import token_label
 from app.routes.api import sae_out
 from app.routes.runs import card_charts, runs_now

@@ -15,13 +15,13 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from app import labels
 from app.db.tables import Inspection, Sae
 from app.deps import SessionDep, Tools, ToolsDep
 from app.inspect_form import Asked, InspectForm, Place, View, check, form_of, read_form
 from app.inspect_result import Opened, Result, result, result_json
 from app.inspect_sources import card_of, context_text, example, readings
 from app.inspect_view import MEASURES
+from app.library import labels
 from app.questions import PATIENCE_S, Question, fault_words
 from app.saepages import open_build, strip
 from app.web.errors import wants_json

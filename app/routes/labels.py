@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Request, UploadFile
 from fastapi.responses import RedirectResponse, Response
 
-from app import labelfiles, labels
 from app.deps import CatalogDep, SessionDep, SignedInDep
+from app.library import label_files as labelfiles
+from app.library import labels
 from app.saepages import find_sae
 from sae.errors import UserError
 

@@ -8,13 +8,14 @@ from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.orm import Session
 
-from app import labels, latentviews
+from app import latentviews
 from app.access.middleware import CSP_EMBED
 from app.db.tables import Sae
 from app.deps import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
-from app.documents import WINDOW, DocumentView, document_view, open_corpus
-from app.downloads import links_of_latent
 from app.flagwords import FLAG_NAMES, FLAG_WORDS
+from app.library import labels
+from app.library.documents import WINDOW, DocumentView, document_view, open_corpus
+from app.library.exports import links_of_latent
 from app.listquery import ListQuery, resolve
 from app.relations import related_latents, relations
 from app.render.latent_words import rule_words

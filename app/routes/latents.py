@@ -7,9 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app import labels, latentviews
+from app import latentviews
 from app.deps import BuildsDep, CatalogDep, SessionDep
 from app.flagwords import FLAG_NAMES, FLAG_WORDS
+from app.library import labels
 from app.listquery import LABEL_SORT, ListQuery, Resolved, resolve
 from app.render.token_text import token_label
 from app.saepages import find_sae, json_response, open_build, page

@@ -9,11 +9,11 @@ from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app import specform
-from app.catalog import Catalog
 from app.db.tables import Run, User
 from app.deps import AdminDep, CatalogDep, SessionDep, SupervisorDep, UserDep, WorkspaceDep
 from app.jobs import queue
 from app.jobs.folders import log_tail
+from app.library.catalog import Catalog
 from app.routes import api
 from app.routes.api import RunOut
 from app.runviews import RunView, curves, progress_rows, rate_split, view

@@ -9,11 +9,12 @@ from typing import Any
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response
 
-from app import l0views, labels, saeviews
-from app.builds import Builds
-from app.catalog import Catalog
+from app import l0views, saeviews
 from app.db.tables import Sae
 from app.deps import BuildsDep, CatalogDep, SessionDep
+from app.library import labels
+from app.library.builds import Builds
+from app.library.catalog import Catalog
 from app.render.token_text import token_label
 from app.render.zoom import Zoom
 from app.saepages import find_sae, json_response, open_build, page

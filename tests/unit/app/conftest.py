@@ -17,10 +17,10 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine, make_url, text
 
 from app.access import accounts as auth
-from app.catalog import Catalog
 from app.db.engine import SessionFactory, make_engine, make_session_factory, upgrade
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.supervisor import Supervisor
+from app.library.catalog import Catalog
 from app.settings import Settings
 from sae.runs.folder import RunFolder, write_json
 from sae.workspace.paths import Workspace

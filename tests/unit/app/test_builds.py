@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.builds import Builds
+from app.library.builds import Builds
 from sae.errors import UserError
 from sae.workspace.paths import Workspace
 from tests.builds import make_build

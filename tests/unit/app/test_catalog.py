@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from app.catalog import Catalog
+from app.library.catalog import Catalog
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import write_sae
 

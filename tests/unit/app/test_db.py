@@ -8,10 +8,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
-from app import labels
 from app.access import accounts as auth
 from app.db.engine import SessionFactory, alembic_config, make_engine, upgrade
 from app.db.tables import Base, Run
+from app.library import labels
 from sae.errors import UserError
 from tests.unit.app.conftest import POSTGRES
 

@@ -8,8 +8,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from app import documents
-from app.documents import document_view, open_corpus
+from app.library import documents
+from app.library.documents import document_view, open_corpus
 from sae.errors import UserError
 from sae.index.build import build
 from sae.specs.registry import IndexSettings

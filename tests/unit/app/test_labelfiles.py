@@ -8,9 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app import labelfiles, labels
 from app.db.engine import SessionFactory
 from app.db.tables import Sae
+from app.library import label_files as labelfiles
+from app.library import labels
 from sae.errors import UserError
 
 SAE = Sae(id="demo/one", model="demo", name="one", n_latents=50)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app import labels
 from app.db.engine import SessionFactory
+from app.library import labels
 from sae.errors import UserError
 
 SAE = "demo/one"

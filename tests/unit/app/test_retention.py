@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.db.engine import SessionFactory
 from app.db.tables import Inspection, SteerRun
-from app.retention import sweep
+from app.library.retention import sweep
 
 DAY = 86_400.0
 

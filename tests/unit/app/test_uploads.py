@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.uploads import KEEP_S, Uploads
+from app.library.uploads import KEEP_S, Uploads
 from sae.errors import UserError
 
 

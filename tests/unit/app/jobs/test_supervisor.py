@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from app.catalog import Catalog
 from app.db.engine import SessionFactory
 from app.db.tables import Run
 from app.jobs import queue
 from app.jobs.folders import log_tail
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.supervisor import MAX_REQUEUES, Supervisor
+from app.library.catalog import Catalog
 from app.settings import Settings
 from sae.runs.folder import RunFolder
 from sae.workspace.paths import Workspace

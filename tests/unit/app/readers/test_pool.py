@@ -78,8 +78,8 @@ def test_a_reader_answers_as_the_server_does(browsable: TestClient, settings: Se
 
 
 def test_a_reader_sees_what_was_written_since(browsable: TestClient, settings: Settings) -> None:
-    from app import labels
     from app.access import accounts as auth
+    from app.library import labels
 
     async def before_and_after() -> list[str]:
         async with reading(settings, 1) as readers:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 
-from app import labels
+from app.library import labels
 from app.render import plane as mapviews
 from sae.runs.folder import write_json
 from sae.store.comparison import comparison_path, write_comparison

@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from safetensors.numpy import save_file
 
-from app.downloads import Downloads
+from app.library.exports import Downloads
 from sae.formats.dashboards.import_dashboard import import_dashboard
 from sae.formats.writers import neuronpedia
 from sae.formats.writers.archive import write_folder

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from app import labels
+from app.library import labels
 from sae.store.build import Build
 from sae.workspace.paths import Workspace
 from tests.builds import S, Synthetic

@@ -13,8 +13,8 @@ from threading import BoundedSemaphore
 from fastapi import HTTPException
 from fastapi.responses import Response, StreamingResponse
 
-from app.builds import Builds
 from app.db.tables import Sae
+from app.library.builds import Builds
 from app.render.numbers import size
 from sae.errors import UserError
 from sae.formats.writers.archive import stream_zip

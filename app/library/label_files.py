@@ -15,8 +15,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app import labels
 from app.db.tables import Label, Sae
+from app.library import labels
 from app.web.parameters import whole_number
 from sae.errors import UserError
 
