@@ -22,10 +22,10 @@ from app.db.tables import User
 from app.jobs.supervisor import Supervisor
 from app.library.builds import Builds
 from app.library.catalog import Catalog
-from app.questions import VisitorQuestions
 from app.settings import Settings
-from app.steering import SteeringRuns
 from app.web.errors import SignInNeeded
+from app.worker.cached_requests import VisitorQuestions
+from app.worker.steering_runs import SteeringRuns
 from sae.workspace.paths import Workspace
 
 

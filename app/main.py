@@ -32,7 +32,6 @@ from app.library.catalog import Catalog
 from app.library.exports import Downloads
 from app.library.retention import keep_sweeping
 from app.library.uploads import UPLOAD_FORM_BYTES, Uploads
-from app.questions import Questions
 from app.readers.middleware import ToReaders
 from app.readers.pool import Readers
 from app.readers.process import READS
@@ -58,12 +57,13 @@ from app.routes import (
     tokens,
 )
 from app.settings import Settings
-from app.steering import SteeringRuns
 from app.web import errors
 from app.web.compression import COMPRESS
 from app.web.metrics import CountRequests
 from app.web.resources import STATIC
+from app.worker.cached_requests import Questions
 from app.worker.client import WorkerClient
+from app.worker.steering_runs import SteeringRuns
 from sae import __version__
 from sae.specs.registry import demo_spec
 

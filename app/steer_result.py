@@ -13,8 +13,8 @@ from app.steer_form import MODE_NAMES
 from app.steer_readout import kl_chart
 from app.steer_sweep import PERPLEXITY_TIMES, REPETITION_MORE, sweep_charts, sweep_rows
 from app.steer_view import RunView, run_view
-from app.steering import LiveRun, SteeringRuns
 from app.web.templating import render_to_string
+from app.worker.steering_runs import LiveRun, SteeringRuns
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 from app.db.tables import SteerRun
 from app.render.token_text import Piece, text_pieces
 from app.steer_form import SaeFacts
-from app.steering import FINAL_STATES, LiveRun
 from app.web.parameters import whole_number
 from app.worker.protocol import Cell, Text
+from app.worker.steering_runs import FINAL_STATES, LiveRun
 from sae.steering.measurement_requests import SweepRequest
 from sae.steering.request import SteerRequest, column_key
 from sae.store.records import Token

@@ -16,11 +16,11 @@ from starlette.concurrency import run_in_threadpool
 from app import effects
 from app.db.tables import LatentEffect, Sae
 from app.deps import Tools, ToolsDep
-from app.questions import PATIENCE_S, Question, fault_words
 from app.saepages import find_sae, need_weights, open_build
 from app.web.errors import error_response, wants_json
 from app.web.parameters import PathNumber, whole_number
 from app.web.templating import is_htmx, render
+from app.worker.cached_requests import PATIENCE_S, Question, fault_words
 from app.worker.protocol import Ablate, Ablated, Score, Scored
 from sae.errors import UserError
 from sae.steering.measurement_requests import MAX_SCORED

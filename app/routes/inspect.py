@@ -22,11 +22,11 @@ from app.inspect_result import Opened, Result, result, result_json
 from app.inspect_sources import card_of, context_text, example, readings
 from app.inspect_view import MEASURES
 from app.library import labels
-from app.questions import PATIENCE_S, Question, fault_words
 from app.saepages import open_build, strip
 from app.web.errors import wants_json
 from app.web.parameters import QueryNumber
 from app.web.templating import is_htmx, render
+from app.worker.cached_requests import PATIENCE_S, Question, fault_words
 from app.worker.protocol import Inspect, Inspected
 from sae.steering.measurement_requests import MAX_TOP, InspectRequest
 

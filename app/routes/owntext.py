@@ -16,13 +16,13 @@ from app import latentviews
 from app.db.tables import Sae
 from app.deps import Tools, ToolsDep
 from app.inspect_form import InspectForm, check
-from app.questions import PATIENCE_S, Question, fault_words
 from app.render.token_text import Piece, text_pieces, token_label
 from app.render.zoom import Zoom
 from app.saepages import find_sae, need_weights, open_build, provenance, strip
 from app.web.errors import wants_json
 from app.web.parameters import PathNumber
 from app.web.templating import is_htmx, render
+from app.worker.cached_requests import PATIENCE_S, Question, fault_words
 from app.worker.protocol import Inspect, Inspected, InspectedText
 from sae.errors import UserError
 from sae.steering.measurement_requests import InspectRequest

@@ -32,11 +32,11 @@ from app.steer_form import (
 from app.steer_result import find, run_context
 from app.steer_sources import Sources
 from app.steer_view import run_view, stored_request, whole_text
-from app.steering import LiveRun
 from app.web.errors import wants_json
 from app.web.parameters import whole_number
 from app.web.templating import is_htmx, render
 from app.worker.protocol import Generate, Sweep, Warm
+from app.worker.steering_runs import LiveRun
 from sae.steering.measurement_requests import MAX_STRENGTHS, SweepRequest
 from sae.steering.request import MAX_LATENTS, MAX_LENGTH, MAX_SAMPLES, MODES, SteerRequest
 from sae.workspace.paths import Workspace, new_id

@@ -18,7 +18,6 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from app.deps import QuestionsDep, SessionDep, SteeringDep, WorkspaceDep
-from app.questions import PATIENCE_S, Question, fault_words
 from app.routes.steer import SourcesDep, form_page
 from app.steer_form import form_of
 from app.steer_readout import next_tables, readout_request, title_of
@@ -27,6 +26,7 @@ from app.steer_view import RunView, run_json, whole_text
 from app.web.errors import wants_json
 from app.web.parameters import PathNumber, QueryNumber, whole_number
 from app.web.templating import is_htmx, render
+from app.worker.cached_requests import PATIENCE_S, Question, fault_words
 from app.worker.protocol import ReadOut, Readout
 from sae.lm.model_info import find_model
 from sae.steering.python_program import SnippetSae

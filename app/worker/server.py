@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from app.web.parameters import whole_number
 from app.worker import protocol as p
-from app.worker.desk import Address, Desk, Send
-from app.worker.shelf import Shelf
+from app.worker.cache import Shelf
+from app.worker.queue import Address, Desk, Send
 from sae.errors import UserError
 from sae.steering.measurement_requests import MAX_TEXT_TOKENS
 from sae.steering.request import SteerRequest
@@ -94,7 +94,7 @@ class Engine:
         self._writing: list[Decoder] = []
 
     def begin(self, message: p.Job, send: Send, cancelled: threading.Event) -> Iterator[None]:
-        """See `app.worker.desk.Serve`."""
+        """See `app.worker.queue.Serve`."""
         work: Any = {
             "generate": self._generate, "sweep": self._sweep, "readout": self._read_out, "inspect": self._inspect,
             "ablate": self._ablate, "score": self._score, "warm": self._warm}[message.type]

@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 import app.main
 from app.access import accounts as auth
 from app.db.tables import User
-from app.questions import Questions
 from app.settings import Settings
+from app.worker.cached_requests import Questions
 from tests.builds import make_build
 from tests.unit.app.conftest import write_sae
 from tests.unit.app.fake_worker import FakeWorker

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from app.questions import Questions, fault_words
+from app.worker.cached_requests import Questions, fault_words
 from app.worker.protocol import Busy, Failed, Loading, Part, Queued, Ready, Warm
 from tests.unit.app.fake_worker import FakeWorker
 

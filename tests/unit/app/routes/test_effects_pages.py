@@ -12,8 +12,8 @@ from fastapi.testclient import TestClient
 from app import effects
 from app.db.tables import LatentEffect
 from app.main import create_app
-from app.questions import Questions
 from app.settings import Settings
+from app.worker.cached_requests import Questions
 from app.worker.protocol import Busy, Part
 from sae.store.build import Build
 from tests.builds import make_build

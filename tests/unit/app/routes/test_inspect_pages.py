@@ -12,9 +12,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
-from app.questions import Questions
 from app.routes import inspect as inspect_route
 from app.settings import Settings
+from app.worker.cached_requests import Questions
 from app.worker.protocol import Busy, Failed, Queued
 from tests.builds import make_build
 from tests.unit.app.conftest import write_sae

@@ -11,9 +11,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
-from app.questions import Questions
 from app.routes import owntext
 from app.settings import Settings
+from app.worker.cached_requests import Questions
 from app.worker.protocol import Busy, Queued
 from tests.builds import make_build
 from tests.unit.app.conftest import write_sae

@@ -16,8 +16,8 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 
 from app.main import create_app
-from app.questions import Questions
 from app.settings import Settings
+from app.worker.cached_requests import Questions
 from app.worker.protocol import Failed, Loading, Progress, Queued, Started, Text
 from sae.lm.model_info import DEMO_PATH
 from tests.builds import make_build

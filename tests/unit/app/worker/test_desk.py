@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from app.worker.desk import Address, Desk, Send
 from app.worker.protocol import (
     Done,
     Event,
@@ -25,6 +24,7 @@ from app.worker.protocol import (
     decode_event,
     encode,
 )
+from app.worker.queue import Address, Desk, Send
 from sae.errors import UserError
 from sae.steering.request import Intervention, SteerRequest
 

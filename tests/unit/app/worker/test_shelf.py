@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.worker.shelf import Shelf
+from app.worker.cache import Shelf
 
 
 @given(st.lists(st.integers(0, 9), min_size=1), st.integers(1, 30))

@@ -18,7 +18,7 @@ from sqlalchemy import update
 
 from app.db.engine import SessionFactory
 from app.db.tables import SteerRun
-from app.questions import busy_words, queue_words
+from app.worker.cached_requests import busy_words, queue_words
 from app.worker.client import WorkerClient
 from app.worker.protocol import (
     Busy,
