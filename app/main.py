@@ -32,9 +32,9 @@ from app.library.catalog import Catalog
 from app.library.exports import Downloads
 from app.library.retention import keep_sweeping
 from app.library.uploads import UPLOAD_FORM_BYTES, Uploads
-from app.readers.middleware import ToReaders
-from app.readers.pool import Readers
-from app.readers.process import READS
+from app.page_workers.middleware import ToReaders
+from app.page_workers.pool import Readers
+from app.page_workers.process import READS
 from app.routes import (
     add,
     admin,

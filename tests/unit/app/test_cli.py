@@ -79,13 +79,13 @@ def test_readers_end_with_the_server_even_if_it_is_killed(home: Path) -> None:
         while len(readers) < 2 and time.monotonic() < deadline:
             time.sleep(0.1)
             children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-            readers = [int(pid) for pid in children if b"app.readers.process" in _command(int(pid))]
+            readers = [int(pid) for pid in children if b"app.page_workers.process" in _command(int(pid))]
     finally:
         server.kill()
         server.wait()
     assert len(readers) == 2
     deadline = time.monotonic() + 60
-    while any(b"app.readers" in _command(pid) for pid in readers):
+    while any(b"app.page_workers" in _command(pid) for pid in readers):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 

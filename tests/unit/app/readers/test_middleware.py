@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.types import Message, Receive, Scope, Send
 
-from app.readers.middleware import ToReaders
+from app.page_workers.middleware import ToReaders
 
 
 class FakeReaders:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.readers.pool import Readers
+from app.page_workers.pool import Readers
 from app.settings import Settings
 from tests.unit.app.routes.conftest import BATCH
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.readers.pool import Readers
+from app.page_workers.pool import Readers
 
 
 class ToReaders:

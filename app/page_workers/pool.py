@@ -10,7 +10,7 @@ import subprocess
 import sys
 from typing import Any
 
-from app.readers.process import Answer, frame, read_frame, scope_frame
+from app.page_workers.process import Answer, frame, read_frame, scope_frame
 from app.settings import Settings
 
 _WAIT_S = 5.0  # for a reader that is free; after it the server answers by itself
@@ -34,7 +34,7 @@ class _Reader:
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", "app.readers.process", str(theirs.fileno())], pass_fds=[theirs.fileno()],
+                [sys.executable, "-m", "app.page_workers.process", str(theirs.fileno())], pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
         self = cls(process, *await asyncio.open_unix_connection(sock=ours))
         try:

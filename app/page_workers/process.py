@@ -1,6 +1,6 @@
 """A reader: answers requests for pages that only read, one after the other, over a socket from the server.
 
-    python -m app.readers.process <file descriptor>
+    python -m app.page_workers.process <file descriptor>
 
 Frames are 4 bytes of length and as many of content.  The first is the settings, answered by an empty one
 once all is open; then each is a request's scope, answered by status, headers and body.  It ends when the
