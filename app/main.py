@@ -21,7 +21,6 @@ from starlette.types import Scope
 
 from app.access.middleware import HeadAsGet, KnownHosts, RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
 from app.db.engine import Changes, make_engine, make_session_factory, upgrade
-from app.deps import current_user
 from app.jobs import queue
 from app.jobs.launchers import Launcher
 from app.jobs.launchers.local import LocalLauncher
@@ -35,27 +34,30 @@ from app.library.uploads import UPLOAD_FORM_BYTES, Uploads
 from app.page_workers.middleware import ToReaders
 from app.page_workers.pool import Readers
 from app.page_workers.process import READS
-from app.routes import (
-    add,
-    admin,
-    api,
+from app.pages.dependencies import current_user
+from app.pages.explore import (
     compare,
-    effects,
     exports,
-    features,
-    health,
     home,
-    inspect,
-    labels,
     latent,
     latents,
-    login,
-    owntext,
-    runs,
-    steer,
-    steer_runs,
-    tokens,
 )
+from app.pages.explore import (
+    l0 as tokens,
+)
+from app.pages.explore import (
+    label_files as labels,
+)
+from app.pages.explore import (
+    sae as features,
+)
+from app.pages.inspect import effects, inspect
+from app.pages.inspect import own_text as owntext
+from app.pages.runs import add_sae as add
+from app.pages.runs import admin, api, runs
+from app.pages.steer import form_page as steer
+from app.pages.steer import run_page as steer_runs
+from app.pages.system import health, login
 from app.settings import Settings
 from app.web import errors
 from app.web.compression import COMPRESS

@@ -25,10 +25,12 @@ from starlette.types import Message
 
 from app.access.middleware import SecurityHeaders
 from app.db.engine import Changes, make_engine, make_session_factory
-from app.deps import current_user
 from app.library.builds import Builds
 from app.library.catalog import Catalog
-from app.routes import features, home, latent, latents, tokens
+from app.pages.dependencies import current_user
+from app.pages.explore import home, latent, latents
+from app.pages.explore import l0 as tokens
+from app.pages.explore import sae as features
 from app.settings import Settings
 from app.web import errors
 from app.web.compression import COMPRESS

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.inspect_view import (
+from app.pages.inspect.view import (
     MEASURES,
     Counted,
     Reading,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.steer_sources import beginning
+from app.pages.steer.lookup import beginning
 
 
 @pytest.mark.parametrize(("pieces", "text"), [

@@ -11,9 +11,9 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import specform
-from app.estimate import estimate
-from app.routes.admin import TITLES
+from app.pages.runs import spec_form as specform
+from app.pages.runs.admin import TITLES
+from app.pages.runs.estimate import estimate
 from sae.lm.model_info import find_model
 from sae.specs.registry import POSITIONAL, SPECS, SweepSpec, TrainSpec, command_line, demo_spec, parse_spec
 from sae.workspace.paths import Workspace

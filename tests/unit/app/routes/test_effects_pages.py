@@ -9,9 +9,9 @@ from html import unescape
 import pytest
 from fastapi.testclient import TestClient
 
-from app import effects
 from app.db.tables import LatentEffect
 from app.main import create_app
+from app.pages.inspect import effects_view as effects
 from app.settings import Settings
 from app.worker.cached_requests import Questions
 from app.worker.protocol import Busy, Part

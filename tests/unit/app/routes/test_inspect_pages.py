@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
-from app.routes import inspect as inspect_route
+from app.pages.inspect import inspect as inspect_route
 from app.settings import Settings
 from app.worker.cached_requests import Questions
 from app.worker.protocol import Busy, Failed, Queued

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
-from app.routes import owntext
+from app.pages.inspect import own_text as owntext
 from app.settings import Settings
 from app.worker.cached_requests import Questions
 from app.worker.protocol import Busy, Queued

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 
 from app.db.tables import Sae
 from app.jobs import queue
-from app.saeviews import training_rows
+from app.pages.explore.sae_views import training_rows
 from sae.runs.folder import RunFolder, Status
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import write_sae

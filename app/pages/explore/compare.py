@@ -1,0 +1,131 @@
+"""Two SAEs of one model side by side: nearest directions, firing alike, latents without a partner, splits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, HTTPException, Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.tables import Run, Sae
+from app.jobs import queue
+from app.library import labels
+from app.library.catalog import Catalog
+from app.pages.dependencies import AdminDep, BuildsDep, CatalogDep, SessionDep, SupervisorDep, WorkspaceDep
+from app.pages.explore.compare_views import Sides, comparable, cosine_chart
+from app.pages.sae_page import as_json, find_sae, need_weights
+from app.web.parameters import QueryNumber
+from app.web.templating import render
+from sae.errors import UserError
+from sae.specs.registry import parse_spec
+from sae.store.comparison import PARTNER_COSINE, PIECE_COSINE, Comparison, comparison_path
+from sae.workspace.paths import Workspace
+
+router = APIRouter(include_in_schema=False)
+
+ROWS = 40
+VIEWS = {"pairs": "nearest pairs", "alone": "without a partner", "splits": "splits"}
+
+
+def _sae(catalog: Catalog, sae_id: str) -> Sae | None:
+    """The SAE, which must have weights; None where no SAE is named."""
+    if sae_id.count("/") != 1:
+        return None
+    sae = find_sae(catalog, *sae_id.split("/"))
+    need_weights(sae)
+    return sae
+
+
+@contextmanager
+def _comparison(workspace: Workspace, a: Sae, b: Sae) -> Iterator[Comparison | None]:
+    path = comparison_path(workspace, a.id, b.id)
+    if not path.is_file():
+        yield None
+        return
+    found = Comparison.open(path)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+@router.get("/compare.json")
+def compare_json(
+    a: str, b: str, catalog: CatalogDep, workspace: WorkspaceDep, sort: str = "cosine", dir: str = "desc",
+    only: str = "", offset: QueryNumber = 0, limit: QueryNumber = ROWS,
+) -> Response:
+    """A page of the matches of the latents of `a` in `b`, with what was measured of both."""
+    one, two = _sae(catalog, a), _sae(catalog, b)
+    if one is None or two is None:
+        raise HTTPException(404, "Name two SAEs: ?a=<model>/<name>&b=<model>/<name>")
+    with _comparison(workspace, one, two) as found:
+        if found is None:
+            raise HTTPException(404, f"Not compared yet: saescope compare --a {a} --b {b}")
+        side = found.side_of(one.id)
+        matches = found.matches(side, sort, dir != "asc", only, max(offset, 0), max(1, min(limit, 1000)))
+        return JSONResponse(as_json({
+            "meta": found.meta, "counts": found.counts(side), "counts_other": found.counts(1 - side),
+            "histogram": found.histogram(side), "splits": found.splits(side), "matches": matches}))
+
+
+@router.get("/compare")
+def show(
+    request: Request, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, workspace: WorkspaceDep, a: str = "",
+    b: str = "", view: str = "pairs", sort: str = "cosine", dir: str = "desc", offset: QueryNumber = 0,
+) -> Response:
+    """The comparison of `a` with `b`; with one or none named, what there is to choose."""
+    one = _sae(catalog, a)
+    two = _sae(catalog, b)
+    peers = comparable(catalog, one) if one else []
+    saes = [sae for sae in catalog.list_saes() if comparable(catalog, sae)]
+    common: dict[str, Any] = {"section": "compare", "one": one, "two": two, "peers": peers, "saes": saes,
+                              "current_sae": one, "partner": PARTNER_COSINE, "piece": PIECE_COSINE, "views": VIEWS}
+    if one is None or two is None:
+        return render(request, "compare/page.html", found=None, **common)
+    view = view if view in VIEWS else "pairs"
+    offset = max(offset, 0)
+    with _comparison(workspace, one, two) as found:
+        if found is None:
+            return render(request, "compare/page.html", found=None, run=_run_of(db, one, two), **common)
+        side = found.side_of(one.id)
+        sides = Sides(one, two, builds, {sae.id: labels.texts(db, sae.id) for sae in (one, two)})
+        only = "alone" if view == "alone" else ""
+        ascending = dir == "asc"
+        matches = [] if view == "splits" else found.matches(side, sort, not ascending, only, offset, ROWS + 1)
+        return render(
+            request, "compare/page.html", found=found.meta, view=view, sort=sort, ascending=ascending, offset=offset,
+            rows=ROWS, more=len(matches) > ROWS, pairs=sides.pairs(matches[:ROWS]),
+            splits=sides.split_lines(found.splits(side)) if view == "splits" else [],
+            counts=found.counts(side), counts_other=found.counts(1 - side),
+            mmcs=(found.meta["mmcs_a"], found.meta["mmcs_b"])[:: 1 if side == 0 else -1],
+            chart=cosine_chart(found, side, (one.name, two.name)),
+            json_url=f"/compare.json?a={one.id}&b={two.id}&only={only}&sort={sort}&dir={dir}&offset={offset}", **common)
+
+
+@router.post("/compare")
+def start(
+    db: SessionDep, catalog: CatalogDep, workspace: WorkspaceDep, supervisor: SupervisorDep, admin: AdminDep,
+    a: Annotated[str, Form()], b: Annotated[str, Form()],
+) -> Response:
+    """Queue the run that compares them."""
+    spec = parse_spec("compare", {"a": a, "b": b})
+    one, two = _sae(catalog, a), _sae(catalog, b)
+    if one is not None and two is not None and two.id not in {sae.id for sae in comparable(catalog, one)}:
+        raise UserError(f"b: {b} cannot be compared with {a}: another language model, or another width", "b")
+    run = queue.enqueue(db, workspace, "compare", spec.model_dump(), admin.name)
+    supervisor.wake()
+    return RedirectResponse(f"/runs/{run.id}", 303)
+
+
+def _run_of(db: Session, one: Sae, two: Sae) -> Run | None:
+    """The newest run that compares these two, in either order."""
+    for run in db.scalars(select(Run).where(Run.kind == "compare").order_by(Run.created.desc()).limit(100)):
+        if {run.spec.get("a"), run.spec.get("b")} == {one.id, two.id}:
+            return run
+    return None
+
+

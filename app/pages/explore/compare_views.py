@@ -1,0 +1,108 @@
+"""What the page of two compared SAEs shows, put together from the comparison and both builds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from app.db.tables import Sae
+from app.library.builds import Builds
+from app.library.catalog import Catalog
+from app.pages.explore.latent_views import snippet
+from app.render import charts
+from app.render.token_text import Row
+from sae.errors import UserError
+from sae.store.comparison import PARTNER_COSINE, Comparison, Match, Split
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A latent beside another: its number, strongest context and label."""
+
+    latent: int
+    snippet: Row | None
+    label: str
+
+
+@dataclass(frozen=True)
+class PairLine:
+    """A latent, its nearest one in the other SAE, and the one that fires most alike where that is another."""
+
+    match: Match
+    mine: Beside
+    nearest: Beside
+    mate: Beside | None
+
+
+@dataclass(frozen=True)
+class SplitLine:
+    """A coarse latent and the finer ones of the other SAE that are nearest to it, with their cosines."""
+
+    coarse: Beside
+    pieces: list[tuple[Beside, float]]
+
+
+class Sides:
+    """Both SAEs of a page: `mine`, whose latents are listed, and `other`; looks up contexts and labels."""
+
+    def __init__(self, mine: Sae, other: Sae, builds: Builds, labels: dict[str, dict[int, str]]) -> None:
+        self.mine, self.other, self._builds, self._labels = mine, other, builds, labels
+
+    def beside(self, sae: Sae, latents: Iterable[int]) -> dict[int, Beside]:
+        """These latents of one of the two; without a build there are no contexts."""
+        wanted = sorted(set(latents))
+        rows: dict[int, Row | None] = {}
+        with ExitStack() as stack:
+            try:
+                build = stack.enter_context(self._builds.use(sae.id, str(sae.current_build)))
+            except UserError:
+                build = None
+            if build is not None:
+                contexts = build.snippets(wanted)
+                info = build.vocabulary
+                rows = {latent: snippet(contexts.get(latent), info) for latent in wanted}
+        written = self._labels.get(sae.id, {})
+        return {latent: Beside(latent, rows.get(latent), written.get(latent, "")) for latent in wanted}
+
+    def pairs(self, matches: Sequence[Match]) -> list[PairLine]:
+        """The matches with what each latent looks like."""
+        mine = self.beside(self.mine, (m.latent for m in matches))
+        mates = [m.mate for m in matches if m.mate is not None]
+        other = self.beside(self.other, [m.others[0] for m in matches] + mates)
+        return [
+            PairLine(m, mine[m.latent], other[m.others[0]],
+                     other[m.mate] if m.mate is not None and m.mate != m.others[0] else None)
+            for m in matches]
+
+    def split_lines(self, splits: Sequence[Split]) -> list[SplitLine]:
+        """The same for splits: the coarse latent is of `mine`."""
+        coarse = self.beside(self.mine, (s.latent for s in splits))
+        fine = self.beside(self.other, (i for s in splits for i, _ in s.pieces[:6]))
+        return [SplitLine(coarse[s.latent], [(fine[i], cosine) for i, cosine in s.pieces[:6]]) for s in splits]
+
+
+def cosine_chart(comparison: Comparison, side: int, names: Sequence[str]) -> Markup:
+    """How near the nearest direction of the other SAE is, for the living latents of one side; the other's outlined."""
+    mine, other = comparison.histogram(side), comparison.histogram(1 - side)
+    used = [i for i, (a, b) in enumerate(zip(mine, other, strict=True)) if a[2] or b[2]]
+    low, high = (max(used[0] - 1, 0), used[-1] + 1) if used else (0, 0)
+    totals = [max(sum(n for _, _, n in bins), 1) for bins in (mine, other)]
+
+    def bars(bins: Sequence[tuple[float, float, int]], total: int) -> list[charts.Bar]:
+        return [charts.Bar(start, stop, n / total) for start, stop, n in bins[low:high]]
+
+    return charts.histogram(
+        bars(mine, totals[0]), title="Largest cosine with any latent of the other", x_label="cosine",
+        y_label="share of living latents", outlines=[(names[1], bars(other, totals[1]))], label=names[0],
+        markers=[charts.Marker(PARTNER_COSINE, "partner")], width=560, height=200)
+
+
+def comparable(catalog: Catalog, sae: Sae) -> list[Sae]:
+    """The SAEs that may be compared with this one: of the same model, writing in a space of the same width."""
+    if sae.weightless:
+        return []
+    return [one for one in catalog.list_saes() if one.id != sae.id and one.model == sae.model
+            and one.config.get("d_model") == sae.config.get("d_model") and not one.weightless]

@@ -1,0 +1,129 @@
+"""Latents per token: how many active latents each token needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import Response
+
+from app.db.tables import Sae
+from app.library import labels
+from app.library.builds import Builds
+from app.library.catalog import Catalog
+from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep
+from app.pages.explore import l0_views as l0views
+from app.pages.explore import sae_views as saeviews
+from app.pages.sae_page import find_sae, json_response, open_build, page
+from app.render.token_text import token_label
+from app.render.zoom import Zoom
+from app.web.parameters import PathNumber
+from app.web.templating import fragment, is_htmx, render
+from sae.errors import UserError
+from sae.store.build import Build
+from sae.store.records import Sample
+
+router = APIRouter(include_in_schema=False)
+
+SAMPLES_SHOWN = 8
+
+
+@router.get("/{model}/{name}/tokens.json")
+def tokens_json(request: Request, model: str, name: str, catalog: CatalogDep, builds: BuildsDep) -> Response:
+    """The numbers of the page; those of the SAEs asked for by `with` under `others`."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build, _beside(catalog, builds, sae, request) as others:
+        return json_response(request, sae, build, lambda: {
+            **_numbers(build), "most": build.l0_tokens(True), "fewest": build.l0_tokens(False),
+            "samples": build.samples(), "others": {one.id: _numbers(beside) for one, beside in others}},
+            build_only=not others)
+
+
+def _numbers(build: Build) -> dict[str, Any]:
+    return {"bos_l0": build.meta.get("bos_l0"), "hist": build.l0_hist(), "positions": build.l0_positions()}
+
+
+@contextmanager
+def _beside(catalog: Catalog, builds: Builds, sae: Sae, request: Request) -> Iterator[list[tuple[Sae, Build]]]:
+    """The SAEs that `?with=<sae>` lays over this one (several of them perhaps), with their builds."""
+    with ExitStack() as stack:
+        found = []
+        for one in l0views.counterparts(catalog, sae, request.query_params.getlist("with")):
+            with suppress(UserError):  # gone in the meantime: the page stands without it
+                found.append((one, stack.enter_context(builds.use(one.id, str(one.current_build)))))
+        yield found
+
+
+@router.get("/{model}/{name}/tokens")
+def show_tokens(request: Request, model: str, name: str, catalog: CatalogDep, builds: BuildsDep) -> Response:
+    """The whole picture; `?with=<sae>` lays other SAEs of the same site over it."""
+    sae = find_sae(catalog, model, name)
+    limit = None if request.query_params.get("samples") == "all" else SAMPLES_SHOWN
+    with open_build(builds, sae) as build, _beside(catalog, builds, sae, request) as others:
+        rows, bos = build.l0_hist(), build.meta.get("bos_l0")
+        if not rows:
+            return page(request, "pages/unknown.html", sae, build.meta, section="tokens", title="Latents per token",
+                        said=f"{sae.id} was imported from a file that does not say how many latents each token needs.")
+        named = {saeviews.l0_label(sae): build} | {saeviews.l0_label(one): beside for one, beside in others}
+        zoom = Zoom.read(request, "l0")
+        chart = saeviews.l0_chart(
+            rows, sae, bos, others=[(saeviews.l0_label(one), beside.l0_hist()) for one, beside in others],
+            width=800, height=280, title="", zoom=zoom)
+        if request.headers.get("HX-Target") == zoom.name:
+            return fragment(chart)
+        total = sum(row.n for row in rows) or 1
+        mean = sum(row.l0 * row.n for row in rows) / total
+        spread = (sum(row.n * (row.l0 - mean) ** 2 for row in rows) / total) ** 0.5
+        most, fewest = l0views.extremes(build)
+        first, beside = others[0] if others else (None, None)
+        samples = l0views.Samples.read(build, beside)
+        return page(
+            request, "pages/tokens.html", sae, build.meta, section="tokens", others=[one for one, _ in others],
+            other=first, chart=chart, mean=mean, spread=spread, bos_words=l0views.bos_words(bos, sae.k), most=most,
+            fewest=fewest, peers=l0views.peers_of(catalog, sae), positions=l0views.position_chart(named),
+            fvu_chart=l0views.fvu_chart(named), by_density=l0views.by_density_chart(build),
+            samples=samples.texts("any", limit), n_samples=samples.count("any"),
+            few=samples.texts("fewest"), many=samples.texts("most"),
+            most_others=l0views.MOST_OTHERS)
+
+
+@router.get("/{model}/{name}/tokens/{sample}/{position}.json")
+def token_json(
+    request: Request, model: str, name: str, sample: PathNumber, position: PathNumber, catalog: CatalogDep,
+    builds: BuildsDep,
+) -> Response:
+    """The strongest latents of one token of a sample."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        _find_sample(build, sample, position)
+        return json_response(request, sae, build, lambda: {
+            "sample": sample, "position": position, "latents": build.sample_latents(sample, position)})
+
+
+@router.get("/{model}/{name}/tokens/{sample}/{position}")
+def show_token(
+    request: Request, model: str, name: str, sample: PathNumber, position: PathNumber, db: SessionDep,
+    catalog: CatalogDep, builds: BuildsDep,
+) -> Response:
+    """One token of a sample: its latents as bars.  A fragment for htmx, a page otherwise."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        found = _find_sample(build, sample, position)
+        written = labels.of_latents(db, sae.id, [latent for latent, _ in build.sample_latents(sample, position)])
+        token = build.vocabulary[found.tokens[position]]
+        context: dict[str, Any] = {
+            "sample": found, "position": position, "token_label": token_label(token), "l0": found.l0[position],
+            "firings": l0views.firings(build, sample, position, {i: row.text for i, row in written.items()})}
+        if is_htmx(request):
+            return render(request, "pages/_token_latents.html", sae=sae, **context)
+        return page(request, "pages/token.html", sae, build.meta, section="tokens", **context)
+
+
+def _find_sample(build: Build, sample: int, position: int) -> Sample:
+    """The sample of this number.  Raises 404 where there is none, or where it is not that long."""
+    found = next((row for row in build.samples() if row.sample == sample), None)
+    if found is None or position >= len(found.tokens):
+        raise HTTPException(404, f"Build {build.id} has no position {position} in a sample {sample}.")
+    return found

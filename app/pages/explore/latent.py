@@ -1,0 +1,168 @@
+"""A single latent: its page, what people write on it, and the documents it fires in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, HTTPException, Request
+from fastapi.responses import RedirectResponse, Response
+from sqlalchemy.orm import Session
+
+from app.access.middleware import CSP_EMBED
+from app.db.tables import Sae
+from app.flagwords import FLAG_NAMES, FLAG_WORDS
+from app.library import labels
+from app.library.documents import WINDOW, DocumentView, document_view, open_corpus
+from app.library.exports import links_of_latent
+from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
+from app.pages.explore import latent_views as latentviews
+from app.pages.explore.latents_query import ListQuery, resolve
+from app.pages.explore.related_latents import related_latents, relations
+from app.pages.sae_page import find_sae, json_response, latent_number, of_build, open_build, page
+from app.render.latent_words import rule_words
+from app.render.token_text import WINDOWS
+from app.render.zoom import Zoom
+from app.web.errors import SignInNeeded
+from app.web.parameters import PathNumber, QueryNumber
+from app.web.templating import fragment, is_htmx, render
+from sae.errors import UserError
+from sae.store.build import Build
+from sae.store.records import Latent
+from sae.workspace.paths import Workspace
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/{model}/{name}/{number}.json")
+def latent_json(
+    request: Request, model: str, name: str, number: str, catalog: CatalogDep, builds: BuildsDep,
+) -> Response:
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        latent = _find_latent(build, sae, number)
+        return json_response(request, sae, build, lambda: _latent_values(build, latent))
+
+
+def _latent_values(build: Build, latent: Latent) -> dict[str, Any]:
+    contexts = build.contexts(latent.latent)
+    used = [f.token for f in [*latent.top_tokens, *latent.next_tokens]]
+    used += latent.rule.tokens if latent.rule else []
+    used += [t for t, _ in [*latent.logit_pos, *latent.logit_neg]] + [t for c in contexts for t in c.tokens]
+    edges = ("hist_low", "hist_edges", "logit_edges")
+    return {
+        "latent": latent, "contexts": contexts, **{name: build.meta[name] for name in edges},
+        "tokens": {t: build.vocabulary[t].piece for t in used}}
+
+
+@router.get("/{model}/{name}/{number}")
+def latent(
+    request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
+    window: str = "short", nl: str = "", embed: str = "",
+) -> Response:
+    """The page people live on.  htmx asks for a part: the contexts with another window, or a chart's stretch; `embed=1`
+    is for a frame."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        found = _find_latent(build, sae, number)
+        window = window if window in WINDOWS else "short"
+        query = ListQuery.read(request.query_params)
+        shown: dict[str, Any] = {
+            "latent": found, "bands": latentviews.bands(build, found, window), "window": window,
+            "newlines": nl == "1", "windows": tuple(w for w in WINDOWS if w != "snippet"), "query": query}
+        zooms = {name: Zoom.read(request, name) for name in ("acts", "logits")}
+        target = request.headers.get("HX-Target")
+        if target == "contexts":
+            return of_build(render(request, "pages/_contexts.html", sae=sae, **shown), build, request)
+        if target in zooms:
+            draw = latentviews.activation_chart if target == "acts" else latentviews.logit_chart
+            return of_build(fragment(draw(found, build.meta, zooms[target])), build, request)
+        adds, removes = latentviews.logit_lines(build, found)
+        named = labels.of_latents(db, sae.id, [found.latent, *related_latents(found)])
+        shown |= {
+            "label": named.get(found.latent), "adds": adds, "removes": removes, "flag_names": FLAG_NAMES,
+            "activation_chart": latentviews.activation_chart(
+                found, build.meta, zooms["acts"] if embed != "1" else None),
+            "rule": rule_words(found.rule, build.vocabulary)}
+        if embed == "1":
+            response = page(request, "pages/embed.html", sae, build.meta, **shown)
+            response.headers["Content-Security-Policy"] = CSP_EMBED
+            return response
+        before, after = _sides(query, build, db, sae, found.latent)
+        fires_on, followed_by = latentviews.firing_lines(build, found)
+        return page(
+            request, "pages/latent.html", sae, build.meta, section="latents", **shown, before=before, after=after,
+            explanations=build.explanations(found.latent), exports=links_of_latent(sae, found.latent),
+            fires_on=fires_on, followed_by=followed_by, flag_words=FLAG_WORDS,
+            logit_chart=latentviews.logit_chart(found, build.meta, zooms["logits"]),
+            relations=relations(build, found, named))
+
+
+def _sides(query: ListQuery, build: Build, db: Session, sae: Sae, latent: int) -> tuple[int | None, int | None]:
+    """The latents before and after it in the list one came from, or else by number."""
+    if query != ListQuery():
+        asked = resolve(query, build, db, sae.id)
+        before, after = build.around(latent, asked.key, asked.descending, asked.filters, asked.token)
+        if before is not None or after is not None:
+            return before, after
+    return build.around(latent)
+
+
+@router.get("/{model}/{name}/{number}/source/{ctx}.json")
+def source_json(
+    request: Request, model: str, name: str, number: str, ctx: PathNumber, catalog: CatalogDep, builds: BuildsDep,
+    workspace: WorkspaceDep, first: QueryNumber | None = None,
+) -> Response:
+    """Token ids of the document that a context was cut from, around it, with the activations that are known."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        view = _document(build, workspace, _find_latent(build, sae, number), ctx, first)
+        return json_response(request, sae, build, lambda: {
+            "document": view.name, "first": view.first, "last": view.last, "n": view.n, "known": view.known,
+            "tokens": view.tokens, "acts": view.acts}, build_only=False)
+
+
+@router.get("/{model}/{name}/{number}/source/{ctx}")
+def source_document(
+    request: Request, model: str, name: str, number: str, ctx: PathNumber, catalog: CatalogDep, builds: BuildsDep,
+    workspace: WorkspaceDep, first: QueryNumber | None = None,
+) -> Response:
+    """The document that a context was cut from, around it."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        latent = _find_latent(build, sae, number)
+        view = _document(build, workspace, latent, ctx, first)
+        return page(request, "pages/document.html", sae, build.meta, section="latents", latent=latent, ctx=ctx,
+                    view=view, window=WINDOW)
+
+
+def _document(build: Build, workspace: Workspace, latent: Latent, ctx: int, first: int | None) -> DocumentView:
+    try:
+        return document_view(build, open_corpus(build, workspace), latent, ctx, first)
+    except UserError as error:
+        raise HTTPException(404, str(error)) from None
+
+
+@router.post("/{model}/{name}/{number}/label")
+def write_label(
+    request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, user: UserDep,
+    text: Annotated[str | None, Form()] = None, note: Annotated[str | None, Form()] = None,
+    tags: Annotated[str | None, Form()] = None, star: Annotated[str | None, Form()] = None,
+) -> Response:
+    """Store label, note, tags or star; whatever the form does not hold stays as it was."""
+    if user is None:
+        raise SignInNeeded
+    sae = find_sae(catalog, model, name)
+    latent = latent_number(sae, number)
+    label = labels.save(
+        db, sae.id, latent, user.name, text=text, note=note, tags=tags, star=None if star is None else star == "1")
+    if is_htmx(request):
+        return render(request, "pages/_label.html", sae=sae, number=latent, label=label, saved=True)
+    return RedirectResponse(f"/{sae.id}/{latent}", 303)
+
+
+def _find_latent(build: Build, sae: Sae, number: str) -> Latent:
+    found = build.latent(latent_number(sae, number))
+    if found is None:
+        said = "the imported file has no row for it" if sae.weightless else "make it anew"
+        raise HTTPException(404, f"Build {build.id} knows no latent {number} of {sae.id}; {said}.")
+    return found

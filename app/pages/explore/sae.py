@@ -1,0 +1,90 @@
+"""An SAE: its page, the map of its directions, any of its latents."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import RedirectResponse, Response
+from sqlalchemy.orm import Session
+
+from app.db.tables import Sae
+from app.library import labels
+from app.library.exports import links_of_sae
+from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
+from app.pages.explore import latent_views as latentviews
+from app.pages.explore import sae_views as saeviews
+from app.pages.sae_page import find_sae, json_response, open_build, page
+from app.render import plane as mapviews
+from sae.store.build import Build
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/{model}/{name}/map.json")
+def map_json(request: Request, model: str, name: str, catalog: CatalogDep, builds: BuildsDep) -> Response:
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        return json_response(request, sae, build, lambda: {
+            "map": build.meta.get("map"), "columns": ["latent", "x", "y", "density"], "points": build.map_points()})
+
+
+@router.get("/{model}/{name}/map")
+def show_map(
+    request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
+) -> Response:
+    """The plane of decoder directions."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        names = labels.texts(db, sae.id)
+        return page(request, "pages/map.html", sae, build.meta, plane=mapviews.plane(build, sae.id, names),
+                    named=bool(names))
+
+
+@router.get("/{model}/{name}/random")
+def any_latent(model: str, name: str, catalog: CatalogDep, builds: BuildsDep) -> Response:
+    """One of the living latents."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        found = build.random_latents(1, seed=secrets.randbits(31))
+    if not found:
+        raise HTTPException(404, f"No latent of {sae.id} fired in the text of its build.")
+    return RedirectResponse(f"/{sae.id}/{found[0]}", 303, {"Cache-Control": "no-store"})
+
+
+@router.get("/{model}/{name}.json")
+def sae_json(request: Request, model: str, name: str, catalog: CatalogDep, builds: BuildsDep) -> Response:
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        return json_response(request, sae, build, lambda: {
+            "config": sae.config, "meta": build.meta, "counts": build.counts(), "l0_hist": build.l0_hist(),
+            "density_histogram": build.density_histogram()}, build_only=False)  # the metrics may be measured anew
+
+
+@router.get("/{model}/{name}")
+def show_sae(
+    request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
+    workspace: WorkspaceDep,
+) -> Response:
+    """What the SAE is, how good it is, its plots, and where to start."""
+    sae = find_sae(catalog, model, name)
+    rows = saeviews.training_rows(sae, workspace)
+    common: dict[str, Any] = {"metrics": saeviews.metrics(sae), "curves": saeviews.curve_charts(rows),
+                              "exports": links_of_sae(sae)}
+    if sae.current_build is None:
+        return page(request, "pages/sae.html", sae, None, json_url="/api/saes", build=None, **common)
+    with open_build(builds, sae) as build:
+        starts = saeviews.starts(sae, build)
+        return page(
+            request, "pages/sae.html", sae, build.meta, build=build, counts=build.counts(), **common,
+            l0_chart=saeviews.l0_chart(l0, sae, build.meta.get("bos_l0")) if (l0 := build.l0_hist()) else None,
+            density_chart=saeviews.density_chart(build), cosine_chart=saeviews.cosine_chart(build),
+            norm_chart=saeviews.norm_chart(build),
+            starts=[(s, _start_rows(build, db, sae, s)) for s in starts])
+
+
+def _start_rows(build: Build, db: Session, sae: Sae, start: saeviews.Start) -> list[latentviews.TableRow]:
+    rows = {row.latent: row for row in build.some(start.latents)}
+    written = labels.of_latents(db, sae.id, start.latents)
+    return latentviews.table_rows(build, [rows[i] for i in start.latents], written)

@@ -1,0 +1,208 @@
+"""The pictures and lists of an SAE as a whole: cards, plots, places to start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from app.db.tables import Sae
+from app.pages.runs.run_views import all_progress, curves
+from app.pages.sae_page import architecture_name
+from app.render import charts
+from app.render.numbers import percent, whole
+from app.render.token_text import Row, context_row
+from app.render.zoom import Zoom
+from sae.errors import UserError
+from sae.runs.folder import RunFolder
+from sae.store.build import Build
+from sae.store.latent_query import LIVING, Filters
+from sae.store.records import DENSE_DENSITY, RARE_TOKENS, L0Count
+from sae.workspace.paths import Workspace
+
+# key of sae.json's metrics -> (name, what it is, how it is written)
+METRICS: dict[str, tuple[str, str, str]] = {
+    "fvu": ("FVU", "fraction of variance unexplained: squared error of the reconstruction over the variance of the "
+            "residual stream (also called NMSE); 0 is perfect", "number3"),
+    "l0": ("L0", "how many latents are active on a token, on average", "number1"),
+    "l0_std": ("L0 spread", "standard deviation of L0 over tokens", "number1"),
+    "mean_activation": ("Mean activation", "of the latents that fire, in units of a unit-norm decoder", "number3"),
+    "delta_ce": ("ΔCE", "how much the language model's loss (nats per token) rises when the residual stream is "
+                 "replaced by its reconstruction", "number3"),
+    "ce_clean": ("CE, untouched", "the language model's loss without the SAE, nats per token", "number3"),
+    "ce_sae": ("CE with the SAE", "its loss with the reconstruction spliced in", "number3"),
+    "ce_recovered_zero": ("CE recovered (zero)", "1 − ΔCE over the rise when the stream is set to zero", "percent"),
+    "ce_recovered_mean": ("CE recovered (mean)", "1 − ΔCE over the rise when the stream is set to its mean: the "
+                          "stricter of the two", "percent"),
+    "ce_zero": ("CE at zero", "its loss with the stream set to zero", "number3"),
+    "ce_mean": ("CE at the mean", "its loss with the stream set to its mean", "number3"),
+    "dead": ("Dead", "latents that fired on none of the held-out tokens", "whole"),
+    "dead_fraction": ("Dead, share", "the same as a share of all latents", "percent"),
+    "tokens": ("Measured on", "held-out tokens", "whole"),
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of the evaluation with its name, its definition, and how it is to be written."""
+
+    name: str
+    definition: str
+    value: float
+    form: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """A list of latents to begin with: its name, why, and where the whole of it is."""
+
+    name: str
+    why: str
+    href: str
+    latents: list[int]
+
+
+@dataclass(frozen=True)
+class Card:
+    """An SAE on the home page.  Without a build there are no snippets."""
+
+    sae: Sae
+    metrics: dict[str, Any]
+    sparkline: Markup
+    snippets: list[Row]
+
+
+def metrics(sae: Sae) -> list[Metric]:
+    """The SAE's metrics, in a fixed order; those it does not have are left out."""
+    values = sae.config.get("metrics") or {}
+    return [Metric(name, said, values[key], form) for key, (name, said, form) in METRICS.items()
+            if isinstance(values.get(key), int | float)]
+
+
+def card(sae: Sae, build: Build | None) -> Card:
+    """The SAE's card: a sparkline of its latents per token and three of its latents."""
+    values = sae.config.get("metrics") or {}
+    if build is None:
+        return Card(sae, values, Markup(""), [])
+    counts = {row.l0: row.n for row in build.l0_hist()}
+    top = max(counts, default=0)
+    line = charts.sparkline(
+        _binned([counts.get(i, 0) for i in range(top + 1)], 60), width=180, height=28,
+        title=f"latents per token, from 0 to {top}") if counts else Markup("")
+    found = build.snippets(build.random_latents(3))
+    info = build.vocabulary
+    return Card(sae, values, line, [context_row(c, info, c.act, "snippet") for c in found.values()])
+
+
+def _binned(values: list[int], most: int) -> list[float]:
+    width = -(-len(values) // most)
+    return [float(sum(values[i : i + width])) for i in range(0, len(values), width)]
+
+
+def l0_chart(
+    rows: list[L0Count], sae: Sae, bos_l0: int | None, *, others: Sequence[tuple[str, list[L0Count]]] = (),
+    width: int = 560, height: int = 240, title: str = "Latents per token", zoom: Zoom | None = None,
+) -> Markup:
+    """The distribution of L0 over counted tokens, with k and BOS named and perhaps other SAEs as outlines."""
+    bars, top = _shares(rows)
+    markers = [charts.Marker(sae.k + 0.5, f"k = {sae.k}")] if sae.k is not None else []
+    if bos_l0 is not None:
+        markers.append(charts.Marker(bos_l0 + 0.5, f"BOS: {bos_l0} latents"))
+    return charts.histogram(
+        bars, title=title, x_label="active latents", y_label="share of tokens", width=width, height=height,
+        markers=markers, outlines=[(name, _shares(some)[0]) for name, some in others], y_top=1.15 * top,
+        y_format=percent, tick_format=percent, label=l0_label(sae), zoom=zoom)
+
+
+def l0_label(sae: Sae) -> str:
+    """How an SAE is named in the legend of a chart."""
+    return f"{architecture_name(sae.architecture)} ({sae.name})"
+
+
+def _shares(rows: list[L0Count]) -> tuple[list[charts.Bar], float]:
+    """Bars as shares of the counted tokens, merged where there are very many values; and the highest share."""
+    total = sum(row.n for row in rows) or 1
+    step = max(1, max(row.l0 for row in rows) // 160 + 1) if rows else 1
+    merged: dict[int, int] = {}
+    for row in rows:
+        merged[row.l0 // step] = merged.get(row.l0 // step, 0) + row.n
+    bars = [charts.Bar(0, step, 0)]  # so that the axis begins at 0
+    bars += [
+        charts.Bar(i * step, (i + 1) * step, n / total, note=f"{whole(n)} tokens") for i, n in sorted(merged.items())]
+    return bars, max((bar.n for bar in bars), default=1.0)
+
+
+def density_chart(build: Build, width: int = 560, height: int = 240) -> Markup:
+    """Living latents by density on a log axis; the dead ones as a bar of their own at the left."""
+    bins = build.density_histogram()
+    counts = build.counts()
+    bars = [charts.Bar(low, high, n) for low, high, n in bins]
+    shades = []
+    if counts["dead"] and bins:
+        low = bins[0][0] / 10**0.8
+        bars.insert(0, charts.Bar(low, low * 10**0.4, counts["dead"], "alt", "dead"))
+        shades.append(charts.Shade(low, low * 10**0.4, "dead"))
+    if bins and bins[-1][1] > DENSE_DENSITY:
+        shades.append(charts.Shade(DENSE_DENSITY, bins[-1][1], "dense"))
+    return charts.histogram(
+        bars, title="Density of latents", x_label="share of tokens a latent fires on", y_label="latents", log_x=True,
+        shades=shades, width=width, height=height)
+
+
+def training_rows(sae: Sae, workspace: Workspace) -> list[dict[str, Any]]:
+    """The curves of the run that made the SAE, its own where it was a sweep; empty where its folder is gone."""
+    try:
+        folder = RunFolder(workspace.run(str(sae.config.get("run") or "")))
+    except UserError:
+        return []
+    status = folder.status()
+    made = [member.get("sae") for member in (status.result.get("members") or [] if status else [])]
+    member = made.index(sae.id) if sae.id in made else None
+    return [row for row in all_progress(folder)
+            if row.get("phase", "training") == "training" and row.get("member") == member]
+
+
+def curve_charts(rows: list[dict[str, Any]]) -> list[Markup]:
+    """FVU, L0 and dead latents over the tokens trained on."""
+    return curves(rows, first=3, width=300, height=160)
+
+
+def cosine_chart(build: Build) -> Markup:
+    """How near the nearest other decoder direction is: copies of one direction stand at the right."""
+    bars = [charts.Bar(low, high, n) for low, high, n in build.cosine_histogram()]
+    return charts.histogram(
+        bars, title="Cosine of the nearest decoder row", x_label="largest cosine with another latent",
+        y_label="latents", width=560, height=240)
+
+
+def norm_chart(build: Build) -> Markup:
+    """How long the encoder rows are.  Decoder rows are of norm 1: what an imported SAE's had is in here."""
+    bars = [charts.Bar(low, high, n) for low, high, n in build.norm_histogram()]
+    return charts.histogram(bars, title="Norm of the encoder row", x_label="norm, for a decoder row of norm 1",
+                            y_label="latents", width=560, height=240)
+
+
+def starts(sae: Sae, build: Build, n: int = 5) -> list[Start]:
+    """Where to begin: single-token latents, peaked output, dense, rare, and any."""
+    base = f"/{sae.id}/latents"
+
+    def first(sort: str, descending: bool, *flags: str) -> list[int]:
+        page = build.latents(sort, descending, Filters(frozenset(flags)), limit=4 * n)
+        keyed = [row for row in page.rows if getattr(row, {"kurtosis": "logit_kurtosis"}.get(sort, sort)) is not None]
+        return [row.latent for row in keyed if "rare" in flags or (row.n_tokens or RARE_TOKENS) >= RARE_TOKENS][:n]
+
+    return [
+        Start("Fires on one token", "easiest to read, and to check",
+              f"{base}?sort=kurtosis&dir=desc&flag=single_token", first("kurtosis", True, "single_token")),
+        Start("Told by a short rule", "when it fires is said in a few words, found by counting",
+              f"{base}?sort=rule&dir=desc&flag={LIVING}", first("rule", True, LIVING)),
+        Start("Sharp effect on the output", "highest kurtosis of its logits: it speaks for few tokens",
+              f"{base}?sort=kurtosis&dir=desc&flag={LIVING}", first("kurtosis", True, LIVING)),
+        Start("Densest", "on most tokens; often position or norm", f"{base}?sort=density&dir=desc",
+              first("density", True, LIVING)),
+        Start("Rarest", f"fewer than {RARE_TOKENS} firings: too few to trust", f"{base}?sort=density&flag=rare",
+              first("density", False, "rare")),
+        Start("Any", "five at random", f"/{sae.id}/random", build.random_latents(n, seed=7)),
+    ]

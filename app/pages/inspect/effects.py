@@ -1,0 +1,155 @@
+"""A latent's effects on the model: shown, and measured on request.
+
+`GET /effects/{model}/{sae}/{latent}` shows what is known, or a button; the latent's page shows it
+in a card.  `POST` there measures; `POST /effects/{model}/{sae}/scores` measures the output scores
+of many latents.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
+
+from app.db.tables import LatentEffect, Sae
+from app.pages.dependencies import Tools, ToolsDep
+from app.pages.inspect import effects_view as effects
+from app.pages.sae_page import find_sae, need_weights, open_build
+from app.web.errors import error_response, wants_json
+from app.web.parameters import PathNumber, whole_number
+from app.web.templating import is_htmx, render
+from app.worker.cached_requests import PATIENCE_S, Question, fault_words
+from app.worker.protocol import Ablate, Ablated, Score, Scored
+from sae.errors import UserError
+from sae.steering.measurement_requests import MAX_SCORED
+
+router = APIRouter(include_in_schema=False)
+
+
+
+@router.post("/effects/{model}/{name}/scores")
+async def measure_scores(request: Request, model: str, name: str, tools: ToolsDep) -> Response:
+    """Output scores of the latents given as `latent` fields; waits for them.  Those that are known are not asked."""
+    sae = find_sae(tools.catalog, model, name)
+    need_weights(sae)
+    latents = _numbers((await request.form()).getlist("latent"), sae)
+    asked = await run_in_threadpool(_unscored, tools, sae, latents)
+    if asked:
+        message = await run_in_threadpool(_score_message, tools, sae, asked)
+        question = await tools.questions.ask(("scores", sae.id, sae.current_build, tuple(asked)), message, 600.0)
+        if question.fault or not isinstance(question.last, Scored):
+            words, status, headers = fault_words(question)
+            return error_response(request, status, words, headers=headers)
+        await run_in_threadpool(effects.store_scores, tools.db, sae, question.last.scores)
+    if wants_json(request):
+        known = await run_in_threadpool(effects.scores, tools.db, sae.id, str(sae.current_build))
+        return JSONResponse({"scores": {str(i): known.get(i) for i in latents}})
+    headers = {"HX-Refresh": "true"} if is_htmx(request) else {}
+    return Response(status_code=204, headers=headers) if headers else RedirectResponse(f"/{sae.id}/latents", 303)
+
+
+def _numbers(values: list[Any], sae: Sae) -> list[int]:
+    found = [whole_number(str(value), sae.n_latents) for value in values]
+    numbers = [number for number in found if number is not None]
+    if not numbers or len(numbers) < len(values):
+        raise UserError(f"latent: numbers from 0 to {sae.n_latents - 1:,}", "latent")
+    if len(numbers) > MAX_SCORED:
+        raise UserError(f"latent: {len(numbers):,} latents; {MAX_SCORED:,} at most", "latent")
+    return sorted(set(numbers))
+
+
+def _unscored(tools: Tools, sae: Sae, latents: list[int]) -> list[int]:
+    known = effects.scores(tools.db, sae.id, str(sae.current_build))
+    return [latent for latent in latents if latent not in known]
+
+
+def _score_message(tools: Tools, sae: Sae, latents: list[int]) -> Score:
+    with open_build(tools.builds, sae) as build:
+        return effects.score_message(sae, build, latents, tools.workspace)
+
+
+@router.get("/effects/{model}/{name}/{number}")
+@router.get("/effects/{model}/{name}/{number}.json")  # applied first, so it is matched first
+async def show(request: Request, model: str, name: str, number: PathNumber, tools: ToolsDep) -> Response:
+    """What is known of the latent's effects, what is being measured, or the button that asks for it."""
+    sae = find_sae(tools.catalog, model, name)
+    need_weights(sae)
+    going = [question for key in _keys(sae, number) if (question := tools.questions.going(key)) is not None]
+    return await _answer(request, tools, sae, number, asked=bool(going), patience_s=PATIENCE_S)
+
+
+@router.post("/effects/{model}/{name}/{number}")
+async def measure(request: Request, model: str, name: str, number: PathNumber, tools: ToolsDep) -> Response:
+    """Measure the latent's effects."""
+    sae = find_sae(tools.catalog, model, name)
+    need_weights(sae)
+    if is_htmx(request):
+        return await _answer(request, tools, sae, number, asked=True, patience_s=0.3)
+    answer = await _answer(request, tools, sae, number, asked=True, patience_s=60.0)
+    return answer if wants_json(request) or answer.status_code >= 400 else RedirectResponse(
+        f"/effects/{sae.id}/{number}", 303)
+
+
+def _keys(sae: Sae, number: int) -> tuple[tuple[object, ...], tuple[object, ...]]:
+    return (("score", sae.id, sae.current_build, number), ("ablation", sae.id, sae.current_build, number))
+
+
+async def _answer(
+    request: Request, tools: Tools, sae: Sae, number: int, *, asked: bool, patience_s: float
+) -> Response:
+    messages = await run_in_threadpool(_messages, tools, sae, number)
+    known = await run_in_threadpool(effects.stored, tools.db, sae, number)
+    questions: list[Question] = []
+    if asked:
+        wanted = [known is None or known.tokens is None, known is None or known.ablation is None]
+        for key, message, want in zip(_keys(sae, number), messages, wanted, strict=True):
+            if want and message is not None:  # both are asked before either is waited for
+                tools.questions.begin(key, message)
+        for key, message, want in zip(_keys(sae, number), messages, wanted, strict=True):
+            if want and message is not None:
+                questions.append(await tools.questions.ask(key, message, patience_s))
+    return await run_in_threadpool(_show, request, tools, sae, number, questions)
+
+
+def _messages(tools: Tools, sae: Sae, number: int) -> tuple[Score, Ablate | None]:
+    with open_build(tools.builds, sae) as build:
+        latent = build.latent(number)
+        if latent is None:
+            raise HTTPException(404, f"{sae.id} has {sae.n_latents:,} latents; there is no latent {number}.")
+        return (effects.score_message(sae, build, [number], tools.workspace),
+                effects.ablation_message(sae, build, latent, tools.workspace))
+
+
+def _show(request: Request, tools: Tools, sae: Sae, number: int, questions: list[Question]) -> Response:
+    waiting, fault, status, headers = "", "", 200, dict[str, str]()
+    for question in questions:
+        if isinstance(question.last, Scored):
+            effects.store_scores(tools.db, sae, question.last.scores)
+        elif isinstance(question.last, Ablated):
+            effects.store_ablation(tools.db, sae, question.last)
+        elif question.last is None:
+            waiting = question.note
+        else:
+            fault, status, headers = fault_words(question)
+    row = effects.stored(tools.db, sae, number)
+    if wants_json(request):
+        return JSONResponse(_json(sae, number, row, waiting, fault), status if fault else 202 if waiting else 200,
+                            headers)
+    with open_build(tools.builds, sae) as build:
+        latent = build.latent(number)
+        context = {"sae": sae, "latent": latent, "waiting": waiting if not fault else "", "fault": fault,
+                   "effect": effects.effect_view(row, build) if row else None, "strength": effects.STRENGTH,
+                   "prompts": effects.PROMPTS}
+    if is_htmx(request):
+        return render(request, "effects/_panel.html", 200, headers, **context)
+    return render(request, "effects/page.html", status, headers, current_sae=sae, section="latents",
+                  json_url=f"/effects/{sae.id}/{number}.json", **context)
+
+
+def _json(sae: Sae, number: int, row: LatentEffect | None, waiting: str, fault: str) -> dict[str, Any]:
+    values = {"sae": sae.id, "build": sae.current_build, "latent": number, "score": row.score if row else None,
+              "score_tokens": (row.tokens or {}).get("ids") if row else None,
+              "ablation": row.ablation if row else None}
+    return values | ({"error": fault} if fault else {"state": waiting} if waiting else {})

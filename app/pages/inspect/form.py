@@ -1,0 +1,177 @@
+"""The inspector's form: texts and SAEs as they were typed, checked, and where the result is found again.
+
+An inspection is addressed either by its stored id (`/inspect/{id}`) or by all that it says
+(`/inspect?sae=…&text=…`); how its result is shown (`View`) is always in the query.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.datastructures import ImmutableMultiDict
+
+from app.db.tables import Sae
+from app.library.catalog import Catalog
+from app.pages.inspect.view import MEASURES
+from app.web.parameters import whole_number
+from sae.errors import UserError
+from sae.lm.model_info import find_model
+from sae.lm.prompts import prompt_length
+from sae.steering.measurement_requests import MAX_TEXT_CHARACTERS, MAX_TEXT_TOKENS
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is inspected: a text under one SAE or two, or two texts under one."""
+
+    texts: tuple[str, ...]
+    saes: tuple[str, ...]
+
+    @cached_property
+    def id(self) -> str:
+        """A digest of it, so that the same texts have one address."""
+        said = json.dumps([self.texts, self.saes])
+        return f"inspect-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
+
+    def json(self) -> dict[str, Any]:
+        return {"texts": list(self.texts), "saes": list(self.saes)}
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Asked:
+        return cls(tuple(stored["texts"]), tuple(stored["saes"]))
+
+
+@dataclass
+class InspectForm:
+    """The form as typed; `errors` are by field name."""
+
+    text: str = ""
+    text2: str = ""
+    sae: str = ""
+    beside: str = ""
+    errors: dict[str, str] = field(default_factory=dict)
+
+
+def read_form(data: ImmutableMultiDict[str, Any]) -> InspectForm:
+    """What came with an address or a POST; nothing is judged here."""
+    text, text2 = (str(data.get(name, "")).replace("\r\n", "\n") for name in ("text", "text2"))
+    return InspectForm(text, text2, str(data.get("sae", "")), str(data.get("with", "")))
+
+
+def form_of(asked: Asked) -> InspectForm:
+    """The form filled with an inspection."""
+    return InspectForm(asked.texts[0], *asked.texts[1:2] or [""], *asked.saes[:1], *asked.saes[1:2] or [""])
+
+
+def check(form: InspectForm, catalog: Catalog) -> Asked | None:
+    """What the form asks for.  None where something is wrong: then every fault is at its field."""
+    sae = _find(form, "sae", form.sae, catalog)
+    other = _find(form, "with", form.beside, catalog) if form.beside else None
+    if sae and other and other.id == sae.id:
+        form.errors["with"] = "this is the same SAE; choose another"
+    elif sae and other and other.config["model"]["name"] != sae.config["model"]["name"]:
+        form.errors["with"] = f"{other.id} belongs to another model than {sae.id}"
+    elif other and form.text2:
+        form.errors["with"] = "two texts are compared under one SAE; take this one or the second text away"
+    texts = (form.text, form.text2) if form.text2 else (form.text,)
+    for name, text in zip(("text", "text2"), texts, strict=False):
+        _check_text(form, name, text, sae)
+    if form.errors:
+        return None
+    return Asked(texts, (form.sae, form.beside) if other else (form.sae,))
+
+
+def _find(form: InspectForm, name: str, sae_id: str, catalog: Catalog) -> Sae | None:
+    sae = catalog.get_sae(sae_id)
+    if sae is None:
+        form.errors[name] = f"there is no SAE {sae_id!r} here" if sae_id else "choose an SAE"
+    elif sae.weightless:
+        form.errors[name] = f"{sae.id} is a dashboard made elsewhere, without the weights that reading a text needs"
+    elif sae.current_build is None:
+        form.errors[name] = f"{sae.id} has no feature index yet, which says what its latents are"
+    return sae
+
+
+def _check_text(form: InspectForm, name: str, text: str, sae: Sae | None) -> None:
+    if not text.strip():
+        form.errors[name] = "type or paste some text"
+    elif len(text) > MAX_TEXT_CHARACTERS:
+        form.errors[name] = f"{len(text):,} characters; {MAX_TEXT_CHARACTERS:,} at most"
+    elif sae is not None:
+        try:
+            info = find_model(str(sae.config["model"]["name"]))
+            tokens = prompt_length(info, text)
+        except UserError as error:
+            form.errors["sae"] = str(error)
+            return
+        if tokens is not None and tokens > MAX_TEXT_TOKENS:
+            form.errors[name] = f"{tokens:,} tokens with BOS; {MAX_TEXT_TOKENS:,} at most"
+
+
+@dataclass(frozen=True)
+class View:
+    """How a result is shown: ranked by what, whether dense latents and special tokens count, what is chosen.
+
+    `of` is the side of the page (text or SAE) that the choice belongs to: `at`, the position of a token
+    whose latents are listed, and `latent`, one whose activations colour the text.
+    """
+
+    rank: str = "max"
+    dense: bool = False
+    special: bool = False
+    at: int | None = None
+    latent: int | None = None
+    of: int = 0
+    all: bool = False
+
+    @classmethod
+    def read(cls, query: Mapping[str, str]) -> View:
+        """From a request's query; values that make no sense are passed over."""
+
+        def whole(name: str) -> int | None:
+            return whole_number(query.get(name, ""))
+
+        rank = query.get("rank", "max")
+        return cls(
+            rank if rank in MEASURES else "max", query.get("dense") == "1", query.get("special") == "1", whole("at"),
+            whole("latent"), min(whole("of") or 0, 1), query.get("all") == "1")
+
+    def pairs(self, **changes: Any) -> list[tuple[str, str]]:
+        """The query's pairs after `changes`; usual values are left out."""
+        new = replace(self, **changes)
+        usual = View()
+        return [(name, str(int(value)) if isinstance(value, bool) else str(value)) for name, value in vars(new).items()
+                if value != getattr(usual, name) and value is not None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a result is found: links to it, shown in other ways, are made here."""
+
+    asked: Asked
+    stored: bool
+    view: View
+
+    @property
+    def _pairs(self) -> list[tuple[str, str]]:
+        if self.stored:
+            return []
+        names = zip(("text", "text2"), self.asked.texts, strict=False)
+        return [*names, *zip(("sae", "with"), self.asked.saes, strict=False)]
+
+    def link(self, suffix: str = "", **changes: Any) -> str:
+        """The address of this result with the view changed so; `suffix` is put after the path."""
+        path = (f"/inspect/{self.asked.id}" if self.stored else "/inspect") + suffix
+        query = urlencode([*self._pairs, *self.view.pairs(**changes)])
+        return f"{path}?{query}" if query else path
+
+    def token_link(self, side: int) -> str:
+        """The address of this result with a token of a side chosen, up to the token's position."""
+        link = self.link(at=None, of=side)
+        return f"{link}{'&' if '?' in link else '?'}at="

@@ -1,0 +1,196 @@
+"""The prompt inspector: which latents fire on a text, and where.
+
+`POST /inspect` stores the texts and leads to `/inspect/{id}`, their permanent link; `GET /inspect`
+with texts in the address shows the same without storing.  Either is computed by the model worker,
+waited for a little, and, where that takes longer, asked for again by the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from contextlib import ExitStack
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
+
+from app.db.tables import Inspection, Sae
+from app.library import labels
+from app.pages.dependencies import SessionDep, Tools, ToolsDep
+from app.pages.inspect.form import Asked, InspectForm, Place, View, check, form_of, read_form
+from app.pages.inspect.lookup import card_of, context_text, example, readings
+from app.pages.inspect.result import Opened, Result, result, result_json
+from app.pages.inspect.view import MEASURES
+from app.pages.sae_page import open_build, strip
+from app.web.errors import wants_json
+from app.web.parameters import QueryNumber
+from app.web.templating import is_htmx, render
+from app.worker.cached_requests import PATIENCE_S, Question, fault_words
+from app.worker.protocol import Inspect, Inspected
+from sae.steering.measurement_requests import MAX_TOP, InspectRequest
+
+router = APIRouter(include_in_schema=False)
+
+
+
+@router.get("/inspect.json")
+@router.get("/inspect")
+async def show_form(request: Request, tools: ToolsDep) -> Response:
+    """The form: empty, filled from a context (`?sae=…&latent=…&context=…`), or, with texts, their inspection."""
+    query = request.query_params
+    form = await run_in_threadpool(_filled, request, tools)
+    if not query.get("text"):
+        return await run_in_threadpool(_form_page, request, tools, form)
+    asked = await run_in_threadpool(check, form, tools.catalog)
+    if asked is None:
+        return await run_in_threadpool(_form_page, request, tools, form, 422)
+    return await _answer(request, tools, Place(asked, False, View.read(query)))
+
+
+@router.post("/inspect")
+async def create(request: Request, tools: ToolsDep) -> Response:
+    """Check the form, store the texts, lead to their page.  Faults come back at their fields."""
+    form = read_form(await request.form())
+    asked = await run_in_threadpool(check, form, tools.catalog)
+    if asked is None:
+        return await run_in_threadpool(_form_page, request, tools, form, 422)
+    await run_in_threadpool(_store, tools.db, asked)
+    place = Place(asked, True, View())
+    if wants_json(request):
+        return JSONResponse({"id": asked.id, "url": place.link()}, 201, {"Location": place.link()})
+    if is_htmx(request):
+        response = await _answer(request, tools, place, patience_s=0.3)
+        response.headers["HX-Push-Url"] = place.link()
+        return response
+    tools.questions.begin(*await run_in_threadpool(_question, tools, asked))  # so that the page finds it under way
+    return RedirectResponse(place.link(), 303)
+
+
+@router.get("/inspect/card")
+def card(request: Request, tools: ToolsDep, sae: str, latent: QueryNumber) -> Response:
+    """A latent in short: label, density, best contexts."""
+    row = tools.catalog.get_sae(sae)
+    if row is None or row.current_build is None:
+        raise HTTPException(404, f"There is no SAE {sae} with a feature index here.")
+    with tools.builds.use(row.id, row.current_build) as build:
+        found = build.latent(latent)
+        if found is None:
+            raise HTTPException(404, f"{sae} has no latent {latent}.")
+        label = labels.get(tools.db, row.id, latent)
+        return render(request, "inspect/_card.html", label=label, card=card_of(build, found))
+
+
+@router.get("/inspect/{inspection_id}")
+@router.get("/inspect/{inspection_id}.json")  # applied first, so it is matched first
+async def show(request: Request, inspection_id: str, tools: ToolsDep) -> Response:
+    """A stored inspection, computed again where its answer is no longer at hand."""
+    row = await run_in_threadpool(tools.db.get, Inspection, inspection_id)
+    if row is None:
+        raise HTTPException(404, f"There is no inspection {inspection_id}.")
+    return await _answer(request, tools, Place(Asked.of(row.request), True, View.read(request.query_params)))
+
+
+def _filled(request: Request, tools: Tools) -> InspectForm:
+    query = request.query_params
+    form = read_form(query)
+    if not form.sae:
+        form.sae = next((sae.id for sae in tools.catalog.list_saes() if sae.current_build and not sae.weightless), "")
+    if query.get("context"):
+        form.text = context_text(tools.catalog, tools.builds, form.sae, query.get("latent", ""), query["context"])
+    elif "text" not in query:
+        form.text = example(tools.catalog, tools.builds, form.sae)
+    return form
+
+
+def _store(db: SessionDep, asked: Asked) -> None:
+    if db.get(Inspection, asked.id) is None:
+        db.add(Inspection(id=asked.id, request=asked.json()))
+        db.commit()
+
+
+async def _answer(request: Request, tools: Tools, place: Place, patience_s: float = PATIENCE_S) -> Response:
+    """The result, or what it waits for."""
+    saes = await run_in_threadpool(_saes, tools, place.asked)
+    patience_s = 60.0 if wants_json(request) else patience_s
+    question = await tools.questions.ask(*_question(tools, place.asked, saes), patience_s)
+    return await run_in_threadpool(_show, request, tools, place, saes, question)
+
+
+def _question(tools: Tools, asked: Asked, saes: list[Sae] | None = None) -> tuple[Hashable, Inspect]:
+    """What the worker is asked, and the key by which its answer is found again."""
+    saes = saes or _saes(tools, asked)
+    key = (asked, *(sae.current_build for sae in saes), *(sae.created for sae in saes))
+    return key, _message(saes, asked, tools)
+
+
+def _saes(tools: Tools, asked: Asked) -> list[Sae]:
+    found = [tools.catalog.get_sae(sae_id) for sae_id in asked.saes]
+    for sae_id, sae in zip(asked.saes, found, strict=True):
+        if sae is None or sae.current_build is None or sae.weightless:
+            raise HTTPException(404, f"{sae_id}, which this text was read with, is no longer here or has no index.")
+    return [sae for sae in found if sae is not None]
+
+
+def _message(saes: list[Sae], asked: Asked, tools: Tools) -> Inspect:
+    request = InspectRequest(
+        model=str(saes[0].config["model"]["name"]), saes=asked.saes, texts=asked.texts, top=MAX_TOP)
+    return Inspect(request=request, folders={sae.id: str(tools.workspace.sae(sae.id)) for sae in saes})
+
+
+def _show(
+    request: Request, tools: Tools, place: Place, saes: list[Sae], question: Question,
+) -> Response:
+    """A question as it stands: the result, what it waits for, or its fault."""
+    status, headers, context = 200, dict[str, str](), dict[str, Any](shown=None, waiting=None, fault=None)
+    if question.last is None:
+        context["waiting"], status = question.note, 202 if wants_json(request) else 200
+    elif question.fault is not None:
+        context["fault"], status, headers = fault_words(question)
+    else:
+        assert isinstance(question.last, Inspected)
+        context["shown"], context["card"] = _result(tools, place, saes, question.last), None
+    if wants_json(request):
+        said = context["fault"] or context["waiting"]
+        body = {"error" if context["fault"] else "state": said, "status": status} if said else result_json(
+            place.asked, context["shown"], place.view)
+        return JSONResponse(body, status, headers)
+    context |= {"place": place, "measures": MEASURES}
+    if is_htmx(request):
+        name = "inspect/_token.html" if request.headers.get("HX-Target") == "token-latents" else "inspect/_result.html"
+        return render(request, name, 200, headers, **context)
+    return render(request, "inspect/page.html", status, headers, **_frame(tools, form_of(place.asked)), **context,
+                  json_url=place.link(".json"))
+
+
+def _result(tools: Tools, place: Place, saes: list[Sae], answer: Inspected) -> Result:
+    with ExitStack() as stack:
+        opened: Opened = [
+            (sae, stack.enter_context(open_build(tools.builds, sae)), labels.texts(tools.db, sae.id)) for sae in saes]
+        return result(place.asked, readings(answer), opened, place.view)
+
+
+def _form_page(request: Request, tools: Tools, form: InspectForm, status: int = 200) -> Response:
+    if wants_json(request):
+        if form.errors:
+            first = next(iter(form.errors))
+            return JSONResponse({"error": f"{first}: {form.errors[first]}", "status": status, "field": first,
+                                 "errors": form.errors}, status)
+        return JSONResponse({"text": form.text, "text2": form.text2, "sae": form.sae, "with": form.beside})
+    context = _frame(tools, form)
+    if is_htmx(request):
+        headers = {"HX-Retarget": "#inspect-form", "HX-Reswap": "outerHTML"}
+        return render(request, "inspect/_form.html", status, headers, **context)
+    return render(request, "inspect/page.html", status, **context, json_url="/inspect.json",
+                  shown=None, waiting=None, fault=None, place=None, measures=MEASURES)
+
+
+def _frame(tools: Tools, form: InspectForm) -> dict[str, Any]:
+    """What the page shows whatever its result."""
+    saes = [sae for sae in tools.catalog.list_saes() if sae.current_build and not sae.weightless]
+    current = next((sae for sae in saes if sae.id == form.sae), saes[0] if saes else None)
+    words = []
+    if current is not None:
+        with open_build(tools.builds, current) as build:
+            words = strip(current, build.meta)
+    return {"form": form, "saes": saes, "current_sae": current, "section": "inspect", "strip": words}

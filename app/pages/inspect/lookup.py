@@ -1,0 +1,96 @@
+"""What the inspector looks up: texts to begin with, a latent's card, the worker's answer as readings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.library.builds import Builds
+from app.library.catalog import Catalog
+from app.pages.explore import latent_views as latentviews
+from app.pages.inspect.view import Counted, Reading
+from app.render.token_text import Row, context_row
+from app.web.parameters import whole_number
+from app.worker.protocol import Inspected, InspectedText, TextLatents
+from sae.errors import UserError
+from sae.lm.model_info import DEMO
+from sae.store.build import Build
+from sae.store.records import Latent
+from sae.store.schema import TOP_BAND
+
+CARD_CONTEXTS = 4
+_EXAMPLE_TOKENS = 64
+_DEMO_TEXT = '''def read_config(path):
+    """Return the settings in the file, or None if there is no such file."""
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as f:
+        return json.load(f)
+'''
+
+
+def context_text(catalog: Catalog, builds: Builds, sae_id: str, latent: str, context: str) -> str:
+    """The text of a latent's context, named `<band>.<rank>`; "" where there is no such context."""
+    sae = catalog.get_sae(sae_id)
+    number = whole_number(latent)
+    if sae is None or sae.current_build is None or number is None:
+        return ""
+    with builds.use(sae.id, sae.current_build) as build:
+        for found in build.contexts(number):
+            if f"{found.band}.{found.rank}" == context:
+                return plain_text(build, found.tokens)
+    return ""
+
+
+def example(catalog: Catalog, builds: Builds, sae_id: str) -> str:
+    """A text to begin with: the first tokens of one that the SAE was indexed on."""
+    sae = catalog.get_sae(sae_id)
+    if sae is None or sae.current_build is None:
+        return ""
+    if sae.config["model"]["name"] == DEMO:
+        return _DEMO_TEXT
+    try:
+        with builds.use(sae.id, sae.current_build) as build:
+            samples = sorted(build.samples(), key=lambda sample: sample.doc_offset > 0)  # a document's beginning
+            return plain_text(build, samples[0].tokens[:_EXAMPLE_TOKENS]) if samples else ""
+    except UserError:  # the build is gone; the page says so where it matters
+        return ""
+
+
+def plain_text(build: Build, tokens: Sequence[int]) -> str:
+    """Tokens as text, special ones and broken characters left out."""
+    info = build.vocabulary
+    return b"".join(info[t].piece for t in tokens if not info[t].special).decode("utf-8", errors="ignore")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A latent in short."""
+
+    latent: Latent
+    fires_on: list[latentviews.TokenLine]
+    adds: list[latentviews.TokenLine]
+    rows: list[Row]
+
+
+def card_of(build: Build, latent: Latent) -> Card:
+    """The latent's tokens and its strongest contexts."""
+    contexts = [c for c in build.contexts(latent.latent) if c.band == TOP_BAND][:CARD_CONTEXTS]
+    info = build.vocabulary
+    return Card(
+        latent, latentviews.firing_lines(build, latent)[0][:3], latentviews.logit_lines(build, latent)[0][:4],
+        [context_row(c, info, latent.max_act or 0.0, "snippet") for c in contexts])
+
+
+def readings(answer: Inspected) -> list[Reading]:
+    """The worker's answer: each text under each SAE, the SAEs changing slowest."""
+    return [_reading(text, text.saes[place]) for place in range(len(answer.texts[0].saes)) for text in answer.texts]
+
+
+def _reading(text: InspectedText, found: TextLatents) -> Reading:
+    firings: list[list[tuple[int, float]]] = [[] for _ in text.ids]
+    for position, latent, act in zip(found.pos, found.lat, found.act, strict=True):
+        firings[position].append((latent, act))
+    return Reading(
+        text.ids, [piece.encode("latin-1") for piece in text.pieces], text.special, found.l0, firings,
+        [Counted(row.latent, row.n, row.max, row.peak, row.sum) for row in found.ranked], frozenset(text.windows))

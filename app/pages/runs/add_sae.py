@@ -1,0 +1,135 @@
+"""Add an SAE: a form with an upload, a server path or a hub name; what the file does not say is asked for.
+
+A source that lies here is looked at before there is a run, by a process of its own; a hub name is
+fetched by the run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from app.db.tables import User
+from app.jobs import queue
+from app.library.uploads import Uploads
+from app.pages.dependencies import AdminDep, WorkspaceDep, admin_user
+from app.pages.runs import spec_form as specform
+from app.pages.runs.spec_check import check_spec
+from app.web.templating import render
+from sae.errors import UserError
+from sae.formats.untrusted_tensors import plain_files
+from sae.runs.folder import RunFolder
+from sae.runs.import_sae import UPLOAD
+from sae.runs.inspect_source import inspect
+from sae.specs.imports import ImportSpec
+from sae.workspace.paths import Workspace, new_id
+
+router = APIRouter(prefix="/admin/import", dependencies=[Depends(admin_user)], include_in_schema=False)
+
+
+@router.get("")
+def form(request: Request, workspace: WorkspaceDep, run: str = "", source: str = "") -> Response:
+    """The form; `run`: with the settings of an earlier import, whose files it takes up again."""
+    typed = specform.defaults("import")
+    if source:
+        typed["source"] = source
+    if run:
+        try:
+            kind, values = RunFolder(workspace.run(run)).spec()
+            typed |= values if kind == "import" else {}
+        except (UserError, OSError):
+            pass  # it has been deleted: an empty form
+    return _page(request, typed, {})
+
+
+@router.post("")
+async def read_and_submit(request: Request, admin: AdminDep) -> Response:
+    """Takes the files and the settings, then works in a thread as all others do."""
+    async with request.form(max_files=200, max_fields=100) as sent:
+        files = [(item.filename, item.file) for item in sent.getlist("files")
+                 if isinstance(item, UploadFile) and item.filename]
+        fields = {name: value for name, value in sent.items() if isinstance(value, str)}
+        return await run_in_threadpool(_submit, request, fields, files, admin)
+
+
+def _submit(request: Request, sent: dict[str, str], files: list[Any], admin: User) -> Response:
+    state = request.app.state
+    workspace, uploads = state.settings.workspace, _uploads(request)
+    typed, token = specform.read_form("import", sent), sent.get("upload", "")
+    if files:
+        try:
+            uploads.drop(token)
+            token = ""
+            token = uploads.stage(files)
+        except UserError as error:
+            return _page(request, typed, {"source": _words(error)})
+    staged = uploads.find(token)
+    values = specform.spec_values("import", typed | ({"source": str(staged)} if staged else {}))
+    errors, found = specform.find_errors("import", values), {}
+    if not errors:
+        try:
+            spec = check_spec("import", values, state.catalog)
+            found = inspect(spec, workspace)  # type: ignore[arg-type]
+            errors = _errors(found)
+        except UserError as error:
+            errors = {error.field or "": _words(error)}
+    if errors.keys() & {"source"} and staged:  # the file itself is at fault: it is not kept
+        uploads.drop(token)
+        staged = None
+    if errors:
+        return _page(request, typed, errors, found.get("facts"), found.get("asks"), token if staged else "",
+                     sent.get("key", ""))
+    return _start(request, spec, token if staged else "", sent.get("key", ""), admin)  # type: ignore[arg-type]
+
+
+def _start(request: Request, spec: ImportSpec, token: str, key: str, admin: User) -> Response:
+    state = request.app.state
+    workspace: Workspace = state.settings.workspace
+    with state.sessions() as db:
+        run = queue.started_by(db, key[:80])
+        if run is None:
+            run_id = new_id("import")
+            if token:
+                _uploads(request).give(token, workspace.run(run_id) / UPLOAD)
+                spec = spec.model_copy(update={"source": str(workspace.run(run_id) / UPLOAD)})
+            run = queue.enqueue(db, workspace, "import", spec.model_dump(), admin.name, run_id, key[:80])
+        run_id = run.id
+    state.supervisor.wake()
+    return RedirectResponse(f"/runs/{run_id}", 303)
+
+
+def _uploads(request: Request) -> Uploads:
+    settings = request.app.state.settings
+    return Uploads(settings.home, settings.max_upload_bytes)
+
+
+def _errors(found: dict[str, Any]) -> dict[str, str]:
+    """What a look at the file found, by setting."""
+    if "asks" in found:
+        return {name: f"The file does not say; give {why}." for name, why in found["asks"].items()}
+    if "error" in found:
+        field = found.get("field") or ""
+        return {field: str(found["error"]).removeprefix(f"{field}: ")}
+    return {}
+
+
+def _words(error: UserError) -> str:
+    return str(error).removeprefix(f"{error.field}: ")
+
+
+def _page(
+    request: Request, typed: dict[str, Any], errors: dict[str, str], facts: dict[str, Any] | None = None,
+    asks: dict[str, str] | None = None, token: str = "", key: str = "",
+) -> Response:
+    staged = _uploads(request).find(token) if token else None
+    names = [path.relative_to(staged).as_posix() for path in plain_files(staged)] if staged else []
+    return render(
+        request, "admin/import.html", 422 if errors else 200, section="admin",
+        groups=specform.groups("import", typed, errors), errors=errors, facts=facts or {}, asks=asks or {},
+        upload=token, names=names, key=key or new_id("form"), limit=request.app.state.settings.max_upload_bytes,
+        kept=Path(str(typed.get("source", ""))).name == UPLOAD)

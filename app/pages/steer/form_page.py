@@ -1,0 +1,257 @@
+"""Steering: the form, and what makes a run of it.
+
+`POST /steer` makes a run of texts, `POST /steer/sweep` one over a row of strengths; both answer
+with the run's address (`app/pages/steer/run_page.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import ImmutableMultiDict
+
+from app.db.tables import SteerRun
+from app.pages.dependencies import BuildsDep, CatalogDep, QuestionsDep, SessionDep, SteeringDep, WorkspaceDep
+from app.pages.steer.form import (
+    MODE_NAMES,
+    NUMBERS,
+    POSITIONS,
+    Chip,
+    Form,
+    default_values,
+    form_of,
+    new_seed,
+    read_form,
+    slider_position,
+)
+from app.pages.steer.form_check import check, check_sweep, swept_place
+from app.pages.steer.lookup import Sources
+from app.pages.steer.result import find, run_context
+from app.pages.steer.run_view import run_view, stored_request, whole_text
+from app.web.errors import wants_json
+from app.web.parameters import whole_number
+from app.web.templating import is_htmx, render
+from app.worker.protocol import Generate, Sweep, Warm
+from app.worker.steering_runs import LiveRun
+from sae.steering.measurement_requests import MAX_STRENGTHS, SweepRequest
+from sae.steering.request import MAX_LATENTS, MAX_LENGTH, MAX_SAMPLES, MODES, SteerRequest
+from sae.workspace.paths import Workspace, new_id
+
+router = APIRouter(include_in_schema=False)
+
+_RETRY_AFTER_S = 5
+_BUSY = "The model worker has all the runs it can hold. Nothing was lost: try again in a few seconds."
+
+
+def get_sources(catalog: CatalogDep, builds: BuildsDep) -> Sources:
+    return Sources(catalog, builds)
+
+
+SourcesDep = Annotated[Sources, Depends(get_sources)]
+
+
+# ---- the form
+
+
+@router.get("/steer")
+def show_form(
+    request: Request, sources: SourcesDep, db: SessionDep, runs: SteeringDep, fork: str | None = None
+) -> Response:
+    """The form: from the address, from a run (`?fork=<id>`), or an example.  htmx gets the form alone."""
+    form = _forked(request, db, runs, fork) if fork else _form_from(request.query_params, sources)
+    if fork:
+        sources.look_up(form)
+    return _show_form(request, form, sources)
+
+
+def _forked(request: Request, db: SessionDep, runs: SteeringDep, run_id: str) -> Form:
+    """A run's form; `strength` sets the first latent's anew, `reply` goes on from one of a chat's answers."""
+    row = find(db, runs, run_id).row
+    form = form_of(*stored_request(row))
+    strength = request.query_params.get("strength")
+    place = whole_number(request.query_params.get("place", "0"), len(form.chips))
+    if strength is not None and place is not None:
+        chip = form.chips[place]
+        setattr(chip, NUMBERS.get(chip.mode, "strength"), strength)  # type: ignore[call-overload]
+    found = whole_text(row, request.query_params.get("reply", ""))
+    if found is not None and form.chat:
+        answer = b"".join(found[1].token_bytes()).decode("utf-8", errors="replace")
+        form.said += [("user", form.prompt), ("assistant", answer)]
+        form.prompt = ""
+    return form
+
+
+@router.post("/steer/form")
+async def change_form(request: Request, sources: SourcesDep) -> Response:
+    """The form with a latent added or removed or a new seed.  By POST, as a prompt may be too long for an address."""
+    data = await request.form()
+    form = await run_in_threadpool(_form_from, data, sources)
+    return await run_in_threadpool(_show_form, request, form, sources)
+
+
+@router.get("/steer/warm")
+async def warm(sources: SourcesDep, workspace: WorkspaceDep, questions: QuestionsDep, sae: str) -> Response:
+    """A page is open on which the SAE may be steered with: let the worker load it and its model."""
+    row = await run_in_threadpool(sources.sae, sae)
+    if row is not None:
+        model = str(row.config["model"]["name"])
+        questions.hint(Warm(model=model, folders={row.id: str(workspace.sae(row.id))}))
+    return Response(status_code=204)
+
+
+@router.get("/steer.json")
+def form_json(request: Request, sources: SourcesDep) -> dict[str, Any]:
+    """What `POST /steer` takes, filled in as the page would be."""
+    form = _form_from(request.query_params, sources)
+    return {
+        "prompt": form.prompt, **form.values, "special": form.special, "control": form.control, "chat": form.chat,
+        "latents": [{"sae": c.sae, "latent": c.number, "mode": c.mode, "strength": c.value("strength"),
+                     "target": c.value("target"), "factor": c.value("factor"), "max_act": c.max_act,
+                     "norm_ratio": c.ratio("strength")} for c in form.chips],
+        "choices": {"mode": MODES, "positions": POSITIONS},
+        "limits": {"latents": MAX_LATENTS, "length": MAX_LENGTH, "samples": MAX_SAMPLES, "strengths": MAX_STRENGTHS}}
+
+
+def _form_from(query: ImmutableMultiDict[str, Any], sources: Sources) -> Form:
+    form = read_form(query)
+    if query.get("add"):
+        _add(form, query)
+    drop = whole_number(str(query.get("drop", "")), len(form.chips))
+    if drop is not None:
+        del form.chips[drop]
+    if query.get("new_seed"):
+        form.values["seed"] = new_seed()
+    if query.get("forget"):  # begin the chat anew
+        form.said = []
+    if form.chips or "drop" in query or form.prompt:
+        sources.complete(form)
+        return form
+    example = sources.example(query.get("sae"))
+    example.values = form.values
+    return example
+
+
+def _add(form: Form, data: ImmutableMultiDict[str, Any]) -> None:
+    sae = str(data.get("add_sae") or (form.chips[0].sae if form.chips else ""))
+    form.chips.append(Chip(sae=sae, latent=str(data["add"])))
+
+
+def _show_form(request: Request, form: Form, sources: Sources) -> Response:
+    name = "steer/_form.html" if is_htmx(request) else "steer/page.html"
+    return render(request, name, **form_page(form, sources))
+
+
+def form_page(form: Form, sources: Sources) -> dict[str, Any]:
+    """What the page shows beside a run; without one unless it is put in."""
+    saes = sources.steerable()
+    current = next((sae for chip in form.chips for sae in saes if sae.id == chip.sae), saes[0] if saes else None)
+    return {
+        "run": None, "form": form, "saes": saes, "current_sae": current, "modes": MODES, "mode_names": MODE_NAMES,
+        "positions": POSITIONS, "section": "steer", "json_url": "/steer.json", "defaults": default_values(),
+        "can_chat": current is not None and sources.can_chat(current), "slider": slider_position}
+
+
+# ---- runs
+
+
+@router.post("/steer")
+async def create(
+    request: Request, sources: SourcesDep, db: SessionDep, runs: SteeringDep, workspace: WorkspaceDep
+) -> Response:
+    """Check the form, store the run and begin it.  Faults come back at their fields, with all that was typed."""
+    data = await request.form()
+    form, steer = await run_in_threadpool(_read_and_check, data, sources)
+    if steer is None:
+        return await run_in_threadpool(_show_faults, request, form, sources, 422)
+    return await _begin(request, data, sources, db, runs, workspace, form, steer, None)
+
+
+@router.post("/steer/sweep")
+async def create_sweep(
+    request: Request, sources: SourcesDep, db: SessionDep, runs: SteeringDep, workspace: WorkspaceDep
+) -> Response:
+    """As `create`, of one latent over a row of strengths."""
+    data = await request.form()
+    form, steer = await run_in_threadpool(_read_and_check, data, sources)
+    sweep = await run_in_threadpool(_read_sweep, form, steer, sources)
+    if steer is None or sweep is None:
+        return await run_in_threadpool(_show_faults, request, form, sources, 422)
+    return await _begin(request, data, sources, db, runs, workspace, form, sweep.request, sweep)
+
+
+async def _begin(
+    request: Request, data: ImmutableMultiDict[str, Any], sources: Sources, db: SessionDep, runs: SteeringDep,
+    workspace: Workspace, form: Form, steer: SteerRequest, sweep: SweepRequest | None,
+) -> Response:
+    if data.get("replaces"):  # the run that this page showed until now need not wait for its grace
+        runs.stop(str(data["replaces"]))
+    if runs.full:
+        form.errors["form"] = _BUSY
+        return await run_in_threadpool(_show_faults, request, form, sources, 503)
+    row = await run_in_threadpool(_store, db, form, steer, sweep)
+    live = runs.start(row.id, _message(steer, sweep, workspace))
+    return _created(request, row, live)
+
+
+def _created(request: Request, row: SteerRun, live: LiveRun) -> Response:
+    headers = {"Location": f"/steer/{row.id}"}
+    if wants_json(request):
+        return JSONResponse({"id": row.id, "url": f"/steer/{row.id}"}, 201, headers)
+    if is_htmx(request):
+        return render(request, "steer/_result.html", headers={"HX-Push-Url": f"/steer/{row.id}"},
+                      **run_context(run_view(row, live)))
+    return RedirectResponse(f"/steer/{row.id}", 303)
+
+
+def _read_and_check(data: ImmutableMultiDict[str, Any], sources: Sources) -> tuple[Form, SteerRequest | None]:
+    form = read_form(data)
+    if data.get("add"):
+        _add(form, data)
+    sources.look_up(form)
+    if data.get("add"):
+        form.chips[-1].usual()
+    return form, check(form)
+
+
+def _read_sweep(form: Form, steer: SteerRequest | None, sources: Sources) -> SweepRequest | None:
+    if steer is None:
+        return None
+    place = swept_place(form)
+    return check_sweep(form, steer, sources.concept(form.chips[place]) if place is not None else ())
+
+
+def _show_faults(request: Request, form: Form, sources: Sources, status: int) -> Response:
+    headers = {"Retry-After": str(_RETRY_AFTER_S)} if status == 503 else {}
+    if wants_json(request):
+        errors = dict(form.errors)
+        for i, chip in enumerate(form.chips):
+            errors |= {f"{name}-{i}": message for name, message in chip.errors.items()}
+        first = next(iter(errors))
+        return JSONResponse(
+            {"error": f"{first}: {errors[first]}", "status": status, "field": first, "errors": errors}, status, headers)
+    if is_htmx(request):
+        headers |= {"HX-Retarget": "#steer-form", "HX-Reswap": "outerHTML"}
+        return render(request, "steer/_form.html", status, headers, **form_page(form, sources))
+    return render(request, "steer/page.html", status, headers, **form_page(form, sources))
+
+
+def _store(db: SessionDep, form: Form, steer: SteerRequest, sweep: SweepRequest | None) -> SteerRun:
+    facts = {chip.facts.id: chip.facts for chip in form.chips if chip.facts}
+    first = facts[steer.interventions[0].sae]
+    asked: dict[str, Any] = {
+        "steer": steer.model_dump(mode="json"), "saes": {k: asdict(v) for k, v in facts.items()}}
+    if sweep is not None:
+        asked["sweep"] = sweep.model_dump(mode="json", exclude={"request"})
+    row = SteerRun(id=new_id("steer"), sae_id=first.id, build_id=first.build, state="queued", request=asked)
+    db.add(row)
+    db.commit()
+    return row
+
+
+def _message(steer: SteerRequest, sweep: SweepRequest | None, workspace: Workspace) -> Generate | Sweep:
+    folders = {i.sae: str(workspace.sae(i.sae)) for i in steer.interventions}
+    return Sweep(request=sweep, folders=folders) if sweep else Generate(request=steer, folders=folders)

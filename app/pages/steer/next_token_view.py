@@ -1,0 +1,87 @@
+"""Next-token tables and KL along a steered text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from app.pages.steer.run_view import TITLES, RunView
+from app.render import charts
+from app.render.token_text import signed_class, token_label
+from app.worker.protocol import NextTokens, ReadOut, Text
+from sae.steering.measurement_requests import ReadoutRequest
+from sae.steering.request import SteerRequest
+from sae.store.records import Token
+
+TOP = 10
+
+
+@dataclass(frozen=True)
+class NextRow:
+    """One possible next token: its probabilities, their difference, and whether it is the one that came."""
+
+    label: str
+    baseline: float
+    steered: float
+    css: str
+    came: bool
+
+    @property
+    def difference(self) -> float:
+        return self.steered - self.baseline
+
+
+@dataclass(frozen=True)
+class NextTable:
+    """What might stand at one position, given the text before it; `kl` in nats, `came` the token that does."""
+
+    position: int
+    rows: list[NextRow]
+    kl: float
+    came: str | None
+
+
+def readout_request(request: SteerRequest, prompt: Text, output: Text, position: int) -> ReadoutRequest:
+    """What to ask about a token: what might have stood in its place, and what may follow it."""
+    ids = (*prompt.ids, *output.ids)
+    return ReadoutRequest(
+        request=request, ids=ids, prompt_tokens=len(prompt.ids), top=TOP,
+        positions=tuple(p for p in (position - 1, position) if 0 <= p < len(ids)))
+
+
+def next_tables(answer: ReadOut) -> list[NextTable]:
+    """The tables of an answer, in the order of their positions."""
+    return [_table(answer, table) for table in answer.tables]
+
+
+def _table(answer: ReadOut, table: NextTokens) -> NextTable:
+    at = table.position + 1  # the table after a position tells what may stand at the next one
+    came = answer.ids[at] if at < len(answer.ids) else None
+    rows = []
+    for row in table.rows:
+        token = Token(row.id, row.piece.encode("latin-1"), False, 0)
+        rows.append(NextRow(token_label(token), row.baseline, row.steered,
+                            signed_class(row.steered - row.baseline, 1.0), row.id == came))
+    label = None
+    if came is not None:
+        label = token_label(Token(came, answer.pieces[at].encode("latin-1"), False, 0))
+    return NextTable(at, rows, answer.kl[table.position], label)
+
+
+def kl_chart(run: RunView) -> Markup | None:
+    """KL of each changed column along its output; None before there is any."""
+    series = [
+        charts.Series(column.title + (f" {column.sample + 1}" if run.request.samples > 1 else ""),
+                      [(column.start + i, kl) for i, kl in enumerate(column.kl)])
+        for column in run.columns if column.name != "baseline" and column.kl]
+    if not any(len(one.points) > 1 for one in series):
+        return None
+    return charts.line_chart(
+        series[:8], title="KL from the unsteered model at each token's draw", x_label="position", y_label="nats",
+        zero=True, width=860, height=170, x_format=charts.tick_text)
+
+
+def title_of(name: str) -> str:
+    """What a column is called."""
+    return TITLES.get(name.partition(".")[0], name)

@@ -1,0 +1,57 @@
+"""A steering run found, and all that its page and its events need of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import HTTPException
+from sqlalchemy.orm import Session
+
+from app.db.tables import SteerRun
+from app.pages.steer.form import MODE_NAMES
+from app.pages.steer.next_token_view import kl_chart
+from app.pages.steer.run_view import RunView, run_view
+from app.pages.steer.sweep_view import PERPLEXITY_TIMES, REPETITION_MORE, sweep_charts, sweep_rows
+from app.web.templating import render_to_string
+from app.worker.steering_runs import LiveRun, SteeringRuns
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run's row, and the run itself while it goes."""
+
+    row: SteerRun
+    live: LiveRun | None
+
+    def view(self, by: int | None = None) -> RunView:
+        return run_view(self.row, self.live, by)
+
+
+def find(db: Session, runs: SteeringRuns, run_id: str) -> Found:
+    """The run.  Raises 404."""
+    # In this order: a run that is no longer going has its end in the database already.
+    live = runs.get(run_id)
+    row = db.get(SteerRun, run_id)
+    if row is None:
+        raise HTTPException(404, f"There is no steering run {run_id}.")
+    return Found(row, live)
+
+
+def run_context(run: RunView) -> dict[str, Any]:
+    """What the result's templates need of a run."""
+    return {
+        "run": run, "mode_names": MODE_NAMES, "kl_chart": kl_chart(run), "rows": sweep_rows(run) if run.sweep else [],
+        "sweep_charts": sweep_charts(run), "perplexity_times": PERPLEXITY_TIMES, "repetition_more": REPETITION_MORE}
+
+
+def run_events(run: RunView) -> list[tuple[str, str]]:
+    """(event, HTML): every part of the result that changes while a run goes, each the whole of it."""
+    context = run_context(run)
+    if run.sweep:
+        parts = [("sweep", render_to_string("steer/_sweep.html", **context))]
+    else:
+        parts = [(column.key, render_to_string("steer/_text.html", run=run, column=column)) for column in run.columns]
+        if run.final:
+            parts.append(("readout", render_to_string("steer/_readout.html", **context)))
+    return [*parts, ("status", render_to_string("steer/_status.html", **context))]

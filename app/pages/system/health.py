@@ -1,0 +1,58 @@
+"""For machines that watch: is the process there, can it serve, what does it measure."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.db.tables import LoginSession, Run, Sae, SteerRun
+from app.pages.dependencies import SessionDep, SettingsDep
+from app.web import metrics
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", summary="The process answers")
+def healthz() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+@router.get("/readyz", summary="Database, workspace and supervisor work", responses={503: {"description": "not ready"}})
+def readyz(request: Request, response: Response, db: SessionDep, settings: SettingsDep) -> dict[str, object]:
+    checks: dict[str, str] = {}
+    try:
+        db.execute(text("SELECT 1"))
+        checks["database"] = "ok"
+    except SQLAlchemyError as error:
+        checks["database"] = f"{type(error).__name__}"
+    try:
+        probe = settings.home / ".ready"
+        probe.touch()
+        probe.unlink(missing_ok=True)
+        checks["workspace"] = "ok"
+    except OSError as error:
+        checks["workspace"] = f"cannot be written: {error.strerror}"
+    checks["supervisor"] = "ok" if request.app.state.supervisor.healthy() else "its thread has ended"
+    ready = all(value == "ok" for value in checks.values())
+    response.status_code = 200 if ready else 503
+    return {"status": "ok" if ready else "not ready", "checks": checks}
+
+
+@router.get("/metrics", summary="Measures for Prometheus", include_in_schema=False)
+def read_metrics(db: SessionDep) -> Response:
+    metrics.RUNS.clear()
+    for state, n in db.execute(select(Run.state, func.count()).group_by(Run.state)):
+        metrics.RUNS.labels(state).set(n)
+    metrics.STEERS.clear()
+    for state, n in db.execute(select(SteerRun.state, func.count()).group_by(SteerRun.state)):
+        metrics.STEERS.labels(state).set(n)
+    metrics.SAES.set(db.scalar(select(func.count()).select_from(Sae)) or 0)
+    built = select(func.count()).select_from(Sae).where(Sae.current_build.is_not(None))
+    metrics.BUILDS.set(db.scalar(built) or 0)
+    signed_in = select(func.count()).select_from(LoginSession).where(LoginSession.expires > time.time())
+    metrics.USERS.set(db.scalar(signed_in) or 0)
+    return Response(generate_latest(metrics.REGISTRY), media_type=CONTENT_TYPE_LATEST)
