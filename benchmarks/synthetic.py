@@ -18,7 +18,6 @@ import duckdb
 import numpy as np
 
 from sae.lm.model_info import DEMO_PATH
-from sae.runs.folder import write_json
 from sae.store.page_file import glance_path
 from sae.store.records import NEAR
 from sae.store.schema import (
@@ -32,6 +31,7 @@ from sae.store.schema import (
     TABLES,
 )
 from sae.store.writer import finish, write_contexts
+from sae.workspace.files import write_json
 from sae.workspace.paths import Workspace
 
 SAE_ID = "demo/big"

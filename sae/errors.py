@@ -14,3 +14,7 @@ class UserError(ValueError):
 
 class Cancelled(Exception):
     """The run was asked to stop and did so at a safe point."""
+
+
+class Interrupted(Exception):
+    """The process was told to end (SIGTERM, Ctrl-C); the run can be resumed."""

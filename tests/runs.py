@@ -15,7 +15,8 @@ from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-_PRELOAD = ["sae.lm.bridge", "sae.training.loop", "sae.evaluation.metrics", "sae.index.build", "sae.cli.main", "tests.runs"]
+_PRELOAD = ["sae.lm.bridge", "sae.training.loop", "sae.evaluation.metrics", "sae.index.build", "sae.cli.main",
+            "tests.runs"]
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_PRELOAD)
 

@@ -29,7 +29,7 @@ class Catalog:
     def __init__(
         self, workspace: Workspace, sessions: SessionFactory, changes: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """`changes` tells what `app.db.engine.Changes` does: every page names the SAEs, so rows are kept while it stays."""
+        """Make a catalog.  Every page names the SAEs, so rows are kept while `changes` (`db.engine.Changes`) stays."""
         self.workspace, self.sessions, self._changes = workspace, sessions, changes
         self._seen: Signature | None = None
         self._kept: tuple[int | None, dict[str, Sae]] = (None, {})  # replaced whole, so threads need no lock

@@ -212,8 +212,8 @@ class Effect(_Message):
 
 
 class LatentScore(_Message):
-    """See `sae.steering.output_score`.  `score`: mean change of the probability of the latent's top logit tokens together;
-    None for a latent that never fired."""
+    """A latent's output score (`sae.steering.output_score`): how much more probable steering with it makes its top
+    logit tokens together, on average; None for a latent that never fired."""
 
     latent: int
     score: float | None

@@ -35,7 +35,7 @@ from sae.errors import UserError
 from sae.kernels.bf16_screen import Screen, has_fast_bfloat16
 from sae.kernels.codes import Codes
 from sae.kernels.select import entries_above
-from sae.runs.folder import write_json
+from sae.workspace.files import write_json
 
 SCHEMA_VERSION = 1
 Shapes = dict[str, set[tuple[int, ...]]]

@@ -87,7 +87,7 @@ def run(
 
 
 def _start_and_watch(kind: str, values: dict[str, Any]) -> None:
-    from sae.runs.execute import start
+    from sae.runs.create import start
 
     workspace = Workspace.from_environment()
     folder = start(kind, values, workspace)

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from sae.data.texts import Document, TextSource, find_text
 from sae.errors import Cancelled, UserError
-from sae.runs.folder import write_json
+from sae.workspace.files import write_json
 from sae.workspace.paths import Workspace, slug
 
 Split = Literal["train", "held_out", "all"]

@@ -23,7 +23,7 @@ from sae.demo.text import Roots, held_out_documents
 from sae.demo.training import Recipe, export, pretrain
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel, pick_device
-from sae.runs.folder import write_json
+from sae.workspace.files import write_json
 from sae.workspace.paths import Workspace
 
 

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from sae.data.texts import Document, python_files, source_documents
 from sae.errors import UserError
-from sae.runs.folder import write_json
+from sae.workspace.files import write_json
 
 SEPARATOR = "<|endoftext|>"  # id 0: BOS, EOS and padding
 HELD_OUT_OF = 25

@@ -26,8 +26,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from sae.demo.text import Report, Roots, Streams, prepare_text
 from sae.errors import UserError
-from sae.runs.folder import write_json
 from sae.workspace.checkpoint import load_checkpoint, save_checkpoint
+from sae.workspace.files import write_json
 
 BOS = 0
 

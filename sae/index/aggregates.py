@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from sae.index.cofiring import SAMPLED, Company
-from sae.index.encoders import side_by_side
 from sae.index.forward import Firings, Misses, Pass, Tokens, joined
 from sae.index.l0_extremes import Extremes
 from sae.index.scales import Frame
+from sae.index.threads import side_by_side
 from sae.index.token_counts import PairCounts
-from sae.index.top_contexts import Peaks, hash31
+from sae.index.top_contexts import Peaks
+from sae.kernels.hashing import hash31
 from sae.kernels.sorting import paired
 from sae.store.records import CLASSES
 

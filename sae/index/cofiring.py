@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.index.top_contexts import hash31
+from sae.kernels.hashing import hash31
 from sae.kernels.segments import repeated, spread
 from sae.kernels.sorting import counted, stable_argsort
 

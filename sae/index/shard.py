@@ -18,10 +18,10 @@ from torch import Tensor
 
 from sae.index.aggregates import FIXED, NORM_LOW, NORM_STEPS, WORD, aggregate
 from sae.index.cofiring import SAMPLED, Company
-from sae.index.encoders import side_by_side
 from sae.index.forward import Pass
 from sae.index.l0_extremes import Extremes
 from sae.index.scales import Frame
+from sae.index.threads import side_by_side
 from sae.index.token_counts import PairCounts
 from sae.index.top_contexts import Peaks
 

@@ -18,11 +18,11 @@ from sae.data.corpus import Corpus
 from sae.index.cofiring import SAMPLED
 from sae.index.context_tables import choose, place_reader, text_reader
 from sae.index.directions import logit_effects, planar_map
-from sae.index.encoders import side_by_side
 from sae.index.latent_table import latent_columns, logit_columns, map_columns, token_columns
 from sae.index.sample_tables import Strongest, sample_tables
 from sae.index.scales import Frame
 from sae.index.shard import Shard
+from sae.index.threads import side_by_side
 from sae.index.token_counts import TopPairs, with_lift
 from sae.kernels.sorting import stable_argsort
 from sae.lm.bridge import LanguageModel

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sae.kernels.segments import run_sizes, run_starts
-from sae.kernels.sorting import paired, stable_argsort, stable_sort
+from sae.kernels.sorting import merged_order, paired, stable_argsort, stable_sort
 
 
 @dataclass
@@ -51,11 +51,6 @@ class PairCounts:
         start = run_starts(key_N)
         n_N, held_N = (_totals(both(name), start) for name in ("n_N", "held_N"))
         return PairCounts(key_N[start], n_N, held_N, _largest(both("max_N"), start))
-
-
-def merged_order(key_N: Tensor) -> Tensor:
-    """The order that sorts a few sorted runs of int64, one after the other; equal ones stay in their order."""
-    return torch.from_numpy(np.argsort(key_N.numpy(), kind="stable"))  # timsort, which merges runs
 
 
 def _totals(n_N: Tensor, start: Tensor) -> Tensor:

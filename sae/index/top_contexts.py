@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.index.token_counts import merged_order
+from sae.kernels.hashing import hash31
 from sae.kernels.segments import rank_within, repeated, run_sizes, run_starts, spread
-from sae.kernels.sorting import paired, stable_argsort, stable_sort
+from sae.kernels.sorting import merged_order, paired, stable_argsort, stable_sort
 
 _CONTEXT_BITS = 32
 
@@ -126,10 +126,3 @@ def _rank(group_N: Tensor, priority_N: Tensor) -> Tensor:
     out[order] = rank_within(group_N[order])
     return out
 
-
-def hash31(key_N: Tensor) -> Tensor:
-    """31 well-mixed bits of an int64 (xor-shift and multiply, wrapping)."""
-    x = key_N.clone()
-    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
-        x = (x ^ (x >> shift)) * factor
-    return (x ^ (x >> 31)) & 0x7FFFFFFF

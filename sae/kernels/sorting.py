@@ -6,6 +6,7 @@ first to the fewest bytes that hold the largest.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,3 +38,8 @@ def _narrow(key_N: Tensor) -> Tensor:
         return key_N
     top = int(key_N.max())
     return key_N.to(torch.int16 if top < 1 << 15 else torch.int32 if top < 1 << 31 else torch.int64)
+
+
+def merged_order(key_N: Tensor) -> Tensor:
+    """The order that sorts a few sorted runs of int64, one after the other; equal ones stay in their order."""
+    return torch.from_numpy(np.argsort(key_N.numpy(), kind="stable"))  # timsort, which merges runs

@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sae.errors import Cancelled, UserError
-from sae.lm.model_info import check_layer, find_model
+from sae.errors import Cancelled, Interrupted, UserError
 from sae.runs import compare as run_compare
 from sae.runs import import_sae as importing
 from sae.runs.folder import FINAL_STATES, RunFolder
-from sae.runs.progress import Follower, Interrupted, Reporter
+from sae.runs.progress import Follower, Reporter
 from sae.runs.steps import build_index, open_model_and_text, text_of
 from sae.specs.registry import (
     CompareSpec,
@@ -30,10 +29,9 @@ from sae.specs.registry import (
     IndexSpec,
     SweepSpec,
     TrainSpec,
-    located,
     parse_spec,
 )
-from sae.workspace.paths import Workspace, new_id
+from sae.workspace.paths import Workspace
 
 # Each phase's share of the whole run's time, for the estimate of the time left.
 PHASES: dict[str, dict[str, float]] = {
@@ -178,18 +176,6 @@ def _evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, repor
 
 def _import(spec: ImportSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
     return importing.import_sae(spec, folder, workspace, reporter, open_model_and_text, build_index)
-
-
-def start(kind: str, values: dict[str, Any], workspace: Workspace) -> RunFolder:
-    """Make a new run folder for a checked spec.  Raises UserError."""
-    spec = located(parse_spec(kind, values))
-    if isinstance(spec, TrainSpec | SweepSpec):
-        check_layer(find_model(spec.model), spec.layer, spec.context_length)
-    if isinstance(spec, ImportSpec):
-        importing.look(spec, workspace)
-    folder = RunFolder(workspace.run(new_id(kind)))
-    folder.create(kind, spec.model_dump(mode="json"))  # type: ignore[arg-type]
-    return folder
 
 
 def folder_of(path: Path) -> tuple[RunFolder, Workspace]:

@@ -21,21 +21,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sae.errors import UserError
+from sae.workspace.files import write_json
 
 Kind = Literal["train", "sweep", "index", "evaluate", "import", "compare"]
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 HEARTBEAT_S = 1.0
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace `path` atomically and durably by the JSON of `value`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 @dataclass

@@ -27,8 +27,9 @@ def inspect(spec: ImportSpec, workspace: Workspace) -> dict[str, Any]:
     """What a look at the source says, from another process.  Never raises for what the file is."""
     environment = {**os.environ, "SAESCOPE_HOME": str(workspace.root)}
     try:
-        done = subprocess.run([sys.executable, "-m", "sae.runs.inspect_source"], input=spec.model_dump_json(), text=True,
-                              capture_output=True, timeout=TIMEOUT_S, env=environment, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "sae.runs.inspect_source"], input=spec.model_dump_json(), text=True,
+            capture_output=True, timeout=TIMEOUT_S, env=environment, check=False)
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
         return {"error": f"source: looking at it took more than {TIMEOUT_S} s", "field": "source"}

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from sae.errors import UserError
 from sae.lm.sites import KINDS
-from sae.runs.folder import FINAL_STATES, RunFolder, write_json
+from sae.runs.folder import FINAL_STATES, RunFolder
 from sae.specs.registry import SweepSpec, TrainSpec
+from sae.workspace.files import write_json
 from sae.workspace.paths import Workspace, check_name
 
 _CLAIM = "claim.json"

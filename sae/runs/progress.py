@@ -13,12 +13,8 @@ import time
 from collections import deque
 from typing import Any
 
-from sae.errors import Cancelled
+from sae.errors import Cancelled, Interrupted
 from sae.runs.folder import HEARTBEAT_S, RunFolder, Status
-
-
-class Interrupted(Exception):
-    """The process was told to end (SIGTERM, Ctrl-C); the run can be resumed."""
 
 
 class Reporter:

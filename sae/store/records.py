@@ -35,7 +35,7 @@ FLAGS = {
 }
 
 
-# Classes of token places that a rule may name, with what each says after "fires" (`sae.index.token_classes` defines them).
+# Classes of token positions that a rule may name (`sae.index.token_classes`), and the words that follow "fires".
 CLASSES = {
     "number": "on numbers",
     "punctuation": "on punctuation",

@@ -27,8 +27,7 @@ from sae.autoencoder.normalization import Normalizer
 from sae.data.activations import Timing
 from sae.distributed import ALONE, Group
 from sae.distributed.checkpoint import load_shards, save_shards
-from sae.errors import UserError
-from sae.runs.progress import Interrupted
+from sae.errors import Interrupted, UserError
 from sae.specs.registry import TrainSpec
 from sae.training.curves import Curves
 from sae.training.trainer import Trainee

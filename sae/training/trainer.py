@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from sae.autoencoder.architectures import make
-from sae.autoencoder.architectures.base import Batch, Sparsity
+from sae.autoencoder.architectures.base import Sparsity
+from sae.autoencoder.architectures.batch import Batch
 from sae.autoencoder.architectures.data_statistics import Start
 from sae.distributed import ALONE, Group
 from sae.kernels.codes import Codes

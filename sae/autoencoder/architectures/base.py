@@ -13,35 +13,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from sae.autoencoder.architectures.batch import Batch
 from sae.autoencoder.architectures.data_statistics import Start
 from sae.autoencoder.architectures.losses import Fit, fit
-from sae.distributed import ALONE, Group
+from sae.distributed import ALONE
 from sae.kernels.codes import Codes
 from sae.specs.registry import TrainSpec
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One step's batch as a rule sees it: everything downstream of the encoder product."""
-
-    pre_BL: Tensor
-    target_BD: Tensor
-    b_enc_L: Tensor
-    W_dec_LD: Tensor
-    b_dec_D: Tensor
-    variance: float
-    n_tokens: int  # of the whole batch, of which this process may hold a part
-    warm: float = 1.0  # share of the sparsity coefficient that is in force
-    group: Group = ALONE
-
-    @property
-    def per_token(self) -> float:
-        """What a squared error of 1 on one token adds to the FVU of the batch."""
-        return 1.0 / (self.n_tokens * self.variance)
-
-    def decode(self, codes: Codes) -> Tensor:
-        """Σ value · W_dec[latent] of each token: [B, D]."""
-        return self.group.sum_latents(codes.decode(self.W_dec_LD))
 
 
 @dataclass

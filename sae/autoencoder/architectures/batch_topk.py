@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae.autoencoder.architectures.base import Batch, Learned, Sparsity
+from sae.autoencoder.architectures.base import Learned, Sparsity
+from sae.autoencoder.architectures.batch import Batch
 from sae.autoencoder.architectures.data_statistics import Start
 from sae.autoencoder.architectures.topk import MULTI, learn_nested
 from sae.distributed.select import among_batch_topk

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from sae.autoencoder.architectures.base import Batch, Learned, Sparsity
+from sae.autoencoder.architectures.base import Learned, Sparsity
+from sae.autoencoder.architectures.batch import Batch
 from sae.autoencoder.architectures.data_statistics import Start
 from sae.autoencoder.architectures.losses import fit
 from sae.kernels.codes import Codes

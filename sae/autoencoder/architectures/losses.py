@@ -24,7 +24,7 @@ from sae.kernels.codes import Codes
 from sae.kernels.sorting import stable_argsort
 
 if TYPE_CHECKING:
-    from sae.autoencoder.architectures.base import Batch
+    from sae.autoencoder.architectures.batch import Batch
 
 
 @dataclass

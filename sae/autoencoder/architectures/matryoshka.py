@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import torch
 
-from sae.autoencoder.architectures.base import Batch, Learned, of_fit
+from sae.autoencoder.architectures.base import Learned, of_fit
+from sae.autoencoder.architectures.batch import Batch
 from sae.autoencoder.architectures.batch_topk import BatchTopK
 from sae.autoencoder.architectures.data_statistics import Start
 from sae.autoencoder.architectures.losses import nested_fit

@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from sae.autoencoder.architectures.base import Batch, Learned, Sparsity, of_fit
+from sae.autoencoder.architectures.base import Learned, Sparsity, of_fit
+from sae.autoencoder.architectures.batch import Batch
 from sae.autoencoder.architectures.data_statistics import Start
 from sae.autoencoder.architectures.losses import fit
 from sae.kernels.codes import Codes

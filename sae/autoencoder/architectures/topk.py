@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sae.autoencoder.architectures.base import Batch, Learned, Sparsity, of_fit
+from sae.autoencoder.architectures.base import Learned, Sparsity, of_fit
+from sae.autoencoder.architectures.batch import Batch
 from sae.autoencoder.architectures.data_statistics import Start
 from sae.autoencoder.architectures.losses import nested_fit
 from sae.distributed.select import among_row_topk

@@ -19,9 +19,9 @@ from typing import Any
 from sae import __version__
 from sae.errors import UserError
 from sae.formats.histogram_bins import Bins
-from sae.runs.folder import write_json
 from sae.store.schema import SCHEMA_VERSION
 from sae.store.writer import write_build
+from sae.workspace.files import write_json
 from sae.workspace.paths import Workspace, check_name, new_id, slug
 
 MAX_LATENTS = 1 << 24

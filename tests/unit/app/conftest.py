@@ -22,7 +22,8 @@ from app.jobs.launchers.local import LocalLauncher
 from app.jobs.supervisor import Supervisor
 from app.library.catalog import Catalog
 from app.settings import Settings
-from sae.runs.folder import RunFolder, write_json
+from sae.runs.folder import RunFolder
+from sae.workspace.files import write_json
 from sae.workspace.paths import Workspace
 
 FAKE_RUN = Path(__file__).with_name("fake_run.py")

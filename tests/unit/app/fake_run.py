@@ -14,7 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from sae.runs.folder import RunFolder, Status, write_json
+from sae.runs.folder import RunFolder, Status
+from sae.workspace.files import write_json
 
 
 def main(path: str) -> int:

@@ -205,7 +205,8 @@ def cookies(browser: TestClient) -> list[str]:
 @pytest.fixture
 def send(browser: TestClient, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sends a request as either visitor and asserts that the answer is no 5xx but "busy"."""
-    monkeypatch.setattr("app.pages.runs.add_sae.inspect", lambda spec, workspace: {"error": "no SAE", "field": "source"})
+    refused = {"error": "no SAE", "field": "source"}
+    monkeypatch.setattr("app.pages.runs.add_sae.inspect", lambda spec, workspace: refused)
     monkeypatch.setattr(auth, "check_password", lambda db, name, password: None)  # argon2 is slow by intent
     monkeypatch.setattr(auth, "set_password", lambda db, name, password, **_: None)
     run_id: str = browser.steer_id  # type: ignore[attr-defined]

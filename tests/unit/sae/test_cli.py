@@ -15,7 +15,8 @@ import pytest
 
 from sae.cli.main import main
 from sae.errors import UserError
-from sae.runs.execute import EXIT_FAILED, EXIT_OK, EXIT_USER, start
+from sae.runs.create import start
+from sae.runs.execute import EXIT_FAILED, EXIT_OK, EXIT_USER
 from sae.runs.folder import RunFolder, Status
 from sae.specs.registry import POSITIONAL, SPECS, TrainSpec
 from sae.workspace.paths import Workspace

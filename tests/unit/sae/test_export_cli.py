@@ -12,7 +12,7 @@ from sae.cli.main import app
 from sae.errors import UserError
 from sae.formats.dashboards.saedashboard import files_of
 from sae.formats.writers.kinds import KINDS
-from sae.runs.folder import write_json
+from sae.workspace.files import write_json
 from sae.workspace.paths import Workspace
 from tests.builds import make_build
 from tests.unit.sae.formats.test_to_saelens import make_sae

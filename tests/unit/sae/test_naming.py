@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from sae.errors import UserError
-from sae.runs.folder import RunFolder, Status, write_json
+from sae.runs.folder import RunFolder, Status
 from sae.runs.names import claim_names, default_name, release
 from sae.specs.registry import SweepSpec, TrainSpec
+from sae.workspace.files import write_json
 from sae.workspace.paths import Workspace
 
 

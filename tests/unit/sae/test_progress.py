@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sae.errors import Cancelled
+from sae.errors import Cancelled, Interrupted
 from sae.runs import progress as engine
 from sae.runs.folder import RunFolder, Status
-from sae.runs.progress import Follower, Interrupted, Reporter
+from sae.runs.progress import Follower, Reporter
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 
 from sae.autoencoder.artefact import Autoencoder
 from sae.errors import UserError
-from sae.runs.execute import EXIT_CANCELLED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER, start
+from sae.runs.create import start
+from sae.runs.execute import EXIT_CANCELLED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER
 from sae.runs.folder import RunFolder
 from sae.store.build import Build
 from sae.workspace.paths import Workspace

@@ -11,7 +11,8 @@ import pytest
 from safetensors.torch import load_file
 
 from sae.autoencoder.artefact import Autoencoder
-from sae.runs.execute import EXIT_OK, EXIT_USER, start
+from sae.runs.create import start
+from sae.runs.execute import EXIT_OK, EXIT_USER
 from sae.runs.folder import RunFolder
 from sae.workspace.paths import Workspace
 from tests.runs import begin, end_of, wait_for

@@ -7,7 +7,8 @@ import shutil
 import pytest
 from fastapi.testclient import TestClient
 
-from sae.runs.folder import RunFolder, write_json
+from sae.runs.folder import RunFolder
+from sae.workspace.files import write_json
 from sae.workspace.paths import Workspace
 from tests.builds import Synthetic, make_build
 

@@ -13,11 +13,11 @@ from fastapi.testclient import TestClient
 
 from app.library import labels
 from app.render import plane as mapviews
-from sae.runs.folder import write_json
 from sae.store.comparison import comparison_path, write_comparison
 from sae.store.latent_query import SORTS, TOKEN_SORTS
 from sae.store.records import Sample
 from sae.store.schema import NEAR_BAND
+from sae.workspace.files import write_json
 from sae.workspace.paths import Workspace
 from tests.builds import Synthetic
 from tests.unit.app.conftest import sae_config

@@ -19,8 +19,8 @@ from sae.formats.dashboards.import_dashboard import import_dashboard
 from sae.formats.writers import neuronpedia
 from sae.formats.writers.archive import write_folder
 from sae.formats.writers.dashboard_rows import Exporter
-from sae.runs.folder import write_json
 from sae.store.build import Build
+from sae.workspace.files import write_json
 from sae.workspace.paths import Workspace
 from tests.builds import make_build
 from tests.unit.app.conftest import sae_config

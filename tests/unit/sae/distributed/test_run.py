@@ -17,9 +17,8 @@ from sae.data.activations import ActivationStream
 from sae.data.corpus import prepare
 from sae.distributed import ALONE, Group
 from sae.distributed.world import World, device_of, open_world
-from sae.errors import UserError
+from sae.errors import Interrupted, UserError
 from sae.lm.bridge import LanguageModel
-from sae.runs.progress import Interrupted
 from sae.specs.registry import TrainSpec, parse_spec
 from sae.training.loop import train
 from sae.training.trainer import Trainee

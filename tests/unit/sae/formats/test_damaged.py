@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 
 from sae.errors import UserError
 from sae.formats import untrusted_tensors as safe
-from sae.runs.execute import EXIT_USER, execute, start
+from sae.runs.create import start
+from sae.runs.execute import EXIT_USER, execute
 from sae.workspace.paths import Workspace
 
 SAES = Path(__file__).parents[3] / "fixtures" / "saes"

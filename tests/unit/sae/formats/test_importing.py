@@ -21,7 +21,8 @@ from sae.formats import fetch as source
 from sae.formats.foreign import MissingFacts
 from sae.runs import import_check as proof
 from sae.runs import import_sae as importing
-from sae.runs.execute import EXIT_CANCELLED, EXIT_OK, EXIT_USER, execute, start
+from sae.runs.create import start
+from sae.runs.execute import EXIT_CANCELLED, EXIT_OK, EXIT_USER, execute
 from sae.runs.folder import RunFolder
 from sae.workspace.paths import Workspace
 from tests.unit.sae.formats import saes

@@ -19,7 +19,7 @@ from sae.index.cofiring import (
     implied,
     together,
 )
-from sae.index.top_contexts import hash31
+from sae.kernels.hashing import hash31
 
 
 def firings(seed: int, n_tokens: int, n_latents: int) -> tuple[Tensor, Tensor]:

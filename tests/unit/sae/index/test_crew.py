@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from sae.index import forward as passes
-from sae.index.encoders import Crew, side_by_side
+from sae.index.encoders import Crew
+from sae.index.threads import side_by_side
 from sae.lm.bridge import LanguageModel
 from tests.toys import ToyModel, toy_corpus, toy_sae
 from tests.unit.sae.index.test_shard import same

@@ -1,0 +1,29 @@
+"""Make a new run folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sae.lm.model_info import check_layer, find_model
+from sae.runs import import_sae as importing
+from sae.runs.folder import RunFolder
+from sae.specs.registry import (
+    ImportSpec,
+    SweepSpec,
+    TrainSpec,
+    located,
+    parse_spec,
+)
+from sae.workspace.paths import Workspace, new_id
+
+
+def start(kind: str, values: dict[str, Any], workspace: Workspace) -> RunFolder:
+    """Make a new run folder for a checked spec.  Raises UserError."""
+    spec = located(parse_spec(kind, values))
+    if isinstance(spec, TrainSpec | SweepSpec):
+        check_layer(find_model(spec.model), spec.layer, spec.context_length)
+    if isinstance(spec, ImportSpec):
+        importing.look(spec, workspace)
+    folder = RunFolder(workspace.run(new_id(kind)))
+    folder.create(kind, spec.model_dump(mode="json"))  # type: ignore[arg-type]
+    return folder
