@@ -68,7 +68,7 @@ def create_admin(
             help="8 characters or more; asked for when not given")],
 ) -> None:
     """Make an administrator, or give one a new password.  The server may be running."""
-    from app.access import accounts as auth
+    from app.access import accounts
     from app.db.engine import make_engine, make_session_factory, upgrade
     from app.settings import Settings
 
@@ -77,7 +77,7 @@ def create_admin(
     engine = make_engine(settings.url)
     upgrade(engine)
     with make_session_factory(engine)() as db:
-        user = auth.set_password(db, name, password)
+        user = accounts.set_password(db, name, password)
     engine.dispose()
     typer.echo(f"{user.name} may sign in at /login as an administrator.")
 

@@ -43,26 +43,17 @@ from app.pages.explore import (
     latents,
 )
 from app.pages.explore import (
-    l0 as tokens,
+    overview,
 )
-from app.pages.explore import (
-    label_files as labels,
-)
-from app.pages.explore import (
-    sae as features,
-)
-from app.pages.inspect import effects, inspect
-from app.pages.inspect import own_text as owntext
-from app.pages.runs import add_sae as add
-from app.pages.runs import admin, api, runs
-from app.pages.steer import form_page as steer
-from app.pages.steer import run_page as steer_runs
+from app.pages.inspect import effects, inspect, own_text
+from app.pages.runs import add_sae, admin, api, runs
+from app.pages.steer import form_page, run_page
 from app.pages.system import health, login
+from app.resources import STATIC
 from app.settings import Settings
 from app.web import errors
 from app.web.compression import COMPRESS
 from app.web.metrics import CountRequests
-from app.web.resources import STATIC
 from app.worker.cached_requests import Questions
 from app.worker.client import WorkerClient
 from app.worker.steering_runs import SteeringRuns
@@ -73,8 +64,8 @@ log = logging.getLogger(__name__)
 
 # Last the features, whose `/{model}/{sae}` would take any address of two parts.
 _MODULES = (
-    health, login, api, add, admin, runs, steer, steer_runs, inspect, owntext, effects, compare, home, tokens, labels,
-    exports, latents, features, latent)
+    health, login, api, add_sae, admin, runs, form_page, run_page, inspect, own_text, effects, compare, home, l0,
+    exports, latents, overview, latent)
 
 
 def create_app(
@@ -111,7 +102,7 @@ def create_app(
     for module in _MODULES:
         _document_twins(module.router)
         app.include_router(
-            module.router, max_body_size=settings.max_upload_bytes + UPLOAD_FORM_BYTES if module is add else None)
+            module.router, max_body_size=settings.max_upload_bytes + UPLOAD_FORM_BYTES if module is add_sae else None)
     return app
 
 

@@ -29,7 +29,8 @@ import torch
 
 from benchmarks._peers import PEERS, environment
 from benchmarks._report import bar, emit, table
-from sae.autoencoder.artefact import Autoencoder, read_config
+from sae.autoencoder.artefact import Autoencoder
+from sae.autoencoder.config import read_config
 from sae.data.corpus import Corpus, prepare
 from sae.evaluation.metrics import calibrate_threshold
 from sae.formats.writers.archive import write_folder

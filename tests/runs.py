@@ -54,9 +54,9 @@ def _run(folder: str, home: str) -> None:
     os.dup2(log, 2)
     from sae.cli.main import main
     from sae.index import scan
-    from sae.training import loop as train
+    from sae.training import loop
 
-    train._CHECKPOINT_S = 0.1
+    loop._CHECKPOINT_S = 0.1
     scan.SHARD_TOKENS = 8192  # one pass of the language model
     sys.argv = ["saescope", "run", folder]
     main()

@@ -20,7 +20,7 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.settings import Settings
-from sae.autoencoder.artefact import read_config
+from sae.autoencoder.config import read_config
 from sae.store.build import Build
 from sae.workspace.paths import Workspace
 

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.web.resources import MIGRATIONS
+from app.resources import MIGRATIONS
 from sae.errors import UserError
 
 _THREADS = 40  # that serve requests: each holds one connection at the most, so none ever waits for another

@@ -28,15 +28,13 @@ from app.db.engine import Changes, make_engine, make_session_factory
 from app.library.builds import Builds
 from app.library.catalog import Catalog
 from app.pages.dependencies import current_user
-from app.pages.explore import home, latent, latents
-from app.pages.explore import l0 as tokens
-from app.pages.explore import sae as features
+from app.pages.explore import home, l0, latent, latents, overview
 from app.settings import Settings
 from app.web import errors
 from app.web.compression import COMPRESS
 from app.web.gc_tuning import rare_collections
 
-READS = (home, tokens, latents, features, latent)  # modules whose GET routes need no more than what `_open` opens
+READS = (home, l0, latents, overview, latent)  # modules whose GET routes need no more than what `_open` opens
 
 log = logging.getLogger(__name__)
 

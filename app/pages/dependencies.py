@@ -15,7 +15,7 @@ from fastapi import Depends, HTTPException, Request
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app.access import accounts as auth
+from app.access import accounts
 from app.access.middleware import count_computing
 from app.db.engine import SessionFactory
 from app.db.tables import User
@@ -52,7 +52,7 @@ SessionDep = Annotated[Session, Depends(get_session)]
 
 async def current_user(request: Request) -> User | None:
     """Who is signed in.  The database is asked only where there is a cookie; templates see `request.state.user`."""
-    secret = request.cookies.get(auth.COOKIE)
+    secret = request.cookies.get(accounts.COOKIE)
     user = await run_in_threadpool(_session_user, request.app.state.sessions, secret) if secret else None
     request.state.user = user
     return user
@@ -60,7 +60,7 @@ async def current_user(request: Request) -> User | None:
 
 def _session_user(sessions: SessionFactory, secret: str) -> User | None:
     with sessions() as db:  # its own: the user stays readable whatever becomes of the handler's
-        user = auth.session_user(db, secret)
+        user = accounts.session_user(db, secret)
         db.commit()
     return user
 

@@ -160,7 +160,7 @@ def histogram(
     With `zoom` a stretch of the x axis can be asked for.
     """
     if zoom:
-        bars, outlines = zoom.within(bars), [(name, zoom.within(some)) for name, some in outlines]
+        bars, outlines = _within(zoom, bars), [(name, _within(zoom, some)) for name, some in outlines]
         y_top = y_top if zoom.low is None else None
     counted = [*bars, *(bar for _, some in outlines for bar in some)]
     if not any(bar.n > 0 for bar in counted):
@@ -183,6 +183,13 @@ def histogram(
            f' data-to="{x_axis.end / width:.4f}"{" data-log" if log_x else ""}' if zoom else ""
     rest = _table(heads, rows) + (zoom.form(x_axis.low, x_axis.high) if zoom else Markup(""))
     return _figure(title, y_label, width, _svg(parts, width, height, title or x_label, span), legend, rest)
+
+
+def _within(zoom: Zoom, bars: Sequence[Bar]) -> list[Bar]:
+    """Return the bars that touch the zoomed stretch; all of them where none does."""
+    if zoom.low is None or zoom.high is None:
+        return list(bars)
+    return [bar for bar in bars if bar.high > zoom.low and bar.low < zoom.high] or list(bars)
 
 
 def sparkline(values: Sequence[float], *, title: str, width: int = 120, height: int = 24, bars: bool = True) -> Markup:

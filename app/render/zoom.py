@@ -7,15 +7,10 @@ and only the chart is fetched again.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from fastapi import Request
 from markupsafe import Markup, escape
-
-if TYPE_CHECKING:
-    from app.render.charts import Bar
 
 
 @dataclass(frozen=True)
@@ -39,12 +34,6 @@ class Zoom:
         except ValueError:
             return whole
         return replace(whole, low=low, high=high) if math.isfinite(high - low) and low < high else whole
-
-    def within(self, bars: Sequence[Bar]) -> list[Bar]:
-        """The bars that touch the stretch; all of them where none does."""
-        if self.low is None or self.high is None:
-            return list(bars)
-        return [bar for bar in bars if bar.high > self.low and bar.low < self.high] or list(bars)
 
     def form(self, low: float, high: float) -> Markup:
         """The form, filled with the ends of the axis as it is drawn."""

@@ -27,7 +27,7 @@ from starlette.responses import HTMLResponse
 from app.render.context_html import context_html, kwic_html, pieces_html, row_html
 from app.render.numbers import FILTERS
 from app.render.token_text import visible
-from app.web.resources import STATIC, TEMPLATES
+from app.resources import STATIC, TEMPLATES
 from sae import __version__
 
 _DEFAULTS: dict[str, Any] = {

@@ -18,7 +18,6 @@ Shapes: B tokens, L latents, D width (of what is read, of what is reconstructed)
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from functools import cached_property
@@ -30,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sae.autoencoder.architectures import REGISTRY, make
+from sae.autoencoder.config import read_config
 from sae.autoencoder.normalization import KINDS, Normalizer
 from sae.errors import UserError
 from sae.kernels.bf16_screen import Screen, has_fast_bfloat16
@@ -37,7 +37,6 @@ from sae.kernels.codes import Codes
 from sae.kernels.select import entries_above
 from sae.workspace.files import write_json
 
-SCHEMA_VERSION = 1
 Shapes = dict[str, set[tuple[int, ...]]]
 _PRODUCT_ENTRIES = 1 << 25  # entries of a dense [B, L] product made at once: 128 MiB
 _CPU_ROWS = 1024  # but no more tokens than this on a CPU, so that the product of a usual L stays in its cache
@@ -259,26 +258,6 @@ def _found(some: Codes, among: Codes) -> Tensor:
         place_M = torch.searchsorted(flat_N, wanted_M).clamp(max=len(flat_N) - 1)
         found_N[place_M[flat_N[place_M] == wanted_M]] = True
     return found_N
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The `sae.json` of an artefact folder.  Raises UserError (field `sae`)."""
-    try:
-        config: Any = json.loads((folder / "sae.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"sae: there is no SAE in {folder}", "sae") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"sae: {folder / 'sae.json'} is not JSON: {error}", "sae") from None
-    if not isinstance(config, dict):
-        raise UserError(f"sae: {folder / 'sae.json'} is not a JSON object", "sae")
-    if config.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"sae: {folder} has schema_version {config.get('schema_version')}, not {SCHEMA_VERSION}", "sae")
-    return config
-
-
-def update_config(folder: Path, **values: Any) -> None:
-    """Set values in the `sae.json` of an artefact folder and leave its weights alone.  Raises UserError."""
-    write_json(folder / "sae.json", read_config(folder) | values)
 
 
 def _check_config(config: dict[str, Any], folder: Path) -> None:

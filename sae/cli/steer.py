@@ -61,7 +61,7 @@ def interventions_from_build(
     workspace: Workspace, sae_id: str, latents: list[tuple[int, float]], mode: str
 ) -> tuple[list[Intervention], list[str]]:
     """Interventions in units of the newest build's maxima, and a line about each.  Raises UserError."""
-    from sae.autoencoder.artefact import read_config
+    from sae.autoencoder.config import read_config
 
     config = read_config(workspace.sae(sae_id))
     builds = workspace.build_ids(sae_id)

@@ -25,7 +25,8 @@ PHASES = {"text": 10.0, "firings": 70.0, "directions": 20.0}
 
 def run_compare(spec: CompareSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
     """Compare `spec.a` with `spec.b` on the text of the first.  Raises UserError where they do not fit."""
-    from sae.autoencoder.artefact import Autoencoder, read_config
+    from sae.autoencoder.artefact import Autoencoder
+    from sae.autoencoder.config import read_config
 
     first, second = sorted((spec.a, spec.b))  # as the file names them
     path = comparison_path(workspace, first, second)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sae.lm.model_info import check_layer, find_model
-from sae.runs import import_sae as importing
+from sae.runs import import_sae
 from sae.runs.folder import RunFolder
 from sae.specs.registry import (
     ImportSpec,
@@ -23,7 +23,7 @@ def start(kind: str, values: dict[str, Any], workspace: Workspace) -> RunFolder:
     if isinstance(spec, TrainSpec | SweepSpec):
         check_layer(find_model(spec.model), spec.layer, spec.context_length)
     if isinstance(spec, ImportSpec):
-        importing.look(spec, workspace)
+        import_sae.look(spec, workspace)
     folder = RunFolder(workspace.run(new_id(kind)))
     folder.create(kind, spec.model_dump(mode="json"))  # type: ignore[arg-type]
     return folder

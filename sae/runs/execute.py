@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sae.errors import Cancelled, Interrupted, UserError
-from sae.runs import compare as run_compare
-from sae.runs import import_sae as importing
+from sae.runs import compare, import_sae
 from sae.runs.folder import FINAL_STATES, RunFolder
 from sae.runs.progress import Follower, Reporter
 from sae.runs.steps import build_index, open_model_and_text, text_of
@@ -39,8 +38,8 @@ PHASES: dict[str, dict[str, float]] = {
     "sweep": {"text": 4, "training": 60, "evaluation": 10, "index": 26},
     "index": {"text": 5, "index": 95},
     "evaluate": {"text": 5, "evaluation": 95},
-    "import": importing.PHASES,
-    "compare": run_compare.PHASES,
+    "import": import_sae.PHASES,
+    "compare": compare.PHASES,
 }
 
 # Exit codes of `saescope run`.
@@ -93,7 +92,7 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
         spec = parse_spec(kind, values)
         works: dict[type, Callable[..., dict[str, Any]]] = {
             TrainSpec: _train, SweepSpec: _train, IndexSpec: _index, EvaluateSpec: _evaluate, ImportSpec: _import,
-            CompareSpec: run_compare.run_compare}
+            CompareSpec: compare.run_compare}
         reporter.status.result = works[type(spec)](spec, folder, workspace, reporter)
     except Interrupted:
         reporter.finish("interrupted")
@@ -149,7 +148,8 @@ def _train(
 
 
 def _index(spec: IndexSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
-    from sae.autoencoder.artefact import Autoencoder, read_config
+    from sae.autoencoder.artefact import Autoencoder
+    from sae.autoencoder.config import read_config
 
     config = read_config(workspace.sae(spec.sae))
     text, column, split = text_of(config, spec.text, spec.text_column, spec.text_split)
@@ -160,7 +160,8 @@ def _index(spec: IndexSpec, folder: RunFolder, workspace: Workspace, reporter: R
 
 
 def _evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
-    from sae.autoencoder.artefact import Autoencoder, read_config, update_config
+    from sae.autoencoder.artefact import Autoencoder
+    from sae.autoencoder.config import read_config, update_config
     from sae.evaluation.metrics import evaluate
 
     config = read_config(workspace.sae(spec.sae))
@@ -175,7 +176,7 @@ def _evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, repor
 
 
 def _import(spec: ImportSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
-    return importing.import_sae(spec, folder, workspace, reporter, open_model_and_text, build_index)
+    return import_sae.import_sae(spec, folder, workspace, reporter, open_model_and_text, build_index)
 
 
 def folder_of(path: Path) -> tuple[RunFolder, Workspace]:

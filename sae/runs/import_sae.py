@@ -222,7 +222,7 @@ def _refusal(foreign: Foreign, measured: dict[str, Any], at: Any, lm: LanguageMo
 
 
 def _made_by(sae_id: str, folder: RunFolder, workspace: Workspace) -> bool:
-    from sae.autoencoder.artefact import read_config
+    from sae.autoencoder.config import read_config
 
     path = workspace.sae(sae_id)
     return (path / "sae.json").exists() and read_config(path).get("run") == folder.id

@@ -18,7 +18,6 @@ from typing import Any
 
 import duckdb
 
-from sae.answers import context_of, latent_of, latent_row_of
 from sae.errors import UserError
 from sae.store.latent_query import (
     DENSITIES,
@@ -42,6 +41,9 @@ from sae.store.records import (
     Sample,
     Token,
     Vocabulary,
+    context_of,
+    latent_of,
+    latent_row_of,
 )
 from sae.store.schema import NEAR_BAND, SCHEMA_VERSION, TOP_BAND
 

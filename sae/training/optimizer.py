@@ -10,19 +10,16 @@ Shapes: L latents, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from sae.distributed import Group
 from sae.kernels.device import on_gpu
 from sae.kernels.unit_rows import normalize_, remove_parallel_
-
-if TYPE_CHECKING:
-    from sae.distributed import Group
-    from sae.training.trainer import Trainee
 
 ADAM_BETAS = (0.9, 0.99)  # BatchTopK paper, appendix A.1
 ADAM_EPS = 6.25e-10  # Gao et al. 2024: gradients of a normalised loss are far below Adam's usual 1e-8
@@ -31,61 +28,79 @@ _ROWS = ("W_enc", "W_dec")
 _CLIP_EPS = 1e-6  # as torch adds it to the norm
 
 
-def adam(parameters: list[Parameter]) -> torch.optim.Adam:
-    """The optimiser, whose learning rate is given at every step."""
-    return torch.optim.Adam(parameters, lr=1.0, betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)
+class SAEOptimizer:
+    """Adam over the parameters of one SAE, with clipped gradients and decoder rows of unit norm.
 
+    `weights` are W_enc, b_enc, W_dec, b_dec and, of a transcoder, b_in; `rule` are the architecture's own parameters.
+    `adam` is torch's optimiser, so that its state is torch's.
+    """
 
-def update(trainee: Trainee, lr: float) -> None:
-    """One step from the gradients that the parameters have."""
-    own = trainee.sparsity.parameters()
-    weights = {name: p for name, p in trainee.named_parameters().items() if name not in own}
-    for group in trainee.optimizer.param_groups:
-        group["lr"] = lr
-    if on_gpu(trainee.W_dec_LD):
-        _update_rows(trainee, weights, lr)
-    else:
-        remove_parallel_(_grad(trainee.W_dec_LD), trainee.W_dec_LD.data)
-        _clip(weights, trainee)
-    if own:
-        _clip(own, trainee)
-    trainee.optimizer.step()
-    if not on_gpu(trainee.W_dec_LD):
-        normalize_(trainee.W_dec_LD.data)
+    def __init__(
+        self, weights: Mapping[str, Parameter], rule: Mapping[str, Parameter], clip_norm: float, group: Group
+    ) -> None:
+        self.weights, self.rule, self.clip_norm, self.group = weights, rule, clip_norm, group
+        parameters = [*weights.values(), *rule.values()]
+        self.adam = torch.optim.Adam(parameters, lr=1.0, betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)
 
+    def step(self, lr: float, number: int) -> None:
+        """Take one step from the gradients that the parameters have.  `number`: of the step, 1 for the first."""
+        for group in self.adam.param_groups:
+            group["lr"] = lr
+        W_dec = self.weights["W_dec"]
+        if on_gpu(W_dec):
+            self._step_rows(lr, number)
+        else:
+            remove_parallel_(_grad(W_dec), W_dec.data)
+            self._clip(self.weights)
+        if self.rule:
+            self._clip(self.rule)
+        self.adam.step()
+        if not on_gpu(W_dec):
+            normalize_(W_dec.data)
 
-def _clip(parameters: Mapping[str, Parameter], trainee: Trainee) -> None:
-    norm = _norm({name: _grad(p) for name, p in parameters.items()}, trainee.group)
-    if norm.device.type != "cpu" or norm > trainee.spec.clip_norm:  # a GPU is not waited for
-        clip_grads_with_norm_(parameters.values(), trainee.spec.clip_norm, norm)
+    def forget(self, latents_M: Tensor) -> None:
+        """Set Adam's moments of these latents to 0 in every parameter that has a row or an entry for each latent."""
+        for name, parameter in (self.weights | self.rule).items():
+            if name not in OF_SPACE:
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    self.adam.state[parameter][moment][latents_M] = 0.0
+
+    def _clip(self, parameters: Mapping[str, Parameter]) -> None:
+        norm = _norm({name: _grad(p) for name, p in parameters.items()}, self.group)
+        if norm.device.type != "cpu" or norm > self.clip_norm:  # a GPU is not waited for
+            clip_grads_with_norm_(parameters.values(), self.clip_norm, norm)
+
+    def _step_rows(self, lr: float, number: int) -> None:
+        """Take the whole step of the two matrices; `adam` then finds only the clipped gradients of the others."""
+        from sae.kernels import triton_adam
+
+        squares = torch.zeros((), device=self.weights["W_dec"].device)
+        for name in _ROWS:
+            weight = self.weights[name]
+            squares = squares + triton_adam.square_norm(_grad(weight), weight.data, unit=name == "W_dec")
+        others = {name: p for name, p in self.weights.items() if name not in _ROWS}
+        norm = _norm({name: _grad(p) for name, p in others.items()}, self.group, squares)
+        clip = (self.clip_norm / (norm + _CLIP_EPS)).clamp(max=1.0)
+        for parameter in others.values():
+            _grad(parameter).mul_(clip)
+        for name in _ROWS:
+            weight = self.weights[name]
+            state = _state(self.adam, weight)
+            state["step"] += 1
+            triton_adam.adam_step(
+                weight.data, _grad(weight), state["exp_avg"], state["exp_avg_sq"], clip=clip, step=number, lr=lr,
+                betas=ADAM_BETAS, eps=ADAM_EPS, unit=name == "W_dec")
+            weight.grad = None
 
 
 def _norm(grads: Mapping[str, Tensor], group: Group, more_of_latents: Tensor | float = 0.0) -> Tensor:
-    """Of all gradients together; each shard has those of its own latents.  `more_of_latents` is a squared norm."""
+    """Return the norm of all gradients together; each shard has those of its own latents.
+
+    `more_of_latents` is a squared norm that is added.
+    """
     of_space = get_total_norm([grad for name, grad in grads.items() if name in OF_SPACE])
     of_latents = get_total_norm([grad for name, grad in grads.items() if name not in OF_SPACE])
     return (group.sum_latents(of_latents.square() + more_of_latents) + of_space.square()).sqrt()
-
-
-def _update_rows(trainee: Trainee, weights: Mapping[str, Parameter], lr: float) -> None:
-    """The whole step of the two matrices; the optimiser then finds only the clipped gradients of the others."""
-    from sae.kernels import triton_adam
-
-    squares = torch.zeros((), device=trainee.W_dec_LD.device)
-    for name in _ROWS:
-        squares = squares + triton_adam.square_norm(_grad(weights[name]), weights[name].data, unit=name == "W_dec")
-    others = {name: p for name, p in weights.items() if name not in _ROWS}
-    norm = _norm({name: _grad(p) for name, p in others.items()}, trainee.group, squares)
-    clip = (trainee.spec.clip_norm / (norm + _CLIP_EPS)).clamp(max=1.0)
-    for parameter in others.values():
-        _grad(parameter).mul_(clip)
-    for name in _ROWS:
-        parameter, state = weights[name], _state(trainee.optimizer, weights[name])
-        state["step"] += 1
-        triton_adam.adam_step(
-            parameter.data, _grad(parameter), state["exp_avg"], state["exp_avg_sq"], clip=clip,
-            step=trainee.steps_done + 1, lr=lr, betas=ADAM_BETAS, eps=ADAM_EPS, unit=name == "W_dec")
-        parameter.grad = None
 
 
 def _state(optimizer: torch.optim.Adam, parameter: Parameter) -> dict[str, Any]:

@@ -13,13 +13,10 @@ of a run: what is new needs time to settle.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from sae.training.trainer import Trainee
+from sae.training.trainer import Trainee
 
 _ENCODER_SHARE = 0.2
 
@@ -55,6 +52,4 @@ def resample(trainee: Trainee, y_BD: Tensor, error_BD: Tensor) -> None:
     trainee.b_enc_L.data[dead_M] = 0.0
     trainee.sparsity.reset(dead_M)
     trainee.silent_tokens_L[dead_M] = 0
-    for parameter in (trainee.W_enc_LD, trainee.W_dec_LD, trainee.b_enc_L, *trainee.sparsity.parameters().values()):
-        for moment in ("exp_avg", "exp_avg_sq"):
-            trainee.optimizer.state[parameter][moment][dead_M] = 0.0
+    trainee.optimizer.forget(dead_M)

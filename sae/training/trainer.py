@@ -30,8 +30,7 @@ from sae.kernels.codes import Codes
 from sae.kernels.encoder import EncoderProduct
 from sae.specs.registry import TrainSpec
 from sae.training.auxk import auxk
-from sae.training.optimizer import OF_SPACE, adam, update
-from sae.training.resampling import resample, resampling_due
+from sae.training.optimizer import OF_SPACE, SAEOptimizer
 
 
 @dataclass
@@ -77,18 +76,22 @@ class Trainee:
             start.b_in_D.detach().clone().float().to(device))
         self.sparsity.begin(spec, start, device)
         self.silent_tokens_L = torch.zeros(len(W_dec_LD), dtype=torch.int64, device=device)
-        self.optimizer = adam(self.parameters())
+        self.optimizer = SAEOptimizer(self._weights(), self.sparsity.parameters(), spec.clip_norm, group)
 
     @property
     def variance(self) -> float:
         return self.start.variance
 
-    def named_parameters(self) -> dict[str, Parameter]:
-        """Everything that is trained, by its name in an artefact."""
+    def _weights(self) -> dict[str, Parameter]:
+        """The parameters that every architecture has."""
         own = {"W_enc": self.W_enc_LD, "b_enc": self.b_enc_L, "W_dec": self.W_dec_LD, "b_dec": self.b_dec_D}
         if self.b_in_D is not self.b_dec_D:
             own["b_in"] = self.b_in_D
-        return own | self.sparsity.parameters()
+        return own
+
+    def named_parameters(self) -> dict[str, Parameter]:
+        """Everything that is trained, by its name in an artefact."""
+        return self._weights() | self.sparsity.parameters()
 
     def parameters(self) -> list[Parameter]:
         return list(self.named_parameters().values())
@@ -113,14 +116,12 @@ class Trainee:
     def step(self, y_BD: Tensor, lr: float, target_BD: Tensor | None = None) -> StepResult:
         """One Adam step on a batch of normalised activations (float32), and a transcoder's targets."""
         result = self.gradients(y_BD, target_BD)
-        update(self, lr)
+        self.optimizer.step(lr, self.steps_done + 1)
         self.sparsity.project()
         fired_L = torch.zeros_like(self.silent_tokens_L).index_fill_(0, result.codes.latent_N, 1)
         self.silent_tokens_L += self.group.tokens(len(y_BD))
         self.silent_tokens_L *= self.group.sum_tokens(fired_L) == 0
         self.steps_done += 1
-        if resampling_due(self):
-            resample(self, y_BD, result.error_BD)
         return result
 
     @torch.no_grad()
@@ -173,7 +174,7 @@ class Trainee:
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs to go on bit for bit."""
         return {
-            "tensors": self.tensors(), "optimizer": self.optimizer.state_dict(), "silent": self.silent_tokens_L,
+            "tensors": self.tensors(), "optimizer": self.optimizer.adam.state_dict(), "silent": self.silent_tokens_L,
             "sparsity": self.sparsity.state(), "steps_done": self.steps_done,
             "start": {"variance": self.start.variance, "input_scale": self.start.input_scale},
         }
@@ -182,7 +183,7 @@ class Trainee:
         """Take back what `state` gave, in a trainee made from the same spec."""
         for name, parameter in self.named_parameters().items():
             parameter.data.copy_(state["tensors"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.adam.load_state_dict(state["optimizer"])
         self.silent_tokens_L.copy_(state["silent"])
         self.sparsity.load_state(state["sparsity"])
         self.steps_done = state["steps_done"]

@@ -17,7 +17,8 @@ from app.library import labels
 from app.library.catalog import Catalog
 from app.pages.dependencies import AdminDep, BuildsDep, CatalogDep, SessionDep, SupervisorDep, WorkspaceDep
 from app.pages.explore.compare_views import Sides, comparable, cosine_chart
-from app.pages.sae_page import as_json, find_sae, need_weights
+from app.pages.json_twin import as_json
+from app.pages.sae_page import find_sae, need_weights
 from app.web.parameters import QueryNumber
 from app.web.templating import render
 from sae.errors import UserError

@@ -18,7 +18,8 @@ from app.db.tables import Sae
 from app.library import labels
 from app.library.exports import Downloads
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
-from app.pages.sae_page import find_sae, latent_number, of_build, open_build, unchanged
+from app.pages.json_twin import of_build, unchanged
+from app.pages.sae_page import find_sae, latent_number, open_build
 from sae.errors import UserError
 from sae.formats.writers import circuit_tracer, neuronpedia
 from sae.formats.writers.dashboard_rows import Exporter

@@ -11,7 +11,7 @@ from app.db.tables import Sae
 from app.library import labels
 from app.library.builds import Builds
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
-from app.pages.explore import sae_views as saeviews
+from app.pages.explore import sae_views
 from app.pages.runs.api import sae_out
 from app.pages.runs.runs import card_charts, runs_now
 from app.render.token_text import token_label
@@ -50,14 +50,14 @@ def home(
         runs=[(run, card_charts(run, workspace)) for run in runs], phases=PHASES, json_url="/index.json")
 
 
-def _card(sae: Sae, builds: Builds) -> saeviews.Card:
+def _card(sae: Sae, builds: Builds) -> sae_views.Card:
     if sae.current_build is None:
-        return saeviews.card(sae, None)
+        return sae_views.card(sae, None)
     try:
         with builds.use(sae.id, sae.current_build) as build:
-            return saeviews.card(sae, build)
+            return sae_views.card(sae, build)
     except UserError:  # its file was deleted or is of another version: its own page says so
-        return saeviews.card(sae, None)
+        return sae_views.card(sae, None)
 
 
 @router.get("/search.json")

@@ -14,9 +14,9 @@ from app.library import labels
 from app.library.builds import Builds
 from app.library.catalog import Catalog
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep
-from app.pages.explore import l0_views as l0views
-from app.pages.explore import sae_views as saeviews
-from app.pages.sae_page import find_sae, json_response, open_build, page
+from app.pages.explore import l0_views, sae_views
+from app.pages.json_twin import json_response
+from app.pages.sae_page import find_sae, open_build, page
 from app.render.token_text import token_label
 from app.render.zoom import Zoom
 from app.web.parameters import PathNumber
@@ -50,7 +50,7 @@ def _beside(catalog: Catalog, builds: Builds, sae: Sae, request: Request) -> Ite
     """The SAEs that `?with=<sae>` lays over this one (several of them perhaps), with their builds."""
     with ExitStack() as stack:
         found = []
-        for one in l0views.counterparts(catalog, sae, request.query_params.getlist("with")):
+        for one in l0_views.counterparts(catalog, sae, request.query_params.getlist("with")):
             with suppress(UserError):  # gone in the meantime: the page stands without it
                 found.append((one, stack.enter_context(builds.use(one.id, str(one.current_build)))))
         yield found
@@ -66,27 +66,27 @@ def show_tokens(request: Request, model: str, name: str, catalog: CatalogDep, bu
         if not rows:
             return page(request, "pages/unknown.html", sae, build.meta, section="tokens", title="Latents per token",
                         said=f"{sae.id} was imported from a file that does not say how many latents each token needs.")
-        named = {saeviews.l0_label(sae): build} | {saeviews.l0_label(one): beside for one, beside in others}
+        named = {sae_views.l0_label(sae): build} | {sae_views.l0_label(one): beside for one, beside in others}
         zoom = Zoom.read(request, "l0")
-        chart = saeviews.l0_chart(
-            rows, sae, bos, others=[(saeviews.l0_label(one), beside.l0_hist()) for one, beside in others],
+        chart = sae_views.l0_chart(
+            rows, sae, bos, others=[(sae_views.l0_label(one), beside.l0_hist()) for one, beside in others],
             width=800, height=280, title="", zoom=zoom)
         if request.headers.get("HX-Target") == zoom.name:
             return fragment(chart)
         total = sum(row.n for row in rows) or 1
         mean = sum(row.l0 * row.n for row in rows) / total
         spread = (sum(row.n * (row.l0 - mean) ** 2 for row in rows) / total) ** 0.5
-        most, fewest = l0views.extremes(build)
+        most, fewest = l0_views.extremes(build)
         first, beside = others[0] if others else (None, None)
-        samples = l0views.Samples.read(build, beside)
+        samples = l0_views.Samples.read(build, beside)
         return page(
             request, "pages/tokens.html", sae, build.meta, section="tokens", others=[one for one, _ in others],
-            other=first, chart=chart, mean=mean, spread=spread, bos_words=l0views.bos_words(bos, sae.k), most=most,
-            fewest=fewest, peers=l0views.peers_of(catalog, sae), positions=l0views.position_chart(named),
-            fvu_chart=l0views.fvu_chart(named), by_density=l0views.by_density_chart(build),
+            other=first, chart=chart, mean=mean, spread=spread, bos_words=l0_views.bos_words(bos, sae.k), most=most,
+            fewest=fewest, peers=l0_views.peers_of(catalog, sae), positions=l0_views.position_chart(named),
+            fvu_chart=l0_views.fvu_chart(named), by_density=l0_views.by_density_chart(build),
             samples=samples.texts("any", limit), n_samples=samples.count("any"),
             few=samples.texts("fewest"), many=samples.texts("most"),
-            most_others=l0views.MOST_OTHERS)
+            most_others=l0_views.MOST_OTHERS)
 
 
 @router.get("/{model}/{name}/tokens/{sample}/{position}.json")
@@ -115,7 +115,7 @@ def show_token(
         token = build.vocabulary[found.tokens[position]]
         context: dict[str, Any] = {
             "sample": found, "position": position, "token_label": token_label(token), "l0": found.l0[position],
-            "firings": l0views.firings(build, sample, position, {i: row.text for i, row in written.items()})}
+            "firings": l0_views.firings(build, sample, position, {i: row.text for i, row in written.items()})}
         if is_htmx(request):
             return render(request, "pages/_token_latents.html", sae=sae, **context)
         return page(request, "pages/token.html", sae, build.meta, section="tokens", **context)

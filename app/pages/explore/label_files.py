@@ -7,8 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Request, UploadFile
 from fastapi.responses import RedirectResponse, Response
 
-from app.library import label_files as labelfiles
-from app.library import labels
+from app.library import label_files, labels
 from app.pages.dependencies import CatalogDep, SessionDep, SignedInDep
 from app.pages.sae_page import find_sae
 from sae.errors import UserError
@@ -22,7 +21,7 @@ MAX_BYTES = 50_000_000
 def labels_json(model: str, name: str, db: SessionDep, catalog: CatalogDep) -> Response:
     """Everything written on the latents of this SAE."""
     sae = find_sae(catalog, model, name)
-    text = labelfiles.as_json(sae.id, labels.everything(db, sae.id))
+    text = label_files.as_json(sae.id, labels.everything(db, sae.id))
     return _file(text, "application/json", f"{sae.name}-labels.json")
 
 
@@ -30,7 +29,7 @@ def labels_json(model: str, name: str, db: SessionDep, catalog: CatalogDep) -> R
 def labels_csv(model: str, name: str, db: SessionDep, catalog: CatalogDep) -> Response:
     """The same as a table."""
     sae = find_sae(catalog, model, name)
-    return _file(labelfiles.as_csv(labels.everything(db, sae.id)), "text/csv", f"{sae.name}-labels.csv")
+    return _file(label_files.as_csv(labels.everything(db, sae.id)), "text/csv", f"{sae.name}-labels.csv")
 
 
 @router.post("/{model}/{name}/labels")
@@ -43,7 +42,7 @@ def read_labels(
     content = file.file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise UserError(f"file: more than {MAX_BYTES // 1_000_000} MB", "file")
-    labelfiles.store(db, sae, labelfiles.read(content, sae), user.name)
+    label_files.store(db, sae, label_files.read(content, sae), user.name)
     return RedirectResponse(f"/{sae.id}/latents?labelled=1", 303)
 
 

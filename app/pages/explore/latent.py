@@ -10,16 +10,16 @@ from sqlalchemy.orm import Session
 
 from app.access.middleware import CSP_EMBED
 from app.db.tables import Sae
-from app.flagwords import FLAG_NAMES, FLAG_WORDS
 from app.library import labels
 from app.library.documents import WINDOW, DocumentView, document_view, open_corpus
 from app.library.exports import links_of_latent
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
-from app.pages.explore import latent_views as latentviews
+from app.pages.explore import latent_views
 from app.pages.explore.latents_query import ListQuery, resolve
 from app.pages.explore.related_latents import related_latents, relations
-from app.pages.sae_page import find_sae, json_response, latent_number, of_build, open_build, page
-from app.render.latent_words import rule_words
+from app.pages.json_twin import json_response, of_build
+from app.pages.sae_page import find_sae, latent_number, open_build, page
+from app.render.latent_words import FLAG_NAMES, FLAG_WORDS, rule_words
 from app.render.token_text import WINDOWS
 from app.render.zoom import Zoom
 from app.web.errors import SignInNeeded
@@ -67,20 +67,20 @@ def latent(
         window = window if window in WINDOWS else "short"
         query = ListQuery.read(request.query_params)
         shown: dict[str, Any] = {
-            "latent": found, "bands": latentviews.bands(build, found, window), "window": window,
+            "latent": found, "bands": latent_views.bands(build, found, window), "window": window,
             "newlines": nl == "1", "windows": tuple(w for w in WINDOWS if w != "snippet"), "query": query}
         zooms = {name: Zoom.read(request, name) for name in ("acts", "logits")}
         target = request.headers.get("HX-Target")
         if target == "contexts":
             return of_build(render(request, "pages/_contexts.html", sae=sae, **shown), build, request)
         if target in zooms:
-            draw = latentviews.activation_chart if target == "acts" else latentviews.logit_chart
+            draw = latent_views.activation_chart if target == "acts" else latent_views.logit_chart
             return of_build(fragment(draw(found, build.meta, zooms[target])), build, request)
-        adds, removes = latentviews.logit_lines(build, found)
+        adds, removes = latent_views.logit_lines(build, found)
         named = labels.of_latents(db, sae.id, [found.latent, *related_latents(found)])
         shown |= {
             "label": named.get(found.latent), "adds": adds, "removes": removes, "flag_names": FLAG_NAMES,
-            "activation_chart": latentviews.activation_chart(
+            "activation_chart": latent_views.activation_chart(
                 found, build.meta, zooms["acts"] if embed != "1" else None),
             "rule": rule_words(found.rule, build.vocabulary)}
         if embed == "1":
@@ -88,12 +88,12 @@ def latent(
             response.headers["Content-Security-Policy"] = CSP_EMBED
             return response
         before, after = _sides(query, build, db, sae, found.latent)
-        fires_on, followed_by = latentviews.firing_lines(build, found)
+        fires_on, followed_by = latent_views.firing_lines(build, found)
         return page(
             request, "pages/latent.html", sae, build.meta, section="latents", **shown, before=before, after=after,
             explanations=build.explanations(found.latent), exports=links_of_latent(sae, found.latent),
             fires_on=fires_on, followed_by=followed_by, flag_words=FLAG_WORDS,
-            logit_chart=latentviews.logit_chart(found, build.meta, zooms["logits"]),
+            logit_chart=latent_views.logit_chart(found, build.meta, zooms["logits"]),
             relations=relations(build, found, named))
 
 

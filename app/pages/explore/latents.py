@@ -7,12 +7,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.flagwords import FLAG_NAMES, FLAG_WORDS
 from app.library import labels
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep
-from app.pages.explore import latent_views as latentviews
+from app.pages.explore import latent_views
 from app.pages.explore.latents_query import LABEL_SORT, ListQuery, Resolved, resolve
-from app.pages.sae_page import find_sae, json_response, open_build, page
+from app.pages.json_twin import json_response
+from app.pages.sae_page import find_sae, open_build, page
+from app.render.latent_words import FLAG_NAMES, FLAG_WORDS
 from app.render.token_text import token_label
 from app.web.parameters import QueryNumber
 from app.web.templating import is_htmx, render
@@ -71,7 +72,7 @@ def latents(
         found = build.latents(asked.key, asked.descending, asked.filters, asked.token, cursor or None, PAGE_ROWS)
         written = labels.of_latents(db, sae.id, [row.latent for row in found.rows])
         table: dict[str, Any] = {
-            "query": query, "asked": asked, "rows": latentviews.table_rows(build, found.rows, written),
+            "query": query, "asked": asked, "rows": latent_views.table_rows(build, found.rows, written),
             "total": found.total, "next_cursor": found.next_cursor, "flag_names": FLAG_NAMES,
             "flag_words": FLAG_WORDS, "scores": asked.scores}
         if is_htmx(request) and cursor:

@@ -14,8 +14,7 @@ from urllib.parse import urlencode
 from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 
-from app.library import labels
-from app.pages.inspect import effects_view as effects
+from app.library import labels, latent_effects
 from sae.store.build import Build
 from sae.store.latent_query import SCORE_SORT, TOKEN_SORTS, Filters
 from sae.store.records import Token
@@ -120,7 +119,7 @@ def resolve(query: ListQuery, build: Build, db: Session, sae_id: str) -> Resolve
     logits = frozenset(t.token for t in _tokens(query.logit, build)) if query.logit else None
     token = tokens[0].token if tokens else None
     sort, descending = query.sort, query.descending
-    scores = effects.scores(db, sae_id, build.id)
+    scores = latent_effects.scores(db, sae_id, build.id)
     keys = _places(labels.texts(db, sae_id)) if sort == LABEL_SORT else scores
     if not sort or (sort in TOKEN_SORTS and token is None) or (sort in (SCORE_SORT, LABEL_SORT) and not keys):
         sort, descending = ("token", True) if token is not None else ("latent", False)

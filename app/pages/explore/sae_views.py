@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from app.db.tables import Sae
+from app.pages.provenance import architecture_name
 from app.pages.runs.run_views import all_progress, curves
-from app.pages.sae_page import architecture_name
 from app.render import charts
 from app.render.numbers import percent, whole
 from app.render.token_text import Row, context_row

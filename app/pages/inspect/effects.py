@@ -14,8 +14,9 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.db.tables import LatentEffect, Sae
+from app.library import latent_effects
 from app.pages.dependencies import Tools, ToolsDep
-from app.pages.inspect import effects_view as effects
+from app.pages.inspect import effects_view
 from app.pages.sae_page import find_sae, need_weights, open_build
 from app.web.errors import error_response, wants_json
 from app.web.parameters import PathNumber, whole_number
@@ -42,9 +43,9 @@ async def measure_scores(request: Request, model: str, name: str, tools: ToolsDe
         if question.fault or not isinstance(question.last, Scored):
             words, status, headers = fault_words(question)
             return error_response(request, status, words, headers=headers)
-        await run_in_threadpool(effects.store_scores, tools.db, sae, question.last.scores)
+        await run_in_threadpool(effects_view.store_scores, tools.db, sae, question.last.scores)
     if wants_json(request):
-        known = await run_in_threadpool(effects.scores, tools.db, sae.id, str(sae.current_build))
+        known = await run_in_threadpool(effects_view.scores, tools.db, sae.id, str(sae.current_build))
         return JSONResponse({"scores": {str(i): known.get(i) for i in latents}})
     headers = {"HX-Refresh": "true"} if is_htmx(request) else {}
     return Response(status_code=204, headers=headers) if headers else RedirectResponse(f"/{sae.id}/latents", 303)
@@ -61,13 +62,13 @@ def _numbers(values: list[Any], sae: Sae) -> list[int]:
 
 
 def _unscored(tools: Tools, sae: Sae, latents: list[int]) -> list[int]:
-    known = effects.scores(tools.db, sae.id, str(sae.current_build))
+    known = latent_effects.scores(tools.db, sae.id, str(sae.current_build))
     return [latent for latent in latents if latent not in known]
 
 
 def _score_message(tools: Tools, sae: Sae, latents: list[int]) -> Score:
     with open_build(tools.builds, sae) as build:
-        return effects.score_message(sae, build, latents, tools.workspace)
+        return effects_view.score_message(sae, build, latents, tools.workspace)
 
 
 @router.get("/effects/{model}/{name}/{number}")
@@ -100,7 +101,7 @@ async def _answer(
     request: Request, tools: Tools, sae: Sae, number: int, *, asked: bool, patience_s: float
 ) -> Response:
     messages = await run_in_threadpool(_messages, tools, sae, number)
-    known = await run_in_threadpool(effects.stored, tools.db, sae, number)
+    known = await run_in_threadpool(effects_view.stored, tools.db, sae, number)
     questions: list[Question] = []
     if asked:
         wanted = [known is None or known.tokens is None, known is None or known.ablation is None]
@@ -118,30 +119,30 @@ def _messages(tools: Tools, sae: Sae, number: int) -> tuple[Score, Ablate | None
         latent = build.latent(number)
         if latent is None:
             raise HTTPException(404, f"{sae.id} has {sae.n_latents:,} latents; there is no latent {number}.")
-        return (effects.score_message(sae, build, [number], tools.workspace),
-                effects.ablation_message(sae, build, latent, tools.workspace))
+        return (effects_view.score_message(sae, build, [number], tools.workspace),
+                effects_view.ablation_message(sae, build, latent, tools.workspace))
 
 
 def _show(request: Request, tools: Tools, sae: Sae, number: int, questions: list[Question]) -> Response:
     waiting, fault, status, headers = "", "", 200, dict[str, str]()
     for question in questions:
         if isinstance(question.last, Scored):
-            effects.store_scores(tools.db, sae, question.last.scores)
+            effects_view.store_scores(tools.db, sae, question.last.scores)
         elif isinstance(question.last, Ablated):
-            effects.store_ablation(tools.db, sae, question.last)
+            effects_view.store_ablation(tools.db, sae, question.last)
         elif question.last is None:
             waiting = question.note
         else:
             fault, status, headers = fault_words(question)
-    row = effects.stored(tools.db, sae, number)
+    row = latent_effects.stored(tools.db, sae, number)
     if wants_json(request):
         return JSONResponse(_json(sae, number, row, waiting, fault), status if fault else 202 if waiting else 200,
                             headers)
     with open_build(tools.builds, sae) as build:
         latent = build.latent(number)
         context = {"sae": sae, "latent": latent, "waiting": waiting if not fault else "", "fault": fault,
-                   "effect": effects.effect_view(row, build) if row else None, "strength": effects.STRENGTH,
-                   "prompts": effects.PROMPTS}
+                   "effect": effects_view.effect_view(row, build) if row else None, "strength": effects_view.STRENGTH,
+                   "prompts": effects_view.PROMPTS}
     if is_htmx(request):
         return render(request, "effects/_panel.html", 200, headers, **context)
     return render(request, "effects/page.html", status, headers, current_sae=sae, section="latents",

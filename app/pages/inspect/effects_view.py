@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.tables import LatentEffect, Sae
+from app.library.latent_effects import stored
 from app.render.token_text import signed_class, token_label
 from app.worker.protocol import Ablate, Ablated, Effect, LatentScore, Score
 from sae.steering.measurement_requests import AblationRequest, ScoreRequest
@@ -49,18 +49,6 @@ def ablation_message(sae: Sae, build: Build, latent: Latent, workspace: Workspac
 
 
 # ---- kept
-
-
-def stored(db: Session, sae: Sae, latent: int) -> LatentEffect | None:
-    """What was measured of a latent in the SAE's present build."""
-    return db.get(LatentEffect, (sae.id, sae.current_build, latent))
-
-
-def scores(db: Session, sae_id: str, build_id: str) -> dict[int, float]:
-    """The output scores that were measured, by latent."""
-    rows = db.execute(select(LatentEffect.latent, LatentEffect.score).where(
-        LatentEffect.sae_id == sae_id, LatentEffect.build_id == build_id, LatentEffect.score.is_not(None)))
-    return {row.latent: float(row.score) for row in rows}
 
 
 def store_scores(db: Session, sae: Sae, found: Sequence[LatentScore]) -> None:

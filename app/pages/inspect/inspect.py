@@ -22,7 +22,8 @@ from app.pages.inspect.form import Asked, InspectForm, Place, View, check, form_
 from app.pages.inspect.lookup import card_of, context_text, example, readings
 from app.pages.inspect.result import Opened, Result, result, result_json
 from app.pages.inspect.view import MEASURES
-from app.pages.sae_page import open_build, strip
+from app.pages.provenance import strip
+from app.pages.sae_page import open_build
 from app.web.errors import wants_json
 from app.web.parameters import QueryNumber
 from app.web.templating import is_htmx, render

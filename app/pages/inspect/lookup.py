@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app.library.builds import Builds
 from app.library.catalog import Catalog
-from app.pages.explore import latent_views as latentviews
+from app.pages.explore import latent_views
 from app.pages.inspect.view import Counted, Reading
 from app.render.token_text import Row, context_row
 from app.web.parameters import whole_number
@@ -68,8 +68,8 @@ class Card:
     """A latent in short."""
 
     latent: Latent
-    fires_on: list[latentviews.TokenLine]
-    adds: list[latentviews.TokenLine]
+    fires_on: list[latent_views.TokenLine]
+    adds: list[latent_views.TokenLine]
     rows: list[Row]
 
 
@@ -78,7 +78,7 @@ def card_of(build: Build, latent: Latent) -> Card:
     contexts = [c for c in build.contexts(latent.latent) if c.band == TOP_BAND][:CARD_CONTEXTS]
     info = build.vocabulary
     return Card(
-        latent, latentviews.firing_lines(build, latent)[0][:3], latentviews.logit_lines(build, latent)[0][:4],
+        latent, latent_views.firing_lines(build, latent)[0][:3], latent_views.logit_lines(build, latent)[0][:4],
         [context_row(c, info, latent.max_act or 0.0, "snippet") for c in contexts])
 
 

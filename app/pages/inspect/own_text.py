@@ -14,9 +14,10 @@ from starlette.concurrency import run_in_threadpool
 
 from app.db.tables import Sae
 from app.pages.dependencies import Tools, ToolsDep
-from app.pages.explore import latent_views as latentviews
+from app.pages.explore import latent_views
 from app.pages.inspect.form import InspectForm, check
-from app.pages.sae_page import find_sae, need_weights, open_build, provenance, strip
+from app.pages.provenance import provenance, strip
+from app.pages.sae_page import find_sae, need_weights, open_build
 from app.render.token_text import Piece, text_pieces, token_label
 from app.render.zoom import Zoom
 from app.web.errors import wants_json
@@ -92,7 +93,7 @@ def _show(
             "sae": sae, "latent": latent, "text": form.text, "waiting": waiting, "fault": fault, "found": found}
         if is_htmx(request):
             zoom = Zoom("acts", f"/{sae.id}/{number}")
-            chart = latentviews.activation_chart(latent, build.meta, zoom, found.max if found else None)
+            chart = latent_views.activation_chart(latent, build.meta, zoom, found.max if found else None)
             return render(request, "owntext/_result.html", 200, headers, **context, chart=chart)
         return render(
             request, "owntext/page.html", status, headers, **context, chart=None, current_sae=sae, section="latents",

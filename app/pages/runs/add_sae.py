@@ -18,7 +18,7 @@ from app.db.tables import User
 from app.jobs import queue
 from app.library.uploads import Uploads
 from app.pages.dependencies import AdminDep, WorkspaceDep, admin_user
-from app.pages.runs import spec_form as specform
+from app.pages.runs import spec_form
 from app.pages.runs.spec_check import check_spec
 from app.web.templating import render
 from sae.errors import UserError
@@ -35,7 +35,7 @@ router = APIRouter(prefix="/admin/import", dependencies=[Depends(admin_user)], i
 @router.get("")
 def form(request: Request, workspace: WorkspaceDep, run: str = "", source: str = "") -> Response:
     """The form; `run`: with the settings of an earlier import, whose files it takes up again."""
-    typed = specform.defaults("import")
+    typed = spec_form.defaults("import")
     if source:
         typed["source"] = source
     if run:
@@ -60,7 +60,7 @@ async def read_and_submit(request: Request, admin: AdminDep) -> Response:
 def _submit(request: Request, sent: dict[str, str], files: list[Any], admin: User) -> Response:
     state = request.app.state
     workspace, uploads = state.settings.workspace, _uploads(request)
-    typed, token = specform.read_form("import", sent), sent.get("upload", "")
+    typed, token = spec_form.read_form("import", sent), sent.get("upload", "")
     if files:
         try:
             uploads.drop(token)
@@ -69,8 +69,8 @@ def _submit(request: Request, sent: dict[str, str], files: list[Any], admin: Use
         except UserError as error:
             return _page(request, typed, {"source": _words(error)})
     staged = uploads.find(token)
-    values = specform.spec_values("import", typed | ({"source": str(staged)} if staged else {}))
-    errors, found = specform.find_errors("import", values), {}
+    values = spec_form.spec_values("import", typed | ({"source": str(staged)} if staged else {}))
+    errors, found = spec_form.find_errors("import", values), {}
     if not errors:
         try:
             spec = check_spec("import", values, state.catalog)
@@ -130,6 +130,6 @@ def _page(
     names = [path.relative_to(staged).as_posix() for path in plain_files(staged)] if staged else []
     return render(
         request, "admin/import.html", 422 if errors else 200, section="admin",
-        groups=specform.groups("import", typed, errors), errors=errors, facts=facts or {}, asks=asks or {},
+        groups=spec_form.groups("import", typed, errors), errors=errors, facts=facts or {}, asks=asks or {},
         upload=token, names=names, key=key or new_id("form"), limit=request.app.state.settings.max_upload_bytes,
         kept=Path(str(typed.get("source", ""))).name == UPLOAD)

@@ -12,12 +12,12 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app.access import accounts as auth
+from app.access import accounts
 from app.db.tables import LoginSession, User
 from app.jobs import queue
 from app.library.catalog import Catalog
 from app.pages.dependencies import AdminDep, CatalogDep, SessionDep, SettingsDep, WorkspaceDep, admin_user
-from app.pages.runs import spec_form as specform
+from app.pages.runs import spec_form
 from app.pages.runs.estimate import Estimate, estimate
 from app.pages.runs.runs import runs_now
 from app.pages.runs.spec_check import check_spec
@@ -59,13 +59,13 @@ def _overview(
 @router.get("/{kind}/estimate")
 def show_estimate(request: Request, kind: Kind, catalog: CatalogDep) -> Response:
     """The estimate and the command line for what stands in the form now."""
-    typed = specform.read_form(kind, request.query_params)
+    typed = spec_form.read_form(kind, request.query_params)
     return render(request, "admin/_estimate.html", **_outlook(kind, typed, catalog))
 
 
 @router.get("/{kind}")
 def form(request: Request, kind: Kind, catalog: CatalogDep, preset: str = "", sae: str = "") -> Response:
-    typed = specform.preset(kind, preset)
+    typed = spec_form.preset(kind, preset)
     if "sae" in typed:
         typed["sae"] = sae
     return _page(request, kind, typed, {}, catalog, preset)
@@ -81,9 +81,9 @@ async def read_and_submit(request: Request, kind: Kind, admin: AdminDep) -> Resp
 def _submit(request: Request, kind: Kind, sent: dict[str, Any], admin: User) -> Response:
     state = request.app.state
     catalog, workspace = state.catalog, state.settings.workspace
-    typed = specform.read_form(kind, sent)
-    values = specform.spec_values(kind, typed)
-    errors = specform.find_errors(kind, values)
+    typed = spec_form.read_form(kind, sent)
+    values = spec_form.spec_values(kind, typed)
+    errors = spec_form.find_errors(kind, values)
     if not errors:
         try:
             spec = check_spec(kind, values, catalog)
@@ -104,14 +104,14 @@ def _page(
 ) -> Response:
     return render(
         request, "admin/form.html", 422 if errors else 200, section="admin", kind=kind, title=TITLES[kind],
-        presets=specform.presets(kind), preset=preset, groups=specform.groups(kind, typed, errors), errors=errors,
+        presets=spec_form.presets(kind), preset=preset, groups=spec_form.groups(kind, typed, errors), errors=errors,
         key=key or new_id("form"), saes=catalog.list_saes(), **_outlook(kind, typed, catalog))
 
 
 def _outlook(kind: Kind, typed: dict[str, Any], catalog: Catalog) -> dict[str, Any]:
     """Estimate and command line, or what is missing for them."""
-    values = specform.spec_values(kind, typed)
-    errors = specform.find_errors(kind, values)
+    values = spec_form.spec_values(kind, typed)
+    errors = spec_form.find_errors(kind, values)
     first = next(iter(errors.items()), None)
     return {
         "cost": _cost(kind, values, catalog) if kind in ("train", "sweep") and not errors else None,
@@ -126,7 +126,7 @@ def _as_spec(kind: Kind, values: dict[str, Any]) -> dict[str, Any]:
 
 def _cost(kind: Kind, values: dict[str, Any], catalog: Catalog) -> Estimate | str:
     """The estimate, or why there is none.  A hub name is not looked up while somebody types it."""
-    spec = specform.spec_of(kind, values)
+    spec = spec_form.spec_of(kind, values)
     if spec is None:
         return "Something above is at fault."
     try:
@@ -145,7 +145,7 @@ def save_user(
 ) -> Response:
     """Add a user, or give one a new password."""
     try:
-        auth.set_password(db, name, password, admin=bool(admin))
+        accounts.set_password(db, name, password, admin=bool(admin))
     except UserError as error:
         return _overview(request, me, db, workspace, catalog, settings, str(error), name)
     return RedirectResponse("/admin#users", 303)

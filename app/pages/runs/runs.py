@@ -13,8 +13,7 @@ from app.jobs import queue
 from app.jobs.folders import log_tail
 from app.library.catalog import Catalog
 from app.pages.dependencies import AdminDep, CatalogDep, SessionDep, SupervisorDep, UserDep, WorkspaceDep
-from app.pages.runs import api
-from app.pages.runs import spec_form as specform
+from app.pages.runs import api, spec_form
 from app.pages.runs.api import RunOut
 from app.pages.runs.run_views import RunView, curves, progress_rows, rate_split, view
 from app.pages.runs.sweep_views import members, trade_offs
@@ -72,7 +71,7 @@ def show_run(
     run = find(db, workspace, run_id)
     return render(
         request, "runs/run.html", **_moving(run, workspace, catalog, user), section="runs",
-        json_url=f"/runs/{run_id}.json", settings=specform.in_order(run.run.kind, run.run.spec),
+        json_url=f"/runs/{run_id}.json", settings=spec_form.in_order(run.run.kind, run.run.spec),
         command=command_line(run.run.kind, run.run.spec))
 
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.orm import Session
 
-from app.access import accounts as auth
+from app.access import accounts
 from app.db.tables import User
 from app.pages.dependencies import SessionDep, SettingsDep, UserDep
 from app.settings import Settings
@@ -33,7 +33,7 @@ def login_form(
 ) -> Response:
     """The form; or, with the token of a one-time link, straight in."""
     if token:
-        linked = auth.redeem_link(db, token)
+        linked = accounts.redeem_link(db, token)
         return _form(request, next, _LINK_USED) if linked is None else _signed_in(request, db, settings, linked, next)
     if user is not None:
         return RedirectResponse(safe_next(next), 303)
@@ -47,7 +47,7 @@ def login(
     next: Annotated[str, Form(max_length=2000)] = "/admin",
 ) -> Response:
     """Start a session by name and password."""
-    user = auth.check_password(db, name, password)
+    user = accounts.check_password(db, name, password)
     if user is None:
         return _form(request, next, "Name and password do not belong together.", name)
     return _signed_in(request, db, settings, user, next)
@@ -59,12 +59,12 @@ def _form(request: Request, next: str, error: str = "", name: str = "") -> Respo
 
 def _signed_in(request: Request, db: Session, settings: Settings, user: User, to: str) -> Response:
     """A new session, whatever the browser had before; that one ends."""
-    old = request.cookies.get(auth.COOKIE)
+    old = request.cookies.get(accounts.COOKIE)
     if old:
-        auth.close_session(db, old)
+        accounts.close_session(db, old)
     response = RedirectResponse(safe_next(to), 303)
     response.set_cookie(
-        auth.COOKIE, auth.open_session(db, user, settings), max_age=int(settings.session_days * 86400),
+        accounts.COOKIE, accounts.open_session(db, user, settings), max_age=int(settings.session_days * 86400),
         httponly=True, samesite="lax", secure=settings.secure_cookies or request.url.scheme == "https")
     return response
 
@@ -72,9 +72,9 @@ def _signed_in(request: Request, db: Session, settings: Settings, user: User, to
 @router.post("/logout")
 def logout(request: Request, db: SessionDep) -> Response:
     """End the session here and in the database; signing out twice is no error."""
-    secret = request.cookies.get(auth.COOKIE)
+    secret = request.cookies.get(accounts.COOKIE)
     if secret:
-        auth.close_session(db, secret)
+        accounts.close_session(db, secret)
     response = RedirectResponse("/", 303)
-    response.delete_cookie(auth.COOKIE, httponly=True, samesite="lax")
+    response.delete_cookie(accounts.COOKIE, httponly=True, samesite="lax")
     return response

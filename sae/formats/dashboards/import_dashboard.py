@@ -1,6 +1,6 @@
 """Dashboards computed elsewhere: into a build that can be browsed without the model or weights.  No torch.
 
-A reader (`neuronpedia_in.py`, `saedashboard_in.py`) yields what a file says, record by record; here
+A reader (`neuronpedia.py`, `saedashboard.py`) yields what a file says, record by record; here
 it becomes a build and an SAE entry that says it has no weights.  What the file does not hold stays
 null.  Tokens are text in these files, so ids are given in the order of their first appearance.
 """
@@ -8,104 +8,36 @@ null.  Tokens are text in these files, so ids are given in the order of their fi
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sae import __version__
 from sae.errors import UserError
-from sae.formats.histogram_bins import Bins
+from sae.formats.dashboards import neuronpedia, saedashboard
+from sae.formats.dashboards.records import Dashboard
+from sae.formats.dashboards.staging import Staging
 from sae.store.schema import SCHEMA_VERSION
 from sae.store.writer import write_build
 from sae.workspace.files import write_json
 from sae.workspace.paths import Workspace, check_name, new_id, slug
 
-MAX_LATENTS = 1 << 24
-
-
-@dataclass(frozen=True)
-class Feature:
-    """What a file says of a latent, its contexts apart.  `more` is our own exports' extra column."""
-
-    latent: int
-    density: float | None
-    max_act: float | None
-    acts: Bins | None
-    logits: Bins | None
-    pos: list[tuple[str, float]]
-    neg: list[tuple[str, float]]
-    neighbours: list[tuple[int, float]]
-    more: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Example:
-    """A context of a latent.  `low`, `high` bound its group's values; −1 (or None) says the strongest ones."""
-
-    latent: int
-    tokens: list[str]
-    values: list[float]
-    low: float | None
-    high: float | None
-    at: int | None  # the token for which it was chosen
-    more: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Explained:
-    """Somebody's words for a latent."""
-
-    latent: int
-    text: str
-    author: str
-
-
-Record = Feature | Example | Explained
-
-
-@dataclass
-class Dashboard:
-    """What a reader found out before the records, and the records."""
-
-    format: str
-    model: str
-    name: str
-    layer: int
-    hook: str
-    dataset: str
-    n_prompts: int | None
-    context_length: int | None
-    records: Callable[[Callable[[int], None]], Iterator[Record]]  # told the bytes read
-    n_bytes: int
-    sample: Callable[[], Iterable[list[str]]]  # some contexts, to tell how tokens are written
-    n_latents: int | None = None
-    own: dict[str, Any] | None = None  # `meta` of the build, where we exported it ourselves
-    escaped: bool = False  # whether tokens are written as our exports write them
-
 
 def kind_of(path: Path) -> str | None:
     """The kind of dashboard at a path, by names alone: "neuronpedia", "saedashboard", or None."""
-    from sae.formats.dashboards import neuronpedia as neuronpedia_in
-    from sae.formats.dashboards import saedashboard as saedashboard_in
-
-    if neuronpedia_in.root_of(path) is not None:
+    if neuronpedia.root_of(path) is not None:
         return "neuronpedia"
-    return "saedashboard" if saedashboard_in.files_of(path) else None
+    return "saedashboard" if saedashboard.files_of(path) else None
 
 
 def open_dashboard(path: Path) -> Dashboard:
     """Read what the file at `path` says of itself.  Raises UserError (field `source`)."""
-    from sae.formats.dashboards import neuronpedia as neuronpedia_in
-    from sae.formats.dashboards import saedashboard as saedashboard_in
-
     kind = kind_of(path)
     if kind is None:
         raise UserError(f"source: {path} holds neither a Neuronpedia export nor SAEDashboard batches", "source")
-    return neuronpedia_in.open_dashboard(path) if kind == "neuronpedia" else saedashboard_in.open_dashboard(path)
+    return neuronpedia.open_dashboard(path) if kind == "neuronpedia" else saedashboard.open_dashboard(path)
 
 
 def import_dashboard(
@@ -116,8 +48,6 @@ def import_dashboard(
 
     `update(bytes read, bytes in all)` may raise to stop; nothing is left behind then.  Raises UserError.
     """
-    from sae.formats.dashboards.staging import Staging
-
     started = time.time()
     dashboard = open_dashboard(path)
     hook = hook or dashboard.hook
@@ -190,8 +120,3 @@ def _remove_empty(folder: Path, root: Path) -> None:
         folder.rmdir()
         folder = folder.parent
 
-
-def batch_number(path: Path) -> int:
-    """The N of `batch-N…`: text order would put 10 before 2."""
-    found = re.match(r"batch-(\d{1,9})", path.name)
-    return int(found[1]) if found else -1

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sae.errors import UserError
-from sae.formats import untrusted_json as hostile
-from sae.formats.dashboards.import_dashboard import MAX_LATENTS, Dashboard, Record, batch_number
-from sae.formats.dashboards.neuronpedia import example_of, feature_of
+from sae.formats import untrusted_json
+from sae.formats.dashboards.feature_json import example_of, feature_of
+from sae.formats.dashboards.records import MAX_LATENTS, Dashboard, Record, batch_number
 
 
 def files_of(path: Path) -> list[Path]:
@@ -25,28 +25,28 @@ def open_dashboard(path: Path) -> Dashboard:
     files = files_of(path)
     if not files:
         raise UserError(f"source: {path} has no batch-*.json of SAEDashboard", "source")
-    first = hostile.document(files[0])
+    first = untrusted_json.document(files[0])
     features = _features(files[0], first)
     head, settings = features[0] if features else {}, _settings(files[0].parent)
-    layer = hostile.whole(first.get("layer"))
-    sae_set, suffix = hostile.text(first.get("sae_set")), hostile.text(first.get("sae_id_suffix"))
+    layer = untrusted_json.whole(first.get("layer"))
+    sae_set, suffix = untrusted_json.text(first.get("sae_set")), untrusted_json.text(first.get("sae_id_suffix"))
     name = f"{layer or 0}-{sae_set or 'sae'}" + (f"__{suffix}" if suffix else "")
 
     def records(read: Callable[[int], None]) -> Iterator[Record]:
         for file in files:
-            rows = _features(file, hostile.document(file))
+            rows = _features(file, untrusted_json.document(file))
             for i, row in enumerate(rows):
                 yield from _records(file, row)
                 read(file.stat().st_size * (i + 1) // len(rows) - file.stat().st_size * i // len(rows))
 
     def sample() -> Iterable[list[str]]:
-        return [hostile.texts(row.get("tokens")) or [] for feature in features for row in _activations(feature)]
+        return [untrusted_json.texts(row.get("tokens")) or [] for feature in features for row in _activations(feature)]
 
     return Dashboard(
-        format="SAEDashboard", model=hostile.text(first.get("model_id")) or "unknown", name=name, layer=layer or 0,
-        hook=hostile.text(settings.get("hook_name")), dataset=hostile.text(head.get("dataset")),
-        n_prompts=hostile.whole(head.get("n_prompts_total")),
-        context_length=hostile.whole(head.get("n_tokens_in_prompt")), records=records,
+        format="SAEDashboard", model=untrusted_json.text(first.get("model_id")) or "unknown", name=name, layer=layer or 0,
+        hook=untrusted_json.text(settings.get("hook_name")), dataset=untrusted_json.text(head.get("dataset")),
+        n_prompts=untrusted_json.whole(head.get("n_prompts_total")),
+        context_length=untrusted_json.whole(head.get("n_tokens_in_prompt")), records=records,
         n_bytes=sum(file.stat().st_size for file in files), sample=sample, escaped="saescope" in settings)
 
 
@@ -63,7 +63,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 def _features(file: Path, document: dict[str, Any]) -> list[dict[str, Any]]:
     features = document.get("features")
     if not isinstance(features, list) or not all(isinstance(row, dict) for row in features):
-        raise hostile.refuse(file, "it has no list of features")
+        raise untrusted_json.refuse(file, "it has no list of features")
     return features
 
 
@@ -73,11 +73,11 @@ def _activations(feature: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _records(file: Path, row: dict[str, Any]) -> Iterator[Record]:
-    latent = hostile.whole(row.get("feature_index"))
+    latent = untrusted_json.whole(row.get("feature_index"))
     if latent is None or latent >= MAX_LATENTS:
-        raise hostile.refuse(file, f"a feature_index is {str(row.get('feature_index'))[:30]!r}, no latent's number")
-    yield feature_of(latent, row, density=hostile.number(row.get("frac_nonzero")), max_act=None, neighbours=[], more={})
-    length = hostile.whole(row.get("n_tokens_in_prompt"))
+        raise untrusted_json.refuse(file, f"a feature_index is {str(row.get('feature_index'))[:30]!r}, no latent's number")
+    yield feature_of(latent, row, density=untrusted_json.number(row.get("frac_nonzero")), max_act=None, neighbours=[], more={})
+    length = untrusted_json.whole(row.get("n_tokens_in_prompt"))
     for context in _activations(row):
         example = example_of(file, latent, context, ("bin_min", "bin_max", "qualifying_token_index"), {})
         if length is not None and len(example.tokens) == length - 1:  # position 0 is always left out

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from sae.errors import UserError
-from sae.formats import untrusted_json as hostile
-from sae.formats.dashboards.import_dashboard import Dashboard, Example, Explained, Feature, Record
+from sae.formats import untrusted_json
+from sae.formats.dashboards.records import Dashboard, Example, Explained, Feature, Record
 from sae.formats.token_text import has_stand_ins, own_piece, stand_in_piece, text_piece
 from sae.formats.writers.neuronpedia import SCALARS
 from sae.store.records import DENSE_DENSITY, FLAGS, RARE_TOKENS
@@ -160,24 +160,24 @@ class Staging:
         top = max(range(len(values)), key=values.__getitem__)
         strongest = example.low is None or example.low < 0
         peak = top if strongest or example.at is None or example.at >= len(values) else example.at
-        band, duplicates = hostile.whole(more.get("band")), hostile.whole(more.get("duplicates"))
+        band, duplicates = untrusted_json.whole(more.get("band")), untrusted_json.whole(more.get("duplicates"))
         if band is not None:
             peak = example.at if example.at is not None and example.at < len(values) else top
-        document = hostile.text(more.get("document"), 1000)
+        document = untrusted_json.text(more.get("document"), 1000)
         firing = [i for i, value in enumerate(values) if value > 0]
         self._seq += 1
         return {
             "seq": self._seq - 1, "latent": example.latent, "band": band, "low": example.low, "high": example.high,
-            "act": values[peak], "largest": values[top], "ctx": hostile.whole(more.get("ctx")),
+            "act": values[peak], "largest": values[top], "ctx": untrusted_json.whole(more.get("ctx")),
             "doc": self._documents.setdefault(document, len(self._documents)) if document else None,
-            "doc_offset": hostile.whole(more.get("doc_offset")), "start": _small(more.get("start")), "peak": peak,
+            "doc_offset": untrusted_json.whole(more.get("doc_offset")), "start": _small(more.get("start")), "peak": peak,
             "tokens": self._ids(example.tokens), "pos": firing, "val": [values[i] for i in firing],
             "duplicates": min(duplicates, 2**31 - 1) if duplicates is not None else None}
 
     def _latent(self, feature: Feature) -> dict[str, Any]:
         more = feature.more
         n = sum(feature.acts.counts) if feature.acts else None
-        scalars: dict[str, Any] = {name: hostile.number(more.get(name)) for name in SCALARS}
+        scalars: dict[str, Any] = {name: untrusted_json.number(more.get(name)) for name in SCALARS}
         if scalars["n_tokens"] is None and n is not None:
             scalars["n_tokens"] = n
         n = None if scalars["n_tokens"] is None else int(scalars["n_tokens"])
@@ -201,10 +201,10 @@ class Staging:
     def _firings(self, name: str, listed: Any) -> dict[str, Any]:
         """The list columns of `top_tokens` or `next_tokens` from our own extra column: [text, n, lift, largest]."""
         rows = [row for row in listed if isinstance(row, list) and len(row) == 4 and isinstance(row[0], str)
-                and hostile.whole(row[1]) is not None] if isinstance(listed, list) else []
+                and untrusted_json.whole(row[1]) is not None] if isinstance(listed, list) else []
         columns = {f"{name}s": self._ids([row[0][:4096] for row in rows]), f"{name}_n": [int(row[1]) for row in rows],
-                   f"{name}_lift": [hostile.number(row[2]) for row in rows]}
-        return columns | ({f"{name}_max": [hostile.number(row[3]) for row in rows]} if name == "top_token" else {})
+                   f"{name}_lift": [untrusted_json.number(row[2]) for row in rows]}
+        return columns | ({f"{name}_max": [untrusted_json.number(row[3]) for row in rows]} if name == "top_token" else {})
 
 
 class _Tables(Mapping[str, Any]):
@@ -226,7 +226,7 @@ class _Tables(Mapping[str, Any]):
 
 
 def _small(value: Any) -> int | None:
-    found = hostile.whole(value)
+    found = untrusted_json.whole(value)
     return found if found is not None and found < 2**16 else None
 
 

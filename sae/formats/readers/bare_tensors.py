@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae.formats.detect import Found
 from sae.formats.foreign import Foreign, Weights
-from sae.formats.readers import dictionary_learning as dl
+from sae.formats.readers import dictionary_learning
 from sae.formats.untrusted_tensors import Tensors, refuse
 
 if TYPE_CHECKING:
@@ -26,18 +26,18 @@ def read(found: Found, tensors: Tensors, given: Mapping[str, Any]) -> Foreign:
     tensors = _renamed(tensors)
     names, asks = set(tensors), {}
     if {"encoder.weight", "decoder.weight", "gate_bias", "mag_bias", "r_mag", "decoder_bias"} <= names:
-        weights, kind = dl.gated(tensors), "a gated dictionary"
+        weights, kind = dictionary_learning.gated(tensors), "a gated dictionary"
     elif {"encoder.weight", "encoder.bias", "decoder.weight", "bias"} <= names:
-        weights, kind = dl.auto_encoder(tensors), "encoder, decoder and one bias"
+        weights, kind = dictionary_learning.auto_encoder(tensors), "encoder, decoder and one bias"
     elif {"encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"} <= names:
-        weights, kind = dl.auto_encoder_new(tensors), "two linear layers"
+        weights, kind = dictionary_learning.auto_encoder_new(tensors), "two linear layers"
     elif {"encoder.weight", "encoder.bias", "decoder.weight", "b_dec", "k", "threshold"} <= names:
         # TopK and BatchTopK have the same keys and another inference: not to be guessed.
-        weights, kind = dl.topk(tensors), "TopK or BatchTopK"
+        weights, kind = dictionary_learning.topk(tensors), "TopK or BatchTopK"
         if not given.get("architecture"):
             asks["architecture"] = "topk or batch_topk: the file fits both"
         elif given["architecture"] == "batch_topk":
-            weights = dl.batch_topk(tensors)
+            weights = dictionary_learning.batch_topk(tensors)
     elif {"encoder.weight", "encoder.bias", "W_dec", "b_dec"} <= names:
         L, D = tensors.matrix("encoder.weight")
         weights, kind = Weights(

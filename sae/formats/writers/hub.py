@@ -13,11 +13,10 @@ from typing import Any, Protocol
 
 from sae import __version__
 from sae.errors import UserError
-from sae.formats.writers import saelens as to_saelens
-from sae.formats.writers import saescope as artefact
+from sae.formats.writers import saelens, saescope
 from sae.formats.writers.archive import Member, write_folder
 
-WRITERS = {"saelens": to_saelens.members, "saescope": artefact.members}
+WRITERS = {"saelens": saelens.members, "saescope": saescope.members}
 
 
 class Hub(Protocol):

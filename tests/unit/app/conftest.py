@@ -16,7 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, make_url, text
 
-from app.access import accounts as auth
+from app.access import accounts
 from app.db.engine import SessionFactory, make_engine, make_session_factory, upgrade
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.supervisor import Supervisor
@@ -113,8 +113,8 @@ def client(settings: Settings, launcher: LocalLauncher) -> Iterator[TestClient]:
 def admin(client: TestClient, settings: Settings) -> TestClient:
     """The same browser, signed in as an administrator."""
     with client.app.state.sessions() as db:  # type: ignore[attr-defined]
-        user = auth.set_password(db, "ada", "correct horse")
-        client.cookies.set(auth.COOKIE, auth.open_session(db, user, settings))
+        user = accounts.set_password(db, "ada", "correct horse")
+        client.cookies.set(accounts.COOKIE, accounts.open_session(db, user, settings))
     return client
 
 

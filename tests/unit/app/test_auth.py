@@ -7,7 +7,7 @@ import time
 import pytest
 from sqlalchemy import select, update
 
-from app.access import accounts as auth
+from app.access import accounts
 from app.db.engine import SessionFactory
 from app.db.tables import LoginLink, LoginSession, User
 from app.settings import Settings
@@ -16,51 +16,51 @@ from sae.errors import UserError
 
 def test_password_opens_and_others_do_not(sessions: SessionFactory) -> None:
     with sessions() as db:
-        auth.set_password(db, "ada", "correct horse")
-        user = auth.check_password(db, " ada ", "correct horse")
+        accounts.set_password(db, "ada", "correct horse")
+        user = accounts.check_password(db, " ada ", "correct horse")
         assert user is not None
         assert user.is_admin
         assert "correct" not in (user.password_hash or "")
-        assert auth.check_password(db, "ada", "wrong horse") is None
-        assert auth.check_password(db, "eve", "correct horse") is None
+        assert accounts.check_password(db, "ada", "wrong horse") is None
+        assert accounts.check_password(db, "eve", "correct horse") is None
 
 
 def test_a_new_password_ends_the_sessions(sessions: SessionFactory, settings: Settings) -> None:
     with sessions() as db:
-        user = auth.set_password(db, "ada", "correct horse")
-        secret = auth.open_session(db, user, settings)
-        assert auth.session_user(db, secret) is not None
-        auth.set_password(db, "ada", "battery staple")
-        assert auth.session_user(db, secret) is None
+        user = accounts.set_password(db, "ada", "correct horse")
+        secret = accounts.open_session(db, user, settings)
+        assert accounts.session_user(db, secret) is not None
+        accounts.set_password(db, "ada", "battery staple")
+        assert accounts.session_user(db, secret) is None
 
 
 @pytest.mark.parametrize(("name", "password", "field"), [
     ("", "correct horse", "name"), ("a" * 81, "correct horse", "name"), ("a\nb", "correct horse", "name"),
-    (auth.LINK_USER, "correct horse", "name"), ("ada", "short", "password"), ("ada", "x" * 1001, "password"),
+    (accounts.LINK_USER, "correct horse", "name"), ("ada", "short", "password"), ("ada", "x" * 1001, "password"),
 ])
 def test_unusable_users_are_refused(sessions: SessionFactory, name: str, password: str, field: str) -> None:
     with sessions() as db, pytest.raises(UserError) as caught:
-        auth.set_password(db, name, password)
+        accounts.set_password(db, name, password)
     assert caught.value.field == field
 
 
 def test_a_session_ends_by_time_and_by_signing_out(sessions: SessionFactory, settings: Settings) -> None:
     with sessions() as db:
-        user = auth.set_password(db, "ada", "correct horse")
-        first, second = (auth.open_session(db, user, settings) for _ in range(2))
-        auth.close_session(db, first)
-        assert auth.session_user(db, first) is None
-        assert auth.session_user(db, second) is not None
+        user = accounts.set_password(db, "ada", "correct horse")
+        first, second = (accounts.open_session(db, user, settings) for _ in range(2))
+        accounts.close_session(db, first)
+        assert accounts.session_user(db, first) is None
+        assert accounts.session_user(db, second) is not None
         db.execute(update(LoginSession).values(expires=time.time() - 1))
         db.commit()
         db.expire_all()
-        assert auth.session_user(db, second) is None
+        assert accounts.session_user(db, second) is None
 
 
 def test_secrets_are_not_in_the_database(sessions: SessionFactory, settings: Settings) -> None:
     with sessions() as db:
-        user = auth.set_password(db, "ada", "correct horse")
-        secrets = [auth.open_session(db, user, settings), auth.make_login_link(db, settings)]
+        user = accounts.set_password(db, "ada", "correct horse")
+        secrets = [accounts.open_session(db, user, settings), accounts.make_login_link(db, settings)]
         stored = [*db.scalars(select(LoginSession.id)), *db.scalars(select(LoginLink.id))]
     assert len(stored) == 2
     assert not set(stored) & set(secrets)
@@ -69,32 +69,32 @@ def test_secrets_are_not_in_the_database(sessions: SessionFactory, settings: Set
 
 def test_a_link_works_once(sessions: SessionFactory, settings: Settings) -> None:
     with sessions() as db:
-        secret = auth.make_login_link(db, settings)
-        user = auth.redeem_link(db, secret)
+        secret = accounts.make_login_link(db, settings)
+        user = accounts.redeem_link(db, secret)
         assert user is not None
         assert user.is_admin
-        assert auth.redeem_link(db, secret) is None
+        assert accounts.redeem_link(db, secret) is None
 
 
 def test_only_the_newest_link_works_and_only_in_time(sessions: SessionFactory, settings: Settings) -> None:
     with sessions() as db:
-        old, new = auth.make_login_link(db, settings), auth.make_login_link(db, settings)
-        assert auth.redeem_link(db, old) is None
+        old, new = accounts.make_login_link(db, settings), accounts.make_login_link(db, settings)
+        assert accounts.redeem_link(db, old) is None
         db.execute(update(LoginLink).values(expires=time.time() - 1))
         db.commit()
-        assert auth.redeem_link(db, new) is None
+        assert accounts.redeem_link(db, new) is None
 
 
 def test_links_are_printed_until_there_is_a_password(sessions: SessionFactory, settings: Settings) -> None:
-    link = auth.admin_link(sessions, settings, "http://here")
+    link = accounts.admin_link(sessions, settings, "http://here")
     assert link is not None
     with sessions() as db:
-        assert auth.redeem_link(db, link.partition("token=")[2]) is not None
-        assert db.scalar(select(User.name)) == auth.LINK_USER
-    assert auth.admin_link(sessions, settings, "http://here") is not None  # the browser may have lost its cookie
+        assert accounts.redeem_link(db, link.partition("token=")[2]) is not None
+        assert db.scalar(select(User.name)) == accounts.LINK_USER
+    assert accounts.admin_link(sessions, settings, "http://here") is not None  # the browser may have lost its cookie
     with sessions() as db:
-        auth.set_password(db, "eve", "correct horse", admin=False)
-    assert auth.admin_link(sessions, settings, "http://here") is not None
+        accounts.set_password(db, "eve", "correct horse", admin=False)
+    assert accounts.admin_link(sessions, settings, "http://here") is not None
     with sessions() as db:
-        auth.set_password(db, "ada", "correct horse")
-    assert auth.admin_link(sessions, settings, "http://here") is None
+        accounts.set_password(db, "ada", "correct horse")
+    assert accounts.admin_link(sessions, settings, "http://here") is None

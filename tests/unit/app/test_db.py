@@ -8,7 +8,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
-from app.access import accounts as auth
+from app.access import accounts
 from app.db.engine import SessionFactory, alembic_config, make_engine, upgrade
 from app.db.tables import Base, Run
 from app.library import labels
@@ -56,7 +56,7 @@ def test_a_nul_character_breaks_no_database(sessions: SessionFactory) -> None:
         assert [row.latent for row in labels.search(db, "e\0a")] == [4, 3]
         assert [row.latent for row in labels.search(db, "after")] == [3]
         assert db.get(Run, "run\0") is None
-        assert auth.check_password(db, "ada\0", "correct horse") is None
+        assert accounts.check_password(db, "ada\0", "correct horse") is None
 
 
 def test_postgres() -> None:

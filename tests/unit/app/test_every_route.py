@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import app.main
-from app.access import accounts as auth
+from app.access import accounts
 from app.db.tables import User
 from app.settings import Settings
 from app.worker.cached_requests import Questions
@@ -139,7 +139,7 @@ async def status_of(app: Any, sent: Hostile, cookie: str) -> int:
     headers = [(b"host", b"testserver"), (b"accept", sent.wants.encode())]
     headers += [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())] if kind else []
     headers += [(b"hx-request", b"true")] if sent.htmx else []
-    headers += [(b"cookie", f"{auth.COOKIE}={cookie}".encode())] if cookie else []
+    headers += [(b"cookie", f"{accounts.COOKIE}={cookie}".encode())] if cookie else []
     path = sent.path.encode("utf-8", "surrogatepass")
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": sent.method, "scheme": "http",
@@ -199,7 +199,7 @@ def cookies(browser: TestClient) -> list[str]:
         user.is_admin = True
         db.add(user)
         db.commit()
-        return ["", auth.open_session(db, user, state.settings)]
+        return ["", accounts.open_session(db, user, state.settings)]
 
 
 @pytest.fixture
@@ -207,8 +207,8 @@ def send(browser: TestClient, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     """Sends a request as either visitor and asserts that the answer is no 5xx but "busy"."""
     refused = {"error": "no SAE", "field": "source"}
     monkeypatch.setattr("app.pages.runs.add_sae.inspect", lambda spec, workspace: refused)
-    monkeypatch.setattr(auth, "check_password", lambda db, name, password: None)  # argon2 is slow by intent
-    monkeypatch.setattr(auth, "set_password", lambda db, name, password, **_: None)
+    monkeypatch.setattr(accounts, "check_password", lambda db, name, password: None)  # argon2 is slow by intent
+    monkeypatch.setattr(accounts, "set_password", lambda db, name, password, **_: None)
     run_id: str = browser.steer_id  # type: ignore[attr-defined]
 
     def send(sent: Hostile, visitors: slice = slice(None)) -> None:

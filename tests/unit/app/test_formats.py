@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.render import numbers as formats
+from app.render import numbers
 
 
 @pytest.mark.parametrize(("value", "text"), [
@@ -16,7 +16,7 @@ from app.render import numbers as formats
     (0.25, "0.2"), (150_000, "150 k"),
 ])
 def test_compact(value: float | None, text: str) -> None:
-    assert formats.compact(value) == text
+    assert numbers.compact(value) == text
 
 
 @pytest.mark.parametrize(("share", "text"), [
@@ -24,7 +24,7 @@ def test_compact(value: float | None, text: str) -> None:
     (0.37, "37% · 1 in 2.7 tokens"),
 ])
 def test_density_in_both_forms(share: float | None, text: str) -> None:
-    assert formats.density(share) == text
+    assert numbers.density(share) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [
@@ -32,24 +32,24 @@ def test_density_in_both_forms(share: float | None, text: str) -> None:
     (59.9, "1 min"), (None, "–"),
 ])
 def test_duration(seconds: float | None, text: str) -> None:
-    assert formats.duration(seconds) == text
+    assert numbers.duration(seconds) == text
 
 
 @pytest.mark.parametrize(("n", "text"), [(512, "512 B"), (8_400, "8.4 kB"), (1_200_000_000, "1.2 GB")])
 def test_bytes(n: float, text: str) -> None:
-    assert formats.size(n) == text
+    assert numbers.size(n) == text
 
 
 def test_number_keeps_small_values_visible() -> None:
-    assert formats.number(0.00003) == "3.0e-05"
-    assert formats.number(1234.5) == "1,234.50"
-    assert formats.number(0) == "0.00"
+    assert numbers.number(0.00003) == "3.0e-05"
+    assert numbers.number(1234.5) == "1,234.50"
+    assert numbers.number(0) == "0.00"
 
 
 @given(st.floats(-1e15, 1e15) | st.just(math.nan))
 @example(5e-324)
 def test_every_filter_answers_something(value: float) -> None:
-    for name, function in formats.FILTERS.items():
+    for name, function in numbers.FILTERS.items():
         if name == "moment" and abs(value) > 1e11:
             continue
         assert function(value)

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from app.db.engine import SessionFactory
 from app.db.tables import Sae
-from app.library import label_files as labelfiles
-from app.library import labels
+from app.library import label_files, labels
 from sae.errors import UserError
 
 SAE = Sae(id="demo/one", model="demo", name="one", n_latents=50)
@@ -28,13 +27,13 @@ def test_out_and_in_again(sessions: SessionFactory, rows: dict[int, tuple[str, s
         for latent, (text, note, tags, star) in rows.items():
             labels.save(db, SAE.id, latent, "ada", text=text, note=note, tags=tags, star=star)
         before = _said(labels.everything(db, SAE.id))
-        files = [labelfiles.as_json(SAE.id, labels.everything(db, SAE.id)),
-                 labelfiles.as_csv(labels.everything(db, SAE.id))]
+        files = [label_files.as_json(SAE.id, labels.everything(db, SAE.id)),
+                 label_files.as_csv(labels.everything(db, SAE.id))]
         for file in files:
             for row in labels.everything(db, SAE.id):
                 db.delete(row)
             db.commit()
-            assert labelfiles.store(db, SAE, labelfiles.read(file.encode(), SAE), "eve") == len(rows)
+            assert label_files.store(db, SAE, label_files.read(file.encode(), SAE), "eve") == len(rows)
             assert _said(labels.everything(db, SAE.id)) == before
 
 
@@ -46,7 +45,7 @@ def _said(rows: list[Any]) -> list[tuple[Any, ...]]:
 def test_what_a_file_does_not_say_stays(sessions: SessionFactory) -> None:
     with sessions() as db:
         labels.save(db, SAE.id, 3, "ada", text="kept", note="kept too", tags="b, a ,b", star=True)
-        labelfiles.store(db, SAE, labelfiles.read(b"latent,note\n3,new\n", SAE), "eve")
+        label_files.store(db, SAE, label_files.read(b"latent,note\n3,new\n", SAE), "eve")
         row = labels.get(db, SAE.id, 3)
         assert row is not None
         assert (row.text, row.note, row.tags, row.starred, row.author) == ("kept", "new", "a, b", True, "eve")
@@ -56,9 +55,9 @@ def test_what_a_file_does_not_say_stays(sessions: SessionFactory) -> None:
 def test_cells_are_no_formulas(sessions: SessionFactory) -> None:
     with sessions() as db:
         labels.save(db, SAE.id, 3, "ada", text="=1+1")
-        file = labelfiles.as_csv(labels.everything(db, SAE.id))
+        file = label_files.as_csv(labels.everything(db, SAE.id))
         assert "'=1+1" in file
-        assert labelfiles.read(file.encode(), SAE)[0]["text"] == "=1+1"
+        assert label_files.read(file.encode(), SAE)[0]["text"] == "=1+1"
 
 
 @pytest.mark.parametrize(("content", "said"), [
@@ -68,5 +67,5 @@ def test_cells_are_no_formulas(sessions: SessionFactory) -> None:
     (b'[{"latent": 1, "text": "fine"}, {"latent": -1}]', "label 2")])
 def test_a_bad_file_stores_nothing(content: bytes, said: str) -> None:
     with pytest.raises(UserError, match=said) as error:
-        labelfiles.read(content, SAE)
+        label_files.read(content, SAE)
     assert error.value.field == "file"

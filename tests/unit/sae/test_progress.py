@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sae.errors import Cancelled, Interrupted
-from sae.runs import progress as engine
+from sae.runs import progress
 from sae.runs.folder import RunFolder, Status
 from sae.runs.progress import Follower, Reporter
 
@@ -38,7 +38,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(engine, "time", clock)
+    monkeypatch.setattr(progress, "time", clock)
     return clock
 
 

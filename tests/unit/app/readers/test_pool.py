@@ -78,7 +78,7 @@ def test_a_reader_answers_as_the_server_does(browsable: TestClient, settings: Se
 
 
 def test_a_reader_sees_what_was_written_since(browsable: TestClient, settings: Settings) -> None:
-    from app.access import accounts as auth
+    from app.access import accounts
     from app.library import labels
 
     async def before_and_after() -> list[str]:
@@ -86,9 +86,9 @@ def test_a_reader_sees_what_was_written_since(browsable: TestClient, settings: S
             before = await ask(readers, f"/{BATCH}/4")
             with browsable.app.state.sessions() as db:  # type: ignore[attr-defined]
                 labels.save(db, BATCH, 4, "ada", text="odd brackets")
-                secret = auth.open_session(db, auth.set_password(db, "ada", "long enough"), settings)
+                secret = accounts.open_session(db, accounts.set_password(db, "ada", "long enough"), settings)
             after = await ask(readers, f"/{BATCH}/4")
-            hers = await ask(readers, f"/{BATCH}/4", ("cookie", f"{auth.COOKIE}={secret}"))
+            hers = await ask(readers, f"/{BATCH}/4", ("cookie", f"{accounts.COOKIE}={secret}"))
             return [before[2], after[2], hers[2]]
 
     before, after, hers = asyncio.run(before_and_after())

@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from safetensors.numpy import save_file
 
-from app.access import accounts as auth
+from app.access import accounts
 from app.jobs.launchers.local import LocalLauncher
 from app.settings import Settings
 from sae.runs.folder import RunFolder
@@ -32,8 +32,8 @@ def small_admin(settings: Settings, launcher: LocalLauncher) -> Iterator[TestCli
     small = settings.model_copy(update={"max_upload_bytes": 2_000})
     with TestClient(create_app(small, launcher=launcher, supervise=False), follow_redirects=False) as client:
         with client.app.state.sessions() as db:  # type: ignore[attr-defined]
-            user = auth.set_password(db, "ada", "correct horse")
-            client.cookies.set(auth.COOKIE, auth.open_session(db, user, settings))
+            user = accounts.set_password(db, "ada", "correct horse")
+            client.cookies.set(accounts.COOKIE, accounts.open_session(db, user, settings))
         yield client
 
 

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pages.runs import spec_form as specform
+from app.pages.runs import spec_form
 from app.pages.runs.admin import TITLES
 from app.pages.runs.estimate import estimate
 from sae.lm.model_info import find_model
@@ -55,7 +55,7 @@ def test_an_untouched_form_is_the_default_run(admin: TestClient) -> None:
     assert folder.spec() == ("train", TrainSpec().model_dump())
 
 
-@pytest.mark.parametrize("preset", [key for key in specform.PRESETS if key != "own"])
+@pytest.mark.parametrize("preset", [key for key in spec_form.PRESETS if key != "own"])
 def test_presets_start_as_they_are(admin: TestClient, preset: str) -> None:
     assert admin.post("/admin/train", data=_fields(admin.get(f"/admin/train?preset={preset}").text)).status_code == 303
 
@@ -74,13 +74,13 @@ def test_an_untouched_sweep_is_the_default_one_and_its_page_lists_its_saes(admin
     assert "saescope sweep" in page
 
 
-@pytest.mark.parametrize("preset", [key for key in specform.SWEEPS if key != "paper"])
+@pytest.mark.parametrize("preset", [key for key in spec_form.SWEEPS if key != "paper"])
 def test_presets_of_sweeps_start_as_they_are(admin: TestClient, preset: str) -> None:
     assert admin.post("/admin/sweep", data=_fields(admin.get(f"/admin/sweep?preset={preset}").text)).status_code == 303
 
 
 def test_the_papers_grid_is_one_run() -> None:
-    grid = specform.SWEEPS["paper"][2] | {"model": "demo", "text": "stdlib", "layer": 2}
+    grid = spec_form.SWEEPS["paper"][2] | {"model": "demo", "text": "stdlib", "layer": 2}
     assert len(SweepSpec(**grid).members()) == 36
 
 

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from app.db.tables import LatentEffect
 from app.main import create_app
-from app.pages.inspect import effects_view as effects
+from app.pages.inspect import effects_view
 from app.settings import Settings
 from app.worker.cached_requests import Questions
 from app.worker.protocol import Busy, Part
@@ -117,7 +117,7 @@ def test_scores_of_many_latents(browser: TestClient, worker: FakeWorker) -> None
     assert more.status_code == 303
     assert worker.asked[1].request.latents == (6,)
     with browser.app.state.sessions() as db:  # type: ignore[attr-defined]
-        assert sorted(effects.scores(db, SAE, "build-1")) == [4, 5, 6]
+        assert sorted(effects_view.scores(db, SAE, "build-1")) == [4, 5, 6]
     for wrong in (["60"], ["x"], []):
         assert browser.post(many, data={"latent": wrong}).status_code == 422
     worker.says = [[Busy(retry_after_s=7)]]

@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.library import labels
-from app.render import plane as mapviews
+from app.render import plane
 from sae.store.comparison import comparison_path, write_comparison
 from sae.store.latent_query import SORTS, TOKEN_SORTS
 from sae.store.records import Sample
@@ -106,7 +106,7 @@ def test_the_map(browsable: TestClient, monkeypatch: pytest.MonkeyPatch) -> None
     assert points.count("<circle") == 60
     assert f'href="/{BATCH}/59"' in points
     assert len(browsable.get(f"/{BATCH}/map.json").json()["points"]) == 60
-    monkeypatch.setattr(mapviews, "POINTS", 10)
+    monkeypatch.setattr(plane, "POINTS", 10)
     cells = browsable.get(f"/{BATCH}/map").text
     assert "<circle" not in cells
     assert cells.count('class="cell') == 35

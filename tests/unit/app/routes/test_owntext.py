@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
-from app.pages.inspect import own_text as owntext
+from app.pages.inspect import own_text
 from app.settings import Settings
 from app.worker.cached_requests import Questions
 from app.worker.protocol import Busy, Queued
@@ -91,7 +91,7 @@ def test_faults_and_waiting(browser: TestClient, worker: FakeWorker, monkeypatch
     assert browser.get(f"/inspect/{SAE}/60", params={"text": "x"}).status_code == 404
     worker.says = [[Busy(retry_after_s=4)]]
     assert "no room" in browser.post(HERE, data={"text": "busy"}, headers=HTMX).text
-    monkeypatch.setattr(owntext, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(own_text, "PATIENCE_S", 0.05)
     worker.says = [[Queued(position=3), None]]
     waiting = browser.post(HERE, data={"text": "slow"}, headers=HTMX).text
     assert "waiting: 2 before this one" in waiting

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from app.settings import Settings
-from app.worker import protocol as p
+from app.worker import protocol
 from app.worker.client import WorkerClient
 from sae.steering.measurement_requests import (
     AblationRequest,
@@ -48,7 +48,7 @@ def steer(**changes: Any) -> SteerRequest:
     return SteerRequest(**{**values, **changes})
 
 
-async def events(client: WorkerClient, message: Any) -> list[p.Event]:
+async def events(client: WorkerClient, message: Any) -> list[protocol.Event]:
     return [event async for event in client.ask(message)]
 
 
@@ -58,8 +58,8 @@ def answer(client: WorkerClient, message: Any) -> Any:
 
 def test_columns_samples_and_the_cost_in_information(client: WorkerClient, folders: dict[str, str]) -> None:
     request = steer(columns=("baseline", "steered", "control"), samples=2)
-    final = answer(client, p.Generate(request=request, folders=folders))
-    assert isinstance(final, p.Done)
+    final = answer(client, protocol.Generate(request=request, folders=folders))
+    assert isinstance(final, protocol.Done)
     assert list(final.columns) == request.keys()
     for name, text in final.columns.items():
         assert len(text.ids) == len(text.acts)
@@ -69,101 +69,101 @@ def test_columns_samples_and_the_cost_in_information(client: WorkerClient, folde
 
 def test_a_sweep_measures_every_cell(client: WorkerClient, folders: dict[str, str]) -> None:
     request = SweepRequest(request=steer(), strengths=(-2, 0, 2), concept=tuple(range(200)))
-    seen = asyncio.run(events(client, p.Sweep(request=request, folders=folders)))
+    seen = asyncio.run(events(client, protocol.Sweep(request=request, folders=folders)))
     final = seen[-1]
-    assert isinstance(final, p.Swept)
+    assert isinstance(final, protocol.Swept)
     assert [cell.strength for cell in final.cells] == [None, -2, 0, 2]
     assert final.cells[0].text.ids == final.cells[2].text.ids
-    assert any(isinstance(event, p.Progress) and set(event.columns) == {"0", "1", "2", "3"} for event in seen)
+    assert any(isinstance(event, protocol.Progress) and set(event.columns) == {"0", "1", "2", "3"} for event in seen)
     for cell in final.cells:
         assert cell.error is None
         assert cell.perplexity is not None
         assert cell.perplexity > 1
         assert cell.concept == sum(i < 200 for i in cell.text.ids) / len(cell.text.ids)
     # A cell is the very text that a run of its own would be.
-    alone = answer(client, p.Generate(request=steer(), folders=folders))
+    alone = answer(client, protocol.Generate(request=steer(), folders=folders))
     assert alone.columns["steered"].ids == final.cells[3].text.ids
 
 
 def test_a_sweep_goes_on_where_one_strength_breaks_the_model(client: WorkerClient, folders: dict[str, str]) -> None:
     broken = Intervention(sae=SAE_ID, layer=2, latent=9, strength=1, max_act=3e37)
     request = SweepRequest(request=steer(interventions=(broken,)), strengths=(0, 100))
-    final = answer(client, p.Sweep(request=request, folders=folders))
-    assert isinstance(final, p.Swept)
+    final = answer(client, protocol.Sweep(request=request, folders=folders))
+    assert isinstance(final, protocol.Swept)
     assert [bool(cell.error) for cell in final.cells] == [False, False, True]
 
 
 def test_a_readout_of_a_stored_text(client: WorkerClient, folders: dict[str, str]) -> None:
-    done = answer(client, p.Generate(request=steer(), folders=folders))
-    started = next(e for e in asyncio.run(events(client, p.Generate(request=steer(), folders=folders)))
-                   if isinstance(e, p.Started))
+    done = answer(client, protocol.Generate(request=steer(), folders=folders))
+    started = next(e for e in asyncio.run(events(client, protocol.Generate(request=steer(), folders=folders)))
+                   if isinstance(e, protocol.Started))
     ids = (*started.prompt.ids, *done.columns["steered"].ids)
     n = len(started.prompt.ids)
-    final = answer(client, p.Readout(folders=folders, request=ReadoutRequest(
+    final = answer(client, protocol.Readout(folders=folders, request=ReadoutRequest(
         request=steer(), ids=ids, prompt_tokens=n, positions=(n - 1, n), top=5)))
-    assert isinstance(final, p.ReadOut)
+    assert isinstance(final, protocol.ReadOut)
     assert len(final.kl) == len(ids) == len(final.baseline_acts) == len(final.steered_acts)
     assert final.kl[n - 1 : -1] == done.columns["steered"].kl
     assert [table.position for table in final.tables] == [n - 1, n]
     assert all(5 <= len(table.rows) <= 10 for table in final.tables)
-    prompt_alone = answer(client, p.Readout(request=ReadoutRequest(request=steer()), folders=folders))
+    prompt_alone = answer(client, protocol.Readout(request=ReadoutRequest(request=steer()), folders=folders))
     assert prompt_alone.ids == started.prompt.ids
 
 
 def test_inspection_of_text_and_of_tokens(client: WorkerClient, folders: dict[str, str]) -> None:
     request = InspectRequest(model="demo", saes=(SAE_ID,), texts=("def main():\n    pass", "<|endoftext|> x"), top=4)
-    final = answer(client, p.Inspect(request=request, folders=folders))
-    assert isinstance(final, p.Inspected)
+    final = answer(client, protocol.Inspect(request=request, folders=folders))
+    assert isinstance(final, protocol.Inspected)
     for text in final.texts:
         assert text.special == [True, *[False] * (len(text.ids) - 1)]  # text that spells a special token is text
         (latents,) = text.saes
         assert len(latents.l0) == len(text.ids)
         assert len(latents.pos) == len(latents.lat) == len(latents.act)
     again = InspectRequest(model="demo", saes=(SAE_ID,), ids=(tuple(final.texts[0].ids),), top=4)
-    assert answer(client, p.Inspect(request=again, folders=folders)).texts == final.texts[:1]
+    assert answer(client, protocol.Inspect(request=again, folders=folders)).texts == final.texts[:1]
 
 
 def test_effects_and_scores(client: WorkerClient, folders: dict[str, str]) -> None:
     contexts = tuple((0, *range(300 + n, 320 + n)) for n in range(3))
-    seen = asyncio.run(events(client, p.Ablate(folders=folders, request=AblationRequest(
+    seen = asyncio.run(events(client, protocol.Ablate(folders=folders, request=AblationRequest(
         model="demo", sae=SAE_ID, latent=9, contexts=contexts, n_random=2))))
     ablated = seen[-1]
-    assert isinstance(ablated, p.Ablated)
+    assert isinstance(ablated, protocol.Ablated)
     assert len(ablated.firings) == 3
     assert len(ablated.random) == 2
-    assert [e.done for e in seen if isinstance(e, p.Part)][-1] == 1
-    scored = answer(client, p.Score(folders=folders, request=ScoreRequest(
+    assert [e.done for e in seen if isinstance(e, protocol.Part)][-1] == 1
+    scored = answer(client, protocol.Score(folders=folders, request=ScoreRequest(
         model="demo", sae=SAE_ID, latents=(3, 4), max_acts=(5.0, 0.0))))
-    assert isinstance(scored, p.Scored)
+    assert isinstance(scored, protocol.Scored)
     assert [score.latent for score in scored.scores] == [3, 4]
     assert scored.scores[1].score is None
 
 
 @pytest.mark.parametrize(("message", "field"), [
-    (lambda f: p.Generate(request=steer(latent=48), folders=f), "latent"),
-    (lambda f: p.Generate(request=steer(prompt="", chat=(ChatMessage(role="user", content="hi"),)), folders=f), "chat"),
-    (lambda f: p.Generate(request=steer(), folders={}), "sae"),
-    (lambda f: p.Generate(request=steer(sampling=Sampling(length=500)), folders=f), "length"),
-    (lambda f: p.Readout(request=ReadoutRequest(request=steer(), ids=(0, 1), positions=(2,)), folders=f), "positions"),
-    (lambda f: p.Readout(request=ReadoutRequest(request=steer(), ids=(0, 9000)), folders=f), "ids"),
-    (lambda f: p.Inspect(request=InspectRequest(model="demo", saes=(SAE_ID,), texts=("x " * 9000,)), folders=f),
+    (lambda f: protocol.Generate(request=steer(latent=48), folders=f), "latent"),
+    (lambda f: protocol.Generate(request=steer(prompt="", chat=(ChatMessage(role="user", content="hi"),)), folders=f), "chat"),
+    (lambda f: protocol.Generate(request=steer(), folders={}), "sae"),
+    (lambda f: protocol.Generate(request=steer(sampling=Sampling(length=500)), folders=f), "length"),
+    (lambda f: protocol.Readout(request=ReadoutRequest(request=steer(), ids=(0, 1), positions=(2,)), folders=f), "positions"),
+    (lambda f: protocol.Readout(request=ReadoutRequest(request=steer(), ids=(0, 9000)), folders=f), "ids"),
+    (lambda f: protocol.Inspect(request=InspectRequest(model="demo", saes=(SAE_ID,), texts=("x " * 9000,)), folders=f),
      "texts.0"),
-    (lambda f: p.Ablate(request=AblationRequest(model="demo", sae=SAE_ID, latent=48, contexts=((0, 1),)), folders=f),
+    (lambda f: protocol.Ablate(request=AblationRequest(model="demo", sae=SAE_ID, latent=48, contexts=((0, 1),)), folders=f),
      "latent"),
-    (lambda f: p.Score(request=ScoreRequest(model="demo", sae=SAE_ID, latents=(48,), max_acts=(1,)), folders=f),
+    (lambda f: protocol.Score(request=ScoreRequest(model="demo", sae=SAE_ID, latents=(48,), max_acts=(1,)), folders=f),
      "latents.0"),
-    (lambda f: p.Warm(model="/nowhere/at/all", folders=f), "model"),
+    (lambda f: protocol.Warm(model="/nowhere/at/all", folders=f), "model"),
 ])
 def test_what_the_user_can_mend_names_its_field(
     client: WorkerClient, folders: dict[str, str], message: Any, field: str
 ) -> None:
     final = answer(client, message(folders))
-    assert isinstance(final, p.Failed)
+    assert isinstance(final, protocol.Failed)
     assert final.field == field
 
 
 def test_the_worker_tells_what_it_holds(client: WorkerClient, folders: dict[str, str]) -> None:
-    assert isinstance(answer(client, p.Warm(model="demo", folders=folders)), p.Ready)
+    assert isinstance(answer(client, protocol.Warm(model="demo", folders=folders)), protocol.Ready)
     report = asyncio.run(client.report())
     assert report is not None
     assert set(report.loaded) == {"demo", SAE_ID}
@@ -184,14 +184,14 @@ def varied(seed: int) -> SteerRequest:
 
 
 def test_thirty_two_at_once_get_what_each_would_get_alone(client: WorkerClient, folders: dict[str, str]) -> None:
-    messages = [p.Generate(request=varied(seed), folders=folders) for seed in range(32)]
+    messages = [protocol.Generate(request=varied(seed), folders=folders) for seed in range(32)]
 
-    async def at_once() -> list[list[p.Event]]:
+    async def at_once() -> list[list[protocol.Event]]:
         async with asyncio.timeout(300):
             return await asyncio.gather(*(events(client, message) for message in messages))
 
     finals = [seen[-1] for seen in asyncio.run(at_once())]
-    assert {type(final) for final in finals} == {p.Done}
+    assert {type(final) for final in finals} == {protocol.Done}
     for message, final in zip(messages, finals, strict=True):
         assert answer(client, message).columns == final.columns  # type: ignore[union-attr]
 
@@ -207,13 +207,13 @@ def test_a_worker_on_a_port_serves_whoever_knows_its_token(tmp_path: Path, folde
         def client(token: str) -> WorkerClient:
             return WorkerClient(Settings(home=tmp_path, worker_address=f"127.0.0.1:{port}", worker_token=token))
 
-        friend, message = client("sesame"), p.Generate(request=steer(), folders=folders)
-        while isinstance(final := answer(friend, message), p.Failed):
+        friend, message = client("sesame"), protocol.Generate(request=steer(), folders=folders)
+        while isinstance(final := answer(friend, message), protocol.Failed):
             assert "does not answer" in final.message, final
             assert worker.poll() is None
-        assert isinstance(final, p.Done)
+        assert isinstance(final, protocol.Done)
         stranger = answer(client("guess"), message)
-        assert isinstance(stranger, p.Failed)
+        assert isinstance(stranger, protocol.Failed)
         assert stranger.field == "worker_token"
     finally:
         worker.kill()

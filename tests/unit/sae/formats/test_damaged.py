@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from sae.errors import UserError
-from sae.formats import untrusted_tensors as safe
+from sae.formats import untrusted_tensors
 from sae.runs.create import start
 from sae.runs.execute import EXIT_USER, execute
 from sae.workspace.paths import Workspace
@@ -238,7 +238,7 @@ def test_a_tensor_takes_no_more_memory_than_its_file(
 ) -> None:
     torch.save({"encoder.weight": Larger(size, stride)}, tmp_path / "ae.pt")
     with pytest.raises(UserError) as raised:
-        safe.read_tensors(tmp_path / "ae.pt")
+        untrusted_tensors.read_tensors(tmp_path / "ae.pt")
     one_line(raised.value)
 
 
@@ -290,7 +290,7 @@ def test_an_archive_may_be_no_larger_than_it_is_allowed(tmp_path: Path) -> None:
     path = zip_of(tmp_path / "sae.zip", ("a.pt", os.urandom(5000)), ("b.pt", os.urandom(5000)))
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="unpacks to more than 9,999 bytes"):
-        safe.unpack(path, tmp_path / "out", 9_999)
+        untrusted_tensors.unpack(path, tmp_path / "out", 9_999)
     assert not list((tmp_path / "out").iterdir())
-    safe.unpack(path, tmp_path / "out", 10_000)
+    untrusted_tensors.unpack(path, tmp_path / "out", 10_000)
     assert len(list((tmp_path / "out").iterdir())) == 2

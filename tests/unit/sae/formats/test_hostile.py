@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae.errors import UserError
-from sae.formats import untrusted_json as hostile
-from sae.formats.dashboards.import_dashboard import Bins, Example, Explained, Feature, open_dashboard
+from sae.formats import untrusted_json
+from sae.formats.dashboards.import_dashboard import Bins, open_dashboard
+from sae.formats.dashboards.records import Example, Explained, Feature
 
 REAL = Path(__file__).parents[3] / "fixtures" / "dashboards" / "saedashboard" / "batch-1.json"
 BATCH = json.loads(REAL.read_text())
@@ -104,7 +105,7 @@ def test_lines_of_any_number_of_gzip_members(rows: list[dict[str, int]], members
         path = Path(folder) / "x.jsonl.gz"
         path.write_bytes(packed)
         told: list[int] = []
-        assert list(hostile.lines(path, told.append)) == rows
+        assert list(untrusted_json.lines(path, told.append)) == rows
         assert sum(told) == len(packed)
 
 

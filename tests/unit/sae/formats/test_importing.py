@@ -15,12 +15,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sae.autoencoder.artefact import Autoencoder, read_config
+from sae.autoencoder.artefact import Autoencoder
+from sae.autoencoder.config import read_config
 from sae.errors import UserError
-from sae.formats import fetch as source
+from sae.formats import fetch
 from sae.formats.foreign import MissingFacts
-from sae.runs import import_check as proof
-from sae.runs import import_sae as importing
+from sae.runs import import_check, import_sae
 from sae.runs.create import start
 from sae.runs.execute import EXIT_CANCELLED, EXIT_OK, EXIT_USER, execute
 from sae.runs.folder import RunFolder
@@ -88,7 +88,7 @@ def test_what_is_measured_is_what_the_definition_says(
     imported(saes.saelens(tmp_path / "sae", k=200))
     sae = Autoencoder.load(workspace.sae("demo/2-res-topk-512"))
     x_ND = torch.randn(100, saes.D) * 5
-    got = proof.measure(sae, proof.Sample(x_ND, x_ND))
+    got = import_check.measure(sae, import_check.Sample(x_ND, x_ND))
     dense_NL = sae.activation_of(x_ND, torch.arange(sae.n_latents))
     error = (x_ND - (dense_NL @ sae.W_dec_LD + sae.b_dec_D)).square().sum()
     assert got["fvu"] == pytest.approx(float(error / (x_ND - x_ND.mean(0)).square().sum()), rel=1e-5)
@@ -177,7 +177,7 @@ def test_the_width_of_the_site_is_checked(imported: Import, tmp_path: Path) -> N
 def test_an_import_that_is_cancelled_leaves_nothing_and_can_be_resumed(
     imported: Import, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = proof.measure
+    measure = import_check.measure
 
     def cancelled(*arguments: Any) -> Any:
         next(workspace.root.glob("runs/*")).joinpath("cancel").touch()
@@ -186,7 +186,7 @@ def test_an_import_that_is_cancelled_leaves_nothing_and_can_be_resumed(
     def stop(reporter: Any, *arguments: Any, **values: Any) -> None:
         reporter.check()
 
-    monkeypatch.setattr(proof, "measure", cancelled)
+    monkeypatch.setattr(import_check, "measure", cancelled)
     monkeypatch.setattr("sae.runs.progress.Reporter.row", stop)
     code, folder = imported(saes.saelens(tmp_path / "sae"))
     assert code == EXIT_CANCELLED
@@ -205,7 +205,7 @@ def test_a_kill_between_publishing_and_indexing_does_not_import_twice(
     for build in workspace.builds("demo/2-res-relu-512").iterdir():
         build.unlink()
     (folder.path / "status.json").unlink()
-    monkeypatch.setattr(importing, "_proven", None)
+    monkeypatch.setattr(import_sae, "_proven", None)
     assert execute(folder, workspace) == EXIT_OK
     assert (workspace.sae("demo/2-res-relu-512") / "sae.json").read_bytes() == before
     assert len(workspace.build_ids("demo/2-res-relu-512")) == 1
@@ -304,15 +304,15 @@ def test_only_the_files_of_one_sae_are_fetched(tmp_path: Path, monkeypatch: pyte
     files = ["README.md", "l1/cfg.json", "l1/sae.safetensors", "l2/cfg.json", "l2/sae.safetensors", "config.json",
              "l2/optimizer_0.pt", "l2/big.bin.md"]
     fetched: list[str] = []
-    monkeypatch.setattr(source, "_names", lambda repo: files)
-    monkeypatch.setattr(source, "_download", lambda repo, name: fetched.append(name) or str(tmp_path / name))
-    path, hint = source.fetch("me/saes/l2", tmp_path, lambda words: None)
+    monkeypatch.setattr(fetch, "_names", lambda repo: files)
+    monkeypatch.setattr(fetch, "_download", lambda repo, name: fetched.append(name) or str(tmp_path / name))
+    path, hint = fetch.fetch("me/saes/l2", tmp_path, lambda words: None)
     assert (path, hint) == (tmp_path / "l2" / "sae.safetensors", "me/saes/l2")
     assert sorted(fetched) == ["config.json", "l2/cfg.json", "l2/sae.safetensors"]
     with pytest.raises(UserError, match=r"^source: holds 2 SAEs; name one of them: me/saes/l1, me/saes/l2$"):
-        source.fetch("me/saes", tmp_path, lambda words: None)
+        fetch.fetch("me/saes", tmp_path, lambda words: None)
     with pytest.raises(UserError, match=r"^source: me/saes has no SAE under l3"):
-        source.fetch("me/saes/l3", tmp_path, lambda words: None)
+        fetch.fetch("me/saes/l3", tmp_path, lambda words: None)
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(imported: Import) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae.index import cofiring as company_module
+from sae.index import cofiring
 from sae.index.cofiring import (
     IMPLIED_LIFT,
     IMPLIED_SHARE,
@@ -51,7 +51,7 @@ def test_pairs_are_those_of_each_latents_own_sample(seed: int, n_tokens: int, n_
     token_N, latent_N = firings(seed, n_tokens, L)
     on = {int(t): set(latent_N[token_N == t].tolist()) for t in token_N.unique()}
     density_L = torch.bincount(latent_N, minlength=L).double() / n_tokens
-    with patch.object(company_module, "_RUN_PAIRS", run):
+    with patch.object(cofiring, "_RUN_PAIRS", run):
         pairs, sampled_L = together(Company.find(token_N, latent_N).prune(n_kept), density_L, n_kept)
 
     expected = []

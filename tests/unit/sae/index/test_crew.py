@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae.index import forward as passes
+from sae.index import forward
 from sae.index.encoders import Crew
 from sae.index.threads import side_by_side
 from sae.lm.bridge import LanguageModel
@@ -32,7 +32,7 @@ def crew() -> Iterator[Crew]:
 def test_passes_come_in_the_order_of_the_contexts_whoever_made_them(
     crew: Crew, bos: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "_CPU_TOKENS", 6 * CORPUS.context_length)
+    monkeypatch.setattr(forward, "_CPU_TOKENS", 6 * CORPUS.context_length)
     crew = Crew(ToyModel(), toy_sae(), CORPUS)  # type: ignore[arg-type]
     assert len(crew.encoders) == 3
     contexts = np.random.default_rng(0).permutation(len(CORPUS.length))

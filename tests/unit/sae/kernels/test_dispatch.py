@@ -11,7 +11,7 @@ from sae.autoencoder.architectures.data_statistics import Start
 from sae.kernels import codes, select
 from sae.kernels import device as dispatch
 from sae.specs.registry import TrainSpec
-from sae.training import optimizer as update
+from sae.training import optimizer
 from sae.training.trainer import Trainee
 from tests.unit.sae.kernels.interpreter import DEVICE
 
@@ -51,10 +51,10 @@ def test_the_update_is_the_same_and_so_is_adams_state(architecture: str, monkeyp
         for one, other in zip(reference.parameters(), found.parameters(), strict=True):
             one.grad = torch.randn(one.shape, generator=generator) * (0.01 if number == 2 else 1.0)  # not clipped
             other.grad = one.grad.to(DEVICE, copy=True)
-        update.update(reference, 0.01)
+        optimizer.update(reference, 0.01)
         with monkeypatch.context() as patch:
-            on_kernels(patch, update)
-            update.update(found, 0.01)
+            on_kernels(patch, optimizer)
+            optimizer.update(found, 0.01)
         reference.steps_done = found.steps_done = number + 1
         if number == 1:  # a checkpoint is the same in both, and each goes on from the other's
             reference, found = Trainee.resumed(found.spec, reference.state(), torch.device("cpu")), \

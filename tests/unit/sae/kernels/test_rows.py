@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sae.kernels import unit_rows as rows
+from sae.kernels import unit_rows
 from sae.kernels.unit_rows import normalize_, remove_parallel_
 
 
 @pytest.mark.parametrize("block", [1, 21, 1 << 18])
 def test_rows_in_any_blocks(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "_BLOCK", block)
+    monkeypatch.setattr(unit_rows, "_BLOCK", block)
     generator = torch.Generator().manual_seed(0)
     W_LD, grad_LD = torch.randn(11, 5, generator=generator), torch.randn(11, 5, generator=generator)
     expected_LD = W_LD / W_LD.norm(dim=1, keepdim=True)

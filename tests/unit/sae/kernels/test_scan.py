@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae.kernels import threshold as scan
+from sae.kernels import threshold
 from sae.kernels.threshold import (
     above,
     below_kth_maximum,
@@ -50,7 +50,7 @@ def test_blocks_and_threads_make_no_difference(dtype: torch.dtype, monkeypatch: 
     pre_BL = torch.randn(37, 10, generator=torch.Generator().manual_seed(0)).to(dtype)
     bounds = [0.3, torch.randn(10), torch.randn(37, 1)]
     whole = [above(pre_BL, bound)[0] for bound in bounds]
-    monkeypatch.setattr(scan, "_BLOCK", 70)
+    monkeypatch.setattr(threshold, "_BLOCK", 70)
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert all(map(torch.equal, whole, (above(pre_BL, bound)[0] for bound in bounds)))

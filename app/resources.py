@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_APP = Path(__file__).resolve().parent.parent
+_APP = Path(__file__).resolve().parent
 _ROOT = _APP if (_APP / "templates").is_dir() else _APP.parent
 TEMPLATES, STATIC, MIGRATIONS = _ROOT / "templates", _ROOT / "static", _ROOT / "migrations"

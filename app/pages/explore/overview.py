@@ -13,10 +13,10 @@ from app.db.tables import Sae
 from app.library import labels
 from app.library.exports import links_of_sae
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
-from app.pages.explore import latent_views as latentviews
-from app.pages.explore import sae_views as saeviews
-from app.pages.sae_page import find_sae, json_response, open_build, page
-from app.render import plane as mapviews
+from app.pages.explore import latent_views, sae_views
+from app.pages.json_twin import json_response
+from app.pages.sae_page import find_sae, open_build, page
+from app.render import plane
 from sae.store.build import Build
 
 router = APIRouter(include_in_schema=False)
@@ -38,7 +38,7 @@ def show_map(
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         names = labels.texts(db, sae.id)
-        return page(request, "pages/map.html", sae, build.meta, plane=mapviews.plane(build, sae.id, names),
+        return page(request, "pages/map.html", sae, build.meta, plane=plane.plane(build, sae.id, names),
                     named=bool(names))
 
 
@@ -69,22 +69,22 @@ def show_sae(
 ) -> Response:
     """What the SAE is, how good it is, its plots, and where to start."""
     sae = find_sae(catalog, model, name)
-    rows = saeviews.training_rows(sae, workspace)
-    common: dict[str, Any] = {"metrics": saeviews.metrics(sae), "curves": saeviews.curve_charts(rows),
+    rows = sae_views.training_rows(sae, workspace)
+    common: dict[str, Any] = {"metrics": sae_views.metrics(sae), "curves": sae_views.curve_charts(rows),
                               "exports": links_of_sae(sae)}
     if sae.current_build is None:
         return page(request, "pages/sae.html", sae, None, json_url="/api/saes", build=None, **common)
     with open_build(builds, sae) as build:
-        starts = saeviews.starts(sae, build)
+        starts = sae_views.starts(sae, build)
         return page(
             request, "pages/sae.html", sae, build.meta, build=build, counts=build.counts(), **common,
-            l0_chart=saeviews.l0_chart(l0, sae, build.meta.get("bos_l0")) if (l0 := build.l0_hist()) else None,
-            density_chart=saeviews.density_chart(build), cosine_chart=saeviews.cosine_chart(build),
-            norm_chart=saeviews.norm_chart(build),
+            l0_chart=sae_views.l0_chart(l0, sae, build.meta.get("bos_l0")) if (l0 := build.l0_hist()) else None,
+            density_chart=sae_views.density_chart(build), cosine_chart=sae_views.cosine_chart(build),
+            norm_chart=sae_views.norm_chart(build),
             starts=[(s, _start_rows(build, db, sae, s)) for s in starts])
 
 
-def _start_rows(build: Build, db: Session, sae: Sae, start: saeviews.Start) -> list[latentviews.TableRow]:
+def _start_rows(build: Build, db: Session, sae: Sae, start: sae_views.Start) -> list[latent_views.TableRow]:
     rows = {row.latent: row for row in build.some(start.latents)}
     written = labels.of_latents(db, sae.id, start.latents)
-    return latentviews.table_rows(build, [rows[i] for i in start.latents], written)
+    return latent_views.table_rows(build, [rows[i] for i in start.latents], written)

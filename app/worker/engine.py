@@ -1,0 +1,345 @@
+"""The commands of the model worker."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.worker import protocol as p
+from app.worker.cache import Shelf
+from app.worker.queue import Send
+from sae.errors import UserError
+from sae.steering.measurement_requests import MAX_TEXT_TOKENS
+from sae.steering.request import SteerRequest
+from sae.steering.text_measures import concept_share, repetition
+
+if TYPE_CHECKING:
+    from sae.autoencoder.artefact import Autoencoder
+    from sae.lm.row_model import RowModel
+    from sae.steering.generation import Column, Decoder, Run
+
+
+EVENTS_PER_S = 10  # every event carries the full text, so more would cost without showing more
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A language model ready to write.  `pieces`: the bytes of every token, as Latin-1."""
+
+    rows: RowModel
+    decoder: Decoder
+    pieces: list[str]
+
+    @property
+    def special_ids(self) -> list[int]:
+        return list(self.rows.lm.tokenizer.all_special_ids)
+
+    @property
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in self.rows.lm.bridge.original_model.parameters())
+
+
+class Engine:
+    """Loads on demand and does what `app.worker.protocol` lists.  Make it and use it on one thread only."""
+
+    def __init__(self, *, threads: int, memory_bytes: int, device: str) -> None:
+        import torch
+
+        from sae.autoencoder import artefact as autoencoder
+        from sae.lm import bridge as lm
+        from sae.lm import row_model as rows
+        from sae.steering import (
+            ablation,
+            output_score,
+        )
+        from sae.steering import (
+            generation as decoder,
+        )
+        from sae.steering import (
+            inspection as inspector,
+        )
+        from sae.steering import (
+            interventions as steer,
+        )
+        from sae.steering import (
+            next_token as readout,
+        )
+
+        # Half of the cores: a training run may have the others, and threads that wait for a core cost more
+        # than they bring (in a small model far more).
+        torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) // 2))
+        self._ablation, self._autoencoder, self._decoder, self._inspector = ablation, autoencoder, decoder, inspector
+        self._lm, self._output_score, self._readout, self._rows, self._steer = lm, output_score, readout, rows, steer
+        self._device = lm.pick_device(device)
+        self._shelf = Shelf(memory_bytes)
+        self._writing: list[Decoder] = []
+
+    def begin(self, message: p.Job, send: Send, cancelled: threading.Event) -> Iterator[None]:
+        """See `app.worker.queue.Serve`."""
+        work: Any = {
+            "generate": self._generate, "sweep": self._sweep, "readout": self._read_out, "inspect": self._inspect,
+            "ablate": self._ablate, "score": self._score, "warm": self._warm}[message.type]
+        return work(message, send, cancelled)  # type: ignore[no-any-return]
+
+    def step(self) -> None:
+        for decoder in self._writing:
+            decoder.step()
+        self._writing = [decoder for decoder in self._writing if decoder.n_texts]
+
+    def reset(self) -> None:
+        for decoder in self._writing:
+            decoder.clear()
+        self._writing = []
+
+    def report(self, waiting: int, going: int) -> p.Report:
+        return p.Report(
+            loaded=self._shelf.names, memory=self._shelf.bytes,
+            limit=self._shelf.limit, waiting=waiting, going=going, pid=os.getpid(), device=str(self._device))
+
+    # ---- texts
+
+    def _generate(self, message: p.Generate, send: Send, cancelled: threading.Event) -> Iterator[None]:
+        request = message.request
+        model, saes, prompt = self._ready(request, message.folders, send)
+        run = self._decoder.Run.of(request, prompt, saes, model.special_ids)
+        started = time.monotonic()
+
+        def texts() -> dict[str, p.Text]:
+            return {c.name: _text(c.output, c.acts[len(prompt):], model.pieces, c.finish) for c in run.columns}
+
+        def begun() -> None:
+            send(p.Started(prompt=_text(prompt, run.prompt_acts, model.pieces)))
+
+        yield from self._write(model, [run], send, cancelled, texts, begun)
+        seconds = time.monotonic() - started
+        final = texts()
+        if not cancelled.is_set():
+            for column in run.columns:
+                if not column.name.startswith("baseline"):
+                    kl = yield from self._kl(model, run, column)
+                    final[column.name] = final[column.name].model_copy(update={"kl": kl})
+        send(p.Done(columns=final, tokens=sum(len(c.output) for c in run.columns),
+                    stopped=any(c.finish is None for c in run.columns), seconds=seconds))
+
+    def _sweep(self, message: p.Sweep, send: Send, cancelled: threading.Event) -> Iterator[None]:
+        request = message.request
+        model, saes, prompt = self._ready(request.request, message.folders, send)
+        runs = [self._decoder.Run.of(cell, prompt, saes, model.special_ids) for cell in request.cells()]
+        started = time.monotonic()
+
+        def texts() -> dict[str, p.Text]:
+            return {str(n): _text(run.columns[0].output, run.columns[0].acts[len(prompt):], model.pieces,
+                                  run.columns[0].finish) for n, run in enumerate(runs)}
+
+        def begun() -> None:
+            send(p.Started(prompt=_text(prompt, runs[0].prompt_acts, model.pieces)))
+
+        yield from self._write(model, runs, send, cancelled, texts, begun, keep_going=True)
+        cells = []
+        for strength, run, text in zip((None, *request.strengths), runs, texts().values(), strict=True):
+            ids = [*prompt, *text.ids]
+            perplexity = None
+            if text.ids:
+                perplexity = self._readout.perplexity(model.rows.read(ids, whole=True).cpu(), ids, len(prompt))
+                yield
+            cells.append(p.Cell(strength=strength, text=text, concept=concept_share(text.ids, request.concept),
+                                repetition=repetition(text.ids), perplexity=perplexity,
+                                error=str(run.error) if run.error else None))
+        send(p.Swept(cells=cells, stopped=cancelled.is_set(), tokens=sum(len(c.text.ids) for c in cells),
+                     seconds=time.monotonic() - started))
+
+    def _write(
+        self, model: _Loaded, runs: Sequence[Run], send: Send, cancelled: threading.Event, texts: Any, begun: Any,
+        *, keep_going: bool = False,
+    ) -> Iterator[None]:
+        """Until every run is finished or the request cancelled.  With `keep_going` a run that breaks leaves the
+        others be; otherwise its error is raised."""
+        decoder, last = model.decoder, 0.0
+        try:
+            for run in runs:
+                for _ in decoder.join(run):
+                    if cancelled.is_set():
+                        return
+                    yield
+                if run is runs[0]:
+                    begun()
+                if decoder not in self._writing:
+                    self._writing.append(decoder)
+            while True:
+                broken = [run.error for run in runs if run.error is not None]
+                if broken and not keep_going:
+                    raise broken[0]
+                if cancelled.is_set() or not any(decoder.holds(run) for run in runs):
+                    return
+                if time.monotonic() - last >= 1 / EVENTS_PER_S:
+                    send(p.Progress(columns=texts()))
+                    last = time.monotonic()
+                yield
+        finally:
+            for run in runs:
+                decoder.leave(run)
+
+    def _kl(self, model: _Loaded, run: Run, column: Column) -> Any:
+        """KL(steered ‖ unsteered) of every draw of a column, on that column's own text."""
+        n, ids = len(run.prompt), [*run.prompt, *column.output]
+        steering, _ = run.of_column(column.name.partition(".")[0])
+        logits = []
+        for steered in (True, False):
+            logits.append(self._readout.steered_logits(model.rows, ids, steering, n, steered=steered)[0][n - 1 : -1])
+            yield
+        return [round(value, 5) for value in self._readout.kl_S(*logits).tolist()]
+
+    # ---- measurements
+
+    def _read_out(self, message: p.Readout, send: Send, _cancelled: threading.Event) -> Iterator[None]:
+        request = message.request
+        model, saes, prompt = self._ready(request.request, message.folders, send, room=not request.ids)
+        ids = list(request.ids) or prompt
+        _check_ids(ids, model.rows.lm.info.n_ctx, model.rows.lm.info.d_vocab)
+        for position in request.positions:
+            if position >= len(ids):
+                raise UserError(f"positions: the text has {len(ids):,} tokens, 0 to {len(ids) - 1:,}; there is no "
+                                f"{position:,}", "positions")
+        run = request.request
+        steering = self._steer.Steering(run.interventions, saes, run.where, model.special_ids)
+        n = request.prompt_tokens or len(prompt)
+        baseline_SV, baseline_acts = self._readout.steered_logits(model.rows, ids, steering, n, steered=False)
+        yield
+        steered_SV, steered_acts = self._readout.steered_logits(model.rows, ids, steering, n, steered=True)
+        tables = [
+            p.NextTokens(position=i, rows=_next_tokens(
+                self._readout.next_tokens(baseline_SV[i], steered_SV[i], request.top), model.pieces))
+            for i in request.positions]
+        send(p.ReadOut(
+            ids=ids, pieces=[model.pieces[i] for i in ids], tables=tables,
+            kl=[round(value, 5) for value in self._readout.kl_S(steered_SV, baseline_SV).tolist()],
+            baseline_acts=_rounded(baseline_acts), steered_acts=_rounded(steered_acts)))
+
+    def _inspect(self, message: p.Inspect, send: Send, cancelled: threading.Event) -> Iterator[None]:
+        request, started = message.request, time.monotonic()
+        model, saes = self._load(request.model, message.folders, send, request.saes)
+        lm, special = model.rows.lm, set(model.special_ids)
+        texts = [list(ids) for ids in request.ids] or [
+            [lm.bos_id, *ids] for ids in lm.encode_many(request.texts)]
+        for number, ids in enumerate(texts):
+            _check_ids(ids, MAX_TEXT_TOKENS, lm.info.d_vocab, f"{'ids' if request.ids else 'texts'}.{number}")
+        out = []
+        for ids in texts:
+            marks = [i in special for i in ids]
+            readings, windows = self._inspector.inspect_text(
+                model.rows, ids, [saes[sae_id] for sae_id in request.saes], marks, request.top, request.latents)
+            out.append(p.InspectedText(
+                ids=ids, pieces=[model.pieces[i] for i in ids], special=marks, windows=windows, saes=[
+                    p.TextLatents(
+                        sae=sae_id, l0=r.l0, pos=r.position, lat=r.latent, act=[round(a, 4) for a in r.act],
+                        ranked=[p.TextLatent(**asdict(firing)) for firing in r.ranked])
+                    for sae_id, r in zip(request.saes, readings, strict=True)]))
+            if cancelled.is_set():
+                break
+            yield
+        send(p.Inspected(texts=out, seconds=time.monotonic() - started))
+
+    def _ablate(self, message: p.Ablate, send: Send, cancelled: threading.Event) -> Iterator[None]:
+        request = message.request
+        model, saes = self._load(request.model, message.folders, send, (request.sae,))
+        steps = list[Any]()
+        for step in self._ablation.ablate(
+                model.rows, saes[request.sae], request.sae, request.latent, request.contexts,
+                n_random=request.n_random, seed=request.seed):
+            if cancelled.is_set():
+                send(p.Failed(message="stopped"))
+                return
+            steps.append(step)
+            send(p.Part(done=min(len(steps) / len(request.contexts), 1)))
+            yield
+        found = steps[-1]
+        send(p.Ablated(
+            latent=request.latent, firings=found.firings, effect=p.Effect(**asdict(found.effect)),
+            random=[p.Effect(**asdict(effect)) for effect in found.random], sparsity=found.sparsity,
+            random_sparsity=found.random_sparsity, tokens=_next_tokens(found.tokens, model.pieces)))
+
+    def _score(self, message: p.Score, send: Send, cancelled: threading.Event) -> Iterator[None]:
+        request = message.request
+        model, saes = self._load(request.model, message.folders, send, (request.sae,))
+        scores: list[p.LatentScore] = []
+        for part in self._output_score.output_scores(
+                model.rows, saes[request.sae], request.sae, request.latents, request.max_acts, request.prompts,
+                strength=request.strength, top=request.top):
+            scores += [p.LatentScore(**asdict(score)) for score in part]
+            if cancelled.is_set():
+                break
+            send(p.Part(done=len(scores) / len(request.latents)))
+            yield
+        send(p.Scored(scores=scores, stopped=len(scores) < len(request.latents)))
+
+    def _warm(self, message: p.Warm, send: Send, _cancelled: threading.Event) -> Iterator[None]:
+        self._load(message.model, message.folders, send, tuple(message.folders))
+        yield
+        send(p.Ready())
+
+    # ---- loading
+
+    def _ready(
+        self, request: SteerRequest, folders: Mapping[str, str], send: Send, *, room: bool = True,
+    ) -> tuple[_Loaded, dict[str, Autoencoder], list[int]]:
+        """Model, SAEs and prompt of a steering request; with `room`, its output fits into the context as well."""
+        model, saes = self._load(request.model, folders, send, tuple(i.sae for i in request.interventions))
+        if not room:
+            sampling = request.sampling.model_copy(update={"length": 0})
+            request = request.model_copy(update={"sampling": sampling})
+        return model, saes, self._steer.prompt_ids(model.rows.lm, request)
+
+    def _load(
+        self, name: str, folders: Mapping[str, str], send: Send, wanted: Sequence[str]
+    ) -> tuple[_Loaded, dict[str, Autoencoder]]:
+        missing = [sae_id for sae_id in wanted if sae_id not in folders]
+        if missing:
+            raise UserError(f"sae: where {missing[0]} lies was not said", "sae")
+
+        def load() -> _Loaded:
+            send(p.Loading(what=f"loading the language model {name}"))
+            rows = self._rows.RowModel(self._lm.LanguageModel.load(name, self._device))
+            return _Loaded(rows, self._decoder.Decoder(rows),
+                           [piece.decode("latin-1") for piece in rows.lm.vocabulary()[0]])
+
+        model: _Loaded = self._shelf.get(("model", name), load, lambda model: model.bytes)
+        saes = {sae_id: self._sae(sae_id, Path(folder), send) for sae_id, folder in folders.items()}
+        self._steer.check_saes(model.rows.lm, saes)
+        return model, saes
+
+    def _sae(self, sae_id: str, folder: Path, send: Send) -> Autoencoder:
+        def load() -> Autoencoder:
+            send(p.Loading(what=f"loading the SAE {sae_id}"))
+            sae: Autoencoder = self._autoencoder.Autoencoder.load(folder, self._device)
+            return sae
+
+        # An SAE trained again under its old name is another one.
+        changed = (folder / "sae.json").stat().st_mtime_ns if (folder / "sae.json").exists() else 0
+        loaded: Autoencoder = self._shelf.get(
+            ("sae", sae_id, str(folder), changed), load,
+            lambda sae: sum(t.numel() * t.element_size() for t in sae.tensors().values()))
+        return loaded
+
+
+def _check_ids(ids: Sequence[int], limit: int, d_vocab: int, field: str = "ids") -> None:
+    if len(ids) > limit:
+        raise UserError(f"{field}: {len(ids):,} tokens with BOS; {limit:,} at most", field)
+    if max(ids) >= d_vocab:
+        raise UserError(f"{field}: there is no token {max(ids):,}", field)
+
+
+def _text(ids: Sequence[int], acts: Sequence[Sequence[float]], pieces: list[str], finish: str | None = None) -> p.Text:
+    return p.Text(ids=list(ids), pieces=[pieces[i] for i in ids], finish=finish, acts=_rounded(acts[: len(ids)]))
+
+
+def _rounded(acts: Sequence[Sequence[float]]) -> list[list[float]]:
+    return [[round(value, 4) for value in row] for row in acts]
+
+
+def _next_tokens(rows: Sequence[Any], pieces: list[str]) -> list[p.NextToken]:
+    return [p.NextToken(id=row.id, piece=pieces[row.id], baseline=row.baseline, steered=row.steered) for row in rows]
