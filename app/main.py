@@ -31,20 +31,11 @@ from app.library.catalog import Catalog
 from app.library.exports import Downloads
 from app.library.retention import keep_sweeping
 from app.library.uploads import UPLOAD_FORM_BYTES, Uploads
-from app.page_workers.middleware import ToReaders
-from app.page_workers.pool import Readers
+from app.page_workers.middleware import DispatchToPageWorkers
+from app.page_workers.pool import PageWorkerPool
 from app.page_workers.process import READS
 from app.pages.dependencies import current_user
-from app.pages.explore import (
-    compare,
-    exports,
-    home,
-    latent,
-    latents,
-)
-from app.pages.explore import (
-    overview,
-)
+from app.pages.explore import compare, exports, home, l0, label_files, latent, latents, overview
 from app.pages.inspect import effects, inspect, own_text
 from app.pages.runs import add_sae, admin, api, runs
 from app.pages.steer import form_page, run_page
@@ -54,7 +45,7 @@ from app.settings import Settings
 from app.web import errors
 from app.web.compression import COMPRESS
 from app.web.metrics import CountRequests
-from app.worker.cached_requests import Questions
+from app.worker.cached_requests import CachedRequests
 from app.worker.client import WorkerClient
 from app.worker.steering_runs import SteeringRuns
 from sae import __version__
@@ -65,7 +56,7 @@ log = logging.getLogger(__name__)
 # Last the features, whose `/{model}/{sae}` would take any address of two parts.
 _MODULES = (
     health, login, api, add_sae, admin, runs, form_page, run_page, inspect, own_text, effects, compare, home, l0,
-    exports, latents, overview, latent)
+    label_files, exports, latents, overview, latent)
 
 
 def create_app(
@@ -79,7 +70,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ExitStack() as stack:
             await run_in_threadpool(_open, app, settings, stack, lock, launcher, supervise)
-            app.state.readers = Readers(settings, readers) if readers else None
+            app.state.readers = PageWorkerPool(settings, readers) if readers else None
             sweeping = asyncio.create_task(keep_sweeping(app.state.sessions, settings))
             yield
             sweeping.cancel()
@@ -128,7 +119,7 @@ def _middleware(settings: Settings, limits: dict[str, TokenBuckets]) -> list[Mid
         Middleware(CountRequests),
         Middleware(KnownHosts, hosts=settings.hosts),
         Middleware(HeadAsGet),
-        Middleware(ToReaders, routes=routes, reads=reads),
+        Middleware(DispatchToPageWorkers, routes=routes, reads=reads),
         Middleware(SecurityHeaders),
         COMPRESS,
         Middleware(SameOrigin, trusted=settings.origins),
@@ -158,14 +149,14 @@ def _open(
     worker = WorkerClient(settings)
     stack.callback(worker.close)
     steering = SteeringRuns(
-        sessions, worker, room=settings.worker_places + settings.worker_queue, grace_s=settings.steer_grace_s)
+        sessions, worker, max_live=settings.worker_places + settings.worker_queue, grace_s=settings.steer_grace_s)
     steering.recover()
     supervisor = Supervisor(settings, sessions, launcher or LocalLauncher(workspace), catalog)
     stack.callback(supervisor.stop)
     state = app.state
     state.engine, state.sessions, state.catalog = engine, sessions, catalog
     state.builds, state.worker, state.supervisor, state.steering = builds, worker, supervisor, steering
-    state.questions = Questions(worker)
+    state.questions = CachedRequests(worker)
     if settings.demo:
         start_demo(app)
     if supervise:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from benchmarks._report import bar, table
 from benchmarks._workers import saelens
-from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.architectures.data_statistics import DataStatistics
 from sae.autoencoder.artefact import Autoencoder
 from sae.autoencoder.normalization import Normalizer
 from sae.evaluation.metrics import calibrate_threshold, mean_l0, reconstruction_metrics
@@ -64,7 +64,7 @@ class Comparison:
         self.train_ND = scaled.apply(stored_ND[: steps * BATCH].float())[0]
         self.calibration = [scaled.apply(x_ND)[0] for x_ND in calibration]
         self.evaluation = [scaled.apply(x_ND)[0] for x_ND in evaluation]
-        self.start = Start.measure(self.train_ND[:32_768])
+        self.start = DataStatistics.measure(self.train_ND[:32_768])
 
     def rows(self, rates: Sequence[float], say: Callable[[str], None]) -> Iterator[Row]:
         """One architecture after the other, at every learning rate."""

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.architectures.data_statistics import DataStatistics
 from sae.specs.registry import TrainSpec
-from sae.training.trainer import Trainee
+from sae.training.trainer import SAETrainer
 
 
 def peak_mb() -> float:
@@ -39,8 +39,8 @@ class Stepper:
         self.device = device
         x_ND = torch.from_numpy(np.load(data)).to(device)
         self.batches = x_ND.split(spec.batch_tokens)
-        start = Start.measure(x_ND[: spec.batch_tokens], b_dec_init="mean")
-        self.trainee, self.lr, self.done = Trainee(spec, start, device), spec.lr, 0
+        start = DataStatistics.measure(x_ND[: spec.batch_tokens], b_dec_init="mean")
+        self.trainee, self.lr, self.done = SAETrainer(spec, start, device), spec.lr, 0
 
     def steps(self, n: int) -> dict[str, Any]:
         return {"seconds": [self._seconds(self._step) for _ in range(n)]}

@@ -1,10 +1,11 @@
-"""The rules of who may import whom, read from the syntax trees and checked in a fresh interpreter.
+"""The plan of the packages: who may import whom, read from the syntax trees and checked in a fresh interpreter.
 
-- `sae` never imports `app`.
-- Of `app`, only the model worker's server may reach torch, transformers or transformer_lens,
-  whether by itself or through modules of ours.
+- Each package imports only what `PLAN` allows it, and `PLAN` lists the packages from the ground up: an arrow that
+  points up, and with it a circle, fails here, also inside a function.
+- Inside a package no modules import each other in a circle.
+- Of `app`, only the model worker may reach torch, transformers or transformer_lens.
 - The modules of `sae` that pages and launchers lean on reach no torch.
-- transformer_lens and transformers are imported by `sae/lm/bridge.py` and `sae/demo` alone.
+- transformer_lens and transformers are imported by `sae.lm` and `sae.demo` alone.
 """
 
 from __future__ import annotations
@@ -14,17 +15,87 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = frozenset({"torch", "transformers", "transformer_lens"})
-WORKER_SERVER = "app.worker.server"
+WORKER = frozenset({"app.worker.server", "app.worker.engine"})
 TORCH_FREE = (
-    "sae", "sae.cli.main", "sae.data.corpus", "sae.errors", "sae.cli.export", "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds",
-    "sae.store.schema", "sae.lm.model_info", "sae.runs.folder", "sae.specs.registry",
-    "sae.store.build", "sae.data.texts", "sae.lm.tokens", "sae.workspace.paths")
+    "sae", "sae.autoencoder.config", "sae.cli.export", "sae.cli.main", "sae.data.corpus", "sae.data.texts",
+    "sae.errors", "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds", "sae.lm.model_info", "sae.lm.tokens",
+    "sae.runs.folder", "sae.specs.registry", "sae.store.build", "sae.store.schema", "sae.workspace.paths")
+
+# From the ground up: a package, and what it may import besides itself.  A module in no package stands for itself.
+PLAN: dict[str, str] = {
+    "sae": "",
+    "sae.errors": "",
+    "sae.workspace": "sae.errors",
+    "sae.kernels": "",
+    "sae.distributed": "sae.errors sae.workspace sae.kernels",
+    "sae.lm": "sae.errors sae.workspace",
+    "sae.store": "sae.errors sae.workspace",
+    "sae.data": "sae.errors sae.workspace sae.distributed sae.lm",
+    "sae.specs": "sae.errors sae.workspace sae.lm sae.store sae.data",
+    "sae.autoencoder.architectures": "sae.kernels sae.distributed sae.specs",
+    "sae.autoencoder": "sae.errors sae.workspace sae.kernels sae.autoencoder.architectures",
+    "sae.training":
+        "sae.errors sae.kernels sae.distributed sae.data sae.specs sae.autoencoder sae.autoencoder.architectures",
+    "sae.index": "sae sae.workspace sae.kernels sae.lm sae.store sae.data sae.specs sae.autoencoder",
+    "sae.steering": "sae.errors sae.kernels sae.lm sae.store sae.autoencoder",
+    "sae.formats": "sae.errors sae.workspace sae.lm sae.autoencoder.architectures",
+    "sae.formats.readers": "sae sae.errors sae.lm sae.autoencoder sae.autoencoder.architectures sae.formats",
+    "sae.formats.writers": "sae sae.errors sae.store sae.formats",
+    "sae.formats.dashboards": "sae sae.errors sae.workspace sae.store sae.formats sae.formats.writers",
+    "sae.evaluation":
+        "sae.errors sae.kernels sae.lm sae.data sae.autoencoder sae.autoencoder.architectures sae.index",
+    "sae.runs":
+        "sae sae.errors sae.workspace sae.distributed sae.lm sae.store sae.data sae.specs sae.autoencoder "
+        "sae.autoencoder.architectures sae.training sae.index sae.formats sae.formats.readers "
+        "sae.formats.dashboards sae.evaluation",
+    "sae.cli":
+        "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.formats.writers "
+        "sae.runs",
+    "sae.demo": "sae.errors sae.workspace sae.lm sae.data",
+    "sae.__main__": "sae.cli",
+    "app": "",
+    "app.resources": "",
+    "app.settings": "sae.errors sae.workspace",
+    "app.db": "app.resources app.settings sae.errors",
+    "app.render": "sae.lm sae.store",
+    "app.web": "app.resources app.settings app.render sae sae.errors",
+    "app.access": "app.settings app.db app.web sae.errors",
+    "app.library":
+        "app.settings app.db app.render app.web sae.errors sae.workspace sae.store sae.data sae.autoencoder "
+        "sae.formats sae.formats.writers",
+    "app.jobs.launchers": "sae.workspace sae.runs",
+    "app.jobs": "app.settings app.db app.library app.jobs.launchers sae.errors sae.workspace sae.specs sae.runs",
+    "app.worker": "app.settings app.db app.web sae sae.errors sae.lm sae.autoencoder sae.steering",
+    "app.pages":
+        "app.settings app.db app.render app.web app.access app.library app.jobs app.worker sae sae.errors "
+        "sae.workspace sae.store",
+    "app.pages.system": "app.settings app.db app.web app.access app.pages",
+    "app.pages.runs":
+        "app.settings app.db app.render app.web app.access app.library app.jobs app.pages sae.errors "
+        "sae.workspace sae.lm sae.specs sae.formats sae.runs",
+    "app.pages.explore":
+        "app.db app.render app.web app.access app.library app.jobs app.pages app.pages.runs sae.errors "
+        "sae.workspace sae.store sae.specs sae.formats sae.formats.writers sae.runs",
+    "app.pages.inspect":
+        "app.db app.render app.web app.library app.worker app.pages app.pages.explore sae.errors sae.workspace "
+        "sae.lm sae.store sae.steering",
+    "app.pages.steer":
+        "app.db app.render app.web app.library app.worker app.pages sae.errors sae.workspace sae.lm sae.store "
+        "sae.steering",
+    "app.page_workers": "app.settings app.db app.web app.access app.library app.pages app.pages.explore",
+    "app.main":
+        "app.resources app.settings app.db app.web app.access app.library app.jobs app.jobs.launchers app.worker "
+        "app.pages app.pages.system app.pages.runs app.pages.explore app.pages.inspect app.pages.steer "
+        "app.page_workers sae sae.specs",
+    "app.cli": "app.settings app.db app.web app.access app.jobs app.main sae.errors sae.workspace sae.cli",
+}
 
 
 @dataclass
@@ -83,6 +154,33 @@ def read_modules(root: Path) -> dict[str, Module]:
     return modules
 
 
+def package_of(name: str) -> str:
+    """Return the entry of `PLAN` that a module belongs to."""
+    return next((part for part in reversed(parents(name)) if part in PLAN), name)
+
+
+def arrows(modules: dict[str, Module]) -> dict[str, set[str]]:
+    """Return, for every module of ours, the modules of ours that it imports anywhere."""
+    return {name: {other for other in module.ever if other in modules and other != name}
+            - {part for other in module.ever for part in parents(other)[:-1] if other in modules}
+            for name, module in modules.items()}
+
+
+def unplanned(modules: dict[str, Module]) -> list[str]:
+    """One line for every import that `PLAN` does not allow, and for every circle of modules."""
+    found = []
+    for name, others in arrows(modules).items():
+        package = package_of(name)
+        allowed = {package, *PLAN.get(package, "").split()}
+        found += [f"{name} imports {other}, which {package} may not" for other in sorted(others)
+                  if package_of(other) not in allowed]
+    try:
+        tuple(TopologicalSorter(arrows(modules)).static_order())
+    except CycleError as error:
+        found.append("a circle: " + " -> ".join(error.args[1]))
+    return found
+
+
 def parents(name: str) -> list[str]:
     """`a.b.c` and the packages whose import it brings: a, a.b, a.b.c."""
     parts = name.split(".")
@@ -107,11 +205,9 @@ def broken_rules(modules: dict[str, Module]) -> list[str]:
     for name, module in modules.items():
         tops = {other.split(".")[0] for other in module.ever}
         if name.split(".")[0] == "sae":
-            if "app" in tops:
-                broken.append(f"{name} imports app")
             if tops & (HEAVY - {"torch"}) and name != "sae.lm.bridge" and not name.startswith("sae.demo"):
                 broken.append(f"{name} imports a model library; that is for sae.lm.bridge")
-        elif name != WORKER_SERVER:
+        elif name not in WORKER:
             for other in sorted(module.ever):
                 if heavy := reached(modules, {other}) & HEAVY:
                     broken.append(f"{name} reaches {', '.join(sorted(heavy))} through {other}")
@@ -125,10 +221,33 @@ def test_the_project_keeps_its_import_rules() -> None:
     modules = read_modules(ROOT)
     assert set(TORCH_FREE) <= set(modules)
     assert broken_rules(modules) == []
+    assert unplanned(modules) == []
+
+
+def test_the_plan_lists_every_package_from_the_ground_up() -> None:
+    modules = read_modules(ROOT)
+    assert {package_of(name) for name in modules} == set(PLAN)
+    order = list(PLAN)
+    for package, allowed in PLAN.items():
+        above = [other for other in allowed.split() if order.index(other) > order.index(package)]
+        assert not above, f"{package} is below {above}"
+
+
+def test_the_plan_sees_what_it_forbids() -> None:
+    def says(**sources: str) -> list[str]:
+        return unplanned({name.replace("__", "."): read_module(source, name.replace("__", ".").rpartition(".")[0])
+                          for name, source in sources.items()})
+
+    base = {"sae": "", "sae__store": "", "sae__lm": "", "app": "", "app__db": ""}
+    assert says(**base, sae__lm__x="", sae__store__y="def f():\n    from sae.lm import x") == [
+        "sae.store.y imports sae.lm.x, which sae.store may not"]
+    assert says(**base, sae__store__y="import app.db") == ["sae.store.y imports app.db, which sae.store may not"]
+    assert says(**base, sae__lm__x="from sae.lm.y import f", sae__lm__y="def g():\n    import sae.lm.x")[0].startswith(
+        "a circle: ")
+    assert says(**base, sae__lm__x="from sae.lm import y", sae__lm__y="import torch") == []
 
 
 @pytest.mark.parametrize(("path", "source", "says"), [
-    ("sae/x.py", "def f():\n    import app.main", "sae.x imports app"),
     ("sae/x.py", "import transformers", "sae.x imports a model library"),
     ("sae/lm/bridge.py", "import torch, transformers", None),
     ("sae/x.py", "import torch", None),
@@ -140,11 +259,12 @@ def test_the_project_keeps_its_import_rules() -> None:
     ("app/x.py", "import sae.lazy", None),
     ("app/worker/server.py", "import sae.heavy, torch", None),
     ("sae/store/build.py", "class A:\n    import torch", "sae.store.build reaches torch"),
-    ("sae/index/__init__.py", "from sae import heavy", "sae.store.schema reaches torch"),
+    ("sae/store/__init__.py", "from sae import heavy", "sae.store.schema reaches torch"),
 ])
 def test_the_rules_see_what_they_forbid(tmp_path: Path, path: str, source: str, says: str | None) -> None:
     files = {"sae/__init__.py": "", "app/__init__.py": "", "sae/heavy.py": "from torch import nn",
-             "sae/lazy.py": "def f():\n    import torch", "app/y.py": "", "sae/index/__init__.py": "", path: source}
+             "sae/lazy.py": "def f():\n    import torch", "app/y.py": "", "sae/store/__init__.py": "",
+             "sae/lm/__init__.py": "", path: source}
     if "from . import y" in source:
         files["app/y.py"] = "import sae.heavy"
     for name, text in files.items():
@@ -155,7 +275,7 @@ def test_the_rules_see_what_they_forbid(tmp_path: Path, path: str, source: str, 
 
 
 def test_importing_the_web_program_brings_no_torch() -> None:
-    names = [name for name in read_modules(ROOT) if name.split(".")[0] == "app" and name != WORKER_SERVER]
+    names = [name for name in read_modules(ROOT) if name.split(".")[0] == "app" and name != "app.worker.engine"]
     script = (f"import importlib, sys\nfor name in {names + list(TORCH_FREE)!r}: importlib.import_module(name)\n"
               f"print(sorted({set(HEAVY)!r} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -47,7 +47,7 @@ class ToyModel:
         x_PSD[:, 1:] += self.before_VD[tokens_PS[:, :-1]]
         return x_PSD
 
-    def twin(self) -> ToyModel:
+    def share_weights(self) -> ToyModel:
         return self
 
     def activations_at(self, tokens_PS: Tensor, hooks: list[str], *, autocast: bool = False) -> list[Tensor]:

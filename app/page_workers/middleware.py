@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.page_workers.pool import Readers
+from app.page_workers.pool import PageWorkerPool
 
 
-class ToReaders:
+class DispatchToPageWorkers:
     """Asks `app.state.readers` (None: there are none) where a route of `reads` is the first of `routes` to match.
 
     A request that comes alone is answered here: another process would only add its way there and back.
@@ -22,7 +22,7 @@ class ToReaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = scope["type"] == "http" and scope["method"] == "GET"
-        readers: Readers | None = scope["app"].state.readers if asked else None
+        readers: PageWorkerPool | None = scope["app"].state.readers if asked else None
         route = self._route(scope["path"]) if readers is not None else None
         if readers is None or route is None:
             await self.app(scope, receive, send)

@@ -20,7 +20,7 @@ _AGAIN_S = 1.0  # before one that ended is replaced
 log = logging.getLogger(__name__)
 
 
-class _Reader:
+class _PageWorker:
     """One process, started and ready."""
 
     def __init__(
@@ -29,7 +29,7 @@ class _Reader:
         self.process, self._reader, self._writer = process, reader, writer
 
     @classmethod
-    async def start(cls, settings: Settings) -> _Reader:
+    async def start(cls, settings: Settings) -> _PageWorker:
         """Raises OSError or IncompleteReadError where it does not come up."""
         ours, theirs = socket.socketpair()
         with theirs:
@@ -58,13 +58,13 @@ class _Reader:
         await asyncio.shield(asyncio.to_thread(_end, self.process))
 
 
-class Readers:
+class PageWorkerPool:
     """`n` readers.  Made and used on the event loop."""
 
     def __init__(self, settings: Settings, n: int) -> None:
         self._settings = settings
-        self._ready: set[_Reader] = set()
-        self._free: asyncio.LifoQueue[_Reader] = asyncio.LifoQueue()  # the one used last has its caches warm
+        self._ready: set[_PageWorker] = set()
+        self._free: asyncio.LifoQueue[_PageWorker] = asyncio.LifoQueue()  # the one used last has its caches warm
         self._keepers = [asyncio.create_task(self._keep()) for _ in range(n)]
 
     @property
@@ -105,7 +105,7 @@ class Readers:
         """One reader after the other, each until it ends."""
         while True:
             try:
-                reader = await _Reader.start(self._settings)
+                reader = await _PageWorker.start(self._settings)
             except (OSError, EOFError) as error:
                 log.warning("a reader did not start (%s); the server makes its pages", error)
             else:

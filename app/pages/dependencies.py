@@ -24,7 +24,7 @@ from app.library.builds import Builds
 from app.library.catalog import Catalog
 from app.settings import Settings
 from app.web.errors import SignInNeeded
-from app.worker.cached_requests import VisitorQuestions
+from app.worker.cached_requests import VisitorRequests
 from app.worker.steering_runs import SteeringRuns
 from sae.workspace.paths import Workspace
 
@@ -112,9 +112,9 @@ async def get_steering(request: Request) -> SteeringRuns:
     return steering
 
 
-async def get_questions(request: Request) -> VisitorQuestions:
+async def get_questions(request: Request) -> VisitorRequests:
     """Questions to the model worker, counted against the limit of the address they come from."""
-    return VisitorQuestions(request.app.state.questions, partial(count_computing, request))
+    return VisitorRequests(request.app.state.questions, partial(count_computing, request))
 
 
 WorkspaceDep = Annotated[Workspace, Depends(get_workspace)]
@@ -122,7 +122,7 @@ CatalogDep = Annotated[Catalog, Depends(get_catalog)]
 BuildsDep = Annotated[Builds, Depends(get_builds)]
 SupervisorDep = Annotated[Supervisor, Depends(get_supervisor)]
 SteeringDep = Annotated[SteeringRuns, Depends(get_steering)]
-QuestionsDep = Annotated[VisitorQuestions, Depends(get_questions)]
+QuestionsDep = Annotated[VisitorRequests, Depends(get_questions)]
 
 
 @dataclass

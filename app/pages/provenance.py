@@ -21,7 +21,7 @@ def architecture_name(name: str) -> str:
     return ARCHITECTURES.get(name, name)
 
 
-def strip(sae: Sae, meta: dict[str, Any] | None) -> list[str]:
+def provenance_words(sae: Sae, meta: dict[str, Any] | None) -> list[str]:
     """The provenance strip's words: what was measured, on what, under which conventions."""
     k = f", k = {sae.k}" if sae.k else ""
     words = [sae.model, sae.hook, f"{architecture_name(sae.architecture)}, L = {sae.n_latents:,}{k}"]

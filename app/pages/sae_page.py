@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from app.db.tables import Sae
 from app.library.builds import Builds
 from app.library.catalog import Catalog
-from app.pages.provenance import strip
+from app.pages.provenance import provenance_words
 from app.web.parameters import whole_number
 from app.web.templating import render
 from sae.errors import UserError
@@ -69,5 +69,5 @@ def page(request: Request, name: str, sae: Sae, meta: dict[str, Any] | None, **c
     """A page of an SAE: the switcher stands on it, the provenance strip is filled."""
     query = f"?{request.url.query}" if request.url.query else ""
     return render(
-        request, name, current_sae=sae, sae=sae, meta=meta, strip=strip(sae, meta),
+        request, name, current_sae=sae, sae=sae, meta=meta, strip=provenance_words(sae, meta),
         **{"json_url": f"{request.url.path}.json{query}", **context})

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.render.token_text import token_label
-from sae.store.latent_query import LIVING
+from sae.store.latent_query import ALIVE
 from sae.store.records import CLASSES, FLAGS, Rule, Token
 
 FLAG_NAMES = {
-    LIVING: "living", "dead": "dead", "dense": "dense", "rare": "rare", "single_token": "single token",
+    ALIVE: "living", "dead": "dead", "dense": "dense", "rare": "rare", "single_token": "single token",
     "position_bound": "position-bound", "punctuation": "punctuation", "number": "numbers", "capital": "capitals",
 }
-FLAG_WORDS = {LIVING: "fired at least once", **FLAGS}
+FLAG_WORDS = {ALIVE: "fired at least once", **FLAGS}
 
 SHOWN_F1 = 0.5  # a rule with less says too little to stand in a list
 

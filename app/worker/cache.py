@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 
-class Shelf:
+class ModelCache:
     """Keeps what `load` made, by key, until `limit` bytes are exceeded.
 
     What was asked for last always stays, however large it is.

@@ -22,7 +22,7 @@ PATIENCE_S = 2.5  # how long a page waits for an answer before it shows what it 
 _ASKING = "asking the model worker"
 
 
-class Question:
+class CachedRequest:
     """What is known of a question now: what it waits for (`note`), and its last event once it has ended."""
 
     def __init__(self, key: Hashable) -> None:
@@ -60,7 +60,7 @@ def busy_words(busy: Busy) -> str:
     return f"The model worker has no room at the moment; try again in {busy.retry_after_s:.0f} s."
 
 
-def fault_words(question: Question) -> tuple[str, int, dict[str, str]]:
+def fault_words(question: CachedRequest) -> tuple[str, int, dict[str, str]]:
     """A question's fault for an answer: words, status, headers; of one that takes too long, that it does."""
     fault = question.fault
     if isinstance(fault, Busy):
@@ -70,35 +70,35 @@ def fault_words(question: Question) -> tuple[str, int, dict[str, str]]:
     return fault.message, 503 if fault.gone else 422, {}
 
 
-class Questions:
+class CachedRequests:
     """Asks the worker and keeps the newest `keep` answers.  Use it on the event loop."""
 
     def __init__(self, worker: WorkerClient, keep: int = 64) -> None:
         self._worker, self._keep = worker, keep
-        self._known: OrderedDict[Hashable, Question] = OrderedDict()  # used longest ago first
+        self._known: OrderedDict[Hashable, CachedRequest] = OrderedDict()  # used longest ago first
         self._tasks: set[asyncio.Task[None]] = set()
-        self._hinted: Question | None = None
+        self._hinted: CachedRequest | None = None
 
     def hint(self, message: Any) -> None:
         """Let the worker load what will be needed soon.  Nothing is kept, and only one hint goes at a time."""
         if self._hinted is None or self._hinted.ended.is_set():
-            self._hinted = Question("hint")
+            self._hinted = CachedRequest("hint")
             self._begin(self._hinted, message)
 
-    def begin(self, key: Hashable, message: Any) -> Question:
+    def begin(self, key: Hashable, message: Any) -> CachedRequest:
         """The question, asked now unless it is known."""
         question = self._known.get(key)
         if question is None:
-            question = self._known[key] = Question(key)
+            question = self._known[key] = CachedRequest(key)
             self._begin(question, message)
         self._known.move_to_end(key)
         return question
 
-    def going(self, key: Hashable) -> Question | None:
+    def going(self, key: Hashable) -> CachedRequest | None:
         """The question if it was asked and its answer is awaited or at hand."""
         return self._known.get(key)
 
-    async def ask(self, key: Hashable, message: Any, patience_s: float) -> Question:
+    async def ask(self, key: Hashable, message: Any, patience_s: float) -> CachedRequest:
         """The question, asked now unless it is known; waits at most so long for its end."""
         question = self.begin(key, message)
         try:
@@ -115,12 +115,12 @@ class Questions:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _begin(self, question: Question, message: Any) -> None:
+    def _begin(self, question: CachedRequest, message: Any) -> None:
         task = asyncio.create_task(self._follow(question, message))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _follow(self, question: Question, message: Any) -> None:
+    async def _follow(self, question: CachedRequest, message: Any) -> None:
         try:
             async for event in self._worker.ask(message):
                 question.take(event)
@@ -132,20 +132,20 @@ class Questions:
             del self._known[key]
 
 
-class VisitorQuestions:
+class VisitorRequests:
     """The questions as one visitor asks them: `count` is called before each that is not known yet, and may raise."""
 
-    def __init__(self, questions: Questions, count: Callable[[], None]) -> None:
+    def __init__(self, questions: CachedRequests, count: Callable[[], None]) -> None:
         self._questions, self._count = questions, count
         self.hint, self.going = questions.hint, questions.going
 
-    def begin(self, key: Hashable, message: Any) -> Question:
-        """As `Questions.begin`."""
+    def begin(self, key: Hashable, message: Any) -> CachedRequest:
+        """As `CachedRequests.begin`."""
         if self.going(key) is None:
             self._count()
         return self._questions.begin(key, message)
 
-    async def ask(self, key: Hashable, message: Any, patience_s: float) -> Question:
-        """As `Questions.ask`."""
+    async def ask(self, key: Hashable, message: Any, patience_s: float) -> CachedRequest:
+        """As `CachedRequests.ask`."""
         self.begin(key, message)
         return await self._questions.ask(key, message, patience_s)

@@ -1,4 +1,7 @@
-"""The commands of the model worker."""
+"""The commands of the model worker.
+
+Imported by the worker's process alone, once it listens: with it come torch and the language model's libraries.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,26 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from app.worker import protocol as p
-from app.worker.cache import Shelf
+import torch
+
+from app.worker import protocol
+from app.worker.cache import ModelCache
 from app.worker.queue import Send
+from sae.autoencoder.artefact import Autoencoder
 from sae.errors import UserError
+from sae.lm.bridge import LanguageModel, pick_device
+from sae.lm.row_model import RowModel
+from sae.steering.ablation import ablate
+from sae.steering.generation import Column, Run, TextGenerator
+from sae.steering.inspection import inspect_text
+from sae.steering.interventions import Steering, check_saes, prompt_ids
 from sae.steering.measurement_requests import MAX_TEXT_TOKENS
+from sae.steering.next_token import kl_S, next_tokens, perplexity, steered_logits
+from sae.steering.output_score import output_scores
 from sae.steering.request import SteerRequest
 from sae.steering.text_measures import concept_share, repetition
-
-if TYPE_CHECKING:
-    from sae.autoencoder.artefact import Autoencoder
-    from sae.lm.row_model import RowModel
-    from sae.steering.generation import Column, Decoder, Run
-
 
 EVENTS_PER_S = 10  # every event carries the full text, so more would cost without showing more
 
@@ -32,7 +40,7 @@ class _Loaded:
     """A language model ready to write.  `pieces`: the bytes of every token, as Latin-1."""
 
     rows: RowModel
-    decoder: Decoder
+    generator: TextGenerator
     pieces: list[str]
 
     @property
@@ -48,38 +56,14 @@ class Engine:
     """Loads on demand and does what `app.worker.protocol` lists.  Make it and use it on one thread only."""
 
     def __init__(self, *, threads: int, memory_bytes: int, device: str) -> None:
-        import torch
-
-        from sae.autoencoder import artefact as autoencoder
-        from sae.lm import bridge as lm
-        from sae.lm import row_model as rows
-        from sae.steering import (
-            ablation,
-            output_score,
-        )
-        from sae.steering import (
-            generation as decoder,
-        )
-        from sae.steering import (
-            inspection as inspector,
-        )
-        from sae.steering import (
-            interventions as steer,
-        )
-        from sae.steering import (
-            next_token as readout,
-        )
-
         # Half of the cores: a training run may have the others, and threads that wait for a core cost more
         # than they bring (in a small model far more).
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) // 2))
-        self._ablation, self._autoencoder, self._decoder, self._inspector = ablation, autoencoder, decoder, inspector
-        self._lm, self._output_score, self._readout, self._rows, self._steer = lm, output_score, readout, rows, steer
-        self._device = lm.pick_device(device)
-        self._shelf = Shelf(memory_bytes)
-        self._writing: list[Decoder] = []
+        self._device = pick_device(device)
+        self._cache = ModelCache(memory_bytes)
+        self._writing: list[TextGenerator] = []
 
-    def begin(self, message: p.Job, send: Send, cancelled: threading.Event) -> Iterator[None]:
+    def begin(self, message: protocol.Job, send: Send, cancelled: threading.Event) -> Iterator[None]:
         """See `app.worker.queue.Serve`."""
         work: Any = {
             "generate": self._generate, "sweep": self._sweep, "readout": self._read_out, "inspect": self._inspect,
@@ -87,33 +71,33 @@ class Engine:
         return work(message, send, cancelled)  # type: ignore[no-any-return]
 
     def step(self) -> None:
-        for decoder in self._writing:
-            decoder.step()
-        self._writing = [decoder for decoder in self._writing if decoder.n_texts]
+        for generator in self._writing:
+            generator.step()
+        self._writing = [generator for generator in self._writing if generator.n_texts]
 
     def reset(self) -> None:
-        for decoder in self._writing:
-            decoder.clear()
+        for generator in self._writing:
+            generator.clear()
         self._writing = []
 
-    def report(self, waiting: int, going: int) -> p.Report:
-        return p.Report(
-            loaded=self._shelf.names, memory=self._shelf.bytes,
-            limit=self._shelf.limit, waiting=waiting, going=going, pid=os.getpid(), device=str(self._device))
+    def report(self, waiting: int, going: int) -> protocol.Report:
+        return protocol.Report(
+            loaded=self._cache.names, memory=self._cache.bytes,
+            limit=self._cache.limit, waiting=waiting, going=going, pid=os.getpid(), device=str(self._device))
 
     # ---- texts
 
-    def _generate(self, message: p.Generate, send: Send, cancelled: threading.Event) -> Iterator[None]:
+    def _generate(self, message: protocol.Generate, send: Send, cancelled: threading.Event) -> Iterator[None]:
         request = message.request
         model, saes, prompt = self._ready(request, message.folders, send)
-        run = self._decoder.Run.of(request, prompt, saes, model.special_ids)
+        run = Run.of(request, prompt, saes, model.special_ids)
         started = time.monotonic()
 
-        def texts() -> dict[str, p.Text]:
+        def texts() -> dict[str, protocol.Text]:
             return {c.name: _text(c.output, c.acts[len(prompt):], model.pieces, c.finish) for c in run.columns}
 
         def begun() -> None:
-            send(p.Started(prompt=_text(prompt, run.prompt_acts, model.pieces)))
+            send(protocol.Started(prompt=_text(prompt, run.prompt_acts, model.pieces)))
 
         yield from self._write(model, [run], send, cancelled, texts, begun)
         seconds = time.monotonic() - started
@@ -123,34 +107,34 @@ class Engine:
                 if not column.name.startswith("baseline"):
                     kl = yield from self._kl(model, run, column)
                     final[column.name] = final[column.name].model_copy(update={"kl": kl})
-        send(p.Done(columns=final, tokens=sum(len(c.output) for c in run.columns),
+        send(protocol.Done(columns=final, tokens=sum(len(c.output) for c in run.columns),
                     stopped=any(c.finish is None for c in run.columns), seconds=seconds))
 
-    def _sweep(self, message: p.Sweep, send: Send, cancelled: threading.Event) -> Iterator[None]:
+    def _sweep(self, message: protocol.Sweep, send: Send, cancelled: threading.Event) -> Iterator[None]:
         request = message.request
         model, saes, prompt = self._ready(request.request, message.folders, send)
-        runs = [self._decoder.Run.of(cell, prompt, saes, model.special_ids) for cell in request.cells()]
+        runs = [Run.of(cell, prompt, saes, model.special_ids) for cell in request.cells()]
         started = time.monotonic()
 
-        def texts() -> dict[str, p.Text]:
+        def texts() -> dict[str, protocol.Text]:
             return {str(n): _text(run.columns[0].output, run.columns[0].acts[len(prompt):], model.pieces,
                                   run.columns[0].finish) for n, run in enumerate(runs)}
 
         def begun() -> None:
-            send(p.Started(prompt=_text(prompt, runs[0].prompt_acts, model.pieces)))
+            send(protocol.Started(prompt=_text(prompt, runs[0].prompt_acts, model.pieces)))
 
         yield from self._write(model, runs, send, cancelled, texts, begun, keep_going=True)
         cells = []
         for strength, run, text in zip((None, *request.strengths), runs, texts().values(), strict=True):
             ids = [*prompt, *text.ids]
-            perplexity = None
+            surprise = None
             if text.ids:
-                perplexity = self._readout.perplexity(model.rows.read(ids, whole=True).cpu(), ids, len(prompt))
+                surprise = perplexity(model.rows.read(ids, whole=True).cpu(), ids, len(prompt))
                 yield
-            cells.append(p.Cell(strength=strength, text=text, concept=concept_share(text.ids, request.concept),
-                                repetition=repetition(text.ids), perplexity=perplexity,
+            cells.append(protocol.Cell(strength=strength, text=text, concept=concept_share(text.ids, request.concept),
+                                repetition=repetition(text.ids), perplexity=surprise,
                                 error=str(run.error) if run.error else None))
-        send(p.Swept(cells=cells, stopped=cancelled.is_set(), tokens=sum(len(c.text.ids) for c in cells),
+        send(protocol.Swept(cells=cells, stopped=cancelled.is_set(), tokens=sum(len(c.text.ids) for c in cells),
                      seconds=time.monotonic() - started))
 
     def _write(
@@ -159,30 +143,30 @@ class Engine:
     ) -> Iterator[None]:
         """Until every run is finished or the request cancelled.  With `keep_going` a run that breaks leaves the
         others be; otherwise its error is raised."""
-        decoder, last = model.decoder, 0.0
+        generator, last = model.generator, 0.0
         try:
             for run in runs:
-                for _ in decoder.join(run):
+                for _ in generator.join(run):
                     if cancelled.is_set():
                         return
                     yield
                 if run is runs[0]:
                     begun()
-                if decoder not in self._writing:
-                    self._writing.append(decoder)
+                if generator not in self._writing:
+                    self._writing.append(generator)
             while True:
                 broken = [run.error for run in runs if run.error is not None]
                 if broken and not keep_going:
                     raise broken[0]
-                if cancelled.is_set() or not any(decoder.holds(run) for run in runs):
+                if cancelled.is_set() or not any(generator.holds(run) for run in runs):
                     return
                 if time.monotonic() - last >= 1 / EVENTS_PER_S:
-                    send(p.Progress(columns=texts()))
+                    send(protocol.Progress(columns=texts()))
                     last = time.monotonic()
                 yield
         finally:
             for run in runs:
-                decoder.leave(run)
+                generator.leave(run)
 
     def _kl(self, model: _Loaded, run: Run, column: Column) -> Any:
         """KL(steered ‖ unsteered) of every draw of a column, on that column's own text."""
@@ -190,13 +174,13 @@ class Engine:
         steering, _ = run.of_column(column.name.partition(".")[0])
         logits = []
         for steered in (True, False):
-            logits.append(self._readout.steered_logits(model.rows, ids, steering, n, steered=steered)[0][n - 1 : -1])
+            logits.append(steered_logits(model.rows, ids, steering, n, steered=steered)[0][n - 1 : -1])
             yield
-        return [round(value, 5) for value in self._readout.kl_S(*logits).tolist()]
+        return [round(value, 5) for value in kl_S(*logits).tolist()]
 
     # ---- measurements
 
-    def _read_out(self, message: p.Readout, send: Send, _cancelled: threading.Event) -> Iterator[None]:
+    def _read_out(self, message: protocol.Readout, send: Send, _cancelled: threading.Event) -> Iterator[None]:
         request = message.request
         model, saes, prompt = self._ready(request.request, message.folders, send, room=not request.ids)
         ids = list(request.ids) or prompt
@@ -206,21 +190,21 @@ class Engine:
                 raise UserError(f"positions: the text has {len(ids):,} tokens, 0 to {len(ids) - 1:,}; there is no "
                                 f"{position:,}", "positions")
         run = request.request
-        steering = self._steer.Steering(run.interventions, saes, run.where, model.special_ids)
+        steering = Steering(run.interventions, saes, run.where, model.special_ids)
         n = request.prompt_tokens or len(prompt)
-        baseline_SV, baseline_acts = self._readout.steered_logits(model.rows, ids, steering, n, steered=False)
+        baseline_SV, baseline_acts = steered_logits(model.rows, ids, steering, n, steered=False)
         yield
-        steered_SV, steered_acts = self._readout.steered_logits(model.rows, ids, steering, n, steered=True)
+        steered_SV, steered_acts = steered_logits(model.rows, ids, steering, n, steered=True)
         tables = [
-            p.NextTokens(position=i, rows=_next_tokens(
-                self._readout.next_tokens(baseline_SV[i], steered_SV[i], request.top), model.pieces))
+            protocol.NextTokens(position=i, rows=_next_tokens(
+                next_tokens(baseline_SV[i], steered_SV[i], request.top), model.pieces))
             for i in request.positions]
-        send(p.ReadOut(
+        send(protocol.ReadOut(
             ids=ids, pieces=[model.pieces[i] for i in ids], tables=tables,
-            kl=[round(value, 5) for value in self._readout.kl_S(steered_SV, baseline_SV).tolist()],
+            kl=[round(value, 5) for value in kl_S(steered_SV, baseline_SV).tolist()],
             baseline_acts=_rounded(baseline_acts), steered_acts=_rounded(steered_acts)))
 
-    def _inspect(self, message: p.Inspect, send: Send, cancelled: threading.Event) -> Iterator[None]:
+    def _inspect(self, message: protocol.Inspect, send: Send, cancelled: threading.Event) -> Iterator[None]:
         request, started = message.request, time.monotonic()
         model, saes = self._load(request.model, message.folders, send, request.saes)
         lm, special = model.rows.lm, set(model.special_ids)
@@ -231,56 +215,56 @@ class Engine:
         out = []
         for ids in texts:
             marks = [i in special for i in ids]
-            readings, windows = self._inspector.inspect_text(
+            readings, windows = inspect_text(
                 model.rows, ids, [saes[sae_id] for sae_id in request.saes], marks, request.top, request.latents)
-            out.append(p.InspectedText(
+            out.append(protocol.InspectedText(
                 ids=ids, pieces=[model.pieces[i] for i in ids], special=marks, windows=windows, saes=[
-                    p.TextLatents(
+                    protocol.TextLatents(
                         sae=sae_id, l0=r.l0, pos=r.position, lat=r.latent, act=[round(a, 4) for a in r.act],
-                        ranked=[p.TextLatent(**asdict(firing)) for firing in r.ranked])
+                        ranked=[protocol.TextLatent(**asdict(firing)) for firing in r.ranked])
                     for sae_id, r in zip(request.saes, readings, strict=True)]))
             if cancelled.is_set():
                 break
             yield
-        send(p.Inspected(texts=out, seconds=time.monotonic() - started))
+        send(protocol.Inspected(texts=out, seconds=time.monotonic() - started))
 
-    def _ablate(self, message: p.Ablate, send: Send, cancelled: threading.Event) -> Iterator[None]:
+    def _ablate(self, message: protocol.Ablate, send: Send, cancelled: threading.Event) -> Iterator[None]:
         request = message.request
         model, saes = self._load(request.model, message.folders, send, (request.sae,))
         steps = list[Any]()
-        for step in self._ablation.ablate(
+        for step in ablate(
                 model.rows, saes[request.sae], request.sae, request.latent, request.contexts,
                 n_random=request.n_random, seed=request.seed):
             if cancelled.is_set():
-                send(p.Failed(message="stopped"))
+                send(protocol.Failed(message="stopped"))
                 return
             steps.append(step)
-            send(p.Part(done=min(len(steps) / len(request.contexts), 1)))
+            send(protocol.Part(done=min(len(steps) / len(request.contexts), 1)))
             yield
         found = steps[-1]
-        send(p.Ablated(
-            latent=request.latent, firings=found.firings, effect=p.Effect(**asdict(found.effect)),
-            random=[p.Effect(**asdict(effect)) for effect in found.random], sparsity=found.sparsity,
+        send(protocol.Ablated(
+            latent=request.latent, firings=found.firings, effect=protocol.Effect(**asdict(found.effect)),
+            random=[protocol.Effect(**asdict(effect)) for effect in found.random], sparsity=found.sparsity,
             random_sparsity=found.random_sparsity, tokens=_next_tokens(found.tokens, model.pieces)))
 
-    def _score(self, message: p.Score, send: Send, cancelled: threading.Event) -> Iterator[None]:
+    def _score(self, message: protocol.Score, send: Send, cancelled: threading.Event) -> Iterator[None]:
         request = message.request
         model, saes = self._load(request.model, message.folders, send, (request.sae,))
-        scores: list[p.LatentScore] = []
-        for part in self._output_score.output_scores(
+        scores: list[protocol.LatentScore] = []
+        for part in output_scores(
                 model.rows, saes[request.sae], request.sae, request.latents, request.max_acts, request.prompts,
                 strength=request.strength, top=request.top):
-            scores += [p.LatentScore(**asdict(score)) for score in part]
+            scores += [protocol.LatentScore(**asdict(score)) for score in part]
             if cancelled.is_set():
                 break
-            send(p.Part(done=len(scores) / len(request.latents)))
+            send(protocol.Part(done=len(scores) / len(request.latents)))
             yield
-        send(p.Scored(scores=scores, stopped=len(scores) < len(request.latents)))
+        send(protocol.Scored(scores=scores, stopped=len(scores) < len(request.latents)))
 
-    def _warm(self, message: p.Warm, send: Send, _cancelled: threading.Event) -> Iterator[None]:
+    def _warm(self, message: protocol.Warm, send: Send, _cancelled: threading.Event) -> Iterator[None]:
         self._load(message.model, message.folders, send, tuple(message.folders))
         yield
-        send(p.Ready())
+        send(protocol.Ready())
 
     # ---- loading
 
@@ -292,7 +276,7 @@ class Engine:
         if not room:
             sampling = request.sampling.model_copy(update={"length": 0})
             request = request.model_copy(update={"sampling": sampling})
-        return model, saes, self._steer.prompt_ids(model.rows.lm, request)
+        return model, saes, prompt_ids(model.rows.lm, request)
 
     def _load(
         self, name: str, folders: Mapping[str, str], send: Send, wanted: Sequence[str]
@@ -302,25 +286,25 @@ class Engine:
             raise UserError(f"sae: where {missing[0]} lies was not said", "sae")
 
         def load() -> _Loaded:
-            send(p.Loading(what=f"loading the language model {name}"))
-            rows = self._rows.RowModel(self._lm.LanguageModel.load(name, self._device))
-            return _Loaded(rows, self._decoder.Decoder(rows),
+            send(protocol.Loading(what=f"loading the language model {name}"))
+            rows = RowModel(LanguageModel.load(name, self._device))
+            return _Loaded(rows, TextGenerator(rows),
                            [piece.decode("latin-1") for piece in rows.lm.vocabulary()[0]])
 
-        model: _Loaded = self._shelf.get(("model", name), load, lambda model: model.bytes)
+        model: _Loaded = self._cache.get(("model", name), load, lambda model: model.bytes)
         saes = {sae_id: self._sae(sae_id, Path(folder), send) for sae_id, folder in folders.items()}
-        self._steer.check_saes(model.rows.lm, saes)
+        check_saes(model.rows.lm, saes)
         return model, saes
 
     def _sae(self, sae_id: str, folder: Path, send: Send) -> Autoencoder:
         def load() -> Autoencoder:
-            send(p.Loading(what=f"loading the SAE {sae_id}"))
-            sae: Autoencoder = self._autoencoder.Autoencoder.load(folder, self._device)
+            send(protocol.Loading(what=f"loading the SAE {sae_id}"))
+            sae: Autoencoder = Autoencoder.load(folder, self._device)
             return sae
 
         # An SAE trained again under its old name is another one.
         changed = (folder / "sae.json").stat().st_mtime_ns if (folder / "sae.json").exists() else 0
-        loaded: Autoencoder = self._shelf.get(
+        loaded: Autoencoder = self._cache.get(
             ("sae", sae_id, str(folder), changed), load,
             lambda sae: sum(t.numel() * t.element_size() for t in sae.tensors().values()))
         return loaded
@@ -333,13 +317,16 @@ def _check_ids(ids: Sequence[int], limit: int, d_vocab: int, field: str = "ids")
         raise UserError(f"{field}: there is no token {max(ids):,}", field)
 
 
-def _text(ids: Sequence[int], acts: Sequence[Sequence[float]], pieces: list[str], finish: str | None = None) -> p.Text:
-    return p.Text(ids=list(ids), pieces=[pieces[i] for i in ids], finish=finish, acts=_rounded(acts[: len(ids)]))
+def _text(
+    ids: Sequence[int], acts: Sequence[Sequence[float]], pieces: list[str], finish: str | None = None
+) -> protocol.Text:
+    return protocol.Text(ids=list(ids), pieces=[pieces[i] for i in ids], finish=finish, acts=_rounded(acts[: len(ids)]))
 
 
 def _rounded(acts: Sequence[Sequence[float]]) -> list[list[float]]:
     return [[round(value, 4) for value in row] for row in acts]
 
 
-def _next_tokens(rows: Sequence[Any], pieces: list[str]) -> list[p.NextToken]:
-    return [p.NextToken(id=row.id, piece=pieces[row.id], baseline=row.baseline, steered=row.steered) for row in rows]
+def _next_tokens(rows: Sequence[Any], pieces: list[str]) -> list[protocol.NextToken]:
+    return [protocol.NextToken(id=row.id, piece=pieces[row.id], baseline=row.baseline, steered=row.steered)
+            for row in rows]

@@ -1,6 +1,6 @@
 """The worker's front desk: connections, the bounded queue, and the one thread that does the work.  No torch.
 
-The main thread speaks to clients (asyncio).  The model thread does up to `places` requests at once:
+The main thread speaks to clients (asyncio).  The model thread does up to `max_active` requests at once:
 in every turn each of them gets one forward pass of its own, and all texts that are being written get
 their next token together.
 """
@@ -66,7 +66,7 @@ class Serve(Protocol):
     def report(self, waiting: int, going: int) -> Event: ...
 
 
-class _Going:
+class ActiveJob:
     """One request and the connection that waits for it."""
 
     def __init__(self, message: Job, writer: asyncio.StreamWriter, loop: asyncio.AbstractEventLoop) -> None:
@@ -101,13 +101,13 @@ class Address:
     token: str = ""
 
 
-class Desk:
-    """Takes requests: `places` at once, `room` more may wait."""
+class RequestQueue:
+    """Takes requests: `max_active` at once, `max_waiting` more may wait."""
 
-    def __init__(self, make_serve: Callable[[], Serve], room: int, places: int = 1) -> None:
-        self._make_serve, self._room, self._places = make_serve, room, places
-        self._waiting: list[_Going] = []
-        self._going: list[tuple[_Going, Iterator[None]]] = []
+    def __init__(self, make_serve: Callable[[], Serve], max_waiting: int, max_active: int = 1) -> None:
+        self._make_serve, self._max_waiting, self._max_active = make_serve, max_waiting, max_active
+        self._waiting: list[ActiveJob] = []
+        self._going: list[tuple[ActiveJob, Iterator[None]]] = []
         self._taken = 0  # as many as are in `_going`, or on their way there
         self._change = threading.Condition()
         self._serve: Serve | None = None
@@ -142,7 +142,7 @@ class Desk:
             if isinstance(message, Status):
                 writer.write(encode(self._report()))
             elif not isinstance(message, Hello | Stop):
-                await self._take(_Going(message, writer, asyncio.get_running_loop()), reader)
+                await self._take(ActiveJob(message, writer, asyncio.get_running_loop()), reader)
         except ValidationError as error:
             fault = user_error(error)
             writer.write(encode(Failed(message=f"the model worker does not understand this: {fault}",
@@ -165,14 +165,14 @@ class Desk:
             serve, waiting, going = self._serve, len(self._waiting), self._taken
         return serve.report(waiting, going) if serve else Failed(message="nothing has been asked of the worker yet")
 
-    async def _take(self, job: _Going, reader: asyncio.StreamReader) -> None:
+    async def _take(self, job: ActiveJob, reader: asyncio.StreamReader) -> None:
         if self._enqueue(job):
             await self._follow(job, reader)
         else:
             job.send(Busy(retry_after_s=_RETRY_AFTER_S))
             await job.ended.wait()
 
-    async def _follow(self, job: _Going, reader: asyncio.StreamReader) -> None:
+    async def _follow(self, job: ActiveJob, reader: asyncio.StreamReader) -> None:
         """Until the job has ended: any line, and the end of the connection, mean stop."""
         stop = asyncio.create_task(reader.readline())
         ended = asyncio.create_task(job.ended.wait())
@@ -182,18 +182,18 @@ class Desk:
         await ended
         stop.cancel()
 
-    def _enqueue(self, job: _Going) -> bool:
+    def _enqueue(self, job: ActiveJob) -> bool:
         with self._change:
             before = self._taken + len(self._waiting)
-            if before >= self._places + self._room:
+            if before >= self._max_active + self._max_waiting:
                 return False
             self._waiting.append(job)
-            if before >= self._places:
-                job.send(Queued(position=before - self._places + 1))
+            if before >= self._max_active:
+                job.send(Queued(position=before - self._max_active + 1))
             self._change.notify()
         return True
 
-    def _leave(self, job: _Going) -> None:
+    def _leave(self, job: ActiveJob) -> None:
         """End a job that still waits; one that the model thread has is its to end."""
         with self._change:
             if job not in self._waiting:
@@ -214,20 +214,20 @@ class Desk:
                 self._begin(job)
             self._turn()
 
-    def _admitted(self) -> list[_Going]:
+    def _admitted(self) -> list[ActiveJob]:
         """The requests that get a place now; waits for one where nothing else is going."""
         with self._change:
             self._taken = len(self._going)
             while not self._waiting and not self._going:
                 self._change.wait()
-            free = self._places - len(self._going)
+            free = self._max_active - len(self._going)
             admitted, self._waiting = self._waiting[:free], self._waiting[free:]
             self._taken += len(admitted)
             if admitted:
                 self._tell_positions()
         return admitted
 
-    def _begin(self, job: _Going) -> None:
+    def _begin(self, job: ActiveJob) -> None:
         try:
             if self._serve is None:
                 job.send(Loading(what="starting the model worker"))
@@ -248,7 +248,7 @@ class Desk:
             self._going = []
         self._going = [(job, work) for job, work in self._going if self._advance(job, work)]
 
-    def _advance(self, job: _Going, work: Iterator[None]) -> bool:
+    def _advance(self, job: ActiveJob, work: Iterator[None]) -> bool:
         try:
             next(work)
             return True
@@ -259,7 +259,7 @@ class Desk:
             self._fail(job, error)
         return False
 
-    def _fail(self, job: _Going, error: Exception) -> None:
+    def _fail(self, job: ActiveJob, error: Exception) -> None:
         if isinstance(error, UserError):
             job.send(Failed(message=str(error), field=error.field))
             return

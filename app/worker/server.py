@@ -3,8 +3,8 @@
     python -m app.worker.server --socket <path> [--threads 2] [--memory-mb 4096] [--queue 16] [--places 32]
     python -m app.worker.server --listen 0.0.0.0:7000 --token-file <path>
 
-`Engine` runs on the desk's one model thread, since a language model with hooks on it must not be
-used by two.  A worker on a Unix socket ends when its standard input closes, that is when the process
+`app.worker.engine` runs on the one model thread of the request queue, since two threads must not use a language model
+with hooks on it.  A worker on a Unix socket ends when its standard input closes, that is when the process
 that started it is gone, however that went; one that listens on a port is started by hand, on a host
 that sees the workspace under the same path.
 """
@@ -19,18 +19,9 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from app.web.parameters import whole_number
-from app.worker.engine import Engine
-from app.worker.queue import Address, Desk
-
-if TYPE_CHECKING:
-    pass
-
-
-
-# ---- the process
+from app.worker.queue import Address, RequestQueue, Serve
 
 
 def _wait_for_parent(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
@@ -47,10 +38,12 @@ async def _run(arguments: argparse.Namespace) -> None:
     if arguments.socket and not sys.stdin.isatty():
         threading.Thread(target=_wait_for_parent, args=(loop, ended), daemon=True).start()
 
-    def make() -> Engine:
+    def make() -> Serve:
+        from app.worker.engine import Engine  # brings torch: not before the worker listens
+
         return Engine(threads=arguments.threads, memory_bytes=arguments.memory_mb * 2**20, device=arguments.device)
 
-    await Desk(make, arguments.queue, arguments.places).serve(_address(arguments), ended)
+    await RequestQueue(make, arguments.queue, arguments.places).serve(_address(arguments), ended)
 
 
 def _address(arguments: argparse.Namespace) -> Address:

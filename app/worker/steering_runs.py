@@ -126,15 +126,15 @@ class LiveRun:
 class SteeringRuns:
     """The runs that are going.  Use it on the event loop, `get` and `recover` apart."""
 
-    def __init__(self, sessions: SessionFactory, worker: WorkerClient, *, room: int, grace_s: float) -> None:
-        self._sessions, self._worker, self._room, self._grace_s = sessions, worker, room, grace_s
+    def __init__(self, sessions: SessionFactory, worker: WorkerClient, *, max_live: int, grace_s: float) -> None:
+        self._sessions, self._worker, self._max_live, self._grace_s = sessions, worker, max_live, grace_s
         self._live: dict[str, LiveRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def full(self) -> bool:
-        """Whether another run would find no place among the `room` that may be written or wait."""
-        return len(self._live) >= self._room
+        """Whether another run would find no place among the `max_live` that may be written or wait."""
+        return len(self._live) >= self._max_live
 
     def get(self, run_id: str) -> LiveRun | None:
         """The run if it is going.  Looking at it keeps it going."""

@@ -131,7 +131,7 @@ class Autoencoder:
         The values of these are their pre-activations.  With a share of 0 there are none.
         """
         if self.sparsity.independent:
-            border = _lowered(self.sparsity.border().to(x_BD.device), self.b_enc_L, share)
+            border = _lowered(self.sparsity.threshold_for().to(x_BD.device), self.b_enc_L, share)
             parts = [self._active_and_near(pairs, share > 0) for pairs in self.pairs_above(x_BD, border)]
         elif share:
             parts = [self._competing(pre_BL, share) for pre_BL in self.products(x_BD)]
@@ -159,13 +159,13 @@ class Autoencoder:
     def _active_and_near(self, pairs: Codes, wanted: bool) -> tuple[Codes, Codes]:
         """Where a latent decides alone: which of the pairs above the lowered border are active, and the others, if
         they are wanted."""
-        active, active_N = self.sparsity.among(pairs)
+        active, active_N = self.sparsity.select_from_pairs(pairs)
         return active, pairs.where(~active_N if wanted else torch.zeros_like(active_N))
 
     def _competing(self, pre_BL: Tensor, share: float) -> tuple[Codes, Codes]:
         """The active pairs and the near misses of a product, where tokens compete."""
         active = self.sparsity.select(pre_BL)
-        near = entries_above(pre_BL, _lowered(self.sparsity.border(active), 0.0, share))
+        near = entries_above(pre_BL, _lowered(self.sparsity.threshold_for(active), 0.0, share))
         return active, near.where(~_found(active, near))
 
     def _in_units(self, codes: Codes) -> Codes:

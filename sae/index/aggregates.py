@@ -15,11 +15,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from sae.index.cofiring import SAMPLED, Company
-from sae.index.forward import Firings, Misses, Pass, Tokens, joined
+from sae.index.cofiring import SAMPLED, CofiringSample
+from sae.index.forward import Firings, ForwardPass, Misses, Tokens, joined
 from sae.index.l0_extremes import Extremes
-from sae.index.scales import Frame
-from sae.index.threads import side_by_side
+from sae.index.scales import IndexScales
+from sae.index.threads import run_jobs
 from sae.index.token_counts import PairCounts
 from sae.index.top_contexts import Peaks
 from sae.kernels.hashing import hash31
@@ -36,7 +36,7 @@ _NORM_BINS = 64 * 48
 Fields: TypeAlias = dict[str, Any]  # of `sae.index.shard.Shard`
 
 
-def aggregate(frame: Frame, passes: list[Pass]) -> Fields:
+def aggregate(frame: IndexScales, passes: list[ForwardPass]) -> Fields:
     """All fields of a shard, of passes with counted firings and counted near misses; the list is emptied, for much
     memory is needed later on."""
     made: Fields = {}
@@ -60,10 +60,10 @@ def aggregate(frame: Frame, passes: list[Pass]) -> Fields:
 
 
 def _together(jobs: Sequence[Callable[[], Fields]], made: Fields) -> None:
-    side_by_side([lambda _, job=job: job() for job in jobs], made.update)  # type: ignore[misc]
+    run_jobs([lambda _, job=job: job() for job in jobs], made.update)  # type: ignore[misc]
 
 
-def _peaks(frame: Frame, firings: Firings) -> Fields:
+def _peaks(frame: IndexScales, firings: Firings) -> Fields:
     L = frame.n_latents
     found = Peaks.find(L, firings.latent_N, firings.context_N, firings.position_N, firings.value_N, frame.edges)
     return {"n_contexts_L": torch.bincount(found.latent_N, minlength=L),
@@ -71,30 +71,30 @@ def _peaks(frame: Frame, firings: Firings) -> Fields:
             "peaks": found.prune(frame.n_strong, frame.n_bin, frame.n_bins)}
 
 
-def _near(frame: Frame, misses: Misses) -> Peaks:
+def _near(frame: IndexScales, misses: Misses) -> Peaks:
     """In contexts in which a latent only nearly fires; of one bin, without a payload."""
     found = Peaks.find(frame.n_latents, misses.latent_N, misses.context_N, misses.position_N, misses.value_N,
                        torch.zeros(0))
     return found.without_payload().prune(0, frame.n_near, 1)
 
 
-def _company(frame: Frame, firings: Firings) -> Fields:
-    found = Company.find(firings.context_N.long() * frame.context_length + firings.position_N, firings.latent_N)
+def _company(frame: IndexScales, firings: Firings) -> Fields:
+    found = CofiringSample.find(firings.context_N.long() * frame.context_length + firings.position_N, firings.latent_N)
     return {"company": found.prune(SAMPLED)}
 
 
-def _pairs(frame: Frame, latent_N: Tensor, token_N: Tensor, value_N: Tensor, held_N: Tensor) -> PairCounts:
+def _pairs(frame: IndexScales, latent_N: Tensor, token_N: Tensor, value_N: Tensor, held_N: Tensor) -> PairCounts:
     return PairCounts.count(latent_N, frame.n_latents, token_N, frame.d_vocab, value_N, held_N)
 
 
-def _nexts(frame: Frame, firings: Firings, held_N: Tensor) -> PairCounts:
+def _nexts(frame: IndexScales, firings: Firings, held_N: Tensor) -> PairCounts:
     some = (firings.next_N >= 0).nonzero().squeeze(1)
     latent_M, next_M, value_M, held_M = (
         column.index_select(0, some) for column in (firings.latent_N, firings.next_N, firings.value_N, held_N))
     return _pairs(frame, latent_M, next_M, value_M, held_M)
 
 
-def _of_values(frame: Frame, firings: Firings) -> Fields:
+def _of_values(frame: IndexScales, firings: Firings) -> Fields:
     """Of activations, by latent."""
     L, latent_N, value_N = frame.n_latents, firings.latent_N, firings.value_N
     relative_N = value_N.double() / frame.unit
@@ -103,7 +103,7 @@ def _of_values(frame: Frame, firings: Firings) -> Fields:
         "hist_LK": _table(latent_N, torch.bucketize(value_N, frame.edges), L, frame.n_bins)}
 
 
-def _of_latents(frame: Frame, firings: Firings, held_N: Tensor) -> Fields:
+def _of_latents(frame: IndexScales, firings: Firings, held_N: Tensor) -> Fields:
     """Of where latents fire."""
     L, S, latent_N = frame.n_latents, frame.context_length, firings.latent_N
     place_N = (torch.arange(S) * frame.position_bins // S).int().index_select(0, firings.position_N)
@@ -116,7 +116,7 @@ def _of_latents(frame: Frame, firings: Firings, held_N: Tensor) -> Fields:
         "class_2LC": _by_class(firings.classes_N, latent_N, held_N, L)}
 
 
-def _of_tokens(frame: Frame, parts: Sequence[Tokens]) -> Fields:
+def _of_tokens(frame: IndexScales, parts: Sequence[Tokens]) -> Fields:
     """Of tokens, whatever fires on them."""
     L, V, S = frame.n_latents, frame.d_vocab, frame.context_length
     every = joined([replace(part, x_BD=part.x_BD[:, :0]) for part in parts])  # x is most of it, and stays in parts

@@ -12,12 +12,12 @@ import numpy as np
 from sae import __version__
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
-from sae.index.encoders import Crew
+from sae.index.encoders import EncoderPool
 from sae.index.sample_tables import SAMPLES, Strongest
 from sae.index.scales import make_frame
 from sae.index.scan import scan
 from sae.index.tables import make_tables
-from sae.kernels.malloc import keep_freed
+from sae.kernels.malloc import keep_freed_memory
 from sae.lm.bridge import LanguageModel
 from sae.specs.registry import IndexSettings
 from sae.store.records import NEAR
@@ -45,10 +45,10 @@ def build(
     `update(done, total)` counts tokens and may raise to stop.  `provenance` goes into `meta`.
     """
     started = time.time()
-    keep_freed()
+    keep_freed_memory()
     contexts = contexts_to_read(corpus, settings.index_tokens)
     total = int((corpus.length[contexts].astype(np.int64) - 1).sum())
-    crew = Crew(lm, sae, corpus, NEAR if settings.near_misses else 0.0)
+    crew = EncoderPool(lm, sae, corpus, NEAR if settings.near_misses else 0.0)
     read = crew.read(contexts[:SAMPLES], bos=True)
     frame, hist_low = make_frame(lm, sae, corpus, read, settings)
     with Saver(checkpoint) as saver:  # the last one is written while the tables are made

@@ -34,7 +34,7 @@ _SPARSE = 8  # so many possible pairs for each that is met: sorting them is fast
 
 
 @dataclass
-class Company:
+class CofiringSample:
     """Tokens in the order of their hash, each with the latents that are active on it."""
 
     token_T: Tensor  # int64, the token's place in the text: context · length + position
@@ -42,17 +42,17 @@ class Company:
     latent_N: Tensor  # int32, those latents, token by token
 
     @classmethod
-    def find(cls, token_N: Tensor, latent_N: Tensor) -> Company:
+    def find(cls, token_N: Tensor, latent_N: Tensor) -> CofiringSample:
         """Of firings in the order of the text: the tokens' places and the latents."""
         token_T, size_T = torch.unique_consecutive(token_N, return_counts=True)
         return cls(token_T, size_T, latent_N.int())._sorted()
 
-    def merge(self, other: Company) -> Company:
+    def merge(self, other: CofiringSample) -> CofiringSample:
         """Of two disjoint sets of tokens, not yet pruned."""
-        return Company(torch.cat([self.token_T, other.token_T]), torch.cat([self.size_T, other.size_T]),
+        return CofiringSample(torch.cat([self.token_T, other.token_T]), torch.cat([self.size_T, other.size_T]),
                        torch.cat([self.latent_N, other.latent_N]))._sorted()
 
-    def prune(self, n_kept: int) -> Company:
+    def prune(self, n_kept: int) -> CofiringSample:
         """Keep the tokens that are among the first `n_kept` of any latent, with all their latents."""
         needed_T = torch.zeros(len(self.token_T), dtype=torch.bool)
         needed_T[self.owner_N[self.first_N(n_kept)]] = True
@@ -74,17 +74,17 @@ class Company:
         first, _ = spread(size_L.cumsum(0) - size_L, size_L.clamp(max=n_kept))
         return order[first]
 
-    def _sorted(self) -> Company:
+    def _sorted(self) -> CofiringSample:
         order = stable_argsort(self.token_T)
         return self._taken(order[stable_argsort(hash31(self.token_T[order]))])
 
-    def _taken(self, row_T: Tensor) -> Company:
+    def _taken(self, row_T: Tensor) -> CofiringSample:
         pair_N, _ = spread(self.start_T[row_T], self.size_T[row_T])
-        return Company(self.token_T[row_T], self.size_T[row_T], self.latent_N[pair_N])
+        return CofiringSample(self.token_T[row_T], self.size_T[row_T], self.latent_N[pair_N])
 
 
 @dataclass
-class Together:
+class CofiringPairs:
     """Rows sorted by latent: `other` is active on a share `given` of the tokens on which `latent` fires."""
 
     latent_N: Tensor
@@ -95,8 +95,8 @@ class Together:
 
 
 def together(
-    company: Company, density_L: Tensor, n_kept: int, check: Callable[[], None] = lambda: None
-) -> tuple[Together, Tensor]:
+    company: CofiringSample, density_L: Tensor, n_kept: int, check: Callable[[], None] = lambda: None
+) -> tuple[CofiringPairs, Tensor]:
     """All pairs seen together often enough, and how many kept tokens each latent's figures rest on, [L]."""
     L = len(density_L)
     rows = company.first_N(n_kept)
@@ -118,10 +118,10 @@ def together(
     given_N = count.double() / sampled_L[latent_N]
     p, q = density_L[latent_N], density_L[other_N]
     phi_N = p * (given_N - q) / (p * (1 - p) * q * (1 - q)).sqrt()
-    return Together(latent_N, other_N, given_N, given_N / q, phi_N.nan_to_num(0.0)), sampled_L
+    return CofiringPairs(latent_N, other_N, given_N, given_N / q, phi_N.nan_to_num(0.0)), sampled_L
 
 
-def implied(pairs: Together, sampled_L: Tensor) -> Tensor:
+def implied(pairs: CofiringPairs, sampled_L: Tensor) -> Tensor:
     """Whether `latent` fires ⇒ `other` fires, for every pair: what feature splitting looks like."""
     return ((pairs.given_N >= IMPLIED_SHARE) & (pairs.lift_N >= IMPLIED_LIFT)
             & (sampled_L[pairs.latent_N] >= IMPLIED_TOKENS))

@@ -15,22 +15,22 @@ import torch
 
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
-from sae.index.forward import Encoder, Pass
-from sae.index.threads import MOST, side_by_side
+from sae.index.forward import Encoder, ForwardPass
+from sae.index.threads import MOST, run_jobs
 from sae.lm.bridge import LanguageModel
 
 
-class Crew:
+class EncoderPool:
     """An encoder (`sae.index.forward`) for each thread, of the model and its twins on a CPU; a single one on a GPU."""
 
     def __init__(self, lm: LanguageModel, sae: Autoencoder, corpus: Corpus, near: float = 0.0) -> None:
         n = min(torch.get_num_threads(), MOST) if lm.device.type == "cpu" else 1
-        models = [lm, *(lm.twin() for _ in range(n - 1))]
+        models = [lm, *(lm.share_weights() for _ in range(n - 1))]
         self.encoders = [Encoder(model, sae, corpus, near) for model in models]
 
     def read(
         self, contexts: np.ndarray, update: Callable[[int], None] = lambda tokens: None, *, bos: bool = False
-    ) -> list[Pass]:
+    ) -> list[ForwardPass]:
         """The forward passes over the contexts, in their order, whoever made them.
 
         `update(tokens)` is told the counted tokens read so far and may raise to stop.
@@ -38,10 +38,10 @@ class Crew:
         free: SimpleQueue[Encoder] = SimpleQueue()
         for encoder in self.encoders:
             free.put(encoder)
-        found: dict[int, Pass] = {}
+        found: dict[int, ForwardPass] = {}
         tokens = 0
 
-        def one(i: int, part: np.ndarray, go_on: Callable[[], None]) -> tuple[int, Pass]:
+        def one(i: int, part: np.ndarray, go_on: Callable[[], None]) -> tuple[int, ForwardPass]:
             go_on()
             encoder = free.get()
             try:
@@ -49,14 +49,14 @@ class Crew:
             finally:
                 free.put(encoder)
 
-        def done(result: tuple[int, Pass]) -> None:
+        def done(result: tuple[int, ForwardPass]) -> None:
             nonlocal tokens
             i, found[i] = result
             tokens += int((found[i][1].position_B > 0).sum())
             update(tokens)
 
         parts = self.encoders[0].passes(contexts, len(self.encoders))
-        side_by_side([partial(one, i, part) for i, part in enumerate(parts)], done, lambda: update(tokens),
+        run_jobs([partial(one, i, part) for i, part in enumerate(parts)], done, lambda: update(tokens),
                      most=len(self.encoders))
         return [found[i] for i in range(len(parts))]
 

@@ -76,7 +76,7 @@ class Tokens:
         return int((self.position_B == 0).sum())
 
 
-Pass: TypeAlias = tuple[Firings, Tokens, Misses]
+ForwardPass: TypeAlias = tuple[Firings, Tokens, Misses]
 T = TypeVar("T", Firings, Tokens, Misses)
 
 
@@ -103,7 +103,7 @@ class Encoder:
         n = -(-len(contexts) // (size * among)) * among
         return np.array_split(contexts, max(1, min(n, len(contexts)))) if len(contexts) else []
 
-    def __call__(self, contexts: np.ndarray, *, bos: bool) -> Pass:
+    def __call__(self, contexts: np.ndarray, *, bos: bool) -> ForwardPass:
         """One forward pass: firings, on BOS too if `bos` is set, all tokens, and near misses on counted tokens, on the
         CPU."""
         device, sae = self._lm.device, self._sae

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
-from sae.index.cofiring import SAMPLED, Together, implied, together
+from sae.index.cofiring import SAMPLED, CofiringPairs, implied, together
 from sae.index.directions import LogitEffects, nearest
 from sae.index.firing_rules import KINDS, Counts, Rules, find_rules
 from sae.index.flags import flags, largest_in_row
-from sae.index.scales import Frame
+from sae.index.scales import IndexScales
 from sae.index.shard import Shard
 from sae.index.token_counts import PairCounts, TopPairs, with_lift
 from sae.kernels.segments import rank_within
@@ -30,7 +30,7 @@ LISTED_LATENTS = 8
 
 
 def latent_columns(
-    sae: Autoencoder, shard: Shard, frame: Frame
+    sae: Autoencoder, shard: Shard, frame: IndexScales
 ) -> list[Callable[[Callable[[], None]], dict[str, Any]]]:
     """What makes the table's columns, some of them each; given a function that may raise to stop."""
     living_L = shard.n_tokens_L > 0
@@ -45,7 +45,7 @@ def latent_columns(
     ]
 
 
-def _count_columns(shard: Shard, frame: Frame) -> dict[str, Any]:
+def _count_columns(shard: Shard, frame: IndexScales) -> dict[str, Any]:
     """What is counted and summed over tokens, and the flags."""
     counted, n_tokens_L = int(shard.token_2V.sum()), shard.n_tokens_L
     top_token_n_L = torch.zeros(frame.n_latents, dtype=torch.int64).scatter_reduce_(
@@ -86,7 +86,7 @@ def token_columns(tokens: TopPairs, n_latents: int) -> dict[str, Any]:
             "top_token_max": top["max"]}
 
 
-def _next_columns(shard: Shard, frame: Frame) -> dict[str, Any]:
+def _next_columns(shard: Shard, frame: IndexScales) -> dict[str, Any]:
     totals_L = torch.zeros(frame.n_latents, dtype=torch.int64)
     totals_L.index_add_(0, shard.nexts.key_N // frame.d_vocab, shard.nexts.n_N)
     following = _token_lists(with_lift(shard.nexts, totals_L, shard.following_2V.sum(dim=0)), frame.n_latents)
@@ -118,14 +118,14 @@ def _company_columns(shard: Shard, check: Callable[[], None]) -> dict[str, Any]:
     phi_L = torch.full((len(density_L),), torch.nan, dtype=torch.float64)
     phi_L.scatter_reduce_(0, pairs.latent_N, pairs.phi_N, "amax", include_self=False)
     columns: dict[str, Any] = {"max_phi": _floats(phi_L)}
-    backwards = Together(pairs.other_N, pairs.latent_N, pairs.given_N, pairs.lift_N, pairs.phi_N)
+    backwards = CofiringPairs(pairs.other_N, pairs.latent_N, pairs.given_N, pairs.lift_N, pairs.phi_N)
     for name, some, where in (("together", pairs, pairs.phi_N > 0), ("implies", pairs, rule),
                               ("implied_by", backwards, rule)):
         columns |= _latent_lists(name, some, where, len(density_L))
     return columns
 
 
-def _latent_lists(name: str, pairs: Together, where: Tensor, n_latents: int) -> dict[str, Any]:
+def _latent_lists(name: str, pairs: CofiringPairs, where: Tensor, n_latents: int) -> dict[str, Any]:
     """The pairs of highest φ of each latent, as list columns."""
     row = where.nonzero().squeeze(1)
     falling = ((1 - pairs.phi_N[row]).clamp(0, 2) * (1 << 30)).long()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
-from sae.index.forward import Pass
+from sae.index.forward import ForwardPass
 from sae.lm.bridge import LanguageModel
 from sae.specs.registry import IndexSettings
 from sae.store.schema import HIST_BINS
@@ -20,7 +20,7 @@ _MAX_POSITION_BINS = 256
 
 
 @dataclass(frozen=True)
-class Frame:
+class IndexScales:
     """Scales and sizes of the sums."""
 
     n_latents: int
@@ -47,15 +47,15 @@ class Frame:
 
 
 def make_frame(
-    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, first: Sequence[Pass], settings: IndexSettings
-) -> tuple[Frame, float]:
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, first: Sequence[ForwardPass], settings: IndexSettings
+) -> tuple[IndexScales, float]:
     """What all shards share; histogram bins are log-spaced over the activations of the first passes (the samples),
     from their smallest to twice their largest.  Also the low end of the first bin."""
     values = torch.cat([firings.value_N[firings.position_N > 0] for firings, _, _ in first])
     norm = max(float(tokens.x_BD[tokens.position_B > 0].norm(dim=1).max()) for _, tokens, _ in first)
     low, high = (float(values.min()), 2 * float(values.max())) if len(values) else (1e-3, 1.0)
     edges = np.geomspace(low * (1 - 1e-6), high, HIST_BINS + 1)
-    frame = Frame(
+    frame = IndexScales(
         n_latents=sae.n_latents, d_vocab=lm.info.d_vocab, context_length=corpus.context_length,
         hist_edges=tuple(float(edge) for edge in edges[1:-1]), unit=float(2.0 ** np.ceil(np.log2(high))),
         norm_unit=float(2.0 ** np.ceil(np.log2(max(norm, 1e-30)))),

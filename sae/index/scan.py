@@ -8,11 +8,11 @@ from dataclasses import asdict
 import numpy as np
 
 from sae.data.corpus import Corpus
-from sae.index.encoders import Crew
-from sae.index.forward import Pass
-from sae.index.scales import Frame
+from sae.index.encoders import EncoderPool
+from sae.index.forward import ForwardPass
+from sae.index.scales import IndexScales
 from sae.index.shard import Shard
-from sae.kernels.malloc import give_back
+from sae.kernels.malloc import trim_malloc
 from sae.workspace.checkpoint import Saver
 
 SHARD_TOKENS = 65_536  # of a round, for each encoder
@@ -20,8 +20,8 @@ _LAYOUT = 2  # of what a checkpoint holds; one with another is not gone on with
 
 
 def scan(
-    crew: Crew, corpus: Corpus, contexts: np.ndarray, frame: Frame, *, saver: Saver | None = None,
-    read: Sequence[Pass] = (), update: Callable[[int], None] = lambda tokens: None,
+    crew: EncoderPool, corpus: Corpus, contexts: np.ndarray, frame: IndexScales, *, saver: Saver | None = None,
+    read: Sequence[ForwardPass] = (), update: Callable[[int], None] = lambda tokens: None,
 ) -> Shard:
     """The aggregates of `contexts`, from the last finished shard on if `saver` has one, which is given every one
     that is finished.  `read`: what is known already of the first contexts, BOS included.
@@ -45,13 +45,13 @@ def scan(
 
         shard = Shard.of(frame, [*first, *crew.read(rows[known:], tell)])
         if merged:
-            give_back()
+            trim_malloc()
             merged.absorb(shard, frame)
         else:
             merged = shard
         done += len(rows)
         if done < len(contexts):
-            give_back()  # or memory would grow with the text: what is kept falls to pieces
+            trim_malloc()  # or memory would grow with the text: what is kept falls to pieces
         if saver:
             saver.save(kind | {"shard": merged.state(), "contexts": done})
     if merged is None:

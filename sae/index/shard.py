@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from sae.index.aggregates import FIXED, NORM_LOW, NORM_STEPS, WORD, aggregate
-from sae.index.cofiring import SAMPLED, Company
-from sae.index.forward import Pass
+from sae.index.cofiring import SAMPLED, CofiringSample
+from sae.index.forward import ForwardPass
 from sae.index.l0_extremes import Extremes
-from sae.index.scales import Frame
-from sae.index.threads import side_by_side
+from sae.index.scales import IndexScales
+from sae.index.threads import run_jobs
 from sae.index.token_counts import PairCounts
 from sae.index.top_contexts import Peaks
 
@@ -62,11 +62,11 @@ class Shard:
     nexts: PairCounts
     peaks: Peaks
     near: Peaks  # of contexts in which a latent only nearly fires; they have no payload
-    company: Company
+    company: CofiringSample
     extremes: Extremes
 
     @classmethod
-    def of(cls, frame: Frame, passes: list[Pass]) -> Shard:
+    def of(cls, frame: IndexScales, passes: list[ForwardPass]) -> Shard:
         """Aggregate passes with counted firings, all tokens and counted near misses; the list is emptied."""
         return cls(contexts=sum(tokens.n_contexts for _, tokens, _ in passes), **aggregate(frame, passes))
 
@@ -75,13 +75,13 @@ class Shard:
         """Counted tokens on which each latent fires."""
         return self.firings_2L.sum(dim=0)
 
-    def merge(self, other: Shard, frame: Frame) -> Shard:
+    def merge(self, other: Shard, frame: IndexScales) -> Shard:
         """The aggregates of both sets of contexts, which must be disjoint."""
         merged = copy(self)
         merged.absorb(other, frame)
         return merged
 
-    def absorb(self, other: Shard, frame: Frame) -> None:
+    def absorb(self, other: Shard, frame: IndexScales) -> None:
         """The same in place: one part after another takes that of the other in, and what it was goes."""
 
         def add(name: str, _: object) -> None:
@@ -92,7 +92,7 @@ class Shard:
                 mine = mine.merge(theirs).prune(0, frame.n_near, 1)
             elif isinstance(mine, Peaks):
                 mine = mine.merge(theirs).prune(frame.n_strong, frame.n_bin, frame.n_bins)
-            elif isinstance(mine, Company):
+            elif isinstance(mine, CofiringSample):
                 mine = mine.merge(theirs).prune(SAMPLED)
             elif isinstance(mine, Extremes):
                 mine = mine.merge(theirs).prune()
@@ -101,13 +101,13 @@ class Shard:
             setattr(self, name, mine)
 
         longest_first = sorted((f.name for f in fields(self)), key=lambda name: name != "peaks")
-        side_by_side([partial(add, name) for name in longest_first], lambda _: None)
+        run_jobs([partial(add, name) for name in longest_first], lambda _: None)
 
-    def mean_L(self, frame: Frame) -> Tensor:
+    def mean_L(self, frame: IndexScales) -> Tensor:
         """Mean activation over the tokens on which each latent fires (float64; NaN where it never does)."""
         return self._moments_3L[0] * frame.unit
 
-    def std_L(self, frame: Frame) -> Tensor:
+    def std_L(self, frame: IndexScales) -> Tensor:
         """Standard deviation over the same tokens."""
         return self._variance_L.sqrt() * frame.unit
 
@@ -160,5 +160,5 @@ class Shard:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Shard:
         parts: dict[str, Any] = {"tokens": PairCounts, "previous": PairCounts, "nexts": PairCounts, "peaks": Peaks,
-                                 "near": Peaks, "company": Company, "extremes": Extremes}
+                                 "near": Peaks, "company": CofiringSample, "extremes": Extremes}
         return cls(**{name: parts[name](**value) if name in parts else value for name, value in state.items()})

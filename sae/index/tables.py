@@ -20,9 +20,9 @@ from sae.index.context_tables import choose, place_reader, text_reader
 from sae.index.directions import logit_effects, planar_map
 from sae.index.latent_table import latent_columns, logit_columns, map_columns, token_columns
 from sae.index.sample_tables import Strongest, sample_tables
-from sae.index.scales import Frame
+from sae.index.scales import IndexScales
 from sae.index.shard import Shard
-from sae.index.threads import side_by_side
+from sae.index.threads import run_jobs
 from sae.index.token_counts import TopPairs, with_lift
 from sae.kernels.sorting import stable_argsort
 from sae.lm.bridge import LanguageModel
@@ -43,7 +43,7 @@ class Made:
 
 
 def make_tables(
-    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, shard: Shard, frame: Frame,
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, shard: Shard, frame: IndexScales,
     settings: IndexSettings, put: Callable[[str, Rows], None], *, read: Sequence[Strongest] = (),
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def make_tables(
     def columns(make: Callable[[Callable[[], None]], dict[str, Any]]) -> Callable[[Callable[[], None]], Made]:
         return lambda check: Made(columns=make(check))
 
-    side_by_side([
+    run_jobs([
         lambda check: _contexts(corpus, shard, frame, settings),
         lambda check: Made(sample_tables(lm, sae, corpus, contexts, shard.extremes, read, check)),
         lambda check: _logits(lm, sae, check),
@@ -73,13 +73,13 @@ def make_tables(
     return meta
 
 
-def _contexts(corpus: Corpus, shard: Shard, frame: Frame, settings: IndexSettings) -> Made:
+def _contexts(corpus: Corpus, shard: Shard, frame: IndexScales, settings: IndexSettings) -> Made:
     peaks, chosen = choose(shard.peaks, shard.near, corpus, shard.hist_LK, settings.top_contexts, frame.n_strong,
                            settings.band_contexts)
     return Made({"place": place_reader(peaks, chosen, corpus), "text": text_reader(peaks, chosen, corpus)})
 
 
-def _tokens(shard: Shard, frame: Frame) -> Made:
+def _tokens(shard: Shard, frame: IndexScales) -> Made:
     tokens = with_lift(shard.tokens, shard.n_tokens_L, shard.l0_token_V2[:, 0])
     return Made({"token_latent": _token_latent_table(tokens)}, token_columns(tokens, frame.n_latents))
 

@@ -19,7 +19,7 @@ class _Stopped(Exception):
     """Another one failed, or the work is not wanted any more."""
 
 
-def side_by_side(
+def run_jobs(
     jobs: Sequence[Callable[[Callable[[], None]], Result]], done: Callable[[Result], None],
     check: Callable[[], None] = lambda: None, most: int = MOST,
 ) -> None:

@@ -14,7 +14,7 @@ _MOST = (1 << 31) - 1
 _PAD = 1 << 28  # fetched at once
 
 
-def give_back() -> None:
+def trim_malloc() -> None:
     """Give the system what is kept and not used at this moment."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -22,8 +22,8 @@ def give_back() -> None:
 
 
 @functools.cache
-def keep_freed() -> None:
-    """From now on this process keeps what it frees, for its next allocations, until it is told to `give_back`.
+def keep_freed_memory() -> None:
+    """From now on this process keeps what it frees, for its next allocations, until it is told to `trim_malloc`.
 
     Nothing happens where the C library is not glibc.
     """

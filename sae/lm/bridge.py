@@ -94,7 +94,7 @@ class LanguageModel:
         bridge.eval()
         return cls(bridge, info)
 
-    def twin(self) -> LanguageModel:
+    def share_weights(self) -> LanguageModel:
         """Another on the same weights, for another thread."""
         shared = [*self.bridge.parameters(), *self.bridge.buffers()]
         return LanguageModel(copy.deepcopy(self.bridge, {id(tensor): tensor for tensor in shared}), self.info)

@@ -19,7 +19,7 @@ from sae.errors import UserError
 from sae.lm.row_model import ROWS, RowModel, Rows, capacity_of
 from sae.steering.batched_edits import RowEdits
 from sae.steering.interventions import Steering
-from sae.steering.request import Intervention, Sampling, SteerRequest, Where, column_key
+from sae.steering.request import Intervention, Sampling, SteeredPositions, SteerRequest, column_key
 from sae.steering.sampling import Draw, draw, seed_of
 
 
@@ -104,7 +104,7 @@ class _Batch:
         return [row for row in range(ROWS) if row not in self.texts]
 
 
-class Decoder:
+class TextGenerator:
     """Writes runs with one language model.  To be used by one thread."""
 
     def __init__(self, model: RowModel) -> None:
@@ -282,7 +282,7 @@ class Decoder:
 
 def generate(
     model: RowModel, prompt: Sequence[int], saes: Mapping[str, Autoencoder],
-    interventions: Sequence[Intervention], where: Where, sampling: Sampling,
+    interventions: Sequence[Intervention], where: SteeredPositions, sampling: Sampling,
 ) -> Iterator[list[Column]]:
     """Write `baseline` and `steered` side by side; yields both (the same objects) after each token.
 
@@ -294,7 +294,7 @@ def generate(
 
 def write(model: RowModel, run: Run) -> Iterator[list[Column]]:
     """Write a run by itself; yields its columns after each token.  Raises UserError where it breaks."""
-    decoder = Decoder(model)
+    decoder = TextGenerator(model)
     for _ in decoder.join(run):
         pass
     while True:

@@ -19,11 +19,11 @@ from torch import Tensor
 from sae.autoencoder.artefact import Autoencoder
 from sae.errors import UserError
 from sae.lm.bridge import Edit, LanguageModel
-from sae.steering.request import Intervention, SteerRequest, Where, check_room
+from sae.steering.request import Intervention, SteeredPositions, SteerRequest, check_room
 
 
 @dataclass(frozen=True)
-class Group:
+class SAEInterventions:
     """The interventions on latents of one SAE, as tensors.
 
     `place_N`: their places in the request.  `direction_ND`: along what they act: the decoder rows,
@@ -65,12 +65,12 @@ class Steering:
 
     def __init__(
         self, interventions: Sequence[Intervention], saes: Mapping[str, Autoencoder],
-        where: Where | None = None, special_ids: Sequence[int] = (), control_seed: int | None = None,
+        where: SteeredPositions | None = None, special_ids: Sequence[int] = (), control_seed: int | None = None,
     ) -> None:
         self.interventions = list(interventions)
-        self.where = where or Where()
+        self.where = where or SteeredPositions()
         self.special_ids = frozenset(special_ids)
-        self.groups: list[Group] = []
+        self.groups: list[SAEInterventions] = []
         self.removals: dict[str, Removal] = {}  # by the site that is changed
         for sae_id in dict.fromkeys(i.sae for i in interventions):
             self.groups.append(_group(sae_id, saes[sae_id], self.interventions, control_seed))
@@ -134,7 +134,7 @@ class Steering:
 
 def _group(
     sae_id: str, sae: Autoencoder, interventions: Sequence[Intervention], control_seed: int | None
-) -> Group:
+) -> SAEInterventions:
     places = [place for place, i in enumerate(interventions) if i.sae == sae_id]
     chosen = [interventions[place] for place in places]
     for i in chosen:
@@ -148,7 +148,7 @@ def _group(
     if control_seed is not None:
         random = [_random_rows(1, direction_ND, f"{control_seed} {sae_id} {i.latent}") for i in chosen]
         direction_ND = torch.cat(random) * direction_ND.norm(dim=1, keepdim=True)
-    return Group(
+    return SAEInterventions(
         sae, places, latent_N, direction_ND,
         target_N=torch.tensor([i.target for i in chosen], device=sae.device),
         gain_N=torch.tensor([i.gain for i in chosen], device=sae.device))

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from sae.errors import UserError
-from sae.steering.request import MAX_SEED, Part, SteerRequest
+from sae.steering.request import MAX_SEED, FrozenModel, SteerRequest
 
 MAX_STRENGTHS = 16
 MAX_CONCEPT_TOKENS = 200
@@ -33,7 +33,7 @@ NEUTRAL_PROMPTS = (
     "I think that", "The", "There is a", "It was", "In the", "This is", "We found that", "One of the")
 
 
-class SweepRequest(Part):
+class SweepRequest(FrozenModel):
     """The same run once for each of `strengths` of the intervention at `place`, and unsteered.
 
     `concept`: token ids that stand for what the latent means (`sae.steering.text_measures.concept_tokens`).
@@ -68,7 +68,7 @@ class SweepRequest(Part):
         return [first, *(cell(strength) for strength in self.strengths)]
 
 
-class ReadoutRequest(Part):
+class ReadoutRequest(FrozenModel):
     """Next-token probabilities, unsteered and steered, after every prefix of one text.
 
     `ids`: the text as a run stored it, prompt and output; empty: the request's prompt alone.
@@ -83,7 +83,7 @@ class ReadoutRequest(Part):
     top: int = Field(default=10, ge=1, le=50)
 
 
-class InspectRequest(Part):
+class InspectRequest(FrozenModel):
     """Which latents of one or two SAEs fire on one or two texts.
 
     Either `texts` or `ids` (such as a context of a build, BOS first).  `top`: latents told per token, strongest first;
@@ -107,7 +107,7 @@ class InspectRequest(Part):
         return self
 
 
-class AblationRequest(Part):
+class AblationRequest(FrozenModel):
     """What is lost when one latent is switched off in contexts where it fires.
 
     `contexts` are token ids; `n_random` random latents are switched off as well, for comparison.
@@ -121,7 +121,7 @@ class AblationRequest(Part):
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
 
 
-class ScoreRequest(Part):
+class ScoreRequest(FrozenModel):
     """Output scores of many latents of one SAE; `max_acts` belong to `latents`, one each."""
 
     model: str = Field(min_length=1)

@@ -56,11 +56,11 @@ RATIO_STRONG = 1.0
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Part(BaseModel):
+class FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class Intervention(Part):
+class Intervention(FrozenModel):
     """What is done to one latent.  `strength` is the `s` of its mode; ablate and remove take none."""
 
     sae: str = Field(min_length=1)
@@ -81,7 +81,7 @@ class Intervention(Part):
         return {"clamp": -1.0, "ablate": -1.0, "scale": self.strength - 1.0}.get(self.mode, 0.0)
 
 
-class Where(Part):
+class SteeredPositions(FrozenModel):
     """Which positions are changed.  Positions are absolute: BOS is 0, the prompt begins at 1.
 
     `all` is prompt and output, `output` the generated tokens only (so the first of them is still
@@ -94,7 +94,7 @@ class Where(Part):
     special: bool = False
 
 
-class Sampling(Part):
+class Sampling(FrozenModel):
     """How tokens are drawn.  Temperature 0 takes the likeliest; top_k 0 and top_p 1 cut nothing off.
 
     In this order: `repetition_penalty` r divides the positive logits of every token that prompt or
@@ -113,19 +113,19 @@ class Sampling(Part):
     stop_at_eos: bool = True
 
 
-class ChatMessage(Part):
+class ChatMessage(FrozenModel):
     role: Role
     content: str = Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)
 
 
-class SteerRequest(Part):
+class SteerRequest(FrozenModel):
     """One steering run.  It goes on from `prompt`, or answers `chat` by the model's own template."""
 
     model: str = Field(min_length=1)
     prompt: str = Field(default="", max_length=MAX_PROMPT_CHARACTERS)
     chat: tuple[ChatMessage, ...] = Field(default=(), max_length=MAX_MESSAGES)
     interventions: tuple[Intervention, ...] = Field(min_length=1, max_length=MAX_LATENTS)
-    where: Where = Where()
+    where: SteeredPositions = SteeredPositions()
     sampling: Sampling = Sampling()
     columns: tuple[ColumnName, ...] = Field(default=("baseline", "steered"), min_length=1, max_length=3)
     samples: int = Field(default=1, ge=1, le=MAX_SAMPLES)

@@ -20,8 +20,8 @@ import duckdb
 
 from sae.errors import UserError
 from sae.store.latent_query import (
+    ALIVE,
     DENSITIES,
-    LIVING,
     Filters,
     Page,
     build_query,
@@ -29,7 +29,7 @@ from sae.store.latent_query import (
     density_clause,
     encode_cursor,
 )
-from sae.store.page_file import Glance
+from sae.store.page_file import LatentPageFile
 from sae.store.records import (
     FLAGS,
     Context,
@@ -71,7 +71,7 @@ class Build:
 
     def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, meta: dict[str, Any]) -> None:
         self.path, self.meta, self._connection = path, meta, connection
-        self._glance = Glance.open(path, self.id)
+        self._glance = LatentPageFile.open(path, self.id)
 
     @classmethod
     def open(cls, path: Path) -> Build:
@@ -256,7 +256,7 @@ class Build:
         query = build_query("latent", False, filters, token)
         flags = ", ".join(f"count(*) FILTER (WHERE l.{flag}) AS {flag}" for flag in FLAGS)
         counts = self._rows(
-            f"SELECT {flags}, count(*) FILTER (WHERE NOT l.dead) AS {LIVING} FROM {query.source}{query.where}",
+            f"SELECT {flags}, count(*) FILTER (WHERE NOT l.dead) AS {ALIVE} FROM {query.source}{query.where}",
             query.parameters)[0]
         query = build_query("latent", False, replace(filters, density=""), token)
         decades = ", ".join(f"count(*) FILTER (WHERE {density_clause(name)})" for name in DENSITIES)

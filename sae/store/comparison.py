@@ -31,13 +31,13 @@ _ROWS = "SELECT side, latent, fires, others, cosines, mate, phi FROM match"
 
 @dataclass(frozen=True)
 class Match:
-    """A latent and what it is nearest to in the other SAE; `mate` is None where nothing fires with it."""
+    """A latent and what it is nearest to in the other SAE; `best_match` is None where nothing fires with it."""
 
     latent: int
     fires: int
     others: list[int]
     cosines: list[float]
-    mate: int | None
+    best_match: int | None
     phi: float
 
 

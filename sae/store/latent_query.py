@@ -24,7 +24,7 @@ SORTS = {
 }
 TOKEN_SORTS = frozenset({"token", "token_max", "lift"})
 SCORE_SORT = "score"  # by numbers that come with the filters, as the build does not hold them
-LIVING = "living"
+ALIVE = "living"
 # name -> (from, below) in density; None is open
 DENSITIES: dict[str, tuple[float | None, float | None]] = {
     "1e-5": (None, 1e-5), "1e-4": (1e-5, 1e-4), "1e-3": (1e-4, 1e-3), "1e-2": (1e-3, 1e-2), "1e-1": (1e-2, 1e-1),
@@ -48,8 +48,8 @@ class Filters:
 
     def __post_init__(self) -> None:
         for flag in self.flags:
-            if flag not in (*FLAGS, LIVING):
-                raise UserError(f"flag: {flag!r} is not one of {', '.join((*FLAGS, LIVING))}", "flag")
+            if flag not in (*FLAGS, ALIVE):
+                raise UserError(f"flag: {flag!r} is not one of {', '.join((*FLAGS, ALIVE))}", "flag")
         if self.density and self.density not in DENSITIES:
             raise UserError(f"density: {self.density!r} is not one of {', '.join(DENSITIES)}", "density")
 
@@ -108,7 +108,7 @@ def build_query(sort: str, descending: bool, filters: Filters, token: int | None
     if token is not None:
         query.clauses.append("t.token = ?")
         query.parameters.append(token)
-    query.clauses.extend("NOT l.dead" if flag == LIVING else f"l.{flag}" for flag in sorted(filters.flags))
+    query.clauses.extend("NOT l.dead" if flag == ALIVE else f"l.{flag}" for flag in sorted(filters.flags))
     if filters.density:
         query.clauses.append(density_clause(filters.density))
     if filters.among is not None:

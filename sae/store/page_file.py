@@ -36,8 +36,11 @@ def glance_path(build: Path) -> Path:
     return build.with_suffix(".arrow")
 
 
-def write_glance(con: duckdb.DuckDBPyConnection, path: Path, made_of: str) -> None:
-    """Write `path` from the attached database `build`, whose tables are filled.  `made_of`: what `Glance.open` asks."""
+def write_page_file(con: duckdb.DuckDBPyConnection, path: Path, made_of: str) -> None:
+    """Write `path` from the attached database `build`, whose tables are filled.
+
+    `made_of` names the build, as `LatentPageFile.open` compares it.
+    """
     (top, own_edges, tokens), = con.execute(
         "SELECT (SELECT max(latent) FROM build.latent), (SELECT count(*) FROM build.latent_edges),"
         " (SELECT max(token) FROM build.token)").fetchall()
@@ -110,7 +113,7 @@ def _array(column: pa.ChunkedArray) -> Any:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
 
 
-class Glance:
+class LatentPageFile:
     """The file, open.  Used by many threads at once."""
 
     def __init__(self, batches: list[pa.RecordBatch]) -> None:
@@ -125,7 +128,7 @@ class Glance:
             self._first.append(lists[0].offsets.to_numpy())
 
     @classmethod
-    def open(cls, build: Path, made_of: str) -> Glance | None:
+    def open(cls, build: Path, made_of: str) -> LatentPageFile | None:
         """That of a build file, or None where it has none or one that was made of something else."""
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(glance_path(build))))

@@ -92,7 +92,7 @@ class TokenFirings:
 
 
 @dataclass(frozen=True)
-class Companion:
+class CofiringLatent:
     """Another latent that is active on a share `given` of the tokens on which this one fires.
 
     `lift`: given over the other's own density; `phi`: correlation of the two firing.
@@ -149,9 +149,9 @@ class Latent:
     n_first: int | None = None
     n_last: int | None = None
     encoder_neighbours: list[tuple[int, float]] = field(default_factory=list)
-    together: list[Companion] = field(default_factory=list)
-    implies: list[Companion] = field(default_factory=list)
-    implied_by: list[Companion] = field(default_factory=list)
+    together: list[CofiringLatent] = field(default_factory=list)
+    implies: list[CofiringLatent] = field(default_factory=list)
+    implied_by: list[CofiringLatent] = field(default_factory=list)
     max_phi: float | None = None
     rule: Rule | None = None
     map_x: float | None = None
@@ -278,9 +278,9 @@ def latent_of(row: dict[str, Any]) -> Latent:
         rule=_rule(row), **row)
 
 
-def _companions(row: dict[str, Any], name: str) -> list[Companion]:
+def _companions(row: dict[str, Any], name: str) -> list[CofiringLatent]:
     columns = [row.pop(name + suffix) or [] for suffix in ("", "_given", "_lift", "_phi")]
-    return [Companion(*values) for values in zip(*columns, strict=True)]
+    return [CofiringLatent(*values) for values in zip(*columns, strict=True)]
 
 
 def _rule(row: dict[str, Any]) -> Rule | None:

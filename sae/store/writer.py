@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from sae.store.page_file import glance_path, write_glance
+from sae.store.page_file import glance_path, write_page_file
 from sae.store.schema import CONTEXT_VIEW, INDEXES, ROW_GROUP, STORAGE_VERSION, TABLES
 
 CONTEXT = "context"
@@ -110,7 +110,7 @@ def finish(con: duckdb.DuckDBPyConnection, glance: Path) -> None:
     con.execute(CONTEXT_VIEW)
     con.execute("USE memory")
     ((build_id,),) = con.execute("SELECT value FROM build.meta WHERE key = 'build_id'").fetchall()
-    write_glance(con, glance, json.loads(build_id))
+    write_page_file(con, glance, json.loads(build_id))
     con.execute("CHECKPOINT build")
     con.execute("DETACH build")
 

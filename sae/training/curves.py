@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae.training.trainer import StepResult, Trainee
+from sae.training.trainer import SAETrainer, StepResult
 
 _DECILES = torch.arange(1, 10) / 10
 _NEVER = 2**62
@@ -20,7 +20,7 @@ _NEVER = 2**62
 class Curves:
     """Sums over the steps since the last row, and the first step whose loss was no number."""
 
-    def __init__(self, trainee: Trainee, device: torch.device) -> None:
+    def __init__(self, trainee: SAETrainer, device: torch.device) -> None:
         self.trainee, self.group = trainee, trainee.group
         self.first_bad = torch.full((), _NEVER, dtype=torch.int64, device=device)
         self.device = device

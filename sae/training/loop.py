@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.architectures.data_statistics import DataStatistics
 from sae.autoencoder.artefact import Autoencoder
 from sae.autoencoder.folding import fold_scale
 from sae.autoencoder.normalization import Normalizer
@@ -30,7 +30,7 @@ from sae.distributed.checkpoint import load_shards, save_shards
 from sae.errors import Interrupted, UserError
 from sae.specs.registry import TrainSpec
 from sae.training.curves import Curves
-from sae.training.trainer import Trainee
+from sae.training.trainer import SAETrainer
 
 _SAMPLE_TOKENS = 32_768  # activations from which b_dec, the variance and the scale are measured
 _CHECKPOINT_S = 20.0  # seconds between checkpoints, more where writing one would take
@@ -121,7 +121,7 @@ class Inputs:
 class Trained:
     """What a finished loop leaves of one SAE."""
 
-    trainee: Trainee
+    trainee: SAETrainer
     inputs: Inputs
     theta_batches: tuple[int, int]  # the steps whose minima θ is the mean of
     seconds: float  # of the whole loop, which others may have shared
@@ -238,14 +238,14 @@ class _Loop:
         if state:
             self.inputs = Inputs.resumed(state["inputs"])
             self.failed = {int(member): message for member, message in state["failed"].items()}
-            self.trainees = [Trainee.resumed(spec, one, self.device, group=self.group)
+            self.trainees = [SAETrainer.resumed(spec, one, self.device, group=self.group)
                              for spec, one in zip(self.specs, state["trainees"], strict=True)]
             return
         parts = self._parts(self.source.sample(_SAMPLE_TOKENS))
         self.inputs = Inputs.fit(self.specs[0].normalize, parts)
         y_ND, target_ND, _ = self.inputs.apply(parts)
-        start = Start.measure(y_ND, target_ND, self.specs[0].b_dec_init)
-        self.trainees = [Trainee(spec, start, self.device, group=self.group) for spec in self.specs]
+        start = DataStatistics.measure(y_ND, target_ND, self.specs[0].b_dec_init)
+        self.trainees = [SAETrainer(spec, start, self.device, group=self.group) for spec in self.specs]
 
     @property
     def members(self) -> list[int]:

@@ -60,7 +60,7 @@ class SAEOptimizer:
 
     def forget(self, latents_M: Tensor) -> None:
         """Set Adam's moments of these latents to 0 in every parameter that has a row or an entry for each latent."""
-        for name, parameter in (self.weights | self.rule).items():
+        for name, parameter in {**self.weights, **self.rule}.items():
             if name not in OF_SPACE:
                 for moment in ("exp_avg", "exp_avg_sq"):
                     self.adam.state[parameter][moment][latents_M] = 0.0

@@ -16,19 +16,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sae.training.trainer import Trainee
+from sae.training.trainer import SAETrainer
 
 _ENCODER_SHARE = 0.2
 
 
-def resampling_due(trainee: Trainee) -> bool:
+def resampling_due(trainee: SAETrainer) -> bool:
     """Whether dead latents are to be resampled after the step that was just done."""
     every, done = trainee.spec.resample_every, trainee.steps_done
     return bool(every) and done % every == 0 and 2 * done <= trainee.n_steps
 
 
 @torch.no_grad()
-def resample(trainee: Trainee, y_BD: Tensor, error_BD: Tensor) -> None:
+def resample(trainee: SAETrainer, y_BD: Tensor, error_BD: Tensor) -> None:
     """Resample the dead latents from a batch and its errors.  The draw follows from seed and step alone."""
     dead_M, group = trainee.dead_M, trainee.group
     y_BD, error_BD = (torch.cat(list(group.gather_replicas(part_BD))) for part_BD in (y_BD, error_BD))

@@ -24,7 +24,7 @@ from torch.nn import Parameter
 from sae.autoencoder.architectures import make
 from sae.autoencoder.architectures.base import Sparsity
 from sae.autoencoder.architectures.batch import Batch
-from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.architectures.data_statistics import DataStatistics
 from sae.distributed import ALONE, Group
 from sae.kernels.codes import Codes
 from sae.kernels.encoder import EncoderProduct
@@ -44,11 +44,11 @@ class StepResult:
     sparsity_loss: Tensor
 
 
-class Trainee:
+class SAETrainer:
     """The parameters of one SAE and their Adam state."""
 
     def __init__(
-        self, spec: TrainSpec, start: Start, device: torch.device, product_dtype: torch.dtype = torch.bfloat16,
+        self, spec: TrainSpec, start: DataStatistics, device: torch.device, product_dtype: torch.dtype = torch.bfloat16,
         group: Group = ALONE,
     ) -> None:
         self.spec, self.start, self.product_dtype, self.group = spec, start, product_dtype, group
@@ -74,7 +74,7 @@ class Trainee:
         self.b_dec_D = Parameter(b_dec_D)
         self.b_in_D = self.b_dec_D if start.b_in_D is None else Parameter(
             start.b_in_D.detach().clone().float().to(device))
-        self.sparsity.begin(spec, start, device)
+        self.sparsity.setup(spec, start, device)
         self.silent_tokens_L = torch.zeros(len(W_dec_LD), dtype=torch.int64, device=device)
         self.optimizer = SAEOptimizer(self._weights(), self.sparsity.parameters(), spec.clip_norm, group)
 
@@ -191,12 +191,13 @@ class Trainee:
     @classmethod
     def resumed(
         cls, spec: TrainSpec, state: dict[str, Any], device: torch.device, group: Group = ALONE
-    ) -> Trainee:
+    ) -> SAETrainer:
         """A trainee as it was when `state` was taken."""
         tensors = state["tensors"]
-        trainee = cls(spec, Start(tensors["b_dec"], b_in_D=tensors.get("b_in"), **state["start"]), device, group=group)
-        trainee.load_state(state)
-        return trainee
+        statistics = DataStatistics(tensors["b_dec"], b_in_D=tensors.get("b_in"), **state["start"])
+        trainer = cls(spec, statistics, device, group=group)
+        trainer.load_state(state)
+        return trainer
 
 
 def _unit_rows(n_rows: int, width: int, generator: torch.Generator) -> Tensor:

@@ -34,7 +34,7 @@ class PairLine:
     match: Match
     mine: Beside
     nearest: Beside
-    mate: Beside | None
+    best_match: Beside | None
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class Sides:
     def pairs(self, matches: Sequence[Match]) -> list[PairLine]:
         """The matches with what each latent looks like."""
         mine = self.beside(self.mine, (m.latent for m in matches))
-        mates = [m.mate for m in matches if m.mate is not None]
-        other = self.beside(self.other, [m.others[0] for m in matches] + mates)
+        best_matches = [m.best_match for m in matches if m.best_match is not None]
+        other = self.beside(self.other, [m.others[0] for m in matches] + best_matches)
         return [
             PairLine(m, mine[m.latent], other[m.others[0]],
-                     other[m.mate] if m.mate is not None and m.mate != m.others[0] else None)
+                     other[m.best_match] if m.best_match is not None and m.best_match != m.others[0] else None)
             for m in matches]
 
     def split_lines(self, splits: Sequence[Split]) -> list[SplitLine]:

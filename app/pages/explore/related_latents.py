@@ -10,7 +10,7 @@ from app.pages.explore.latent_views import snippet
 from app.render.numbers import number, percent
 from app.render.token_text import Row
 from sae.store.build import Build
-from sae.store.records import Companion, Latent
+from sae.store.records import CofiringLatent, Latent
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def relations(build: Build, latent: Latent, labels: Mapping[int, Label]) -> list
     def cosines(pairs: Sequence[tuple[int, float]]) -> list[Related]:
         return [row(other, f"{cosine:.3f}") for other, cosine in pairs]
 
-    def company(companions: Sequence[Companion]) -> list[Related]:
+    def company(companions: Sequence[CofiringLatent]) -> list[Related]:
         return [row(c.latent, percent(c.given), f"φ {c.phi:.2f} · {number(c.lift)}×") for c in companions]
 
     kinds = [

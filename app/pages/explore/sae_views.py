@@ -18,7 +18,7 @@ from app.render.zoom import Zoom
 from sae.errors import UserError
 from sae.runs.folder import RunFolder
 from sae.store.build import Build
-from sae.store.latent_query import LIVING, Filters
+from sae.store.latent_query import ALIVE, Filters
 from sae.store.records import DENSE_DENSITY, RARE_TOKENS, L0Count
 from sae.workspace.paths import Workspace
 
@@ -197,11 +197,11 @@ def starts(sae: Sae, build: Build, n: int = 5) -> list[Start]:
         Start("Fires on one token", "easiest to read, and to check",
               f"{base}?sort=kurtosis&dir=desc&flag=single_token", first("kurtosis", True, "single_token")),
         Start("Told by a short rule", "when it fires is said in a few words, found by counting",
-              f"{base}?sort=rule&dir=desc&flag={LIVING}", first("rule", True, LIVING)),
+              f"{base}?sort=rule&dir=desc&flag={ALIVE}", first("rule", True, ALIVE)),
         Start("Sharp effect on the output", "highest kurtosis of its logits: it speaks for few tokens",
-              f"{base}?sort=kurtosis&dir=desc&flag={LIVING}", first("kurtosis", True, LIVING)),
+              f"{base}?sort=kurtosis&dir=desc&flag={ALIVE}", first("kurtosis", True, ALIVE)),
         Start("Densest", "on most tokens; often position or norm", f"{base}?sort=density&dir=desc",
-              first("density", True, LIVING)),
+              first("density", True, ALIVE)),
         Start("Rarest", f"fewer than {RARE_TOKENS} firings: too few to trust", f"{base}?sort=density&flag=rare",
               first("density", False, "rare")),
         Start("Any", "five at random", f"/{sae.id}/random", build.random_latents(n, seed=7)),

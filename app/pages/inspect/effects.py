@@ -21,7 +21,7 @@ from app.pages.sae_page import find_sae, need_weights, open_build
 from app.web.errors import error_response, wants_json
 from app.web.parameters import PathNumber, whole_number
 from app.web.templating import is_htmx, render
-from app.worker.cached_requests import PATIENCE_S, Question, fault_words
+from app.worker.cached_requests import PATIENCE_S, CachedRequest, fault_words
 from app.worker.protocol import Ablate, Ablated, Score, Scored
 from sae.errors import UserError
 from sae.steering.measurement_requests import MAX_SCORED
@@ -45,7 +45,7 @@ async def measure_scores(request: Request, model: str, name: str, tools: ToolsDe
             return error_response(request, status, words, headers=headers)
         await run_in_threadpool(effects_view.store_scores, tools.db, sae, question.last.scores)
     if wants_json(request):
-        known = await run_in_threadpool(effects_view.scores, tools.db, sae.id, str(sae.current_build))
+        known = await run_in_threadpool(latent_effects.scores, tools.db, sae.id, str(sae.current_build))
         return JSONResponse({"scores": {str(i): known.get(i) for i in latents}})
     headers = {"HX-Refresh": "true"} if is_htmx(request) else {}
     return Response(status_code=204, headers=headers) if headers else RedirectResponse(f"/{sae.id}/latents", 303)
@@ -101,8 +101,8 @@ async def _answer(
     request: Request, tools: Tools, sae: Sae, number: int, *, asked: bool, patience_s: float
 ) -> Response:
     messages = await run_in_threadpool(_messages, tools, sae, number)
-    known = await run_in_threadpool(effects_view.stored, tools.db, sae, number)
-    questions: list[Question] = []
+    known = await run_in_threadpool(latent_effects.stored, tools.db, sae, number)
+    questions: list[CachedRequest] = []
     if asked:
         wanted = [known is None or known.tokens is None, known is None or known.ablation is None]
         for key, message, want in zip(_keys(sae, number), messages, wanted, strict=True):
@@ -123,7 +123,7 @@ def _messages(tools: Tools, sae: Sae, number: int) -> tuple[Score, Ablate | None
                 effects_view.ablation_message(sae, build, latent, tools.workspace))
 
 
-def _show(request: Request, tools: Tools, sae: Sae, number: int, questions: list[Question]) -> Response:
+def _show(request: Request, tools: Tools, sae: Sae, number: int, questions: list[CachedRequest]) -> Response:
     waiting, fault, status, headers = "", "", 200, dict[str, str]()
     for question in questions:
         if isinstance(question.last, Scored):

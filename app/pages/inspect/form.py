@@ -1,7 +1,7 @@
 """The inspector's form: texts and SAEs as they were typed, checked, and where the result is found again.
 
 An inspection is addressed either by its stored id (`/inspect/{id}`) or by all that it says
-(`/inspect?sae=…&text=…`); how its result is shown (`View`) is always in the query.
+(`/inspect?sae=…&text=…`); how its result is shown (`DisplayOptions`) is always in the query.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sae.steering.measurement_requests import MAX_TEXT_CHARACTERS, MAX_TEXT_TOKE
 
 
 @dataclass(frozen=True)
-class Asked:
+class InspectionQuery:
     """What is inspected: a text under one SAE or two, or two texts under one."""
 
     texts: tuple[str, ...]
@@ -43,7 +43,7 @@ class Asked:
         return {"texts": list(self.texts), "saes": list(self.saes)}
 
     @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> Asked:
+    def of(cls, stored: Mapping[str, Any]) -> InspectionQuery:
         return cls(tuple(stored["texts"]), tuple(stored["saes"]))
 
 
@@ -64,12 +64,12 @@ def read_form(data: ImmutableMultiDict[str, Any]) -> InspectForm:
     return InspectForm(text, text2, str(data.get("sae", "")), str(data.get("with", "")))
 
 
-def form_of(asked: Asked) -> InspectForm:
+def form_of(asked: InspectionQuery) -> InspectForm:
     """The form filled with an inspection."""
     return InspectForm(asked.texts[0], *asked.texts[1:2] or [""], *asked.saes[:1], *asked.saes[1:2] or [""])
 
 
-def check(form: InspectForm, catalog: Catalog) -> Asked | None:
+def check(form: InspectForm, catalog: Catalog) -> InspectionQuery | None:
     """What the form asks for.  None where something is wrong: then every fault is at its field."""
     sae = _find(form, "sae", form.sae, catalog)
     other = _find(form, "with", form.beside, catalog) if form.beside else None
@@ -84,7 +84,7 @@ def check(form: InspectForm, catalog: Catalog) -> Asked | None:
         _check_text(form, name, text, sae)
     if form.errors:
         return None
-    return Asked(texts, (form.sae, form.beside) if other else (form.sae,))
+    return InspectionQuery(texts, (form.sae, form.beside) if other else (form.sae,))
 
 
 def _find(form: InspectForm, name: str, sae_id: str, catalog: Catalog) -> Sae | None:
@@ -115,7 +115,7 @@ def _check_text(form: InspectForm, name: str, text: str, sae: Sae | None) -> Non
 
 
 @dataclass(frozen=True)
-class View:
+class DisplayOptions:
     """How a result is shown: ranked by what, whether dense latents and special tokens count, what is chosen.
 
     `of` is the side of the page (text or SAE) that the choice belongs to: `at`, the position of a token
@@ -131,7 +131,7 @@ class View:
     all: bool = False
 
     @classmethod
-    def read(cls, query: Mapping[str, str]) -> View:
+    def read(cls, query: Mapping[str, str]) -> DisplayOptions:
         """From a request's query; values that make no sense are passed over."""
 
         def whole(name: str) -> int | None:
@@ -145,18 +145,18 @@ class View:
     def pairs(self, **changes: Any) -> list[tuple[str, str]]:
         """The query's pairs after `changes`; usual values are left out."""
         new = replace(self, **changes)
-        usual = View()
+        usual = DisplayOptions()
         return [(name, str(int(value)) if isinstance(value, bool) else str(value)) for name, value in vars(new).items()
                 if value != getattr(usual, name) and value is not None]
 
 
 @dataclass(frozen=True)
-class Place:
+class InspectionUrl:
     """Where a result is found: links to it, shown in other ways, are made here."""
 
-    asked: Asked
+    asked: InspectionQuery
     stored: bool
-    view: View
+    view: DisplayOptions
 
     @property
     def _pairs(self) -> list[tuple[str, str]]:

@@ -18,16 +18,24 @@ from starlette.concurrency import run_in_threadpool
 from app.db.tables import Inspection, Sae
 from app.library import labels
 from app.pages.dependencies import SessionDep, Tools, ToolsDep
-from app.pages.inspect.form import Asked, InspectForm, Place, View, check, form_of, read_form
+from app.pages.inspect.form import (
+    DisplayOptions,
+    InspectForm,
+    InspectionQuery,
+    InspectionUrl,
+    check,
+    form_of,
+    read_form,
+)
 from app.pages.inspect.lookup import card_of, context_text, example, readings
-from app.pages.inspect.result import Opened, Result, result, result_json
+from app.pages.inspect.result import OpenedSAE, Result, result, result_json
 from app.pages.inspect.view import MEASURES
-from app.pages.provenance import strip
+from app.pages.provenance import provenance_words
 from app.pages.sae_page import open_build
 from app.web.errors import wants_json
 from app.web.parameters import QueryNumber
 from app.web.templating import is_htmx, render
-from app.worker.cached_requests import PATIENCE_S, Question, fault_words
+from app.worker.cached_requests import PATIENCE_S, CachedRequest, fault_words
 from app.worker.protocol import Inspect, Inspected
 from sae.steering.measurement_requests import MAX_TOP, InspectRequest
 
@@ -46,7 +54,7 @@ async def show_form(request: Request, tools: ToolsDep) -> Response:
     asked = await run_in_threadpool(check, form, tools.catalog)
     if asked is None:
         return await run_in_threadpool(_form_page, request, tools, form, 422)
-    return await _answer(request, tools, Place(asked, False, View.read(query)))
+    return await _answer(request, tools, InspectionUrl(asked, False, DisplayOptions.read(query)))
 
 
 @router.post("/inspect")
@@ -57,7 +65,7 @@ async def create(request: Request, tools: ToolsDep) -> Response:
     if asked is None:
         return await run_in_threadpool(_form_page, request, tools, form, 422)
     await run_in_threadpool(_store, tools.db, asked)
-    place = Place(asked, True, View())
+    place = InspectionUrl(asked, True, DisplayOptions())
     if wants_json(request):
         return JSONResponse({"id": asked.id, "url": place.link()}, 201, {"Location": place.link()})
     if is_htmx(request):
@@ -89,7 +97,8 @@ async def show(request: Request, inspection_id: str, tools: ToolsDep) -> Respons
     row = await run_in_threadpool(tools.db.get, Inspection, inspection_id)
     if row is None:
         raise HTTPException(404, f"There is no inspection {inspection_id}.")
-    return await _answer(request, tools, Place(Asked.of(row.request), True, View.read(request.query_params)))
+    options = DisplayOptions.read(request.query_params)
+    return await _answer(request, tools, InspectionUrl(InspectionQuery.of(row.request), True, options))
 
 
 def _filled(request: Request, tools: Tools) -> InspectForm:
@@ -104,13 +113,13 @@ def _filled(request: Request, tools: Tools) -> InspectForm:
     return form
 
 
-def _store(db: SessionDep, asked: Asked) -> None:
+def _store(db: SessionDep, asked: InspectionQuery) -> None:
     if db.get(Inspection, asked.id) is None:
         db.add(Inspection(id=asked.id, request=asked.json()))
         db.commit()
 
 
-async def _answer(request: Request, tools: Tools, place: Place, patience_s: float = PATIENCE_S) -> Response:
+async def _answer(request: Request, tools: Tools, place: InspectionUrl, patience_s: float = PATIENCE_S) -> Response:
     """The result, or what it waits for."""
     saes = await run_in_threadpool(_saes, tools, place.asked)
     patience_s = 60.0 if wants_json(request) else patience_s
@@ -118,14 +127,14 @@ async def _answer(request: Request, tools: Tools, place: Place, patience_s: floa
     return await run_in_threadpool(_show, request, tools, place, saes, question)
 
 
-def _question(tools: Tools, asked: Asked, saes: list[Sae] | None = None) -> tuple[Hashable, Inspect]:
+def _question(tools: Tools, asked: InspectionQuery, saes: list[Sae] | None = None) -> tuple[Hashable, Inspect]:
     """What the worker is asked, and the key by which its answer is found again."""
     saes = saes or _saes(tools, asked)
     key = (asked, *(sae.current_build for sae in saes), *(sae.created for sae in saes))
     return key, _message(saes, asked, tools)
 
 
-def _saes(tools: Tools, asked: Asked) -> list[Sae]:
+def _saes(tools: Tools, asked: InspectionQuery) -> list[Sae]:
     found = [tools.catalog.get_sae(sae_id) for sae_id in asked.saes]
     for sae_id, sae in zip(asked.saes, found, strict=True):
         if sae is None or sae.current_build is None or sae.weightless:
@@ -133,14 +142,14 @@ def _saes(tools: Tools, asked: Asked) -> list[Sae]:
     return [sae for sae in found if sae is not None]
 
 
-def _message(saes: list[Sae], asked: Asked, tools: Tools) -> Inspect:
+def _message(saes: list[Sae], asked: InspectionQuery, tools: Tools) -> Inspect:
     request = InspectRequest(
         model=str(saes[0].config["model"]["name"]), saes=asked.saes, texts=asked.texts, top=MAX_TOP)
     return Inspect(request=request, folders={sae.id: str(tools.workspace.sae(sae.id)) for sae in saes})
 
 
 def _show(
-    request: Request, tools: Tools, place: Place, saes: list[Sae], question: Question,
+    request: Request, tools: Tools, place: InspectionUrl, saes: list[Sae], question: CachedRequest,
 ) -> Response:
     """A question as it stands: the result, what it waits for, or its fault."""
     status, headers, context = 200, dict[str, str](), dict[str, Any](shown=None, waiting=None, fault=None)
@@ -164,9 +173,9 @@ def _show(
                   json_url=place.link(".json"))
 
 
-def _result(tools: Tools, place: Place, saes: list[Sae], answer: Inspected) -> Result:
+def _result(tools: Tools, place: InspectionUrl, saes: list[Sae], answer: Inspected) -> Result:
     with ExitStack() as stack:
-        opened: Opened = [
+        opened: OpenedSAE = [
             (sae, stack.enter_context(open_build(tools.builds, sae)), labels.texts(tools.db, sae.id)) for sae in saes]
         return result(place.asked, readings(answer), opened, place.view)
 
@@ -193,5 +202,5 @@ def _frame(tools: Tools, form: InspectForm) -> dict[str, Any]:
     words = []
     if current is not None:
         with open_build(tools.builds, current) as build:
-            words = strip(current, build.meta)
+            words = provenance_words(current, build.meta)
     return {"form": form, "saes": saes, "current_sae": current, "section": "inspect", "strip": words}

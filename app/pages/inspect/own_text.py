@@ -16,14 +16,14 @@ from app.db.tables import Sae
 from app.pages.dependencies import Tools, ToolsDep
 from app.pages.explore import latent_views
 from app.pages.inspect.form import InspectForm, check
-from app.pages.provenance import provenance, strip
+from app.pages.provenance import provenance, provenance_words
 from app.pages.sae_page import find_sae, need_weights, open_build
 from app.render.token_text import Piece, text_pieces, token_label
 from app.render.zoom import Zoom
 from app.web.errors import wants_json
 from app.web.parameters import PathNumber
 from app.web.templating import is_htmx, render
-from app.worker.cached_requests import PATIENCE_S, Question, fault_words
+from app.worker.cached_requests import PATIENCE_S, CachedRequest, fault_words
 from app.worker.protocol import Inspect, Inspected, InspectedText
 from sae.errors import UserError
 from sae.steering.measurement_requests import InspectRequest
@@ -68,7 +68,7 @@ async def show(request: Request, model: str, name: str, number: PathNumber, tool
 
 
 def _show(
-    request: Request, tools: Tools, sae: Sae, number: int, form: InspectForm, question: Question | None,
+    request: Request, tools: Tools, sae: Sae, number: int, form: InspectForm, question: CachedRequest | None,
 ) -> Response:
     status, headers, waiting, fault = 200, dict[str, str](), "", ""
     if question is None:
@@ -97,7 +97,7 @@ def _show(
             return render(request, "owntext/_result.html", 200, headers, **context, chart=chart)
         return render(
             request, "owntext/page.html", status, headers, **context, chart=None, current_sae=sae, section="latents",
-            strip=strip(sae, build.meta), meta=build.meta,
+            provenance_words=provenance_words(sae, build.meta), meta=build.meta,
             json_url=f"/inspect/{sae.id}/{number}.json?{request.url.query}")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.db.tables import Sae
-from app.pages.inspect.form import Asked, View
+from app.pages.inspect.form import DisplayOptions, InspectionQuery
 from app.pages.inspect.view import (
     MEASURES,
     ROWS_SHOWN,
@@ -51,7 +51,7 @@ class DifferenceLine:
 
 
 @dataclass(frozen=True)
-class Side:
+class TextPanel:
     """One text under one SAE, the side `place` of the page.
 
     `text` and `of` are the places of text and SAE in what was asked; `hidden` counts dense latents left out.
@@ -88,7 +88,7 @@ class Side:
 class TokenPanel:
     """The chosen token's latents."""
 
-    side: Side
+    side: TextPanel
     position: int
     label: str
     l0: int
@@ -99,16 +99,16 @@ class TokenPanel:
 class Result:
     """All that the page shows of an inspection."""
 
-    sides: list[Side]
+    sides: list[TextPanel]
     differences: list[DifferenceLine] = field(default_factory=list)
     token: TokenPanel | None = None
     colour: TextLatent | None = None
 
 
-Opened = Sequence[tuple[Sae, Build, Mapping[int, str]]]  # the SAEs, their builds, labels of latents
+OpenedSAE = Sequence[tuple[Sae, Build, Mapping[int, str]]]  # the SAEs, their builds, labels of latents
 
 
-def result(asked: Asked, readings: Sequence[Reading], opened: Opened, view: View) -> Result:
+def result(asked: InspectionQuery, readings: Sequence[Reading], opened: OpenedSAE, view: DisplayOptions) -> Result:
     """Put a page together; `readings` are of each text under each SAE, the SAEs changing slowest."""
     places = [(t, s) for s in range(len(asked.saes)) for t in range(len(asked.texts))]
     top = max(max(reading.l0, default=1) for reading in readings)
@@ -126,7 +126,7 @@ def result(asked: Asked, readings: Sequence[Reading], opened: Opened, view: View
         token_panel(sides, opened, view), colour)
 
 
-def token_panel(sides: Sequence[Side], opened: Opened, view: View) -> TokenPanel | None:
+def token_panel(sides: Sequence[TextPanel], opened: OpenedSAE, view: DisplayOptions) -> TokenPanel | None:
     """The chosen token's latents, or None where none is chosen, or there is no such position."""
     side = sides[view.of] if view.of < len(sides) else sides[0]
     if view.at is None or view.at >= len(side.reading.ids):
@@ -140,8 +140,8 @@ def token_panel(sides: Sequence[Side], opened: Opened, view: View) -> TokenPanel
 
 def _side(
     place: int, text: int, of: int, reading: Reading, latents: Sequence[TextLatent],
-    opened: tuple[Sae, Build, Mapping[int, str]], view: View, top_l0: int, chosen: int | None,
-) -> Side:
+    opened: tuple[Sae, Build, Mapping[int, str]], view: DisplayOptions, top_l0: int, chosen: int | None,
+) -> TextPanel:
     sae, build, labels = opened
     order = ranked(latents, view.rank, view.dense)
     shown = order if view.all else order[:ROWS_SHOWN]
@@ -150,14 +150,14 @@ def _side(
     lines = [Line(row, row.value(view.rank), row.value(view.rank) / (top or 1.0), snippets.get(row.latent),
                   labels.get(row.latent, "")) for row in shown]
     max_act = build.firing_rates.get(chosen, (0.0, 0.0))[1] if chosen is not None else 0.0
-    return Side(
+    return TextPanel(
         place, text, of, sae, reading, cells(reading, top_l0, chosen, max_act), len(latents), lines,
         more=len(order) - len(shown), hidden=len(latents) - len(order))
 
 
 def _differences(
-    sides: Sequence[Side], found: Sequence[Sequence[TextLatent]], opened: tuple[Sae, Build, Mapping[int, str]],
-    view: View,
+    sides: Sequence[TextPanel], found: Sequence[Sequence[TextLatent]], opened: tuple[Sae, Build, Mapping[int, str]],
+    view: DisplayOptions,
 ) -> list[DifferenceLine]:
     _, build, labels = opened
     first, second = (side.reading.length(view.special) for side in sides)
@@ -169,7 +169,7 @@ def _differences(
                            labels.get(row.latent, "")) for row in rows]
 
 
-def result_json(asked: Asked, shown: Result, view: View) -> dict[str, Any]:
+def result_json(asked: InspectionQuery, shown: Result, view: DisplayOptions) -> dict[str, Any]:
     """The inspection for programs: every token with its L0 and all its latents, and the ranked latents."""
     sides = [{
         "sae": side.sae.id, "build": side.sae.current_build, "text": side.text, "tokens": [

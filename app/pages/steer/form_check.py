@@ -24,8 +24,8 @@ from sae.steering.request import (
     ChatMessage,
     Intervention,
     Sampling,
+    SteeredPositions,
     SteerRequest,
-    Where,
     check_room,
 )
 
@@ -51,7 +51,7 @@ def check(form: Form) -> SteerRequest | None:
             model=form.facts.model, **_text(form), samples=samples or 1,
             interventions=tuple(i for i in interventions if i is not None),
             sampling=Sampling(**sampling),  # type: ignore[arg-type]
-            where=Where(positions=positions, start=start, special=form.special),  # type: ignore[arg-type]
+            where=SteeredPositions(positions=positions, start=start, special=form.special),  # type: ignore[arg-type]
             columns=("baseline", "steered", "control") if form.control else ("baseline", "steered"))
     except ValueError as error:  # a rule that no field above looks at
         form.errors["form"] = str(error)

@@ -16,7 +16,7 @@ from sae.lm.prompts import has_chat_template
 from sae.steering.request import MAX_LATENTS
 from sae.steering.text_measures import concept_tokens
 from sae.store.build import Build
-from sae.store.latent_query import LIVING, Filters
+from sae.store.latent_query import ALIVE, Filters
 from sae.store.records import LatentRow
 
 _DEMO_PROMPT = 'def read_config(path):\n    """'
@@ -152,7 +152,7 @@ def _example_latent(build: Build) -> int | None:
     """Of the most frequent latents that are not dense, the first that fires on one word; else on any one token;
     else mostly on one word; else whatever lives."""
     single = _not_dense(build, "single_token")
-    living = _not_dense(build, LIVING)
+    living = _not_dense(build, ALIVE)
     for rows, share in ((single, 0.0), (living, 0.5)):
         for row in rows:
             if _fires_on_a_word(build, row.latent, share):

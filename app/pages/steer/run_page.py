@@ -26,7 +26,7 @@ from app.pages.steer.run_view import RunView, run_json, whole_text
 from app.web.errors import wants_json
 from app.web.parameters import PathNumber, QueryNumber, whole_number
 from app.web.templating import is_htmx, render
-from app.worker.cached_requests import PATIENCE_S, Question, fault_words
+from app.worker.cached_requests import PATIENCE_S, CachedRequest, fault_words
 from app.worker.protocol import ReadOut, Readout
 from sae.lm.model_info import find_model
 from sae.steering.python_program import SnippetSae
@@ -138,7 +138,7 @@ async def next_tokens(
     return await run_in_threadpool(_show_next, request, run, key, position, question)
 
 
-def _show_next(request: Request, run: RunView, key: str, position: int, question: Question) -> Response:
+def _show_next(request: Request, run: RunView, key: str, position: int, question: CachedRequest) -> Response:
     words, status, headers = fault_words(question) if question.fault else ("", 200, {})
     if wants_json(request):
         if not isinstance(question.last, ReadOut):

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from sae.autoencoder.architectures.batch import Batch
-from sae.autoencoder.architectures.data_statistics import Start
-from sae.autoencoder.architectures.losses import Fit, fit
+from sae.autoencoder.architectures.data_statistics import DataStatistics
+from sae.autoencoder.architectures.losses import ReconstructionLoss, reconstruction_loss
 from sae.distributed import ALONE
 from sae.kernels.codes import Codes
 from sae.specs.registry import TrainSpec
@@ -45,7 +45,7 @@ class Sparsity(ABC):
     has_k: ClassVar[bool] = True
     independent: ClassVar[bool] = False  # whether a latent's own pre-activation decides alone at inference
     has_auxk: ClassVar[bool] = True  # whether a dead latent may still have a positive pre-activation to learn by
-    start_bias: ClassVar[float] = 0.0  # b_enc before the first step, in units of `Start.input_scale`
+    start_bias: ClassVar[float] = 0.0  # b_enc before the first step, in units of `DataStatistics.input_scale`
     lengths: ClassVar[frozenset[str]] = frozenset()  # own tensors that are measured in units of the activations
 
     coefficient: float | None = None  # the weight of the rule's penalty, where it has one
@@ -85,23 +85,23 @@ class Sparsity(ABC):
         Where the rule is `independent`, the columns may be those of some `latents` only.
         """
 
-    def border(self, codes: Codes | None = None) -> Tensor:
+    def threshold_for(self, codes: Codes | None = None) -> Tensor:
         """What a pre-activation has to exceed (or reach) to be active, where `codes` are those that are: one number,
         one a latent [L] or one a token [B, 1].  A rule that is `independent` need not know the codes."""
         return torch.zeros(())
 
-    def among(self, codes: Codes) -> tuple[Codes, Tensor]:
+    def select_from_pairs(self, codes: Codes) -> tuple[Codes, Tensor]:
         """Of pairs with their pre-activations: those that are active, with their values, and which they are, [N].
 
         For a rule that is `independent`: what `select` finds, if all pairs above the border are among these.
         """
-        border = self.border().to(codes.value_N.device)
+        border = self.threshold_for().to(codes.value_N.device)
         active_N = codes.value_N > (border if border.ndim == 0 else border[codes.latent_N])
         return codes.where(active_N), active_N
 
     # ---- in training
 
-    def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:  # noqa: B027
+    def setup(self, spec: TrainSpec, start: DataStatistics, device: torch.device) -> None:  # noqa: B027
         """Take what the rule needs of the settings, and make its own parameters."""
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -118,7 +118,7 @@ class Sparsity(ABC):
         The gradients of the rule's own parameters are left in their `.grad`.
         """
         codes = self.select_training(batch.pre_BL)
-        return of_fit(codes, fit(codes, batch))
+        return of_fit(codes, reconstruction_loss(codes, batch))
 
     def project(self) -> None:  # noqa: B027
         """After an optimiser step: bring the rule's own parameters back to where they have a meaning."""
@@ -137,7 +137,7 @@ class Sparsity(ABC):
         """Take back what `state` gave."""
 
 
-def of_fit(codes: Codes, result: Fit) -> Learned:
+def of_fit(codes: Codes, result: ReconstructionLoss) -> Learned:
     """What is learned where the fit is the whole loss and every pair's value is its pre-activation."""
     # Selected pre-activations are positive, so the gradient of ReLU is 1 on all of them.
     return Learned(codes, result.error_BD, result.loss, torch.zeros_like(result.loss),

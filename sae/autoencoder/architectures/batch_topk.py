@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sae.autoencoder.architectures.base import Learned, Sparsity
 from sae.autoencoder.architectures.batch import Batch
-from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.architectures.data_statistics import DataStatistics
 from sae.autoencoder.architectures.topk import MULTI, learn_nested
 from sae.distributed.select import among_batch_topk
 from sae.kernels.codes import Codes
@@ -49,7 +49,7 @@ class BatchTopK(Sparsity):
     def threshold(self, value: float | None) -> None:
         self._threshold = value
 
-    def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:
+    def setup(self, spec: TrainSpec, start: DataStatistics, device: torch.device) -> None:
         self.multi = spec.multi_topk
 
     def select_training(self, pre_BL: Tensor) -> Codes:
@@ -75,7 +75,7 @@ class BatchTopK(Sparsity):
     def select(self, pre_BL: Tensor, latents: Tensor | None = None) -> Codes:
         return above_threshold(pre_BL, self._known_threshold())
 
-    def border(self, codes: Codes | None = None) -> Tensor:
+    def threshold_for(self, codes: Codes | None = None) -> Tensor:
         return torch.tensor(max(self._known_threshold(), 0.0))
 
     def _known_threshold(self) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Start:
+class DataStatistics:
     """The data as an SAE needs to know it.
 
     `b_in_D` is there for a transcoder only, whose input is centred apart from its target.
@@ -28,7 +28,9 @@ class Start:
     cross_ED: Tensor | None = None
 
     @classmethod
-    def measure(cls, y_ND: Tensor, target_ND: Tensor | None = None, b_dec_init: str = "geometric_median") -> Start:
+    def measure(
+        cls, y_ND: Tensor, target_ND: Tensor | None = None, b_dec_init: str = "geometric_median"
+    ) -> DataStatistics:
         """From a sample of normalised activations, and of the targets where those are others."""
         centre = geometric_median if b_dec_init == "geometric_median" else lambda x_ND: x_ND.mean(dim=0)
         wanted_ND = y_ND if target_ND is None else target_ND

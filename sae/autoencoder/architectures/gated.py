@@ -19,8 +19,8 @@ from torch.nn import Parameter
 
 from sae.autoencoder.architectures.base import Learned, Sparsity
 from sae.autoencoder.architectures.batch import Batch
-from sae.autoencoder.architectures.data_statistics import Start
-from sae.autoencoder.architectures.losses import fit
+from sae.autoencoder.architectures.data_statistics import DataStatistics
+from sae.autoencoder.architectures.losses import reconstruction_loss
 from sae.autoencoder.architectures.relu import l1_weight
 from sae.kernels.codes import Codes
 from sae.kernels.select import above_threshold
@@ -58,7 +58,7 @@ class Gated(Sparsity):
         value_N = (gate.value_N - b_gate_L[gate.latent_N]) * gain_L[gate.latent_N] + b_mag_L[gate.latent_N]
         return gate.with_values(value_N).where(value_N > 0)
 
-    def among(self, codes: Codes) -> tuple[Codes, Tensor]:
+    def select_from_pairs(self, codes: Codes) -> tuple[Codes, Tensor]:
         latent_N = codes.latent_N
         value_N = (codes.value_N - self.b_gate_L[latent_N]) * self.r_mag_L.exp()[latent_N] + self.b_mag_L[latent_N]
         active_N = (codes.value_N > 0) & (value_N > 0)
@@ -66,7 +66,7 @@ class Gated(Sparsity):
 
     # ---- in training
 
-    def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:
+    def setup(self, spec: TrainSpec, start: DataStatistics, device: torch.device) -> None:
         n_latents = spec.n_latents // self.group.shards
         self.r_mag_L = Parameter(torch.zeros(n_latents, device=device))
         self.b_mag_L = Parameter(torch.zeros(n_latents, device=device))
@@ -84,7 +84,7 @@ class Gated(Sparsity):
         scaled_N = (gate.value_N - batch.b_enc_L[latent_N]) * gain_N
         value_N = scaled_N + self.b_mag_L[latent_N]
         active_N = value_N > 0
-        result = fit(gate.with_values(value_N * active_N), batch)
+        result = reconstruction_loss(gate.with_values(value_N * active_N), batch)
         grad_value_N = result.grad_value_N * active_N
         self.r_mag_L.grad = gate.with_values(grad_value_N * scaled_N).latent_sum_L()
         self.b_mag_L.grad = gate.with_values(grad_value_N).latent_sum_L()

@@ -24,8 +24,8 @@ from torch.nn import Parameter
 
 from sae.autoencoder.architectures.base import Learned, Sparsity
 from sae.autoencoder.architectures.batch import Batch
-from sae.autoencoder.architectures.data_statistics import Start
-from sae.autoencoder.architectures.losses import fit
+from sae.autoencoder.architectures.data_statistics import DataStatistics
+from sae.autoencoder.architectures.losses import reconstruction_loss
 from sae.kernels.codes import Codes
 from sae.kernels.select import above_threshold, entries_above
 from sae.specs.registry import TrainSpec
@@ -56,12 +56,12 @@ class JumpReLU(Sparsity):
     def select(self, pre_BL: Tensor, latents: Tensor | None = None) -> Codes:
         return above_threshold(pre_BL, self.theta_L if latents is None else self.theta_L[latents])
 
-    def border(self, codes: Codes | None = None) -> Tensor:
+    def threshold_for(self, codes: Codes | None = None) -> Tensor:
         return self.theta_L.detach().clamp(min=0.0)
 
     # ---- in training
 
-    def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:
+    def setup(self, spec: TrainSpec, start: DataStatistics, device: torch.device) -> None:
         n_latents = spec.n_latents // self.group.shards
         self.theta_L = Parameter(torch.full((n_latents,), START_THETA * start.input_scale, device=device))
         self.epsilon = spec.bandwidth * start.input_scale
@@ -76,7 +76,7 @@ class JumpReLU(Sparsity):
         near = self._near(batch.pre_BL)
         pre_N, theta_N = near.value_N, self.theta_L[near.latent_N]
         active_N = pre_N > theta_N
-        result = fit(near.with_values(pre_N * active_N), batch)
+        result = reconstruction_loss(near.with_values(pre_N * active_N), batch)
 
         penalty, slope = self.penalty(self.group.sum_all(active_N.sum()) / batch.n_tokens)
         window_N = (pre_N - theta_N).abs() < self.epsilon / 2

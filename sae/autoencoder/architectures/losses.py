@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Fit:
+class ReconstructionLoss:
     """How well codes reconstruct a batch, and what the loss asks of everything that took part."""
 
     error_BD: Tensor
@@ -38,20 +38,22 @@ class Fit:
     grad_b_dec_D: Tensor
 
 
-def fit(codes: Codes, batch: Batch) -> Fit:
+def reconstruction_loss(codes: Codes, batch: Batch) -> ReconstructionLoss:
     """One level: FVU and its gradients."""
     error_BD = batch.decode(codes).add_(batch.b_dec_D)
     torch.sub(batch.target_BD, error_BD, out=error_BD)
     scale = -2.0 * batch.per_token  # of the error, to be the gradient of the output: it goes into what is smaller
-    return Fit(error_BD, batch.per_token * torch.linalg.vector_norm(error_BD).square(),
+    return ReconstructionLoss(error_BD, batch.per_token * torch.linalg.vector_norm(error_BD).square(),
                codes.sampled_product(error_BD, batch.W_dec_LD).mul_(scale),
                _grad_W_dec(codes.with_values(codes.value_N * scale), error_BD, batch), error_BD.sum(dim=0).mul_(scale))
 
 
-def nested_fit(codes: Codes, level_N: Tensor, weights: Sequence[float], batch: Batch, told: int = -1) -> Fit:
+def nested_reconstruction_loss(
+    codes: Codes, level_N: Tensor, weights: Sequence[float], batch: Batch, error_level: int = -1
+) -> ReconstructionLoss:
     """Levels 0 … G−1, each made of the pairs with that `level_N` and all below it.
 
-    The error handed back is that of level `told`.
+    The error handed back is that of level `error_level`.
     """
     G, (B, D) = len(weights), batch.target_BD.shape
     order_N = stable_argsort(level_N)
@@ -63,7 +65,7 @@ def nested_fit(codes: Codes, level_N: Tensor, weights: Sequence[float], batch: B
     for level_BD, weight in zip(felt_GBD, weights, strict=True):
         rest_BD = torch.sub(rest_BD, level_BD, out=level_BD)
         loss += weight * batch.per_token * torch.linalg.vector_norm(level_BD).square()
-    error_BD = felt_GBD[told].clone()
+    error_BD = felt_GBD[error_level].clone()
     scale = [-2.0 * weight * batch.per_token for weight in weights]
     felt_GBD[-1] *= scale[-1]
     for level in range(G - 2, -1, -1):
@@ -71,7 +73,8 @@ def nested_fit(codes: Codes, level_N: Tensor, weights: Sequence[float], batch: B
     felt_TD = felt_GBD.reshape(G * B, D)
     grad_value_N = torch.empty_like(codes.value_N)
     grad_value_N[order_N] = stacked.sampled_product(felt_TD, batch.W_dec_LD)
-    return Fit(error_BD, loss, grad_value_N, _grad_W_dec(stacked, felt_TD, batch), felt_GBD[0].sum(dim=0))
+    grad_W_dec_LD = _grad_W_dec(stacked, felt_TD, batch)
+    return ReconstructionLoss(error_BD, loss, grad_value_N, grad_W_dec_LD, felt_GBD[0].sum(dim=0))
 
 
 def _grad_W_dec(codes: Codes, grad_TD: Tensor, batch: Batch) -> Tensor:

@@ -15,19 +15,19 @@ import torch
 from sae.autoencoder.architectures.base import Learned, of_fit
 from sae.autoencoder.architectures.batch import Batch
 from sae.autoencoder.architectures.batch_topk import BatchTopK
-from sae.autoencoder.architectures.data_statistics import Start
-from sae.autoencoder.architectures.losses import nested_fit
+from sae.autoencoder.architectures.data_statistics import DataStatistics
+from sae.autoencoder.architectures.losses import nested_reconstruction_loss
 from sae.specs.registry import TrainSpec, prefix_sizes
 
 
 class Matryoshka(BatchTopK):
     """BatchTopK over a dictionary whose prefixes are dictionaries, too."""
 
-    def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:
+    def setup(self, spec: TrainSpec, start: DataStatistics, device: torch.device) -> None:
         self.bounds_G = torch.tensor(prefix_sizes(spec.prefixes, spec.n_latents), device=device)
 
     def learn(self, batch: Batch) -> Learned:
         codes = self.select_training(batch.pre_BL)
         level_N = torch.bucketize(codes.latent_N + self.group.shard * codes.n_latents, self.bounds_G, right=True)
         weights = (1 / len(self.bounds_G),) * len(self.bounds_G)
-        return of_fit(codes, nested_fit(codes, level_N, weights, batch))
+        return of_fit(codes, nested_reconstruction_loss(codes, level_N, weights, batch))

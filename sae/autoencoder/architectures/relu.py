@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sae.autoencoder.architectures.base import Learned, Sparsity, of_fit
 from sae.autoencoder.architectures.batch import Batch
-from sae.autoencoder.architectures.data_statistics import Start
-from sae.autoencoder.architectures.losses import fit
+from sae.autoencoder.architectures.data_statistics import DataStatistics
+from sae.autoencoder.architectures.losses import reconstruction_loss
 from sae.kernels.codes import Codes
 from sae.kernels.select import above_threshold
 from sae.specs.registry import TrainSpec
@@ -30,7 +30,7 @@ class ReLU(Sparsity):
     coefficient: float
     start_bias = -1.5  # a random latent begins active on a fifteenth of the tokens, not on half of them
 
-    def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:
+    def setup(self, spec: TrainSpec, start: DataStatistics, device: torch.device) -> None:
         self.coefficient = spec.l1_coefficient
 
     def select(self, pre_BL: Tensor, latents: Tensor | None = None) -> Codes:
@@ -38,7 +38,7 @@ class ReLU(Sparsity):
 
     def learn(self, batch: Batch) -> Learned:
         codes = self.select_training(batch.pre_BL)
-        learned = of_fit(codes, fit(codes, batch))
+        learned = of_fit(codes, reconstruction_loss(codes, batch))
         weight = l1_weight(self.coefficient, batch)
         learned.sparsity_loss = weight * self.group.sum_latents(codes.value_N.sum())
         learned.loss = learned.loss + learned.sparsity_loss

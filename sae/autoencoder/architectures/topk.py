@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sae.autoencoder.architectures.base import Learned, Sparsity, of_fit
 from sae.autoencoder.architectures.batch import Batch
-from sae.autoencoder.architectures.data_statistics import Start
-from sae.autoencoder.architectures.losses import nested_fit
+from sae.autoencoder.architectures.data_statistics import DataStatistics
+from sae.autoencoder.architectures.losses import nested_reconstruction_loss
 from sae.distributed.select import among_row_topk
 from sae.kernels.codes import Codes
 from sae.kernels.select import row_topk
@@ -27,7 +27,7 @@ class TopK(Sparsity):
 
     multi = False
 
-    def begin(self, spec: TrainSpec, start: Start, device: torch.device) -> None:
+    def setup(self, spec: TrainSpec, start: DataStatistics, device: torch.device) -> None:
         self.multi = spec.multi_topk
 
     def select_training(self, pre_BL: Tensor) -> Codes:
@@ -36,7 +36,7 @@ class TopK(Sparsity):
     def select(self, pre_BL: Tensor, latents: Tensor | None = None) -> Codes:
         return row_topk(pre_BL, self.k)
 
-    def border(self, codes: Codes | None = None) -> Tensor:
+    def threshold_for(self, codes: Codes | None = None) -> Tensor:
         """The k-th largest of each token; 0 where fewer are positive."""
         assert codes is not None
         least_B = torch.full((codes.n_tokens,), torch.inf, device=codes.value_N.device)
@@ -52,6 +52,6 @@ class TopK(Sparsity):
 
 def learn_nested(codes: Codes, among_k_N: Tensor, batch: Batch) -> Learned:
     """Multi-TopK from the MULTI·k codes, of which `among_k_N` are the k strongest."""
-    learned = of_fit(codes, nested_fit(codes, (~among_k_N).long(), WEIGHTS, batch, told=0))
+    learned = of_fit(codes, nested_reconstruction_loss(codes, (~among_k_N).long(), WEIGHTS, batch, error_level=0))
     learned.codes = codes.where(among_k_N)
     return learned

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sae.formats import untrusted_json as hostile
+from sae.formats import untrusted_json
 from sae.formats.dashboards.records import MAX_LATENTS, Example, Feature
 from sae.formats.histogram_bins import Bins
 
@@ -27,23 +27,23 @@ def feature_of(
 
 def bins_of(centres: Any, counts: Any) -> Bins | None:
     """A histogram, or None where it is missing, broken or its heights are no counts."""
-    middle, heights = hostile.numbers(centres), hostile.numbers(counts)
+    middle, heights = untrusted_json.numbers(centres), untrusted_json.numbers(counts)
     if not heights or middle is None or len(middle) != len(heights) or len(heights) > 4096:
         return None
-    whole = [hostile.whole(h) for h in heights]
+    whole = [untrusted_json.whole(h) for h in heights]
     return Bins(middle, whole) if None not in whole and max(heights) < 2**32 else None  # type: ignore[arg-type]
 
 
 def _tokens(strings: Any, values: Any) -> list[tuple[str, float]]:
-    names, numbers = hostile.texts(strings), hostile.numbers(values)
+    names, numbers = untrusted_json.texts(strings), untrusted_json.numbers(values)
     return list(zip(names, numbers, strict=False))[:100] if names and numbers else []
 
 
 def _pairs(indices: Any, values: Any) -> list[tuple[int, float]]:
-    cosines = hostile.numbers(values)
+    cosines = untrusted_json.numbers(values)
     if not isinstance(indices, list) or cosines is None:
         return []
-    found = zip(map(hostile.whole, indices), cosines, strict=False)
+    found = zip(map(untrusted_json.whole, indices), cosines, strict=False)
     return [(i, cosine) for i, cosine in found if i is not None and i < MAX_LATENTS][:100]
 
 
@@ -51,9 +51,10 @@ def example_of(
     file: Path, latent: int, row: dict[str, Any], keys: tuple[str, str, str], more: dict[str, Any],
 ) -> Example:
     """A context row of either format.  Raises UserError where its tokens and values are not what they should be."""
-    tokens, values = hostile.texts(row.get("tokens")), hostile.numbers(row.get("values"))
+    tokens, values = untrusted_json.texts(row.get("tokens")), untrusted_json.numbers(row.get("values"))
     if not tokens or values is None or len(tokens) != len(values) or len(tokens) > _MAX_TOKENS:
-        raise hostile.refuse(file, f"a context of latent {latent} has no tokens, or no finite value for each of them")
+        raise untrusted_json.refuse(
+            file, f"a context of latent {latent} has no tokens, or no finite value for each of them")
     low, high, at = keys
-    return Example(latent, tokens, values, hostile.number(row.get(low)), hostile.number(row.get(high)),
-                   hostile.whole(row.get(at)), more)
+    return Example(latent, tokens, values, untrusted_json.number(row.get(low)), untrusted_json.number(row.get(high)),
+                   untrusted_json.whole(row.get(at)), more)

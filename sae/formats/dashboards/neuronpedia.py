@@ -88,7 +88,8 @@ def _within(n: int | None) -> int | None:
 def _index(file: Path, row: dict[str, Any]) -> int:
     index = untrusted_json.whole(row.get("index"))
     if index is None or index >= MAX_LATENTS:
-        raise untrusted_json.refuse(file, f"a line's index is {str(row.get('index'))[:30]!r}, which is no latent's number")
+        said = str(row.get("index"))[:30]
+        raise untrusted_json.refuse(file, f"a line's index is {said!r}, which is no latent's number")
     return index
 
 

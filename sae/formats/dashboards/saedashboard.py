@@ -43,9 +43,9 @@ def open_dashboard(path: Path) -> Dashboard:
         return [untrusted_json.texts(row.get("tokens")) or [] for feature in features for row in _activations(feature)]
 
     return Dashboard(
-        format="SAEDashboard", model=untrusted_json.text(first.get("model_id")) or "unknown", name=name, layer=layer or 0,
-        hook=untrusted_json.text(settings.get("hook_name")), dataset=untrusted_json.text(head.get("dataset")),
-        n_prompts=untrusted_json.whole(head.get("n_prompts_total")),
+        format="SAEDashboard", model=untrusted_json.text(first.get("model_id")) or "unknown", name=name,
+        layer=layer or 0, hook=untrusted_json.text(settings.get("hook_name")),
+        dataset=untrusted_json.text(head.get("dataset")), n_prompts=untrusted_json.whole(head.get("n_prompts_total")),
         context_length=untrusted_json.whole(head.get("n_tokens_in_prompt")), records=records,
         n_bytes=sum(file.stat().st_size for file in files), sample=sample, escaped="saescope" in settings)
 
@@ -75,8 +75,10 @@ def _activations(feature: dict[str, Any]) -> list[dict[str, Any]]:
 def _records(file: Path, row: dict[str, Any]) -> Iterator[Record]:
     latent = untrusted_json.whole(row.get("feature_index"))
     if latent is None or latent >= MAX_LATENTS:
-        raise untrusted_json.refuse(file, f"a feature_index is {str(row.get('feature_index'))[:30]!r}, no latent's number")
-    yield feature_of(latent, row, density=untrusted_json.number(row.get("frac_nonzero")), max_act=None, neighbours=[], more={})
+        said = str(row.get("feature_index"))[:30]
+        raise untrusted_json.refuse(file, f"a feature_index is {said!r}, no latent's number")
+    density = untrusted_json.number(row.get("frac_nonzero"))
+    yield feature_of(latent, row, density=density, max_act=None, neighbours=[], more={})
     length = untrusted_json.whole(row.get("n_tokens_in_prompt"))
     for context in _activations(row):
         example = example_of(file, latent, context, ("bin_min", "bin_max", "qualifying_token_index"), {})

@@ -170,7 +170,8 @@ class Staging:
             "seq": self._seq - 1, "latent": example.latent, "band": band, "low": example.low, "high": example.high,
             "act": values[peak], "largest": values[top], "ctx": untrusted_json.whole(more.get("ctx")),
             "doc": self._documents.setdefault(document, len(self._documents)) if document else None,
-            "doc_offset": untrusted_json.whole(more.get("doc_offset")), "start": _small(more.get("start")), "peak": peak,
+            "doc_offset": untrusted_json.whole(more.get("doc_offset")), "start": _small(more.get("start")),
+            "peak": peak,
             "tokens": self._ids(example.tokens), "pos": firing, "val": [values[i] for i in firing],
             "duplicates": min(duplicates, 2**31 - 1) if duplicates is not None else None}
 
@@ -204,7 +205,9 @@ class Staging:
                 and untrusted_json.whole(row[1]) is not None] if isinstance(listed, list) else []
         columns = {f"{name}s": self._ids([row[0][:4096] for row in rows]), f"{name}_n": [int(row[1]) for row in rows],
                    f"{name}_lift": [untrusted_json.number(row[2]) for row in rows]}
-        return columns | ({f"{name}_max": [untrusted_json.number(row[3]) for row in rows]} if name == "top_token" else {})
+        if name == "top_token":
+            columns["top_token_max"] = [untrusted_json.number(row[3]) for row in rows]
+        return columns
 
 
 class _Tables(Mapping[str, Any]):

@@ -27,7 +27,7 @@ import app.main
 from app.access import accounts
 from app.db.tables import User
 from app.settings import Settings
-from app.worker.cached_requests import Questions
+from app.worker.cached_requests import CachedRequests
 from tests.builds import make_build
 from tests.unit.app.conftest import write_sae
 from tests.unit.app.fake_worker import FakeWorker
@@ -181,7 +181,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     program = app.main.create_app(config, supervise=False)
     with TestClient(program, follow_redirects=False) as client:
         program.state.worker = FakeWorker()
-        program.state.questions = Questions(program.state.worker)
+        program.state.questions = CachedRequests(program.state.worker)
         program.state.steering._worker = program.state.worker
         done = client.post("/steer", data={"sae": SAE, "latent": "3", "strength": "1", "mode": "add", "prompt": "def"},
                            headers={"accept": "application/json"}).json()

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from app.worker.cached_requests import Questions, fault_words
+from app.worker.cached_requests import CachedRequests, fault_words
 from app.worker.protocol import Busy, Failed, Loading, Part, Queued, Ready, Warm
 from tests.unit.app.fake_worker import FakeWorker
 
 ASK = Warm(model="demo")
 
 
-def with_questions(test: Callable[[Questions, FakeWorker], Awaitable[None]], keep: int = 64) -> None:
+def with_questions(test: Callable[[CachedRequests, FakeWorker], Awaitable[None]], keep: int = 64) -> None:
     async def run() -> None:
         worker = FakeWorker()
-        questions = Questions(worker, keep)  # type: ignore[arg-type]
+        questions = CachedRequests(worker, keep)  # type: ignore[arg-type]
         await test(questions, worker)
         await questions.close()
 
@@ -23,7 +23,7 @@ def with_questions(test: Callable[[Questions, FakeWorker], Awaitable[None]], kee
 
 
 def test_the_same_question_is_asked_once_and_its_answer_kept() -> None:
-    async def test(questions: Questions, worker: FakeWorker) -> None:
+    async def test(questions: CachedRequests, worker: FakeWorker) -> None:
         both = await asyncio.gather(*(questions.ask("one", ASK, 5) for _ in range(2)))
         assert both[0] is both[1]
         assert isinstance(both[0].last, Ready)
@@ -36,7 +36,7 @@ def test_the_same_question_is_asked_once_and_its_answer_kept() -> None:
 
 
 def test_one_that_takes_long_says_what_it_waits_for() -> None:
-    async def test(questions: Questions, worker: FakeWorker) -> None:
+    async def test(questions: CachedRequests, worker: FakeWorker) -> None:
         worker.says = [[Queued(position=2), Loading(what="loading"), Part(done=0.4), None, Ready()]]
         question = await questions.ask("one", ASK, 0.05)
         assert question.last is None
@@ -50,7 +50,7 @@ def test_one_that_takes_long_says_what_it_waits_for() -> None:
 
 
 def test_a_fault_is_told_once_and_the_question_asked_anew() -> None:
-    async def test(questions: Questions, worker: FakeWorker) -> None:
+    async def test(questions: CachedRequests, worker: FakeWorker) -> None:
         worker.says = [[Busy(retry_after_s=3)], [Failed(message="gone", gone=True)], [Failed(message="no", field="x")]]
         words, status, headers = fault_words(await questions.ask("one", ASK, 5))
         assert (status, headers) == (503, {"Retry-After": "3"})
@@ -64,7 +64,7 @@ def test_a_fault_is_told_once_and_the_question_asked_anew() -> None:
 
 
 def test_the_oldest_answers_are_forgotten() -> None:
-    async def test(questions: Questions, worker: FakeWorker) -> None:
+    async def test(questions: CachedRequests, worker: FakeWorker) -> None:
         for key in range(5):
             await questions.ask(key, ASK, 5)
         await asyncio.sleep(0.01)
@@ -74,7 +74,7 @@ def test_the_oldest_answers_are_forgotten() -> None:
 
 
 def test_hints_go_one_at_a_time_and_leave_nothing() -> None:
-    async def test(questions: Questions, worker: FakeWorker) -> None:
+    async def test(questions: CachedRequests, worker: FakeWorker) -> None:
         worker.says = [[Loading(what="x"), None, Ready()]]
         questions.hint(ASK)
         questions.hint(ASK)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sae.specs.registry import prefix_sizes
-from sae.training.trainer import Trainee
+from sae.training.trainer import SAETrainer
 
 Leaves = dict[str, Tensor]
 
@@ -52,7 +52,7 @@ def strongest(acts_BL: Tensor, k: int, over_batch: bool) -> Tensor:
     return acts_BL >= acts_BL.sort(dim=1, descending=True).values[:, k - 1 : k]
 
 
-def reference(trainee: Trainee, y_BD: Tensor, target_BD: Tensor | None = None) -> tuple[Tensor, Tensor, Leaves]:
+def reference(trainee: SAETrainer, y_BD: Tensor, target_BD: Tensor | None = None) -> tuple[Tensor, Tensor, Leaves]:
     """(loss, AuxK, the leaves to differentiate by) of a trainee on a batch."""
     spec = trainee.spec
     leaf = {name: tensor.double().clone().requires_grad_() for name, tensor in trainee.tensors().items()}

@@ -50,7 +50,7 @@ def test_lists(comparison: Comparison) -> None:
     assert comparison.counts(1) == {"living": 5, "alone": 4}
     one = comparison.match(0, 1)
     assert one is not None
-    assert (one.others, one.mate) == ([3, 4], None)
+    assert (one.others, one.best_match) == ([3, 4], None)
     assert comparison.match(0, 9) is None
     with pytest.raises(UserError, match="sort"):
         comparison.matches(0, "name")

@@ -11,8 +11,8 @@ import torch
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
 from sae.lm.row_model import RowModel
-from sae.steering.generation import Decoder, Run, write
-from sae.steering.request import MODES, Intervention, Sampling, SteerRequest, Where
+from sae.steering.generation import Run, TextGenerator, write
+from sae.steering.request import MODES, Intervention, Sampling, SteeredPositions, SteerRequest
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def request(saes: dict[str, Any], seed: int, **changes: Any) -> SteerRequest:
     words = rng.choices(["def ", "import os", "\n", "self.", "é", "return x", "# note "], k=rng.randint(1, 40))
     values = {
         "model": "demo", "prompt": "".join(words), "interventions": interventions,
-        "where": Where(positions=rng.choice(["all", "output", "from"]), start=rng.randint(0, 20)),
+        "where": SteeredPositions(positions=rng.choice(["all", "output", "from"]), start=rng.randint(0, 20)),
         "sampling": Sampling(temperature=rng.choice([0, 0.7, 1.2]), top_p=rng.choice([0.9, 1]),
                              top_k=rng.choice([0, 40]), repetition_penalty=rng.choice([1, 1.3]),
                              length=rng.randint(4, 40), seed=seed),
@@ -60,7 +60,7 @@ def alone(model: RowModel, saes: dict[str, Any], asked: SteerRequest) -> Run:
 def test_company_changes_nothing(model: RowModel, saes: dict[str, Any]) -> None:
     """Thirty-two different runs that come and go at their own times: tokens and activations of every column."""
     requests = [request(saes, seed) for seed in range(32)]
-    decoder, runs, most = Decoder(model), [], 0
+    decoder, runs, most = TextGenerator(model), [], 0
     for asked in requests:
         runs.append(run_of(model, saes, asked))
         for _ in decoder.join(runs[-1]):
@@ -81,9 +81,9 @@ def test_strength_nothing_is_the_baseline_also_among_others(model: RowModel, sae
     sae_id = next(iter(saes))
     nothing = (Intervention(sae=sae_id, layer=2, latent=9, strength=0, max_act=7.0),
                Intervention(sae=sae_id, layer=2, latent=11, mode="scale", strength=1, max_act=7.0))
-    asked = request(saes, 5, interventions=nothing, where=Where(special=True), samples=2,
+    asked = request(saes, 5, interventions=nothing, where=SteeredPositions(special=True), samples=2,
                     sampling=Sampling(length=30, stop_at_eos=False), columns=("baseline", "steered", "control"))
-    decoder, run = Decoder(model), run_of(model, saes, asked)
+    decoder, run = TextGenerator(model), run_of(model, saes, asked)
     for other in (run_of(model, saes, request(saes, 6)), run, run_of(model, saes, request(saes, 7))):
         for _ in decoder.join(other):
             pass
@@ -123,14 +123,15 @@ def test_stop_strings_end_a_text_with_the_token_that_completes_them(model: RowMo
 
 def test_who_leaves_frees_the_place_and_the_others_go_on(model: RowModel, saes: dict[str, Any]) -> None:
     requests = [request(saes, seed, sampling=Sampling(length=20, seed=seed, stop_at_eos=False)) for seed in range(4)]
-    decoder, runs = Decoder(model), [run_of(model, saes, asked) for asked in requests]
+    decoder, runs = TextGenerator(model), [run_of(model, saes, asked) for asked in requests]
     for run in runs:
         for _ in decoder.join(run):
             pass
     for _ in range(5):
         decoder.step()
     decoder.leave(runs[1])
-    half_read = run_of(model, saes, request(saes, 9, columns=("baseline", "steered"), where=Where(special=True)))
+    asked = request(saes, 9, columns=("baseline", "steered"), where=SteeredPositions(special=True))
+    half_read = run_of(model, saes, asked)
     joining = decoder.join(half_read)
     next(joining)
     joining.close()  # who leaves while the prompt is read
@@ -146,12 +147,12 @@ def test_who_leaves_frees_the_place_and_the_others_go_on(model: RowModel, saes: 
 def test_a_run_that_breaks_leaves_the_others_alone(model: RowModel, saes: dict[str, Any]) -> None:
     sae_id = next(iter(saes))
     broken = Intervention(sae=sae_id, layer=2, latent=3, strength=100, max_act=1e37)
-    bad = request(saes, 1, interventions=(broken,), where=Where(positions="output"), columns=("baseline", "steered"),
-                  sampling=Sampling(length=9, stop_at_eos=False))
+    bad = request(saes, 1, interventions=(broken,), where=SteeredPositions(positions="output"),
+                  columns=("baseline", "steered"), sampling=Sampling(length=9, stop_at_eos=False))
     good = request(saes, 2)
     with pytest.raises(UserError, match="no longer a number"):
         alone(model, saes, bad)
-    decoder, runs = Decoder(model), [run_of(model, saes, asked) for asked in (bad, good)]
+    decoder, runs = TextGenerator(model), [run_of(model, saes, asked) for asked in (bad, good)]
     for run in runs:
         for _ in decoder.join(run):
             pass
@@ -171,7 +172,7 @@ def test_the_control_is_a_push_of_the_same_size_another_way(model: RowModel, sae
             one = [Intervention(sae=sae_id, layer=sae.layer, latent=7, mode=mode, strength=1.5, max_act=4.0)]
             pushes = []
             for seed in (None, 1, 1, 2):
-                edit = Steering(one, {sae_id: sae}, Where(special=True), (), seed).edits(mask)[sae.out_hook]
+                edit = Steering(one, {sae_id: sae}, SteeredPositions(special=True), (), seed).edits(mask)[sae.out_hook]
                 pushes.append((edit(x_1SD) - x_1SD)[0])
             true, control, again, other = pushes
             assert torch.equal(control, again)

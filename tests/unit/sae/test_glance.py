@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae.store.build import Build
-from sae.store.page_file import WINDOW, Glance, glance_path, write_glance
+from sae.store.page_file import WINDOW, LatentPageFile, glance_path, write_page_file
 from sae.store.records import Context
 from sae.store.schema import TABLES
 from sae.store.writer import write_contexts
@@ -59,13 +59,13 @@ def test_with_the_file_and_without_it_a_build_answers_the_same(made: Synthetic, 
 
 def test_a_file_of_another_build_or_a_damaged_one_is_passed_over(made: Synthetic, alone: Path, tmp_path: Path) -> None:
     build = Build.open(alone)
-    assert Glance.open(made.path, build.id) is not None
-    assert Glance.open(made.path, f"not {build.id}") is None
+    assert LatentPageFile.open(made.path, build.id) is not None
+    assert LatentPageFile.open(made.path, f"not {build.id}") is None
     broken = tmp_path / made.path.name
     content = glance_path(made.path).read_bytes()
     for damaged in (b"", content[:100], content[: len(content) // 2], content[:-20]):
         glance_path(broken).write_bytes(damaged)
-        assert Glance.open(broken, build.id) is None
+        assert LatentPageFile.open(broken, build.id) is None
     build.close()
 
 
@@ -101,8 +101,8 @@ def test_any_contexts_are_cut_around_their_peaks(rows: list[dict[str, Any]], oth
             con.register("rows", pa.Table.from_pylist(rows))
             write_contexts(con, "rows")
         path = Path(folder) / "b.duckdb"
-        write_glance(con, glance_path(path), "this")
-        glance = Glance.open(path, "this")
+        write_page_file(con, glance_path(path), "this")
+        glance = LatentPageFile.open(path, "this")
         assert glance is not None
         for latent in range(11):
             assert ((glance.latent(latent) or {}).get("latent") == latent) == (latent in numbers)

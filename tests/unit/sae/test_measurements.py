@@ -18,7 +18,7 @@ from sae.steering.inspection import inspect_text, windows
 from sae.steering.interventions import Steering
 from sae.steering.next_token import cross_entropy_S, kl_S, next_tokens, perplexity, steered_logits
 from sae.steering.output_score import output_scores
-from sae.steering.request import Intervention, Where
+from sae.steering.request import Intervention, SteeredPositions
 from sae.steering.text_measures import concept_share, repetition
 
 TEXT = 'class Reader:\n    def read(self, path: str) -> list[str]:\n        return open(path).read()\n'
@@ -40,7 +40,7 @@ def ids(demo_lm: LanguageModel) -> list[int]:
 def test_the_readout_is_two_forward_passes(model: RowModel, ids: list[int], tiny_sae: Any) -> None:
     sae = tiny_sae("batch_topk", "layer_norm")
     one = [Intervention(sae=sae.config["id"], layer=2, latent=5, strength=2, max_act=4.0)]
-    steering = Steering(one, {sae.config["id"]: sae}, Where(positions="output"), [0])
+    steering = Steering(one, {sae.config["id"]: sae}, SteeredPositions(positions="output"), [0])
     baseline_SV, acts = steered_logits(model, ids, steering, 6, steered=False)
     steered_SV, _ = steered_logits(model, ids, steering, 6, steered=True)
     tokens = torch.tensor([ids])

@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.architectures.data_statistics import DataStatistics
 from sae.specs.training import TrainSpec
 from sae.training.resampling import resample, resampling_due
-from sae.training.trainer import Trainee
+from sae.training.trainer import SAETrainer
 
 B, L, D = 32, 16, 6
 DEAD = [3, 7, 8]
 
 
-def trainee_of(architecture: str = "relu", **changes: Any) -> Trainee:
+def trainee_of(architecture: str = "relu", **changes: Any) -> SAETrainer:
     spec = TrainSpec(**{"architecture": architecture, "n_latents": L, "tokens": B * 40, "batch_tokens": B, "seed": 1,
                         "dead_after_tokens": 100, "resample_every": 5, **changes})
-    return Trainee(spec, Start(torch.full((D,), 0.5), 2.0, 1.0), torch.device("cpu"))
+    return SAETrainer(spec, DataStatistics(torch.full((D,), 0.5), 2.0, 1.0), torch.device("cpu"))
 
 
 def batch(seed: int) -> Tensor:
@@ -88,7 +88,7 @@ def test_the_chance_is_the_square_of_the_loss() -> None:
 
 
 def test_a_resumed_run_resamples_the_same() -> None:
-    def run(trainee: Trainee, start: int, stop: int) -> None:
+    def run(trainee: SAETrainer, start: int, stop: int) -> None:
         for step in range(start, stop):
             trainee.step(batch(step), lr=0.02)
 
@@ -96,7 +96,7 @@ def test_a_resumed_run_resamples_the_same() -> None:
     run(whole, 0, 12)
     first = trainee_of(dead_after_tokens=1)
     run(first, 0, 8)
-    second = Trainee.resumed(first.spec, first.state(), torch.device("cpu"))
+    second = SAETrainer.resumed(first.spec, first.state(), torch.device("cpu"))
     run(second, 8, 12)
     assert all(torch.equal(t, second.tensors()[name]) for name, t in whole.tensors().items())
 

@@ -15,7 +15,7 @@ from sae.lm.model_info import DEMO_PATH
 from sae.lm.row_model import RowModel
 from sae.steering.generation import Run, write
 from sae.steering.python_program import SnippetSae, render
-from sae.steering.request import ChatMessage, Intervention, Mode, Sampling, SteerRequest, Where
+from sae.steering.request import ChatMessage, Intervention, Mode, Sampling, SteeredPositions, SteerRequest
 
 PROMPT = 'def read(path):\n    """It\'s a "text".\n'
 
@@ -25,13 +25,13 @@ def known(sae: Any, folder: Path) -> SnippetSae:
 
 
 @pytest.mark.parametrize(("architecture", "normalize", "modes", "where"), [
-    ("batch_topk", "layer_norm", ("add",), Where()),
-    ("topk", "none", ("add", "clamp"), Where(positions="output")),
-    ("batch_topk", "none", ("scale", "ablate", "remove"), Where(positions="from", start=4, special=True)),
+    ("batch_topk", "layer_norm", ("add",), SteeredPositions()),
+    ("topk", "none", ("add", "clamp"), SteeredPositions(positions="output")),
+    ("batch_topk", "none", ("scale", "ablate", "remove"), SteeredPositions(positions="from", start=4, special=True)),
 ])
 def test_the_program_writes_the_same_text(
     demo_lm: LanguageModel, tiny_sae: Any, tmp_path: Path, architecture: str, normalize: str, modes: tuple[Mode, ...],
-    where: Where,
+    where: SteeredPositions,
 ) -> None:
     sae = tiny_sae(architecture, normalize, folder=tmp_path / "sae")
     sae_id = sae.config["id"]

@@ -18,7 +18,7 @@ from sae.lm.row_model import RowModel, Rows, capacity_of
 from sae.steering.batched_edits import RowEdits
 from sae.steering.generation import generate
 from sae.steering.interventions import Steering, prompt_ids
-from sae.steering.request import Intervention, Sampling, SteerRequest, Where
+from sae.steering.request import Intervention, Sampling, SteeredPositions, SteerRequest
 
 PROMPT = 'def read_lines(path):\n    """Return the lines of the file.\n'
 MODES = ("add", "clamp", "scale", "ablate", "remove")
@@ -125,9 +125,10 @@ def same(got: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("architecture", "normalize"), [("batch_topk", "none"), ("topk", "layer_norm")])
-@pytest.mark.parametrize("where", [Where(), Where(positions="from", start=5), Where(special=True)])
+@pytest.mark.parametrize("where", [
+    SteeredPositions(), SteeredPositions(positions="from", start=5), SteeredPositions(special=True)])
 def test_steering_equals_plain_hooks_at_every_position(
-    lm: LanguageModel, plain: Any, tiny_sae: Any, mode: str, architecture: str, normalize: str, where: Where,
+    lm: LanguageModel, plain: Any, tiny_sae: Any, mode: str, architecture: str, normalize: str, where: SteeredPositions,
 ) -> None:
     sae = tiny_sae(architecture, normalize)
     chosen = interventions_for(sae, mode)
@@ -178,9 +179,11 @@ def written_by_rows(
 
 
 @pytest.mark.parametrize("company", [True, False])
-@pytest.mark.parametrize("where", [Where(), Where(positions="output"), Where(positions="from", start=9, special=True)])
+@pytest.mark.parametrize("where", [
+    SteeredPositions(), SteeredPositions(positions="output"),
+    SteeredPositions(positions="from", start=9, special=True)])
 def test_rows_of_every_mode_equal_plain_hooks(
-    lm: LanguageModel, rows: RowModel, plain: Any, tiny_sae: Any, where: Where, company: bool,
+    lm: LanguageModel, rows: RowModel, plain: Any, tiny_sae: Any, where: SteeredPositions, company: bool,
 ) -> None:
     """Ten texts, each steered in another way by another SAE, in one batch and each alone: with the cache."""
     tokens_PS, start = tokens_of(lm), 7
@@ -226,7 +229,7 @@ def test_a_transcoder_is_read_at_one_site_and_acts_at_another(
         expected = plain(tokens_PS).logits[0]
     for handle in handles:
         handle.remove()
-    steering = Steering(chosen, {"demo/transcoder": sae}, Where(), [lm.bos_id])
+    steering = Steering(chosen, {"demo/transcoder": sae}, SteeredPositions(), [lm.bos_id])
     edits = steering.edits(steering.mask(tokens_PS, 0, 99))
     same(lm.logits(tokens_PS, edits)[0], expected)
     same(written_by_rows(rows, [steering], tokens_PS[0].tolist(), 7, True)[0], expected)
@@ -241,7 +244,7 @@ def test_latents_of_two_saes_at_two_layers_and_mixed_modes(lm: LanguageModel, pl
     expected = logits_by_hand(plain, tokens_PS, {
         1: lambda x_D: residual_by_hand(low, below, x_D), 2: lambda x_D: residual_by_hand(high, above, x_D),
     }, lambda position: position > 0)
-    steering = Steering([*above, *below], {s.config["id"]: s for s in (low, high)}, Where(), [lm.bos_id])
+    steering = Steering([*above, *below], {s.config["id"]: s for s in (low, high)}, SteeredPositions(), [lm.bos_id])
     got = lm.logits(tokens_PS, steering.edits(steering.mask(tokens_PS, 0, 99)))
     same(got, expected)
 
@@ -255,7 +258,7 @@ def test_strength_zero_is_the_baseline_token_for_token(
                    Intervention(sae=sae.config["id"], layer=2, latent=11, mode="scale", strength=1, max_act=7.0)]
         sampling = Sampling(temperature=temperature, top_p=0.99, length=50, seed=seed, stop_at_eos=False)
         *_, (baseline, steered) = generate(
-            rows, tokens_of(lm)[0].tolist(), {sae.config["id"]: sae}, nothing, Where(special=True), sampling)
+            rows, tokens_of(lm)[0].tolist(), {sae.config["id"]: sae}, nothing, SteeredPositions(special=True), sampling)
         assert baseline.output == steered.output
         assert baseline.acts == steered.acts
         assert len(baseline.output) == 50
@@ -268,7 +271,8 @@ def test_a_strong_steer_changes_the_text_and_leaves_the_baseline(
     texts = {}
     for strength in (0.0, 6.0, -6.0):
         chosen = [Intervention(sae=sae.config["id"], layer=2, latent=9, strength=strength, max_act=8.0)]
-        *_, (baseline, steered) = generate(rows, prompt, {sae.config["id"]: sae}, chosen, Where(), Sampling(length=25))
+        *_, (baseline, steered) = generate(
+            rows, prompt, {sae.config["id"]: sae}, chosen, SteeredPositions(), Sampling(length=25))
         texts[strength] = tuple(steered.output)
         assert tuple(baseline.output) == texts[0.0]
     assert len(set(texts.values())) == 3
@@ -280,7 +284,7 @@ def test_greedy_text_and_activations_equal_a_run_without_cache(
     sae_id = sae.config["id"]
     chosen = interventions_for(sae, "clamp")
     prompt = tokens_of(lm)[0].tolist()
-    where, sampling = Where(positions="output"), Sampling(temperature=0, length=12, stop_at_eos=False)
+    where, sampling = SteeredPositions(positions="output"), Sampling(temperature=0, length=12, stop_at_eos=False)
     *_, (baseline, steered) = generate(rows, prompt, {sae_id: sae}, chosen, where, sampling)
 
     steering = Steering(chosen, {sae_id: sae}, where, [lm.bos_id])
@@ -299,7 +303,8 @@ def test_greedy_text_and_activations_equal_a_run_without_cache(
 
 def test_the_last_prompt_token_is_not_output(lm: LanguageModel, tiny_sae: Any) -> None:
     sae = tiny_sae()
-    steering = Steering(interventions_for(sae, "add"), {sae.config["id"]: sae}, Where(positions="output"), [0])
+    where = SteeredPositions(positions="output")
+    steering = Steering(interventions_for(sae, "add"), {sae.config["id"]: sae}, where, [0])
     tokens_PS = torch.tensor([[0, 5, 6, 0, 7]])
     assert steering.mask(tokens_PS, 0, 3).tolist() == [[False, False, False, False, True]]
     assert steering.mask(tokens_PS[:, 4:], 4, 5).tolist() == [[False]]
@@ -309,7 +314,7 @@ def test_generation_stops_when_closed(
     lm: LanguageModel, rows: RowModel, tiny_sae: Any) -> None:
     sae = tiny_sae()
     chosen = interventions_for(sae, "add")
-    steps = generate(rows, [0, 5], {sae.config["id"]: sae}, chosen, Where(), Sampling(length=400))
+    steps = generate(rows, [0, 5], {sae.config["id"]: sae}, chosen, SteeredPositions(), Sampling(length=400))
     for wanted in (1, 2, 3):
         columns = next(steps)
         assert [len(c.output) for c in columns] == [wanted, wanted]

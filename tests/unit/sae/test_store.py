@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sae.errors import UserError
 from sae.store.build import Build
 from sae.store.latent_query import (
+    ALIVE,
     DENSITIES,
-    LIVING,
     SORTS,
     TOKEN_SORTS,
     Filters,
@@ -84,7 +84,7 @@ def test_snippets_are_the_strongest_contexts(build: Build) -> None:
 
 filters = st.builds(
     Filters,
-    flags=st.frozensets(st.sampled_from([*FLAGS, LIVING]), max_size=1),
+    flags=st.frozensets(st.sampled_from([*FLAGS, ALIVE]), max_size=1),
     density=st.sampled_from(["", *DENSITIES]),
     among=st.none() | st.frozensets(st.integers(-1, 130)))
 
@@ -141,13 +141,13 @@ def test_search_by_token(build: Build, made: Synthetic) -> None:
 
 
 def test_facets_say_what_the_list_would_have(build: Build) -> None:
-    base = Filters(frozenset({LIVING}))
+    base = Filters(frozenset({ALIVE}))
     facets = build.facets(base)
     for flag, n in facets["flag"].items():
         assert build.latents(filters=Filters(base.flags | {flag})).total == n
     for decade, n in facets["density"].items():
         assert build.latents(filters=Filters(base.flags, decade)).total == n
-    assert sum(facets["density"].values()) == facets["flag"][LIVING] == build.counts()[LIVING]
+    assert sum(facets["density"].values()) == facets["flag"][ALIVE] == build.counts()[ALIVE]
 
 
 @pytest.mark.parametrize("cursor", ["x", "", "WzFd", "W25hbiwgMV0", "bnVsbA", encode_cursor(1.0, -1), "é"])

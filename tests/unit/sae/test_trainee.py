@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.architectures.data_statistics import DataStatistics
 from sae.specs.registry import TrainSpec
-from sae.training.trainer import Trainee
+from sae.training.trainer import SAETrainer
 from sae.workspace.checkpoint import load_checkpoint, save_checkpoint
 from tests.unit.sae.references import reference
 
@@ -29,7 +29,7 @@ every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 def make(
     architecture: str, seed: int = 0, product_dtype: torch.dtype = torch.float32, d_in: int = 0, **changes: Any
-) -> Trainee:
+) -> SAETrainer:
     """A trainee whose parameters have left their starting point, with an eighth of its latents dead;
     a transcoder's where `d_in` is given."""
     generator = torch.Generator().manual_seed(seed)
@@ -38,8 +38,8 @@ def make(
         "batch_tokens": B, "dead_after_tokens": 100, "clip_norm": 1e9, "seed": seed,
         **ARCHITECTURES[architecture], **changes}
     b_in_D = torch.randn(d_in, generator=generator) if d_in else None
-    start = Start(torch.randn(D, generator=generator), variance=2.5, input_scale=1.2, b_in_D=b_in_D)
-    trainee = Trainee(TrainSpec(**values), start, torch.device("cpu"), product_dtype)
+    start = DataStatistics(torch.randn(D, generator=generator), variance=2.5, input_scale=1.2, b_in_D=b_in_D)
+    trainee = SAETrainer(TrainSpec(**values), start, torch.device("cpu"), product_dtype)
     for parameter in trainee.parameters():
         if parameter is not trainee.W_dec_LD:
             parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
@@ -117,7 +117,7 @@ def test_a_step_keeps_the_decoder_on_the_sphere(architecture: str, product_dtype
 def test_it_starts_with_the_encoder_as_the_decoder_transposed() -> None:
     b_dec_D = torch.randn(D)
     spec = TrainSpec(architecture="topk", n_latents=L, k=K, seed=3)
-    trainee = Trainee(spec, Start(b_dec_D, variance=1.0, input_scale=1.0), torch.device("cpu"))
+    trainee = SAETrainer(spec, DataStatistics(b_dec_D, variance=1.0, input_scale=1.0), torch.device("cpu"))
     tensors = trainee.tensors()
     assert torch.equal(tensors["W_enc"], tensors["W_dec"])
     assert tensors["W_enc"].data_ptr() != tensors["W_dec"].data_ptr()

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.types import Message, Receive, Scope, Send
 
-from app.page_workers.middleware import ToReaders
+from app.page_workers.middleware import DispatchToPageWorkers
 
 
 class FakeReaders:
@@ -49,7 +49,7 @@ def router(*paths: str) -> list[APIRoute]:
 
 
 async def ask(
-    app: ToReaders, readers: FakeReaders | None, path: str, method: str = "GET",
+    app: DispatchToPageWorkers, readers: FakeReaders | None, path: str, method: str = "GET",
 ) -> tuple[int, bytes, APIRoute | None]:
     sent: list[Message] = []
 
@@ -75,7 +75,7 @@ def test_reads_go_to_the_readers_while_the_server_is_busy(path: str, method: str
 
     async def go() -> None:
         readers, program = FakeReaders(), Program()
-        app = ToReaders(program, [*own, *pages], pages)
+        app = DispatchToPageWorkers(program, [*own, *pages], pages)
         first = asyncio.create_task(ask(app, readers, "/demo/sae/1"))
         await asyncio.sleep(0)
         assert (program.paths, readers.asked) == (["/demo/sae/1"], [])  # it came alone
@@ -99,7 +99,7 @@ def test_the_server_answers_where_no_reader_does() -> None:
     async def go() -> None:
         readers, program = FakeReaders(), Program()
         readers.there = False
-        app = ToReaders(program, pages, pages)
+        app = DispatchToPageWorkers(program, pages, pages)
         both = [asyncio.create_task(ask(app, readers, "/a/b")), asyncio.create_task(ask(app, readers, "/c/d")),
                 asyncio.create_task(ask(app, None, "/e/f"))]
         await asyncio.sleep(0.01)

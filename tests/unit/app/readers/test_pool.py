@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.page_workers.pool import Readers
+from app.page_workers.pool import PageWorkerPool
 from app.settings import Settings
 from tests.unit.app.routes.conftest import BATCH
 
@@ -35,8 +35,8 @@ def scope(address: str, *headers: tuple[str, str]) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def reading(settings: Settings, n: int) -> AsyncIterator[Readers]:
-    readers = Readers(settings, n)
+async def reading(settings: Settings, n: int) -> AsyncIterator[PageWorkerPool]:
+    readers = PageWorkerPool(settings, n)
     try:
         await up(readers, n)
         yield readers
@@ -46,7 +46,7 @@ async def reading(settings: Settings, n: int) -> AsyncIterator[Readers]:
         assert not any(map(lives, pids))
 
 
-async def up(readers: Readers, n: int, without: int = 0) -> None:
+async def up(readers: PageWorkerPool, n: int, without: int = 0) -> None:
     """Wait until `n` are ready, the process `without` not among them."""
     async with asyncio.timeout(60):
         while len(readers.pids) < n or without in readers.pids:
@@ -57,7 +57,7 @@ def lives(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-async def ask(readers: Readers, address: str, *headers: tuple[str, str]) -> tuple[int, dict[str, str], str]:
+async def ask(readers: PageWorkerPool, address: str, *headers: tuple[str, str]) -> tuple[int, dict[str, str], str]:
     answer = await readers.ask(scope(address, *headers))
     assert answer is not None
     status, pairs, body = answer
@@ -132,7 +132,7 @@ def test_a_request_that_is_given_up_costs_no_other_its_answer(browsable: TestCli
 
 def test_without_readers_there_is_no_answer(settings: Settings) -> None:
     async def none() -> None:
-        readers = Readers(settings, 0)
+        readers = PageWorkerPool(settings, 0)
         assert await readers.ask(scope("/")) is None
         await readers.close()
 

@@ -13,7 +13,7 @@ from app.db.tables import LatentEffect
 from app.main import create_app
 from app.pages.inspect import effects_view
 from app.settings import Settings
-from app.worker.cached_requests import Questions
+from app.worker.cached_requests import CachedRequests
 from app.worker.protocol import Busy, Part
 from sae.store.build import Build
 from tests.builds import make_build
@@ -39,7 +39,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 @pytest.fixture
 def worker(program: TestClient) -> FakeWorker:
     fake = FakeWorker()
-    program.app.state.questions = Questions(fake)  # type: ignore[attr-defined, arg-type]
+    program.app.state.questions = CachedRequests(fake)  # type: ignore[attr-defined, arg-type]
     return fake
 
 

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from app.pages.inspect import inspect as inspect_route
 from app.settings import Settings
-from app.worker.cached_requests import Questions
+from app.worker.cached_requests import CachedRequests
 from app.worker.protocol import Busy, Failed, Queued
 from tests.builds import make_build
 from tests.unit.app.conftest import write_sae
@@ -42,7 +42,7 @@ def browser(home: Path) -> Iterator[TestClient]:
     app = create_app(settings, supervise=False)
     with TestClient(app, follow_redirects=False) as client:
         app.state.worker = FakeWorker()
-        app.state.questions = Questions(app.state.worker)
+        app.state.questions = CachedRequests(app.state.worker)
         yield client
 
 
@@ -206,7 +206,7 @@ def test_reads_that_make_the_model_work_are_counted(home: Path) -> None:
     app = create_app(settings, supervise=False)
     with TestClient(app, follow_redirects=False) as client:
         app.state.worker = worker = FakeWorker()
-        app.state.questions = Questions(app.state.worker)
+        app.state.questions = CachedRequests(app.state.worker)
 
         def read(path: str, text: str) -> int:
             return client.get(path, params={"sae": SAE, "text": text}).status_code

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from app.pages.inspect import own_text
 from app.settings import Settings
-from app.worker.cached_requests import Questions
+from app.worker.cached_requests import CachedRequests
 from app.worker.protocol import Busy, Queued
 from tests.builds import make_build
 from tests.unit.app.conftest import write_sae
@@ -40,7 +40,7 @@ def browser(home: Path) -> Iterator[TestClient]:
     app = create_app(Settings(home=home, demo=False, database_url="", steers_per_minute=1e6), supervise=False)
     with TestClient(app, follow_redirects=False) as client:
         app.state.worker = FakeWorker()
-        app.state.questions = Questions(app.state.worker)
+        app.state.questions = CachedRequests(app.state.worker)
         yield client
 
 

@@ -17,7 +17,7 @@ from httpx2 import Response
 
 from app.main import create_app
 from app.settings import Settings
-from app.worker.cached_requests import Questions
+from app.worker.cached_requests import CachedRequests
 from app.worker.protocol import Failed, Loading, Progress, Queued, Started, Text
 from sae.lm.model_info import DEMO_PATH
 from tests.builds import make_build
@@ -58,7 +58,7 @@ def program(home: Path) -> Iterator[TestClient]:
 def worker(program: TestClient) -> FakeWorker:
     fake = FakeWorker()
     state = program.app.state  # type: ignore[attr-defined]
-    state.steering._worker, state.questions = fake, Questions(fake)  # type: ignore[arg-type]
+    state.steering._worker, state.questions = fake, CachedRequests(fake)  # type: ignore[arg-type]
     return fake
 
 

@@ -23,7 +23,7 @@ from sae.steering.measurement_requests import (
     ScoreRequest,
     SweepRequest,
 )
-from sae.steering.request import MODES, ChatMessage, Intervention, Sampling, SteerRequest, Where
+from sae.steering.request import MODES, ChatMessage, Intervention, Sampling, SteeredPositions, SteerRequest
 
 SAE_ID = "demo/2-tiny"
 
@@ -141,15 +141,17 @@ def test_effects_and_scores(client: WorkerClient, folders: dict[str, str]) -> No
 
 @pytest.mark.parametrize(("message", "field"), [
     (lambda f: protocol.Generate(request=steer(latent=48), folders=f), "latent"),
-    (lambda f: protocol.Generate(request=steer(prompt="", chat=(ChatMessage(role="user", content="hi"),)), folders=f), "chat"),
+    (lambda f: protocol.Generate(
+        request=steer(prompt="", chat=(ChatMessage(role="user", content="hi"),)), folders=f), "chat"),
     (lambda f: protocol.Generate(request=steer(), folders={}), "sae"),
     (lambda f: protocol.Generate(request=steer(sampling=Sampling(length=500)), folders=f), "length"),
-    (lambda f: protocol.Readout(request=ReadoutRequest(request=steer(), ids=(0, 1), positions=(2,)), folders=f), "positions"),
+    (lambda f: protocol.Readout(
+        request=ReadoutRequest(request=steer(), ids=(0, 1), positions=(2,)), folders=f), "positions"),
     (lambda f: protocol.Readout(request=ReadoutRequest(request=steer(), ids=(0, 9000)), folders=f), "ids"),
     (lambda f: protocol.Inspect(request=InspectRequest(model="demo", saes=(SAE_ID,), texts=("x " * 9000,)), folders=f),
      "texts.0"),
-    (lambda f: protocol.Ablate(request=AblationRequest(model="demo", sae=SAE_ID, latent=48, contexts=((0, 1),)), folders=f),
-     "latent"),
+    (lambda f: protocol.Ablate(
+        request=AblationRequest(model="demo", sae=SAE_ID, latent=48, contexts=((0, 1),)), folders=f), "latent"),
     (lambda f: protocol.Score(request=ScoreRequest(model="demo", sae=SAE_ID, latents=(48,), max_acts=(1,)), folders=f),
      "latents.0"),
     (lambda f: protocol.Warm(model="/nowhere/at/all", folders=f), "model"),
@@ -178,7 +180,8 @@ def varied(seed: int) -> SteerRequest:
                      max_act=4.0) for latent in rng.sample(range(48), rng.randint(1, 3)))
     return SteerRequest(
         model="demo", prompt="".join(rng.choices(["def ", "\n", "self.", "é", "return x"], k=rng.randint(1, 20))),
-        interventions=interventions, where=Where(positions=rng.choice(["all", "output"])), samples=rng.choice([1, 2]),
+        interventions=interventions, where=SteeredPositions(positions=rng.choice(["all", "output"])),
+        samples=rng.choice([1, 2]),
         columns=rng.choice([("baseline", "steered"), ("baseline", "steered", "control")]),
         sampling=Sampling(length=rng.randint(2, 16), seed=seed, temperature=rng.choice([0, 1])))
 

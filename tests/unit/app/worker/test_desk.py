@@ -24,7 +24,7 @@ from app.worker.protocol import (
     decode_event,
     encode,
 )
-from app.worker.queue import Address, Desk, Send
+from app.worker.queue import Address, RequestQueue, Send
 from sae.errors import UserError
 from sae.steering.request import Intervention, SteerRequest
 
@@ -94,10 +94,10 @@ async def until(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(0.002)
 
 
-def with_desk(tmp_path: Path, room: int, scene: Callable[[Path, Models], Any], places: int = 1) -> None:
+def with_desk(tmp_path: Path, max_waiting: int, scene: Callable[[Path, Models], Any], max_active: int = 1) -> None:
     async def play() -> None:
         models, ended, path = Models(), asyncio.Event(), tmp_path / "w.sock"
-        desk = asyncio.create_task(Desk(lambda: models, room, places).serve(path, ended))
+        desk = asyncio.create_task(RequestQueue(lambda: models, max_waiting, max_active).serve(path, ended))
         await until(path.exists)
         await scene(path, models)
         models.go.set()
@@ -203,7 +203,7 @@ def test_requests_are_done_at_once_and_a_fault_of_the_step_ends_those_alone(tmp_
         await until(lambda: ends(after))
         assert isinstance(ends(after)[0], Failed)
 
-    with_desk(tmp_path, 4, scene, places=3)
+    with_desk(tmp_path, 4, scene, max_active=3)
 
 
 def test_the_state_is_told_at_once(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_over_tcp_only_who_knows_the_token_is_served() -> None:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         address = Address(host="127.0.0.1", port=port, token="sesame")
-        desk = asyncio.create_task(Desk(lambda: models, 4).serve(address, ended))
+        desk = asyncio.create_task(RequestQueue(lambda: models, 4).serve(address, ended))
         answers = []
         for token in ("wrong", "sesame"):
             while True:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.worker.cache import Shelf
+from app.worker.cache import ModelCache
 
 
 @given(st.lists(st.integers(0, 9), min_size=1), st.integers(1, 30))
 def test_the_least_recently_used_goes_first(asked: list[int], limit: int) -> None:
-    shelf, loads, order = Shelf(limit), [], []
+    shelf, loads, order = ModelCache(limit), [], []
     for key in asked:
         assert shelf.get(key, lambda key=key: loads.append(key) or key, lambda key: key + 1) == key
         order = [*[k for k in order if k != key], key]
@@ -24,7 +24,7 @@ def test_the_least_recently_used_goes_first(asked: list[int], limit: int) -> Non
 
 
 def test_an_item_on_the_shelf_is_not_loaded_again() -> None:
-    shelf, loads = Shelf(10), []
+    shelf, loads = ModelCache(10), []
     for _ in range(3):
         shelf.get("a", lambda: loads.append(1), lambda _: 1)
     assert len(loads) == 1

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.architectures.data_statistics import DataStatistics
 from sae.autoencoder.artefact import Autoencoder
 from sae.kernels.codes import Codes
 from sae.specs.training import TrainSpec
 from sae.training.loop import Trained, learning_rate
-from sae.training.trainer import Trainee
+from sae.training.trainer import SAETrainer
 from tests.unit.sae.planted import ARCHITECTURES, artefact_of, mixtures, trained_on
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -92,7 +92,7 @@ def test_a_transcoder_finds_what_each_feature_is_turned_into(architecture: str) 
     y_ND, target_ND = 4 * strength_NG @ read_GD + 0.5, 4 * strength_NG @ written_GD - 0.3
     spec = TrainSpec(architecture=architecture, n_latents=64, k=2, tokens=256 * 350, batch_tokens=256, k_aux=16,
                      dead_after_tokens=256 * 40, prefixes="1/2, 1")
-    trainee = Trainee(spec, Start.measure(y_ND, target_ND), torch.device("cpu"))
+    trainee = SAETrainer(spec, DataStatistics.measure(y_ND, target_ND), torch.device("cpu"))
     first = trainee.gradients(y_ND[:256], target_ND[:256]).loss
     for step in range(350):
         rows = torch.randint(0, 6000, (256,), generator=generator)

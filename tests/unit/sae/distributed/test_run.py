@@ -21,7 +21,7 @@ from sae.errors import Interrupted, UserError
 from sae.lm.bridge import LanguageModel
 from sae.specs.registry import TrainSpec, parse_spec
 from sae.training.loop import train
-from sae.training.trainer import Trainee
+from sae.training.trainer import SAETrainer
 from sae.workspace.paths import Workspace
 from tests.unit.sae.distributed.worlds import in_processes
 
@@ -71,7 +71,7 @@ def _trained(
     stream = ActivationStream(lm, corpus, spec.hook, spec.batch_tokens, spec.buffer_tokens, include_bos=False,
                               n_steps=10, group=group, ahead=group.world > 1)
     # One row, so that it does not depend on the clock over how many steps its means are.
-    with mock.patch.object(Trainee, "__init__", _in_float32), mock.patch("sae.training.loop._LOG_S", 1e9):
+    with mock.patch.object(SAETrainer, "__init__", _in_float32), mock.patch("sae.training.loop._LOG_S", 1e9):
         trained = train(spec, stream, lm.device, checkpoint=checkpoint, update=update, group=group,
                         row=lambda **values: rows.append(values))
     kept = ("step", "tokens", "loss", "aux_loss", "fvu", "l0", "dead", "theta", "l0_deciles")
@@ -79,10 +79,10 @@ def _trained(
             "threshold": trained.trainee.sparsity.threshold}
 
 
-_begin = Trainee.__init__
+_begin = SAETrainer.__init__
 
 
-def _in_float32(self: Trainee, *arguments: Any, group: Group = ALONE) -> None:
+def _in_float32(self: SAETrainer, *arguments: Any, group: Group = ALONE) -> None:
     _begin(self, *arguments, product_dtype=torch.float32, group=group)
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.architectures.data_statistics import DataStatistics
 from sae.distributed import ALONE, Group
 from sae.distributed.world import World
 from sae.specs.registry import TrainSpec
 from sae.training.optimizer import OF_SPACE
-from sae.training.trainer import Trainee
+from sae.training.trainer import SAETrainer
 from tests.unit.sae.distributed.worlds import in_processes
 
 B, L, D, K, STEPS = 16, 48, 10, 3, 12
@@ -33,9 +33,9 @@ def trained(architecture: str, group: Group) -> dict[str, Any]:
         "architecture": architecture, "n_latents": L, "k": K, "k_aux": 4, "aux_alpha": 0.5, "tokens": 1000,
         "batch_tokens": B, "dead_after_tokens": 2 * B, "clip_norm": 0.5, "seed": 3, **ARCHITECTURES[architecture]}
     generator = torch.Generator().manual_seed(0)
-    start = Start(torch.randn(D, generator=generator), variance=2.5, input_scale=1.2,
+    start = DataStatistics(torch.randn(D, generator=generator), variance=2.5, input_scale=1.2,
                   b_in_D=torch.randn(7, generator=generator) if architecture == "transcoder" else None)
-    trainee = Trainee(TrainSpec(**values), start, torch.device("cpu"), torch.float32, group)
+    trainee = SAETrainer(TrainSpec(**values), start, torch.device("cpu"), torch.float32, group)
     rows = []
     for _ in range(STEPS):
         y_BD = 1.5 * torch.randn(B, D if start.b_in_D is None else 7, generator=generator)

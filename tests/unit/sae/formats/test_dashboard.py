@@ -20,7 +20,7 @@ from sae.formats.writers.archive import write_folder
 from sae.formats.writers.dashboard_rows import Exporter
 from sae.formats.writers.neuronpedia import Explanation
 from sae.store.build import Build
-from sae.store.latent_query import LIVING, Filters
+from sae.store.latent_query import ALIVE, Filters
 from sae.store.records import Context, Latent
 from sae.workspace.paths import Workspace
 from tests.builds import make_build
@@ -168,7 +168,7 @@ def test_its_tokens_can_be_searched(tree: Path, tmp_path: Path) -> None:
     again = brought_in(tree, tmp_path)
     found = again.find_tokens("self")
     assert found
-    listed = again.latents("token", True, Filters(frozenset([LIVING])), found[0].token).rows
+    listed = again.latents("token", True, Filters(frozenset([ALIVE])), found[0].token).rows
     for row in listed[:5]:
         contexts = again.contexts(row.latent)
         shown = [p for c in contexts for p, a in zip(pieces(again, c.tokens), c.acts, strict=True) if a]

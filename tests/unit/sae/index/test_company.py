@@ -15,7 +15,7 @@ from sae.index.cofiring import (
     IMPLIED_SHARE,
     IMPLIED_TOKENS,
     MIN_TOGETHER,
-    Company,
+    CofiringSample,
     implied,
     together,
 )
@@ -31,16 +31,16 @@ def firings(seed: int, n_tokens: int, n_latents: int) -> tuple[Tensor, Tensor]:
     return token_N * 7 + 3, latent_N
 
 
-def columns(company: Company) -> list[list[int]]:
+def columns(company: CofiringSample) -> list[list[int]]:
     return [column.tolist() for column in vars(company).values()]
 
 
 @given(seed=st.integers(0, 10_000), n_tokens=st.integers(1, 60), n_kept=st.integers(1, 20), cut=st.integers(0, 60))
 def test_shards_merge_to_what_one_pass_keeps(seed: int, n_tokens: int, n_kept: int, cut: int) -> None:
     token_N, latent_N = firings(seed, n_tokens, 6)
-    whole = Company.find(token_N, latent_N).prune(n_kept)
+    whole = CofiringSample.find(token_N, latent_N).prune(n_kept)
     first = token_N < cut * 7
-    parts = [Company.find(token_N[side], latent_N[side]).prune(n_kept) for side in (first, ~first)]
+    parts = [CofiringSample.find(token_N[side], latent_N[side]).prune(n_kept) for side in (first, ~first)]
     assert columns(parts[0].merge(parts[1]).prune(n_kept)) == columns(whole)
     assert columns(parts[1].merge(parts[0]).prune(n_kept)) == columns(whole)
 
@@ -52,7 +52,7 @@ def test_pairs_are_those_of_each_latents_own_sample(seed: int, n_tokens: int, n_
     on = {int(t): set(latent_N[token_N == t].tolist()) for t in token_N.unique()}
     density_L = torch.bincount(latent_N, minlength=L).double() / n_tokens
     with patch.object(cofiring, "_RUN_PAIRS", run):
-        pairs, sampled_L = together(Company.find(token_N, latent_N).prune(n_kept), density_L, n_kept)
+        pairs, sampled_L = together(CofiringSample.find(token_N, latent_N).prune(n_kept), density_L, n_kept)
 
     expected = []
     for a in range(L):
@@ -75,7 +75,7 @@ def test_phi_is_the_correlation_of_firing_where_all_firings_are_kept() -> None:
     token_N, latent_N = firings(1, 300, 5)
     active_TL = torch.zeros(300, 5, dtype=torch.float64)
     active_TL[(token_N - 3) // 7, latent_N] = 1
-    pairs, _ = together(Company.find(token_N, latent_N).prune(1000), active_TL.mean(dim=0), 1000)
+    pairs, _ = together(CofiringSample.find(token_N, latent_N).prune(1000), active_TL.mean(dim=0), 1000)
     assert len(pairs.phi_N) >= 12
     by_hand = torch.corrcoef(active_TL.T)[pairs.latent_N, pairs.other_N]
     torch.testing.assert_close(pairs.phi_N, by_hand)
@@ -83,6 +83,6 @@ def test_phi_is_the_correlation_of_firing_where_all_firings_are_kept() -> None:
 
 def test_nothing_fires() -> None:
     nothing = torch.zeros(0, dtype=torch.int64)
-    pairs, sampled_L = together(Company.find(nothing, nothing).prune(4), torch.zeros(3, dtype=torch.float64), 4)
+    pairs, sampled_L = together(CofiringSample.find(nothing, nothing).prune(4), torch.zeros(3, dtype=torch.float64), 4)
     assert len(pairs.latent_N) == 0
     assert sampled_L.tolist() == [0, 0, 0]

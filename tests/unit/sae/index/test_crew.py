@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from sae.index import forward
-from sae.index.encoders import Crew
-from sae.index.threads import side_by_side
+from sae.index.encoders import EncoderPool
+from sae.index.threads import run_jobs
 from sae.lm.bridge import LanguageModel
 from tests.toys import ToyModel, toy_corpus, toy_sae
 from tests.unit.sae.index.test_shard import same
@@ -21,19 +21,19 @@ CORPUS = toy_corpus(60)
 
 
 @pytest.fixture
-def crew() -> Iterator[Crew]:
+def crew() -> Iterator[EncoderPool]:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    yield Crew(ToyModel(), toy_sae(), CORPUS)  # type: ignore[arg-type]
+    yield EncoderPool(ToyModel(), toy_sae(), CORPUS)  # type: ignore[arg-type]
     torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("bos", [True, False])
 def test_passes_come_in_the_order_of_the_contexts_whoever_made_them(
-    crew: Crew, bos: bool, monkeypatch: pytest.MonkeyPatch
+    crew: EncoderPool, bos: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forward, "_CPU_TOKENS", 6 * CORPUS.context_length)
-    crew = Crew(ToyModel(), toy_sae(), CORPUS)  # type: ignore[arg-type]
+    crew = EncoderPool(ToyModel(), toy_sae(), CORPUS)  # type: ignore[arg-type]
     assert len(crew.encoders) == 3
     contexts = np.random.default_rng(0).permutation(len(CORPUS.length))
     told: list[int] = []
@@ -47,7 +47,7 @@ def test_passes_come_in_the_order_of_the_contexts_whoever_made_them(
     assert bos == any(bool((firings.position_N == 0).any()) for firings, *_ in found)
 
 
-def test_whoever_is_told_may_stop_it(crew: Crew) -> None:
+def test_whoever_is_told_may_stop_it(crew: EncoderPool) -> None:
     def update(tokens: int) -> None:
         raise KeyboardInterrupt
 
@@ -64,11 +64,11 @@ def test_jobs_are_begun_in_order_and_their_results_told_here() -> None:
         assert threading.get_ident() == here
         told.append(result)
 
-    side_by_side([lambda go_on, i=i: (i, torch.get_num_threads()) for i in range(9)], done)  # type: ignore[misc]
+    run_jobs([lambda go_on, i=i: (i, torch.get_num_threads()) for i in range(9)], done)  # type: ignore[misc]
     assert sorted(i for i, _ in told) == list(range(9))
     assert {threads for _, threads in told} == {max(1, before // min(before, 4))}
     assert torch.get_num_threads() == before
-    side_by_side([], done)
+    run_jobs([], done)
 
 
 @pytest.mark.parametrize("who", ["a job", "check", "done"])
@@ -90,13 +90,13 @@ def test_the_first_failure_ends_all_jobs(who: str) -> None:
     others = {"a job": fail, "done": lambda go_on: None}
     jobs = [long, *([others[who]] if who in others else []), *[long] * 20]
     with pytest.raises(ValueError, match=who):
-        side_by_side(jobs, fail if who == "done" else lambda result: None, fail if who == "check" else lambda: None)
+        run_jobs(jobs, fail if who == "done" else lambda result: None, fail if who == "check" else lambda: None)
     assert ended.is_set()
     assert len(begun) < len(jobs) - 1  # those not begun never are
 
 
 def test_twins_share_the_weights_and_not_the_hooks(demo_lm: LanguageModel) -> None:
-    twin = demo_lm.twin()
+    twin = demo_lm.share_weights()
     tokens_PS = torch.arange(1, 9)[None]
     hook = "blocks.1.hook_resid_post"
     assert torch.equal(twin.activations(tokens_PS, hook), demo_lm.activations(tokens_PS, hook))

@@ -15,9 +15,9 @@ import torch
 
 from sae.index import scan as scan_module
 from sae.index.build import build, contexts_to_read
-from sae.index.encoders import Crew
+from sae.index.encoders import EncoderPool
 from sae.index.sample_tables import SAMPLES
-from sae.index.scales import Frame, make_frame
+from sae.index.scales import IndexScales, make_frame
 from sae.index.scan import scan
 from sae.index.shard import Shard
 from sae.index.tables import make_tables
@@ -41,13 +41,15 @@ def everything(path: Path) -> dict[str, list[tuple[Any, ...]]]:
     return tables
 
 
-def framed(lm: ToyModel, sae: Any, corpus: Any, contexts: np.ndarray, settings: IndexSettings) -> tuple[Crew, Frame]:
-    crew = Crew(lm, sae, corpus)  # type: ignore[arg-type]
+def framed(
+    lm: ToyModel, sae: Any, corpus: Any, contexts: np.ndarray, settings: IndexSettings
+) -> tuple[EncoderPool, IndexScales]:
+    crew = EncoderPool(lm, sae, corpus)  # type: ignore[arg-type]
     frame, _ = make_frame(lm, sae, corpus, crew.read(contexts[:SAMPLES]), settings)  # type: ignore[arg-type]
     return crew, frame
 
 
-def shard_of(crew: Crew, frame: Frame, contexts: np.ndarray) -> Shard:
+def shard_of(crew: EncoderPool, frame: IndexScales, contexts: np.ndarray) -> Shard:
     return Shard.of(frame, crew.read(contexts))
 
 

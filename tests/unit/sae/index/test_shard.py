@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae.index.aggregates import held_out
-from sae.index.cofiring import SAMPLED, Company
-from sae.index.forward import Firings, Misses, Pass, Tokens
-from sae.index.scales import Frame
+from sae.index.cofiring import SAMPLED, CofiringSample
+from sae.index.forward import Firings, ForwardPass, Misses, Tokens
+from sae.index.scales import IndexScales
 from sae.index.shard import Shard
 from sae.index.top_contexts import Peaks
 from sae.store.records import CLASSES
 from sae.workspace.checkpoint import load_checkpoint, save_checkpoint
 
 L, V, S, D, C = 5, 7, 6, 3, len(CLASSES)
-FRAME = Frame(n_latents=L, d_vocab=V, context_length=S, hist_edges=(0.6, 1.1, 2.3), unit=4.0, norm_unit=16.0,
+FRAME = IndexScales(n_latents=L, d_vocab=V, context_length=S, hist_edges=(0.6, 1.1, 2.3), unit=4.0, norm_unit=16.0,
               n_strong=2, n_bin=1, n_near=2)
 
 
@@ -48,7 +48,7 @@ class Text:
 
     def shard(self, contexts: list[int]) -> Shard:
         """What a scan would make of these contexts, in this order."""
-        passes: list[Pass] = []
+        passes: list[ForwardPass] = []
         for c in contexts:
             n = int(self.length_C[c])
             acts, token = self.acts_CSL[c, :n], self.tokens_CS[c, :n]
@@ -184,7 +184,7 @@ def test_the_company_is_that_of_the_counted_tokens(seed: int) -> None:
             for i in text.acts_CSL[c, p].nonzero().squeeze(1).tolist():
                 place.append(c * S + p)
                 latent.append(i)
-    by_hand = Company.find(torch.tensor(place), torch.tensor(latent)).prune(SAMPLED)
+    by_hand = CofiringSample.find(torch.tensor(place), torch.tensor(latent)).prune(SAMPLED)
     assert same(vars(shard.company), vars(by_hand))
 
 

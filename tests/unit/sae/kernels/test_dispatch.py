@@ -7,22 +7,22 @@ from types import ModuleType
 import pytest
 import torch
 
-from sae.autoencoder.architectures.data_statistics import Start
+from sae.autoencoder.architectures.data_statistics import DataStatistics
 from sae.kernels import codes, select
 from sae.kernels import device as dispatch
 from sae.specs.registry import TrainSpec
 from sae.training import optimizer
-from sae.training.trainer import Trainee
+from sae.training.trainer import SAETrainer
 from tests.unit.sae.kernels.interpreter import DEVICE
 
 B, L, D = 8, 24, 10
 
 
-def make(architecture: str, device: str) -> Trainee:
+def make(architecture: str, device: str) -> SAETrainer:
     spec = TrainSpec(architecture=architecture, n_latents=L, k=3, k_aux=4, tokens=1000, batch_tokens=16,
                      dead_after_tokens=B, clip_norm=0.5)
-    start = Start(torch.linspace(-1, 1, D), variance=2.5, input_scale=1.2)
-    return Trainee(spec, start, torch.device(device), torch.float32)
+    start = DataStatistics(torch.linspace(-1, 1, D), variance=2.5, input_scale=1.2)
+    return SAETrainer(spec, start, torch.device(device), torch.float32)
 
 
 @pytest.mark.parametrize("architecture", ["batch_topk", "topk", "gated", "jumprelu"])
@@ -57,8 +57,8 @@ def test_the_update_is_the_same_and_so_is_adams_state(architecture: str, monkeyp
             optimizer.update(found, 0.01)
         reference.steps_done = found.steps_done = number + 1
         if number == 1:  # a checkpoint is the same in both, and each goes on from the other's
-            reference, found = Trainee.resumed(found.spec, reference.state(), torch.device("cpu")), \
-                Trainee.resumed(found.spec, found.state(), torch.device(DEVICE))
+            reference, found = SAETrainer.resumed(found.spec, reference.state(), torch.device("cpu")), \
+                SAETrainer.resumed(found.spec, found.state(), torch.device(DEVICE))
     for one, other in zip(reference.parameters(), found.parameters(), strict=True):
         torch.testing.assert_close(other.data.cpu(), one.data, rtol=1e-5, atol=1e-6)
         for name, kept in reference.optimizer.state[one].items():
