@@ -1,6 +1,6 @@
 """Steering and inspecting: how long the first token takes, tokens a second alone and in company.
 
-    python -m benchmarks.steering                       # the embedded model, and ../shared/data/stories260k where it is
+    python -m benchmarks.steering --model <folder>      # the embedded model and another one
     python -m benchmarks.steering --users 32 --seconds 60   # many users at once, each held against its serial twin
 
 Measured at the model worker's client, on a worker process of its own, as the pages use it: from the
@@ -36,7 +36,6 @@ from sae.lm.model_info import DEMO, find_model
 from sae.steering.measurement_requests import InspectRequest
 from sae.steering.request import MODES, Intervention, Sampling, SteerRequest
 
-STORIES = Path(__file__).resolve().parents[2] / "shared" / "data" / "stories260k"
 LATENTS = 4096
 LENGTH = 64
 ROUNDS = 5
@@ -46,6 +45,7 @@ USERS = 8
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--model", action="append", default=[], help="the folder of another model to measure as well")
     parser.add_argument("--users", type=int, default=0, help="instead: so many users at once, against their twins")
     parser.add_argument("--seconds", type=float, default=60, help="with --users: how long")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
@@ -57,7 +57,7 @@ def main() -> None:
             results, bars = crowd(Path(home), options.users, options.seconds, threads)
         else:
             results, bars = {}, []
-            names = [DEMO, *([str(STORIES)] if STORIES.is_dir() else [])]
+            names = [DEMO, *options.model]
             for name in names:
                 results[find_model(name).id] = figures = measure(Path(home), name, threads, "cpu")
                 bars += bars_of(find_model(name).id, figures)

@@ -24,7 +24,7 @@ from sae.autoencoder.config import read_config
 from sae.store.build import Build
 from sae.workspace.paths import Workspace
 
-DATA = Path(os.environ.get("SAESCOPE_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+DATA = Path(os.environ.get("SAESCOPE_TEST_DATA") or "no folder is named")
 MODEL, TEXT = DATA / "stories260k", DATA / "tinystories" / "tinystories_1.5MB.txt"
 SAE = "stories260k/1-res-batchtopk-256"
 

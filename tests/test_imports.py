@@ -20,13 +20,15 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
+
 HEAVY = frozenset({"torch", "transformers", "transformer_lens"})
 WORKER = frozenset({"app.worker.server", "app.worker.engine"})
 TORCH_FREE = (
     "sae", "sae.autoencoder.config", "sae.cli.export", "sae.cli.main", "sae.data.corpus", "sae.data.texts",
-    "sae.errors", "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds", "sae.lm.model_info", "sae.lm.tokens",
-    "sae.runs.folder", "sae.specs.registry", "sae.store.build", "sae.store.schema", "sae.workspace.paths")
+    "sae.errors", "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds", "sae.lm.model_info",
+    "sae.lm.tokens", "sae.runs.folder", "sae.specs.registry", "sae.store.build", "sae.store.schema",
+    "sae.workspace.paths")
 
 # From the ground up: a package, and what it may import besides itself.  A module in no package stands for itself.
 PLAN: dict[str, str] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError, model_validator
@@ -96,12 +97,20 @@ def parse_spec(kind: str, values: dict[str, Any]) -> RunSpec:
 Spec = TypeVar("Spec", bound=BaseSpec)
 
 
+def _existing(value: str) -> Path | None:
+    try:
+        path = typed_path(value, "path")
+    except UserError:  # no file can be called so; whoever needs one says it
+        return None
+    return path if path.exists() else None
+
+
 def located(spec: Spec) -> Spec:
     """The spec with the local model and text named from the root, so that it means the same in every folder."""
     local = (("model", DEMO), ("text", STDLIB), ("source", ""))
     paths = {
         name: os.path.abspath(path) for name, usual in local
-        if (value := getattr(spec, name, "")) not in ("", usual) and (path := typed_path(value, name)).exists()}
+        if (value := getattr(spec, name, "")) not in ("", usual) and (path := _existing(value))}
     return spec.model_copy(update=paths)
 
 

@@ -30,6 +30,7 @@ from sae.distributed.checkpoint import load_shards, save_shards
 from sae.errors import Interrupted, UserError
 from sae.specs.registry import TrainSpec
 from sae.training.curves import Curves
+from sae.training.resampling import resample_if_due
 from sae.training.trainer import SAETrainer
 
 _SAMPLE_TOKENS = 32_768  # activations from which b_dec, the variance and the scale are measured
@@ -268,6 +269,7 @@ class _Loop:
         for member in self.members:
             trainee = self.trainees[member]
             result = trainee.step(y_BD, self._lr(member, self.step), target_BD)
+            resample_if_due(trainee, y_BD, result.error_BD)
             if self.step >= self.theta_from:
                 trainee.sparsity.observe(result.codes)
             self.curves[member].add(self.step, result, result.error_BD * scale_B1)

@@ -27,6 +27,12 @@ def resampling_due(trainee: SAETrainer) -> bool:
     return bool(every) and done % every == 0 and 2 * done <= trainee.n_steps
 
 
+def resample_if_due(trainee: SAETrainer, y_BD: Tensor, error_BD: Tensor) -> None:
+    """Resample after the step that was just done on this batch, where it is one of those after which that is due."""
+    if resampling_due(trainee):
+        resample(trainee, y_BD, error_BD)
+
+
 @torch.no_grad()
 def resample(trainee: SAETrainer, y_BD: Tensor, error_BD: Tensor) -> None:
     """Resample the dead latents from a batch and its errors.  The draw follows from seed and step alone."""

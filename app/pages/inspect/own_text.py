@@ -97,7 +97,7 @@ def _show(
             return render(request, "owntext/_result.html", 200, headers, **context, chart=chart)
         return render(
             request, "owntext/page.html", status, headers, **context, chart=None, current_sae=sae, section="latents",
-            provenance_words=provenance_words(sae, build.meta), meta=build.meta,
+            strip=provenance_words(sae, build.meta), meta=build.meta,
             json_url=f"/inspect/{sae.id}/{number}.json?{request.url.query}")
 
 

@@ -14,6 +14,7 @@ from sae.distributed import ALONE, Group
 from sae.distributed.world import World
 from sae.specs.registry import TrainSpec
 from sae.training.optimizer import OF_SPACE
+from sae.training.resampling import resample_if_due
 from sae.training.trainer import SAETrainer
 from tests.unit.sae.distributed.worlds import in_processes
 
@@ -42,6 +43,7 @@ def trained(architecture: str, group: Group) -> dict[str, Any]:
         target_BD = None if start.b_in_D is None else torch.randn(B, D, generator=generator)
         own_target_BD = None if target_BD is None else group.batch_share(target_BD)
         result = trainee.step(group.batch_share(y_BD), 0.01, own_target_BD)
+        resample_if_due(trainee, group.batch_share(y_BD), result.error_BD)
         trainee.sparsity.observe(result.codes)
         pairs = group.sum_all(torch.tensor(len(result.codes.value_N)))
         rows.append([float(result.loss), float(result.aux_loss), float(result.sparsity_loss), float(pairs),

@@ -26,8 +26,9 @@ from sae.formats import untrusted_tensors
 from sae.runs.create import start
 from sae.runs.execute import EXIT_USER, execute
 from sae.workspace.paths import Workspace
+from tests import FIXTURES
 
-SAES = Path(__file__).parents[3] / "fixtures" / "saes"
+SAES = FIXTURES / "saes"
 FOLDERS = {"saelens": "saelens/jumprelu", "checkpoint": "saelens/checkpoint_topk", "sparsify": "sparsify/topk/layers.3",
            "dictionary_learning": "dictionary_learning/batch_topk", "openai": "openai",
            "gemma_scope": "gemma_scope/gemma-scope-2b-pt-res/layer_20/width_40/average_l0_12",

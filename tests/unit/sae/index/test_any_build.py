@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from sae.index import threads
 from tests.toys import ToyModel, V, corpus_of, toy_sae
-from tests.unit.sae.index import test_build, test_latents
+from tests.unit.sae.index import test_build, test_latent_table
 from tests.unit.sae.index.dense import Case, SmoothModel, dense_case
 
-CHECKS = [check for module in (test_build, test_latents) for name, check in vars(module).items()
+CHECKS = [check for module in (test_build, test_latent_table) for name, check in vars(module).items()
           if name.startswith("test_") and check.__code__.co_varnames[: check.__code__.co_argcount] == ("case",)]
 
 

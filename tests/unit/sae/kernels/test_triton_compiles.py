@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
+
 pytest.importorskip("triton", reason="Triton is not installed (pip install saescope[triton])")
-ROOT = Path(__file__).parents[4]
 
 
 @pytest.mark.slow

@@ -1,0 +1,95 @@
+"""Reading without the bridge gives what the bridge gives, or the bridge is asked."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import sae.lm.fast_reader
+from sae.lm.bridge import LanguageModel
+from sae.lm.fast_reader import reader
+from sae.lm.model_info import DEMO_PATH
+from tests.toys import ToyModel
+from tests.unit.sae.lm.test_row_model import CONFIGS, TOKENS
+
+HOOKS = ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_post", "blocks.0.hook_mlp_out", "blocks.1.hook_attn_out",
+         "blocks.1.hook_mlp_in", "blocks.1.mlp.hook_in", "blocks.0.attn.hook_z", "blocks.1.ln2.hook_normalized"]
+
+
+@pytest.fixture(scope="module", params=list(CONFIGS))
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    folder = tmp_path_factory.mktemp(request.param)
+    torch.manual_seed(3)
+    random = transformers.AutoModelForCausalLM.from_config(CONFIGS[request.param]())
+    random.save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(DEMO_PATH / file, folder)
+    return LanguageModel.load(str(folder), "cpu")
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_reader_gives_the_activations_at_a_hook_point(model: LanguageModel, hook: str) -> None:
+    tokens_PS = torch.tensor([TOKENS, TOKENS[::-1], [7] * len(TOKENS)])
+    hooks = [hook, "blocks.0.hook_resid_post"]
+    read = reader(model, hooks)
+    for part_PS in (tokens_PS, tokens_PS[1:]):
+        for found, expected in zip(read(part_PS), model.activations_at(part_PS, hooks), strict=True):
+            assert found.dtype == expected.dtype
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    # The model of the bridge is as it was, hooks and all.
+    assert model.bridge.original_model.config._attn_implementation == "eager"
+    assert not torch.equal(model.logits(tokens_PS, {hooks[1]: torch.zeros_like}), model.logits(tokens_PS))
+
+
+def test_the_bridge_is_asked_once_where_the_residual_stream_is_read(
+    demo_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, ...]] = []
+    by_bridge = demo_lm.activations_at
+
+    def counting(tokens_PS: torch.Tensor, hooks: Any) -> Any:
+        asked.append(tuple(tokens_PS.shape))
+        return by_bridge(tokens_PS, hooks)
+
+    monkeypatch.setattr(demo_lm, "activations_at", counting)
+    hook, tokens_PS = "blocks.2.hook_resid_post", torch.arange(24).view(3, 8)
+    read = reader(demo_lm, [hook])
+    for part_PS in (tokens_PS, tokens_PS[:2]):
+        torch.testing.assert_close(read(part_PS)[0], by_bridge(part_PS, [hook])[0], rtol=1e-5, atol=1e-4)
+    assert asked == [(1, 8)]
+
+
+@pytest.mark.parametrize("wrong", [("sdpa",), ("sdpa", "eager")])
+def test_what_reads_something_else_is_not_used(
+    demo_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, wrong: tuple[str, ...]
+) -> None:
+    bare, hook, tokens_PS = sae.lm.fast_reader._bare_reader, "blocks.1.hook_resid_post", torch.arange(24).view(3, 8)
+
+    def off(lm: LanguageModel, hooks: Any, attention: str) -> Any:
+        read = bare(lm, hooks, attention)
+        assert read is not None
+        return (lambda tokens_PS: [x_PSD * 1.01 for x_PSD in read(tokens_PS)]) if attention in wrong else read
+
+    eager = bare(demo_lm, [hook], "eager")
+    assert eager is not None
+    monkeypatch.setattr(sae.lm.fast_reader, "_bare_reader", off)
+    expected = demo_lm.activations(tokens_PS, hook) if "eager" in wrong else eager(tokens_PS)[0]
+    assert torch.equal(reader(demo_lm, [hook])(tokens_PS)[0], expected)
+
+
+def test_linear_layers_are_computed_by_onednn(demo_lm: LanguageModel) -> None:
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        pytest.skip("this torch has no oneDNN")
+    kinds = [type(module) for module in sae.lm.fast_reader._by_onednn(sae.lm.fast_reader._bare(demo_lm)).modules()]
+    assert torch.nn.Linear not in kinds
+    assert kinds.count(sae.lm.fast_reader._Linear) == 7 * demo_lm.info.n_layers + 1
+
+
+def test_what_is_no_bridge_reads_by_itself() -> None:
+    lm, tokens_PS = ToyModel(), torch.arange(24).view(3, 8)
+    read = reader(lm, ["blocks.1.hook_resid_post"])  # type: ignore[arg-type]
+    assert torch.equal(read(tokens_PS)[0], lm.activations(tokens_PS, ""))
