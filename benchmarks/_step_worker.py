@@ -40,13 +40,13 @@ class Stepper:
         x_ND = torch.from_numpy(np.load(data)).to(device)
         self.batches = x_ND.split(spec.batch_tokens)
         start = DataStatistics.measure(x_ND[: spec.batch_tokens], b_dec_init="mean")
-        self.trainee, self.lr, self.done = SAETrainer(spec, start, device), spec.lr, 0
+        self.trainer, self.lr, self.done = SAETrainer(spec, start, device), spec.lr, 0
 
     def steps(self, n: int) -> dict[str, Any]:
         return {"seconds": [self._seconds(self._step) for _ in range(n)]}
 
     def product(self, n: int) -> dict[str, Any]:
-        x_BD, W_LD = self.batches[0].bfloat16(), self.trainee.W_enc_LD.detach().bfloat16()
+        x_BD, W_LD = self.batches[0].bfloat16(), self.trainer.W_enc_LD.detach().bfloat16()
         out_BL = torch.empty(len(x_BD), len(W_LD), dtype=torch.bfloat16, device=self.device)
         out_BL.zero_()  # its pages are there before the first product
         return {"fresh": [self._seconds(lambda: x_BD @ W_LD.T) for _ in range(n)],
@@ -58,7 +58,7 @@ class Stepper:
         return {"peak_mb": peak_mb(), "imported_mb": IMPORTED_MB}
 
     def _step(self) -> None:
-        self.trainee.step(self.batches[self.done % len(self.batches)], self.lr)
+        self.trainer.step(self.batches[self.done % len(self.batches)], self.lr)
         self.done += 1
 
     def _seconds(self, work: Callable[[], Any]) -> float:

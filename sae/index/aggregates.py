@@ -36,26 +36,26 @@ _NORM_BINS = 64 * 48
 Fields: TypeAlias = dict[str, Any]  # of `sae.index.shard.Shard`
 
 
-def aggregate(frame: IndexScales, passes: list[ForwardPass]) -> Fields:
+def aggregate(scales: IndexScales, passes: list[ForwardPass]) -> Fields:
     """All fields of a shard, of passes with counted firings and counted near misses; the list is emptied, for much
     memory is needed later on."""
     made: Fields = {}
     _together([
-        lambda: _of_tokens(frame, [tokens for _, tokens, _ in passes]),
+        lambda: _of_tokens(scales, [tokens for _, tokens, _ in passes]),
         lambda: {"firings": joined([firings for firings, _, _ in passes])},
-        lambda: {"near": _near(frame, joined([misses for _, _, misses in passes]))}], made)
+        lambda: {"near": _near(scales, joined([misses for _, _, misses in passes]))}], made)
     passes.clear()
     firings: Firings = made.pop("firings")
     context_R, size_R = torch.unique_consecutive(firings.context_N, return_counts=True)
     held_N = held_out(context_R).int().repeat_interleave(size_R)
 
     def pairs(name: str, token_N: Tensor) -> Callable[[], Fields]:
-        return lambda: {name: _pairs(frame, firings.latent_N, token_N, firings.value_N, held_N)}
+        return lambda: {name: _pairs(scales, firings.latent_N, token_N, firings.value_N, held_N)}
 
     _together([
-        lambda: _peaks(frame, firings), lambda: _company(frame, firings), pairs("tokens", firings.token_N),
-        pairs("previous", firings.previous_N), lambda: {"nexts": _nexts(frame, firings, held_N)},
-        lambda: _of_latents(frame, firings, held_N), lambda: _of_values(frame, firings)], made)
+        lambda: _peaks(scales, firings), lambda: _company(scales, firings), pairs("tokens", firings.token_N),
+        pairs("previous", firings.previous_N), lambda: {"nexts": _nexts(scales, firings, held_N)},
+        lambda: _of_latents(scales, firings, held_N), lambda: _of_values(scales, firings)], made)
     return made
 
 
@@ -63,62 +63,62 @@ def _together(jobs: Sequence[Callable[[], Fields]], made: Fields) -> None:
     run_jobs([lambda _, job=job: job() for job in jobs], made.update)  # type: ignore[misc]
 
 
-def _peaks(frame: IndexScales, firings: Firings) -> Fields:
-    L = frame.n_latents
-    found = Peaks.find(L, firings.latent_N, firings.context_N, firings.position_N, firings.value_N, frame.edges)
+def _peaks(scales: IndexScales, firings: Firings) -> Fields:
+    L = scales.n_latents
+    found = Peaks.find(L, firings.latent_N, firings.context_N, firings.position_N, firings.value_N, scales.edges)
     return {"n_contexts_L": torch.bincount(found.latent_N, minlength=L),
             "max_L": torch.zeros(L).scatter_reduce_(0, found.latent_N, found.value_N, "amax"),
-            "peaks": found.prune(frame.n_strong, frame.n_bin, frame.n_bins)}
+            "peaks": found.prune(scales.n_strong, scales.n_bin, scales.n_bins)}
 
 
-def _near(frame: IndexScales, misses: Misses) -> Peaks:
+def _near(scales: IndexScales, misses: Misses) -> Peaks:
     """In contexts in which a latent only nearly fires; of one bin, without a payload."""
-    found = Peaks.find(frame.n_latents, misses.latent_N, misses.context_N, misses.position_N, misses.value_N,
+    found = Peaks.find(scales.n_latents, misses.latent_N, misses.context_N, misses.position_N, misses.value_N,
                        torch.zeros(0))
-    return found.without_payload().prune(0, frame.n_near, 1)
+    return found.without_payload().prune(0, scales.n_near, 1)
 
 
-def _company(frame: IndexScales, firings: Firings) -> Fields:
-    found = CofiringSample.find(firings.context_N.long() * frame.context_length + firings.position_N, firings.latent_N)
+def _company(scales: IndexScales, firings: Firings) -> Fields:
+    found = CofiringSample.find(firings.context_N.long() * scales.context_length + firings.position_N, firings.latent_N)
     return {"company": found.prune(SAMPLED)}
 
 
-def _pairs(frame: IndexScales, latent_N: Tensor, token_N: Tensor, value_N: Tensor, held_N: Tensor) -> PairCounts:
-    return PairCounts.count(latent_N, frame.n_latents, token_N, frame.d_vocab, value_N, held_N)
+def _pairs(scales: IndexScales, latent_N: Tensor, token_N: Tensor, value_N: Tensor, held_N: Tensor) -> PairCounts:
+    return PairCounts.count(latent_N, scales.n_latents, token_N, scales.d_vocab, value_N, held_N)
 
 
-def _nexts(frame: IndexScales, firings: Firings, held_N: Tensor) -> PairCounts:
+def _nexts(scales: IndexScales, firings: Firings, held_N: Tensor) -> PairCounts:
     some = (firings.next_N >= 0).nonzero().squeeze(1)
     latent_M, next_M, value_M, held_M = (
         column.index_select(0, some) for column in (firings.latent_N, firings.next_N, firings.value_N, held_N))
-    return _pairs(frame, latent_M, next_M, value_M, held_M)
+    return _pairs(scales, latent_M, next_M, value_M, held_M)
 
 
-def _of_values(frame: IndexScales, firings: Firings) -> Fields:
+def _of_values(scales: IndexScales, firings: Firings) -> Fields:
     """Of activations, by latent."""
-    L, latent_N, value_N = frame.n_latents, firings.latent_N, firings.value_N
-    relative_N = value_N.double() / frame.unit
+    L, latent_N, value_N = scales.n_latents, firings.latent_N, firings.value_N
+    relative_N = value_N.double() / scales.unit
     return {
         "powers_L33": torch.stack([_wide_sums(latent_N, relative_N.pow(power), L) for power in (1, 2, 3)], dim=1),
-        "hist_LK": _table(latent_N, torch.bucketize(value_N, frame.edges), L, frame.n_bins)}
+        "hist_LK": _table(latent_N, torch.bucketize(value_N, scales.edges), L, scales.n_bins)}
 
 
-def _of_latents(frame: IndexScales, firings: Firings, held_N: Tensor) -> Fields:
+def _of_latents(scales: IndexScales, firings: Firings, held_N: Tensor) -> Fields:
     """Of where latents fire."""
-    L, S, latent_N = frame.n_latents, frame.context_length, firings.latent_N
-    place_N = (torch.arange(S) * frame.position_bins // S).int().index_select(0, firings.position_N)
+    L, S, latent_N = scales.n_latents, scales.context_length, firings.latent_N
+    place_N = (torch.arange(S) * scales.position_bins // S).int().index_select(0, firings.position_N)
     return {
         "firings_2L": _halves(latent_N, held_N, L),
         "first_L": torch.bincount(latent_N[firings.position_N == 1], minlength=L),
         "last_L": torch.bincount(latent_N[firings.next_N < 0], minlength=L),
         "sum_l0_L": _sums(latent_N, firings.l0_N, L),
-        "position_LS": _table(latent_N, place_N, L, frame.position_bins),
+        "position_LS": _table(latent_N, place_N, L, scales.position_bins),
         "class_2LC": _by_class(firings.classes_N, latent_N, held_N, L)}
 
 
-def _of_tokens(frame: IndexScales, parts: Sequence[Tokens]) -> Fields:
+def _of_tokens(scales: IndexScales, parts: Sequence[Tokens]) -> Fields:
     """Of tokens, whatever fires on them."""
-    L, V, S = frame.n_latents, frame.d_vocab, frame.context_length
+    L, V, S = scales.n_latents, scales.d_vocab, scales.context_length
     every = joined([replace(part, x_BD=part.x_BD[:, :0]) for part in parts])  # x is most of it, and stays in parts
     bos_B = every.position_B == 0
     counted = (~bos_B).nonzero().squeeze(1)
@@ -136,9 +136,9 @@ def _of_tokens(frame: IndexScales, parts: Sequence[Tokens]) -> Fields:
         "following_2V": _halves(tokens.next_B[followed_B], held_B[followed_B], V),
         "class_2C": _by_class(tokens.classes_B, torch.zeros_like(tokens.token_B), held_B, 1)[:, 0],
         "norm_hist": _norm_histogram(norm_B),
-        "fit_S2": torch.stack([_sums(tokens.position_B, _fixed(square_B / frame.norm_unit**2), S)
+        "fit_S2": torch.stack([_sums(tokens.position_B, _fixed(square_B / scales.norm_unit**2), S)
                                for square_B in (tokens.error_B, norm_B.square())], dim=1),
-        "x_SD": _vector_sums(parts, frame.norm_unit, S),
+        "x_SD": _vector_sums(parts, scales.norm_unit, S),
         "extremes": Extremes.find(tokens.context_B, tokens.l0_B, least=S // 2).prune()}
 
 

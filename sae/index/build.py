@@ -14,7 +14,7 @@ from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
 from sae.index.encoders import EncoderPool
 from sae.index.sample_tables import SAMPLES, Strongest
-from sae.index.scales import make_frame
+from sae.index.scales import make_scales
 from sae.index.scan import scan
 from sae.index.tables import make_tables
 from sae.kernels.malloc import keep_freed_memory
@@ -48,19 +48,19 @@ def build(
     keep_freed_memory()
     contexts = contexts_to_read(corpus, settings.index_tokens)
     total = int((corpus.length[contexts].astype(np.int64) - 1).sum())
-    crew = EncoderPool(lm, sae, corpus, NEAR if settings.near_misses else 0.0)
-    read = crew.read(contexts[:SAMPLES], bos=True)
-    frame, hist_low = make_frame(lm, sae, corpus, read, settings)
+    pool = EncoderPool(lm, sae, corpus, NEAR if settings.near_misses else 0.0)
+    read = pool.read(contexts[:SAMPLES], bos=True)
+    scales, hist_low = make_scales(lm, sae, corpus, read, settings)
     with Saver(checkpoint) as saver:  # the last one is written while the tables are made
-        shard = scan(crew, corpus, contexts, frame, saver=saver, read=read, update=lambda done: update(done, total))
+        shard = scan(pool, corpus, contexts, scales, saver=saver, read=read, update=lambda done: update(done, total))
         with new_build(path, sort=False) as write:
-            added = make_tables(lm, sae, corpus, contexts, shard, frame, settings, write,
+            added = make_tables(lm, sae, corpus, contexts, shard, scales, settings, write,
                                 read=[Strongest.of(firings, tokens) for firings, tokens, _ in read],
                                 check=lambda: update(total, total))
             write("meta", meta_table(
                 _meta(lm, sae, corpus, contexts, settings) | {
                     "build_id": path.stem, "tokens": total, "seconds": time.time() - started, "hist_low": hist_low,
-                    "hist_edges": list(frame.hist_edges)} | added | provenance))
+                    "hist_edges": list(scales.hist_edges)} | added | provenance))
 
 
 def _meta(

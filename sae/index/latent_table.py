@@ -30,7 +30,7 @@ LISTED_LATENTS = 8
 
 
 def latent_columns(
-    sae: Autoencoder, shard: Shard, frame: IndexScales
+    sae: Autoencoder, shard: Shard, scales: IndexScales
 ) -> list[Callable[[Callable[[], None]], dict[str, Any]]]:
     """What makes the table's columns, some of them each; given a function that may raise to stop."""
     living_L = shard.n_tokens_L > 0
@@ -39,29 +39,29 @@ def latent_columns(
         lambda check: _nearest_columns("neighbour", sae.W_dec_LD, living_L, check),
         lambda check: _nearest_columns("encoder_neighbour", sae.W_enc_LD, living_L, check),
         lambda check: _rule_columns(shard),
-        lambda check: _next_columns(shard, frame),
-        lambda check: _count_columns(shard, frame),
+        lambda check: _next_columns(shard, scales),
+        lambda check: _count_columns(shard, scales),
         lambda check: _direction_columns(sae),
     ]
 
 
-def _count_columns(shard: Shard, frame: IndexScales) -> dict[str, Any]:
+def _count_columns(shard: Shard, scales: IndexScales) -> dict[str, Any]:
     """What is counted and summed over tokens, and the flags."""
     counted, n_tokens_L = int(shard.token_2V.sum()), shard.n_tokens_L
-    top_token_n_L = torch.zeros(frame.n_latents, dtype=torch.int64).scatter_reduce_(
-        0, shard.tokens.key_N // frame.d_vocab, shard.tokens.n_N, "amax")
+    top_token_n_L = torch.zeros(scales.n_latents, dtype=torch.int64).scatter_reduce_(
+        0, shard.tokens.key_N // scales.d_vocab, shard.tokens.n_N, "amax")
     marks = flags(n_tokens_L, counted, top_token_n_L, largest_in_row(shard.position_LS), shard.class_2LC.sum(dim=0))
-    centre_S = (torch.arange(frame.position_bins).double() + 0.5) * frame.context_length / frame.position_bins - 0.5
+    centre_S = (torch.arange(scales.position_bins).double() + 0.5) * scales.context_length / scales.position_bins - 0.5
 
     def ratio(value_L: Tensor) -> pa.Array:
         """Per firing token; null for a latent that never fires."""
         return _floats(value_L.double() / n_tokens_L)
 
     return {
-        "latent": np.arange(frame.n_latents, dtype=np.int32), "n_tokens": n_tokens_L.numpy(),
+        "latent": np.arange(scales.n_latents, dtype=np.int32), "n_tokens": n_tokens_L.numpy(),
         "n_contexts": shard.n_contexts_L.numpy(), "density": (n_tokens_L.double() / counted).numpy(),
-        "max_act": shard.max_L.numpy(), "mean_act": _floats(shard.mean_L(frame)),
-        "std_act": _floats(shard.std_L(frame)), "skew_act": _floats(shard.skew_L()),
+        "max_act": shard.max_L.numpy(), "mean_act": _floats(shard.mean_L(scales)),
+        "std_act": _floats(shard.std_L(scales)), "skew_act": _floats(shard.skew_L()),
         "hist": _rows(shard.hist_LK.numpy().astype(np.uint32)),
         "mean_position": ratio(shard.position_LS.double() @ centre_S), "mean_l0": ratio(shard.sum_l0_L),
         "n_first": shard.first_L.numpy(), "n_last": shard.last_L.numpy(),
@@ -86,10 +86,10 @@ def token_columns(tokens: TopPairs, n_latents: int) -> dict[str, Any]:
             "top_token_max": top["max"]}
 
 
-def _next_columns(shard: Shard, frame: IndexScales) -> dict[str, Any]:
-    totals_L = torch.zeros(frame.n_latents, dtype=torch.int64)
-    totals_L.index_add_(0, shard.nexts.key_N // frame.d_vocab, shard.nexts.n_N)
-    following = _token_lists(with_lift(shard.nexts, totals_L, shard.following_2V.sum(dim=0)), frame.n_latents)
+def _next_columns(shard: Shard, scales: IndexScales) -> dict[str, Any]:
+    totals_L = torch.zeros(scales.n_latents, dtype=torch.int64)
+    totals_L.index_add_(0, shard.nexts.key_N // scales.d_vocab, shard.nexts.n_N)
+    following = _token_lists(with_lift(shard.nexts, totals_L, shard.following_2V.sum(dim=0)), scales.n_latents)
     return {"next_tokens": following["token"], "next_token_n": following["n"], "next_token_lift": following["lift"]}
 
 

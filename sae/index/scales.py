@@ -46,18 +46,19 @@ class IndexScales:
         return min(self.context_length, _MAX_POSITION_BINS)
 
 
-def make_frame(
+def make_scales(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, first: Sequence[ForwardPass], settings: IndexSettings
 ) -> tuple[IndexScales, float]:
     """What all shards share; histogram bins are log-spaced over the activations of the first passes (the samples),
     from their smallest to twice their largest.  Also the low end of the first bin."""
     values = torch.cat([firings.value_N[firings.position_N > 0] for firings, _, _ in first])
-    norm = max(float(tokens.x_BD[tokens.position_B > 0].norm(dim=1).max()) for _, tokens, _ in first)
+    counted = torch.cat([tokens.x_BD[tokens.position_B > 0].norm(dim=1) for _, tokens, _ in first])
+    norm = float(counted.max()) if len(counted) else 0.0  # contexts of BOS alone count for nothing
     low, high = (float(values.min()), 2 * float(values.max())) if len(values) else (1e-3, 1.0)
     edges = np.geomspace(low * (1 - 1e-6), high, HIST_BINS + 1)
-    frame = IndexScales(
+    scales = IndexScales(
         n_latents=sae.n_latents, d_vocab=lm.info.d_vocab, context_length=corpus.context_length,
         hist_edges=tuple(float(edge) for edge in edges[1:-1]), unit=float(2.0 ** np.ceil(np.log2(high))),
         norm_unit=float(2.0 ** np.ceil(np.log2(max(norm, 1e-30)))),
         n_strong=4 * settings.top_contexts, n_bin=2 * settings.band_contexts, n_near=settings.near_misses)
-    return frame, float(edges[0])
+    return scales, float(edges[0])

@@ -20,7 +20,7 @@ _LAYOUT = 2  # of what a checkpoint holds; one with another is not gone on with
 
 
 def scan(
-    crew: EncoderPool, corpus: Corpus, contexts: np.ndarray, frame: IndexScales, *, saver: Saver | None = None,
+    pool: EncoderPool, corpus: Corpus, contexts: np.ndarray, scales: IndexScales, *, saver: Saver | None = None,
     read: Sequence[ForwardPass] = (), update: Callable[[int], None] = lambda tokens: None,
 ) -> Shard:
     """The aggregates of `contexts`, from the last finished shard on if `saver` has one, which is given every one
@@ -28,13 +28,13 @@ def scan(
 
     `update(tokens)` is told the counted tokens read so far and may raise to stop.
     """
-    kind = {"layout": _LAYOUT, "frame": asdict(frame)}
+    kind = {"layout": _LAYOUT, "frame": asdict(scales)}
     state = saver.load() if saver else None
     if state and any(state.get(name) != value for name, value in kind.items()):
         state = None
     merged = Shard.from_state(state["shard"]) if state else None
     done = int(state["contexts"]) if state else 0
-    per_round = len(crew.encoders) * max(1, SHARD_TOKENS // corpus.context_length)
+    per_round = len(pool.encoders) * max(1, SHARD_TOKENS // corpus.context_length)
     while done < len(contexts):
         first = [(firings.counted(), tokens, misses) for firings, tokens, misses in read] if done == 0 else []
         known = sum(tokens.n_contexts for _, tokens, _ in first)
@@ -43,10 +43,10 @@ def scan(
         def tell(tokens: int, before: int = _counted(corpus, contexts[: done + known])) -> None:
             update(before + tokens)
 
-        shard = Shard.of(frame, [*first, *crew.read(rows[known:], tell)])
+        shard = Shard.of(scales, [*first, *pool.read(rows[known:], tell)])
         if merged:
             trim_malloc()
-            merged.absorb(shard, frame)
+            merged.absorb(shard, scales)
         else:
             merged = shard
         done += len(rows)

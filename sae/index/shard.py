@@ -66,22 +66,22 @@ class Shard:
     extremes: Extremes
 
     @classmethod
-    def of(cls, frame: IndexScales, passes: list[ForwardPass]) -> Shard:
+    def of(cls, scales: IndexScales, passes: list[ForwardPass]) -> Shard:
         """Aggregate passes with counted firings, all tokens and counted near misses; the list is emptied."""
-        return cls(contexts=sum(tokens.n_contexts for _, tokens, _ in passes), **aggregate(frame, passes))
+        return cls(contexts=sum(tokens.n_contexts for _, tokens, _ in passes), **aggregate(scales, passes))
 
     @property
     def n_tokens_L(self) -> Tensor:
         """Counted tokens on which each latent fires."""
         return self.firings_2L.sum(dim=0)
 
-    def merge(self, other: Shard, frame: IndexScales) -> Shard:
+    def merge(self, other: Shard, scales: IndexScales) -> Shard:
         """The aggregates of both sets of contexts, which must be disjoint."""
         merged = copy(self)
-        merged.absorb(other, frame)
+        merged.absorb(other, scales)
         return merged
 
-    def absorb(self, other: Shard, frame: IndexScales) -> None:
+    def absorb(self, other: Shard, scales: IndexScales) -> None:
         """The same in place: one part after another takes that of the other in, and what it was goes."""
 
         def add(name: str, _: object) -> None:
@@ -89,9 +89,9 @@ class Shard:
             if name == "max_L":
                 mine = torch.maximum(mine, theirs)
             elif name == "near":
-                mine = mine.merge(theirs).prune(0, frame.n_near, 1)
+                mine = mine.merge(theirs).prune(0, scales.n_near, 1)
             elif isinstance(mine, Peaks):
-                mine = mine.merge(theirs).prune(frame.n_strong, frame.n_bin, frame.n_bins)
+                mine = mine.merge(theirs).prune(scales.n_strong, scales.n_bin, scales.n_bins)
             elif isinstance(mine, CofiringSample):
                 mine = mine.merge(theirs).prune(SAMPLED)
             elif isinstance(mine, Extremes):
@@ -103,13 +103,13 @@ class Shard:
         longest_first = sorted((f.name for f in fields(self)), key=lambda name: name != "peaks")
         run_jobs([partial(add, name) for name in longest_first], lambda _: None)
 
-    def mean_L(self, frame: IndexScales) -> Tensor:
+    def mean_L(self, scales: IndexScales) -> Tensor:
         """Mean activation over the tokens on which each latent fires (float64; NaN where it never does)."""
-        return self._moments_3L[0] * frame.unit
+        return self._moments_3L[0] * scales.unit
 
-    def std_L(self, frame: IndexScales) -> Tensor:
+    def std_L(self, scales: IndexScales) -> Tensor:
         """Standard deviation over the same tokens."""
-        return self._variance_L.sqrt() * frame.unit
+        return self._variance_L.sqrt() * scales.unit
 
     def skew_L(self) -> Tensor:
         """Third standardised moment over the same tokens; NaN where all activations are the same."""

@@ -43,7 +43,7 @@ class Made:
 
 
 def make_tables(
-    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, shard: Shard, frame: IndexScales,
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, shard: Shard, scales: IndexScales,
     settings: IndexSettings, put: Callable[[str, Rows], None], *, read: Sequence[Strongest] = (),
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -61,11 +61,11 @@ def make_tables(
         return lambda check: Made(columns=make(check))
 
     run_jobs([
-        lambda check: _contexts(corpus, shard, frame, settings),
+        lambda check: _contexts(corpus, shard, scales, settings),
         lambda check: Made(sample_tables(lm, sae, corpus, contexts, shard.extremes, read, check)),
         lambda check: _logits(lm, sae, check),
-        lambda check: _tokens(shard, frame),
-        *map(columns, latent_columns(sae, shard, frame)),
+        lambda check: _tokens(shard, scales),
+        *map(columns, latent_columns(sae, shard, scales)),
         lambda check: _map(sae, shard),
         lambda check: _small(lm, corpus, shard),
     ], done, check)
@@ -73,15 +73,15 @@ def make_tables(
     return meta
 
 
-def _contexts(corpus: Corpus, shard: Shard, frame: IndexScales, settings: IndexSettings) -> Made:
-    peaks, chosen = choose(shard.peaks, shard.near, corpus, shard.hist_LK, settings.top_contexts, frame.n_strong,
+def _contexts(corpus: Corpus, shard: Shard, scales: IndexScales, settings: IndexSettings) -> Made:
+    peaks, chosen = choose(shard.peaks, shard.near, corpus, shard.hist_LK, settings.top_contexts, scales.n_strong,
                            settings.band_contexts)
     return Made({"place": place_reader(peaks, chosen, corpus), "text": text_reader(peaks, chosen, corpus)})
 
 
-def _tokens(shard: Shard, frame: IndexScales) -> Made:
+def _tokens(shard: Shard, scales: IndexScales) -> Made:
     tokens = with_lift(shard.tokens, shard.n_tokens_L, shard.l0_token_V2[:, 0])
-    return Made({"token_latent": _token_latent_table(tokens)}, token_columns(tokens, frame.n_latents))
+    return Made({"token_latent": _token_latent_table(tokens)}, token_columns(tokens, scales.n_latents))
 
 
 def _logits(lm: LanguageModel, sae: Autoencoder, check: Callable[[], None]) -> Made:

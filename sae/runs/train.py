@@ -112,7 +112,7 @@ def _artefact(
     spec: TrainSpec, sae_id: str, trained: Trained, lm: LanguageModel, corpus: Corpus, folder: RunFolder, n_saes: int
 ) -> Autoencoder:
     """The SAE that training left, with its `sae.json`, metrics still to come."""
-    tensors = trained.trainee.tensors()
+    tensors = trained.trainer.tensors()
     site = {"layer": spec.layer, "hook": spec.hook} | ({"out_hook": spec.out_hook} if spec.out_hook else {})
     width = {"d_in": tensors["W_enc"].shape[1]} if spec.out_hook else {}
     sae = artefact(trained, {
@@ -126,7 +126,7 @@ def _artefact(
                      "saes_trained_together": n_saes},
         "run": folder.id, "created": time.time(), "saescope_version": __version__,
     })
-    sae = sae.to(lm.device) if trained.trainee.group.shards > 1 else sae  # its shards were put together on the CPU
+    sae = sae.to(lm.device) if trained.trainer.group.shards > 1 else sae  # its shards were put together on the CPU
     if sae.sparsity.threshold is not None:
         sae.config["threshold"] = {"trained": sae.sparsity.threshold, "trained_batches": list(trained.theta_batches)}
     return sae

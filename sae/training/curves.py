@@ -20,14 +20,14 @@ _NEVER = 2**62
 class Curves:
     """Sums over the steps since the last row, and the first step whose loss was no number."""
 
-    def __init__(self, trainee: SAETrainer, device: torch.device) -> None:
-        self.trainee, self.group = trainee, trainee.group
+    def __init__(self, trainer: SAETrainer, device: torch.device) -> None:
+        self.trainer, self.group = trainer, trainer.group
         self.first_bad = torch.full((), _NEVER, dtype=torch.int64, device=device)
         self.device = device
         self.reset()
 
     def reset(self) -> None:
-        n_latents = self.trainee.spec.n_latents
+        n_latents = self.trainer.spec.n_latents
         self.n_steps = self.n_tokens = 0
         self.losses_3 = torch.zeros(3, dtype=torch.float64, device=self.device)  # whole, AuxK's, sparsity's
         self.error = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -55,7 +55,7 @@ class Curves:
         Waits for the device, and for the other processes."""
         self.group.sum_tokens(self.error)
         self.group.sum_tokens(self.l0_histogram)
-        trainee, spec, coefficient = self.trainee, self.trainee.spec, self.trainee.sparsity.coefficient
+        trainer, spec, coefficient = self.trainer, self.trainer.spec, self.trainer.sparsity.coefficient
         loss, aux_loss, sparsity_loss = (self.losses_3 / self.n_steps).tolist()
         reached = self.l0_histogram.cumsum(0).cpu()
         total = int(reached[-1])
@@ -64,14 +64,14 @@ class Curves:
             "loss": loss, "aux_loss": aux_loss, "sparsity_loss": sparsity_loss,
             "fvu": float(self.error) / variance if variance > 0 else None,
             "l0": l0, "l0_deciles": torch.searchsorted(reached, (_DECILES * total).ceil().long()).tolist(),
-            "dead": trainee.n_dead / spec.n_latents, "theta": self._theta(),
-            "coefficient": None if coefficient is None else coefficient * trainee.warm}
+            "dead": trainer.n_dead / spec.n_latents, "theta": self._theta(),
+            "coefficient": None if coefficient is None else coefficient * trainer.warm}
 
     def _theta(self) -> float | None:
         """The mean of the thresholds that are trained, else the smallest activation that was kept last."""
-        trained = self.trainee.sparsity.parameters().get("threshold")
+        trained = self.trainer.sparsity.parameters().get("threshold")
         if trained is not None:
-            return float(self.group.sum_latents(trained.detach().sum())) / self.trainee.spec.n_latents
+            return float(self.group.sum_latents(trained.detach().sum())) / self.trainer.spec.n_latents
         value_N = self.last.codes.value_N if self.last else torch.empty(0, device=self.device)
         least = self.group.min_all(value_N.min() if len(value_N) else value_N.new_full((), math.inf))
         return float(least) if least.isfinite() else None

@@ -122,7 +122,7 @@ class Inputs:
 class Trained:
     """What a finished loop leaves of one SAE."""
 
-    trainee: SAETrainer
+    trainer: SAETrainer
     inputs: Inputs
     theta_batches: tuple[int, int]  # the steps whose minima θ is the mean of
     seconds: float  # of the whole loop, which others may have shared
@@ -227,7 +227,7 @@ class _Loop:
             raise UserError("run: its checkpoint is of another version of this program; start the run anew", "run")
         self.step, self.before = (int(state["step"]), float(state["seconds"])) if state else (0, 0.0)
         self._begin(state)
-        self.curves = [Curves(trainee, device) for trainee in self.trainees]
+        self.curves = [Curves(trainer, device) for trainer in self.trainers]
         self.variance = torch.zeros((), dtype=torch.float64, device=device)
         self.whole = True  # whether trainees and step belong together: not in the middle of a step
         self.started = self.saved = self.logged = time.perf_counter()
@@ -239,14 +239,14 @@ class _Loop:
         if state:
             self.inputs = Inputs.resumed(state["inputs"])
             self.failed = {int(member): message for member, message in state["failed"].items()}
-            self.trainees = [SAETrainer.resumed(spec, one, self.device, group=self.group)
+            self.trainers = [SAETrainer.resumed(spec, one, self.device, group=self.group)
                              for spec, one in zip(self.specs, state["trainees"], strict=True)]
             return
         parts = self._parts(self.source.sample(_SAMPLE_TOKENS))
         self.inputs = Inputs.fit(self.specs[0].normalize, parts)
         y_ND, target_ND, _ = self.inputs.apply(parts)
         start = DataStatistics.measure(y_ND, target_ND, self.specs[0].b_dec_init)
-        self.trainees = [SAETrainer(spec, start, self.device, group=self.group) for spec in self.specs]
+        self.trainers = [SAETrainer(spec, start, self.device, group=self.group) for spec in self.specs]
 
     @property
     def members(self) -> list[int]:
@@ -267,11 +267,11 @@ class _Loop:
         y_BD, target_BD, scale_B1 = self.inputs.apply(self._parts(self.group.batch_share(x_BW)))
         self.whole = False
         for member in self.members:
-            trainee = self.trainees[member]
-            result = trainee.step(y_BD, self._lr(member, self.step), target_BD)
-            resample_if_due(trainee, y_BD, result.error_BD)
+            trainer = self.trainers[member]
+            result = trainer.step(y_BD, self._lr(member, self.step), target_BD)
+            resample_if_due(trainer, y_BD, result.error_BD)
             if self.step >= self.theta_from:
-                trainee.sparsity.observe(result.codes)
+                trainer.sparsity.observe(result.codes)
             self.curves[member].add(self.step, result, result.error_BD * scale_B1)
         self.variance += (whole_BD - whole_BD.mean(dim=0)).square().sum()
         self.step, self.whole = self.step + 1, True
@@ -340,12 +340,12 @@ class _Loop:
         save_shards(self.checkpoint, {
             "format": _FORMAT, "step": self.step, "seconds": self.seconds, "inputs": self.inputs.state(),
             "failed": {str(member): message for member, message in self.failed.items()},
-            "trainees": [trainee.state() for trainee in self.trainees]}, self.group)
+            "trainees": [trainer.state() for trainer in self.trainers]}, self.group)
         self.saved = time.perf_counter()
         self.interval = max(_CHECKPOINT_S, (self.saved - begun) / _CHECKPOINT_SHARE)
 
     def _finite(self) -> bool:
-        weights = (weight for member in self.members for weight in self.trainees[member].tensors().values())
+        weights = (weight for member in self.members for weight in self.trainers[member].tensors().values())
         return bool(self.members) and all(
             self.curves[member].bad_step() is None for member in self.members) and all(
             bool(weight.isfinite().all()) for weight in weights)
@@ -353,8 +353,8 @@ class _Loop:
     def outcomes(self) -> list[Trained | UserError]:
         return [
             UserError(self.failed[member], "lr") if member in self.failed
-            else Trained(trainee, self.inputs, (self.theta_from, self.n_steps), self.seconds)
-            for member, trainee in enumerate(self.trainees)]
+            else Trained(trainer, self.inputs, (self.theta_from, self.n_steps), self.seconds)
+            for member, trainer in enumerate(self.trainers)]
 
 
 def artefact(trained: Trained, config: dict[str, Any]) -> Autoencoder:
@@ -362,8 +362,8 @@ def artefact(trained: Trained, config: dict[str, Any]) -> Autoencoder:
     Collective."""
     s = trained.inputs.normalizer.factor
     s_out = trained.inputs.target.factor if trained.inputs.target else s
-    sae = Autoencoder(fold_scale(trained.trainee.whole_tensors(), config["architecture"], s, s_out), config)
-    theta = trained.trainee.sparsity.threshold
+    sae = Autoencoder(fold_scale(trained.trainer.whole_tensors(), config["architecture"], s, s_out), config)
+    theta = trained.trainer.sparsity.threshold
     if theta is not None:
         sae.sparsity.threshold = theta / s_out
     return sae

@@ -21,41 +21,41 @@ from sae.training.trainer import SAETrainer
 _ENCODER_SHARE = 0.2
 
 
-def resampling_due(trainee: SAETrainer) -> bool:
+def resampling_due(trainer: SAETrainer) -> bool:
     """Whether dead latents are to be resampled after the step that was just done."""
-    every, done = trainee.spec.resample_every, trainee.steps_done
-    return bool(every) and done % every == 0 and 2 * done <= trainee.n_steps
+    every, done = trainer.spec.resample_every, trainer.steps_done
+    return bool(every) and done % every == 0 and 2 * done <= trainer.n_steps
 
 
-def resample_if_due(trainee: SAETrainer, y_BD: Tensor, error_BD: Tensor) -> None:
+def resample_if_due(trainer: SAETrainer, y_BD: Tensor, error_BD: Tensor) -> None:
     """Resample after the step that was just done on this batch, where it is one of those after which that is due."""
-    if resampling_due(trainee):
-        resample(trainee, y_BD, error_BD)
+    if resampling_due(trainer):
+        resample(trainer, y_BD, error_BD)
 
 
 @torch.no_grad()
-def resample(trainee: SAETrainer, y_BD: Tensor, error_BD: Tensor) -> None:
+def resample(trainer: SAETrainer, y_BD: Tensor, error_BD: Tensor) -> None:
     """Resample the dead latents from a batch and its errors.  The draw follows from seed and step alone."""
-    dead_M, group = trainee.dead_M, trainee.group
+    dead_M, group = trainer.dead_M, trainer.group
     y_BD, error_BD = (torch.cat(list(group.gather_replicas(part_BD))) for part_BD in (y_BD, error_BD))
     n_dead_S = torch.stack(list(group.gather_shards(torch.tensor(len(dead_M), device=y_BD.device)))).tolist()
     chance_B = error_BD.double().square().sum(dim=1).square().cpu()
     if not sum(n_dead_S) or not bool(chance_B.sum() > 0):
         return
-    generator = torch.Generator().manual_seed(trainee.spec.seed * 1_000_003 + trainee.steps_done)
+    generator = torch.Generator().manual_seed(trainer.spec.seed * 1_000_003 + trainer.steps_done)
     rows_M = torch.multinomial(chance_B, sum(n_dead_S), replacement=True, generator=generator).to(y_BD.device)
     rows_M = torch.split(rows_M, n_dead_S)[group.shard]
-    direction_MD = y_BD[rows_M] - trainee.b_in_D
+    direction_MD = y_BD[rows_M] - trainer.b_in_D
     direction_MD /= direction_MD.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    living_L = torch.ones(len(trainee.silent_tokens_L), dtype=torch.bool, device=y_BD.device)
+    living_L = torch.ones(len(trainer.silent_tokens_L), dtype=torch.bool, device=y_BD.device)
     living_L[dead_M] = False
-    norm_L = trainee.W_enc_LD.norm(dim=1)
+    norm_L = trainer.W_enc_LD.norm(dim=1)
     total, n_living, everyone, n_latents = group.sum_latents(torch.stack(
         [norm_L[living_L].sum(), living_L.sum(), norm_L.sum(), living_L.new_tensor(len(norm_L), dtype=torch.float32)]))
     length = total / n_living if n_living > 0 else everyone / n_latents
-    trainee.W_dec_LD.data[dead_M] = direction_MD
-    trainee.W_enc_LD.data[dead_M] = direction_MD * (_ENCODER_SHARE * length)
-    trainee.b_enc_L.data[dead_M] = 0.0
-    trainee.sparsity.reset(dead_M)
-    trainee.silent_tokens_L[dead_M] = 0
-    trainee.optimizer.forget(dead_M)
+    trainer.W_dec_LD.data[dead_M] = direction_MD
+    trainer.W_enc_LD.data[dead_M] = direction_MD * (_ENCODER_SHARE * length)
+    trainer.b_enc_L.data[dead_M] = 0.0
+    trainer.sparsity.reset(dead_M)
+    trainer.silent_tokens_L[dead_M] = 0
+    trainer.optimizer.forget(dead_M)

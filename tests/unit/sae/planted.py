@@ -38,9 +38,9 @@ def trained_on(x_ND: Tensor, architecture: str, **changes: Any) -> tuple[Trained
 
 def artefact_of(trained: Trained, spec: TrainSpec) -> Autoencoder:
     """As a run would save it, as far as the weights go."""
-    d_model = len(trained.trainee.b_dec_D)
+    d_model = len(trained.trainer.b_dec_D)
     return artefact(trained, {
         "schema_version": 1, "id": "toy/sae", "architecture": spec.architecture, "n_latents": spec.n_latents,
-        "d_model": d_model, "k": spec.k if trained.trainee.sparsity.has_k else None, "normalize": spec.normalize,
+        "d_model": d_model, "k": spec.k if trained.trainer.sparsity.has_k else None, "normalize": spec.normalize,
         "weight_processing": "raw", "site": {"layer": 1, "hook": "blocks.1.hook_resid_post"}, "threshold": None,
         "bos": {"prepended": True, "trained_on": True}, "context_length": 16, "metrics": {}, "training": {}})

@@ -52,27 +52,27 @@ def strongest(acts_BL: Tensor, k: int, over_batch: bool) -> Tensor:
     return acts_BL >= acts_BL.sort(dim=1, descending=True).values[:, k - 1 : k]
 
 
-def reference(trainee: SAETrainer, y_BD: Tensor, target_BD: Tensor | None = None) -> tuple[Tensor, Tensor, Leaves]:
+def reference(trainer: SAETrainer, y_BD: Tensor, target_BD: Tensor | None = None) -> tuple[Tensor, Tensor, Leaves]:
     """(loss, AuxK, the leaves to differentiate by) of a trainee on a batch."""
-    spec = trainee.spec
-    leaf = {name: tensor.double().clone().requires_grad_() for name, tensor in trainee.tensors().items()}
+    spec = trainer.spec
+    leaf = {name: tensor.double().clone().requires_grad_() for name, tensor in trainer.tensors().items()}
     y_BD = y_BD.double()
     t_BD = y_BD if target_BD is None else target_BD.double()
     z_BL = (y_BD - leaf.get("b_in", leaf["b_dec"])) @ leaf["W_enc"].T
     pre_BL = z_BL + leaf["b_enc"]
     acts_BL = pre_BL.relu()
-    warm = min(1.0, (trainee.steps_done + 1) / (trainee.n_steps * spec.sparsity_warmup))
-    spread = trainee.variance**0.5
+    warm = min(1.0, (trainer.steps_done + 1) / (trainer.n_steps * spec.sparsity_warmup))
+    spread = trainer.variance**0.5
 
     def fvu(codes_BL: Tensor, W_dec_LD: Tensor = leaf["W_dec"], b_dec_D: Tensor = leaf["b_dec"]) -> Tensor:
-        return (t_BD - codes_BL @ W_dec_LD - b_dec_D).square().sum(dim=1).mean() / trainee.variance
+        return (t_BD - codes_BL @ W_dec_LD - b_dec_D).square().sum(dim=1).mean() / trainer.variance
 
     over_batch = spec.architecture != "topk"
     if spec.architecture == "relu":
         codes_BL = acts_BL
         loss = fvu(codes_BL) + warm * spec.l1_coefficient * codes_BL.sum(dim=1).mean() / spread
     elif spec.architecture == "jumprelu":
-        epsilon = spec.bandwidth * trainee.start.input_scale
+        epsilon = spec.bandwidth * trainer.start.input_scale
         codes_BL = _JumpReLU.apply(pre_BL, leaf["threshold"], epsilon)
         l0 = _Step.apply(pre_BL, leaf["threshold"], epsilon).sum(dim=1).mean()
         penalty = (l0 / spec.k - 1) ** 2 if spec.l0_penalty == "target" else l0
@@ -93,11 +93,11 @@ def reference(trainee: SAETrainer, y_BD: Tensor, target_BD: Tensor | None = None
             loss = loss + fvu(acts_BL * strongest(acts_BL.detach(), 4 * spec.k, over_batch)) / 8
 
     e_BD = (t_BD - codes_BL @ leaf["W_dec"] - leaf["b_dec"]).detach()
-    dead = (trainee.silent_tokens_L > trainee.dead_after_tokens).nonzero().squeeze(1)
+    dead = (trainer.silent_tokens_L > trainer.dead_after_tokens).nonzero().squeeze(1)
     if spec.architecture in ("relu", "gated") or not len(dead):
         return loss, torch.zeros(()), leaf
     aux_BM = acts_BL[:, dead]
-    if len(dead) > trainee.k_aux:
-        aux_BM = aux_BM * strongest(aux_BM.detach(), trainee.k_aux, over_batch=False)
+    if len(dead) > trainer.k_aux:
+        aux_BM = aux_BM * strongest(aux_BM.detach(), trainer.k_aux, over_batch=False)
     aux = (e_BD - aux_BM @ leaf["W_dec"][dead]).square().sum() / (e_BD - e_BD.mean(dim=0)).square().sum()
     return loss + spec.aux_alpha * aux, aux.detach(), leaf

@@ -10,9 +10,9 @@ from app.worker.cache import ModelCache
 
 @given(st.lists(st.integers(0, 9), min_size=1), st.integers(1, 30))
 def test_the_least_recently_used_goes_first(asked: list[int], limit: int) -> None:
-    shelf, loads, order = ModelCache(limit), [], []
+    cache, loads, order = ModelCache(limit), [], []
     for key in asked:
-        assert shelf.get(key, lambda key=key: loads.append(key) or key, lambda key: key + 1) == key
+        assert cache.get(key, lambda key=key: loads.append(key) or key, lambda key: key + 1) == key
         order = [*[k for k in order if k != key], key]
         kept = []
         for k in reversed(order):  # the newest that fit together, the last asked for in any case
@@ -20,11 +20,11 @@ def test_the_least_recently_used_goes_first(asked: list[int], limit: int) -> Non
                 break
             kept.append(k)
         order = kept[::-1]
-        assert [k for k in range(10) if k in shelf] == sorted(order)
+        assert [k for k in range(10) if k in cache] == sorted(order)
 
 
 def test_an_item_on_the_shelf_is_not_loaded_again() -> None:
-    shelf, loads = ModelCache(10), []
+    cache, loads = ModelCache(10), []
     for _ in range(3):
-        shelf.get("a", lambda: loads.append(1), lambda _: 1)
+        cache.get("a", lambda: loads.append(1), lambda _: 1)
     assert len(loads) == 1

@@ -94,10 +94,10 @@ async def until(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(0.002)
 
 
-def with_desk(tmp_path: Path, max_waiting: int, scene: Callable[[Path, Models], Any], max_active: int = 1) -> None:
+def with_queue(tmp_path: Path, max_waiting: int, scene: Callable[[Path, Models], Any], max_active: int = 1) -> None:
     async def play() -> None:
         models, ended, path = Models(), asyncio.Event(), tmp_path / "w.sock"
-        desk = asyncio.create_task(RequestQueue(lambda: models, max_waiting, max_active).serve(path, ended))
+        requests = asyncio.create_task(RequestQueue(lambda: models, max_waiting, max_active).serve(path, ended))
         await until(path.exists)
         await scene(path, models)
         models.go.set()
@@ -106,7 +106,7 @@ def with_desk(tmp_path: Path, max_waiting: int, scene: Callable[[Path, Models], 
             await gathering
         kept.clear()
         ended.set()
-        await desk
+        await requests
         assert not path.exists()
 
     asyncio.run(play())
@@ -126,7 +126,7 @@ def test_faults_are_told_and_the_next_request_is_served(tmp_path: Path) -> None:
         assert "RuntimeError: broken" in ends(bug)[0].message  # type: ignore[union-attr]
         assert isinstance(ends(fine)[0], Done)
 
-    with_desk(tmp_path, 4, scene)
+    with_queue(tmp_path, 4, scene)
 
 
 def test_places_move_up_and_who_leaves_is_not_served(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_places_move_up_and_who_leaves_is_not_served(tmp_path: Path) -> None:
         await until(lambda: ends(last))
         assert models.served == ["hold", "last"]
 
-    with_desk(tmp_path, 4, scene)
+    with_queue(tmp_path, 4, scene)
 
 
 def test_a_stop_reaches_the_request_that_is_served(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_stop_reaches_the_request_that_is_served(tmp_path: Path) -> None:
         await until(lambda: ends(held))
         assert ends(held) == [Done(columns={}, stopped=True, tokens=0, seconds=0)]
 
-    with_desk(tmp_path, 4, scene)
+    with_queue(tmp_path, 4, scene)
 
 
 def test_a_full_queue_says_so(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_full_queue_says_so(tmp_path: Path) -> None:
         await until(lambda: ends(refused))
         assert refused[0].type == "busy"
 
-    with_desk(tmp_path, 1, scene)
+    with_queue(tmp_path, 1, scene)
 
 
 def test_what_is_no_request_is_answered(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_what_is_no_request_is_answered(tmp_path: Path) -> None:
         assert await reader.read() == b""
         writer.close()
 
-    with_desk(tmp_path, 1, scene)
+    with_queue(tmp_path, 1, scene)
 
 
 def test_requests_are_done_at_once_and_a_fault_of_the_step_ends_those_alone(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_requests_are_done_at_once_and_a_fault_of_the_step_ends_those_alone(tmp_
         await until(lambda: ends(after))
         assert isinstance(ends(after)[0], Failed)
 
-    with_desk(tmp_path, 4, scene, max_active=3)
+    with_queue(tmp_path, 4, scene, max_active=3)
 
 
 def test_the_state_is_told_at_once(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_the_state_is_told_at_once(tmp_path: Path) -> None:
         assert (report.waiting, report.going) == (1, 1)
         writer.close()
 
-    with_desk(tmp_path, 4, scene)
+    with_queue(tmp_path, 4, scene)
 
 
 def test_over_tcp_only_who_knows_the_token_is_served() -> None:
@@ -230,7 +230,7 @@ def test_over_tcp_only_who_knows_the_token_is_served() -> None:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         address = Address(host="127.0.0.1", port=port, token="sesame")
-        desk = asyncio.create_task(RequestQueue(lambda: models, 4).serve(address, ended))
+        requests = asyncio.create_task(RequestQueue(lambda: models, 4).serve(address, ended))
         answers = []
         for token in ("wrong", "sesame"):
             while True:
@@ -245,7 +245,7 @@ def test_over_tcp_only_who_knows_the_token_is_served() -> None:
                 answers[-1] = decode_event(await reader.readline())
             writer.close()
         ended.set()
-        await desk
+        await requests
         assert isinstance(answers[0], Failed)
         assert "does not know this token" in answers[0].message
         assert isinstance(answers[1], Done)

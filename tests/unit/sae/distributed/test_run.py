@@ -75,8 +75,8 @@ def _trained(
         trained = train(spec, stream, lm.device, checkpoint=checkpoint, update=update, group=group,
                         row=lambda **values: rows.append(values))
     kept = ("step", "tokens", "loss", "aux_loss", "fvu", "l0", "dead", "theta", "l0_deciles")
-    return {"tensors": trained.trainee.whole_tensors(), "row": {name: rows[-1][name] for name in kept},
-            "threshold": trained.trainee.sparsity.threshold}
+    return {"tensors": trained.trainer.whole_tensors(), "row": {name: rows[-1][name] for name in kept},
+            "threshold": trained.trainer.sparsity.threshold}
 
 
 _begin = SAETrainer.__init__

@@ -36,21 +36,21 @@ def trained(architecture: str, group: Group) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     start = DataStatistics(torch.randn(D, generator=generator), variance=2.5, input_scale=1.2,
                   b_in_D=torch.randn(7, generator=generator) if architecture == "transcoder" else None)
-    trainee = SAETrainer(TrainSpec(**values), start, torch.device("cpu"), torch.float32, group)
+    trainer = SAETrainer(TrainSpec(**values), start, torch.device("cpu"), torch.float32, group)
     rows = []
     for _ in range(STEPS):
         y_BD = 1.5 * torch.randn(B, D if start.b_in_D is None else 7, generator=generator)
         target_BD = None if start.b_in_D is None else torch.randn(B, D, generator=generator)
         own_target_BD = None if target_BD is None else group.batch_share(target_BD)
-        result = trainee.step(group.batch_share(y_BD), 0.01, own_target_BD)
-        resample_if_due(trainee, group.batch_share(y_BD), result.error_BD)
-        trainee.sparsity.observe(result.codes)
+        result = trainer.step(group.batch_share(y_BD), 0.01, own_target_BD)
+        resample_if_due(trainer, group.batch_share(y_BD), result.error_BD)
+        trainer.sparsity.observe(result.codes)
         pairs = group.sum_all(torch.tensor(len(result.codes.value_N)))
         rows.append([float(result.loss), float(result.aux_loss), float(result.sparsity_loss), float(pairs),
-                     float(trainee.n_dead)])
-    state = trainee.state()
+                     float(trainer.n_dead)])
+    state = trainer.state()
     return {"tensors": state["tensors"], "rows": rows, "silent": state["silent"],
-            "threshold": trainee.sparsity.threshold}
+            "threshold": trainer.sparsity.threshold}
 
 
 def everything(worlds: list[tuple[int, list[str]]]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sae.index import threads
+from sae.index import encoders
 from tests.toys import ToyModel, V, corpus_of, toy_sae
 from tests.unit.sae.index import test_build, test_latent_table
 from tests.unit.sae.index.dense import Case, SmoothModel, dense_case
@@ -51,7 +51,7 @@ def test_there_are_checks() -> None:
 @example(8504218)  # one token counts at all
 def test_every_number_of_any_build(seed: int) -> None:
     # One encoder with all threads: others would cut the products elsewhere, and the last bits are compared.
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(threads, "MOST", 1):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(encoders, "MOST", 1):
         case = any_case(Path(folder), seed)
         for check in CHECKS:
             check(case)

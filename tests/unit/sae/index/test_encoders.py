@@ -12,16 +12,18 @@ import torch
 
 from sae.index import forward
 from sae.index.encoders import EncoderPool
+from sae.index.scales import make_scales
 from sae.index.threads import run_jobs
 from sae.lm.bridge import LanguageModel
-from tests.toys import ToyModel, toy_corpus, toy_sae
+from sae.specs.registry import IndexSettings
+from tests.toys import ToyModel, corpus_of, toy_corpus, toy_sae
 from tests.unit.sae.index.test_shard import same
 
 CORPUS = toy_corpus(60)
 
 
 @pytest.fixture
-def crew() -> Iterator[EncoderPool]:
+def pool() -> Iterator[EncoderPool]:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield EncoderPool(ToyModel(), toy_sae(), CORPUS)  # type: ignore[arg-type]
@@ -30,15 +32,15 @@ def crew() -> Iterator[EncoderPool]:
 
 @pytest.mark.parametrize("bos", [True, False])
 def test_passes_come_in_the_order_of_the_contexts_whoever_made_them(
-    crew: EncoderPool, bos: bool, monkeypatch: pytest.MonkeyPatch
+    pool: EncoderPool, bos: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forward, "_CPU_TOKENS", 6 * CORPUS.context_length)
-    crew = EncoderPool(ToyModel(), toy_sae(), CORPUS)  # type: ignore[arg-type]
-    assert len(crew.encoders) == 3
+    pool = EncoderPool(ToyModel(), toy_sae(), CORPUS)  # type: ignore[arg-type]
+    assert len(pool.encoders) == 3
     contexts = np.random.default_rng(0).permutation(len(CORPUS.length))
     told: list[int] = []
-    found = crew.read(contexts, told.append, bos=bos)
-    alone = [crew.encoders[0](contexts[i : i + 5], bos=bos) for i in range(0, len(contexts), 5)]  # 12 for 3
+    found = pool.read(contexts, told.append, bos=bos)
+    alone = [pool.encoders[0](contexts[i : i + 5], bos=bos) for i in range(0, len(contexts), 5)]  # 12 for 3
     assert len(found) == len(alone)
     for ours, theirs in zip(found, alone, strict=True):
         assert all(same(vars(a), vars(b)) for a, b in zip(ours, theirs, strict=True))
@@ -47,14 +49,14 @@ def test_passes_come_in_the_order_of_the_contexts_whoever_made_them(
     assert bos == any(bool((firings.position_N == 0).any()) for firings, *_ in found)
 
 
-def test_whoever_is_told_may_stop_it(crew: EncoderPool) -> None:
+def test_whoever_is_told_may_stop_it(pool: EncoderPool) -> None:
     def update(tokens: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        crew.read(np.arange(len(CORPUS.length)), update)
-    assert len(crew.read(np.arange(4))) == 3  # it is free for other work
-    assert crew.read(np.arange(0)) == []
+        pool.read(np.arange(len(CORPUS.length)), update)
+    assert len(pool.read(np.arange(4))) == 3  # it is free for other work
+    assert pool.read(np.arange(0)) == []
 
 
 def test_jobs_are_begun_in_order_and_their_results_told_here() -> None:
@@ -111,3 +113,12 @@ def test_twins_share_the_weights_and_not_the_hooks(demo_lm: LanguageModel) -> No
 
     assert not torch.equal(demo_lm.logits(tokens_PS, {hook: edit}), plain)
     assert torch.equal(inside[0], plain)
+
+
+def test_a_pass_of_contexts_without_text_is_a_pass() -> None:
+    tokens = np.array([[0, 1, 2, 3]] + [[0, 0, 0, 0]] * 5)
+    corpus = corpus_of(tokens, np.array([4, 1, 1, 1, 1, 1]))
+    pool = EncoderPool(ToyModel(0), toy_sae("topk", "none"), corpus)  # type: ignore[arg-type]
+    scales, _ = make_scales(ToyModel(0), toy_sae("topk", "none"), corpus,  # type: ignore[arg-type]
+                           pool.read(np.arange(1, 6)), IndexSettings())
+    assert scales.norm_unit > 0

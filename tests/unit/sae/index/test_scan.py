@@ -17,7 +17,7 @@ from sae.index import scan as scan_module
 from sae.index.build import build, contexts_to_read
 from sae.index.encoders import EncoderPool
 from sae.index.sample_tables import SAMPLES
-from sae.index.scales import IndexScales, make_frame
+from sae.index.scales import IndexScales, make_scales
 from sae.index.scan import scan
 from sae.index.shard import Shard
 from sae.index.tables import make_tables
@@ -41,30 +41,30 @@ def everything(path: Path) -> dict[str, list[tuple[Any, ...]]]:
     return tables
 
 
-def framed(
+def scaled(
     lm: ToyModel, sae: Any, corpus: Any, contexts: np.ndarray, settings: IndexSettings
 ) -> tuple[EncoderPool, IndexScales]:
-    crew = EncoderPool(lm, sae, corpus)  # type: ignore[arg-type]
-    frame, _ = make_frame(lm, sae, corpus, crew.read(contexts[:SAMPLES]), settings)  # type: ignore[arg-type]
-    return crew, frame
+    pool = EncoderPool(lm, sae, corpus)  # type: ignore[arg-type]
+    scales, _ = make_scales(lm, sae, corpus, pool.read(contexts[:SAMPLES]), settings)  # type: ignore[arg-type]
+    return pool, scales
 
 
-def shard_of(crew: EncoderPool, frame: IndexScales, contexts: np.ndarray) -> Shard:
-    return Shard.of(frame, crew.read(contexts))
+def shard_of(pool: EncoderPool, scales: IndexScales, contexts: np.ndarray) -> Shard:
+    return Shard.of(scales, pool.read(contexts))
 
 
 def test_two_halves_merged_are_the_same_build(tmp_path: Path) -> None:
     lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(90)
     contexts = contexts_to_read(corpus, 10_000)
-    crew, frame = framed(lm, sae, corpus, contexts, SETTINGS)
-    whole = shard_of(crew, frame, contexts)
+    pool, scales = scaled(lm, sae, corpus, contexts, SETTINGS)
+    whole = shard_of(pool, scales, contexts)
     half = len(contexts) // 2
-    halves = [shard_of(crew, frame, part) for part in (contexts[half:], contexts[:half])]
-    merged = halves[0].merge(halves[1], frame)
+    halves = [shard_of(pool, scales, part) for part in (contexts[half:], contexts[:half])]
+    merged = halves[0].merge(halves[1], scales)
     assert same(merged.state(), whole.state())
     for name, shard in (("whole", whole), ("merged", merged)):
         with new_build(tmp_path / f"{name}.duckdb", sort=False) as write:
-            make_tables(lm, sae, corpus, contexts, shard, frame, SETTINGS, write)  # type: ignore[arg-type]
+            make_tables(lm, sae, corpus, contexts, shard, scales, SETTINGS, write)  # type: ignore[arg-type]
             write("meta", meta_table({"build_id": "b"}))
     assert everything(tmp_path / "whole.duckdb") == everything(tmp_path / "merged.duckdb")
 
@@ -120,10 +120,10 @@ def test_a_checkpoint_of_another_frame_is_not_gone_on_with(tmp_path: Path) -> No
     lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(40)
     contexts = contexts_to_read(corpus, 10_000)
     for settings in (SETTINGS, IndexSettings(index_tokens=10_000, top_contexts=5)):
-        crew, frame = framed(lm, sae, corpus, contexts, settings)
+        pool, scales = scaled(lm, sae, corpus, contexts, settings)
         with Saver(tmp_path / "i.pt") as saver:
-            shard = scan(crew, corpus, contexts, frame, saver=saver)
-        assert same(shard.state(), scan(crew, corpus, contexts, frame).state())
+            shard = scan(pool, corpus, contexts, scales, saver=saver)
+        assert same(shard.state(), scan(pool, corpus, contexts, scales).state())
 
 
 def test_the_rows_of_every_table_lie_in_its_order(tmp_path: Path) -> None:
@@ -148,12 +148,12 @@ def test_a_build_is_never_overwritten(tmp_path: Path) -> None:
 def test_a_failure_while_writing_leaves_no_build(tmp_path: Path) -> None:
     lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(20)
     contexts = contexts_to_read(corpus, 10_000)
-    crew, frame = framed(lm, sae, corpus, contexts, SETTINGS)
-    shard = shard_of(crew, frame, contexts)
+    pool, scales = scaled(lm, sae, corpus, contexts, SETTINGS)
+    shard = shard_of(pool, scales, contexts)
 
     def fail() -> None:
         with new_build(tmp_path / "b.duckdb", sort=False) as write:
-            make_tables(lm, sae, corpus, contexts, shard, frame, SETTINGS, write)  # type: ignore[arg-type]
+            make_tables(lm, sae, corpus, contexts, shard, scales, SETTINGS, write)  # type: ignore[arg-type]
             write("latent_edges", pa.table({"no such column": [1]}))
 
     with pytest.raises(duckdb.Error):

@@ -74,11 +74,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         with pytest.raises(Stopped):
             train(spec, source_of(x_ND), CPU, checkpoint=checkpoint, update=stop_at(step))
     resumed = train(spec, source_of(x_ND), CPU, checkpoint=checkpoint)
-    for name, tensor in whole.trainee.tensors().items():
-        assert torch.equal(tensor, resumed.trainee.tensors()[name]), name
-    assert resumed.trainee.sparsity.threshold == whole.trainee.sparsity.threshold
+    for name, tensor in whole.trainer.tensors().items():
+        assert torch.equal(tensor, resumed.trainer.tensors()[name]), name
+    assert resumed.trainer.sparsity.threshold == whole.trainer.sparsity.threshold
     assert resumed.normalizer == whole.normalizer
-    assert torch.equal(resumed.trainee.silent_tokens_L, whole.trainee.silent_tokens_L)
+    assert torch.equal(resumed.trainer.silent_tokens_L, whole.trainer.silent_tokens_L)
 
 
 def test_a_kill_loses_only_what_came_after_the_last_checkpoint(
@@ -101,15 +101,15 @@ def test_a_kill_loses_only_what_came_after_the_last_checkpoint(
         steps: list[int] = []
         resumed = train(spec, source_of(x_ND), CPU, checkpoint=checkpoint, update=steps.append)
         assert steps == [64 * step for step in range(lost_after + 1, 21)]
-        assert all(torch.equal(t, whole.trainee.tensors()[n]) for n, t in resumed.trainee.tensors().items())
+        assert all(torch.equal(t, whole.trainer.tensors()[n]) for n, t in resumed.trainer.tensors().items())
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     x_ND, _ = mixtures(200, 30, 16)
     first = train(spec_of(), source_of(x_ND), CPU, checkpoint=tmp_path / "c.pt")
     second = train(spec_of(), source_of(x_ND), CPU, checkpoint=tmp_path / "c.pt", update=stop_at(20))
-    assert all(torch.equal(t, second.trainee.tensors()[n]) for n, t in first.trainee.tensors().items())
-    assert second.trainee.sparsity.threshold == first.trainee.sparsity.threshold
+    assert all(torch.equal(t, second.trainer.tensors()[n]) for n, t in first.trainer.tensors().items())
+    assert second.trainer.sparsity.threshold == first.trainer.sparsity.threshold
     assert second.seconds == pytest.approx(first.seconds, abs=5)
 
 
@@ -120,7 +120,7 @@ def test_planted_features_are_found(architecture: str) -> None:
                    dead_after_tokens=256 * 40, k_aux=16)
     rows: list[dict[str, float]] = []
     trained = train(spec, StoredActivations(x_ND, 256), CPU, row=lambda **row: rows.append(row))
-    cosine_LG = trained.trainee.tensors()["W_dec"] @ features_GD.T
+    cosine_LG = trained.trainer.tensors()["W_dec"] @ features_GD.T
     assert float(cosine_LG.max(dim=0).values.mean()) >= 0.9
     assert rows[-1]["fvu"] < 0.25
     assert rows[-1]["l0"] <= 2
@@ -135,7 +135,7 @@ def test_theta_is_of_the_last_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trained.theta_batches == (18, 20)
     minima = [row["theta"] for row in rows]
     assert len(minima) == 20
-    assert trained.trainee.sparsity.threshold == pytest.approx(sum(minima[18:]) / 2, rel=1e-9)
+    assert trained.trainer.sparsity.threshold == pytest.approx(sum(minima[18:]) / 2, rel=1e-9)
 
 
 def test_curves_are_sums_over_all_steps_since_the_last_row() -> None:
@@ -156,8 +156,8 @@ def test_the_dataset_scale_is_folded_into_the_artefact(architecture: str) -> Non
     s = trained.normalizer.factor
     assert not 0.9 < s < 1.1
     folded = artefact(trained, config_of(spec))
-    unfolded = Autoencoder(trained.trainee.tensors(), config_of(spec) | {"normalize": "none"})
-    unfolded.sparsity.threshold = trained.trainee.sparsity.threshold
+    unfolded = Autoencoder(trained.trainer.tensors(), config_of(spec) | {"normalize": "none"})
+    unfolded.sparsity.threshold = trained.trainer.sparsity.threshold
     raw, scaled = folded.codes(x_ND), unfolded.codes(x_ND * s)
     assert torch.equal(raw.l0_B(), scaled.l0_B())
     dense = torch.zeros(2, len(x_ND), 40)
@@ -172,10 +172,10 @@ def test_without_a_dataset_scale_the_artefact_is_what_was_trained() -> None:
     x_ND, _ = mixtures(300, 30, 16)
     trained = train(spec_of(), source_of(x_ND), CPU)
     sae = artefact(trained, config_of(spec_of()))
-    assert all(torch.equal(tensor, sae.tensors()[name]) for name, tensor in trained.trainee.tensors().items())
-    assert sae.sparsity.threshold == trained.trainee.sparsity.threshold
+    assert all(torch.equal(tensor, sae.tensors()[name]) for name, tensor in trained.trainer.tensors().items())
+    assert sae.sparsity.threshold == trained.trainer.sparsity.threshold
     sae.W_dec_LD += 1  # the artefact's weights are its own
-    assert not torch.equal(sae.W_dec_LD, trained.trainee.tensors()["W_dec"])
+    assert not torch.equal(sae.W_dec_LD, trained.trainer.tensors()["W_dec"])
     assert isinstance(trained, Trained)
     assert trained.normalizer == Normalizer("none")
 

@@ -24,7 +24,7 @@ GRID = SweepSpec(
 
 def weights(trained: Trained | UserError) -> dict[str, Tensor]:
     assert isinstance(trained, Trained)
-    return trained.trainee.tensors()
+    return trained.trainer.tensors()
 
 
 def same(one: Trained | UserError, other: Trained | UserError) -> bool:
@@ -46,7 +46,7 @@ def test_an_sae_of_a_sweep_is_the_one_that_it_would_be_alone() -> None:
         alone = train(spec, source_of(x_ND), CPU)
         assert same(alone, outcome), spec
         assert isinstance(outcome, Trained)
-        assert alone.trainee.sparsity.threshold == outcome.trainee.sparsity.threshold
+        assert alone.trainer.sparsity.threshold == outcome.trainer.sparsity.threshold
 
 
 @settings(max_examples=4, deadline=None)
@@ -183,8 +183,8 @@ def test_a_transcoder_learns_its_target_and_takes_raw_activations(architecture: 
     if sae.sparsity.threshold is not None:  # TopK's own selection, so that both are the same function
         sae.sparsity.threshold = max(sae.sparsity.threshold, 0.0)
     y_ND, t_ND, scale = trained.inputs.apply([x_ND, target_ND])
-    trainee = trained.trainee
-    pre_NL = (y_ND - trainee.b_in_D) @ trainee.W_enc_LD.T + trainee.b_enc_L
+    trainer = trained.trainer
+    pre_NL = (y_ND - trainer.b_in_D) @ trainer.W_enc_LD.T + trainer.b_enc_L
     s_out = trained.inputs.target.factor if trained.inputs.target else 1.0
     torch.testing.assert_close(sae.pre_activations(x_ND), pre_NL.detach() / s_out, rtol=1e-4, atol=1e-5)
     assert t_ND is not None

@@ -17,7 +17,7 @@ B, L, D = 32, 16, 6
 DEAD = [3, 7, 8]
 
 
-def trainee_of(architecture: str = "relu", **changes: Any) -> SAETrainer:
+def trainer_of(architecture: str = "relu", **changes: Any) -> SAETrainer:
     spec = TrainSpec(**{"architecture": architecture, "n_latents": L, "tokens": B * 40, "batch_tokens": B, "seed": 1,
                         "dead_after_tokens": 100, "resample_every": 5, **changes})
     return SAETrainer(spec, DataStatistics(torch.full((D,), 0.5), 2.0, 1.0), torch.device("cpu"))
@@ -28,32 +28,32 @@ def batch(seed: int) -> Tensor:
 
 
 def test_it_is_due_every_so_many_steps_in_the_first_half() -> None:
-    trainee = trainee_of()
+    trainer = trainer_of()
     due = []
     for step in range(1, 41):
-        trainee.steps_done = step
-        if resampling_due(trainee):
+        trainer.steps_done = step
+        if resampling_due(trainer):
             due.append(step)
     assert due == [5, 10, 15, 20]
-    assert not resampling_due(trainee_of(resample_every=0))
+    assert not resampling_due(trainer_of(resample_every=0))
 
 
 @pytest.mark.parametrize("architecture", ["relu", "gated"])
 def test_dead_latents_are_pointed_at_badly_explained_inputs(architecture: str) -> None:
-    trainee = trainee_of(architecture)
+    trainer = trainer_of(architecture)
     for step in range(3):
-        trainee.step(batch(step), lr=0.05)
-    trainee.silent_tokens_L.zero_()
-    trainee.silent_tokens_L[DEAD] = 101
-    before = {name: tensor.clone() for name, tensor in trainee.tensors().items()}
+        trainer.step(batch(step), lr=0.05)
+    trainer.silent_tokens_L.zero_()
+    trainer.silent_tokens_L[DEAD] = 101
+    before = {name: tensor.clone() for name, tensor in trainer.tensors().items()}
     y_BD, error_BD = batch(9), torch.zeros(B, D)
     error_BD[[4, 20]] = torch.tensor([1.0, -2.0])[:, None]  # only these two are badly explained
-    resample(trainee, y_BD, error_BD)
+    resample(trainer, y_BD, error_BD)
 
     living = [latent for latent in range(L) if latent not in DEAD]
     centred_BD = y_BD - before["b_dec"]
     directions_2D = (centred_BD / centred_BD.norm(dim=1, keepdim=True))[[4, 20]]
-    after = trainee.tensors()
+    after = trainer.tensors()
     for latent in DEAD:
         assert (after["W_dec"][latent] - directions_2D).norm(dim=1).min() < 1e-6
         torch.testing.assert_close(after["W_enc"][latent],
@@ -65,37 +65,37 @@ def test_dead_latents_are_pointed_at_badly_explained_inputs(architecture: str) -
         assert torch.equal(tensor[living], before[name][living]), name
         if name not in ("W_enc", "W_dec"):
             assert not tensor[DEAD].any(), name
-        moments = trainee.optimizer.adam.state[trainee.named_parameters()[name]]
+        moments = trainer.optimizer.adam.state[trainer.named_parameters()[name]]
         for moment in ("exp_avg", "exp_avg_sq"):
             assert not moments[moment][DEAD].any()
             assert moments[moment][living].any()
-    assert trainee.n_dead == 0
+    assert trainer.n_dead == 0
 
 
 def test_the_chance_is_the_square_of_the_loss() -> None:
     """Of two inputs with errors 1 and √2, the second is drawn four times as often as the first."""
-    trainee = trainee_of(n_latents=5001)
-    trainee.step(batch(1), lr=1e-9)
-    trainee.silent_tokens_L[:5000] = 101
+    trainer = trainer_of(n_latents=5001)
+    trainer.step(batch(1), lr=1e-9)
+    trainer.silent_tokens_L[:5000] = 101
     y_BD, error_BD = batch(0), torch.zeros(B, D)
     error_BD[0, 0], error_BD[1, 0] = 1.0, 2**0.5
-    resample(trainee, y_BD, error_BD)
-    centred_2D = y_BD[:2] - trainee.b_dec_D.detach()
-    cosine_M2 = trainee.W_dec_LD.detach()[:5000] @ centred_2D.T / centred_2D.norm(dim=1)
+    resample(trainer, y_BD, error_BD)
+    centred_2D = y_BD[:2] - trainer.b_dec_D.detach()
+    cosine_M2 = trainer.W_dec_LD.detach()[:5000] @ centred_2D.T / centred_2D.norm(dim=1)
     counts = (cosine_M2 > 1 - 1e-5).sum(dim=0)
     assert int(counts.sum()) == 5000
     assert float(counts[1] / counts[0]) == pytest.approx(4, rel=0.1)
 
 
 def test_a_resumed_run_resamples_the_same() -> None:
-    def run(trainee: SAETrainer, start: int, stop: int) -> None:
+    def run(trainer: SAETrainer, start: int, stop: int) -> None:
         for step in range(start, stop):
-            result = trainee.step(batch(step), lr=0.02)
-            resample_if_due(trainee, batch(step), result.error_BD)
+            result = trainer.step(batch(step), lr=0.02)
+            resample_if_due(trainer, batch(step), result.error_BD)
 
-    whole = trainee_of(dead_after_tokens=1)
+    whole = trainer_of(dead_after_tokens=1)
     run(whole, 0, 12)
-    first = trainee_of(dead_after_tokens=1)
+    first = trainer_of(dead_after_tokens=1)
     run(first, 0, 8)
     second = SAETrainer.resumed(first.spec, first.state(), torch.device("cpu"))
     run(second, 8, 12)
@@ -103,9 +103,9 @@ def test_a_resumed_run_resamples_the_same() -> None:
 
 
 def test_nothing_dead_or_nothing_unexplained_changes_nothing() -> None:
-    trainee = trainee_of()
-    before = trainee.W_dec_LD.detach().clone()
-    resample(trainee, batch(0), torch.ones(B, D))
-    trainee.silent_tokens_L[DEAD] = 101
-    resample(trainee, batch(0), torch.zeros(B, D))
-    assert torch.equal(trainee.W_dec_LD, before)
+    trainer = trainer_of()
+    before = trainer.W_dec_LD.detach().clone()
+    resample(trainer, batch(0), torch.ones(B, D))
+    trainer.silent_tokens_L[DEAD] = 101
+    resample(trainer, batch(0), torch.zeros(B, D))
+    assert torch.equal(trainer.W_dec_LD, before)

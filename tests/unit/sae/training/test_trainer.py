@@ -39,14 +39,14 @@ def make(
         **ARCHITECTURES[architecture], **changes}
     b_in_D = torch.randn(d_in, generator=generator) if d_in else None
     start = DataStatistics(torch.randn(D, generator=generator), variance=2.5, input_scale=1.2, b_in_D=b_in_D)
-    trainee = SAETrainer(TrainSpec(**values), start, torch.device("cpu"), product_dtype)
-    for parameter in trainee.parameters():
-        if parameter is not trainee.W_dec_LD:
+    trainer = SAETrainer(TrainSpec(**values), start, torch.device("cpu"), product_dtype)
+    for parameter in trainer.parameters():
+        if parameter is not trainer.W_dec_LD:
             parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
-    trainee.sparsity.project()
-    trainee.silent_tokens_L[::8] = 101
-    trainee.silent_tokens_L[1::8] = 100  # one token short of dead
-    return trainee
+    trainer.sparsity.project()
+    trainer.silent_tokens_L[::8] = 101
+    trainer.silent_tokens_L[1::8] = 100  # one token short of dead
+    return trainer
 
 
 def batch(seed: int = 1, n_tokens: int = B, width: int = D) -> Tensor:
@@ -60,15 +60,15 @@ def batch(seed: int = 1, n_tokens: int = B, width: int = D) -> Tensor:
 def test_gradients_are_those_of_autograd(
     architecture: str, seed: int, alpha: float, k_aux: int, d_in: int, steps_done: int
 ) -> None:
-    trainee = make(architecture, seed, d_in=d_in, aux_alpha=alpha, k_aux=k_aux)
-    trainee.steps_done = steps_done
+    trainer = make(architecture, seed, d_in=d_in, aux_alpha=alpha, k_aux=k_aux)
+    trainer.steps_done = steps_done
     y_BD, target_BD = batch(seed + 1, width=d_in or D), batch(seed + 2) if d_in else None
-    loss, aux, leaf = reference(trainee, y_BD, target_BD)
+    loss, aux, leaf = reference(trainer, y_BD, target_BD)
     loss.backward()  # type: ignore[no-untyped-call]
-    result = trainee.gradients(y_BD, target_BD)
+    result = trainer.gradients(y_BD, target_BD)
     assert float(result.loss) == pytest.approx(float(loss.detach()), rel=1e-5)
     assert float(result.aux_loss) == pytest.approx(float(aux) if alpha else 0.0, rel=1e-5)
-    for name, parameter in trainee.named_parameters().items():
+    for name, parameter in trainer.named_parameters().items():
         expected = leaf[name].grad
         assert parameter.grad is not None
         assert expected is not None
@@ -78,9 +78,9 @@ def test_gradients_are_those_of_autograd(
 @pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
 def test_only_dead_rows_get_the_auxiliary_gradient_and_their_encoder_rows_do(architecture: str) -> None:
     with_aux, without = make(architecture, aux_alpha=0.5), make(architecture, aux_alpha=0.0)
-    for trainee in (with_aux, without):
-        trainee.W_enc_LD.data[::8] *= 0.1  # too weak to be selected
-        selected = trainee.gradients(batch()).codes.latent_N.tolist()
+    for trainer in (with_aux, without):
+        trainer.W_enc_LD.data[::8] *= 0.1  # too weak to be selected
+        selected = trainer.gradients(batch()).codes.latent_N.tolist()
     never = [latent for latent in range(0, L, 8) if latent not in selected]
     assert never
     for grown, plain in zip(with_aux.parameters()[:3], without.parameters()[:3], strict=True):
@@ -96,29 +96,29 @@ def test_only_dead_rows_get_the_auxiliary_gradient_and_their_encoder_rows_do(arc
 @every_architecture
 @pytest.mark.parametrize("product_dtype", [torch.float32, torch.bfloat16])
 def test_a_step_keeps_the_decoder_on_the_sphere(architecture: str, product_dtype: torch.dtype) -> None:
-    trainee = make(architecture, product_dtype=product_dtype, clip_norm=0.01)
+    trainer = make(architecture, product_dtype=product_dtype, clip_norm=0.01)
     for step in range(5):
-        before_LD = trainee.W_dec_LD.detach().clone()
-        trainee.step(batch(step), lr=0.01)
-        grad_LD = trainee.W_dec_LD.grad
+        before_LD = trainer.W_dec_LD.detach().clone()
+        trainer.step(batch(step), lr=0.01)
+        grad_LD = trainer.W_dec_LD.grad
         assert grad_LD is not None
         # What Adam saw had no part along the rows, and was clipped.
         assert (grad_LD * before_LD).sum(dim=1).abs().max() < 1e-5 * grad_LD.norm()
         assert grad_LD.norm() > 0
-        own = trainee.sparsity.parameters()
-        weights = {name: p for name, p in trainee.named_parameters().items() if name not in own}
+        own = trainer.sparsity.parameters()
+        weights = {name: p for name, p in trainer.named_parameters().items() if name not in own}
         for group in (weights, own):
             norms = [p.grad.norm() for p in group.values() if p.grad is not None]
             assert not norms or float(torch.stack(norms).norm()) <= 0.01 * (1 + 1e-4)
-        torch.testing.assert_close(trainee.W_dec_LD.norm(dim=1), torch.ones(L), rtol=1e-6, atol=1e-6)
-        assert not torch.equal(trainee.W_dec_LD, before_LD)
+        torch.testing.assert_close(trainer.W_dec_LD.norm(dim=1), torch.ones(L), rtol=1e-6, atol=1e-6)
+        assert not torch.equal(trainer.W_dec_LD, before_LD)
 
 
 def test_it_starts_with_the_encoder_as_the_decoder_transposed() -> None:
     b_dec_D = torch.randn(D)
     spec = TrainSpec(architecture="topk", n_latents=L, k=K, seed=3)
-    trainee = SAETrainer(spec, DataStatistics(b_dec_D, variance=1.0, input_scale=1.0), torch.device("cpu"))
-    tensors = trainee.tensors()
+    trainer = SAETrainer(spec, DataStatistics(b_dec_D, variance=1.0, input_scale=1.0), torch.device("cpu"))
+    tensors = trainer.tensors()
     assert torch.equal(tensors["W_enc"], tensors["W_dec"])
     assert tensors["W_enc"].data_ptr() != tensors["W_dec"].data_ptr()
     torch.testing.assert_close(tensors["W_dec"].norm(dim=1), torch.ones(L))
@@ -128,17 +128,17 @@ def test_it_starts_with_the_encoder_as_the_decoder_transposed() -> None:
 
 
 def test_dead_is_counted_in_tokens_since_the_last_activation() -> None:
-    trainee = make("topk", aux_alpha=0, dead_after_tokens=2 * B)
-    trainee.silent_tokens_L.zero_()
-    trainee.b_enc_L.data[5] = -1e6  # never active
+    trainer = make("topk", aux_alpha=0, dead_after_tokens=2 * B)
+    trainer.silent_tokens_L.zero_()
+    trainer.b_enc_L.data[5] = -1e6  # never active
     silent = torch.zeros(L, dtype=torch.int64)
     for step in range(3):
-        result = trainee.step(batch(step), lr=1e-6)
+        result = trainer.step(batch(step), lr=1e-6)
         assert (result.codes.value_N > 0).all()
         silent += B
         silent[result.codes.latent_N] = 0
-        assert torch.equal(trainee.silent_tokens_L, silent)
-        assert trainee.n_dead == int((silent > 2 * B).sum())
+        assert torch.equal(trainer.silent_tokens_L, silent)
+        assert trainer.n_dead == int((silent > 2 * B).sum())
     assert silent[5] == 3 * B
 
 
@@ -151,9 +151,9 @@ def test_state_survives_a_checkpoint_bit_for_bit(architecture: str, tmp_path: Pa
     second = make(architecture, seed=9, product_dtype=torch.bfloat16)
     second.load_state(load_checkpoint(tmp_path / "c.pt"))
     for step in range(3, 7):
-        results = [trainee.step(batch(step), lr=0.01) for trainee in (first, second)]
-        for trainee, result in zip((first, second), results, strict=True):
-            trainee.sparsity.observe(result.codes)
+        results = [trainer.step(batch(step), lr=0.01) for trainer in (first, second)]
+        for trainer, result in zip((first, second), results, strict=True):
+            trainer.sparsity.observe(result.codes)
         assert torch.equal(results[0].loss, results[1].loss)
     for name, tensor in first.tensors().items():
         assert torch.equal(tensor, second.tensors()[name]), name

@@ -35,7 +35,7 @@ def dense(codes: Codes) -> Tensor:
 @every_architecture
 def test_planted_features_are_found(architecture: str) -> None:
     result, spec = trained(architecture)
-    cosine_LG = result.trainee.tensors()["W_dec"] @ FEATURES_GD.T
+    cosine_LG = result.trainer.tensors()["W_dec"] @ FEATURES_GD.T
     assert float(cosine_LG.max(dim=0).values.mean()) >= 0.9
     codes = artefact_of(result, spec).codes(X_ND)
     l0 = len(codes.value_N) / len(X_ND)
@@ -64,9 +64,9 @@ def test_the_dataset_scale_is_folded_without_changing_outputs(architecture: str)
     s = result.normalizer.factor
     assert not 0.9 < s < 1.1
     folded = artefact_of(result, spec)
-    unfolded = Autoencoder(result.trainee.tensors(), folded.config | {"normalize": "none"})
+    unfolded = Autoencoder(result.trainer.tensors(), folded.config | {"normalize": "none"})
     if unfolded.sparsity.has_threshold:
-        unfolded.sparsity.threshold = result.trainee.sparsity.threshold
+        unfolded.sparsity.threshold = result.trainer.sparsity.threshold
     x_ND = X_ND[:1000]
     torch.testing.assert_close(dense(folded.codes(x_ND)), dense(unfolded.codes(x_ND * s)) / s, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(folded.reconstruct(x_ND), unfolded.reconstruct(x_ND * s) / s, rtol=1e-5,
@@ -77,8 +77,8 @@ def test_the_dataset_scale_is_folded_without_changing_outputs(architecture: str)
 def test_inference_is_the_rule_of_training(architecture: str) -> None:
     """Where no θ takes the batch's place, the artefact's codes are those of a training step on the same weights."""
     result, spec = trained(architecture)
-    result.trainee.product_dtype = torch.float32
-    in_training = result.trainee.gradients(X_ND[:300]).codes
+    result.trainer.product_dtype = torch.float32
+    in_training = result.trainer.gradients(X_ND[:300]).codes
     assert torch.equal(dense(in_training), dense(artefact_of(result, spec).codes(X_ND[:300])))
 
 
@@ -92,10 +92,10 @@ def test_a_transcoder_finds_what_each_feature_is_turned_into(architecture: str) 
     y_ND, target_ND = 4 * strength_NG @ read_GD + 0.5, 4 * strength_NG @ written_GD - 0.3
     spec = TrainSpec(architecture=architecture, n_latents=64, k=2, tokens=256 * 350, batch_tokens=256, k_aux=16,
                      dead_after_tokens=256 * 40, prefixes="1/2, 1")
-    trainee = SAETrainer(spec, DataStatistics.measure(y_ND, target_ND), torch.device("cpu"))
-    first = trainee.gradients(y_ND[:256], target_ND[:256]).loss
+    trainer = SAETrainer(spec, DataStatistics.measure(y_ND, target_ND), torch.device("cpu"))
+    first = trainer.gradients(y_ND[:256], target_ND[:256]).loss
     for step in range(350):
         rows = torch.randint(0, 6000, (256,), generator=generator)
-        result = trainee.step(y_ND[rows], learning_rate(step, 350, 5e-3, 50, 0.3), target_ND[rows])
-    assert float((trainee.tensors()["W_dec"] @ written_GD.T).max(dim=0).values.mean()) >= 0.9
+        result = trainer.step(y_ND[rows], learning_rate(step, 350, 5e-3, 50, 0.3), target_ND[rows])
+    assert float((trainer.tensors()["W_dec"] @ written_GD.T).max(dim=0).values.mean()) >= 0.9
     assert result.loss < 0.6 * first
