@@ -1,6 +1,6 @@
 """Templates to responses.
 
-`render(request, "pages/home.html", saes=…)` is all that a route needs.  In every template:
+`render(request, "explore/home.html", saes=…)` is all that a route needs.  In every template:
 
 - filters for numbers (`app/render/numbers.py`): `compact whole number fixed percent density one_in
   duration bytes moment`;

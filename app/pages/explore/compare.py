@@ -86,19 +86,19 @@ def show(
     common: dict[str, Any] = {"section": "compare", "one": one, "two": two, "peers": peers, "saes": saes,
                               "current_sae": one, "partner": PARTNER_COSINE, "piece": PIECE_COSINE, "views": VIEWS}
     if one is None or two is None:
-        return render(request, "compare/page.html", found=None, **common)
+        return render(request, "explore/compare.html", found=None, **common)
     view = view if view in VIEWS else "pairs"
     offset = max(offset, 0)
     with _comparison(workspace, one, two) as found:
         if found is None:
-            return render(request, "compare/page.html", found=None, run=_run_of(db, one, two), **common)
+            return render(request, "explore/compare.html", found=None, run=_run_of(db, one, two), **common)
         side = found.side_of(one.id)
         sides = Sides(one, two, builds, {sae.id: labels.texts(db, sae.id) for sae in (one, two)})
         only = "alone" if view == "alone" else ""
         ascending = dir == "asc"
         matches = [] if view == "splits" else found.matches(side, sort, not ascending, only, offset, ROWS + 1)
         return render(
-            request, "compare/page.html", found=found.meta, view=view, sort=sort, ascending=ascending, offset=offset,
+            request, "explore/compare.html", found=found.meta, view=view, sort=sort, ascending=ascending, offset=offset,
             rows=ROWS, more=len(matches) > ROWS, pairs=sides.pairs(matches[:ROWS]),
             splits=sides.split_lines(found.splits(side)) if view == "splits" else [],
             counts=found.counts(side), counts_other=found.counts(1 - side),

@@ -46,7 +46,7 @@ def home(
     saes = catalog.list_saes()
     runs = runs_now(db, workspace)
     return render(
-        request, "pages/home.html", cards=[_card(sae, builds) for sae in saes[:CARDS]], n_saes=len(saes),
+        request, "explore/home.html", cards=[_card(sae, builds) for sae in saes[:CARDS]], n_saes=len(saes),
         runs=[(run, card_charts(run, workspace)) for run in runs], phases=PHASES, json_url="/index.json")
 
 
@@ -94,7 +94,7 @@ def search(
     found.sort(key=lambda row: row.sae_id != sae)
     searched = [chosen] if chosen else every
     return render(
-        request, "pages/search.html", current_sae=chosen, search_text=text, q=text, labels=found,
+        request, "explore/search.html", current_sae=chosen, search_text=text, q=text, labels=found,
         numbers=_with_number(every, text), tokens=[(row, _tokens(row, builds, text)) for row in searched if text],
         n_saes=len(every), json_url=f"/search.json?{request.url.query}")
 

@@ -64,7 +64,7 @@ def show_tokens(request: Request, model: str, name: str, catalog: CatalogDep, bu
     with open_build(builds, sae) as build, _beside(catalog, builds, sae, request) as others:
         rows, bos = build.l0_hist(), build.meta.get("bos_l0")
         if not rows:
-            return page(request, "pages/unknown.html", sae, build.meta, section="tokens", title="Latents per token",
+            return page(request, "explore/unknown.html", sae, build.meta, section="tokens", title="Latents per token",
                         said=f"{sae.id} was imported from a file that does not say how many latents each token needs.")
         named = {sae_views.l0_label(sae): build} | {sae_views.l0_label(one): beside for one, beside in others}
         zoom = Zoom.read(request, "l0")
@@ -80,7 +80,7 @@ def show_tokens(request: Request, model: str, name: str, catalog: CatalogDep, bu
         first, beside = others[0] if others else (None, None)
         samples = l0_views.Samples.read(build, beside)
         return page(
-            request, "pages/tokens.html", sae, build.meta, section="tokens", others=[one for one, _ in others],
+            request, "explore/l0.html", sae, build.meta, section="tokens", others=[one for one, _ in others],
             other=first, chart=chart, mean=mean, spread=spread, bos_words=l0_views.bos_words(bos, sae.k), most=most,
             fewest=fewest, peers=l0_views.peers_of(catalog, sae), positions=l0_views.position_chart(named),
             fvu_chart=l0_views.fvu_chart(named), by_density=l0_views.by_density_chart(build),
@@ -117,8 +117,8 @@ def show_token(
             "sample": found, "position": position, "token_label": token_label(token), "l0": found.l0[position],
             "firings": l0_views.firings(build, sample, position, {i: row.text for i, row in written.items()})}
         if is_htmx(request):
-            return render(request, "pages/_token_latents.html", sae=sae, **context)
-        return page(request, "pages/token.html", sae, build.meta, section="tokens", **context)
+            return render(request, "explore/_l0_token_latents.html", sae=sae, **context)
+        return page(request, "explore/l0_token.html", sae, build.meta, section="tokens", **context)
 
 
 def _find_sample(build: Build, sample: int, position: int) -> Sample:

@@ -72,7 +72,7 @@ def latent(
         zooms = {name: Zoom.read(request, name) for name in ("acts", "logits")}
         target = request.headers.get("HX-Target")
         if target == "contexts":
-            return of_build(render(request, "pages/_contexts.html", sae=sae, **shown), build, request)
+            return of_build(render(request, "explore/_contexts.html", sae=sae, **shown), build, request)
         if target in zooms:
             draw = latent_views.activation_chart if target == "acts" else latent_views.logit_chart
             return of_build(fragment(draw(found, build.meta, zooms[target])), build, request)
@@ -84,13 +84,13 @@ def latent(
                 found, build.meta, zooms["acts"] if embed != "1" else None),
             "rule": rule_words(found.rule, build.vocabulary)}
         if embed == "1":
-            response = page(request, "pages/embed.html", sae, build.meta, **shown)
+            response = page(request, "explore/embed.html", sae, build.meta, **shown)
             response.headers["Content-Security-Policy"] = CSP_EMBED
             return response
         before, after = _sides(query, build, db, sae, found.latent)
         fires_on, followed_by = latent_views.firing_lines(build, found)
         return page(
-            request, "pages/latent.html", sae, build.meta, section="latents", **shown, before=before, after=after,
+            request, "explore/latent.html", sae, build.meta, section="latents", **shown, before=before, after=after,
             explanations=build.explanations(found.latent), exports=links_of_latent(sae, found.latent),
             fires_on=fires_on, followed_by=followed_by, flag_words=FLAG_WORDS,
             logit_chart=latent_views.logit_chart(found, build.meta, zooms["logits"]),
@@ -131,7 +131,7 @@ def source_document(
     with open_build(builds, sae) as build:
         latent = _find_latent(build, sae, number)
         view = _document(build, workspace, latent, ctx, first)
-        return page(request, "pages/document.html", sae, build.meta, section="latents", latent=latent, ctx=ctx,
+        return page(request, "explore/document.html", sae, build.meta, section="latents", latent=latent, ctx=ctx,
                     view=view, window=WINDOW)
 
 
@@ -156,7 +156,7 @@ def write_label(
     label = labels.save(
         db, sae.id, latent, user.name, text=text, note=note, tags=tags, star=None if star is None else star == "1")
     if is_htmx(request):
-        return render(request, "pages/_label.html", sae=sae, number=latent, label=label, saved=True)
+        return render(request, "explore/_label.html", sae=sae, number=latent, label=label, saved=True)
     return RedirectResponse(f"/{sae.id}/{latent}", 303)
 
 

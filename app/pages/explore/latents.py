@@ -76,9 +76,9 @@ def latents(
             "total": found.total, "next_cursor": found.next_cursor, "flag_names": FLAG_NAMES,
             "flag_words": FLAG_WORDS, "scores": asked.scores}
         if is_htmx(request) and cursor:
-            return render(request, "pages/_latent_rows.html", sae=sae, **table)
+            return render(request, "explore/_latent_rows.html", sae=sae, **table)
         return page(
-            request, "pages/latents.html", sae, build.meta, section="latents", **table,
+            request, "explore/latents.html", sae, build.meta, section="latents", **table,
             facets=build.facets(asked.filters, asked.token), densities=DENSITY_NAMES, columns=_columns(asked),
             tokens=[(token_label(t), t) for t in asked.tokens], cursor=cursor,
             n_starred=len(labels.starred(db, sae.id)), n_labelled=len(labels.texts(db, sae.id)), sorts=MORE_SORTS,

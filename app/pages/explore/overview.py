@@ -38,7 +38,7 @@ def show_map(
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         names = labels.texts(db, sae.id)
-        return page(request, "pages/map.html", sae, build.meta, plane=plane.plane(build, sae.id, names),
+        return page(request, "explore/map.html", sae, build.meta, plane=plane.plane(build, sae.id, names),
                     named=bool(names))
 
 
@@ -73,11 +73,11 @@ def show_sae(
     common: dict[str, Any] = {"metrics": sae_views.metrics(sae), "curves": sae_views.curve_charts(rows),
                               "exports": links_of_sae(sae)}
     if sae.current_build is None:
-        return page(request, "pages/sae.html", sae, None, json_url="/api/saes", build=None, **common)
+        return page(request, "explore/overview.html", sae, None, json_url="/api/saes", build=None, **common)
     with open_build(builds, sae) as build:
         starts = sae_views.starts(sae, build)
         return page(
-            request, "pages/sae.html", sae, build.meta, build=build, counts=build.counts(), **common,
+            request, "explore/overview.html", sae, build.meta, build=build, counts=build.counts(), **common,
             l0_chart=sae_views.l0_chart(l0, sae, build.meta.get("bos_l0")) if (l0 := build.l0_hist()) else None,
             density_chart=sae_views.density_chart(build), cosine_chart=sae_views.cosine_chart(build),
             norm_chart=sae_views.norm_chart(build),

@@ -144,8 +144,8 @@ def _show(request: Request, tools: Tools, sae: Sae, number: int, questions: list
                    "effect": effects_view.effect_view(row, build) if row else None, "strength": effects_view.STRENGTH,
                    "prompts": effects_view.PROMPTS}
     if is_htmx(request):
-        return render(request, "effects/_panel.html", 200, headers, **context)
-    return render(request, "effects/page.html", status, headers, current_sae=sae, section="latents",
+        return render(request, "inspect/_effects_panel.html", 200, headers, **context)
+    return render(request, "inspect/effects.html", status, headers, current_sae=sae, section="latents",
                   json_url=f"/effects/{sae.id}/{number}.json", **context)
 
 

@@ -94,9 +94,9 @@ def _show(
         if is_htmx(request):
             zoom = Zoom("acts", f"/{sae.id}/{number}")
             chart = latent_views.activation_chart(latent, build.meta, zoom, found.max if found else None)
-            return render(request, "owntext/_result.html", 200, headers, **context, chart=chart)
+            return render(request, "inspect/_own_text_result.html", 200, headers, **context, chart=chart)
         return render(
-            request, "owntext/page.html", status, headers, **context, chart=None, current_sae=sae, section="latents",
+            request, "inspect/own_text.html", status, headers, **context, chart=None, current_sae=sae, section="latents",
             strip=provenance_words(sae, build.meta), meta=build.meta,
             json_url=f"/inspect/{sae.id}/{number}.json?{request.url.query}")
 

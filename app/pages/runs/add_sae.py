@@ -129,7 +129,7 @@ def _page(
     staged = _uploads(request).find(token) if token else None
     names = [path.relative_to(staged).as_posix() for path in plain_files(staged)] if staged else []
     return render(
-        request, "admin/import.html", 422 if errors else 200, section="admin",
+        request, "runs/add_sae.html", 422 if errors else 200, section="admin",
         groups=spec_form.groups("import", typed, errors), errors=errors, facts=facts or {}, asks=asks or {},
         upload=token, names=names, key=key or new_id("form"), limit=request.app.state.settings.max_upload_bytes,
         kept=Path(str(typed.get("source", ""))).name == UPLOAD)

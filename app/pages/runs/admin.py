@@ -50,7 +50,7 @@ def _overview(
     browsers = select(LoginSession.user_id, func.count()).group_by(LoginSession.user_id)
     sessions_open = {row[0]: row[1] for row in db.execute(browsers)}
     return render(
-        request, "admin/overview.html", 422 if user_error else 200, section="admin",
+        request, "runs/admin.html", 422 if user_error else 200, section="admin",
         runs=runs_now(db, workspace), saes=catalog.list_saes(),
         users=list(db.scalars(select(User).order_by(User.name))), sessions_open=sessions_open, me=me,
         settings=settings, disk=shutil.disk_usage(settings.home), user_error=user_error, user_name=user_name)
@@ -60,7 +60,7 @@ def _overview(
 def show_estimate(request: Request, kind: Kind, catalog: CatalogDep) -> Response:
     """The estimate and the command line for what stands in the form now."""
     typed = spec_form.read_form(kind, request.query_params)
-    return render(request, "admin/_estimate.html", **_outlook(kind, typed, catalog))
+    return render(request, "runs/_estimate.html", **_outlook(kind, typed, catalog))
 
 
 @router.get("/{kind}")
@@ -103,7 +103,7 @@ def _page(
     key: str = "",
 ) -> Response:
     return render(
-        request, "admin/form.html", 422 if errors else 200, section="admin", kind=kind, title=TITLES[kind],
+        request, "runs/form.html", 422 if errors else 200, section="admin", kind=kind, title=TITLES[kind],
         presets=spec_form.presets(kind), preset=preset, groups=spec_form.groups(kind, typed, errors), errors=errors,
         key=key or new_id("form"), saes=catalog.list_saes(), **_outlook(kind, typed, catalog))
 
