@@ -39,7 +39,7 @@ from sae.index.build import build
 from sae.lm.bridge import LanguageModel
 from sae.lm.model_info import DEMO_PATH
 from sae.specs.registry import IndexSettings
-from sae.store.page_file import glance_path
+from sae.store.page_file import page_file_path
 from sae.workspace.paths import Workspace
 
 TOKENS = 131_072
@@ -106,7 +106,7 @@ def ours(root: Path, sae_id: str, n_tokens: int) -> None:
         build(lm, sae, chosen, IndexSettings(index_tokens=n_tokens), path, provenance={"run": "", "command": ""},
               checkpoint=Path(folder) / "index.pt")
         seconds = time.perf_counter() - started
-        size = sum(file.stat().st_size for file in (path, glance_path(path)))
+        size = sum(file.stat().st_size for file in (path, page_file_path(path)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps({"seconds": seconds, "tokens": n_tokens, "latents": sae.n_latents, "peak_GB": peak / 1e6,
                       "before_GB": before / 1e6, "file_MB": size / 1e6}))

@@ -18,7 +18,7 @@ import duckdb
 import numpy as np
 
 from sae.lm.model_info import DEMO_PATH
-from sae.store.page_file import glance_path
+from sae.store.page_file import page_file_path
 from sae.store.records import NEAR
 from sae.store.schema import (
     BANDS,
@@ -68,7 +68,7 @@ def make(root: Path, n_latents: int, contexts: int = 40, window: int = 128) -> P
         con.execute(_L0)
         con.executemany("INSERT INTO build.meta VALUES (?, ?)",
                         [(key, json.dumps(value)) for key, value in _meta(n_latents, window).items()])
-        finish(con, glance_path(path))
+        finish(con, page_file_path(path))
     temporary.rename(path)
     _artefact(workspace, n_latents)
     return path

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 from sae.lm.model_info import DEMO_PATH
 from sae.lm.tokens import piece_bytes
-from sae.store.page_file import glance_path
+from sae.store.page_file import page_file_path
 from sae.store.records import DENSE_DENSITY, FLAGS, POSITION_SHARE, RARE_TOKENS, SINGLE_TOKEN_SHARE
 from sae.store.schema import BANDS, HIST_BINS, LOGIT_BINS, ROW_GROUP, SCHEMA_VERSION, STORAGE_VERSION, TABLES
 from sae.store.writer import finish, write_contexts
@@ -274,7 +274,7 @@ def _write(path: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
             con.unregister("rows")
         con.register("rows", pa.Table.from_pylist(tables["context"]))
         write_contexts(con, "rows")
-        finish(con, glance_path(path))
+        finish(con, page_file_path(path))
 
 
 assert set(FLAGS) <= {part.split()[0] for part in TABLES["latent"][0].replace("\n", "").split(",") if part.strip()}, (

@@ -49,7 +49,7 @@ PLAN: dict[str, str] = {
     "sae.steering": "sae.errors sae.kernels sae.lm sae.store sae.autoencoder",
     "sae.formats": "sae.errors sae.workspace sae.lm sae.autoencoder.architectures",
     "sae.formats.readers": "sae sae.errors sae.lm sae.autoencoder sae.autoencoder.architectures sae.formats",
-    "sae.formats.writers": "sae sae.errors sae.store sae.formats",
+    "sae.formats.writers": "sae sae.errors sae.workspace sae.store sae.formats",
     "sae.formats.dashboards": "sae sae.errors sae.workspace sae.store sae.formats sae.formats.writers",
     "sae.evaluation":
         "sae.errors sae.kernels sae.lm sae.data sae.autoencoder sae.autoencoder.architectures sae.index",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
+from filelock import Timeout
+
 from sae.errors import UserError
+from sae.workspace.files import lock
 
 
 class WorkspaceLock:
@@ -14,22 +16,17 @@ class WorkspaceLock:
 
     def __init__(self, home: Path, who: str = "") -> None:
         """Take the lock and write `who` into it.  Raises UserError where another server has it."""
-        home.mkdir(parents=True, exist_ok=True)
         self.path = home / "server.lock"
-        self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115  (closing it would let go)
+        self._lock = lock(self.path)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.seek(0)
-            holder = self._file.read().strip() or "another process"
-            self._file.close()
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            holder = self.path.read_text(encoding="utf-8").strip() or "another process"
             raise UserError(
                 f"the workspace {home} is in use by a saescope server ({holder}); stop that one, "
                 "or name another workspace in SAESCOPE_HOME") from None
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()}{', ' + who if who else ''}")
-        self._file.flush()
+        self.path.write_text(f"process {os.getpid()}{', ' + who if who else ''}", encoding="utf-8")
 
     def release(self) -> None:
         """Let the next server in.  Doing it twice is no error."""
-        self._file.close()
+        self._lock.release(force=True)

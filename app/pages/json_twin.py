@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
+from pydantic_core import to_jsonable_python
 
 from app.db.tables import Sae
 from app.pages.provenance import provenance
 from sae import __version__
 from sae.store.build import Build
-
-
-def as_json(value: Any) -> Any:
-    """Records, sets and tuples as plain JSON values; bytes of tokens as text."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(key): as_json(item) for key, item in value.items()}
-    if isinstance(value, frozenset | set):
-        return sorted(as_json(item) for item in value)
-    if isinstance(value, list | tuple):
-        return [as_json(item) for item in value]
-    if isinstance(value, bytes):
-        return value.decode("utf-8", errors="replace")
-    return value
 
 
 def etag(build: Build) -> str:
@@ -62,5 +47,5 @@ def json_response(
     """
     if build_only and (same := unchanged(request, build)) is not None:
         return same
-    response = JSONResponse({"provenance": provenance(sae, build.meta), **as_json(values())})
+    response = JSONResponse({"provenance": provenance(sae, build.meta), **to_jsonable_python(values())})
     return of_build(response, build, request) if build_only else response

@@ -18,7 +18,6 @@ Shapes: B tokens, L latents, D width (of what is read, of what is reconstructed)
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +34,7 @@ from sae.errors import UserError
 from sae.kernels.bf16_screen import Screen, has_fast_bfloat16
 from sae.kernels.codes import Codes
 from sae.kernels.select import entries_above
-from sae.workspace.files import write_json
+from sae.workspace.files import atomic_write, write_json
 
 Shapes = dict[str, set[tuple[int, ...]]]
 _PRODUCT_ENTRIES = 1 << 25  # entries of a dense [B, L] product made at once: 128 MiB
@@ -221,12 +220,8 @@ class Autoencoder:
 
     def save(self, folder: Path) -> None:
         """Write `sae.safetensors`, then `sae.json`: an SAE is there once its `sae.json` is."""
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"sae.safetensors.{os.getpid()}.tmp"
-        save_file({name: t.detach().float().cpu().contiguous() for name, t in self.tensors().items()}, temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, folder / "sae.safetensors")
+        with atomic_write(folder / "sae.safetensors") as temporary:
+            save_file({name: t.detach().float().cpu().contiguous() for name, t in self.tensors().items()}, temporary)
         write_json(folder / "sae.json", self.config)
 
     @classmethod

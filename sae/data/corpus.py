@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import time
@@ -35,7 +34,7 @@ from numpy.typing import NDArray
 
 from sae.data.texts import Document, TextSource, find_text
 from sae.errors import Cancelled, UserError
-from sae.workspace.files import write_json
+from sae.workspace.files import atomic_write, write_json
 from sae.workspace.paths import Workspace, slug
 
 Split = Literal["train", "held_out", "all"]
@@ -142,20 +141,19 @@ def prepare(
             return Corpus.open(path)
         except UserError:  # damaged from outside: it can be made again
             shutil.rmtree(path)
-    temporary = _temporary_folder(path)
     try:
-        with open(temporary / "tokens.bin", "wb") as file:
-            writer = _Writer(file, context_length, lm.bos_id, _token_dtype(lm))
-            _read_all(source, lm, writer, limit, progress, cancelled)
-            file.flush()
-            os.fsync(file.fileno())
-        writer.finish(temporary, {
-            "schema_version": SCHEMA_VERSION, "id": path.name, "text": text, "kind": source.kind, "column": column,
-            "split": split, "fingerprint": source.fingerprint, "tokeniser_fingerprint": tokeniser,
-            "max_tokens": limit, "created": time.time()})
-        _publish(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with atomic_write(path) as temporary:
+            temporary.mkdir()
+            with open(temporary / "tokens.bin", "wb") as file:
+                writer = _Writer(file, context_length, lm.bos_id, _token_dtype(lm))
+                _read_all(source, lm, writer, limit, progress, cancelled)
+            writer.finish(temporary, {
+                "schema_version": SCHEMA_VERSION, "id": path.name, "text": text, "kind": source.kind, "column": column,
+                "split": split, "fingerprint": source.fingerprint, "tokeniser_fingerprint": tokeniser,
+                "max_tokens": limit, "created": time.time()})
+    except OSError:
+        if not path.exists():  # else another process was faster, and its corpus stands
+            raise
     return Corpus.open(path)
 
 
@@ -310,34 +308,3 @@ def _corpus_id(source: TextSource, tokeniser: str, context_length: int, limit: i
     key = json.dumps([SCHEMA_VERSION, source.kind, source.name, source.fingerprint, tokeniser, context_length, limit])
     last = re.split(r"[/\\]", source.name.rstrip("/\\"))[-1]
     return f"{slug(last)[:40].rstrip('-._')}-{context_length}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-
-
-def _temporary_folder(path: Path) -> Path:
-    """A fresh folder beside `path`; those that killed processes left for the same corpus are removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for old in path.parent.glob(f".{path.name}.*.tmp"):
-        pid = int(old.name.split(".")[-2])
-        if pid == os.getpid() or not _alive(pid):
-            shutil.rmtree(old, ignore_errors=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    return temporary
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    """Give the whole corpus its name; where another process was faster, its corpus stands."""
-    try:
-        os.rename(temporary, path)
-    except OSError:
-        if not path.exists():
-            raise

@@ -7,7 +7,6 @@ there is work for them, so this module can be imported by anything.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import sys
@@ -15,6 +14,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import Timeout
 
 from sae.errors import Cancelled, Interrupted, UserError
 from sae.runs import compare, import_sae
@@ -30,6 +31,7 @@ from sae.specs.registry import (
     TrainSpec,
     parse_spec,
 )
+from sae.workspace.files import lock
 from sae.workspace.paths import Workspace
 
 # Each phase's share of the whole run's time, for the estimate of the time left.
@@ -67,12 +69,13 @@ def execute(folder: RunFolder, workspace: Workspace) -> int:
 
 @contextlib.contextmanager
 def _alone(folder: RunFolder) -> Iterator[None]:
-    """Hold the run's lock.  The system lets go of it when the process ends, however it ends."""
-    with open(folder.path / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"run: {folder.id} is being executed by another process", "run") from None
+    """Hold the run's lock.  Raises UserError where another process has it."""
+    held = lock(folder.path / "lock")
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        raise UserError(f"run: {folder.id} is being executed by another process", "run") from None
+    with held:
         yield
 
 

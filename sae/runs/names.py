@@ -7,9 +7,7 @@ note of the run in it.  A claim of a run that is gone, or has ended, counts no m
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from sae.errors import UserError
 from sae.lm.sites import KINDS
 from sae.runs.folder import FINAL_STATES, RunFolder
 from sae.specs.registry import SweepSpec, TrainSpec
-from sae.workspace.files import write_json
+from sae.workspace.files import lock, write_json
 from sae.workspace.paths import Workspace, check_name
 
 _CLAIM = "claim.json"
@@ -29,7 +27,7 @@ def claim_names(spec: TrainSpec | SweepSpec, model_id: str, folder: RunFolder, w
     note = folder.path / "sae_id.txt"
     chosen = note.read_text(encoding="utf-8").split() if note.exists() else []
     names = [_wanted(spec, member) for member in spec.members()]
-    with _locked(workspace):
+    with lock(workspace.root / "saes" / ".lock"):  # one at a time, over all processes of this workspace
         mine = {sae_id for sae_id in chosen if _owner(sae_id, workspace) == folder.id}
         ids: list[str] = []
         for i, name in enumerate(names):
@@ -98,12 +96,3 @@ def _owner(sae_id: str, workspace: Workspace) -> str | None:
 def _ended(run: Path) -> bool:
     status = RunFolder(run).status()
     return not (run / "spec.json").exists() or (status is not None and status.state in FINAL_STATES)
-
-
-@contextlib.contextmanager
-def _locked(workspace: Workspace) -> Iterator[None]:
-    """One at a time, over all processes of this workspace."""
-    (workspace.root / "saes").mkdir(parents=True, exist_ok=True)
-    with open(workspace.root / "saes" / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -71,7 +71,7 @@ class Build:
 
     def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, meta: dict[str, Any]) -> None:
         self.path, self.meta, self._connection = path, meta, connection
-        self._glance = LatentPageFile.open(path, self.id)
+        self._page_file = LatentPageFile.open_or_make(path, self.id)
 
     @classmethod
     def open(cls, path: Path) -> Build:
@@ -118,11 +118,8 @@ class Build:
 
     def latent(self, latent: int) -> Latent | None:
         """All about one latent, or None where there is no such number."""
-        if self._glance is not None:
-            row = self._glance.latent(latent)
-            return latent_of(row) if row else None
-        rows = self._rows(f"SELECT * FROM {self._latents} WHERE latent = ?", [latent])
-        return latent_of(rows[0]) if rows else None
+        row = self._page_file.latent(latent)
+        return latent_of(row) if row else None
 
     def contexts(self, latent: int) -> list[Context]:
         """Its contexts: band 0 (strongest first), the activation bands from strong to weak, and near misses."""
@@ -131,18 +128,12 @@ class Build:
 
     def windows(self, latent: int) -> list[Context]:
         """The same, cut to at least `sae.store.page_file.WINDOW` tokens around their peaks."""
-        return self.contexts(latent) if self._glance is None else self._contexts(self._glance.contexts(latent))
+        return self._contexts(self._page_file.contexts(latent))
 
     def snippets(self, latents: Iterable[int]) -> dict[int, Context]:
         """The strongest context of each latent that has one, cut as `windows` are."""
-        wanted = sorted(set(latents))
-        if self._glance is not None:
-            rows = [row for latent in wanted for row in self._glance.contexts(latent, 1) if row["band"] == TOP_BAND]
-        elif wanted:
-            rows = self._rows(f"SELECT * FROM context WHERE latent IN ({', '.join(map(str, map(int, wanted)))})"
-                              f" AND band = {TOP_BAND} AND rank = 0")
-        else:
-            return {}
+        rows = [row for latent in sorted(set(latents)) for row in self._page_file.contexts(latent, 1)
+                if row["band"] == TOP_BAND]
         return {context.latent: context for context in self._contexts(rows)}
 
     def _contexts(self, rows: list[dict[str, Any]]) -> list[Context]:

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import duckdb
 import pyarrow as pa
 
 from sae.errors import UserError
+from sae.workspace.files import atomic_write
 from sae.workspace.paths import Workspace
 
 SCHEMA_VERSION = 1
@@ -60,16 +60,12 @@ def comparison_path(workspace: Workspace, a: str, b: str) -> Path:
 
 def write_comparison(path: Path, meta: Mapping[str, Any], matches: pa.Table) -> None:
     """Write the file whole or not at all; an older comparison of the same two is replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    with duckdb.connect(str(temporary), config={"threads": 2}) as con:
+    with atomic_write(path) as temporary, duckdb.connect(str(temporary), config={"threads": 2}) as con:
         con.execute("CREATE TABLE meta (key VARCHAR, value VARCHAR)")
         values = {**meta, "schema_version": SCHEMA_VERSION}
         con.executemany("INSERT INTO meta VALUES (?, ?)", [(key, json.dumps(value)) for key, value in values.items()])
         con.register("source", matches)
         con.execute("CREATE TABLE match AS SELECT * FROM source ORDER BY side, latent")
-    os.replace(temporary, path)
 
 
 class Comparison:

@@ -3,23 +3,26 @@
 DuckDB takes milliseconds to plan a query and fetch a few rows; a page asks for its own latent, its
 contexts and the strongest context of thirty others.  So these lie beside the build once more, in
 `<build>.arrow`: all columns of `latent`, and those of `context`, cut to short windows, as lists of
-the name `context.<column>`.  It is made from the build; where it is missing, DuckDB answers.
+the name `context.<column>`.  It is made from the build, and made again where it is missing or was made of another one.
 
 Shapes: N contexts of a batch of latents, M firings in them.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+
+from sae.workspace.files import atomic_write
 
 WINDOW = (25, 19)  # tokens kept before and after the peak: one more than a page shows tells that text goes on
 _AT_ONCE = 2  # batches made at once
@@ -31,7 +34,7 @@ _CONTEXTS = f"""SELECT latent, band, rank, act, ctx, doc, doc_offset, start, pea
 FROM build.place JOIN build.text USING (text)"""
 
 
-def glance_path(build: Path) -> Path:
+def page_file_path(build: Path) -> Path:
     """Where it lies beside the build file `build`."""
     return build.with_suffix(".arrow")
 
@@ -62,6 +65,12 @@ def write_page_file(con: duckdb.DuckDBPyConnection, path: Path, made_of: str) ->
                 schema = table.schema.with_metadata({"made_of": made_of})
                 writer = stack.enter_context(pa.ipc.new_file(file, schema))
             writer.write_table(table)
+
+
+def _make(build: Path, path: Path, made_of: str) -> None:
+    with duckdb.connect(config={"threads": 2, "memory_limit": "1GB"}) as con:
+        con.execute(f"ATTACH '{str(build).replace(chr(39), chr(39) * 2)}' AS build (READ_ONLY)")
+        write_page_file(con, path, made_of)
 
 
 def _in_order(pool: ThreadPoolExecutor, make: Callable[[int], pa.Table], starts: Iterable[int]) -> Iterator[pa.Table]:
@@ -128,10 +137,30 @@ class LatentPageFile:
             self._first.append(lists[0].offsets.to_numpy())
 
     @classmethod
-    def open(cls, build: Path, made_of: str) -> LatentPageFile | None:
-        """That of a build file, or None where it has none or one that was made of something else."""
+    def open_or_make(cls, build: Path, made_of: str) -> LatentPageFile:
+        """Open the page file beside `build`; make it first where it is missing, damaged or of another build.
+
+        In a folder that cannot be written to, it is made in a temporary one, for this process alone.
+        """
+        if found := cls.open(page_file_path(build), made_of):
+            return found
+        with suppress(OSError):
+            with atomic_write(page_file_path(build)) as temporary:
+                _make(build, temporary, made_of)
+            if found := cls.open(page_file_path(build), made_of):
+                return found
+        with tempfile.TemporaryDirectory(prefix="saescope-") as folder:
+            path = Path(folder) / "page.arrow"
+            _make(build, path, made_of)
+            found = cls.open(path, made_of)  # mapped: it stays readable when its folder goes
+        assert found is not None
+        return found
+
+    @classmethod
+    def open(cls, path: Path, made_of: str) -> LatentPageFile | None:
+        """Open the page file at `path`.  Returns None if it is missing, damaged, or was written for another build."""
         try:
-            reader = pa.ipc.open_file(pa.memory_map(str(glance_path(build))))
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
             if reader.schema.metadata != {b"made_of": made_of.encode()}:
                 return None
             return cls([reader.get_batch(i) for i in range(reader.num_record_batches)])

@@ -132,7 +132,7 @@ class Latent:
     std_act: float | None
     hist: list[int] | None
     mean_position: float | None
-    flags: frozenset[str]
+    flags: tuple[str, ...]  # in alphabetical order
     top_tokens: list[TokenFirings]
     next_tokens: list[TokenFirings]
     logit_pos: list[tuple[int, float]]
@@ -194,7 +194,7 @@ class LatentRow:
     logit_kurtosis: float | None
     logit_skew: float | None
     mean_l0: float | None
-    flags: frozenset[str]
+    flags: tuple[str, ...]  # in alphabetical order
     logit_pos: list[int]
     skew_act: float | None = None
     max_phi: float | None = None
@@ -252,8 +252,8 @@ class Sample:
 # ---- from rows of the tables; a row is taken apart and is of no use afterwards
 
 
-def _flags(row: dict[str, Any]) -> frozenset[str]:
-    return frozenset(flag for flag in FLAGS if row.pop(flag))
+def _flags(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(sorted(flag for flag in FLAGS if row.pop(flag)))
 
 
 def _pairs(ids: list[int] | None, values: list[float] | None) -> list[tuple[int, float]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -13,8 +12,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from sae.store.page_file import glance_path, write_page_file
+from sae.store.page_file import page_file_path, write_page_file
 from sae.store.schema import CONTEXT_VIEW, INDEXES, ROW_GROUP, STORAGE_VERSION, TABLES
+from sae.workspace.files import atomic_write
 
 CONTEXT = "context"
 
@@ -47,28 +47,18 @@ def new_build(path: Path, *, sort: bool, spill: Path | None = None) -> Iterator[
     """
     if path.exists():
         raise FileExistsError(f"{path} is a finished build; builds are immutable")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    glance = glance_path(temporary)
-    for left_behind in path.parent.glob(f"{path.name}.*.*"):  # a run, and so its build, has one process
-        left_behind.unlink()
-    try:
-        with ExitStack() as stack:
-            filling = cache(lambda: stack.enter_context(_filling(temporary, sort, spill)))  # not before the first table
-            yield lambda name, source: filling()(name, source)
-            filling()
-        for written, target in ((glance, glance_path(path)), (temporary, path)):  # last what makes it a build
-            with open(written, "rb+") as file:
-                os.fsync(file.fileno())
-            os.rename(written, target)
-    finally:
-        for unfinished in (temporary, glance):
-            unfinished.unlink(missing_ok=True)
+    # The file that makes it a build gets its name last.
+    with atomic_write(path) as temporary, atomic_write(page_file_path(path)) as page_file, ExitStack() as stack:
+        filling = cache(lambda: stack.enter_context(_filling(temporary, page_file, sort, spill)))  # not before a table
+        yield lambda name, source: filling()(name, source)
+        filling()
 
 
 @contextmanager
-def _filling(file: Path, sort: bool, spill: Path | None) -> Iterator[Callable[[str, Any], None]]:
-    """A new database with all tables, to be filled."""
+def _filling(
+    file: Path, page_file: Path, sort: bool, spill: Path | None
+) -> Iterator[Callable[[str, Any], None]]:
+    """Make a new database with all tables and yield what fills them; then write the page file from it."""
     bounds = {"memory_limit": "1GB", "temp_directory": str(spill)} if spill else {}
     with duckdb.connect(config={"threads": 2, "preserve_insertion_order": not sort, **bounds}) as con:
         con.execute(f"ATTACH '{_quoted(file)}' AS build (STORAGE_VERSION '{STORAGE_VERSION}', "
@@ -88,7 +78,7 @@ def _filling(file: Path, sort: bool, spill: Path | None) -> Iterator[Callable[[s
             con.unregister("source")
 
         yield write
-        finish(con, glance_path(file))
+        finish(con, page_file)
 
 
 def write_contexts(con: duckdb.DuckDBPyConnection, source: str) -> None:
@@ -101,8 +91,8 @@ def write_contexts(con: duckdb.DuckDBPyConnection, source: str) -> None:
     con.execute("DROP TABLE given")
 
 
-def finish(con: duckdb.DuckDBPyConnection, glance: Path) -> None:
-    """Make the indexes and the view of the attached database `build`, whose tables are filled, and the file `glance`;
+def finish(con: duckdb.DuckDBPyConnection, page_file: Path) -> None:
+    """Make the indexes and the view of the attached database `build`, whose tables are filled, and the page file;
     detach it."""
     for statement in INDEXES:
         con.execute(statement)
@@ -110,7 +100,7 @@ def finish(con: duckdb.DuckDBPyConnection, glance: Path) -> None:
     con.execute(CONTEXT_VIEW)
     con.execute("USE memory")
     ((build_id,),) = con.execute("SELECT value FROM build.meta WHERE key = 'build_id'").fetchall()
-    write_page_file(con, glance, json.loads(build_id))
+    write_page_file(con, page_file, json.loads(build_id))
     con.execute("CHECKPOINT build")
     con.execute("DETACH build")
 

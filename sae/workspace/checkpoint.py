@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
+from sae.workspace.files import atomic_write
+
 
 def save_checkpoint(path: Path, state: Any) -> None:
     """Write `state` (tensors, numbers, strings, lists, dicts) under `path`, replacing it atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        torch.save(state, temporary)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Any | None:

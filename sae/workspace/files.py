@@ -1,19 +1,69 @@
-"""Files written whole or not at all."""
+"""Files that are written whole or not at all, and locks that end with the process that holds them."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+from filelock import FileLock
+
+_HOST = socket.gethostname().partition(".")[0].replace("-", "_") or "host"
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a free path beside `path` for a file or a folder, which is called `path` once the block ends well.
+
+    It is flushed to the disk before it gets its name, so a crash leaves what was there before, or all of the new.  If
+    the block raises, it is removed.  What killed processes of this machine left behind is removed, too.  Raises
+    OSError where the folder `path` exists already; a file is replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.tmp")
+    try:
+        yield temporary
+        for written in temporary.rglob("*") if temporary.is_dir() else [temporary]:
+            if written.is_file():
+                _flush(written)
+        os.replace(temporary, path)
+    finally:
+        _remove(temporary)
+
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` atomically and durably by the JSON of `value`."""
+    """Replace `path` atomically by the JSON of `value`.  Raises ValueError for numbers that JSON does not have."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
+
+
+def lock(path: Path) -> FileLock:
+    """Return the lock of this path.  The system releases it when the process that holds it ends, however it ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, allow_nan=False)
-        file.flush()
+    return FileLock(path, thread_local=False)
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb+") as file:
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+
+
+def _remove_leftovers(path: Path) -> None:
+    for old in path.parent.glob(f".{path.name}.{_HOST}-*.tmp"):
+        pid = old.name.removesuffix(".tmp").rpartition("-")[2]
+        if pid == str(os.getpid()) or not (pid.isdecimal() and psutil.pid_exists(int(pid))):
+            _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

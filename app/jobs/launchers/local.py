@@ -12,7 +12,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+
+import psutil
 
 from app.jobs.launchers import Handle
 from sae.runs.folder import RunFolder
@@ -72,22 +73,14 @@ class LocalLauncher:
 
 
 def start_mark(pid: int) -> str | None:
-    """When the process began, as this boot's clock tells it; None if there is no such process.
+    """Return when the process began, as seconds since the machine was started; None if there is no such process.
 
-    A process that ended but was not yet collected by its parent counts as gone.
+    Both times are read from the same clock, so that setting it changes nothing.  A process that ended but was not yet
+    collected by its parent counts as gone.
     """
-    stat = Path(f"/proc/{pid}/stat")
     try:
-        # The second field is the program's name in brackets, which may hold spaces and brackets itself.
-        fields = stat.read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None if Path("/proc/self/stat").exists() else _start_mark_by_ps(pid)
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return None if fields[0] in ("Z", "X") else f"{boot}:{fields[19]}"
-
-
-def _start_mark_by_ps(pid: int) -> str | None:
-    """The same where there is no /proc (macOS): the start time to the second."""
-    shown = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    state, _, began = shown.stdout.strip().partition(" ")
-    return None if not began or state.startswith("Z") else began.strip()
+        process = psutil.Process(pid)
+        mark = f"{process.create_time() - psutil.boot_time():.2f}"
+        return None if process.status() == psutil.STATUS_ZOMBIE else mark
+    except psutil.Error:
+        return None

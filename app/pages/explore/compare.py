@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
+from pydantic_core import to_jsonable_python
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -17,7 +18,6 @@ from app.library import labels
 from app.library.catalog import Catalog
 from app.pages.dependencies import AdminDep, BuildsDep, CatalogDep, SessionDep, SupervisorDep, WorkspaceDep
 from app.pages.explore.compare_views import Sides, comparable, cosine_chart
-from app.pages.json_twin import as_json
 from app.pages.sae_page import find_sae, need_weights
 from app.web.parameters import QueryNumber
 from app.web.templating import render
@@ -68,7 +68,7 @@ def compare_json(
             raise HTTPException(404, f"Not compared yet: saescope compare --a {a} --b {b}")
         side = found.side_of(one.id)
         matches = found.matches(side, sort, dir != "asc", only, max(offset, 0), max(1, min(limit, 1000)))
-        return JSONResponse(as_json({
+        return JSONResponse(to_jsonable_python({
             "meta": found.meta, "counts": found.counts(side), "counts_other": found.counts(1 - side),
             "histogram": found.histogram(side), "splits": found.splits(side), "matches": matches}))
 

@@ -51,7 +51,7 @@ def _latent_values(build: Build, latent: Latent) -> dict[str, Any]:
     edges = ("hist_low", "hist_edges", "logit_edges")
     return {
         "latent": latent, "contexts": contexts, **{name: build.meta[name] for name in edges},
-        "tokens": {t: build.vocabulary[t].piece for t in used}}
+        "tokens": {t: build.vocabulary[t].piece.decode("utf-8", errors="replace") for t in used}}
 
 
 @router.get("/{model}/{name}/{number}")

@@ -96,8 +96,8 @@ def _show(
             chart = latent_views.activation_chart(latent, build.meta, zoom, found.max if found else None)
             return render(request, "inspect/_own_text_result.html", 200, headers, **context, chart=chart)
         return render(
-            request, "inspect/own_text.html", status, headers, **context, chart=None, current_sae=sae, section="latents",
-            strip=provenance_words(sae, build.meta), meta=build.meta,
+            request, "inspect/own_text.html", status, headers, **context, chart=None, current_sae=sae,
+            section="latents", strip=provenance_words(sae, build.meta), meta=build.meta,
             json_url=f"/inspect/{sae.id}/{number}.json?{request.url.query}")
 
 

@@ -54,7 +54,8 @@ def login(
 
 
 def _form(request: Request, next: str, error: str = "", name: str = "") -> Response:
-    return render(request, "system/login.html", 401 if error else 200, next=safe_next(next), error=error, user_name=name)
+    return render(
+        request, "system/login.html", 401 if error else 200, next=safe_next(next), error=error, user_name=name)
 
 
 def _signed_in(request: Request, db: Session, settings: Settings, user: User, to: str) -> Response:

@@ -7,14 +7,13 @@ needs the same memory.  The members of one export are to be read one after anoth
 
 from __future__ import annotations
 
-import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from sae.errors import UserError
+from sae.workspace.files import atomic_write
 
 Member = tuple[str, Iterable[bytes]]
 PACKED = (".gz", ".parquet", ".safetensors")  # deflating these again saves nothing
@@ -29,24 +28,19 @@ def write_folder(members: Iterable[Member], folder: Path, update: Callable[[str,
     """
     if folder.exists():
         raise UserError(f"out: {folder} is there already; name a folder that is not", "out")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     written = 0
     try:
-        for name, chunks in members:
-            path = temporary / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "wb") as file:
-                for chunk in chunks:
-                    file.write(chunk)
-                    written += len(chunk)
-                    update(name, written)
-                file.flush()
-                os.fsync(file.fileno())
-        os.rename(temporary, folder)
+        with atomic_write(folder) as temporary:
+            for name, chunks in members:
+                path = temporary / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with open(path, "wb") as file:
+                    for chunk in chunks:
+                        file.write(chunk)
+                        written += len(chunk)
+                        update(name, written)
     except OSError as error:
         raise UserError(f"out: {folder} cannot be written: {error.strerror or error}", "out") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def stream_zip(members: Iterable[Member], root: str) -> Iterator[bytes]:

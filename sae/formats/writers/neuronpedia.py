@@ -21,7 +21,7 @@ from sae.formats.histogram_bins import nine
 from sae.formats.writers.archive import Member, gzipped
 from sae.formats.writers.dashboard_rows import Exporter
 from sae.formats.writers.saelens import saelens_config
-from sae.store.records import FLAGS, Context, Latent, TokenFirings
+from sae.store.records import Context, Latent, TokenFirings
 
 BATCH = 1024
 CREATOR = "saescope"
@@ -106,7 +106,7 @@ def _more(exporter: Exporter, latent: Latent) -> dict[str, Any]:
         return [[text, f.n, _nine(f.lift), _nine(f.max_act)] for text, f in zip(texts, listed, strict=True)]
 
     return {
-        **{name: getattr(latent, name) for name in SCALARS}, "flags": sorted(latent.flags & set(FLAGS)),
+        **{name: getattr(latent, name) for name in SCALARS}, "flags": list(latent.flags),
         "top_tokens": firings(latent.top_tokens), "next_tokens": firings(latent.next_tokens)}
 
 

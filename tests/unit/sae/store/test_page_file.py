@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,26 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sae.store import page_file
 from sae.store.build import Build
-from sae.store.page_file import WINDOW, LatentPageFile, glance_path, write_page_file
-from sae.store.records import Context
-from sae.store.schema import TABLES
+from sae.store.page_file import WINDOW, LatentPageFile, page_file_path, write_page_file
+from sae.store.records import Context, latent_of
+from sae.store.schema import TABLES, TOP_BAND
 from sae.store.writer import write_contexts
 from tests.builds import Synthetic, make_build
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
-    return make_build(tmp_path_factory.mktemp("glance") / "b.duckdb", n_latents=60, n_contexts=24)
-
-
-@pytest.fixture(scope="module")
-def alone(made: Synthetic) -> Path:
-    """The same build without the file beside it."""
-    copy = made.path.parent / "alone" / made.path.name
-    copy.parent.mkdir()
-    shutil.copy(made.path, copy)
-    return copy
+    return make_build(tmp_path_factory.mktemp("found") / "b.duckdb", n_latents=60, n_contexts=24)
 
 
 def cut(context: Context) -> Context:
@@ -43,30 +37,54 @@ def cut(context: Context) -> Context:
                    acts=context.acts[low:high])
 
 
-def test_with_the_file_and_without_it_a_build_answers_the_same(made: Synthetic, alone: Path) -> None:
-    build, bare = Build.open(made.path), Build.open(alone)
-    assert glance_path(made.path).exists()
-    assert not glance_path(alone).exists()
-    for latent in (*range(build.n_latents), build.n_latents):
-        assert build.latent(latent) == bare.latent(latent)
-        assert build.contexts(latent) == bare.contexts(latent) == bare.windows(latent)
-        assert build.windows(latent) == [cut(context) for context in bare.contexts(latent)]
-    everything = range(build.n_latents + 3)
-    assert build.snippets(everything) == {i: cut(context) for i, context in bare.snippets(everything).items()} != {}
+def test_the_file_says_what_the_build_says(made: Synthetic) -> None:
+    assert page_file_path(made.path).exists()
+    build = Build.open(made.path)
+    for latent in range(build.n_latents):
+        (row,) = build._rows(f"SELECT * FROM {build._latents} WHERE latent = ?", [latent])
+        assert build.latent(latent) == latent_of(row)
+        assert build.windows(latent) == [cut(context) for context in build.contexts(latent)]
+    assert build.latent(build.n_latents) is None
+    best = {latent: build.contexts(latent)[:1] for latent in range(build.n_latents)}
+    assert build.snippets(range(build.n_latents + 3)) == {
+        latent: cut(context) for latent, found in best.items() for context in found if context.band == TOP_BAND} != {}
     build.close()
-    bare.close()
 
 
-def test_a_file_of_another_build_or_a_damaged_one_is_passed_over(made: Synthetic, alone: Path, tmp_path: Path) -> None:
-    build = Build.open(alone)
-    assert LatentPageFile.open(made.path, build.id) is not None
-    assert LatentPageFile.open(made.path, f"not {build.id}") is None
-    broken = tmp_path / made.path.name
-    content = glance_path(made.path).read_bytes()
-    for damaged in (b"", content[:100], content[: len(content) // 2], content[:-20]):
-        glance_path(broken).write_bytes(damaged)
-        assert LatentPageFile.open(broken, build.id) is None
+@pytest.mark.parametrize("damage", [
+    None, b"", lambda content: content[:100], lambda content: content[: len(content) // 2],
+    lambda content: content[:-20], lambda content: content.replace(b"made_of", b"mode_of")])
+def test_a_file_that_is_missing_damaged_or_of_another_build_is_made_again(
+    made: Synthetic, tmp_path: Path, damage: Any
+) -> None:
+    copy = tmp_path / made.path.name
+    shutil.copy(made.path, copy)
+    content = page_file_path(made.path).read_bytes()
+    if damage is not None:
+        page_file_path(copy).write_bytes(damage if isinstance(damage, bytes) else damage(content))
+    build = Build.open(copy)
+    assert build.latent(3) is not None
     build.close()
+    assert LatentPageFile.open(page_file_path(copy), build.id) is not None
+    assert LatentPageFile.open(page_file_path(copy), f"not {build.id}") is None
+
+
+def test_where_nothing_can_be_written_it_is_made_elsewhere(
+    made: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / made.path.name
+    shutil.copy(made.path, copy)
+
+    @contextmanager
+    def read_only(path: Path) -> Iterator[Path]:
+        raise PermissionError(path)
+        yield path
+
+    monkeypatch.setattr(page_file, "atomic_write", read_only)
+    build = Build.open(copy)
+    assert build.windows(3) == [cut(context) for context in build.contexts(3)]
+    build.close()
+    assert list(tmp_path.iterdir()) == [copy]
 
 
 @st.composite
@@ -100,15 +118,15 @@ def test_any_contexts_are_cut_around_their_peaks(rows: list[dict[str, Any]], oth
         if rows:
             con.register("rows", pa.Table.from_pylist(rows))
             write_contexts(con, "rows")
-        path = Path(folder) / "b.duckdb"
-        write_page_file(con, glance_path(path), "this")
-        glance = LatentPageFile.open(path, "this")
-        assert glance is not None
+        path = Path(folder) / "b.arrow"
+        write_page_file(con, path, "this")
+        found = LatentPageFile.open(path, "this")
+        assert found is not None
         for latent in range(11):
-            assert ((glance.latent(latent) or {}).get("latent") == latent) == (latent in numbers)
-            got = glance.contexts(latent)
+            assert ((found.latent(latent) or {}).get("latent") == latent) == (latent in numbers)
+            got = found.contexts(latent)
             assert got == [cut_row(row) for row in rows if row["latent"] == latent]
-            assert glance.contexts(latent, 1) == got[:1]
+            assert found.contexts(latent, 1) == got[:1]
 
 
 def cut_row(row: dict[str, Any]) -> dict[str, Any]:

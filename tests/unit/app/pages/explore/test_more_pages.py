@@ -178,7 +178,7 @@ def test_near_misses_have_a_band_of_their_own(browsable: TestClient, made: dict[
         some = build.contexts(9)[0]
     context = replace(some, band=NEAR_BAND, act=0.125, acts=[0.0] * len(some.tokens))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sae.store.build.Build.contexts", lambda *_: [context])
+        patch.setattr("sae.store.build.Build.windows", lambda *_: [context])
         patch.setitem(build.meta, "near", 0.1)
         page = browsable.get(f"/{BATCH}/9").text
     band = page[page.index("Nearly"):].partition("</ol>")[0]
