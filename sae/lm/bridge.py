@@ -32,6 +32,7 @@ from transformers.cache_utils import Cache as CacheBase
 from transformers.utils import logging as transformers_logging
 
 from sae.errors import UserError
+from sae.lm.logit_map import logit_map, residual_scale
 from sae.lm.model_info import ModelInfo, find_model, hub_message
 from sae.lm.tokens import piece_bytes
 
@@ -79,6 +80,9 @@ class LanguageModel:
         self.tokenizer = bridge.tokenizer
         bos = self.tokenizer.bos_token_id
         self.bos_id = int(bos if bos is not None else self.tokenizer.eos_token_id)
+        self.refused: dict[str, str] = {}  # hook points that the conformance check refuses, and the reason
+        self._sites: dict[str, bool] = {}
+        self._scales: dict[str, float] = {}
 
     @classmethod
     def load(cls, name: str, device: str | torch.device = "auto") -> LanguageModel:
@@ -144,18 +148,20 @@ class LanguageModel:
 
     # ---- without hook points
 
-    def plain(self, attention: AttentionFunction) -> Any:
-        """The Hugging Face model itself, sharing this one's weights, with `attention` in place of its own.
+    def plain(self, attention: AttentionFunction | None = None, *, share: bool = True) -> Any:
+        """The Hugging Face model itself, with `attention` in place of its own, sharing this one's weights.
 
-        On a CPU the weights are laid out input-major, in which a product of few rows is up to twice as fast.
+        On a CPU the shared weights are laid out input-major, in which a product of few rows is up to twice as fast.
         """
-        name = f"{attention.__module__}.{attention.__qualname__}"  # its own, so that no other takes its place
-        AttentionInterface.register(name, attention)
+        name = "eager"
+        if attention is not None:
+            name = f"{attention.__module__}.{attention.__qualname__}"  # its own, so that no other takes its place
+            AttentionInterface.register(name, attention)
         model = type(self.bridge.original_model).from_pretrained(
             self.info.source, dtype=torch.float32, attn_implementation=name).to(self.device).eval()
         ours = {_hf_name(name): tensor for name, tensor in self.bridge.original_model.named_parameters()}
         linear = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Linear)}
-        for name, tensor in model.named_parameters():
+        for name, tensor in model.named_parameters() if share else ():
             if name in ours and ours[name].shape == tensor.shape:
                 if self.device.type == "cpu" and id(tensor) in linear:
                     ours[name].data = ours[name].data.t().contiguous().t()
@@ -202,6 +208,8 @@ class LanguageModel:
         What comes after the last of them does not run.
         """
         kept: dict[str, Tensor] = {}
+        for hook in hooks:
+            self.check_site(hook)
 
         def keeping(hook: str) -> Edit:
             def keep(x_PSD: Tensor) -> Tensor:
@@ -215,12 +223,15 @@ class LanguageModel:
         readers = [(_point(hook), keeping(hook)) for hook in dict.fromkeys(hooks)]
         with self._precision(autocast), self._at_points(readers), contextlib.suppress(_Reached):
             self.bridge(tokens_PS, return_type=None)
-        return [kept[hook].flatten(2).float() for hook in hooks]
+        for hook in hooks:
+            if hook not in kept:
+                raise UserError(f"site: nothing passes {hook} in {self.info.name}", "site")
+        return [kept[hook].reshape(*tokens_PS.shape, -1).float() for hook in hooks]
 
     @torch.no_grad()
     def logits(self, tokens_PS: Tensor, edits: Edits | None = None) -> Tensor:
         """Next-token logits [P, S, V]; `edits` maps a hook point to what is done to its activations."""
-        with self._hooked(edits):
+        with self._hooked(edits, tokens_PS):
             out: Tensor = self.bridge(tokens_PS, return_type="logits")
         return out.float()
 
@@ -234,45 +245,58 @@ class LanguageModel:
         The cache passed in is consumed: use the one returned.
         """
         past = {} if cache is None else {"past_key_values": cache.state}
-        with self._hooked(edits):
+        with self._hooked(edits, tokens_PS):
             out, state = self.bridge(tokens_PS, return_type="logits_and_cache", **past)
         return out.float(), Cache(state, (cache.length if cache else 0) + tokens_PS.shape[1])
 
     @torch.no_grad()
     def unembedding(self, hook: str = "") -> Tensor:
-        """diag(final norm's gain) · W_U, centred over the vocabulary: [D, V].
+        """Return the map from directions to logits, centred over the vocabulary: [D, V].
 
         A decoder row times this is the direct effect on the logits up to the token's own final
-        normalisation scale; centring removes the part that softmax ignores.  For a `hook` whose
+        normalisation scale; centring removes the part that softmax ignores.  The final norm's gain
+        is part of it, and its centring where it subtracts the mean.  For a `hook` whose
         activations reach the residual stream by a matrix (the heads, the MLP's hidden activations),
-        that matrix comes first, and D is its width.
-        """
-        gain = getattr(self.bridge.ln_final, "weight", None)
-        W_U_DV: Tensor = self.bridge.W_U.float()
-        if gain is not None:
-            gain = gain.float()
-            # Gemma's RMSNorm multiplies by 1 + weight.
-            if "gemma" in type(self.bridge.original_model).__name__.lower():
-                gain = 1 + gain
-            W_U_DV = gain[:, None] * W_U_DV
-        centred_DV: Tensor = W_U_DV - W_U_DV.mean(dim=1, keepdim=True)
-        matrix = self._into_residual(hook)
-        return centred_DV if matrix is None else matrix @ centred_DV
+        that matrix comes first, with the norm behind it if there is one, and D is its width.
 
-    def _into_residual(self, hook: str) -> Tensor | None:
-        """What takes activations at a hook point into the residual stream, where it is a matrix: [width, D]."""
-        if hook.endswith("attn.hook_z"):
-            W_O: Tensor = self.bridge.blocks[int(hook.split(".")[1])].attn.W_O  # [heads, d_head, D]
-            return W_O.detach().float().flatten(0, 1)
-        if hook.endswith("mlp.hook_post"):
-            W_out: Tensor = self.bridge.blocks[int(hook.split(".")[1])].mlp.W_out
-            return W_out.detach().float()
-        return None
+        Raises UserError (field `site`) where there is no such matrix.
+        """
+        return logit_map(self, hook)
+
+    def has_site(self, hook: str) -> bool:
+        """Return whether the model computes activations at a hook point."""
+        if hook not in self._sites:
+            try:
+                self.activations_at(torch.tensor([[self.bos_id]], device=self.device), [hook])
+                self._sites[hook] = True
+            except UserError:
+                self._sites[hook] = False
+        return self._sites[hook]
+
+    def attention_scale(self, hook: str) -> float:
+        """Return the factor with which the residual stream takes in the attention of the block of `hook`."""
+        name = f"{hook.rpartition('.')[0]}.hook_attn_out"
+        if name not in self._scales:
+            self._scales[name] = residual_scale(self, name)
+        return self._scales[name]
 
     @contextlib.contextmanager
-    def _hooked(self, edits: Edits | None) -> Iterator[None]:
-        with self._at_points([pair for hook, edit in (edits or {}).items() for pair in edit_points(hook, edit)]):
+    def _hooked(self, edits: Edits | None, tokens_PS: Tensor) -> Iterator[None]:
+        points = [pair for hook, edit in (edits or {}).items() for pair in self.edit_points(hook, edit)]
+        for hook in edits or {}:
+            self.check_site(hook)
+        with self._at_points([(name, _by_text(edit, tokens_PS)) for name, edit in points]):
             yield
+
+    def edit_points(self, hook: str, edit: Edit) -> list[tuple[str, Edit]]:
+        """Return the hook points at which an edit of `hook` is done."""
+        middle = hook.endswith(".hook_resid_mid") and self.has_site(hook)
+        return edit_points(hook, edit, self.attention_scale(hook) if middle else 1.0)
+
+    def check_site(self, hook: str) -> None:
+        """Raise UserError (field `site`) for a hook point that the conformance check refuses."""
+        if hook in self.refused:
+            raise UserError(f"site: {hook} is not offered for {self.info.name}: {self.refused[hook]}", "site")
 
     @contextlib.contextmanager
     def _at_points(self, pairs: Sequence[tuple[str, Edit]]) -> Iterator[None]:
@@ -300,12 +324,13 @@ def _point(hook: str) -> str:
     return hook.replace("hook_mlp_in", "ln2.hook_in")
 
 
-def edit_points(hook: str, edit: Edit) -> list[tuple[str, Edit]]:
+def edit_points(hook: str, edit: Edit, scale: float = 1.0) -> list[tuple[str, Edit]]:
     """The hook points at which an edit of `hook` is done.
 
     The bridge's `hook_resid_mid` is the input of the MLP's norm: the residual stream passes it by,
-    and an edit there would change the MLP alone.  So the attention's output takes the difference,
-    which is exactly 0 wherever the edit changes nothing.
+    and an edit there would change the MLP alone.  So the attention's output takes the difference.
+    It keeps its bits where the edit changes nothing, and a stream that is set to 0 is exactly 0.
+    `scale` is the factor with which the residual stream takes the attention's output in.
     """
     block, _, kind = hook.rpartition(".")
     if kind != "hook_resid_mid":
@@ -316,12 +341,22 @@ def edit_points(hook: str, edit: Edit) -> list[tuple[str, Edit]]:
         before[:] = [x_PSD]
         return x_PSD
 
-    def add_difference(attention_PSD: Tensor) -> Tensor:
-        middle_PSD = before[0] + attention_PSD
-        return attention_PSD + (edit(middle_PSD) - middle_PSD)
+    def put_difference(attention_PSD: Tensor) -> Tensor:
+        middle_PSD = before[0] + scale * attention_PSD
+        edited_PSD = edit(middle_PSD)
+        return torch.where(edited_PSD == middle_PSD, attention_PSD, (edited_PSD - before[0]) / scale)
 
     # The hook point itself is named so that a model which has none refuses it.
-    return [(f"{block}.hook_resid_pre", keep), (f"{block}.hook_attn_out", add_difference), (hook, lambda x_PSD: x_PSD)]
+    return [(f"{block}.hook_resid_pre", keep), (f"{block}.hook_attn_out", put_difference),
+            (hook, lambda x_PSD: x_PSD)]
+
+
+def _by_text(edit: Edit, tokens_PS: Tensor) -> Edit:
+    """The edit of a site where some models lay the texts end to end, as [P·S, D]."""
+    def by_text(x: Tensor) -> Tensor:
+        return edit(x.view(*tokens_PS.shape, -1)).reshape(x.shape) if x.dim() == 2 else edit(x)
+
+    return by_text
 
 
 def _hf_name(name: str) -> str:

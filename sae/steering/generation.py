@@ -93,8 +93,8 @@ class Run:
 class _Batch:
     """R rows of one capacity, and the texts in them."""
 
-    def __init__(self, capacity: int) -> None:
-        self.rows = Rows(capacity)
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
         self.texts: dict[int, _Text] = {}
         self.order: list[int | None] = []
         self.edits: RowEdits | None = None  # made anew, with the order, whenever a text comes or goes
@@ -251,7 +251,7 @@ class TextGenerator:
             if batch.rows.capacity == capacity and batch.free:
                 break
         else:
-            batch = _Batch(capacity)
+            batch = _Batch(self.model.new_rows(capacity))
             self._batches.append(batch)
         row = batch.free[0]
         batch.texts[row] = _Text(run)
@@ -262,13 +262,7 @@ class TextGenerator:
         batch.edits = None
 
     def _copy(self, source: _Batch, source_row: int, target: _Batch, row: int, length: int) -> None:
-        if source is target:
-            source.rows.copy(source_row, row, length)
-            return
-        for layer, keys in source.rows.keys.items():
-            values = source.rows.values[layer]
-            k, v = target.rows.room(layer, keys, values)
-            k[row, :, :length], v[row, :, :length] = keys[source_row, :, :length], values[source_row, :, :length]
+        target.rows.copy(source.rows, source_row, row, length)
 
     def _read(
         self, run: Run, steering: Steering, mask_1S: Tensor, batch: _Batch, row: int

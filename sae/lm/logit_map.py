@@ -1,0 +1,142 @@
+"""The linear map from a direction at a site to the logits, read off the modules on its way.
+
+A direction in the residual stream passes the final norm and the unembedding.  A direction among the heads or the
+MLP's hidden activations first passes an output matrix and, in some families, a norm after it.  A norm divides each
+token by a scale of its own: the map is meant up to that factor.
+
+Shapes: D d_model, V vocabulary, w width of the site, T tokens of a probe.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sae.errors import UserError
+from sae.lm.dataflow import End, equal_to, linear_matrix, output_of, record, same
+from sae.lm.norms import Norm, measure_norm
+
+if TYPE_CHECKING:
+    from sae.lm.bridge import LanguageModel
+
+PROBE = 12  # tokens
+# What a matrix takes to the residual stream, by the sites whose directions pass it.
+_OUTPUTS = {"attn.hook_z": "hook_attn_out", "mlp.hook_post": "hook_mlp_out"}
+
+
+def probe_tokens(lm: LanguageModel, length: int = PROBE) -> Tensor:
+    """Return some tokens of the vocabulary behind BOS, [1, length]."""
+    ids = torch.randint(0, lm.info.d_vocab, (length,), generator=torch.Generator().manual_seed(0))
+    ids[0] = lm.bos_id
+    return ids[None].to(lm.device)
+
+
+def logit_map(lm: LanguageModel, hook: str) -> Tensor:
+    """Return the map [w, V] from directions at `hook` to logits, centred over the vocabulary.
+
+    Without a hook, and for sites of the residual stream, w is D.  Raises UserError (field `site`) where directions
+    reach the residual stream by something else than a matrix.
+    """
+    final = final_norm(lm)
+    W_U_DV: Tensor = lm.bridge.W_U.detach().float()
+    centred_DV = final.then(W_U_DV)
+    centred_DV = (centred_DV - centred_DV.mean(dim=1, keepdim=True)).mul_(_logit_scale(lm))
+    _, _, kind = hook.partition(".")[2].partition(".")
+    if kind in _OUTPUTS:
+        return into_residual(lm, hook) @ centred_DV
+    if kind in _OUTPUTS.values():
+        return centred_DV * residual_scale(lm, hook)
+    return centred_DV
+
+
+def final_norm(lm: LanguageModel) -> Norm:
+    """Measure the norm before the unembedding; a model without one has gain 1."""
+    wrapper = getattr(lm.bridge, "ln_final", None)
+    if wrapper is None:
+        return Norm(torch.ones(lm.info.d_model, device=lm.device), torch.zeros(lm.info.d_model, device=lm.device), False)
+    return measure_norm(inner(wrapper), lm.info.d_model, lm.device)
+
+
+def into_residual(lm: LanguageModel, hook: str) -> Tensor:
+    """Return what takes activations at `hook` into the residual stream: [w, D], gain of a norm after it included."""
+    layer, kind = hook.split(".", 2)[1:]
+    out_hook = f"blocks.{layer}.{_OUTPUTS[kind]}"
+    x_Tw, out_TD, ends = _record(lm, hook, out_hook)
+    for end in equal_to(ends, x_Tw, "hook_in"):
+        if hasattr(end.module, "original_component"):
+            continue
+        product_TD = output_of(ends, end.module)
+        if product_TD is None or product_TD.shape != out_TD.shape:
+            continue
+        try:
+            norm = _norm_between(lm, ends, product_TD, out_TD)
+            matrix_wD = linear_matrix(end.module, x_Tw.shape[1], lm.device)
+        except (ValueError, RuntimeError, TypeError):
+            continue
+        return (matrix_wD if norm is None else norm.after(matrix_wD)) * residual_scale(lm, out_hook)
+    raise UserError(f"site: {hook} of {lm.info.name} does not reach the residual stream by a matrix (a mixture of "
+                    "experts has one matrix an expert, for instance)", "site")
+
+
+def residual_scale(lm: LanguageModel, out_hook: str) -> float:
+    """Return the factor with which the residual stream takes in `hook_attn_out` or `hook_mlp_out`: 1 in most models.
+
+    Raises UserError (field `site`) where what a block adds is not made of these two.
+    """
+    block = out_hook.rpartition(".")[0]
+    before, after = (f"{block}.hook_resid_{end}" for end in ("pre", "post"))
+    present = [name for name in (f"{block}.hook_attn_out", f"{block}.hook_mlp_out") if lm.has_site(name)]
+    pre, post, *parts = (x.flatten(0, 1).double() for x in lm.activations_at(
+        probe_tokens(lm), [before, after, *present]))
+    added = (post - pre).reshape(-1, 1)
+    columns = torch.stack([part.reshape(-1) for part in parts], dim=1)
+    factors = torch.linalg.lstsq(columns.cpu(), added.cpu()).solution[:, 0]
+    if not same(columns.cpu() @ factors[:, None], added.cpu(), 1e-3):
+        raise UserError(f"site: what {block} of {lm.info.name} adds to the residual stream is not the sum of "
+                        "hook_attn_out and hook_mlp_out", "site")
+    factor = float(factors[present.index(out_hook)])
+    return 1.0 if abs(factor - 1) < 1e-3 else factor
+
+
+def inner(wrapper: Any) -> Any:
+    """Return the model's own module inside the bridge's."""
+    return getattr(wrapper, "original_component", None) or wrapper
+
+
+def _record(lm: LanguageModel, hook: str, out_hook: str) -> tuple[Tensor, Tensor, list[End]]:
+    block = out_hook.rpartition(".")[0]
+    tokens, kept = probe_tokens(lm), []
+
+    def run() -> None:
+        kept.extend(lm.activations_at(tokens, [hook, out_hook, f"{block}.hook_resid_post"]))
+
+    ends = record(lm.bridge.blocks[int(block.split(".")[1])], run, tokens.numel())
+    return kept[0].flatten(0, 1), kept[1].flatten(0, 1), ends
+
+
+def _norm_between(lm: LanguageModel, ends: list[End], product_TD: Tensor, out_TD: Tensor) -> Norm | None:
+    """Return the norm that makes one of the other.  Raises ValueError where there is none."""
+    if same(product_TD, out_TD):
+        return None
+    for end in equal_to(ends, product_TD, "hook_in"):
+        left = output_of(ends, end.module)
+        if left is not None and same(left, out_TD) and not hasattr(end.module, "original_component"):
+            return measure_norm(end.module, lm.info.d_model, lm.device)
+    raise ValueError("no norm")
+
+
+def _logit_scale(lm: LanguageModel) -> float:
+    """Return the factor between the unembedding's output and the logits, 1 where they are not proportional."""
+    kept: list[Tensor] = []
+    handle = inner(lm.bridge.unembed).register_forward_hook(lambda _module, _args, output: kept.append(output))
+    try:
+        logits = lm.logits(probe_tokens(lm)).double()
+    finally:
+        handle.remove()
+    head = kept[-1].double() if kept else logits
+    if head.shape != logits.shape:
+        return 1.0
+    factor = float((head * logits).sum() / head.square().sum())
+    return factor if same(head * factor, logits) and abs(factor - 1) > 1e-3 else 1.0

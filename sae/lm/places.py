@@ -1,0 +1,150 @@
+"""Hook points as ends of modules of the plain Hugging Face model: where its forward hooks read and edit.
+
+A place is believed only after the numbers that pass there have been compared with the bridge's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from sae.errors import UserError
+from sae.lm.dataflow import End, entering, equal_to, record, same
+from sae.lm.logit_map import probe_tokens
+from sae.lm.norms import Norm, measure_norm, normalized
+
+if TYPE_CHECKING:
+    from sae.lm.bridge import Edit, Edits, LanguageModel
+
+
+@dataclass(frozen=True)
+class Place:
+    """An end of a module (`hook_in`, `hook_out`), or the middle of a norm, before its gain (`hook_normalized`)."""
+
+    module: nn.Module
+    end: str
+    norm: Norm | None = None
+
+
+class Places:
+    """The places of hook points in `model`.  `run` gives it tokens [1, S] to read."""
+
+    def __init__(self, lm: LanguageModel, model: nn.Module, run: Callable[[Tensor], Any]) -> None:
+        self._lm, self._run = lm, run
+        self._modules = dict(model.named_modules())
+        self._found: dict[str, Place] = {}
+
+    @contextlib.contextmanager
+    def hooked(self, edits: Edits, shape: tuple[int, int]) -> Iterator[None]:
+        """Edit sites while the model reads tokens of this shape, [P, S].  Raises UserError (field `site`)."""
+        placed = []  # all of them before the first edit: finding a place reads a text
+        for hook, edit in edits.items():
+            self._lm.check_site(hook)
+            placed += [(self.find(point), part) for point, part in self._lm.edit_points(hook, edit)]
+        handles: list[Any] = []
+        try:
+            handles += [_attach(place, _shaped(part, shape)) for place, part in placed]
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def find(self, hook: str) -> Place:
+        """Return where a hook point is.  Raises UserError (field `site`) where no module's end has its numbers."""
+        if hook not in self._found:
+            names, end = self._lm.component(hook)
+            module = next((self._modules[name] for name in names if name in self._modules), None)
+            tokens = probe_tokens(self._lm)
+            (expected,) = self._lm.activations_at(tokens, [hook])
+            expected_Tw = expected.flatten(0, 1)
+            ends = record(self._block(hook), lambda: self._run(tokens), tokens.numel())
+            place = self._believed(module, end, ends, expected_Tw) or _searched(ends, expected_Tw)
+            if place is None:
+                raise UserError(f"site: {self._lm.info.name} cannot be steered at {hook}: no module of it takes in or "
+                                "gives out these activations", "site")
+            self._found[hook] = place
+        return self._found[hook]
+
+    def _block(self, hook: str) -> nn.Module:
+        names, _ = self._lm.component(f"blocks.{hook.split('.')[1]}.hook_in")
+        return next(self._modules[name] for name in names if name in self._modules)
+
+    def _believed(self, module: nn.Module | None, end: str, ends: list[End], expected_Tw: Tensor) -> Place | None:
+        """Return the place that the bridge names, if its numbers are right."""
+        if module is None:
+            return None
+        side = "hook_in" if end == "hook_normalized" else end
+        values = [found.value_Tw for found in ends if found.module is module and found.side == side]
+        if not values:
+            return None
+        if end != "hook_normalized":
+            return Place(module, end) if same(values[0], expected_Tw) else None
+        try:
+            norm = measure_norm(module, expected_Tw.shape[1], expected_Tw.device)
+        except (ValueError, RuntimeError, TypeError):
+            return None
+        right = same(normalized(values[0], norm.centred, _epsilon(module)), expected_Tw)
+        return Place(module, end, norm) if right else None
+
+
+def _searched(ends: list[End], expected_Tw: Tensor) -> Place | None:
+    """Return the first module that takes these numbers in, or the last one that gives them out."""
+    taken = next(equal_to(ends, expected_Tw, "hook_in"), None)
+    if taken is not None:
+        return Place(taken.module, "hook_in")
+    given = list(equal_to(ends, expected_Tw, "hook_out"))
+    return Place(given[-1].module, "hook_out") if given else None
+
+
+def _epsilon(module: Any) -> float:
+    found = (getattr(module, name, None) for name in ("variance_epsilon", "eps", "epsilon"))
+    return float(next((value for value in found if isinstance(value, float)), 1e-5))
+
+
+def _shaped(edit: Edit, shape: tuple[int, int]) -> Edit:
+    """The edit of a site where some models lay the texts end to end, as [P·S, D]."""
+    def shaped(x: Tensor) -> Tensor:
+        return edit(x.view(*shape, -1)).reshape(x.shape) if x.dim() == 2 else edit(x)
+
+    return shaped
+
+
+def _attach(place: Place, edit: Edit) -> Any:
+    if place.end == "hook_in":
+        return place.module.register_forward_pre_hook(_before(edit), with_kwargs=True)
+    if place.norm is not None:
+        return place.module.register_forward_hook(_normalized(edit, place.norm), with_kwargs=True)
+    return place.module.register_forward_hook(_after(edit))
+
+
+def _before(edit: Edit) -> Callable[..., Any]:
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if args:
+            return (edit(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": edit(kwargs["hidden_states"])}
+
+    return hook
+
+
+def _after(edit: Edit) -> Callable[..., Any]:
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
+
+    return hook
+
+
+def _normalized(edit: Edit, norm: Norm) -> Callable[..., Any]:
+    """An edit before a norm's gain: what it changes is added after the gain."""
+    def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+        x = entering(args, kwargs)
+        assert x is not None
+        normal = normalized(x, norm.centred, _epsilon(module))
+        change = edit(normal) - normal
+        changed: Tensor = output + (change * norm.gain_D).to(output.dtype)
+        return changed
+
+    return hook
