@@ -185,7 +185,8 @@ class WorkerClient:
         with open(self.log, "wb") as log:
             # A session of its own: Ctrl-C in the terminal is for the server, which then ends the worker.
             return subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+                command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                env={**os.environ, "SAESCOPE_HOME": str(o.home)})
 
     def _end(self) -> None:
         process, socket = self._process, self._socket

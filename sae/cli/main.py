@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from sae.cli.check import check_command
 from sae.cli.export import register as register_exports
 from sae.cli.steer import steer_command
 from sae.errors import UserError
@@ -63,6 +64,7 @@ for _kind in SPECS:
     app.command(_kind)(_spec_command(_kind))
 
 
+app.command("check")(check_command)
 app.command("steer")(steer_command)
 register_exports(app)
 

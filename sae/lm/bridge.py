@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,19 +26,24 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources.transformers import source as _transformers_source
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache as CacheBase
 from transformers.utils import logging as transformers_logging
 
 from sae.errors import UserError
-from sae.lm.logit_map import logit_map, residual_scale
+from sae.lm.edit_points import middle_edit, normalized_edit
+from sae.lm.logit_map import inner, logit_map, residual_scale
 from sae.lm.model_info import ModelInfo, find_model, hub_message
+from sae.lm.norms import Norm, epsilon_of, measure_norm
 from sae.lm.tokens import piece_bytes
 
-__all__ = ["Cache", "CacheBase", "Edit", "Edits", "LanguageModel", "edit_points", "pick_device"]
+__all__ = ["Cache", "CacheBase", "Edit", "Edits", "LanguageModel", "pick_device"]
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
+# Only text is read here.  For a model of images it would run `pip install torchvision`, in a user's environment.
+_transformers_source.load_modality_processor = lambda *_args, **_kwargs: None
 
 # What transformers calls for every layer: (module, query, key, value, mask, **settings) -> (output, None).
 AttentionFunction = Callable[..., tuple[Tensor, None]]
@@ -81,8 +85,10 @@ class LanguageModel:
         bos = self.tokenizer.bos_token_id
         self.bos_id = int(bos if bos is not None else self.tokenizer.eos_token_id)
         self.refused: dict[str, str] = {}  # hook points that the conformance check refuses, and the reason
+        self.way = ""  # of reading token by token, as the conformance check found it: fast, cached, whole
         self._sites: dict[str, bool] = {}
         self._scales: dict[str, float] = {}
+        self._norms: dict[str, Norm] = {}
 
     @classmethod
     def load(cls, name: str, device: str | torch.device = "auto") -> LanguageModel:
@@ -159,7 +165,7 @@ class LanguageModel:
             AttentionInterface.register(name, attention)
         model = type(self.bridge.original_model).from_pretrained(
             self.info.source, dtype=torch.float32, attn_implementation=name).to(self.device).eval()
-        ours = {_hf_name(name): tensor for name, tensor in self.bridge.original_model.named_parameters()}
+        ours = dict(self.named_weights())
         linear = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Linear)}
         for name, tensor in model.named_parameters() if share else ():
             if name in ours and ours[name].shape == tensor.shape:
@@ -167,6 +173,10 @@ class LanguageModel:
                     ours[name].data = ours[name].data.t().contiguous().t()
                 tensor.data = ours[name].data
         return model.requires_grad_(False)
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the parameters with the names that they have in the plain Hugging Face model."""
+        return ((_hf_name(name), tensor) for name, tensor in self.bridge.original_model.named_parameters())
 
     def component(self, hook: str) -> tuple[list[str], str]:
         """Where a hook point lies in the Hugging Face model: a module's name, and its end of it (`hook_in`, …).
@@ -290,8 +300,14 @@ class LanguageModel:
 
     def edit_points(self, hook: str, edit: Edit) -> list[tuple[str, Edit]]:
         """Return the hook points at which an edit of `hook` is done."""
-        middle = hook.endswith(".hook_resid_mid") and self.has_site(hook)
-        return edit_points(hook, edit, self.attention_scale(hook) if middle else 1.0)
+        if hook.endswith(".hook_resid_mid"):
+            return middle_edit(hook, edit, self.attention_scale(hook) if self.has_site(hook) else 1.0)
+        if hook.endswith(".ln2.hook_normalized") and self.has_site(hook):
+            norm = inner(self.bridge.blocks[int(hook.split(".")[1])].ln2)
+            if hook not in self._norms:
+                self._norms[hook] = measure_norm(norm, self.info.d_model, self.device)
+            return normalized_edit(hook, edit, self._norms[hook], epsilon_of(norm))
+        return [(_point(hook), edit)]
 
     def check_site(self, hook: str) -> None:
         """Raise UserError (field `site`) for a hook point that the conformance check refuses."""
@@ -303,9 +319,6 @@ class LanguageModel:
         """Raises UserError (field `site`) for a hook point that the model does not have."""
         with contextlib.ExitStack() as stack:
             if pairs:
-                # An edit of hook_normalized is done by arithmetic of the bridge's own, and says so each time.
-                stack.enter_context(warnings.catch_warnings())
-                warnings.filterwarnings("ignore", "A forward hook edited hook_scale/hook_normalized", UserWarning)
                 try:
                     stack.enter_context(self.bridge.hooks(fwd_hooks=[(name, _as_hook(edit)) for name, edit in pairs]))
                 except (KeyError, ValueError) as error:
@@ -322,33 +335,6 @@ class LanguageModel:
 def _point(hook: str) -> str:
     """Where the bridge has a hook point: it offers the MLP's input before its norm only on demand."""
     return hook.replace("hook_mlp_in", "ln2.hook_in")
-
-
-def edit_points(hook: str, edit: Edit, scale: float = 1.0) -> list[tuple[str, Edit]]:
-    """The hook points at which an edit of `hook` is done.
-
-    The bridge's `hook_resid_mid` is the input of the MLP's norm: the residual stream passes it by,
-    and an edit there would change the MLP alone.  So the attention's output takes the difference.
-    It keeps its bits where the edit changes nothing, and a stream that is set to 0 is exactly 0.
-    `scale` is the factor with which the residual stream takes the attention's output in.
-    """
-    block, _, kind = hook.rpartition(".")
-    if kind != "hook_resid_mid":
-        return [(_point(hook), edit)]
-    before: list[Tensor] = []
-
-    def keep(x_PSD: Tensor) -> Tensor:
-        before[:] = [x_PSD]
-        return x_PSD
-
-    def put_difference(attention_PSD: Tensor) -> Tensor:
-        middle_PSD = before[0] + scale * attention_PSD
-        edited_PSD = edit(middle_PSD)
-        return torch.where(edited_PSD == middle_PSD, attention_PSD, (edited_PSD - before[0]) / scale)
-
-    # The hook point itself is named so that a model which has none refuses it.
-    return [(f"{block}.hook_resid_pre", keep), (f"{block}.hook_attn_out", put_difference),
-            (hook, lambda x_PSD: x_PSD)]
 
 
 def _by_text(edit: Edit, tokens_PS: Tensor) -> Edit:

@@ -40,9 +40,16 @@ def library_sizes(config: dict[str, Any]) -> dict[str, int]:
 @cache
 def _asked(config: str) -> tuple[tuple[str, int], ...]:
     if "transformers" in sys.modules:
-        return tuple(_by_class(json.loads(config)).items())
+        return tuple(_by_class(_parsed(config)).items())
     done = subprocess.run([sys.executable, "-m", __name__], input=config, capture_output=True, text=True, check=False)
     return tuple(json.loads(done.stdout).items()) if done.returncode == 0 else ()
+
+
+def _parsed(config: str) -> dict[str, Any]:
+    """Return the JSON of a configuration.  The library writes infinities as objects."""
+    value: dict[str, Any] = json.loads(
+        config, object_hook=lambda found: float(found["__float__"]) if set(found) == {"__float__"} else found)
+    return value
 
 
 def _by_class(config: dict[str, Any]) -> dict[str, int]:
@@ -56,4 +63,4 @@ def _by_class(config: dict[str, Any]) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_by_class(json.load(sys.stdin))))
+    print(json.dumps(_by_class(_parsed(sys.stdin.read()))))

@@ -85,19 +85,35 @@ def residual_scale(lm: LanguageModel, out_hook: str) -> float:
 
     Raises UserError (field `site`) where what a block adds is not made of these two.
     """
-    block = out_hook.rpartition(".")[0]
-    before, after = (f"{block}.hook_resid_{end}" for end in ("pre", "post"))
-    present = [name for name in (f"{block}.hook_attn_out", f"{block}.hook_mlp_out") if lm.has_site(name)]
-    pre, post, *parts = (x.flatten(0, 1).double() for x in lm.activations_at(
-        probe_tokens(lm), [before, after, *present]))
-    added = (post - pre).reshape(-1, 1)
-    columns = torch.stack([part.reshape(-1) for part in parts], dim=1)
-    factors = torch.linalg.lstsq(columns.cpu(), added.cpu()).solution[:, 0]
-    if not same(columns.cpu() @ factors[:, None], added.cpu(), 1e-3):
-        raise UserError(f"site: what {block} of {lm.info.name} adds to the residual stream is not the sum of "
+    block, _, kind = out_hook.rpartition(".")
+    names = [f"{block}.{name}" for name in ("hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out",
+                                            "hook_resid_post")]
+    present = [name for name in names if lm.has_site(name)]
+    if out_hook not in present:
+        raise UserError(f"site: {lm.info.name} has no {out_hook}", "site")
+    found = dict(zip(present, lm.activations_at(probe_tokens(lm), present), strict=True))
+    pre, attention, middle, mlp, post = (found.get(name) for name in names)
+    assert pre is not None and post is not None
+    half = (pre, middle) if kind == "hook_attn_out" else (middle, post)
+    parts = [part for part in (attention, mlp) if part is not None]
+    if half[0] is not None and half[1] is not None:
+        factors, number = fit(half[1] - half[0], [found[out_hook]]), 0
+    else:
+        factors, number = fit(post - pre, parts), 0 if len(parts) == 1 or kind == "hook_attn_out" else 1
+    if factors is None:
+        raise UserError(f"site: the residual stream of {block} in {lm.info.name} is not the sum of what enters it, "
                         "hook_attn_out and hook_mlp_out", "site")
-    factor = float(factors[present.index(out_hook)])
-    return 1.0 if abs(factor - 1) < 1e-3 else factor
+    return 1.0 if abs(factors[number] - 1) < 1e-3 else factors[number]
+
+
+def fit(total: Tensor, parts: list[Tensor]) -> list[float] | None:
+    """Return the factors with which the parts make a sum, None where they do not make it."""
+    if not parts or any(part.shape != total.shape for part in parts):
+        return None
+    columns = torch.stack([part.reshape(-1).double().cpu() for part in parts], dim=1)
+    wanted = total.reshape(-1, 1).double().cpu()
+    factors = torch.linalg.lstsq(columns, wanted).solution
+    return [float(x) for x in factors[:, 0]] if same(columns @ factors, wanted, 1e-3) else None
 
 
 def inner(wrapper: Any) -> Any:

@@ -38,6 +38,12 @@ class Norm:
         return matrix_wD * self.gain_D
 
 
+def epsilon_of(module: Any) -> float:
+    """Return what a norm adds to the mean square before the root."""
+    found = (getattr(module, name, None) for name in ("variance_epsilon", "eps", "epsilon"))
+    return float(next((value for value in found if isinstance(value, float)), 1e-5))
+
+
 def normalized(x: Tensor, centred: bool, epsilon: float = 0.0) -> Tensor:
     """Return x in float32, less its mean if `centred`, divided by its rms."""
     x = x.float()

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from sae.errors import UserError
-from sae.lm.dataflow import End, entering, equal_to, record, same
+from sae.lm.dataflow import End, alike, equal_to, record
 from sae.lm.logit_map import probe_tokens
-from sae.lm.norms import Norm, measure_norm, normalized
 
 if TYPE_CHECKING:
     from sae.lm.bridge import Edit, Edits, LanguageModel
@@ -23,11 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """An end of a module (`hook_in`, `hook_out`), or the middle of a norm, before its gain (`hook_normalized`)."""
+    """An end of a module, `hook_in` or `hook_out`."""
 
     module: nn.Module
     end: str
-    norm: Norm | None = None
 
 
 class Places:
@@ -77,18 +75,8 @@ class Places:
         """Return the place that the bridge names, if its numbers are right."""
         if module is None:
             return None
-        side = "hook_in" if end == "hook_normalized" else end
-        values = [found.value_Tw for found in ends if found.module is module and found.side == side]
-        if not values:
-            return None
-        if end != "hook_normalized":
-            return Place(module, end) if same(values[0], expected_Tw) else None
-        try:
-            norm = measure_norm(module, expected_Tw.shape[1], expected_Tw.device)
-        except (ValueError, RuntimeError, TypeError):
-            return None
-        right = same(normalized(values[0], norm.centred, _epsilon(module)), expected_Tw)
-        return Place(module, end, norm) if right else None
+        values = [found.value_Tw for found in ends if found.module is module and found.side == end]
+        return Place(module, end) if values and alike(values[0], expected_Tw) else None
 
 
 def _searched(ends: list[End], expected_Tw: Tensor) -> Place | None:
@@ -98,11 +86,6 @@ def _searched(ends: list[End], expected_Tw: Tensor) -> Place | None:
         return Place(taken.module, "hook_in")
     given = list(equal_to(ends, expected_Tw, "hook_out"))
     return Place(given[-1].module, "hook_out") if given else None
-
-
-def _epsilon(module: Any) -> float:
-    found = (getattr(module, name, None) for name in ("variance_epsilon", "eps", "epsilon"))
-    return float(next((value for value in found if isinstance(value, float)), 1e-5))
 
 
 def _shaped(edit: Edit, shape: tuple[int, int]) -> Edit:
@@ -116,8 +99,6 @@ def _shaped(edit: Edit, shape: tuple[int, int]) -> Edit:
 def _attach(place: Place, edit: Edit) -> Any:
     if place.end == "hook_in":
         return place.module.register_forward_pre_hook(_before(edit), with_kwargs=True)
-    if place.norm is not None:
-        return place.module.register_forward_hook(_normalized(edit, place.norm), with_kwargs=True)
     return place.module.register_forward_hook(_after(edit))
 
 
@@ -133,18 +114,5 @@ def _before(edit: Edit) -> Callable[..., Any]:
 def _after(edit: Edit) -> Callable[..., Any]:
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
         return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
-
-    return hook
-
-
-def _normalized(edit: Edit, norm: Norm) -> Callable[..., Any]:
-    """An edit before a norm's gain: what it changes is added after the gain."""
-    def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-        x = entering(args, kwargs)
-        assert x is not None
-        normal = normalized(x, norm.centred, _epsilon(module))
-        change = edit(normal) - normal
-        changed: Tensor = output + (change * norm.gain_D).to(output.dtype)
-        return changed
 
     return hook

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 _WORDS = ("window", "chunk", "local")
 _OPERATIONS = {"cpu": 1e12, "cuda": 1e14}  # of a forward pass over the text, at most
-_SHORTEST, _BEYOND = 12, 12  # tokens
+SHORT = 20  # tokens of a text that shows everything but windows
+_BEYOND = 12
 
 
 def windows(lm: LanguageModel) -> list[int]:
@@ -25,8 +26,8 @@ def reading_length(lm: LanguageModel) -> int:
     """Return the length of a text that reaches past every window, or as long as a check of a few seconds can read."""
     size = sum(parameter.numel() for parameter in lm.bridge.original_model.parameters())
     affordable = int(_OPERATIONS.get(lm.device.type, 1e12) / (2 * size))
-    wanted = max([_SHORTEST, *(width + _BEYOND for width in windows(lm))])
-    return min(wanted, max(affordable, 4 * _SHORTEST), lm.info.n_ctx)
+    wanted = max([SHORT, *(width + _BEYOND for width in windows(lm))])
+    return min(wanted, max(affordable, 2 * SHORT), lm.info.n_ctx)
 
 
 def sample_text(lm: LanguageModel, length: int) -> list[int]:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from sae.errors import UserError
 from sae.lm.bridge import CacheBase, Edits, LanguageModel
 from sae.lm.places import Places
-from sae.lm.reach import reading_length, sample_text
+from sae.lm.reach import SHORT, reading_length, sample_text
 
 ROWS = 16
 _FEW = 4  # rows of a step for so many texts or fewer, where that is safe
@@ -273,7 +273,7 @@ class RowModel:
 
     def _check(self) -> None:
         """Raise UserError unless prompt and step give the bridge's logits; find out whether few rows will do."""
-        tokens = sample_text(self.lm, reading_length(self.lm))
+        tokens = sample_text(self.lm, SHORT if self.lm.way else reading_length(self.lm))
         n = len(tokens) - _STEPS
         orders: list[list[int | None]] = [list(range(ROWS)), [None, None, 1, None]]
         try:

@@ -22,7 +22,7 @@ from torch import Tensor
 from sae.errors import UserError
 from sae.lm.bridge import Edit, Edits, LanguageModel
 from sae.lm.dataflow import same
-from sae.lm.reach import reading_length, sample_text
+from sae.lm.reach import SHORT, reading_length, sample_text
 from sae.lm.row_model import ROWS, RowModel, Rows
 
 _CACHES = ("past_key_values", "cache_params", "state")  # the names under which models give their cache
@@ -135,7 +135,7 @@ class SlowRowModel(RowModel):
 
     def _check(self) -> None:
         """Raise UserError unless the plain model gives the bridge's logits; find out whether its cache will do."""
-        tokens = sample_text(self.lm, reading_length(self.lm))
+        tokens = sample_text(self.lm, SHORT if self.lm.way else reading_length(self.lm))
         try:
             expected = self.lm.logits(torch.tensor([tokens], device=self.device))[0]
             if not same(self.read(tokens, whole=True), expected, 1e-3):
@@ -146,7 +146,7 @@ class SlowRowModel(RowModel):
         except Exception as error:  # whatever an unusual architecture raises
             raise UserError(f"model: {self.lm.info.name} cannot be decoded here: {type(error).__name__}: {error}",
                             "model") from error
-        self.cached = self._cache_holds(tokens, expected)
+        self.cached = self.lm.way != "whole" and self._cache_holds(tokens, expected)
 
     def _cache_holds(self, tokens: list[int], expected_SV: Tensor) -> bool:
         n = max(1, len(tokens) - _STEPS)
@@ -161,6 +161,8 @@ class SlowRowModel(RowModel):
 
 def open_row_model(lm: LanguageModel) -> RowModel:
     """Return the fast row model where it computes this model, else the slow one.  Raises UserError (field `model`)."""
+    if lm.way in ("cached", "whole"):
+        return SlowRowModel(lm)
     try:
         return RowModel(lm)
     except UserError:

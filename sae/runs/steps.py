@@ -26,9 +26,9 @@ def open_model_and_text(
     import torch
 
     from sae.data.corpus import prepare
-    from sae.lm.bridge import LanguageModel
+    from sae.lm.conformance.opening import open_model
 
-    lm = LanguageModel.load(model, device)
+    lm = open_model(model, device, workspace)
     if hooks:
         lm.activations_at(torch.tensor([[lm.bos_id]], device=lm.device), hooks)
     reporter.update(0, message=f"tokenising {text}")

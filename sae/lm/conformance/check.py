@@ -17,7 +17,7 @@ from sae.lm.conformance.report import Report
 from sae.lm.conformance.derivatives import agrees
 from sae.lm.conformance.truth import Block, Truth
 from sae.lm.dataflow import same
-from sae.lm.reach import reading_length, sample_text, windows
+from sae.lm.reach import SHORT, reading_length, sample_text, windows
 from sae.lm.row_model import RowModel
 from sae.lm.sites import KINDS
 from sae.lm.slow_row_model import SlowRowModel, open_row_model
@@ -40,7 +40,7 @@ def check(lm: LanguageModel) -> Report:
     except Exception as error:  # whatever an unusual architecture raises
         report.error = (f"model: {lm.info.name} ({report.architecture}) cannot be checked: {type(error).__name__}: "
                         f"{' '.join(str(error).split())[:200]}")
-    lm.refused = dict(report.refused)
+    lm.refused, lm.way = dict(report.refused), report.way
     return report
 
 
@@ -51,44 +51,44 @@ class _Check:
 
     def run(self) -> None:
         lm, tokens = self.lm, sample_text(self.lm, reading_length(self.lm))
-        lm.refused = {}
-        self.tokens_1T = torch.tensor([tokens], device=lm.device)
+        lm.refused, lm.way = {}, ""
+        long_1T = torch.tensor([tokens], device=lm.device)
+        self.tokens_1T = long_1T[:, :SHORT]
+        rows_error = ""
+        try:
+            self.rows = open_row_model(lm)  # first, because it lays the weights out anew
+        except UserError as error:
+            rows_error = str(error)
         self.truth = Truth(lm)
-        self.expected = self.truth.logits(self.tokens_1T)
-        self._whole_model(tokens)
+        self._whole_model(long_1T)
+        if rows_error:
+            raise UserError(rows_error, "model")
+        self._token_by_token()
         blocks = self.truth.blocks(self.tokens_1T)
         self.last = blocks[-1]
-        self.rows = open_row_model(lm)
-        self._token_by_token(tokens)
-        kinds: dict[str, list[str]] = {}
-        alike: dict[str, dict[str, str]] = {}  # reasons by the block's signature
-        for layer, module in enumerate(blocks):
-            name = signature(module)
-            if name not in alike:
-                alike[name] = self._sites(layer, module)
-            for kind, reason in alike[name].items():
-                self.report.refused[f"blocks.{layer}.{kind}"] = reason
-                kinds.setdefault(kind, []).append(reason)
+        names = [signature(module) for module in blocks]
+        alike = {name: self._sites(names.index(name), blocks[names.index(name)]) for name in dict.fromkeys(names)}
+        for layer, name in enumerate(names):
+            self.report.refused |= {f"blocks.{layer}.{kind}": reason for kind, reason in alike[name].items()}
         for kind in KINDS:
-            reasons = kinds.get(kind, [])
-            if not reasons:
-                self.report.add(kind, "holds")
-            else:
-                where = "" if len(reasons) == len(blocks) else f"in {len(reasons)} of {len(blocks)} blocks: "
-                self.report.add(kind, "refused", where + reasons[0])
+            reasons = [alike[name][kind] for name in names if kind in alike[name]]
+            where = "" if len(reasons) == len(blocks) else f"in {len(reasons)} of {len(blocks)} blocks: "
+            self.report.add(kind, "refused" if reasons else "holds", where + reasons[0] if reasons else "")
         if len(self.report.refused) == len(KINDS) * len(blocks):
             raise UserError(f"model: {lm.info.name} has no site that can be read and edited: "
                             f"{next(iter(self.report.refused.values()))}", "model")
 
-    def _whole_model(self, tokens: list[int]) -> None:
-        lm, T = self.lm, len(tokens)
-        if not torch.isfinite(self.expected).all():
+    def _whole_model(self, long_1T: Tensor) -> None:
+        lm, T = self.lm, long_1T.shape[1]
+        expected_TV = self.truth.logits(long_1T)
+        if not torch.isfinite(expected_TV).all():
             raise UserError(f"model: {lm.info.name} gives logits that are no numbers", "model")
-        if not same(lm.logits(self.tokens_1T)[0], self.expected, _TOLERANCE):
+        if not same(lm.logits(long_1T)[0], expected_TV, _TOLERANCE):
             raise UserError(f"model: {lm.info.name} has other logits in transformer_lens than in transformers", "model")
-        other = self.tokens_1T.clone()
-        other[0, T // 2 :] = (other[0, T // 2 :] + 1) % lm.info.d_vocab
-        if not same(self.truth.logits(other)[: T // 2], self.expected[: T // 2], _TOLERANCE):
+        other_1T = self.tokens_1T.clone()
+        half = other_1T.shape[1] // 2
+        other_1T[0, half:] = (other_1T[0, half:] + 1) % lm.info.d_vocab
+        if not same(self.truth.logits(other_1T)[:half], self.truth.logits(self.tokens_1T)[:half], _TOLERANCE):
             raise UserError(f"model: {lm.info.name} is no causal language model: what it says of a token depends on "
                             "later ones", "model")
         reached = [width for width in windows(lm) if width < T]
@@ -96,12 +96,15 @@ class _Check:
         detail = f"{T} tokens" + (f", past windows of {_list(reached)}" if reached else "")
         self.report.add("logits", "holds", detail + (f"; windows of {_list(missed)} not reached" if missed else ""))
 
-    def _token_by_token(self, tokens: list[int]) -> None:
+    def _token_by_token(self) -> None:
         if not isinstance(self.rows, SlowRowModel):
+            self.report.way = "fast"
             self.report.add("token by token", "holds")
         elif self.rows.cached:
+            self.report.way = "cached"
             self.report.add("token by token", "slow", "with the model's own attention and cache, each text by itself")
         else:
+            self.report.way = "whole"
             self.report.add("token by token", "slow", "each step reads the whole text again")
 
     def _sites(self, layer: int, module: nn.Module) -> dict[str, str]:
@@ -133,25 +136,23 @@ class _Check:
             out[:, 1:] += push_w.view(x.shape[2:])
             return out
 
-        edits: list[tuple[str, Callable[[Tensor], Tensor]]] = [
-            ("adding a direction", add), ("setting it to zero", torch.zeros_like)]
-        for name, edit in edits:
-            try:
-                expected = block.edited_logits(kind, edit, self.tokens_1T)
-                if not same(self.lm.logits(self.tokens_1T, {hook: edit})[0], expected, _TOLERANCE):
+        try:
+            for name, edit in (("adding a direction", add), ("setting it to zero", torch.zeros_like)):
+                expected_TV = block.edited_logits(kind, edit, self.tokens_1T)
+                if not same(self.lm.logits(self.tokens_1T, {hook: edit})[0], expected_TV, _TOLERANCE):
                     return f"{name} gives other logits than in the plain model"
-                if not same(self._read(hook, edit), expected, _TOLERANCE):
+                if not same(self._read(hook, edit), expected_TV, _TOLERANCE):
                     return f"{name} token by token gives other logits than in the plain model"
-            except UserError as error:
-                return str(error).removeprefix("site: ")
-            except Exception as error:  # whatever an unusual architecture raises
-                return f"{name} ends in {type(error).__name__}"
+        except UserError as error:
+            return str(error).removeprefix("site: ")
+        except Exception as error:  # whatever an unusual architecture raises
+            return f"{name} ends in {type(error).__name__}"
         return ""
 
     def _read(self, hook: str, edit: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits [T, V] with an edit, the last tokens read one by one; the edit leaves the first token alone or not."""
         tokens = self.tokens_1T[0].tolist()
-        n, row = len(tokens) - 2, 1
+        n, row = len(tokens) - 1, 1
         rows = self.rows.new_rows(256 * (1 + len(tokens) // 256))
         parts = [self.rows.read(tokens[:n], {hook: edit}, rows, row, whole=True)]
 

@@ -34,6 +34,7 @@ class Report:
     architecture: str
     rows: list[Row] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    way: str = ""  # of reading token by token: fast, cached (the model's own cache), whole (the whole text each time)
     error: str = ""  # the line with which the whole model is refused
 
     def add(self, subject: str, status: Status, detail: str = "") -> None:

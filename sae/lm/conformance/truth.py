@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
-from sae.lm.dataflow import End, entering, equal_to, first_tensor, linear_matrix, output_of, record, same
+from sae.lm.dataflow import End, alike, entering, equal_to, first_tensor, linear_matrix, output_of, record, same
+from sae.lm.logit_map import fit
 from sae.lm.norms import measure_norm, normalized
 
 Edit = Callable[[Tensor], Tensor]  # of [1, T, w]
@@ -29,6 +31,10 @@ class Truth:
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
         self.model = lm.plain(share=False)
+        ours = dict(lm.named_weights())
+        for name, tensor in self.model.named_parameters():
+            if name in ours and torch.equal(ours[name], tensor):  # what is equal need not be there twice
+                tensor.data = ours[name].data
         self.width = lm.info.d_model
 
     @torch.no_grad()
@@ -52,7 +58,7 @@ class Truth:
                 order = [i for i, _, _ in seen]
                 if order == list(range(len(module))):
                     return list(module)
-        raise ValueError("no list of blocks that run one after the other")
+        raise UserError(f"model: {self.lm.info.name} does not run its blocks once, one after the other", "model")
 
     def block(self, module: nn.Module, tokens_1T: Tensor) -> Block:
         """Record one block while it reads a text."""
@@ -96,9 +102,9 @@ class Block:
                     reasons[kind] = "no matrix takes these activations to what the block adds to the residual stream"
                 else:
                     self.places[kind] = end
-        for kind in ("hook_mlp_in", "mlp.hook_in"):
+        for kind, leads_to in (("mlp.hook_in", "hook_mlp_out"), ("hook_mlp_in", "mlp.hook_in")):
             if kind in found:
-                end = next(equal_to(self.ends, found[kind], "hook_in"), None)
+                end = self._taken_in(found[kind], found.get(leads_to))
                 if end is None or (kind == "hook_mlp_in" and not self._is_stream(found[kind])):
                     reasons[kind] = "no module of the block takes in these numbers"
                 else:
@@ -116,12 +122,12 @@ class Block:
         reasons: dict[str, str] = {}
         middle = found.get("hook_resid_mid")
         halves = {"hook_attn_out": (self.entering, middle), "hook_mlp_out": (middle, self.leaving)}
-        together = _fit(self.leaving - self.entering, [found[kind] for kind in halves if kind in found])
+        together = fit(self.leaving - self.entering, [found[kind] for kind in halves if kind in found])
         for number, kind in enumerate(kind for kind in halves if kind in found):
             before, after = halves[kind]
             factors = together
             if before is not None and after is not None:
-                factors = _fit(after - before, [found[kind]])
+                factors = fit(after - before, [found[kind]])
                 number = 0
             given = list(equal_to(self.ends, found[kind], "hook_out"))
             if factors is None or abs(factors[number]) < 1e-6:
@@ -138,6 +144,19 @@ class Block:
             else:
                 self.places["hook_resid_mid"] = taken
         return reasons
+
+    def _taken_in(self, value_TD: Tensor, leads_to: Tensor | None) -> End | None:
+        """The module that takes these numbers in: the one that gives out what they lead to, or else the first."""
+        takers = [end for end in equal_to(self.ends, value_TD, "hook_in") if end.module is not self.module]
+        for end in takers:
+            out = output_of(self.ends, end.module)
+            if out is not None and leads_to is not None and any(alike(x, leads_to) for x in [out, *self._normed(out)]):
+                return end
+        return takers[0] if takers else None
+
+    def _normed(self, value_TD: Tensor) -> list[Tensor]:
+        outs = (output_of(self.ends, end.module) for end in equal_to(self.ends, value_TD, "hook_in"))
+        return [out for out in outs if out is not None]
 
     def _is_stream(self, value_TD: Tensor) -> bool:
         middle = self.places.get("hook_resid_mid")
@@ -212,16 +231,6 @@ class Block:
         return [norm.register_forward_pre_hook(_pre(take), with_kwargs=True),
                 self.places["hook_mlp_out"].module.register_forward_hook(_post(keep)),
                 self.module.register_forward_hook(_post(put))]
-
-
-def _fit(sum_TD: Tensor, parts: list[Tensor]) -> list[float] | None:
-    """Return the factors with which the parts make the sum, None where they do not."""
-    if not parts or any(part.shape != sum_TD.shape for part in parts):
-        return None
-    columns = torch.stack([part.reshape(-1).double().cpu() for part in parts], dim=1)
-    wanted = sum_TD.reshape(-1, 1).double().cpu()
-    factors = torch.linalg.lstsq(columns, wanted).solution
-    return [float(x) for x in factors[:, 0]] if same(columns @ factors, wanted, 1e-3) else None
 
 
 def _pre(edit: Edit) -> Callable[..., Any]:
