@@ -78,6 +78,24 @@ def edit_of(hook, positions):
     return edit
 
 
+def hooks_of(hook, edit):
+    """Where an edit of a hook point is done: the residual stream passes hook_resid_mid by."""
+    if not hook.endswith("hook_resid_mid"):
+        return [(hook.replace("hook_mlp_in", "ln2.hook_in"), edit)]
+    block, before, scale = hook.rpartition(".")[0], [], getattr(bridge.cfg, "residual_multiplier", None) or 1.0
+
+    def keep(x, hook=None):
+        before[:] = [x]
+        return x
+
+    def put(attention, hook=None):
+        middle = before[0] + scale * attention
+        edited = edit(middle)
+        return torch.where(edited == middle, attention, (edited - before[0]) / scale)
+
+    return [(block + ".hook_resid_pre", keep), (block + ".hook_attn_out", put)]
+
+
 def draw(logits):
     temperature, top_p, top_k, penalty = {temperature}, {top_p}, {top_k}, {penalty}
     if penalty != 1:
@@ -98,7 +116,8 @@ with torch.no_grad():
     while len(ids) < n_prompt + {length}:
         hooks = sorted({{saes[i["sae"]][0]["site"]["hook"] for i in interventions}})
         past = {{}} if cache is None else {{"past_key_values": cache}}
-        with bridge.hooks(fwd_hooks=[(hook, edit_of(hook, pending)) for hook in hooks]):
+        pairs = [pair for hook in hooks for pair in hooks_of(hook, edit_of(hook, pending))]
+        with bridge.hooks(fwd_hooks=pairs):
             logits, cache = bridge(torch.tensor([[ids[p] for p in pending]]), return_type="logits_and_cache", **past)
         ids.append(draw(logits[0, -1].float()))
         pending = [len(ids) - 1]

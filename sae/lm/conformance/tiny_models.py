@@ -18,7 +18,6 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 WIDTH, LAYERS, HEADS, CONTEXT, VOCABULARY = 32, 4, 4, 128, 300
@@ -69,21 +68,18 @@ _SPECIAL: dict[str, dict[str, Any]] = {
 }
 
 
-def causal_architectures() -> dict[str, str]:
-    """Return model types by architecture, of the causal architectures that both libraries know."""
-    found: dict[str, str] = {}
-    for model_type, names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
-        for name in [names] if isinstance(names, str) else names:
-            if name in SUPPORTED_ARCHITECTURES and model_type in CONFIG_MAPPING and (
-                    name not in found or model_type.endswith("_text")):
-                found[name] = model_type
-    return dict(sorted(found.items()))
+def causal_architectures() -> list[str]:
+    """Return the architectures that write text and that both libraries know, by name."""
+    listed = {name for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+              for name in ([names] if isinstance(names, str) else names)}
+    return sorted(name for name in SUPPORTED_ARCHITECTURES
+                  if (name in listed or name.endswith("ForCausalLM")) and hasattr(transformers, name))
 
 
-def tiny_config(model_type: str, changes: Mapping[str, Any] | None = None) -> Any:
-    """Return a small configuration of a model type."""
-    config_class = CONFIG_MAPPING[model_type]
-    return _small(config_class, {**_SPECIAL.get(model_type, {}), **(changes or {})})
+def tiny_config(architecture: str) -> Any:
+    """Return a small configuration of an architecture."""
+    config_class = getattr(transformers, architecture).config_class
+    return _small(config_class, _SPECIAL.get(config_class.model_type, {}))
 
 
 def _small(config_class: Any, changes: Mapping[str, Any]) -> Any:
@@ -92,9 +88,8 @@ def _small(config_class: Any, changes: Mapping[str, Any]) -> Any:
     if "kv_lora_rank" in known:  # keys and values of all heads come from one latent vector
         values["num_key_value_heads"] = HEADS
     for name, inner in getattr(config_class, "sub_configs", {}).items():
-        if hasattr(inner, "model_type") and inner.model_type in CONFIG_MAPPING or "Config" in inner.__name__:
-            if inner.__name__ != "AutoConfig":
-                values[name] = _small(inner, {}).to_dict()
+        if inner is not transformers.AutoConfig:
+            values[name] = _small(inner, {}).to_dict()
     return config_class(**{**values, **changes})
 
 
@@ -105,10 +100,10 @@ def _fields(config_class: Any) -> set[str]:
     return names
 
 
-def write_tiny_model(architecture: str, folder: Path, seed: int = 0, **changes: Any) -> None:
+def write_tiny_model(architecture: str, folder: Path, config: Any = None) -> None:
     """Write a random model of the architecture and a tokenizer of bytes into `folder`."""
-    config = tiny_config(causal_architectures()[architecture], changes)
-    torch.manual_seed(seed)
+    config = config or tiny_config(architecture)
+    torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = getattr(transformers, architecture)(config).float().eval()
