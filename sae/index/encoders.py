@@ -25,7 +25,8 @@ class EncoderPool:
 
     def __init__(self, lm: LanguageModel, sae: Autoencoder, corpus: Corpus, near: float = 0.0) -> None:
         n = min(torch.get_num_threads(), MOST) if lm.device.type == "cpu" else 1
-        models = [lm, *(lm.share_weights() for _ in range(n - 1))]
+        models = [lm, *(copy for copy in (lm.share_weights() for _ in range(n - 1))
+                        if copy.reads_as(lm, [sae.hook, sae.out_hook]))]
         self.encoders = [Encoder(model, sae, corpus, near) for model in models]
 
     def read(

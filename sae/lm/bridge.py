@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from sae.errors import UserError
 from sae.lm.edit_points import middle_edit, normalized_edit
-from sae.lm.logit_map import inner, logit_map, residual_scale
+from sae.lm.logit_map import inner, logit_map, probe_tokens, residual_scale
 from sae.lm.model_info import ModelInfo, find_model, hub_message
 from sae.lm.norms import Norm, epsilon_of, measure_norm
 from sae.lm.tokens import piece_bytes
@@ -107,7 +107,21 @@ class LanguageModel:
     def share_weights(self) -> LanguageModel:
         """Another on the same weights, for another thread."""
         shared = [*self.bridge.parameters(), *self.bridge.buffers()]
-        return LanguageModel(copy.deepcopy(self.bridge, {id(tensor): tensor for tensor in shared}), self.info)
+        other = LanguageModel(copy.deepcopy(self.bridge, {id(tensor): tensor for tensor in shared}), self.info)
+        other.refused, other.way = self.refused, self.way
+        return other
+
+    def reads_as(self, other: LanguageModel, hooks: Sequence[str]) -> bool:
+        """Return whether this one has the activations of `other` at some hook points.
+
+        In a few architectures the hooks of a copy still belong to the model that it was copied from.
+        """
+        tokens = probe_tokens(self)
+        try:
+            found = self.activations_at(tokens, hooks)
+        except UserError:
+            return False
+        return all(torch.allclose(a, b) for a, b in zip(found, other.activations_at(tokens, hooks), strict=True))
 
     # ---- text
 

@@ -50,9 +50,10 @@ def record(block: nn.Module, run: Callable[[], Any], n_tokens: int) -> list[End]
     times: dict[int, int] = {}
 
     def keep(name: str, module: nn.Module, side: Side, value: Tensor | None) -> None:
-        if value is not None and value.is_floating_point() and value.dim() >= 2 and value.numel():
-            if value.numel() % n_tokens == 0 and value.shape[-1] <= value.numel() // n_tokens:
-                ends.append(End(name, module, side, value.detach().reshape(n_tokens, -1).clone()))
+        if value is None or not value.is_floating_point() or value.dim() < 2 or not value.numel():
+            return
+        if value.numel() % n_tokens == 0 and value.shape[-1] <= value.numel() // n_tokens:
+            ends.append(End(name, module, side, value.detach().reshape(n_tokens, -1).clone()))
 
     def before(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -108,7 +109,10 @@ def output_of(ends: list[End], module: nn.Module) -> Tensor | None:
 
 
 def linear_matrix(module: nn.Module, width: int, device: torch.device) -> Tensor:
-    """Return the matrix [width, D] of a module that is linear up to its bias.  Raises ValueError for one that is not."""
+    """Return the matrix [width, D] of a module that is linear up to its bias.
+
+    Raises ValueError for a module that is not linear.
+    """
     with torch.no_grad():
         zero_D = _apply(module, torch.zeros(1, width, device=device))[0]
         probe_Nw = torch.randn(4, width, generator=torch.Generator().manual_seed(0)).to(device)

@@ -55,7 +55,8 @@ def final_norm(lm: LanguageModel) -> Norm:
     """Measure the norm before the unembedding; a model without one has gain 1."""
     wrapper = getattr(lm.bridge, "ln_final", None)
     if wrapper is None:
-        return Norm(torch.ones(lm.info.d_model, device=lm.device), torch.zeros(lm.info.d_model, device=lm.device), False)
+        gain_D = torch.ones(lm.info.d_model, device=lm.device)
+        return Norm(gain_D, torch.zeros_like(gain_D), centred=False)
     return measure_norm(inner(wrapper), lm.info.d_model, lm.device)
 
 
@@ -68,8 +69,8 @@ def into_residual(lm: LanguageModel, hook: str) -> Tensor:
         if hasattr(end.module, "original_component"):
             continue
         product_TD = output_of(ends, end.module)
-        if product_TD is None or product_TD.shape != out_TD.shape:
-            continue
+        if product_TD is None or product_TD.shape != out_TD.shape or same(product_TD, x_Tw):
+            continue  # what changes nothing is a hook point or a dropout
         try:
             norm = _norm_between(lm, ends, product_TD, out_TD)
             matrix_wD = linear_matrix(end.module, x_Tw.shape[1], lm.device)
@@ -93,7 +94,8 @@ def residual_scale(lm: LanguageModel, out_hook: str) -> float:
         raise UserError(f"site: {lm.info.name} has no {out_hook}", "site")
     found = dict(zip(present, lm.activations_at(probe_tokens(lm), present), strict=True))
     pre, attention, middle, mlp, post = (found.get(name) for name in names)
-    assert pre is not None and post is not None
+    assert pre is not None
+    assert post is not None
     half = (pre, middle) if kind == "hook_attn_out" else (middle, post)
     parts = [part for part in (attention, mlp) if part is not None]
     if half[0] is not None and half[1] is not None:

@@ -61,7 +61,8 @@ def check_layer(info: ModelInfo, layer: int, context_length: int) -> None:
 
 def _info(name: str, model_id: str, source: str, local: bool, config: dict[str, Any]) -> ModelInfo:
     if config.get("is_encoder_decoder"):
-        raise UserError(f"model: {name} is an encoder-decoder model; only causal language models are read here", "model")
+        raise UserError(f"model: {name} is an encoder-decoder model; only causal language models are read here",
+                        "model")
     sizes = sizes_in({**config, **config.get("text_config", {})})
     if len(sizes) < len(SIZE_KEYS):
         sizes = {**library_sizes(config), **sizes}

@@ -69,7 +69,8 @@ class Places:
 
     def _block(self, hook: str) -> nn.Module:
         names, _ = self._lm.component(f"blocks.{hook.split('.')[1]}.hook_in")
-        return next(self._modules[name] for name in names if name in self._modules)
+        block: nn.Module = next(self._modules[name] for name in names if name in self._modules)
+        return block
 
     def _believed(self, module: nn.Module | None, end: str, ends: list[End], expected_Tw: Tensor) -> Place | None:
         """Return the place that the bridge names, if its numbers are right."""

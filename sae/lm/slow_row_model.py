@@ -23,14 +23,14 @@ from sae.errors import UserError
 from sae.lm.bridge import Edit, Edits, LanguageModel
 from sae.lm.dataflow import same
 from sae.lm.reach import SHORT, reading_length, sample_text
-from sae.lm.row_model import ROWS, RowModel, Rows
+from sae.lm.row_model import RowModel, Rows
 
 _CACHES = ("past_key_values", "cache_params", "state")  # the names under which models give their cache
 _STEPS = 4  # of the check
 
 
 class TextRows(Rows):
-    """Texts of up to `ROWS` rows: their tokens, the model's cache, and edited activations by hook and position."""
+    """Texts row by row: their tokens, the model's cache, and edited activations by hook and position."""
 
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
@@ -40,7 +40,8 @@ class TextRows(Rows):
 
     def copy(self, source: Rows, row: int, target: int, length: int) -> None:
         """Take a row of `source`, which holds `length` tokens, into row `target`."""
-        assert isinstance(source, TextRows) and len(source.tokens[row]) == length
+        assert isinstance(source, TextRows)
+        assert len(source.tokens[row]) == length
         self.tokens[target] = list(source.tokens[row])
         if row in source.caches:
             self.caches[target] = copy.deepcopy(source.caches[row])
@@ -156,7 +157,7 @@ class SlowRowModel(RowModel):
             found = [self.step(rows, [0], {0: tokens[i]}, {0: i})[0] for i in range(n, len(tokens))]
         except Exception:  # whatever an unusual architecture raises
             return False
-        return all(same(logits_V, expected_V, 1e-3) for logits_V, expected_V in zip(found, expected_SV[n:], strict=True))
+        return same(torch.stack(found), expected_SV[n:], 1e-3)
 
 
 def open_row_model(lm: LanguageModel) -> RowModel:

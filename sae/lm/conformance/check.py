@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
-from sae.lm.conformance.report import Report
 from sae.lm.conformance.derivatives import agrees
+from sae.lm.conformance.report import Report
 from sae.lm.conformance.truth import Block, Truth
 from sae.lm.dataflow import same
 from sae.lm.reach import SHORT, reading_length, sample_text, windows
-from sae.lm.row_model import RowModel
 from sae.lm.sites import KINDS
 from sae.lm.slow_row_model import SlowRowModel, open_row_model
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
-from sae.lm.dataflow import End, alike, entering, equal_to, first_tensor, linear_matrix, output_of, record, same
+from sae.lm.dataflow import End, alike, entering, equal_to, linear_matrix, output_of, record, same
 from sae.lm.logit_map import fit
 from sae.lm.norms import measure_norm, normalized
 
@@ -47,17 +47,14 @@ class Truth:
         """Return the list of as many modules as the model has blocks, each of which feeds the next."""
         for module in self.model.modules():
             if isinstance(module, nn.ModuleList) and len(module) == self.lm.info.n_layers:
-                seen: list[tuple[int, Tensor | None, Tensor | None]] = []
+                order: list[nn.Module] = []
                 with ExitStack() as stack:
-                    for i, block in enumerate(module):
-                        handle = block.register_forward_hook(
-                            lambda _m, args, kwargs, out, i=i: seen.append((i, entering(args, kwargs), first_tensor(out))),
-                            with_kwargs=True)
+                    for block in module:
+                        handle = block.register_forward_hook(lambda ran, _args, _out, order=order: order.append(ran))
                         stack.callback(handle.remove)
                     self.logits(tokens_1T)
-                order = [i for i, _, _ in seen]
-                if order == list(range(len(module))):
-                    return list(module)
+                if order == list(module):
+                    return order
         raise UserError(f"model: {self.lm.info.name} does not run its blocks once, one after the other", "model")
 
     def block(self, module: nn.Module, tokens_1T: Tensor) -> Block:
@@ -87,34 +84,34 @@ class Block:
         """Compare sites as the program has them, [T, w] by kind, with this block.  Returns a reason for each that
         does not fit, and remembers the places of the others."""
         reasons: dict[str, str] = {}
-        for kind, end in (("hook_resid_pre", "hook_in"), ("hook_resid_post", "hook_out")):
+        for kind, side in (("hook_resid_pre", "hook_in"), ("hook_resid_post", "hook_out")):
             if kind in found:
-                value = self.entering if end == "hook_in" else self.leaving
-                if same(found[kind], value):
-                    self.places[kind] = next(e for e in self.ends if e.module is self.module and e.side == end)
+                own = next(end for end in self.ends if end.module is self.module and end.side == side)
+                if same(found[kind], own.value_Tw):
+                    self.places[kind] = own
                 else:
                     reasons[kind] = "other numbers than those that pass the block's end in the plain model"
         reasons |= self._sums(found)
         for kind, out in (("attn.hook_z", "hook_attn_out"), ("mlp.hook_post", "hook_mlp_out")):
             if kind in found:
-                end = self._before_matrix(found[kind], found.get(out)) if out in self.places else None
-                if end is None:
+                place = self._before_matrix(found[kind], found.get(out)) if out in self.places else None
+                if place is None:
                     reasons[kind] = "no matrix takes these activations to what the block adds to the residual stream"
                 else:
-                    self.places[kind] = end
+                    self.places[kind] = place
         for kind, leads_to in (("mlp.hook_in", "hook_mlp_out"), ("hook_mlp_in", "mlp.hook_in")):
             if kind in found:
-                end = self._taken_in(found[kind], found.get(leads_to))
-                if end is None or (kind == "hook_mlp_in" and not self._is_stream(found[kind])):
+                place = self._taken_in(found[kind], found.get(leads_to))
+                if place is None or (kind == "hook_mlp_in" and not self._is_stream(found[kind])):
                     reasons[kind] = "no module of the block takes in these numbers"
                 else:
-                    self.places[kind] = end
+                    self.places[kind] = place
         if (normal := found.get("ln2.hook_normalized")) is not None:
-            end = self._norm(normal, found)
-            if end is None:
+            place = self._norm(normal, found)
+            if place is None:
                 reasons["ln2.hook_normalized"] = "no norm of the block normalises its input to these numbers"
             else:
-                self.places["ln2.hook_normalized"] = end
+                self.places["ln2.hook_normalized"] = place
         return reasons
 
     def _sums(self, found: Mapping[str, Tensor]) -> dict[str, str]:
@@ -166,7 +163,7 @@ class Block:
         """The end at which activations enter a linear module whose product, perhaps normed, is `out_TD`."""
         for end in equal_to(self.ends, x_Tw, "hook_in"):
             product = output_of(self.ends, end.module)
-            if product is None or out_TD is None or product.shape != out_TD.shape:
+            if product is None or out_TD is None or product.shape != out_TD.shape or same(product, x_Tw):
                 continue
             normed = (output_of(self.ends, other.module) for other in equal_to(self.ends, product, "hook_in"))
             if not same(product, out_TD) and not any(y is not None and same(y, out_TD) for y in normed):
@@ -203,7 +200,8 @@ class Block:
             if kind == "hook_resid_mid":
                 handles += self._edit_middle(place.module, shaped)
             elif kind == "ln2.hook_normalized":
-                handles.append(place.module.register_forward_hook(_edit_normal(shaped, self.truth.width), with_kwargs=True))
+                edited = _edit_normal(shaped, self.truth.width)
+                handles.append(place.module.register_forward_hook(edited, with_kwargs=True))
             elif place.side == "hook_in":
                 handles.append(place.module.register_forward_pre_hook(_pre(shaped), with_kwargs=True))
             else:
