@@ -33,9 +33,10 @@ from transformers.utils import logging as transformers_logging
 
 from sae.errors import UserError
 from sae.lm.edit_points import middle_edit, normalized_edit
-from sae.lm.logit_map import inner, logit_map, probe_tokens, residual_scale
+from sae.lm.logit_map import inner, logit_map, probe_tokens
 from sae.lm.model_info import ModelInfo, find_model, hub_message
 from sae.lm.norms import Norm, epsilon_of, measure_norm
+from sae.lm.sites import KINDS
 from sae.lm.tokens import piece_bytes
 
 __all__ = ["Cache", "CacheBase", "Edit", "Edits", "LanguageModel", "pick_device"]
@@ -87,7 +88,6 @@ class LanguageModel:
         self.refused: dict[str, str] = {}  # hook points that the conformance check refuses, and the reason
         self.way = ""  # of reading token by token, as the conformance check found it: fast, cached, whole
         self._sites: dict[str, bool] = {}
-        self._scales: dict[str, float] = {}
         self._norms: dict[str, Norm] = {}
 
     @classmethod
@@ -297,25 +297,24 @@ class LanguageModel:
                 self._sites[hook] = False
         return self._sites[hook]
 
-    def attention_scale(self, hook: str) -> float:
-        """Return the factor with which the residual stream takes in the attention of the block of `hook`."""
-        name = f"{hook.rpartition('.')[0]}.hook_attn_out"
-        if name not in self._scales:
-            self._scales[name] = residual_scale(self, name)
-        return self._scales[name]
-
     @contextlib.contextmanager
     def _hooked(self, edits: Edits | None, tokens_PS: Tensor) -> Iterator[None]:
-        points = [pair for hook, edit in (edits or {}).items() for pair in self.edit_points(hook, edit)]
-        for hook in edits or {}:
-            self.check_site(hook)
-        with self._at_points([(name, _by_text(edit, tokens_PS)) for name, edit in points]):
+        points = [(name, _by_text(edit, tokens_PS)) for name, edit in self.edit_points(edits or {})]
+        with self._at_points(points):
             yield
 
-    def edit_points(self, hook: str, edit: Edit) -> list[tuple[str, Edit]]:
-        """Return the hook points at which an edit of `hook` is done."""
+    def edit_points(self, edits: Edits) -> list[tuple[str, Edit]]:
+        """Return the hook points at which edits are done, in the order in which the model computes the sites.
+
+        Raises UserError (field `site`) for a site that the conformance check refuses.
+        """
+        for hook in edits:
+            self.check_site(hook)
+        return [pair for hook in sorted(edits, key=_place) for pair in self._edit_points(hook, edits[hook])]
+
+    def _edit_points(self, hook: str, edit: Edit) -> list[tuple[str, Edit]]:
         if hook.endswith(".hook_resid_mid"):
-            return middle_edit(hook, edit, self.attention_scale(hook) if self.has_site(hook) else 1.0)
+            return middle_edit(hook, edit)
         if hook.endswith(".ln2.hook_normalized") and self.has_site(hook):
             norm = inner(self.bridge.blocks[int(hook.split(".")[1])].ln2)
             if hook not in self._norms:
@@ -349,6 +348,12 @@ class LanguageModel:
 def _point(hook: str) -> str:
     """Where the bridge has a hook point: it offers the MLP's input before its norm only on demand."""
     return hook.replace("hook_mlp_in", "ln2.hook_in")
+
+
+def _place(hook: str) -> tuple[int, int]:
+    """The layer of a hook point and its place in the order of sites; points that are no sites come first."""
+    layer, kind = hook.split(".", 2)[1:]
+    return int(layer), list(KINDS).index(kind) if kind in KINDS else -1
 
 
 def _by_text(edit: Edit, tokens_PS: Tensor) -> Edit:

@@ -103,6 +103,16 @@ def equal_to(ends: list[End], value_Tw: Tensor, side: Side) -> Iterator[End]:
     return (end for end in ends if end.side == side and alike(end.value_Tw, value_Tw))
 
 
+def proportional(ends: list[End], value_Tw: Tensor, side: Side) -> Iterator[tuple[End, float]]:
+    """Yield the ends at which a multiple of this value passes, and the factor that makes the value of it."""
+    for end in ends:
+        if end.side == side and end.value_Tw.shape == value_Tw.shape:
+            x, y = end.value_Tw.double(), value_Tw.double()
+            factor = float((x * y).sum() / x.square().sum().clamp(min=1e-30))
+            if abs(factor) > 1e-6 and alike(x * factor, y):
+                yield end, factor
+
+
 def output_of(ends: list[End], module: nn.Module) -> Tensor | None:
     """Return what left a module."""
     return next((end.value_Tw for end in ends if end.module is module and end.side == "hook_out"), None)

@@ -72,11 +72,11 @@ def into_residual(lm: LanguageModel, hook: str) -> Tensor:
         if product_TD is None or product_TD.shape != out_TD.shape or same(product_TD, x_Tw):
             continue  # what changes nothing is a hook point or a dropout
         try:
-            norm = _norm_between(lm, ends, product_TD, out_TD)
+            norm, factor = _between(lm, ends, product_TD, out_TD)
             matrix_wD = linear_matrix(end.module, x_Tw.shape[1], lm.device)
         except (ValueError, RuntimeError, TypeError):
             continue
-        return (matrix_wD if norm is None else norm.after(matrix_wD)) * residual_scale(lm, out_hook)
+        return (matrix_wD if norm is None else norm.after(matrix_wD)) * factor * residual_scale(lm, out_hook)
     raise UserError(f"site: {hook} of {lm.info.name} does not reach the residual stream by a matrix (a mixture of "
                     "experts has one matrix an expert, for instance)", "site")
 
@@ -105,7 +105,7 @@ def residual_scale(lm: LanguageModel, out_hook: str) -> float:
     if factors is None:
         raise UserError(f"site: the residual stream of {block} in {lm.info.name} is not the sum of what enters it, "
                         "hook_attn_out and hook_mlp_out", "site")
-    return 1.0 if abs(factors[number] - 1) < 1e-3 else factors[number]
+    return _rounded(factors[number])
 
 
 def fit(total: Tensor, parts: list[Tensor]) -> list[float] | None:
@@ -134,15 +134,21 @@ def _record(lm: LanguageModel, hook: str, out_hook: str) -> tuple[Tensor, Tensor
     return kept[0].flatten(0, 1), kept[1].flatten(0, 1), ends
 
 
-def _norm_between(lm: LanguageModel, ends: list[End], product_TD: Tensor, out_TD: Tensor) -> Norm | None:
-    """Return the norm that makes one of the other.  Raises ValueError where there is none."""
-    if same(product_TD, out_TD):
-        return None
+def _between(lm: LanguageModel, ends: list[End], product_TD: Tensor, out_TD: Tensor) -> tuple[Norm | None, float]:
+    """Return the norm, if there is one, and the factor that make one of the other.  Raises ValueError."""
+    if (factor := fit(out_TD, [product_TD])) is not None:
+        return None, _rounded(factor[0])
     for end in equal_to(ends, product_TD, "hook_in"):
         left = output_of(ends, end.module)
-        if left is not None and same(left, out_TD) and not hasattr(end.module, "original_component"):
-            return measure_norm(end.module, lm.info.d_model, lm.device)
+        if left is None or left.shape != out_TD.shape or hasattr(end.module, "original_component"):
+            continue
+        if (factor := fit(out_TD, [left])) is not None:
+            return measure_norm(end.module, lm.info.d_model, lm.device), _rounded(factor[0])
     raise ValueError("no norm")
+
+
+def _rounded(factor: float) -> float:
+    return 1.0 if abs(factor - 1) < 1e-3 else factor
 
 
 def _logit_scale(lm: LanguageModel) -> float:

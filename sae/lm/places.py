@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from sae.errors import UserError
-from sae.lm.dataflow import End, alike, equal_to, record
+from sae.lm.dataflow import End, alike, equal_to, proportional, record
 from sae.lm.logit_map import probe_tokens
 
 if TYPE_CHECKING:
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """An end of a module, `hook_in` or `hook_out`."""
+    """An end of a module, `hook_in` or `hook_out`.  The site's activations are `factor` times what passes there."""
 
     module: nn.Module
     end: str
+    factor: float = 1.0
 
 
 class Places:
@@ -39,10 +41,8 @@ class Places:
     @contextlib.contextmanager
     def hooked(self, edits: Edits, shape: tuple[int, int]) -> Iterator[None]:
         """Edit sites while the model reads tokens of this shape, [P, S].  Raises UserError (field `site`)."""
-        placed = []  # all of them before the first edit: finding a place reads a text
-        for hook, edit in edits.items():
-            self._lm.check_site(hook)
-            placed += [(self.find(point), part) for point, part in self._lm.edit_points(hook, edit)]
+        # All of them before the first edit, because finding a place reads a text.
+        placed = [(self.find(point), part) for point, part in self._lm.edit_points(edits)]
         handles: list[Any] = []
         try:
             handles += [_attach(place, _shaped(part, shape)) for place, part in placed]
@@ -86,7 +86,10 @@ def _searched(ends: list[End], expected_Tw: Tensor) -> Place | None:
     if taken is not None:
         return Place(taken.module, "hook_in")
     given = list(equal_to(ends, expected_Tw, "hook_out"))
-    return Place(given[-1].module, "hook_out") if given else None
+    if given:
+        return Place(given[-1].module, "hook_out")
+    multiples = list(proportional(ends, expected_Tw, "hook_out"))
+    return Place(multiples[-1][0].module, "hook_out", multiples[-1][1]) if multiples else None
 
 
 def _shaped(edit: Edit, shape: tuple[int, int]) -> Edit:
@@ -97,7 +100,19 @@ def _shaped(edit: Edit, shape: tuple[int, int]) -> Edit:
     return shaped
 
 
+def _scaled(edit: Edit, factor: float) -> Edit:
+    """The edit of a site whose activations are multiples of what passes; what it leaves alone keeps its bits."""
+    def scaled(x: Tensor) -> Tensor:
+        before = factor * x
+        after = edit(before)
+        return torch.where(after == before, x, after / factor)
+
+    return scaled
+
+
 def _attach(place: Place, edit: Edit) -> Any:
+    if place.factor != 1:
+        edit = _scaled(edit, place.factor)
     if place.end == "hook_in":
         return place.module.register_forward_pre_hook(_before(edit), with_kwargs=True)
     return place.module.register_forward_hook(_after(edit))

@@ -82,18 +82,16 @@ def hooks_of(hook, edit):
     """Where an edit of a hook point is done: the residual stream passes hook_resid_mid by."""
     if not hook.endswith("hook_resid_mid"):
         return [(hook.replace("hook_mlp_in", "ln2.hook_in"), edit)]
-    block, before, scale = hook.rpartition(".")[0], [], getattr(bridge.cfg, "residual_multiplier", None) or 1.0
+    kept = []
 
-    def keep(x, hook=None):
-        before[:] = [x]
-        return x
+    def take(middle, hook=None):
+        kept[:] = [middle, edit(middle)]
+        return kept[1]
 
-    def put(attention, hook=None):
-        middle = before[0] + scale * attention
-        edited = edit(middle)
-        return torch.where(edited == middle, attention, (edited - before[0]) / scale)
+    def put(out, hook=None):
+        return torch.where(kept[1] == kept[0], out, kept[1] + (out - kept[0]))
 
-    return [(block + ".hook_resid_pre", keep), (block + ".hook_attn_out", put)]
+    return [(hook, take), (hook.rpartition(".")[0] + ".hook_resid_post", put)]
 
 
 def draw(logits):

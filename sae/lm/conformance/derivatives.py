@@ -29,7 +29,8 @@ def agrees(truth: Truth, last: nn.Module, block: Block, kind: str, lists_wV: Ten
     normed = False
     if kind in _OUTPUTS:
         d_nw, normed = _away_from_norm(block, kind, d_nw)
-        through_nD = _changes(truth, block, kind, d_nw, tokens_1T) * block.factors[_OUTPUTS[kind]]
+        out = _OUTPUTS[kind]
+        through_nD = _changes(truth, block, kind, d_nw, tokens_1T) * block.factors[out] * block.scales[out]
     else:
         through_nD = d_nw * block.factors.get(kind, 1.0)
     x_nD = torch.randn(through_nD.shape, generator=generator).to(through_nD) * 4 * through_nD.std()

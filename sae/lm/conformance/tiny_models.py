@@ -53,12 +53,13 @@ _SIZES: dict[str, Any] = {
     "num_kv_shared_layers": 0, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "mamba_intermediate_size": 64,
     "image_size": 32, "patch_size": 8, "model_patch_size": 8, "mm_tokens_per_image": 4, "pooling_kernel_size": 2,
     "residual_multiplier": 0.4, "logits_scaling": 3.0, "embedding_multiplier": 2.0, "logit_scale": 0.3,
-    "final_logit_softcapping": 4.0, "attn_logit_softcapping": 2.0, "lm_head_multiplier": 0.5,
+    "lm_head_multiplier": 0.5,
     "index_n_heads": 2, "index_head_dim": 8, "index_topk": 64, "router_dim": 16,
 }
 # Pieces that a size alone does not settle.
 _MAMBA_AND_ATTENTION = ["mamba", "attention", "mamba", "attention"]
 _SPECIAL: dict[str, dict[str, Any]] = {
+    "gemma2": {"final_logit_softcapping": 4.0, "attn_logit_softcapping": 2.0},
     "bamba": {"attn_layer_indices": [1, 3]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "granitemoehybrid": {"layer_types": _MAMBA_AND_ATTENTION},

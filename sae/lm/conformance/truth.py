@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
-from sae.lm.dataflow import End, alike, entering, equal_to, linear_matrix, output_of, record, same
+from sae.lm.dataflow import End, entering, equal_to, linear_matrix, output_of, proportional, record, same
 from sae.lm.logit_map import fit
 from sae.lm.norms import measure_norm, normalized
 
@@ -70,7 +70,8 @@ class Block:
     module: nn.Module
     ends: list[End]
     places: dict[str, End] = field(default_factory=dict)
-    factors: dict[str, float] = field(default_factory=dict)  # of what attention and MLP add
+    factors: dict[str, float] = field(default_factory=dict)  # with which the stream takes in what they add
+    scales: dict[str, float] = field(default_factory=dict)  # of sites that are multiples of what passes at the place
 
     @property
     def entering(self) -> Tensor:
@@ -127,12 +128,14 @@ class Block:
                 factors = fit(after - before, [found[kind]])
                 number = 0
             given = list(equal_to(self.ends, found[kind], "hook_out"))
+            multiples = [] if given else list(proportional(self.ends, found[kind], "hook_out"))
             if factors is None or abs(factors[number]) < 1e-6:
                 reasons[kind] = "does not add up to what the block adds to the residual stream"
-            elif not given:
+            elif not given and not multiples:
                 reasons[kind] = "no module of the block gives out these numbers"
             else:
-                self.places[kind], self.factors[kind] = given[-1], factors[number]
+                self.places[kind], self.scales[kind] = (given[-1], 1.0) if given else multiples[-1]
+                self.factors[kind] = factors[number]
         if middle is not None:
             taken = next(equal_to(self.ends, middle, "hook_in"), None)
             known = [kind for kind in halves if kind in found]
@@ -147,7 +150,9 @@ class Block:
         takers = [end for end in equal_to(self.ends, value_TD, "hook_in") if end.module is not self.module]
         for end in takers:
             out = output_of(self.ends, end.module)
-            if out is not None and leads_to is not None and any(alike(x, leads_to) for x in [out, *self._normed(out)]):
+            if out is None or leads_to is None:
+                continue
+            if any(_multiple(x, leads_to) for x in [out, *self._normed(out)]):
                 return end
         return takers[0] if takers else None
 
@@ -166,7 +171,7 @@ class Block:
             if product is None or out_TD is None or product.shape != out_TD.shape or same(product, x_Tw):
                 continue
             normed = (output_of(self.ends, other.module) for other in equal_to(self.ends, product, "hook_in"))
-            if not same(product, out_TD) and not any(y is not None and same(y, out_TD) for y in normed):
+            if not any(y is not None and _multiple(y, out_TD) for y in (product, *normed)):
                 continue
             try:
                 linear_matrix(end.module, x_Tw.shape[1], x_Tw.device)
@@ -190,10 +195,10 @@ class Block:
     @torch.no_grad()
     def edited_logits(self, kind: str, edit: Edit, tokens_1T: Tensor) -> Tensor:
         """Return the logits [T, V] with an edit at a recognised site."""
-        place, shape = self.places[kind], (1, tokens_1T.numel())
+        place, shape, scale = self.places[kind], (1, tokens_1T.numel()), self.scales.get(kind, 1.0)
 
         def shaped(x: Tensor) -> Tensor:
-            return edit(x.reshape(*shape, -1)).reshape(x.shape)
+            return edit(scale * x.reshape(*shape, -1)).reshape(x.shape) / scale
 
         handles = []
         try:
@@ -214,6 +219,7 @@ class Block:
     def _edit_middle(self, norm: nn.Module, edit: Edit) -> list[Any]:
         """The MLP takes in the edited stream, and what leaves the block is made of it anew."""
         kept: dict[str, Tensor] = {}
+        factor = self.factors["hook_mlp_out"] * self.scales["hook_mlp_out"]
 
         def take(x: Tensor) -> Tensor:
             kept["middle"] = edit(x)
@@ -224,11 +230,19 @@ class Block:
             return x
 
         def put(x: Tensor) -> Tensor:
-            return kept["middle"].reshape(x.shape) + self.factors["hook_mlp_out"] * kept["mlp"].reshape(x.shape)
+            return kept["middle"].reshape(x.shape) + factor * kept["mlp"].reshape(x.shape)
 
         return [norm.register_forward_pre_hook(_pre(take), with_kwargs=True),
                 self.places["hook_mlp_out"].module.register_forward_hook(_post(keep)),
                 self.module.register_forward_hook(_post(put))]
+
+
+def _multiple(x: Tensor, y: Tensor) -> bool:
+    """Whether one is a multiple of the other, but for rounding."""
+    if x.shape != y.shape:
+        return False
+    factor = float((x.double() * y.double()).sum() / x.double().square().sum().clamp(min=1e-30))
+    return abs(factor) > 1e-6 and same(x * factor, y)
 
 
 def _pre(edit: Edit) -> Callable[..., Any]:
