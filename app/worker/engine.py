@@ -47,7 +47,7 @@ class _Loaded:
 
     @property
     def special_ids(self) -> list[int]:
-        return list(self.rows.lm.tokenizer.all_special_ids)
+        return list(self.rows.lm.special_ids)
 
     @property
     def bytes(self) -> int:

@@ -32,11 +32,11 @@ from transformers.cache_utils import Cache as CacheBase
 from transformers.utils import logging as transformers_logging
 
 from sae.errors import UserError
-from sae.lm.edit_points import middle_edit, normalized_edit
-from sae.lm.logit_map import inner, logit_map, probe_tokens
+from sae.lm.edit_points import in_order, middle_edit, normalized_edit
+from sae.lm.logit_map import inner, logit_map, probe_tokens, residual_scale
 from sae.lm.model_info import ModelInfo, find_model, hub_message
 from sae.lm.norms import Norm, epsilon_of, measure_norm
-from sae.lm.sites import KINDS
+from sae.lm.special_tokens import check_embedded, context_start, end_ids, has_own_bos, special_ids
 from sae.lm.tokens import piece_bytes
 
 __all__ = ["Cache", "CacheBase", "Edit", "Edits", "LanguageModel", "pick_device"]
@@ -83,12 +83,14 @@ class LanguageModel:
         self.info = info
         self.device = torch.device(bridge.cfg.device or "cpu")
         self.tokenizer = bridge.tokenizer
-        bos = self.tokenizer.bos_token_id
-        self.bos_id = int(bos if bos is not None else self.tokenizer.eos_token_id)
+        self.bos_id = context_start(self.tokenizer, info.d_vocab, info.name)
+        self.special_ids = special_ids(self.tokenizer)
+        self.end_ids = end_ids(self.tokenizer, getattr(bridge.original_model, "generation_config", None))
         self.refused: dict[str, str] = {}  # hook points that the conformance check refuses, and the reason
         self.way = ""  # of reading token by token, as the conformance check found it: fast, cached, whole
         self._sites: dict[str, bool] = {}
         self._norms: dict[str, Norm] = {}
+        self._scales: dict[str, float | None] = {}
 
     @classmethod
     def load(cls, name: str, device: str | torch.device = "auto") -> LanguageModel:
@@ -127,7 +129,9 @@ class LanguageModel:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, no BOS added."""
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        ids = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        check_embedded([ids], self.info.d_vocab, self.info.name)
+        return ids
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of documents, no BOS added.
@@ -135,8 +139,11 @@ class LanguageModel:
         Text is data: where it spells a special token, it gets the tokens of those characters,
         so that a BOS in the ids is always one that was put there.
         """
-        return list(self.tokenizer(
+        ids = list(self.tokenizer(
             list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
+        if len(self.tokenizer) > self.info.d_vocab:
+            check_embedded(ids, self.info.d_vocab, self.info.name)
+        return ids
 
     def vocabulary(self) -> tuple[list[bytes], list[bool]]:
         """The bytes of every token id, and whether it is a special token."""
@@ -146,11 +153,14 @@ class LanguageModel:
     def _vocabulary(self) -> tuple[list[bytes], list[bool]]:
         backend = self.tokenizer.backend_tokenizer
         byte_level = "ByteLevel" in repr(backend.pre_tokenizer) + repr(backend.decoder)
-        special_ids = set(self.tokenizer.all_special_ids)
+        special = set(self.special_ids)
         pieces = self.tokenizer.convert_ids_to_tokens(range(min(len(self.tokenizer), self.info.d_vocab)))
         values = [piece_bytes(piece or "", byte_level) for piece in pieces]
+        for token, added in self.tokenizer.added_tokens_decoder.items():  # these stand for their own text
+            if token < len(values):
+                values[token] = added.content.encode()
         missing = self.info.d_vocab - len(values)  # rows of the embedding that no token uses
-        return values + [b""] * missing, [i in special_ids for i in range(self.info.d_vocab)]
+        return values + [b""] * missing, [i in special for i in range(self.info.d_vocab)]
 
     def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """BOS and the tokens of a chat up to where the answer begins, by the model's own template.
@@ -164,7 +174,9 @@ class LanguageModel:
                 list(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
         except Exception as error:  # templates are programs and raise what they like
             raise UserError(f"chat: the template of {self.info.name} refuses this: {error}", "chat") from error
-        return list(ids) if ids[:1] == [self.bos_id] else [self.bos_id, *ids]
+        if ids[:1] == [self.bos_id] or not has_own_bos(self.tokenizer):  # a stand-in for BOS is no part of a chat
+            return list(ids)
+        return [self.bos_id, *ids]
 
     # ---- without hook points
 
@@ -304,23 +316,33 @@ class LanguageModel:
             yield
 
     def edit_points(self, edits: Edits) -> list[tuple[str, Edit]]:
-        """Return the hook points at which edits are done, in the order in which the model computes the sites.
+        """Return the hook points at which edits are done, in the order in which they are to be attached.
 
         Raises UserError (field `site`) for a site that the conformance check refuses.
         """
         for hook in edits:
             self.check_site(hook)
-        return [pair for hook in sorted(edits, key=_place) for pair in self._edit_points(hook, edits[hook])]
+        return in_order({hook: self._edit_points(hook, edit) for hook, edit in edits.items()})
 
     def _edit_points(self, hook: str, edit: Edit) -> list[tuple[str, Edit]]:
         if hook.endswith(".hook_resid_mid"):
-            return middle_edit(hook, edit)
+            return middle_edit(hook, edit, self._mlp_scale(hook) if self.has_site(hook) else None)
         if hook.endswith(".ln2.hook_normalized") and self.has_site(hook):
             norm = inner(self.bridge.blocks[int(hook.split(".")[1])].ln2)
             if hook not in self._norms:
                 self._norms[hook] = measure_norm(norm, self.info.d_model, self.device)
             return normalized_edit(hook, edit, self._norms[hook], epsilon_of(norm))
         return [(_point(hook), edit)]
+
+    def _mlp_scale(self, hook: str) -> float | None:
+        """Return the factor with which the residual stream takes in the MLP's part, None where it is not known."""
+        name = f"{hook.rpartition('.')[0]}.hook_mlp_out"
+        if name not in self._scales:
+            try:
+                self._scales[name] = residual_scale(self, name)
+            except UserError:
+                self._scales[name] = None
+        return self._scales[name]
 
     def check_site(self, hook: str) -> None:
         """Raise UserError (field `site`) for a hook point that the conformance check refuses."""
@@ -348,12 +370,6 @@ class LanguageModel:
 def _point(hook: str) -> str:
     """Where the bridge has a hook point: it offers the MLP's input before its norm only on demand."""
     return hook.replace("hook_mlp_in", "ln2.hook_in")
-
-
-def _place(hook: str) -> tuple[int, int]:
-    """The layer of a hook point and its place in the order of sites; points that are no sites come first."""
-    layer, kind = hook.split(".", 2)[1:]
-    return int(layer), list(KINDS).index(kind) if kind in KINDS else -1
 
 
 def _by_text(edit: Edit, tokens_PS: Tensor) -> Edit:

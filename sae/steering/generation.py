@@ -110,7 +110,7 @@ class TextGenerator:
     def __init__(self, model: RowModel) -> None:
         self.model = model
         self._pieces = model.lm.vocabulary()[0]
-        self._eos = model.lm.tokenizer.eos_token_id
+        self._ends = model.lm.end_ids
         self._batches: list[_Batch] = []
 
     @property
@@ -226,7 +226,7 @@ class TextGenerator:
         column.output.append(token)
         text.pending = token
         text.seen.add(token)
-        if sampling.stop_at_eos and token == self._eos:
+        if sampling.stop_at_eos and token in self._ends:
             column.finish = "eos"
         elif self._stops(text, token):
             column.finish = "stop"
@@ -282,7 +282,7 @@ def generate(
 
     Closing the iterator stops at once.  `prompt` begins with BOS.
     """
-    steering = Steering(interventions, saes, where, model.lm.tokenizer.all_special_ids)
+    steering = Steering(interventions, saes, where, model.lm.special_ids)
     yield from write(model, Run(prompt, steering, None, sampling))
 
 

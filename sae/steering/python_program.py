@@ -24,7 +24,9 @@ torch.manual_seed({seed})
 bridge = TransformerBridge.boot_transformers({source!r}, device="cpu", dtype=torch.float32)
 bridge.eval()
 tokenizer = bridge.tokenizer
-special = set(tokenizer.all_special_ids)
+special = {{*tokenizer.all_special_ids, *(i for i, added in tokenizer.added_tokens_decoder.items() if added.special)}}
+listed = bridge.original_model.generation_config.eos_token_id
+ends = {{tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])}}
 bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
 {prompt}
 n_prompt = len(ids)
@@ -82,16 +84,20 @@ def hooks_of(hook, edit):
     """Where an edit of a hook point is done: the residual stream passes hook_resid_mid by."""
     if not hook.endswith("hook_resid_mid"):
         return [(hook.replace("hook_mlp_in", "ln2.hook_in"), edit)]
-    kept = []
+    block, kept = hook.rpartition(".")[0], [None, None, None]
 
     def take(middle, hook=None):
-        kept[:] = [middle, edit(middle)]
+        kept[:2] = [middle, edit(middle)]
         return kept[1]
 
-    def put(out, hook=None):
-        return torch.where(kept[1] == kept[0], out, kept[1] + (out - kept[0]))
+    def keep(mlp, hook=None):
+        kept[2] = mlp
+        return mlp
 
-    return [(hook, take), (hook.rpartition(".")[0] + ".hook_resid_post", put)]
+    def put(out, hook=None):
+        return torch.where(kept[1] == kept[0], out, kept[1] + kept[2])
+
+    return [(hook, take), (block + ".hook_mlp_out", keep), (block + ".hook_resid_post", put)]
 
 
 def draw(logits):
@@ -119,7 +125,7 @@ with torch.no_grad():
             logits, cache = bridge(torch.tensor([[ids[p] for p in pending]]), return_type="logits_and_cache", **past)
         ids.append(draw(logits[0, -1].float()))
         pending = [len(ids) - 1]
-        if {eos} and ids[-1] == tokenizer.eos_token_id:
+        if {eos} and ids[-1] in ends:
             break
         if any(stop in tokenizer.decode(ids[n_prompt:]) for stop in {stops}):
             break
@@ -168,7 +174,7 @@ def _prompt(request: SteerRequest) -> str:
         return f"ids = [bos, *tokenizer({request.prompt!r}, add_special_tokens=False)[\"input_ids\"]]"
     messages = json.dumps([message.model_dump() for message in request.chat])
     return (f"ids = tokenizer.apply_chat_template({messages}, add_generation_prompt=True, return_dict=False)\n"
-            "ids = ids if ids[0] == bos else [bos, *ids]")
+            "ids = ids if ids[0] == bos or tokenizer.init_kwargs.get('bos_token', bos) is None else [bos, *ids]")
 
 
 def _list(interventions: tuple[Intervention, ...]) -> str:

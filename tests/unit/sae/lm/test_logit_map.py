@@ -171,3 +171,28 @@ def test_opts_sites_around_the_mlp_are_by_text(models: Get) -> None:
         assert seen[-1][:2] == (2, 4)
         assert torch.equal(edited[0], lm.logits(tokens, {hook: lambda x: x})[0])
         assert not torch.allclose(edited[1], lm.logits(tokens)[1], atol=1e-3)
+
+
+def test_edits_at_several_sites_of_a_block_follow_each_other(models: Get) -> None:
+    """In whatever order they are named: each sees what the ones before it left."""
+    lm = models("LlamaForCausalLM")
+    tokens = torch.tensor([[0, 9, 30, 7]])
+    edits: dict[str, Callable[[Tensor], Tensor]] = {
+        "hook_attn_out": lambda x: x + 1, "hook_resid_mid": lambda x: x * 2, "hook_mlp_in": lambda x: x + 3,
+        "ln2.hook_normalized": lambda x: x * 3, "hook_mlp_out": lambda x: x - 2, "hook_resid_post": lambda x: x * 5}
+    pre, attention = lm.activations_at(tokens, ["blocks.1.hook_resid_pre", "blocks.1.hook_attn_out"])
+    block = lm.plain().model.layers[1]
+    middle = (pre + attention + 1) * 2
+    taken = middle + 3
+    norm = block.post_attention_layernorm
+    normal = taken * torch.rsqrt(taken.square().mean(-1, keepdim=True) + norm.variance_epsilon)
+    expected = (middle + block.mlp(3 * normal * norm.weight) - 2) * 5
+    for names in (list(edits), list(edits)[::-1]):
+        kept: list[Tensor] = []
+
+        def keep(x: Tensor, kept: list[Tensor] = kept) -> Tensor:
+            kept.append(x)
+            return x
+
+        lm.logits(tokens, {**{f"blocks.1.{name}": edits[name] for name in names}, "blocks.2.hook_resid_pre": keep})
+        close(kept[0], expected.detach())
