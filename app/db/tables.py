@@ -117,7 +117,11 @@ class Run(Base):
 
 
 class Label(Base):
-    """What a person wrote on a latent.  Kept although the SAE be away: it may come back."""
+    """A latent's label, note, tags and star.  Kept when the SAE is deleted, because it may be added again.
+
+    `version` counts the changes of text, note and tags.  An update names the version that it replaces, so that
+    SQLAlchemy raises StaleDataError where somebody else was faster.
+    """
 
     __tablename__ = "labels"
 
@@ -128,7 +132,26 @@ class Label(Base):
     note: Mapped[str] = mapped_column(Text, default="")
     tags: Mapped[str] = mapped_column(Text, default="", server_default="")  # words, sorted, with commas between
     author: Mapped[str] = mapped_column(String(80), default="")
-    updated: Mapped[float] = mapped_column(default=time.time, onupdate=time.time)
+    updated: Mapped[float] = mapped_column(default=time.time)
+    version: Mapped[int] = mapped_column(default=0, server_default="0")
+
+    __mapper_args__ = {"version_id_col": version, "version_id_generator": False}  # noqa: RUF012  (as SQLAlchemy reads it)
+
+
+class EarlierLabel(Base):
+    """A label, note and tags that were replaced, with who wrote them and when."""
+
+    __tablename__ = "label_history"
+    __table_args__ = (Index(None, "sae_id", "latent"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sae_id: Mapped[str] = mapped_column(String(170))
+    latent: Mapped[int]
+    text: Mapped[str] = mapped_column(Text)
+    note: Mapped[str] = mapped_column(Text)
+    tags: Mapped[str] = mapped_column(Text)
+    author: Mapped[str] = mapped_column(String(80))
+    updated: Mapped[float]
 
 
 class SteerRun(Base):
