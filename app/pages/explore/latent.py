@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, HTTPException, Request
+from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app.access.middleware import CSP_EMBED
-from app.db.tables import Sae
+from app.db.tables import Label, Sae
 from app.library import labels
 from app.library.documents import WINDOW, DocumentView, document_view, open_corpus
 from app.library.exports import links_of_latent
@@ -23,7 +23,7 @@ from app.render.latent_words import FLAG_NAMES, FLAG_WORDS, rule_words
 from app.render.token_text import WINDOWS
 from app.render.zoom import Zoom
 from app.web.errors import SignInNeeded
-from app.web.parameters import PathNumber, QueryNumber
+from app.web.parameters import PathNumber, QueryNumber, whole_number
 from app.web.templating import fragment, is_htmx, render
 from sae.errors import UserError
 from sae.store.build import Build
@@ -91,9 +91,9 @@ def latent(
         fires_on, followed_by = latent_views.firing_lines(build, found)
         return page(
             request, "explore/latent.html", sae, build.meta, section="latents", **shown, before=before, after=after,
-            explanations=build.explanations(found.latent), exports=links_of_latent(sae, found.latent),
-            fires_on=fires_on, followed_by=followed_by, flag_words=FLAG_WORDS,
-            logit_chart=latent_views.logit_chart(found, build.meta, zooms["logits"]),
+            earlier=labels.earlier(db, sae.id, found.latent), explanations=build.explanations(found.latent),
+            exports=links_of_latent(sae, found.latent), fires_on=fires_on, followed_by=followed_by,
+            flag_words=FLAG_WORDS, logit_chart=latent_views.logit_chart(found, build.meta, zooms["logits"]),
             relations=relations(build, found, named))
 
 
@@ -142,22 +142,41 @@ def _document(build: Build, workspace: Workspace, latent: Latent, ctx: int, firs
         raise HTTPException(404, str(error)) from None
 
 
+async def label_form(request: Request) -> dict[str, str]:
+    """Return the fields of the form that it contains, also empty ones, which a `Form()` parameter drops."""
+    return {name: value for name, value in (await request.form()).items() if isinstance(value, str)}
+
+
 @router.post("/{model}/{name}/{number}/label")
 def write_label(
     request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, user: UserDep,
-    text: Annotated[str | None, Form()] = None, note: Annotated[str | None, Form()] = None,
-    tags: Annotated[str | None, Form()] = None, star: Annotated[str | None, Form()] = None,
+    form: Annotated[dict[str, str], Depends(label_form)],
 ) -> Response:
-    """Store label, note, tags or star; whatever the form does not hold stays as it was."""
+    """Store label, note, tags or star; a field that is not in the form stays unchanged.
+
+    `seen` is the version that the form was filled from.  Where somebody replaced it, nothing is stored and the answer
+    (409) shows both.
+    """
     if user is None:
         raise SignInNeeded
     sae = find_sae(catalog, model, name)
     latent = latent_number(sae, number)
-    label = labels.save(
-        db, sae.id, latent, user.name, text=text, note=note, tags=tags, star=None if star is None else star == "1")
-    if is_htmx(request):
-        return render(request, "explore/_label.html", sae=sae, number=latent, label=label, saved=True)
-    return RedirectResponse(f"/{sae.id}/{latent}", 303)
+    written = {field: form.get(field) for field in ("text", "note", "tags")}
+    star = form["star"] == "1" if "star" in form else None
+    theirs = None
+    try:
+        label = labels.save(
+            db, sae.id, latent, user.name, **written, star=star, seen=whole_number(form.get("seen", "")))
+    except labels.LabelConflict as conflict:
+        theirs = conflict.theirs
+        mine = {field: getattr(theirs, field) if value is None else value for field, value in written.items()}
+        label = Label(**mine, starred=theirs.starred, author="", version=theirs.version)
+    if theirs is None and not is_htmx(request):
+        return RedirectResponse(f"/{sae.id}/{latent}", 303)
+    return render(
+        request, "explore/_label.html" if is_htmx(request) else "explore/label_conflict.html", 409 if theirs else 200,
+        current_sae=sae, section="latents", sae=sae, number=latent, label=label, saved=theirs is None, theirs=theirs,
+        earlier=labels.earlier(db, sae.id, latent))
 
 
 def _find_latent(build: Build, sae: Sae, number: str) -> Latent:

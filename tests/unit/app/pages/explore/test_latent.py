@@ -1,0 +1,70 @@
+"""The page of a latent: what people write on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.access import accounts
+from app.library import labels
+from tests.unit.app.pages.conftest import BATCH
+from tests.unit.app.pages.explore.test_explore_pages import page, text_of
+
+LABEL = f"/{BATCH}/4/label"
+
+
+def write(client: TestClient, htmx: bool = True, **data: str) -> Any:
+    headers = {"Sec-Fetch-Site": "same-origin"} | ({"HX-Request": "true"} if htmx else {})
+    return client.post(LABEL, data=data, headers=headers)
+
+
+def stored(client: TestClient) -> tuple[str, str, str]:
+    with client.app.state.sessions() as db:  # type: ignore[attr-defined]
+        row = labels.get(db, BATCH, 4)
+        assert row is not None
+        return row.text, row.note, row.tags
+
+
+@pytest.fixture
+def signed_in(browsable: TestClient, admin: TestClient) -> TestClient:
+    return admin
+
+
+def test_an_empty_field_clears_what_it_held(signed_in: TestClient) -> None:
+    write(signed_in, text="a word", note="seen twice", tags="code", seen="0")
+    write(signed_in, text="a word", note="", tags="code", seen="1")
+    assert stored(signed_in) == ("a word", "", "code")
+    assert "saved" in write(signed_in, text="", note="", tags="", seen="2").text
+    assert stored(signed_in) == ("", "", "")
+    write(signed_in, tags="code")  # a form without the other fields leaves them alone
+    write(signed_in, star="1")
+    assert stored(signed_in) == ("", "", "code")
+
+
+@pytest.mark.parametrize("htmx", [True, False])
+def test_the_later_of_two_writers_sees_both(signed_in: TestClient, htmx: bool) -> None:
+    with signed_in.app.state.sessions() as db:  # type: ignore[attr-defined]
+        accounts.set_password(db, "alice", "correct horse")
+        labels.save(db, BATCH, 4, "alice", note="her <note>", seen=0)
+    answer = write(signed_in, htmx, text="", note="", tags="mine", seen="0")
+    assert answer.status_code == 409
+    assert ("<html" in answer.text) is not htmx
+    assert stored(signed_in) == ("", "her <note>", "")
+    for said in ('name="seen" value="1"', 'name="tags" value="mine"', "her &lt;note&gt;", "alice"):
+        assert said in answer.text, said
+    assert write(signed_in, htmx, text="", note="both", tags="mine", seen="1").status_code == (200 if htmx else 303)
+    assert stored(signed_in) == ("", "both", "mine")
+
+
+def test_earlier_labels_stand_on_the_page(signed_in: TestClient) -> None:
+    write(signed_in, text="first <thought>", seen="0")
+    assert "earlier label" not in page(signed_in, f"/{BATCH}/4")
+    assert "1 earlier label<" in write(signed_in, text="second thought", seen="1").text
+    html = page(signed_in, f"/{BATCH}/4")
+    assert 'name="seen" value="2"' in html
+    assert "first &lt;thought&gt;" in html
+    signed_in.cookies.clear()
+    assert "first <thought>".replace("<", "&lt;").replace(">", "&gt;") in page(signed_in, f"/{BATCH}/4")
+    assert "second thought by ada" in text_of(page(signed_in, f"/{BATCH}/4"))
