@@ -8,6 +8,7 @@ in it with a setting's name (such as `DATABASE_URL`) gives that setting's value.
 from __future__ import annotations
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,7 +36,7 @@ class Settings(BaseSettings):
         Path("data"), validation_alias="SAESCOPE_HOME", description="The workspace: database, SAEs, runs, builds")
     database_url: str = Field(
         "", validation_alias="DATABASE_URL",
-        description="SQLAlchemy address of the app database; empty: app.db.engine in the workspace")
+        description="SQLAlchemy address of the app database; empty: app.db in the workspace")
 
     readers: int = Field(
         -1, ge=-1, le=64, description="Processes that make pages beside the server when several are asked for at once "
@@ -57,6 +58,9 @@ class Settings(BaseSettings):
     allowed_hosts: str = Field(
         "", description="Host names by which browsers may reach the program, comma-separated; *.example.org: all names "
         "below it; *: any. Empty: this machine's own names where HOST is a loopback address, else any")
+    trusted_proxies: str = Field(
+        "", description="Addresses or networks of proxies, comma-separated, whose X-Forwarded-For and "
+        "X-Forwarded-Proto headers are believed; *: any. Empty: forwarded headers are ignored")
     secure_cookies: bool = Field(False, description="Mark cookies Secure even if the request came by http (TLS proxy)")
     max_body_bytes: int = Field(2_000_000, ge=1_000, description="Largest request body taken, in bytes")
     max_upload_bytes: int = Field(
@@ -99,6 +103,16 @@ class Settings(BaseSettings):
                                  "*.example.org")
         return value
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        for proxy in _parts(value):
+            try:
+                proxy == "*" or ip_network(proxy, strict=False)
+            except ValueError:
+                raise ValueError(f"{proxy!r} is no IP address or network, such as 127.0.0.1 or 10.0.0.0/8") from None
+        return value
+
     @classmethod
     def load(cls, **values: Any) -> Settings:
         """Settings from `values`, the environment and the secrets folder.  Raises UserError."""
@@ -131,6 +145,11 @@ class Settings(BaseSettings):
     def origins(self) -> frozenset[str]:
         """Further origins whose unsafe requests are taken."""
         return frozenset(part.rstrip("/") for part in _parts(self.trusted_origins))
+
+    @property
+    def proxies(self) -> list[str]:
+        """Return the addresses and networks of proxies whose forwarded headers are believed."""
+        return [proxy if proxy == "*" else str(ip_network(proxy, strict=False)) for proxy in _parts(self.trusted_proxies)]
 
     @property
     def hosts(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, never half."""
+"""Checkpoints, which are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from sae.workspace.files import atomic_write
 
 
 def save_checkpoint(path: Path, state: Any) -> None:
-    """Write `state` (tensors, numbers, strings, lists, dicts) under `path`, replacing it atomically."""
+    """Write `state` (tensors, numbers, strings, lists, dicts) to `path`, replacing the file atomically."""
     with atomic_write(path) as temporary:
         torch.save(state, temporary)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Any | None:
-    """What was saved, or None if there is nothing.  No pickled code is run."""
+    """Return the state saved at `path`, or None if there is none.  No pickled code is run."""
     if not path.exists():
         return None
     return torch.load(path, map_location=device, weights_only=True)
 
 
 class Saver:
-    """Checkpoints written while the work goes on, one at a time; without a path, none are.
+    """A writer of checkpoints in a background thread, one at a time.  Without a path it writes none.
 
-    What is to be saved must not be changed any more.  A failure is raised by the next `save`, or at the end of
-    the block, by which the last one is written.
+    The caller must not change a state after passing it to `save`.  A failed write is raised by the next `save` or at
+    the end of the block.  The last checkpoint is written before the block ends.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -37,10 +37,11 @@ class Saver:
         self._pending: Future[None] | None = None
 
     def load(self) -> Any | None:
-        """What an earlier process saved last."""
+        """Return the state that an earlier process saved last, or None."""
         return load_checkpoint(self._path) if self._path else None
 
     def save(self, state: Any) -> None:
+        """Start writing `state` once the previous write has ended.  Raises what the previous write raised."""
         self._wait()
         if self._path:
             self._pending = self._thread.submit(save_checkpoint, self._path, state)

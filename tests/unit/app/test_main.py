@@ -53,7 +53,7 @@ def test_a_deleted_database_is_rebuilt_from_the_folders(settings: Settings) -> N
 
     before = seen()
     assert before == (["one"], [("train-1", "succeeded")], 200)
-    for path in settings.home.glob("app.db.engine*"):
+    for path in settings.home.glob("app.db*"):
         path.unlink()
     assert seen() == before
 

@@ -16,7 +16,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     settings = Settings.load()
     assert (settings.host, settings.port, settings.home) == ("127.0.0.1", 8000, tmp_path / "data")
-    assert settings.url == f"sqlite:///{tmp_path / 'data' / 'app.db.engine'}"
+    assert settings.url == f"sqlite:///{tmp_path / 'data' / 'app.db'}"
     assert settings.max_runs == 1
 
 
@@ -40,7 +40,7 @@ def test_secrets_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert Settings.load().url == "postgresql://user:secret@db/x"
 
 
-@pytest.mark.parametrize(("name", "value"), [("PORT", "many"), ("PORT", "70000"), ("SAESCOPE_MAX_RUNS", "0")])
+@pytest.mark.parametrize(("name", "value"), [("PORT", "many"), ("PORT", "70000"), ("SAESCOPE_MAX_RUNS", "0"), ("SAESCOPE_TRUSTED_PROXIES", "proxy.example")])
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=f"^{name}: "):
