@@ -1,4 +1,4 @@
-"""The loop, the stream, checkpoints and whole runs of two processes, against those of one."""
+"""The loop, the stream, checkpoints and whole runs of two processes, compared with one process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def text_in(folder: Path) -> Path:
 
 
 def runs(folder: str) -> dict[int, dict[str, Any]]:
-    """What training leaves, with float32 products: whole, and stopped by one process and taken up again."""
+    """Train with float32 products: once in one go, and once stopped by one process and resumed."""
     lm = LanguageModel.load("demo", "cpu")
     return {shards: {kind: run(Path(folder), {"architecture": kind, **SPEC, **more, "shards": shards}, lm, group)
                      for kind, more in KINDS.items() if shards == 1 or kind != "jumprelu"}
@@ -70,7 +70,7 @@ def _trained(
 
     stream = ActivationStream(lm, corpus, spec.hook, spec.batch_tokens, spec.buffer_tokens, include_bos=False,
                               n_steps=10, group=group, ahead=group.world > 1)
-    # One row, so that it does not depend on the clock over how many steps its means are.
+    # One row, so that the number of steps it averages does not depend on the clock.
     with mock.patch.object(SAETrainer, "__init__", _in_float32), mock.patch("sae.training.loop._LOG_S", 1e9):
         trained = train(spec, stream, lm.device, checkpoint=checkpoint, update=update, group=group,
                         row=lambda **values: rows.append(values))

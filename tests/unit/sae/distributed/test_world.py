@@ -29,7 +29,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 def trained(architecture: str, group: Group) -> dict[str, Any]:
-    """The whole of what a few steps leave, and what they reported; tensors of latents are this shard's."""
+    """Return all that a few steps leave, and the results they reported; tensors of latents are this shard's."""
     values: dict[str, Any] = {
         "architecture": architecture, "n_latents": L, "k": K, "k_aux": 4, "aux_alpha": 0.5, "tokens": 1000,
         "batch_tokens": B, "dead_after_tokens": 2 * B, "clip_norm": 0.5, "seed": 3, **ARCHITECTURES[architecture]}
@@ -54,13 +54,13 @@ def trained(architecture: str, group: Group) -> dict[str, Any]:
 
 
 def everything(worlds: list[tuple[int, list[str]]]) -> list[dict[str, Any]]:
-    """For every number of shards: the selections, and what training leaves of some architectures."""
+    """Return, for every number of shards, the selections and what training leaves of some architectures."""
     return [{"ties": ties(group := World(shards)), "trained": {name: trained(name, group) for name in architectures}}
             for shards, architectures in worlds]
 
 
 def ties(group: Group) -> list[list[Tensor]]:
-    """Selections from matrices with many ties: every rank's pairs, in the numbers of the whole."""
+    """Return every rank's pairs of selections from matrices with many ties, in the numbers of the whole matrix."""
     out = []
     for seed in range(30):
         pre_BL = _with_ties(seed)
@@ -89,7 +89,7 @@ def test_several_processes_are_one(world: int, worlds: list[tuple[int, list[str]
 
 
 def check_selections(by_rank: list[list[list[Tensor]]]) -> None:
-    """All ranks together have selected what a full sort would, and of ties the first."""
+    """Check that all ranks together select what a full sort selects, and the first of equal entries."""
     number = 0
     for seed in range(30):
         pre_BL = _with_ties(seed)
@@ -108,7 +108,7 @@ def check_selections(by_rank: list[list[list[Tensor]]]) -> None:
 
 
 def check_training(name: str, by_rank: list[dict[str, Any]], shards: int) -> None:
-    """Every rank has its part of the SAE that one process would have trained, and reports the same."""
+    """Check that every rank has its part of the SAE that one process would have trained, and reports the same."""
     alone = trained(name, ALONE)
     aux, theta = torch.tensor(alone["rows"])[:, 1], alone["threshold"]
     if name not in ("relu", "resampled_relu", "gated"):
