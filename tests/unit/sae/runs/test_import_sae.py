@@ -318,4 +318,4 @@ def test_only_the_files_of_one_sae_are_fetched(tmp_path: Path, monkeypatch: pyte
 def test_a_hub_that_cannot_be_reached_is_one_line(imported: Import) -> None:
     code, folder = imported("me/nothing")
     assert code == EXIT_USER
-    assert error_of(folder).startswith("source: me/nothing is no local path, and could not be fetched")
+    assert error_of(folder).startswith("source: me/nothing is not a local path and could not be fetched")
