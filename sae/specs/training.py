@@ -75,6 +75,10 @@ class IndexSettings(BaseSpec):
     near_misses: int = setting(
         3, f"Contexts kept per latent in which it stays silent, but comes within {NEAR:.0%} of firing; 0: none",
         group="index", ge=0, le=100, why="they show what tells its firings from text that is much like them")
+    map: Literal["pca", "umap"] = setting(
+        "pca", "Map of the decoder rows: their two first principal components, or UMAP of their cosine distances "
+        "(needs the extra `umap`)", group="index",
+        why="principal components take no time; UMAP takes seconds to minutes and shows clusters")
 
 
 class _What(BaseSpec):

@@ -1,4 +1,4 @@
-"""Which latents fire together, against counting by hand."""
+"""Co-firing of latents, against counting by hand."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sae.index.cofiring import (
     IMPLIED_TOKENS,
     MIN_TOGETHER,
     CofiringSample,
+    cofiring_pairs,
     implied,
-    together,
 )
 from sae.kernels.hashing import hash31
 
 
 def firings(seed: int, n_tokens: int, n_latents: int) -> tuple[Tensor, Tensor]:
-    """Random codes: some tokens without a latent, some latents on nearly every token, one that implies another."""
+    """Make random codes: some tokens without a latent, some latents on nearly every token, one implies another."""
     generator = torch.Generator().manual_seed(seed)
     active_TL = torch.rand(n_tokens, n_latents, generator=generator) < torch.rand(n_latents, generator=generator) ** 2
     active_TL[:, 1] |= active_TL[:, 0]
@@ -31,8 +31,8 @@ def firings(seed: int, n_tokens: int, n_latents: int) -> tuple[Tensor, Tensor]:
     return token_N * 7 + 3, latent_N
 
 
-def columns(company: CofiringSample) -> list[list[int]]:
-    return [column.tolist() for column in vars(company).values()]
+def columns(sample: CofiringSample) -> list[list[int]]:
+    return [column.tolist() for column in vars(sample).values()]
 
 
 @given(seed=st.integers(0, 10_000), n_tokens=st.integers(1, 60), n_kept=st.integers(1, 20), cut=st.integers(0, 60))
@@ -52,7 +52,7 @@ def test_pairs_are_those_of_each_latents_own_sample(seed: int, n_tokens: int, n_
     on = {int(t): set(latent_N[token_N == t].tolist()) for t in token_N.unique()}
     density_L = torch.bincount(latent_N, minlength=L).double() / n_tokens
     with patch.object(cofiring, "_RUN_PAIRS", run):
-        pairs, sampled_L = together(CofiringSample.find(token_N, latent_N).prune(n_kept), density_L, n_kept)
+        pairs, sampled_L = cofiring_pairs(CofiringSample.find(token_N, latent_N).prune(n_kept), density_L, n_kept)
 
     expected = []
     for a in range(L):
@@ -75,7 +75,7 @@ def test_phi_is_the_correlation_of_firing_where_all_firings_are_kept() -> None:
     token_N, latent_N = firings(1, 300, 5)
     active_TL = torch.zeros(300, 5, dtype=torch.float64)
     active_TL[(token_N - 3) // 7, latent_N] = 1
-    pairs, _ = together(CofiringSample.find(token_N, latent_N).prune(1000), active_TL.mean(dim=0), 1000)
+    pairs, _ = cofiring_pairs(CofiringSample.find(token_N, latent_N).prune(1000), active_TL.mean(dim=0), 1000)
     assert len(pairs.phi_N) >= 12
     by_hand = torch.corrcoef(active_TL.T)[pairs.latent_N, pairs.other_N]
     torch.testing.assert_close(pairs.phi_N, by_hand)
@@ -83,6 +83,6 @@ def test_phi_is_the_correlation_of_firing_where_all_firings_are_kept() -> None:
 
 def test_nothing_fires() -> None:
     nothing = torch.zeros(0, dtype=torch.int64)
-    pairs, sampled_L = together(CofiringSample.find(nothing, nothing).prune(4), torch.zeros(3, dtype=torch.float64), 4)
+    pairs, sampled_L = cofiring_pairs(CofiringSample.find(nothing, nothing).prune(4), torch.zeros(3, dtype=torch.float64), 4)
     assert len(pairs.latent_N) == 0
     assert sampled_L.tolist() == [0, 0, 0]

@@ -31,22 +31,23 @@ def pool() -> Iterator[EncoderPool]:
 
 
 @pytest.mark.parametrize("bos", [True, False])
-def test_passes_come_in_the_order_of_the_contexts_whoever_made_them(
+def test_passes_come_in_the_order_of_the_contexts_whichever_thread_made_them(
     pool: EncoderPool, bos: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forward, "_CPU_TOKENS", 6 * CORPUS.context_length)
     pool = EncoderPool(ToyModel(), toy_sae(), CORPUS)  # type: ignore[arg-type]
     assert len(pool.encoders) == 3
     contexts = np.random.default_rng(0).permutation(len(CORPUS.length))
-    told: list[int] = []
-    found = pool.read(contexts, told.append, bos=bos)
+    reported: list[int] = []
+    found = pool.read(contexts, reported.append, bos=bos)
     alone = [pool.encoders[0](contexts[i : i + 5], bos=bos) for i in range(0, len(contexts), 5)]  # 12 for 3
     assert len(found) == len(alone)
     for ours, theirs in zip(found, alone, strict=True):
-        assert all(same(vars(a), vars(b)) for a, b in zip(ours, theirs, strict=True))
-    assert told == sorted(told)
-    assert told[-1] == (CORPUS.length[contexts] - 1).sum()
-    assert bos == any(bool((firings.position_N == 0).any()) for firings, *_ in found)
+        for name in ("firings", "tokens", "misses"):
+            assert same(vars(getattr(ours, name)), vars(getattr(theirs, name)))
+    assert reported == sorted(reported)
+    assert reported[-1] == (CORPUS.length[contexts] - 1).sum()
+    assert bos == any(bool((one.firings.position_N == 0).any()) for one in found)
 
 
 def test_whoever_is_told_may_stop_it(pool: EncoderPool) -> None:
@@ -60,15 +61,15 @@ def test_whoever_is_told_may_stop_it(pool: EncoderPool) -> None:
 
 
 def test_jobs_are_begun_in_order_and_their_results_told_here() -> None:
-    here, told, before = threading.get_ident(), [], torch.get_num_threads()
+    here, reported, before = threading.get_ident(), [], torch.get_num_threads()
 
     def done(result: tuple[int, int]) -> None:
         assert threading.get_ident() == here
-        told.append(result)
+        reported.append(result)
 
-    run_jobs([lambda go_on, i=i: (i, torch.get_num_threads()) for i in range(9)], done)  # type: ignore[misc]
-    assert sorted(i for i, _ in told) == list(range(9))
-    assert {threads for _, threads in told} == {max(1, before // min(before, 4))}
+    run_jobs([lambda check_stop, i=i: (i, torch.get_num_threads()) for i in range(9)], done)  # type: ignore[misc]
+    assert sorted(i for i, _ in reported) == list(range(9))
+    assert {threads for _, threads in reported} == {max(1, before // min(before, 4))}
     assert torch.get_num_threads() == before
     run_jobs([], done)
 
@@ -80,35 +81,35 @@ def test_the_first_failure_ends_all_jobs(who: str) -> None:
     def fail(*_: object) -> None:
         raise ValueError(who)
 
-    def long(go_on: Callable[[], None]) -> None:
+    def long(check_stop: Callable[[], None]) -> None:
         begun.append(1)
         try:
             for _ in range(3000):
-                go_on()
+                check_stop()
                 time.sleep(0.01)
         finally:
             ended.set()
 
-    others = {"a job": fail, "done": lambda go_on: None}
+    others = {"a job": fail, "done": lambda check_stop: None}
     jobs = [long, *([others[who]] if who in others else []), *[long] * 20]
     with pytest.raises(ValueError, match=who):
         run_jobs(jobs, fail if who == "done" else lambda result: None, fail if who == "check" else lambda: None)
     assert ended.is_set()
-    assert len(begun) < len(jobs) - 1  # those not begun never are
+    assert len(begun) < len(jobs) - 1  # the remaining jobs never start
 
 
-def test_twins_share_the_weights_and_not_the_hooks(demo_lm: LanguageModel) -> None:
-    twin = demo_lm.share_weights()
+def test_a_model_that_shares_weights_has_hooks_of_its_own(demo_lm: LanguageModel) -> None:
+    other = demo_lm.share_weights()
     tokens_PS = torch.arange(1, 9)[None]
     hook = "blocks.1.hook_resid_post"
-    assert torch.equal(twin.activations(tokens_PS, hook), demo_lm.activations(tokens_PS, hook))
-    mine, theirs = (next(lm.bridge.parameters()).data_ptr() for lm in (demo_lm, twin))
+    assert torch.equal(other.activations(tokens_PS, hook), demo_lm.activations(tokens_PS, hook))
+    mine, theirs = (next(lm.bridge.parameters()).data_ptr() for lm in (demo_lm, other))
     assert mine == theirs
-    plain = twin.logits(tokens_PS)
+    plain = other.logits(tokens_PS)
     inside: list[torch.Tensor] = []
 
     def edit(x_PSD: torch.Tensor) -> torch.Tensor:
-        inside.append(twin.logits(tokens_PS))  # while the other's hooks are on
+        inside.append(other.logits(tokens_PS))  # while the first model's hooks are on
         return torch.zeros_like(x_PSD)
 
     assert not torch.equal(demo_lm.logits(tokens_PS, {hook: edit}), plain)

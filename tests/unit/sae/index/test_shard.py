@@ -1,4 +1,4 @@
-"""Any split of the text and any order of merging gives the same shard, to the last bit."""
+"""Shards are equal to the last bit, however the text is split and in whatever order the parts are merged."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from sae.store.records import CLASSES
 from sae.workspace.checkpoint import load_checkpoint, save_checkpoint
 
 L, V, S, D, C = 5, 7, 6, 3, len(CLASSES)
-FRAME = IndexScales(n_latents=L, d_vocab=V, context_length=S, hist_edges=(0.6, 1.1, 2.3), unit=4.0, norm_unit=16.0,
+SCALES = IndexScales(n_latents=L, d_vocab=V, context_length=S, hist_edges=(0.6, 1.1, 2.3), unit=4.0, norm_unit=16.0,
               n_strong=2, n_bin=1, n_near=2)
 
 
 class Text:
-    """Random contexts: tokens [C, S], lengths [C], activations [C, S, L] (a few distinct values: many ties)."""
+    """Random contexts: tokens [C, S], lengths [C], activations [C, S, L] of few distinct values, so with many ties."""
 
     def __init__(self, seed: int, n_contexts: int, density: float) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -47,7 +47,7 @@ class Text:
         return self.x_CSD.norm(dim=2)
 
     def shard(self, contexts: list[int]) -> Shard:
-        """What a scan would make of these contexts, in this order."""
+        """Make the shard that a scan would make of these contexts, in this order."""
         passes: list[ForwardPass] = []
         for c in contexts:
             n = int(self.length_C[c])
@@ -63,12 +63,12 @@ class Text:
             near = self.near_CSL[c, :n].float()
             at, latent = (near < 9).nonzero(as_tuple=True)
             at, latent = at[at > 0], latent[at > 0]
-            passes.append((firings, one, Misses(latent, near[at, latent], one.context_B[at], at)))
-        return Shard.of(FRAME, passes)
+            passes.append(ForwardPass(firings, one, Misses(latent, near[at, latent], one.context_B[at], at)))
+        return Shard.of(SCALES, passes)
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal to the last bit, in every field."""
+    """Return whether both are equal to the last bit, in every field."""
     if isinstance(a, Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
@@ -91,7 +91,7 @@ def test_any_split_and_any_order_of_merging_give_the_same_shard(
         i = data.draw(st.integers(0, len(shards) - 1))
         first = shards.pop(i)
         j = data.draw(st.integers(0, len(shards) - 1))
-        shards[j] = shards[j].merge(first, FRAME)
+        shards[j] = shards[j].merge(first, SCALES)
     assert same(shards[0].state(), whole.state())
 
 
@@ -114,16 +114,16 @@ def test_a_shard_is_what_a_count_by_hand_gives(seed: int, n_contexts: int, densi
         assert shard.max_L[latent] == (values.max() if len(values) else 0)
         assert shard.sum_l0_L[latent] == int(l0_CS[fires_CS].sum())
         if len(values):
-            assert float(shard.mean_L(FRAME)[latent]) == pytest.approx(float(values.double().mean()), abs=1e-8)
+            assert float(shard.mean_L(SCALES)[latent]) == pytest.approx(float(values.double().mean()), abs=1e-8)
             std = float(values.double().std(correction=0))
-            assert float(shard.std_L(FRAME)[latent]) == pytest.approx(std, abs=1e-7)
+            assert float(shard.std_L(SCALES)[latent]) == pytest.approx(std, abs=1e-7)
             if len(set(values.tolist())) > 1:
                 skew = float(((values.double() - values.double().mean()) / std).pow(3).mean())
                 assert float(shard.skew_L()[latent]) == pytest.approx(skew, abs=1e-5)
             else:
                 assert torch.isnan(shard.skew_L()[latent])
         else:
-            assert torch.isnan(shard.mean_L(FRAME)[latent])
+            assert torch.isnan(shard.mean_L(SCALES)[latent])
         expected = [int(((values > low) & (values <= high)).sum())
                     for low, high in ((0, 0.6), (0.6, 1.1), (1.1, 2.3), (2.3, 99))]
         assert shard.hist_LK[latent].tolist() == expected
@@ -175,17 +175,17 @@ def test_a_shard_is_what_a_count_by_hand_gives(seed: int, n_contexts: int, densi
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32))
-def test_the_company_is_that_of_the_counted_tokens(seed: int) -> None:
+def test_cofiring_is_sampled_from_counted_tokens(seed: int) -> None:
     text = Text(seed, 6, 0.5)
     shard = text.shard(list(range(6)))
-    place, latent = [], []
+    position, latent = [], []
     for c in range(6):
         for p in range(1, text.length_C[c]):
             for i in text.acts_CSL[c, p].nonzero().squeeze(1).tolist():
-                place.append(c * S + p)
+                position.append(c * S + p)
                 latent.append(i)
-    by_hand = CofiringSample.find(torch.tensor(place), torch.tensor(latent)).prune(SAMPLED)
-    assert same(vars(shard.company), vars(by_hand))
+    by_hand = CofiringSample.find(torch.tensor(position), torch.tensor(latent)).prune(SAMPLED)
+    assert same(vars(shard.cofiring), vars(by_hand))
 
 
 @settings(max_examples=40, deadline=None)
@@ -202,13 +202,13 @@ def test_kept_peaks_are_the_strongest_and_a_few_of_every_bin(seed: int, n_contex
         mine = (peaks.latent_N == latent).nonzero().squeeze(1)
         found = [(-float(peaks.value_N[i]), int(peaks.context_N[i]), int(peaks.position_N[i])) for i in mine]
         assert set(found) <= set(expected)
-        assert set(sorted(expected)[: FRAME.n_strong]) <= set(found)
-        bins = [int(torch.bucketize(torch.tensor(-v), torch.tensor(FRAME.hist_edges))) for v, _, _ in found]
+        assert set(sorted(expected)[: SCALES.n_strong]) <= set(found)
+        bins = [int(torch.bucketize(torch.tensor(-v), torch.tensor(SCALES.hist_edges))) for v, _, _ in found]
         assert bins == peaks.bin_N[mine].tolist()
-        wanted = {int(torch.bucketize(torch.tensor(-v), torch.tensor(FRAME.hist_edges))) for v, _, _ in expected}
+        wanted = {int(torch.bucketize(torch.tensor(-v), torch.tensor(SCALES.hist_edges))) for v, _, _ in expected}
         assert set(bins) == wanted
-        assert len(found) <= FRAME.n_strong + FRAME.n_bin * len(wanted)
-        for (_, c, _), i in zip(found, mine, strict=True):  # every firing of the latent in that context travels along
+        assert len(found) <= SCALES.n_strong + SCALES.n_bin * len(wanted)
+        for (_, c, _), i in zip(found, mine, strict=True):  # the payload has every firing of the latent in that context
             at, _ = peaks.payload(i[None])
             acts = text.acts_CSL[c, : text.length_C[c], latent]
             positions = [p for p in range(1, len(acts)) if acts[p] > 0]
@@ -218,7 +218,7 @@ def test_kept_peaks_are_the_strongest_and_a_few_of_every_bin(seed: int, n_contex
 
 
 def test_the_sample_of_a_bin_does_not_prefer_early_contexts() -> None:
-    """By a hash of latent and context: over many latents every context is as likely as another."""
+    """Count kept contexts over many latents: by the hash, each context is as likely as another."""
     n_latents, n_contexts = 400, 10
     latent = torch.arange(n_latents).repeat_interleave(n_contexts)
     context = torch.arange(n_contexts).repeat(n_latents)
@@ -235,7 +235,7 @@ def test_state_survives_a_checkpoint(tmp_path: Any) -> None:
     again = Shard.from_state(load_checkpoint(tmp_path / "s.pt"))
     assert same(again.state(), shard.state())
     other = Text(0, 6, 0.4).shard([4, 5])
-    assert same(again.merge(other, FRAME).state(), shard.merge(other, FRAME).state())
+    assert same(again.merge(other, SCALES).state(), shard.merge(other, SCALES).state())
 
 
 def test_nothing_that_fires_is_an_empty_shard() -> None:
