@@ -1,7 +1,7 @@
-"""The science from the command line: train, index, evaluate, steer, run, demo.
+"""The command line: train, index, evaluate, steer, run, demo and the other commands that need no web program.
 
-The same work as in the browser, through the same run folders: whatever is started here
-appears there, and can be resumed by either.
+The commands use the same run folders as the pages.  A run that is started here appears in the browser, and
+either of the two can resume it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ console = Console()
 
 
 def _spec_command(kind: str) -> Callable[..., None]:
-    """A command whose options are the fields of the spec, with their descriptions and defaults."""
+    """Make a command whose options are the fields of the spec, with their descriptions and defaults."""
     import inspect
 
     def command(**values: Any) -> None:
@@ -69,20 +69,20 @@ register_exports(app)
 
 @app.command()
 def demo() -> None:
-    """Train and index the demo SAE on the embedded language model, as an empty workspace does."""
+    """Train and index the demo SAE on the embedded language model, as the server does for an empty workspace."""
     _start_and_watch("train", demo_spec().model_dump())
 
 
 @app.command()
 def run(
     folder: Annotated[Path, typer.Argument(help="A run folder (…/runs/<id>)")],
-    quiet: Annotated[bool, typer.Option(help="Print lines, no bar (for logs)")] = False,
+    quiet: Annotated[bool, typer.Option(help="Print lines instead of a progress bar (for logs)")] = False,
 ) -> None:
     """Execute a run folder, or resume it."""
     from sae.runs.execute import execute, folder_of
 
     run_folder, workspace = folder_of(folder)
-    plain = quiet or not console.is_terminal or "RANK" in os.environ  # of torchrun's processes each would draw
+    plain = quiet or not console.is_terminal or "RANK" in os.environ  # each process of torchrun would draw a bar
     raise typer.Exit(execute(run_folder, workspace) if plain else _watch(run_folder, workspace))
 
 
@@ -102,7 +102,7 @@ def _start_and_watch(kind: str, values: dict[str, Any]) -> None:
 
 
 def _watch(folder: RunFolder, workspace: Workspace) -> int:
-    """Execute in this process, with bars drawn from `status.json` by a thread."""
+    """Execute the run in this process while a thread draws progress bars from `status.json`."""
     from sae.runs.execute import execute
 
     finished = threading.Event()
@@ -137,7 +137,7 @@ def _draw(folder: RunFolder, bars: Progress, finished: threading.Event) -> None:
 def _note(curves: ProgressFile, status: Status) -> str:
     left = f"{status.eta_s:.0f} s left" if status.eta_s is not None else ""
     rows = [row for row in curves.read() if row.get("fvu")] if status.phase == "training" else []
-    last = [row for row in rows if row["step"] == rows[-1]["step"]]  # of every SAE of a sweep
+    last = [row for row in rows if row["step"] == rows[-1]["step"]]  # one row for each SAE of a sweep
     curve = "".join(
         f"{name} {_span([row[key] for row in last], form)}  "
         for name, key, form in (("FVU", "fvu", ".3f"), ("L0", "l0", ".1f"), ("dead", "dead", ".1%"))) if last else ""
@@ -150,7 +150,7 @@ def _span(values: list[float], form: str) -> str:
 
 
 def _members(members: list[dict[str, Any]]) -> Table:
-    """The SAEs of a sweep, or why one came to nothing."""
+    """Return a table of a sweep's SAEs: the metrics of each, or the reason why it failed."""
     table = Table("SAE", "FVU", "L0", "ΔCE", "dead")
     for member in members:
         metrics = member.get("metrics")
@@ -168,7 +168,7 @@ def _metrics(metrics: dict[str, Any]) -> Table:
 
 
 def guarded(command: Callable[[], Any]) -> Any:
-    """Run a command line; what is the user's to mend is one line and exit code 2."""
+    """Run a command line; print a UserError as one line and exit with code 2."""
     try:
         return command()
     except UserError as error:
@@ -177,5 +177,5 @@ def guarded(command: Callable[[], Any]) -> Any:
 
 
 def main() -> None:
-    """The science alone, without the web program: `python -m sae`."""
+    """Run the commands without the web program: `python -m sae`."""
     guarded(app)

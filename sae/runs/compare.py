@@ -1,4 +1,4 @@
-"""The run that compares two SAEs and writes what the pages show of it."""
+"""The run that compares two SAEs and writes the comparison file that the pages read."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ PHASES = {"text": 10.0, "firings": 70.0, "directions": 20.0}
 
 
 def run_compare(spec: CompareSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
-    """Compare `spec.a` with `spec.b` on the text of the first.  Raises UserError where they do not fit."""
+    """Compare `spec.a` with `spec.b` on the text that the first was trained on; return the run's result.
+
+    Raises UserError (field `b`) if the two SAEs cannot be compared.
+    """
     from sae.autoencoder.artefact import Autoencoder
     from sae.autoencoder.config import read_config
 
-    first, second = sorted((spec.a, spec.b))  # as the file names them
+    first, second = sorted((spec.a, spec.b))  # the comparison file lists them in this order
     path = comparison_path(workspace, first, second)
     configs = [read_config(workspace.sae(sae_id)) for sae_id in (first, second)]
     _check(configs)
@@ -54,13 +57,13 @@ def run_compare(spec: CompareSpec, folder: RunFolder, workspace: Workspace, repo
 
 
 def _check(configs: list[dict[str, Any]]) -> None:
-    """Raise UserError (field `b`) unless both read one language model and write in one space."""
+    """Raise UserError (field `b`) unless both SAEs belong to one language model and have the same output width."""
     one, two = configs
     if one["model"]["id"] != two["model"]["id"]:
         raise UserError(f"b: {two['id']} belongs to another language model than {one['id']}", "b")
     if one["d_model"] != two["d_model"]:
-        raise UserError(f"b: {two['id']} writes in a space of width {two['d_model']}, {one['id']} in one of "
-                        f"{one['d_model']}; their directions cannot be compared", "b")
+        raise UserError(f"b: {two['id']} writes to a space of width {two['d_model']}, but {one['id']} writes to one "
+                        f"of width {one['d_model']}; their directions cannot be compared", "b")
 
 
 def _table(side: int, matches: Matches) -> pa.Table:

@@ -1,4 +1,4 @@
-"""`saescope export`: what lands where, and what is refused."""
+"""Tests of `saescope export`: the files that it writes, and the input that it refuses."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_format(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("words", "says"), [
-    (["--sae", "demo/none"], "there is no SAE 'demo/none' here; there are: demo/2-res"),
+    (["--sae", "demo/none"], "there is no SAE 'demo/none' in this workspace; it has: demo/2-res"),
     (["--sae", SAE, "--format", "npz"], "format: 'npz' is not one of"),
     (["--sae", SAE, "--format", "parquet", "--build", "x"], "it has index-1")])
 def test_mistakes(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], says: str) -> None:

@@ -1,4 +1,4 @@
-"""The import run: what it measures, what it refuses and with which words, and what it leaves behind."""
+"""Tests of the import run: its measurements, its error messages, and the files that it leaves."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Import = Callable[..., tuple[int, RunFolder]]
 
 @pytest.fixture
 def imported(workspace: Workspace, demo_lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Import:
-    """Imports a source on a little text of its own; (exit code, the run's folder)."""
+    """Return a function that imports a source on a small text and returns (exit code, the run's folder)."""
     from sae.lm.bridge import LanguageModel
 
     monkeypatch.setattr(LanguageModel, "load", classmethod(lambda cls, name, device: demo_lm))
@@ -72,17 +72,17 @@ def test_an_sae_that_reconstructs_is_imported_with_where_it_came_from(
     assert (config["architecture"], config["k"], config["context_length"]) == ("topk", 200, 64)
     assert 0 < config["metrics"]["fvu"] < 0.5
     assert config["metrics"]["l0"] == 200
-    said = config["imported"]
-    assert said["format"] == "SAELens 6.54.12"
-    assert said["dtype"] == "float32"
-    assert said["claims"] == {"l0": 200.0}
-    assert said["measured"] == config["metrics"]
-    assert not said["forced"]
+    record = config["imported"]
+    assert record["format"] == "SAELens 6.54.12"
+    assert record["dtype"] == "float32"
+    assert record["claims"] == {"l0": 200.0}
+    assert record["measured"] == config["metrics"]
+    assert not record["forced"]
     assert len(workspace.build_ids(sae_id)) == 1
     assert not folder.checkpoints.exists()
 
 
-def test_what_is_measured_is_what_the_definition_says(
+def test_the_measurements_agree_with_their_definitions(
     imported: Import, workspace: Workspace, demo_lm: LanguageModel, tmp_path: Path
 ) -> None:
     imported(saes.saelens(tmp_path / "sae", k=200))
@@ -96,20 +96,20 @@ def test_what_is_measured_is_what_the_definition_says(
     assert got["l0"] == pytest.approx(float((dense_NL > 0).sum(1).float().mean()))
 
 
-def test_decoder_norms_do_not_change_what_is_measured(imported: Import, workspace: Workspace, tmp_path: Path) -> None:
+def test_decoder_norms_do_not_change_the_measurements(imported: Import, workspace: Workspace, tmp_path: Path) -> None:
     for scale in (1.0, 3.0):
         assert imported(saes.saelens(tmp_path / f"{scale}", scale=scale), name=f"x{scale:.0f}")[0] == EXIT_OK
     one, three = (read_config(workspace.sae(f"demo/x{n}")) for n in (1, 3))
     assert one["metrics"]["fvu"] == pytest.approx(three["metrics"]["fvu"], abs=1e-4)
     assert one["metrics"]["mean_activation"] == pytest.approx(three["metrics"]["mean_activation"], rel=1e-4)
-    assert any("decoder norms" in words for words in three["imported"]["folds"])
+    assert any("decoder norms" in text for text in three["imported"]["folds"])
 
 
 @pytest.mark.parametrize(("config", "better"), [
     ({"apply_b_dec_to_input": False}, "--subtract-b-dec yes"),
     ({"normalize_activations": "layer_norm"}, "--normalize none"),
 ])
-def test_a_misread_sae_is_refused_with_its_fvu_and_what_would_be_right(
+def test_a_misread_sae_is_refused_with_its_fvu_and_the_right_option(
     imported: Import, workspace: Workspace, tmp_path: Path, config: dict[str, Any], better: str
 ) -> None:
     code, folder = imported(saes.saelens(tmp_path / "sae", k=200, **config))
@@ -139,7 +139,7 @@ def test_a_transposed_square_decoder_is_refused_and_can_be_forced(
     assert forced["metrics"]["fvu"] > 0.9
 
 
-def test_all_that_is_missing_is_asked_for_at_once(workspace: Workspace, tmp_path: Path) -> None:
+def test_all_missing_facts_are_asked_for_at_once(workspace: Workspace, tmp_path: Path) -> None:
     path = saes.square(tmp_path / "bare", transposed=False)
     with pytest.raises(MissingFacts) as raised:
         start("import", {"source": str(path)}, workspace)
@@ -158,7 +158,7 @@ def test_all_that_is_missing_is_asked_for_at_once(workspace: Workspace, tmp_path
     ({"name": "../x"}, "name: '../x' is not a usable name"),
     ({"source": "/nowhere/sae"}, "source: there is no file or folder /nowhere/sae"),
 ])
-def test_what_cannot_be_is_refused_in_a_line(
+def test_impossible_settings_are_refused_in_one_line(
     imported: Import, workspace: Workspace, tmp_path: Path, settings: dict[str, Any], says: str
 ) -> None:
     values = {"path": str(saes.saelens(tmp_path / "sae")), **{"path" if k == "source" else k: v
@@ -171,7 +171,7 @@ def test_what_cannot_be_is_refused_in_a_line(
 def test_the_width_of_the_site_is_checked(imported: Import, tmp_path: Path) -> None:
     code, folder = imported(saes.saelens(tmp_path / "sae"), hook="blocks.2.mlp.hook_post")
     assert code == EXIT_USER
-    assert "is 704 wide, and the SAE 256" in error_of(folder)
+    assert "has width 704, but the SAE has width 256" in error_of(folder)
 
 
 def test_an_import_that_is_cancelled_leaves_nothing_and_can_be_resumed(
@@ -205,7 +205,7 @@ def test_a_kill_between_publishing_and_indexing_does_not_import_twice(
     for build in workspace.builds("demo/2-res-relu-512").iterdir():
         build.unlink()
     (folder.path / "status.json").unlink()
-    monkeypatch.setattr(import_sae, "_proven", None)
+    monkeypatch.setattr(import_sae, "_checked", None)
     assert execute(folder, workspace) == EXIT_OK
     assert (workspace.sae("demo/2-res-relu-512") / "sae.json").read_bytes() == before
     assert len(workspace.build_ids("demo/2-res-relu-512")) == 1
@@ -217,7 +217,7 @@ def test_names_that_are_taken_get_a_number_or_are_refused(
     path = saes.saelens(tmp_path / "sae")
     assert [imported(path)[0] for _ in range(2)] == [EXIT_OK, EXIT_OK]
     assert workspace.sae_ids() == ["demo/2-res-relu-512", "demo/2-res-relu-512-2"]
-    with pytest.raises(UserError, match=r"^name: there is an SAE demo/2-res-relu-512 already"):
+    with pytest.raises(UserError, match=r"^name: the SAE demo/2-res-relu-512 already exists"):
         imported(path, name="2-res-relu-512")
 
 
@@ -275,7 +275,7 @@ def test_a_transcoder_is_measured_at_its_output(
 
 
 def hub_cache(root: Path, folder: Path, repo: str, inside: str) -> None:
-    """What the hub's client leaves of a repository: blobs, and a snapshot of links to them."""
+    """Write a repository to the cache as the hub's client does: blobs, and a snapshot of links to them."""
     base = root / f"models--{repo.replace('/', '--')}"
     snapshot = base / "snapshots" / ("a" * 40)
     (base / "refs").mkdir(parents=True)
