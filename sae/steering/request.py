@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sae.errors import UserError
+from sae.steering.faults import faults
 
 Mode = Literal["add", "clamp", "scale", "ablate", "remove"]
 Positions = Literal["all", "output", "from"]
@@ -47,6 +48,7 @@ MAX_STOP_CHARACTERS = 64
 MAX_MESSAGES = 64
 MAX_STRENGTH = 100.0
 MAX_SEED = 2**31 - 1
+MAX_POSITION = 1_000_000
 MAX_PROMPT_CHARACTERS = 50_000  # looked at before anything counts tokens
 
 # Ratios of the added vector's length to the median length of the residual stream.
@@ -90,7 +92,7 @@ class SteeredPositions(FrozenModel):
     """
 
     positions: Positions = "all"
-    start: int = Field(default=0, ge=0)
+    start: int = Field(default=0, ge=0, le=MAX_POSITION)
     special: bool = False
 
 
@@ -170,18 +172,13 @@ def parse(kind: type[_Request], values: dict[str, Any]) -> _Request:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise user_error(error) from None
+        raise user_error(error, kind) from None
 
 
-def user_error(error: ValidationError) -> UserError:
-    """The first fault of a request, with its path as the field."""
-    first = error.errors(include_url=False)[0]
-    path = [str(part) for part in first["loc"]]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, UserError):  # a rule about several fields names the one at fault
-        return UserError(str(cause), ".".join([*path, cause.field or ""]).strip("."))
-    field = ".".join(path) or "request"
-    return UserError(f"{field}: {first['msg'].removeprefix('Value error, ')}", field)
+def user_error(error: ValidationError, model: type[BaseModel] | None = None) -> UserError:
+    """Return the first fault of a request, with its path as the field; `model` tells the limits of the fields."""
+    first = faults(error, model)[0]
+    return UserError(f"{first.field}: {first.words}", first.field)
 
 
 def check_room(prompt_tokens: int, length: int, n_ctx: int, model: str) -> None:

@@ -17,7 +17,9 @@ from typing import Any
 from starlette.datastructures import ImmutableMultiDict
 
 from app.web.parameters import whole_number
+from sae.errors import UserError
 from sae.steering.request import (
+    MAX_LATENTS,
     RATIO_STRONG,
     RATIO_WARN,
     Intervention,
@@ -30,6 +32,7 @@ from sae.steering.request import (
 )
 
 SLIDER_END = 10.0  # × max activation; the number box goes on to MAX_STRENGTH
+MAX_CHIPS = 2 * MAX_LATENTS  # more than a run takes, so that a form with a few too many keeps what was typed
 POSITIONS: dict[Positions, str] = {
     "all": "prompt and output", "output": "output only", "from": "from a position on"}
 # The mode's own number, where it has one, and what it is when nothing was typed.
@@ -169,8 +172,13 @@ def new_seed() -> str:
 
 
 def read_form(data: ImmutableMultiDict[str, Any]) -> Form:
-    """What came with an address or a POST; nothing is judged here."""
+    """Return what came with an address or a POST, unchecked.
+
+    Raises UserError (`latent`) for more latents than a page can show: each of them is looked up.
+    """
     saes, latents = data.getlist("sae"), data.getlist("latent")
+    if len(latents) > MAX_CHIPS:
+        raise UserError(f"latent: {len(latents):,} latents are given, and at most {MAX_CHIPS} are possible", "latent")
 
     def nth(name: str, i: int, usual: str) -> str:
         given = data.getlist(name)

@@ -13,7 +13,6 @@ from app.render.token_text import token_label
 from sae.errors import UserError
 from sae.lm.model_info import DEMO, find_model
 from sae.lm.prompts import has_chat_template
-from sae.steering.request import MAX_LATENTS
 from sae.steering.text_measures import concept_tokens
 from sae.store.build import Build
 from sae.store.latent_query import ALIVE, Filters
@@ -56,7 +55,7 @@ class Sources:
 
     def look_up(self, form: Form) -> None:
         """Look every latent of the form up; what cannot be found is an error at it."""
-        for chip in form.chips[: 4 * MAX_LATENTS]:  # more are refused as a whole
+        for chip in form.chips:
             self._look_up(chip)
 
     def complete(self, form: Form) -> None:

@@ -171,12 +171,19 @@ def form_fields(page: str) -> dict[str, Any]:
     ({"samples": "0"}, "samples", "1 to 8"),
     ({"samples": "9"}, "samples", "1 to 8"),
     ({"repetition_penalty": "0.5"}, "repetition_penalty", "1 to 2"),
-    ({"stop": "a\nb\nc\nd\ne"}, "stop", "4 at most"),
-    ({"stop": "x" * 65}, "stop", "64 characters"),
-    ({"latent": [str(n) for n in range(50)]}, "add", "16 at most"),
+    ({"stop": "a\nb\nc\nd\ne"}, "stop", "Stop strings must be at most 4; 5 are given"),
+    ({"stop": "x" * 65}, "stop", "at most 64 characters"),
+    ({"latent": [str(n) for n in range(17)], "mode": ["ablate"] * 17}, "add", "at most 16"),
     ({"chat": "1"}, "chat", "no chat template"),
     ({"length": "-1"}, "length", "1 to 512"),
-    ({"prompt": ""}, "prompt", "type some text"),
+    ({"prompt": ""}, "prompt", "Type some text"),
+    ({"prompt": "", "length": "0", "strength": "x", "latent": "99"}, "prompt", "Type some text"),  # all at once
+    ({"prompt": "", "length": "0", "strength": "x", "latent": "99"}, "length", "Length must be a whole number from 1"),
+    ({"prompt": "", "length": "0", "strength": "x", "latent": "99"}, "strength-0", "Strength must be a number from"),
+    ({"prompt": "", "length": "0", "strength": "x", "latent": "99"}, "latent-0", "there is no 99"),
+    ({"prompt": "x" * 50_001}, "prompt", "Prompt must be at most 50,000 characters"),
+    ({"start": "1000001"}, "start", "From position must be a whole number from 0 to 1,000,000"),
+    ({"top_k": "9" * 5000}, "top_k", "Top-k must be a whole number"),
 ])
 def test_a_fault_is_told_at_its_field(
     browser: TestClient, worker: FakeWorker, changes: dict[str, Any], at: str, words: str
@@ -186,18 +193,28 @@ def test_a_fault_is_told_at_its_field(
 
 
 @pytest.mark.parametrize(("changes", "at", "words"), [
-    ({"sweep": ""}, "sweep", "numbers from"),
-    ({"sweep": "1 two"}, "sweep", "numbers from"),
-    ({"sweep": "1 1000"}, "sweep", "numbers from"),
-    ({"sweep": " ".join(map(str, range(17)))}, "sweep", "16 at most"),
+    ({"sweep": "1 two"}, "sweep", "Each strength must be a number from −100 to 100"),
+    ({"sweep": "1 nan"}, "sweep", "Each strength must be a number from −100 to 100"),
+    ({"sweep": "1 1000"}, "sweep", "Each strength must be a number from −100 to 100"),
+    ({"sweep": " ".join(map(str, range(17)))}, "sweep", "Strengths must be at least 1 and at most 16; 17 are given"),
     ({"sweep": "1", "mode": "ablate"}, "sweep_of", "added, clamped or scaled"),
     ({"sweep": "1", "sweep_of": "4"}, "sweep_of", "added, clamped or scaled"),
-    ({"sweep": "1", "prompt": " "}, "prompt", "type some text"),
+    ({"sweep": "1", "prompt": " "}, "prompt", "Type some text"),
 ])
 def test_a_fault_of_a_sweep_is_told_at_its_field(
     browser: TestClient, changes: dict[str, Any], at: str, words: str
 ) -> None:
     assert words in faults(browser, "/steer/sweep", **changes)[at]
+
+
+def test_an_address_with_very_many_latents_is_refused_at_once(browser: TestClient) -> None:
+    many = [("sae", SAE), *(("latent", str(n % 60)) for n in range(33))]
+    for answer in (browser.get("/steer", params=many), browser.get("/steer.json", params=many),
+                   browser.post("/steer/form", data=fields(latent=[n for _, n in many[1:]]))):
+        assert answer.status_code == 422
+        assert "33 latents are given, and at most 32 are possible" in answer.text
+        assert "steer-form" not in answer.text
+    assert browser.get("/steer", params=many[:-1]).text.count('class="chip"') == 32
 
 
 def test_opening_the_page_warms_the_worker(browser: TestClient, worker: FakeWorker) -> None:

@@ -129,14 +129,14 @@ def test_latents_are_added_and_removed_and_nothing_typed_is_lost(browser: TestCl
 
 
 @pytest.mark.parametrize(("changes", "at", "words"), [
-    ({"prompt": "  "}, "prompt", "type some text"),
+    ({"prompt": "  "}, "prompt", "Type some text"),
     ({"prompt": "x = 1\n" * 300}, "prompt", "shorten it"),
     ({"length": "0"}, "length", "1 to 512"),
     ({"length": "-3"}, "length", "1 to 512"),
     ({"length": "513"}, "length", "1 to 512"),
     ({"length": "400"}, "length", "at most"),
     ({"temperature": "hot"}, "temperature", "0 to 5"),
-    ({"top_p": "0"}, "top_p", "0.01 to 1"),
+    ({"top_p": "0"}, "top_p", "above 0 and at most 1"),
     ({"top_k": "1.5"}, "top_k", "whole number"),
     ({"seed": "-1"}, "seed", "whole number"),
     ({"positions": "nowhere"}, "positions", "one of"),
@@ -148,8 +148,8 @@ def test_latents_are_added_and_removed_and_nothing_typed_is_lost(browser: TestCl
     ({"latent": "60"}, "latent-0", "0 to 59"),
     ({"latent": "minus one"}, "latent-0", "there is no minus one"),
     ({"latent": ["2", "2"], "strength": ["1", "2"]}, "latent-1", "twice"),
-    ({"latent": [str(n) for n in range(17)], "strength": ["1"] * 17}, "add", "16 at most"),
-    ({"latent": []}, "add", "choose a latent"),
+    ({"latent": [str(n) for n in range(17)], "strength": ["1"] * 17}, "add", "at most 16"),
+    ({"latent": []}, "add", "Choose a latent"),
     ({"sae": "demo/none"}, "latent-0", "there is no SAE"),
     ({"latent": "7"}, "latent-0", "never fired"),
 ])

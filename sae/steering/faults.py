@@ -1,0 +1,111 @@
+"""Faults of a request in plain words: each names its field and says what the field takes.
+
+The limits are read from the pydantic models, which are the only place that states them.  No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from sae.errors import UserError
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of the field at `path`, such as ("sampling", "top_p").
+
+    `words` are a predicate of the field ("must be a number from 0 to 5"), or, with `whole`, a sentence without it;
+    `type` is pydantic's.
+    """
+
+    path: Path
+    words: str
+    type: str
+    whole: bool = False
+
+    @property
+    def field(self) -> str:
+        return ".".join(map(str, self.path)) or "request"
+
+    def about(self, name: str) -> str:
+        """Return the fault as a sentence about a field that readers know as `name`."""
+        return self.words if self.whole else f"{name} {self.words}"
+
+
+def faults(error: ValidationError, model: type[BaseModel] | None = None) -> list[Fault]:
+    """Return every fault of `error`, in the order of the fields; without `model` pydantic's own words stay."""
+    return [_fault(model, found) for found in error.errors(include_url=False, include_input=False)]
+
+
+def takes(model: type[BaseModel] | None, path: Sequence[str | int]) -> str:
+    """Return what the field at `path` takes, such as "a whole number from 1 to 8"; "" where no limit says it."""
+    kind, limits = _field(model, path)
+    if get_origin(kind) is Literal:
+        return f"one of: {', '.join(map(str, get_args(kind)))}"
+    if kind in (int, float):
+        noun = "a whole number" if kind is int else "a number"
+        return " ".join([noun, *_range(limits)])
+    longest = next((limit.max_length for limit in limits if isinstance(limit, MaxLen)), None)
+    if longest is None:
+        return ""
+    shortest = next((limit.min_length for limit in limits if isinstance(limit, MinLen)), 0)
+    count = f"at least {shortest:,} and at most {longest:,}" if shortest else f"at most {longest:,}"
+    return f"{count} characters" if kind is str else count
+
+
+def _fault(model: type[BaseModel] | None, found: Any) -> Fault:
+    path, context = tuple(found["loc"]), found.get("ctx", {})
+    cause = context.get("error")
+    if isinstance(cause, UserError):  # a rule about several fields, which names the one at fault
+        more = tuple(int(part) if part.isdigit() else part for part in (cause.field or "").split(".") if part)
+        return Fault(path + more, str(cause).removeprefix(f"{cause.field}: "), found["type"], whole=True)
+    if found["type"] == "missing":
+        return Fault(path, "is missing", found["type"])
+    words = takes(model, path)
+    if not words:
+        return Fault(path, found["msg"].removeprefix("Value error, "), found["type"], whole=True)
+    given = f"; {context['actual_length']:,} are given" if found["type"] == "too_long" else ""
+    return Fault(path, f"must be {words}{given}", found["type"])
+
+
+def _field(model: type[BaseModel] | None, path: Sequence[str | int]) -> tuple[Any, list[Any]]:
+    """Return the type and the limits of the field at `path`; (None, []) where the model has no such field."""
+    kind: Any = model
+    limits: list[Any] = []
+    for part in path:
+        if isinstance(part, int) and get_origin(kind) is tuple:
+            kind, limits = get_args(kind)[0], []
+        elif isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields:
+            info = kind.model_fields[part]
+            kind, limits = info.annotation, list(info.metadata)
+        else:
+            return None, []
+        if get_origin(kind) is Annotated:
+            kind, *more = get_args(kind)
+            limits += [limit for one in more for limit in (one.metadata if isinstance(one, FieldInfo) else [one])]
+    return kind, limits
+
+
+def _range(limits: Sequence[Any]) -> list[str]:
+    low = next((limit for limit in limits if isinstance(limit, Ge | Gt)), None)
+    high = next((limit for limit in limits if isinstance(limit, Le | Lt)), None)
+    if isinstance(low, Ge) and isinstance(high, Le):
+        return [f"from {_number(low.ge)} to {_number(high.le)}"]
+    words = []
+    if low is not None:
+        words.append(f"of {_number(low.ge)} or more" if isinstance(low, Ge) else f"above {_number(low.gt)}")
+    if high is not None:
+        words.append(f"at most {_number(high.le)}" if isinstance(high, Le) else f"below {_number(high.lt)}")
+    return [" and ".join(words)] if words else []
+
+
+def _number(value: Any) -> str:
+    return f"{value:,}".removesuffix(".0").replace("-", "−")
