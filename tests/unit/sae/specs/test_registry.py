@@ -1,4 +1,4 @@
-"""What a run can be asked to do: contradictions are refused with the field's name, defaults are whole."""
+"""The settings of runs: contradictions are rejected with the field's name, and defaults are complete."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_local_paths_mean_the_same_in_every_folder(tmp_path: Path, monkeypatch: 
 
 
 def test_names_that_are_no_paths_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("demo", "stdlib"):  # our own names win over folders that happen to be called so
+    for name in ("demo", "stdlib"):  # our own names take precedence over folders of the same name
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
     for spec in (TrainSpec(), TrainSpec(model="owner/name", text="owner/name:config"), IndexSpec(sae="a/b"),
