@@ -1,4 +1,4 @@
-"""A comparison's file: written whole, asked about everything that the page shows."""
+"""The file of a comparison, and every query of it that the page makes."""
 
 from __future__ import annotations
 
