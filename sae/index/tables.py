@@ -117,7 +117,8 @@ def _token_table(lm: LanguageModel, shard: Shard) -> pa.Table:
 
 
 def _token_latent_table(pairs: TopPairs) -> pa.Table:
-    order = stable_argsort(pairs.token_N << 32 | ((1 << 32) - 1 - pairs.n_N))  # stable: equal counts stay in order of latent
+    # Stable: equal counts stay in the order of latents.
+    order = stable_argsort(pairs.token_N << 32 | ((1 << 32) - 1 - pairs.n_N))
     columns = {"token": pairs.token_N.int(), "latent": pairs.latent_N.int(), "n": pairs.n_N, "max_act": pairs.max_N,
                "lift": pairs.lift_N}
     return pa.table({name: column[order].numpy() for name, column in columns.items()})

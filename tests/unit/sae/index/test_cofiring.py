@@ -83,6 +83,7 @@ def test_phi_is_the_correlation_of_firing_where_all_firings_are_kept() -> None:
 
 def test_nothing_fires() -> None:
     nothing = torch.zeros(0, dtype=torch.int64)
-    pairs, sampled_L = cofiring_pairs(CofiringSample.find(nothing, nothing).prune(4), torch.zeros(3, dtype=torch.float64), 4)
+    sample = CofiringSample.find(nothing, nothing).prune(4)
+    pairs, sampled_L = cofiring_pairs(sample, torch.zeros(3, dtype=torch.float64), 4)
     assert len(pairs.latent_N) == 0
     assert sampled_L.tolist() == [0, 0, 0]

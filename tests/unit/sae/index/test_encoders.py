@@ -50,7 +50,7 @@ def test_passes_come_in_the_order_of_the_contexts_whichever_thread_made_them(
     assert bos == any(bool((one.firings.position_N == 0).any()) for one in found)
 
 
-def test_whoever_is_told_may_stop_it(pool: EncoderPool) -> None:
+def test_the_progress_callback_may_stop_it(pool: EncoderPool) -> None:
     def update(tokens: int) -> None:
         raise KeyboardInterrupt
 
@@ -60,7 +60,7 @@ def test_whoever_is_told_may_stop_it(pool: EncoderPool) -> None:
     assert pool.read(np.arange(0)) == []
 
 
-def test_jobs_are_begun_in_order_and_their_results_told_here() -> None:
+def test_jobs_start_in_order_and_results_arrive_in_the_calling_thread() -> None:
     here, reported, before = threading.get_ident(), [], torch.get_num_threads()
 
     def done(result: tuple[int, int]) -> None:
