@@ -26,7 +26,7 @@ class Zoom:
 
     @classmethod
     def read(cls, request: Request, name: str) -> Zoom:
-        """From a request's query; what is no stretch is the whole axis."""
+        """Read the stretch from a request's query; what is no stretch is the whole axis."""
         params = request.query_params
         whole = cls(name, request.url.path, tuple((k, v) for k, v in params.multi_items() if k != name))
         try:
@@ -36,16 +36,17 @@ class Zoom:
         return replace(whole, low=low, high=high) if math.isfinite(high - low) and low < high else whole
 
     def form(self, low: float, high: float) -> Markup:
-        """The form, filled with the ends of the axis as it is drawn."""
+        """Return the form, filled with the ends of the axis as it is drawn."""
         hidden = "".join(f'<input type="hidden" name="{escape(key)}" value="{escape(value)}">'
                          for key, value in self.others)
         ends = "".join(
             f'<label>{word} <input type="number" step="any" name="{self.name}" value="{value:.4g}"></label>'
             for word, value in (("from", low), ("to", high)))
-        whole = "" if self.low is None else f'<button form="{self.name}-whole">whole axis</button>'
+        whole = "" if self.low is None else f'<button form="{self.name}-whole">reset</button>'
         path = escape(self.path)
-        aim = f'method="get" action="{path}" hx-get="{path}" hx-target="#{self.name}" hx-swap="innerHTML"'
+        aim = (f'method="get" action="{path}" hx-get="{path}" hx-target="#{self.name}" hx-swap="innerHTML"'
+               ' hx-push-url="true"')
         return Markup(
-            f'<details class="zoom"{"" if self.low is None else " open"}><summary>zoom</summary>'
+            f'<details class="zoom"{"" if self.low is None else " open"}><summary>zoom (or drag)</summary>'
             f'<form class="row" {aim}>{hidden}{ends}<button>Zoom</button>{whole}</form>'
             f'<form id="{self.name}-whole" {aim}>{hidden}</form></details>')

@@ -191,13 +191,11 @@
     let drag = null; // the chart, the band that shows what is chosen, where it began
     const place = (event, svg) => {
       const box = svg.getBoundingClientRect();
-      const { from, to } = svg.dataset;
-      return Math.max(Number(from), Math.min(Number(to), (event.clientX - box.left) / box.width));
+      return Math.max(0, Math.min(1, (event.clientX - box.left) / box.width));
     };
     const value = (svg, share) => {
-      const { from, to, low, high } = Object.fromEntries(Object.entries(svg.dataset).map(([k, v]) => [k, Number(v)]));
-      const t = (share - from) / (to - from);
-      return "log" in svg.dataset ? low * (high / low) ** t : low + t * (high - low);
+      const [low, high] = [Number(svg.dataset.low), Number(svg.dataset.high)];
+      return "log" in svg.dataset ? low * (high / low) ** share : low + share * (high - low);
     };
     const stretch = (event) => [drag.start, place(event, drag.svg)].sort((a, b) => a - b);
     document.addEventListener("pointerdown", (event) => {
@@ -205,7 +203,7 @@
       if (!svg || event.button !== 0) return;
       const band = document.createElementNS(svg.namespaceURI, "rect");
       band.setAttribute("class", "c-chosen");
-      band.setAttribute("height", svg.viewBox.baseVal.height);
+      band.setAttribute("height", "100%");
       svg.append(band);
       drag = { svg, band, start: place(event, svg) };
       event.preventDefault();
@@ -213,9 +211,8 @@
     document.addEventListener("pointermove", (event) => {
       if (!drag) return;
       const [low, high] = stretch(event);
-      const { width } = drag.svg.viewBox.baseVal;
-      drag.band.setAttribute("x", low * width);
-      drag.band.setAttribute("width", (high - low) * width);
+      drag.band.setAttribute("x", `${100 * low}%`);
+      drag.band.setAttribute("width", `${100 * (high - low)}%`);
     });
     document.addEventListener("pointerup", (event) => {
       if (!drag) return;

@@ -13,6 +13,7 @@ from app.library.builds import Builds
 from app.library.catalog import Catalog
 from app.pages.explore.latent_views import snippet
 from app.render import charts
+from app.render.numbers import percent
 from app.render.token_text import Row
 from sae.errors import UserError
 from sae.store.comparison import PARTNER_COSINE, Comparison, Match, Split
@@ -94,10 +95,12 @@ def cosine_chart(comparison: Comparison, side: int, names: Sequence[str]) -> Mar
     def bars(bins: Sequence[tuple[float, float, int]], total: int) -> list[charts.Bar]:
         return [charts.Bar(start, stop, n / total) for start, stop, n in bins[low:high]]
 
+    frame = charts.Frame(
+        "Largest cosine with any latent of the other SAE", "cosine", "share of alive latents", 560, 240,
+        y_format=percent, y_tick=percent)
     return charts.histogram(
-        bars(mine, totals[0]), title="Largest cosine with any latent of the other", x_label="cosine",
-        y_label="share of living latents", outlines=[(names[1], bars(other, totals[1]))], label=names[0],
-        markers=[charts.Marker(PARTNER_COSINE, "partner")], width=560, height=200)
+        bars(mine, totals[0]), frame, outlines=[(names[1], bars(other, totals[1]))], label=names[0],
+        markers=[charts.Marker(PARTNER_COSINE, "partner")])
 
 
 def comparable(catalog: Catalog, sae: Sae) -> list[Sae]:

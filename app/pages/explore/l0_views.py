@@ -10,6 +10,7 @@ from markupsafe import Markup
 from app.db.tables import Sae
 from app.library.catalog import Catalog
 from app.render import charts
+from app.render.axis import edge_text, tick_text
 from app.render.token_text import Piece, Row, context_row, text_pieces, token_label
 from sae.store.build import Build
 from sae.store.records import L0Token, Sample
@@ -80,7 +81,7 @@ def position_chart(builds: Mapping[str, Build]) -> Markup:
         series.append(charts.Series(name, [(row.position, row.mean) for row in rows]))
     return charts.line_chart(
         series, title="Mean latents per token by position", x_label="position in the context", y_label="mean L0",
-        zero=True, width=420, height=260, x_format=charts.tick_text)
+        zero=True, width=420, height=260, x_format=tick_text)
 
 
 def fvu_chart(builds: Mapping[str, Build]) -> Markup | None:
@@ -92,15 +93,15 @@ def fvu_chart(builds: Mapping[str, Build]) -> Markup | None:
             series.append(charts.Series(name, points))
     return charts.line_chart(
         series, title="FVU by position", x_label="position in the context", y_label="variance unexplained", zero=True,
-        width=560, height=220, x_format=charts.tick_text) if series else None
+        width=560, height=220, x_format=tick_text) if series else None
 
 
 def by_density_chart(build: Build) -> Markup:
     """How much of the mean L0 comes from latents of which density."""
     bars = [charts.Bar(low, high, l0) for low, high, l0 in build.firings_by_density()]
-    return charts.histogram(
-        bars, title="Where the latents of a token come from", x_label="density of the latent",
-        y_label="latents per token", log_x=True, width=560, height=220, y_format=lambda value: f"{value:.3g}")
+    return charts.histogram(bars, charts.Frame(
+        "Active latents by density", "density of the latent", "latents per token", 560, 220, log_x=True,
+        y_format=edge_text))
 
 
 def extremes(build: Build, limit: int = 12) -> tuple[list[TokenL0], list[TokenL0]]:

@@ -114,9 +114,9 @@ def activation_chart(
     for i, n in enumerate(latent.hist[first:last], first):
         if i + 1 < len(edges):
             bars.append(charts.Bar(edges[i], edges[i + 1], n, note=f"{percent(n / total)} of firings"))
+    frame = charts.Frame("Activations", "activation (log bins)" if log else "activation", "tokens", 500, 170, log)
     return charts.histogram(
-        bars, title="Activations", x_label="activation (log bins)" if log else "activation", y_label="tokens",
-        markers=[charts.Marker(marked, "your text")] if marked else [], log_x=log, width=500, height=170, zoom=zoom)
+        bars, frame, markers=[charts.Marker(marked, "your text")] if marked else [], zoom=zoom)
 
 
 def logit_chart(latent: Latent, meta: Mapping[str, Any], zoom: Zoom | None = None) -> Markup:
@@ -129,9 +129,8 @@ def logit_chart(latent: Latent, meta: Mapping[str, Any], zoom: Zoom | None = Non
         for i, n in enumerate(latent.logit_hist)]
     filled = [i for i, bar in enumerate(bars) if bar.n]
     bars = bars[max(filled[0] - 1, 0) : filled[-1] + 2] if filled else []
-    return charts.histogram(
-        bars, title="Logit effects", x_label="change of a token's logit", y_label="tokens", log_y=True, width=500,
-        height=150, zoom=zoom)
+    frame = charts.Frame("Logit effects", "change of a token's logit", "tokens", 500, 150, log_y=True)
+    return charts.histogram(bars, frame, zoom=zoom)
 
 
 def logit_lines(build: Build, latent: Latent) -> tuple[list[TokenLine], list[TokenLine]]:

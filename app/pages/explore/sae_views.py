@@ -106,14 +106,24 @@ def l0_chart(
     width: int = 560, height: int = 240, title: str = "Latents per token", zoom: Zoom | None = None,
 ) -> Markup:
     """The distribution of L0 over counted tokens, with k and BOS named and perhaps other SAEs as outlines."""
-    bars, top = _shares(rows)
+    bars = _shares(rows)
+    outlines = [(name, _shares(some)) for name, some in others]
     markers = [charts.Marker(sae.k + 0.5, f"k = {sae.k}")] if sae.k is not None else []
     if bos_l0 is not None:
         markers.append(charts.Marker(bos_l0 + 0.5, f"BOS: {bos_l0} latents"))
-    return charts.histogram(
-        bars, title=title, x_label="active latents", y_label="share of tokens", width=width, height=height,
-        markers=markers, outlines=[(name, _shares(some)[0]) for name, some in others], y_top=1.15 * top,
-        y_format=percent, tick_format=percent, label=l0_label(sae), zoom=zoom)
+    frame = charts.Frame(
+        title, "active latents", "share of tokens", width, height, y_format=percent, y_tick=percent,
+        y_top=_share_top([bars, *(shares for _, shares in outlines)]))
+    return charts.histogram(bars, frame, markers=markers, outlines=outlines, label=l0_label(sae), zoom=zoom)
+
+
+def _share_top(distributions: Sequence[Sequence[charts.Bar]]) -> float:
+    """Return where the axis of shares ends: above the highest bar, unless that would flatten another distribution.
+
+    A TopK SAE is one bar of 100% at k; next to it the distribution of another SAE would be a flat line.
+    """
+    tops = [max((bar.n for bar in bars), default=1.0) for bars in distributions]
+    return 1.25 * (min(tops) if max(tops) > 4 * min(tops) else max(tops))
 
 
 def l0_label(sae: Sae) -> str:
@@ -121,17 +131,16 @@ def l0_label(sae: Sae) -> str:
     return f"{architecture_name(sae.architecture)} ({sae.name})"
 
 
-def _shares(rows: list[L0Count]) -> tuple[list[charts.Bar], float]:
-    """Bars as shares of the counted tokens, merged where there are very many values; and the highest share."""
+def _shares(rows: list[L0Count]) -> list[charts.Bar]:
+    """Return bars as shares of the counted tokens, merged where there are very many values."""
     total = sum(row.n for row in rows) or 1
     step = max(1, max(row.l0 for row in rows) // 160 + 1) if rows else 1
     merged: dict[int, int] = {}
     for row in rows:
         merged[row.l0 // step] = merged.get(row.l0 // step, 0) + row.n
     bars = [charts.Bar(0, step, 0)]  # so that the axis begins at 0
-    bars += [
+    return bars + [
         charts.Bar(i * step, (i + 1) * step, n / total, note=f"{whole(n)} tokens") for i, n in sorted(merged.items())]
-    return bars, max((bar.n for bar in bars), default=1.0)
 
 
 def density_chart(build: Build, width: int = 560, height: int = 240) -> Markup:
@@ -146,9 +155,9 @@ def density_chart(build: Build, width: int = 560, height: int = 240) -> Markup:
         shades.append(charts.Shade(low, low * 10**0.4, "dead"))
     if bins and bins[-1][1] > DENSE_DENSITY:
         shades.append(charts.Shade(DENSE_DENSITY, bins[-1][1], "dense"))
-    return charts.histogram(
-        bars, title="Density of latents", x_label="share of tokens a latent fires on", y_label="latents", log_x=True,
-        shades=shades, width=width, height=height)
+    frame = charts.Frame(
+        "Density of latents", "share of tokens on which a latent fires", "latents", width, height, log_x=True)
+    return charts.histogram(bars, frame, shades=shades)
 
 
 def training_rows(sae: Sae, workspace: Workspace) -> list[dict[str, Any]]:
@@ -172,16 +181,15 @@ def curve_charts(rows: list[dict[str, Any]]) -> list[Markup]:
 def cosine_chart(build: Build) -> Markup:
     """How near the nearest other decoder direction is: copies of one direction stand at the right."""
     bars = [charts.Bar(low, high, n) for low, high, n in build.cosine_histogram()]
-    return charts.histogram(
-        bars, title="Cosine of the nearest decoder row", x_label="largest cosine with another latent",
-        y_label="latents", width=560, height=240)
+    return charts.histogram(bars, charts.Frame(
+        "Cosine of the nearest decoder row", "largest cosine with another latent", "latents", 560, 240))
 
 
 def norm_chart(build: Build) -> Markup:
     """How long the encoder rows are.  Decoder rows are of norm 1: what an imported SAE's had is in here."""
     bars = [charts.Bar(low, high, n) for low, high, n in build.norm_histogram()]
-    return charts.histogram(bars, title="Norm of the encoder row", x_label="norm, for a decoder row of norm 1",
-                            y_label="latents", width=560, height=240)
+    return charts.histogram(bars, charts.Frame(
+        "Norm of the encoder row", "norm, for a decoder row of norm 1", "latents", 560, 240))
 
 
 def starts(sae: Sae, build: Build, n: int = 5) -> list[Start]:

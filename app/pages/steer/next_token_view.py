@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from app.pages.steer.run_view import TITLES, RunView
 from app.render import charts
+from app.render.axis import tick_text
 from app.render.token_text import signed_class, token_label
 from app.worker.protocol import NextTokens, ReadOut, Text
 from sae.steering.measurement_requests import ReadoutRequest
@@ -79,7 +80,7 @@ def kl_chart(run: RunView) -> Markup | None:
         return None
     return charts.line_chart(
         series[:8], title="KL from the unsteered model at each token's draw", x_label="position", y_label="nats",
-        zero=True, width=860, height=170, x_format=charts.tick_text)
+        zero=True, width=860, height=170, x_format=tick_text)
 
 
 def title_of(name: str) -> str:

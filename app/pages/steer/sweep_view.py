@@ -1,9 +1,4 @@
-"""A sweep as its page shows it: one row a strength, with the measures that make the usable window visible.
-
-A strength is called *usable* where the text shows the concept more than the unsteered one does and
-still reads: its perplexity under the unsteered model is at most `PERPLEXITY_TIMES` that of the
-unsteered text, and its repetition at most `REPETITION_MORE` above it.
-"""
+"""A sweep as its page shows it: one row for each strength, with the measures that make the usable range visible."""
 
 from __future__ import annotations
 
@@ -13,13 +8,12 @@ from markupsafe import Markup
 
 from app.pages.steer.form import Chip
 from app.pages.steer.run_view import RunView, pieces
+from app.pages.steer.sweep_strengths import usable
 from app.render import charts
+from app.render.axis import tick_text
 from app.render.token_text import Piece
 from app.worker.protocol import Cell
 from sae.steering.measurement_requests import SweepRequest
-
-PERPLEXITY_TIMES = 3.0
-REPETITION_MORE = 0.2
 
 
 @dataclass(frozen=True)
@@ -67,17 +61,6 @@ def _row(run: RunView, sweep: SweepRequest, key: str, cell: Cell, plain: Cell) -
         usable(cell, plain), cell.error)
 
 
-def usable(cell: Cell, plain: Cell) -> bool:
-    """Whether a strength's text shows the concept and still reads, against the unsteered text."""
-    measures = (cell.concept, plain.concept, cell.perplexity, plain.perplexity)
-    if cell.strength is None or any(value is None for value in measures):
-        return False
-    concept, plain_concept, perplexity, plain_perplexity = (float(value or 0.0) for value in measures)
-    repeats = (cell.repetition or 0.0) - (plain.repetition or 0.0)
-    return (concept > plain_concept and perplexity <= PERPLEXITY_TIMES * plain_perplexity
-            and repeats <= REPETITION_MORE)
-
-
 def sweep_charts(run: RunView) -> list[Markup]:
     """Concept and repetition over strength, and perplexity (log); the unsteered text stands where nothing changes."""
     if run.sweep is None or not run.cells:
@@ -94,7 +77,7 @@ def sweep_charts(run: RunView) -> list[Markup]:
     perplexity = charts.Series("perplexity", [
         (float(x or 0.0), cell.perplexity) for x, cell in points if cell.perplexity is not None])
     unit = "factor" if mode == "scale" else "strength, × max"
-    common = {"x_label": unit, "x_format": charts.tick_text, "width": 460, "height": 190}
+    common = {"x_label": unit, "x_format": tick_text, "width": 460, "height": 190}
     return [
         charts.line_chart(shares, title="Share of the tokens", zero=True, **common),  # type: ignore[arg-type]
         charts.line_chart([perplexity], title="Perplexity under the unsteered model", log_y=True,

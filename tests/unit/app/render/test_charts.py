@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.render.charts import Axis, Bar, Marker, Series, Shade, histogram, line_chart, sparkline
+from app.render.axis import Axis, edge_text, tick_text
+from app.render.charts import Bar, Frame, Marker, Series, Shade, histogram, line_chart, sparkline
 
 
 def parse(markup: str) -> ElementTree.Element:
@@ -18,7 +19,7 @@ def parse(markup: str) -> ElementTree.Element:
 
 
 def test_histogram_bars_are_proportional() -> None:
-    tree = parse(histogram([Bar(0, 1, 10), Bar(1, 2, 5), Bar(2, 3, 0)], title="L0"))
+    tree = parse(histogram([Bar(0, 1, 10), Bar(1, 2, 5), Bar(2, 3, 0)], Frame("L0")))
     heights = [float(r.get("height", "")) for r in tree.iter("rect") if "c-bar" in (r.get("class") or "")]
     assert len(heights) == 2
     assert abs(heights[0] / heights[1] - 2) < 0.02
@@ -26,7 +27,7 @@ def test_histogram_bars_are_proportional() -> None:
 
 def test_histogram_with_everything() -> None:
     markup = histogram(
-        [Bar(0.1, 1, 10), Bar(1, 10, 1000, "alt", "odd")], title="<b>", log_x=True, log_y=True,
+        [Bar(0.1, 1, 10), Bar(1, 10, 1000, "alt", "odd")], Frame("<b>", log_x=True, log_y=True),
         markers=[Marker(2, "k"), Marker(2.1, "BOS")], shades=[Shade(5, 10, "dense")],
         outlines=[("TopK", [Bar(1, 10, 3)])], label="BatchTopK")
     tree = parse(markup)
@@ -35,7 +36,33 @@ def test_histogram_with_everything() -> None:
     labels = [n for n in tree.iter("text") if n.get("class") == "c-marker-label"]
     assert {n.text for n in labels} == {"k", "BOS"}
     assert len({n.get("y") for n in labels}) == 2, "labels of close markers are on lines of their own"
-    assert "numbers" in markup
+    assert "<summary>table</summary>" in markup
+
+
+def test_what_the_top_of_the_chart_cuts_is_marked_with_its_value() -> None:
+    markup = histogram(
+        [Bar(0, 1, 0.04), Bar(1, 2, 0.03)], Frame("L0", y_top=0.05, y_format=lambda share: f"{share:.0%}"),
+        markers=[Marker(1.5, "k = 1")], outlines=[("TopK", [Bar(1, 2, 1.0)])], label="BatchTopK")
+    labels = {n.text: n.get("y") for n in parse(markup).iter("text") if n.get("class") == "c-marker-label"}
+    assert set(labels) == {"k = 1", "100% ↑"}
+    assert len(set(labels.values())) == 2, "one is under the other"
+
+
+def test_text_has_one_size_at_all_widths() -> None:
+    """Text would grow and shrink with an SVG that is scaled: only lines are in a `viewBox`."""
+    for markup in (histogram([Bar(0, 1, 10)], Frame("L0", x_label="latents")),
+                   line_chart([Series("a", [(0, 1.0), (2, 0.1)])], title="loss")):
+        tree = parse(markup)
+        assert not [n for n in tree.iter("svg") if n.get("viewBox") and list(n.iter("text"))]
+        assert list(tree.iter("text"))
+
+
+def test_negative_ticks_have_a_minus_sign() -> None:
+    for value in (-3.0, -0.25, -1e-5, -12_000.0):
+        assert tick_text(value).startswith("−")
+        assert edge_text(value).startswith("−")
+    assert edge_text(0.547059) == "0.547"
+    assert edge_text(1234.0) == "1,234"
 
 
 def test_line_chart_leaves_out_what_cannot_be_drawn() -> None:
@@ -55,7 +82,7 @@ def test_a_line_of_one_value_lies_inside_the_plot(value: float) -> None:
 
 def test_empty_charts_say_so() -> None:
     assert "No values yet" in line_chart([Series("a", [])], title="loss")
-    assert "Nothing was counted" in histogram([Bar(0, 1, 0)], title="L0")
+    assert "Nothing was counted" in histogram([Bar(0, 1, 0)], Frame("L0"))
     assert sparkline([], title="x") == ""
 
 

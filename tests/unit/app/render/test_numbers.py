@@ -41,9 +41,20 @@ def test_bytes(n: float, text: str) -> None:
 
 
 def test_number_keeps_small_values_visible() -> None:
-    assert numbers.number(0.00003) == "3.0e-05"
+    assert numbers.number(0.00003) == "3.0e−5"
     assert numbers.number(1234.5) == "1,234.50"
     assert numbers.number(0) == "0.00"
+
+
+@pytest.mark.parametrize("write", ["compact", "whole", "number", "fixed", "signed", "percent"])
+def test_negative_numbers_have_a_minus_sign(write: str) -> None:
+    for value in (-4.0, -0.012, -1e-7, -12345.6, -2.5e9):
+        assert "-" not in numbers.FILTERS[write](value)
+    assert numbers.FILTERS[write](-4.0).startswith("−4")
+
+
+def test_differences_have_their_sign() -> None:
+    assert [numbers.signed(value) for value in (0.5, -0.5, 0, None)] == ["+0.50", "−0.50", "+0.00", "–"]
 
 
 @given(st.floats(-1e15, 1e15) | st.just(math.nan))
