@@ -7,12 +7,18 @@ import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sae.cli.main import app, guarded
 from sae.errors import UserError
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+    from app.settings import Settings
 
 _SECONDS_TO_CLOSE = 3  # for requests and event streams that are open when the server is told to stop
 
@@ -48,15 +54,22 @@ def serve(
     link = admin_link(make_session_factory(engine), settings, address)
     engine.dispose()
     _announce(address, link)
-    config = uvicorn.Config(
-        create_app(settings, lock=lock, readers=settings.n_readers), log_config=None, access_log=False,
-        timeout_graceful_shutdown=_SECONDS_TO_CLOSE, server_header=False)
+    config = server_config(create_app(settings, lock=lock, readers=settings.n_readers), settings)
     try:
         with rare_collections(), suppress(KeyboardInterrupt):  # uvicorn raises it again after everything is closed
             uvicorn.Server(config).run(sockets=[listener])
     finally:
         lock.release()
     typer.echo("saescope has stopped; runs that were going go on at the next start.")
+
+
+def server_config(program: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Return how uvicorn serves `program`: forwarded headers count only from the proxies that the settings name."""
+    import uvicorn
+
+    return uvicorn.Config(
+        program, log_config=None, access_log=False, timeout_graceful_shutdown=_SECONDS_TO_CLOSE, server_header=False,
+        proxy_headers=bool(settings.proxies), forwarded_allow_ips=settings.proxies)
 
 
 @app.command("create-admin")

@@ -39,7 +39,7 @@ from app.pages.explore import compare, exports, home, l0, label_files, latent, l
 from app.pages.inspect import effects, inspect, own_text
 from app.pages.runs import add_sae, admin, api, runs
 from app.pages.steer import form_page, run_page
-from app.pages.system import health, login
+from app.pages.system import account, health, login, users
 from app.resources import STATIC
 from app.settings import Settings
 from app.web import errors
@@ -55,8 +55,8 @@ log = logging.getLogger(__name__)
 
 # Last the features, whose `/{model}/{sae}` would take any address of two parts.
 _MODULES = (
-    health, login, api, add_sae, admin, runs, form_page, run_page, inspect, own_text, effects, compare, home, l0,
-    label_files, exports, latents, overview, latent)
+    health, login, account, users, api, add_sae, admin, runs, form_page, run_page, inspect, own_text, effects, compare,
+    home, l0, label_files, exports, latents, overview, latent)
 
 
 def create_app(
@@ -108,7 +108,7 @@ def _document_twins(router: APIRouter) -> None:
 
 def _limits(settings: Settings) -> dict[str, TokenBuckets]:
     """What each client address may do, by the first segment of the path."""
-    return {"login": TokenBuckets(settings.logins_per_minute)} | {
+    return {name: TokenBuckets(settings.logins_per_minute) for name in ("login", "account")} | {
         pages: TokenBuckets(settings.steers_per_minute) for pages in ("steer", "inspect", "effects")}
 
 

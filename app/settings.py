@@ -149,7 +149,8 @@ class Settings(BaseSettings):
     @property
     def proxies(self) -> list[str]:
         """Return the addresses and networks of proxies whose forwarded headers are believed."""
-        return [proxy if proxy == "*" else str(ip_network(proxy, strict=False)) for proxy in _parts(self.trusted_proxies)]
+        proxies = _parts(self.trusted_proxies)
+        return [proxy if proxy == "*" else str(ip_network(proxy, strict=False)) for proxy in proxies]
 
     @property
     def hosts(self) -> list[str]:

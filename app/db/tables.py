@@ -48,6 +48,7 @@ class LoginSession(Base):
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     created: Mapped[float] = mapped_column(default=time.time)
     expires: Mapped[float]
+    browser: Mapped[str] = mapped_column(String(80), default="", server_default="")  # such as "Firefox on Linux"
 
     user: Mapped[User] = relationship(lazy="joined")
 

@@ -135,30 +135,3 @@ def _cost(kind: Kind, values: dict[str, Any], catalog: Catalog) -> Estimate | st
         return estimate(spec, find_model(spec.model), [sae.config for sae in catalog.list_saes()])
     except UserError as error:
         return str(error)
-
-
-@router.post("/users/save")
-def save_user(
-    request: Request, me: AdminDep, db: SessionDep, workspace: WorkspaceDep, catalog: CatalogDep,
-    settings: SettingsDep, name: Annotated[str, Form(max_length=200)] = "",
-    password: Annotated[str, Form(max_length=2000)] = "", admin: Annotated[str, Form()] = "",
-) -> Response:
-    """Add a user, or give one a new password."""
-    try:
-        accounts.set_password(db, name, password, admin=bool(admin))
-    except UserError as error:
-        return _overview(request, me, db, workspace, catalog, settings, str(error), name)
-    return RedirectResponse("/admin#users", 303)
-
-
-@router.post("/users/{user_id}/delete")
-def delete_user(user_id: Annotated[int, PathPart(lt=2**31)], me: AdminDep, db: SessionDep) -> Response:
-    """Remove a user, whose sessions end.  Nobody can remove the account they are signed in with."""
-    user = db.get(User, user_id)
-    if user is None:
-        raise HTTPException(404, "There is no such user.")
-    if user.id == me.id:
-        raise HTTPException(409, "You are signed in as this user; sign in as another to remove it.")
-    db.delete(user)
-    db.commit()
-    return RedirectResponse("/admin#users", 303)

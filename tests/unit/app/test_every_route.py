@@ -181,7 +181,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     program = app.main.create_app(config, supervise=False)
     with TestClient(program, follow_redirects=False) as client:
         program.state.worker = FakeWorker()
-        program.state.questions = CachedRequests(program.state.worker)
+        program.state.cached_requests = CachedRequests(program.state.worker)
         program.state.steering._worker = program.state.worker
         done = client.post("/steer", data={"sae": SAE, "latent": "3", "strength": "1", "mode": "add", "prompt": "def"},
                            headers={"accept": "application/json"}).json()
@@ -239,7 +239,8 @@ def test_no_request_breaks_the_server(name: str, send: Callable[..., None]) -> N
     try_one()
 
 
-@pytest.mark.parametrize("path", ["*", "", "//", "/%", "/\x00", "/" + "a" * 5000, "http://testserver/", "/../../etc"])
+@pytest.mark.parametrize("path", ["*", "", "//", "/%", "/\x00", "/" + "a" * 5000, "http://testserver/", "/../../etc",
+                                  "example.com:443", "[::1"])
 @pytest.mark.parametrize("method", sorted(set(METHODS)))
 def test_no_path_breaks_the_server(browser: TestClient, path: str, method: str) -> None:
     for wants in ("text/html", "application/json"):

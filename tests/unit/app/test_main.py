@@ -174,6 +174,15 @@ def test_sign_in_leads_nowhere_else(client: TestClient, target: str) -> None:
     assert (answer.status_code, answer.headers["location"]) == (303, "/admin")
 
 
+def test_head_does_not_use_up_the_one_time_link(client: TestClient, settings: Settings) -> None:
+    from app.access.accounts import admin_link
+
+    link = admin_link(client.app.state.sessions, settings, "")  # type: ignore[attr-defined]
+    assert link is not None
+    assert "set-cookie" not in client.head(link).headers
+    assert client.get(link).status_code == 303
+
+
 def test_health_readiness_and_metrics(client: TestClient) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json()["checks"] == {"database": "ok", "workspace": "ok", "supervisor": "ok"}

@@ -40,7 +40,8 @@ def test_secrets_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert Settings.load().url == "postgresql://user:secret@db/x"
 
 
-@pytest.mark.parametrize(("name", "value"), [("PORT", "many"), ("PORT", "70000"), ("SAESCOPE_MAX_RUNS", "0"), ("SAESCOPE_TRUSTED_PROXIES", "proxy.example")])
+@pytest.mark.parametrize(("name", "value"), [
+    ("PORT", "many"), ("PORT", "70000"), ("SAESCOPE_MAX_RUNS", "0"), ("SAESCOPE_TRUSTED_PROXIES", "proxy.example")])
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=f"^{name}: "):

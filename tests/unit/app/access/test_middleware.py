@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 from starlette.responses import StreamingResponse
 
+from app.access import accounts
 from app.access.middleware import CSP, SAFE_METHODS, HeadAsGet, TokenBuckets, first_segment, same_origin
 from app.pages.dependencies import admin_user, signed_in_user
 from app.settings import Settings
@@ -151,6 +152,39 @@ def test_sign_in_is_rate_limited(settings: Settings) -> None:
         assert int(answers[2].headers["retry-after"]) > 0
         assert client.get("/login?token=guess").status_code == 429
         assert client.get("/login").status_code == 200
+
+
+@pytest.mark.parametrize(("proxies", "scheme", "counted"), [
+    ("", "http", True), ("192.0.2.7", "http", True), ("127.0.0.1", "https", False), ("127.0.0.1/8", "https", False)])
+def test_forwarded_headers_count_only_from_a_named_proxy(
+    settings: Settings, proxies: str, scheme: str, counted: bool
+) -> None:
+    """A client on this machine must not choose the address that its sign-in attempts are counted under."""
+    from app.cli import server_config
+    from app.main import create_app
+
+    behind = settings.model_copy(update={"trusted_proxies": proxies, "logins_per_minute": 2})
+    config = server_config(create_app(behind, supervise=False), behind)
+    config.load()
+    with TestClient(config.loaded_app, client=("127.0.0.1", 1), follow_redirects=False) as client:
+        answers = [
+            client.post("/login", data={"name": "a"}, headers={
+                "x-forwarded-for": f"203.0.113.{i}", "x-forwarded-proto": "https"}) for i in range(3)]
+        assert (answers[2].status_code == 429) is counted
+        secure = client.get("/static/none", headers={"x-forwarded-proto": "https", "host": "127.0.0.1"})
+        assert secure.status_code == 404
+        with config.app.state.sessions() as db:  # type: ignore[union-attr]
+            accounts.set_password(db, "ada", "correct horse")
+        signed_in = client.post("/login", data={"name": "ada", "password": "correct horse"}, headers={
+            "x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https"})
+        if not counted:
+            assert ("Secure" in signed_in.headers["set-cookie"]) is (scheme == "https")
+
+
+def test_no_browser_keeps_a_page_of_the_administrator(admin: TestClient) -> None:
+    for path in ("/admin", "/admin/train", "/admin/users", "/account"):
+        assert admin.get(path).headers["cache-control"] == "no-store", path
+    assert "cache-control" not in admin.get("/runs").headers
 
 
 def test_bodies_are_bounded(settings: Settings) -> None:

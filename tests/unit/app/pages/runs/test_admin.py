@@ -203,35 +203,6 @@ def test_the_command_line_says_the_same(spec: TrainSpec) -> None:
     assert parse_spec("train", values) == spec
 
 
-def test_users_are_made_and_removed(admin: TestClient) -> None:
-    answer = admin.post("/admin/users/save", data={"name": "eve", "password": "short"})
-    assert answer.status_code == 422
-    assert "8 characters" in answer.text
-    assert 'value="eve"' in answer.text
-    assert admin.post("/admin/users/save", data={"name": "eve", "password": "long enough"}).status_code == 303
-    page = admin.get("/admin").text
-    found = re.search(r"/admin/users/(\d+)/delete", page)
-    assert found is not None
-    other = TestClient(admin.app, follow_redirects=False)
-    assert other.post("/login", data={"name": "eve", "password": "long enough"}).status_code == 303
-    assert other.get("/admin").status_code == 403  # signed in, but no administrator
-    assert other.post("/api/runs", json={"kind": "train"}).status_code == 403
-    assert admin.post(f"/admin/users/{found[1]}/delete").status_code == 303
-    assert other.get("/admin").status_code == 303
-    for unknown in (999, 10**30):
-        assert admin.post(f"/admin/users/{unknown}/delete").status_code == 404
-
-
-def test_nobody_removes_themselves(admin: TestClient) -> None:
-    with admin.app.state.sessions() as db:  # type: ignore[attr-defined]
-        from sqlalchemy import select
-
-        from app.db.tables import User
-
-        me = db.scalar(select(User.id).where(User.name == "ada"))
-    assert admin.post(f"/admin/users/{me}/delete").status_code == 409
-
-
 def test_the_command_line_has_every_option_of_the_command() -> None:
     from typer.main import get_command
 
