@@ -1,4 +1,4 @@
-"""The file beside a build says what the build says, with the contexts cut around their peaks."""
+"""The page file repeats the build's facts, with the contexts cut around their peaks."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ def test_where_nothing_can_be_written_it_is_made_elsewhere(
 
 @st.composite
 def contexts(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Rows of `context` as an imported dashboard may have them, latents left out, starts and documents unknown."""
+    """Return rows of `context` like an imported dashboard's, with latents left out, and starts and documents unknown.
+    """
     rows = []
     for latent in sorted(draw(st.sets(st.integers(0, 9), max_size=4))):
         for rank in range(draw(st.integers(0, 3))):
