@@ -10,7 +10,7 @@ from sae.store.latent_query import ALIVE
 from sae.store.records import CLASSES, FLAGS, Rule, Token
 
 FLAG_NAMES = {
-    ALIVE: "living", "dead": "dead", "dense": "dense", "rare": "rare", "single_token": "single token",
+    ALIVE: "alive", "dead": "dead", "dense": "dense", "rare": "rare", "single_token": "single token",
     "position_bound": "position-bound", "punctuation": "punctuation", "number": "numbers", "capital": "capitals",
 }
 FLAG_WORDS = {ALIVE: "fired at least once", **FLAGS}

@@ -272,7 +272,8 @@ class Build:
 
     def counts(self) -> dict[str, int]:
         """Count the latents with each flag, the alive ones, and all of them (`all`)."""
-        return {**self.facets()["flag"], "all": self.n_latents}
+        flags = self.facets()["flag"]
+        return {**flags, "living": flags[ALIVE], "all": self.n_latents}  # the old name of `alive`, for one release
 
     def random_latents(self, n: int, seed: int = 0) -> list[int]:
         """Return `n` random alive latents.  The same seed gives the same latents."""
