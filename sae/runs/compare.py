@@ -74,4 +74,4 @@ def _table(side: int, matches: Matches) -> pa.Table:
         "fires": matches.fires_L.numpy(),
         "others": pa.ListArray.from_arrays(offsets, matches.other_LK.int().numpy().reshape(-1)),
         "cosines": pa.ListArray.from_arrays(offsets, matches.cosine_LK.numpy().reshape(-1)),
-        "mate": matches.mate_L.int().numpy(), "phi": matches.phi_L.float().numpy()})
+        "mate": matches.best_match_L.int().numpy(), "phi": matches.phi_L.float().numpy()})
