@@ -138,5 +138,5 @@ def moment(unix_time: float | None) -> str:
 
 FILTERS = {
     "compact": compact, "whole": whole, "number": number, "signed": signed, "fixed": fixed, "percent": percent,
-    "density": density, "one_in": one_in, "duration": duration, "bytes": size, "moment": moment,
+    "density": density, "one_in": one_in, "duration": duration, "bytes": size, "moment": moment, "minus": minus,
 }

@@ -34,12 +34,11 @@ from sae.steering.request import (
 SLIDER_END = 10.0  # × max activation; the number box goes on to MAX_STRENGTH
 MAX_CHIPS = 2 * MAX_LATENTS  # more than a run takes, so that a form with a few too many keeps what was typed
 POSITIONS: dict[Positions, str] = {
-    "all": "prompt and output", "output": "output only", "from": "from a position on"}
+    "all": "prompt and output", "output": "output only", "from": "from a position onward"}
 # The mode's own number, where it has one, and what it is when nothing was typed.
 NUMBERS: dict[Mode, str] = {"add": "strength", "clamp": "target", "scale": "factor"}
 MODE_NAMES: dict[Mode, str] = {
     "add": "add", "clamp": "clamp", "scale": "scale", "ablate": "ablate", "remove": "project out"}
-SWEEP_STRENGTHS = "-4 -2 -1 0.5 1 1.5 2 3 4 6"
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ class Form:
 def default_values() -> dict[str, str]:
     """The settings as they stand in a form that nobody touched."""
     return _values(Sampling()) | {
-        "positions": "all", "start": "0", "samples": "1", "sweep": SWEEP_STRENGTHS, "sweep_of": "0", "system": ""}
+        "positions": "all", "start": "0", "samples": "1", "sweep": "", "sweep_of": "0", "system": ""}
 
 
 def _values(s: Sampling) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.pages.steer.form import NUMBERS, Chip, Form, parse_number
+from app.pages.steer.sweep_strengths import default_strengths
 from app.web.parameters import whole_number
 from sae.errors import UserError
 from sae.lm.model_info import find_model
@@ -43,11 +44,16 @@ def check(form: Form) -> SteerRequest | None:
 
 
 def check_sweep(form: Form, steer: SteerRequest, concept: tuple[int, ...]) -> SweepRequest | None:
-    """Return the sweep that the form makes of a request; `concept` are the swept latent's tokens."""
+    """Return the sweep that the form makes of a request; `concept` are the swept latent's tokens.
+
+    Without strengths in the form they follow from the latent.
+    """
     words = [word for word in re.split(r"[\s,;]+", form.values["sweep"]) if word]
     numbers = [parse_number(word) for word in words]
-    strengths = words if None in numbers else sorted({s for s in numbers if s is not None})
+    strengths: list[Any] = words if None in numbers else sorted({s for s in numbers if s is not None})
     place = swept_place(form)
+    if not words and place is not None:
+        strengths = default_strengths(form.chips[place])
     try:
         return SweepRequest.model_validate(
             {"request": steer, "place": -1 if place is None else place, "strengths": strengths, "concept": concept})

@@ -6,7 +6,7 @@ with the run's address (`app/pages/steer/run_page.py`).
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import ImmutableMultiDict
 
 from app.db.tables import SteerRun
-from app.pages.dependencies import BuildsDep, CatalogDep, QuestionsDep, SessionDep, SteeringDep, WorkspaceDep
+from app.pages.dependencies import BuildsDep, CachedRequestsDep, CatalogDep, SessionDep, SteeringDep, WorkspaceDep
 from app.pages.steer.form import (
     MODE_NAMES,
     NUMBERS,
@@ -32,6 +32,7 @@ from app.pages.steer.form_check import check, check_sweep, swept_place
 from app.pages.steer.lookup import Sources
 from app.pages.steer.result import find, run_context
 from app.pages.steer.run_view import run_view, stored_request, whole_text
+from app.pages.steer.sweep_strengths import default_strengths, strengths_text
 from app.web.errors import wants_json
 from app.web.parameters import whole_number
 from app.web.templating import is_htmx, render
@@ -94,12 +95,12 @@ async def change_form(request: Request, sources: SourcesDep) -> Response:
 
 
 @router.get("/steer/warm")
-async def warm(sources: SourcesDep, workspace: WorkspaceDep, questions: QuestionsDep, sae: str) -> Response:
+async def warm(sources: SourcesDep, workspace: WorkspaceDep, cached_requests: CachedRequestsDep, sae: str) -> Response:
     """A page is open on which the SAE may be steered with: let the worker load it and its model."""
     row = await run_in_threadpool(sources.sae, sae)
     if row is not None:
         model = str(row.config["model"]["name"])
-        questions.hint(Warm(model=model, folders={row.id: str(workspace.sae(row.id))}))
+        cached_requests.hint(Warm(model=model, folders={row.id: str(workspace.sae(row.id))}))
     return Response(status_code=204)
 
 
@@ -108,7 +109,8 @@ def form_json(request: Request, sources: SourcesDep) -> dict[str, Any]:
     """What `POST /steer` takes, filled in as the page would be."""
     form = _form_from(request.query_params, sources)
     return {
-        "prompt": form.prompt, **form.values, "special": form.special, "control": form.control, "chat": form.chat,
+        "prompt": form.prompt, **form.values, "sweep": form.values["sweep"] or _swept_text(form),
+        "special": form.special, "control": form.control, "chat": form.chat,
         "latents": [{"sae": c.sae, "latent": c.number, "mode": c.mode, "strength": c.value("strength"),
                      "target": c.value("target"), "factor": c.value("factor"), "max_act": c.max_act,
                      "norm_ratio": c.ratio("strength")} for c in form.chips],
@@ -152,7 +154,18 @@ def form_page(form: Form, sources: Sources) -> dict[str, Any]:
     return {
         "run": None, "form": form, "saes": saes, "current_sae": current, "modes": MODES, "mode_names": MODE_NAMES,
         "positions": POSITIONS, "section": "steer", "json_url": "/steer.json", "defaults": default_values(),
+        "sweep_text": _sweep_text, "swept_text": _swept_text(form),
         "can_chat": current is not None and sources.can_chat(current), "slider": slider_position}
+
+
+def _swept_text(form: Form) -> str:
+    place = swept_place(form)
+    return _sweep_text(form.chips[place]) if place is not None else ""
+
+
+def _sweep_text(chip: Chip, mode: str = "") -> str:
+    """Return what a sweep of the latent tries where no strengths are typed, in its own mode or another."""
+    return strengths_text(default_strengths(replace(chip, mode=mode or chip.mode)))
 
 
 # ---- runs

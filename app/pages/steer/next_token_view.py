@@ -79,7 +79,7 @@ def kl_chart(run: RunView) -> Markup | None:
     if not any(len(one.points) > 1 for one in series):
         return None
     return charts.line_chart(
-        series[:8], title="KL from the unsteered model at each token's draw", x_label="position", y_label="nats",
+        series[:8], title="KL to the unsteered model, per token", x_label="position", y_label="nats",
         zero=True, width=860, height=170, x_format=tick_text)
 
 

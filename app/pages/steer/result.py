@@ -12,7 +12,8 @@ from app.db.tables import SteerRun
 from app.pages.steer.form import MODE_NAMES
 from app.pages.steer.next_token_view import kl_chart
 from app.pages.steer.run_view import RunView, run_view
-from app.pages.steer.sweep_view import PERPLEXITY_TIMES, REPETITION_MORE, sweep_charts, sweep_rows
+from app.pages.steer.sweep_strengths import PERPLEXITY_TIMES, REPETITION_MORE, Verdict, verdict
+from app.pages.steer.sweep_view import sweep_charts, sweep_rows
 from app.web.templating import render_to_string
 from app.worker.steering_runs import LiveRun, SteeringRuns
 
@@ -42,7 +43,14 @@ def run_context(run: RunView) -> dict[str, Any]:
     """What the result's templates need of a run."""
     return {
         "run": run, "mode_names": MODE_NAMES, "kl_chart": kl_chart(run), "rows": sweep_rows(run) if run.sweep else [],
-        "sweep_charts": sweep_charts(run), "perplexity_times": PERPLEXITY_TIMES, "repetition_more": REPETITION_MORE}
+        "sweep_charts": sweep_charts(run), "perplexity_times": PERPLEXITY_TIMES, "repetition_more": REPETITION_MORE,
+        "verdict": _verdict(run)}
+
+
+def _verdict(run: RunView) -> Verdict | None:
+    if run.sweep is None or not run.cells:
+        return None
+    return verdict(run.cells, run.sweep.request.interventions[run.sweep.place].mode)
 
 
 def run_events(run: RunView) -> list[tuple[str, str]]:

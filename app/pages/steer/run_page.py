@@ -17,16 +17,17 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
-from app.pages.dependencies import QuestionsDep, SessionDep, SteeringDep, WorkspaceDep
+from app.pages.dependencies import CachedRequestsDep, SessionDep, SteeringDep, WorkspaceDep
 from app.pages.steer.form import form_of
 from app.pages.steer.form_page import SourcesDep, form_page
 from app.pages.steer.next_token_view import next_tables, readout_request, title_of
 from app.pages.steer.result import Found, find, run_context, run_events
 from app.pages.steer.run_view import RunView, run_json, whole_text
+from app.pages.steer.sweep_strengths import strengths_text
 from app.web.errors import wants_json
 from app.web.parameters import PathNumber, QueryNumber, whole_number
 from app.web.templating import is_htmx, render
-from app.worker.cached_requests import PATIENCE_S, CachedRequest, fault_words
+from app.worker.cached_requests import PATIENCE_S, CachedRequest, fault_answer
 from app.worker.protocol import ReadOut, Readout
 from sae.lm.model_info import find_model
 from sae.steering.python_program import SnippetSae
@@ -75,7 +76,7 @@ def show(request: Request, found: FoundDep, sources: SourcesDep, by: QueryNumber
         return render(request, "steer/_result.html", **run_context(run))
     form = form_of(run.request, run.facts)
     if run.sweep:
-        form.values["sweep"] = " ".join(f"{s:g}" for s in run.sweep.strengths)
+        form.values["sweep"] = strengths_text(run.sweep.strengths)
         form.values["sweep_of"] = str(run.sweep.place)
     sources.name(form)
     context = form_page(form, sources) | {"json_url": f"/steer/{run.id}.json"}
@@ -122,7 +123,8 @@ async def _states(found: Found) -> AsyncIterator[None]:
 @router.get("/steer/{run_id}/next/{key}/{position}")
 @router.get("/steer/{run_id}/next/{key}/{position}.json")  # applied first, so it is matched first
 async def next_tokens(
-    request: Request, found: FoundDep, questions: QuestionsDep, workspace: WorkspaceDep, key: str, position: PathNumber
+    request: Request, found: FoundDep, cached_requests: CachedRequestsDep, workspace: WorkspaceDep, key: str,
+    position: PathNumber,
 ) -> Response:
     """What might have stood in a token's place, and what may follow it: unsteered, steered, and the difference."""
     run = found.view()
@@ -134,20 +136,20 @@ async def next_tokens(
     asked = readout_request(steer, *texts, position)
     folders = {i.sae: str(workspace.sae(i.sae)) for i in steer.interventions}
     patience_s = 60.0 if wants_json(request) else PATIENCE_S
-    question = await questions.ask((run.id, key, position), Readout(request=asked, folders=folders), patience_s)
-    return await run_in_threadpool(_show_next, request, run, key, position, question)
+    cached = await cached_requests.ask((run.id, key, position), Readout(request=asked, folders=folders), patience_s)
+    return await run_in_threadpool(_show_next, request, run, key, position, cached)
 
 
-def _show_next(request: Request, run: RunView, key: str, position: int, question: CachedRequest) -> Response:
-    words, status, headers = fault_words(question) if question.fault else ("", 200, {})
+def _show_next(request: Request, run: RunView, key: str, position: int, cached: CachedRequest) -> Response:
+    words, status, headers = fault_answer(cached) if cached.fault else ("", 200, {})
     if wants_json(request):
-        if not isinstance(question.last, ReadOut):
-            return JSONResponse({"error": words or question.note, "status": status}, status if words else 202, headers)
-        return JSONResponse(question.last.model_dump(exclude={"type"}))
+        if not isinstance(cached.last, ReadOut):
+            return JSONResponse({"error": words or cached.note, "status": status}, status if words else 202, headers)
+        return JSONResponse(cached.last.model_dump(exclude={"type"}))
     context = {
         "run": run, "key": key, "position": position, "title": title_of(key), "fault": words,
-        "waiting": "" if question.last else question.note,
-        "tables": next_tables(question.last) if isinstance(question.last, ReadOut) else []}
+        "waiting": "" if cached.last else cached.note,
+        "tables": next_tables(cached.last) if isinstance(cached.last, ReadOut) else []}
     if is_htmx(request):
         return render(request, "steer/_next.html", 200, headers, **context)
     return render(request, "steer/next.html", status, headers, section="steer", **context)

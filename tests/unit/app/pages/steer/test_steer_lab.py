@@ -58,7 +58,7 @@ def program(home: Path) -> Iterator[TestClient]:
 def worker(program: TestClient) -> FakeWorker:
     fake = FakeWorker()
     state = program.app.state  # type: ignore[attr-defined]
-    state.steering._worker, state.questions = fake, CachedRequests(fake)  # type: ignore[arg-type]
+    state.steering._worker, state.cached_requests = fake, CachedRequests(fake)  # type: ignore[arg-type]
     return fake
 
 
@@ -235,7 +235,7 @@ def test_columns_of_every_sample_stream_by_their_names(browser: TestClient) -> N
     assert [name for name in events if name in columns] == columns
     assert list(events)[-1] == "done"
     assert "48 tokens in all columns" in words_of(events["status"])
-    assert "KL from the unsteered model" in events["readout"]
+    assert "KL to the unsteered model" in events["readout"]
     page = browser.get(place).text
     for name in columns:
         assert f'id="{name}"' in page
@@ -253,7 +253,7 @@ def test_a_finished_text_leads_from_each_token_to_what_might_have_stood_there(
     fragment = browser.get(links[-1], headers=HTMX).text
     assert "<html" not in fragment
     assert "In place of" in fragment
-    assert "came" in words_of(fragment)
+    assert "sampled" in words_of(fragment)
     asked = worker.asked[-1].request
     prompt, output = run["result"]["prompt"]["ids"], run["result"]["columns"]["steered"]["ids"]
     assert list(asked.ids) == prompt + output
@@ -336,6 +336,37 @@ def test_a_sweep_is_a_run_with_a_grid_whose_cells_open(browser: TestClient, work
     assert "texts" in words_of(events["status"])
 
 
+def test_a_sweep_without_strengths_takes_those_that_suit_the_latent(browser: TestClient) -> None:
+    form = browser.get(f"/steer?sae={SAE}&latent=2").text
+    shown = unescape(re.findall(r'name="sweep"[^>]*value="" placeholder="([^"]+)"', form)[0])
+    place = made(browser, "/steer/sweep")
+    strengths = finished(browser, place)["sweep"]["strengths"]
+    assert strengths == [float(word.replace("−", "-")) for word in shown.split()]
+    assert browser.get(f"/steer.json?sae={SAE}&latent=2").json()["sweep"] == shown
+    breaks = float(re.findall(r"breaks? (?:past|beyond) ±([\d.]+)", words_of(form))[0])
+    assert max(strengths) == pytest.approx(1.5 * breaks, rel=0.1)
+    assert min(strengths) == -max(strengths)
+    flags = words_of(re.findall(r'<span class="flag">(.*?)</span>', browser.get(place).text, re.S)[-1])
+    assert flags == f"add 2 at {len(strengths)} strengths", "the strength of the form is not that of the sweep"
+
+
+def test_a_sweep_says_first_which_strengths_are_usable_or_where_to_look(browser: TestClient) -> None:
+    place = made(browser, "/steer/sweep", sweep="0.5 1 2 4")
+    finished(browser, place)
+    page = browser.get(place).text
+    assert "Usable: +0.5 to +2 × max" in " ".join(words_of(page).split())
+    assert page.index("Usable:") < page.index("Perplexity under the unsteered model")
+    place = made(browser, "/steer/sweep", sweep="4 8")
+    finished(browser, place)
+    page = browser.get(place).text
+    assert "None of these is usable (all are too strong: no text still reads well); try +0.4 to +4." in " ".join(
+        words_of(page).split())
+    button = re.findall(r'<button[^>]*formaction="/steer/sweep" name="sweep" value="([^"]+)">Sweep there', page)
+    there = made(browser, "/steer/sweep", sweep=["4 8", button[0]])  # as a browser sends field and button
+    assert finished(browser, there)["sweep"]["strengths"] == [float(word) for word in button[0].split()]
+    assert "Usable: +" in words_of(browser.get(there).text)
+
+
 def test_a_clamp_and_a_factor_are_swept_in_their_own_units(browser: TestClient) -> None:
     for mode, unit in (("clamp", "strength, × max"), ("scale", "factor")):
         place = made(browser, "/steer/sweep", sweep="0 1 2", mode=mode)
@@ -359,7 +390,7 @@ def test_a_worker_that_dies_is_told_of_and_the_run_begins_anew(browser: TestClie
     assert worker.asked[0] == worker.asked[1]
     said = words_of(browser.get(place).text)
     assert "The model worker went away" in said
-    assert "began anew" in said
+    assert "started over" in said
     worker.says = [[started, GONE], [Loading(what="x"), GONE]]
     twice = made(browser)
     assert finished(browser, twice)["state"] == "failed"
