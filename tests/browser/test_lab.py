@@ -68,7 +68,7 @@ def done(page: Page, word: str = "done") -> None:
 
 def settings(page: Page, values: dict[str, str]) -> None:
     if not page.locator("#temperature").is_visible():
-        page.locator("summary", has_text="Sampling and where").click()
+        page.locator("summary", has_text="Sampling and positions").click()
     for name, value in values.items():
         page.locator(f"#{name}").fill(value)
 
@@ -119,7 +119,7 @@ def test_a_token_shows_its_alternatives_by_click_and_by_keyboard(
     page.locator("#steered a.t").nth(14).click()
     tables = page.locator("#next-tokens table")
     expect(tables).to_have_count(2, timeout=RUN_MS)
-    expect(page.locator("#next-tokens")).to_contain_text("came")
+    expect(page.locator("#next-tokens")).to_contain_text("sampled")
     first = page.locator("#next-tokens").inner_text()
     row = page.locator("#baseline .ctx")
     row.focus()
@@ -235,13 +235,13 @@ def test_from_the_inspector_to_the_steering_page(page: Page, server: Server) -> 
     page.locator(".ranked [data-card]").first.hover()
     expect(page.locator("#latent-card")).to_contain_text("1 in")
     page.screenshot(path=artefacts() / "inspect.png", full_page=True)
-    page.get_by_role("link", name="colour", exact=True).first.click()
-    expect(page.get_by_text("coloured by latent")).to_be_visible()
+    page.get_by_role("link", name="shade text", exact=True).first.click()
+    expect(page.get_by_text("shaded by latent")).to_be_visible()
     boxes = page.locator(".ranked input[type=checkbox]")
     chosen = [boxes.nth(i).get_attribute("value") for i in (0, 2)]
     for i in (0, 2):
         boxes.nth(i).check()
-    page.get_by_role("button", name="Steer with the chosen").click()
+    page.get_by_role("button", name="Steer with selected").click()
     expect(page).to_have_url(re.compile(r"/steer\?"))
     hidden: list[Any] = [box.get_attribute("value") for box in page.locator(".chip [name=latent]").all()]
     assert hidden == chosen

@@ -28,7 +28,7 @@ PROMPTS = len(ScoreRequest.model_fields["prompts"].default)
 
 
 def score_message(sae: Sae, build: Build, latents: Sequence[int], workspace: Workspace) -> Score:
-    """The question for output scores; a latent that never fired has no maximum, and so none."""
+    """The request for output scores; a latent that never fired has no maximum, and so none."""
     rates = build.firing_rates
     request = ScoreRequest(
         model=str(sae.config["model"]["name"]), sae=sae.id, latents=tuple(latents),
@@ -37,7 +37,7 @@ def score_message(sae: Sae, build: Build, latents: Sequence[int], workspace: Wor
 
 
 def ablation_message(sae: Sae, build: Build, latent: Latent, workspace: Workspace) -> Ablate | None:
-    """The question for ablation effects on the latent's strongest contexts; None where it has none."""
+    """The request for ablation effects on the latent's strongest contexts; None where it has none."""
     bos = int(build.meta["bos_token"])
     rows = [c.tokens for c in build.contexts(latent.latent) if c.band == TOP_BAND][:CONTEXTS]
     contexts = tuple(tuple(ids if ids[0] == bos else [bos, *ids]) for ids in rows if len(ids) > 1)
@@ -112,8 +112,8 @@ class EffectView:
     moved: list[MovedToken]
 
 
-_MEASURES = (("ce_at", "ΔCE where it fires"), ("kl_at", "KL where it fires"), ("ce_after", "ΔCE from there on"),
-             ("kl_after", "KL from there on"))
+_MEASURES = (("ce_at", "ΔCE where it fires"), ("kl_at", "KL where it fires"), ("ce_after", "ΔCE on later tokens"),
+             ("kl_after", "KL on later tokens"))
 
 
 def effect_view(row: LatentEffect, build: Build) -> EffectView:

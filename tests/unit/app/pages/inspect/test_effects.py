@@ -39,7 +39,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 @pytest.fixture
 def worker(program: TestClient) -> FakeWorker:
     fake = FakeWorker()
-    program.app.state.questions = CachedRequests(fake)  # type: ignore[attr-defined, arg-type]
+    program.app.state.cached_requests = CachedRequests(fake)  # type: ignore[attr-defined, arg-type]
     return fake
 
 
@@ -103,7 +103,7 @@ def test_what_goes_on_and_what_went_wrong_is_told(browser: TestClient, worker: F
     worker.says = [[Part(done=0.5), None], [Busy(retry_after_s=5)]]
     going = browser.post(place, headers=HTMX).text
     assert "went" not in going
-    assert "no room" in going
+    assert "model worker is busy" in going
     assert "measuring" in words_of(browser.get(place, headers=HTMX).text)
     assert browser.get(f"/effects/{SAE}/60").status_code == 404
     assert browser.get("/effects/demo/none/1").status_code == 404

@@ -42,7 +42,7 @@ def browser(home: Path) -> Iterator[TestClient]:
     app = create_app(settings, supervise=False)
     with TestClient(app, follow_redirects=False) as client:
         app.state.worker = FakeWorker()
-        app.state.questions = CachedRequests(app.state.worker)
+        app.state.cached_requests = CachedRequests(app.state.worker)
         yield client
 
 
@@ -106,7 +106,7 @@ def test_ranks_filters_colours_and_tokens_are_in_the_address(browser: TestClient
     assert "at position 1" in words_of(browser.get(place + "?at=1").text)
     assert "Choose a token" in words_of(browser.get(place + "?at=9999").text)
     coloured = browser.get(f"{place}?latent={plain[0]['latent']}").text
-    assert f"coloured by latent {plain[0]['latent']}" in words_of(coloured)
+    assert f"shaded by latent {plain[0]['latent']}" in words_of(coloured)
     assert len(worker.asked) == 1
 
 
@@ -114,7 +114,7 @@ def test_two_saes_are_shown_beside_each_other(browser: TestClient) -> None:
     place = stored(browser, **{"with": OTHER})
     page = browser.get(place + "?at=2&of=1").text
     assert page.count('class="text ctx cells"') == 2
-    assert page.count("Steer with the chosen") == 2
+    assert page.count("Steer with selected") == 2
     assert f'name="sae" value="{OTHER}"' in page
     assert [side["sae"] for side in browser.get(place + ".json").json()["sides"]] == [SAE, OTHER]
 
@@ -206,7 +206,7 @@ def test_reads_that_make_the_model_work_are_counted(home: Path) -> None:
     app = create_app(settings, supervise=False)
     with TestClient(app, follow_redirects=False) as client:
         app.state.worker = worker = FakeWorker()
-        app.state.questions = CachedRequests(app.state.worker)
+        app.state.cached_requests = CachedRequests(app.state.worker)
 
         def read(path: str, text: str) -> int:
             return client.get(path, params={"sae": SAE, "text": text}).status_code

@@ -40,7 +40,7 @@ def browser(home: Path) -> Iterator[TestClient]:
     app = create_app(Settings(home=home, demo=False, database_url="", steers_per_minute=1e6), supervise=False)
     with TestClient(app, follow_redirects=False) as client:
         app.state.worker = FakeWorker()
-        app.state.questions = CachedRequests(app.state.worker)
+        app.state.cached_requests = CachedRequests(app.state.worker)
         yield client
 
 
@@ -90,7 +90,7 @@ def test_faults_and_waiting(browser: TestClient, worker: FakeWorker, monkeypatch
     assert browser.get(f"{HERE}.json", params={"text": " "}).json()["field"] == "text"
     assert browser.get(f"/inspect/{SAE}/60", params={"text": "x"}).status_code == 404
     worker.says = [[Busy(retry_after_s=4)]]
-    assert "no room" in browser.post(HERE, data={"text": "busy"}, headers=HTMX).text
+    assert "model worker is busy" in browser.post(HERE, data={"text": "busy"}, headers=HTMX).text
     monkeypatch.setattr(own_text, "PATIENCE_S", 0.05)
     worker.says = [[Queued(position=3), None]]
     waiting = browser.post(HERE, data={"text": "slow"}, headers=HTMX).text
