@@ -1,4 +1,4 @@
-"""The settings of each architecture: what contradicts itself is refused, with the field's name."""
+"""The settings of each architecture: contradictions are rejected with the field's name."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_every_architecture_can_be_asked_for_by_its_name_alone(architecture: str
     assert parse_spec("train", {"architecture": architecture}).architecture == architecture  # type: ignore[union-attr]
 
 
-def test_k_does_not_bind_those_who_are_not_told() -> None:
+def test_k_does_not_bind_architectures_without_it() -> None:
     for values in ({"architecture": "relu"}, {"architecture": "gated"},
                    {"architecture": "jumprelu", "l0_penalty": "linear"}):
         assert TrainSpec(n_latents=16, k=32, **values).k == 32  # type: ignore[arg-type]
