@@ -29,7 +29,7 @@ class Stopped(Exception):
 
 
 def mixtures(n_tokens: int, n_features: int, width: int, seed: int = 0, active: float = 0.05) -> tuple[Tensor, Tensor]:
-    """Activations that are sparse sums of unit features, and the features [G, D]."""
+    """Return activations that are sparse sums of unit features, and the features [G, D]."""
     generator = torch.Generator().manual_seed(seed)
     features_GD = torch.randn(n_features, width, generator=generator)
     features_GD /= features_GD.norm(dim=1, keepdim=True)
@@ -84,7 +84,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 def test_a_kill_loses_only_what_came_after_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kill gives nobody the chance to save: what counts is what was saved along the way."""
+    """Kill the run, which gives it no chance to save: only what was saved along the way counts."""
     x_ND, _ = mixtures(500, 30, 16)
     spec, checkpoint = spec_of(), tmp_path / "train.pt"
     monkeypatch.setattr(engine, "_CHECKPOINT_S", 0.0)
@@ -130,7 +130,7 @@ def test_planted_features_are_found(architecture: str) -> None:
 def test_theta_is_of_the_last_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
     x_ND, _ = mixtures(500, 30, 16)
     rows: list[dict[str, Any]] = []
-    monkeypatch.setattr(engine, "_LOG_S", 0.0)  # a row a step, which says the smallest activation kept
+    monkeypatch.setattr(engine, "_LOG_S", 0.0)  # one row per step, with the smallest activation kept
     trained = train(spec_of(), source_of(x_ND), CPU, row=lambda **row: rows.append(row))
     assert trained.theta_batches == (18, 20)
     minima = [row["theta"] for row in rows]
@@ -149,7 +149,7 @@ def test_curves_are_sums_over_all_steps_since_the_last_row() -> None:
 
 @pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
 def test_the_dataset_scale_is_folded_into_the_artefact(architecture: str) -> None:
-    """Codes on raw activations are those of training divided by s; reconstructions too."""
+    """Check that codes and reconstructions on raw activations are those of training divided by s."""
     x_ND, _ = mixtures(500, 30, 16)
     spec = spec_of(architecture=architecture, normalize="dataset", lr=0.01)
     trained = train(spec, source_of(x_ND), CPU)

@@ -1,4 +1,4 @@
-"""Many SAEs on one stream, transcoders, and what the loop says of them."""
+"""Many SAEs on one stream, transcoders, and the rows that the loop writes about them."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_row_says_how_each_stands() -> None:
 
 
 def test_the_figures_of_a_row_are_those_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against sums over every step's codes and errors."""
+    """Compare with sums over every step's codes and errors."""
     x_ND, _ = mixtures(500, 30, 16)
     spec = spec_of(normalize="layer_norm")
     seen: list[tuple[Tensor, Tensor, float]] = []
@@ -143,7 +143,7 @@ def test_the_figures_of_a_row_are_those_of_its_steps(monkeypatch: pytest.MonkeyP
 
 
 def test_a_long_run_writes_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time between rows grows with the run's, and with the number of its SAEs."""
+    """Check that the time between rows grows with the run's time and with the number of its SAEs."""
     x_ND, _ = mixtures(500, 30, 16)
     monkeypatch.setattr(engine, "_LOG_S", 0.0)
     assert len(rows_of([spec_of()], source_of(x_ND), CPU)) == 20
@@ -155,7 +155,8 @@ def test_a_long_run_writes_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pairs(n_tokens: int = 3000, size: float = 0.05) -> tuple[StoredActivations, Tensor]:
-    """Inputs and the targets that they decide: another direction for each input feature; both [N, 16 + 12]."""
+    """Return inputs and the targets that they determine: another direction for each input feature; both [N, 16 + 12].
+    """
     x_ND, features_GD = mixtures(n_tokens, 30, 16)
     generator = torch.Generator().manual_seed(5)
     out_GD = torch.randn(30, 12, generator=generator)

@@ -1,4 +1,4 @@
-"""One training step: hand-derived gradients against autograd, and what the step keeps true."""
+"""One training step: hand-derived gradients compared with autograd, and the step's invariants."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 def make(
     architecture: str, seed: int = 0, product_dtype: torch.dtype = torch.float32, d_in: int = 0, **changes: Any
 ) -> SAETrainer:
-    """A trainee whose parameters have left their starting point, with an eighth of its latents dead;
-    a transcoder's where `d_in` is given."""
+    """Return a trainer with parameters away from their starting point and an eighth of its latents dead.
+
+    With `d_in` it trains a transcoder.
+    """
     generator = torch.Generator().manual_seed(seed)
     values: dict[str, Any] = {
         "architecture": architecture, "n_latents": L, "k": K, "k_aux": 3, "aux_alpha": 0.5, "tokens": 2400,
@@ -102,7 +104,7 @@ def test_a_step_keeps_the_decoder_on_the_sphere(architecture: str, product_dtype
         trainer.step(batch(step), lr=0.01)
         grad_LD = trainer.W_dec_LD.grad
         assert grad_LD is not None
-        # What Adam saw had no part along the rows, and was clipped.
+        # Adam's gradient had no component along the rows, and was clipped.
         assert (grad_LD * before_LD).sum(dim=1).abs().max() < 1e-5 * grad_LD.norm()
         assert grad_LD.norm() > 0
         own = trainer.sparsity.parameters()
