@@ -43,11 +43,11 @@ def tokens_of(lm: LanguageModel) -> Tensor:
     return torch.tensor([[lm.bos_id, *lm.encode(PROMPT)]])
 
 
-# ---- by hand: nothing of sae.autoencoder.artefact or sae.steering.interventions below this line
+# ---- reference by hand, which uses nothing of sae.autoencoder.artefact or sae.steering.interventions
 
 
 def activations_by_hand(sae: Any, x_D: Tensor) -> tuple[Tensor, float]:
-    """All activations of one residual vector by the SAE's rule, and the token's scale."""
+    """Return all activations of one residual vector by the SAE's rule, and the token's scale."""
     scale = 1.0
     if sae.config["normalize"] == "layer_norm":
         scale = float(x_D.std()) + 1e-5
@@ -85,7 +85,7 @@ def residual_by_hand(sae: Any, interventions: list[Intervention], x_D: Tensor) -
 def logits_by_hand(
     plain: Any, tokens_PS: Tensor, edits: dict[int, Callable[[Tensor], Tensor]], steered: Callable[[int], bool],
 ) -> Tensor:
-    """One plain forward of the Hugging Face model with PyTorch hooks that work a position at a time."""
+    """Run the plain Hugging Face model once, with PyTorch hooks that work on one position at a time."""
 
     def hook_of(edit: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
         def hook(_module: Any, _inputs: Any, output: Any) -> Any:
@@ -118,8 +118,11 @@ def interventions_for(sae: Any, mode: str, latents: tuple[int, ...] = (3, 17, 40
 
 
 def same(got: Tensor, expected: Tensor) -> None:
-    """Equal to 1e-5 of a logit.  The relative part is float32's own: without any steering, the plain
-    model with its cache and without differ by 1.2e-5 in a logit of 10."""
+    """Check equality to 1e-5 of a logit.
+
+    The relative part is float32's own error: without steering, the plain model with and without its cache
+    differs by 1.2e-5 in a logit of 10.
+    """
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -152,10 +155,12 @@ def test_steering_equals_plain_hooks_at_every_position(
 
 
 def written_by_rows(
-    rows: RowModel, steerings: list[Steering], tokens: list[int], start: int, company: bool,
+    rows: RowModel, steerings: list[Steering], tokens: list[int], start: int, batched: bool,
 ) -> list[Tensor]:
-    """Logits [S, V] of every steering on one text: `start` tokens as a prompt, the others one by one; all steerings
-    in one batch, or each by itself."""
+    """Return the logits [S, V] of every steering on one text.
+
+    `start` tokens are read as a prompt and the others one by one, with all steerings in one batch or each alone.
+    """
     def write(batch: dict[int, Steering]) -> dict[int, Tensor]:
         store, out = Rows(capacity_of(len(tokens))), {}
         for row, steering in batch.items():
@@ -174,24 +179,24 @@ def written_by_rows(
         return {row: torch.cat(parts) for row, parts in out.items()}
 
     numbered = dict(enumerate(steerings))
-    written = write(numbered) if company else {n: write({n: s})[n] for n, s in numbered.items()}
+    written = write(numbered) if batched else {n: write({n: s})[n] for n, s in numbered.items()}
     return [written[n] for n in numbered]
 
 
-@pytest.mark.parametrize("company", [True, False])
+@pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("where", [
     SteeredPositions(), SteeredPositions(positions="output"),
     SteeredPositions(positions="from", start=9, special=True)])
 def test_rows_of_every_mode_equal_plain_hooks(
-    lm: LanguageModel, rows: RowModel, plain: Any, tiny_sae: Any, where: SteeredPositions, company: bool,
+    lm: LanguageModel, rows: RowModel, plain: Any, tiny_sae: Any, where: SteeredPositions, batched: bool,
 ) -> None:
-    """Ten texts, each steered in another way by another SAE, in one batch and each alone: with the cache."""
+    """Compare ten texts, each with another mode and SAE, in one batch and each alone, with the cache."""
     tokens_PS, start = tokens_of(lm), 7
     made = [(tiny_sae(*kind), mode) for kind in (("batch_topk", "layer_norm", 2, 3), ("topk", "none", 1, 4))
             for mode in MODES]
     steerings = [Steering(interventions_for(sae, mode), {sae.config["id"]: sae}, where, [lm.bos_id])
                  for sae, mode in made]
-    found = written_by_rows(rows, steerings, tokens_PS[0].tolist(), start, company)
+    found = written_by_rows(rows, steerings, tokens_PS[0].tolist(), start, batched)
     first = {"all": 0, "output": start, "from": where.start}[where.positions]
     for (sae, mode), logits in zip(made, found, strict=True):
         chosen = interventions_for(sae, mode)
@@ -295,7 +300,7 @@ def test_greedy_text_and_activations_equal_a_run_without_cache(
         ids.append(int(logits[0, -1].argmax()))
     assert steered.output == ids[len(prompt):]
     assert len(steered.acts) == len(prompt) + 12  # the last token is read as well
-    by_position = torch.stack([readings[place][0] for place in range(3)], dim=1)
+    by_position = torch.stack([readings[index][0] for index in range(3)], dim=1)
     assert torch.allclose(torch.tensor(steered.acts[:-1]), by_position, atol=1e-4)
     # With "output" the prompt is read unchanged, so the first token is the model's own.
     assert steered.output[0] == baseline.output[0]

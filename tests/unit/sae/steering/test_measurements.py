@@ -1,4 +1,4 @@
-"""Read-outs, inspection, ablation and output scores against plain computations."""
+"""Next tokens, inspection, ablation and output scores against plain computations."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def ids(demo_lm: LanguageModel) -> list[int]:
     return [demo_lm.bos_id, *demo_lm.encode(TEXT)]
 
 
-# ---- read-out
+# ---- next tokens
 
 
-def test_the_readout_is_two_forward_passes(model: RowModel, ids: list[int], tiny_sae: Any) -> None:
+def test_next_tokens_come_from_two_forward_passes(model: RowModel, ids: list[int], tiny_sae: Any) -> None:
     sae = tiny_sae("batch_topk", "layer_norm")
     one = [Intervention(sae=sae.config["id"], layer=2, latent=5, strength=2, max_act=4.0)]
     steering = Steering(one, {sae.config["id"]: sae}, SteeredPositions(positions="output"), [0])
@@ -77,7 +77,7 @@ def test_shares_and_repetition() -> None:
     assert repetition([1, 2]) is None
 
 
-# ---- inspector
+# ---- inspection
 
 
 @pytest.mark.parametrize("architecture", ["batch_topk", "topk"])
@@ -107,7 +107,7 @@ def test_inspection_is_the_saes_codes(model: RowModel, ids: list[int], tiny_sae:
             assert float(dense_SL[f.peak, f.latent]) == pytest.approx(f.max, rel=1e-3)
 
 
-def test_a_latent_that_is_asked_for_is_told_wherever_it_fires(model: RowModel, ids: list[int], tiny_sae: Any) -> None:
+def test_a_requested_latent_is_listed_wherever_it_fires(model: RowModel, ids: list[int], tiny_sae: Any) -> None:
     sae = tiny_sae("batch_topk", "layer_norm", 1, 3)
     dense_SL = sae.activation_of(model.lm.activations(torch.tensor([ids]), sae.hook)[0], torch.arange(sae.n_latents))
     latent = int((dense_SL > 0).sum(0).argmax())
@@ -183,9 +183,9 @@ def test_a_latent_that_never_fires_has_no_effect(model: RowModel, ids: list[int]
 def test_spread_counts_the_logits_that_move() -> None:
     one, half = torch.zeros(100), torch.zeros(100)
     one[3], half[:50] = 1.0, 1.0
-    assert spread(half) == pytest.approx(1.0)  # after centring, all move alike
+    assert spread(half) == pytest.approx(1.0)  # after centring, all logits move equally
     assert spread(one) == pytest.approx(4 * 0.99 / 100, rel=0.02)
-    assert spread(torch.ones(100)) == 1 / 100  # nothing but a shift
+    assert spread(torch.ones(100)) == 1 / 100  # a shift of all logits
     assert spread(torch.randn(5000, generator=torch.Generator().manual_seed(0))) == pytest.approx(2 / math.pi, abs=0.02)
 
 
@@ -216,7 +216,7 @@ def test_output_scores_by_hand(model: RowModel, tiny_sae: Any) -> None:
         assert found[n].score == pytest.approx(expected, abs=1e-4)
 
 
-def test_scores_refuse_what_is_not_there(model: RowModel, tiny_sae: Any) -> None:
+def test_scores_refuse_missing_latents_and_long_prompts(model: RowModel, tiny_sae: Any) -> None:
     for latents, prompts, field in (([48], ["x"], "latents.0"), ([1], ["x = 1\n" * 300], "prompts")):
         with pytest.raises(UserError) as error:
             list(output_scores(model, tiny_sae(), "x", latents, [1.0], prompts))
