@@ -1,7 +1,8 @@
-"""What a page says of how its numbers were made."""
+"""Provenance of a page's numbers: what was measured, on what, under which conventions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from app.db.tables import Sae
@@ -17,18 +18,42 @@ NORMALIZATIONS = {
 }
 
 
+SIMILAR_TRAINING = 1.2  # ratio of training tokens up to which two SAEs are compared without a warning
+
+
 def architecture_name(name: str) -> str:
+    """Return an architecture's usual spelling, such as BatchTopK for batch_topk."""
     return ARCHITECTURES.get(name, name)
 
 
+def training_tokens(sae: Sae) -> int | None:
+    """Return the number of tokens that the SAE was trained on; None where its file does not say."""
+    tokens = (sae.config.get("training") or {}).get("tokens")
+    return int(tokens) if isinstance(tokens, int | float) and tokens > 0 else None
+
+
+def training_warning(saes: Sequence[Sae]) -> str:
+    """Return a warning where SAEs shown together saw different amounts of text; "" where they did not.
+
+    An SAE that is trained for longer reconstructs better, so its FVU says nothing of its architecture.
+    """
+    known = {sae.name: tokens for sae in saes if (tokens := training_tokens(sae)) is not None}
+    if len(known) < 2 or max(known.values()) <= SIMILAR_TRAINING * min(known.values()):
+        return ""
+    trained = ", ".join(f"{name} on {compact(tokens)} tokens" for name, tokens in known.items())
+    return f"Trained for different lengths: {trained}. Differences may come from the training, not from the SAEs' kind."
+
+
 def provenance_words(sae: Sae, meta: dict[str, Any] | None) -> list[str]:
-    """The provenance strip's words: what was measured, on what, under which conventions."""
+    """Return the parts of the provenance strip: what was measured, on what, under which conventions."""
     k = f", k = {sae.k}" if sae.k else ""
     words = [sae.model, sae.hook, f"{architecture_name(sae.architecture)}, L = {sae.n_latents:,}{k}"]
     if sae.weightless:
         return [*filter(None, words), *_foreign(sae, meta or {})]
+    if (tokens := training_tokens(sae)) is not None:
+        words.append(f"trained on {compact(tokens)} tokens")
     if meta:
-        words += [f"{meta['text']}, {compact(meta['tokens'])} tokens", "BOS not counted"]
+        words += [f"indexed on {compact(meta['tokens'])} tokens of {meta['text']}", "BOS not counted"]
     words.append(NORMALIZATIONS.get(sae.config.get("normalize", ""), str(sae.config.get("normalize"))))
     if meta:
         words.append(f"build {meta['build_id']}")
@@ -36,7 +61,7 @@ def provenance_words(sae: Sae, meta: dict[str, Any] | None) -> list[str]:
 
 
 def _foreign(sae: Sae, meta: dict[str, Any]) -> list[str]:
-    """What is known of a dashboard that was computed elsewhere."""
+    """Return what is known of a dashboard that was computed elsewhere."""
     said = [f"computed elsewhere ({sae.config['imported']['format']})"]
     if meta.get("text"):
         said.append(str(meta["text"]))
@@ -46,7 +71,7 @@ def _foreign(sae: Sae, meta: dict[str, Any]) -> list[str]:
 
 
 def provenance(sae: Sae, meta: dict[str, Any]) -> dict[str, Any]:
-    """The same for programs: every number of the JSON it stands in was made so."""
+    """Return the provenance for programs: how every number of the JSON around it was made."""
     kept = ("build_id", "model", "site", "architecture", "n_latents", "k", "theta", "normalize", "text",
             "text_fingerprint", "tokens", "contexts", "bos_rule", "weight_processing", "decoder_norm",
             "saescope_version", "command", "imported")

@@ -1,4 +1,4 @@
-"""What all pages of an SAE share: finding it, its build, provenance, caching, the JSON twin."""
+"""Parts that all pages of an SAE share: finding it, its build, its provenance, its JSON."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from app.library import labels
 from app.library.builds import Builds
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
 from app.pages.explore import sae_views
+from app.pages.explore.sae_list import COLUMNS, HINTS, SaeTable, best
 from app.pages.runs.api import sae_out
 from app.pages.runs.runs import card_charts, runs_now
 from app.render.token_text import token_label
@@ -21,8 +22,8 @@ from sae.errors import UserError
 
 router = APIRouter(include_in_schema=False)
 
-CARDS = 24
-# What the demo run does in each phase, told while it goes.
+CARDS = 4  # SAEs that are shown as cards; more are shown as a table
+# What the demo run does in each phase.
 PHASES = (
     ("text", "Reads this Python's own standard library and cuts it into contexts of 128 tokens, BOS first in each."),
     ("training", "Runs the embedded language model up to one layer and trains the SAE on its residual stream."),
@@ -34,7 +35,7 @@ PHASES = (
 
 @router.get("/index.json")
 def home_json(db: SessionDep, catalog: CatalogDep, workspace: WorkspaceDep) -> JSONResponse:
-    """The SAEs, newest first, and the runs that go or wait."""
+    """Return the SAEs, newest first, and the active and queued runs."""
     return JSONResponse({"saes": [sae_out(sae).model_dump() for sae in catalog.list_saes()],
                          "runs": [run.as_json() for run in runs_now(db, workspace)]})
 
@@ -43,10 +44,15 @@ def home_json(db: SessionDep, catalog: CatalogDep, workspace: WorkspaceDep) -> J
 def home(
     request: Request, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, workspace: WorkspaceDep,
 ) -> Response:
-    saes = catalog.list_saes()
+    """Show what the program does, three ways in, and the SAEs: as cards, or as a table where there are many."""
+    table = SaeTable.read(catalog.list_saes(), request.query_params)
     runs = runs_now(db, workspace)
+    first = best(table.saes)
+    first_card = _card(first, builds) if first else None
+    few = table.saes if len(table.saes) <= CARDS else []
     return render(
-        request, "explore/home.html", cards=[_card(sae, builds) for sae in saes[:CARDS]], n_saes=len(saes),
+        request, "explore/home.html", first=first_card, table=table, columns=COLUMNS, hints=HINTS,
+        cards=[first_card if first_card and sae is first else _card(sae, builds) for sae in few],
         runs=[(run, card_charts(run, workspace)) for run in runs], phases=PHASES, json_url="/index.json")
 
 
@@ -56,7 +62,7 @@ def _card(sae: Sae, builds: Builds) -> sae_views.Card:
     try:
         with builds.use(sae.id, sae.current_build) as build:
             return sae_views.card(sae, build)
-    except UserError:  # its file was deleted or is of another version: its own page says so
+    except UserError:  # its file was deleted or has another version, which the SAE's page says
         return sae_views.card(sae, None)
 
 

@@ -16,9 +16,10 @@ from app.library import labels
 from sae.store.build import Build
 from sae.workspace.paths import Workspace
 from tests.builds import S, Synthetic
+from tests.unit.app.conftest import write_sae
 from tests.unit.app.pages.conftest import BATCH, TOP
 
-VOID = {"meta", "link", "input", "br", "hr", "img", "path"}
+VOID = {"meta", "link", "input", "br", "hr", "img", "path", "col"}
 
 
 class Checker(HTMLParser):
@@ -77,13 +78,72 @@ def test_home_shows_the_saes(browsable: TestClient) -> None:
     assert f'href="/{BATCH}"' in html
     assert f'href="/{TOP}"' in html
     assert "0.184" in html
+    assert "trained on 1.5 M tokens" in html
+    assert "fraction of variance unexplained" in html, "figures say what they are"
     assert 'class="sparkline"' in html
 
 
-def test_an_empty_workspace_says_what_to_do(client: TestClient) -> None:
-    html = page(client, "/")
+def test_home_says_what_the_program_does_and_leads_into_it(browsable: TestClient) -> None:
+    html = page(browsable, "/")
+    assert "Browse what the latents of a sparse autoencoder (SAE) react to" in html
+    for door in (rf'class="card door" href="/{BATCH}/\d+"', f'class="card door" href="/steer[?]sae={BATCH}"',
+                 f'class="card door" href="/inspect[?]sae={BATCH}"'):
+        found = re.search(door, html.replace("%2F", "/"))
+        assert found, door
+        assert browsable.get(re.findall('href="([^"]+)"', found[0])[0]).status_code == 200
+
+
+def test_only_administrators_are_offered_to_train(admin: TestClient, browsable: TestClient) -> None:
+    assert 'href="/admin/train"' in page(admin, "/")
+    assert 'href="/admin/import"' in page(admin, "/")
+    browsable.cookies.clear()
+    html = page(browsable, "/")
+    assert 'href="/admin/train"' not in html
+    assert 'href="/login?next=/"' in html
+
+
+def test_an_empty_workspace_says_what_to_do(client: TestClient, admin: TestClient) -> None:
+    html = page(admin, "/")
     assert "Nothing here yet" in html
     assert 'href="/admin/train"' in html
+    assert 'href="/admin/import"' in html
+    client.cookies.clear()
+    html = page(client, "/")
+    assert "Nothing here yet" in html
+    assert 'href="/login?next=/"' in html
+    assert "saescope demo" in html
+
+
+def test_cards_of_saes_without_an_index_have_no_dead_links(
+    admin: TestClient, client: TestClient, workspace: Workspace
+) -> None:
+    write_sae(workspace, BATCH)
+    client.app.state.catalog.sync()  # type: ignore[attr-defined]
+    html = page(admin, "/")
+    assert f'href="/admin/index?sae={BATCH}"' in html.replace("%2F", "/")
+    client.cookies.clear()
+    for html in (html, page(client, "/")):
+        for href in set(re.findall(r'href="(/[^"]*)"', html)) - {"/admin/train", "/admin/import"}:
+            assert client.get(href.replace("&amp;", "&")).status_code in (200, 303), href
+
+
+def test_many_saes_are_a_table_with_the_best_first(browsable: TestClient, workspace: Workspace) -> None:
+    for i, fvu in enumerate((0.5, 0.05, None)):
+        metrics = {} if fvu is None else {"fvu": fvu, "l0": 10.0 * (i + 1)}
+        write_sae(workspace, f"demo/sweep-{i}", metrics=metrics, training={"tokens": 200_000})
+    browsable.app.state.catalog.sync()  # type: ignore[attr-defined]
+
+    def order(query: str) -> list[str]:
+        rows = page(browsable, f"/{query}").partition("<tbody>")[2]
+        return re.findall(r'<tr data-row><td class="mono"><a href="/demo/([^"]+)"', rows)
+
+    names = [BATCH.removeprefix("demo/"), TOP.removeprefix("demo/")]
+    assert order("") == ["sweep-1", *names, "sweep-0", "sweep-2"]
+    assert order("?sort=fvu&dir=desc") == ["sweep-0", *names, "sweep-1", "sweep-2"], "the unmeasured are last"
+    assert order("?sort=l0")[:2] == ["sweep-0", *names[:1]]
+    assert order("?sort=trained&dir=asc")[0] == "sweep-0"
+    assert order("?sort=nonsense&dir=desc") == order("?sort=fvu&dir=desc")
+    assert 'aria-sort="ascending"' in page(browsable, "/")
 
 
 def test_an_empty_workspace_with_the_demo_run_tells_its_phases(client: TestClient) -> None:
@@ -106,8 +166,6 @@ def test_the_page_of_an_sae(browsable: TestClient) -> None:
 
 
 def test_an_sae_without_a_build(client: TestClient, workspace: Workspace) -> None:
-    from tests.unit.app.conftest import write_sae
-
     write_sae(workspace, BATCH)
     client.app.state.catalog.sync()  # type: ignore[attr-defined]
     assert "no feature index yet" in page(client, f"/{BATCH}")
@@ -340,7 +398,7 @@ def test_a_damaged_build_is_told_on_its_own_pages(browsable: TestClient, workspa
     os.truncate(path, int(path.stat().st_size * share))
     for address in (f"/{BATCH}", f"/{BATCH}/latents", f"/{BATCH}/4", f"/{BATCH}/tokens"):
         said = page(browsable, address, 404)
-        assert re.search("index-1.duckdb (cannot be opened|is not a feature build)", said)
+        assert re.search("index-1.duckdb (cannot be opened|is not a saescope build)", said)
         assert f"saescope index --sae {BATCH}" in said
         assert str(workspace.root) not in said  # where our files lie is nobody's business
     for address in ("/", f"/{TOP}/4", f"/{TOP}/tokens?with={BATCH}", "/search?q=return"):
