@@ -78,7 +78,7 @@ PLAN: dict[str, str] = {
     "app.pages":
         "app.settings app.db app.render app.web app.access app.library app.jobs app.worker sae sae.errors "
         "sae.workspace sae.store",
-    "app.pages.system": "app.settings app.db app.web app.access app.pages",
+    "app.pages.system": "app.settings app.db app.web app.access app.pages sae.errors",
     "app.pages.runs":
         "app.settings app.db app.render app.web app.access app.library app.jobs app.pages sae.errors "
         "sae.workspace sae.lm sae.specs sae.formats sae.runs",

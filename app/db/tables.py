@@ -1,7 +1,7 @@
 """The tables of the app database.  Times are Unix seconds; ids of runs sort by time.
 
-What can be read from the workspace (metrics, curves, builds) is not kept here: `saes` mirrors
-`sae.json` for quick listing, and `Catalog.sync()` sets it right whenever the folders change.
+The database does not store what can be read from the workspace (metrics, curves, builds).  Only `saes` mirrors
+`sae.json` for quick listing, and `Catalog.sync()` updates it whenever the folders change.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ NAMING = {
 
 
 class Base(DeclarativeBase):
-    """Names every constraint, so that migrations can speak of it."""
+    """The base of all tables.  It names every constraint, so that migrations can refer to it."""
 
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map = {dict[str, Any]: JSON(none_as_null=True)}  # noqa: RUF012  (as SQLAlchemy reads it)
 
 
 class User(Base):
-    """Someone who may sign in.  Without `password_hash` only by a one-time link."""
+    """A user who may sign in.  One without `password_hash` can only use a one-time link."""
 
     __tablename__ = "users"
 
@@ -40,7 +40,7 @@ class User(Base):
 
 
 class LoginSession(Base):
-    """A signed-in browser.  `id` is the SHA-256 of the cookie, which is kept nowhere here."""
+    """A signed-in browser.  `id` is the SHA-256 of the cookie, which is not stored."""
 
     __tablename__ = "sessions"
 
@@ -65,7 +65,7 @@ class LoginLink(Base):
 
 
 class Sae(Base):
-    """A finished SAE of the workspace; `config` is its `sae.json`."""
+    """A finished SAE in the workspace; `config` is its `sae.json`."""
 
     __tablename__ = "saes"
 
@@ -83,15 +83,25 @@ class Sae(Base):
 
     @property
     def weightless(self) -> bool:
-        """Whether it is a dashboard made elsewhere: it can be browsed, but nothing can be computed with it."""
+        """Return whether it is an imported dashboard, which can be browsed but has no weights to compute with."""
         return self.config.get("weights") == "none"
+
+    @property
+    def note(self) -> str:
+        """The administrators' note on it."""
+        return str(self.config.get("notes", {}).get("note", ""))
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the home page, the switcher and the search leave it out.  Its own pages stay."""
+        return bool(self.config.get("notes", {}).get("hidden"))
 
 
 class Run(Base):
-    """A run: its place in the queue and its process.  What it does is in its folder.
+    """A run: its state, its place in the queue and its process.  Its spec and progress are in its folder.
 
-    States: queued → starting → running → succeeded | failed | cancelled | lost; a lost run goes
-    back to queued, to go on from its last checkpoint.
+    The states are queued → starting → running → succeeded | failed | cancelled | lost.  A lost run goes
+    back to queued and resumes from its last checkpoint.
     """
 
     __tablename__ = "runs"
@@ -102,23 +112,23 @@ class Run(Base):
     spec: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(String(20), default="queued")
     created: Mapped[float] = mapped_column(default=time.time)
-    launched: Mapped[float | None]  # when the present (or last) process was started
-    started: Mapped[float | None]  # when the first one was
+    launched: Mapped[float | None]  # start of the present (or last) process
+    started: Mapped[float | None]  # start of the first process
     finished: Mapped[float | None]
     pid: Mapped[int | None]
-    pid_started: Mapped[str | None] = mapped_column(String(80))  # tells this process from a later one with its number
+    pid_started: Mapped[str | None] = mapped_column(String(80))  # distinguishes it from a later process with this pid
     cancel_asked: Mapped[float | None]
     requested_by: Mapped[str] = mapped_column(String(80), default="")
-    form_key: Mapped[str | None] = mapped_column(String(80), unique=True)  # of the form that was sent, however often
+    form_key: Mapped[str | None] = mapped_column(String(80), unique=True)  # so that a form sent twice starts one run
     error: Mapped[str | None] = mapped_column(Text)
     sae_id: Mapped[str | None] = mapped_column(String(170))
-    progress: Mapped[float] = mapped_column(default=0.0)  # furthest share of the whole seen, 0 to 1
-    requeues: Mapped[int] = mapped_column(default=0)  # automatic ones since it last got further
-    requeue_mark: Mapped[float] = mapped_column(default=0.0)  # `progress` at the last of them
+    progress: Mapped[float] = mapped_column(default=0.0)  # largest finished share so far, 0 to 1
+    requeues: Mapped[int] = mapped_column(default=0)  # automatic ones since `progress` last grew
+    requeue_mark: Mapped[float] = mapped_column(default=0.0)  # `progress` at the last automatic requeue
 
 
 class Label(Base):
-    """A latent's label, note, tags and star.  Kept when the SAE is deleted, because it may be added again.
+    """A latent's label, note, tags and star.  Kept when the SAE's folder disappears, because it may come back.
 
     `version` counts the changes of text, note and tags.  An update names the version that it replaces, so that
     SQLAlchemy raises StaleDataError where somebody else was faster.
@@ -131,7 +141,7 @@ class Label(Base):
     text: Mapped[str] = mapped_column(Text, default="")
     starred: Mapped[bool] = mapped_column(default=False)
     note: Mapped[str] = mapped_column(Text, default="")
-    tags: Mapped[str] = mapped_column(Text, default="", server_default="")  # words, sorted, with commas between
+    tags: Mapped[str] = mapped_column(Text, default="", server_default="")  # sorted and separated by ", "
     author: Mapped[str] = mapped_column(String(80), default="")
     updated: Mapped[float] = mapped_column(default=time.time)
     version: Mapped[int] = mapped_column(default=0, server_default="0")
@@ -140,7 +150,7 @@ class Label(Base):
 
 
 class EarlierLabel(Base):
-    """A label, note and tags that were replaced, with who wrote them and when."""
+    """A replaced label, note and tags, with their author and time."""
 
     __tablename__ = "label_history"
     __table_args__ = (Index(None, "sae_id", "latent"),)
@@ -158,7 +168,7 @@ class EarlierLabel(Base):
 class SteerRun(Base):
     """One steering request and its finished text, which the permalink replays.
 
-    States: queued, running, succeeded, failed, stopped.
+    The states are queued, running, succeeded, failed and stopped.
     """
 
     __tablename__ = "steer_runs"
@@ -185,9 +195,9 @@ class Inspection(Base):
 
 
 class LatentEffect(Base):
-    """What was measured of a latent: its output score with the tokens it was measured on, and what ablating it does.
+    """A latent's measured effects: its output score with the tokens it was measured on, and its ablation.
 
-    Belongs to a build, whose maximum activations are the unit and whose contexts were read.
+    They belong to a build, which provides the maximum activations (the unit of strength) and the contexts.
     """
 
     __tablename__ = "latent_effects"

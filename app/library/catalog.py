@@ -1,7 +1,7 @@
 """The SAEs of the workspace, mirrored in the database.
 
-The folders are the truth: an SAE made on the command line, copied in or deleted shows up by
-`sync()`, which costs a listing and touches only what changed.
+The folders decide: `sync()` finds SAEs that were made on the command line, copied in or deleted.  It lists the
+folders and updates only the rows that changed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from app.db.engine import SessionFactory
 from app.db.tables import Sae
+from app.library.sae_notes import NOTES, read_notes
 from sae.errors import UserError
 from sae.workspace.paths import Workspace
 
@@ -24,22 +25,22 @@ Signature = tuple[tuple[str, int, tuple[str, ...]], ...]
 
 
 class Catalog:
-    """What SAEs there are, and the newest finished build of each."""
+    """The SAEs and the newest finished build of each."""
 
     def __init__(
         self, workspace: Workspace, sessions: SessionFactory, changes: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """Make a catalog.  Every page names the SAEs, so rows are kept while `changes` (`db.engine.Changes`) stays."""
+        """Make a catalog.  It caches the rows, which every page needs, until `changes()` (`Changes`) differs."""
         self.workspace, self.sessions, self._changes = workspace, sessions, changes
         self._seen: Signature | None = None
-        self._kept: tuple[int | None, dict[str, Sae]] = (None, {})  # replaced whole, so threads need no lock
+        self._kept: tuple[int | None, dict[str, Sae]] = (None, {})  # replaced as a whole, so threads need no lock
 
     def list_saes(self) -> list[Sae]:
-        """Every SAE, newest first."""
+        """Return every SAE: the newest first, hidden ones after all others, so that no page starts with one."""
         return list(self._saes().values())
 
     def get_sae(self, sae_id: str) -> Sae | None:
-        """The SAE with this id (`<model>/<name>`), or None."""
+        """Return the SAE with this id (`<model>/<name>`), or None."""
         return self._saes().get(sae_id)
 
     def _saes(self) -> dict[str, Sae]:
@@ -47,12 +48,12 @@ class Catalog:
         if change is None or change != kept_at:
             with self.sessions() as db:
                 rows = db.scalars(select(Sae).order_by(Sae.created.desc(), Sae.id))
-                saes = {row.id: row for row in rows}
+                saes = {row.id: row for row in sorted(rows, key=lambda row: row.hidden)}
             self._kept = (change, saes)
         return saes
 
     def sync(self) -> None:
-        """Make the table say what the folders say.  A damaged SAE is logged and passed over."""
+        """Update the table from the folders.  A damaged SAE is logged and skipped."""
         self._seen = self._signature()
         with self.sessions() as db:
             known = {row.id: row for row in db.scalars(select(Sae))}
@@ -72,7 +73,7 @@ class Catalog:
             db.commit()
 
     def sync_if_changed(self) -> bool:
-        """`sync()` where an SAE or a build came, went or was replaced.  Whether it did."""
+        """Call `sync()` if an SAE or a build was added, removed or replaced, and return whether it was."""
         if self._signature() == self._seen:
             return False
         self.sync()
@@ -82,9 +83,11 @@ class Catalog:
         entries = []
         for sae_id in self.workspace.sae_ids():
             try:
-                changed = (self.workspace.sae(sae_id) / "sae.json").stat().st_mtime_ns
-                entries.append((sae_id, changed, tuple(self.workspace.build_ids(sae_id))))
-            except (UserError, FileNotFoundError):  # no name of ours, or deleted while we looked
+                folder = self.workspace.sae(sae_id)
+                changed = (folder / "sae.json").stat().st_mtime_ns
+                notes = (folder / NOTES).stat().st_mtime_ns if (folder / NOTES).exists() else 0
+                entries.append((sae_id, changed + notes, tuple(self.workspace.build_ids(sae_id))))
+            except (UserError, FileNotFoundError):  # not a valid name, or deleted in the meantime
                 continue
         return tuple(entries)
 
@@ -100,8 +103,9 @@ class Catalog:
                 "model": model, "name": name, "architecture": str(config["architecture"]),
                 "n_latents": int(config["n_latents"]), "k": None if k is None else int(k),
                 "layer": int(config["site"]["layer"]), "hook": str(config["site"]["hook"]),
-                "config": config, "created": float(config.get("created") or path.stat().st_mtime),
+                "config": config | {"notes": read_notes(path.parent)},
+                "created": float(config.get("created") or path.stat().st_mtime),
             }
         except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("%s is passed over: %s: %s", path, type(error).__name__, error)
+            log.warning("%s is skipped: %s: %s", path, type(error).__name__, error)
             return None

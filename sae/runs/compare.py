@@ -11,6 +11,7 @@ import pyarrow as pa
 from sae import __version__
 from sae.errors import UserError
 from sae.runs.folder import RunFolder
+from sae.runs.manage import still_there
 from sae.runs.progress import Reporter
 from sae.runs.steps import open_model_and_text, text_of
 from sae.specs.registry import CompareSpec, command_line
@@ -52,7 +53,8 @@ def run_compare(spec: CompareSpec, folder: RunFolder, workspace: Workspace, repo
         "text_fingerprint": corpus.info["fingerprint"], "mmcs_a": matches[0].mmcs, "mmcs_b": matches[1].mmcs,
         "command": command_line("compare", spec.model_dump()), "run": folder.id, "created": time.time(),
         "saescope_version": __version__}
-    write_comparison(path, meta, pa.concat_tables([_table(side, one) for side, one in enumerate(matches)]))
+    with still_there(workspace, first, path), still_there(workspace, second, path):
+        write_comparison(path, meta, pa.concat_tables([_table(side, one) for side, one in enumerate(matches)]))
     return {"a": first, "b": second, "mmcs_a": matches[0].mmcs, "mmcs_b": matches[1].mmcs}
 
 

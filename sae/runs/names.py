@@ -11,6 +11,8 @@ import json
 from itertools import count
 from pathlib import Path
 
+from filelock import FileLock
+
 from sae.errors import UserError
 from sae.lm.sites import KINDS
 from sae.runs.folder import FINAL_STATES, RunFolder
@@ -30,8 +32,8 @@ def claim_names(spec: TrainSpec | SweepSpec, model_id: str, folder: RunFolder, w
     note = folder.path / "sae_id.txt"
     chosen = note.read_text(encoding="utf-8").split() if note.exists() else []
     names = [_wanted(spec, member) for member in spec.members()]
-    with lock(workspace.root / "saes" / ".lock"):  # one process of this workspace at a time
-        mine = {sae_id for sae_id in chosen if _owner(sae_id, workspace) == folder.id}
+    with names_lock(workspace):
+        mine = {sae_id for sae_id in chosen if owner(sae_id, workspace) == folder.id}
         ids: list[str] = []
         for i, name in enumerate(names):
             if i < len(chosen) and chosen[i] in mine:
@@ -43,6 +45,11 @@ def claim_names(spec: TrainSpec | SweepSpec, model_id: str, folder: RunFolder, w
                 write_json(claim, {"run": folder.id, "folder": str(folder.path.resolve())})
     note.write_text("\n".join(ids), encoding="utf-8")
     return ids
+
+
+def names_lock(workspace: Workspace) -> FileLock:
+    """Return the lock under which names are given, changed and removed: one process of the workspace at a time."""
+    return lock(workspace.root / "saes" / ".lock")
 
 
 def release(sae_id: str, workspace: Workspace) -> None:
@@ -78,7 +85,7 @@ def _free(
     """Return `<model>/<name>`, or the first of `name-2`, `name-3`, … that no SAE has and no run has claimed."""
     for number in count(1):
         sae_id = f"{model_id}/{name}" if number == 1 else f"{model_id}/{name}-{number}"
-        if sae_id not in taken and _owner(sae_id, workspace) in (None, folder.id):
+        if sae_id not in taken and owner(sae_id, workspace) in (None, folder.id):
             return sae_id
         if exactly:
             raise UserError(f"name: the SAE {sae_id} already exists, or a run is making it; choose another name",
@@ -86,7 +93,7 @@ def _free(
     raise AssertionError("unreachable: count() never ends")
 
 
-def _owner(sae_id: str, workspace: Workspace) -> str | None:
+def owner(sae_id: str, workspace: Workspace) -> str | None:
     """Return the id of the run that made or claimed an SAE; "" if it is unknown, None if the name is free."""
     folder = workspace.sae(sae_id)
     for name in ("sae.json", _CLAIM):

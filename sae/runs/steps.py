@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sae.runs.folder import RunFolder
+from sae.runs.manage import still_there
 from sae.runs.progress import Reporter
 from sae.specs.registry import IndexSettings, IndexSpec, command_line
 from sae.workspace.paths import Workspace, slug
@@ -71,7 +72,8 @@ def build_index(
             reporter.begin("index", settings.index_tokens * of, done=settings.index_tokens * number)
         model = IndexSpec if isinstance(settings, IndexSpec) else IndexSettings  # a training spec has other fields too
         command = command_line("index", {"sae": sae_id, **settings.model_dump(include=set(model.model_fields))})
-        build(lm, sae, corpus, settings, path, provenance={"run": folder.id, "command": command},
-              checkpoint=folder.checkpoints / ("index.pt" if of == 1 else f"index-{number}.pt"),
-              update=lambda done, total: reporter.update(total * number + done, total * of))
+        with still_there(workspace, sae_id, path):
+            build(lm, sae, corpus, settings, path, provenance={"run": folder.id, "command": command},
+                  checkpoint=folder.checkpoints / ("index.pt" if of == 1 else f"index-{number}.pt"),
+                  update=lambda done, total: reporter.update(total * number + done, total * of))
     return build_id

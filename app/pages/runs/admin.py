@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Depends, Form, HTTPException, Request
-from fastapi import Path as PathPart
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app.access import accounts
-from app.db.tables import LoginSession, User
+from app.db.tables import User
 from app.jobs import queue
 from app.library.catalog import Catalog
 from app.pages.dependencies import AdminDep, CatalogDep, SessionDep, SettingsDep, WorkspaceDep, admin_user
@@ -21,12 +18,11 @@ from app.pages.runs import spec_form
 from app.pages.runs.estimate import Estimate, estimate
 from app.pages.runs.runs import runs_now
 from app.pages.runs.spec_check import check_spec
-from app.settings import Settings
 from app.web.templating import render
 from sae.errors import UserError
 from sae.lm.model_info import DEMO, find_model
 from sae.specs.registry import command_line, parse_spec
-from sae.workspace.paths import Workspace, new_id, typed_path
+from sae.workspace.paths import new_id, typed_path
 
 router = APIRouter(prefix="/admin", dependencies=[Depends(admin_user)], include_in_schema=False)
 
@@ -37,23 +33,13 @@ TITLES = {"train": "Train an SAE", "sweep": "Train a grid of SAEs", "index": "Bu
 
 @router.get("")
 def overview(
-    request: Request, admin: AdminDep, db: SessionDep, workspace: WorkspaceDep, catalog: CatalogDep,
-    settings: SettingsDep,
+    request: Request, db: SessionDep, workspace: WorkspaceDep, catalog: CatalogDep, settings: SettingsDep
 ) -> Response:
-    return _overview(request, admin, db, workspace, catalog, settings)
-
-
-def _overview(
-    request: Request, me: User, db: Session, workspace: Workspace, catalog: Catalog, settings: Settings,
-    user_error: str = "", user_name: str = "",
-) -> Response:
-    browsers = select(LoginSession.user_id, func.count()).group_by(LoginSession.user_id)
-    sessions_open = {row[0]: row[1] for row in db.execute(browsers)}
+    """Show what can be started, what is running, and the SAEs of the workspace."""
     return render(
-        request, "runs/admin.html", 422 if user_error else 200, section="admin",
-        runs=runs_now(db, workspace), saes=catalog.list_saes(),
-        users=list(db.scalars(select(User).order_by(User.name))), sessions_open=sessions_open, me=me,
-        settings=settings, disk=shutil.disk_usage(settings.home), user_error=user_error, user_name=user_name)
+        request, "runs/admin.html", section="admin", runs=runs_now(db, workspace), saes=catalog.list_saes(),
+        n_users=db.scalar(select(func.count()).select_from(User)), settings=settings,
+        disk=shutil.disk_usage(settings.home))
 
 
 @router.get("/{kind}/estimate")

@@ -1,4 +1,4 @@
-"""The registry of open builds."""
+"""Tests of the registry of open builds."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_one_used_longest_ago_is_closed_when_nobody_reads_it(workspace: Work
     with builds.use("demo/x", "b1") as one:
         with builds.use("demo/x", "b2"), builds.use("demo/x", "b3"):
             pass
-        assert one.latent(0) is not None, "still read, so still open"
+        assert one.latent(0) is not None, "still in use, so still open"
     with builds.use("demo/x", "b1") as again:
         assert again.latent(0) is not None
     builds.close()
@@ -64,5 +64,23 @@ def test_many_readers_past_capacity(workspace: Workspace, file: Path) -> None:
 
 
 def test_a_build_that_is_gone(workspace: Workspace) -> None:
-    with pytest.raises(UserError, match="no longer there"), Builds(workspace).use("demo/x", "b9"):
+    with pytest.raises(UserError, match="no longer exists"), Builds(workspace).use("demo/x", "b9"):
         pass
+
+
+def test_a_deleted_build_is_closed_as_soon_as_nobody_reads_it(workspace: Workspace, file: Path) -> None:
+    put(workspace, file, "b1", "b2")
+    builds = Builds(workspace)
+    with builds.use("demo/x", "b1") as one:
+        workspace.build("demo/x", "b1").unlink()
+        builds.forget("demo/x")
+        assert one.latent(0) is not None, "still in use, so still open"
+    assert list(builds._open) == []
+    with builds.use("demo/x", "b2"):
+        pass
+    workspace.build("demo/x", "b2").unlink()  # by another process
+    put(workspace, file, "b3")
+    with builds.use("demo/x", "b3"):
+        pass
+    assert [key[1] for key in builds._open] == ["b3"]
+    builds.close()
