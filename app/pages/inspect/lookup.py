@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fastapi import Request
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.tables import Inspection
 from app.library.builds import Builds
 from app.library.catalog import Catalog
+from app.pages.earlier import INSPECTED
 from app.pages.explore import latent_views
 from app.pages.inspect.view import Counted, Reading
 from app.render.token_text import Row, context_row
@@ -55,6 +61,30 @@ def example(catalog: Catalog, builds: Builds, sae_id: str) -> str:
             return plain_text(build, samples[0].tokens[:_EXAMPLE_TOKENS]) if samples else ""
     except UserError:  # the build is gone; the page says so where it matters
         return ""
+
+
+@dataclass(frozen=True)
+class EarlierInspection:
+    """One inspection of this browser: its texts on one line each, and its SAEs."""
+
+    id: str
+    created: float
+    text: str
+    text2: str
+    saes: list[str]
+
+
+def earlier_inspections(db: Session, request: Request) -> list[EarlierInspection]:
+    """Return the browser's inspections, newest first, without those that are deleted by now."""
+    ids = INSPECTED.read(request)
+    rows = db.scalars(select(Inspection).where(Inspection.id.in_(ids))) if ids else []
+    found = {row.id: row for row in rows}
+    return [_earlier(found[one]) for one in ids if one in found]
+
+
+def _earlier(row: Inspection) -> EarlierInspection:
+    first, *second = (" ".join(text.split()) for text in row.request["texts"])
+    return EarlierInspection(row.id, row.created, first, "".join(second), list(row.request["saes"]))
 
 
 def plain_text(build: Build, tokens: Sequence[int]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from starlette.datastructures import ImmutableMultiDict
 
+from app.pages.steer.latent_search import FoundLatent
 from app.web.parameters import whole_number
 from sae.errors import UserError
 from sae.steering.request import (
@@ -131,7 +132,8 @@ def slider_position(value: float | None) -> int:
 class Form:
     """The whole form.  `values` are the settings as typed; `errors` are by field name.
 
-    With `chat` the prompt is a user's message; `said` are the (role, content) that came before it.
+    With `chat` the prompt is a user's message; `said` are the (role, content) that came before it.  `add` is what
+    was typed to add a latent of `add_sae` with; where that is no number, `found` are the latents that it may mean.
     """
 
     prompt: str = ""
@@ -141,6 +143,9 @@ class Form:
     control: bool = False
     chat: bool = False
     said: list[tuple[str, str]] = field(default_factory=list)
+    add: str = ""
+    add_sae: str = ""
+    found: list[FoundLatent] | None = None
     errors: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -190,7 +195,9 @@ def read_form(data: ImmutableMultiDict[str, Any]) -> Form:
     values = {name: _lines(data.get(name, usual)) for name, usual in default_values().items()}
     said = list(zip(map(str, data.getlist("role")), map(_lines, data.getlist("content")), strict=False))
     return Form(_lines(data.get("prompt", "")), chips, values, special=bool(data.get("special")),
-                control=bool(data.get("control")), chat=bool(data.get("chat")), said=said)
+                control=bool(data.get("control")), chat=bool(data.get("chat")), said=said,
+                add=str(data.get("add", "")).strip(),
+                add_sae=str(data.get("add_sae") or (chips[0].sae if chips else "")))
 
 
 def _lines(value: Any) -> str:

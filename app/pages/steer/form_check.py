@@ -15,9 +15,9 @@ from app.pages.steer.form import NUMBERS, Chip, Form, parse_number
 from app.pages.steer.sweep_strengths import default_strengths
 from app.web.parameters import whole_number
 from sae.errors import UserError
+from sae.faults import Fault, faults
 from sae.lm.model_info import find_model
 from sae.lm.prompts import has_chat_template, prompt_length
-from sae.steering.faults import Fault, faults
 from sae.steering.measurement_requests import SweepRequest
 from sae.steering.request import SteerRequest, check_room
 

@@ -16,6 +16,8 @@ from starlette.datastructures import ImmutableMultiDict
 
 from app.db.tables import SteerRun
 from app.pages.dependencies import BuildsDep, CachedRequestsDep, CatalogDep, SessionDep, SteeringDep, WorkspaceDep
+from app.pages.earlier import STEERED
+from app.pages.steer.earlier_runs import earlier_runs
 from app.pages.steer.form import (
     MODE_NAMES,
     NUMBERS,
@@ -48,8 +50,8 @@ _RETRY_AFTER_S = 5
 _BUSY = "The model worker has all the runs it can hold. Nothing was lost: try again in a few seconds."
 
 
-def get_sources(catalog: CatalogDep, builds: BuildsDep) -> Sources:
-    return Sources(catalog, builds)
+def get_sources(catalog: CatalogDep, builds: BuildsDep, db: SessionDep) -> Sources:
+    return Sources(catalog, builds, db)
 
 
 SourcesDep = Annotated[Sources, Depends(get_sources)]
@@ -60,7 +62,7 @@ SourcesDep = Annotated[Sources, Depends(get_sources)]
 
 @router.get("/steer")
 def show_form(
-    request: Request, sources: SourcesDep, db: SessionDep, runs: SteeringDep, fork: str | None = None
+    request: Request, sources: SourcesDep, db: SessionDep, runs: SteeringDep, fork: str | None = None,
 ) -> Response:
     """The form: from the address, from a run (`?fork=<id>`), or an example.  htmx gets the form alone."""
     form = _forked(request, db, runs, fork) if fork else _form_from(request.query_params, sources)
@@ -94,6 +96,21 @@ async def change_form(request: Request, sources: SourcesDep) -> Response:
     return await run_in_threadpool(_show_form, request, form, sources)
 
 
+@router.get("/steer/earlier")
+def show_earlier(request: Request, db: SessionDep) -> Response:
+    """Return the list of the runs that this browser made."""
+    return render(request, "steer/_earlier.html", earlier=earlier_runs(db, request))
+
+
+@router.get("/steer/latents")
+def search_latents(request: Request, sources: SourcesDep, add: str = "", add_sae: str = "") -> Response:
+    """Return the latents that the text in the “Add latent” field may mean."""
+    found = sources.search(add_sae, add) if add.strip() and whole_number(add) is None else None
+    if wants_json(request):
+        return JSONResponse([{"latent": one.latent, "why": one.why, "label": one.label} for one in found or []])
+    return render(request, "steer/_found.html", found=found, add=add.strip())
+
+
 @router.get("/steer/warm")
 async def warm(sources: SourcesDep, workspace: WorkspaceDep, cached_requests: CachedRequestsDep, sae: str) -> Response:
     """A page is open on which the SAE may be steered with: let the worker load it and its model."""
@@ -120,8 +137,7 @@ def form_json(request: Request, sources: SourcesDep) -> dict[str, Any]:
 
 def _form_from(query: ImmutableMultiDict[str, Any], sources: Sources) -> Form:
     form = read_form(query)
-    if query.get("add"):
-        _add(form, query)
+    _add(form, sources)
     drop = whole_number(str(query.get("drop", "")), len(form.chips))
     if drop is not None:
         del form.chips[drop]
@@ -129,7 +145,9 @@ def _form_from(query: ImmutableMultiDict[str, Any], sources: Sources) -> Form:
         form.values["seed"] = new_seed()
     if query.get("forget"):  # begin the chat anew
         form.said = []
-    if form.chips or "drop" in query or form.prompt:
+    if inspection := str(query.get("inspection", "")):
+        form.prompt = form.prompt or sources.inspected_text(inspection)
+    if form.chips or "drop" in query or form.prompt or form.add:
         sources.complete(form)
         return form
     example = sources.example(query.get("sae"))
@@ -137,22 +155,29 @@ def _form_from(query: ImmutableMultiDict[str, Any], sources: Sources) -> Form:
     return example
 
 
-def _add(form: Form, data: ImmutableMultiDict[str, Any]) -> None:
-    sae = str(data.get("add_sae") or (form.chips[0].sae if form.chips else ""))
-    form.chips.append(Chip(sae=sae, latent=str(data["add"])))
+def _add(form: Form, sources: Sources) -> None:
+    """Add the latent whose number was typed; other text is looked for, and the reader chooses among what is found."""
+    if not form.add:
+        return
+    if whole_number(form.add) is None:
+        form.found = sources.search(form.add_sae, form.add)
+        return
+    form.chips.append(Chip(sae=form.add_sae, latent=form.add))
+    form.add = ""
 
 
 def _show_form(request: Request, form: Form, sources: Sources) -> Response:
     name = "steer/_form.html" if is_htmx(request) else "steer/page.html"
-    return render(request, name, **form_page(form, sources))
+    return render(request, name, **form_page(request, form, sources))
 
 
-def form_page(form: Form, sources: Sources) -> dict[str, Any]:
-    """What the page shows beside a run; without one unless it is put in."""
+def form_page(request: Request, form: Form, sources: Sources) -> dict[str, Any]:
+    """Return what the page shows besides a run; it has none unless one is put in."""
     saes = sources.steerable()
     current = next((sae for chip in form.chips for sae in saes if sae.id == chip.sae), saes[0] if saes else None)
     return {
-        "run": None, "form": form, "saes": saes, "current_sae": current, "modes": MODES, "mode_names": MODE_NAMES,
+        "run": None, "earlier": earlier_runs(sources.db, request), "form": form,
+        "saes": saes, "current_sae": current, "modes": MODES, "mode_names": MODE_NAMES,
         "positions": POSITIONS, "section": "steer", "json_url": "/steer.json", "defaults": default_values(),
         "sweep_text": _sweep_text, "swept_text": _swept_text(form),
         "can_chat": current is not None and sources.can_chat(current), "slider": slider_position}
@@ -211,22 +236,28 @@ async def _begin(
 
 
 def _created(request: Request, row: SteerRun, live: LiveRun) -> Response:
-    headers = {"Location": f"/steer/{row.id}"}
+    place = f"/steer/{row.id}"
+    response: Response
     if wants_json(request):
-        return JSONResponse({"id": row.id, "url": f"/steer/{row.id}"}, 201, headers)
-    if is_htmx(request):
-        return render(request, "steer/_result.html", headers={"HX-Push-Url": f"/steer/{row.id}"},
-                      **run_context(run_view(row, live)))
-    return RedirectResponse(f"/steer/{row.id}", 303)
+        response = JSONResponse({"id": row.id, "url": place}, 201, {"Location": place})
+    elif is_htmx(request):
+        response = render(request, "steer/_result.html", headers={"HX-Push-Url": place},
+                          **run_context(run_view(row, live)))
+    else:
+        response = RedirectResponse(place, 303)
+    STEERED.remember(request, response, row.id)
+    return response
 
 
 def _read_and_check(data: ImmutableMultiDict[str, Any], sources: Sources) -> tuple[Form, SteerRequest | None]:
     form = read_form(data)
-    if data.get("add"):
-        _add(form, data)
+    typed = len(form.chips)
+    _add(form, sources)
+    if form.found is not None:
+        form.errors["add"] = "Choose one of the latents found, or empty this field"
     sources.look_up(form)
-    if data.get("add"):
-        form.chips[-1].usual()
+    for chip in form.chips[typed:]:
+        chip.usual()
     return form, check(form)
 
 
@@ -248,8 +279,8 @@ def _show_faults(request: Request, form: Form, sources: Sources, status: int) ->
             {"error": f"{first}: {errors[first]}", "status": status, "field": first, "errors": errors}, status, headers)
     if is_htmx(request):
         headers |= {"HX-Retarget": "#steer-form", "HX-Reswap": "outerHTML"}
-        return render(request, "steer/_form.html", status, headers, **form_page(form, sources))
-    return render(request, "steer/page.html", status, headers, **form_page(form, sources))
+        return render(request, "steer/_form.html", status, headers, **form_page(request, form, sources))
+    return render(request, "steer/page.html", status, headers, **form_page(request, form, sources))
 
 
 def _store(db: SessionDep, form: Form, steer: SteerRequest, sweep: SweepRequest | None) -> SteerRun:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from app.db.tables import Sae
+from sqlalchemy.orm import Session
+
+from app.db.tables import Inspection, Sae
 from app.library.builds import Builds
 from app.library.catalog import Catalog
+from app.pages.sae_choice import computable_saes
 from app.pages.steer.form import Chip, Form, SaeFacts, default_values
+from app.pages.steer.latent_search import FoundLatent, find_latents
 from app.render.token_text import token_label
 from sae.errors import UserError
 from sae.lm.model_info import DEMO, find_model
@@ -25,12 +29,12 @@ _PROMPT_TOKENS = 16
 class Sources:
     """Answers from the catalog and the open builds."""
 
-    def __init__(self, catalog: Catalog, builds: Builds) -> None:
-        self._catalog, self._builds = catalog, builds
+    def __init__(self, catalog: Catalog, builds: Builds, db: Session) -> None:
+        self._catalog, self._builds, self.db = catalog, builds, db
 
     def steerable(self) -> list[Sae]:
-        """SAEs that have weights and a build, newest first."""
-        return [sae for sae in self._catalog.list_saes() if sae.current_build and not sae.weightless]
+        """Return the SAEs that have weights and a build, the best first."""
+        return computable_saes(self._catalog)
 
     def sae(self, sae_id: str) -> Sae | None:
         """The SAE, where it can be steered with."""
@@ -52,6 +56,19 @@ class Sources:
         with self._builds.use(sae.id, str(sae.current_build)) as build:
             latent = build.latent(number)
             return concept_tokens(latent) if latent is not None else ()
+
+    def search(self, sae_id: str, text: str) -> list[FoundLatent]:
+        """Return the latents of an SAE that a text may mean; none where the SAE is not known."""
+        sae = self.sae(sae_id)
+        if sae is None:
+            return []
+        with self._builds.use(sae.id, str(sae.current_build)) as build:
+            return find_latents(build, self.db, sae.id, text)
+
+    def inspected_text(self, inspection_id: str) -> str:
+        """Return the (first) text of a stored inspection; "" where there is no such inspection."""
+        row = self.db.get(Inspection, inspection_id[:80])
+        return str(row.request["texts"][0]) if row is not None else ""
 
     def look_up(self, form: Form) -> None:
         """Look every latent of the form up; what cannot be found is an error at it."""

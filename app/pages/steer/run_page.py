@@ -79,7 +79,7 @@ def show(request: Request, found: FoundDep, sources: SourcesDep, by: QueryNumber
         form.values["sweep"] = strengths_text(run.sweep.strengths)
         form.values["sweep_of"] = str(run.sweep.place)
     sources.name(form)
-    context = form_page(form, sources) | {"json_url": f"/steer/{run.id}.json"}
+    context = form_page(request, form, sources) | {"json_url": f"/steer/{run.id}.json"}
     return render(request, "steer/page.html", **context | run_context(run))
 
 

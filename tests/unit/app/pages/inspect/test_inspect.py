@@ -201,6 +201,46 @@ def test_chosen_latents_go_to_the_steering_page(browser: TestClient) -> None:
     assert [str(row["latent"]) for row in steer["latents"]] == latents
 
 
+def sent_to_steer(page: str) -> dict[str, str]:
+    """The hidden fields that the button sends with the selected latents."""
+    form = page[page.index('action="/steer"'):]
+    return {name: unescape(value) for name, value in
+            re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', form[:form.index("</form>")])}
+
+
+def test_the_inspected_text_becomes_the_prompt_to_steer(browser: TestClient) -> None:
+    for page in (browser.get(stored(browser)).text, browser.get(stored(browser, text2="import os")).text,
+                 browser.get("/inspect", params={"sae": SAE, "text": TEXT}).text):
+        steer = browser.get("/steer.json", params={**sent_to_steer(page), "latent": "2"}).json()
+        assert steer["prompt"] == TEXT
+    long = "x = 1\n" * 400
+    page = browser.get(stored(browser, text=long)).text
+    assert sum(map(len, sent_to_steer(page).values())) < 200  # an address would not hold the text
+    assert browser.get("/steer.json", params={**sent_to_steer(page), "latent": "2"}).json()["prompt"] == long
+    assert browser.get("/steer", params={"sae": SAE, "latent": "2", "inspection": "inspect-none"}).status_code == 200
+
+
+def test_all_latents_of_a_context_are_shown_at_once(browser: TestClient, worker: FakeWorker) -> None:
+    context = browser.get(f"/{SAE}/2.json").json()["contexts"][0]
+    name = f"{context['band']}.{context['rank']}"
+    page = browser.get("/inspect", params={"sae": SAE, "latent": 2, "context": name}).text
+    assert "mean L0" in words_of(page)
+    assert len(worker.asked) == 1
+    assert "Press Inspect" in browser.get("/inspect", params={"sae": SAE, "latent": 2, "context": "9.9"}).text
+
+
+def test_a_browser_finds_its_earlier_inspections(browser: TestClient) -> None:
+    assert "None yet" in browser.get("/inspect/earlier").text
+    first, second = stored(browser), stored(browser, text="second", text2="other <i>")
+    stored(browser)  # once more: it comes first, and once
+    for page in (browser.get("/inspect/earlier").text, browser.get("/inspect").text):
+        assert page.count(f'href="{first}"') == 1
+        assert page.index(f'href="{first}"') < page.index(f'href="{second}"')
+        assert "other &lt;i&gt;" in page
+    browser.cookies.clear()
+    assert "None yet" in browser.get("/inspect/earlier").text
+
+
 def test_reads_that_make_the_model_work_are_counted(home: Path) -> None:
     settings = Settings(home=home, demo=False, database_url="", steers_per_minute=2)
     app = create_app(settings, supervise=False)
