@@ -1,11 +1,11 @@
-"""The plan of the packages: who may import whom, read from the syntax trees and checked in a fresh interpreter.
+"""Tests of the import rules, read from the syntax trees and checked in a fresh interpreter.
 
-- Each package imports only what `PLAN` allows it, and `PLAN` lists the packages from the ground up: an arrow that
-  points up, and with it a circle, fails here, also inside a function.
-- Inside a package no modules import each other in a circle.
-- Of `app`, only the model worker may reach torch, transformers or transformer_lens.
-- The modules of `sae` that pages and launchers lean on reach no torch.
-- transformer_lens and transformers are imported by `sae.lm` and `sae.demo` alone.
+- Each package imports only the packages that `PLAN` allows.  `PLAN` lists the packages from the ground up, so an
+  import of a later package, and with it a cycle, fails here, even inside a function.
+- The modules of a package do not import each other in a cycle.
+- In `app`, only the model worker may reach torch, transformers or transformer_lens.
+- The modules of `sae` that pages and launchers use do not reach torch.
+- Only `sae.lm` and `sae.demo` import transformer_lens and transformers.
 """
 
 from __future__ import annotations
@@ -30,23 +30,24 @@ TORCH_FREE = (
     "sae.lm.tokens", "sae.runs.folder", "sae.specs.registry", "sae.store.build", "sae.store.schema",
     "sae.workspace.paths")
 
-# From the ground up: a package, and what it may import besides itself.  A module in no package stands for itself.
+# From the ground up: each package, and what it may import besides itself.  A module outside them is its own entry.
 PLAN: dict[str, str] = {
     "sae": "",
     "sae.errors": "",
+    "sae.faults": "sae.errors",
     "sae.workspace": "sae.errors",
     "sae.kernels": "",
     "sae.distributed": "sae.errors sae.workspace sae.kernels",
     "sae.lm": "sae.errors sae.workspace",
     "sae.store": "sae.errors sae.workspace",
     "sae.data": "sae.errors sae.workspace sae.distributed sae.lm",
-    "sae.specs": "sae.errors sae.workspace sae.lm sae.store sae.data",
+    "sae.specs": "sae.errors sae.faults sae.workspace sae.lm sae.store sae.data",
     "sae.autoencoder.architectures": "sae.kernels sae.distributed sae.specs",
     "sae.autoencoder": "sae.errors sae.workspace sae.kernels sae.autoencoder.architectures",
     "sae.training":
         "sae.errors sae.kernels sae.distributed sae.data sae.specs sae.autoencoder sae.autoencoder.architectures",
     "sae.index": "sae sae.workspace sae.kernels sae.lm sae.store sae.data sae.specs sae.autoencoder",
-    "sae.steering": "sae.errors sae.kernels sae.lm sae.store sae.autoencoder",
+    "sae.steering": "sae.errors sae.faults sae.kernels sae.lm sae.store sae.autoencoder",
     "sae.formats": "sae.errors sae.workspace sae.lm sae.autoencoder.architectures",
     "sae.formats.readers": "sae sae.errors sae.lm sae.autoencoder sae.autoencoder.architectures sae.formats",
     "sae.formats.writers": "sae sae.errors sae.workspace sae.store sae.formats",
@@ -64,10 +65,10 @@ PLAN: dict[str, str] = {
     "sae.__main__": "sae.cli",
     "app": "",
     "app.resources": "",
-    "app.settings": "sae.errors sae.workspace",
+    "app.settings": "sae.errors sae.faults sae.workspace",
     "app.db": "app.resources app.settings sae.errors",
     "app.render": "sae.lm sae.store",
-    "app.web": "app.resources app.settings app.render sae sae.errors",
+    "app.web": "app.resources app.settings app.render sae sae.errors sae.faults",
     "app.access": "app.settings app.db app.web sae.errors",
     "app.library":
         "app.settings app.db app.render app.web sae.errors sae.workspace sae.store sae.data sae.autoencoder "
@@ -80,7 +81,7 @@ PLAN: dict[str, str] = {
         "sae.workspace sae.store",
     "app.pages.system": "app.settings app.db app.web app.access app.pages sae.errors",
     "app.pages.runs":
-        "app.settings app.db app.render app.web app.access app.library app.jobs app.pages sae.errors "
+        "app.settings app.db app.render app.web app.access app.library app.jobs app.pages sae.errors sae.faults "
         "sae.workspace sae.lm sae.specs sae.formats sae.runs",
     "app.pages.explore":
         "app.db app.render app.web app.access app.library app.jobs app.pages app.pages.runs sae.errors "
@@ -89,8 +90,8 @@ PLAN: dict[str, str] = {
         "app.db app.render app.web app.library app.worker app.pages app.pages.explore sae.errors sae.workspace "
         "sae.lm sae.store sae.steering",
     "app.pages.steer":
-        "app.db app.render app.web app.library app.worker app.pages sae.errors sae.workspace sae.lm sae.store "
-        "sae.steering",
+        "app.db app.render app.web app.library app.worker app.pages sae.errors sae.faults sae.workspace sae.lm "
+        "sae.store sae.steering",
     "app.page_workers": "app.settings app.db app.web app.access app.library app.pages app.pages.explore",
     "app.main":
         "app.resources app.settings app.db app.web app.access app.library app.jobs app.jobs.launchers app.worker "
@@ -102,14 +103,14 @@ PLAN: dict[str, str] = {
 
 @dataclass
 class Module:
-    """What a module imports: when it is itself imported, and at any time (in functions too)."""
+    """The names that a module imports: when it is itself imported, and at any time (in functions too)."""
 
     at_import: set[str] = field(default_factory=set)
     ever: set[str] = field(default_factory=set)
 
 
 def imported_names(node: ast.Import | ast.ImportFrom, package: str) -> Iterator[str]:
-    """Full dotted names; for `from a import b` both `a` and `a.b`, which may be a module."""
+    """Yield full dotted names; for `from a import b` both `a` and `a.b`, which may be a module."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
         return
@@ -144,7 +145,7 @@ def read_module(source: str, package: str) -> Module:
 
 
 def read_modules(root: Path) -> dict[str, Module]:
-    """Every module of `sae` and `app` below `root`, by dotted name."""
+    """Read every module of `sae` and `app` below `root`, by dotted name."""
     modules = {}
     for top in ("sae", "app"):
         for path in sorted((root / top).rglob("*.py")):
@@ -169,7 +170,7 @@ def arrows(modules: dict[str, Module]) -> dict[str, set[str]]:
 
 
 def unplanned(modules: dict[str, Module]) -> list[str]:
-    """One line for every import that `PLAN` does not allow, and for every circle of modules."""
+    """Return one line for every import that `PLAN` does not allow, and one for a cycle of modules."""
     found = []
     for name, others in arrows(modules).items():
         package = package_of(name)
@@ -179,18 +180,18 @@ def unplanned(modules: dict[str, Module]) -> list[str]:
     try:
         tuple(TopologicalSorter(arrows(modules)).static_order())
     except CycleError as error:
-        found.append("a circle: " + " -> ".join(error.args[1]))
+        found.append("a cycle: " + " -> ".join(error.args[1]))
     return found
 
 
 def parents(name: str) -> list[str]:
-    """`a.b.c` and the packages whose import it brings: a, a.b, a.b.c."""
+    """Return the modules that an import of `a.b.c` imports: a, a.b, a.b.c."""
     parts = name.split(".")
     return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def reached(modules: dict[str, Module], names: set[str]) -> set[str]:
-    """Every module, ours or not, that is imported when `names` are."""
+    """Return every module, ours or not, that is imported when `names` are."""
     found: set[str] = set()
     waiting = [part for name in names for part in parents(name)]
     while waiting:
@@ -202,13 +203,13 @@ def reached(modules: dict[str, Module], names: set[str]) -> set[str]:
 
 
 def broken_rules(modules: dict[str, Module]) -> list[str]:
-    """One line for every rule that some module breaks."""
+    """Return one line for every rule that a module breaks."""
     broken = []
     for name, module in modules.items():
         tops = {other.split(".")[0] for other in module.ever}
         if name.split(".")[0] == "sae":
             if tops & (HEAVY - {"torch"}) and name != "sae.lm.bridge" and not name.startswith("sae.demo"):
-                broken.append(f"{name} imports a model library; that is for sae.lm.bridge")
+                broken.append(f"{name} imports a model library; only sae.lm.bridge may")
         elif name not in WORKER:
             for other in sorted(module.ever):
                 if heavy := reached(modules, {other}) & HEAVY:
@@ -235,7 +236,7 @@ def test_the_plan_lists_every_package_from_the_ground_up() -> None:
         assert not above, f"{package} is below {above}"
 
 
-def test_the_plan_sees_what_it_forbids() -> None:
+def test_the_plan_detects_forbidden_imports() -> None:
     def says(**sources: str) -> list[str]:
         return unplanned({name.replace("__", "."): read_module(source, name.replace("__", ".").rpartition(".")[0])
                           for name, source in sources.items()})
@@ -245,7 +246,7 @@ def test_the_plan_sees_what_it_forbids() -> None:
         "sae.store.y imports sae.lm.x, which sae.store may not"]
     assert says(**base, sae__store__y="import app.db") == ["sae.store.y imports app.db, which sae.store may not"]
     assert says(**base, sae__lm__x="from sae.lm.y import f", sae__lm__y="def g():\n    import sae.lm.x")[0].startswith(
-        "a circle: ")
+        "a cycle: ")
     assert says(**base, sae__lm__x="from sae.lm import y", sae__lm__y="import torch") == []
 
 
@@ -263,7 +264,7 @@ def test_the_plan_sees_what_it_forbids() -> None:
     ("sae/store/build.py", "class A:\n    import torch", "sae.store.build reaches torch"),
     ("sae/store/__init__.py", "from sae import heavy", "sae.store.schema reaches torch"),
 ])
-def test_the_rules_see_what_they_forbid(tmp_path: Path, path: str, source: str, says: str | None) -> None:
+def test_the_rules_detect_forbidden_imports(tmp_path: Path, path: str, source: str, says: str | None) -> None:
     files = {"sae/__init__.py": "", "app/__init__.py": "", "sae/heavy.py": "from torch import nn",
              "sae/lazy.py": "def f():\n    import torch", "app/y.py": "", "sae/store/__init__.py": "",
              "sae/lm/__init__.py": "", path: source}
@@ -276,7 +277,7 @@ def test_the_rules_see_what_they_forbid(tmp_path: Path, path: str, source: str, 
     assert any(line.startswith(says) for line in broken) if says else broken == []
 
 
-def test_importing_the_web_program_brings_no_torch() -> None:
+def test_importing_the_web_program_does_not_import_torch() -> None:
     names = [name for name in read_modules(ROOT) if name.split(".")[0] == "app" and name != "app.worker.engine"]
     script = (f"import importlib, sys\nfor name in {names + list(TORCH_FREE)!r}: importlib.import_module(name)\n"
               f"print(sorted({set(HEAVY)!r} & set(sys.modules)))")

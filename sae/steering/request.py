@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sae.errors import UserError
-from sae.steering.faults import faults
+from sae.faults import faults
 
 Mode = Literal["add", "clamp", "scale", "ablate", "remove"]
 Positions = Literal["all", "output", "from"]

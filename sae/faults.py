@@ -17,6 +17,18 @@ from sae.errors import UserError
 
 Path = tuple[str | int, ...]
 
+_PREDICATES = {  # by pydantic's type of error, where no limit of the field matters
+    "missing": "is missing", "extra_forbidden": "is not a known setting", "json_invalid": "must be valid JSON",
+    "string_unicode": "must be text without broken characters", "finite_number": "must be a finite number",
+    "too_short": "must name one value or more",
+}
+_FORMS = {  # what the patterns of our fields mean
+    r"^[^/]+/[^/]+$": "must be written as <model>/<name>",
+    r"^(auto|cpu|cuda(:\d+)?)$": "must be cpu, cuda, cuda:<number> or auto",
+}
+_NOUNS = (("int", "a whole number"), ("float", "a number"), ("bool", "yes or no"), ("string", "text"),
+          ("dict", "a JSON object"), ("model", "a JSON object"), ("list", "a list"))
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -41,7 +53,7 @@ class Fault:
 
 
 def faults(error: ValidationError, model: type[BaseModel] | None = None) -> list[Fault]:
-    """Return every fault of `error`, in the order of the fields; without `model` pydantic's own words stay."""
+    """Return every fault of `error`, in the order of the fields; without `model` no limits are named."""
     return [_fault(model, found) for found in error.errors(include_url=False, include_input=False)]
 
 
@@ -67,13 +79,26 @@ def _fault(model: type[BaseModel] | None, found: Any) -> Fault:
     if isinstance(cause, UserError):  # a rule about several fields, which names the one at fault
         more = tuple(int(part) if part.isdigit() else part for part in (cause.field or "").split(".") if part)
         return Fault(path + more, str(cause).removeprefix(f"{cause.field}: "), found["type"], whole=True)
-    if found["type"] == "missing":
-        return Fault(path, "is missing", found["type"])
-    words = takes(model, path)
+    if found["type"] in _PREDICATES:
+        return Fault(path, _PREDICATES[found["type"]], found["type"])
+    if found["type"] == "string_too_short" and context["min_length"] == 1:
+        return Fault(path, "must not be empty", found["type"])
+    if found["type"] == "string_pattern_mismatch":
+        return Fault(path, _FORMS.get(context["pattern"], f"must match {context['pattern']}"), found["type"])
+    words = "" if found["type"] == "value_error" else takes(model, path)
     if not words:
-        return Fault(path, found["msg"].removeprefix("Value error, "), found["type"], whole=True)
+        message = found["msg"].removeprefix("Value error, ")
+        return Fault(path, _without_limits(message, found["type"]), found["type"], whole=found["type"] == "value_error")
     given = f"; {context['actual_length']:,} are given" if found["type"] == "too_long" else ""
     return Fault(path, f"must be {words}{given}", found["type"])
+
+
+def _without_limits(message: str, kind: str) -> str:
+    """Return pydantic's message of an error of this kind as a predicate; a validator's own message stays."""
+    noun = next((noun for mark, noun in _NOUNS if mark in kind), "")
+    if noun and kind.endswith(("_parsing", "_type", "_parsing_size", "_from_float")):
+        return f"must be {noun}"
+    return message.replace("Input should be", "must be")
 
 
 def _field(model: type[BaseModel] | None, path: Sequence[str | int]) -> tuple[Any, list[Any]]:
