@@ -81,7 +81,8 @@ def _frame(request: Request, status_code: int) -> dict[str, Any]:
     saes = catalog.list_saes() if catalog is not None and status_code < 500 and not is_htmx(request) else ()
     query = request.scope["query_string"].decode("latin-1")
     here = request.scope["path"] + (f"?{query}" if query else "")
-    return {"user": getattr(request.state, "user", None), "here": here, "nav_saes": [sae for sae in saes if not sae.hidden]}
+    return {"user": getattr(request.state, "user", None), "here": here,
+            "nav_saes": [sae for sae in saes if not sae.hidden]}
 
 
 def render_to_string(name: str, **context: Any) -> str:

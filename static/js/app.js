@@ -111,7 +111,7 @@
   function onKey(event) {
     if (event.key === "Escape") {
       hideTip();
-      document.querySelectorAll("details.switcher[open], details.term[open]").forEach((d) => d.removeAttribute("open"));
+      document.querySelectorAll("details.switcher[open], details.account[open], details.term[open]").forEach((d) => d.removeAttribute("open"));
       return;
     }
     if (typing(event) || document.querySelector("dialog[open]")) return;
@@ -147,7 +147,7 @@
       part.querySelector("textarea, input").focus();
       return;
     }
-    document.querySelectorAll("details.switcher[open], details.term[open]").forEach((details) => {
+    document.querySelectorAll("details.switcher[open], details.account[open], details.term[open]").forEach((details) => {
       if (!details.contains(event.target)) details.removeAttribute("open");
     });
     const piece = event.target.closest("[data-into] a.t");

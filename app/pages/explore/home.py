@@ -45,7 +45,7 @@ def home(
     request: Request, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, workspace: WorkspaceDep,
 ) -> Response:
     """Show what the program does, three ways in, and the SAEs: as cards, or as a table where there are many."""
-    table = SaeTable.read(catalog.list_saes(), request.query_params)
+    table = SaeTable.read([sae for sae in catalog.list_saes() if not sae.hidden], request.query_params)
     runs = runs_now(db, workspace)
     first = best(table.saes)
     first_card = _card(first, builds) if first else None

@@ -14,7 +14,7 @@ Value = float | str | None
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table; `definition` is what its `?` says, and `best_high` that high values are the better ones."""
+    """A column of the table, whose `?` says `definition`.  With `best_high` higher values are better."""
 
     key: str
     name: str

@@ -26,8 +26,8 @@ from sae.workspace.paths import Workspace
 METRICS: dict[str, tuple[str, str, str]] = {
     "fvu": ("FVU", "fraction of variance unexplained: squared error of the reconstruction over the variance of the "
             "residual stream (also called NMSE); 0 is perfect", "number3"),
-    "l0": ("L0, held-out text", "active latents on a token, on average over the held-out tokens; on other text, such as "
-           "the index's, it differs somewhat", "number1"),
+    "l0": ("L0, held-out text", "active latents on a token, on average over the held-out tokens; on other text, such "
+           "as the index's, it differs somewhat", "number1"),
     "l0_std": ("L0 spread", "standard deviation of L0 over tokens", "number1"),
     "mean_activation": ("Mean activation", "mean over firing latents, in units of a unit-norm decoder", "number3"),
     "delta_ce": ("ΔCE", "how much the language model's loss (nats per token) rises when the residual stream is "
@@ -39,8 +39,8 @@ METRICS: dict[str, tuple[str, str, str]] = {
                           "stricter of the two", "percent"),
     "ce_zero": ("CE at zero", "the loss with the stream set to zero", "number3"),
     "ce_mean": ("CE at the mean", "the loss with the stream set to its mean", "number3"),
-    "dead": ("Dead, held-out text", "latents that fired on none of the held-out tokens; on the larger text of the index "
-             "some of them fire", "whole"),
+    "dead": ("Dead, held-out text", "latents that fired on none of the held-out tokens; on the larger text of the "
+             "index some of them fire", "whole"),
     "dead_fraction": ("Dead, share", "dead latents on held-out text as a share of all latents", "percent"),
     "tokens": ("Measured on", "held-out tokens", "whole"),
 }

@@ -122,8 +122,8 @@ def test_cards_of_saes_without_an_index_have_no_dead_links(
     html = page(admin, "/")
     assert f'href="/admin/index?sae={BATCH}"' in html.replace("%2F", "/")
     client.cookies.clear()
-    for html in (html, page(client, "/")):
-        for href in set(re.findall(r'href="(/[^"]*)"', html)) - {"/admin/train", "/admin/import"}:
+    for shown in (html, page(client, "/")):
+        for href in set(re.findall(r'href="(/[^"]*)"', shown)) - {"/admin/train", "/admin/import"}:
             assert client.get(href.replace("&amp;", "&")).status_code in (200, 303), href
 
 
@@ -168,7 +168,7 @@ def test_the_page_of_an_sae(browsable: TestClient) -> None:
 def test_an_sae_without_a_build(client: TestClient, workspace: Workspace) -> None:
     write_sae(workspace, BATCH)
     client.app.state.catalog.sync()  # type: ignore[attr-defined]
-    assert "no feature index yet" in page(client, f"/{BATCH}")
+    assert "no index of contexts yet" in page(client, f"/{BATCH}")
     assert "saescope index" in page(client, f"/{BATCH}/latents", 404)
     assert f'href="/{BATCH}"' in page(client, "/")
 
@@ -192,7 +192,7 @@ def test_the_latent_table_pages_through_all(browsable: TestClient) -> None:
 
 
 def test_json_lists_link_to_what_follows(browsable: TestClient) -> None:
-    response = browsable.get(f"/{BATCH}/latents.json?flag=living&limit=5")
+    response = browsable.get(f"/{BATCH}/latents.json?flag=alive&limit=5")
     link = re.fullmatch(r'<(.+)>; rel="next"', response.headers["Link"])
     assert link is not None
     first, second = response.json(), json_of(browsable, link[1])
@@ -215,8 +215,8 @@ def test_search_by_token_in_the_table(browsable: TestClient, made: dict[str, Syn
     acts = made[BATCH].acts[(made[BATCH].tokens.reshape(-1) == token)]
     body = json_of(browsable, f"/{BATCH}/latents.json?token=%23{token}")
     assert body["total"] == int((acts > 0).any(axis=0).sum())
-    assert "No token of the vocabulary" in page(browsable, f"/{BATCH}/latents?token=zzzznowhere")
-    assert "No latent fits" in page(browsable, f"/{BATCH}/latents?flag=dead&flag=dense")
+    assert "No token contains" in page(browsable, f"/{BATCH}/latents?token=zzzznowhere")
+    assert "No latent matches" in page(browsable, f"/{BATCH}/latents?flag=dead&flag=dense")
 
 
 @pytest.mark.parametrize("query", ["sort=nonsense", "flag=nice", "density=7", "cursor=zzz", "sort=lift&cursor=x"])
@@ -279,9 +279,73 @@ def test_numbers_that_are_no_latent(browsable: TestClient, number: str) -> None:
     assert browsable.get(f"/{BATCH}/{number}.json").json()["status"] == 404
 
 
+def links(html: str) -> dict[str, str]:
+    """The links of an error page below its message: address -> text."""
+    return dict(re.findall('<a class="button" href="([^"]+)">([^<]+)</a>', html))
+
+
 def test_unknown_saes(browsable: TestClient) -> None:
-    assert BATCH in page(browsable, "/demo/nothing", 404)
-    page(browsable, "/nobody/nothing/3", 404)
+    html = page(browsable, "/demo/nothing", 404)
+    assert {f"/{BATCH}", f"/{TOP}", "/demo", "/"} <= set(links(html))
+    assert browsable.get("/demo/nothing.json").json()["nearest"][-1] == "/demo"
+    assert set(links(page(browsable, "/nobody/nothing/3", 404))) == {"/"}
+
+
+def test_error_pages_keep_the_sae_and_lead_to_the_nearest(browsable: TestClient) -> None:
+    for path, status, nearest in (
+        (f"/{BATCH}/160", 404, f"/{BATCH}/159"), (f"/{BATCH}/1/2/3/4/5", 404, f"/{BATCH}"),
+        (f"/inspect/{BATCH}/999", 404, f"/{BATCH}")):
+        html = page(browsable, path, status)
+        assert nearest in links(html), path
+        assert f'href="/{BATCH}" aria-current="page"' in html, "the switcher is on the SAE"
+        assert f'href="/{BATCH}/tokens"' in html, "the SAE's pages are in the header"
+        for href in links(html):
+            assert browsable.get(href).status_code == 200
+    assert f"/{BATCH}/4/source/0" in links(page(browsable, f"/{BATCH}/4/source/0?first=-1", 422))
+
+
+def test_wrong_methods_are_named(browsable: TestClient) -> None:
+    assert "Method not allowed" in browsable.delete(f"/{BATCH}").text
+
+
+def test_an_sae_without_an_index_offers_administrators_to_build_it(
+    admin: TestClient, client: TestClient, workspace: Workspace
+) -> None:
+    write_sae(workspace, BATCH)
+    client.app.state.catalog.sync()  # type: ignore[attr-defined]
+    address = f"/admin/index?sae={BATCH.replace('/', '%2F')}"
+    assert address in links(page(admin, f"/{BATCH}/latents", 404))
+    assert f'href="/admin/index?sae={BATCH}"' in page(admin, f"/{BATCH}").replace("%2F", "/")
+    client.cookies.clear()
+    assert address not in page(client, f"/{BATCH}/latents", 404)
+
+
+def test_error_pages_know_who_is_signed_in(admin: TestClient) -> None:
+    for path in ("/nowhere/at/all/that/is/known", "/demo/none"):
+        assert 'action="/logout"' in page(admin, path, 404)
+
+
+def test_the_page_of_a_model_lists_its_saes(browsable: TestClient, workspace: Workspace) -> None:
+    html = page(browsable, "/demo")
+    assert "SAEs of demo" in html
+    assert f'href="/{BATCH}"' in html
+    assert "Trained for different lengths" not in html
+    write_sae(workspace, "demo/short", training={"tokens": 200_000})
+    browsable.app.state.catalog.sync()  # type: ignore[attr-defined]
+    assert "short on 200 k tokens" in page(browsable, "/demo")
+    assert len(json_of(browsable, "/demo.json")["saes"]) == 3
+    assert set(links(page(browsable, "/nobody", 404))) == {"/demo", "/"}
+
+
+def test_the_header_says_who_is_signed_in(browsable: TestClient, admin: TestClient) -> None:
+    html = page(admin, f"/{BATCH}/4?sort=max&dir=desc")
+    assert "Account of ada" in html
+    assert 'href="/account"' in html
+    assert '<form method="post" action="/logout">' in html
+    browsable.cookies.clear()
+    html = page(browsable, f"/{BATCH}/4?sort=max&dir=desc")
+    assert f'href="/login?next=/{BATCH}/4%3Fsort%3Dmax%26dir%3Ddesc"' in html
+    assert "/logout" not in html
 
 
 def test_random_leads_to_a_living_latent(browsable: TestClient) -> None:
@@ -387,7 +451,7 @@ def test_search(browsable: TestClient) -> None:
 def test_a_build_that_was_deleted_is_no_crash(browsable: TestClient, workspace: Workspace) -> None:
     path: Path = workspace.build(BATCH, "index-1")
     path.unlink()
-    assert "no longer there" in page(browsable, f"/{BATCH}/4", 404)
+    assert "no longer exists" in page(browsable, f"/{BATCH}/4", 404)
     page(browsable, "/")
     page(browsable, f"/{TOP}/tokens")
 
