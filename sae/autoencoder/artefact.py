@@ -10,7 +10,7 @@ its latent adds (times the token's scale under per-token normalisation).
 
 `activation_scale` [L] exists only if the decoder's norms could not be folded into the encoder without changing the
 selection (an imported TopK).  A transcoder reads one site and reconstructs another. It subtracts its own `b_in`
-instead of `b_dec` before the encoder, adds `x · W_skip` if it has one, and its output is not scaled token by token.
+instead of `b_dec` before the encoder and adds `x · W_skip` if it has one.  Its output is not scaled token by token.
 
 Shapes: B tokens, L latents, D width (of the input or of the output), N active pairs.
 """

@@ -137,7 +137,7 @@ class ActivationStream:
     group: Group = ALONE  # the processes that share the language model's work; each gets whole batches
 
     def __post_init__(self) -> None:
-        self.group = self.group.apart()  # the harvesting thread has communicators of its own
+        self.group = self.group.apart()  # the harvesting thread has separate communicators
         self.hooks = [self.hook, self.out_hook] if self.out_hook else [self.hook]
         one = torch.tensor([[self.lm.bos_id]], device=self.lm.device)
         self.widths = tuple(x_PSD.shape[2] for x_PSD in self.lm.activations_at(one, self.hooks))

@@ -261,7 +261,7 @@ class _Writer:
     def add(self, name: str, ids: NDArray[np.int64]) -> None:
         """Cut one document's tokens into contexts and append them."""
         body = self.context_length - 1
-        if len(ids) % body < MIN_TEXT_TOKENS:  # the rest is too short for a context of its own
+        if len(ids) % body < MIN_TEXT_TOKENS:  # the rest is too short for a context
             ids = ids[: len(ids) - len(ids) % body]
         n_contexts = -(-len(ids) // body)
         if n_contexts == 0:

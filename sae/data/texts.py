@@ -92,8 +92,8 @@ def python_files(root: Path) -> list[Path]:
 def source_documents(root: Path, files: list[Path]) -> Iterator[Document]:
     """Yield the files as documents in order, named by their path below `root`.
 
-    Files are yielded as empty documents if they are too short or too long, have a very long line (data, not prose or
-    code), are not UTF-8, or repeat an earlier file exactly.
+    A file becomes an empty document if it is too short or too long, has a very long line (data, not prose or code), is
+    not UTF-8, or repeats an earlier file exactly.
     """
     seen: set[bytes] = set()
     for file in files:

@@ -124,7 +124,7 @@ class Group:
         """Wait until all ranks have called this."""
 
     def apart(self) -> Group:
-        """Return a group of the same ranks with communicators of its own, for another thread.  Collective."""
+        """Return a group of the same ranks with separate communicators, for another thread.  Collective."""
         return self
 
     def from_main(self, value: T) -> T:

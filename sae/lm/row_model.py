@@ -8,8 +8,8 @@ token.  So every text goes through products of the same shapes, alone or in a ba
   In a product of fixed shape a row's result depends neither on its index nor on the other rows
   (`tests/unit/sae/lm/test_row_model.py` checks this bit for bit).  A step of few rows costs less for few
   texts; it is used where it is found to give the same bits;
-- attention reads only a row's own keys, up to its own length rounded up to a power of two, so that its
-  shape depends on the row alone, too.
+- attention reads only a row's own keys, up to the row's length rounded up to a power of two.  So its shape
+  depends on the row alone, too.
 
 The model is the plain Hugging Face one with forward hooks in place of hook points.  It computes the same as a
 transformer_lens bridge at less than half the cost per token.
@@ -181,7 +181,7 @@ def _attention(
     s_aux: Tensor | None = None, **_kwargs: Any,
 ) -> tuple[Tensor, None]:
     if s_aux is not None or attention_mask is not None:
-        raise NotImplementedError("attention with sinks or a mask of its own")
+        raise NotImplementedError("attention with sinks or its own mask")
     settings = {"scaling": scaling, "window": sliding_window, "softcap": softcap}
     out = _reading.get().attend(module.layer_idx, query, key, value, settings)  # type: ignore[arg-type]
     return out.transpose(1, 2).contiguous(), None

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from sae.faults import faults
 from sae.lm.sites import Kind as Site
 from sae.lm.sites import precedes
 from sae.store.records import NEAR
@@ -128,7 +129,7 @@ class _SingleDictionary(BaseSpec):
     architecture: Architecture = setting(
         "batch_topk", "How latents are selected: the k·B strongest of a batch (BatchTopK; Matryoshka, whose prefixes "
         "reconstruct on their own), k on every token (TopK), or by thresholds learned with a penalty on L0 "
-        "(JumpReLU), on L1 (ReLU), or on the L1 of a gate of its own (gated)",
+        "(JumpReLU), on L1 (ReLU), or on the L1 of a separate gate (gated)",
         group="sae", why="tokens that need more latents get more")
     n_latents: int = setting(
         4096, "Latents in the dictionary (L)", group="sae", unit="latents", ge=8, le=4_194_304,
@@ -277,7 +278,7 @@ class SweepSpec(_SharedSettings, _DictionaryGrid, _Subject, IndexSettings):
     """A sweep: every architecture with every size and every k, trained on one pass of activations."""
 
     def members(self) -> list[TrainSpec]:
-        """Return the SAEs of the run, each as the spec of a training run of its own, without a name."""
+        """Return the SAEs of the run, each as the spec of a separate training run without a name."""
         shared = self.model_dump(exclude={"name", "architecture", "n_latents", "k", "l1_coefficient"})
         return [
             TrainSpec(**{**shared, "architecture": architecture, "n_latents": n_latents, knob: value})
@@ -300,7 +301,7 @@ class SweepSpec(_SharedSettings, _DictionaryGrid, _Subject, IndexSettings):
         try:
             self.members()
         except ValidationError as error:  # one line, and the field that all of them share
-            raise ValueError(first_fault(error)[1]) from None
+            raise ValueError(first_fault(error, TrainSpec)[1]) from None
         return self
 
 
@@ -338,9 +339,9 @@ def _contradictions(spec: TrainSpec) -> Iterator[tuple[str, str]]:
         yield "buffer_tokens", f"{spec.buffer_tokens} is less than batch_tokens, {spec.batch_tokens}"
 
 
-def first_fault(error: ValidationError) -> tuple[str, str]:
+def first_fault(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
     """Return the first setting at fault, and the message that begins with its name."""
-    first = error.errors(include_url=False)[0]
-    message = first["msg"].removeprefix("Value error, ")
-    field = str(first["loc"][0]) if first["loc"] else message.partition(":")[0]
-    return field, f"{field}: {message}" if first["loc"] else message
+    first = faults(error, model)[0]
+    if not first.path:  # a rule about several settings, whose message names the one at fault
+        return first.words.partition(":")[0], first.words
+    return str(first.path[0]), f"{first.path[0]}: {first.words}"

@@ -74,7 +74,7 @@ def write_comparison(path: Path, meta: Mapping[str, Any], matches: pa.Table) -> 
 
 
 class Comparison:
-    """One finished comparison, with a connection of its own.  Close it after use."""
+    """One finished comparison, with its own connection.  Close it after use."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, meta: dict[str, Any]) -> None:
         self._connection, self.meta = connection, meta

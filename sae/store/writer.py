@@ -85,7 +85,7 @@ def _filling(
 
 
 def write_contexts(con: duckdb.DuckDBPyConnection, source: str) -> None:
-    """Write rows of `context`, each with a text of its own.  `source` is a table's name or a query in brackets."""
+    """Write rows of `context`, each with its own text.  `source` is a table's name or a query in brackets."""
     con.execute(f"CREATE TEMP TABLE given AS SELECT *, row_number() OVER (ORDER BY latent, band, rank)"
                 f" + (SELECT count(*) FROM build.text) AS text FROM {source}")
     con.execute("INSERT INTO build.text SELECT text, tokens FROM given ORDER BY text")

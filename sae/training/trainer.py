@@ -149,7 +149,7 @@ class SAETrainer:
                 learned.grad_W_dec_LD[dead_M] += alpha * aux.grad_W_dec_MD
                 grad_W_enc_LD[dead_M] += alpha * aux.grad_W_enc_MD
                 grad_pre_L[dead_M] += alpha * aux.grad_pre_M
-        # The gradient of the bias subtracted before the encoder is minus that of the encoder's input.
+        # The bias is subtracted from the encoder's input, so its gradient is the negative of the input's.
         grad_in_D = -self.group.sum_latents(grad_pre_L @ self.W_enc_LD)
         self.b_in_D.grad = grad_in_D if self.b_in_D is not self.b_dec_D else learned.grad_b_dec_D + grad_in_D
         for parameter in self.parameters():

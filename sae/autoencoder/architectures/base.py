@@ -83,7 +83,7 @@ class Sparsity(ABC):
     def select(self, pre_BL: Tensor, latents: Tensor | None = None) -> Codes:
         """Return the active latents at inference, which never depend on the other tokens of the batch.
 
-        If the rule is `independent`, the columns may be those of some `latents` only.
+        If the rule is `independent`, the columns of `pre_BL` may belong to some `latents` only.
         """
 
     def threshold_for(self, codes: Codes | None = None) -> Tensor:

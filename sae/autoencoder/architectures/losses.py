@@ -1,7 +1,7 @@
 """Reconstruction by sparse codes: error, loss, and the loss's gradients on selected pairs.
 
     ŷ    = f · W_dec + b_dec                    FVU = Σ‖t − ŷ‖² / (B · var)
-    nested: levels g = 1 … G, each adding pairs to those of the level before it,
+    nested: levels g = 1 … G, each with the pairs of the level before it and some more,
     loss = Σ_g weight_g · FVU_g
 
 A pair of level j takes part in every level from j on, so its gradient is the sum S_j of theirs. Levels are laid out
@@ -54,7 +54,7 @@ def nested_reconstruction_loss(
     """Return the loss and gradients of levels 0 … G−1; a level consists of the pairs with its `level_N` or a lower
     one.
 
-    The returned error is that of level `error_level`.
+    The returned error belongs to level `error_level`.
     """
     G, (B, D) = len(weights), batch.target_BD.shape
     order_N = stable_argsort(level_N)

@@ -107,10 +107,11 @@ def test_a_kill_loses_only_what_came_after_the_last_checkpoint(
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     x_ND, _ = mixtures(200, 30, 16)
     first = train(spec_of(), source_of(x_ND), CPU, checkpoint=tmp_path / "c.pt")
-    second = train(spec_of(), source_of(x_ND), CPU, checkpoint=tmp_path / "c.pt", update=stop_at(20))
+    steps: list[int] = []
+    second = train(spec_of(), source_of(x_ND), CPU, checkpoint=tmp_path / "c.pt", update=steps.append)
+    assert steps == []
     assert all(torch.equal(t, second.trainer.tensors()[n]) for n, t in first.trainer.tensors().items())
     assert second.trainer.sparsity.threshold == first.trainer.sparsity.threshold
-    assert second.seconds == pytest.approx(first.seconds, abs=5)
 
 
 @pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
@@ -149,7 +150,7 @@ def test_curves_are_sums_over_all_steps_since_the_last_row() -> None:
 
 @pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
 def test_the_dataset_scale_is_folded_into_the_artefact(architecture: str) -> None:
-    """Check that codes and reconstructions on raw activations are those of training divided by s."""
+    """Check that the artefact's codes and reconstructions on raw activations equal training's divided by s."""
     x_ND, _ = mixtures(500, 30, 16)
     spec = spec_of(architecture=architecture, normalize="dataset", lr=0.01)
     trained = train(spec, source_of(x_ND), CPU)

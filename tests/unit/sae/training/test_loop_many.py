@@ -89,9 +89,9 @@ def test_one_that_diverges_does_not_take_the_others_with_it(
     assert same(first, train(specs[0], source_of(x_ND), CPU))
     assert same(third, train(specs[2], source_of(x_ND), CPU))
     assert {row["member"] for row in rows} == {0, 2}
-    told = rows_of(specs, source_of(x_ND), CPU)
-    assert [row["member"] for row in told if "error" in row] == [1]
-    assert [row["member"] for row in told if row["step"] == 20] == [0, 2]
+    written = rows_of(specs, source_of(x_ND), CPU)
+    assert [row["member"] for row in written if "error" in row] == [1]
+    assert [row["member"] for row in written if row["step"] == 20] == [0, 2]
 
 
 def test_a_row_says_how_each_stands() -> None:

@@ -54,11 +54,11 @@ def test_no_code_of_a_checkpoint_is_run(tmp_path: Path) -> None:
 
 
 def test_a_saver_writes_while_the_work_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, go_on = threading.Event(), threading.Event()
+    started, proceed = threading.Event(), threading.Event()
 
     def slow(path: Path, state: Any) -> None:
-        begun.set()
-        assert go_on.wait(60)
+        started.set()
+        assert proceed.wait(60)
         save_checkpoint(path, state)
 
     monkeypatch.setattr(engine, "save_checkpoint", slow)
@@ -66,9 +66,9 @@ def test_a_saver_writes_while_the_work_continues(tmp_path: Path, monkeypatch: py
     with Saver(path) as saver:
         assert saver.load() is None
         saver.save({"step": 1})
-        assert begun.wait(60)
+        assert started.wait(60)
         assert not path.exists()
-        go_on.set()
+        proceed.set()
         saver.save({"step": 2})
     assert Saver(path).load() == {"step": 2}
 
