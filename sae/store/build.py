@@ -98,6 +98,7 @@ class Build:
 
     def close(self) -> None:
         self._connection.close()
+        self._page_file.close()
 
     @property
     def id(self) -> str:

@@ -167,6 +167,11 @@ class LatentPageFile:
         except (OSError, pa.ArrowInvalid):
             return None
 
+    def close(self) -> None:
+        """Unmap the file, whose disk space is otherwise kept after it is deleted."""
+        for held in (self._latents, self._numbers, self._contexts, self._first):
+            held.clear()
+
     def latent(self, latent: int) -> dict[str, Any] | None:
         """Return the latent's row of `latent`, with the columns of `latent_edges` if the build has any."""
         b, i = self._locate(latent)

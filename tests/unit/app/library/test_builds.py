@@ -6,6 +6,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from app.library.builds import Builds
@@ -26,6 +27,13 @@ def put(workspace: Workspace, file: Path, *names: str) -> None:
         shutil.copy(file, target)
 
 
+def opened(workspace: Workspace) -> set[str]:
+    """Return the builds whose files this process has open or mapped, as the operating system says."""
+    process, folder = psutil.Process(), str(workspace.build("demo/x", "b").parent)
+    files = [*(file.path for file in process.open_files()), *(part.path for part in process.memory_maps())]
+    return {Path(file).stem for file in files if file.startswith(folder)}
+
+
 def test_a_build_is_opened_once(workspace: Workspace, file: Path) -> None:
     put(workspace, file, "b1")
     builds = Builds(workspace)
@@ -41,11 +49,14 @@ def test_the_one_used_longest_ago_is_closed_when_nobody_reads_it(workspace: Work
     builds = Builds(workspace, capacity=1)
     with builds.use("demo/x", "b1") as one:
         with builds.use("demo/x", "b2"), builds.use("demo/x", "b3"):
-            pass
+            assert opened(workspace) == {"b1", "b2", "b3"}, "all in use"
+        assert opened(workspace) == {"b1"}
         assert one.latent(0) is not None, "still in use, so still open"
-    with builds.use("demo/x", "b1") as again:
-        assert again.latent(0) is not None
+    with builds.use("demo/x", "b2"):
+        pass
+    assert opened(workspace) == {"b2"}
     builds.close()
+    assert opened(workspace) == set()
 
 
 def test_many_readers_past_capacity(workspace: Workspace, file: Path) -> None:
@@ -75,12 +86,12 @@ def test_a_deleted_build_is_closed_as_soon_as_nobody_reads_it(workspace: Workspa
         workspace.build("demo/x", "b1").unlink()
         builds.forget("demo/x")
         assert one.latent(0) is not None, "still in use, so still open"
-    assert list(builds._open) == []
+    assert opened(workspace) == set()
     with builds.use("demo/x", "b2"):
         pass
     workspace.build("demo/x", "b2").unlink()  # by another process
     put(workspace, file, "b3")
     with builds.use("demo/x", "b3"):
         pass
-    assert [key[1] for key in builds._open] == ["b3"]
+    assert opened(workspace) == {"b3"}
     builds.close()
