@@ -24,13 +24,14 @@ TOKENS_LISTED = 10
 
 @dataclass(frozen=True)
 class TableRow:
-    """A line of the latent table: numbers, best context, what it adds to the output, what people wrote."""
+    """A line of the latent table: numbers, a context, tokens whose logit it raises most, label and rule."""
 
     row: LatentRow
     snippet: Row | None
-    adds: list[str]
+    top_logits: list[str]
     label: Label | None
     rule: RuleWords | None  # where it is good enough for a list
+    elsewhere: bool = False  # no context that is kept has the token that was asked for
 
 
 @dataclass(frozen=True)
@@ -54,20 +55,26 @@ class Band:
     rows: list[Row]
 
 
-def table_rows(build: Build, rows: Sequence[LatentRow], labels: Mapping[int, Label]) -> list[TableRow]:
-    """The rows of the table with what each needs beside its numbers."""
-    snippets = build.snippets(row.latent for row in rows)
+def table_rows(
+    build: Build, rows: Sequence[LatentRow], labels: Mapping[int, Label], token: int | None = None,
+) -> list[TableRow]:
+    """Return the rows of the table with what each shows besides its numbers; contexts are around `token` if given."""
+    snippets = build.snippets((row.latent for row in rows), token)
     info = build.vocabulary
-    return [
-        TableRow(
-            row, snippet(snippets.get(row.latent), info), [token_label(info[t]) for t in row.logit_pos[:3]],
-            labels.get(row.latent), rule if (rule := rule_words(row.rule, info)) and rule.good else None)
-        for row in rows]
+
+    def table_row(row: LatentRow) -> TableRow:
+        context, rule = snippets.get(row.latent), rule_words(row.rule, info)
+        elsewhere = token is not None and context is not None and context.tokens[context.peak] != token
+        return TableRow(
+            row, snippet(context, info, row.max_act), [token_label(info[t]) for t in row.logit_pos[:3]],
+            labels.get(row.latent), rule if rule and rule.good else None, elsewhere)
+
+    return [table_row(row) for row in rows]
 
 
-def snippet(context: Context | None, info: Mapping[int, Token]) -> Row | None:
-    """A context cut to a few tokens around its peak."""
-    return context_row(context, info, context.act, "snippet") if context is not None else None
+def snippet(context: Context | None, info: Mapping[int, Token], top: float | None = None) -> Row | None:
+    """Cut a context to a few tokens around its peak, coloured in units of `top` (None: its own peak)."""
+    return context_row(context, info, top or context.act, "snippet") if context is not None else None
 
 
 def bands(build: Build, latent: Latent, window: str) -> list[Band]:
