@@ -90,7 +90,7 @@ def sae_json(request: Request, model: str, name: str, catalog: CatalogDep, build
     with open_build(builds, sae) as build:
         return json_response(request, sae, build, lambda: {
             "config": sae.config, "meta": build.meta, "counts": build.counts(), "l0_hist": build.l0_hist(),
-            "density_histogram": build.density_histogram()}, build_only=False)  # the metrics change when it is evaluated again
+            "density_histogram": build.density_histogram()}, build_only=False)  # an evaluation changes the metrics
 
 
 @router.get("/{model}/{name}")

@@ -147,6 +147,12 @@ class RunView:
     def build(self) -> str | None:
         return (self.status.result.get("build") if self.status else None) or None
 
+    @property
+    def comparison(self) -> dict[str, Any] | None:
+        """Return the result of a finished comparison: `a`, `b`, and the MMCS of each in the other; else None."""
+        result = self.status.result if self.run.kind == "compare" and self.status else {}
+        return result if self.state == "succeeded" and {"a", "b", "mmcs_a", "mmcs_b"} <= result.keys() else None
+
     def as_json(self) -> dict[str, Any]:
         """What `GET /api/runs` says of it."""
         run, status = self.run, self.status if self.status else Status()
