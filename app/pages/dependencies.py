@@ -112,9 +112,9 @@ async def get_steering(request: Request) -> SteeringRuns:
     return steering
 
 
-async def get_questions(request: Request) -> VisitorRequests:
-    """Questions to the model worker, counted against the limit of the address they come from."""
-    return VisitorRequests(request.app.state.questions, partial(count_computing, request))
+async def get_cached_requests(request: Request) -> VisitorRequests:
+    """Return the requests to the model worker, which count against the limit of the visitor's address."""
+    return VisitorRequests(request.app.state.cached_requests, partial(count_computing, request))
 
 
 WorkspaceDep = Annotated[Workspace, Depends(get_workspace)]
@@ -122,7 +122,7 @@ CatalogDep = Annotated[Catalog, Depends(get_catalog)]
 BuildsDep = Annotated[Builds, Depends(get_builds)]
 SupervisorDep = Annotated[Supervisor, Depends(get_supervisor)]
 SteeringDep = Annotated[SteeringRuns, Depends(get_steering)]
-QuestionsDep = Annotated[VisitorRequests, Depends(get_questions)]
+CachedRequestsDep = Annotated[VisitorRequests, Depends(get_cached_requests)]
 
 
 @dataclass
@@ -133,7 +133,7 @@ class Tools:
     catalog: CatalogDep
     builds: BuildsDep
     workspace: WorkspaceDep
-    questions: QuestionsDep
+    cached_requests: CachedRequestsDep
 
 
 ToolsDep = Annotated[Tools, Depends(Tools)]
