@@ -54,8 +54,8 @@ log = logging.getLogger(__name__)
 
 # The modules of an SAE come last, because `/{model}/{sae}` matches any path of two segments.
 _MODULES = (
-    health, login, account, users, api, add_sae, saes, admin, runs, form_page, run_page, inspect, own_text, effects, compare,
-    home, l0, label_files, exports, latents, overview, latent)
+    health, login, account, users, api, add_sae, saes, admin, runs, form_page, run_page, inspect, own_text, effects,
+    compare, home, l0, label_files, exports, latents, overview, latent)
 
 
 def create_app(

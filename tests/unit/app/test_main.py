@@ -1,4 +1,4 @@
-"""The program as a whole: start, errors as pages or JSON, static files, the demo of an empty workspace."""
+"""Tests of the whole program: start, errors as pages or JSON, static files, the demo of an empty workspace."""
 
 from __future__ import annotations
 
@@ -102,11 +102,11 @@ def test_a_failed_write_is_a_page_for_the_one_who_is_signed_in(admin: TestClient
     browser = TestClient(admin.app, raise_server_exceptions=False, cookies=admin.cookies)
     answer = browser.post("/admin/users/save", data={"name": "bob", "password": "battery staple"})
     assert answer.status_code == 500
-    assert "<h1>Something broke on this side</h1>" in answer.text
+    assert "<h1>Server error</h1>" in answer.text
     assert "ada" in answer.text
 
 
-def test_versioned_files_may_be_kept_for_ever(client: TestClient) -> None:
+def test_browsers_may_keep_versioned_files_forever(client: TestClient) -> None:
     for path in ("css/base.css", "js/app.js"):
         versioned, plain = client.get(static_url(path)), client.get(f"/static/{path}")
         assert "immutable" in versioned.headers["cache-control"]

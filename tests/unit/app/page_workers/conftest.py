@@ -1,4 +1,4 @@
-"""The browsable program, whose workspace readers open as well."""
+"""The browsable program, whose workspace the page workers open as well."""
 
 from tests.unit.app.pages.conftest import browsable, made
 
