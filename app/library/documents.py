@@ -1,4 +1,4 @@
-"""A source document around a context: its tokens from the corpus, with what the build knows of a latent on them."""
+"""A source document around a context: its tokens from the corpus, with a latent's activations from the build."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ WINDOW = 1200  # tokens shown at once
 
 @dataclass(frozen=True)
 class DocumentView:
-    """`first` to `last` (not included) of the document's `n` tokens; `known` contexts of the latent lie in it.
+    """The tokens `first` to `last` (exclusive) of a document of `n` tokens.
 
-    `acts` are the latent's activations in those contexts, 0 elsewhere.
+    `known` is the number of the latent's stored contexts in the document.  `acts` are its activations in them, and 0
+    elsewhere.
     """
 
     name: str
@@ -34,18 +35,18 @@ class DocumentView:
 
 
 def open_corpus(build: Build, workspace: Workspace) -> Corpus:
-    """The text that a build was made from.  Raises UserError (field `text`) where it is not here."""
+    """Open the text that a build was made from.  Raises UserError (field `text`) if it is not in the workspace."""
     corpus_id = str(build.meta.get("corpus") or "")
     folder = workspace.corpus(corpus_id) if corpus_id else None
     if folder is None or not folder.is_dir():
-        raise UserError("text: the tokens of this build's text are not kept in this workspace any more", "text")
+        raise UserError("text: this workspace no longer has the tokens of this build's text", "text")
     return Corpus.open(folder)
 
 
 def document_view(build: Build, corpus: Corpus, latent: Latent, ctx: int, first: int | None = None) -> DocumentView:
-    """The document of context `ctx`, from token `first` on, or around that context.
+    """Return the document of context `ctx` from token `first` on, or by default around that context.
 
-    Raises UserError (field `context`) where the text has no such context.
+    Raises UserError (field `context`) if the text has no such context.
     """
     if not 0 <= ctx < corpus.n_contexts:
         raise UserError(f"context: the text has {corpus.n_contexts:,} contexts; there is no context {ctx}", "context")
@@ -53,11 +54,11 @@ def document_view(build: Build, corpus: Corpus, latent: Latent, ctx: int, first:
     rows = rows[np.argsort(corpus.offset[rows])]
     tokens = np.concatenate([corpus.tokens[row, 1 : corpus.length[row]] for row in rows]).astype(np.int64)
     lengths = np.cumsum(corpus.length[rows].astype(np.int64) - 1)
-    begin_of = dict(zip(rows.tolist(), [0, *lengths.tolist()], strict=False))  # of each context, in the document
+    begin_of = dict(zip(rows.tolist(), [0, *lengths.tolist()], strict=False))  # each context's start in the document
     acts = np.zeros(len(tokens))
     known = [c for c in build.contexts(latent.latent) if corpus.doc[c.ctx] == corpus.doc[ctx]]
     for context in known:
-        begin = begin_of[context.ctx] + (context.start or 0) - 1  # of the window's first token; BOS is before it
+        begin = begin_of[context.ctx] + (context.start or 0) - 1  # the window's first token; position 0 is BOS
         for i, act in enumerate(context.acts):
             if act > 0 and 0 <= begin + i < len(acts):
                 acts[begin + i] = act

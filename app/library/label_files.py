@@ -1,7 +1,7 @@
-"""Everything written on the latents of an SAE as a file, and back: JSON or CSV.
+"""Export and import of an SAE's labels, notes, tags and stars as JSON or CSV.
 
-JSON is an object with `sae` and `labels`, a list of objects; CSV has a head line.  Both have the
-columns latent, text, tags, note, starred, author, updated.  A file is read whole and checked
+JSON is an object with `sae` and `labels`, a list of objects; CSV has a header line.  Both have the
+columns latent, text, tags, note, starred, author, updated.  A file is read and checked completely
 before anything is stored.
 """
 
@@ -22,7 +22,7 @@ from sae.errors import UserError
 
 COLUMNS = ("latent", "text", "tags", "note", "starred", "author", "updated")
 MAX_ROWS = 1_000_000
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # and the mark itself, so that it can be taken off again
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # includes the escape mark itself, so that it can be removed again
 
 
 def as_json(sae_id: str, rows: Sequence[Label]) -> str:
@@ -31,7 +31,7 @@ def as_json(sae_id: str, rows: Sequence[Label]) -> str:
 
 
 def as_csv(rows: Sequence[Label]) -> str:
-    """With a mark at the start of cells that a spreadsheet would take for a formula."""
+    """Return the labels as CSV, with a `'` before cells that a spreadsheet would take for a formula."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(COLUMNS)
@@ -45,14 +45,14 @@ def _harmless(value: Any) -> Any:
 
 
 def read(content: bytes, sae: Sae) -> list[dict[str, Any]]:
-    """The rows of a file, each with its latent and what the file says of it.  Raises UserError (field `file`)."""
+    """Return the rows of a file, each with its latent and the values that are given.  Raises UserError (`file`)."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError("file: neither JSON nor CSV in UTF-8", "file") from None
+        raise UserError("file: it is neither JSON nor CSV in UTF-8", "file") from None
     rows = _json_rows(text) if text.lstrip()[:1] in ("{", "[") else _csv_rows(text)
     if len(rows) > MAX_ROWS:
-        raise UserError(f"file: {len(rows):,} labels; {MAX_ROWS:,} at most", "file")
+        raise UserError(f"file: it has {len(rows):,} labels; the limit is {MAX_ROWS:,}", "file")
     return [_checked(number, row, sae) for number, row in enumerate(rows, 1)]
 
 
@@ -60,10 +60,10 @@ def _json_rows(text: str) -> list[Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"file: not JSON: {error}", "file") from None
+        raise UserError(f"file: it is not JSON: {error}", "file") from None
     rows = value.get("labels") if isinstance(value, dict) else value
     if not isinstance(rows, list):
-        raise UserError("file: holds no list of labels", "file")
+        raise UserError("file: it has no list of labels", "file")
     return rows
 
 
@@ -71,28 +71,28 @@ def _csv_rows(text: str) -> list[Any]:
     try:
         reader = csv.DictReader(io.StringIO(text))
         if "latent" not in (reader.fieldnames or ()):
-            raise UserError("file: the first line names no column “latent”", "file")
+            raise UserError("file: the first line has no column “latent”", "file")
         return [{name: value.removeprefix("'") if _harmless(value[1:]) != value[1:] and value[0] == "'" else value
                  for name, value in row.items() if name and isinstance(value, str)} for row in reader]
     except csv.Error as error:
-        raise UserError(f"file: not CSV: {error}", "file") from None
+        raise UserError(f"file: it is not CSV: {error}", "file") from None
 
 
 def _checked(number: int, row: Any, sae: Sae) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise UserError(f"file: label {number} is no set of named values", "file")
+        raise UserError(f"file: label {number} is not an object", "file")
     latent = str(row.get("latent", "")).strip()
     number_of = whole_number(latent, sae.n_latents)
     if number_of is None:
-        raise UserError(f"file: label {number} is of latent {latent[:20]!r}; {sae.id} has 0 to {sae.n_latents - 1}",
-                        "file")
+        raise UserError(f"file: label {number} names latent {latent[:20]!r}; {sae.id} has latents 0 to "
+                        f"{sae.n_latents - 1}", "file")
     out: dict[str, Any] = {"latent": number_of}
     for name, limit in (("text", labels.MAX_TEXT), ("tags", labels.MAX_TEXT), ("note", labels.MAX_NOTE)):
         value = row.get(name)
         if value is None:
             continue
         if not isinstance(value, str) or len(value) > limit:
-            raise UserError(f"file: label {number}: {name} should be text of {limit:,} characters at most", "file")
+            raise UserError(f"file: label {number}: {name} must be text of at most {limit:,} characters", "file")
         out[name] = value
     if row.get("starred") is not None:
         out["star"] = str(row["starred"]).strip().lower() in ("1", "true", "yes")
@@ -100,7 +100,7 @@ def _checked(number: int, row: Any, sae: Sae) -> dict[str, Any]:
 
 
 def store(db: Session, sae: Sae, rows: Sequence[dict[str, Any]], author: str) -> int:
-    """Write all rows at once; what a row does not say stays as it was.  How many there were."""
+    """Store all rows in one transaction and return their number.  Values that a row does not give stay unchanged."""
     for row in rows:
         values = dict(row)
         labels.put(db, sae.id, values.pop("latent"), author, **values)

@@ -1,4 +1,4 @@
-"""Earlier labels with author and time, and a version by which a form knows the label that it shows."""
+"""Earlier labels with author and time, and a version that identifies the label that a form shows."""
 
 from __future__ import annotations
 

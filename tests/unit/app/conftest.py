@@ -1,7 +1,7 @@
-"""A workspace, its database and the program on it, for the tests of `app`.
+"""The fixtures of the tests of `app`: a workspace, its database and the program.
 
-Where `SAESCOPE_TEST_POSTGRES` names a Postgres database that tests may write to, every test with a
-database runs twice: on SQLite, and there in a schema of its own.
+If `SAESCOPE_TEST_POSTGRES` names a Postgres database that tests may write to, every test with a
+database runs twice: on SQLite, and on Postgres in its own schema.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ POSTGRES = os.environ.get("SAESCOPE_TEST_POSTGRES", "")
 
 @pytest.fixture(params=["sqlite", "postgres"] if POSTGRES else ["sqlite"])
 def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of an empty database; the empty string means SQLite in the workspace."""
+    """Provide the address of an empty database; the empty string means SQLite in the workspace."""
     if request.param == "sqlite":
         yield ""
         return
@@ -80,7 +80,7 @@ def catalog(workspace: Workspace, sessions: SessionFactory) -> Catalog:
 
 
 def fake_command(folder: RunFolder) -> list[str]:
-    """The fake run program in the place of `python -m sae run`."""
+    """Return the command of the fake run program, instead of `python -m sae run`."""
     return [sys.executable, str(FAKE_RUN), str(folder.path)]
 
 
@@ -102,7 +102,7 @@ def supervisor(
 
 @pytest.fixture
 def client(settings: Settings, launcher: LocalLauncher) -> Iterator[TestClient]:
-    """A signed-out browser before the program; queued runs stay queued."""
+    """Start the program with a signed-out browser; queued runs stay queued."""
     from app.main import create_app
 
     with TestClient(create_app(settings, launcher=launcher, supervise=False), follow_redirects=False) as client:
@@ -111,7 +111,7 @@ def client(settings: Settings, launcher: LocalLauncher) -> Iterator[TestClient]:
 
 @pytest.fixture
 def admin(client: TestClient, settings: Settings) -> TestClient:
-    """The same browser, signed in as an administrator."""
+    """Sign the browser in as an administrator."""
     with client.app.state.sessions() as db:  # type: ignore[attr-defined]
         user = accounts.set_password(db, "ada", "correct horse")
         client.cookies.set(accounts.COOKIE, accounts.open_session(db, user, settings))
@@ -119,7 +119,7 @@ def admin(client: TestClient, settings: Settings) -> TestClient:
 
 
 def sae_config(sae_id: str = "demo/2-res-batchtopk-4k", **changes: object) -> dict[str, object]:
-    """A `sae.json` as the engine writes it."""
+    """Return a `sae.json` as a training run writes it."""
     model = sae_id.partition("/")[0]
     return {
         "schema_version": 1, "id": sae_id, "model": {"name": model, "id": model},
@@ -129,5 +129,5 @@ def sae_config(sae_id: str = "demo/2-res-batchtopk-4k", **changes: object) -> di
 
 
 def write_sae(workspace: Workspace, sae_id: str = "demo/2-res-batchtopk-4k", **changes: object) -> None:
-    """An SAE in the workspace, as far as the web program looks at it."""
+    """Write an SAE to the workspace with the parts that the web program reads."""
     write_json(workspace.sae(sae_id) / "sae.json", sae_config(sae_id, **changes))

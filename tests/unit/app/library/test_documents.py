@@ -1,4 +1,4 @@
-"""The source document around a context: whole, in order, coloured where the build knows."""
+"""Tests of the source document around a context: complete, in order, coloured where the build has activations."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def test_a_long_document_comes_in_windows(built: Build) -> None:
         assert document_view(built, corpus, latent, 4, 10**9).pieces
 
 
-def test_what_is_not_there_is_said(built: Build, tmp_path: Path) -> None:
+def test_a_missing_context_or_text_is_an_error(built: Build, tmp_path: Path) -> None:
     latent = built.latent(7)
     assert latent is not None
     with pytest.raises(UserError, match="no context 99"):
         document_view(built, toy_corpus(30), latent, 99)
-    with pytest.raises(UserError, match="not kept"):
+    with pytest.raises(UserError, match="no longer has the tokens"):
         open_corpus(built, Workspace(tmp_path))
     assert np.all(toy_corpus(30).length > 1)

@@ -1,4 +1,4 @@
-"""Labels to a file and back."""
+"""Tests of labels written to a file and read back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_out_and_in_again(sessions: SessionFactory, rows: dict[int, tuple[str, s
         db.commit()
         for latent, (text, note, tags, star) in rows.items():
             labels.save(db, SAE.id, latent, "ada", text=text, note=note, tags=tags, star=star)
-        before = _said(labels.everything(db, SAE.id))
+        before = _values(labels.everything(db, SAE.id))
         files = [label_files.as_json(SAE.id, labels.everything(db, SAE.id)),
                  label_files.as_csv(labels.everything(db, SAE.id))]
         for file in files:
@@ -34,15 +34,15 @@ def test_out_and_in_again(sessions: SessionFactory, rows: dict[int, tuple[str, s
                 db.delete(row)
             db.commit()
             assert label_files.store(db, SAE, label_files.read(file.encode(), SAE), "eve") == len(rows)
-            assert _said(labels.everything(db, SAE.id)) == before
+            assert _values(labels.everything(db, SAE.id)) == before
 
 
-def _said(rows: list[Any]) -> list[tuple[Any, ...]]:
+def _values(rows: list[Any]) -> list[tuple[Any, ...]]:
     return [(row.latent, row.text, row.note.replace("\r\n", "\n").replace("\r", "\n"), row.tags, row.starred)
             for row in rows]
 
 
-def test_what_a_file_does_not_say_stays(sessions: SessionFactory) -> None:
+def test_values_that_a_file_does_not_give_stay(sessions: SessionFactory) -> None:
     with sessions() as db:
         labels.save(db, SAE.id, 3, "ada", text="kept", note="kept too", tags="b, a ,b", star=True)
         label_files.store(db, SAE, label_files.read(b"latent,note\n3,new\n", SAE), "eve")
@@ -60,12 +60,12 @@ def test_cells_are_no_formulas(sessions: SessionFactory) -> None:
         assert label_files.read(file.encode(), SAE)[0]["text"] == "=1+1"
 
 
-@pytest.mark.parametrize(("content", "said"), [
+@pytest.mark.parametrize(("content", "message"), [
     (b"\xff\xfe", "UTF-8"), (b"{", "not JSON"), (b'{"labels": 3}', "no list"), (b"a,b\n1,2\n", "no column"),
     (b'[{"latent": 50}]', "0 to 49"), (b'[{"latent": "x"}]', "label 1"), (b"[3]", "label 1"),
-    (b'[{"latent": 1, "text": 5}]', "text should be"), (b'[{"latent": 1, "note": "' + b"x" * 10_001 + b'"}]', "note"),
+    (b'[{"latent": 1, "text": 5}]', "text must be"), (b'[{"latent": 1, "note": "' + b"x" * 10_001 + b'"}]', "note"),
     (b'[{"latent": 1, "text": "fine"}, {"latent": -1}]', "label 2")])
-def test_a_bad_file_stores_nothing(content: bytes, said: str) -> None:
-    with pytest.raises(UserError, match=said) as error:
+def test_a_bad_file_stores_nothing(content: bytes, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
         label_files.read(content, SAE)
     assert error.value.field == "file"

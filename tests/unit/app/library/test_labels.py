@@ -1,4 +1,4 @@
-"""Labels: what is not given stays, and two people may write at once."""
+"""Tests of labels: values that are not given stay, and two users may write at the same time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def test_what_is_not_given_stays_as_it_was(sessions: SessionFactory) -> None:
         labels.save(db, SAE, 3, "eve", star=True)
         row = labels.get(db, SAE, 3)
         assert row is not None
-        assert (row.text, row.note, row.starred, row.author) == ("inside a docstring", "seen twice", True, "ada")  # a star is no word
+        # A star does not change the author of the text.
+        assert (row.text, row.note, row.starred, row.author) == ("inside a docstring", "seen twice", True, "ada")
         labels.save(db, SAE, 3, "eve", text="", star=False)
         assert (row.text, row.note, labels.starred(db, SAE)) == ("", "seen twice", frozenset())
 
@@ -25,7 +26,7 @@ def test_what_is_not_given_stays_as_it_was(sessions: SessionFactory) -> None:
 def test_two_first_labels_at_once(sessions: SessionFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     found, late = labels.get, True
 
-    def get(*key: object) -> object:  # the other one's label comes between our look and our writing
+    def get(*key: object) -> object:  # the other user's label comes between our read and our write
         nonlocal late
         row = found(*key)  # type: ignore[arg-type]
         if late:
@@ -45,7 +46,7 @@ def test_two_changes_at_once(sessions: SessionFactory, monkeypatch: pytest.Monke
     with sessions() as db:
         labels.save(db, SAE, 3, "ada", text="first")
 
-    def get(*key: object) -> object:  # the other one's change comes between our look and our writing
+    def get(*key: object) -> object:  # the other user's change comes between our read and our write
         nonlocal late
         row = found(*key)  # type: ignore[arg-type]
         if late:
