@@ -198,7 +198,7 @@ class TokenBuckets:
 
 
 def first_segment(path: str) -> str:
-    """Return the part of an address that says which pages it belongs to; a page's JSON twin belongs to them, too."""
+    """Return the first segment of a path, which names its group of pages, without the suffix `.json`."""
     return path.lstrip("/").partition("/")[0].removesuffix(".json")
 
 

@@ -1,4 +1,4 @@
-"""Axes of charts: values to places, and the ticks."""
+"""Axes of charts: the scale from values to positions, and the ticks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from app.render.numbers import compact, minus
 
 
 class Axis:
-    """A linear or log10 scale from values to places between `start` and `end`."""
+    """A linear or log10 scale from values to positions between `start` and `end`."""
 
     def __init__(self, low: float, high: float, start: float, end: float, log: bool = False) -> None:
         if log:

@@ -3,7 +3,7 @@
 Every chart is a `<figure class="chart">` with a title, an SVG (`role="img"`), `<title>` hovers on its marks and the
 same numbers as a table in `<details>`.  There are no inline styles: colours are classes in `static/css/charts.css`.
 
-The SVG's box is the plot itself, and what stands around it (ticks, names) overflows into its margins.  Places along x
+The SVG's box is the plot itself; the ticks and names around it overflow into its margins.  Positions along x
 are percentages of the box and heights are pixels, so a chart is as wide as its column and its text has one size at all
 widths.  A polyline cannot have percentages, so lines are in a nested SVG that is stretched over the box.
 

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from app.web.templating import render
 from sae.errors import UserError
+from sae.faults import fault_of
 
 _MESSAGES = {  # title and advice by status
     400: ("Invalid request", "Check the address or the form and try again."),
@@ -144,7 +145,8 @@ def install(app: FastAPI, find_user: Callable[[Request], Awaitable[Any]] | None 
         if first["loc"] and first["loc"][0] == "path":  # no page can have such an address
             return error_response(request, 404)
         field = str(first["loc"][-1]) if first.get("loc") else None
-        return error_response(request, 422, f"{field}: {first['msg']}" if field else str(first["msg"]), field=field)
+        words = fault_of(first).words
+        return error_response(request, 422, f"{field}: {words}" if field else words, field=field)
 
     def broken(request: Request, _error: Exception) -> Response:
         return error_response(request, 500)

@@ -1,6 +1,6 @@
-"""What /metrics tells: own measures only, in a registry of their own.
+"""The metrics at /metrics, in a registry that has only the program's own measures.
 
-Requests are counted by the route's pattern, not by address, so that there are few series.
+Requests are counted by the route's pattern and not by the address, so that there are few series.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UP_SINCE.set_to_current_time()
 
 
 class CountRequests:
-    """Counts answers and the time to their first byte."""
+    """Middleware that counts responses and measures the time to their first byte."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -47,7 +47,7 @@ class CountRequests:
 
 
 def route_pattern(scope: Scope) -> str:
-    """`/runs/{run_id}` rather than the address; `(none)` where no route took the request."""
+    """Return the pattern of the request's route, such as `/runs/{run_id}`, or `(none)` if no route matched."""
     if scope["path"].startswith("/static/"):
         return "/static"
     return str(getattr(scope.get("route"), "path", "(none)"))

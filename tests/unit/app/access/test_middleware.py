@@ -1,4 +1,4 @@
-"""Headers, the same-origin rule, rate limits; and no way to change anything signed out."""
+"""Tests of headers, the same-origin rule and rate limits, and that signed-out visitors cannot change anything."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPEN_PREFIX = ("/steer", "/inspect", "/effects")
 
 
 def _routes(router: Any, prefix: str = "") -> Iterator[tuple[str, APIRoute]]:
-    """Every route of the tree with its full path."""
+    """Yield every route of the tree with its full path."""
     for route in router.routes:
         inner = getattr(route, "original_router", None)
         if isinstance(route, APIRoute):
@@ -56,7 +56,7 @@ def test_nothing_changes_signed_out(client: TestClient) -> None:
 
 
 def test_unsafe_requests_signed_out_are_refused(client: TestClient) -> None:
-    """The same, asked from outside: every unsafe route that is not open answers 401, whatever is sent."""
+    """Send a request to every unsafe route that is not open; each answers 401."""
     asked = 0
     for path, route in _routes(client.app):
         if path in OPEN or path.startswith(OPEN_PREFIX):
@@ -126,7 +126,7 @@ def test_a_bucket_never_gives_more_than_burst_and_rate(gaps: list[float], burst:
         assert given <= burst + now * per_minute / 60 + 1e-6
 
 
-def test_waiting_as_long_as_told_is_enough_and_others_are_not_held_up() -> None:
+def test_the_returned_wait_is_enough_and_others_are_not_held_up() -> None:
     buckets = TokenBuckets(6, burst=1)
     assert buckets.take("a", 0) == 0
     wait = buckets.take("a", 0)

@@ -1,4 +1,4 @@
-"""Charts are well-formed, without inline style, and their marks stand where the numbers say."""
+"""Tests of charts: well-formed, without inline style, and with marks at the positions of the numbers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_what_the_top_of_the_chart_cuts_is_marked_with_its_value() -> None:
 
 
 def test_text_has_one_size_at_all_widths() -> None:
-    """Text would grow and shrink with an SVG that is scaled: only lines are in a `viewBox`."""
+    """Check that only lines are in a `viewBox`, because text in a scaled SVG would change its size."""
     for markup in (histogram([Bar(0, 1, 10)], Frame("L0", x_label="latents")),
                    line_chart([Series("a", [(0, 1.0), (2, 0.1)])], title="loss")):
         tree = parse(markup)
@@ -127,7 +127,7 @@ def test_the_frame_has_enough_contrast() -> None:
 
 
 def contrast(one: str, other: str) -> float:
-    """WCAG 2 contrast ratio of two #rrggbb colours."""
+    """Return the WCAG 2 contrast ratio of two #rrggbb colours."""
     def luminance(colour: str) -> float:
         parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
         linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]

@@ -1,4 +1,4 @@
-"""Numbers for people."""
+"""Tests of numbers as pages show them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rendering, static addresses, vendored files."""
+"""Tests of rendering, static addresses and vendored files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_switcher_lists_the_saes() -> None:
     assert 'href="/demo/one"' in bytes(render(asked, "error.html", title="t", message="m").body).decode()
 
 
-def test_the_page_of_a_fault_asks_the_database_nothing() -> None:
+def test_the_page_of_a_server_error_does_not_query_the_database() -> None:
     asked = request()
     asked.app.state.catalog = SimpleNamespace(list_saes=lambda: 1 / 0)
     assert render(asked, "error.html", 500, title="t", message="m").status_code == 500
