@@ -1,4 +1,4 @@
-"""What the documents promise exists, and what exists is documented."""
+"""Tests of the documents: what they promise exists, and every setting and command is documented."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_links_lead_somewhere(document: str) -> None:
 
 
 def test_the_files_that_the_architecture_maps_are_there() -> None:
-    """Every `path/name.py` that ARCHITECTURE.md mentions in running text."""
+    """Check every `path/name.py` that ARCHITECTURE.md mentions in running text."""
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     mentioned = set(re.findall(r"`((?:sae|app|tests)/[\w/]+\.py)`", text))
     assert len(mentioned) > 5
