@@ -23,11 +23,12 @@ from torch import Tensor
 from sae.kernels.hashing import hash31
 from sae.kernels.segments import repeated, spread
 from sae.kernels.sorting import counted, stable_argsort
+from sae.store.intervals import share_interval
 
 SAMPLED = 64
 MIN_TOGETHER = 3  # pairs with fewer joint firings in the sample are left out, since chance gives them easily
-# A ⇒ B if B is active on at least this share of A's tokens, at least this many times as often as on any
-# token, and A has at least this many kept tokens.
+# A ⇒ B if B is active on at least this share of A's tokens (by the lower end of a 95% interval where A has more
+# tokens than are kept), at least this many times as often as on any token, and A has at least this many kept tokens.
 IMPLIED_SHARE = 0.9
 IMPLIED_LIFT = 2.0
 IMPLIED_TOKENS = 10
@@ -123,10 +124,15 @@ def cofiring_pairs(
     return CofiringPairs(latent_N, other_N, given_N, given_N / q, phi_N.nan_to_num(0.0)), sampled_L
 
 
-def implied(pairs: CofiringPairs, sampled_L: Tensor) -> Tensor:
-    """Return for every pair whether `latent` fires ⇒ `other` fires, the pattern that feature splitting leaves."""
-    return ((pairs.given_N >= IMPLIED_SHARE) & (pairs.lift_N >= IMPLIED_LIFT)
-            & (sampled_L[pairs.latent_N] >= IMPLIED_TOKENS))
+def implied(pairs: CofiringPairs, sampled_L: Tensor, n_tokens_L: Tensor) -> Tensor:
+    """Return for every pair whether `latent` fires ⇒ `other` fires, the pattern that feature splitting leaves.
+
+    `n_tokens_L` is the number of all firings; where it exceeds `sampled_L`, P(other | latent) is an estimate.
+    """
+    sampled_N = sampled_L[pairs.latent_N]
+    low, _ = share_interval(pairs.given_N.numpy(), sampled_N.double().numpy())
+    sure_N = torch.where(n_tokens_L[pairs.latent_N] > sampled_N, torch.from_numpy(low), pairs.given_N)
+    return (sure_N >= IMPLIED_SHARE) & (pairs.lift_N >= IMPLIED_LIFT) & (sampled_N >= IMPLIED_TOKENS)
 
 
 def _frequent(key_N: Tensor, size: int) -> tuple[Tensor, Tensor]:

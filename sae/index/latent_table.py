@@ -117,7 +117,7 @@ def _nearest_columns(name: str, W_LD: Tensor, alive_L: Tensor, check: Callable[[
 def _cofiring_columns(shard: Shard, check: Callable[[], None]) -> dict[str, Any]:
     density_L = shard.n_tokens_L.double() / int(shard.token_2V.sum())
     pairs, sampled_L = cofiring_pairs(shard.cofiring, density_L, SAMPLED, check)
-    rule = implied(pairs, sampled_L)
+    rule = implied(pairs, sampled_L, shard.n_tokens_L)
     phi_L = torch.full((len(density_L),), torch.nan, dtype=torch.float64)
     phi_L.scatter_reduce_(0, pairs.latent_N, pairs.phi_N, "amax", include_self=False)
     columns: dict[str, Any] = {"max_phi": _floats(phi_L)}

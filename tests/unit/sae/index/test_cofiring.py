@@ -15,6 +15,7 @@ from sae.index.cofiring import (
     IMPLIED_SHARE,
     IMPLIED_TOKENS,
     MIN_TOGETHER,
+    CofiringPairs,
     CofiringSample,
     cofiring_pairs,
     implied,
@@ -66,9 +67,32 @@ def test_pairs_are_those_of_each_latents_own_sample(seed: int, n_tokens: int, n_
     rows = list(zip(*(column.tolist() for column in vars(pairs).values()), strict=True))
     assert [row[:2] for row in rows] == [row[:2] for row in expected]
     torch.testing.assert_close(torch.tensor([row[2:4] for row in rows]), torch.tensor([row[2:] for row in expected]))
-    rule = [share >= IMPLIED_SHARE and lift >= IMPLIED_LIFT and int(sampled_L[a]) >= IMPLIED_TOKENS
-            for a, _, share, lift in expected]
-    assert implied(pairs, sampled_L).tolist() == rule
+    n_tokens_L = torch.bincount(latent_N, minlength=L)
+    rule = [(share if n_tokens_L[a] <= n_kept else lowest(share, int(sampled_L[a]))) >= IMPLIED_SHARE
+            and lift >= IMPLIED_LIFT and int(sampled_L[a]) >= IMPLIED_TOKENS for a, _, share, lift in expected]
+    assert implied(pairs, sampled_L, n_tokens_L).tolist() == rule
+
+
+def lowest(share: float, n: int) -> float:
+    """Find by bisection the smallest share under which `share` of `n` is within 1.96 standard errors."""
+    low, high = 0.0, share
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share - middle > 1.959964 * (middle * (1 - middle) / n) ** 0.5 else (low, middle)
+    return high
+
+
+def test_an_implication_is_rarely_claimed_where_it_does_not_hold() -> None:
+    """Of pairs whose true share is 0.88, a sample of 64 shows every third at 0.9 or more."""
+    n_pairs, n_tokens = 400, 4_000
+    generator = torch.Generator().manual_seed(0)
+    both = torch.rand(n_pairs, n_tokens, generator=generator) < 0.88
+    given = torch.stack([row[torch.randperm(n_tokens, generator=generator)[:64]].double().mean() for row in both])
+    index = torch.arange(n_pairs)
+    pairs = CofiringPairs(index, index + n_pairs, given, torch.full_like(given, 10.0), given)
+    claimed = implied(pairs, torch.full((n_pairs,), 64), torch.full((n_pairs,), n_tokens))
+    assert (given >= IMPLIED_SHARE).double().mean() > 0.25
+    assert claimed.double().mean() < 0.02
 
 
 def test_phi_is_the_correlation_of_firing_where_all_firings_are_kept() -> None:
