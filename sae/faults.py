@@ -22,6 +22,12 @@ _PREDICATES = {  # by pydantic's type of error, where no limit of the field matt
     "string_unicode": "must be text without broken characters", "finite_number": "must be a finite number",
     "too_short": "must name one value or more",
 }
+_LIMITS = {
+    "greater_than_equal": "must be {ge} or more", "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be at most {le}", "less_than": "must be less than {lt}",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must have at least {min_length} characters",
+}
 _FORMS = {  # what the patterns of our fields mean
     r"^[^/]+/[^/]+$": "must be written as <model>/<name>",
     r"^(auto|cpu|cuda(:\d+)?)$": "must be cpu, cuda, cuda:<number> or auto",
@@ -54,7 +60,7 @@ class Fault:
 
 def faults(error: ValidationError, model: type[BaseModel] | None = None) -> list[Fault]:
     """Return every fault of `error`, in the order of the fields; without `model` no limits are named."""
-    return [_fault(model, found) for found in error.errors(include_url=False, include_input=False)]
+    return [fault_of(found, model) for found in error.errors(include_url=False, include_input=False)]
 
 
 def takes(model: type[BaseModel] | None, path: Sequence[str | int]) -> str:
@@ -73,7 +79,8 @@ def takes(model: type[BaseModel] | None, path: Sequence[str | int]) -> str:
     return f"{count} characters" if kind is str else count
 
 
-def _fault(model: type[BaseModel] | None, found: Any) -> Fault:
+def fault_of(found: Any, model: type[BaseModel] | None = None) -> Fault:
+    """Return one of pydantic's error dicts as a fault."""
     path, context = tuple(found["loc"]), found.get("ctx", {})
     cause = context.get("error")
     if isinstance(cause, UserError):  # a rule about several fields, which names the one at fault
@@ -88,13 +95,16 @@ def _fault(model: type[BaseModel] | None, found: Any) -> Fault:
     words = "" if found["type"] == "value_error" else takes(model, path)
     if not words:
         message = found["msg"].removeprefix("Value error, ")
-        return Fault(path, _without_limits(message, found["type"]), found["type"], whole=found["type"] == "value_error")
+        whole = found["type"] == "value_error"
+        return Fault(path, message if whole else _without_model(message, found["type"], context), found["type"], whole)
     given = f"; {context['actual_length']:,} are given" if found["type"] == "too_long" else ""
     return Fault(path, f"must be {words}{given}", found["type"])
 
 
-def _without_limits(message: str, kind: str) -> str:
-    """Return pydantic's message of an error of this kind as a predicate; a validator's own message stays."""
+def _without_model(message: str, kind: str, context: dict[str, Any]) -> str:
+    """Return pydantic's message of an error of this kind as a predicate."""
+    if kind in _LIMITS:
+        return _LIMITS[kind].format(**{name: _number(value) for name, value in context.items()})
     noun = next((noun for mark, noun in _NOUNS if mark in kind), "")
     if noun and kind.endswith(("_parsing", "_type", "_parsing_size", "_from_float")):
         return f"must be {noun}"

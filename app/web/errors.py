@@ -37,7 +37,7 @@ Link = tuple[str, str]  # text, address
 
 
 class NotHere(HTTPException):
-    """A 404 with links to what is nearest to the address."""
+    """An HTTP error 404 with links to the nearest existing pages."""
 
     def __init__(self, message: str, *links: Link) -> None:
         super().__init__(404, message)
@@ -62,7 +62,7 @@ def error_response(
 ) -> Response:
     """Return the response for an error, in the form that the request wants.
 
-    `message` replaces the usual advice.  `links` lead to what is nearest; a page has further ones.
+    `message` replaces the usual advice.  `links` lead to the nearest existing pages; a page adds further ones.
     """
     title, advice = _MESSAGES.get(status, (HTTPStatus(status).phrase, ""))
     if wants_json(request):
@@ -78,7 +78,7 @@ def error_response(
 
 
 def _sae_of(request: Request) -> Any:
-    """Return the SAE that the address names, so that the header keeps it; None where it names none."""
+    """Return the SAE that the address names, so that the header keeps it, or None if it names none."""
     catalog = getattr(request.app.state, "catalog", None)
     if catalog is None:
         return None

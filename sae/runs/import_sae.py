@@ -139,8 +139,9 @@ def _check_place(spec: ImportSpec, foreign: Foreign, workspace: Workspace) -> st
     except UserError as error:
         if spec.model:
             raise
-        raise UserError(f"model: the file names {foreign.model}, which is not available here; give --model ({error})",
-                        "model") from None
+        raise UserError(
+            f"model: the file names {foreign.model}, which is not available here; name the model it was trained on "
+            f"({error})", "model") from None
     for hook in filter(None, (foreign.hook, foreign.out_hook)):
         check_site(info, hook, "hook" if hook == foreign.hook else "out_hook")
     if spec.name:

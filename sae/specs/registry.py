@@ -90,7 +90,7 @@ def parse_spec(kind: str, values: dict[str, Any]) -> RunSpec:
     try:
         return SPECS[kind](**values)  # type: ignore[return-value]
     except ValidationError as error:
-        field, text = first_fault(error)
+        field, text = first_fault(error, SPECS[kind])
         raise UserError(text, field) from None
 
 

@@ -67,17 +67,21 @@ def _submit(request: Request, sent: dict[str, str], files: list[Any], admin: Use
             token = ""
             token = uploads.stage(files)
         except UserError as error:
-            return _page(request, typed, {"source": _words(error)})
+            return _page(request, typed, {"source": _without_field(error)})
     staged = uploads.find(token)
     values = spec_form.spec_values("import", typed | ({"source": str(staged)} if staged else {}))
     errors, found = spec_form.find_errors("import", values), {}
+    if "source" in errors and not values.get("source"):
+        errors["source"] = "Choose files, or give a path on this server or a Hugging Face name."
     if not errors:
         try:
             spec = check_spec("import", values, state.catalog)
             found = inspect(spec, workspace)  # type: ignore[arg-type]
             errors = _errors(found)
         except UserError as error:
-            errors = {error.field or "": _words(error)}
+            errors = {error.field or "": _without_field(error)}
+    if staged:  # people know their files, not the folder in which they are kept
+        errors = {name: _with_file_names(message, staged) for name, message in errors.items()}
     if errors.keys() & {"source"} and staged:  # the file itself is at fault: it is not kept
         uploads.drop(token)
         staged = None
@@ -118,7 +122,15 @@ def _errors(found: dict[str, Any]) -> dict[str, str]:
     return {}
 
 
-def _words(error: UserError) -> str:
+def _with_file_names(message: str, staged: Path) -> str:
+    files = [path.relative_to(staged).as_posix() for path in plain_files(staged)]
+    shown = files[0] if len(files) == 1 else "The upload"
+    for name in (f"{staged}/", str(staged), f"{staged.name}/"):
+        message = message.replace(name, "" if name.endswith("/") else shown)
+    return message.replace(f"{staged.name}:", shown).replace(staged.name, shown)
+
+
+def _without_field(error: UserError) -> str:
     return str(error).removeprefix(f"{error.field}: ")
 
 

@@ -95,14 +95,16 @@ def _page(
 
 
 def _outlook(kind: Kind, typed: dict[str, Any], catalog: Catalog) -> dict[str, Any]:
-    """Estimate and command line, or what is missing for them."""
+    """Return the estimate and the command line, or what is missing or at fault."""
     values = spec_form.spec_values(kind, typed)
     errors = spec_form.find_errors(kind, values)
-    first = next(iter(errors.items()), None)
+    missing = [spec_form.label(name) for name in errors if name and values.get(name) == ""]
+    name, message = next(iter(errors.items()), ("", ""))
     return {
         "cost": _cost(kind, values, catalog) if kind in ("train", "sweep") and not errors else None,
         "command": None if errors else command_line(kind, _as_spec(kind, values)),
-        "fault": f"{first[0]}: {first[1]}".removeprefix(": ") if first else "",
+        "missing": missing,
+        "fault": message if message.startswith(f"{name} ") else f"{name}: {message}".removeprefix(": "),
     }
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from sae.faults import faults
 from sae.specs.registry import SPECS, SweepSpec, TrainSpec, as_text, demo_spec
 
 # group -> (heading, whether its settings are usually looked at)
@@ -146,14 +147,14 @@ def spec_values(kind: str, typed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_errors(kind: str, values: Mapping[str, Any]) -> dict[str, str]:
-    """Every setting at fault with its message, or {}; what concerns none in particular under ""."""
+    """Return the message of every setting at fault; under "" is what concerns no single setting."""
     try:
         SPECS[kind](**values)
     except ValidationError as error:
         found: dict[str, str] = {}
-        for one in error.errors(include_url=False):
-            message = one["msg"].removeprefix("Value error, ")
-            field = str(one["loc"][0]) if one["loc"] else message.partition(":")[0]
+        for fault in faults(error, SPECS[kind]):
+            field = str(fault.path[0]) if fault.path else fault.words.partition(":")[0]
+            message = fault.about(field).removeprefix(f"{field}: ")
             found.setdefault(field if field in SPECS[kind].model_fields else "", message)
         return found
     return {}
@@ -165,6 +166,11 @@ def in_order(kind: str, spec: Mapping[str, Any]) -> list[tuple[str, str]]:
     known = [name for key in GROUPS for name, info in fields.items() if _extra(info).get("group") == key]
     names = [name for name in known if name in spec] + [name for name in spec if name not in known]
     return [(name, _default_words(spec[name])) for name in names]
+
+
+def label(name: str) -> str:
+    """Return what a form calls a setting."""
+    return _LABELS.get(name, name.replace("_", " ").capitalize())
 
 
 def preset(kind: str, name: str) -> dict[str, Any]:
@@ -183,7 +189,7 @@ def _field(name: str, info: FieldInfo, values: Mapping[str, Any], error: str) ->
     number = annotation in (int, float)
     default = "" if info.default is PydanticUndefined else info.default
     return FormField(
-        name=name, label=_LABELS.get(name, name.replace("_", " ").capitalize()),
+        name=name, label=label(name),
         kind="check" if annotation is bool else "choice" if choices else "number" if number else "text",
         value=_shown(values.get(name, default)), default=_default_words(default),
         description=str(info.description or ""), unit=str(extra.get("unit", "")), why=str(extra.get("why", "")),

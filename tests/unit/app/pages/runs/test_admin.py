@@ -106,15 +106,15 @@ def test_a_double_click_starts_one_run(admin: TestClient) -> None:
 
 @pytest.mark.parametrize(("changes", "field", "words"), [
     ({"k": "50", "n_latents": "10"}, "k", "n_latents is 10"),
-    ({"k": "many"}, "k", "valid integer"),
+    ({"k": "many"}, "k", "whole number"),
     ({"layer": "99"}, "layer", "0 to"),
-    ({"context_length": "9999"}, "context_length", "8192"),
+    ({"context_length": "9999"}, "context_length", "8,192"),
     ({"context_length": "8192"}, "context_length", "at most"),
     ({"model": "/nowhere/model"}, "model", "not a directory"),
     ({"name": "a/b"}, "name", "not a usable name"),
     ({"name": "2-res-batchtopk-4k"}, "name", "already"),
     ({"architecture": "dense"}, "architecture", "batch_topk"),
-    ({"architecture": "jumprelu", "bandwidth": "0"}, "bandwidth", "greater than 0"),
+    ({"architecture": "jumprelu", "bandwidth": "0"}, "bandwidth", "above 0"),
     ({"site": "hook_nowhere"}, "site", "hook_resid_post"),
     ({"architecture": "relu", "site": "hook_mlp_in", "out_site": "hook_mlp_out"}, "out_site", "not for relu"),
     ({"out_site": "hook_resid_pre"}, "out_site", "after hook_resid_post"),
@@ -217,3 +217,37 @@ def test_the_command_line_has_every_option_of_the_command() -> None:
         shown = {word for word in shlex.split(command_line(kind, changed)) if word.startswith("--")}
         assert len(shown) == len(changed) - (kind in POSITIONAL)
         assert shown <= known
+
+
+def test_messages_are_in_plain_words(admin: TestClient) -> None:
+    page = html.unescape(admin.post("/admin/train", data={"k": "0", "tokens": "x", "lr": "2", "model": ""}).text)
+    for words in ("k must be a whole number of 1 or more", "tokens must be a whole number of 1,000 or more",
+                  "lr must be a number from 0 to 1", "model must not be empty"):
+        assert words in page, words
+    assert "Input should" not in page
+    page = html.unescape(admin.post("/admin/train", data={"k": "5000"}).text)
+    assert "5000 latents per token, but n_latents is 4096" in page
+    assert "k: k:" not in re.sub(r"<[^>]*>", "", page)
+
+
+@pytest.mark.parametrize("address", ["/admin/train?preset=own", "/admin/sweep?preset=paper", "/admin/index"])
+def test_nothing_is_at_fault_before_anything_was_typed(admin: TestClient, address: str) -> None:
+    page = admin.get(address).text
+    assert "error-text" not in page
+    assert "first.</p>" in page  # it says what to fill in
+
+
+@pytest.mark.parametrize(("kind", "text", "words"), [
+    ("train", "/no/such/file.txt", "is not a file or directory"), ("sweep", "~/none", "is not a file or directory"),
+    ("train", "owner/data", "could not be fetched"), ("index", "/no/such/file.txt", "is not a file or directory")])
+def test_a_text_that_is_not_there_is_refused_at_once(
+    admin: TestClient, workspace: Workspace, kind: str, text: str, words: str
+) -> None:
+    write_sae(workspace)
+    admin.app.state.catalog.sync()  # type: ignore[attr-defined]
+    sent = {**_fields(admin.get(f"/admin/{kind}?sae=demo/2-res-batchtopk-4k").text), "text": text}
+    answer = admin.post(f"/admin/{kind}", data=sent)
+    assert answer.status_code == 422
+    error = re.search(r'id="error-text"[^>]*>(.*?)</p>', answer.text, re.DOTALL)
+    assert error is not None
+    assert words in error[1]
