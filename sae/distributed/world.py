@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,8 +28,8 @@ class World(Group):
         self.rank, self.world, self.shards = dist.get_rank(), dist.get_world_size(), shards
         grid = torch.arange(self.world).reshape(-1, shards)
         # Every rank must take part in creating every subgroup; it keeps the two that it belongs to.
-        rows = [dist.new_group(row) for row in grid.tolist()] if 1 < shards < self.world else []
-        columns = [dist.new_group(column) for column in grid.T.tolist()] if 1 < shards < self.world else []
+        rows = [_new_group(row) for row in grid.tolist()] if 1 < shards < self.world else []
+        columns = [_new_group(column) for column in grid.T.tolist()] if 1 < shards < self.world else []
         self._same_tokens = rows[self.replica] if rows else all_ranks
         self._same_latents = columns[self.shard] if columns else all_ranks
 
@@ -75,12 +75,18 @@ class World(Group):
         self.agreed(False)
 
     def apart(self) -> World:
-        return World(self.shards, dist.new_group())
+        return World(self.shards, _new_group())
 
     def from_main(self, value: T) -> T:
         holder = [value]
         dist.broadcast_object_list(holder, src=0, device=torch.device("cpu"))
         return holder[0]
+
+
+def _new_group(ranks: list[int] | None = None) -> dist.ProcessGroup:
+    group: Any = dist.new_group(ranks)  # torch's type includes the placeholder of ranks outside the group
+    made: dist.ProcessGroup = group
+    return made
 
 
 def _gather(tensor: Tensor, size: int, group: dist.ProcessGroup | None) -> list[Tensor]:
