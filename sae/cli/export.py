@@ -15,7 +15,7 @@ from sae.formats.writers.kinds import KINDS, check_kind, members_of
 from sae.store.build import Build
 from sae.workspace.paths import Workspace
 
-_FORMATS = "; ".join(f"{name}: {kind.words}" for name, kind in KINDS.items())
+_FORMATS = "; ".join(f"{name}: {kind.description}" for name, kind in KINDS.items())
 _SAE = typer.Option(help="The SAE, as <model>/<name>")
 
 

@@ -1,4 +1,4 @@
-"""Files that are damaged or hostile: each is refused in a line, nothing is executed, nothing is left behind."""
+"""Damaged and hostile files: each is refused with one line, nothing is executed, nothing is left behind."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def store(path: Path, tensors: dict[str, Any]) -> None:
 
 
 def changed(change: Callable[[torch.Tensor], torch.Tensor], matrices_only: bool = False) -> Damage:
-    """One of the tensors that matter is changed."""
+    """Make a damage that changes one of the tensors that the reader uses."""
     def damage(folder: Path, kind: str, rng: random.Random) -> None:
         path = folder / WEIGHTS[kind]
         tensors = load(path)
@@ -106,7 +106,7 @@ def rows_cut(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def huge_header(folder: Path, kind: str, rng: random.Random) -> None:
-    """The size of a header, or of a tensor, is far beyond the file."""
+    """Claim a size of a header or of a tensor far beyond the file."""
     path = folder / WEIGHTS[kind]
     data = path.read_bytes()
     if path.suffix == ".safetensors":
@@ -137,7 +137,7 @@ def huge_header(folder: Path, kind: str, rng: random.Random) -> None:
 
 
 class Payload:
-    """Executes a command where it is unpickled."""
+    """An object that executes a command when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -209,7 +209,7 @@ def test_two_hundred_damaged_files_are_refused_in_a_line(tmp_path: Path, case: t
 
 
 @pytest.mark.parametrize("kind", FOLDERS)
-def test_undamaged_they_are_taken(tmp_path: Path, kind: str) -> None:
+def test_undamaged_files_are_accepted(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "whole"
     shutil.copytree(SAES / FOLDERS[kind], folder)
     if kind == "openai":
@@ -221,7 +221,7 @@ def test_undamaged_they_are_taken(tmp_path: Path, kind: str) -> None:
 
 
 class Larger:
-    """A tensor that says to be larger than its storage."""
+    """A tensor that claims to be larger than its storage."""
 
     def __init__(self, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
         self.size, self.stride = size, stride
@@ -287,7 +287,7 @@ def test_a_hostile_archive_is_refused_and_nothing_of_it_stays(name: str, tmp_pat
     assert not list(tmp_path.rglob("evil*"))
 
 
-def test_an_archive_may_be_no_larger_than_it_is_allowed(tmp_path: Path) -> None:
+def test_an_archive_over_the_limit_is_refused(tmp_path: Path) -> None:
     path = zip_of(tmp_path / "sae.zip", ("a.pt", os.urandom(5000)), ("b.pt", os.urandom(5000)))
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="unpacks to more than 9,999 bytes"):

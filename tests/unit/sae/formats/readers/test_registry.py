@@ -1,4 +1,4 @@
-"""Names, folders and facts: what is recognised, what is asked for, and what is refused with its reason."""
+"""Names, folders and facts that are recognised, asked for, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sae.errors import UserError
-from sae.formats.detect import find, places_of
+from sae.formats.detect import find, weight_files
 from sae.formats.foreign_names import model_name, site
 from sae.formats.readers.registry import load, read
 from tests import FIXTURES
@@ -43,14 +43,14 @@ def test_models_have_many_names(name: str, means: str) -> None:
     assert model_name(name) == means
 
 
-@pytest.mark.parametrize(("names", "places"), [
+@pytest.mark.parametrize(("names", "weights"), [
     (["cfg.json", "sae_weights.safetensors", "sparsity.safetensors", "trainer_state.pt"], ["sae_weights.safetensors"]),
     (["t/ae.pt", "t/config.json", "t/checkpoints/ae_10.pt", "t/checkpoints/ae_20.pt"], ["t/ae.pt"]),
     (["a/sae.safetensors", "b/sae.safetensors", "optimizer_0.pt", "state.pt", "rank_0_state.pt"],
      ["a/sae.safetensors", "b/sae.safetensors"]),
     (["README.md"], [])])
-def test_what_lies_beside_an_sae_is_none(names: list[str], places: list[str]) -> None:
-    assert places_of(names) == places
+def test_only_weight_files_are_saes(names: list[str], weights: list[str]) -> None:
+    assert weight_files(names) == weights
 
 
 def test_one_of_many_has_to_be_named() -> None:
@@ -108,7 +108,7 @@ def edited(tmp_path: Path, case: str, **changes: Any) -> Path:
     ("saelens/topk", {"metadata": {"hook_head_index": 3}}, "reads one attention head"),
     ("saelens/transcoder", {"normalize_activations": "layer_norm"}, "normalised token by token"),
     ("saelens/transcoder", {"apply_b_dec_to_input": True}, "which SAELens itself refuses"),
-    ("saelens/standard", {"normalize_activations": "covariance_whitening"}, "is not beside it"),
+    ("saelens/standard", {"normalize_activations": "covariance_whitening"}, "is not next to it"),
     ("sparsify/groupmax/layers.3", {}, "one latent of each group"),
     ("sparsify/topk/layers.3", {"signed": True}, "signed latents cannot be expressed")])
 def test_what_no_artefact_can_hold_is_refused_with_the_reason(

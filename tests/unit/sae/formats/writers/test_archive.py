@@ -1,4 +1,4 @@
-"""Members to folders and zips; safetensors without torch; histograms."""
+"""Members as folders and zips, safetensors without torch, and histograms."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_folder_is_there_when_it_is_whole(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "in" / "b.bin.gz").read_bytes() == b"\x00" * 10
     assert (tmp_path / "out" / "empty").read_bytes() == b""
     assert seen[-1] == 16
-    with pytest.raises(UserError, match="there already"):
+    with pytest.raises(UserError, match="already exists"):
         write_folder(FILES.items(), tmp_path / "out")
 
 
@@ -110,7 +110,7 @@ def test_bins_give_their_edges_back(low: float, step: float, n: int, log: bool, 
         np.testing.assert_allclose(found, edges[max(start, 0) :][: len(found)], rtol=1e-5, atol=1e-6)
 
 
-def test_how_bins_lie_is_told() -> None:
+def test_log_spaced_bins_are_detected() -> None:
     assert log_spaced(np.geomspace(0.1, 100, 64).tolist())
     assert log_spaced(np.geomspace(1, 1.4, 4).tolist())
     assert not log_spaced(np.linspace(0.3, 30, 50).tolist())
