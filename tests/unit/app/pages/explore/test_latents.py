@@ -105,7 +105,7 @@ def test_a_value_that_does_not_exist_is_named_above_the_table(
     assert notice is not None
     assert said in notice[1]
     assert listed(html) == listed(page(browsable, f"{TABLE}?{left}")) != []
-    assert "nonsense" not in "".join(re.findall(r'href="[^"]*"', html))
+    assert "nonsense" not in "".join(re.findall(rf'href="{TABLE}[^"]*"', html))
 
 
 def test_the_old_name_of_alive(browsable: TestClient) -> None:
