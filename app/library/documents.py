@@ -10,10 +10,29 @@ from app.render.token_text import Piece, text_pieces
 from sae.data.corpus import Corpus
 from sae.errors import UserError
 from sae.store.build import Build
-from sae.store.records import Latent
+from sae.store.records import Context, Latent
+from sae.store.schema import NEAR_BAND
 from sae.workspace.paths import Workspace
 
 WINDOW = 1200  # tokens shown at once
+
+
+@dataclass(frozen=True)
+class Place:
+    """The peak of a stored context in the document: its token, counted from 0, and its activation."""
+
+    context: Context
+    token: int
+
+    @property
+    def name(self) -> str:
+        """Return the name of the context in addresses: `<band>.<rank>`."""
+        return f"{self.context.band}.{self.context.rank}"
+
+    @property
+    def near(self) -> bool:
+        """Return whether the latent is silent there, just below what it takes to fire."""
+        return self.context.band == NEAR_BAND
 
 
 @dataclass(frozen=True)
@@ -21,7 +40,8 @@ class DocumentView:
     """The tokens `first` to `last` (exclusive) of a document of `n` tokens.
 
     `known` is the number of the latent's stored contexts in the document.  `acts` are its activations in them, and 0
-    elsewhere.
+    elsewhere.  `place` is the peak of the context that was asked for, if it is stored; `others` are those of the
+    other stored contexts, in the order of the text.
     """
 
     name: str
@@ -32,6 +52,8 @@ class DocumentView:
     last: int
     n: int
     known: int
+    place: Place | None
+    others: list[Place]
 
 
 def open_corpus(build: Build, workspace: Workspace) -> Corpus:
@@ -57,15 +79,21 @@ def document_view(build: Build, corpus: Corpus, latent: Latent, ctx: int, first:
     begin_of = dict(zip(rows.tolist(), [0, *lengths.tolist()], strict=False))  # each context's start in the document
     acts = np.zeros(len(tokens))
     known = [c for c in build.contexts(latent.latent) if corpus.doc[c.ctx] == corpus.doc[ctx]]
+    places = []
     for context in known:
         begin = begin_of[context.ctx] + (context.start or 0) - 1  # the window's first token; position 0 is BOS
+        places.append(Place(context, begin + context.peak))
         for i, act in enumerate(context.acts):
             if act > 0 and 0 <= begin + i < len(acts):
                 acts[begin + i] = act
+    place = max((p for p in places if p.context.ctx == ctx), key=lambda p: p.context.act, default=None)
     start = max(0, min(begin_of[ctx] - WINDOW // 3 if first is None else first, max(len(tokens) - 1, 0)))
     stop = min(start + WINDOW, len(tokens))
     shown = tokens[start:stop].tolist()
     values = acts[start:stop].tolist()
-    pieces = text_pieces(shown, build.vocabulary, values, latent.max_act or 0.0, start=start)
+    peak = place.token - start if place and start <= place.token < stop else None
+    pieces = text_pieces(shown, build.vocabulary, values, latent.max_act or 0.0, start=start, peak=peak)
+    others = sorted((p for p in places if p is not place), key=lambda p: p.token)
     return DocumentView(
-        corpus.documents[int(corpus.doc[ctx])], shown, values, pieces, start, stop, len(tokens), len(known))
+        corpus.documents[int(corpus.doc[ctx])], shown, values, pieces, start, stop, len(tokens), len(known), place,
+        others)

@@ -22,9 +22,17 @@ _WIDE = '<span class="t ws">'
 _CUT = '<span class="cut">…</span>'
 
 
-def pieces_html(pieces: Iterable[Piece], newlines: bool = False) -> Markup:
-    """Return the pieces in sequence; with `newlines`, lines break where the text breaks them."""
-    return Markup("".join([_piece(piece, newlines) for piece in pieces]))
+def pieces_html(pieces: Iterable[Piece], newlines: bool = False, anchor: str = "") -> Markup:
+    """Return the pieces in sequence; with `newlines`, lines break where the text breaks them.
+
+    `anchor` is the id of the piece with the peak, if it has one.
+    """
+    cells = []
+    for piece in pieces:
+        cell = _piece(piece, newlines)
+        at_peak = anchor and "peak" in piece.css.split()
+        cells.append(cell.replace("<span ", f'<span id="{anchor}" ', 1) if at_peak else cell)
+    return Markup("".join(cells))
 
 
 def _piece(piece: Piece, newlines: bool = False) -> str:
@@ -94,17 +102,19 @@ def context_html(row: Row, here: str, inspect: str = "", aligned: bool = True, n
     name, short = _document(context.document)
     place = context.doc_offset + (context.start or 0) + context.peak
     title = f"{name}, token {place}" if name else "the file does not name the document"
-    often = ""
+    often = row_link = ""
     if context.duplicates > 1:
         title += f"; {context.duplicates} of its strongest contexts have this text"
         often = f" ×{context.duplicates}"
     if name and here:
-        short = f'<a class="plain-link" href="{escape(here)}/source/{context.ctx}">{short}</a>'
+        source = f"{escape(here)}/source/{context.ctx}#at"
+        row_link = f' data-href="{source}"'  # a click on the row opens the document, too
+        short = f'<a class="plain-link" href="{source}">{short}</a>'
     link = (f'<a class="row-link" title="all latents of this text" aria-label="All latents of this text"'
             f' href="{escape(inspect)}&amp;context={context.band}.{context.rank}">⌕</a>') if inspect else ""
     text = kwic_html(row) if aligned else row_html(row, newlines)
-    return Markup(f'<li class="ctx" data-row tabindex="0"><span class="num">{number(context.act, 2)}</span>{text}'
-                  f'<span class="source muted" title="{title}">{short}{often}</span>{link}</li>')
+    return Markup(f'<li class="ctx" data-row{row_link} tabindex="0"><span class="num">{number(context.act, 2)}</span>'
+                  f'{text}<span class="source muted" title="{title}">{short}{often}</span>{link}</li>')
 
 
 @lru_cache(maxsize=1 << 14)

@@ -119,6 +119,7 @@
     if (row && event.key === "Enter") {
       const at = row.querySelector("a.t.at");
       if (at) at.click();
+      else if (row.dataset.href && event.target === row) location.assign(row.dataset.href);
       return;
     }
     const actions = {

@@ -118,6 +118,7 @@ def source_json(
         view = _document(build, workspace, _find_latent(build, sae, number), ctx, first)
         return json_response(request, sae, build, lambda: {
             "document": view.name, "first": view.first, "last": view.last, "n": view.n, "known": view.known,
+            "at": view.place.token if view.place else None,
             "tokens": view.tokens, "acts": view.acts}, build_only=False)
 
 

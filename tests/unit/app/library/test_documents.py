@@ -41,6 +41,13 @@ def test_a_document_is_the_tokens_of_its_contexts_in_order(built: Build) -> None
         begin = sum(int(corpus.length[row]) - 1 for row in rows if row < context.ctx) + (context.start or 0) - 1
         place = begin + context.peak
         assert view.pieces[place].css
+        assert "peak" in view.pieces[place].css
+        assert [i for i, piece in enumerate(view.pieces) if "peak" in piece.css] == [place]
+        assert view.place is not None
+        assert (view.place.token, view.place.context.act) == (place, context.act)
+        elsewhere = [other.context.ctx for other in view.others]
+        assert len(elsewhere) == view.known - 1
+        assert context.ctx not in elsewhere
         assert view.pieces[place].title.startswith(f"{context.act:.4f}")
         silent = [i for i, act in enumerate(context.acts) if act == 0 and (context.start or 0) + i > 0]
         for i in silent:
