@@ -214,7 +214,7 @@ def test_a_killed_worker_is_told_of_and_the_next_request_works(
     run(page)
     expect(page.locator("#steered a.t, #steered span.t").nth(16)).to_be_visible(timeout=RUN_MS)
     os.kill(worker_of(server), signal.SIGKILL)
-    expect(page.locator(".steer-status")).to_contain_text("The model worker went away", timeout=RUN_MS)
+    expect(page.locator(".steer-status")).to_contain_text("The model worker stopped", timeout=RUN_MS)
     page.screenshot(path=artefacts() / "worker-gone.png")
     settings(page, {"length": "8", "samples": "1"})
     run(page)

@@ -33,6 +33,7 @@ from sae.steering.request import (
 )
 
 SLIDER_END = 10.0  # × max activation; the number box goes on to MAX_STRENGTH
+_USUAL_SHARE = 0.65  # of the strength at which text often breaks
 MAX_CHIPS = 2 * MAX_LATENTS  # more than a run takes, so that a form with a few too many keeps what was typed
 POSITIONS: dict[Positions, str] = {
     "all": "prompt and output", "output": "output only", "from": "from a position onward"}
@@ -60,6 +61,7 @@ class SaeFacts:
 class Chip:
     """One latent of the form.  `sae` to `factor` are as typed; the rest is looked up.
 
+    `label` is the token that it fires on most, `promotes` those whose logits it raises most.
     `strength` is what add adds and `target` what clamp sets, both in units of the latent's maximum;
     `factor` is what scale multiplies with.
     """
@@ -73,6 +75,7 @@ class Chip:
     facts: SaeFacts | None = None
     max_act: float | None = None
     label: str = ""
+    promotes: list[str] = field(default_factory=list)
     errors: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -117,9 +120,9 @@ class Chip:
         self.strength, self.target, self.factor = strength, self.target or strength, self.factor or "0"
 
     def _usual_strength(self) -> str:
-        """A strength whose vector is just below half the usual residual norm: what tends to show and not yet break."""
+        """Return a strength that tends to show and not yet to break the text, with two digits."""
         at = RATIO_WARN / self.unit_ratio if self.unit_ratio else 1.0
-        return f"{min(max(math.floor(2 * at) / 2, 0.5), 5.0):g}"
+        return f"{min(_USUAL_SHARE * at, 5.0):.2g}"
 
 
 def slider_position(value: float | None) -> int:

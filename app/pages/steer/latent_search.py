@@ -1,8 +1,9 @@
-"""Latents found by a label, a token or a rule, for the field that adds one to the steering form."""
+"""Latents found by a label, by tokens that they fire on or promote, or by a rule, for the form that steers them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
@@ -11,12 +12,13 @@ from app.library import labels
 from app.render.latent_words import rule_words
 from app.render.token_text import Row, context_row, token_label
 from sae.store.build import Build
-from sae.store.latent_query import Filters
-from sae.store.records import CLASSES
+from sae.store.latent_query import LOGIT_SORT, Filters
+from sae.store.records import CLASSES, Token
 
 FOUND = 8
-_TOKENS = 3  # as many tokens that contain the text are looked at
-_SHARE = 0.25  # of a latent's firings that are on the token, so that latents that fire on everything are not found
+_TOKENS = 12  # as many tokens that contain the text are looked at
+_SHARE = 0.1  # of a latent's firings that are on these tokens, so that latents that fire on everything are not found
+_OF_A_KIND = 4  # latents that fire on the text before others are shown
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class FoundLatent:
 
 
 def find_latents(build: Build, db: Session, sae_id: str, text: str) -> list[FoundLatent]:
-    """Return the latents whose label, token or rule contains the text, each once, the best `FOUND` of them."""
+    """Return the latents whose label, tokens or rule contain the text, each once, the best `FOUND` of them."""
     found: dict[int, str] = {}
     for latent, why in _matches(build, db, sae_id, text.strip()[:200]):
         found.setdefault(latent, why)
@@ -51,16 +53,33 @@ def _matches(build: Build, db: Session, sae_id: str, text: str) -> Iterator[tupl
     for row in labels.search(db, text, sae_id, limit=FOUND):
         if row.latent < build.n_latents:
             yield row.latent, "label" if text.lower() in row.text.lower() else "note"
-    info = build.vocabulary
-    by_share = []
-    for token in build.find_tokens(text, _TOKENS):
-        for latent in build.latents("token", True, Filters(), token=token.token, limit=50).rows:
-            share = (latent.token_n or 0) / latent.n_tokens if latent.n_tokens else 0.0
-            if share >= _SHARE:
-                by_share.append((share, latent.latent, f"{share:.0%} of its firings are on {token_label(token)}"))
-    yield from ((latent, why) for _, latent, why in sorted(by_share, key=lambda row: (-row[0], row[1])))
+    tokens = build.find_tokens(text, _TOKENS)
+    firing = _by_share(build, tokens)
+    yield from firing[:_OF_A_KIND]
+    for token in tokens[:2]:
+        for latent in build.latents(LOGIT_SORT, True, Filters(logit=token.token), limit=2).rows:
+            yield latent.latent, f"promotes {token_label(token)}"
     if any(text.lower() in words for words in CLASSES.values()):
-        for latent in build.latents("rule", True, Filters(), limit=1000).rows:
-            words = rule_words(latent.rule, info)
-            if words is not None and text.lower() in words.words:
-                yield latent.latent, words.words
+        yield from _by_class(build, text.lower())
+    yield from firing[_OF_A_KIND:]
+
+
+def _by_share(build: Build, tokens: Sequence[Token]) -> list[tuple[int, str]]:
+    """Return the latents by the share of their firings that is on these tokens, the largest first."""
+    shares: dict[int, float] = defaultdict(float)
+    seen: dict[int, list[str]] = defaultdict(list)
+    for token in tokens:
+        for row in build.latents("token", True, Filters(), token=token.token, limit=50).rows:
+            if row.token_n and row.n_tokens:
+                shares[row.latent] += row.token_n / row.n_tokens
+                seen[row.latent].append(token_label(token))
+    kept = sorted((latent for latent, share in shares.items() if share >= _SHARE), key=lambda n: (-shares[n], n))
+    return [(latent, f"{shares[latent]:.0%} of its firings are on {', '.join(seen[latent][:3])}") for latent in kept]
+
+
+def _by_class(build: Build, text: str) -> Iterator[tuple[int, str]]:
+    """Yield the latents with the best rules that name a class of tokens whose words contain the text."""
+    for row in build.latents("rule", True, Filters(), limit=1000).rows:
+        words = rule_words(row.rule, build.vocabulary)
+        if words is not None and not words.labels and text in words.words:
+            yield row.latent, words.words

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-
 from sqlalchemy.orm import Session
 
 from app.db.tables import Inspection, Sae
 from app.library.builds import Builds
 from app.library.catalog import Catalog
 from app.pages.sae_choice import computable_saes
+from app.pages.steer.example import beginning, example_latent
 from app.pages.steer.form import Chip, Form, SaeFacts, default_values
 from app.pages.steer.latent_search import FoundLatent, find_latents
 from app.render.token_text import token_label
@@ -19,11 +17,9 @@ from sae.lm.model_info import DEMO, find_model
 from sae.lm.prompts import has_chat_template
 from sae.steering.text_measures import concept_tokens
 from sae.store.build import Build
-from sae.store.latent_query import ALIVE, Filters
-from sae.store.records import LatentRow
 
+_PROMOTED = 4  # tokens that a latent of the form is shown to promote
 _DEMO_PROMPT = 'def read_config(path):\n    """'
-_PROMPT_TOKENS = 16
 
 
 class Sources:
@@ -84,11 +80,11 @@ class Sources:
             form.prompt = self.prompt(form.facts)
 
     def name(self, form: Form) -> None:
-        """Say what the latents fire on, where their SAE is still here; nothing else changes."""
+        """Look up the tokens of the latents whose SAE is still here; nothing else changes."""
         for chip in form.chips:
             found = Chip(chip.sae, chip.latent)
             self._look_up(found)
-            chip.label = found.label
+            chip.label, chip.promotes = found.label, found.promotes
 
     def _look_up(self, chip: Chip) -> None:
         sae = self._catalog.get_sae(chip.sae) if chip.sae else None
@@ -104,15 +100,17 @@ class Sources:
                 _look_up(chip, build)
 
     def example(self, sae_id: str | None) -> Form:
-        """A form to begin with: a latent of this SAE (or of the newest) that is frequent, not dense, and
-        fires on one token; and a prompt.  Without any steerable SAE, an empty form."""
+        """Return a form to begin with: a latent of this SAE (or of the best), and a prompt.
+
+        Without any steerable SAE it is empty.
+        """
         saes = self.steerable()
         sae = next((s for s in saes if s.id == sae_id), saes[0] if saes and sae_id is None else None)
         form = Form(values=default_values())
         if sae is None or sae.current_build is None:
             return form
         with self._builds.use(sae.id, sae.current_build) as build:
-            latent = _example_latent(build)
+            latent = example_latent(build)
         if latent is not None:
             form.chips = [Chip(sae=sae.id, latent=str(latent))]
             self.complete(form)
@@ -128,15 +126,6 @@ class Sources:
                 if text := beginning([info[t].piece for t in sample.tokens if not info[t].special]):
                     return text
         return "The"
-
-
-def beginning(pieces: Sequence[bytes]) -> str:
-    """The first words of a text: some tokens, and no word in half where it can be helped."""
-    text = b"".join(pieces[:_PROMPT_TOKENS]).decode("utf-8", errors="ignore")
-    following = b"".join(pieces[_PROMPT_TOKENS : _PROMPT_TOKENS + 4]).decode("utf-8", errors="ignore")
-    if text[-1:].isalnum() and following[:1].isalnum():
-        text = re.sub(r"(?<=\W)\w+$", "", text)
-    return text.strip()
 
 
 def facts(sae: Sae, build: Build) -> SaeFacts:
@@ -159,33 +148,7 @@ def _look_up(chip: Chip, build: Build) -> None:
     chip.max_act = latent.max_act
     if latent.max_act is None:  # an imported dashboard may not tell it
         chip.errors["latent"] = f"the build of {chip.sae} does not tell how strongly latent {chip.latent} fires"
+    chip.promotes = [token_label(build.vocabulary[token]) for token, _ in latent.logit_pos[:_PROMOTED]]
     if latent.top_tokens:
         token = latent.top_tokens[0].token
         chip.label = token_label(build.vocabulary[token])
-
-
-def _example_latent(build: Build) -> int | None:
-    """Of the most frequent latents that are not dense, the first that fires on one word; else on any one token;
-    else mostly on one word; else whatever lives."""
-    single = _not_dense(build, "single_token")
-    living = _not_dense(build, ALIVE)
-    for rows, share in ((single, 0.0), (living, 0.5)):
-        for row in rows:
-            if _fires_on_a_word(build, row.latent, share):
-                return row.latent
-        if rows is single and rows:
-            return rows[0].latent
-    return living[0].latent if living else None
-
-
-def _not_dense(build: Build, flag: str) -> list[LatentRow]:
-    rows = build.latents("density", True, Filters(flags=frozenset({flag})), limit=200).rows
-    return [row for row in rows if "dense" not in row.flags]
-
-
-def _fires_on_a_word(build: Build, number: int, share: float) -> bool:
-    latent = build.latent(number)
-    if latent is None or not latent.top_tokens:
-        return False
-    top = latent.top_tokens[0]
-    return top.n >= share * (latent.n_tokens or 0) and build.vocabulary[top.token].piece.strip().isalpha()

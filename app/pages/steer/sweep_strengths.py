@@ -1,14 +1,15 @@
 """Strengths of a sweep: which to try first, which of those that were tried are usable, and where to look next.
 
-A strength is *usable* where its text shows the concept more than the unsteered one does and still reads well: its
-perplexity under the unsteered model is at most `PERPLEXITY_TIMES` that of the unsteered text, and its repetition at
-most `REPETITION_MORE` above it.
+A strength is *usable* where its text shows more of the concept than text that is hardly steered, and still reads well:
+its perplexity under the unsteered model is at most `PERPLEXITY_TIMES` as high, and its repetition at most
+`REPETITION_MORE` above.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from app.pages.steer.form import Chip
 from app.render.numbers import minus
@@ -22,6 +23,7 @@ REPETITION_MORE = 0.2
 _SHARES = (-1.5, -1.0, -0.5, -0.1, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.25, 1.5)
 _UNKNOWN_BREAK = 4.0  # × max, where the build does not know the norm of the residual stream
 _STEPS = 9  # strengths of a narrower sweep
+_HARDLY = 0.1  # of the largest strength of a sweep: so little changes next to nothing
 _CLOSE = 1.1  # no narrower sweep between two strengths of which one is at most this many times the other
 
 
@@ -51,9 +53,29 @@ class Verdict:
     why: str = ""
 
 
+def baseline(cells: Sequence[Cell], mode: str) -> Cell:
+    """Return the measures of text that is hardly steered, to compare the others with.
+
+    They are medians over the unsteered text, which is the first, and those of at most a tenth of the largest strength:
+    one text alone may repeat itself, or be about the concept, by chance.
+    """
+    sizes = [abs((c.strength or 0.0) - _neutral(mode)) for c in cells[1:]]
+    most = max(sizes, default=0.0) * _HARDLY
+    plain = [cells[0], *(cell for cell, size in zip(cells[1:], sizes, strict=True) if size <= most)]
+
+    def middle(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return median(known) if known else None
+
+    return Cell(
+        strength=None, text=cells[0].text, concept=middle([c.concept for c in plain]),
+        repetition=middle([c.repetition for c in plain]), perplexity=middle([c.perplexity for c in plain]))
+
+
 def verdict(cells: Sequence[Cell], mode: str) -> Verdict | None:
     """Judge a finished sweep, whose first cell is unsteered; None where nothing was measured."""
-    plain, tried = cells[0], sorted((c for c in cells[1:] if _measured(c)), key=lambda c: c.strength or 0.0)
+    plain = baseline(cells, mode)
+    tried = sorted((cell for cell in cells[1:] if _measured(cell)), key=lambda cell: cell.strength or 0.0)
     if not tried or not _measured(plain):
         return None
     ranges: list[tuple[float, float]] = []
@@ -68,17 +90,17 @@ def verdict(cells: Sequence[Cell], mode: str) -> Verdict | None:
 
 
 def usable(cell: Cell, plain: Cell) -> bool:
-    """Return whether a strength's text shows the concept and still reads well, compared with the unsteered text."""
+    """Return whether a strength's text shows the concept and still reads well, compared with the `baseline`."""
     return cell.strength is not None and shows_concept(cell, plain) and reads_well(cell, plain)
 
 
 def shows_concept(cell: Cell, plain: Cell) -> bool:
-    """Return whether more of the text's tokens belong to the concept than of the unsteered text's."""
+    """Return whether a larger share of the text's tokens belongs to the concept than of the baseline's."""
     return cell.concept is not None and plain.concept is not None and cell.concept > plain.concept
 
 
 def reads_well(cell: Cell, plain: Cell) -> bool:
-    """Return whether the text is about as likely under the unsteered model, and repeats itself about as little."""
+    """Return whether the unsteered model finds the text about as likely, and it repeats itself about as little."""
     if cell.perplexity is None or plain.perplexity is None:
         return False
     repeats = (cell.repetition or 0.0) - (plain.repetition or 0.0)

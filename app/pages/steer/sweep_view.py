@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from app.pages.steer.form import Chip
 from app.pages.steer.run_view import RunView, pieces
-from app.pages.steer.sweep_strengths import usable
+from app.pages.steer.sweep_strengths import baseline, usable
 from app.render import charts
 from app.render.axis import tick_text
 from app.render.token_text import Piece
@@ -39,7 +39,8 @@ def sweep_rows(run: RunView) -> list[SweepRow]:
     sweep = run.sweep
     assert sweep is not None
     cells = run.cells or _growing(run, sweep)
-    return [_row(run, sweep, str(number), cell, cells[0]) for number, cell in enumerate(cells)]
+    plain = baseline(cells, sweep.request.interventions[sweep.place].mode) if cells else None
+    return [_row(run, sweep, str(number), cell, plain) for number, cell in enumerate(cells)]
 
 
 def _growing(run: RunView, sweep: SweepRequest) -> list[Cell]:
@@ -49,7 +50,7 @@ def _growing(run: RunView, sweep: SweepRequest) -> list[Cell]:
             for n, s in enumerate(strengths) if str(n) in run.growing]
 
 
-def _row(run: RunView, sweep: SweepRequest, key: str, cell: Cell, plain: Cell) -> SweepRow:
+def _row(run: RunView, sweep: SweepRequest, key: str, cell: Cell, plain: Cell | None) -> SweepRow:
     i = sweep.request.interventions[sweep.place]
     chip = Chip(i.sae, str(i.latent), i.mode, strength=str(cell.strength), facts=run.facts.get(i.sae),
                 max_act=i.max_act)
@@ -58,7 +59,7 @@ def _row(run: RunView, sweep: SweepRequest, key: str, cell: Cell, plain: Cell) -
         key, cell.strength, chip.coefficient("strength") if pushed else None,
         chip.ratio("strength") if pushed and chip.unit_ratio else None, chip.level("strength") if pushed else "",
         pieces(run.request, cell.text, run.start, run.by), cell.concept, cell.repetition, cell.perplexity,
-        usable(cell, plain), cell.error)
+        plain is not None and usable(cell, plain), cell.error)
 
 
 def sweep_charts(run: RunView) -> list[Markup]:

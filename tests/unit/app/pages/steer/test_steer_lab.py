@@ -28,7 +28,7 @@ from tests.unit.app.fake_worker import FakeWorker
 SAE, OTHER = "demo/2-one", "demo/1-other"
 HTMX = {"HX-Request": "true"}
 JSON = {"Accept": "application/json"}
-GONE = Failed(message="The model worker went away in the middle of this. The next run starts it again.", gone=True)
+GONE = Failed(message="The model worker stopped during this request. The next run starts it again.", gone=True)
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +165,10 @@ def form_fields(page: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("changes", "at", "words"), [
-    ({"mode": "clamp", "target": "nan"}, "target-0", "−100 to 100"),
+    ({"mode": "clamp", "target": "nan"}, "target-0", "finite number"),
     ({"mode": "clamp", "target": "1e9"}, "target-0", "−100 to 100"),
     ({"mode": "scale", "factor": "x"}, "factor-0", "−100 to 100"),
-    ({"strength": "-inf"}, "strength-0", "−100 to 100"),
+    ({"strength": "-inf"}, "strength-0", "finite number"),
     ({"samples": "0"}, "samples", "1 to 8"),
     ({"samples": "9"}, "samples", "1 to 8"),
     ({"repetition_penalty": "0.5"}, "repetition_penalty", "1 to 2"),
@@ -195,7 +195,7 @@ def test_a_fault_is_told_at_its_field(
 
 @pytest.mark.parametrize(("changes", "at", "words"), [
     ({"sweep": "1 two"}, "sweep", "Each strength must be a number from −100 to 100"),
-    ({"sweep": "1 nan"}, "sweep", "Each strength must be a number from −100 to 100"),
+    ({"sweep": "1 nan"}, "sweep", "Each strength must be a finite number"),
     ({"sweep": "1 1000"}, "sweep", "Each strength must be a number from −100 to 100"),
     ({"sweep": " ".join(map(str, range(17)))}, "sweep", "Strengths must be at least 1 and at most 16; 17 are given"),
     ({"sweep": "1", "mode": "ablate"}, "sweep_of", "added, clamped or scaled"),
@@ -452,7 +452,7 @@ def test_a_worker_that_dies_is_told_of_and_the_run_begins_anew(browser: TestClie
     assert len(worker.asked) == 2
     assert worker.asked[0] == worker.asked[1]
     said = words_of(browser.get(place).text)
-    assert "The model worker went away" in said
+    assert "The model worker stopped" in said
     assert "started over" in said
     worker.says = [[started, GONE], [Loading(what="x"), GONE]]
     twice = made(browser)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.pages.steer.form import Chip, SaeFacts
-from app.pages.steer.sweep_strengths import default_strengths, strengths_text, verdict
+from app.pages.steer.sweep_strengths import baseline, default_strengths, strengths_text, verdict
 from app.worker.protocol import Cell, Text
 from sae.steering.measurement_requests import SweepRequest
 from sae.steering.request import MAX_STRENGTH, Intervention, SteerRequest
@@ -71,6 +71,18 @@ def test_without_a_usable_one_it_says_where_to_look(cells: list[Cell], low: floa
     assert (found.further[0], found.further[-1]) == (low, high)
     assert len(found.further) > 4
     assert found.why
+
+
+def test_one_lucky_text_is_no_measure_for_the_others() -> None:
+    lucky = Cell(strength=None, text=Text(), concept=0.4, repetition=0.1, perplexity=1.5)
+    hardly = [cell(-0.1), cell(0.1)]  # a tenth of the largest strength at most
+    cells = [lucky, *hardly, cell(0.5, True), cell(1.0, True, reads=False)]
+    plain = baseline(cells, "add")
+    assert (plain.concept, plain.perplexity) == (0.1, 6.0)
+    found = verdict(cells, "add")
+    assert found is not None
+    assert found.usable == [(0.5, 0.5)]
+    assert verdict([lucky, *cells[3:]], "add") != found  # nothing else to compare with
 
 
 def test_a_gap_that_is_narrow_already_is_not_swept_again() -> None:
