@@ -56,7 +56,7 @@ class Frame:
 
     @property
     def base(self) -> float:
-        """The height of the box, which is where the x axis is."""
+        """Return the height of the box, at which the x axis is drawn."""
         return self.height - _TOP - _BOTTOM
 
 
@@ -142,7 +142,7 @@ def histogram(
 ) -> Markup:
     """Draw bars, perhaps with further histograms as named outlines over them (same x and y units).
 
-    `label` names the bars in the legend.  With `zoom` a stretch of the x axis can be asked for.
+    `label` names the bars in the legend.  `zoom` adds a form for a range of the x axis.
     """
     if zoom:
         bars, outlines = _within(zoom, bars), [(name, _within(zoom, some)) for name, some in outlines]
@@ -176,14 +176,14 @@ def _count_axis(frame: Frame, counted: Sequence[Bar]) -> Axis:
 
 
 def _within(zoom: Zoom, bars: Sequence[Bar]) -> list[Bar]:
-    """Return the bars that touch the zoomed stretch; all of them where none does."""
+    """Return the bars that overlap the zoomed range, or all of them if none does."""
     if zoom.low is None or zoom.high is None:
         return list(bars)
     return [bar for bar in bars if bar.high > zoom.low and bar.low < zoom.high] or list(bars)
 
 
 def sparkline(values: Sequence[float], *, title: str, width: int = 120, height: int = 24, bars: bool = True) -> Markup:
-    """Draw a small wordless chart for a row or a card; `title` is what a screen reader says."""
+    """Draw a small chart without text for a row or a card; `title` is for screen readers."""
     finite = [v if math.isfinite(v) else 0.0 for v in values]
     if not finite:
         return Markup("")
@@ -217,8 +217,8 @@ def _stretched(lines: Sequence[str], frame: Frame) -> str:
 
 
 def _figure(frame: Frame, svg: str, legend: str, rest: Markup) -> Markup:
-    said = f'<span class="muted">{escape(frame.y_label)}</span>' if frame.y_label else ""
-    caption = f"<figcaption>{escape(frame.title)} {said}</figcaption>" if frame.title or said else ""
+    unit = f'<span class="muted">{escape(frame.y_label)}</span>' if frame.y_label else ""
+    caption = f"<figcaption>{escape(frame.title)} {unit}</figcaption>" if frame.title or unit else ""
     return Markup(f'<figure class="chart">{caption}{legend}{svg}{rest}</figure>')
 
 
@@ -291,15 +291,15 @@ def _staggered(markers: Sequence[Marker], x_axis: Axis) -> list[tuple[Marker, in
 
 
 def _label_extent(marker: Marker, x_axis: Axis) -> tuple[float, float]:
-    """Where a label begins and ends on a narrow screen, in percent: right of its marker, or left of it at the edge."""
-    at, length = x_axis(marker.x), 100 * (_LETTER * len(marker.label) + 8) / _NARROW
+    """Return the ends of a label on a narrow screen, in percent: right of its marker, or left of it at the edge."""
+    at, length = x_axis(marker.x), 100 * (_LETTER * len(marker.label) + 12) / _NARROW
     return (at, at + length) if at + length <= 100 or at < 50 else (at - length, at)
 
 
 def _marker(marker: Marker, x_axis: Axis, base: float, level: int = 0) -> str:
     at = x_axis(marker.x)
     left = _label_extent(marker, x_axis)[0] == at
-    anchor, shift = ("start", 4) if left else ("end", -4)
+    anchor, shift = ("start", 6) if left else ("end", -6)
     line = "" if marker.bare else f'<line class="c-marker" x1="{at}%" x2="{at}%" y1="-14" y2="{base}"/>'
     return (f'{line}<text class="c-marker-label" x="{at}%" dx="{shift}" y="{_LINE * level - 6}"'
             f' text-anchor="{anchor}">{escape(marker.label)}</text>')
@@ -334,11 +334,11 @@ def _hover_bands(lines: Sequence[Line], x_axis: Axis, frame: Frame) -> str:
     for i, x in enumerate(xs):
         left = x_axis(x if i == 0 else (xs[i - 1] + x) / 2)
         right = x_axis(x if i == len(xs) - 1 else (x + xs[i + 1]) / 2)
-        said = ", ".join(
+        values_text = ", ".join(
             f"{label} {frame.y_format(v[x])}" for (label, _), v in zip(lines, values, strict=True) if x in v)
         parts.append(
             f'<rect class="c-hit" x="{left}%" y="0" width="{max(right - left, 0.2):.2f}%" height="{frame.base}">'
-            f"<title>{escape(frame.x_format(x))}: {escape(said)}</title></rect>")
+            f"<title>{escape(frame.x_format(x))}: {escape(values_text)}</title></rect>")
     return "".join(parts)
 
 

@@ -155,7 +155,7 @@ def test_contexts_with_fewest_and_most_latents(browsable: TestClient) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sae.store.build.Build.samples", lambda _: samples)
         page = browsable.get(f"/{BATCH}/tokens").text
-    most, fewest = page.index("Contexts that need most"), page.index("Contexts that need fewest")
+    most, fewest = page.index("Contexts with the most latents"), page.index("Contexts with the fewest latents")
     assert page.index("any-0.py") < most < page.index("most-2.py") < fewest < page.index("fewest-1.py")
     assert '<b class="mono">3.0</b> on average' in page[most:], "BOS apart"
 
@@ -168,8 +168,8 @@ def test_near_misses_have_a_band_of_their_own(browsable: TestClient, made: dict[
         patch.setattr("sae.store.build.Build.windows", lambda *_: [context])
         patch.setitem(build.meta, "near", 0.1)
         page = browsable.get(f"/{BATCH}/9").text
-    band = page[page.index("Nearly"):].partition("</ol>")[0]
-    assert "lacks less than 10%" in band
+    band = page[page.index("Near misses"):].partition("</ol>")[0]
+    assert "within 10% of the threshold" in band
     assert "0.12" in band
     assert band.count(' peak"') == 1
 
