@@ -114,6 +114,10 @@
       document.querySelectorAll("details.switcher[open], details.account[open], details.term[open]").forEach((d) => d.removeAttribute("open"));
       return;
     }
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.matches?.("textarea[data-sends]")) {
+      event.target.form.requestSubmit();
+      return;
+    }
     if (typing(event) || document.querySelector("dialog[open]")) return;
     const row = event.target.closest ? event.target.closest(".ctx") : null;
     if (row && event.key === "Enter") {
