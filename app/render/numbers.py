@@ -1,4 +1,4 @@
-"""Numbers as people read them: with their unit, never more digits than they are worth.
+"""Numbers as people read them: with their unit, and with no more digits than are meaningful.
 
 All functions take None (and NaN) and return "–" for it, so that a page never shows "None".  Negative numbers have the
 minus sign U+2212, which is as wide as "+" and never breaks a line.
@@ -56,7 +56,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def signed(value: float | None, digits: int = 2) -> str:
-    """Write a difference with its sign, also where it is positive: +0.54, −4.00."""
+    """Write a difference with its sign, even if it is positive: +0.54, −4.00."""
     text = number(value, digits)
     return text if value is None or _missing(value) or value < 0 else f"+{text}"
 
@@ -82,6 +82,8 @@ def percent(share: float | None) -> str:
         return "0%"
     value = 100 * share
     digits = max(0, 1 - math.floor(math.log10(abs(value))))
+    if 99.5 <= value < 100:  # nearly all is not all
+        digits = min(-math.floor(math.log10(100 - value)), 4)
     return minus(f"{value:.{min(digits, 8)}f}%")
 
 

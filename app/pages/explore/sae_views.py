@@ -32,7 +32,7 @@ METRICS: dict[str, tuple[str, str, str]] = {
     "mean_activation": ("Mean activation", "mean over firing latents, in units of a unit-norm decoder", "number3"),
     "delta_ce": ("ΔCE", "how much the language model's loss (nats per token) rises when the residual stream is "
                  "replaced by its reconstruction", "number3"),
-    "ce_clean": ("CE, untouched", "the language model's loss without the SAE, nats per token", "number3"),
+    "ce_clean": ("CE without the SAE", "the language model's loss without the SAE, nats per token", "number3"),
     "ce_sae": ("CE with the SAE", "the loss with the reconstruction in place of the activations", "number3"),
     "ce_recovered_zero": ("CE recovered (zero)", "1 − ΔCE over the rise when the stream is set to zero", "percent"),
     "ce_recovered_mean": ("CE recovered (mean)", "1 − ΔCE over the rise when the stream is set to its mean: the "

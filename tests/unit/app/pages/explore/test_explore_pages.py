@@ -333,7 +333,9 @@ def test_the_page_of_a_model_lists_its_saes(browsable: TestClient, workspace: Wo
     assert "Trained for different lengths" not in html
     write_sae(workspace, "demo/short", training={"tokens": 200_000})
     browsable.app.state.catalog.sync()  # type: ignore[attr-defined]
-    assert "short on 200 k tokens" in page(browsable, "/demo")
+    html = page(browsable, "/demo")
+    assert "short on 200 k tokens" in html
+    assert f'<a href="/{TOP}" aria-label="{TOP.removeprefix("demo/")}: L0 12.0, FVU 0.184"><circle' in html
     assert len(json_of(browsable, "/demo.json")["saes"]) == 3
     assert set(links(page(browsable, "/nobody", 404))) == {"/demo", "/"}
 
