@@ -76,7 +76,11 @@ def test_labels_out_and_in(admin: TestClient, browsable: TestClient) -> None:
     assert "attachment" in as_csv.headers["content-disposition"]
     for name, content in (("l.json", as_json.content), ("l.csv", as_csv.content)):
         answer = admin.post(f"/{TOP}/labels", files={"file": (name, content)})
-        assert (answer.status_code, answer.headers["location"]) == (303, f"/{TOP}/latents?labelled=1")
+        first = name == "l.json"
+        assert (answer.status_code, answer.headers["location"]) == (
+            303, f"/{TOP}/latents?labelled=1&imported={'1-0-0' if first else '0-0-1'}")
+        said = "1 new, 0 replaced, 0 unchanged" if first else "0 new, 0 replaced, 1 unchanged"
+        assert said in browsable.get(answer.headers["location"]).text
         with browsable.app.state.sessions() as db:  # type: ignore[attr-defined]
             row = labels.get(db, TOP, 3)
             assert row is not None
