@@ -34,7 +34,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # includes the escape mark its
 
 @dataclass(frozen=True)
 class Imported:
-    """How many latents of a file had no label before, had another one, and had the same one."""
+    """Counts of the latents of a file that had no label before, another one, and the same one."""
 
     new: int = 0
     replaced: int = 0
