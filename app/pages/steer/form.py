@@ -16,7 +16,7 @@ from typing import Any
 
 from starlette.datastructures import ImmutableMultiDict
 
-from app.pages.steer.latent_search import FoundLatent
+from app.pages.steer.found_latents import FoundLatent
 from app.web.parameters import whole_number
 from sae.errors import UserError
 from sae.steering.request import (

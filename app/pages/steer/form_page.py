@@ -107,7 +107,9 @@ def search_latents(request: Request, sources: SourcesDep, add: str = "", add_sae
     """Return the latents that the text in the “Add latent” field may mean."""
     found = sources.search(add_sae, add) if add.strip() and whole_number(add) is None else None
     if wants_json(request):
-        return JSONResponse([{"latent": one.latent, "why": one.why, "label": one.label} for one in found or []])
+        return JSONResponse([
+            {"latent": one.latent, "reason": one.reason.words, "tokens": one.reason.tokens, "label": one.label}
+            for one in found or []])
     return render(request, "steer/_found.html", found=found, add=add.strip())
 
 

@@ -10,7 +10,7 @@ from app.library.catalog import Catalog
 from app.pages.sae_choice import computable_saes
 from app.pages.steer.example import beginning, example_latent
 from app.pages.steer.form import Chip, Form, SaeFacts, default_values
-from app.pages.steer.latent_search import FoundLatent, find_latents
+from app.pages.steer.found_latents import FoundLatent, found_latents
 from app.render.token_text import token_label
 from sae.errors import UserError
 from sae.lm.model_info import DEMO, find_model
@@ -59,7 +59,7 @@ class Sources:
         if sae is None:
             return []
         with self._builds.use(sae.id, str(sae.current_build)) as build:
-            return find_latents(build, self.db, sae.id, text)
+            return found_latents(self.db, build, sae.id, text.strip()[:200])
 
     def inspected_text(self, inspection_id: str) -> str:
         """Return the (first) text of a stored inspection; "" where there is no such inspection."""

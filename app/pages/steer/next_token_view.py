@@ -9,6 +9,7 @@ from markupsafe import Markup
 from app.pages.steer.run_view import TITLES, RunView
 from app.render import charts
 from app.render.axis import tick_text
+from app.render.numbers import minus
 from app.render.token_text import signed_class, token_label
 from app.worker.protocol import NextTokens, ReadOut, Text
 from sae.steering.measurement_requests import ReadoutRequest
@@ -31,6 +32,12 @@ class NextRow:
     @property
     def difference(self) -> float:
         return self.steered - self.baseline
+
+    @property
+    def points(self) -> str:
+        """The difference in percentage points; what rounds to zero has no sign."""
+        text = f"{100 * self.difference:+.1f}"
+        return "0.0" if float(text) == 0 else minus(text)
 
 
 @dataclass(frozen=True)
