@@ -141,8 +141,8 @@ class Build:
         rows = []
         for latent in sorted(set(latents)):
             on_token = None if token is None else self._page_file.context_on(latent, token)
-            strongest = [row for row in self._page_file.contexts(latent, 1) if row["band"] == TOP_BAND]
-            rows += strongest if on_token is None else [on_token]
+            rows += [on_token] if on_token else [
+                row for row in self._page_file.contexts(latent, 1) if row["band"] == TOP_BAND]
         return {context.latent: context for context in self._contexts(rows)}
 
     def _contexts(self, rows: list[dict[str, Any]]) -> list[Context]:

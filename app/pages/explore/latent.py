@@ -37,6 +37,7 @@ router = APIRouter(include_in_schema=False)
 def latent_json(
     request: Request, model: str, name: str, number: str, catalog: CatalogDep, builds: BuildsDep,
 ) -> Response:
+    """Return all that the build knows of a latent."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         latent = _find_latent(build, sae, number)
@@ -116,7 +117,7 @@ def source_json(
     request: Request, model: str, name: str, number: str, ctx: PathNumber, catalog: CatalogDep, builds: BuildsDep,
     workspace: WorkspaceDep, first: QueryNumber | None = None,
 ) -> Response:
-    """Token ids of the document that a context was cut from, around it, with the activations that are known."""
+    """Return the token ids of a context's document around the context, with the activations that are known."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         view = _document(build, workspace, _find_latent(build, sae, number), ctx, first)
@@ -131,7 +132,7 @@ def source_document(
     request: Request, model: str, name: str, number: str, ctx: PathNumber, catalog: CatalogDep, builds: BuildsDep,
     workspace: WorkspaceDep, first: QueryNumber | None = None,
 ) -> Response:
-    """The document that a context was cut from, around it."""
+    """Show the document of a context, around the context."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         latent = _find_latent(build, sae, number)
