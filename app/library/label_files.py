@@ -147,6 +147,9 @@ def _checked(number: int, row: Any, sae: Sae) -> dict[str, Any]:
             continue
         if not isinstance(value, str) or len(value) > limit:
             raise UserError(f"file: label {number}: {name} must be text of at most {limit:,} characters", "file")
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise UserError(f"file: label {number}: {name} contains half of a surrogate pair, which is not a character",
+                            "file")
         out[name] = value
     if row.get("starred") is not None:
         out["star"] = str(row["starred"]).strip().lower() in ("1", "true", "yes")
