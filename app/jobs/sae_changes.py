@@ -68,12 +68,11 @@ def rename_sae(db: Session, workspace: Workspace, sae_id: str, name: str) -> str
     for table in _BY_SAE:
         db.execute(delete(table).where(table.sae_id == new_id))  # rows of a deleted SAE that had this name
         db.execute(update(table).where(table.sae_id == sae_id).values(sae_id=new_id))
-    for table, columns in ((Run, ("sae_id", "spec")), (SteerRun, ("sae_id", "request")), (Inspection, ("request",))):
-        for row in db.scalars(select(table)):  # type: ignore[var-annotated]
-            for column in columns:
-                old = getattr(row, column)
-                if (new := _renamed(old, sae_id, new_id)) != old:
-                    setattr(row, column, new)
+    for row in [*db.scalars(select(Run)), *db.scalars(select(SteerRun)), *db.scalars(select(Inspection))]:
+        for column in ("sae_id", "spec", "request"):
+            old = getattr(row, column, None)
+            if (new := _renamed(old, sae_id, new_id)) != old:
+                setattr(row, column, new)
     db.commit()
     return new_id
 

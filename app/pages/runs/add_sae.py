@@ -69,7 +69,8 @@ def _submit(request: Request, sent: dict[str, str], files: list[Any], admin: Use
             return _page(request, typed, {"source": _without_field(error)})
     staged = uploads.find(token)
     values = spec_form.spec_values("import", typed | ({"source": str(staged)} if staged else {}))
-    errors, found = spec_form.find_errors("import", values), {}
+    found: dict[str, Any] = {}
+    errors = spec_form.find_errors("import", values)
     if "source" in errors and not values.get("source"):
         errors["source"] = "Choose files, or give a path on this server or a Hugging Face name."
     if not errors:
