@@ -73,7 +73,8 @@ def change_password(db: Session, user: User, current: str, new: str, session: st
 
 def set_role(db: Session, user: User, *, admin: bool) -> None:
     """Make a user an administrator or an ordinary user.  Raises UserError for the last administrator."""
-    changed = db.execute(update(User).where(User.id == user.id, or_(literal(admin), _spare_admin(user))).values(is_admin=admin))
+    allowed = or_(literal(admin), _spare_admin(user))
+    changed = db.execute(update(User).where(User.id == user.id, allowed).values(is_admin=admin))
     _refuse_last_admin(db, user, changed.rowcount)  # type: ignore[attr-defined]
     if admin:
         _drop_links(db)
