@@ -47,7 +47,8 @@ def relations(build: Build, latent: Latent, labels: Mapping[int, Label]) -> list
     snippets = build.snippets(related_latents(latent))
     info = build.vocabulary
     sample = build.meta.get("company_tokens")
-    basis = f". Shares are estimated from at most {sample} of its firings, drawn at random" if sample else ""
+    basis = (f". For a latent with more than {sample} firings, shares are estimated from {sample} of them, drawn at "
+             "random, and P is shown with its 95% interval") if sample else ""
 
     def row(other: int, *values: str) -> Related:
         return Related(other, list(values), snippet(snippets.get(other), info),
@@ -57,7 +58,8 @@ def relations(build: Build, latent: Latent, labels: Mapping[int, Label]) -> list
         return [row(other, fixed(cosine, 3)) for other, cosine in pairs]
 
     def cofiring(latents: Sequence[CofiringLatent]) -> list[Related]:
-        return [row(c.latent, percent(c.given), fixed(c.phi, 2), f"{number(c.lift, 1)}×") for c in latents]
+        return [row(c.latent, percent(c.given) + _interval(c.given_interval), fixed(c.phi, 2), f"{number(c.lift, 1)}×")
+                for c in latents]
 
     given, given_other = ["P(other | this)", "φ", "lift"], ["P(this | other)", "φ", "lift"]
     kinds = [
@@ -75,3 +77,7 @@ def relations(build: Build, latent: Latent, labels: Mapping[int, Label]) -> list
                  "one's too: they may be finer parts of it" + basis, given_other, cofiring(latent.implied_by)),
     ]
     return [kind for kind in kinds if kind.rows]
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return f" ({interval[0]:.0%}–{interval[1]:.0%})" if interval else ""

@@ -104,13 +104,14 @@ def test_related_latents_have_heads(browsable: TestClient, monkeypatch: pytest.M
     decoder = page(browsable, f"/{BATCH}/4").partition('id="decoder"')[2].partition("</table>")[0]
     assert re.findall(r"<th [^>]*>([^<]*)</th>", decoder) == ["latent", "cosine", "strongest context"]
     latent = Build.latent
-    together = [CofiringLatent(9, 0.5, 12.0, -0.25)]
+    together = [CofiringLatent(9, 0.5, 12.0, -0.25), CofiringLatent(11, 0.5, 12.0, 0.4, (0.38, 0.62))]
     monkeypatch.setattr(Build, "latent", lambda self, n: replace(found, together=together)
                         if (found := latent(self, n)) else None)
     cofiring = page(browsable, f"/{BATCH}/4").partition('id="together"')[2].partition("</table>")[0]
     assert re.findall(r"<th [^>]*>([^<]*)</th>", cofiring) == [
         "latent", "P(other | this)", "φ", "lift", "strongest context"]
-    assert re.findall(r'<td class="num">([^<]+)</td>', cofiring) == ["50%", "−0.25", "12.0×"]
+    assert re.findall(r'<td class="num">([^<]+)</td>', cofiring) == [
+        "50%", "−0.25", "12.0×", "50% (38%–62%)", "0.40", "12.0×"]
 
 
 def test_one_can_skip_the_contexts(browsable: TestClient) -> None:
