@@ -294,7 +294,8 @@ def _cofiring(row: dict[str, Any], name: str, sampled: int | None = None) -> lis
     columns = [row.pop(name + suffix) or [] for suffix in ("", "_given", "_lift", "_phi")]
     estimated = sampled is not None and (row["n_tokens"] or 0) > sampled
     return [
-        CofiringLatent(other, given, lift, phi, share_interval(given, float(sampled)) if estimated and sampled else None)
+        CofiringLatent(
+            other, given, lift, phi, share_interval(given, float(sampled)) if estimated and sampled else None)
         for other, given, lift, phi in zip(*columns, strict=True)]
 
 
