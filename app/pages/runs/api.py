@@ -58,14 +58,14 @@ class RunOut(BaseModel):
     kind: str
     state: str = Field(description="queued, starting, running, succeeded, failed, cancelled or lost")
     title: str
-    progress: float = Field(description="Share of the whole that is done, 0 to 1")
+    progress: float = Field(description="Finished share of the whole run, 0 to 1")
     phase: str | None
     phases: list[str]
-    done: float = Field(description="Of `total`, in `unit`, within the phase")
+    done: float = Field(description="Finished part of `total`, in `unit`, within the phase")
     total: float
     unit: str
-    rate: float | None = Field(description="Units per second, while it is going")
-    eta_s: float | None = Field(description="Seconds left for the whole run, while that can be told")
+    rate: float | None = Field(description="Units per second, while it is running")
+    eta_s: float | None = Field(description="Seconds left for the whole run; null while unknown")
     message: str
     error: str | None
     sae: str | None

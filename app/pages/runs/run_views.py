@@ -115,7 +115,7 @@ class RunView:
 
     @property
     def by(self) -> str:
-        """The name of whoever requested it."""
+        """The user or the program that requested it."""
         return {AUTOMATIC: "demo (automatic)"}.get(self.run.requested_by, self.run.requested_by)
 
     @property
@@ -182,7 +182,7 @@ class RunView:
         return result if self.state == "succeeded" and {"a", "b", "mmcs_a", "mmcs_b"} <= result.keys() else None
 
     def as_json(self) -> dict[str, Any]:
-        """The fields of `GET /api/runs`."""
+        """Return the fields of `GET /api/runs`."""
         run, status = self.run, self.status if self.status else Status()
         return {
             "id": run.id, "kind": run.kind, "state": run.state, "title": self.title, "progress": round(self.share, 4),
