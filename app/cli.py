@@ -14,6 +14,7 @@ import typer
 
 from sae.cli.main import app, guarded
 from sae.errors import UserError
+from sae.workspace.disk import open_workspace
 
 if TYPE_CHECKING:
     import uvicorn
@@ -49,6 +50,7 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("alembic", "httpx", "httpcore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    open_workspace(settings.home)
     listener = _listen(settings.host, settings.port)
     address = f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"
     lock = WorkspaceLock(settings.home, address)
@@ -89,7 +91,7 @@ def create_admin(
     from app.settings import Settings
 
     settings = Settings.load()
-    settings.home.mkdir(parents=True, exist_ok=True)
+    open_workspace(settings.home)
     engine = make_engine(settings.url)
     upgrade(engine)
     with make_session_factory(engine)() as db:

@@ -50,6 +50,7 @@ from app.worker.client import WorkerClient
 from app.worker.steering_runs import SteeringRuns
 from sae import __version__
 from sae.specs.registry import demo_spec
+from sae.workspace.disk import open_workspace
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def _open(
     app: FastAPI, settings: Settings, stack: ExitStack, lock: WorkspaceLock | None, launcher: Launcher | None,
     supervise: bool,
 ) -> None:
-    settings.home.mkdir(parents=True, exist_ok=True)
+    open_workspace(settings.home)
     if lock is None:
         stack.callback(WorkspaceLock(settings.home).release)
     state = app.state

@@ -43,7 +43,7 @@ PLAN: dict[str, str] = {
     "sae.data": "sae.errors sae.workspace sae.distributed sae.lm",
     "sae.specs": "sae.errors sae.faults sae.workspace sae.lm sae.store sae.data",
     "sae.autoencoder.architectures": "sae.kernels sae.distributed sae.specs",
-    "sae.autoencoder": "sae.errors sae.workspace sae.kernels sae.autoencoder.architectures",
+    "sae.autoencoder": "sae.errors sae.faults sae.workspace sae.kernels sae.autoencoder.architectures",
     "sae.training":
         "sae.errors sae.kernels sae.distributed sae.data sae.specs sae.autoencoder sae.autoencoder.architectures",
     "sae.index": "sae sae.workspace sae.kernels sae.lm sae.store sae.data sae.specs sae.autoencoder",
@@ -96,7 +96,7 @@ PLAN: dict[str, str] = {
     "app.main":
         "app.resources app.settings app.db app.web app.access app.library app.jobs app.jobs.launchers app.worker "
         "app.pages app.pages.system app.pages.runs app.pages.explore app.pages.inspect app.pages.steer "
-        "app.page_workers sae sae.specs",
+        "app.page_workers sae sae.specs sae.workspace",
     "app.cli": "app.settings app.db app.web app.access app.jobs app.main sae.errors sae.workspace sae.cli",
 }
 

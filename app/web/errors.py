@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from app.web.templating import render
-from sae.errors import UserError
+from sae.errors import DamagedFile, UserError
 from sae.faults import fault_of
 
 _MESSAGES = {  # title and advice by status
@@ -29,7 +29,8 @@ _MESSAGES = {  # title and advice by status
     422: ("Invalid input", "Check the values and try again."),
     429: ("Too many requests", "Wait a little, then try again."),
     500: ("Server error", "The reason is in the server's log. Nothing you entered was stored."),
-    503: ("Busy", "The server is busy. Try again in a moment."),
+    507: ("The disk is full", "The disk is full: nothing was stored. Free some space on the server, then try again."),
+    503: ("Not available", "The server is busy. Try again in a moment."),
 }
 
 
@@ -137,7 +138,8 @@ def install(app: FastAPI, find_user: Callable[[Request], Awaitable[Any]] | None 
 
     def user_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, UserError)
-        return error_response(request, 422, str(error), field=error.field)
+        status, headers = (503, {"Retry-After": "10"}) if isinstance(error, DamagedFile) else (422, None)
+        return error_response(request, status, str(error), field=error.field, headers=headers)
 
     def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

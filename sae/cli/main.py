@@ -25,6 +25,7 @@ from sae.cli.steer import steer_command
 from sae.errors import UserError
 from sae.runs.folder import ProgressFile, RunFolder, Status
 from sae.specs.registry import POSITIONAL, SPECS, as_text, demo_spec
+from sae.workspace.disk import fault_words
 from sae.workspace.paths import Workspace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -175,11 +176,16 @@ def _metrics(metrics: dict[str, Any]) -> Table:
 
 
 def guarded(command: Callable[[], Any]) -> Any:
-    """Run a command line; print a UserError as one line and exit with code 2."""
+    """Run a command line; print a UserError, or a fault of the disk, as one line and exit with code 2."""
     try:
         return command()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if not (words := fault_words(error)):
+            raise
+        print(f"error: {words}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -99,6 +99,8 @@ def owner(sae_id: str, workspace: Workspace) -> str | None:
     for name in ("sae.json", _CLAIM):
         with contextlib.suppress(FileNotFoundError, ValueError):
             content = json.loads((folder / name).read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                continue  # a damaged `sae.json` still takes the name
             if name == _CLAIM and _ended(Path(content["folder"])):
                 return None
             return str(content.get("run") or "")
