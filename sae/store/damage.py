@@ -34,8 +34,10 @@ def expected_bytes(path: Path) -> int | None:
 
 def check_build_size(path: Path) -> None:
     """Raise DamagedFile (field `build`) if the file is empty or shorter than its headers say."""
-    size = path.stat().st_size
-    expected = expected_bytes(path)
+    try:
+        size, expected = path.stat().st_size, expected_bytes(path)
+    except OSError as error:
+        raise damaged_build(path, f"it cannot be opened ({error.strerror})") from None
     if expected is None:
         raise damaged_build(path, "it is not a DuckDB file")
     if size < expected:
