@@ -68,7 +68,7 @@ PLAN: dict[str, str] = {
     "app.settings": "sae.errors sae.faults sae.workspace",
     "app.db": "app.resources app.settings sae.errors",
     "app.render": "sae.lm sae.store",
-    "app.web": "app.resources app.settings app.render sae sae.errors sae.faults",
+    "app.web": "app.resources app.settings app.render sae sae.errors sae.faults sae.workspace",
     "app.access": "app.settings app.db app.web sae.errors",
     "app.library":
         "app.settings app.db app.render app.web sae.errors sae.workspace sae.store sae.data sae.autoencoder "

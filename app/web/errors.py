@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -14,9 +15,13 @@ from markupsafe import escape
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from app.web.storage_faults import KINDS as STORAGE_FAULTS
+from app.web.storage_faults import storage_fault
 from app.web.templating import render
 from sae.errors import DamagedFile, UserError
 from sae.faults import fault_of
+
+log = logging.getLogger(__name__)
 
 _MESSAGES = {  # title and advice by status
     400: ("Invalid request", "Check the address or the form and try again."),
@@ -153,11 +158,18 @@ def install(app: FastAPI, find_user: Callable[[Request], Awaitable[Any]] | None 
     def broken(request: Request, _error: Exception) -> Response:
         return error_response(request, 500)
 
+    def storage(request: Request, error: Exception) -> Response:
+        fault = storage_fault(error)
+        if fault is None:
+            raise error
+        log.error("%s %s: %s: %s", request.method, request.url.path, fault.reason, error)
+        return error_response(request, fault.status, fault.message, headers=fault.headers)
+
     def signed_out(request: Request, _error: Exception) -> Response:
         return sign_in_response(request)
 
     for kind, handler in (
         (HTTPException, http), (UserError, user_error), (RequestValidationError, invalid),
-        (SignInNeeded, signed_out), (Exception, broken),
+        (SignInNeeded, signed_out), (Exception, broken), *((kind, storage) for kind in STORAGE_FAULTS),
     ):
         app.add_exception_handler(kind, handler)

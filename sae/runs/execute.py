@@ -21,6 +21,7 @@ from sae.errors import Cancelled, Interrupted, UserError
 from sae.runs import compare, import_sae
 from sae.runs.folder import FINAL_STATES, RunFolder
 from sae.runs.progress import Follower, Reporter
+from sae.runs.space import check_space
 from sae.runs.steps import build_index, open_model_and_text, text_of
 from sae.specs.registry import (
     CompareSpec,
@@ -31,6 +32,7 @@ from sae.specs.registry import (
     TrainSpec,
     parse_spec,
 )
+from sae.workspace.disk import is_full
 from sae.workspace.files import lock
 from sae.workspace.paths import Workspace
 
@@ -43,6 +45,9 @@ PHASES: dict[str, dict[str, float]] = {
     "import": import_sae.PHASES,
     "compare": compare.PHASES,
 }
+
+_FULL = ("disk: the disk is full; free some space (saescope gc lists what can go), then resume the run, which goes on "
+         "from its last checkpoint")
 
 # Exit codes of `saescope run`.
 EXIT_OK, EXIT_FAILED, EXIT_USER, EXIT_CANCELLED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4
@@ -62,7 +67,10 @@ def execute(folder: RunFolder, workspace: Workspace) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER
-    except Exception:  # the status itself could not be written, so the log is the only place left
+    except Exception as error:  # the status itself could not be written, so the log is the only place left
+        if is_full(error):
+            print(f"error: {_FULL}", file=sys.stderr)
+            return EXIT_USER
         traceback.print_exc()
         return EXIT_FAILED
 
@@ -93,6 +101,7 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
     reporter.catch_signals()
     try:
         spec = parse_spec(kind, values)
+        check_space(spec, folder, workspace)
         executors: dict[type, Callable[..., dict[str, Any]]] = {
             TrainSpec: _train, SweepSpec: _train, IndexSpec: _index, EvaluateSpec: _evaluate, ImportSpec: _import,
             CompareSpec: compare.run_compare}
@@ -110,6 +119,8 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER
     except Exception as error:
+        if is_full(error):
+            return _out_of_space(folder, reporter)
         traceback.print_exc()
         reporter.finish("failed", f"{type(error).__name__}: {error}")
         return EXIT_FAILED
@@ -121,6 +132,16 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
     made = [str(member["name"]) for member in result.get("members", [])]
     print("done: " + ", ".join(made or [f"{key} {value}" for key, value in result.items() if isinstance(value, str)]))
     return EXIT_OK
+
+
+def _out_of_space(folder: RunFolder, reporter: Reporter) -> int:
+    """Report that the disk is full.  The checkpoint before the last makes room for the status."""
+    for file in folder.checkpoints.glob("*.before"):
+        file.unlink(missing_ok=True)
+    print(f"error: {_FULL}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        reporter.finish("failed", _FULL)
+    return EXIT_USER
 
 
 def _rank() -> int:

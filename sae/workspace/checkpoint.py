@@ -25,7 +25,8 @@ def save_checkpoint(path: Path, state: Any) -> None:
     """
     before_last(path).unlink(missing_ok=True)
     with atomic_write(path) as temporary:
-        torch.save(state, temporary)
+        with open(temporary, "wb") as file:  # given a path, torch does not say why it could not write
+            torch.save(state, file)
         if path.exists():
             os.replace(path, before_last(path))
 

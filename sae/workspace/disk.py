@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
 from sae.errors import UserError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# What SQLite, DuckDB, Rust and numpy say, which have no error numbers.
+_SAY_FULL = re.compile(r"disk is full|No space left on device|File too large|Disk quota exceeded|"
+                       r"\d+ requested and \d+ written")
 _SPARE = 100_000_000  # bytes that stay free for the database, logs and status files
 
 
@@ -20,7 +24,7 @@ def is_full(error: BaseException | None) -> bool:
         seen.add(id(error))
         if isinstance(error, OSError) and error.errno in FULL:
             return True
-        if "disk is full" in str(error) or "No space left on device" in str(error):  # SQLite, DuckDB and Rust
+        if _SAY_FULL.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -35,7 +35,7 @@ def test_a_failure_while_saving_leaves_the_last_one(tmp_path: Path, monkeypatch:
     save_checkpoint(path, {"step": 1})
 
     def cut(state: Any, file: Any) -> None:
-        Path(file).write_bytes(b"half")
+        file.write(b"half")
         raise OSError("no space left")
 
     monkeypatch.setattr(engine.torch, "save", cut)
