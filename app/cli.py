@@ -1,4 +1,7 @@
-"""The `saescope` command: the commands of `sae.cli.main`, and `serve`, `create-admin`, `delete` and `rename`."""
+"""The `saescope` command: the commands of `sae.cli.main`, and `serve`, `create-admin`, `delete` and `rename`.
+
+The commands that take care of a workspace are in `app.cli_care`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli_care import register as register_care
 from sae.cli.main import app, guarded
 from sae.errors import UserError
 from sae.workspace.disk import open_workspace
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
     from sae.workspace.paths import Workspace
+
+register_care(app)
 
 _SECONDS_TO_CLOSE = 3  # for requests and event streams that are open when the server stops
 

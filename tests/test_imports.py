@@ -71,7 +71,7 @@ PLAN: dict[str, str] = {
     "app.web": "app.resources app.settings app.render sae sae.errors sae.faults sae.workspace",
     "app.access": "app.settings app.db app.web sae.errors",
     "app.library":
-        "app.settings app.db app.render app.web sae.errors sae.workspace sae.store sae.data sae.autoencoder "
+        "app.settings app.db app.render app.web sae sae.errors sae.workspace sae.store sae.data sae.autoencoder "
         "sae.formats sae.formats.writers",
     "app.jobs.launchers": "sae.workspace sae.runs",
     "app.jobs": "app.settings app.db app.library app.jobs.launchers sae.errors sae.workspace sae.specs sae.runs",
@@ -97,7 +97,8 @@ PLAN: dict[str, str] = {
         "app.resources app.settings app.db app.web app.access app.library app.jobs app.jobs.launchers app.worker "
         "app.pages app.pages.system app.pages.runs app.pages.explore app.pages.inspect app.pages.steer "
         "app.page_workers sae sae.specs sae.workspace",
-    "app.cli": "app.settings app.db app.web app.access app.jobs app.main sae.errors sae.workspace sae.cli",
+    "app.cli_care": "app.settings app.db app.library app.jobs sae.errors sae.runs",
+    "app.cli": "app.cli_care app.settings app.db app.web app.access app.jobs app.main sae.errors sae.workspace sae.cli",
 }
 
 

@@ -62,8 +62,8 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> Any | Non
         if isinstance(error, torch.OutOfMemoryError):
             raise
         reason = str(error).strip().partition("\n")[0][:200]
-        raise DamagedFile(f"run: its checkpoint {path.name} is damaged ({reason}); delete it, then resume the run, which "
-                          "starts from the checkpoint before or from the beginning", path, "run") from None
+        raise DamagedFile(f"run: its checkpoint {path.name} is damaged ({reason}); delete it, then resume the run, "
+                          "which starts from the checkpoint before or from the beginning", path, "run") from None
 
 
 def before_last(path: Path) -> Path:

@@ -14,6 +14,7 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # What SQLite, DuckDB, Rust and numpy say, which have no error numbers.
 _SAY_FULL = re.compile(r"disk is full|No space left on device|File too large|Disk quota exceeded|"
                        r"\d+ requested and \d+ written")
+RESTORING = ".restoring"  # this file is in a workspace while it is being restored
 _SPARE = 100_000_000  # bytes that stay free for the database, logs and status files
 
 
@@ -44,6 +45,9 @@ def fault_words(error: OSError) -> str:
 
 def open_workspace(home: Path) -> None:
     """Make the workspace's folder if there is none.  Raises UserError if it is no folder or cannot be written."""
+    if (home / RESTORING).exists():
+        raise UserError(f"SAESCOPE_HOME: the workspace {home} is only partly restored; run 'saescope restore' again",
+                        "SAESCOPE_HOME")
     try:
         home.mkdir(parents=True, exist_ok=True)
         probe = home / f".writable-{os.getpid()}"

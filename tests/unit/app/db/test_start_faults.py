@@ -66,7 +66,7 @@ def test_a_database_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_a_database_server_that_is_away() -> None:
     pytest.importorskip("psycopg")
     engine = make_engine("postgresql://nobody@127.0.0.1:1/none?connect_timeout=2")
-    with pytest.raises(UserError, match="DATABASE_URL cannot be used: .*check DATABASE_URL, and that") as caught:
+    with pytest.raises(UserError, match=r"DATABASE_URL cannot be used: .*check DATABASE_URL, and that") as caught:
         upgrade(engine)
     assert "\n" not in str(caught.value)
 

@@ -19,13 +19,9 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def test_a_full_disk_is_known_by_its_cause() -> None:
-    try:
-        try:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        except OSError as error:
-            raise RuntimeError("could not write") from error
-    except RuntimeError as error:
-        assert is_full(error)
+    error = RuntimeError("could not write")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert is_full(error)
     assert is_full(OSError(errno.EDQUOT, "quota"))
     assert is_full(Exception("database or disk is full"))
     assert not is_full(OSError(errno.EACCES, "denied"))

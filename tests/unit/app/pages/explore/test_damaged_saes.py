@@ -51,7 +51,8 @@ def test_the_server_starts_and_says_what_is_damaged(settings: Settings, text: by
 def test_a_number_that_no_database_takes(settings: Settings) -> None:
     write_sae(settings.workspace, "demo/torn", n_latents=10**30)
     with TestClient(create_app(settings, supervise=False)) as client:
-        assert "n_latents must be a whole number from 0 to 2,147,483,647" in client.get("/index.json").json()["damaged"]["demo/torn"]
+        said = client.get("/index.json").json()["damaged"]["demo/torn"]
+    assert said == "sae.json: n_latents must be a whole number from 0 to 2,147,483,647"
 
 
 def test_a_mended_sae_comes_back(browsable: TestClient, workspace: Workspace) -> None:
