@@ -5,7 +5,6 @@ The commands that take care of a workspace are in `app.cli_care`.
 
 from __future__ import annotations
 
-import logging
 import socket
 import sys
 from collections.abc import Iterator
@@ -49,13 +48,12 @@ def serve(
     from app.jobs.lock import WorkspaceLock
     from app.main import create_app
     from app.settings import Settings
+    from app.web import logs
     from app.web.gc_tuning import rare_collections
 
     given = {"host": host, "port": port, "home": home, "demo": demo}
     settings = Settings.load(**{name: value for name, value in given.items() if value is not None})
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for chatty in ("alembic", "httpx", "httpcore"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logs.configure(settings.log)
     open_workspace(settings.home)
     listener = _listen(settings.host, settings.port)
     address = f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"
@@ -65,6 +63,10 @@ def serve(
     link = admin_link(make_session_factory(engine), settings, address)
     engine.dispose()
     _announce(address, link)
+    if link and not settings.is_local:
+        typer.echo(f"warning: the program listens on {settings.host}, where other machines can reach it, and there is no "
+                   "administrator with a password yet. Anyone who learns the admin link can administer it. Create an "
+                   "administrator now: saescope create-admin", err=True)
     config = server_config(create_app(settings, lock=lock, page_workers=settings.n_page_workers), settings)
     try:
         with rare_collections(), suppress(KeyboardInterrupt):  # uvicorn raises it again after everything is closed

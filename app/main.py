@@ -44,6 +44,7 @@ from app.resources import STATIC
 from app.settings import Settings
 from app.web import errors
 from app.web.compression import COMPRESS
+from app.web.logs import RequestIds
 from app.web.metrics import CountRequests
 from app.worker.cached_requests import CachedRequests
 from app.worker.client import WorkerClient
@@ -121,6 +122,7 @@ def _middleware(settings: Settings, limits: dict[str, TokenBuckets]) -> list[Mid
     routes = [route for module in _MODULES for route in module.router.routes if isinstance(route, APIRoute)]
     reads = [route for module in PAGE_WORKER_MODULES for route in module.router.routes if isinstance(route, APIRoute)]
     return [
+        Middleware(RequestIds, lines=settings.log == "json"),
         Middleware(CountRequests),
         Middleware(KnownHosts, hosts=settings.hosts),
         Middleware(HeadAsGet),

@@ -15,6 +15,7 @@ from markupsafe import escape
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from app.web.logs import HEADER as REQUEST_ID
 from app.web.storage_faults import KINDS as STORAGE_FAULTS
 from app.web.storage_faults import storage_fault
 from app.web.templating import render
@@ -156,7 +157,8 @@ def install(app: FastAPI, find_user: Callable[[Request], Awaitable[Any]] | None 
         return error_response(request, 422, f"{field}: {words}" if field else words, field=field)
 
     def broken(request: Request, _error: Exception) -> Response:
-        return error_response(request, 500)
+        found = request.headers.get(REQUEST_ID)
+        return error_response(request, 500, f"{_MESSAGES[500][1]} Request: {found}" if found else "")
 
     def storage(request: Request, error: Exception) -> Response:
         fault = storage_fault(error)

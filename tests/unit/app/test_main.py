@@ -186,7 +186,8 @@ def test_head_does_not_use_up_the_one_time_link(client: TestClient, settings: Se
 
 def test_health_readiness_and_metrics(client: TestClient) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
-    assert client.get("/readyz").json()["checks"] == {"database": "ok", "workspace": "ok", "supervisor": "ok"}
+    assert client.get("/readyz").json()["checks"] == {
+        "database": "ok", "workspace": "ok", "disk": "ok", "worker": "ok", "supervisor": "ok"}
     client.get("/api/runs/none")
     measures = client.get("/metrics").text
     assert 'route="/api/runs/{run_id}",status="404"' in measures
