@@ -172,6 +172,8 @@ def install(app: FastAPI, find_user: Callable[[Request], Awaitable[Any]] | None 
 
     for kind, handler in (
         (HTTPException, http), (UserError, user_error), (RequestValidationError, invalid),
-        (SignInNeeded, signed_out), (Exception, broken), *((kind, storage) for kind in STORAGE_FAULTS),
+        (SignInNeeded, signed_out), (Exception, broken),
     ):
         app.add_exception_handler(kind, handler)
+    for storage_kind in STORAGE_FAULTS:
+        app.add_exception_handler(storage_kind, storage)
