@@ -118,7 +118,7 @@ def test_a_run_that_succeeded_leads_to_its_sae(admin: TestClient, workspace: Wor
         queue.transition(db, run_id, {"succeeded"}, sae_id="demo/x")
     page = client.get(f"/runs/{run_id}").text
     assert 'href="/demo/x"' in page
-    assert "Build its feature index" in page
+    assert "Build its index" in page
 
 
 def test_pages_without_a_folder(client: TestClient, workspace: Workspace) -> None:
