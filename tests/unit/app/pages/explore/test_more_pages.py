@@ -146,10 +146,10 @@ def test_several_saes_over_one(browsable: TestClient, workspace: Workspace, made
     assert outlines("") == 1  # one of another architecture
     assert outlines("?with=") == 0
     assert outlines(f"?with=&with={names[0]}&with={names[3]}") == 2
-    assert outlines("?" + "&".join(f"with={name}" for name in names)) == 3  # more cannot be told apart
-    told = browsable.get(f"/{BATCH}/tokens.json?with={names[0]}&with={TOP}").json()
-    assert set(told["others"]) == {names[0], TOP}
-    assert told["others"][TOP]["hist"]
+    assert outlines("?" + "&".join(f"with={name}" for name in names)) == 3  # more cannot be shown apart
+    shown = browsable.get(f"/{BATCH}/tokens.json?with={names[0]}&with={TOP}").json()
+    assert set(shown["others"]) == {names[0], TOP}
+    assert shown["others"][TOP]["hist"]
 
 
 def test_contexts_with_fewest_and_most_latents(browsable: TestClient) -> None:

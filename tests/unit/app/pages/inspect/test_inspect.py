@@ -166,7 +166,7 @@ def test_a_page_says_what_it_waits_for(
     assert 'hx-trigger="load delay' in page
 
 
-def test_faults_of_the_worker_are_told_once_and_asked_anew(browser: TestClient, worker: FakeWorker) -> None:
+def test_faults_of_the_worker_are_shown_once_and_asked_again(browser: TestClient, worker: FakeWorker) -> None:
     worker.says = [[Busy(retry_after_s=5)], [Failed(message="The model worker went away.", gone=True)],
                    [Failed(message="text: too much", field="text")]]
     asked = {"text": "again", "sae": SAE}

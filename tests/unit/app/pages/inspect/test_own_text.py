@@ -51,11 +51,11 @@ def worker(browser: TestClient) -> FakeWorker:
 
 
 def test_the_text_is_shaded_by_the_latent(browser: TestClient, worker: FakeWorker) -> None:
-    told = browser.get(f"{HERE}.json", params={"text": TEXT}).json()
+    shown = browser.get(f"{HERE}.json", params={"text": TEXT}).json()
     ids = worker.encode(TEXT)
-    assert told["tokens"] == ids
-    assert told["acts"] == pytest.approx([1.3 + i % 7 for i in ids])
-    assert (told["max"], told["firings"]) == (max(told["acts"][1:]), len(ids) - 1)  # BOS does not count
+    assert shown["tokens"] == ids
+    assert shown["acts"] == pytest.approx([1.3 + i % 7 for i in ids])
+    assert (shown["max"], shown["firings"]) == (max(shown["acts"][1:]), len(ids) - 1)  # BOS does not count
     assert worker.asked[-1].request.latents == (3,)
 
     part = browser.post(HERE, data={"text": TEXT}, headers=HTMX).text

@@ -195,7 +195,7 @@ def test_a_run_is_also_a_program(browser: TestClient) -> None:
 # ---- what goes wrong
 
 
-def test_a_worker_that_dies_is_told_of_and_the_run_begins_anew(browser: TestClient, worker: FakeWorker) -> None:
+def test_a_worker_that_dies_is_named_and_the_run_starts_over(browser: TestClient, worker: FakeWorker) -> None:
     some = worker.text([300, 301], 1)
     started = Started(prompt=worker.text([0, 400], 1))
     worker.says = [[started, Progress(columns={"steered": some}), GONE]]

@@ -270,7 +270,7 @@ def test_killing_the_worker_is_told_and_the_next_run_works(browser: TestClient) 
     events = events_of(browser.get(f"/steer/{run_id}/events").text)
     assert events[-1] == ("done", "done")
     assert "model worker stopped" in dict(events)["status"]
-    assert finished(browser, run_id)["state"] == "succeeded"  # begun anew in the next worker
+    assert finished(browser, run_id)["state"] == "succeeded"  # started over in the next worker
     assert "model worker stopped" in browser.get(f"/steer/{run_id}").text
     assert finished(browser, run_of(post(browser)))["state"] == "succeeded"
 

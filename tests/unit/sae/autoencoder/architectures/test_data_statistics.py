@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae.autoencoder.architectures.data_statistics import geometric_median
+from sae.autoencoder.architectures.data_statistics import DataStatistics, geometric_median
 
 
 @settings(max_examples=30, deadline=None)
@@ -27,3 +28,22 @@ def test_the_geometric_median_does_not_follow_outliers() -> None:
     assert geometric_median(x_ND).norm() < 1.5
     assert x_ND.mean(dim=0).norm() > 1000
     assert torch.isfinite(geometric_median(torch.zeros(3, 2))).all()
+
+
+@pytest.mark.parametrize("width", [0, 3])
+def test_statistics_are_of_the_target_and_scales_of_the_input(width: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    y_ND = 2 * torch.randn(500, width or 4, generator=generator) + 1
+    target_ND = torch.randn(500, 4, generator=generator) - 3 if width else None
+    found = DataStatistics.measure(y_ND, target_ND, "mean")
+    wanted_ND = y_ND if target_ND is None else target_ND
+    torch.testing.assert_close(found.b_dec_D, wanted_ND.mean(dim=0))
+    assert found.variance == pytest.approx(float(wanted_ND.var(dim=0, correction=0).sum()), rel=1e-5)
+    assert found.input_scale == pytest.approx(float(y_ND.var(dim=0, correction=0).mean().sqrt()), rel=1e-5)
+    if target_ND is None:
+        assert found.b_in_D is found.cross_ED is None
+    else:
+        torch.testing.assert_close(found.b_in_D, y_ND.mean(dim=0))
+        assert found.cross_ED is not None
+        both = torch.cat([y_ND, target_ND], dim=1).T.cov(correction=0)
+        torch.testing.assert_close(found.cross_ED, both[:width, width:], rtol=1e-3, atol=1e-3)
