@@ -25,7 +25,7 @@ from sae.workspace.paths import Workspace
 from tests import FIXTURES
 from tests.builds import make_build
 from tests.unit.app.conftest import sae_config
-from tests.unit.app.pages.explore.test_explore_pages import page, text_of
+from tests.unit.app.pages.html import page, text_of
 
 SAE, REAL = "demo/2-res-batchtopk-4k", FIXTURES / "dashboards" / "saedashboard"
 L, D = 60, 8

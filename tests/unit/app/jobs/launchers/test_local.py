@@ -1,4 +1,4 @@
-"""Runs as processes: none stays behind as a zombie."""
+"""Tests of runs as processes of this machine: started, found again, ended, never a zombie."""
 
 from __future__ import annotations
 
