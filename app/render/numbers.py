@@ -81,9 +81,9 @@ def percent(share: float | None) -> str:
     if share == 0:
         return "0%"
     value = 100 * share
-    digits = max(0, 1 - math.floor(math.log10(abs(value))))
     if 99.5 <= value < 100:  # nearly all is not all
-        digits = min(-math.floor(math.log10(100 - value)), 4)
+        return f"{value:.1f}%" if value < 99.95 else ">99.9%"
+    digits = max(0, 1 - math.floor(math.log10(abs(value))))
     return minus(f"{value:.{min(digits, 8)}f}%")
 
 

@@ -78,7 +78,7 @@ def compare_json(
 
 
 def _counts(found: Comparison, side: int) -> dict[str, int]:
-    """Return the counts of one side.  `living` is the old name of `alive`, and `mate` above that of `best_match`."""
+    """Return the counts of one side.  `living` is the old name of `alive`, as `mate` is of `best_match`."""
     counts = found.counts(side)
     return {"alive": counts["living"], "alone": counts["alone"], "living": counts["living"]}
 

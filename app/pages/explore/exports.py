@@ -46,7 +46,7 @@ def decoder_vector(model: str, name: str, number: str, catalog: CatalogDep, work
     sae = find_sae(catalog, model, name)
     latent = latent_number(sae, number)
     if sae.config.get("weights") == "none":
-        raise HTTPException(404, f"{sae.id} is a dashboard made elsewhere. Without weights it has no decoder vectors.")
+        raise HTTPException(404, f"{sae.id} is a dashboard made elsewhere. It has no weights and no decoder vectors.")
     try:
         vector_D = np.array(mapped(workspace.sae(sae.id) / "sae.safetensors")["W_dec"][latent])
     except (UserError, KeyError, IndexError) as error:

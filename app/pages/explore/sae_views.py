@@ -100,11 +100,11 @@ def card(sae: Sae, build: Build | None) -> Card:
 
 
 def clear_latents(build: Build, n: int = 3) -> list[int]:
-    """Return latents that are easy to read: one from each of the first places to start, else any that fire."""
-    chosen: list[int] = []
-    for sort, flag in (("rule", ALIVE), ("kurtosis", "single_token"), ("kurtosis", ALIVE)):
-        chosen += [latent for latent in _first(build, sort, True, flag, n) if latent not in chosen][:1]
-    return [*chosen, *(latent for latent in build.random_latents(n) if latent not in chosen)][:n]
+    """Return latents that are easy to read: by their rules, else by single tokens, else any that fire."""
+    chosen = _first(build, "rule", True, ALIVE, n)
+    if len(chosen) < n:
+        chosen += _first(build, "kurtosis", True, "single_token", n) + build.random_latents(n)
+    return list(dict.fromkeys(chosen))[:n]
 
 
 def _binned(values: list[int], most: int) -> list[float]:

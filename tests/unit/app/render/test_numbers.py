@@ -27,7 +27,7 @@ def test_density_in_both_forms(share: float | None, text: str) -> None:
     assert numbers.density(share) == text
 
 
-@pytest.mark.parametrize(("share", "text"), [(0.9976, "99.8%"), (0.99997, "99.997%"), (1.0, "100%"), (0.994, "99%")])
+@pytest.mark.parametrize(("share", "text"), [(0.9976, "99.8%"), (0.99997, ">99.9%"), (1.0, "100%"), (0.994, "99%")])
 def test_nearly_all_is_not_all(share: float, text: str) -> None:
     assert numbers.percent(share) == text
 

@@ -12,10 +12,9 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from app.settings import Settings
 from sae.workspace.paths import Workspace
-from tests.unit.app.conftest import write_sae
-from tests.unit.app.pages.conftest import BATCH, TOP
+from tests.unit.app.conftest import BATCH, TOP, write_sae
 
-ODD = (None, "x", [], 10**30, -1)
+ODD: tuple[Any, ...] = (None, "x", [], 10**30, -1)
 FIELDS = ("architecture", "n_latents", "k", "d_model", "site", "site.layer", "site.hook", "site.out_hook", "model",
           "model.name", "normalize", "metrics", "metrics.fvu", "metrics.l0", "training", "training.tokens",
           "training.seconds", "threshold", "threshold.trained", "run", "weights", "imported", "created")

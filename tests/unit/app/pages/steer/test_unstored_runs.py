@@ -13,9 +13,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from app.worker import steering_runs
-from tests.unit.app.pages.steer.test_steer_lab import browser, events_of, fields, home, made, program, worker
-
-__all__ = ["browser", "home", "program", "worker"]  # fixtures
+from tests.unit.app.pages.steer.lab import events_of, fields, made
 
 
 @contextmanager
