@@ -64,8 +64,8 @@ def serve(
     engine.dispose()
     _announce(address, link)
     if link and not settings.is_local:
-        typer.echo(f"warning: the program listens on {settings.host}, where other machines can reach it, and there is no "
-                   "administrator with a password yet. Anyone who learns the admin link can administer it. Create an "
+        typer.echo(f"warning: the program listens on {settings.host}, where other machines can reach it, and there is "
+                   "no administrator with a password yet. Anyone who learns the admin link can use it. Create an "
                    "administrator now: saescope create-admin", err=True)
     config = server_config(create_app(settings, lock=lock, page_workers=settings.n_page_workers), settings)
     try:

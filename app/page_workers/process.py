@@ -48,7 +48,8 @@ def create_read_only_app(settings: Settings) -> FastAPI:
             yield
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None,
-                  dependencies=[Depends(current_user)], middleware=[Middleware(logs.RequestIds), Middleware(SecurityHeaders), COMPRESS])
+                  dependencies=[Depends(current_user)],
+                  middleware=[Middleware(logs.RequestIds), Middleware(SecurityHeaders), COMPRESS])
     errors.install(app, current_user)
     for module in MODULES:
         app.include_router(module.router)

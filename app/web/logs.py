@@ -77,6 +77,9 @@ class RequestIds:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except Exception:
+            status = status or 500  # Starlette sends this answer outside of all middleware
+            raise
         finally:
             if self._lines:
                 log.info("%s %s %d", scope["method"], scope["path"], status, extra={"facts": {

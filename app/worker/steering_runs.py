@@ -60,6 +60,7 @@ class LiveRun:
         self.error: str | None = None
         self.error_field: str | None = None
         self.unstored = ""  # why the result could not be stored, as a clause
+        self.settled = False  # whether it is stored, or it is known that it could not be
         self.prompt = Text()
         self.columns: dict[str, Text] = {}
         self.cells: list[Cell] = []
@@ -114,12 +115,12 @@ class LiveRun:
         self._changed = asyncio.Event()
 
     async def watch(self) -> AsyncIterator[LiveRun]:
-        """Yield this run now and after each change until it is final.  Several changes may come as one."""
+        """Yield this run now and after each change until it is final and stored.  Several changes may come as one."""
         self.viewers += 1
         try:
             while True:
                 # Both are read before control goes to the watcher, so that it misses no change in the meantime.
-                changed, final = self._changed, self.final
+                changed, final = self._changed, self.final and self.settled
                 yield self
                 if final:
                     return
@@ -202,6 +203,7 @@ class SteeringRuns:
             await self._store_patiently(live)
         finally:  # whatever happens, its place is free for the next run
             del self._live[live.id]
+            live.settled = True
             live.notify()
 
     async def _note_running(self, live: LiveRun) -> None:
