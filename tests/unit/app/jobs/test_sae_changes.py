@@ -63,7 +63,8 @@ def test_deleting_takes_files_and_rows_of_this_sae_alone(two: SessionFactory, wo
 def test_renaming_moves_rows_and_every_mention(two: SessionFactory, workspace: Workspace) -> None:
     with two() as db:
         labels.save(db, "demo/best", 9, "ada", text="of an SAE that had this name before")
-        db.add(Run(id="index-1", kind="index", spec={"sae": ONE, "text": f"about {ONE}"}, state="succeeded", sae_id=ONE))
+        spec = {"sae": ONE, "text": f"about {ONE}"}
+        db.add(Run(id="index-1", kind="index", spec=spec, state="succeeded", sae_id=ONE))
         db.add(SteerRun(id="steer-1", sae_id=ONE, request={"saes": {ONE: {"id": ONE}, TWO: {}}}, state="succeeded"))
         db.add(Inspection(id="i", request={"saes": [TWO, ONE], "texts": ["x"]}))
         db.commit()

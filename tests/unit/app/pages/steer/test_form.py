@@ -78,11 +78,13 @@ def test_empty_fields_get_usual_values_and_typed_ones_stay() -> None:
 
 
 def test_sliders_are_finer_near_zero_and_end_at_ten() -> None:
-    assert [slider_position(x) for x in (None, 0.0, 0.1, 2.5, 10, 99, -2.5, -99)] == [0, 0, 10, 50, 100, 100, -50, -100]
+    values = (None, 0.0, 0.1, 2.5, 10, 99, -2.5, -99)
+    assert [slider_position(value) for value in values] == [0, 0, 10, 50, 100, 100, -50, -100]
 
 
 @pytest.mark.parametrize(("text", "value"), [
-    ("1.5", 1.5), (" −2 ", -2.0), ("1e2", 100.0), ("", None), ("x", None), ("nan", None), ("inf", None), ("-inf", None)])
+    ("1.5", 1.5), (" −2 ", -2.0), ("1e2", 100.0), ("", None), ("x", None), ("nan", None), ("inf", None),
+    ("-inf", None)])
 def test_numbers_are_finite_or_none(text: str, value: float | None) -> None:
     assert parse_number(text) == value
 

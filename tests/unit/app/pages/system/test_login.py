@@ -7,6 +7,8 @@ import re
 import pytest
 from fastapi.testclient import TestClient
 
+from app.access import accounts
+from app.pages.system.login import safe_next
 from app.settings import Settings
 from tests.unit.app.pages.system.browsers import add_user, sign_in
 
@@ -71,3 +73,26 @@ def test_a_wrong_password_is_said_plainly(client: TestClient) -> None:
     assert page.status_code == 401
     assert "Wrong name or password." in page.text
     assert 'name="next" value="/runs"' in page.text
+
+
+@pytest.mark.parametrize(("address", "kept"), [
+    ("/demo/x?sort=max", True), ("/", True), ("/admin", True), ("", False), ("demo", False), ("//evil.example", False),
+    ("/\\evil.example", False), ("https://evil.example", False), ("/a\nb", False), ("/login?next=/", False),
+    ("/logout", False), ("/login.json", False)])
+def test_only_paths_of_ours_are_returned_to(address: str, kept: bool) -> None:
+    assert safe_next(address) == (address if kept else "")
+
+
+def test_signing_in_again_ends_the_session_before(client: TestClient) -> None:
+    add_user(client, "eve")
+    browser = sign_in(client, "eve")
+    before = browser.cookies[accounts.COOKIE]
+    browser.post("/login", data={"name": "eve", "password": "correct horse"})
+    assert browser.cookies[accounts.COOKIE] != before
+    assert browser.get("/login").headers["location"] == "/", "nobody needs the form twice"
+    with client.app.state.sessions() as db:  # type: ignore[attr-defined]
+        assert accounts.session_user(db, before) is None
+
+
+def test_signing_out_twice_is_no_error(client: TestClient) -> None:
+    assert [client.post("/logout").headers["location"] for _ in range(2)] == ["/", "/"]
