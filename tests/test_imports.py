@@ -26,7 +26,8 @@ HEAVY = frozenset({"torch", "transformers", "transformer_lens"})
 WORKER = frozenset({"app.worker.server", "app.worker.engine"})
 TORCH_FREE = (
     "sae", "sae.autoencoder.config", "sae.cli.export", "sae.cli.main", "sae.data.corpus", "sae.data.texts",
-    "sae.errors", "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds", "sae.lm.model_info",
+    "sae.errors", "sae.explain.checks", "sae.explain.estimate", "sae.explain.results",
+    "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds", "sae.lm.model_info",
     "sae.lm.tokens", "sae.runs.folder", "sae.specs.registry", "sae.store.build", "sae.store.schema",
     "sae.workspace.paths")
 
@@ -48,6 +49,7 @@ PLAN: dict[str, str] = {
         "sae.errors sae.kernels sae.distributed sae.data sae.specs sae.autoencoder sae.autoencoder.architectures",
     "sae.index": "sae sae.workspace sae.kernels sae.lm sae.store sae.data sae.specs sae.autoencoder",
     "sae.steering": "sae.errors sae.faults sae.kernels sae.lm sae.store sae.autoencoder",
+    "sae.explain": "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering",
     "sae.formats": "sae.errors sae.workspace sae.lm sae.autoencoder.architectures",
     "sae.formats.readers": "sae sae.errors sae.lm sae.autoencoder sae.autoencoder.architectures sae.formats",
     "sae.formats.writers": "sae sae.errors sae.workspace sae.store sae.formats",
@@ -56,7 +58,7 @@ PLAN: dict[str, str] = {
         "sae.errors sae.kernels sae.lm sae.data sae.autoencoder sae.autoencoder.architectures sae.index",
     "sae.runs":
         "sae sae.errors sae.workspace sae.distributed sae.lm sae.store sae.data sae.specs sae.autoencoder "
-        "sae.autoencoder.architectures sae.training sae.index sae.formats sae.formats.readers "
+        "sae.autoencoder.architectures sae.training sae.index sae.explain sae.formats sae.formats.readers "
         "sae.formats.dashboards sae.evaluation",
     "sae.cli":
         "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.formats.writers "

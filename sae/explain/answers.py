@@ -14,6 +14,7 @@ from sae.explain.records import MAX_TEXT
 _THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL)
 _TRAILING_COMMA = re.compile(r",\s*([\]}])")
 _TAGGED = re.compile(r"\[?EXPLANATION\]?\s*:\s*(.+)", re.IGNORECASE)
+_MAX_TRIES = 200  # brackets that begin no JSON: an answer of nothing else must not take minutes
 _MAX_PLAIN = 200  # a plain line longer than this is prose about the task, not an explanation
 
 
@@ -25,13 +26,12 @@ def json_of(text: str, wanted: type = dict) -> Any:
     """Return the last JSON object (or list) in an answer; a fence, text around it and trailing commas do not matter."""
     bare = _TRAILING_COMMA.sub(r"\1", without_thoughts(text))
     opening, decoder, found, at = "{" if wanted is dict else "[", json.JSONDecoder(), None, 0
-    while (at := bare.find(opening, at)) >= 0:
+    failures = 0
+    while failures < _MAX_TRIES and (at := bare.find(opening, at)) >= 0:
         try:
-            value, end = decoder.raw_decode(bare, at)
+            found, at = decoder.raw_decode(bare, at)
         except (ValueError, RecursionError):
-            at += 1
-            continue
-        found, at = value, end
+            at, failures = at + 1, failures + 1
     if found is None:
         raise Unparsable("it contains no JSON " + ("object" if wanted is dict else "list"))
     return found

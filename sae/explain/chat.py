@@ -20,6 +20,10 @@ T = TypeVar("T")
 N_OPTIONS = 20  # alternatives asked for at each token of an answer with logprobs
 
 
+class RequestRefused(Exception):
+    """A request that the model does not take, such as a text that is too long for it."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """An answer's text and the tokens it took.

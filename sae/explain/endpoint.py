@@ -1,4 +1,4 @@
-"""A client of chat completions as OpenAI defined them, which vLLM, llama.cpp, Ollama and hosted services speak.  No torch.
+"""A client of OpenAI's chat completions, which vLLM, llama.cpp, Ollama and hosted services speak.  No torch.
 
 Endpoints differ.  Some reject `temperature` or want `max_completion_tokens`; the client learns that from the first
 refusal.  Some report no usage or no logprobs.  What fails for a moment (429, 5xx, a timeout, a truncated answer) is
@@ -18,7 +18,7 @@ import httpx
 
 from sae.errors import UserError
 from sae.explain.budget import Budget, tokens_in
-from sae.explain.chat import N_OPTIONS, Answer, ChatModel, probability
+from sae.explain.chat import N_OPTIONS, Answer, ChatModel, RequestRefused, probability
 from sae.explain.endpoint_settings import KEY, Endpoint
 from sae.explain.request_cache import RequestCache
 from sae.explain.templates import Messages
@@ -72,10 +72,11 @@ class EndpointClient(ChatModel):
                         body |= {instead: value} if instead else {}
             try:
                 return self._read(self._repeated("POST", "/chat/completions", body), messages)
-            except _Refused as refusal:
-                new = next((p for p in _INSTEAD if p in refusal.words and p not in refused and p in body), None)
+            except RequestRefused as refusal:
+                said = str(refusal)
+                new = next((name for name in _INSTEAD if name in said and name not in refused and name in body), None)
                 if new is None:
-                    raise UserError(f"model: the endpoint refuses the request: {refusal.words}", "model") from None
+                    raise
                 self._refused.add(new)
 
     def _read(self, content: dict[str, Any], messages: Messages) -> Answer:
@@ -93,7 +94,7 @@ class EndpointClient(ChatModel):
             guessed=n_in is None or n_out is None)
 
     def _repeated(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        """Send a request until it succeeds.  Raises UserError after the last attempt, and _Refused for status 400."""
+        """Send a request until it succeeds.  Raises UserError after the last attempt, RequestRefused for status 400."""
         for attempt in range(self._retries + 1):
             self._check()
             pause: float | None = None
@@ -146,7 +147,7 @@ class EndpointClient(ChatModel):
             return UserError(f"address: {self._endpoint.address} redirects to another address, which is not followed",
                              "address")
         if status in (400, 422):
-            return _Refused(said)
+            return RequestRefused(said)
         return UserError(f"address: {self._endpoint.address} answers with status {status}: {said}", "address")
 
     def _sleep(self, seconds: float) -> None:
@@ -154,14 +155,6 @@ class EndpointClient(ChatModel):
         while (left := until - time.monotonic()) > 0:
             self._check()
             time.sleep(min(0.2, left))
-
-
-class _Refused(Exception):
-    """A request that the endpoint does not understand (status 400)."""
-
-    def __init__(self, words: str) -> None:
-        super().__init__(words)
-        self.words = words
 
 
 class _TooSlow(Exception):

@@ -1,7 +1,7 @@
 """Evidence about a latent that an explainer is shown, from the explaining half of the documents.  No torch.
 
-The contexts, and the counts of tokens in them, come from that half alone.  The rule and the logits are properties of the
-whole build: the rule is a choice of at most five tokens, and the logits depend on the weights alone.
+The contexts, and the counts of tokens in them, come from that half alone.  The rule and the logits are properties of
+the whole build: the rule is a choice of at most five tokens, and the logits depend on the weights alone.
 """
 
 from __future__ import annotations

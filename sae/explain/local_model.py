@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
 import torch
 
-from sae.errors import UserError
 from sae.explain.budget import Budget
 from sae.explain.chat import N_OPTIONS, Answer, ChatModel
+from sae.explain.checks import check_instruct_model
 from sae.explain.request_cache import RequestCache
 from sae.explain.templates import Messages
 from sae.lm.bridge import LanguageModel
-from sae.lm.model_info import find_model
-from sae.lm.prompts import has_chat_template
 
 
 class LocalModel(ChatModel):
     """A language model that takes chats.  It decodes greedily, one answer at a time."""
 
-    def __init__(self, lm: LanguageModel, cache: RequestCache, budget: Budget) -> None:
+    def __init__(
+        self, lm: LanguageModel, cache: RequestCache, budget: Budget, check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Wrap a language model.  `check` is called before each token; it raises to stop the run."""
         super().__init__(lm.info.name, cache, budget)
-        self._lm, self._lock = lm, Lock()
+        self._lm, self._lock, self._check = lm, Lock(), check
         stops = {lm.tokenizer.eos_token_id, *_end_tokens(lm)}
         self._stops = {int(stop) for stop in stops if stop is not None}
 
     @classmethod
-    def load(cls, folder: str, device: str, cache: RequestCache, budget: Budget) -> LocalModel:
+    def load(
+        cls, folder: str, device: str, cache: RequestCache, budget: Budget, check: Callable[[], None] = lambda: None,
+    ) -> LocalModel:
         """Load the model in `folder`.  Raises UserError (field `model`) if it is not one that takes chats."""
         check_instruct_model(folder)
-        return cls(LanguageModel.load(folder, device), cache, budget)
+        return cls(LanguageModel.load(folder, device), cache, budget, check)
 
     @torch.no_grad()
     def _answer(self, messages: Messages, max_tokens: int, logprobs: bool) -> Answer:
@@ -43,6 +47,7 @@ class LocalModel(ChatModel):
         with self._lock:
             new, cache = torch.tensor([ids], device=self._lm.device), None
             while len(out) < min(max_tokens, room):
+                self._check()
                 logits, cache = self._lm.step(new, cache)
                 token = int(logits[0, -1].argmax())
                 if token in self._stops:
@@ -63,15 +68,6 @@ class LocalModel(ChatModel):
 
     def _text(self, ids: list[int]) -> str:
         return str(self._lm.tokenizer.decode(ids))
-
-
-def check_instruct_model(folder: str) -> None:
-    """Raise UserError (field `model`) unless `folder` is a model with a chat template."""
-    if not folder:
-        raise UserError("model: give the folder of an instruct model", "model")
-    if not has_chat_template(find_model(folder)):
-        raise UserError(f"model: {folder} has no chat template, so it cannot follow instructions; choose an instruct "
-                        "model, or the rule explainer", "model")
 
 
 def _end_tokens(lm: LanguageModel) -> list[Any]:

@@ -25,6 +25,7 @@ class RequestCache:
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._place: dict[str, tuple[int, int]] = {}
         self.tokens_in = self.tokens_out = 0
         self._load()
