@@ -37,6 +37,7 @@ from app.pages.dependencies import current_user
 from app.pages.explore import compare, exports, home, l0, label_files, latent, latents, overview, search
 from app.pages.inspect import effects, inspect, own_text
 from app.pages.runs import add_sae, admin, api, runs, saes
+from app.pages.runs.run_views import AUTOMATIC
 from app.pages.steer import form_page, run_page
 from app.pages.system import account, health, login, users
 from app.resources import STATIC
@@ -166,7 +167,7 @@ def start_demo(app: FastAPI) -> None:
     with app.state.sessions() as db:
         if queue.newest(db, 1):
             return
-        run = queue.enqueue(db, settings.workspace, "train", demo_spec().model_dump(), "the empty workspace")
+        run = queue.enqueue(db, settings.workspace, "train", demo_spec().model_dump(), AUTOMATIC)
         log.info("the workspace is empty: %s trains the demo SAE", run.id)
 
 

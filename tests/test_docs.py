@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from pydantic import AliasChoices
 from typer.main import get_command
 
 from app.cli import app
@@ -12,13 +13,16 @@ from app.settings import Settings
 from tests import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "sae/demo/model/README.md")
+DOCUMENTS = (
+    "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "sae/demo/model/README.md",
+    *(f"docs/decisions/{path.name}" for path in sorted((ROOT / "docs" / "decisions").glob("*.md"))))
 
 
 def test_every_setting_stands_in_the_readme_with_its_default() -> None:
     rows = {match[1]: match[2] for match in re.finditer(r"^\| `(\w+)` \| ([^|]*) \|", README, re.MULTILINE)}
     for name, field in Settings.model_fields.items():
-        variable = field.validation_alias if isinstance(field.validation_alias, str) else f"SAESCOPE_{name.upper()}"
+        alias = field.validation_alias
+        variable = str(alias.choices[0] if isinstance(alias, AliasChoices) else alias or f"SAESCOPE_{name.upper()}")
         assert variable in rows, f"{variable} is not in README.md"
         if isinstance(field.default, bool | int | float):
             assert rows[variable].strip("`") == str(field.default).lower()

@@ -238,7 +238,7 @@ class RateLimit:
 
 
 def count_computing(request: Request) -> None:
-    """Count a read that makes the model work against the limit of its pages.  Raises 429 where it is used up.
+    """Count a read that makes the model work against the limit of its pages.  Raises 429 if the limit is reached.
 
     `RateLimit` has counted unsafe requests already.
     """

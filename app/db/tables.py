@@ -88,12 +88,12 @@ class Sae(Base):
 
     @property
     def note(self) -> str:
-        """The administrators' note on it."""
+        """Return the administrators' note on the SAE."""
         return str(self.config.get("notes", {}).get("note", ""))
 
     @property
     def hidden(self) -> bool:
-        """Whether the home page, the switcher and the search leave it out.  Its own pages stay."""
+        """Return whether the home page, the switcher and the search leave the SAE out.  Its own pages stay."""
         return bool(self.config.get("notes", {}).get("hidden"))
 
 
@@ -131,7 +131,7 @@ class Label(Base):
     """A latent's label, note, tags and star.  Kept when the SAE's folder disappears, because it may come back.
 
     `version` counts the changes of text, note and tags.  An update names the version that it replaces, so that
-    SQLAlchemy raises StaleDataError where somebody else was faster.
+    SQLAlchemy raises StaleDataError if somebody else was faster.
     """
 
     __tablename__ = "labels"

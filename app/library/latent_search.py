@@ -22,7 +22,7 @@ from sae.store.records import CLASSES, Token
 
 MAX_WORDS = 4
 _TOKENS_OF_A_WORD = 4  # `raise`, ` raise`, `Raise`, ` Raise`
-# The score of a reason: its kind's own, plus a share from 0 to 1 of how well it holds.
+# The score of a reason: its kind's own, plus a share from 0 to 1 of how well it fits.
 _LABEL, _TAG, _EXPLANATION, _NOTE, _RULE, _FIRES, _LOGIT = 4.0, 3.5, 3.0, 2.5, 2.0, 1.0, 0.0
 
 
@@ -51,12 +51,12 @@ class FoundLatent:
 
     @property
     def best(self) -> list[Reason]:
-        """The reasons, best first."""
+        """Return the reasons, best first."""
         return sorted(self.reasons.values(), key=lambda reason: -reason.score)
 
     @property
     def token(self) -> int | None:
-        """The token on which it fires, where that is a reason."""
+        """Return the token on which it fires, where that is a reason."""
         return self.reasons["fires"].token if "fires" in self.reasons else None
 
 

@@ -17,8 +17,8 @@ NORMALIZATIONS = {
     "centre": "input centred",
 }
 
-
 SIMILAR_TRAINING = 1.2  # ratio of training tokens up to which two SAEs are compared without a warning
+NAMED_IN_WARNING = 3  # more SAEs are summed up by their range
 
 
 def architecture_name(name: str) -> str:
@@ -41,7 +41,9 @@ def training_warning(saes: Sequence[Sae]) -> str:
     if len(known) < 2 or max(known.values()) <= SIMILAR_TRAINING * min(known.values()):
         return ""
     trained = ", ".join(f"{name} on {compact(tokens)} tokens" for name, tokens in known.items())
-    return f"Trained for different lengths: {trained}. Differences may come from the training, not from the SAEs' kind."
+    if len(known) > NAMED_IN_WARNING:
+        trained = f"on {compact(min(known.values()))} to {compact(max(known.values()))} tokens"
+    return f"Trained for different lengths: {trained}. Differences may come from that, not from the architecture."
 
 
 def provenance_words(sae: Sae, meta: dict[str, Any] | None) -> list[str]:

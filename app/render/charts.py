@@ -56,7 +56,7 @@ class Frame:
 
     @property
     def base(self) -> float:
-        """The height of the box, which is where the x axis is."""
+        """Return the height of the box, at which the x axis is drawn."""
         return self.height - _TOP - _BOTTOM
 
 
@@ -82,6 +82,17 @@ class Bar(NamedTuple):
 
 
 Outlines = Sequence[tuple[str, Sequence[Bar]]]  # further histograms by name
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point of a scatter plot, which leads to `href`; `series` is the place of its name in the legend."""
+
+    x: float
+    y: float
+    series: int
+    label: str
+    href: str
 
 
 @dataclass(frozen=True)
@@ -142,7 +153,7 @@ def histogram(
 ) -> Markup:
     """Draw bars, perhaps with further histograms as named outlines over them (same x and y units).
 
-    `label` names the bars in the legend.  With `zoom` a stretch of the x axis can be asked for.
+    `label` names the bars in the legend.  `zoom` adds a form for a range of the x axis.
     """
     if zoom:
         bars, outlines = _within(zoom, bars), [(name, _within(zoom, some)) for name, some in outlines]
@@ -169,6 +180,25 @@ def histogram(
     return _figure(frame, _svg(parts, frame, span if zoom else ""), legend, rest)
 
 
+def scatter(dots: Sequence[Dot], frame: Frame, names: Sequence[str]) -> Markup:
+    """Draw points that are links, on axes from 0; `names` are the series of the legend."""
+    if not dots:
+        return _figure(frame, "", "", Markup('<p class="muted">No values yet.</p>'))
+    x_axis = Axis(0, 1.1 * max(dot.x for dot in dots), 0, 100)
+    y_axis = Axis(0, 1.1 * max(dot.y for dot in dots), frame.base, 0)
+    parts = [_axes(frame, x_axis, y_axis)]
+    for dot in dots:
+        said = f"{dot.label}: {frame.x_label} {frame.x_format(dot.x)}, {frame.y_label} {frame.y_format(dot.y)}"
+        parts.append(
+            f'<a href="{escape(dot.href)}" aria-label="{escape(said)}"><circle class="c-dot c-d{dot.series % 4}" r="5"'
+            f' cx="{x_axis(dot.x)}%" cy="{y_axis(dot.y)}"><title>{escape(said)}</title></circle></a>')
+    rows = [[dot.label, frame.x_format(dot.x), frame.y_format(dot.y)] for dot in dots]
+    legend = "".join(f'<span><svg aria-hidden="true" viewBox="0 0 24 8"><circle class="c-dot c-d{i % 4}" cx="12" cy="4"'
+                     f' r="4"/></svg>{escape(name)}</span>' for i, name in enumerate(names))
+    return _figure(frame, _svg(parts, frame, role="group"), f'<div class="chart-legend">{legend}</div>',
+                   _table(["", frame.x_label, frame.y_label], rows))
+
+
 def _count_axis(frame: Frame, counted: Sequence[Bar]) -> Axis:
     top = frame.y_top or max(bar.n for bar in counted) * (1.3 if frame.log_y else 1.05)
     least = min(bar.n for bar in counted if bar.n > 0)
@@ -176,14 +206,14 @@ def _count_axis(frame: Frame, counted: Sequence[Bar]) -> Axis:
 
 
 def _within(zoom: Zoom, bars: Sequence[Bar]) -> list[Bar]:
-    """Return the bars that touch the zoomed stretch; all of them where none does."""
+    """Return the bars that overlap the zoomed range, or all of them if none does."""
     if zoom.low is None or zoom.high is None:
         return list(bars)
     return [bar for bar in bars if bar.high > zoom.low and bar.low < zoom.high] or list(bars)
 
 
 def sparkline(values: Sequence[float], *, title: str, width: int = 120, height: int = 24, bars: bool = True) -> Markup:
-    """Draw a small wordless chart for a row or a card; `title` is what a screen reader says."""
+    """Draw a small chart without text for a row or a card; `title` is for screen readers."""
     finite = [v if math.isfinite(v) else 0.0 for v in values]
     if not finite:
         return Markup("")
@@ -203,9 +233,10 @@ def sparkline(values: Sequence[float], *, title: str, width: int = 120, height: 
         f' preserveAspectRatio="none" aria-label="{escape(title)}"><title>{escape(title)}</title>{marks}</svg>')
 
 
-def _svg(parts: Sequence[str], frame: Frame, attributes: str = "") -> str:
-    return (f'<svg class="c-plot" role="img" height="{frame.base}" aria-label="{escape(frame.title or frame.x_label)}"'
-            f'{attributes}>{"".join(parts)}</svg>')
+def _svg(parts: Sequence[str], frame: Frame, attributes: str = "", role: str = "img") -> str:
+    name = escape(frame.title or frame.x_label)
+    return (f'<svg class="c-plot" role="{role}" height="{frame.base}" aria-label="{name}"{attributes}>'
+            f'{"".join(parts)}</svg>')
 
 
 def _stretched(lines: Sequence[str], frame: Frame) -> str:
@@ -217,8 +248,8 @@ def _stretched(lines: Sequence[str], frame: Frame) -> str:
 
 
 def _figure(frame: Frame, svg: str, legend: str, rest: Markup) -> Markup:
-    said = f'<span class="muted">{escape(frame.y_label)}</span>' if frame.y_label else ""
-    caption = f"<figcaption>{escape(frame.title)} {said}</figcaption>" if frame.title or said else ""
+    unit = f'<span class="muted">{escape(frame.y_label)}</span>' if frame.y_label else ""
+    caption = f"<figcaption>{escape(frame.title)} {unit}</figcaption>" if frame.title or unit else ""
     return Markup(f'<figure class="chart">{caption}{legend}{svg}{rest}</figure>')
 
 
@@ -291,15 +322,15 @@ def _staggered(markers: Sequence[Marker], x_axis: Axis) -> list[tuple[Marker, in
 
 
 def _label_extent(marker: Marker, x_axis: Axis) -> tuple[float, float]:
-    """Where a label begins and ends on a narrow screen, in percent: right of its marker, or left of it at the edge."""
-    at, length = x_axis(marker.x), 100 * (_LETTER * len(marker.label) + 8) / _NARROW
+    """Return the ends of a label on a narrow screen, in percent: right of its marker, or left of it at the edge."""
+    at, length = x_axis(marker.x), 100 * (_LETTER * len(marker.label) + 12) / _NARROW
     return (at, at + length) if at + length <= 100 or at < 50 else (at - length, at)
 
 
 def _marker(marker: Marker, x_axis: Axis, base: float, level: int = 0) -> str:
     at = x_axis(marker.x)
     left = _label_extent(marker, x_axis)[0] == at
-    anchor, shift = ("start", 4) if left else ("end", -4)
+    anchor, shift = ("start", 6) if left else ("end", -6)
     line = "" if marker.bare else f'<line class="c-marker" x1="{at}%" x2="{at}%" y1="-14" y2="{base}"/>'
     return (f'{line}<text class="c-marker-label" x="{at}%" dx="{shift}" y="{_LINE * level - 6}"'
             f' text-anchor="{anchor}">{escape(marker.label)}</text>')
@@ -334,11 +365,11 @@ def _hover_bands(lines: Sequence[Line], x_axis: Axis, frame: Frame) -> str:
     for i, x in enumerate(xs):
         left = x_axis(x if i == 0 else (xs[i - 1] + x) / 2)
         right = x_axis(x if i == len(xs) - 1 else (x + xs[i + 1]) / 2)
-        said = ", ".join(
+        values_text = ", ".join(
             f"{label} {frame.y_format(v[x])}" for (label, _), v in zip(lines, values, strict=True) if x in v)
         parts.append(
             f'<rect class="c-hit" x="{left}%" y="0" width="{max(right - left, 0.2):.2f}%" height="{frame.base}">'
-            f"<title>{escape(frame.x_format(x))}: {escape(said)}</title></rect>")
+            f"<title>{escape(frame.x_format(x))}: {escape(values_text)}</title></rect>")
     return "".join(parts)
 
 

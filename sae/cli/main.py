@@ -30,6 +30,13 @@ from sae.workspace.paths import Workspace
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Train sparse autoencoders, browse their latents, steer with them.")
 console = Console()
+_HELP = {
+    "train": "Train an SAE, evaluate it on held-out text, and build its index.",
+    "sweep": "Train a grid of SAEs (architectures × sizes × k) on one pass of activations.",
+    "index": "Rebuild the index of an SAE, with other text or settings.",
+    "evaluate": "Measure an SAE on held-out text.",
+    "import": "Add an SAE or a dashboard made by another program; it is checked on real activations.",
+    "compare": "Compare two SAEs of one language model, latent by latent."}
 
 
 def _spec_command(kind: str) -> Callable[..., None]:
@@ -55,7 +62,7 @@ def _spec_command(kind: str) -> Callable[..., None]:
             name, inspect.Parameter.KEYWORD_ONLY, default=inspect.Parameter.empty if required else None,
             annotation=Annotated[annotation if required else annotation | None, option]))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__doc__ = SPECS[kind].__doc__
+    command.__doc__ = _HELP.get(kind, SPECS[kind].__doc__)
     return command
 
 

@@ -122,7 +122,7 @@ class Build:
     def latent(self, latent: int) -> Latent | None:
         """Return all facts about one latent, or None if there is no such number."""
         row = self._page_file.latent(latent)
-        return latent_of(row) if row else None
+        return latent_of(row, self.meta.get("company_tokens")) if row else None
 
     def contexts(self, latent: int) -> list[Context]:
         """Return its contexts: band 0 (strongest first), the activation bands from strong to weak, and near misses."""
@@ -141,8 +141,8 @@ class Build:
         rows = []
         for latent in sorted(set(latents)):
             on_token = None if token is None else self._page_file.context_on(latent, token)
-            strongest = [row for row in self._page_file.contexts(latent, 1) if row["band"] == TOP_BAND]
-            rows += strongest if on_token is None else [on_token]
+            rows += [on_token] if on_token else [
+                row for row in self._page_file.contexts(latent, 1) if row["band"] == TOP_BAND]
         return {context.latent: context for context in self._contexts(rows)}
 
     def _contexts(self, rows: list[dict[str, Any]]) -> list[Context]:
@@ -167,7 +167,7 @@ class Build:
             contexts.setdefault(row["latent"], []).append(context)
         latents = self._rows(
             f"SELECT * FROM {self._latents} WHERE latent >= ? AND latent < ? ORDER BY latent", [low, high])
-        return [(latent_of(row), contexts.get(row["latent"], [])) for row in latents]
+        return [(latent_of(row, self.meta.get("company_tokens")), contexts.get(row["latent"], [])) for row in latents]
 
     def explanations(self, latent: int) -> list[tuple[str, str]]:
         """Return the explanations of a latent that came with an imported dashboard: (text, author)."""

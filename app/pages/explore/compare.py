@@ -78,7 +78,7 @@ def compare_json(
 
 
 def _counts(found: Comparison, side: int) -> dict[str, int]:
-    """Return the counts of one side.  `living` is the old name of `alive`, and `mate` above that of `best_match`."""
+    """Return the counts of one side.  `living` is the old name of `alive`, as `mate` is of `best_match`."""
     counts = found.counts(side)
     return {"alive": counts["living"], "alone": counts["alone"], "living": counts["living"]}
 
@@ -91,8 +91,8 @@ def show(
     """Show the comparison of `a` with `b`, or a form to choose two SAEs."""
     one, two = _sae(catalog, a), _sae(catalog, b)
     saes = [sae for sae in catalog.list_saes() if comparable(catalog, sae)]
-    chosen = _preset(catalog, saes, one, two)
     refused = _refusal(catalog, one, two)
+    chosen = _preset(catalog, saes, one, None if refused else two)
     common: dict[str, Any] = {
         "section": "compare", "one": one, "two": two, "saes": saes, "chosen": chosen, "refused": refused,
         "current_sae": one, "partner": PARTNER_COSINE, "piece": PIECE_COSINE, "views": VIEWS}

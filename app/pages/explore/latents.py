@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.library import labels
+from app.library.label_files import Imported
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep
 from app.pages.explore import latent_views
 from app.pages.explore.latents_columns import sort_names, table_columns
@@ -58,12 +59,13 @@ def latents_json(
 @router.get("/{model}/{name}/latents")
 def latents(
     request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, cursor: str = "",
-    shown: str = "",
+    shown: str = "", imported: str = "",
 ) -> Response:
     """Show the latent table.  htmx asks for the rows after a cursor and gets rows alone.
 
     `shown` is how many rows are on the page: without a cursor so many are shown, so that a reader who comes back finds
-    the rows that "More" had added.  Values of the query that do not exist are left out, and named above the table.
+    the rows that "More" had added.  `imported` is what became of a file of labels.  Values of the query that do not
+    exist are left out, and named above the table.
     """
     sae = find_sae(catalog, model, name)
     before = min(whole_number(shown) or 0, MAX_PAGE)
@@ -89,7 +91,8 @@ def latents(
             return response
         return page(
             request, "explore/latents.html", sae, build.meta, section="latents", **table, faults=faults,
-            json_url=f"/{sae.id}/latents.json{query.string()}", status_code=422 if faults else 200, scores=asked.scores,
+            imported=_imported(imported), json_url=f"/{sae.id}/latents.json{query.string()}",
+            status_code=422 if faults else 200, scores=asked.scores,
             facets=build.facets(asked.filters, asked.token), densities=DENSITY_NAMES, cursor=cursor,
             sorts=sort_names(asked), tokens=_labelled(asked.tokens), logit_tokens=_labelled(asked.logit_tokens),
             n_starred=len(labels.starred(db, sae.id)), n_labelled=len(labels.texts(db, sae.id)),
@@ -98,6 +101,12 @@ def latents(
 
 def _rows(build: Build, asked: Resolved, cursor: str, limit: int) -> Page:
     return build.latents(asked.key, asked.descending, asked.filters, asked.token, cursor or None, limit)
+
+
+def _imported(said: str) -> Imported | None:
+    """Read the numbers of an import from the address; None where there are none."""
+    numbers = [whole_number(part) for part in said.split("-")]
+    return Imported(*[n for n in numbers if n is not None]) if len(numbers) == 3 and None not in numbers else None
 
 
 def _labelled(tokens: list[Token]) -> list[tuple[str, Token]]:

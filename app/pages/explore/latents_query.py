@@ -80,12 +80,12 @@ class ListQuery:
 
     @property
     def of_people(self) -> bool:
-        """Whether the list depends on labels, and not on the build alone."""
+        """Return whether the list depends on labels, and not on the build alone."""
         return bool(self.label or self.labelled or self.tag or self.starred or self.sort == LABEL_SORT)
 
     @property
     def plain(self) -> bool:
-        """Whether every latent is listed."""
+        """Return whether every latent is listed."""
         return not (self.flags or self.density or self.token or self.logit or self.label or self.labelled or self.tag
                     or self.starred)
 
@@ -120,7 +120,7 @@ class Resolved:
 
     @property
     def key(self) -> str:
-        """The name of the sort in the store."""
+        """Return the name of the sort in the store."""
         return SCORE_SORT if self.sort == LABEL_SORT else self.sort
 
 

@@ -15,7 +15,7 @@ from app.library.catalog import Catalog
 from app.library.exports import links_of_sae
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
 from app.pages.explore import latent_views, sae_views
-from app.pages.explore.sae_list import COLUMNS, SaeTable, in_order
+from app.pages.explore.sae_list import COLUMNS, SaeTable, in_order, trade_off
 from app.pages.json_twin import json_response
 from app.pages.provenance import architecture_name, training_warning
 from app.pages.runs.api import sae_out
@@ -40,7 +40,7 @@ def show_model(request: Request, model: str, catalog: CatalogDep) -> Response:
     saes = _saes_of(catalog, model)
     return render(
         request, "explore/model.html", model=model, table=SaeTable.read(saes, request.query_params), columns=COLUMNS,
-        warning=training_warning(saes), json_url=f"/{model}.json")
+        warning=training_warning(saes), chart=trade_off(saes) if len(saes) > 1 else None, json_url=f"/{model}.json")
 
 
 def _saes_of(catalog: Catalog, model: str) -> list[Sae]:

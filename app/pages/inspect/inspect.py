@@ -1,8 +1,8 @@
 """The prompt inspector: which latents fire on a text, and where.
 
-`POST /inspect` stores the texts and leads to `/inspect/{id}`, their permanent link; `GET /inspect`
-with texts in the address shows the same without storing.  Either is computed by the model worker,
-waited for a little, and, where that takes longer, asked for again by the page.
+`POST /inspect` stores the texts and leads to `/inspect/{id}`, their permanent link.  `GET /inspect` with texts in the
+address shows the same without storing them.  The model worker computes either; the server waits for it a little, and
+the page asks again if it takes longer.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ async def show_form(request: Request, tools: ToolsDep) -> Response:
 
 @router.post("/inspect")
 async def create(request: Request, tools: ToolsDep) -> Response:
-    """Check the form, store the texts, lead to their page.  Faults come back at their fields."""
+    """Check the form, store the texts and lead to their page.  Faults are shown at their fields."""
     form = read_form(await request.form())
     asked = await run_in_threadpool(check, form, tools.catalog)
     if asked is None:
@@ -95,10 +95,10 @@ def show_earlier(request: Request, tools: ToolsDep) -> Response:
 
 @router.get("/inspect/card")
 def card(request: Request, tools: ToolsDep, sae: str, latent: QueryNumber) -> Response:
-    """A latent in short: label, density, best contexts."""
+    """Show a latent in short: label, density, strongest contexts."""
     row = tools.catalog.get_sae(sae)
     if row is None or row.current_build is None:
-        raise HTTPException(404, f"There is no SAE {sae} with a feature index here.")
+        raise HTTPException(404, f"There is no SAE {sae} with an index here.")
     with tools.builds.use(row.id, row.current_build) as build:
         found = build.latent(latent)
         if found is None:
@@ -110,7 +110,7 @@ def card(request: Request, tools: ToolsDep, sae: str, latent: QueryNumber) -> Re
 @router.get("/inspect/{inspection_id}")
 @router.get("/inspect/{inspection_id}.json")  # applied first, so it is matched first
 async def show(request: Request, inspection_id: str, tools: ToolsDep) -> Response:
-    """A stored inspection, computed again where its answer is no longer at hand."""
+    """Show a stored inspection; it is computed again if its answer is no longer cached."""
     row = await run_in_threadpool(tools.db.get, Inspection, inspection_id)
     if row is None:
         raise HTTPException(404, f"There is no inspection {inspection_id}.")
@@ -137,7 +137,7 @@ def _store(db: SessionDep, asked: InspectionQuery) -> None:
 
 
 async def _answer(request: Request, tools: Tools, place: InspectionUrl, patience_s: float = PATIENCE_S) -> Response:
-    """The result, or what it waits for."""
+    """Return the result, or the state that it waits in."""
     saes = await run_in_threadpool(_saes, tools, place.asked)
     patience_s = 60.0 if wants_json(request) else patience_s
     cached = await tools.cached_requests.ask(*_keyed_message(tools, place.asked, saes), patience_s)
@@ -145,7 +145,7 @@ async def _answer(request: Request, tools: Tools, place: InspectionUrl, patience
 
 
 def _keyed_message(tools: Tools, asked: InspectionQuery, saes: list[Sae] | None = None) -> tuple[Hashable, Inspect]:
-    """What the worker is asked, and the key by which its answer is found again."""
+    """Return the worker's message, and the key under which its answer is cached."""
     saes = saes or _saes(tools, asked)
     key = (asked, *(sae.current_build for sae in saes), *(sae.created for sae in saes))
     return key, _message(saes, asked, tools)
@@ -168,7 +168,7 @@ def _message(saes: list[Sae], asked: InspectionQuery, tools: Tools) -> Inspect:
 def _show(
     request: Request, tools: Tools, place: InspectionUrl, saes: list[Sae], cached: CachedRequest,
 ) -> Response:
-    """A request as it stands: the result, what it waits for, or its fault."""
+    """Render a request in its present state: the result, the wait, or the fault."""
     status, headers, context = 200, dict[str, str](), dict[str, Any](shown=None, waiting=None, fault=None)
     if cached.last is None:
         context["waiting"], status = cached.note, 202 if wants_json(request) else 200
@@ -213,7 +213,7 @@ def _form_page(request: Request, tools: Tools, form: InspectForm, status: int = 
 
 
 def _frame(request: Request, tools: Tools, form: InspectForm) -> dict[str, Any]:
-    """Return what the page shows whatever its result is."""
+    """Return what the page shows for every result."""
     saes = computable_saes(tools.catalog)
     current = next((sae for sae in saes if sae.id == form.sae), saes[0] if saes else None)
     words = []

@@ -1,4 +1,4 @@
-"""Admin: an overview, the forms that start runs, and who may sign in.  All of it needs an administrator."""
+"""Admin: an overview, and the forms that start runs.  All of it needs an administrator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import func, select
 from starlette.concurrency import run_in_threadpool
 
-from app.db.tables import User
+from app.db.tables import Run, User
 from app.jobs import queue
 from app.library.catalog import Catalog
 from app.pages.dependencies import AdminDep, CatalogDep, SessionDep, SettingsDep, WorkspaceDep, admin_user
@@ -27,7 +27,7 @@ from sae.workspace.paths import new_id, typed_path
 router = APIRouter(prefix="/admin", dependencies=[Depends(admin_user)], include_in_schema=False)
 
 Kind = Literal["train", "sweep", "index", "evaluate"]
-TITLES = {"train": "Train an SAE", "sweep": "Train a grid of SAEs", "index": "Build a feature index",
+TITLES = {"train": "Train an SAE", "sweep": "Train a grid of SAEs", "index": "Build an index",
           "evaluate": "Evaluate an SAE"}
 
 
@@ -44,22 +44,31 @@ def overview(
 
 @router.get("/{kind}/estimate")
 def show_estimate(request: Request, kind: Kind, catalog: CatalogDep) -> Response:
-    """The estimate and the command line for what stands in the form now."""
+    """Return the estimate and the command line for the present content of the form."""
     typed = spec_form.read_form(kind, request.query_params)
     return render(request, "runs/_estimate.html", **_outlook(kind, typed, catalog))
 
 
 @router.get("/{kind}")
-def form(request: Request, kind: Kind, catalog: CatalogDep, preset: str = "", sae: str = "") -> Response:
+def form(
+    request: Request, kind: Kind, db: SessionDep, catalog: CatalogDep, preset: str = "", sae: str = "", run: str = ""
+) -> Response:
+    """Show the form with a preset, or with the settings of an earlier `run`, whose SAE keeps its name."""
     typed = spec_form.preset(kind, preset)
     if "sae" in typed:
         typed["sae"] = sae
+    earlier = db.get(Run, run) if run else None
+    if earlier is not None and earlier.kind == kind:
+        typed |= earlier.spec
+        if earlier.sae_id and catalog.get_sae(earlier.sae_id) is not None and "name" in typed:
+            typed["name"] = ""
+        return _page(request, kind, typed, {}, catalog, "", again=earlier)
     return _page(request, kind, typed, {}, catalog, preset)
 
 
 @router.post("/{kind}")
 async def read_and_submit(request: Request, kind: Kind, admin: AdminDep) -> Response:
-    """Reads the form, whose fields come from the spec, then works in a thread as all others do."""
+    """Read the form, whose fields come from the spec, and handle it in a thread."""
     sent = await request.form()
     return await run_in_threadpool(_submit, request, kind, dict(sent), admin)
 
@@ -86,10 +95,10 @@ def _submit(request: Request, kind: Kind, sent: dict[str, Any], admin: User) -> 
 
 def _page(
     request: Request, kind: Kind, typed: dict[str, Any], errors: dict[str, str], catalog: Catalog, preset: str,
-    key: str = "",
+    key: str = "", again: Run | None = None,
 ) -> Response:
     return render(
-        request, "runs/form.html", 422 if errors else 200, section="admin", kind=kind, title=TITLES[kind],
+        request, "runs/form.html", 422 if errors else 200, section="admin", kind=kind, title=TITLES[kind], again=again,
         presets=spec_form.presets(kind), preset=preset, groups=spec_form.groups(kind, typed, errors), errors=errors,
         key=key or new_id("form"), saes=catalog.list_saes(), **_outlook(kind, typed, catalog))
 
@@ -113,13 +122,13 @@ def _as_spec(kind: Kind, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cost(kind: Kind, values: dict[str, Any], catalog: Catalog) -> Estimate | str:
-    """The estimate, or why there is none.  A hub name is not looked up while somebody types it."""
+    """Return the estimate, or why there is none.  A hub name is not looked up while somebody types it."""
     spec = spec_form.spec_of(kind, values)
     if spec is None:
-        return "Something above is at fault."
+        return "No estimate: a setting is at fault."
     try:
         if spec.model != DEMO and not typed_path(spec.model, "model").is_dir():
-            return "No estimate: the model is not on this machine; its size is known once its config is fetched."
+            return "No estimate: the model is not on this machine, so its size is not known yet."
         return estimate(spec, find_model(spec.model), [sae.config for sae in catalog.list_saes()])
     except UserError as error:
         return str(error)

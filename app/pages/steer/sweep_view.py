@@ -18,8 +18,10 @@ from sae.steering.measurement_requests import SweepRequest
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One strength: `key` names its text, `strength` None is unsteered.  `ratio` is of norms, as in the form;
-    `error` why the text was not written to its end."""
+    """One strength: `key` names its text, `strength` None means unsteered.
+
+    `ratio` is the norm ratio of the form; `error` says why the text was not written to its end.
+    """
 
     key: str
     strength: float | None
@@ -35,7 +37,7 @@ class SweepRow:
 
 
 def sweep_rows(run: RunView) -> list[SweepRow]:
-    """The rows by strength, the unsteered one first; before the end of the run without measures."""
+    """Return the rows by strength, the unsteered one first; they have no measures before the run ends."""
     sweep = run.sweep
     assert sweep is not None
     cells = run.cells or _growing(run, sweep)
@@ -44,7 +46,7 @@ def sweep_rows(run: RunView) -> list[SweepRow]:
 
 
 def _growing(run: RunView, sweep: SweepRequest) -> list[Cell]:
-    """The texts as far as they are written."""
+    """Return the texts as far as they are written."""
     strengths: list[float | None] = [None, *sweep.strengths]
     return [Cell(strength=s, text=run.growing[str(n)], concept=None, repetition=None, perplexity=None)
             for n, s in enumerate(strengths) if str(n) in run.growing]
@@ -63,7 +65,7 @@ def _row(run: RunView, sweep: SweepRequest, key: str, cell: Cell, plain: Cell | 
 
 
 def sweep_charts(run: RunView) -> list[Markup]:
-    """Concept and repetition over strength, and perplexity (log); the unsteered text stands where nothing changes."""
+    """Draw concept, repetition and perplexity over strength; the unsteered text is at the neutral strength."""
     if run.sweep is None or not run.cells:
         return []
     mode = run.sweep.request.interventions[run.sweep.place].mode

@@ -1,4 +1,4 @@
-"""For machines that watch: is the process there, can it serve, what does it measure."""
+"""Addresses for monitoring: liveness, readiness, and metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from app.web import metrics
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", summary="The process answers")
+@router.get("/healthz", summary="Whether the process answers")
 def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", summary="Database, workspace and supervisor work", responses={503: {"description": "not ready"}})
+@router.get("/readyz", summary="Whether database, workspace and supervisor work",
+            responses={503: {"description": "not ready"}})
 def readyz(request: Request, response: Response, db: SessionDep, settings: SettingsDep) -> dict[str, object]:
     checks: dict[str, str] = {}
     try:
@@ -42,7 +43,7 @@ def readyz(request: Request, response: Response, db: SessionDep, settings: Setti
     return {"status": "ok" if ready else "not ready", "checks": checks}
 
 
-@router.get("/metrics", summary="Measures for Prometheus", include_in_schema=False)
+@router.get("/metrics", summary="Metrics for Prometheus", include_in_schema=False)
 def read_metrics(db: SessionDep) -> Response:
     metrics.RUNS.clear()
     for state, n in db.execute(select(Run.state, func.count()).group_by(Run.state)):

@@ -159,7 +159,7 @@ def test_sign_in_is_rate_limited(settings: Settings) -> None:
 def test_forwarded_headers_count_only_from_a_named_proxy(
     settings: Settings, proxies: str, scheme: str, counted: bool
 ) -> None:
-    """A client on this machine must not choose the address that its sign-in attempts are counted under."""
+    """Check that a client on this machine cannot choose the address that its sign-in attempts are counted under."""
     from app.cli import server_config
     from app.main import create_app
 

@@ -23,7 +23,7 @@ def request(**headers: str) -> Request:
 
 
 def test_error_page_escapes_and_varies() -> None:
-    response = render(request(), "error.html", 404, title="Not <here>", message="<script>x</script>")
+    response = render(request(), "error.html", 404, title="Not <here>", message="<script>x</script>", links=[])
     body = bytes(response.body).decode()
     assert response.status_code == 404
     assert response.headers["Vary"] == "HX-Request, HX-Target"
@@ -40,14 +40,17 @@ def test_an_undefined_name_is_an_error() -> None:
 
 def test_the_switcher_lists_the_saes() -> None:
     asked = request()
-    asked.app.state.catalog = SimpleNamespace(list_saes=lambda: [{"id": "demo/one"}])
-    assert 'href="/demo/one"' in bytes(render(asked, "error.html", title="t", message="m").body).decode()
+    saes = [SimpleNamespace(id="demo/one", hidden=False), SimpleNamespace(id="demo/two", hidden=True)]
+    asked.app.state.catalog = SimpleNamespace(list_saes=lambda: saes)
+    page = bytes(render(asked, "error.html", title="t", message="m", links=[]).body).decode()
+    assert 'href="/demo/one"' in page
+    assert "demo/two" not in page
 
 
 def test_the_page_of_a_server_error_does_not_query_the_database() -> None:
     asked = request()
     asked.app.state.catalog = SimpleNamespace(list_saes=lambda: 1 / 0)
-    assert render(asked, "error.html", 500, title="t", message="m").status_code == 500
+    assert render(asked, "error.html", 500, title="t", message="m", links=[]).status_code == 500
 
 
 def test_htmx_is_recognised() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -228,7 +229,7 @@ def test_bad_queries_are_refused_by_name(browsable: TestClient, query: str) -> N
 
 def test_a_latent(browsable: TestClient, made: dict[str, Synthetic]) -> None:
     html = page(browsable, f"/{BATCH}/4")
-    for said in ("Top contexts", "Logits it adds", "Logits it removes", "Same direction", "Fires on", "Next tokens",
+    for said in ("Top contexts", "Top logits", "Bottom logits", "Similar decoder", "Fires on", "Next tokens",
                  "/steer?sae=demo/2-res-batchtopk-4k&amp;latent=4", "1 in "):
         assert said in html.replace("%2F", "/"), said
     acts = made[BATCH].acts[np.tile(np.arange(S), 40) > 0, 4]
@@ -266,10 +267,10 @@ def test_arrows_follow_the_table_one_came_from(browsable: TestClient) -> None:
     assert f'rel="next" href="/{BATCH}/{order[4]}?sort=max&amp;dir=desc"' in html
 
 
-def test_a_dead_latent_names_its_nearest_living_neighbour(browsable: TestClient) -> None:
+def test_a_dead_latent_names_the_nearest_alive_one(browsable: TestClient) -> None:
     html = page(browsable, f"/{BATCH}/7")
     assert "never fired in" in html
-    assert re.search(r"Nearest living neighbour: <a href=\"/demo/[^\"]+/\d+\"", html)
+    assert re.search(r"Nearest alive latent: <a href=\"/demo/[^\"]+/\d+\"", html)
 
 
 @pytest.mark.parametrize("number", ["160", "999999999999999999999", "-1", "abc", "1.5", "٣"])
@@ -332,7 +333,9 @@ def test_the_page_of_a_model_lists_its_saes(browsable: TestClient, workspace: Wo
     assert "Trained for different lengths" not in html
     write_sae(workspace, "demo/short", training={"tokens": 200_000})
     browsable.app.state.catalog.sync()  # type: ignore[attr-defined]
-    assert "short on 200 k tokens" in page(browsable, "/demo")
+    html = page(browsable, "/demo")
+    assert "short on 200 k tokens" in html
+    assert f'<a href="/{TOP}" aria-label="{TOP.removeprefix("demo/")}: L0 12.0, FVU 0.184"><circle' in html
     assert len(json_of(browsable, "/demo.json")["saes"]) == 3
     assert set(links(page(browsable, "/nobody", 404))) == {"/demo", "/"}
 
@@ -348,7 +351,7 @@ def test_the_header_says_who_is_signed_in(browsable: TestClient, admin: TestClie
     assert "/logout" not in html
 
 
-def test_random_leads_to_a_living_latent(browsable: TestClient) -> None:
+def test_random_leads_to_an_alive_latent(browsable: TestClient) -> None:
     response = browsable.get(f"/{BATCH}/random")
     assert response.status_code == 303
     assert "Top contexts" in page(browsable, response.headers["location"])
@@ -357,14 +360,28 @@ def test_random_leads_to_a_living_latent(browsable: TestClient) -> None:
 def test_latents_per_token(browsable: TestClient) -> None:
     html = page(browsable, f"/{BATCH}/tokens")
     assert "k = 12" in html
-    assert "BOS: 8 latents; it says nothing, so it needs few." in html
+    assert "BOS: 8 latents (it is always the same, so few suffice)." in html
     assert 'class="c-outline c-o0"' in html, "the TopK SAE as an outline"
     assert "exactly 12" in html
+    assert "(mean on held-out text: <b class=\"mono\">12.01</b>)" in html
     assert 'class="pair"' in html
     body = json_of(browsable, f"/{BATCH}/tokens.json")
+    assert "100% ↑" in html, "the TopK SAE's bar is cut, and says so"
+    assert "100% ↑" in page(browsable, f"/{TOP}/tokens?with={BATCH}"), "also the other way round"
     assert sum(row["n"] for row in body["hist"]) == body["provenance"]["tokens"]
     topk = json_of(browsable, f"/{TOP}/tokens.json")
     assert [row["l0"] for row in topk["hist"] if row["n"]] == [12]
+
+
+def test_overlaid_saes_of_different_training_carry_a_warning(
+    browsable: TestClient, workspace: Workspace, made: dict[str, Synthetic]
+) -> None:
+    assert "Trained for different lengths" not in page(browsable, f"/{BATCH}/tokens?with={TOP}")
+    write_sae(workspace, "demo/short", n_latents=160, training={"tokens": 200_000})
+    workspace.build("demo/short", "index-9").parent.mkdir(parents=True)
+    shutil.copy(made[TOP].path, workspace.build("demo/short", "index-9"))
+    browsable.app.state.catalog.sync()  # type: ignore[attr-defined]
+    assert "short on 200 k tokens" in page(browsable, f"/{BATCH}/tokens?with=demo/short")
 
 
 def test_the_latents_of_a_token(browsable: TestClient) -> None:

@@ -100,7 +100,7 @@ def test_pages_of_a_dashboard_say_what_is_missing(browser: TestClient) -> None:
 
 def test_steering_a_dashboard_is_refused_with_the_reason(browser: TestClient) -> None:
     html = browser.get("/steer?sae=tiny/0-res-tiny&latent=0").text
-    assert "without weights to steer with" in html
+    assert "which has no weights to steer with" in html
 
 
 def test_neuronpedias_address(browser: TestClient) -> None:
@@ -179,7 +179,7 @@ def test_few_at_a_time_and_not_too_large(browser: TestClient) -> None:
     state.downloads = Downloads(1, 10**9)
     for _ in range(3):  # the place is given back every time
         zip_of(browser, "saescope")
-    state.downloads._places.acquire()
+    state.downloads._slots.acquire()
     busy = browser.get(f"/{SAE}/export/parquet.zip")
     assert (busy.status_code, busy.headers["retry-after"]) == (503, "30")
     state.downloads = Downloads(1, 1000)

@@ -1,7 +1,10 @@
-"""The page of a latent: what people write on it."""
+"""The page of a latent: its label, its contexts, the latents that it names."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from html import unescape
 from typing import Any
 
 import pytest
@@ -9,6 +12,9 @@ from fastapi.testclient import TestClient
 
 from app.access import accounts
 from app.library import labels
+from sae.store.build import Build
+from sae.store.records import CofiringLatent
+from tests.builds import Synthetic
 from tests.unit.app.pages.conftest import BATCH
 from tests.unit.app.pages.explore.test_explore_pages import page, text_of
 
@@ -68,3 +74,50 @@ def test_earlier_labels_stand_on_the_page(signed_in: TestClient) -> None:
     signed_in.cookies.clear()
     assert "first <thought>".replace("<", "&lt;").replace(">", "&gt;") in page(signed_in, f"/{BATCH}/4")
     assert "second thought by ada" in text_of(page(signed_in, f"/{BATCH}/4"))
+
+
+def test_contexts_beyond_the_first_twenty_are_shown_on_request(
+    browsable: TestClient, made: dict[str, Synthetic], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with browsable.app.state.builds.use(BATCH, made[BATCH].path.stem) as build:  # type: ignore[attr-defined]
+        some = build.windows(4)[0]
+    many = [replace(some, rank=i, act=some.act - i / 1000, ctx=i) for i in range(50)]
+    monkeypatch.setattr("sae.store.build.Build.windows", lambda *_: many)
+    html = page(browsable, f"/{BATCH}/4?sort=max&dir=desc")
+    for shown, further in ((20, 20), (40, 10), (50, 0)):
+        assert html.count('class="ctx"') == shown
+        more = re.search(r'hx-get="([^"]+)" hx-target="#contexts" hx-swap="outerHTML">Show (\d+) more', html)
+        if not further:
+            assert more is None
+            break
+        assert more is not None
+        assert int(more[2]) == further
+        assert f"{shown} of 50 kept" in html
+        assert "sort=max" in more[1]
+        html = browsable.get(unescape(more[1]), headers={"HX-Request": "true", "HX-Target": "contexts"}).text
+    window = re.search(r'href="([^"]+)" hx-get="[^"]+" [^>]*>long<', html)
+    assert window is not None
+    assert "contexts=60" in window[1]  # another window shows as many
+
+
+def test_related_latents_have_heads(browsable: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = page(browsable, f"/{BATCH}/4").partition('id="decoder"')[2].partition("</table>")[0]
+    assert re.findall(r"<th [^>]*>([^<]*)</th>", decoder) == ["latent", "cosine", "strongest context"]
+    latent = Build.latent
+    together = [CofiringLatent(9, 0.5, 12.0, -0.25), CofiringLatent(11, 0.5, 12.0, 0.4, (0.38, 0.62))]
+    monkeypatch.setattr(Build, "latent", lambda self, n: replace(found, together=together)
+                        if (found := latent(self, n)) else None)
+    cofiring = page(browsable, f"/{BATCH}/4").partition('id="together"')[2].partition("</table>")[0]
+    assert re.findall(r"<th [^>]*>([^<]*)</th>", cofiring) == [
+        "latent", "P(other | this)", "φ", "lift", "strongest context"]
+    assert re.findall(r'<td class="num">([^<]+)</td>', cofiring) == [
+        "50%", "−0.25", "12.0×", "50% (38%–62%)", "0.40", "12.0×"]
+
+
+def test_one_can_skip_the_contexts(browsable: TestClient) -> None:
+    html = page(browsable, f"/{BATCH}/4")
+    assert html.index('href="#facts"') < html.index('id="contexts"') < html.index('id="facts"')
+
+
+def test_a_filter_that_does_not_exist_does_not_hide_a_latent(browsable: TestClient) -> None:
+    assert "Top contexts" in page(browsable, f"/{BATCH}/4?flag=nice&sort=nonsense&density=7")

@@ -76,7 +76,11 @@ def test_labels_out_and_in(admin: TestClient, browsable: TestClient) -> None:
     assert "attachment" in as_csv.headers["content-disposition"]
     for name, content in (("l.json", as_json.content), ("l.csv", as_csv.content)):
         answer = admin.post(f"/{TOP}/labels", files={"file": (name, content)})
-        assert (answer.status_code, answer.headers["location"]) == (303, f"/{TOP}/latents?labelled=1")
+        first = name == "l.json"
+        assert (answer.status_code, answer.headers["location"]) == (
+            303, f"/{TOP}/latents?labelled=1&imported={'1-0-0' if first else '0-0-1'}")
+        said = "1 new, 0 replaced, 0 unchanged" if first else "0 new, 0 replaced, 1 unchanged"
+        assert said in browsable.get(answer.headers["location"]).text
         with browsable.app.state.sessions() as db:  # type: ignore[attr-defined]
             row = labels.get(db, TOP, 3)
             assert row is not None
@@ -155,7 +159,7 @@ def test_contexts_with_fewest_and_most_latents(browsable: TestClient) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sae.store.build.Build.samples", lambda _: samples)
         page = browsable.get(f"/{BATCH}/tokens").text
-    most, fewest = page.index("Contexts that need most"), page.index("Contexts that need fewest")
+    most, fewest = page.index("Contexts with the most latents"), page.index("Contexts with the fewest latents")
     assert page.index("any-0.py") < most < page.index("most-2.py") < fewest < page.index("fewest-1.py")
     assert '<b class="mono">3.0</b> on average' in page[most:], "BOS apart"
 
@@ -168,8 +172,8 @@ def test_near_misses_have_a_band_of_their_own(browsable: TestClient, made: dict[
         patch.setattr("sae.store.build.Build.windows", lambda *_: [context])
         patch.setitem(build.meta, "near", 0.1)
         page = browsable.get(f"/{BATCH}/9").text
-    band = page[page.index("Nearly"):].partition("</ol>")[0]
-    assert "lacks less than 10%" in band
+    band = page[page.index("Near misses"):].partition("</ol>")[0]
+    assert "within 10% of the threshold" in band
     assert "0.12" in band
     assert band.count(' peak"') == 1
 

@@ -83,7 +83,7 @@ def test_an_sae_without_an_index_is_no_empty_card(browsable: TestClient, made: d
     write_sae(browsable.app.state.settings.workspace, "demo/no-index")  # type: ignore[attr-defined]
     browsable.app.state.catalog.sync()  # type: ignore[attr-defined]
     html = page(browsable, "/search?q=self")
-    assert "1 SAE has no feature index yet" in html
+    assert "1 SAE has no index yet" in html
     assert "demo/no-index" not in re.sub(r'<ul class="plain" id="sae-list">.*?</ul>', "", html, flags=re.DOTALL)
     with browsable.app.state.sessions() as db:  # type: ignore[attr-defined]
         labels.save(db, "demo/gone", 1, "ada", text="self")

@@ -140,5 +140,5 @@ def test_measured_scores_are_a_sortable_column(browser: TestClient) -> None:
     assert {row["latent"] for row in rest.json()["latents"]} == set(range(60)) - {9, 6, 4, 0, 1}
     assert '6" rel="next"' not in browser.get(f"/{SAE}/6?sort=score&dir=desc").text
     assert f'rel="next" href="/{SAE}/4?' in browser.get(f"/{SAE}/6?sort=score&dir=desc").text
-    filtered = browser.get(table + ".json?sort=score&dir=desc&flag=living&density=1e-2").json()
+    filtered = browser.get(table + ".json?sort=score&dir=desc&flag=alive&density=1e-2").json()
     assert all(row["density"] < 0.01 for row in filtered["latents"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 from fastapi.testclient import TestClient
@@ -180,6 +181,19 @@ def test_the_speed_measured_here_is_used() -> None:
     slow = estimate(demo_spec(), find_model("demo"), [{}, {"training": None}, config])
     assert slow.low_s > estimate(demo_spec(), find_model("demo")).low_s
     assert "workspace" in slow.basis
+
+
+def test_one_slow_run_does_not_decide() -> None:
+    def config(run: str, seconds: float) -> dict[str, object]:
+        return {"n_latents": 4096, "d_model": 256, "site": {"layer": 2}, "run": run,
+                "training": {"seconds": seconds, "tokens": 2e6}}
+
+    info, usual = find_model("demo"), [config(f"r{i}", 100.0) for i in range(4)]
+    expected = estimate(demo_spec(), info, usual)
+    assert estimate(demo_spec(), info, [config("slow", 2000.0), *usual]) == replace(
+        expected, basis=expected.basis.replace("4", "5"))
+    sweep = [config("slow", 2000.0)] * 6  # one run, however many SAEs it made
+    assert estimate(demo_spec(), info, [*sweep, *usual]).high_s == expected.high_s
 
 
 @given(st.builds(

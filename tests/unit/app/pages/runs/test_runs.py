@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from fastapi.testclient import TestClient
 
 from app.db.tables import Sae
 from app.jobs import queue
 from app.pages.explore.sae_views import training_rows
+from app.pages.runs.run_views import AUTOMATIC, ordinal, rate_split
 from sae.runs.folder import RunFolder, Status
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import write_sae
@@ -88,7 +91,10 @@ def test_a_sweep_shows_its_saes_as_they_train_and_as_they_were_measured(
     members = [{"name": f"demo/m{i}", "sae": f"demo/m{i}", "metrics": {
         "fvu": 0.25, "l0": 7.5, "delta_ce": 0.0625, "dead": 3, "dead_fraction": 0.046875}} for i in range(6)]
     folder.write_status(Status(**{**PHASES, "state": "running", "result": {"members": members}}))  # type: ignore[arg-type]
+    write_sae(workspace, "demo/m3")
+    client.app.state.catalog.sync()  # type: ignore[attr-defined]
     page = client.get(f"/runs/{run.id}/live").text
+    assert 'href="/demo/m4"' not in page  # no longer there
     for shown in ('href="/demo/m3"', "0.2500", "0.062", "4.7%", "held-out text"):
         assert shown in page, shown
     one = Sae(id="demo/m3", config={"run": run.id})
@@ -103,7 +109,8 @@ def test_polling_stops_when_the_run_has_ended(client: TestClient, workspace: Wor
     assert "hx-get" not in answer.text
 
 
-def test_a_run_that_succeeded_leads_to_its_sae(client: TestClient, workspace: Workspace) -> None:
+def test_a_run_that_succeeded_leads_to_its_sae(admin: TestClient, workspace: Workspace) -> None:
+    client = admin
     run_id = _run(client, workspace, "succeeded", **PHASES)
     write_sae(workspace, "demo/x")
     client.app.state.catalog.sync()  # type: ignore[attr-defined]
@@ -111,7 +118,7 @@ def test_a_run_that_succeeded_leads_to_its_sae(client: TestClient, workspace: Wo
         queue.transition(db, run_id, {"succeeded"}, sae_id="demo/x")
     page = client.get(f"/runs/{run_id}").text
     assert 'href="/demo/x"' in page
-    assert "Build its feature index" in page
+    assert "Build its index" in page
 
 
 def test_pages_without_a_folder(client: TestClient, workspace: Workspace) -> None:
@@ -145,7 +152,7 @@ def test_cancel_resume_delete(admin: TestClient, workspace: Workspace) -> None:
     assert admin.post(f"/runs/{run_id}/resume").status_code == 303
     assert admin.get(f"/api/runs/{run_id}").json()["state"] == "queued"
     assert admin.post(f"/runs/{run_id}/delete").headers["location"] == f"/runs/{run_id}/delete"
-    assert "Keep it" in admin.get(f"/runs/{run_id}/delete").text
+    assert "Keep</a>" in admin.get(f"/runs/{run_id}/delete").text
     assert admin.post(f"/runs/{run_id}/delete", data={"sure": "yes"}).headers["location"] == "/runs"
     assert admin.get(f"/runs/{run_id}").status_code == 404
     assert not workspace.run(run_id).exists()
@@ -171,3 +178,87 @@ def test_a_cancelled_run_is_reopened_for_its_program(admin: TestClient, workspac
     assert status is not None
     assert (status.state, status.overall) == ("interrupted", 0.3)
     assert not folder.cancel_requested()
+
+
+def test_a_failed_run_offers_what_helps(admin: TestClient, workspace: Workspace) -> None:
+    """A wrong setting: its form, at the field.  Anything else: again, from the checkpoint where there is one."""
+    run_id = _run(admin, workspace, "failed")
+    with admin.app.state.sessions() as db:  # type: ignore[attr-defined]
+        queue.transition(db, run_id, {"failed"}, error="text: /no/where is not a file")
+    page = admin.get(f"/runs/{run_id}").text
+    assert 'id="resume"' not in page
+    assert f'href="/admin/train?run={run_id}#f-text"' in page
+    form = admin.get(f"/admin/train?run={run_id}").text
+    assert "/no/where is not a file" in form
+    assert 'name="name" aria-describedby="help-name" value="x&lt;b&gt;"' in form
+    with admin.app.state.sessions() as db:  # type: ignore[attr-defined]
+        queue.transition(db, run_id, {"failed"}, error="MemoryError: 5")
+    assert "Try again</button>" in admin.get(f"/runs/{run_id}").text
+    folder = RunFolder(workspace.run(run_id))
+    folder.checkpoints.mkdir(exist_ok=True)
+    (folder.checkpoints / "train.pt").touch()
+    assert "Resumes from the last checkpoint." in admin.get(f"/runs/{run_id}").text
+    with admin.app.state.sessions() as db:  # type: ignore[attr-defined]
+        queue.transition(db, run_id, {"failed"}, error="text: the hub cannot be reached")
+    assert ">Resume</button>" in admin.get(f"/runs/{run_id}").text  # the work up to there is not lost
+
+
+@pytest.mark.parametrize(("kind", "spec", "address"), [
+    ("train", {"k": 7, "name": "x"}, "/admin/train?run="), ("sweep", {"k": [7, 9]}, "/admin/sweep?run="),
+    ("index", {"sae": "demo/x", "index_tokens": 7777}, "/admin/index?run="),
+    ("evaluate", {"sae": "demo/x", "eval_tokens": 7777}, "/admin/evaluate?run="),
+    ("import", {"source": "/a/7777"}, "/admin/import?run="),
+    ("compare", {"a": "demo/x", "b": "demo/7777"}, "/compare?a=demo%2Fx&amp;b=demo%2F7777")])
+def test_every_finished_run_can_be_started_again_with_changes(
+    admin: TestClient, workspace: Workspace, kind: str, spec: dict[str, object], address: str
+) -> None:
+    write_sae(workspace, "demo/x")
+    admin.app.state.catalog.sync()  # type: ignore[attr-defined]
+    with admin.app.state.sessions() as db:  # type: ignore[attr-defined]
+        run = queue.enqueue(db, workspace, kind, spec, "ada")  # type: ignore[arg-type]
+        queue.transition(db, run.id, {"queued"}, state="succeeded", sae_id="demo/x")
+    page = admin.get(f"/runs/{run.id}").text
+    assert "Run again with changes" in page
+    assert f'href="{address}' in page
+    if kind != "compare":
+        form = admin.get(f"{address}{run.id}").text
+        assert re.search(r'value="[^"]*7[^"]*"', form)
+        assert 'value="x"' not in form  # the name is taken by what it made
+
+
+def test_a_starting_run_says_so(client: TestClient, workspace: Workspace) -> None:
+    for status in ({}, {"phases": ["text", "training"], "phase": "text", "message": "loading demo"}):
+        page = client.get(f"/runs/{_run(client, workspace, 'running', **status)}").text
+        assert "<strong>starting</strong>" in page
+        assert "loading torch" in page
+
+
+def test_the_list_says_how_long_why_and_where_in_the_queue(client: TestClient, workspace: Workspace) -> None:
+    failed, first, second = _run(client, workspace, "failed"), _run(client, workspace), _run(client, workspace)
+    with client.app.state.sessions() as db:  # type: ignore[attr-defined]
+        queue.transition(db, failed, {"failed"}, error="k: too large", finished=91.0)
+        queue.transition(db, second, {"queued"}, requested_by=AUTOMATIC)
+    page = client.get("/runs").text
+    for shown in ("k: too large", "1 min 30 s", "queued, 1st", "queued, 2nd", "run-failed", "demo (automatic)"):
+        assert shown in page, shown
+    assert "/admin/train" not in page  # signed out
+    assert first in page
+
+
+def test_only_administrators_are_offered_to_train(admin: TestClient) -> None:
+    assert "/admin/train" in admin.get("/runs").text
+    assert "/admin/train" not in TestClient(admin.app).get("/runs").text
+
+
+def test_the_time_before_the_first_step_counts_as_the_language_models() -> None:
+    rows = [{"tokens": 1000 * (i + 1), "tokens_per_s": 100.0, "lm_share": 0.0} for i in range(300)]
+    assert rate_split(rows) == (0.0, 1.0)
+    rows[0]["lm_fill_s"] = 1000.0
+    split = rate_split(rows)
+    assert split is not None
+    assert split[0] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("number", "text"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (11, "11th"), (22, "22nd")])
+def test_places_are_ordinals(number: int, text: str) -> None:
+    assert ordinal(number) == text

@@ -103,7 +103,7 @@ def test_users_are_added_and_removed(admin: TestClient) -> None:
     assert admin.post("/admin/users/save", data={"name": "eve", "password": "correct horse"}).status_code == 303
     again = admin.post("/admin/users/save", data={"name": "eve", "password": "battery staple"})
     assert again.status_code == 422
-    assert "there is a user eve already" in again.text
+    assert "the user eve already exists" in again.text
     other = _sign_in(admin, "eve")
     assert other.get("/admin").status_code == 403  # signed in, but not an administrator
     assert other.post("/api/runs", json={"kind": "train"}).status_code == 403
