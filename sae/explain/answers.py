@@ -59,7 +59,11 @@ def explanation_of(text: str) -> str:
 
 
 def _clean(text: str) -> str:
-    text = " ".join(text.replace("\0", " ").split()).strip("\"'“”").strip()
+    text = " ".join(text.replace("\0", " ").split())
+    for opening, closing in ('""', "''", "“”"):
+        inner = text[1:-1]
+        if text.startswith(opening) and text.endswith(closing) and opening not in inner and closing not in inner:
+            text = inner.strip()
     return text.removesuffix(".")[:MAX_TEXT]
 
 

@@ -20,6 +20,11 @@ def test_an_explanation_is_found(text: str) -> None:
     assert explanation_of(text) == "the keyword raise"
 
 
+def test_quotes_around_a_part_stay() -> None:
+    assert explanation_of('{"explanation": "the token \\" raise\\""}') == 'the token " raise"'
+    assert explanation_of('{"explanation": "\\" a\\" or \\" b\\"."}') == '" a" or " b"'
+
+
 @pytest.mark.parametrize("text", [
     "", "{", '{"explanation": 3}', '{"explanation": " "}', "one\ntwo", "<think>endless", '{"other": "text"}',
     "x " * 150,
