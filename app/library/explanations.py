@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from app.db.tables import ExplanationScore, Label, LatentExplanation
+from app.db.tables import ExplanationScore, Label, LatentExplanation, Sae
 from app.render.latent_words import RuleWords
 from sae.errors import UserError
 from sae.explain.records import HEADLINE, MAX_TEXT
@@ -142,6 +142,27 @@ def search(db: Session, sae_id: str, text: str, limit: int = 200) -> list[Latent
         LatentExplanation.sae_id == sae_id, LatentExplanation.method != LABEL,
         func.lower(LatentExplanation.text).like(f"%{pattern}%", escape="\\")).order_by(
         LatentExplanation.latent).limit(limit)))
+
+
+def named_latents(db: Session, sae: Sae, text: str) -> str:
+    """Return a choice of latents for a run, in which `starred`, `tagged:<tag>` and `unexplained` are numbers.
+
+    Any other choice stays as it is.  Raises UserError (field `latents`) if there is none of these latents.
+    """
+    kind, _, tag = text.strip().partition(":")
+    if kind == "unexplained" and not tag:
+        named = set(db.scalars(select(LatentExplanation.latent).where(LatentExplanation.sae_id == sae.id)))
+        found = set(range(sae.n_latents)) - named
+    elif kind == "starred" and not tag:
+        found = set(db.scalars(select(Label.latent).where(Label.sae_id == sae.id, Label.starred)))
+    elif kind == "tagged" and tag:
+        rows = db.execute(select(Label.latent, Label.tags).where(Label.sae_id == sae.id, Label.tags != ""))
+        found = {row.latent for row in rows if tag.strip() in row.tags.split(", ")}
+    else:
+        return text
+    if not found:
+        raise UserError(f"latents: {sae.id} has no latent that is {text.strip().replace(':', ' ')}", "latents")
+    return ",".join(f"#{latent}" for latent in sorted(found))
 
 
 # ---- what people write

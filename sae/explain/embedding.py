@@ -86,7 +86,6 @@ def embedding(embedder: Embedder, explanation: Explanation, examples: Examples, 
         kept = np.array([one.active or one.sort == sort for one in mixed])
         if n := sum(one.sort == sort for one in mixed):
             sorts[sort] = {"n": n, "auc": measures.auc(truth[kept], cosine[kept])}
-    groups = [np.nonzero(truth)[0].tolist(), np.nonzero(~truth)[0].tolist()]
-    low, high = measures.interval(lambda i: measures.auc(truth[i], cosine[i]), groups, seed)
+    low, high = measures.auc_interval(truth, cosine, seed)
     return Score(explanation.latent, "embedding", measures.auc(truth, cosine), len(mixed), explanation.id, low, high,
                  None, embedder.name, details={"sorts": sorts, "verified": examples.verified})

@@ -102,19 +102,14 @@ def summary(judged: Sequence[Judgement], seed: int = 0) -> dict[str, Any]:
     for sort in SORTS:
         rows = [i for i, one in enumerate(judged) if one.example.active or one.example.sort == sort]
         if n := sum(judged[i].example.sort == sort for i in rows):
-            low, high = _interval(truth, predicted, rows, seed)
+            low, high = measures.balanced_interval(truth[rows], predicted[rows], seed)
             sorts[sort] = {"n": n, "balanced_accuracy": measures.balanced_accuracy(truth[rows], predicted[rows]),
                            "low": low, "high": high}
     return {
         "balanced_accuracy": measures.balanced_accuracy(truth, predicted), "f1": measures.f1(truth, predicted),
-        "interval": _interval(truth, predicted, range(len(judged)), seed), "precision": precision, "recall": recall,
+        "interval": measures.balanced_interval(truth, predicted, seed), "precision": precision, "recall": recall,
         "auc": measures.auc(truth, scores), "auc_from": "logprobs" if known else "answers",
         "unparsable": sum(one.answer is None for one in judged), "sorts": sorts}
-
-
-def _interval(truth: Any, predicted: Any, rows: Sequence[int], seed: int) -> tuple[float | None, float | None]:
-    groups = [[i for i in rows if truth[i]], [i for i in rows if not truth[i]]]
-    return measures.interval(lambda i: measures.balanced_accuracy(truth[i], predicted[i]), groups, seed)
 
 
 def wrong_examples(judged: Sequence[Judgement], scorer: str) -> list[dict[str, Any]]:
@@ -150,7 +145,7 @@ def intruder(judge: Judge, latent: int, examples: Examples) -> Score | None:
             answer, unparsable = -1, unparsable + 1
         right.append(answer == at)
     found = np.array(right, dtype=float)
-    low, high = measures.interval(lambda i: float(found[i].mean()), [range(len(found))], judge.seed)
+    low, high = measures.mean_interval(found, judge.seed)
     return Score(latent, "intruder", float(found.mean()), len(right), "", low, high, None, judge.model.name,
                  details={"chance": 1 / INTRUDER_TEXTS, "unparsable": unparsable,
                           "prompt": judge.templates["intruder"].version})

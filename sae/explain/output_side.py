@@ -46,7 +46,7 @@ def output_side(model: RowModel, sae: Autoencoder, explanation: Explanation, max
     effect_PQ = effects(model, sae, torch.cat([row_D[None], random_RD]) * (STRENGTH * max_act), tokens)
     own_P, random_P = effect_PQ[:, 0], effect_PQ[:, 1:].mean(axis=1)
     gain_P = own_P - random_P
-    low, high = measures.interval(lambda i: float(gain_P[i].mean()), [range(len(gain_P))])
+    low, high = measures.mean_interval(gain_P)
     return Score(
         explanation.latent, "output", float(gain_P.mean()), len(gain_P), explanation.id, low, high, None,
         model.lm.info.name, details={

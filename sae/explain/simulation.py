@@ -6,8 +6,6 @@ prediction is the expected value of the numbers 0 to 10 by their probabilities, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from sae.explain import measures
@@ -26,7 +24,7 @@ def simulation(judge: Judge, explanation: Explanation, examples: Examples) -> Sc
     if len(examples.positives) < MIN_POSITIVES:
         return None
     chosen = [*examples.positives[: TEXTS - 2], *examples.negatives[:2]]
-    rows: list[tuple[list[float], list[float]]] = []  # (real, predicted) of each text
+    rows: list[tuple[measures.Array, measures.Array]] = []  # real and predicted activations of each text
     unparsable = 0
     for one in chosen:
         real = [act for _, act in one.excerpt.words()]
@@ -36,17 +34,13 @@ def simulation(judge: Judge, explanation: Explanation, examples: Examples) -> Sc
             predicted, unparsable = [0.0] * len(real), unparsable + 1
         if predicted is None:
             return None
-        rows.append((real, predicted))
+        rows.append((np.array(real), np.array(predicted)))
 
-    def correlation(index: Sequence[int]) -> float:
-        real, predicted = (np.concatenate([np.array(rows[i][side]) for i in index]) for side in (0, 1))
-        return measures.pearson(real, predicted)
-
-    value = correlation(range(len(rows)))
-    low, high = measures.interval(lambda i: correlation(i.tolist()), [range(len(rows))], judge.seed)
-    n = sum(len(real) for real, _ in rows)
+    real_N, predicted_N = (np.concatenate([row[side] for row in rows]) for side in (0, 1))
+    low, high = measures.pearson_interval(rows, judge.seed)
     return Score(
-        explanation.latent, "simulation", value, n, explanation.id, low, high, None, judge.model.name,
+        explanation.latent, "simulation", measures.pearson(real_N, predicted_N), len(real_N), explanation.id, low, high,
+        None, judge.model.name,
         details={"texts": len(rows), "unparsable": unparsable, "prompt": judge.templates["simulation"].version})
 
 

@@ -22,7 +22,8 @@ class ExplainSpec(BaseSpec):
 
     sae: str = setting(..., "The SAE, as <model>/<name>", group="what", pattern=r"^[^/]+/[^/]+$")
     latents: str = setting(
-        "20", "Latents: a number of random ones, all, densest:n, random:n, or their numbers, such as 3,5,7 or #3",
+        "20", "Latents: a number of random ones, all, densest:n, random:n, or their numbers, such as 3,5,7 or #3. "
+        "A server also knows starred, tagged:<tag> and unexplained",
         group="what", min_length=1, max_length=1_000_000)
     again: bool = setting(
         False, "Explain also latents that this explainer has explained before, with the same model and prompt",

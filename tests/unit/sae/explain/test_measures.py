@@ -50,12 +50,35 @@ def test_an_interval_contains_the_value_and_narrows_with_examples() -> None:
     def width(n: int) -> float:
         truth = np.arange(n) % 2 == 0
         predicted = np.where(np.arange(n) % 10 == 0, ~truth, truth)
-        groups = [np.nonzero(truth)[0].tolist(), np.nonzero(~truth)[0].tolist()]
-        low, high = measures.interval(lambda i: measures.balanced_accuracy(truth[i], predicted[i]), groups)
+        low, high = measures.balanced_interval(truth, predicted)
         assert low is not None
         assert high is not None
         assert low <= measures.balanced_accuracy(truth, predicted) <= high
         return high - low
 
     assert width(400) < width(40)
-    assert measures.interval(lambda i: 1.0, [[], []]) == (None, None)
+    assert measures.balanced_interval(np.array([True]), np.array([True])) == (None, None)
+
+
+def test_intervals_are_those_of_the_distribution() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal(200)
+    low, high = measures.mean_interval(values)
+    assert low is not None
+    assert high is not None
+    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 200**0.5, rel=0.1)
+    truth = np.arange(30) % 3 == 0
+    low, high = measures.auc_interval(truth, truth + 0.0)
+    assert (low, high) == (1.0, 1.0)
+    low, high = measures.auc_interval(truth, rng.standard_normal(30))
+    assert low is not None
+    assert high is not None
+    assert 0 < low < high < 1
+
+
+def test_the_interval_of_a_correlation_draws_whole_texts() -> None:
+    rows = [(np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 5.0])), (np.array([3.0, 4.0]), np.array([7.0, 9.0]))]
+    low, high = measures.pearson_interval(rows)
+    assert (low, high) == (pytest.approx(1.0), pytest.approx(1.0))
+    silent = [(np.zeros(3), np.ones(3))]
+    assert measures.pearson_interval(silent) == (0.0, 0.0)

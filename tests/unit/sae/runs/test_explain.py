@@ -97,7 +97,7 @@ def test_the_whole_path_survives_every_fault(indexed: Workspace) -> None:  # noq
 
 
 def test_a_good_explanation_of_a_single_token_scores_well(indexed: Workspace, server: ChatServer) -> None:  # noqa: F811
-    execute(by_endpoint(indexed, server, latents="0,1,2,3"), indexed)  # each fires on one token
+    execute(by_endpoint(indexed, server, latents="0,1,2"), indexed)  # each fires on one token
     explanations, scores = records(indexed)
     detection = {score.latent: score for score in scores if score.scorer == "detection"}
     assert detection
