@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from app.pages.explore.latents_query import LABEL_SORT, Resolved
+from app.pages.explore.latents_query import EXPLAINED_SORT, LABEL_SORT, Resolved
 from sae.store.latent_query import LOGIT_SORT, SCORE_SORT
 from sae.store.records import LatentRow
 
@@ -58,6 +58,8 @@ MORE_SORTS = (
     Column("sorted", "logit skew", "logit_skew", said="Skew of the latent's effect on the logits over the vocabulary"),
     Column("sorted", "activation skew", "skew", said="Skew of the latent's activations where it fires"),
     Column("sorted", "rule F1", "rule", said="F1 of the best short rule for its firing, on held-out contexts"),
+    Column("sorted", "explanation F1", EXPLAINED_SORT,
+           said="F1 of its best explanation, or its score where it has no F1, on text that it was not made from"),
     Column("sorted", "neighbour cosine", "cosine", digits=3,
            said="Cosine of its decoder row with the nearest one of another latent"),
     Column("sorted", "mean L0", "l0", digits=1, said="Mean number of active latents on the tokens on which it fires"),

@@ -54,12 +54,15 @@ def show_estimate(request: Request, kind: Kind, catalog: CatalogDep) -> Response
 
 @router.get("/{kind}")
 def form(
-    request: Request, kind: Kind, db: SessionDep, catalog: CatalogDep, preset: str = "", sae: str = "", run: str = ""
+    request: Request, kind: Kind, db: SessionDep, catalog: CatalogDep, preset: str = "", sae: str = "", run: str = "",
+    latents: str = "",
 ) -> Response:
     """Show the form with a preset, or with the settings of an earlier `run`, whose SAE keeps its name."""
     typed = spec_form.preset(kind, preset)
     if "sae" in typed:
         typed["sae"] = sae
+    if latents and "latents" in typed:
+        typed["latents"] = latents
     earlier = db.get(Run, run) if run else None
     if earlier is not None and earlier.kind == kind:
         typed |= earlier.spec
