@@ -49,11 +49,12 @@ PLAN: dict[str, str] = {
         "sae.errors sae.kernels sae.distributed sae.data sae.specs sae.autoencoder sae.autoencoder.architectures",
     "sae.index": "sae sae.workspace sae.kernels sae.lm sae.store sae.data sae.specs sae.autoencoder",
     "sae.steering": "sae.errors sae.faults sae.kernels sae.lm sae.store sae.autoencoder",
-    "sae.explain": "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering",
     "sae.formats": "sae.errors sae.workspace sae.lm sae.autoencoder.architectures",
     "sae.formats.readers": "sae sae.errors sae.lm sae.autoencoder sae.autoencoder.architectures sae.formats",
     "sae.formats.writers": "sae sae.errors sae.workspace sae.store sae.formats",
     "sae.formats.dashboards": "sae sae.errors sae.workspace sae.store sae.formats sae.formats.writers",
+    "sae.explain":
+        "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.formats",
     "sae.evaluation":
         "sae.errors sae.kernels sae.lm sae.data sae.autoencoder sae.autoencoder.architectures sae.index",
     "sae.runs":
@@ -61,8 +62,8 @@ PLAN: dict[str, str] = {
         "sae.autoencoder.architectures sae.training sae.index sae.explain sae.formats sae.formats.readers "
         "sae.formats.dashboards sae.evaluation",
     "sae.cli":
-        "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.formats.writers "
-        "sae.runs",
+        "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.explain "
+        "sae.formats.writers sae.runs",
     "sae.demo": "sae.errors sae.workspace sae.lm sae.data",
     "sae.__main__": "sae.cli",
     "app": "",
@@ -87,7 +88,7 @@ PLAN: dict[str, str] = {
         "sae.workspace sae.lm sae.data sae.specs sae.explain sae.formats sae.runs",
     "app.pages.explore":
         "app.db app.render app.web app.access app.library app.jobs app.pages app.pages.runs sae.errors "
-        "sae.workspace sae.store sae.specs sae.formats sae.formats.writers sae.runs",
+        "sae.workspace sae.store sae.specs sae.explain sae.formats sae.formats.writers sae.runs",
     "app.pages.inspect":
         "app.db app.render app.web app.library app.worker app.pages app.pages.explore sae.errors sae.workspace "
         "sae.lm sae.store sae.steering",

@@ -110,6 +110,18 @@ def _name(rows: list[Explained]) -> Name | None:
                 "" if best is None else best.scorer, first.row.id)
 
 
+def everything(db: Session, sae_id: str, latent: int | None = None) -> dict[int, list[LatentExplanation]]:
+    """Return the explanations of an SAE, or of one latent, by latent: the chosen one first, then the oldest."""
+    query = select(LatentExplanation).where(LatentExplanation.sae_id == sae_id)
+    if latent is not None:
+        query = query.where(LatentExplanation.latent == latent)
+    found: dict[int, list[LatentExplanation]] = {}
+    for row in db.scalars(query.order_by(
+            LatentExplanation.latent, LatentExplanation.chosen.desc(), LatentExplanation.created)):
+        found.setdefault(row.latent, []).append(row)
+    return found
+
+
 # ---- what lists need
 
 

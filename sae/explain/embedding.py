@@ -13,7 +13,6 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
@@ -49,7 +48,7 @@ class StaticEmbedder:
             tensors = load_file(path / "model.safetensors")
             tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
             table = next(tensors[name] for name in ("embeddings", "embedding.weight") if name in tensors)
-        except (OSError, SafetensorError, StopIteration, Exception) as error:
+        except Exception as error:  # the tokenizer's library raises this class itself
             raise UserError(f"embedding_model: {folder} is not a folder with static embeddings (model.safetensors and "
                             f"tokenizer.json): {type(error).__name__}", "embedding_model") from None
         table = table.astype(np.float32)

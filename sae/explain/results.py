@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sae.explain.records import Explanation, Record, Score, from_json, to_json
+from sae.explain.records import Record, from_json, to_json
 from sae.workspace.files import lock
 
 FILE = "explanations.jsonl"
@@ -45,6 +45,12 @@ def read(folder: Path, offset: int = 0) -> tuple[list[Record], int]:
     return list(_records(whole.split(b"\n"))), offset + len(whole) + len(newline)
 
 
+def read_file(path: Path) -> list[Record]:
+    """Return the records of a file that has the form of an SAE's own."""
+    with open(path, "rb") as file:
+        return list(_records(file))
+
+
 def _records(lines: Iterable[bytes]) -> Iterable[Record]:
     for line in lines:
         try:
@@ -53,10 +59,3 @@ def _records(lines: Iterable[bytes]) -> Iterable[Record]:
             continue
         if record is not None:
             yield record
-
-
-def done_in(folder: Path, run: str) -> tuple[dict[int, Explanation], set[str]]:
-    """Return what a resumed run finds: its explanations by latent, and the ids of all scores."""
-    records, _ = read(folder)
-    explained = {r.latent: r for r in records if isinstance(r, Explanation) and r.run == run}
-    return explained, {r.id for r in records if isinstance(r, Score)}

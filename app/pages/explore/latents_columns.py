@@ -58,14 +58,15 @@ MORE_SORTS = (
     Column("sorted", "logit skew", "logit_skew", said="Skew of the latent's effect on the logits over the vocabulary"),
     Column("sorted", "activation skew", "skew", said="Skew of the latent's activations where it fires"),
     Column("sorted", "rule F1", "rule", said="F1 of the best short rule for its firing, on held-out contexts"),
-    Column("sorted", "explanation F1", EXPLAINED_SORT,
-           said="F1 of its best explanation, or its score where it has no F1, on text that it was not made from"),
     Column("sorted", "neighbour cosine", "cosine", digits=3,
            said="Cosine of its decoder row with the nearest one of another latent"),
     Column("sorted", "mean L0", "l0", digits=1, said="Mean number of active latents on the tokens on which it fires"),
     Column("sorted", "mean position", "position", digits=1,
            said="Mean position in the context of the tokens on which it fires"),
 )
+_EXPLAINED = Column(
+    "sorted", "explanation F1", EXPLAINED_SORT,
+    said="F1 of its best explanation, or its score where it has no F1, on text that it was not made from")
 _TOKEN_MAX = Column("sorted", "max on the token", "token_max", said="The latent's largest activation on this token")
 
 
@@ -82,7 +83,8 @@ def table_columns(asked: Resolved, rows: Sequence[LatentRow]) -> list[Column]:
         found.append(_SCORE)
     text = _TEXT if asked.token is None else _ON_TOKEN
     shown = {column.sort for column in (_LATENT, text, *found)}
-    extra = [column for column in (*MORE_SORTS, *_PLAIN, _TOKEN_MAX) if column.sort == asked.sort not in shown]
+    more = (*MORE_SORTS, *_PLAIN, _EXPLAINED, _TOKEN_MAX)
+    extra = [column for column in more if column.sort == asked.sort not in shown]
     columns = [_LATENT, text, *extra, *found, _TOP]
     main = asked.sort if asked.sort not in ("latent", LABEL_SORT) else "density"
     return [replace(column, extra=False) if column.sort == main else column for column in columns]
@@ -97,4 +99,6 @@ def sort_names(asked: Resolved) -> dict[str, str]:
         columns.append(_BY_LOGIT)
     if asked.scores:
         columns.append(_SCORE)
+    if asked.explained:
+        columns.append(_EXPLAINED)
     return {column.sort: column.name for column in columns} | {LABEL_SORT: "label"}

@@ -132,7 +132,8 @@ def test_the_form_estimates_and_starts_a_run(explained: TestClient, admin: TestC
     [run] = [run for run in admin.get("/api/runs").json() if run["kind"] == "explain"]
     assert run["title"] == f"Explain {BATCH}"
     for wrong, field in (({"latents": "many"}, "latents"), ({"model": ""}, "model"),
-                         ({"latents": "starred"}, "latents"), ({"sae": "demo/none"}, "sae"), ({"address": "http://me:secret@h/v1"}, "address")):
+                         ({"latents": "starred"}, "latents"), ({"sae": "demo/none"}, "sae"),
+                         ({"address": "http://me:secret@h/v1"}, "address")):
         answer = admin.post("/admin/explain", data=values | wrong)
         assert answer.status_code == 422, wrong
         assert f'id="error-{field}"' in answer.text
