@@ -125,24 +125,61 @@ def everything(db: Session, sae_id: str, latent: int | None = None) -> dict[int,
 # ---- what lists need
 
 
+@dataclass
+class _Ranked:
+    """What lists need of an explanation: `place` is that of its most telling scorer, `quality` −1 without a score."""
+
+    latent: int
+    kind: str
+    text: str
+    chosen: bool
+    place: int = len(HEADLINE)
+    quality: float = -1.0
+
+
+def _ranked(db: Session, sae_id: str) -> Collection[_Ranked]:
+    """Return every explanation of an SAE with its quality, read as columns: there may be tens of thousands."""
+    scores = select(
+        ExplanationScore.explanation_id, ExplanationScore.scorer, ExplanationScore.value, ExplanationScore.f1).where(
+        ExplanationScore.sae_id == sae_id, ExplanationScore.scorer.in_(HEADLINE))
+    rows = select(
+        LatentExplanation.id, LatentExplanation.latent, LatentExplanation.kind, LatentExplanation.text,
+        LatentExplanation.chosen).where(LatentExplanation.sae_id == sae_id)
+    found = {number: _Ranked(*values) for number, *values in db.execute(rows)}
+    for number, scorer, value, f1 in db.execute(scores) if found else ():
+        one = found.get(number)
+        if one is not None and _ORDER[scorer] < one.place:
+            one.place, one.quality = _ORDER[scorer], float(value if f1 is None else f1)
+    return found.values()
+
+
 def qualities(db: Session, sae_id: str) -> dict[int, dict[str, float]]:
     """Return the best quality of each explained latent by kind of explanation; −1 where it has no score."""
-    joined = select(
-        LatentExplanation.latent, LatentExplanation.kind, ExplanationScore.scorer, ExplanationScore.value,
-        ExplanationScore.f1, LatentExplanation.id).outerjoin(
-        ExplanationScore, (ExplanationScore.sae_id == LatentExplanation.sae_id)
-        & (ExplanationScore.explanation_id == LatentExplanation.id)).where(LatentExplanation.sae_id == sae_id)
-    best: dict[tuple[int, str, str], tuple[int, float]] = {}  # of each explanation: rank of the scorer, quality
-    for latent, kind, scorer, value, f1, number in db.execute(joined):
-        key = (latent, kind, number)
-        rank = _ORDER[scorer] if scorer in HEADLINE else len(_ORDER)
-        if key not in best or rank < best[key][0]:
-            best[key] = rank, -1.0 if scorer not in HEADLINE else float(value if f1 is None else f1)
     out: dict[int, dict[str, float]] = {}
-    for (latent, kind, _), (_, value) in best.items():
-        kinds = out.setdefault(latent, {})
-        kinds[kind] = max(value, kinds.get(kind, -1.0))
+    for one in _ranked(db, sae_id):
+        kinds = out.setdefault(one.latent, {})
+        kinds[one.kind] = max(one.quality, kinds.get(one.kind, -1.0))
     return out
+
+
+def latents_by_kind(db: Session, sae_id: str) -> dict[str, set[int]]:
+    """Return the latents that have an explanation of each kind."""
+    found: dict[str, set[int]] = {}
+    for kind, latent in db.execute(select(LatentExplanation.kind, LatentExplanation.latent).where(
+            LatentExplanation.sae_id == sae_id).distinct()):
+        found.setdefault(kind, set()).add(latent)
+    return found
+
+
+def texts(db: Session, sae_id: str) -> dict[int, str]:
+    """Return the chosen or else best scored explanation of each latent that has one; the build's rules are left out."""
+    best: dict[int, _Ranked] = {}
+    for one in _ranked(db, sae_id):
+        now = best.get(one.latent)
+        if (one.chosen or one.quality >= 0) and (
+                now is None or (one.chosen, one.quality) > (now.chosen, now.quality)):
+            best[one.latent] = one
+    return {latent: one.text for latent, one in best.items()}
 
 
 def search(db: Session, sae_id: str, text: str, limit: int = 200) -> list[LatentExplanation]:

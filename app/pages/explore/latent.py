@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.access.middleware import CSP_EMBED
 from app.db.tables import Label, Sae
-from app.library import labels
+from app.library import explanations, labels
 from app.library.documents import WINDOW, DocumentView, document_view, open_corpus
 from app.library.exports import links_of_latent
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
@@ -86,9 +86,9 @@ def latent(
             draw = latent_views.activation_chart if target == "acts" else latent_views.logit_chart
             return of_build(fragment(draw(found, build.meta, zooms[target])), build, request)
         adds, removes = latent_views.logit_lines(build, found)
-        named = labels.of_latents(db, sae.id, [found.latent, *related_latents(found)])
+        label = labels.get(db, sae.id, found.latent)
         shown |= {
-            "label": named.get(found.latent), "adds": adds, "removes": removes, "flag_names": FLAG_NAMES,
+            "label": label, "adds": adds, "removes": removes, "flag_names": FLAG_NAMES,
             "activation_chart": latent_views.activation_chart(
                 found, build.meta, zooms["acts"] if embed != "1" else None),
             "rule": rule_words(found.rule, build.vocabulary)}
@@ -103,7 +103,7 @@ def latent(
             earlier=labels.earlier(db, sae.id, found.latent), explanations=build.explanations(found.latent),
             exports=links_of_latent(sae, found.latent), fires_on=fires_on, followed_by=followed_by,
             flag_words=FLAG_WORDS, logit_chart=latent_views.logit_chart(found, build.meta, zooms["logits"]),
-            relations=relations(build, found, named),
+            relations=relations(build, found, explanations.names(db, sae.id, related_latents(found))),
             explained=explanations_of(db, sae, found.latent, user.name if user else None))
 
 

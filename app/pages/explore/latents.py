@@ -44,13 +44,13 @@ def latents_json(
         query = ListQuery.read(request.query_params)
         asked = resolve(query, build, db, sae.id)
         found = _rows(build, asked, cursor, limit)
-        scores = asked.scores
+        scores, names = asked.scores, explanations.names(db, sae.id, [row.latent for row in found.rows])
         response = json_response(request, sae, build, lambda: {
             "total": found.total, "next": found.next_cursor, "sort": asked.sort, "descending": asked.descending,
             "token": asked.token, "logit": asked.filters.logit, "latents": found.rows,
-            "names": explanations.names(db, sae.id, [row.latent for row in found.rows]),
+            "names": names,
             "output_scores": {row.latent: scores[row.latent] for row in found.rows if row.latent in scores}},
-            build_only=not (query.of_people or scores or asked.explained))
+            build_only=not (query.of_people or scores or names))
         if found.next_cursor:
             following = request.url.include_query_params(cursor=found.next_cursor)
             response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
@@ -92,13 +92,14 @@ def latents(
             response = render(request, "explore/_latent_rows.html", sae=sae, **table)
             response.headers["HX-Replace-Url"] = f"/{sae.id}/latents{query.plus(shown=n_shown)}"
             return response
+        explained = explanation_counts(db, sae)
         return page(
             request, "explore/latents.html", sae, build.meta, section="latents", **table, faults=faults,
             imported=_imported(imported), json_url=f"/{sae.id}/latents.json{query.string()}",
             status_code=422 if faults else 200, scores=asked.scores,
             facets=build.facets(asked.filters, asked.token), densities=DENSITY_NAMES, cursor=cursor,
-            sorts=sort_names(asked), tokens=_labelled(asked.tokens), logit_tokens=_labelled(asked.logit_tokens),
-            explained=explanation_counts(asked, sae.n_latents), n_starred=len(labels.starred(db, sae.id)),
+            sorts=sort_names(asked, bool(explained)), tokens=_labelled(asked.tokens), logit_tokens=_labelled(asked.logit_tokens),
+            explained=explained, n_starred=len(labels.starred(db, sae.id)),
             n_labelled=len(labels.texts(db, sae.id)),
             tags={tag: len(latents) for tag, latents in labels.tagged(db, sae.id).items()})
 

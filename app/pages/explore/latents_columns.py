@@ -90,7 +90,7 @@ def table_columns(asked: Resolved, rows: Sequence[LatentRow]) -> list[Column]:
     return [replace(column, extra=False) if column.sort == main else column for column in columns]
 
 
-def sort_names(asked: Resolved) -> dict[str, str]:
+def sort_names(asked: Resolved, explained: bool = False) -> dict[str, str]:
     """Return all that the table can be sorted by, with its name."""
     columns = [_LATENT, _DENSITY, _MAX, *_PLAIN, *MORE_SORTS]
     if asked.token is not None:
@@ -99,6 +99,6 @@ def sort_names(asked: Resolved) -> dict[str, str]:
         columns.append(_BY_LOGIT)
     if asked.scores:
         columns.append(_SCORE)
-    if asked.explained:
+    if explained:
         columns.append(_EXPLAINED)
     return {column.sort: column.name for column in columns} | {LABEL_SORT: "label"}

@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 
+from app.db.tables import Sae
 from app.library import explanations, labels, latent_effects
 from sae.store.build import Build
 from sae.store.latent_query import ALIVE, DENSITIES, LOGIT_SORT, SCORE_SORT, SORTS, TOKEN_SORTS, Filters
@@ -125,7 +126,6 @@ class Resolved:
     scores: dict[int, float]
     tokens: list[Token] = field(default_factory=list)
     logit_tokens: list[Token] = field(default_factory=list)
-    explained: dict[int, dict[str, float]] = field(default_factory=dict)  # `app.library.explanations.qualities`
 
     @property
     def key(self) -> str:
@@ -141,7 +141,7 @@ def resolve(query: ListQuery, build: Build, db: Session, sae_id: str) -> Resolve
     sort, keys = query.sort, scores
     if sort == LABEL_SORT:
         keys = _places(labels.texts(db, sae_id))
-    explained = explanations.qualities(db, sae_id)
+    explained = explanations.qualities(db, sae_id) if query.explained or sort == EXPLAINED_SORT else {}
     if sort == EXPLAINED_SORT:
         keys = {latent: best for latent, kinds in explained.items() if (best := max(kinds.values())) >= 0}
     needs = dict.fromkeys(TOKEN_SORTS, token is not None) | dict.fromkeys(
@@ -154,7 +154,7 @@ def resolve(query: ListQuery, build: Build, db: Session, sae_id: str) -> Resolve
     missing = (bool(query.token) and token is None) or (bool(query.logit) and logit is None)
     among = _among(query, db, sae_id, missing, explained, build)
     filters = Filters(query.flags, query.density, among, logit, tuple(keys.items()))
-    return Resolved(sort, descending, filters, token, scores, tokens, logit_tokens, explained)
+    return Resolved(sort, descending, filters, token, scores, tokens, logit_tokens)
 
 
 def _among(
@@ -191,8 +191,11 @@ def _tokens(text: str, build: Build) -> list[Token]:
     return build.find_tokens(text) if text else []
 
 
-def explanation_counts(asked: Resolved, n_latents: int) -> dict[str, int]:
-    """Return the number of latents for each value of the filter `explained` that leaves any."""
-    counts = {"any": len(asked.explained), "none": n_latents - len(asked.explained)}
-    counts |= {kind: sum(kind in kinds for kinds in asked.explained.values()) for kind in EXPLAINED[1:-1]}
-    return {key: counts[key] for key in EXPLAINED if counts[key]} if asked.explained else {}
+def explanation_counts(db: Session, sae: Sae) -> dict[str, int]:
+    """Return the number of latents for each value of the filter `explained` that leaves any; {} without explanations.
+    """
+    by_kind = explanations.latents_by_kind(db, sae.id)
+    explained: set[int] = set().union(*by_kind.values())
+    counts = {"any": len(explained), "none": sae.n_latents - len(explained)}
+    counts |= {kind: len(latents) for kind, latents in by_kind.items()}
+    return {key: counts[key] for key in EXPLAINED if counts.get(key)} if explained else {}

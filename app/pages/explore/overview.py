@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app.db.tables import Sae
-from app.library import labels
+from app.library import explanations, labels
 from app.library.catalog import Catalog
 from app.library.exports import links_of_sae
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
@@ -69,7 +69,7 @@ def show_map(
     """Show the plane of decoder directions."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
-        names = labels.texts(db, sae.id)
+        names = explanations.texts(db, sae.id)
         return page(request, "explore/map.html", sae, build.meta, plane=plane.plane(build, sae.id, names),
                     named=bool(names))
 

@@ -190,3 +190,15 @@ def test_labels_of_an_older_database_become_explanations(engine: Engine, session
         labels.save(db, SAE, 3, "bob", text="raise")
         [row] = db.scalars(select(LatentExplanation))
         assert (row.text, row.author) == ("raise", "bob")
+
+
+def test_texts_are_names_of_all_latents(folder: Path, catalog: Catalog, sessions: SessionFactory) -> None:
+    good, better, bare = made("good"), made("better"), made("bare", 7)
+    results.append(folder, [good, better, bare, scored(good, "rule", 0.6), scored(better, "detection", 0.8)])
+    catalog.sync()
+    with sessions() as db:
+        assert explanations.texts(db, SAE) == {3: "better"}
+        labels.save(db, SAE, 3, "ada", text="chosen")
+        labels.save(db, SAE, 9, "ada", text="label")
+        assert explanations.texts(db, SAE) == {3: "chosen", 9: "label"}
+        assert {n: name.text for n, name in explanations.names(db, SAE, [3, 7, 9]).items()} == explanations.texts(db, SAE)

@@ -41,7 +41,7 @@ def kept(records: list[Any]) -> set[tuple[Any, ...]]:
 def test_neuronpedias_dumps_are_read_with_type_and_model(tmp_path: Path) -> None:
     folder = tmp_path / "v1" / "explanations"
     folder.mkdir(parents=True)
-    rows = [dump_row("3"), dump_row("4", id="x", typeName=None, explanationModelName=None, index=4),
+    rows = [dump_row("3"), dump_row("4", id="x", typeName=None, explanationModelName=None) | {"index": 4},
             dump_row("5", description=" "), dump_row("6", scores=[{"value": 0.5, "explanationScoreTypeName":
                      "recall_alt", "explanationScoreModelName": "gpt-4o-mini"}])]
     with gzip.open(folder / "batch-0.jsonl.gz", "wt") as file:
