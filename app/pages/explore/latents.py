@@ -98,7 +98,8 @@ def latents(
             imported=_imported(imported), json_url=f"/{sae.id}/latents.json{query.string()}",
             status_code=422 if faults else 200, scores=asked.scores,
             facets=build.facets(asked.filters, asked.token), densities=DENSITY_NAMES, cursor=cursor,
-            sorts=sort_names(asked, bool(explained)), tokens=_labelled(asked.tokens), logit_tokens=_labelled(asked.logit_tokens),
+            sorts=sort_names(asked, bool(explained)), tokens=_labelled(asked.tokens),
+            logit_tokens=_labelled(asked.logit_tokens),
             explained=explained, n_starred=len(labels.starred(db, sae.id)),
             n_labelled=len(labels.texts(db, sae.id)),
             tags={tag: len(latents) for tag, latents in labels.tagged(db, sae.id).items()})

@@ -201,4 +201,5 @@ def test_texts_are_names_of_all_latents(folder: Path, catalog: Catalog, sessions
         labels.save(db, SAE, 3, "ada", text="chosen")
         labels.save(db, SAE, 9, "ada", text="label")
         assert explanations.texts(db, SAE) == {3: "chosen", 9: "label"}
-        assert {n: name.text for n, name in explanations.names(db, SAE, [3, 7, 9]).items()} == explanations.texts(db, SAE)
+        names = explanations.names(db, SAE, [3, 7, 9])
+        assert {latent: name.text for latent, name in names.items()} == explanations.texts(db, SAE)

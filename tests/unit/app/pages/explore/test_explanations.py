@@ -12,7 +12,7 @@ from app.access import accounts
 from sae.explain import results
 from sae.explain.records import Explanation, Score
 from sae.workspace.paths import Workspace
-from tests.unit.app.pages.conftest import BATCH
+from tests.unit.app.conftest import BATCH
 
 TEXT = "the keyword <raise> in Python"
 MODEL = Explanation(3, TEXT, "model", method="saescope", model="gpt-x", prompt_version="explain-1", run="r")
