@@ -34,7 +34,18 @@ from app.page_workers.middleware import DispatchToPageWorkers
 from app.page_workers.pool import PageWorkerPool
 from app.page_workers.process import MODULES as PAGE_WORKER_MODULES
 from app.pages.dependencies import current_user
-from app.pages.explore import compare, exports, home, l0, label_files, latent, latents, overview, search
+from app.pages.explore import (
+    compare,
+    explanations,
+    exports,
+    home,
+    l0,
+    label_files,
+    latent,
+    latents,
+    overview,
+    search,
+)
 from app.pages.inspect import effects, inspect, own_text
 from app.pages.runs import add_sae, admin, api, runs, saes
 from app.pages.runs.run_views import AUTOMATIC
@@ -58,7 +69,7 @@ log = logging.getLogger(__name__)
 # The modules of an SAE come last, because `/{model}/{sae}` matches any path of two segments.
 _MODULES = (
     health, login, account, users, api, add_sae, saes, admin, runs, form_page, run_page, inspect, own_text, effects,
-    compare, home, search, l0, label_files, exports, latents, overview, latent)
+    compare, home, search, l0, label_files, exports, explanations, latents, overview, latent)
 
 
 def create_app(

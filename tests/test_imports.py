@@ -26,7 +26,8 @@ HEAVY = frozenset({"torch", "transformers", "transformer_lens"})
 WORKER = frozenset({"app.worker.server", "app.worker.engine"})
 TORCH_FREE = (
     "sae", "sae.autoencoder.config", "sae.cli.export", "sae.cli.main", "sae.data.corpus", "sae.data.texts",
-    "sae.errors", "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds", "sae.lm.model_info",
+    "sae.errors", "sae.explain.checks", "sae.explain.estimate", "sae.explain.results",
+    "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds", "sae.lm.model_info",
     "sae.lm.tokens", "sae.runs.folder", "sae.specs.registry", "sae.store.build", "sae.store.schema",
     "sae.workspace.paths")
 
@@ -52,15 +53,17 @@ PLAN: dict[str, str] = {
     "sae.formats.readers": "sae sae.errors sae.lm sae.autoencoder sae.autoencoder.architectures sae.formats",
     "sae.formats.writers": "sae sae.errors sae.workspace sae.store sae.formats",
     "sae.formats.dashboards": "sae sae.errors sae.workspace sae.store sae.formats sae.formats.writers",
+    "sae.explain":
+        "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.formats",
     "sae.evaluation":
         "sae.errors sae.kernels sae.lm sae.data sae.autoencoder sae.autoencoder.architectures sae.index",
     "sae.runs":
         "sae sae.errors sae.workspace sae.distributed sae.lm sae.store sae.data sae.specs sae.autoencoder "
-        "sae.autoencoder.architectures sae.training sae.index sae.formats sae.formats.readers "
+        "sae.autoencoder.architectures sae.training sae.index sae.explain sae.formats sae.formats.readers "
         "sae.formats.dashboards sae.evaluation",
     "sae.cli":
-        "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.formats.writers "
-        "sae.runs",
+        "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.explain "
+        "sae.formats.writers sae.runs",
     "sae.demo": "sae.errors sae.workspace sae.lm sae.data",
     "sae.__main__": "sae.cli",
     "app": "",
@@ -72,7 +75,7 @@ PLAN: dict[str, str] = {
     "app.access": "app.settings app.db app.web sae.errors",
     "app.library":
         "app.settings app.db app.render app.web sae sae.errors sae.workspace sae.store sae.data sae.autoencoder "
-        "sae.formats sae.formats.writers",
+        "sae.explain sae.formats sae.formats.writers",
     "app.jobs.launchers": "sae.workspace sae.runs",
     "app.jobs": "app.settings app.db app.library app.jobs.launchers sae.errors sae.workspace sae.specs sae.runs",
     "app.worker": "app.settings app.db app.web sae sae.errors sae.lm sae.autoencoder sae.steering",
@@ -82,10 +85,10 @@ PLAN: dict[str, str] = {
     "app.pages.system": "app.settings app.db app.web app.access app.pages sae.errors",
     "app.pages.runs":
         "app.settings app.db app.render app.web app.access app.library app.jobs app.pages sae.errors sae.faults "
-        "sae.workspace sae.lm sae.data sae.specs sae.formats sae.runs",
+        "sae.workspace sae.lm sae.data sae.specs sae.explain sae.formats sae.runs",
     "app.pages.explore":
         "app.db app.render app.web app.access app.library app.jobs app.pages app.pages.runs sae.errors "
-        "sae.workspace sae.store sae.specs sae.formats sae.formats.writers sae.runs",
+        "sae.workspace sae.store sae.specs sae.explain sae.formats sae.formats.writers sae.runs",
     "app.pages.inspect":
         "app.db app.render app.web app.library app.worker app.pages app.pages.explore sae.errors sae.workspace "
         "sae.lm sae.store sae.steering",

@@ -231,3 +231,58 @@ class LatentEffect(Base):
     tokens: Mapped[dict[str, Any] | None]
     ablation: Mapped[dict[str, Any] | None]
     updated: Mapped[float] = mapped_column(default=time.time, onupdate=time.time)
+
+
+class LatentExplanation(Base):
+    """A text about one latent, by a rule, a person or a model.
+
+    `in_file` rows mirror the file of explanations in the SAE's folder.  The others were written on pages: `method` is
+    "label" for the row that follows a latent's label.  At most one explanation of a latent is `chosen`.
+    """
+
+    __tablename__ = "explanations"
+    __table_args__ = (Index(None, "sae_id", "latent"),)
+
+    sae_id: Mapped[str] = mapped_column(String(170), primary_key=True)
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    latent: Mapped[int]
+    text: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(String(10))  # rule, person or model
+    author: Mapped[str] = mapped_column(String(100), default="")
+    method: Mapped[str] = mapped_column(String(100), default="")
+    model: Mapped[str] = mapped_column(String(200), default="")
+    prompt_version: Mapped[str] = mapped_column(String(100), default="")
+    run: Mapped[str] = mapped_column(String(80), default="")
+    created: Mapped[float] = mapped_column(default=time.time)
+    chosen: Mapped[bool] = mapped_column(default=False)
+    in_file: Mapped[bool] = mapped_column(default=False)
+
+
+class ExplanationScore(Base):
+    """The value of a scorer for an explanation, or for a latent itself (`explanation_id` is empty)."""
+
+    __tablename__ = "explanation_scores"
+    __table_args__ = (Index(None, "sae_id", "latent"),)
+
+    sae_id: Mapped[str] = mapped_column(String(170), primary_key=True)
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    explanation_id: Mapped[str] = mapped_column(String(40), default="")
+    latent: Mapped[int]
+    scorer: Mapped[str] = mapped_column(String(40))
+    model: Mapped[str] = mapped_column(String(200), default="")
+    value: Mapped[float]
+    low: Mapped[float | None]
+    high: Mapped[float | None]
+    f1: Mapped[float | None]
+    n: Mapped[int] = mapped_column(default=0)
+    created: Mapped[float] = mapped_column(default=time.time)
+    details: Mapped[dict[str, Any]]
+
+
+class ExplanationFile(Base):
+    """The number of bytes of an SAE's file of explanations that the database mirrors."""
+
+    __tablename__ = "explanation_files"
+
+    sae_id: Mapped[str] = mapped_column(String(170), primary_key=True)
+    n_bytes: Mapped[int]

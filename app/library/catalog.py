@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from app.db.engine import SessionFactory
 from app.db.tables import Sae
+from app.library.explanation_mirror import ExplanationMirror
 from app.library.sae_notes import NOTES, read_notes
 from sae.autoencoder.config_check import load_config, weights_fault
 from sae.errors import UserError
@@ -34,6 +35,7 @@ class Catalog:
         """Make a catalog.  It caches the rows, which every page needs, until `changes()` (`Changes`) differs."""
         self.workspace, self.sessions, self._changes = workspace, sessions, changes
         self._seen: Signature | None = None
+        self._explanations = ExplanationMirror(workspace, sessions)
         self._kept: tuple[int | None, dict[str, Sae]] = (None, {})  # replaced as a whole, so threads need no lock
 
     def list_saes(self) -> list[Sae]:
@@ -77,11 +79,12 @@ class Catalog:
             for row in known.values():
                 db.delete(row)
             db.commit()
+        self._explanations.sync()
 
     def sync_if_changed(self) -> bool:
-        """Call `sync()` if an SAE or a build was added, removed or replaced, and return whether it was."""
+        """Call `sync()` if an SAE, a build or explanations changed, and return whether they did."""
         if self._signature() == self._seen:
-            return False
+            return self._explanations.sync()
         self.sync()
         return True
 

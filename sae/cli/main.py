@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from sae.cli.explanations import app as explanations_app
 from sae.cli.export import register as register_exports
 from sae.cli.steer import steer_command
 from sae.errors import UserError
@@ -73,6 +74,7 @@ for _kind in SPECS:
 
 app.command("steer")(steer_command)
 register_exports(app)
+app.add_typer(explanations_app, name="explanations")
 
 
 @app.command()

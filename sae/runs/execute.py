@@ -18,7 +18,7 @@ from typing import Any
 from filelock import Timeout
 
 from sae.errors import Cancelled, Interrupted, UserError
-from sae.runs import compare, import_sae
+from sae.runs import compare, explain, import_sae
 from sae.runs.folder import FINAL_STATES, RunFolder
 from sae.runs.progress import Follower, Reporter
 from sae.runs.space import check_space
@@ -26,6 +26,7 @@ from sae.runs.steps import build_index, open_model_and_text, text_of
 from sae.specs.registry import (
     CompareSpec,
     EvaluateSpec,
+    ExplainSpec,
     ImportSpec,
     IndexSpec,
     SweepSpec,
@@ -44,6 +45,7 @@ PHASES: dict[str, dict[str, float]] = {
     "evaluate": {"text": 5, "evaluation": 95},
     "import": import_sae.PHASES,
     "compare": compare.PHASES,
+    "explain": explain.PHASES,
 }
 
 _FULL = ("disk: the disk is full; free some space (saescope gc lists what can go), then resume the run, which goes on "
@@ -104,7 +106,7 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
         check_space(spec, folder, workspace)
         executors: dict[type, Callable[..., dict[str, Any]]] = {
             TrainSpec: _train, SweepSpec: _train, IndexSpec: _index, EvaluateSpec: _evaluate, ImportSpec: _import,
-            CompareSpec: compare.run_compare}
+            CompareSpec: compare.run_compare, ExplainSpec: explain.run_explain}
         reporter.status.result = executors[type(spec)](spec, folder, workspace, reporter)
     except Interrupted:
         reporter.finish("interrupted")

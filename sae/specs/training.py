@@ -143,17 +143,17 @@ class _SingleDictionary(BaseSpec):
         "data's standard deviation, relative to FVU", group="sae", gt=0, le=100)
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
     """Split a string at its commas into a list, with each value once."""
     if isinstance(value, str):
         value = [word for word in map(str.strip, value.split(",")) if word]
     return list(dict.fromkeys(value)) if isinstance(value, list | tuple) else [value]
 
 
-_Architectures = Annotated[tuple[Architecture, ...], BeforeValidator(_listed)]
-_Sizes = Annotated[tuple[Annotated[int, Field(ge=8, le=4_194_304)], ...], BeforeValidator(_listed)]
-_Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_listed)]
-_Coefficients = Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeValidator(_listed)]
+_Architectures = Annotated[tuple[Architecture, ...], BeforeValidator(listed)]
+_Sizes = Annotated[tuple[Annotated[int, Field(ge=8, le=4_194_304)], ...], BeforeValidator(listed)]
+_Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(listed)]
+_Coefficients = Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeValidator(listed)]
 
 
 class _DictionaryGrid(BaseSpec):
