@@ -1,20 +1,35 @@
-"""The `saescope` command: all of `sae.cli.main`, and with it the web program (`serve`, `create-admin`)."""
+"""The `saescope` command: the commands of `sae.cli.main`, and `serve`, `create-admin`, `delete` and `rename`.
+
+The commands that take care of a workspace are in `app.cli_care`.
+"""
 
 from __future__ import annotations
 
-import logging
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli_care import register as register_care
 from sae.cli.main import app, guarded
 from sae.errors import UserError
+from sae.workspace.disk import open_workspace
 
-_SECONDS_TO_CLOSE = 3  # for requests and event streams that are open when the server is told to stop
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+    from sqlalchemy.orm import Session
+
+    from app.settings import Settings
+    from sae.workspace.paths import Workspace
+
+register_care(app)
+
+_SECONDS_TO_CLOSE = 3  # for requests and event streams that are open when the server stops
 
 
 @app.command()
@@ -25,7 +40,7 @@ def serve(
     demo: Annotated[
         bool | None, typer.Option("--demo/--no-demo", help="Start the demo run in an empty workspace")] = None,
 ) -> None:
-    """Start the web program; prints its address and, while there is no admin, a one-time admin link."""
+    """Start the web program and print its address and, while there is no administrator, a one-time admin link."""
     import uvicorn
 
     from app.access.accounts import admin_link
@@ -33,13 +48,13 @@ def serve(
     from app.jobs.lock import WorkspaceLock
     from app.main import create_app
     from app.settings import Settings
+    from app.web import logs
     from app.web.gc_tuning import rare_collections
 
     given = {"host": host, "port": port, "home": home, "demo": demo}
     settings = Settings.load(**{name: value for name, value in given.items() if value is not None})
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for chatty in ("alembic", "httpx", "httpcore"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logs.configure(settings.log)
+    open_workspace(settings.home)
     listener = _listen(settings.host, settings.port)
     address = f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"
     lock = WorkspaceLock(settings.home, address)
@@ -48,15 +63,26 @@ def serve(
     link = admin_link(make_session_factory(engine), settings, address)
     engine.dispose()
     _announce(address, link)
-    config = uvicorn.Config(
-        create_app(settings, lock=lock, readers=settings.n_readers), log_config=None, access_log=False,
-        timeout_graceful_shutdown=_SECONDS_TO_CLOSE, server_header=False)
+    if link and not settings.is_local:
+        typer.echo(f"warning: the program listens on {settings.host}, where other machines can reach it, and there is "
+                   "no administrator with a password yet. Anyone who learns the admin link can use it. Create an "
+                   "administrator now: saescope create-admin", err=True)
+    config = server_config(create_app(settings, lock=lock, page_workers=settings.n_page_workers), settings)
     try:
         with rare_collections(), suppress(KeyboardInterrupt):  # uvicorn raises it again after everything is closed
             uvicorn.Server(config).run(sockets=[listener])
     finally:
         lock.release()
-    typer.echo("saescope has stopped; runs that were going go on at the next start.")
+    typer.echo("saescope has stopped; interrupted runs resume at the next start.")
+
+
+def server_config(program: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Return uvicorn's configuration.  Forwarded headers count only if they come from a trusted proxy."""
+    import uvicorn
+
+    return uvicorn.Config(
+        program, log_config=None, access_log=False, timeout_graceful_shutdown=_SECONDS_TO_CLOSE, server_header=False,
+        proxy_headers=bool(settings.proxies), forwarded_allow_ips=settings.proxies)
 
 
 @app.command("create-admin")
@@ -65,28 +91,75 @@ def create_admin(
     password: Annotated[
         str, typer.Option(
             prompt="Password", hide_input=True, confirmation_prompt=True, envvar="SAESCOPE_ADMIN_PASSWORD",
-            help="8 characters or more; asked for when not given")],
+            help="8 characters or more; if it is not given, the command asks for it")],
 ) -> None:
-    """Make an administrator, or give one a new password.  The server may be running."""
+    """Create an administrator, or give an existing one a new password.  The server may be running."""
     from app.access import accounts
     from app.db.engine import make_engine, make_session_factory, upgrade
     from app.settings import Settings
 
     settings = Settings.load()
-    settings.home.mkdir(parents=True, exist_ok=True)
+    open_workspace(settings.home)
     engine = make_engine(settings.url)
     upgrade(engine)
     with make_session_factory(engine)() as db:
         user = accounts.set_password(db, name, password)
     engine.dispose()
-    typer.echo(f"{user.name} may sign in at /login as an administrator.")
+    typer.echo(f"{user.name} can now sign in at /login as an administrator.")
+
+
+@app.command()
+def delete(
+    sae: Annotated[str, typer.Argument(help="The SAE, as <model>/<name>", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation")] = False,
+) -> None:
+    """Delete an SAE with its builds, comparisons and labels.  The server may be running."""
+    from app.jobs.sae_changes import belongings, delete_sae
+
+    with _database(sae) as (db, workspace):
+        owned = belongings(db, workspace, sae)
+        typer.echo(f"{sae}: {owned.files.builds} builds, {owned.files.comparisons} comparisons, "
+                   f"{owned.labels} labelled latents, {owned.files.n_bytes / 1e6:,.1f} MB")
+        if not (yes or typer.confirm("Delete all of it?")):
+            raise typer.Exit(1)
+        delete_sae(db, workspace, sae)
+    typer.echo(f"{sae} is deleted.")
+
+
+@app.command()
+def rename(
+    sae: Annotated[str, typer.Argument(help="The SAE, as <model>/<name>", show_default=False)],
+    new: Annotated[str, typer.Argument(help="The new name, without the model", show_default=False)],
+) -> None:
+    """Rename an SAE; its builds, comparisons and labels move with it.  The server may be running."""
+    from app.jobs.sae_changes import rename_sae
+
+    with _database(sae) as (db, workspace):
+        new_id = rename_sae(db, workspace, sae, new.removeprefix(f"{sae.partition('/')[0]}/"))
+    typer.echo(f"{sae} is now {new_id}.")
+
+
+@contextmanager
+def _database(sae: str) -> Iterator[tuple[Session, Workspace]]:
+    """Open the app database and the workspace of an SAE.  Raises UserError if there is no such SAE."""
+    from app.db.engine import make_engine, make_session_factory, upgrade
+    from app.settings import Settings
+
+    settings = Settings.load()
+    if sae not in settings.workspace.sae_ids():
+        raise UserError(f"sae: there is no SAE {sae} in {settings.home}", "sae")
+    engine = make_engine(settings.url)
+    upgrade(engine)
+    with make_session_factory(engine)() as db:
+        yield db, settings.workspace
+    engine.dispose()
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """The listening socket.  Raises UserError where the address is taken or is none of ours."""
+    """Return the listening socket.  Raises UserError if the address is in use or does not belong to this machine."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Named as TCP, or asyncio would not know its connections for TCP and leave small packets waiting for each other:
-    # every answer would take 40 ms more.
+    # asyncio sets TCP_NODELAY only on sockets whose protocol is given as TCP.  Without it small packets wait for each
+    # other, and every answer takes 40 ms longer.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -101,7 +174,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _shown(host: str) -> str:
-    """How a browser on this machine writes the host."""
+    """Return the host as a browser on this machine writes it."""
     if host in ("0.0.0.0", "::", ""):
         return "localhost"
     return f"[{host}]" if ":" in host else host
@@ -110,11 +183,11 @@ def _shown(host: str) -> str:
 def _announce(address: str, link: str | None) -> None:
     typer.echo(f"saescope is at  {address}")
     if link:
-        typer.echo(f"admin link      {link}\n                works once; for a password instead: saescope create-admin")
-    typer.echo("Ctrl-C stops it.")
+        typer.echo(f"admin link      {link}\n                valid once; to set a password, run: saescope create-admin")
+    typer.echo("Press Ctrl-C to stop it.")
     sys.stdout.flush()
 
 
 def main() -> None:
-    """The entry point.  What is the user's to mend is one line and exit code 2, never a traceback."""
+    """Run the command line; a user error is one line and exit code 2, never a traceback."""
     guarded(app)

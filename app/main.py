@@ -1,7 +1,7 @@
-"""The web program put together: `create_app(settings)`.
+"""The web program: `create_app(settings)`.
 
-Opened at start and closed in reverse: workspace lock, database (brought to the newest schema),
-catalog, open builds, model worker, supervisor.  Never imports torch.
+It opens, and closes in reverse order: workspace lock, database (upgraded to the newest schema),
+catalog, builds, model worker, supervisor.  It never imports torch.
 """
 
 from __future__ import annotations
@@ -20,64 +20,81 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from app.access.middleware import HeadAsGet, KnownHosts, RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
-from app.db.engine import Changes, make_engine, make_session_factory, upgrade
+from app.db.engine import upgrade
 from app.jobs import queue
 from app.jobs.launchers import Launcher
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.lock import WorkspaceLock
 from app.jobs.supervisor import Supervisor
-from app.library.builds import Builds
-from app.library.catalog import Catalog
 from app.library.exports import Downloads
 from app.library.retention import keep_sweeping
+from app.library.stores import open_stores
 from app.library.uploads import UPLOAD_FORM_BYTES, Uploads
 from app.page_workers.middleware import DispatchToPageWorkers
 from app.page_workers.pool import PageWorkerPool
-from app.page_workers.process import READS
+from app.page_workers.process import MODULES as PAGE_WORKER_MODULES
 from app.pages.dependencies import current_user
-from app.pages.explore import compare, exports, home, l0, label_files, latent, latents, overview
+from app.pages.explore import (
+    compare,
+    explanations,
+    exports,
+    home,
+    l0,
+    label_files,
+    latent,
+    latents,
+    overview,
+    search,
+)
 from app.pages.inspect import effects, inspect, own_text
-from app.pages.runs import add_sae, admin, api, runs
+from app.pages.runs import add_sae, admin, api, runs, saes
+from app.pages.runs.run_views import AUTOMATIC
 from app.pages.steer import form_page, run_page
-from app.pages.system import health, login
+from app.pages.system import account, health, login, users
 from app.resources import STATIC
 from app.settings import Settings
 from app.web import errors
 from app.web.compression import COMPRESS
+from app.web.logs import RequestIds
 from app.web.metrics import CountRequests
 from app.worker.cached_requests import CachedRequests
 from app.worker.client import WorkerClient
 from app.worker.steering_runs import SteeringRuns
 from sae import __version__
 from sae.specs.registry import demo_spec
+from sae.workspace.disk import open_workspace
 
 log = logging.getLogger(__name__)
 
-# Last the features, whose `/{model}/{sae}` would take any address of two parts.
+# The modules of an SAE come last, because `/{model}/{sae}` matches any path of two segments.
 _MODULES = (
-    health, login, api, add_sae, admin, runs, form_page, run_page, inspect, own_text, effects, compare, home, l0,
-    label_files, exports, latents, overview, latent)
+    health, login, account, users, api, add_sae, saes, admin, runs, form_page, run_page, inspect, own_text, effects,
+    compare, home, search, l0, label_files, exports, explanations, latents, overview, latent)
 
 
 def create_app(
     settings: Settings, *, lock: WorkspaceLock | None = None, launcher: Launcher | None = None, supervise: bool = True,
-    readers: int = 0,
+    page_workers: int = 0,
 ) -> FastAPI:
-    """The application.  `lock`: already taken by the caller, who releases it; `launcher`: where runs go;
-    `supervise=False` leaves queued runs alone (tests of pages); `readers`: processes that make pages beside it."""
+    """Make the application.
+
+    The caller may have taken the workspace's `lock` and then releases it.  `launcher` starts the runs (default: on
+    this machine).  `supervise=False` leaves queued runs alone, for tests.  `page_workers` is the number of processes
+    that render pages in addition to this one.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ExitStack() as stack:
             await run_in_threadpool(_open, app, settings, stack, lock, launcher, supervise)
-            app.state.readers = PageWorkerPool(settings, readers) if readers else None
+            app.state.page_workers = PageWorkerPool(settings, page_workers) if page_workers else None
             sweeping = asyncio.create_task(keep_sweeping(app.state.sessions, settings))
             yield
             sweeping.cancel()
-            if app.state.readers is not None:
-                await app.state.readers.close()
+            if app.state.page_workers is not None:
+                await app.state.page_workers.close()
             await app.state.steering.close()
-            await app.state.questions.close()
+            await app.state.cached_requests.close()
             await run_in_threadpool(stack.close)
 
     app = FastAPI(
@@ -88,17 +105,17 @@ def create_app(
     app.user_middleware = _middleware(settings, app.state.limits)
     app.state.settings = settings
     app.state.downloads = Downloads(settings.exports_at_once, settings.max_export_bytes)
-    errors.install(app)
+    errors.install(app, current_user)
     app.mount("/static", VersionedStatic(directory=STATIC), name="static")
     for module in _MODULES:
-        _document_twins(module.router)
+        _document_json_routes(module.router)
         app.include_router(
             module.router, max_body_size=settings.max_upload_bytes + UPLOAD_FORM_BYTES if module is add_sae else None)
     return app
 
 
-def _document_twins(router: APIRouter) -> None:
-    """Put the pages' `.json` addresses, and nothing else of a router of pages, into the API's description."""
+def _document_json_routes(router: APIRouter) -> None:
+    """Add only the `.json` routes of a router of pages to the API's OpenAPI description."""
     if not router.include_in_schema:
         router.include_in_schema = True
         for route in router.routes:
@@ -107,15 +124,16 @@ def _document_twins(router: APIRouter) -> None:
 
 
 def _limits(settings: Settings) -> dict[str, TokenBuckets]:
-    """What each client address may do, by the first segment of the path."""
-    return {"login": TokenBuckets(settings.logins_per_minute)} | {
+    """Return the rate limits per client address, by the first segment of the path."""
+    return {name: TokenBuckets(settings.logins_per_minute) for name in ("login", "account")} | {
         pages: TokenBuckets(settings.steers_per_minute) for pages in ("steer", "inspect", "effects")}
 
 
 def _middleware(settings: Settings, limits: dict[str, TokenBuckets]) -> list[Middleware]:
     routes = [route for module in _MODULES for route in module.router.routes if isinstance(route, APIRoute)]
-    reads = [route for module in READS for route in module.router.routes if isinstance(route, APIRoute)]
+    reads = [route for module in PAGE_WORKER_MODULES for route in module.router.routes if isinstance(route, APIRoute)]
     return [
+        Middleware(RequestIds, lines=settings.log == "json"),
         Middleware(CountRequests),
         Middleware(KnownHosts, hosts=settings.hosts),
         Middleware(HeadAsGet),
@@ -131,32 +149,24 @@ def _open(
     app: FastAPI, settings: Settings, stack: ExitStack, lock: WorkspaceLock | None, launcher: Launcher | None,
     supervise: bool,
 ) -> None:
-    settings.home.mkdir(parents=True, exist_ok=True)
+    open_workspace(settings.home)
     if lock is None:
         stack.callback(WorkspaceLock(settings.home).release)
-    engine = make_engine(settings.url)
-    stack.callback(engine.dispose)
-    upgrade(engine)
-    sessions = make_session_factory(engine)
-    workspace = settings.workspace
+    state = app.state
+    open_stores(state, settings, stack)
+    upgrade(state.engine)
     Uploads(settings.home, settings.max_upload_bytes).sweep(everything_unfinished=True)
-    changes = Changes(engine)
-    stack.callback(changes.close)
-    catalog = Catalog(workspace, sessions, changes)
-    catalog.sync()
-    builds = Builds(workspace)
-    stack.callback(builds.close)
+    state.catalog.sync()
     worker = WorkerClient(settings)
     stack.callback(worker.close)
     steering = SteeringRuns(
-        sessions, worker, max_live=settings.worker_places + settings.worker_queue, grace_s=settings.steer_grace_s)
+        state.sessions, worker, max_live=settings.worker_places + settings.worker_queue,
+        grace_s=settings.steer_grace_s)
     steering.recover()
-    supervisor = Supervisor(settings, sessions, launcher or LocalLauncher(workspace), catalog)
+    supervisor = Supervisor(settings, state.sessions, launcher or LocalLauncher(settings.workspace), state.catalog)
     stack.callback(supervisor.stop)
-    state = app.state
-    state.engine, state.sessions, state.catalog = engine, sessions, catalog
-    state.builds, state.worker, state.supervisor, state.steering = builds, worker, supervisor, steering
-    state.questions = CachedRequests(worker)
+    state.worker, state.supervisor, state.steering = worker, supervisor, steering
+    state.cached_requests = CachedRequests(worker)
     if settings.demo:
         start_demo(app)
     if supervise:
@@ -164,19 +174,19 @@ def _open(
 
 
 def start_demo(app: FastAPI) -> None:
-    """Queue the demo run where the workspace is empty: no SAE, and no run, not even a stopped one."""
+    """Queue the demo run if the workspace is empty: no SAE, and no run, not even a stopped one."""
     settings: Settings = app.state.settings
     if settings.workspace.sae_ids() or any(settings.home.glob("runs/*/spec.json")):
         return
     with app.state.sessions() as db:
         if queue.newest(db, 1):
             return
-        run = queue.enqueue(db, settings.workspace, "train", demo_spec().model_dump(), "the empty workspace")
+        run = queue.enqueue(db, settings.workspace, "train", demo_spec().model_dump(), AUTOMATIC)
         log.info("the workspace is empty: %s trains the demo SAE", run.id)
 
 
 class VersionedStatic(StaticFiles):
-    """Static files.  An address with its content's hash in it (`?v=…`) never changes, so browsers keep the file."""
+    """The static files.  Browsers may keep a file forever if its address has the hash of its content (`?v=…`)."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)

@@ -1,4 +1,4 @@
-"""Where templates, static files and migrations lie: beside `app` in a checkout, inside it in an installed wheel."""
+"""The folders of templates, static files and migrations: next to `app` in a checkout, inside it in a wheel."""
 
 from __future__ import annotations
 

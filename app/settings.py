@@ -1,28 +1,30 @@
-"""Every setting of the web program, read from the environment once at start.
+"""The settings of the web program, read from the environment once at start.
 
-`HOST`, `PORT`, `DATABASE_URL` and `SAESCOPE_HOME` bear the names that hosts and containers
-use; all others begin with `SAESCOPE_`.  Where `SAESCOPE_SECRETS_DIR` names a folder, a file
+`HOST`, `PORT` and `DATABASE_URL` have the names that hosts and containers use; all other names begin with
+`SAESCOPE_`.  If `SAESCOPE_SECRETS_DIR` names a folder, a file
 in it with a setting's name (such as `DATABASE_URL`) gives that setting's value.
 """
 
 from __future__ import annotations
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sae.errors import UserError
+from sae.faults import faults
 from sae.workspace.paths import Workspace
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 
 
 class Settings(BaseSettings):
-    """The program's settings.  Arguments win over the environment, the environment over defaults."""
+    """The program's settings.  Arguments override the environment, and the environment overrides the defaults."""
 
     model_config = SettingsConfigDict(
         env_prefix="SAESCOPE_", populate_by_name=True, extra="ignore", frozen=True, env_ignore_empty=True)
@@ -35,35 +37,45 @@ class Settings(BaseSettings):
         Path("data"), validation_alias="SAESCOPE_HOME", description="The workspace: database, SAEs, runs, builds")
     database_url: str = Field(
         "", validation_alias="DATABASE_URL",
-        description="SQLAlchemy address of the app database; empty: app.db.engine in the workspace")
+        description="SQLAlchemy address of the app database; empty: app.db in the workspace")
 
-    readers: int = Field(
-        -1, ge=-1, le=64, description="Processes that make pages beside the server when several are asked for at once "
-        "(about 180 MB each); -1: one a core, 4 at the most, none where there is one core")
+    page_workers: int = Field(
+        -1, ge=-1, le=64, validation_alias=AliasChoices("SAESCOPE_PAGE_WORKERS", "SAESCOPE_READERS"),
+        description="Processes that render pages when several are requested at the same time (about 180 MB each); "
+        "-1: one per core, at most 4, and none on a single core")
 
-    demo: bool = Field(True, description="Start the demo run by itself when the workspace is empty")
-    max_runs: int = Field(1, ge=1, le=64, description="Runs that go at the same time; the others wait in the queue")
-    poll_s: float = Field(0.5, gt=0, le=60, description="Seconds between two looks at the runs")
+    demo: bool = Field(True, description="Start the demo run automatically when the workspace is empty")
+    max_runs: int = Field(1, ge=1, le=64, description="Runs that are executed at the same time; the others wait")
+    poll_s: float = Field(0.5, gt=0, le=60, description="Seconds between two checks of the runs")
     cancel_grace_s: float = Field(
-        30, ge=0, description="Seconds a cancelled run has to stop at a safe point, and again after SIGTERM")
+        30, ge=0, description="Seconds that a cancelled run has to stop at a safe point, and again after SIGTERM")
     shutdown_grace_s: float = Field(
         20, ge=0, description="Seconds that runs have to write a checkpoint when the server stops")
 
+    log: Literal["text", "json"] = Field(
+        "text", description="Form of the log: text, or json with one object per line, the request's id and a line for "
+        "each request")
+
     session_days: float = Field(30, gt=0, description="Days after which a signed-in browser must sign in again")
-    login_link_hours: float = Field(24, gt=0, description="Hours for which the one-time admin link is good")
+    login_link_hours: float = Field(24, gt=0, description="Hours for which the one-time admin link is valid")
     trusted_origins: str = Field(
-        "", description="Further origins of our own pages, comma-separated, as https://sae.example.org: "
-        "needed where a proxy ends TLS and the browser sends no Sec-Fetch-Site")
+        "", description="Further origins of the program's own pages, comma-separated, such as https://sae.example.org: "
+        "needed if a proxy ends TLS and the browser sends no Sec-Fetch-Site")
     allowed_hosts: str = Field(
         "", description="Host names by which browsers may reach the program, comma-separated; *.example.org: all names "
-        "below it; *: any. Empty: this machine's own names where HOST is a loopback address, else any")
-    secure_cookies: bool = Field(False, description="Mark cookies Secure even if the request came by http (TLS proxy)")
-    max_body_bytes: int = Field(2_000_000, ge=1_000, description="Largest request body taken, in bytes")
+        "below it; *: any. Empty: this machine's own names if HOST is a loopback address, otherwise any")
+    trusted_proxies: str = Field(
+        "", description="Addresses or networks of proxies, comma-separated, whose X-Forwarded-For and "
+        "X-Forwarded-Proto headers are believed; *: any. Empty: forwarded headers are ignored")
+    secure_cookies: bool = Field(
+        False, description="Mark cookies Secure even if the request came over http (behind a TLS proxy)")
+    max_body_bytes: int = Field(2_000_000, ge=1_000, description="Largest request body that is accepted, in bytes")
     max_upload_bytes: int = Field(
-        8_000_000_000, ge=1_000, description="Largest upload of an SAE taken, in bytes; unpacked, too")
-    logins_per_minute: float = Field(10, gt=0, description="Sign-in attempts a minute from one address")
+        8_000_000_000, ge=1_000, description="Largest upload of an SAE that is accepted, in bytes, also when unpacked")
+    logins_per_minute: float = Field(10, gt=0, description="Sign-in attempts per minute from one address")
     steers_per_minute: float = Field(
-        60, gt=0, description="Steering requests a minute from one address; as many inspections, as many measurements")
+        60, gt=0, description="Steering requests per minute from one address; the same limit applies to inspections "
+        "and to measurements")
     keep_days: float = Field(
         180, gt=0, description="Days after which stored steering runs and inspections are deleted")
     keep_stored: int = Field(
@@ -71,19 +83,20 @@ class Settings(BaseSettings):
 
     exports_at_once: int = Field(2, ge=1, le=64, description="Exports that are sent to browsers at the same time")
     max_export_bytes: int = Field(
-        20_000_000_000, ge=1_000, description="Largest weights or build that a browser may have as an export, in bytes")
+        20_000_000_000, ge=1_000, description="Largest weights or build that browsers may export, in bytes")
 
     worker_device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="Where steering runs: cpu, cuda, or auto")
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="Device for steering: cpu, cuda, or auto")
     worker_threads: int = Field(0, ge=0, description="CPU threads for steering; 0: half of the cores")
-    worker_memory_mb: int = Field(4096, ge=64, description="Memory for models and SAEs kept ready for steering, in MB")
-    worker_queue: int = Field(8, ge=1, le=1000, description="Steering requests that may wait; others come back")
-    worker_places: int = Field(32, ge=1, le=1000, description="Requests that the model worker does at once")
+    worker_memory_mb: int = Field(4096, ge=64, description="Memory for loaded models and SAEs, in MB")
+    worker_queue: int = Field(8, ge=1, le=1000, description="Steering requests that may wait; others are refused")
+    worker_places: int = Field(
+        32, ge=1, le=1000, description="Requests that the model worker executes at the same time")
     worker_address: str = Field(
         "", pattern=r"^$|^[^\s:]+:\d{1,5}$",
-        description="<host>:<port> of a model worker on another host; empty: one here")
+        description="<host>:<port> of a model worker on another host; empty: the server starts one")
     worker_token: str = Field("", description="Shared token of a model worker on another host")
-    steer_grace_s: float = Field(15, ge=0, description="Seconds that a steering run goes on while nobody looks at it")
+    steer_grace_s: float = Field(15, ge=0, description="Seconds that a steering run continues while no page watches it")
 
     @field_validator("home")
     @classmethod
@@ -95,22 +108,33 @@ class Settings(BaseSettings):
     def _host_patterns(cls, value: str) -> str:
         for host in _parts(value):
             if "*" in host and host != "*" and not (host.startswith("*.") and "*" not in host[1:]):
-                raise ValueError(f"{host!r} is no host name; a star may only stand for all names below one, as in "
+                raise ValueError(f"{host!r} is not a host name; a star may only stand for all names below one, as in "
                                  "*.example.org")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        for proxy in _parts(value):
+            try:
+                proxy == "*" or ip_network(proxy, strict=False)
+            except ValueError:
+                raise ValueError(
+                    f"{proxy!r} is not an IP address or network, such as 127.0.0.1 or 10.0.0.0/8") from None
         return value
 
     @classmethod
     def load(cls, **values: Any) -> Settings:
-        """Settings from `values`, the environment and the secrets folder.  Raises UserError."""
+        """Read the settings from `values`, the environment and the secrets folder.  Raises UserError."""
         try:
             secrets = os.environ.get("SAESCOPE_SECRETS_DIR")
             more: dict[str, Any] = {"_secrets_dir": secrets} if secrets else {}
             return cls(**more, **values)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            name = str(first["loc"][0]) if first["loc"] else "settings"
+            first = faults(error, cls)[0]
+            name = str(first.path[0]) if first.path else "settings"
             name = name if name.isupper() else f"SAESCOPE_{name.upper()}"
-            raise UserError(f"{name}: {first['msg']}", name) from None
+            raise UserError(f"{name}: {first.words}", name) from None
 
     @property
     def workspace(self) -> Workspace:
@@ -118,23 +142,34 @@ class Settings(BaseSettings):
 
     @property
     def url(self) -> str:
-        """The database's address."""
+        """Return the SQLAlchemy address of the app database."""
         return self.database_url or f"sqlite:///{self.workspace.database}"
 
     @property
-    def n_readers(self) -> int:
-        """Reader processes to start."""
+    def is_local(self) -> bool:
+        """Return whether only this machine can reach the program."""
+        return self.host in _LOOPBACK or self.host.startswith("127.")
+
+    @property
+    def n_page_workers(self) -> int:
+        """Return the number of page workers to start."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return self.readers if self.readers >= 0 else min(cores, 4) if cores > 1 else 0
+        return self.page_workers if self.page_workers >= 0 else min(cores, 4) if cores > 1 else 0
 
     @property
     def origins(self) -> frozenset[str]:
-        """Further origins whose unsafe requests are taken."""
+        """Return the further origins whose unsafe requests are accepted."""
         return frozenset(part.rstrip("/") for part in _parts(self.trusted_origins))
 
     @property
+    def proxies(self) -> list[str]:
+        """Return the addresses and networks of proxies whose forwarded headers are believed."""
+        proxies = _parts(self.trusted_proxies)
+        return [proxy if proxy == "*" else str(ip_network(proxy, strict=False)) for proxy in proxies]
+
+    @property
     def hosts(self) -> list[str]:
-        """Host names and patterns that requests may be sent to; `*` for any."""
+        """Return the host names and patterns that requests may name; `*` means any."""
         named = [*_parts(self.allowed_hosts), *filter(None, (urlsplit(origin).hostname for origin in self.origins))]
         if self.allowed_hosts:
             return named

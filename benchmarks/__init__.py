@@ -1,1 +1,1 @@
-"""What saescope claims about speed and quality, as programs: `python -m benchmarks.<name>`."""
+"""Programs that measure saescope's speed and quality: `python -m benchmarks.<name>`."""

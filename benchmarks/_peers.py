@@ -1,6 +1,6 @@
-"""Peer libraries, each in a virtual environment of its own: `benchmarks/peers/<name>/`, made on first use.
+"""Peer libraries, each in its own virtual environment: `benchmarks/peers/<name>/`, made at the first use.
 
-`benchmarks/peers/<name>.txt` pins what goes in; pip's own settings say where packages come from.
+`benchmarks/peers/<name>.txt` pins the packages; pip's own settings decide where they come from.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ PEERS = Path(__file__).parent / "peers"
 
 
 def environment(name: str) -> Path:
-    """The Python of a peer's environment."""
+    """Return the Python of a peer's environment, after making the environment if it is missing."""
     folder = PEERS / name
     python = folder / "bin" / "python"
     done = folder / ".installed"

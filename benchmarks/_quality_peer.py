@@ -1,20 +1,20 @@
-"""Held-out FVU of ours and of SAELens', after the same tokens with the same settings, for `benchmarks.quality`.
+"""Held-out FVU of saescope and SAELens after the same tokens with the same settings, for `benchmarks.quality`.
 
 Both train on the same stored activations (scaled once so that E‖y‖² = D; neither normalises further), in
-batches of 2,048, with Adam (0.9, 0.99), the same peak learning rate (several, one after the other), warm-up, linear
-decay and norm of clipping (1, of the summed squared error's gradient), from the same b_dec and unit decoder rows;
-where there is a penalty, its coefficient, warm-up, first θ, bandwidth and gate bias are the same in the units of
-each.  What differs is each trainer's own: how its loss is scaled, its initial weights, how it treats decoder norms
-and dead latents, its precision.
+batches of 2,048, with Adam (0.9, 0.99).  They share the peak learning rate (several values in turn), warm-up, linear
+decay, the clipping norm (1, of the summed squared error's gradient), b_dec and unit decoder rows.
+If there is a penalty, its coefficient, warm-up, first θ, bandwidth and gate bias are the same in the units of
+each.  The trainers differ in the scale of the loss, the initial weights, the treatment of decoder norms
+and dead latents, and the precision.
 
-Both artefacts are measured by one function (`sae.evaluation.metrics.reconstruction_metrics`), SAELens' after it has
-been read as any SAELens folder is, by the rule that its inference has.  FVUs are compared at the same L0:
+One function measures both artefacts (`sae.evaluation.metrics.reconstruction_metrics`).  SAELens' artefact is read
+like any SAELens folder, with its own inference rule.  FVUs are compared at the same L0:
 
-    topk                      k decides
-    batch_topk, matryoshka    one θ for all latents, put where the mean L0 of other held-out tokens is k, for both
-    jumprelu, gated           ours is trained with the same coefficient and then with others until its L0 lies on
-                              both sides of SAELens' and not far apart, and its FVU interpolated there (log FVU,
-                              linear in log L0); an L0 that was not reached counts as missed
+    topk                      k determines L0
+    batch_topk, matryoshka    both use one θ for all latents, chosen so that the mean L0 of other held-out tokens is k
+    jumprelu, gated           saescope is trained with the same coefficient and then with others, until its L0s are
+                              on both sides of SAELens' and near it; its FVU is interpolated there (log FVU,
+                              linear in log L0), and an L0 that was not reached counts as a failure
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ RATES = (4e-3, 8e-3)
 CLIP_NORM = 1.0  # of a summed squared error, which is ours times the variance
 L0_COEFFICIENT, L1_COEFFICIENT = 2e-3, 0.12
 STEERED = ("jumprelu", "gated")
-FACTOR, TRIALS = 2.0, 7  # to the next coefficient, and how many are tried
-NEAR = 1.5  # how far apart two L0s may be to interpolate between them
+FACTOR, TRIALS = 2.0, 7  # step to the next coefficient, and the number of coefficients tried
+NEAR = 1.5  # largest ratio of two L0s for an interpolation between them
 Row = dict[str, Any]
 Point = tuple[float, float, float]  # factor on the coefficient, L0, FVU
 
 
 class Comparison:
-    """The activations that both are trained on, and those that both are measured on."""
+    """The activations on which both libraries train and are measured."""
 
     def __init__(self, stored_ND: Tensor, calibration: list[Tensor], evaluation: list[Tensor], layer: int, steps: int,
                  ) -> None:
@@ -67,7 +67,7 @@ class Comparison:
         self.start = DataStatistics.measure(self.train_ND[:32_768])
 
     def rows(self, rates: Sequence[float], say: Callable[[str], None]) -> Iterator[Row]:
-        """One architecture after the other, at every learning rate."""
+        """Yield the result of each architecture at each learning rate."""
         with tempfile.TemporaryDirectory() as folder:
             data = str(Path(folder) / "y.npy")
             np.save(data, self.train_ND.numpy())
@@ -123,7 +123,10 @@ class Comparison:
         return load(folder), seconds
 
     def _peer_settings(self, architecture: str) -> tuple[str, dict[str, Any], dict[str, float]]:
-        """SAELens' name, its settings, parameters to be filled with a number.  Its loss is ours times the variance."""
+        """Return SAELens' name of an architecture, its settings, and parameters to fill with a number.
+
+        SAELens' loss is ours times the variance.
+        """
         variance, scale, warm = self.start.variance, self.start.input_scale, self.steps // 10
         settings: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
             "topk": ("topk", {"k": K}, {}),
@@ -138,7 +141,7 @@ class Comparison:
         return settings[architecture]
 
     def _at_k(self, sae: Autoencoder, architecture: str) -> Autoencoder:
-        """With its θ where the mean L0 is k, if it has a single one."""
+        """Set the SAE's θ so that the mean L0 is k, if it has a single θ, and return the SAE."""
         if architecture in ONE_THETA:
             theta = calibrate_threshold(sae, self.calibration, K)
             assert abs(mean_l0(sae, self.calibration, theta) - K) < 0.5
@@ -148,13 +151,13 @@ class Comparison:
 
 
 def bracket(points: Sequence[Point], l0: float) -> tuple[Point, Point] | None:
-    """The nearest points whose L0s have `l0` between them."""
+    """Return the two nearest points with `l0` between their L0s, or None."""
     below, above = [p for p in points if p[1] <= l0], [p for p in points if p[1] > l0]
     return (max(below, key=lambda p: p[1]), min(above, key=lambda p: p[1])) if below and above else None
 
 
 def next_factor(points: Sequence[Point], l0: float) -> float:
-    """What to try next on the way to an L0; 0 where the points are near enough to it."""
+    """Return the factor to try next to reach an L0, or 0 if the points are near enough to it."""
     around = bracket(points, l0)
     if around is None:  # a larger coefficient means fewer latents
         return points[-1][0] * (FACTOR if points[-1][1] > l0 else 1 / FACTOR)
@@ -166,16 +169,16 @@ def next_factor(points: Sequence[Point], l0: float) -> float:
 
 
 def interpolated(around: tuple[Point, Point], l0: float) -> float:
-    """FVU at an L0 between those of two points."""
+    """Return the interpolated FVU at an L0 between two points."""
     (_, x0, y0), (_, x1, y1) = around
     return y0 * (y1 / y0) ** (math.log(l0 / x0) / math.log(x1 / x0))
 
 
 def as_table(rows: list[Row]) -> str:
-    """Both FVUs."""
+    """Return both FVUs as a table."""
     return table(
-        ["architecture", "rate", "L0", "FVU, saescope", "FVU, SAELens", "ratio", "ours trained at (L0, FVU)",
-         "SAELens by its own θ (L0, FVU)", "seconds, saescope", "SAELens"],
+        ["architecture", "rate", "L0", "FVU, saescope", "FVU, SAELens", "ratio", "saescope trained at (L0, FVU)",
+         "SAELens with its own θ (L0, FVU)", "seconds, saescope", "SAELens"],
         [[row["architecture"], f"{row['lr']:g}", f"{row['peer_l0']:.1f}", f"{row['fvu']:.4f}", f"{row['peer_fvu']:.4f}",
           f"{row['fvu'] / row['peer_fvu']:.3f}{'' if row['matched'] else ' (L0 not reached)'}",
           ", ".join(f"{l0:.1f} {fvu:.4f}" for _, l0, fvu in row["points"]),
@@ -184,6 +187,6 @@ def as_table(rows: list[Row]) -> str:
 
 
 def bars(rows: list[Row]) -> list[dict[str, Any]]:
-    """What was asked for: held-out FVU within 1% of SAELens' or better."""
+    """Return the goals: held-out FVU at most 1% above SAELens'."""
     return [bar(f"FVU over SAELens', {row['architecture']}, rate {row['lr']:g}", row["fvu"] / row["peer_fvu"], "≤ 1.01",
                 row["matched"] and row["fvu"] <= 1.01 * row["peer_fvu"]) for row in rows]

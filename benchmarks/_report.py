@@ -1,4 +1,4 @@
-"""What every benchmark prints: a table for people, or one JSON object with `--json`."""
+"""The report of every benchmark: a table for people, or one JSON object with `--json`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 
 def machine() -> dict[str, Any]:
-    """The hardware and versions that figures hold for."""
+    """Return the hardware and versions for which the figures hold."""
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -30,30 +30,30 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checked-out commit, or an empty string outside a checkout."""
+    """Return the checked-out commit, or an empty string outside a checkout."""
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return done.stdout.strip()
 
 
 def bar(name: str, value: float, goal: str, holds: bool) -> dict[str, Any]:
-    """One figure that was asked for, and whether it is reached."""
+    """Return one goal with its measured value and whether it is reached."""
     return {"name": name, "value": value, "goal": goal, "holds": holds}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [list(map(str, header)), ["---"] * len(header), *[list(map(str, row)) for row in rows]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def bars_table(bars: list[dict[str, Any]]) -> str:
-    """What was asked for beside what was measured."""
-    return table(["asked for", "goal", "measured", "holds"],
+    """Return a table of the goals and the measured values."""
+    return table(["figure", "goal", "measured", "holds"],
                  [[b["name"], b["goal"], f"{b['value']:.4g}", "yes" if b["holds"] else "NO"] for b in bars])
 
 
 def emit(name: str, results: Any, bars: list[dict[str, Any]], as_json: bool) -> None:
-    """Print the bars as a table, or everything as the last line's JSON."""
+    """Print the bars as a table, or everything as one line of JSON."""
     if as_json:
         print(json.dumps({"name": name, "machine": machine(), "commit": commit(), "results": results, "bars": bars}))
     elif bars:
@@ -61,7 +61,7 @@ def emit(name: str, results: Any, bars: list[dict[str, Any]], as_json: bool) -> 
 
 
 def write(name: str, title: str, how: str, tables: str) -> Path:
-    """Keep figures worth quoting in `benchmarks/results`, with the hardware, the date and the exact command."""
+    """Write figures to `benchmarks/results`, with the hardware, the date and the exact command."""
     found, today = machine(), datetime.date.today().isoformat()
     processor = found["gpu"] or found["cpu"]
     kind = next((word for word in ("xeon", "epyc", "ryzen", "core", "h200", "h100", "a100")

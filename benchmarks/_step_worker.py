@@ -1,8 +1,8 @@
-"""Our training step as a worker, and the bare encoder product beside it (`benchmarks/_workers.py`).
+"""A worker (`benchmarks/_workers.py`) that measures saescope's training step and the bare encoder product.
 
-    {"make": spec, "data": x.npy, "device": "cpu"}   a trainee on those activations, float32 [N, D]
+    {"make": spec, "data": x.npy, "device": "cpu"}   make a trainer on these activations, float32 [N, D]
     {"steps": n}      -> {"seconds": [n]}            training steps
-    {"product": n}    -> {"fresh": [n], "kept": [n]} x @ W.T in bfloat16; `kept` writes into memory that is there
+    {"product": n}    -> {"fresh": [n], "kept": [n]} x @ W.T in bfloat16; `kept` writes to existing memory
     {"memory": true}  -> {"peak_mb", "imported_mb"}
 """
 
@@ -25,7 +25,7 @@ from sae.training.trainer import SAETrainer
 
 
 def peak_mb() -> float:
-    """The largest resident memory this program has had (`ru_maxrss` would count its parent's as well)."""
+    """Return this program's peak resident memory in MB (`ru_maxrss` would include its parent's)."""
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
@@ -33,7 +33,7 @@ def peak_mb() -> float:
 
 
 class Stepper:
-    """A trainee and the batches it goes round."""
+    """A trainer and the batches that it repeats."""
 
     def make(self, spec: TrainSpec, data: str, device: torch.device) -> None:
         self.device = device
@@ -48,7 +48,7 @@ class Stepper:
     def product(self, n: int) -> dict[str, Any]:
         x_BD, W_LD = self.batches[0].bfloat16(), self.trainer.W_enc_LD.detach().bfloat16()
         out_BL = torch.empty(len(x_BD), len(W_LD), dtype=torch.bfloat16, device=self.device)
-        out_BL.zero_()  # its pages are there before the first product
+        out_BL.zero_()  # allocates its pages before the first product
         return {"fresh": [self._seconds(lambda: x_BD @ W_LD.T) for _ in range(n)],
                 "kept": [self._seconds(lambda: torch.mm(x_BD, W_LD.T, out=out_BL)) for _ in range(n)]}
 

@@ -1,4 +1,4 @@
-"""Processes that train on request, so that two trainers can take turns in one run, each with its own memory."""
+"""Processes that train on request, so that two trainers can take turns, each with its own memory."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from benchmarks._peers import PEERS, environment
 
 
 class Worker:
-    """A process that reads one JSON request a line and answers with one JSON object a line."""
+    """A process that reads one JSON request per line and answers with one JSON object per line."""
 
     def __init__(self, *command: str) -> None:
-        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed with the worker)
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said,
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed with the worker)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
                                         text=True)
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """Its answer.  Raises RuntimeError with the end of what it said when it has died."""
+        """Send a request and return the answer.  Raises RuntimeError with the end of stderr if the process has died."""
         assert self.process.stdin
         assert self.process.stdout
         with suppress(BrokenPipeError):
@@ -30,8 +30,8 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             self.process.wait()
-            self.said.seek(0)
-            raise RuntimeError(f"{self.process.args} has ended:\n{self.said.read()[-2000:]}")
+            self.errors.seek(0)
+            raise RuntimeError(f"{self.process.args} has ended:\n{self.errors.read()[-2000:]}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -41,9 +41,9 @@ class Worker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.process.kill()
         self.process.communicate()
-        self.said.close()
+        self.errors.close()
 
 
 def saelens() -> Worker:
-    """SAELens, in its own environment."""
+    """Start SAELens in its own environment."""
     return Worker(str(environment("saelens")), str(PEERS / "saelens.py"))

@@ -1,13 +1,13 @@
-"""What Gao et al. 2024 found about activation functions, measured here: shrinkage and progressive recovery.
+"""The findings of Gao et al. 2024 about activation functions, measured here: shrinkage and progressive recovery.
 
     python -m benchmarks.architectures                 about five minutes on two cores
-    python -m benchmarks.architectures --tokens 2000000 --latents 4096    a longer look
+    python -m benchmarks.architectures --tokens 2000000 --latents 4096    a longer run
 
 Every architecture is trained on the same stored activations (demo model, standard library, the residual
-stream after block 2), with k = 32 where it is told one.  All figures are from held-out text, over all tokens but BOS.
+stream after block 2), with k = 32 if it has a k.  All figures are from held-out text, over all tokens but BOS.
 
-* **Shrinkage** (figure 9): each token's active latents are frozen and their values refined to the non-negative
-  least-squares optimum.  `bias` is Σ(f* − f)/Σf: what an L1 penalty took away.
+* **Shrinkage** (figure 9): each token's active latents are fixed and their values refined to the non-negative
+  least-squares optimum.  `bias` is Σ(f* − f)/Σf, the shrinkage by an L1 penalty.
 * **Progressive recovery** (figure 10): FVU when the activation function is replaced by TopK(k'), and
   by one threshold with a mean L0 of k'.
 """
@@ -41,7 +41,7 @@ SAES: dict[str, dict[str, Any]] = {
 
 
 class Bench:
-    """The stored activations, and one architecture at a time."""
+    """The stored activations and the measurement of one architecture at a time."""
 
     def __init__(self, home: Path, tokens: int, eval_tokens: int) -> None:
         lm = LanguageModel.load("demo")
@@ -54,7 +54,7 @@ class Bench:
         self.stored_ND = stored.sample(min(tokens, 600_000)).bfloat16()
 
     def measure(self, name: str, options: argparse.Namespace) -> dict[str, Any]:
-        """Train one SAE, calibrate its θ where it has one, and put both questions to it."""
+        """Train one SAE, calibrate its θ if it has one, and measure shrinkage and progressive recovery."""
         values = {"architecture": name, "n_latents": options.latents, "k": options.k, "tokens": options.tokens,
                   "batch_tokens": BATCH, "seed": options.seed, **SAES[name]}
         spec = TrainSpec(**values)
@@ -78,7 +78,7 @@ class Bench:
 
 
 def shrinkage_table(rows: list[dict[str, Any]]) -> str:
-    """What refinement does to each SAE."""
+    """Return a table of the effect of refinement on each SAE."""
     header = ["SAE", "L0", "FVU", "dead", "bias", "mean move", *(f"{q:.0%}" for q in QUANTILES), "FVU, refined"]
     return table(header, [
         [row["name"], f"{row['l0']:.1f}", f"{row['fvu']:.4f}", row["dead"], f"{row['bias']:+.1%}", f"{row['size']:.1%}",
@@ -87,14 +87,14 @@ def shrinkage_table(rows: list[dict[str, Any]]) -> str:
 
 
 def recovery_table(rows: list[dict[str, Any]], rule: str) -> str:
-    """FVU at every k'."""
+    """Return a table of FVU at every k'."""
     ks = list(rows[0][rule])
     return table(["SAE", *(f"k' = {k}" for k in ks)], [
         [row["name"], *(f"{row[rule][k]:.4f}" for k in ks)] for row in rows])
 
 
 def bars(rows: list[dict[str, Any]], k: int) -> list[dict[str, Any]]:
-    """The paper's findings, as far as they can be put in one figure each."""
+    """Return the paper's findings that can be expressed as one figure each."""
     by_name = {row["name"]: row for row in rows}
     out = []
     if {"relu", "topk"} <= set(by_name):
@@ -111,7 +111,7 @@ def bars(rows: list[dict[str, Any]], k: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=600_000, help="activations trained on")
+    parser.add_argument("--tokens", type=int, default=600_000, help="activations to train on")
     parser.add_argument("--latents", type=int, default=1024)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)

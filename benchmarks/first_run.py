@@ -1,9 +1,9 @@
-"""From nothing to a browsable SAE: the program started on an empty workspace, watched from outside.
+"""Time from an empty workspace to a browsable SAE, as a client sees it.
 
     python -m benchmarks.first_run
 
-Starts `saescope serve` in a temporary workspace on a free port of the loopback interface, asks
-for the home page until it comes, then for the list of SAEs until the demo SAE has its build, and
+The benchmark starts `saescope serve` in a temporary workspace on a free port of the loopback interface.  It requests
+the home page until it comes, then the list of SAEs until the demo SAE has its build, and
 stops the server.  Times count from the start of the server's process.
 """
 
@@ -36,7 +36,7 @@ def main() -> None:
         results = watch(Path(home), quiet=options.json)
     bars = [
         bar("first page after the server's start (s)", results["first_page_s"], "≤ 15", results["first_page_s"] <= 15),
-        bar("features to browse after the server's start (s)", results["browsable_s"], "≤ 180",
+        bar("latents to browse after the server's start (s)", results["browsable_s"], "≤ 180",
             results["browsable_s"] <= 180),
         bar("stopped after Ctrl-C (s)", results["stop_s"], "≤ 60", results["stop_s"] <= 60)]
     if not options.json:
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def watch(home: Path, quiet: bool) -> dict[str, Any]:
-    """Start the server, wait for the demo's build, stop it."""
+    """Start the server, wait for the demo's build, stop the server, and return the times."""
     port = _free_port()
     environment = {**os.environ, "SAESCOPE_HOME": str(home), "PORT": str(port), "HOST": "127.0.0.1"}
     started = time.monotonic()

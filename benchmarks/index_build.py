@@ -1,13 +1,13 @@
-"""The feature index against SAEDashboard: the same model, SAE and tokens, in one run.
+"""The index compared with SAEDashboard on the same model, SAE and tokens, in one run.
 
     python -m benchmarks.index_build [--latents 512] [--large] [--json]
 
-Trains a small BatchTopK SAE on the embedded language model, takes 131,072 tokens of the standard
-library in whole contexts, and times (a) our build, language model and file included, each in a
-process of its own, whose peak memory is read, and (b) `SaeVisRunner.run` of SAEDashboard 0.8.0 for
-some of the latents, in a virtual environment of its own; the fastest of several runs each.  Then our
-build alone over 1 to 8 times the tokens.  `--large` adds a build of 65,536 latents over a million
-tokens (random decoder, θ calibrated to 32 latents a token).
+The benchmark trains a small BatchTopK SAE on the embedded language model and takes 131,072 tokens of the standard
+library in whole contexts.  It times (a) saescope's build, including the language model and the file, each in a
+separate process, whose peak memory is read, and (b) `SaeVisRunner.run` of SAEDashboard 0.8.0 for
+some of the latents, in its own virtual environment.  The fastest of several runs counts.  Then saescope's
+build alone is timed over 1 to 8 times the tokens.  `--large` adds a build of 65,536 latents over a million
+tokens (random decoder, θ calibrated to 32 latents per token).
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ CONTEXT = 128
 SAE_ID = "demo/bench"
 LARGE_ID = "demo/large"
 LARGE_LATENTS, LARGE_TOKENS = 65_536, 1_000_000
-RUNS, PEER_RUNS = 3, 2  # of which the fastest count
+RUNS, PEER_RUNS = 3, 2  # the fastest of these counts
 
 
 def prepare_all(root: Path, large: bool) -> None:
-    """The text, a trained SAE of 4,096 latents, and perhaps a random one of 65,536."""
+    """Prepare the text, a trained SAE of 4,096 latents, and with `large` a random one of 65,536."""
     subprocess.run([sys.executable, "-m", "sae", "train", "--name", "bench", "--normalize", "dataset", "--tokens",
                     "400000", "--eval-tokens", "20000", "--ce-tokens", "2000", "--no-index"],
                    check=True, env=_environment(root), stdout=subprocess.DEVNULL)
@@ -69,7 +69,7 @@ def _open(workspace: Workspace) -> tuple[LanguageModel, Corpus]:
 
 
 def _random_sae(workspace: Workspace) -> None:
-    """Unit directions drawn at random, its own transpose as the encoder, θ for a mean L0 of 32."""
+    """Save an SAE with random unit decoder rows, the same matrix as the encoder, and θ for a mean L0 of 32."""
     lm, corpus = _open(workspace)
     config = read_config(workspace.sae(SAE_ID)) | {
         "id": LARGE_ID, "n_latents": LARGE_LATENTS, "normalize": "layer_norm"}
@@ -85,7 +85,7 @@ def _random_sae(workspace: Workspace) -> None:
 
 
 def _whole(corpus: Corpus, n_tokens: int) -> Corpus:
-    """As many whole contexts as hold `n_tokens` tokens, BOS included; the text again where it is too short."""
+    """Return whole contexts with `n_tokens` tokens, including BOS; a text that is too short is repeated."""
     rows = np.flatnonzero(corpus.length == CONTEXT)
     rows = np.resize(rows, n_tokens // CONTEXT)
     return dataclasses.replace(
@@ -94,7 +94,7 @@ def _whole(corpus: Corpus, n_tokens: int) -> Corpus:
 
 
 def ours(root: Path, sae_id: str, n_tokens: int) -> None:
-    """Make one build and print what it took; runs in a process of its own."""
+    """Make one build in this process and print its time, memory and size."""
     workspace = Workspace(root)
     lm, corpus = _open(workspace)
     sae = Autoencoder.load(workspace.sae(sae_id))
@@ -120,7 +120,7 @@ def _ours(root: Path, sae_id: str, n_tokens: int) -> dict[str, Any]:
 
 
 def peer(root: Path, n_latents: int) -> dict[str, Any]:
-    """SAEDashboard on the same model, SAE and tokens; refuses to compare where the residual streams differ."""
+    """Run SAEDashboard on the same model, SAE and tokens; fail if the residual streams differ."""
     workspace = Workspace(root)
     lm, corpus = _open(workspace)
     chosen = _whole(corpus, TOKENS)
@@ -144,7 +144,7 @@ def _fastest(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--latents", type=int, default=512, help="how many latents SAEDashboard works on")
+    parser.add_argument("--latents", type=int, default=512, help="number of latents for SAEDashboard")
     parser.add_argument("--large", action="store_true", help="also 65,536 latents over a million tokens")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
@@ -168,7 +168,7 @@ def _report(
 ) -> None:
     mine_ms = 1e3 * best["seconds"] / best["latents"]
     theirs_ms = 1e3 * theirs["seconds"] / theirs["latents"]
-    # Time against tokens: what the last doublings added, per token, over what the first build took.
+    # Time against tokens: the additional time per additional token, relative to the first build's time per token.
     slope = (sizes[-1]["seconds"] - sizes[0]["seconds"]) / (sizes[-1]["tokens"] - sizes[0]["tokens"])
     linear = slope * sizes[0]["tokens"] / sizes[0]["seconds"]
     memory = sizes[-1]["peak_GB"] / sizes[0]["peak_GB"]
@@ -179,9 +179,9 @@ def _report(
                  for run in [best, *sizes[1:], *([large] if large else [])]]
         print(table(["", "latents", "tokens", "s", "ms / latent", "peak GB", "file MB"], rows))
     bars = [
-        bar("time per latent, SAEDashboard / ours", theirs_ms / mine_ms, "≥ 50", theirs_ms / mine_ms >= 50),
+        bar("time per latent, SAEDashboard / saescope", theirs_ms / mine_ms, "≥ 50", theirs_ms / mine_ms >= 50),
         bar("time per further token / time per token of the first build", linear, "≤ 1.1 (linear)", linear <= 1.1),
-        bar("peak memory at 8 times the tokens / at once", memory, "≤ 1.5 (flat)", memory <= 1.5)]
+        bar("peak memory at 8 times the tokens / at 1 times", memory, "≤ 1.5 (flat)", memory <= 1.5)]
     if large:
         bars.append(bar("65,536 latents, a million tokens: peak memory (GB)", large["peak_GB"], "≤ 8",
                         large["peak_GB"] <= 8))

@@ -1,12 +1,13 @@
-"""Each kernel of the training step on a GPU: its time, torch's for the same, and its share of what the device can do.
+"""Each kernel of the training step on a GPU: its time, torch's time, and its share of the device's maximum.
 
     python -m benchmarks.kernels                       L = 12,288, 24,576 and 131,072; B = 4096, D = 768, k = 32, bf16
     python -m benchmarks.kernels --n-latents 65536     another size
 
-What the device can do is measured first, in the same run: the copy rate (a device-to-device copy, bytes read and
-written) and the matrix rate (a bf16 product of two 8192 x 8192 matrices).  `bytes` is the least that has to cross the
-memory bus, every operand once; a share of it above 1 means that operands came from the cache.  Times are medians of
-20 runs after 5, by CUDA events, with the cache flushed before each.  Without a CUDA device nothing is measured.
+The device's maximum is measured first, in the same run: the copy rate (a device-to-device copy, bytes read and
+written) and the matrix rate (a bf16 product of two 8192 x 8192 matrices).  `bytes` is the minimum that must cross the
+memory bus, every operand once; a share above 1 means that operands came from the cache.  Times are medians of
+20 runs after 5 warm-up runs, by CUDA events, with the cache flushed before each.  Without a CUDA device nothing is
+measured.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ B, D, K = 4096, 768, 32
 
 @dataclass
 class Case:
-    """One kernel at one size: what it does, what torch does for the same, and what it has to move or multiply."""
+    """One kernel at one size, torch's equivalent, and the minimum of bytes and floating-point operations."""
 
     name: str
     ours: Callable[[], object]
@@ -37,7 +38,7 @@ class Case:
 
 
 def cases(n_latents: int, device: str, B: int = B, D: int = D, k: int = K) -> Iterator[Case]:
-    """All kernels on data of a plausible shape: unit directions, a batch that fires about k latents a token."""
+    """Yield all kernels on plausible data: unit directions, and a batch with about k active latents per token."""
     from sae.kernels import triton_adam, triton_codes, triton_select
 
     L = n_latents
@@ -97,7 +98,7 @@ def cases(n_latents: int, device: str, B: int = B, D: int = D, k: int = K) -> It
 
 
 def seconds(work: Callable[[], object], flush: Tensor, repeats: int = 20) -> float:
-    """The median time of one call on the current device, by its own clock."""
+    """Return the median time of one call on the current device, by CUDA events."""
     times = []
     for number in range(repeats + 5):
         flush.zero_()
@@ -112,7 +113,7 @@ def seconds(work: Callable[[], object], flush: Tensor, repeats: int = 20) -> flo
 
 
 def rates(flush: Tensor) -> tuple[float, float]:
-    """Bytes a second of a copy, both ways counted, and bf16 FLOP a second of a square product."""
+    """Return the bytes per second of a copy (read and written) and the bf16 FLOP per second of a square product."""
     source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     square = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")

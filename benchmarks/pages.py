@@ -1,12 +1,12 @@
-"""How fast the pages of a large index come: server and load generator on the same machine.
+"""The speed of the pages of a large index, with server and load generator on the same machine.
 
     python -m benchmarks.pages [--latents 65536] [--growth 1048576] [--json]
 
-Makes the index by `benchmarks.synthetic` (once; the folder is kept in the system's temporary
-directory), starts `saescope serve` on the loopback interface, and asks over kept-alive
-connections for pages of latents drawn at random, so that no cache helps, and for the latent
+The benchmark makes the index with `benchmarks.synthetic` (once; the folder stays in the system's temporary
+directory) and starts `saescope serve` on the loopback interface.  Over kept-alive connections it requests
+pages of random latents, so that no cache helps, and the latent
 table with every sort and filter.  `--growth N` measures the median of a latent's page on a lean
-index of 65,536 latents and on one of N (12 contexts of 64 tokens a latent, several gigabytes).
+index of 65,536 latents and on one of N (12 contexts of 64 tokens per latent, several gigabytes).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from benchmarks._report import bar, emit, table
 from sae.store.latent_query import DENSITIES, SORTS, TOKEN_SORTS
 from sae.store.records import FLAGS
 
-SETTLE = 300  # requests before the clock starts: imports, readers, templates, the first reads of the file
+SETTLE = 300  # requests before the measurement: imports, page workers, templates, the first reads of the file
 LEAN = {"contexts": 12, "window": 64}
 
 
 @contextmanager
 def serving(home: Path) -> Iterator[int]:
-    """`saescope serve` on a free port, which the block is given."""
+    """Run `saescope serve` on a free port, which the block gets."""
     environment = {**os.environ, "SAESCOPE_HOME": str(home), "PORT": "0", "HOST": "127.0.0.1", "SAESCOPE_DEMO": "false",
                    "SAESCOPE_LOG_LEVEL": "warning"}
     with open(home / "serve.log", "wb") as log:
@@ -62,7 +62,7 @@ class Connection:
         return cls(*await asyncio.open_connection("127.0.0.1", port, limit=1 << 20), port)
 
     async def get(self, path: str) -> tuple[bytes, float]:
-        """The body as it came over the wire, and the seconds that it took."""
+        """Return the body as it came over the wire, and the seconds."""
         started = time.perf_counter()
         self.writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nAccept-Encoding: gzip\r\n"
                           "Accept: text/html\r\n\r\n".encode())
@@ -86,7 +86,7 @@ def _plain(body: bytes) -> bytes:
 
 
 async def load(port: int, paths: Sequence[str], connections: int) -> dict[str, float]:
-    """Ask for all paths over so many connections at once."""
+    """Request all paths over the given number of connections, and return the timings and sizes."""
     waiting = list(reversed(paths))
     seconds: list[float] = []
     sizes: list[tuple[int, int]] = []
@@ -114,7 +114,7 @@ def latent_paths(n_latents: int, n: int, seed: int) -> list[str]:
 
 
 def table_paths() -> list[str]:
-    """The latent table with every sort both ways, every filter, and searches by token and logit."""
+    """Return addresses of the latent table: every sort both ways, every filter, searches by token and logit."""
     base = f"/{synthetic.SAE_ID}/latents"
     queries = [f"sort={sort}&dir={way}" for sort in SORTS if sort not in TOKEN_SORTS for way in ("asc", "desc")]
     queries += [f"flag={flag}" for flag in FLAGS] + [f"density={name}" for name in DENSITIES]
@@ -133,7 +133,7 @@ def measure(home: Path, n_latents: int, requests: int) -> dict[str, dict[str, fl
 
 
 def growth(folder: Path, n_latents: int) -> dict[str, float]:
-    """Medians of a latent's page on lean indexes of 65,536 and of `n_latents`."""
+    """Return the median of a latent's page on lean indexes of 65,536 and of `n_latents`."""
     medians = {}
     for size in (65_536, n_latents):
         home = folder / f"lean-{size}"
@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latents", type=int, default=65_536)
     parser.add_argument("--requests", type=int, default=500)
-    parser.add_argument("--growth", type=int, default=0, help="also measure how the median grows to so many latents")
+    parser.add_argument("--growth", type=int, default=0, help="also measure the growth of the median to this size")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "saescope-pages")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -1,13 +1,13 @@
-"""Ours against SAELens; and TopK against BatchTopK, by normalisation, with their spread over seeds.
+"""The quality of SAEs: saescope against SAELens, and TopK against BatchTopK by normalisation over several seeds.
 
     python -m benchmarks.quality                 both parts, 10 and 40 minutes on two cores
-    python -m benchmarks.quality --part peer     held-out FVU of five architectures, ours and SAELens' (`_quality_peer`)
-    python -m benchmarks.quality --part grid --seeds 1 --k 32    a look at the grid: FVU, ΔCE and L0
+    python -m benchmarks.quality --part peer     held-out FVU of five architectures against SAELens (`_quality_peer`)
+    python -m benchmarks.quality --part grid --seeds 1 --k 32    a short grid: FVU, ΔCE and L0
 
 Every SAE of the grid is trained on the same stored activations (demo model, standard library,
 the residual stream after block 2, BOS included as in the paper), each seed with its own
-initialisation and order of batches.  Finished cells are kept in `--cache` by commit, so a
-run that was stopped goes on.  θ is calibrated on one half of the held-out text; all figures are from the
+initialisation and order of batches.  Finished cells are stored in `--cache` by commit, so a
+stopped run resumes.  θ is calibrated on one half of the held-out text; all figures are from the
 other half, over all tokens but BOS.
 """
 
@@ -48,7 +48,7 @@ ARCHITECTURES = ("topk", "batch_topk")
 
 
 class Bench:
-    """The language model, the stored activations, and one cell of the grid at a time."""
+    """The language model, the stored activations, and the measurement of one cell of the grid at a time."""
 
     def __init__(self, home: Path, train_tokens: int, eval_tokens: int, ce_tokens: int) -> None:
         self.lm = LanguageModel.load("demo")
@@ -85,7 +85,7 @@ class Bench:
         return {"theta_trained": theta, "l0_at_theta_trained": l0, "theta": sae.sparsity.threshold}
 
     def _by_norm(self, sae: Autoencoder) -> list[dict[str, float]]:
-        """L0 and share of the squared error by quartile of the token's distance from the mean."""
+        """Return L0, FVU and share of the variance by quartile of the token's distance from the mean."""
         x_ND = torch.cat(self.evaluation)
         codes = sae.codes(x_ND)
         error_N = (x_ND - sae.decode(codes, x_ND)).square().sum(dim=1)
@@ -99,12 +99,12 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=["peer", "grid", "both"], default="both")
-    parser.add_argument("--peer-steps", type=int, default=300, help="batches of 2,048 that both are trained on")
+    parser.add_argument("--peer-steps", type=int, default=300, help="batches of 2,048 on which both train")
     parser.add_argument("--peer-lr", type=float, nargs="+", default=_quality_peer.RATES,
                         help="peak learning rates of both")
-    parser.add_argument("--tokens", type=int, default=1_433_600, help="activations trained on (700 batches of 2,048)")
+    parser.add_argument("--tokens", type=int, default=1_433_600, help="activations to train on (700 batches of 2,048)")
     parser.add_argument("--latents", type=int, default=2048)
-    parser.add_argument("--lr", type=float, default=0.0, help="peak learning rate; 0: the program's own choice")
+    parser.add_argument("--lr", type=float, default=0.0, help="peak learning rate; 0: saescope's default")
     parser.add_argument("--k", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--normalize", nargs="+", default=list(NORMALIZATIONS))
@@ -117,7 +117,7 @@ def main() -> None:
     summary = summarise(run(options)) if options.part != "peer" else []
     if not options.json:
         if peers:
-            print("Ours and SAELens', after the same tokens:\n\n" + _quality_peer.as_table(peers) + "\n")
+            print("saescope and SAELens after the same tokens:\n\n" + _quality_peer.as_table(peers) + "\n")
         if summary:
             print(as_table(summary))
             print("\nBy quarter of the tokens, nearest to the mean activation first:\n" + quarters_table(summary))
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def against_peer(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Five architectures, ours and SAELens'."""
+    """Measure five architectures of saescope and SAELens."""
     bench = Bench(options.home, options.peer_steps * _quality_peer.BATCH, 100_000, 0)
     comparison = _quality_peer.Comparison(
         bench.stored_ND, bench.calibration, bench.evaluation, LAYER, options.peer_steps)
@@ -133,7 +133,7 @@ def against_peer(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every cell of the grid, from the cache or measured now."""
+    """Return every cell of the grid, from the cache or measured now."""
     options.cache.parent.mkdir(parents=True, exist_ok=True)
     known = [json.loads(line) for line in options.cache.read_text().splitlines()] if options.cache.exists() else []
     done = {json.dumps([row["cell"], row["commit"]], sort_keys=True): row for row in known}
@@ -159,7 +159,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and standard deviation over seeds of each (normalisation, k, architecture)."""
+    """Return mean and standard deviation over seeds of each (normalisation, k, architecture)."""
     out = []
     key = lambda row: (row["cell"]["normalize"], row["cell"]["k"], row["cell"]["architecture"])  # noqa: E731
     for (normalize, k, architecture), group in itertools.groupby(sorted(rows, key=key), key=key):
@@ -178,7 +178,7 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def quarters_table(summary: list[dict[str, Any]]) -> str:
-    """L0 and FVU by quarter of the tokens, from those nearest to the mean activation to the farthest."""
+    """Return a table of L0 and FVU by quarter of the tokens, nearest to the mean activation first."""
     return table(["inputs", "k", "SAE", "L0 by quarter", "FVU by quarter"], [
         [line["normalize"], line["k"], line["architecture"],
          *(" / ".join(f"{part[name]:.{digits}f}" for part in line["by_quarter"])
@@ -186,7 +186,7 @@ def quarters_table(summary: list[dict[str, Any]]) -> str:
 
 
 def as_table(summary: list[dict[str, Any]]) -> str:
-    """The figures with their spread over seeds."""
+    """Return a table of the figures with their standard deviation over seeds."""
     def cell(line: dict[str, Any], name: str, digits: int) -> str:
         if name not in line:
             return "–"
@@ -201,7 +201,7 @@ def as_table(summary: list[dict[str, Any]]) -> str:
 
 
 def bars(summary: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What was asked for: the L0 at the calibrated θ within 2% of k on held-out tokens."""
+    """Return the goals: the L0 at the calibrated θ is within 2% of k on held-out tokens."""
     out = []
     for line in summary:
         if line["architecture"] == "batch_topk":

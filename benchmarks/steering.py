@@ -1,13 +1,13 @@
-"""Steering and inspecting: how long the first token takes, tokens a second alone and in company.
+"""The speed of steering and inspection: time to the first token, and tokens per second for one user and for several.
 
     python -m benchmarks.steering --model <folder>      # the embedded model and another one
-    python -m benchmarks.steering --users 32 --seconds 60   # many users at once, each held against its serial twin
+    python -m benchmarks.steering --users 32 --seconds 60   # many users at once, checked against single requests
 
-Measured at the model worker's client, on a worker process of its own, as the pages use it: from the
+Times are measured at the model worker's client, with a separate worker process as the pages use it, from the
 request to the events.  The SAE is random, BatchTopK with per-token layer norm, 4,096 latents, in the
-middle of the model; a request adds one latent, two columns.  Hugging Face `generate` runs on the same
-model, unsteered, sampling with the same settings, in this process with as many threads.  On a GPU the
-same with a random Llama of 1 billion parameters.
+middle of the model.  A request steers one latent and has two columns.  Hugging Face `generate` runs on the same
+model in this process, unsteered, with the same sampling settings and number of threads.  On a GPU the
+benchmark also measures a random Llama of 1 billion parameters.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ USERS = 8
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--model", action="append", default=[], help="the folder of another model to measure as well")
-    parser.add_argument("--users", type=int, default=0, help="instead: so many users at once, against their twins")
-    parser.add_argument("--seconds", type=float, default=60, help="with --users: how long")
+    parser.add_argument("--model", action="append", default=[], help="folder of another model to measure as well")
+    parser.add_argument("--users", type=int, default=0, help="instead: check this many users at once")
+    parser.add_argument("--seconds", type=float, default=60, help="with --users: the duration")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
     options = parser.parse_args()
     threads = options.threads or os.cpu_count() or 1
@@ -67,11 +67,11 @@ def main() -> None:
     emit("steering", results, bars, options.json)
 
 
-# ---- what is measured
+# ---- measurements
 
 
 def measure(home: Path, name: str, threads: int, device: str) -> dict[str, float]:
-    """All figures of one model."""
+    """Return all figures of one model."""
     folder = random_sae(home, name)
     with worker(home, threads, device) as client:
         asyncio.run(last(client, Warm(model=name, folders={"bench/sae": str(folder)})))
@@ -80,7 +80,7 @@ def measure(home: Path, name: str, threads: int, device: str) -> dict[str, float
         first = statistics.median(asyncio.run(first_token(client, request(name, folder, n))) for n in range(ROUNDS))
         one, hugging, many = [], [], []
         generate = hugging_face(name, device)
-        for n in range(ROUNDS):  # in turns, so that a busy machine is busy for all
+        for n in range(ROUNDS):  # in turns, so that other load on the machine affects all of them
             one.append(asyncio.run(rate(client, [request(name, folder, n)])))
             hugging.append(generate(n))
             many.append(asyncio.run(rate(client, [request(name, folder, 100 * n + i) for i in range(USERS)])))
@@ -113,13 +113,13 @@ def request(name: str, folder: Path, seed: int, **changes: Any) -> Generate:
 
 
 async def last(client: WorkerClient, message: Any) -> Event:
-    """The final event of a request.  Exits where it is a failure."""
+    """Return the final event of a request.  Raises SystemExit if it is a failure."""
     async for event in client.ask(message):
         if isinstance(event, Failed):
             raise SystemExit(f"the worker failed: {event.message}")
         if isinstance(event, Final):
             return event
-    raise SystemExit("the worker said nothing")
+    raise SystemExit("the worker sent no final event")
 
 
 async def first_token(client: WorkerClient, message: Generate) -> float:
@@ -131,17 +131,17 @@ async def first_token(client: WorkerClient, message: Generate) -> float:
 
 
 async def rate(client: WorkerClient, messages: list[Generate]) -> float:
-    """Tokens a second of these requests at once, all columns, from the request until the texts are written."""
+    """Return the tokens per second of concurrent requests, in all columns, until the texts are complete."""
     started = time.perf_counter()
     finals = await asyncio.gather(*(last(client, message) for message in messages))
-    # `seconds` leaves out the KL that is measured after the text; of many, the last one's text counts.
+    # `seconds` excludes the KL, which is measured after the text; with several requests, the last text counts.
     ends = max(final.seconds for final in finals if isinstance(final, Done))
     assert ends <= time.perf_counter() - started
     return sum(final.tokens for final in finals if isinstance(final, Done)) / ends
 
 
 async def inspect_seconds(client: WorkerClient, name: str, folder: Path) -> float:
-    """Two texts that fill the context of the embedded model, or one of 512 tokens where the model reads that."""
+    """Return the seconds for inspecting 512 tokens, in one text if the model's context allows it."""
     info = find_model(name)
     size = min(512, info.n_ctx)
     ids = tuple((0, *(1 + (7 * i + t) % (info.d_vocab - 1) for i in range(size - 1))) for t in range(512 // size))
@@ -171,11 +171,11 @@ def hugging_face(name: str, device: str) -> Any:
     return tokens_per_s
 
 
-# ---- many users, each held against its serial twin
+# ---- many users, whose results are compared with single requests
 
 
 def crowd(home: Path, users: int, seconds: float, threads: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """`users` ask again and again, for something else each time; every result is then asked for alone."""
+    """Let `users` send different requests for `seconds`, then repeat each request alone and compare the results."""
     folder = random_sae(home, DEMO)
     with worker(home, threads, "cpu") as client:
         asyncio.run(last(client, varied(folder, 0)))
@@ -211,12 +211,12 @@ def crowd(home: Path, users: int, seconds: float, threads: int) -> tuple[dict[st
         "tokens_per_s": sum(final.tokens for final in results.values()) / seconds,
         "memory_second_quarter_mb": early, "memory_last_quarter_mb": late}
     return figures, [
-        bar(f"results of {users} users that differ from their serial twins", len(wrong), "0", not wrong),
+        bar(f"results of {users} users that differ from single requests", len(wrong), "0", not wrong),
         bar("memory, last quarter over second", late / early, "≤ 1.05", late <= 1.05 * early)]
 
 
 def varied(folder: Path, seed: int) -> Generate:
-    """A request like nobody else's."""
+    """Return a random request that depends on the seed."""
     rng = random.Random(seed)
     latents = rng.sample(range(LATENTS), rng.randint(1, 3))
     interventions = tuple(
@@ -234,7 +234,7 @@ def resident_mb(client: WorkerClient) -> float:
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
 
-# ---- what it is measured on
+# ---- workers, SAEs and models
 
 
 @contextmanager
@@ -251,7 +251,7 @@ def layer_of(name: str) -> int:
 
 
 def random_sae(home: Path, name: str) -> Path:
-    """An SAE of the model's size whose latents fire now and then."""
+    """Save an SAE of the model's size whose latents fire occasionally, and return its folder."""
     info, generator = find_model(name), torch.Generator().manual_seed(0)
     W_LD = torch.randn(LATENTS, info.d_model, generator=generator)
     W_LD /= W_LD.norm(dim=1, keepdim=True)
@@ -268,7 +268,7 @@ def random_sae(home: Path, name: str) -> Path:
 
 
 def on_gpu(home: Path, threads: int) -> dict[str, float] | str:
-    """The same on a random model of a billion parameters, where there is a GPU."""
+    """Measure a random model of a billion parameters, if there is a GPU."""
     if not torch.cuda.is_available():
         return "not measured: no GPU here"
     import shutil

@@ -2,8 +2,8 @@
 
     python -m benchmarks.synthetic FOLDER --latents 65536 [--contexts 40] [--window 128]
 
-The rows are drawn by DuckDB from hashes of their numbers: no language model, no text, but the
-tables, sizes and value ranges of a real build, written in order, latent after latent.
+DuckDB makes the rows from hashes of their numbers.  There is no language model and no text, but the
+tables, sizes and value ranges are like a real build's, written in order, latent after latent.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _STEP = 8192  # latents written at once
 
 
 def make(root: Path, n_latents: int, contexts: int = 40, window: int = 128) -> Path:
-    """The build's path; an existing one of that size is used again."""
+    """Make the build if it does not exist and return its path."""
     workspace = Workspace(root)
     path = workspace.build(SAE_ID, BUILD_ID)
     if path.exists():
@@ -75,7 +75,7 @@ def make(root: Path, n_latents: int, contexts: int = 40, window: int = 128) -> P
 
 
 def _macros(con: duckdb.DuckDBPyConnection, n_latents: int) -> None:
-    """`u(a, b)` is uniform in [0, 1) by a hash; `tok` a token, frequent ones first; `other` a latent."""
+    """Define `u(a, b)`, a hash uniform in [0, 1); `tok`, a token (small ids are frequent); `other`, a latent."""
     con.execute("CREATE MACRO u(a, b) AS (hash(a, b) % 1000003) / 1000003.0")
     con.execute(f"CREATE MACRO tok(a, b) AS CAST(1 + floor({VOCABULARY - 1} * pow(u(a, b), 3)) AS INTEGER)")
     con.execute(f"CREATE MACRO other(a, b) AS CAST(hash(a, b) % {n_latents} AS INTEGER)")
@@ -126,7 +126,7 @@ FROM (SELECT range AS l, CASE WHEN u(range, 0) < 0.02 THEN 0
                               ELSE CAST(3 * pow(10, 4.5 * u(range, 1)) AS BIGINT) END AS n
       FROM range({{start}}, {{stop}})) ORDER BY l"""
 
-# The strongest contexts first, then four bands, then near misses, in which nothing fires.
+# The strongest contexts come first, then four bands, then near misses, in which the latent does not fire.
 _CONTEXTS = f"""(SELECT l AS latent, band, rank, act, hash(l, k) % 100000 AS ctx,
   CAST(hash(l, k) % 2000 AS INTEGER) AS doc,
   hash(l, k, 1) % 5000 AS doc_offset, 0 AS start, CAST({{S}} * 3 // 4 AS USMALLINT) AS peak,
@@ -169,7 +169,7 @@ def _site() -> dict[str, Any]:
 
 
 def _artefact(workspace: Workspace, n_latents: int) -> None:
-    """What the pages read of an SAE: its configuration.  There are no weights."""
+    """Write the SAE's configuration, which is all that the pages read; there are no weights."""
     folder = workspace.sae(SAE_ID)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "sae.json", {

@@ -1,16 +1,16 @@
-"""One training step: ours, SAELens' and the bare encoder product, taking turns on the same activations.
+"""One training step of saescope, one of SAELens, and the bare encoder product, in turns on the same activations.
 
     python -m benchmarks.train_step             about 8 minutes on two cores
-    python -m benchmarks.train_step --no-peer   ours alone
-    python -m benchmarks.train_step --write     keeps the tables in benchmarks/results, too
+    python -m benchmarks.train_step --no-peer   without SAELens
+    python -m benchmarks.train_step --write     also write the tables to benchmarks/results
 
-BatchTopK, D = 768, L = 12,288, k = 32, batches of 4,096; activations are sums of a few of 1,536 planted
-directions and noise.  A round is some steps of each, one after the other; what is compared are medians over all
-rounds.  Every trainer and every size is a process of its own, so peak memory (resident, on a GPU allocated) is
-that of one trainer, its libraries included.  SAELens 6.54.12 runs in its own environment, which is made where it
-is missing, in float32, with autocast, and with `use_sparse_activations`, as its `SAETrainer.fit` does a step; the
-faster of them counts.  The bare product is `x @ W.T` in bfloat16 as anyone would write it; beside it
-stands the same product into memory that is there already, which is what our step does.
+The SAE is BatchTopK with D = 768, L = 12,288, k = 32 and batches of 4,096.  Activations are sums of a few of 1,536
+planted directions and noise.  A round has some steps of each in turn; medians over all rounds are compared.
+Every trainer and every size runs in a separate process, so peak memory (resident, or allocated on a GPU) is
+for one trainer with its libraries.  SAELens 6.54.12 runs in its own environment, which is made if it
+is missing, in float32, with autocast, and with `use_sparse_activations`, with the same steps as its `SAETrainer.fit`;
+the fastest of them counts.  The bare product is the plain `x @ W.T` in bfloat16.  It is also measured
+with the result written to existing memory, as saescope's step does.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Figures = dict[str, Any]
 
 
 def activations(n: int, seed: int = 0) -> np.ndarray:
-    """[n, D] float32: each a sum of some of 2·D directions, common ones and rare ones, and noise."""
+    """Return activations [n, D], float32: each is a sum of some of 2·D directions, common and rare, and noise."""
     generator = torch.Generator().manual_seed(seed)
     directions_FD = torch.randn(2 * D_MODEL, D_MODEL, generator=generator) / D_MODEL**0.5
     share_F = 0.3 / (1 + torch.arange(2 * D_MODEL)) ** 0.5
@@ -68,12 +68,12 @@ def peer(data: str, device: str, setting: dict[str, dict[str, Any]], n_latents: 
 
 
 def against(data: str, device: str, rounds: int, with_peer: bool, n_latents: int = N_LATENTS) -> list[Figures]:
-    """Ours, the bare product and the peer's settings, in turns: the median of each, and peak memory."""
+    """Measure saescope, the bare product and the peer's settings in turns; return medians and peak memory."""
     peers = PEERS if with_peer else {}
     workers = {"saescope": ours(data, device, n_latents), "product": ours(data, device, n_latents),
                **{name: peer(data, device, setting, n_latents) for name, setting in peers.items()}}
     seconds: dict[str, list[float]] = {}
-    for turn in range(-1, rounds):  # the first one warms up
+    for turn in range(-1, rounds):  # the first round is a warm-up
         for name, worker in workers.items():
             few = 1 if name in peers else 5
             if name == "product":
@@ -93,7 +93,7 @@ def against(data: str, device: str, rounds: int, with_peer: bool, n_latents: int
 
 
 def sweep(data: str, device: str, steps: int) -> list[Figures]:
-    """Our step by L and by k, two times round, each in a process of its own."""
+    """Measure saescope's step by L and by k in two rounds, each in a separate process."""
     sizes = list(dict.fromkeys([(n, K) for n in LATENTS] + [(N_LATENTS, k) for k in KS]))
     seconds: dict[tuple[int, int], list[float]] = {size: [] for size in sizes}
     memory: dict[tuple[int, int], float] = {}
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=8, help="steps of each size of the sweep, twice")
     parser.add_argument("--no-peer", action="store_true", help="without SAELens")
-    parser.add_argument("--write", action="store_true", help="keep the tables in benchmarks/results")
+    parser.add_argument("--write", action="store_true", help="write the tables to benchmarks/results")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -122,17 +122,17 @@ def main() -> None:
         sizes = sweep(data, "cpu", options.steps)
         gpu = {n: against(data, "cuda", options.rounds, not options.no_peer, n) for n in GPU_LATENTS
                if torch.cuda.is_available()}
-    asked = bars(rows, sizes) + gpu_bars(gpu)
+    goals = bars(rows, sizes) + gpu_bars(gpu)
     tables = f"{text(rows, sizes)}\n\n{gpu_text(gpu)}"
     if not options.json:
         print(tables)
-    emit("train_step", {"against": rows, "sweep": sizes, "gpu": gpu}, asked, options.json)
+    emit("train_step", {"against": rows, "sweep": sizes, "gpu": gpu}, goals, options.json)
     if options.write:
-        write("train_step", "One training step", __doc__ or "", tables + "\n\n" + bars_table(asked))
+        write("train_step", "One training step", __doc__ or "", tables + "\n\n" + bars_table(goals))
 
 
 def bars(rows: list[Figures], sizes: list[Figures]) -> list[dict[str, Any]]:
-    """What was asked for."""
+    """Return the goals on the CPU."""
     of = {row["what"]: row for row in rows}
     step, product = of["saescope"], of["bare product, x @ W.T"]
     peers = [row for row in rows if row["what"] in PEERS]
@@ -140,8 +140,8 @@ def bars(rows: list[Figures], sizes: list[Figures]) -> list[dict[str, Any]]:
     if peers:
         faster = faster_peer(rows)
         out += [
-            _at_least("tokens/s over those of the faster SAELens", faster["seconds"] / step["seconds"], 8),
-            _at_most("peak memory over that of the faster SAELens", step["peak_mb"] / faster["peak_mb"], 0.5)]
+            _at_least("tokens/s relative to the fastest SAELens", faster["seconds"] / step["seconds"], 8),
+            _at_most("peak memory relative to the fastest SAELens", step["peak_mb"] / faster["peak_mb"], 0.5)]
     out.append(_at_most("step over the bare bfloat16 product", step["seconds"] / product["seconds"], 2))
     by_L = {row["n_latents"]: row["seconds"] for row in sizes if row["k"] == K}
     growth = [(by_L[large] / by_L[small]) / (large / small) for small in LATENTS for large in LATENTS if small < large]
@@ -152,19 +152,19 @@ def bars(rows: list[Figures], sizes: list[Figures]) -> list[dict[str, Any]]:
 
 
 def faster_peer(rows: list[Figures]) -> Figures:
-    """SAELens at the faster of its settings."""
+    """Return SAELens at the fastest of its settings."""
     return min((row for row in rows if row["what"] in PEERS), key=lambda row: float(row["seconds"]))
 
 
 def gpu_bars(gpu: dict[int, list[Figures]]) -> list[dict[str, Any]]:
-    """What was asked for on a GPU; nothing without one."""
-    return [_at_least(f"on the GPU at L = {n:,}: tokens/s over those of the faster SAELens",
+    """Return the goals on a GPU; none without one."""
+    return [_at_least(f"on the GPU at L = {n:,}: tokens/s relative to the fastest SAELens",
                       faster_peer(rows)["seconds"] / rows[0]["seconds"], 5)
             for n, rows in gpu.items() if any(row["what"] in PEERS for row in rows)]
 
 
 def gpu_text(gpu: dict[int, list[Figures]]) -> str:
-    """The same on a GPU, by size."""
+    """Return the table of the figures on a GPU, by size."""
     absent = "not measured: no CUDA device"
     return "On a GPU, bfloat16 products:\n\n" + table(["L", "what", "ms (median)", "tokens/s", "peak MB"], [
         [f"{n:,}", row["what"], f"{1e3 * row['seconds']:.2f}", f"{BATCH / row['seconds']:,.0f}",
@@ -182,17 +182,17 @@ def _at_least(name: str, value: float, limit: float) -> dict[str, Any]:
 
 
 def text(rows: list[Figures], sizes: list[Figures]) -> str:
-    """Both tables."""
+    """Return the tables of the comparison and of the sizes."""
     product = next(row["seconds"] for row in rows if row["what"].startswith("bare product, "))
     first = table(["BatchTopK, L = 12,288, k = 32, B = 4,096", "ms (median)", "fastest", "tokens/s", "bare products",
-                   "peak MB", "of it imports"], [
+                   "peak MB", "of which imports"], [
         [row["what"], f"{1e3 * row['seconds']:.1f}", f"{1e3 * row['fastest']:.1f}", f"{BATCH / row['seconds']:,.0f}",
          f"{row['seconds'] / product:.2f}", f"{row['peak_mb']:,.0f}" if "peak_mb" in row else "–",
          f"{row['imported_mb']:,.0f}" if "peak_mb" in row else "–"] for row in rows])
     second = table(["L", "k", "ms (median)", "fastest", "tokens/s", "peak MB"], [
         [f"{row['n_latents']:,}", row["k"], f"{1e3 * row['seconds']:.1f}", f"{1e3 * row['fastest']:.1f}",
          f"{BATCH / row['seconds']:,.0f}", f"{row['peak_mb']:,.0f}"] for row in sizes])
-    return f"{first}\n\nOur step by size:\n\n{second}"
+    return f"{first}\n\nsaescope's step by size:\n\n{second}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: by the program's engine, or by DATABASE_URL when run by hand."""
+"""Alembic's environment: it uses the program's engine, or DATABASE_URL when it is run by hand."""
 
 from __future__ import annotations
 

@@ -1,10 +1,14 @@
-"""Errors that are the user's to mend: shown as one line, never as a traceback."""
+"""Errors that the user can fix.  They are shown as one line, never as a traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
 
 
 class UserError(ValueError):
-    """Something the user gave cannot be used; the message says what, why and what to do.
+    """Input from the user that cannot be used.  The message says what, why and what to do.
 
-    `field` names the setting at fault, so that a form can show the message beside it.
+    `field` names the setting at fault, so that a form can show the message next to it.
     """
 
     def __init__(self, message: str, field: str | None = None) -> None:
@@ -12,9 +16,20 @@ class UserError(ValueError):
         self.field = field
 
 
+class DamagedFile(UserError):
+    """A file of the workspace that cannot be read any more.  The message says which one and what mends it.
+
+    `path` is the file.  Pages answer with status 503, because the address is right and the file can be mended.
+    """
+
+    def __init__(self, message: str, path: Path, field: str | None = None) -> None:
+        super().__init__(message, field)
+        self.path = path
+
+
 class Cancelled(Exception):
-    """The run was asked to stop and did so at a safe point."""
+    """A request to stop the run, which was honoured at a safe point."""
 
 
 class Interrupted(Exception):
-    """The process was told to end (SIGTERM, Ctrl-C); the run can be resumed."""
+    """A signal to end the process (SIGTERM, Ctrl-C).  The run can be resumed."""

@@ -1,4 +1,4 @@
-"""The tests.  `ROOT` is the checkout; `FIXTURES` holds files as other programs write them."""
+"""The tests.  `ROOT` is the checkout; `FIXTURES` has files that other programs wrote."""
 
 from pathlib import Path
 

@@ -1,9 +1,9 @@
-"""A synthetic but plausible feature build, for the store's and the pages' tests.
+"""A synthetic but plausible build, for the store's and the pages' tests.
 
 The text is Python source and a hostile document (HTML, emoji, bidi controls), tokenised by the
-embedded model's own tokenizer; the latents are made up (detectors of one or two tokens, dense,
-dead, rare and position-bound ones).  Every aggregate is computed densely from the activations,
-so that a test may compare the store's answers with `Synthetic.acts`.
+embedded model's own tokenizer.  The latents are made up: detectors of one or two tokens, and dense,
+dead, rare and position-bound ones.  Every aggregate is computed densely from the activations,
+so that a test can compare the store's answers with `Synthetic.acts`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ café naïve — “quotes” 日本語のテキスト 🙂🦊 ‮reversed‬ a
 
 @dataclass
 class Synthetic:
-    """The build's path and what it was made from: tokens [C, S], activations [C * S, L]."""
+    """The build's path and its data: tokens [C, S], activations [C * S, L]."""
 
     path: Path
     tokens: np.ndarray
@@ -45,7 +45,7 @@ def make_build(
     path: Path, *, sae_id: str = "demo/2-res-batchtopk-4k", n_latents: int = 300, architecture: str = "batch_topk",
     k: int = 12, n_contexts: int = 96, seed: int = 0,
 ) -> Synthetic:
-    """Write the build file `path` (its stem is the build id) and return what is in it."""
+    """Write the build file `path` (its stem is the build id) and return its data."""
     rng = np.random.default_rng(seed)
     tokenizer = Tokenizer.from_file(str(DEMO_PATH / "tokenizer.json"))
     tokens, documents, doc, offset = _contexts(tokenizer, n_contexts)
@@ -123,10 +123,10 @@ def _tables(
     l0 = (acts > 0).sum(axis=1)
     decoder = rng.standard_normal((acts.shape[1], 32))
     decoder /= np.linalg.norm(decoder, axis=1, keepdims=True)
-    living = np.nonzero((acts[counted] > 0).any(axis=0))[0]
+    alive = np.nonzero((acts[counted] > 0).any(axis=0))[0]
     for latent in range(acts.shape[1]):
         row = np.where(counted, acts[:, latent], 0)
-        _add_latent(tables, rng, latent, row, flat, position, count_of, l0, decoder, living)
+        _add_latent(tables, rng, latent, row, flat, position, count_of, l0, decoder, alive)
         _add_contexts(tables, rng, latent, row.reshape(tokens.shape), tokens, doc, offset)
     tables["token_latent"].sort(key=lambda r: (r["token"], -r["n"], r["latent"]))
     _add_l0(tables, l0, flat, position, counted)
@@ -143,14 +143,14 @@ def _tables(
 
 
 def hist_edges() -> tuple[float, np.ndarray]:
-    """The lower end and the upper edges of the activation histogram."""
+    """Return the lower end and the upper edges of the activation histogram."""
     edges = np.geomspace(0.1, 100, HIST_BINS + 1)
     return float(edges[0]), edges[1:]
 
 
 def _add_latent(
     tables: dict[str, list[dict[str, Any]]], rng: np.random.Generator, latent: int, row: np.ndarray, flat: np.ndarray,
-    position: np.ndarray, count_of: np.ndarray, l0: np.ndarray, decoder: np.ndarray, living: np.ndarray,
+    position: np.ndarray, count_of: np.ndarray, l0: np.ndarray, decoder: np.ndarray, alive: np.ndarray,
 ) -> None:
     fires = row > 0
     n, total = int(fires.sum()), int((position > 0).sum())
@@ -172,7 +172,7 @@ def _add_latent(
     order = np.argsort(-logits)
     cos = decoder @ decoder[latent]
     cos[latent] = -2
-    near = living[np.argsort(-cos[living])][:8]
+    near = alive[np.argsort(-cos[alive])][:8]
     at = np.bincount(position[fires], minlength=S)
     enough = n >= RARE_TOKENS
     tables["latent"].append({

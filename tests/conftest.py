@@ -1,4 +1,4 @@
-"""What every test shares: a workspace of its own, the embedded language model, no network."""
+"""The fixtures that all tests share: a separate workspace, the embedded language model, no network."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from xdist.scheduler import LoadScopeScheduling
 
 from sae.workspace.paths import Workspace
 
-# No test asserts a time: a busy machine must not fail one.
+# No test has a deadline, so that a busy machine does not fail one.
 settings.register_profile("saescope", deadline=None)
 settings.load_profile("saescope")
 
 if TYPE_CHECKING:
     from sae.lm.bridge import LanguageModel
 
-# Before torch is imported by any test: many small products gain nothing from many threads.
+# This must be set before any test imports torch: many small products gain nothing from many threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
-# Before anything imports Triton, which looks at it once: without a GPU its kernels run under the interpreter.
+# This must be set before anything imports Triton: without a GPU its kernels run in the interpreter.
 if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 # A test that asks the hub by mistake fails at once.
 os.environ["HF_HUB_OFFLINE"] = "1"
-# The program under test is configured by its tests, not by the shell they run in; SAESCOPE_TEST_* is for the tests.
+# The tests configure the program, and the shell must not; SAESCOPE_TEST_* configures the tests themselves.
 for name in list(os.environ):
     ours = name.startswith("SAESCOPE_") and not name.startswith("SAESCOPE_TEST_")
     if ours or name in ("DATABASE_URL", "PORT", "HOST"):
@@ -37,13 +37,13 @@ os.environ["SAESCOPE_ALLOWED_HOSTS"] = "testserver,127.0.0.1,localhost"  # the f
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """An empty workspace that only this test sees."""
+    """Return an empty workspace for one test."""
     return Workspace(tmp_path / "data")
 
 
 @pytest.fixture(scope="session")
 def demo_lm() -> LanguageModel:
-    """The embedded language model on the CPU, loaded once; tests must leave it as they found it."""
+    """Load the embedded language model on the CPU once; tests must not change it."""
     import torch
 
     from sae.lm.bridge import LanguageModel
@@ -53,18 +53,18 @@ def demo_lm() -> LanguageModel:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: the rules of the tree, then the units, then the browser.
+    """Sort the tests so that fast ones come first: the rules of the tree, then the units, then the browser.
 
-    Where several processes share the work the browser's come first, since they are the longest piece.
+    If several processes share the work, the browser's tests come first, because they take longest.
     """
     order = {"unit": 1, "browser": 0 if "PYTEST_XDIST_WORKER" in os.environ else 2}
     items.sort(key=lambda item: order.get(item.path.relative_to(Path(__file__).parent).parts[0], 0))
 
 
 class ByFile(LoadScopeScheduling):
-    """A file's tests stay in one process, and the browser's files in one of all.
+    """A scheduler that keeps a file's tests in one process, and all browser tests in one process.
 
-    The server and the SAEs that they share are made once a process.
+    The server and the SAEs that tests share are then made once per process.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -72,6 +72,6 @@ class ByFile(LoadScopeScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
-    """Several processes share the work by file, in the order of the files."""
+    """Return the scheduler by which several processes share the files, in their order."""
     config.option.loadscopereorder = False
     return ByFile(config, log)

@@ -1,8 +1,8 @@
-"""Executions of run folders in processes of their own, which tests may kill at any moment.
+"""Executions of run folders in separate processes, which tests may kill at any moment.
 
-The processes are forked from one that has imported the engine already, so that each begins at
-once.  They save far more often than real runs do, so that there is something to resume after
-seconds; what they compute is the same.
+The processes are forked from one that has already imported the engine, so that each begins at
+once.  They save far more often than real runs do, so that a run can be resumed after
+seconds; their results are the same.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ _context.set_forkserver_preload(_PRELOAD)
 
 
 def begin(folder: Path, home: Path | None = None) -> ForkServerProcess:
-    """Start `saescope run <folder>`; what it prints goes to the folder's log."""
+    """Start `saescope run <folder>`; its output goes to the folder's log."""
     process = _context.Process(target=_run, args=(str(folder), str(home or "")))
     process.start()
     return process
 
 
 def wait_for(process: ForkServerProcess, seen: Callable[[], bool], seconds: float = 120) -> None:
-    """Return as soon as `seen()`, while the process still works."""
+    """Wait until `seen()`, while the process is still running."""
     until = time.monotonic() + seconds
     while not seen():
         if not process.is_alive() or time.monotonic() > until:
-            raise AssertionError(f"the process ended with {process.exitcode} before what was waited for")
+            raise AssertionError(f"the process ended with {process.exitcode} before the expected state")
         time.sleep(0.002)
 
 
 def end_of(process: ForkServerProcess, seconds: float = 120) -> int:
-    """The exit code; minus the signal's number for a process that was killed."""
+    """Wait for the end and return the exit code, which is minus the signal's number for a killed process."""
     process.join(seconds)
     if process.exitcode is None:
         process.kill()

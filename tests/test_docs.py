@@ -1,10 +1,11 @@
-"""What the documents promise exists, and what exists is documented."""
+"""Tests of the documents: what they promise exists, and every setting and command is documented."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
+from pydantic import AliasChoices
 from typer.main import get_command
 
 from app.cli import app
@@ -12,13 +13,16 @@ from app.settings import Settings
 from tests import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "sae/demo/model/README.md")
+DOCUMENTS = (
+    "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "sae/demo/model/README.md",
+    *(f"docs/decisions/{path.name}" for path in sorted((ROOT / "docs" / "decisions").glob("*.md"))))
 
 
 def test_every_setting_stands_in_the_readme_with_its_default() -> None:
     rows = {match[1]: match[2] for match in re.finditer(r"^\| `(\w+)` \| ([^|]*) \|", README, re.MULTILINE)}
     for name, field in Settings.model_fields.items():
-        variable = field.validation_alias if isinstance(field.validation_alias, str) else f"SAESCOPE_{name.upper()}"
+        alias = field.validation_alias
+        variable = str(alias.choices[0] if isinstance(alias, AliasChoices) else alias or f"SAESCOPE_{name.upper()}")
         assert variable in rows, f"{variable} is not in README.md"
         if isinstance(field.default, bool | int | float):
             assert rows[variable].strip("`") == str(field.default).lower()
@@ -37,7 +41,7 @@ def test_links_lead_somewhere(document: str) -> None:
 
 
 def test_the_files_that_the_architecture_maps_are_there() -> None:
-    """Every `path/name.py` that ARCHITECTURE.md mentions in running text."""
+    """Check every `path/name.py` that ARCHITECTURE.md mentions in running text."""
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     mentioned = set(re.findall(r"`((?:sae|app|tests)/[\w/]+\.py)`", text))
     assert len(mentioned) > 5
@@ -50,3 +54,46 @@ def test_every_direct_dependency_is_pinned() -> None:
     wanted = re.findall(r'"([A-Za-z][\w-]*)(?:\[\w+\])?(?:[<>=,.\d]*)"', project.partition("dependencies = [")[2])
     assert {name.lower().replace("_", "-") for name in wanted} <= pinned
     assert "torch==2.13.0\n" in (ROOT / "constraints.txt").read_text()
+
+
+# Small modules whose behaviour the tests of another one cover.
+ELSEWHERE = {
+    "app/library/latent_effects.py": "tests/unit/app/pages/inspect/test_effects.py",
+    "app/library/stores.py": "tests/unit/app/page_workers/test_process.py",
+    "app/resources.py": "tests/test_wheel.py",
+    "app/worker/server.py": "tests/unit/app/worker/test_engine.py",
+    "sae/autoencoder/architectures/batch.py": "tests/unit/sae/autoencoder/architectures/test_planted.py",
+    "sae/autoencoder/architectures/matryoshka.py": "tests/unit/sae/autoencoder/architectures/test_planted.py",
+    "sae/autoencoder/architectures/relu.py": "tests/unit/sae/autoencoder/architectures/test_planted.py",
+    "sae/autoencoder/architectures/topk.py": "tests/unit/sae/autoencoder/architectures/test_planted.py",
+    "sae/autoencoder/config.py": "tests/unit/sae/autoencoder/test_artefact.py",
+    "sae/distributed/checkpoint.py": "tests/unit/sae/distributed/test_run.py",
+    "sae/errors.py": "tests/unit/sae/cli/test_main.py",
+    "sae/formats/dashboards/feature_json.py": "tests/unit/sae/formats/dashboards/test_import_dashboard.py",
+    "sae/formats/readers/openai.py": "tests/unit/sae/formats/readers/test_registry.py",
+    "sae/formats/writers/circuit_tracer.py": "tests/unit/sae/formats/dashboards/test_import_dashboard.py",
+    "sae/formats/writers/dashboard_rows.py": "tests/unit/sae/formats/dashboards/test_import_dashboard.py",
+    "sae/formats/writers/kinds.py": "tests/unit/sae/cli/test_export.py",
+    "sae/formats/writers/parquet.py": "tests/unit/sae/cli/test_export.py",
+    "sae/formats/writers/saedashboard.py": "tests/unit/sae/formats/dashboards/test_import_dashboard.py",
+    "sae/formats/writers/saescope.py": "tests/unit/sae/formats/test_round_trip.py",
+    "sae/runs/compare.py": "tests/browser/test_pages.py",
+    "sae/runs/create.py": "tests/unit/sae/runs/test_execute.py",
+    "sae/runs/inspect_source.py": "tests/unit/app/pages/runs/test_add_sae.py",
+    "sae/runs/steps.py": "tests/unit/sae/runs/test_train.py",
+    "sae/specs/imports.py": "tests/unit/sae/runs/test_import_sae.py",
+}
+SMALL = 80  # lines; a larger module has a test file of its own
+
+
+def test_every_module_has_its_tests() -> None:
+    """Check that `app/a/b.py` has `tests/unit/app/a/test_b.py`, unless it is small and tested elsewhere."""
+    modules = [path for package in ("sae", "app") for path in (ROOT / package).rglob("*.py")
+               if not path.name.startswith("__")]
+    assert len(modules) > 200
+    untested = {path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines())
+                for path in modules
+                if not (ROOT / "tests" / "unit" / path.relative_to(ROOT)).with_name(f"test_{path.name}").exists()}
+    assert sorted(untested) == sorted(ELSEWHERE)
+    assert [name for name, lines in untested.items() if lines > SMALL] == []
+    assert [name for name, tests in ELSEWHERE.items() if not (ROOT / tests).exists()] == []

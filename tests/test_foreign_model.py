@@ -1,7 +1,7 @@
-"""Somebody else's language model and text, through the same commands: nothing in the program is about its own alone.
+"""Tests of the commands with another language model and text, so that nothing depends on the embedded model.
 
 The model is a small Llama with a SentencePiece vocabulary, the text a file of stories.  Neither belongs
-to this project: the test looks for them in `SAESCOPE_TEST_DATA`, or beside the repository.
+to this project: the test looks for them in the folder that `SAESCOPE_TEST_DATA` names.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ pytestmark = [
 
 @dataclass(frozen=True)
 class Made:
-    """What the train command left."""
+    """The result of the train command."""
 
     workspace: Workspace
     stories: str
@@ -66,7 +66,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return made
 
 
-def test_the_numbers_are_those_of_a_trained_model(made: Made) -> None:
+def test_the_metrics_show_a_trained_sae(made: Made) -> None:
     config = read_config(made.workspace.sae(SAE))
     metrics = config["metrics"]
     assert config["model"] == {"name": os.path.abspath(MODEL), "id": "stories260k"}
@@ -74,12 +74,12 @@ def test_the_numbers_are_those_of_a_trained_model(made: Made) -> None:
     assert config["threshold"]["l0_calibrated"] == pytest.approx(8, rel=0.02)
     assert metrics["l0"] == pytest.approx(8, rel=0.1)
     assert 0 < metrics["fvu"] < 0.5
-    # In nats; 6.2 is what a vocabulary of 512 costs a model that knows nothing.
+    # In nats; a uniform guess over 512 tokens costs 6.2.
     assert 1 < metrics["ce_clean"] < 2.2
     assert metrics["ce_clean"] < metrics["ce_sae"] < metrics["ce_mean"]
 
 
-def test_the_text_of_every_context_stands_in_the_stories(made: Made) -> None:
+def test_the_text_of_every_context_is_in_the_stories(made: Made) -> None:
     build = made.build()
     rows = [context.tokens for latent in range(0, 256, 8) for context in build.contexts(latent)]
     rows += [sample.tokens for sample in build.samples()]
@@ -96,24 +96,24 @@ def test_the_text_of_every_context_stands_in_the_stories(made: Made) -> None:
 def test_the_pages_and_their_json_show_text_and_no_pieces(made: Made) -> None:
     settings = Settings.load(home=made.workspace.root, demo=False, database_url="")
     with TestClient(create_app(settings, supervise=False)) as browser:
-        living = browser.get(f"/{SAE}/latents.json?sort=density&flag=living").json()["latents"][20]["latent"]
+        number = browser.get(f"/{SAE}/latents.json?sort=density&flag=alive").json()["latents"][20]["latent"]
         pages = {path: browser.get(path) for path in (
-            "/", f"/{SAE}", f"/{SAE}/latents", f"/{SAE}/{living}", f"/{SAE}/{living}?nl=1&window=full",
-            f"/{SAE}/tokens", f"/steer?sae={SAE}&latent={living}", "/search?q=girl")}
-        twin = browser.get(f"/{SAE}/{living}.json").json()
+            "/", f"/{SAE}", f"/{SAE}/latents", f"/{SAE}/{number}", f"/{SAE}/{number}?nl=1&window=full",
+            f"/{SAE}/tokens", f"/steer?sae={SAE}&latent={number}", "/search?q=girl")}
+        as_json = browser.get(f"/{SAE}/{number}.json").json()
     for path, answer in pages.items():
         assert answer.status_code == 200, path
         assert not re.search("▁|<0x|&lt;0x", answer.text), path
-    shown = html.unescape(re.sub(r"<[^>]+>", "", pages[f"/{SAE}/{living}?nl=1&window=full"].text))
-    strongest = twin["contexts"][0]
-    text = "".join(twin["tokens"][str(token)] for token in strongest["tokens"])
+    shown = html.unescape(re.sub(r"<[^>]+>", "", pages[f"/{SAE}/{number}?nl=1&window=full"].text))
+    strongest = as_json["contexts"][0]
+    text = "".join(as_json["tokens"][str(token)] for token in strongest["tokens"])
     assert text.replace("\n", "↵\n") in shown.replace("\n\n", "\n")
     build = made.build()
-    latent = build.latent(living)
+    latent = build.latent(number)
     build.close()
     assert latent is not None
-    assert twin["latent"]["max_act"] == latent.max_act == strongest["act"]
-    assert twin["latent"]["n_tokens"] == sum(latent.hist)
+    assert as_json["latent"]["max_act"] == latent.max_act == strongest["act"]
+    assert as_json["latent"]["n_tokens"] == sum(latent.hist)
 
 
 def test_steering_keeps_spaces_and_changes_the_text(made: Made) -> None:
@@ -121,10 +121,10 @@ def test_steering_keeps_spaces_and_changes_the_text(made: Made) -> None:
     latent = build.latents("density", True).rows[30].latent
     build.close()
 
-    said = made.command(
+    output = made.command(
         "steer", "--sae", SAE, "--latent", str(latent), "--prompt", "Once upon a time, there was a", "--strength", "8",
         "--length", "12", "--temperature", "0")
-    baseline, steered = (cell.strip() for cell in re.findall(r"│(.*)│(.*)│", said)[0])
+    baseline, steered = (cell.strip() for cell in re.findall(r"│(.*)│(.*)│", output)[0])
     assert re.match(r"Once upon a time, there was a [a-z]+ ", baseline)
     assert steered.startswith("Once upon a time, there was a")
     assert steered != baseline

@@ -1,11 +1,11 @@
-"""The plan of the packages: who may import whom, read from the syntax trees and checked in a fresh interpreter.
+"""Tests of the import rules, read from the syntax trees and checked in a fresh interpreter.
 
-- Each package imports only what `PLAN` allows it, and `PLAN` lists the packages from the ground up: an arrow that
-  points up, and with it a circle, fails here, also inside a function.
-- Inside a package no modules import each other in a circle.
-- Of `app`, only the model worker may reach torch, transformers or transformer_lens.
-- The modules of `sae` that pages and launchers lean on reach no torch.
-- transformer_lens and transformers are imported by `sae.lm` and `sae.demo` alone.
+- Each package imports only the packages that `PLAN` allows.  `PLAN` lists the packages from the ground up, so an
+  import of a later package, and with it a cycle, fails here, even inside a function.
+- The modules of a package do not import each other in a cycle.
+- In `app`, only the model worker may reach torch, transformers or transformer_lens.
+- The modules of `sae` that pages and launchers use do not reach torch.
+- Only `sae.lm` and `sae.demo` import transformer_lens and transformers.
 """
 
 from __future__ import annotations
@@ -28,90 +28,95 @@ MODEL_LIBRARIES = ("sae.lm.bridge", "sae.lm.conformance.tiny_models", "sae.lm.li
 WORKER = frozenset({"app.worker.server", "app.worker.engine"})
 TORCH_FREE = (
     "sae", "sae.autoencoder.config", "sae.cli.export", "sae.cli.main", "sae.data.corpus", "sae.data.texts",
-    "sae.errors", "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds", "sae.lm.model_info",
+    "sae.errors", "sae.explain.checks", "sae.explain.estimate", "sae.explain.results",
+    "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds", "sae.lm.model_info",
     "sae.lm.tokens", "sae.runs.folder", "sae.specs.registry", "sae.store.build", "sae.store.schema",
     "sae.workspace.paths")
 
-# From the ground up: a package, and what it may import besides itself.  A module in no package stands for itself.
+# From the ground up: each package, and what it may import besides itself.  A module outside them is its own entry.
 PLAN: dict[str, str] = {
     "sae": "",
     "sae.errors": "",
+    "sae.faults": "sae.errors",
     "sae.workspace": "sae.errors",
     "sae.kernels": "",
     "sae.distributed": "sae.errors sae.workspace sae.kernels",
     "sae.lm": "sae.errors sae.workspace",
     "sae.store": "sae.errors sae.workspace",
     "sae.data": "sae.errors sae.workspace sae.distributed sae.lm",
-    "sae.specs": "sae.errors sae.workspace sae.lm sae.store sae.data",
+    "sae.specs": "sae.errors sae.faults sae.workspace sae.lm sae.store sae.data",
     "sae.autoencoder.architectures": "sae.kernels sae.distributed sae.specs",
-    "sae.autoencoder": "sae.errors sae.workspace sae.kernels sae.autoencoder.architectures",
+    "sae.autoencoder": "sae.errors sae.faults sae.workspace sae.kernels sae.autoencoder.architectures",
     "sae.training":
         "sae.errors sae.kernels sae.distributed sae.data sae.specs sae.autoencoder sae.autoencoder.architectures",
     "sae.index": "sae sae.workspace sae.kernels sae.lm sae.store sae.data sae.specs sae.autoencoder",
-    "sae.steering": "sae.errors sae.kernels sae.lm sae.store sae.autoencoder",
+    "sae.steering": "sae.errors sae.faults sae.kernels sae.lm sae.store sae.autoencoder",
     "sae.formats": "sae.errors sae.workspace sae.lm sae.autoencoder.architectures",
     "sae.formats.readers": "sae sae.errors sae.lm sae.autoencoder sae.autoencoder.architectures sae.formats",
     "sae.formats.writers": "sae sae.errors sae.workspace sae.store sae.formats",
     "sae.formats.dashboards": "sae sae.errors sae.workspace sae.store sae.formats sae.formats.writers",
+    "sae.explain":
+        "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.formats",
     "sae.evaluation":
         "sae.errors sae.kernels sae.lm sae.data sae.autoencoder sae.autoencoder.architectures sae.index",
     "sae.runs":
         "sae sae.errors sae.workspace sae.distributed sae.lm sae.store sae.data sae.specs sae.autoencoder "
-        "sae.autoencoder.architectures sae.training sae.index sae.formats sae.formats.readers "
+        "sae.autoencoder.architectures sae.training sae.index sae.explain sae.formats sae.formats.readers "
         "sae.formats.dashboards sae.evaluation",
     "sae.cli":
-        "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.formats.writers "
-        "sae.runs",
+        "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.explain "
+        "sae.formats.writers sae.runs",
     "sae.demo": "sae.errors sae.workspace sae.lm sae.data",
     "sae.__main__": "sae.cli",
     "app": "",
     "app.resources": "",
-    "app.settings": "sae.errors sae.workspace",
+    "app.settings": "sae.errors sae.faults sae.workspace",
     "app.db": "app.resources app.settings sae.errors",
     "app.render": "sae.lm sae.store",
-    "app.web": "app.resources app.settings app.render sae sae.errors",
+    "app.web": "app.resources app.settings app.render sae sae.errors sae.faults sae.workspace",
     "app.access": "app.settings app.db app.web sae.errors",
     "app.library":
-        "app.settings app.db app.render app.web sae.errors sae.workspace sae.store sae.data sae.autoencoder "
-        "sae.formats sae.formats.writers",
+        "app.settings app.db app.render app.web sae sae.errors sae.workspace sae.store sae.data sae.autoencoder "
+        "sae.explain sae.formats sae.formats.writers",
     "app.jobs.launchers": "sae.workspace sae.runs",
     "app.jobs": "app.settings app.db app.library app.jobs.launchers sae.errors sae.workspace sae.specs sae.runs",
     "app.worker": "app.settings app.db app.web sae sae.errors sae.lm sae.autoencoder sae.steering",
     "app.pages":
         "app.settings app.db app.render app.web app.access app.library app.jobs app.worker sae sae.errors "
         "sae.workspace sae.store",
-    "app.pages.system": "app.settings app.db app.web app.access app.pages",
+    "app.pages.system": "app.settings app.db app.web app.access app.pages sae.errors",
     "app.pages.runs":
-        "app.settings app.db app.render app.web app.access app.library app.jobs app.pages sae.errors "
-        "sae.workspace sae.lm sae.specs sae.formats sae.runs",
+        "app.settings app.db app.render app.web app.access app.library app.jobs app.pages sae.errors sae.faults "
+        "sae.workspace sae.lm sae.data sae.specs sae.explain sae.formats sae.runs",
     "app.pages.explore":
         "app.db app.render app.web app.access app.library app.jobs app.pages app.pages.runs sae.errors "
-        "sae.workspace sae.store sae.specs sae.formats sae.formats.writers sae.runs",
+        "sae.workspace sae.store sae.specs sae.explain sae.formats sae.formats.writers sae.runs",
     "app.pages.inspect":
         "app.db app.render app.web app.library app.worker app.pages app.pages.explore sae.errors sae.workspace "
         "sae.lm sae.store sae.steering",
     "app.pages.steer":
-        "app.db app.render app.web app.library app.worker app.pages sae.errors sae.workspace sae.lm sae.store "
-        "sae.steering",
+        "app.db app.render app.web app.library app.worker app.pages sae.errors sae.faults sae.workspace sae.lm "
+        "sae.store sae.steering",
     "app.page_workers": "app.settings app.db app.web app.access app.library app.pages app.pages.explore",
     "app.main":
         "app.resources app.settings app.db app.web app.access app.library app.jobs app.jobs.launchers app.worker "
         "app.pages app.pages.system app.pages.runs app.pages.explore app.pages.inspect app.pages.steer "
-        "app.page_workers sae sae.specs",
-    "app.cli": "app.settings app.db app.web app.access app.jobs app.main sae.errors sae.workspace sae.cli",
+        "app.page_workers sae sae.specs sae.workspace",
+    "app.cli_care": "app.settings app.db app.library app.jobs sae.errors sae.runs",
+    "app.cli": "app.cli_care app.settings app.db app.web app.access app.jobs app.main sae.errors sae.workspace sae.cli",
 }
 
 
 @dataclass
 class Module:
-    """What a module imports: when it is itself imported, and at any time (in functions too)."""
+    """The names that a module imports: when it is itself imported, and at any time (in functions too)."""
 
     at_import: set[str] = field(default_factory=set)
     ever: set[str] = field(default_factory=set)
 
 
 def imported_names(node: ast.Import | ast.ImportFrom, package: str) -> Iterator[str]:
-    """Full dotted names; for `from a import b` both `a` and `a.b`, which may be a module."""
+    """Yield full dotted names; for `from a import b` both `a` and `a.b`, which may be a module."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
         return
@@ -146,7 +151,7 @@ def read_module(source: str, package: str) -> Module:
 
 
 def read_modules(root: Path) -> dict[str, Module]:
-    """Every module of `sae` and `app` below `root`, by dotted name."""
+    """Read every module of `sae` and `app` below `root`, by dotted name."""
     modules = {}
     for top in ("sae", "app"):
         for path in sorted((root / top).rglob("*.py")):
@@ -171,7 +176,7 @@ def arrows(modules: dict[str, Module]) -> dict[str, set[str]]:
 
 
 def unplanned(modules: dict[str, Module]) -> list[str]:
-    """One line for every import that `PLAN` does not allow, and for every circle of modules."""
+    """Return one line for every import that `PLAN` does not allow, and one for a cycle of modules."""
     found = []
     for name, others in arrows(modules).items():
         package = package_of(name)
@@ -181,18 +186,18 @@ def unplanned(modules: dict[str, Module]) -> list[str]:
     try:
         tuple(TopologicalSorter(arrows(modules)).static_order())
     except CycleError as error:
-        found.append("a circle: " + " -> ".join(error.args[1]))
+        found.append("a cycle: " + " -> ".join(error.args[1]))
     return found
 
 
 def parents(name: str) -> list[str]:
-    """`a.b.c` and the packages whose import it brings: a, a.b, a.b.c."""
+    """Return the modules that an import of `a.b.c` imports: a, a.b, a.b.c."""
     parts = name.split(".")
     return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def reached(modules: dict[str, Module], names: set[str]) -> set[str]:
-    """Every module, ours or not, that is imported when `names` are."""
+    """Return every module, ours or not, that is imported when `names` are."""
     found: set[str] = set()
     waiting = [part for name in names for part in parents(name)]
     while waiting:
@@ -204,13 +209,13 @@ def reached(modules: dict[str, Module], names: set[str]) -> set[str]:
 
 
 def broken_rules(modules: dict[str, Module]) -> list[str]:
-    """One line for every rule that some module breaks."""
+    """Return one line for every rule that a module breaks."""
     broken = []
     for name, module in modules.items():
         tops = {other.split(".")[0] for other in module.ever}
         if name.split(".")[0] == "sae":
             if tops & (HEAVY - {"torch"}) and not name.startswith(MODEL_LIBRARIES):
-                broken.append(f"{name} imports a model library; that is for sae.lm.bridge")
+                broken.append(f"{name} imports a model library; only sae.lm.bridge may")
         elif name not in WORKER:
             for other in sorted(module.ever):
                 if heavy := reached(modules, {other}) & HEAVY:
@@ -237,7 +242,7 @@ def test_the_plan_lists_every_package_from_the_ground_up() -> None:
         assert not above, f"{package} is below {above}"
 
 
-def test_the_plan_sees_what_it_forbids() -> None:
+def test_the_plan_detects_forbidden_imports() -> None:
     def says(**sources: str) -> list[str]:
         return unplanned({name.replace("__", "."): read_module(source, name.replace("__", ".").rpartition(".")[0])
                           for name, source in sources.items()})
@@ -247,7 +252,7 @@ def test_the_plan_sees_what_it_forbids() -> None:
         "sae.store.y imports sae.lm.x, which sae.store may not"]
     assert says(**base, sae__store__y="import app.db") == ["sae.store.y imports app.db, which sae.store may not"]
     assert says(**base, sae__lm__x="from sae.lm.y import f", sae__lm__y="def g():\n    import sae.lm.x")[0].startswith(
-        "a circle: ")
+        "a cycle: ")
     assert says(**base, sae__lm__x="from sae.lm import y", sae__lm__y="import torch") == []
 
 
@@ -265,7 +270,7 @@ def test_the_plan_sees_what_it_forbids() -> None:
     ("sae/store/build.py", "class A:\n    import torch", "sae.store.build reaches torch"),
     ("sae/store/__init__.py", "from sae import heavy", "sae.store.schema reaches torch"),
 ])
-def test_the_rules_see_what_they_forbid(tmp_path: Path, path: str, source: str, says: str | None) -> None:
+def test_the_rules_detect_forbidden_imports(tmp_path: Path, path: str, source: str, says: str | None) -> None:
     files = {"sae/__init__.py": "", "app/__init__.py": "", "sae/heavy.py": "from torch import nn",
              "sae/lazy.py": "def f():\n    import torch", "app/y.py": "", "sae/store/__init__.py": "",
              "sae/lm/__init__.py": "", path: source}
@@ -278,7 +283,7 @@ def test_the_rules_see_what_they_forbid(tmp_path: Path, path: str, source: str, 
     assert any(line.startswith(says) for line in broken) if says else broken == []
 
 
-def test_importing_the_web_program_brings_no_torch() -> None:
+def test_importing_the_web_program_does_not_import_torch() -> None:
     names = [name for name in read_modules(ROOT) if name.split(".")[0] == "app" and name != "app.worker.engine"]
     script = (f"import importlib, sys\nfor name in {names + list(TORCH_FREE)!r}: importlib.import_module(name)\n"
               f"print(sorted({set(HEAVY)!r} & set(sys.modules)))")

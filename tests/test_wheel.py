@@ -1,4 +1,4 @@
-"""The wheel runs without the checkout: it has its pages, its assets and its migrations in it."""
+"""Tests of the wheel, which runs without the checkout: it contains the pages, assets and migrations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests import ROOT
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of a fresh environment with the wheel in it; what it depends on is lent by this environment."""
+    """Return the interpreter of a new environment with the wheel; its dependencies come from this environment."""
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps",
              "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
@@ -31,14 +31,15 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     install = [sys.executable, "-m", "pip", "--python", str(made), "install", "--quiet", "--disable-pip-version-check",
                "--no-deps", "--no-index", str(wheel)]
     subprocess.run(install, check=True, capture_output=True, text=True)
-    # A folder named in a .pth file is searched, but its own .pth files are not read: not those of this checkout.
+    # Python searches a folder named in a .pth file but does not read its .pth files, which would add the checkout.
     (packages / "lent.pth").write_text(sysconfig.get_path("purelib"))
     return made
 
 
 def test_the_wheel_serves_pages_without_the_checkout(python: Path, tmp_path: Path) -> None:
     names = {name: value for name, value in os.environ.items() if not name.startswith(("SAESCOPE_", "PYTHON"))}
-    settings = {"SAESCOPE_HOME": str(tmp_path / "data"), "SAESCOPE_DEMO": "false", "SAESCOPE_READERS": "0", "PORT": "0"}
+    settings = {"SAESCOPE_HOME": str(tmp_path / "data"), "SAESCOPE_DEMO": "false", "SAESCOPE_PAGE_WORKERS": "0",
+                "PORT": "0"}
     where = subprocess.run([python, "-c", "import app; print(app.__file__)"], capture_output=True, cwd=tmp_path)
     assert str(ROOT).encode() not in where.stdout
     server = subprocess.Popen([python.with_name("saescope"), "serve"], cwd=tmp_path, env=names | settings, text=True,

@@ -2,7 +2,7 @@
 
 The model's residual stream is a table look-up: it depends on a token, the one before it and the
 position.  All of its numbers, and the SAE's encoder, are multiples of 1/8, small enough that
-float32 holds every product and sum exactly; so results do not depend on how work is cut up.
+float32 holds every product and sum exactly.  So results do not depend on how the work is divided.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ V, D = 29, 6
 
 
 def eighths(generator: torch.Generator, *shape: int, reach: int = 16) -> Tensor:
-    """Random multiples of 1/8 between -reach/8 and reach/8."""
+    """Draw random multiples of 1/8 between -reach/8 and reach/8."""
     return torch.randint(-reach, reach + 1, shape, generator=generator) / 8
 
 
 class ToyModel:
-    """What the engine asks of a `LanguageModel`, by look-up tables."""
+    """A stand-in for `LanguageModel` made of look-up tables."""
 
     bos_id = 0
     device = torch.device("cpu")
@@ -65,7 +65,7 @@ class ToyModel:
 
 
 def corpus_of(tokens: np.ndarray, length: np.ndarray, held_out: np.ndarray | None = None) -> Corpus:
-    """A corpus in memory; every third context begins another document."""
+    """Make a corpus in memory; every third context begins another document."""
     n, context_length = tokens.shape
     doc = np.arange(n, dtype=np.int32) // 3
     offset = (np.arange(n, dtype=np.int64) % 3) * (context_length - 1)
@@ -76,7 +76,7 @@ def corpus_of(tokens: np.ndarray, length: np.ndarray, held_out: np.ndarray | Non
 
 
 def toy_corpus(n_contexts: int = 60, context_length: int = 16, seed: int = 0) -> Corpus:
-    """Contexts of every length from BOS and one token on; some repeat others, some tokens are rare."""
+    """Make contexts of all lengths from BOS and one token; some repeat others, and some tokens are rare."""
     rng = np.random.default_rng(seed)
     share = 1 / np.arange(1, V) ** 1.3
     tokens = rng.choice(np.arange(1, V), (n_contexts, context_length), p=share / share.sum())
@@ -93,7 +93,7 @@ def toy_sae(
     architecture: str = "batch_topk", normalize: str = "none", n_latents: int = 24, k: int = 3, seed: int = 0,
     threshold: float = 5.0,
 ) -> Autoencoder:
-    """Random, with one latent that never fires (5) and one that always does (7)."""
+    """Make a random SAE with one latent that never fires (5) and one that always fires (7)."""
     generator = torch.Generator().manual_seed(seed)
     W_dec_LD = torch.randn(n_latents, D, generator=generator)
     tensors = {"W_enc": eighths(generator, n_latents, D), "b_enc": eighths(generator, n_latents),

@@ -1,7 +1,7 @@
-"""What every request passes before a handler sees it: headers, same-origin rule, rate limits.
+"""Middleware in front of every handler: headers, known hosts, same-origin rule, rate limits.
 
-Pure ASGI, so that event streams pass through untouched.  The size of a request body is limited
-by FastAPI itself (`max_body_size`).
+It is pure ASGI, so that event streams pass through untouched.  FastAPI itself limits the size of a request body
+(`max_body_size`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CSP = (
     "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; object-src 'none'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-# A page that may stand in a frame of any site: it has nothing in it that acts.
+# For a page that any site may show in a frame: nothing in it acts.
 CSP_EMBED = CSP.replace("frame-ancestors 'none'", "frame-ancestors *").replace("'self'; frame", "'none'; frame")
 HEADERS = {
     "Content-Security-Policy": CSP,
@@ -34,10 +34,13 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+# Pages that no browser may keep: after signing out, Back must not show them.
+PRIVATE = frozenset({"admin", "account", "login"})
+_HEAD = "saescope.head"
 
 
 class SecurityHeaders:
-    """Adds the headers above to every answer, errors and static files included."""
+    """Middleware that adds the headers above to every answer, errors and static files included."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -48,17 +51,19 @@ class SecurityHeaders:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                if first_segment(scope["path"]) in PRIVATE:
+                    headers["Cache-Control"] = "no-store"
             await send(message)
 
         await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
 class KnownHosts:
-    """Refuses requests to a host name that is not ours.
+    """Middleware that refuses requests to a host name that is not ours.
 
-    Without this a web page whose name is made to resolve to a reader's own machine ("DNS rebinding") could read and
-    steer the instance that runs there: to the browser both are the same origin.  Starlette's middleware decides; its
-    refusal is replaced by one that names the setting.
+    Without it, a web page whose name is made to resolve to a reader's own machine ("DNS rebinding") could read and
+    steer the instance that runs there, because to the browser both are the same origin.  Starlette's middleware
+    decides; its refusal is replaced by one that names the setting.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
@@ -83,9 +88,10 @@ class KnownHosts:
 
 
 class HeadAsGet:
-    """Answers HEAD as GET without the body, as HTTP asks; FastAPI's routes know GET alone.
+    """Middleware that answers HEAD as GET without the body, since FastAPI's routes accept only GET.
 
-    A stream is ended after its headers, as if the client had gone away, so that nothing is made only to be dropped.
+    A stream ends after its headers, as if the client had gone away, so that nothing is made only to be dropped.
+    A handler whose GET changes something asks `is_head` first.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -108,18 +114,23 @@ class HeadAsGet:
             await send(message)
 
         try:
-            await self.app({**scope, "method": "GET"}, receive, send_without_body)
+            await self.app({**scope, "method": "GET", _HEAD: True}, receive, send_without_body)
         except (OSError, ClientDisconnect):
             if not answered:
                 raise
 
 
-def same_origin(scheme: str, headers: Headers, trusted: frozenset[str] = frozenset()) -> bool:
-    """Whether an unsafe request comes from our own pages, or from no browser at all.
+def is_head(scope: Scope) -> bool:
+    """Return whether the request came as HEAD, which must change nothing."""
+    return bool(scope.get(_HEAD))
 
-    Browsers say where a request comes from in Sec-Fetch-Site; those that do not send Origin,
-    which is compared whole: scheme, host and port.  A client that sends neither is not a
-    browser, so it holds no cookie that another site could misuse.
+
+def same_origin(scheme: str, headers: Headers, trusted: frozenset[str] = frozenset()) -> bool:
+    """Return whether an unsafe request comes from our own pages, or not from a browser.
+
+    Browsers name the source of a request in Sec-Fetch-Site.  Those that do not send Origin, of which scheme, host and
+    port are compared.  A client that sends neither is not a browser, so it has no cookie that another site could
+    misuse.
     """
     site = headers.get("sec-fetch-site")
     origin = headers.get("origin", "").lower()
@@ -142,7 +153,7 @@ def _with_port(origin: str) -> tuple[str, str | None, int | None] | None:
 
 
 class SameOrigin:
-    """Refuses unsafe requests that another site made the browser send."""
+    """Middleware that refuses unsafe requests that another site made the browser send."""
 
     def __init__(self, app: ASGIApp, trusted: frozenset[str] = frozenset()) -> None:
         self.app, self.trusted = app, trusted
@@ -161,9 +172,9 @@ class SameOrigin:
 
 
 class TokenBuckets:
-    """`rate` tokens a minute for each key, at most `burst` saved up.
+    """Token buckets by key: `per_minute` tokens a minute each, at most `burst` saved up.
 
-    Keys used least recently are forgotten beyond `max_keys`, so strangers cannot fill the memory.
+    The least recently used keys are dropped beyond `max_keys`, so that strangers cannot fill the memory.
     """
 
     def __init__(self, per_minute: float, burst: float | None = None, max_keys: int = 10_000) -> None:
@@ -174,7 +185,7 @@ class TokenBuckets:
         self._lock = Lock()
 
     def take(self, key: str, now: float | None = None) -> float:
-        """Take a token.  0 if there was one, else the seconds until there will be."""
+        """Take a token.  Returns 0 if there was one, else the seconds until there is one."""
         now = time.monotonic() if now is None else now
         with self._lock:
             tokens, then = self._full.pop(key, (self.burst, now))
@@ -187,26 +198,26 @@ class TokenBuckets:
 
 
 def first_segment(path: str) -> str:
-    """Return the part of an address that says which pages it belongs to; a page's JSON twin belongs to them, too."""
+    """Return the first segment of a path, which names its group of pages, without the suffix `.json`."""
     return path.lstrip("/").partition("/")[0].removesuffix(".json")
 
 
 def too_many(wait: float) -> tuple[str, dict[str, str]]:
-    """What to say to a client whose bucket is empty for `wait` more seconds: words and headers."""
+    """Return the message and the headers for a client whose bucket is empty for `wait` more seconds."""
     seconds = int(wait) + 1
     return f"Too many requests from your address; try again in {seconds} s.", {"Retry-After": str(seconds)}
 
 
 def client_address(scope: Scope) -> str:
-    """The address whose requests are counted together."""
+    """Return the address whose requests are counted together."""
     return str(scope["client"][0]) if scope.get("client") else "?"
 
 
 class RateLimit:
-    """Bounds unsafe requests per client address, by the first segment of their path.
+    """Middleware that limits unsafe requests per client address, by the first segment of their path.
 
-    Reading is free, but for reads that make the model work: those are counted by `count_computing` where the work is
-    asked for.  Limits over all clients belong to a proxy; the model worker's own queue is bounded besides.
+    Reads are not limited, except those that make the model work, which `count_computing` counts where the work is
+    requested.  Limits over all clients belong to a proxy; the queue of the model worker is bounded as well.
     """
 
     def __init__(self, app: ASGIApp, limits: dict[str, TokenBuckets]) -> None:
@@ -220,16 +231,16 @@ class RateLimit:
             buckets = self.limits.get(first_segment(path)) if counted else None
             wait = buckets.take(client_address(scope)) if buckets else 0.0
             if wait:
-                words, headers = too_many(wait)
-                await error_response(Request(scope), 429, words, headers=headers)(scope, receive, send)
+                message, headers = too_many(wait)
+                await error_response(Request(scope), 429, message, headers=headers)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
 
 def count_computing(request: Request) -> None:
-    """Count a read that makes the model work against the limit of its pages.  Raises 429 where that is used up.
+    """Count a read that makes the model work against the limit of its pages.  Raises 429 if the limit is reached.
 
-    Unsafe requests were counted by `RateLimit` already.
+    `RateLimit` has counted unsafe requests already.
     """
     buckets = request.app.state.limits.get(first_segment(request.url.path))
     if request.method in SAFE_METHODS and buckets is not None and (wait := buckets.take(client_address(request.scope))):

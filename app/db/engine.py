@@ -1,7 +1,7 @@
 """The app database: engine, sessions, and the upgrade that runs at every start.
 
-SQLite by default; `postgresql://…` speaks through psycopg 3.  Everything is synchronous:
-handlers that touch the database are plain `def` and run in the thread pool.
+The default is SQLite; `postgresql://…` uses psycopg 3.  Everything is synchronous:
+handlers that use the database are plain `def` and run in the thread pool.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.db.start_faults import check_pages, named_faults
 from app.resources import MIGRATIONS
 from sae.errors import UserError
 
-_THREADS = 40  # that serve requests: each holds one connection at the most, so none ever waits for another
+_THREADS = 40  # request threads: each holds at most one connection, so with as many none waits for another
 
 SessionFactory = sessionmaker[Session]
 
 
 def make_engine(url: str) -> Engine:
-    """An engine for `url`, with SQLite set up for one writer among readers.  Raises UserError."""
+    """Make an engine for `url`; SQLite is configured for one writer and many readers.  Raises UserError."""
     try:
         address = make_url(url)
     except ArgumentError:
-        raise UserError("DATABASE_URL is not a database address, such as postgresql://user@host/name") from None
+        raise UserError("DATABASE_URL is not a database address such as postgresql://user@host/name") from None
     if address.get_backend_name() != "sqlite":
         if address.drivername in ("postgresql", "postgres"):
             address = address.set(drivername="postgresql+psycopg")
@@ -46,7 +47,7 @@ def make_engine(url: str) -> Engine:
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
-    # WAL: readers never wait for the writer.  NORMAL is safe against a crash of the program under WAL.
+    # With WAL, readers never wait for the writer, and NORMAL is safe if the program crashes.
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
@@ -56,7 +57,7 @@ def _prepare_postgres(connection: Any, _record: Any) -> None:
     from psycopg.types.string import StrDumper
 
     class WithoutNul(StrDumper):
-        """Postgres has no NUL in its texts, and a log, an address or a form may have one."""
+        """A string dumper that replaces NUL: Postgres refuses it, but a log, an address or a form may contain it."""
 
         def dump(self, obj: str) -> Any:
             return super().dump(obj.replace("\0", "\N{REPLACEMENT CHARACTER}"))
@@ -65,8 +66,11 @@ def _prepare_postgres(connection: Any, _record: Any) -> None:
 
 
 class Changes:
-    """A number that is another one after any commit to the database, by whatever process; None where that is not
-    cheap to know.  SQLite counts for each connection the commits of all others, so this keeps one that never writes."""
+    """A version number of the database that changes with every commit by any process.
+
+    Calling it returns None if the database cannot tell cheaply.  SQLite counts, for each connection, the commits of all
+    others, so this object keeps a connection that never writes.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._lock = Lock()
@@ -85,12 +89,12 @@ class Changes:
 
 
 def make_session_factory(engine: Engine) -> SessionFactory:
-    """Sessions whose objects stay readable after commit and after the session is closed."""
+    """Make a factory of sessions whose objects stay readable after commit and after the session is closed."""
     return sessionmaker(engine, expire_on_commit=False)
 
 
 def alembic_config(engine: Engine) -> Config:
-    """Alembic set on our migrations; env.py takes the engine from `attributes`."""
+    """Return Alembic's configuration for our migrations; `env.py` takes the engine from `attributes`."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["engine"] = engine
@@ -98,5 +102,10 @@ def alembic_config(engine: Engine) -> Config:
 
 
 def upgrade(engine: Engine) -> None:
-    """Bring the database to the newest schema; nothing happens where it is there already."""
-    command.upgrade(alembic_config(engine), "head")
+    """Upgrade the database to the newest schema; do nothing if it already has it.
+
+    Raises UserError if it cannot be reached or written, is damaged, or belongs to a newer version of the program.
+    """
+    with named_faults(engine):
+        check_pages(engine)
+        command.upgrade(alembic_config(engine), "head")

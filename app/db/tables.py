@@ -1,7 +1,7 @@
 """The tables of the app database.  Times are Unix seconds; ids of runs sort by time.
 
-What can be read from the workspace (metrics, curves, builds) is not kept here: `saes` mirrors
-`sae.json` for quick listing, and `Catalog.sync()` sets it right whenever the folders change.
+The database does not store what can be read from the workspace (metrics, curves, builds).  Only `saes` mirrors
+`sae.json` for quick listing, and `Catalog.sync()` updates it whenever the folders change.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ NAMING = {
 
 
 class Base(DeclarativeBase):
-    """Names every constraint, so that migrations can speak of it."""
+    """The base of all tables.  It names every constraint, so that migrations can refer to it."""
 
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map = {dict[str, Any]: JSON(none_as_null=True)}  # noqa: RUF012  (as SQLAlchemy reads it)
 
 
 class User(Base):
-    """Someone who may sign in.  Without `password_hash` only by a one-time link."""
+    """A user who may sign in.  One without `password_hash` can only use a one-time link."""
 
     __tablename__ = "users"
 
@@ -40,7 +40,7 @@ class User(Base):
 
 
 class LoginSession(Base):
-    """A signed-in browser.  `id` is the SHA-256 of the cookie, which is kept nowhere here."""
+    """A signed-in browser.  `id` is the SHA-256 of the cookie, which is not stored."""
 
     __tablename__ = "sessions"
 
@@ -48,6 +48,7 @@ class LoginSession(Base):
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     created: Mapped[float] = mapped_column(default=time.time)
     expires: Mapped[float]
+    browser: Mapped[str] = mapped_column(String(80), default="", server_default="")  # such as "Firefox on Linux"
 
     user: Mapped[User] = relationship(lazy="joined")
 
@@ -64,7 +65,7 @@ class LoginLink(Base):
 
 
 class Sae(Base):
-    """A finished SAE of the workspace; `config` is its `sae.json`."""
+    """A finished SAE in the workspace; `config` is its `sae.json`."""
 
     __tablename__ = "saes"
 
@@ -81,16 +82,48 @@ class Sae(Base):
     created: Mapped[float]
 
     @property
-    def weightless(self) -> bool:
-        """Whether it is a dashboard made elsewhere: it can be browsed, but nothing can be computed with it."""
+    def is_dashboard(self) -> bool:
+        """Return whether it is an imported dashboard, which was computed elsewhere and has no weights."""
         return self.config.get("weights") == "none"
+
+    @property
+    def weightless(self) -> bool:
+        """Return whether it has no weights to compute with: a dashboard, or an SAE whose weights are damaged."""
+        return self.is_dashboard or bool(self.weights_fault)
+
+    @property
+    def why_weightless(self) -> str:
+        """Return why nothing can be computed with it, as a predicate of the SAE; "" if something can."""
+        if self.is_dashboard:
+            return "is a dashboard made elsewhere, without weights"
+        return f"can only be browsed, because its {self.weights_fault}" if self.weights_fault else ""
+
+    @property
+    def damage(self) -> str:
+        """Return why its `sae.json` cannot be used, or "".  A damaged SAE has no other facts than its id."""
+        return str(self.config.get("notes", {}).get("damage", ""))
+
+    @property
+    def weights_fault(self) -> str:
+        """Return why its weights cannot be used, or ""."""
+        return str(self.config.get("notes", {}).get("weights_fault", ""))
+
+    @property
+    def note(self) -> str:
+        """Return the administrators' note on the SAE."""
+        return str(self.config.get("notes", {}).get("note", ""))
+
+    @property
+    def hidden(self) -> bool:
+        """Return whether the home page, the switcher and the search leave the SAE out.  Its own pages stay."""
+        return bool(self.config.get("notes", {}).get("hidden"))
 
 
 class Run(Base):
-    """A run: its place in the queue and its process.  What it does is in its folder.
+    """A run: its state, its place in the queue and its process.  Its spec and progress are in its folder.
 
-    States: queued → starting → running → succeeded | failed | cancelled | lost; a lost run goes
-    back to queued, to go on from its last checkpoint.
+    The states are queued → starting → running → succeeded | failed | cancelled | lost.  A lost run goes
+    back to queued and resumes from its last checkpoint.
     """
 
     __tablename__ = "runs"
@@ -101,23 +134,27 @@ class Run(Base):
     spec: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(String(20), default="queued")
     created: Mapped[float] = mapped_column(default=time.time)
-    launched: Mapped[float | None]  # when the present (or last) process was started
-    started: Mapped[float | None]  # when the first one was
+    launched: Mapped[float | None]  # start of the present (or last) process
+    started: Mapped[float | None]  # start of the first process
     finished: Mapped[float | None]
     pid: Mapped[int | None]
-    pid_started: Mapped[str | None] = mapped_column(String(80))  # tells this process from a later one with its number
+    pid_started: Mapped[str | None] = mapped_column(String(80))  # distinguishes it from a later process with this pid
     cancel_asked: Mapped[float | None]
     requested_by: Mapped[str] = mapped_column(String(80), default="")
-    form_key: Mapped[str | None] = mapped_column(String(80), unique=True)  # of the form that was sent, however often
+    form_key: Mapped[str | None] = mapped_column(String(80), unique=True)  # so that a form sent twice starts one run
     error: Mapped[str | None] = mapped_column(Text)
     sae_id: Mapped[str | None] = mapped_column(String(170))
-    progress: Mapped[float] = mapped_column(default=0.0)  # furthest share of the whole seen, 0 to 1
-    requeues: Mapped[int] = mapped_column(default=0)  # automatic ones since it last got further
-    requeue_mark: Mapped[float] = mapped_column(default=0.0)  # `progress` at the last of them
+    progress: Mapped[float] = mapped_column(default=0.0)  # largest finished share so far, 0 to 1
+    requeues: Mapped[int] = mapped_column(default=0)  # automatic ones since `progress` last grew
+    requeue_mark: Mapped[float] = mapped_column(default=0.0)  # `progress` at the last automatic requeue
 
 
 class Label(Base):
-    """What a person wrote on a latent.  Kept although the SAE be away: it may come back."""
+    """A latent's label, note, tags and star.  Kept when the SAE's folder disappears, because it may come back.
+
+    `version` counts the changes of text, note and tags.  An update names the version that it replaces, so that
+    SQLAlchemy raises StaleDataError if somebody else was faster.
+    """
 
     __tablename__ = "labels"
 
@@ -126,15 +163,34 @@ class Label(Base):
     text: Mapped[str] = mapped_column(Text, default="")
     starred: Mapped[bool] = mapped_column(default=False)
     note: Mapped[str] = mapped_column(Text, default="")
-    tags: Mapped[str] = mapped_column(Text, default="", server_default="")  # words, sorted, with commas between
+    tags: Mapped[str] = mapped_column(Text, default="", server_default="")  # sorted and separated by ", "
     author: Mapped[str] = mapped_column(String(80), default="")
-    updated: Mapped[float] = mapped_column(default=time.time, onupdate=time.time)
+    updated: Mapped[float] = mapped_column(default=time.time)
+    version: Mapped[int] = mapped_column(default=0, server_default="0")
+
+    __mapper_args__ = {"version_id_col": version, "version_id_generator": False}  # noqa: RUF012  (as SQLAlchemy reads it)
+
+
+class EarlierLabel(Base):
+    """A replaced label, note and tags, with their author and time."""
+
+    __tablename__ = "label_history"
+    __table_args__ = (Index(None, "sae_id", "latent"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sae_id: Mapped[str] = mapped_column(String(170))
+    latent: Mapped[int]
+    text: Mapped[str] = mapped_column(Text)
+    note: Mapped[str] = mapped_column(Text)
+    tags: Mapped[str] = mapped_column(Text)
+    author: Mapped[str] = mapped_column(String(80))
+    updated: Mapped[float]
 
 
 class SteerRun(Base):
     """One steering request and its finished text, which the permalink replays.
 
-    States: queued, running, succeeded, failed, stopped.
+    The states are queued, running, succeeded, failed and stopped.
     """
 
     __tablename__ = "steer_runs"
@@ -161,9 +217,9 @@ class Inspection(Base):
 
 
 class LatentEffect(Base):
-    """What was measured of a latent: its output score with the tokens it was measured on, and what ablating it does.
+    """A latent's measured effects: its output score with the tokens it was measured on, and its ablation.
 
-    Belongs to a build, whose maximum activations are the unit and whose contexts were read.
+    They belong to a build, which provides the maximum activations (the unit of strength) and the contexts.
     """
 
     __tablename__ = "latent_effects"
@@ -175,3 +231,58 @@ class LatentEffect(Base):
     tokens: Mapped[dict[str, Any] | None]
     ablation: Mapped[dict[str, Any] | None]
     updated: Mapped[float] = mapped_column(default=time.time, onupdate=time.time)
+
+
+class LatentExplanation(Base):
+    """A text about one latent, by a rule, a person or a model.
+
+    `in_file` rows mirror the file of explanations in the SAE's folder.  The others were written on pages: `method` is
+    "label" for the row that follows a latent's label.  At most one explanation of a latent is `chosen`.
+    """
+
+    __tablename__ = "explanations"
+    __table_args__ = (Index(None, "sae_id", "latent"),)
+
+    sae_id: Mapped[str] = mapped_column(String(170), primary_key=True)
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    latent: Mapped[int]
+    text: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(String(10))  # rule, person or model
+    author: Mapped[str] = mapped_column(String(100), default="")
+    method: Mapped[str] = mapped_column(String(100), default="")
+    model: Mapped[str] = mapped_column(String(200), default="")
+    prompt_version: Mapped[str] = mapped_column(String(100), default="")
+    run: Mapped[str] = mapped_column(String(80), default="")
+    created: Mapped[float] = mapped_column(default=time.time)
+    chosen: Mapped[bool] = mapped_column(default=False)
+    in_file: Mapped[bool] = mapped_column(default=False)
+
+
+class ExplanationScore(Base):
+    """The value of a scorer for an explanation, or for a latent itself (`explanation_id` is empty)."""
+
+    __tablename__ = "explanation_scores"
+    __table_args__ = (Index(None, "sae_id", "latent"),)
+
+    sae_id: Mapped[str] = mapped_column(String(170), primary_key=True)
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    explanation_id: Mapped[str] = mapped_column(String(40), default="")
+    latent: Mapped[int]
+    scorer: Mapped[str] = mapped_column(String(40))
+    model: Mapped[str] = mapped_column(String(200), default="")
+    value: Mapped[float]
+    low: Mapped[float | None]
+    high: Mapped[float | None]
+    f1: Mapped[float | None]
+    n: Mapped[int] = mapped_column(default=0)
+    created: Mapped[float] = mapped_column(default=time.time)
+    details: Mapped[dict[str, Any]]
+
+
+class ExplanationFile(Base):
+    """The number of bytes of an SAE's file of explanations that the database mirrors."""
+
+    __tablename__ = "explanation_files"
+
+    sae_id: Mapped[str] = mapped_column(String(170), primary_key=True)
+    n_bytes: Mapped[int]

@@ -1,7 +1,7 @@
-"""Run folders that the command line made: they get a row, so that they are listed, shown and resumed here too.
+"""Adoption of run folders made on the command line: each gets a row, so that pages list, show and resume it.
 
-The server watches such a run and can ask it to stop, but it is somebody's own process: it is
-neither stopped with the server nor started again by itself.
+The server watches such a run and can ask it to stop, but the process belongs to the user of the command line: the
+server does not stop it at its own end and does not restart it automatically.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from sae.workspace.paths import Workspace
 log = logging.getLogger(__name__)
 
 COMMAND_LINE = "the command line"
-STOPPED = "it was stopped on the command line; resuming goes on from its last checkpoint"
-_SETTLE_S = 60  # a folder without a status is left alone for so long: its program may be starting
+STOPPED = "stopped on the command line; it can be resumed from its last checkpoint"
+_SETTLE_S = 60  # a folder without a status is left alone this long, because its program may be starting
 
 
 def adopt_folders(db: Session, workspace: Workspace, launcher: Launcher) -> list[str]:
-    """Give every unknown run folder a row; their ids.  A folder that cannot be read is passed over."""
+    """Add a row for every unknown run folder and return their ids.  An unreadable folder is skipped."""
     present = {path.parent.name: path for path in workspace.root.glob("runs/*/spec.json")}
     unknown = present.keys() - set(db.scalars(select(Run.id)))
     adopted = []
@@ -47,7 +47,7 @@ def adopt_folders(db: Session, workspace: Workspace, launcher: Launcher) -> list
         adopted.append(run_id)
     db.commit()
     if adopted:
-        log.info("run folders from the command line: %s", ", ".join(adopted))
+        log.info("adopted run folders from the command line: %s", ", ".join(adopted))
     return adopted
 
 

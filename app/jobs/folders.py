@@ -1,4 +1,4 @@
-"""Reading run folders that other programs write, and that people may delete at any moment."""
+"""Access to run folders that other programs write and that users may delete at any moment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _TAIL_BYTES = 20_000
 
 
 def reopen(folder: RunFolder) -> None:
-    """Take back what ended a run, so that the run program goes on with the folder when it is started again."""
+    """Remove the cancel request and the final state of a run, so that the next process resumes it."""
     if not folder.path.is_dir():
         return
     folder.clear_cancel()
@@ -19,7 +19,7 @@ def reopen(folder: RunFolder) -> None:
 
 
 def log_tail(folder: RunFolder, lines: int = 30) -> list[str]:
-    """The last lines that the run printed; a line rewritten by a progress bar counts once."""
+    """Return the last lines that the run printed; a line that a progress bar rewrote counts once."""
     try:
         with open(folder.log, "rb") as file:
             file.seek(0, 2)
@@ -31,6 +31,6 @@ def log_tail(folder: RunFolder, lines: int = 30) -> list[str]:
 
 
 def last_line(folder: RunFolder) -> str:
-    """What the run printed last, or a word for nothing."""
+    """Return the last line that the run printed, or "(nothing)"."""
     tail = log_tail(folder, 1)
     return tail[0].strip()[:300] if tail else "(nothing)"

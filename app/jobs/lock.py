@@ -1,4 +1,4 @@
-"""One server a workspace: a lock that ends with the process that holds it, however it ends."""
+"""The lock that allows one server per workspace; it ends with the process that holds it, however that ends."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sae.workspace.files import lock
 
 
 class WorkspaceLock:
-    """`server.lock` in the workspace, held until `release()` or the end of the process."""
+    """The lock on `server.lock` in the workspace, held until `release()` or the end of the process."""
 
     def __init__(self, home: Path, who: str = "") -> None:
-        """Take the lock and write `who` into it.  Raises UserError where another server has it."""
+        """Take the lock and write `who` into the file.  Raises UserError if another server holds it."""
         self.path = home / "server.lock"
         self._lock = lock(self.path)
         try:
@@ -23,10 +23,10 @@ class WorkspaceLock:
         except Timeout:
             holder = self.path.read_text(encoding="utf-8").strip() or "another process"
             raise UserError(
-                f"the workspace {home} is in use by a saescope server ({holder}); stop that one, "
-                "or name another workspace in SAESCOPE_HOME") from None
+                f"the workspace {home} is in use by a saescope server ({holder}); stop that server, "
+                "or set another workspace in SAESCOPE_HOME") from None
         self.path.write_text(f"process {os.getpid()}{', ' + who if who else ''}", encoding="utf-8")
 
     def release(self) -> None:
-        """Let the next server in.  Doing it twice is no error."""
+        """Release the lock.  A second call does nothing."""
         self._lock.release(force=True)

@@ -1,9 +1,9 @@
-"""The queue of runs: rows of `runs`, and the guarded steps between their states.
+"""The queue of runs: the rows of `runs`, and the guarded transitions between their states.
 
     queued → starting → running → succeeded | failed | cancelled | lost → queued
 
-Each step is one UPDATE that names the states it may start from, so a double click, a second
-supervisor or a step that comes too late changes nothing.
+Each transition is one UPDATE that names the states it may start from, so a double click, a second
+supervisor or a late transition changes nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FINISHED = FINAL_STATES | {"lost"}
 
 
 def transition(db: Session, run_id: str, before: Collection[str], **values: Any) -> bool:
-    """Set `values` if the run's state is one of `before`.  Whether it was.  Commits."""
+    """Set `values` if the run's state is one of `before`, commit, and return whether it was."""
     done = db.execute(update(Run).where(Run.id == run_id, Run.state.in_(before)).values(**values))
     db.commit()
     return bool(done.rowcount == 1)  # type: ignore[attr-defined]
@@ -40,10 +40,10 @@ def enqueue(
     db: Session, workspace: Workspace, kind: Kind, spec: dict[str, Any], requested_by: str = "", run_id: str = "",
     form_key: str = "",
 ) -> Run:
-    """Queue a new run with its folder and frozen `spec.json`, and return it.
+    """Queue a new run, write its folder with a fixed `spec.json`, and return it.
 
-    `run_id`: where its folder holds files already.  `form_key`: a form that is sent twice (a double click) starts one
-    run; the second time that run is returned.
+    `run_id` names a run whose folder already holds files.  `form_key` makes a form that is sent twice (a double click)
+    start one run: the second call returns the run of the first.
     """
     if run := started_by(db, form_key):
         return run
@@ -52,7 +52,7 @@ def enqueue(
         sae_id=spec.get("sae"), form_key=form_key or None)
     db.add(run)
     try:
-        db.commit()  # before the folder: a folder without a row is taken for the command line's
+        db.commit()  # before the folder, because a folder without a row looks like a run of the command line
     except IntegrityError:  # the same form came twice at the same moment
         db.rollback()
         first = started_by(db, form_key)
@@ -64,12 +64,12 @@ def enqueue(
 
 
 def started_by(db: Session, form_key: str) -> Run | None:
-    """Return the run that a form has started already."""
+    """Return the run that a form has already started, or None."""
     return db.scalar(select(Run).where(Run.form_key == form_key)) if form_key else None
 
 
 def claim(db: Session) -> Run | None:
-    """The oldest queued run, now `starting` and ours; None where none waits."""
+    """Set the oldest queued run to `starting` and return it, or None if no run is queued."""
     while True:
         run_id = db.scalar(select(Run.id).where(Run.state == "queued").order_by(Run.created, Run.id).limit(1))
         if run_id is None:
@@ -82,17 +82,17 @@ def claim(db: Session) -> Run | None:
 
 
 def active(db: Session) -> list[Run]:
-    """The runs that have, or are getting, a process; oldest first."""
+    """Return the runs that are starting or running, oldest first."""
     return list(db.scalars(
         select(Run).where(Run.state.in_(ACTIVE)).order_by(Run.created).execution_options(populate_existing=True)))
 
 
 def cancel(db: Session, workspace: Workspace, run_id: str) -> bool:
-    """Ask a run to stop: at once while it waits, else at its next safe point.  Whether it could be asked."""
+    """Cancel a queued run at once and an active one at its next safe point; return whether the run was either."""
     now = time.time()
     if transition(db, run_id, QUEUED, state="cancelled", finished=now, cancel_asked=now):
         return True
-    # The database first: a process that ends between the two lines is then seen as cancelled, not as lost.
+    # The database comes first, so that a process that ends between the two steps counts as cancelled, not as lost.
     if not transition(db, run_id, ACTIVE, cancel_asked=now):
         return False
     folder = RunFolder(workspace.run(run_id))
@@ -102,20 +102,20 @@ def cancel(db: Session, workspace: Workspace, run_id: str) -> bool:
 
 
 def resume(db: Session, workspace: Workspace, run_id: str, requested_by: str = "") -> bool:
-    """Put a stopped run back into the queue; it goes on from its last checkpoint.  Whether it could be."""
+    """Queue a stopped run again, to resume from its last checkpoint; return whether its state allowed it."""
     state = db.scalar(select(Run.state).where(Run.id == run_id))
     if state not in RESUMABLE:
         return False
-    reopen(RunFolder(workspace.run(run_id)))  # before it is queued, or its program would find it ended
+    reopen(RunFolder(workspace.run(run_id)))  # before it is queued, so that its process does not find it ended
     return transition(
         db, run_id, RESUMABLE, state="queued", cancel_asked=None, finished=None, error=None, requeues=0,
         requested_by=requested_by)
 
 
 def delete(db: Session, workspace: Workspace, run_id: str) -> bool:
-    """Remove a run that has no process, and its folder; its SAE and builds stay.  Whether it could be."""
+    """Delete a run without a process and its folder, but not its SAE and builds; return whether it could be deleted."""
     run = db.get(Run, run_id, populate_existing=True)
-    # The guarded step keeps the supervisor from starting the run while its folder goes.
+    # The guarded transition keeps the supervisor from starting the run while its folder is deleted.
     if run is None or not transition(db, run_id, QUEUED | FINISHED, state="cancelled"):
         return False
     shutil.rmtree(workspace.run(run_id), ignore_errors=True)
@@ -125,17 +125,17 @@ def delete(db: Session, workspace: Workspace, run_id: str) -> bool:
 
 
 def newest(db: Session, limit: int = 100) -> list[Run]:
-    """The latest runs, newest first."""
+    """Return the latest runs, newest first."""
     return list(db.scalars(select(Run).order_by(Run.created.desc(), Run.id.desc()).limit(limit)))
 
 
 def recover(db: Session) -> int:
-    """Queue again the runs that a killed server had marked lost but not queued yet.  How many."""
+    """Queue the runs that a killed server had marked lost but not queued yet, and return their number."""
     done = db.execute(update(Run).where(Run.state == "lost").values(state="queued"))
     db.commit()
     return int(done.rowcount)  # type: ignore[attr-defined]
 
 
 def waiting(db: Session) -> list[str]:
-    """Ids of the queued runs, next first."""
+    """Return the ids of the queued runs, the next one first."""
     return list(db.scalars(select(Run.id).where(Run.state == "queued").order_by(Run.created, Run.id)))

@@ -1,12 +1,12 @@
-"""The supervisor: a thread that gives queued runs a process and writes down what became of it.
+"""The supervisor: a thread that starts a process for each queued run and records the outcome.
 
-It knows a run by its row, its process and the folder's `status.json`, and nothing else; so it can
-be killed at any moment, and the next one goes on from there:
+Its knowledge of a run is the row, the process and the folder's `status.json`, and nothing else.  So it can
+be killed at any moment, and the next supervisor continues:
 
-- a process that lives is adopted again (its number *and* its start are stored);
-- one that ended well is recorded, however long ago;
-- one that vanished is marked lost and queued again, to go on from its checkpoint; after
-  `MAX_REQUEUES` such turns without getting further the run has failed.
+- it adopts a process that is still running (its id *and* its start are stored);
+- it records one that succeeded, however long ago;
+- it marks one that vanished as lost and queues the run again, to resume from its checkpoint.  After
+  `MAX_REQUEUES` such restarts without progress the run has failed.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from sae.runs.folder import RunFolder, Status
 log = logging.getLogger(__name__)
 
 MAX_REQUEUES = 3
-SYNC_S = 5.0  # seconds between two looks for SAEs that came from elsewhere
-LINGER_S = 60.0  # a process this long past its own last word is ended
+SYNC_S = 5.0  # seconds between two checks for SAEs and runs from elsewhere
+LINGER_S = 60.0  # a process that is still running this long after its final status is killed
 
 
 class Supervisor:
-    """Moves runs through their states.  `tick()` is one look at all of them."""
+    """The supervisor of all runs.  `tick()` checks each of them once."""
 
     def __init__(self, settings: Settings, sessions: SessionFactory, launcher: Launcher, catalog: Catalog) -> None:
         self.settings, self.sessions, self.launcher, self.catalog = settings, sessions, launcher, catalog
@@ -44,22 +44,22 @@ class Supervisor:
         self._synced = 0.0
 
     def start(self) -> None:
-        """Begin to look after the runs in a thread of its own."""
+        """Start the supervisor's thread."""
         with self.sessions() as db:
             queue.recover(db)
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
         self._thread.start()
 
     def healthy(self) -> bool:
-        """Whether the thread is at work, or was never asked to be."""
+        """Return whether the thread is running or was never started."""
         return self._thread is None or self._thread.is_alive()
 
     def wake(self) -> None:
-        """Look now rather than at the next turn: something was queued or cancelled."""
+        """Check the runs now, because one was queued or cancelled."""
         self._wake.set()
 
     def stop(self) -> None:
-        """Stop every run in order (checkpoint, then end) and the thread; they go on at the next start."""
+        """Stop the thread and every run (checkpoint, then end); the runs resume at the next start."""
         self._stopping.set()
         self._wake.set()
         if self._thread is not None:
@@ -71,12 +71,12 @@ class Supervisor:
             self._wake.clear()
             try:
                 self.tick()
-            except Exception:  # a full disk or a locked database passes; the runs need looking after all the same
-                log.exception("the supervisor could not look after the runs; it tries again")
+            except Exception:  # a full disk or a locked database is temporary, and the runs still need a supervisor
+                log.exception("the supervisor could not check the runs; it tries again")
             self._wake.wait(self.settings.poll_s)
 
     def tick(self) -> None:
-        """Look at every run that has a process, then start queued ones while there is room."""
+        """Check every active run, then start queued runs up to the limit."""
         with self.sessions() as db:
             for run in queue.active(db):
                 self._watch(run)
@@ -114,11 +114,11 @@ class Supervisor:
         status = self._status(run)
         handle = self._handle(run, status)
         if handle is None or not self.launcher.alive(handle):
-            # It may have said its last word between the two looks.
+            # The process may have written its final status after the first read.
             self._gone(run, self._status(run))
             return
         if run.cancel_asked is not None:
-            self._press(run, handle)
+            self._enforce_cancel(run, handle)
         if status is None:
             return
         if status.state in queue.FINISHED and time.time() - status.heartbeat > LINGER_S:
@@ -129,8 +129,8 @@ class Supervisor:
     def _handle(self, run: Run, status: Status | None) -> Handle | None:
         if run.pid is not None:
             return Handle(run.pid, run.pid_started or "")
-        # A server that was killed between starting the process and writing its number down: the
-        # run's own status tells the number, and its fresh heartbeat that it is still that process.
+        # A server that was killed between starting the process and storing its id leaves none here.  The
+        # run's status has the id, and a recent heartbeat shows that it is still the same process.
         if status is None or status.pid is None or time.time() - status.heartbeat > 10:
             return None
         handle = self.launcher.find(status.pid)
@@ -139,12 +139,12 @@ class Supervisor:
         return handle
 
     def _status(self, run: Run) -> Status | None:
-        """The status that the present process wrote; an earlier one's is no news."""
+        """Return the status if the present process wrote it, and None if an earlier one did."""
         status = self._folder(run).status()
         return status if status is not None and status.heartbeat >= (run.launched or 0.0) else None
 
-    def _press(self, run: Run, handle: Handle) -> None:
-        """Cancelling: the file asks first, then SIGTERM, then SIGKILL to the whole group."""
+    def _enforce_cancel(self, run: Run, handle: Handle) -> None:
+        """Request the cancellation by the cancel file first, then by SIGTERM, then by SIGKILL to the group."""
         waited = time.time() - (run.cancel_asked or 0.0)
         if waited > 2 * self.settings.cancel_grace_s:
             self.launcher.kill(handle)
@@ -154,8 +154,8 @@ class Supervisor:
             self._folder(run).request_cancel()
 
     def _gone(self, run: Run, status: Status | None) -> None:
-        """The process is no more: what did it leave?"""
-        if status is None:  # a run that had ended well already says so and writes nothing new
+        """Record the outcome of a run whose process has ended."""
+        if status is None:  # a process that finds its run succeeded already writes no new status
             earlier = self._folder(run).status()
             status = earlier if earlier is not None and earlier.state == "succeeded" else None
         if status is not None:
@@ -166,24 +166,24 @@ class Supervisor:
         elif run.cancel_asked is not None or self._folder(run).cancel_requested():
             self._end(run, "cancelled", None)
         elif status is not None and status.state == "failed":
-            self._end(run, "failed", status.error or status.message or "the run failed without saying why")
+            self._end(run, "failed", status.error or status.message or "the run failed without a reason")
         elif not self._folder(run).path.is_dir():
-            self._end(run, "failed", "the run's folder was deleted while it was going")
+            self._end(run, "failed", "the run's folder was deleted while it was running")
         elif run.requested_by == COMMAND_LINE:
             self._end(run, "cancelled", STOPPED)
         else:
             self._requeue(run)
 
     def _requeue(self, run: Run) -> None:
-        further = run.progress > run.requeue_mark
-        turn = 1 if further else run.requeues + 1
+        progressed = run.progress > run.requeue_mark
+        turn = 1 if progressed else run.requeues + 1
         last = last_line(self._folder(run))
         if turn > MAX_REQUEUES:
             self._end(
                 run, "failed",
-                f"the process vanished {turn} times without getting further; the last words of its log: {last}")
+                f"the process vanished {turn} times without progress; the last line of its log: {last}")
             return
-        reason = f"the process vanished; it goes on from its last checkpoint (last words of its log: {last})"
+        reason = f"the process vanished; the run resumes from its last checkpoint (last line of its log: {last})"
         log.warning("%s: %s", run.id, reason)
         if self._step(run, state="lost", error=reason, progress=run.progress, pid=None, pid_started=None):
             with self.sessions() as db:
@@ -203,20 +203,20 @@ class Supervisor:
 
     def _stop_runs(self) -> None:
         with self.sessions() as db:
-            going = [
+            active = [
                 (run, handle) for run in queue.active(db)
                 if run.requested_by != COMMAND_LINE and (handle := self._handle(run, self._status(run)))]
-        for _, handle in going:
+        for _, handle in active:
             self.launcher.terminate(handle)
         deadline = time.monotonic() + self.settings.shutdown_grace_s
-        while any(self.launcher.alive(handle) for _, handle in going) and time.monotonic() < deadline:
+        while any(self.launcher.alive(handle) for _, handle in active) and time.monotonic() < deadline:
             time.sleep(0.05)
-        for _, handle in going:
+        for _, handle in active:
             self.launcher.kill(handle)
-        for _, handle in going:
+        for _, handle in active:
             with suppress(TimeoutError):
                 self._wait_until_gone(handle)
-        for run, _ in going:
+        for run, _ in active:
             self._stopped(run)
 
     def _wait_until_gone(self, handle: Handle) -> None:
@@ -227,7 +227,7 @@ class Supervisor:
             time.sleep(0.02)
 
     def _stopped(self, run: Run) -> None:
-        """A run that we stopped goes back to the queue, unless it had come to its end just then."""
+        """Queue a run that the server stopped, unless it ended in the meantime."""
         status = self._status(run)
         finished = status is not None and status.state in ("succeeded", "failed")
         if finished or run.cancel_asked is not None or not self._folder(run).path.is_dir():

@@ -1,65 +1,74 @@
 """The SAEs of the workspace, mirrored in the database.
 
-The folders are the truth: an SAE made on the command line, copied in or deleted shows up by
-`sync()`, which costs a listing and touches only what changed.
+The folders decide: `sync()` finds SAEs that were made on the command line, copied in or deleted.  It lists the
+folders and updates only the rows that changed.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
 from app.db.engine import SessionFactory
 from app.db.tables import Sae
+from app.library.explanation_mirror import ExplanationMirror
+from app.library.sae_notes import NOTES, read_notes
+from sae.autoencoder.config_check import load_config, weights_fault
 from sae.errors import UserError
 from sae.workspace.paths import Workspace
 
 log = logging.getLogger(__name__)
 
-Signature = tuple[tuple[str, int, tuple[str, ...]], ...]
+Signature = tuple[tuple[str, tuple[tuple[int, int], ...], tuple[str, ...]], ...]
 
 
 class Catalog:
-    """What SAEs there are, and the newest finished build of each."""
+    """The SAEs and the newest finished build of each."""
 
     def __init__(
         self, workspace: Workspace, sessions: SessionFactory, changes: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """Make a catalog.  Every page names the SAEs, so rows are kept while `changes` (`db.engine.Changes`) stays."""
+        """Make a catalog.  It caches the rows, which every page needs, until `changes()` (`Changes`) differs."""
         self.workspace, self.sessions, self._changes = workspace, sessions, changes
         self._seen: Signature | None = None
-        self._kept: tuple[int | None, dict[str, Sae]] = (None, {})  # replaced whole, so threads need no lock
+        self._explanations = ExplanationMirror(workspace, sessions)
+        self._kept: tuple[int | None, dict[str, Sae]] = (None, {})  # replaced as a whole, so threads need no lock
 
     def list_saes(self) -> list[Sae]:
-        """Every SAE, newest first."""
-        return list(self._saes().values())
+        """Return every SAE that can be read: the newest first, hidden ones after all others, so that no page starts
+        with one.
+        """
+        return [sae for sae in self._saes().values() if not sae.damage]
 
     def get_sae(self, sae_id: str) -> Sae | None:
-        """The SAE with this id (`<model>/<name>`), or None."""
-        return self._saes().get(sae_id)
+        """Return the SAE with this id (`<model>/<name>`), or None if there is none or it is damaged."""
+        sae = self._saes().get(sae_id)
+        return None if sae is None or sae.damage else sae
+
+    def damaged(self) -> dict[str, str]:
+        """Return why an SAE cannot be used, or not computed with, by the id of the SAE."""
+        return {sae.id: fault for sae in self._saes().values() if (fault := sae.damage or sae.weights_fault)}
 
     def _saes(self) -> dict[str, Sae]:
         change, (kept_at, saes) = self._changes(), self._kept
         if change is None or change != kept_at:
             with self.sessions() as db:
                 rows = db.scalars(select(Sae).order_by(Sae.created.desc(), Sae.id))
-                saes = {row.id: row for row in rows}
+                saes = {row.id: row for row in sorted(rows, key=lambda row: row.hidden)}
             self._kept = (change, saes)
         return saes
 
     def sync(self) -> None:
-        """Make the table say what the folders say.  A damaged SAE is logged and passed over."""
+        """Update the table from the folders.  A damaged SAE is logged and gets a row that says what is wrong."""
         self._seen = self._signature()
         with self.sessions() as db:
             known = {row.id: row for row in db.scalars(select(Sae))}
             for sae_id, _, builds in self._seen:
                 values = self._read(sae_id)
-                if values is None:
-                    continue
                 row = known.pop(sae_id, None)
                 if row is None:
                     row = Sae(id=sae_id)
@@ -70,11 +79,12 @@ class Catalog:
             for row in known.values():
                 db.delete(row)
             db.commit()
+        self._explanations.sync()
 
     def sync_if_changed(self) -> bool:
-        """`sync()` where an SAE or a build came, went or was replaced.  Whether it did."""
+        """Call `sync()` if an SAE, a build or explanations changed, and return whether they did."""
         if self._signature() == self._seen:
-            return False
+            return self._explanations.sync()
         self.sync()
         return True
 
@@ -82,26 +92,39 @@ class Catalog:
         entries = []
         for sae_id in self.workspace.sae_ids():
             try:
-                changed = (self.workspace.sae(sae_id) / "sae.json").stat().st_mtime_ns
-                entries.append((sae_id, changed, tuple(self.workspace.build_ids(sae_id))))
-            except (UserError, FileNotFoundError):  # no name of ours, or deleted while we looked
+                folder = self.workspace.sae(sae_id)
+                files = tuple(_mark(folder / name) for name in ("sae.json", "sae.safetensors", NOTES))
+                entries.append((sae_id, files, tuple(self.workspace.build_ids(sae_id))))
+            except (UserError, OSError):  # not a valid name, or not readable
                 continue
         return tuple(entries)
 
-    def _read(self, sae_id: str) -> dict[str, Any] | None:
-        path = self.workspace.sae(sae_id) / "sae.json"
+    def _read(self, sae_id: str) -> dict[str, Any]:
+        folder = self.workspace.sae(sae_id)
         model, _, name = sae_id.partition("/")
+        notes = read_notes(folder)
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(config, dict):
-                raise TypeError("not a JSON object")
-            k = config.get("k")
+            config = load_config(folder / "sae.json")
+        except ValueError as error:
+            log.warning("%s is damaged: %s", sae_id, error)
             return {
-                "model": model, "name": name, "architecture": str(config["architecture"]),
-                "n_latents": int(config["n_latents"]), "k": None if k is None else int(k),
-                "layer": int(config["site"]["layer"]), "hook": str(config["site"]["hook"]),
-                "config": config, "created": float(config.get("created") or path.stat().st_mtime),
-            }
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("%s is passed over: %s: %s", path, type(error).__name__, error)
-            return None
+                "model": model, "name": name, "architecture": "", "n_latents": 0, "k": None, "layer": 0, "hook": "",
+                "config": {"notes": notes | {"damage": str(error)}}, "created": _mark(folder / "sae.json")[0] / 1e9}
+        if fault := weights_fault(folder):
+            log.warning("%s can only be browsed: %s", sae_id, fault)
+            notes |= {"weights_fault": fault}
+        return {
+            "model": model, "name": name, "architecture": config["architecture"], "n_latents": config["n_latents"],
+            "k": config.get("k"), "layer": config["site"]["layer"], "hook": config["site"]["hook"],
+            "config": config | {"notes": notes},
+            "created": float(config.get("created") or _mark(folder / "sae.json")[0] / 1e9),
+        }
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    """Return a file's time of change in ns and its size, or zeros if it is missing."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return stat.st_mtime_ns, stat.st_size

@@ -1,12 +1,12 @@
-"""Exports sent as they are made: few at a time, none larger than a setting allows.
+"""Exports that are sent while they are made, with limits on their number and size.
 
-A stream holds its build open and its place among the few until it ends, or until the browser
-goes away and it is dropped.
+A stream keeps its build open and holds its slot until it ends, or until the browser
+disconnects and the stream is dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from threading import BoundedSemaphore
 
@@ -25,55 +25,58 @@ from sae.workspace.paths import Workspace
 RETRY_AFTER_S = 30
 
 
-Link = tuple[str, str, str]  # name, address, what it is
+Link = tuple[str, str, str]  # name, address, description
 
 
 def links_of_sae(sae: Sae) -> list[Link]:
-    """What an SAE and its newest build can be had as."""
+    """Return the exports that an SAE and its newest build offer."""
     found = []
     for kind, about in KINDS.items():
         try:
             check_kind(kind, sae.config, has_build=sae.current_build is not None)
-        except (UserError, KeyError):  # no weights, no build, or no word for it in that format
+        except (UserError, KeyError):  # no weights, no build, or not expressible in that format
             continue
-        found.append((f"{about.name}, zip", f"/{sae.id}/export/{kind}.zip", about.words))
+        found.append((f"{about.name}, zip", f"/{sae.id}/export/{kind}.zip", about.description))
     return found
 
 
 def links_of_latent(sae: Sae, latent: int) -> list[Link]:
-    """What a latent can be had as."""
+    """Return the exports that a latent offers."""
     here = f"/{sae.id}/{latent}"
-    found = [("JSON", f"{here}.json", "all of this page"),
-             ("Neuronpedia JSON", f"/api/feature/{sae.model}/{sae.name}/{latent}", "as its /api/feature answers"),
-             ("circuit-tracer JSON", f"{here}.circuit-tracer.json", "a feature file of attribution graphs")]
+    found = [("JSON", f"{here}.json", "everything on this page"),
+             ("Neuronpedia JSON", f"/api/feature/{sae.model}/{sae.name}/{latent}", "the format of its /api/feature"),
+             ("circuit-tracer JSON", f"{here}.circuit-tracer.json", "a feature file for attribution graphs")]
     if not sae.weightless:
         found.append(("decoder vector", f"{here}.npy", "float32, unit norm"))
     return found
 
 
 class Downloads:
-    """The places for exports under way."""
+    """The active exports: at most `at_once`, each at most `max_bytes`."""
 
     def __init__(self, at_once: int, max_bytes: int) -> None:
-        self._places = BoundedSemaphore(at_once)
+        self._slots = BoundedSemaphore(at_once)
         self._max_bytes = max_bytes
 
     def start(
-        self, kind: str, sae: Sae, workspace: Workspace, builds: Builds, labels: dict[int, Explanation],
+        self, kind: str, sae: Sae, workspace: Workspace, builds: Builds, labels: Mapping[int, Sequence[Explanation]],
     ) -> Response:
-        """The export as a zip that is sent while it is made.  Raises 404 where there is no such export, 413 where
-        it is too large for a download, 503 where all places are taken."""
+        """Return the export as a zip that is sent while it is made.
+
+        Raises HTTPException 404 if there is no such export, 413 if it is too large to download, and 503 if all slots
+        are taken.
+        """
         try:
             check_kind(kind, sae.config, has_build=sae.current_build is not None)
         except UserError as error:
             raise HTTPException(404, str(error)) from None
         self._check_size(kind, sae, workspace)
-        if not self._places.acquire(blocking=False):
-            raise HTTPException(503, "Other exports are being sent; try again in half a minute.",
+        if not self._slots.acquire(blocking=False):
+            raise HTTPException(503, f"Other exports are being sent; try again in {RETRY_AFTER_S} s.",
                                 {"Retry-After": str(RETRY_AFTER_S)})
         chunks = self._stream(kind, sae, workspace, builds, labels)
         try:
-            first = next(chunks)  # the stream is now begun, so its end gives the place back whatever happens
+            first = next(chunks)  # once the stream has begun, its `finally` releases the slot in any case
         except UserError as error:
             raise HTTPException(404, str(error)) from None
         name = f"{sae.name}-{kind}.zip"
@@ -86,11 +89,11 @@ class Downloads:
                 else workspace.sae(sae.id) / "sae.safetensors")
         n = path.stat().st_size if path.is_file() else 0
         if n > self._max_bytes:
-            raise HTTPException(413, f"{size(n)} are more than a download may be (SAESCOPE_MAX_EXPORT_BYTES). On the "
-                                     f"server: saescope export --sae {sae.id} --format {kind}")
+            raise HTTPException(413, f"The export has {size(n)}, which is more than SAESCOPE_MAX_EXPORT_BYTES allows. "
+                                     f"On the server, run: saescope export --sae {sae.id} --format {kind}")
 
     def _stream(
-        self, kind: str, sae: Sae, workspace: Workspace, builds: Builds, labels: dict[int, Explanation],
+        self, kind: str, sae: Sae, workspace: Workspace, builds: Builds, labels: Mapping[int, Sequence[Explanation]],
     ) -> Iterator[bytes]:
         try:
             folder, root = workspace.sae(sae.id), f"{sae.name}-{kind}"
@@ -100,4 +103,4 @@ class Downloads:
                 with builds.use(sae.id, str(sae.current_build)) as build:
                     yield from stream_zip(members_of(kind, folder, sae.config, build, labels), root)
         finally:
-            self._places.release()
+            self._slots.release()

@@ -1,46 +1,62 @@
-"""What people wrote on latents: label, note, tags, star."""
+"""Labels, notes, tags and stars that people give to latents, and the earlier ones."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import TypeVar
 
 from sqlalchemy import bindparam, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.exc import StaleDataError
 
-from app.db.tables import Label
+from app.db.tables import EarlierLabel, Label
+from app.library import explanations
 from sae.errors import UserError
 
 MAX_TEXT, MAX_NOTE = 200, 10_000
-# Put together once: every page of a latent asks it, and to build a statement takes longer than to run it.
+_TRIES = 5  # a label that five others change while it is being written
+T = TypeVar("T")
+# These statements are built once: every page of a latent asks them, and building one takes longer than running it.
 _OF_LATENTS = select(Label).where(
     Label.sae_id == bindparam("sae"), Label.latent.in_(bindparam("latents", expanding=True)))
+_EARLIER = select(EarlierLabel).where(
+    EarlierLabel.sae_id == bindparam("sae"), EarlierLabel.latent == bindparam("latent")).order_by(
+    EarlierLabel.id.desc())
+
+
+class LabelConflict(Exception):
+    """A label that somebody else changed after it was read; `theirs` is what is stored now."""
+
+    def __init__(self, theirs: Label) -> None:
+        super().__init__(f"{theirs.author} changed this label in the meantime")
+        self.theirs = theirs
 
 
 def get(db: Session, sae_id: str, latent: int) -> Label | None:
-    """The label of one latent, or None where nobody wrote any."""
+    """Return the label of one latent, or None if it has none."""
     return db.get(Label, (sae_id, latent))
 
 
 def of_latents(db: Session, sae_id: str, latents: Collection[int]) -> dict[int, Label]:
-    """The labels of these latents, by number; latents without one are left out."""
+    """Return the labels of these latents by number; latents without one are left out."""
     return {row.latent: row for row in db.scalars(_OF_LATENTS, {"sae": sae_id, "latents": list(latents)})}
 
 
 def texts(db: Session, sae_id: str) -> dict[int, str]:
-    """What is written on the latents of this SAE, by number; those without a text are left out."""
+    """Return the label texts of this SAE by latent; latents without a text are left out."""
     rows = db.execute(select(Label.latent, Label.text).where(Label.sae_id == sae_id, Label.text != ""))
     return {row.latent: row.text for row in rows}
 
 
 def starred(db: Session, sae_id: str) -> frozenset[int]:
-    """The latents of this SAE that bear a star."""
+    """Return the starred latents of this SAE."""
     return frozenset(db.scalars(select(Label.latent).where(Label.sae_id == sae_id, Label.starred)))
 
 
 def search(db: Session, text: str, sae_id: str | None = None, limit: int = 1000) -> list[Label]:
-    """Labels and notes that hold `text` (case apart), of one SAE or of all, newest first."""
+    """Return the labels whose text or note contains `text` (in any case), of one SAE or of all, newest first."""
     pattern = _without_nul(text).lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     query = select(Label).where(or_(
         func.lower(Label.text).like(f"%{pattern}%", escape="\\"),
@@ -51,12 +67,12 @@ def search(db: Session, text: str, sae_id: str | None = None, limit: int = 1000)
 
 
 def everything(db: Session, sae_id: str) -> list[Label]:
-    """All that is written on the latents of this SAE, by number."""
+    """Return every label of this SAE by latent."""
     return list(db.scalars(select(Label).where(Label.sae_id == sae_id).order_by(Label.latent)))
 
 
 def tagged(db: Session, sae_id: str) -> dict[str, frozenset[int]]:
-    """The latents of every tag, the tags in the order of the alphabet."""
+    """Return the latents of every tag, the tags in alphabetical order."""
     found: dict[str, set[int]] = {}
     for row in db.execute(select(Label.latent, Label.tags).where(Label.sae_id == sae_id, Label.tags != "")):
         for tag in row.tags.split(", "):
@@ -64,44 +80,89 @@ def tagged(db: Session, sae_id: str) -> dict[str, frozenset[int]]:
     return {tag: frozenset(found[tag]) for tag in sorted(found)}
 
 
+def earlier(db: Session, sae_id: str, latent: int) -> list[EarlierLabel]:
+    """Return the replaced labels of one latent, newest first."""
+    return list(db.scalars(_EARLIER, {"sae": sae_id, "latent": latent}))
+
+
 def save(
     db: Session, sae_id: str, latent: int, author: str, *, text: str | None = None, note: str | None = None,
-    tags: str | None = None, star: bool | None = None,
+    tags: str | None = None, star: bool | None = None, seen: int | None = None,
 ) -> Label:
-    """Write what is given (None: as it was) and commit.  Raises UserError where it is too long."""
-    row = put(db, sae_id, latent, author, text=text, note=note, tags=tags, star=star)
-    try:
-        db.commit()
-    except IntegrityError:  # somebody else wrote the first label of this latent a moment ago
-        db.rollback()
-        return save(db, sae_id, latent, author, text=text, note=note, tags=tags, star=star)
-    return row
+    """Write the given values (None: unchanged) and commit.  Raises as `put` does."""
+    return commit(db, lambda: put(
+        db, sae_id, latent, author, text=text, note=note, tags=tags, star=star, seen=seen))
+
+
+def commit(db: Session, write: Callable[[], T]) -> T:
+    """Call `write` and commit; repeat both if somebody else wrote one of its labels at the same moment."""
+    for left in reversed(range(_TRIES)):
+        try:
+            made = write()
+            db.commit()
+            return made
+        except (IntegrityError, StaleDataError):
+            db.rollback()
+            if not left:
+                raise
+    raise AssertionError
 
 
 def put(
     db: Session, sae_id: str, latent: int, author: str, *, text: str | None = None, note: str | None = None,
-    tags: str | None = None, star: bool | None = None,
+    tags: str | None = None, star: bool | None = None, seen: int | None = None,
 ) -> Label:
-    """As `save`, without the commit."""
-    for field, value, limit in (("text", text, MAX_TEXT), ("note", note, MAX_NOTE), ("tags", tags, MAX_TEXT)):
-        if value is not None and len(value) > limit:
-            raise UserError(f"{field}: {len(value):,} characters; {limit:,} at most", field)
+    """Write the given values (None: unchanged) without a commit; the label that they replace goes into the history.
+
+    `seen` is the version that the author had before them (0: no label).  Raises LabelConflict where that was
+    replaced by something else, and UserError for a value that is too long.
+    """
+    values = _cleaned(text=text, note=note, tags=tags)
     row = get(db, sae_id, latent)
+    unseen = row is not None and seen is not None and seen != row.version
     if row is None:
-        row = Label(sae_id=sae_id, latent=latent, text="", note="", tags="", starred=False)
+        row = Label(sae_id=sae_id, latent=latent, text="", note="", tags="", starred=False, author=author,
+                    updated=time.time(), version=0)
         db.add(row)
-    if text is not None:
-        row.text = " ".join(_without_nul(text).split())
-    if note is not None:
-        row.note = _without_nul(note).strip()
-    if tags is not None:
-        row.tags = ", ".join(sorted({" ".join(tag.split()) for tag in _without_nul(tags).split(",")} - {""}))
+    changed = {name: value for name, value in values.items() if getattr(row, name) != value}
+    if changed:
+        if unseen:
+            raise LabelConflict(row)
+        if row.text or row.note or row.tags:
+            db.add(EarlierLabel(sae_id=sae_id, latent=latent, text=row.text, note=row.note, tags=row.tags,
+                                author=row.author, updated=row.updated))
+        for name, value in changed.items():
+            setattr(row, name, value)
+        row.author, row.updated, row.version = author, time.time(), row.version + 1
+        if "text" in changed:
+            explanations.follow_label(db, row)
     if star is not None:
         row.starred = star
-    row.author, row.updated = author, time.time()
     return row
 
 
+def _cleaned(**given: str | None) -> dict[str, str]:
+    """Return the given values in the form in which they are stored.  Raises UserError if one is too long."""
+    clean: dict[str, Callable[[str], str]] = {"text": _one_line, "note": str.strip, "tags": _tag_list}
+    out = {}
+    for field, value in given.items():
+        limit = MAX_NOTE if field == "note" else MAX_TEXT
+        if value is not None and len(value) > limit:
+            raise UserError(f"{field}: it has {len(value):,} characters; the limit is {limit:,}", field)
+        if value is not None:
+            out[field] = clean[field](_without_nul(value))
+    return out
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _tag_list(text: str) -> str:
+    """Return the tags sorted, each once, with commas between."""
+    return ", ".join(sorted({_one_line(tag) for tag in text.split(",")} - {""}))
+
+
 def _without_nul(text: str) -> str:
-    """SQLite takes NUL for the end of a text where it compares, and Postgres takes none at all."""
+    """Replace NUL: SQLite ends a text there when it compares, and Postgres accepts none."""
     return text.replace("\0", " ")

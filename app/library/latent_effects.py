@@ -1,4 +1,4 @@
-"""What was measured of latents' effects on the model, as it is stored."""
+"""The stored measurements of latents' effects on the model."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from app.db.tables import LatentEffect, Sae
 
 
 def stored(db: Session, sae: Sae, latent: int) -> LatentEffect | None:
-    """What was measured of a latent in the SAE's present build."""
+    """Return a latent's stored effects in the SAE's current build, or None."""
     return db.get(LatentEffect, (sae.id, sae.current_build, latent))
 
 
 def scores(db: Session, sae_id: str, build_id: str) -> dict[int, float]:
-    """The output scores that were measured, by latent."""
+    """Return the measured output scores by latent."""
     rows = db.execute(select(LatentEffect.latent, LatentEffect.score).where(
         LatentEffect.sae_id == sae_id, LatentEffect.build_id == build_id, LatentEffect.score.is_not(None)))
     return {row.latent: float(row.score) for row in rows}

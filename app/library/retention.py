@@ -1,6 +1,6 @@
-"""How long stored steering runs and inspections are kept: up to an age, and up to a count of each.
+"""Retention of stored steering runs and inspections: up to an age, and up to a number of each.
 
-Anyone may make them, signed in or not, so without a bound they would fill the disk.
+Visitors can make them without signing in, so without a limit they would fill the disk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def sweep(sessions: SessionFactory, keep_days: float, keep: int, now: float | None = None) -> int:
-    """Delete what is older than `keep_days` days, and of each sort all but the newest `keep`; return how many went.
+    """Delete rows older than `keep_days` days and all but the newest `keep` of each kind; return how many.
 
     Runs that are not finished are left alone.
     """
@@ -43,5 +43,5 @@ async def keep_sweeping(sessions: SessionFactory, settings: Settings) -> None:
     while True:
         removed = await asyncio.to_thread(sweep, sessions, settings.keep_days, settings.keep_stored)
         if removed:
-            log.info("%d stored steering runs and inspections were old or too many, and are deleted", removed)
+            log.info("deleted %d stored steering runs and inspections, which were too old or too many", removed)
         await asyncio.sleep(EVERY_S)

@@ -1,8 +1,8 @@
-"""Files that come with a request: staged in the workspace, checked for size, gone when nobody wants them.
+"""Uploaded files: staged in the workspace, limited in size, and deleted when they are no longer needed.
 
-    uploads/<token>/         the files of a form that is being filled in
-    uploads/.<token>.part/   an upload that goes on; one that was interrupted is swept away
-    runs/<id>/upload/        from when the run is queued, so that they go with it
+    uploads/<token>/         the files of a form that is not submitted yet
+    uploads/.<token>.part/   an upload in progress; `sweep` removes interrupted ones
+    runs/<id>/upload/        the files of a queued run, which are deleted with it
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ from sae.errors import UserError
 from sae.formats.untrusted_tensors import is_archive, unpack
 from sae.workspace.paths import slug
 
-UPLOAD_FORM_BYTES = 1_000_000  # what a form may hold besides its files
-KEEP_S = 86_400  # a form that is not sent for so long has been given up
+UPLOAD_FORM_BYTES = 1_000_000  # the limit for a form's other fields
+KEEP_S = 86_400  # the files of a form that is not submitted within this time are deleted
 _CHUNK = 1 << 20
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 
 
 class Uploads:
-    """The uploads of a workspace, each `limit` bytes at the most, also when unpacked."""
+    """The uploads of a workspace, each at most `limit` bytes, also when unpacked."""
 
     def __init__(self, home: Path, limit: int) -> None:
         self.root, self.limit = home / "uploads", limit
 
     def stage(self, files: Sequence[tuple[str, BinaryIO]]) -> str:
-        """Keep the files of a form, a zip unpacked; the token to find them by.  Raises UserError (field
-        `source`) for too many bytes or an archive that is not to be trusted; then nothing is kept."""
+        """Store the files of a form, unpack a zip, and return the token that `find` takes.
+
+        Raises UserError (field `source`), and stores nothing, for too many bytes or an unsafe archive.
+        """
         self.sweep()
         token = secrets.token_hex(16)
         part = self.root / f".{token}.part"
@@ -54,27 +56,27 @@ class Uploads:
     def _write(self, files: Sequence[tuple[str, BinaryIO]], folder: Path) -> None:
         left = self.limit
         for name, source in files:
-            # A browser may send a whole path; only its last part is of interest, and only as a plain name.
+            # A browser may send a whole path; only its last part is used, and only as a plain name.
             last = PurePosixPath(name.replace("\\", "/")).name
             stem, dot, suffix = last.rpartition(".")
             plain = f"{slug(stem)}.{slug(suffix)}" if dot and stem else slug(last)
             if (folder / plain).exists():
-                raise UserError(f"source: two of the files would both be called {plain}; send them as a zip", "source")
+                raise UserError(f"source: two of the files would be named {plain}; upload them as a zip", "source")
             with open(folder / plain, "xb") as out:
                 while chunk := source.read(_CHUNK):
                     left -= len(chunk)
                     if left < 0:
-                        raise UserError(f"source: more than {self.limit:,} bytes, the most that "
-                                        "SAESCOPE_MAX_UPLOAD_BYTES allows; give a path on the server instead", "source")
+                        raise UserError(f"source: the files have more than {self.limit:,} bytes, the limit of "
+                                        "SAESCOPE_MAX_UPLOAD_BYTES; give a path on the server instead", "source")
                     out.write(chunk)
 
     def find(self, token: str) -> Path | None:
-        """The folder of an earlier upload, or None where it is gone."""
+        """Return the folder of an earlier upload, or None if it is gone."""
         path = self.root / token
         return path if _TOKEN.fullmatch(token) and path.is_dir() else None
 
     def give(self, token: str, folder: Path) -> None:
-        """Move an upload to where its run will look for it.  Raises UserError where it is gone."""
+        """Move an upload to its run's `folder`.  Raises UserError (field `source`) if it is gone."""
         path = self.find(token)
         if path is None:
             raise UserError("source: the uploaded files are gone; choose them again", "source")
@@ -82,12 +84,12 @@ class Uploads:
         path.rename(folder)
 
     def drop(self, token: str) -> None:
-        """Remove an upload that cannot be used."""
+        """Remove an unusable upload."""
         if path := self.find(token):
             shutil.rmtree(path, ignore_errors=True)
 
     def sweep(self, everything_unfinished: bool = False) -> None:
-        """Remove uploads nobody came back for; at the server's start those it was interrupted in, too."""
+        """Remove abandoned uploads and, with `everything_unfinished` (at the server's start), interrupted ones."""
         for path in self.root.iterdir() if self.root.is_dir() else ():
             unfinished = path.name.startswith(".") and everything_unfinished
             if unfinished or time.time() - path.stat().st_mtime > KEEP_S:

@@ -1,2 +1,4 @@
-"""Reader processes: pages that only read are made beside the server, one process a core, for Python runs one thread at
-a time.  `process` is such a process, `pool` the server's end of them, `middleware` what sends requests there."""
+"""Page workers: processes that render read-only pages, because one Python process runs one thread at a time.
+
+`process` is such a process, `pool` the server's end, and `middleware` dispatches requests to the pool.
+"""

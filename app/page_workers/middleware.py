@@ -1,4 +1,4 @@
-"""Sends requests for pages that only read to the readers, where the server has other work at the same time."""
+"""Middleware that dispatches requests for read-only pages to the page workers while the server is busy."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from app.page_workers.pool import PageWorkerPool
 
 
 class DispatchToPageWorkers:
-    """Asks `app.state.readers` (None: there are none) where a route of `reads` is the first of `routes` to match.
+    """Middleware that sends a request to `app.state.page_workers` if it matches a route of `reads`.
 
-    A request that comes alone is answered here: another process would only add its way there and back.
+    The first of `routes` that matches decides.  The state is None if there are no page workers.  A request that comes
+    alone is answered in this process, because another process would only add the cost of the transfer.
     """
 
     def __init__(self, app: ASGIApp, routes: Sequence[APIRoute], reads: Sequence[APIRoute]) -> None:
@@ -21,19 +22,19 @@ class DispatchToPageWorkers:
         self._busy = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = scope["type"] == "http" and scope["method"] == "GET"
-        readers: PageWorkerPool | None = scope["app"].state.readers if asked else None
-        route = self._route(scope["path"]) if readers is not None else None
-        if readers is None or route is None:
+        is_get = scope["type"] == "http" and scope["method"] == "GET"
+        page_workers: PageWorkerPool | None = scope["app"].state.page_workers if is_get else None
+        route = self._route(scope["path"]) if page_workers is not None else None
+        if page_workers is None or route is None:
             await self.app(scope, receive, send)
             return
         self._busy += 1
         try:
-            answer = await readers.ask(scope) if self._busy > 1 else None
+            answer = await page_workers.ask(scope) if self._busy > 1 else None
             if answer is None:
                 await self.app(scope, receive, send)
                 return
-            scope["route"] = route  # what the request is counted under
+            scope["route"] = route  # the metrics count the request under this route
             status, headers, body = answer
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
@@ -41,7 +42,7 @@ class DispatchToPageWorkers:
             self._busy -= 1
 
     def _route(self, path: str) -> APIRoute | None:
-        """The route that will take this address, if it only reads."""
+        """Return the route that matches this path, if it is read-only."""
         if path.startswith("/static/"):
             return None
         for route in self._routes:

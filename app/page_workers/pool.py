@@ -1,4 +1,4 @@
-"""The server's end of the readers: starts them, gives each one request at a time, replaces those that die."""
+"""The pool of page workers: it starts them, gives each one request at a time and replaces those that end."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 from app.page_workers.process import Answer, frame, read_frame, scope_frame
 from app.settings import Settings
 
-_WAIT_S = 5.0  # for a reader that is free; after it the server answers by itself
-_END_S = 5.0
-_AGAIN_S = 1.0  # before one that ended is replaced
+_WAIT_S = 5.0  # for a free page worker; after that the server renders the page itself
+_END_S = 5.0  # for the end of a process that should stop; after that it is killed
+_RESTART_S = 1.0  # before a page worker that ended is replaced
 
 log = logging.getLogger(__name__)
 
 
 class _PageWorker:
-    """One process, started and ready."""
+    """One page worker's process that has started and is ready."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
@@ -30,7 +30,7 @@ class _PageWorker:
 
     @classmethod
     async def start(cls, settings: Settings) -> _PageWorker:
-        """Raises OSError or IncompleteReadError where it does not come up."""
+        """Start a process and wait until it is ready.  Raises OSError or IncompleteReadError if it fails to start."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
@@ -39,85 +39,81 @@ class _PageWorker:
         self = cls(process, *await asyncio.open_unix_connection(sock=ours))
         try:
             await self.ask(settings.model_dump_json(by_alias=False).encode())
-        except BaseException:
+        except BaseException:  # also when cancelled: no process may be left behind
             await self.close()
             raise
         return self
 
     async def ask(self, content: bytes) -> bytes:
+        """Send one frame and return the content of the frame that answers it."""
         self._writer.write(frame(content))
         return await read_frame(self._reader)
 
     def hang_up(self) -> None:
-        """It ends with its socket."""
+        """Close the socket, which ends the process."""
         self._writer.close()
 
     async def close(self) -> None:
-        """End it and wait for it."""
+        """End the process and wait for its end."""
         self.hang_up()
         await asyncio.shield(asyncio.to_thread(_end, self.process))
 
 
 class PageWorkerPool:
-    """`n` readers.  Made and used on the event loop."""
+    """A pool of `n` page workers.  It is made and used on the event loop."""
 
     def __init__(self, settings: Settings, n: int) -> None:
         self._settings = settings
         self._ready: set[_PageWorker] = set()
-        self._free: asyncio.LifoQueue[_PageWorker] = asyncio.LifoQueue()  # the one used last has its caches warm
+        self._free: asyncio.LifoQueue[_PageWorker] = asyncio.LifoQueue()  # the most recently used has warm caches
         self._keepers = [asyncio.create_task(self._keep()) for _ in range(n)]
 
-    @property
-    def pids(self) -> list[int]:
-        """The processes that are ready."""
-        return [reader.process.pid for reader in self._ready]
-
     async def ask(self, scope: Any) -> Answer | None:
-        """A reader's answer to a GET request; None where there is none to be had."""
+        """Return a page worker's answer to a GET request, or None if no page worker can answer."""
         try:
             async with asyncio.timeout(_WAIT_S):
                 while self._ready:
-                    reader = await self._free.get()
-                    if reader in self._ready:
+                    worker = await self._free.get()
+                    if worker in self._ready:
                         break
                 else:
                     return None
         except TimeoutError:
             return None
         try:
-            answer: Answer = marshal.loads(await reader.ask(scope_frame(scope)))
-        except BaseException as error:  # in the middle of an answer it is of no more use
-            self._ready.discard(reader)
-            reader.hang_up()
+            answer: Answer = marshal.loads(await worker.ask(scope_frame(scope)))
+        except BaseException as error:  # its next frame would still be this answer, so it cannot be used again
+            self._ready.discard(worker)
+            worker.hang_up()
             if isinstance(error, OSError | EOFError):
                 return None
             raise
-        self._free.put_nowait(reader)
+        self._free.put_nowait(worker)
         return answer
 
     async def close(self) -> None:
-        """End them all and wait for them."""
+        """End all page workers and wait for their end."""
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
     async def _keep(self) -> None:
-        """One reader after the other, each until it ends."""
+        """Keep one page worker running, replacing it whenever it ends."""
         while True:
             try:
-                reader = await _PageWorker.start(self._settings)
+                worker = await _PageWorker.start(self._settings)
             except (OSError, EOFError) as error:
-                log.warning("a reader did not start (%s); the server makes its pages", error)
+                log.warning("a page worker did not start (%s); the server renders the pages itself", error)
             else:
-                self._ready.add(reader)
-                self._free.put_nowait(reader)
+                self._ready.add(worker)
+                self._free.put_nowait(worker)
                 try:
-                    code = await asyncio.to_thread(reader.process.wait)
-                    log.warning("a reader ended (%d); another one is started", code)
+                    code = await asyncio.to_thread(worker.process.wait)
+                    log.warning("a page worker ended (%d); another one is started", code)
                 finally:
-                    self._ready.discard(reader)
-                    await reader.close()
-            await asyncio.sleep(_AGAIN_S)
+                    self._ready.discard(worker)
+                    await worker.close()
+            await asyncio.sleep(_RESTART_S)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,10 +1,10 @@
-"""A reader: answers requests for pages that only read, one after the other, over a socket from the server.
+"""The process of a page worker, which renders read-only pages, one after another, for the server.
 
     python -m app.page_workers.process <file descriptor>
 
-Frames are 4 bytes of length and as many of content.  The first is the settings, answered by an empty one
-once all is open; then each is a request's scope, answered by status, headers and body.  It ends when the
-socket does, and so when the server does.
+The file descriptor is a socket.  Each frame is its length in 4 bytes and its content.  The first frame has the
+settings; an empty frame answers it once everything is open.  Every further frame has a request's scope, and its answer
+has status, headers and body.  The process ends when the socket closes, and so when the server ends.
 """
 
 from __future__ import annotations
@@ -24,53 +24,40 @@ from starlette.middleware import Middleware
 from starlette.types import Message
 
 from app.access.middleware import SecurityHeaders
-from app.db.engine import Changes, make_engine, make_session_factory
-from app.library.builds import Builds
-from app.library.catalog import Catalog
+from app.library.stores import open_stores
 from app.pages.dependencies import current_user
-from app.pages.explore import home, l0, latent, latents, overview
+from app.pages.explore import home, l0, latent, latents, overview, search
 from app.settings import Settings
-from app.web import errors
+from app.web import errors, logs
 from app.web.compression import COMPRESS
 from app.web.gc_tuning import rare_collections
 
-READS = (home, l0, latents, overview, latent)  # modules whose GET routes need no more than what `_open` opens
+MODULES = (home, search, l0, latents, overview, latent)  # their GET routes need only what `open_stores` opens
 
 log = logging.getLogger(__name__)
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 
-def create_reader(settings: Settings) -> FastAPI:
-    """The part of the program that only reads."""
+def create_read_only_app(settings: Settings) -> FastAPI:
+    """Make an application with the read-only pages."""
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ExitStack() as stack:
-            _open(app, settings, stack)
+            open_stores(app.state, settings, stack)
             yield
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None,
-                  dependencies=[Depends(current_user)], middleware=[Middleware(SecurityHeaders), COMPRESS])
-    errors.install(app)
-    for module in READS:
+                  dependencies=[Depends(current_user)],
+                  middleware=[Middleware(logs.RequestIds), Middleware(SecurityHeaders), COMPRESS])
+    errors.install(app, current_user)
+    for module in MODULES:
         app.include_router(module.router)
     return app
 
 
-def _open(app: FastAPI, settings: Settings, stack: ExitStack) -> None:
-    engine = make_engine(settings.url)
-    stack.callback(engine.dispose)
-    changes = Changes(engine)
-    stack.callback(changes.close)
-    state = app.state
-    state.settings, state.sessions = settings, make_session_factory(engine)
-    state.catalog = Catalog(settings.workspace, state.sessions, changes)
-    state.builds = Builds(settings.workspace)
-    stack.callback(state.builds.close)
-
-
 def scope_frame(scope: Any) -> bytes:
-    """What of a GET request's scope a reader needs."""
+    """Encode the parts of a GET request's scope that a page worker needs."""
     names = ("type", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path")
     values = {name: scope[name] for name in names if name in scope}
     pairs = [tuple(pair) for pair in scope["headers"]]
@@ -78,7 +65,7 @@ def scope_frame(scope: Any) -> bytes:
 
 
 async def answer(app: FastAPI, scope: dict[str, Any]) -> Answer:
-    """Status, headers and body of a request without a body."""
+    """Return status, headers and body of the answer to a request without a body."""
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -89,28 +76,30 @@ async def answer(app: FastAPI, scope: dict[str, Any]) -> Answer:
 
     try:
         await app(scope | {"asgi": {"version": "3.0"}}, receive, send)
-    except Exception:  # the error page is sent before it is raised
-        log.exception("a page could not be made: %s", scope["path"])
+    except Exception:  # Starlette raises it again after it has sent the error page
+        log.exception("a page could not be rendered: %s", scope["path"])
     body = b"".join([message.get("body", b"") for message in sent])
     headers = [(bytes(name), bytes(value)) for name, value in sent[0]["headers"]]
     return sent[0]["status"], headers, body
 
 
 async def read_frame(reader: asyncio.StreamReader) -> bytes:
-    """The next frame.  Raises IncompleteReadError at the end of the stream."""
+    """Return the content of the next frame.  Raises IncompleteReadError at the end of the stream."""
     return await reader.readexactly(int.from_bytes(await reader.readexactly(4), "big"))
 
 
 def frame(content: bytes) -> bytes:
-    """As it goes over the socket."""
+    """Prefix `content` with its length (4 bytes, big-endian)."""
     return len(content).to_bytes(4, "big") + content
 
 
 async def serve(connection: socket.socket) -> None:
-    """Answer what comes over the socket until it ends."""
+    """Answer the requests that come over the socket until it closes."""
     reader, writer = await asyncio.open_unix_connection(sock=connection)
     try:
-        app = create_reader(Settings.model_validate_json(await read_frame(reader)))
+        settings = Settings.model_validate_json(await read_frame(reader))
+        logs.configure(settings.log)
+        app = create_read_only_app(settings)
         async with app.router.lifespan_context(app):
             writer.write(frame(b""))
             while True:
@@ -123,7 +112,7 @@ async def serve(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server's end ends it
+    logs.configure("text")  # until the settings have come
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process ends with the server
     with rare_collections():
         asyncio.run(serve(socket.socket(fileno=int(sys.argv[1]))))

@@ -1,7 +1,7 @@
-"""What handlers may ask for, as typed dependencies; all of it is opened once in `create_app`'s lifespan.
+"""Typed dependencies of handlers; everything behind them is opened once in the lifespan of `create_app`.
 
-They are coroutines because FastAPI takes a plain function to another thread and back, which costs more than these do.
-A handler that writes to the database commits by itself, where it knows the work to be whole.
+They are coroutines because FastAPI moves a plain function to another thread and back, which costs more than they do.
+A handler that writes to the database commits when its work is complete.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ async def get_settings(request: Request) -> Settings:
 
 
 async def get_session(request: Request) -> AsyncIterator[Session]:
-    """One database session a request; what was not committed is rolled back."""
+    """Yield one database session per request, and roll back what was not committed."""
     db = request.app.state.sessions()
     try:
         yield db
     finally:
-        if db.in_transaction():  # to end it speaks to the database
+        if db.in_transaction():  # ending it talks to the database
             await run_in_threadpool(db.close)
         else:
             db.close()
@@ -51,7 +51,7 @@ SessionDep = Annotated[Session, Depends(get_session)]
 
 
 async def current_user(request: Request) -> User | None:
-    """Who is signed in.  The database is asked only where there is a cookie; templates see `request.state.user`."""
+    """Return the signed-in user and keep it in `request.state.user`; without a cookie the database is not queried."""
     secret = request.cookies.get(accounts.COOKIE)
     user = await run_in_threadpool(_session_user, request.app.state.sessions, secret) if secret else None
     request.state.user = user
@@ -59,7 +59,7 @@ async def current_user(request: Request) -> User | None:
 
 
 def _session_user(sessions: SessionFactory, secret: str) -> User | None:
-    with sessions() as db:  # its own: the user stays readable whatever becomes of the handler's
+    with sessions() as db:  # a separate session: the user stays readable when the handler's is closed
         user = accounts.session_user(db, secret)
         db.commit()
     return user
@@ -69,7 +69,7 @@ UserDep = Annotated[User | None, Depends(current_user)]
 
 
 async def admin_user(user: UserDep) -> User:
-    """The signed-in admin.  Signed out: to /login (pages) or 401; signed in without the right: 403."""
+    """Return the signed-in administrator.  Signed-out visitors get /login (pages) or 401, other users 403."""
     if user is None:
         raise SignInNeeded
     if not user.is_admin:
@@ -78,7 +78,7 @@ async def admin_user(user: UserDep) -> User:
 
 
 async def signed_in_user(user: UserDep) -> User:
-    """Whoever is signed in.  Signed out: to /login (pages) or 401."""
+    """Return the signed-in user.  Signed-out visitors get /login (pages) or 401."""
     if user is None:
         raise SignInNeeded
     return user
@@ -112,9 +112,9 @@ async def get_steering(request: Request) -> SteeringRuns:
     return steering
 
 
-async def get_questions(request: Request) -> VisitorRequests:
-    """Questions to the model worker, counted against the limit of the address they come from."""
-    return VisitorRequests(request.app.state.questions, partial(count_computing, request))
+async def get_cached_requests(request: Request) -> VisitorRequests:
+    """Return the requests to the model worker, which count against the limit of the visitor's address."""
+    return VisitorRequests(request.app.state.cached_requests, partial(count_computing, request))
 
 
 WorkspaceDep = Annotated[Workspace, Depends(get_workspace)]
@@ -122,18 +122,18 @@ CatalogDep = Annotated[Catalog, Depends(get_catalog)]
 BuildsDep = Annotated[Builds, Depends(get_builds)]
 SupervisorDep = Annotated[Supervisor, Depends(get_supervisor)]
 SteeringDep = Annotated[SteeringRuns, Depends(get_steering)]
-QuestionsDep = Annotated[VisitorRequests, Depends(get_questions)]
+CachedRequestsDep = Annotated[VisitorRequests, Depends(get_cached_requests)]
 
 
 @dataclass
 class Tools:
-    """What an answer about the model needs: where things are, and whom to ask."""
+    """Everything that an answer about the model needs."""
 
     db: SessionDep
     catalog: CatalogDep
     builds: BuildsDep
     workspace: WorkspaceDep
-    questions: QuestionsDep
+    cached_requests: CachedRequestsDep
 
 
 ToolsDep = Annotated[Tools, Depends(Tools)]

@@ -1,4 +1,4 @@
-"""The JSON twin of a page."""
+"""The JSON of a page, and its caching."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from sae.store.build import Build
 
 
 def etag(build: Build) -> str:
-    """The tag of whatever depends on the build and this program alone."""
+    """Return the ETag of answers that depend only on the build and this program's version."""
     return f'"{build.id}.{__version__}"'
 
 
 def unchanged(request: Request, build: Build) -> Response | None:
-    """304 if the asker has this build's answer already."""
+    """Return 304 if the client already has this build's answer, else None."""
     if etag(build) in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers={"ETag": etag(build), "Vary": "HX-Request, HX-Target"})
     return None
 
 
 def of_build(response: Response, build: Build, request: Request) -> Response:
-    """Mark an answer as depending on the build alone.
+    """Mark an answer as depending only on the build.
 
-    An address that names the build (`?build=…`) never changes its meaning and may be kept for ever.
+    An address that names the build (`?build=…`) never changes its meaning, so clients may keep its answer for ever.
     """
     response.headers["ETag"] = etag(build)
     forever = request.query_params.get("build") == build.id
@@ -41,9 +41,9 @@ def of_build(response: Response, build: Build, request: Request) -> Response:
 def json_response(
     request: Request, sae: Sae, build: Build, values: Callable[[], dict[str, Any]], build_only: bool = True,
 ) -> Response:
-    """The JSON twin of a page, with its provenance.
+    """Return the JSON of a page, with its provenance.
 
-    `build_only`: it depends on the build alone, so an asker who has it gets 304 and `values` is not called.
+    With `build_only` the answer depends only on the build: a client that has it gets 304, and `values` is not called.
     """
     if build_only and (same := unchanged(request, build)) is not None:
         return same

@@ -1,7 +1,8 @@
-"""What a page says of how its numbers were made."""
+"""Provenance of a page's numbers: what was measured, on what, under which conventions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from app.db.tables import Sae
@@ -16,27 +17,55 @@ NORMALIZATIONS = {
     "centre": "input centred",
 }
 
+SIMILAR_TRAINING = 1.2  # ratio of training tokens up to which two SAEs are compared without a warning
+NAMED_IN_WARNING = 3  # more SAEs are summed up by their range
+
 
 def architecture_name(name: str) -> str:
+    """Return an architecture's usual spelling, such as BatchTopK for batch_topk."""
     return ARCHITECTURES.get(name, name)
 
 
+def training_tokens(sae: Sae) -> int | None:
+    """Return the number of tokens that the SAE was trained on; None where its file does not say."""
+    tokens = (sae.config.get("training") or {}).get("tokens")
+    return int(tokens) if isinstance(tokens, int | float) and tokens > 0 else None
+
+
+def training_warning(saes: Sequence[Sae]) -> str:
+    """Return a warning where SAEs shown together saw different amounts of text; "" where they did not.
+
+    An SAE that is trained for longer reconstructs better, so its FVU says nothing of its architecture.
+    """
+    known = {sae.name: tokens for sae in saes if (tokens := training_tokens(sae)) is not None}
+    if len(known) < 2 or max(known.values()) <= SIMILAR_TRAINING * min(known.values()):
+        return ""
+    trained = ", ".join(f"{name} on {compact(tokens)} tokens" for name, tokens in known.items())
+    if len(known) > NAMED_IN_WARNING:
+        trained = f"on {compact(min(known.values()))} to {compact(max(known.values()))} tokens"
+    return f"Trained for different lengths: {trained}. Differences may come from that, not from the architecture."
+
+
 def provenance_words(sae: Sae, meta: dict[str, Any] | None) -> list[str]:
-    """The provenance strip's words: what was measured, on what, under which conventions."""
+    """Return the parts of the provenance strip: what was measured, on what, under which conventions."""
     k = f", k = {sae.k}" if sae.k else ""
     words = [sae.model, sae.hook, f"{architecture_name(sae.architecture)}, L = {sae.n_latents:,}{k}"]
-    if sae.weightless:
+    if sae.is_dashboard:
         return [*filter(None, words), *_foreign(sae, meta or {})]
+    if (tokens := training_tokens(sae)) is not None:
+        words.append(f"trained on {compact(tokens)} tokens")
     if meta:
-        words += [f"{meta['text']}, {compact(meta['tokens'])} tokens", "BOS not counted"]
+        words += [f"indexed on {compact(meta['tokens'])} tokens of {meta['text']}", "BOS not counted"]
     words.append(NORMALIZATIONS.get(sae.config.get("normalize", ""), str(sae.config.get("normalize"))))
     if meta:
         words.append(f"build {meta['build_id']}")
+        if sae.current_build and str(meta["build_id"]) < sae.current_build:
+            words.append(f"an older build, because {sae.current_build} is damaged")
     return words
 
 
 def _foreign(sae: Sae, meta: dict[str, Any]) -> list[str]:
-    """What is known of a dashboard that was computed elsewhere."""
+    """Return what is known of a dashboard that was computed elsewhere."""
     said = [f"computed elsewhere ({sae.config['imported']['format']})"]
     if meta.get("text"):
         said.append(str(meta["text"]))
@@ -46,7 +75,7 @@ def _foreign(sae: Sae, meta: dict[str, Any]) -> list[str]:
 
 
 def provenance(sae: Sae, meta: dict[str, Any]) -> dict[str, Any]:
-    """The same for programs: every number of the JSON it stands in was made so."""
+    """Return the provenance for programs: how every number of the JSON around it was made."""
     kept = ("build_id", "model", "site", "architecture", "n_latents", "k", "theta", "normalize", "text",
             "text_fingerprint", "tokens", "contexts", "bos_rule", "weight_processing", "decoder_norm",
             "saescope_version", "command", "imported")

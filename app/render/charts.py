@@ -1,12 +1,14 @@
 """Charts as SVG made on the server: they read without JavaScript and survive a swap.
 
-Every chart is a `<figure class="chart">` with a title, an SVG (`role="img"`), `<title>` hovers
-on its marks and the same numbers as a table in `<details>`.  No inline styles: colours are
-classes in `static/css/charts.css`.  Widths are in the SVG's own units; give about the number
-of pixels at which the chart will be seen, so that its 11-unit text is 11 pixels.
+Every chart is a `<figure class="chart">` with a title, an SVG (`role="img"`), `<title>` hovers on its marks and the
+same numbers as a table in `<details>`.  There are no inline styles: colours are classes in `static/css/charts.css`.
+
+The SVG's box is the plot itself; the ticks and names around it overflow into its margins.  Positions along x
+are percentages of the box and heights are pixels, so a chart is as wide as its column and its text has one size at all
+widths.  A polyline cannot have percentages, so lines are in a nested SVG that is stretched over the box.
 
     line_chart([Series("FVU", [(tokens, fvu), …])], title="FVU", x_label="tokens")
-    histogram([Bar(0, 1, 17), …], title="Latents per token", x_label="latents", markers=[Marker(32, "k = 32")])
+    histogram([Bar(0, 1, 17), …], Frame("Latents per token", x_label="latents"), markers=[Marker(32, "k = 32")])
     sparkline([3, 5, 4], title="latents per token")
 """
 
@@ -14,20 +16,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from html import escape
 from typing import NamedTuple
 
 from markupsafe import Markup
 
+from app.render.axis import Axis, edge_text, tick_text
 from app.render.numbers import compact, number
 from app.render.zoom import Zoom
 
 Format = Callable[[float], str]
 Line = tuple[str, list[tuple[float, float]]]  # label, points that can be drawn
-_TOP, _RIGHT, _BOTTOM, _LEFT = 20, 12, 34, 48
-_MEDIUM, _LARGE = 480, 700  # widths from which letters grow on narrow screens (static/css/charts.css)
+_TOP, _RIGHT, _BOTTOM, _LEFT = 20, 12, 34, 48  # the box's margins in pixels; static/css/charts.css has the same
+_NARROW = 260  # pixels of a plot on a narrow screen, for which labels are laid out
+_LETTER, _LINE = 7, 14  # width and line height of the charts' letters, in pixels
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A chart without its marks: names, size, axes and how its numbers are written.
+
+    `width` is about the number of pixels at which the chart is seen, which decides how many ticks there are; `height`
+    is in pixels.  `y_tick` writes the ticks of the y axis, `x_format` and `y_format` what hovers and the table say.
+    `y_top` cuts the y axis there: what is higher is marked with its value.  With `log_y` a bin of 1 still shows.
+    """
+
+    title: str
+    x_label: str = ""
+    y_label: str = ""
+    width: int = 420
+    height: int = 200
+    log_x: bool = False
+    log_y: bool = False
+    x_format: Format = edge_text
+    y_format: Format = compact
+    y_tick: Format = tick_text
+    y_top: float | None = None
+
+    @property
+    def base(self) -> float:
+        """Return the height of the box, at which the x axis is drawn."""
+        return self.height - _TOP - _BOTTOM
 
 
 @dataclass(frozen=True)
@@ -51,12 +81,27 @@ class Bar(NamedTuple):
     note: str = ""
 
 
+Outlines = Sequence[tuple[str, Sequence[Bar]]]  # further histograms by name
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point of a scatter plot, which leads to `href`; `series` is the place of its name in the legend."""
+
+    x: float
+    y: float
+    series: int
+    label: str
+    href: str
+
+
 @dataclass(frozen=True)
 class Marker:
-    """A dashed vertical line at `x` with a word beside it."""
+    """A label at `x`, with a dashed vertical line unless it is `bare`."""
 
     x: float
     label: str
+    bare: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,132 +113,107 @@ class Shade:
     label: str
 
 
-class Axis:
-    """Maps values to pixels, linearly or by log10, and knows its ticks."""
-
-    def __init__(self, low: float, high: float, start: float, end: float, log: bool = False) -> None:
-        if log:
-            low = low if low > 0 else 1e-12
-            high = high if high > low else low * 10
-        elif high - low <= 1e-9 * abs(low):  # one value, or too close for steps between
-            high = low + (abs(low) or 1)
-        self.low, self.high, self.start, self.end, self.log = low, high, start, end, log
-        self._length = math.log(high / low) if log else high - low
-
-    def __call__(self, value: float) -> float:
-        far = math.log(max(value, self.low) / self.low) if self.log else value - self.low
-        return round(self.start + min(far / self._length, 1.0) * (self.end - self.start), 2)
-
-    def ticks(self, wanted: int = 5) -> list[float]:
-        """Round values inside the axis: powers of ten on a long log axis, else steps of 1, 2 or 5."""
-        if self.log:
-            first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
-            if last - first >= 2:
-                return [10.0**e for e in range(first, last + 1, max(1, math.ceil((last - first + 1) / wanted)))]
-            marks = [m * 10.0**e for e in range(first - 1, last + 1) for m in (1, 2, 5)]
-            inside = [m for m in marks if self.low * 0.999999 <= m <= self.high * 1.000001]
-            return inside or [self.low, self.high]
-        raw = (self.high - self.low) / wanted
-        power = 10.0 ** math.floor(math.log10(raw))
-        step_size = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
-        first_tick = math.ceil(self.low / step_size - 1e-9)
-        last_tick = math.floor(self.high / step_size + 1e-9)
-        return [i * step_size for i in range(first_tick, last_tick + 1)]
-
-
-@lru_cache(maxsize=4096)  # all latents of a build share the bins of their histograms
-def tick_text(value: float) -> str:
-    """A tick's label: compact from 10,000, powers of ten below 1e-3, else as few digits as needed."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 10_000:
-        return compact(value)
-    if abs(value) < 1e-3:
-        mantissa, _, exponent = f"{value:.0e}".partition("e")
-        return f"{mantissa}e{int(exponent)}"
-    return f"{value:,.6g}"
-
-
 def line_chart(
     series: Sequence[Series], *, title: str, x_label: str = "", y_label: str = "", width: int = 420, height: int = 200,
     log_y: bool = False, zero: bool = False, markers: Sequence[Marker] = (), table: bool = True,
     x_format: Format = compact, y_format: Format = lambda y: number(y, 3),
 ) -> Markup:
-    """Lines over one x axis.  `zero` makes the y axis begin at 0; `table=False` leaves the table twin out."""
+    """Draw lines over one x axis.  `zero` makes the y axis begin at 0; `table=False` leaves the table out."""
+    frame = Frame(title, x_label, y_label, width, height, log_y=log_y, x_format=x_format, y_format=y_format)
     lines = [(s.label, [(x, y) for x, y in s.points if math.isfinite(y) and (y > 0 or not log_y)]) for s in series]
     lines = [(label, points) for label, points in lines if points]
     if not lines:
-        return _figure(title, y_label, width, "", "", Markup('<p class="muted">No values yet.</p>'))
+        return _figure(frame, "", "", Markup('<p class="muted">No values yet.</p>'))
     xs = [x for _, points in lines for x, _ in points]
     ys = [y for _, points in lines for _, y in points]
     # A line of one value runs through the middle.
     margin = 0 if log_y else 0.05 * (max(ys) - min(ys)) or abs(max(ys)) / 4 or 1
     low = 0.0 if zero and not log_y else min(ys) - margin
-    x_axis = Axis(min(xs), max(xs), _LEFT, width - _RIGHT)
-    y_axis = Axis(low, max(ys) + margin, height - _BOTTOM, _TOP, log_y)
-    parts = [_axes(x_axis, y_axis, width, height, x_label)]
+    x_axis = Axis(min(xs), max(xs), 0, 100)
+    y_axis = Axis(low, max(ys) + margin, frame.base, 0, log_y)
+    parts = [_axes(frame, x_axis, y_axis)]
+    drawn = []
     for i, (_, points) in enumerate(lines):
         path = " ".join(f"{x_axis(x)},{y_axis(y)}" for x, y in _thinned(points))
         if len(points) == 1:  # a line of one point would be invisible
-            path = f"{path} {x_axis(points[0][0]) + 3},{y_axis(points[0][1])}"
-        parts.append(f'<polyline class="c-line c-s{i % 4}" points="{path}"/>')
-    base = height - _BOTTOM
-    parts.extend(_marker(m, x_axis, base) for m in markers)
-    parts.append(_hover_bands(lines, x_axis, base, x_format, y_format))
+            path = f"{path} {x_axis(points[0][0]) + 1},{y_axis(points[0][1])}"
+        drawn.append(f'<polyline class="c-line c-s{i % 4}" points="{path}"/>')
+    parts.append(_stretched(drawn, frame))
+    parts.extend(_marker(m, x_axis, frame.base) for m in markers)
+    parts.append(_hover_bands(lines, x_axis, frame))
     heads = [x_label or "x", *(label for label, _ in lines)]
     rows = _rows(lines, x_format, y_format) if table else []
     legend = _legend([label for label, _ in lines])
-    return _figure(title, y_label, width, _svg(parts, width, height, title), legend, _table(heads, rows))
+    return _figure(frame, _svg(parts, frame), legend, _table(heads, rows))
 
 
 def histogram(
-    bars: Sequence[Bar], *, title: str, x_label: str = "", y_label: str = "", width: int = 420, height: int = 200,
-    log_x: bool = False, log_y: bool = False, markers: Sequence[Marker] = (), shades: Sequence[Shade] = (),
-    outlines: Sequence[tuple[str, Sequence[Bar]]] = (), label: str = "", table: bool = True,
-    x_format: Format = tick_text, y_format: Format = compact, tick_format: Format | None = None,
-    y_top: float | None = None, zoom: Zoom | None = None,
+    bars: Sequence[Bar], frame: Frame, *, markers: Sequence[Marker] = (), shades: Sequence[Shade] = (),
+    outlines: Outlines = (), label: str = "", zoom: Zoom | None = None,
 ) -> Markup:
-    """Bars, perhaps with further histograms as named outlines over them (same x and y units).
+    """Draw bars, perhaps with further histograms as named outlines over them (same x and y units).
 
-    `y_top` cuts the y axis there; what is higher runs out at the top.  `tick_format` writes the
-    y axis' ticks.  With `log_y` a bin of 1 still shows: the axis begins at 0.5 (or below the least positive value).
-    With `zoom` a stretch of the x axis can be asked for.
+    `label` names the bars in the legend.  `zoom` adds a form for a range of the x axis.
     """
     if zoom:
         bars, outlines = _within(zoom, bars), [(name, _within(zoom, some)) for name, some in outlines]
-        y_top = y_top if zoom.low is None else None
+        frame = frame if zoom.low is None else replace(frame, y_top=None)
     counted = [*bars, *(bar for _, some in outlines for bar in some)]
     if not any(bar.n > 0 for bar in counted):
-        return _figure(title, y_label, width, "", "", Markup('<p class="muted">Nothing was counted.</p>'))
-    top = max(bar.n for bar in counted)
-    least = min(bar.n for bar in counted if bar.n > 0)
-    x_axis = Axis(min(b.low for b in counted), max(b.high for b in counted), _LEFT, width - _RIGHT, log_x)
-    markers = [marker for marker in markers if x_axis.low <= marker.x <= x_axis.high]
-    top = y_top or top * (1.3 if log_y else 1.05)
-    y_axis = Axis(least / 2 if log_y else 0.0, top, height - _BOTTOM, _TOP, log_y)
-    parts = [_shade(shade, x_axis, height) for shade in shades]
-    parts.append(_axes(x_axis, y_axis, width, height, x_label, tick_format or tick_text))
-    parts.extend(_bar(bar, x_axis, y_axis, height - _BOTTOM, x_format, y_format) for bar in bars if bar.n > 0)
-    parts.extend(_outline(some, i, x_axis, y_axis, height - _BOTTOM) for i, (_, some) in enumerate(outlines) if some)
-    parts.extend(_marker(m, x_axis, height - _BOTTOM, level) for m, level in _staggered(markers, x_axis))
+        return _figure(frame, "", "", Markup('<p class="muted">Nothing was counted.</p>'))
+    x_axis = Axis(min(b.low for b in counted), max(b.high for b in counted), 0, 100, frame.log_x)
+    y_axis = _count_axis(frame, counted)
+    seen = [marker for marker in markers if x_axis.low <= marker.x <= x_axis.high]
+    seen += [Marker((bar.low + bar.high) / 2, f"{frame.y_format(bar.n)} ↑", bare=True)
+             for bar in counted if bar.n > y_axis.high]
+    parts = [_shade(shade, x_axis, frame.base) for shade in shades]
+    parts.append(_axes(frame, x_axis, y_axis))
+    parts.extend(_bar(bar, x_axis, y_axis, frame) for bar in bars if bar.n > 0)
+    parts.append(_stretched(
+        [_outline(some, i, x_axis, y_axis, frame.base) for i, (_, some) in enumerate(outlines) if some], frame))
+    parts.extend(_marker(m, x_axis, frame.base, level) for m, level in _staggered(seen, x_axis))
     legend = _histogram_legend(label, [name for name, _ in outlines]) if outlines else ""
-    heads = [x_label or "from", "to", y_label or "n"]
-    rows = [[x_format(b.low), x_format(b.high), y_format(b.n)] for b in bars if b.n > 0] if table else []
-    span = f' data-low="{x_axis.low:.6g}" data-high="{x_axis.high:.6g}" data-from="{x_axis.start / width:.4f}"' \
-           f' data-to="{x_axis.end / width:.4f}"{" data-log" if log_x else ""}' if zoom else ""
+    heads = [frame.x_label or "from", "to", frame.y_label or "n"]
+    rows = [[frame.x_format(b.low), frame.x_format(b.high), frame.y_format(b.n)] for b in bars if b.n > 0]
+    span = f' data-low="{x_axis.low:.6g}" data-high="{x_axis.high:.6g}"{" data-log" if frame.log_x else ""}'
     rest = _table(heads, rows) + (zoom.form(x_axis.low, x_axis.high) if zoom else Markup(""))
-    return _figure(title, y_label, width, _svg(parts, width, height, title or x_label, span), legend, rest)
+    return _figure(frame, _svg(parts, frame, span if zoom else ""), legend, rest)
+
+
+def scatter(dots: Sequence[Dot], frame: Frame, names: Sequence[str]) -> Markup:
+    """Draw points that are links, on axes from 0; `names` are the series of the legend."""
+    if not dots:
+        return _figure(frame, "", "", Markup('<p class="muted">No values yet.</p>'))
+    x_axis = Axis(0, 1.1 * max(dot.x for dot in dots), 0, 100)
+    y_axis = Axis(0, 1.1 * max(dot.y for dot in dots), frame.base, 0)
+    parts = [_axes(frame, x_axis, y_axis)]
+    for dot in dots:
+        said = f"{dot.label}: {frame.x_label} {frame.x_format(dot.x)}, {frame.y_label} {frame.y_format(dot.y)}"
+        parts.append(
+            f'<a href="{escape(dot.href)}" aria-label="{escape(said)}"><circle class="c-dot c-d{dot.series % 4}" r="5"'
+            f' cx="{x_axis(dot.x)}%" cy="{y_axis(dot.y)}"><title>{escape(said)}</title></circle></a>')
+    rows = [[dot.label, frame.x_format(dot.x), frame.y_format(dot.y)] for dot in dots]
+    legend = "".join(f'<span><svg aria-hidden="true" viewBox="0 0 24 8"><circle class="c-dot c-d{i % 4}" cx="12" cy="4"'
+                     f' r="4"/></svg>{escape(name)}</span>' for i, name in enumerate(names))
+    return _figure(frame, _svg(parts, frame, role="group"), f'<div class="chart-legend">{legend}</div>',
+                   _table(["", frame.x_label, frame.y_label], rows))
+
+
+def _count_axis(frame: Frame, counted: Sequence[Bar]) -> Axis:
+    top = frame.y_top or max(bar.n for bar in counted) * (1.3 if frame.log_y else 1.05)
+    least = min(bar.n for bar in counted if bar.n > 0)
+    return Axis(least / 2 if frame.log_y else 0.0, top, frame.base, 0, frame.log_y)
 
 
 def _within(zoom: Zoom, bars: Sequence[Bar]) -> list[Bar]:
-    """Return the bars that touch the zoomed stretch; all of them where none does."""
+    """Return the bars that overlap the zoomed range, or all of them if none does."""
     if zoom.low is None or zoom.high is None:
         return list(bars)
     return [bar for bar in bars if bar.high > zoom.low and bar.low < zoom.high] or list(bars)
 
 
 def sparkline(values: Sequence[float], *, title: str, width: int = 120, height: int = 24, bars: bool = True) -> Markup:
-    """A small wordless chart for a row or a card; `title` is what a screen reader says."""
+    """Draw a small chart without text for a row or a card; `title` is for screen readers."""
     finite = [v if math.isfinite(v) else 0.0 for v in values]
     if not finite:
         return Markup("")
@@ -213,16 +233,24 @@ def sparkline(values: Sequence[float], *, title: str, width: int = 120, height: 
         f' preserveAspectRatio="none" aria-label="{escape(title)}"><title>{escape(title)}</title>{marks}</svg>')
 
 
-def _svg(parts: Sequence[str], width: int, height: int, title: str, attributes: str = "") -> str:
-    return (f'<svg role="img" viewBox="0 0 {width} {height}" aria-label="{escape(title)}"{attributes}>'
+def _svg(parts: Sequence[str], frame: Frame, attributes: str = "", role: str = "img") -> str:
+    name = escape(frame.title or frame.x_label)
+    return (f'<svg class="c-plot" role="{role}" height="{frame.base}" aria-label="{name}"{attributes}>'
             f'{"".join(parts)}</svg>')
 
 
-def _figure(title: str, y_label: str, width: int, svg: str, legend: str, rest: Markup) -> Markup:
-    said = f'<span class="muted">{escape(y_label)}</span>' if y_label else ""
-    caption = f"<figcaption>{escape(title)} {said}</figcaption>" if title or said else ""
-    size = " c-large" if width >= _LARGE else " c-medium" if width >= _MEDIUM else ""  # text size on narrow screens
-    return Markup(f'<figure class="chart{size}">{caption}{legend}{svg}{rest}</figure>')
+def _stretched(lines: Sequence[str], frame: Frame) -> str:
+    """Return polylines, whose x is in percent, stretched over the box."""
+    if not lines:
+        return ""
+    return (f'<svg class="c-lines" width="100%" height="{frame.base}" viewBox="0 0 100 {frame.base}"'
+            f' preserveAspectRatio="none">{"".join(lines)}</svg>')
+
+
+def _figure(frame: Frame, svg: str, legend: str, rest: Markup) -> Markup:
+    unit = f'<span class="muted">{escape(frame.y_label)}</span>' if frame.y_label else ""
+    caption = f"<figcaption>{escape(frame.title)} {unit}</figcaption>" if frame.title or unit else ""
+    return Markup(f'<figure class="chart">{caption}{legend}{svg}{rest}</figure>')
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
@@ -233,36 +261,38 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
     cells = escape("\x1e".join(["\x1f".join(row) for row in rows]))
     body = cells.replace("\x1f", '</td><td class="num">').replace("\x1e", '</td></tr><tr><td class="num">')
     return Markup(
-        '<details><summary>numbers</summary><div class="table-twin"><table class="data tight">'
+        '<details><summary>table</summary><div class="table-twin"><table class="data tight">'
         f'<thead><tr>{head}</tr></thead><tbody><tr><td class="num">{body}</td></tr></tbody></table></div></details>')
 
 
-def _axes(x_axis: Axis, y_axis: Axis, width: int, height: int, x_label: str, y_tick: Format = tick_text) -> str:
-    base, parts = height - _BOTTOM, []
+def _axes(frame: Frame, x_axis: Axis, y_axis: Axis) -> str:
+    base, parts = frame.base, []
     for y in y_axis.ticks(4):
         at = y_axis(y)
-        parts.append(f'<line class="c-grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text x="{_LEFT - 5}" y="{at + 4}" text-anchor="end">{escape(y_tick(y))}</text>')
-    for x in x_axis.ticks(max(2, (width - _LEFT) // 70)):
+        parts.append(f'<line class="c-grid" x1="0" x2="100%" y1="{at}" y2="{at}"/>')
+        parts.append(f'<text x="-5" y="{at + 4}" text-anchor="end">{escape(frame.y_tick(y))}</text>')
+    for i, x in enumerate(x_axis.ticks(max(2, (frame.width - _LEFT) // 70))):
         at = x_axis(x)
-        parts.append(f'<line class="c-axis" x1="{at}" x2="{at}" y1="{base}" y2="{base + 4}"/>')
-        parts.append(f'<text x="{at}" y="{base + 16}" text-anchor="middle">{escape(tick_text(x))}</text>')
-    parts.append(f'<line class="c-axis" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{base}" y2="{base}"/>')
-    if x_label:
-        parts.append(
-            f'<text class="c-name" x="{width - _RIGHT}" y="{height - 4}" text-anchor="end">{escape(x_label)}</text>')
+        odd = ' class="c-odd"' if i % 2 else ""  # narrow charts leave every second one out
+        parts.append(f'<line class="c-axis" x1="{at}%" x2="{at}%" y1="{base}" y2="{base + 4}"/>')
+        parts.append(f'<text{odd} x="{at}%" y="{base + 16}" text-anchor="middle">{escape(tick_text(x))}</text>')
+    parts.append(f'<line class="c-axis" x1="0" x2="100%" y1="{base}" y2="{base}"/>')
+    if frame.x_label:
+        parts.append(f'<text class="c-name" x="100%" y="{base + 30}" text-anchor="end">{escape(frame.x_label)}</text>')
     return "".join(parts)
 
 
-def _bar(bar: Bar, x_axis: Axis, y_axis: Axis, base: float, x_format: Format, y_format: Format) -> str:
+def _bar(bar: Bar, x_axis: Axis, y_axis: Axis, frame: Frame) -> str:
     left, right, top = x_axis(bar.low), x_axis(bar.high), y_axis(bar.n)
-    gap = 0.6 if right - left > 3 else 0
-    span = x_format(bar.low) if bar.high - bar.low == 1 else f"{x_format(bar.low)} to {x_format(bar.high)}"
-    hover = f"{span}: {y_format(bar.n)}{' · ' + bar.note if bar.note else ''}"
+    gap = 0.1 if right - left > 0.5 else 0
+    low, high = frame.x_format(bar.low), frame.x_format(bar.high)
+    span = low if bar.high - bar.low == 1 else f"{low} to {high}"
+    hover = f"{span}: {frame.y_format(bar.n)}{' · ' + bar.note if bar.note else ''}"
     kind = f" {bar.kind}" if bar.kind else ""
     return (
-        f'<rect class="c-bar{kind}" x="{left}" y="{min(top, base - 0.5)}" width="{max(right - left - gap, 0.5):.2f}"'
-        f' height="{max(base - top, 0.5):.2f}"><title>{escape(hover)}</title></rect>')
+        f'<rect class="c-bar{kind}" x="{left}%" y="{min(top, frame.base - 0.5)}"'
+        f' width="{max(right - left - gap, 0.1):.2f}%" height="{max(frame.base - top, 0.5):.2f}">'
+        f"<title>{escape(hover)}</title></rect>")
 
 
 def _outline(bars: Sequence[Bar], number: int, x_axis: Axis, y_axis: Axis, base: float) -> str:
@@ -280,7 +310,7 @@ def _outline(bars: Sequence[Bar], number: int, x_axis: Axis, y_axis: Axis, base:
 
 
 def _staggered(markers: Sequence[Marker], x_axis: Axis) -> list[tuple[Marker, int]]:
-    """Markers with the line of text their label goes on, so that neighbours do not overlap."""
+    """Pair markers with the line of text for their label, so that neighbours do not overlap on a narrow screen."""
     placed: list[tuple[Marker, int]] = []
     ends: list[float] = []
     for marker in sorted(markers, key=lambda m: m.x):
@@ -292,38 +322,30 @@ def _staggered(markers: Sequence[Marker], x_axis: Axis) -> list[tuple[Marker, in
 
 
 def _label_extent(marker: Marker, x_axis: Axis) -> tuple[float, float]:
-    width = x_axis.end + _RIGHT
-    at, length = x_axis(marker.x), _letter(width) * len(marker.label) + 8
-    return (at, at + length) if at + length <= width else (at - length, at)
-
-
-def _letter(width: float) -> float:
-    """Room for one letter of a marker's name: narrow screens shrink the chart, so there letters are larger."""
-    return 14 if width >= _LARGE else 10 if width >= _MEDIUM else 8
+    """Return the ends of a label on a narrow screen, in percent: right of its marker, or left of it at the edge."""
+    at, length = x_axis(marker.x), 100 * (_LETTER * len(marker.label) + 12) / _NARROW
+    return (at, at + length) if at + length <= 100 or at < 50 else (at - length, at)
 
 
 def _marker(marker: Marker, x_axis: Axis, base: float, level: int = 0) -> str:
     at = x_axis(marker.x)
     left = _label_extent(marker, x_axis)[0] == at
-    x, anchor = (at + 4, "start") if left else (at - 4, "end")
-    line = 1.65 * _letter(x_axis.end + _RIGHT)
-    return (
-        f'<line class="c-marker" x1="{at}" x2="{at}" y1="{_TOP - 14}" y2="{base}"/>'
-        f'<text class="c-marker-label" x="{x}" y="{_TOP - 6 + line * level}" text-anchor="{anchor}">'
-        f"{escape(marker.label)}</text>")
+    anchor, shift = ("start", 6) if left else ("end", -6)
+    line = "" if marker.bare else f'<line class="c-marker" x1="{at}%" x2="{at}%" y1="-14" y2="{base}"/>'
+    return (f'{line}<text class="c-marker-label" x="{at}%" dx="{shift}" y="{_LINE * level - 6}"'
+            f' text-anchor="{anchor}">{escape(marker.label)}</text>')
 
 
-def _shade(shade: Shade, x_axis: Axis, height: int) -> str:
+def _shade(shade: Shade, x_axis: Axis, base: float) -> str:
     left, right = x_axis(max(shade.low, x_axis.low)), x_axis(min(shade.high, x_axis.high))
     if right <= left:
         return ""
-    return (
-        f'<rect class="c-shade" x="{left}" y="{_TOP}" width="{right - left:.2f}" height="{height - _BOTTOM - _TOP}"/>'
-        f'<text x="{(left + right) / 2:.2f}" y="{_TOP - 5}" text-anchor="middle">{escape(shade.label)}</text>')
+    return (f'<rect class="c-shade" x="{left}%" y="0" width="{right - left:.2f}%" height="{base}"/>'
+            f'<text x="{(left + right) / 2:.2f}%" y="-5" text-anchor="middle">{escape(shade.label)}</text>')
 
 
 def _thinned(points: Sequence[tuple[float, float]], most: int = 400) -> Sequence[tuple[float, float]]:
-    """At most about `most` points, the last one among them."""
+    """Return at most about `most` points, the last one among them."""
     step = max(1, math.ceil(len(points) / most))
     return [*points[:-1:step], points[-1]]
 
@@ -334,8 +356,8 @@ def _rows(lines: Sequence[Line], x_format: Format, y_format: Format) -> list[lis
     return [[x_format(x), *(y_format(v[x]) if x in v else "" for v in values)] for x in xs]
 
 
-def _hover_bands(lines: Sequence[Line], x_axis: Axis, base: float, x_format: Format, y_format: Format) -> str:
-    """Invisible upright bands whose hover names the values at that x."""
+def _hover_bands(lines: Sequence[Line], x_axis: Axis, frame: Frame) -> str:
+    """Return invisible upright bands whose hover names the values at that x."""
     values = [dict(points) for _, points in lines]
     xs = sorted({x for value in values for x in value})
     xs = xs[:: max(1, math.ceil(len(xs) / 120))]
@@ -343,10 +365,11 @@ def _hover_bands(lines: Sequence[Line], x_axis: Axis, base: float, x_format: For
     for i, x in enumerate(xs):
         left = x_axis(x if i == 0 else (xs[i - 1] + x) / 2)
         right = x_axis(x if i == len(xs) - 1 else (x + xs[i + 1]) / 2)
-        said = ", ".join(f"{label} {y_format(v[x])}" for (label, _), v in zip(lines, values, strict=True) if x in v)
+        values_text = ", ".join(
+            f"{label} {frame.y_format(v[x])}" for (label, _), v in zip(lines, values, strict=True) if x in v)
         parts.append(
-            f'<rect class="c-hit" x="{left}" y="{_TOP}" width="{max(right - left, 1):.2f}" height="{base - _TOP}">'
-            f"<title>{escape(x_format(x))}: {escape(said)}</title></rect>")
+            f'<rect class="c-hit" x="{left}%" y="0" width="{max(right - left, 0.2):.2f}%" height="{frame.base}">'
+            f"<title>{escape(frame.x_format(x))}: {escape(values_text)}</title></rect>")
     return "".join(parts)
 
 

@@ -1,8 +1,8 @@
-"""Rows of corpus text as HTML.  Pages hold thousands of tokens, so this is not left to a template.
+"""Rows of corpus text as HTML.  Pages hold thousands of tokens, for which templates are too slow.
 
-A token that fires has its tooltip in `title`.  The others' is put together in the browser
-(`static/js/app.js`) from the row's `data-ids`, the ids of all its tokens (`+` joins those of one
-piece), and `data-at`, the position of the first; which takes a third of the bytes.
+A token that fires has its tooltip in `title`.  The browser (`static/js/app.js`) makes the tooltips of the others
+from the row's `data-ids`, the ids of all its tokens (`+` joins the ids of one
+piece), and `data-at`, the position of the first.  This takes a third of the bytes.
 """
 
 from __future__ import annotations
@@ -22,9 +22,17 @@ _WIDE = '<span class="t ws">'
 _CUT = '<span class="cut">…</span>'
 
 
-def pieces_html(pieces: Iterable[Piece], newlines: bool = False) -> Markup:
-    """The pieces, one after the other; with `newlines` a line is broken where the text breaks it."""
-    return Markup("".join([_piece(piece, newlines) for piece in pieces]))
+def pieces_html(pieces: Iterable[Piece], newlines: bool = False, anchor: str = "") -> Markup:
+    """Return the pieces in sequence; with `newlines`, lines break where the text breaks them.
+
+    `anchor` is the id of the piece with the peak, if it has one.
+    """
+    cells = []
+    for piece in pieces:
+        cell = _piece(piece, newlines)
+        at_peak = anchor and "peak" in piece.css.split()
+        cells.append(cell.replace("<span ", f'<span id="{anchor}" ', 1) if at_peak else cell)
+    return Markup("".join(cells))
 
 
 def _piece(piece: Piece, newlines: bool = False) -> str:
@@ -32,7 +40,7 @@ def _piece(piece: Piece, newlines: bool = False) -> str:
     if piece.space and "  " in piece.text:
         css = f"{css or 't'} ws"
     text = escape(piece.text)
-    if newlines and piece.breaks:  # within the piece, for a token may hold a line's end and the next one's indent
+    if newlines and piece.breaks:  # the break may be inside the piece: a token may have a newline and an indent
         text = text.replace("↵", "↵\n")
     if not css and not piece.title:
         return f"<i>{text}</i>"
@@ -41,24 +49,24 @@ def _piece(piece: Piece, newlines: bool = False) -> str:
 
 
 class Cells(dict[int, str]):
-    """What a silent token of a vocabulary looks like, by its id; "" for one that its neighbours help to show."""
+    """The HTML of a vocabulary's tokens without an activation, by id; "" for a token that is part of a character."""
 
     def __init__(self, info: Mapping[int, Token]) -> None:
         self.info = info
 
     def __missing__(self, token: int) -> str:
         piece = self.info[token].piece
-        said = whole(piece) if piece else None
-        cell = self[token] = _piece(Piece(said[0], "", "", said[1], said[2], 0)) if said else ""
+        shown = whole(piece) if piece else None
+        cell = self[token] = _piece(Piece(shown[0], "", "", shown[1], shown[2], 0)) if shown else ""
         return cell
 
 
 def _cells(row: Row) -> tuple[list[str], int, str]:
-    """The HTML of each piece, the index of the one with the peak, and what the row's element says of the ids."""
+    """Return the HTML of each piece, the index of the piece with the peak, and the row's `data-ids` attributes."""
     tokens, peak = row.tokens, row.context.peak - row.low
     kept = row.info.kept(Cells) if isinstance(row.info, Vocabulary) else Cells(row.info)
     cells = [kept[token] for token in tokens]
-    if "" in cells:  # characters that several tokens make
+    if "" in cells:  # some characters are split over several tokens
         ends = [*(piece.start for piece in row.pieces[1:]), len(tokens)]
         ids = ["+".join(map(str, tokens[piece.start : end])) for piece, end in zip(row.pieces, ends, strict=True)]
         return [_piece(piece) for piece in row.pieces], row.peak, _ids(row, ids)
@@ -69,7 +77,7 @@ def _cells(row: Row) -> tuple[list[str], int, str]:
 
 
 def _coloured(cell: str, row: Row, i: int, act: float, peak: bool) -> str:
-    """A silent token's HTML with the colour and the tooltip of an activation."""
+    """Add the colour and the tooltip of an activation to a token's HTML."""
     css = f"t {heat_class(act, row.top)}{' peak' if peak else ''}{' ws' if cell.startswith(_WIDE) else ''}"
     position = None if row.at is None else row.at + i
     title = escape(token_title(row.info[row.context.tokens[row.low + i]], act, position))
@@ -85,45 +93,47 @@ def _ids(row: Row, ids: Iterable[str]) -> str:
 
 
 def context_html(row: Row, here: str, inspect: str = "", aligned: bool = True, newlines: bool = False) -> Markup:
-    """A context as an item of a list: its activation, its text, where it stands.
+    """Return a context as a list item: its activation, its text and its document.
 
-    `here`: the latent's address, or "" where the documents cannot be shown; `inspect`: that of the page with all
-    latents of this context, "" for none.  `aligned` puts the peaks under each other.
+    `here` is the latent's address, or "" if the documents cannot be shown.  `inspect` is the address of the page with
+    all latents of this context, or "".  `aligned` puts the peaks below each other.
     """
     context = row.context
     name, short = _document(context.document)
     place = context.doc_offset + (context.start or 0) + context.peak
     title = f"{name}, token {place}" if name else "the file does not name the document"
-    often = ""
+    often = row_link = ""
     if context.duplicates > 1:
         title += f"; {context.duplicates} of its strongest contexts have this text"
         often = f" ×{context.duplicates}"
     if name and here:
-        short = f'<a class="plain-link" href="{escape(here)}/source/{context.ctx}">{short}</a>'
+        source = f"{escape(here)}/source/{context.ctx}#at"
+        row_link = f' data-href="{source}"'  # a click on the row opens the document, too
+        short = f'<a class="plain-link" href="{source}">{short}</a>'
     link = (f'<a class="row-link" title="all latents of this text" aria-label="All latents of this text"'
             f' href="{escape(inspect)}&amp;context={context.band}.{context.rank}">⌕</a>') if inspect else ""
     text = kwic_html(row) if aligned else row_html(row, newlines)
-    return Markup(f'<li class="ctx" data-row tabindex="0"><span class="num">{number(context.act, 2)}</span>{text}'
-                  f'<span class="source muted" title="{title}">{short}{often}</span>{link}</li>')
+    return Markup(f'<li class="ctx" data-row{row_link} tabindex="0"><span class="num">{number(context.act, 2)}</span>'
+                  f'{text}<span class="source muted" title="{title}">{short}{often}</span>{link}</li>')
 
 
 @lru_cache(maxsize=1 << 14)
 def _document(name: str) -> tuple[str, str]:
-    """A document's name as it is shown, whole and without its folders."""
+    """Return a document's name as HTML, complete and without its folders."""
     return escape(visible(name)), escape(visible(name.rpartition("/")[2]))
 
 
 def _joined(cells: Iterable[str], numbered: bool) -> str:
-    """The cells one after the other; words that no tooltip tells apart stand together."""
+    """Join the cells; without tooltips (`numbered`), neighbouring plain cells become one element."""
     if numbered:
         return "".join(cells)
     runs = groupby(cells, lambda cell: cell.startswith("<i>"))
     return "".join([
-        f"<i>{''.join([cell[3:-4] for cell in run])}</i>" if words else "".join(run) for words, run in runs])
+        f"<i>{''.join([cell[3:-4] for cell in run])}</i>" if plain else "".join(run) for plain, run in runs])
 
 
 def row_html(row: Row, newlines: bool = False) -> Markup:
-    """A row cut out of a context."""
+    """Return a row of text that is cut from a context."""
     cells, _, ids = _cells(row)
     before, after = _CUT if row.before else "", _CUT if row.after else ""
     text = pieces_html(row.pieces, newlines) if newlines else "".join(cells)
@@ -131,7 +141,7 @@ def row_html(row: Row, newlines: bool = False) -> Markup:
 
 
 def kwic_html(row: Row) -> Markup:
-    """One line with the peak at a fixed place, so that rows under each other can be read down."""
+    """Return one line with the peak at a fixed position, so that rows below each other are aligned."""
     cells, peak, ids = _cells(row)
     before, after = _CUT if row.before else "", _CUT if row.after else ""
     return Markup(

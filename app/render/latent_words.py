@@ -1,4 +1,4 @@
-"""A latent's flags and its rule in words: what it was found to fire on, never what it means."""
+"""A latent's flags and its firing rule as text: the tokens on which it fires, never a claim about its meaning."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from sae.store.latent_query import ALIVE
 from sae.store.records import CLASSES, FLAGS, Rule, Token
 
 FLAG_NAMES = {
-    ALIVE: "living", "dead": "dead", "dense": "dense", "rare": "rare", "single_token": "single token",
+    ALIVE: "alive", "dead": "dead", "dense": "dense", "rare": "rare", "single_token": "single token",
     "position_bound": "position-bound", "punctuation": "punctuation", "number": "numbers", "capital": "capitals",
 }
 FLAG_WORDS = {ALIVE: "fired at least once", **FLAGS}
 
-SHOWN_F1 = 0.5  # a rule with less says too little to stand in a list
+SHOWN_F1 = 0.5  # a rule with a smaller F1 is too weak to be listed
 
 _WORDS = {"token": "fires on", "previous": "fires after", "next": "fires before"}
 
 
 @dataclass(frozen=True)
 class RuleWords:
-    """`words`, then the tokens that are meant, as `labels`."""
+    """A firing rule as text: `words`, followed by the rule's tokens as `labels`."""
 
     words: str
     labels: list[str]
@@ -34,7 +34,7 @@ class RuleWords:
 
 
 def rule_words(rule: Rule | None, info: Mapping[int, Token]) -> RuleWords | None:
-    """The rule as a page says it; None where there is none.  `info` holds the rule's tokens."""
+    """Return the rule as text, or None if there is no rule.  `info` has the rule's tokens."""
     if rule is None:
         return None
     if rule.class_name is not None:

@@ -1,4 +1,4 @@
-"""The plane of decoder directions: a point for each living latent, or cells where there are many."""
+"""The map of decoder directions: a point for each alive latent, or cells if there are many."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from markupsafe import Markup, escape
 from app.render.numbers import density
 from sae.store.build import Build
 
-POINTS = 5000  # more than these are drawn as cells
-_CELLS = 72  # along the wider side
+POINTS = 5000  # more points than these are drawn as cells
+_CELLS = 72  # number of cells along the wider side
 _WIDTH, _HEIGHT, _EDGE = 1000, 680, 10
 SIZES = (1e-4, 1e-3, 1e-2)  # densities at which a point grows
 
 
 @dataclass(frozen=True)
-class Place:
-    """A latent's place in the plane."""
+class Point:
+    """A latent's position on the map."""
 
     latent: int
     x: float
@@ -26,48 +26,48 @@ class Place:
     density: float
 
 
-At = Callable[[Place], tuple[float, float]]
+At = Callable[[Point], tuple[float, float]]
 
 
 def plane(build: Build, sae_id: str, names: dict[int, str]) -> Markup:
-    """An SVG whose points lead to their latents; `names` are labels for the tooltips."""
-    places = [Place(*row) for row in build.map_points()]
-    if not places:
+    """Return an SVG whose points link to their latents; `names` are labels for the tooltips."""
+    points = [Point(*row) for row in build.map_points()]
+    if not points:
         return Markup("")
-    low_x, high_x = min(p.x for p in places), max(p.x for p in places)
-    low_y, high_y = min(p.y for p in places), max(p.y for p in places)
+    low_x, high_x = min(p.x for p in points), max(p.x for p in points)
+    low_y, high_y = min(p.y for p in points), max(p.y for p in points)
 
-    def at(place: Place) -> tuple[float, float]:
-        across = (place.x - low_x) / ((high_x - low_x) or 1)
-        up = (place.y - low_y) / ((high_y - low_y) or 1)
+    def at(point: Point) -> tuple[float, float]:
+        across = (point.x - low_x) / ((high_x - low_x) or 1)
+        up = (point.y - low_y) / ((high_y - low_y) or 1)
         return _EDGE + across * (_WIDTH - 2 * _EDGE), _HEIGHT - _EDGE - up * (_HEIGHT - 2 * _EDGE)
 
-    marks = _points(places, at, sae_id, names) if len(places) <= POINTS else _cells(places, at, sae_id)
+    marks = _points(points, at, sae_id, names) if len(points) <= POINTS else _cells(points, at, sae_id)
     return Markup(
-        f'<svg class="plane" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="group" aria-label="Map of {len(places)} decoder '
+        f'<svg class="plane" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="group" aria-label="Map of {len(points)} decoder '
         f'directions">{"".join(marks)}</svg>')
 
 
-def _points(places: Sequence[Place], at: At, sae_id: str, names: dict[int, str]) -> list[str]:
+def _points(points: Sequence[Point], at: At, sae_id: str, names: dict[int, str]) -> list[str]:
     out = []
-    for place in sorted(places, key=lambda p: -p.density):
-        x, y = at(place)
-        size = 2 + sum(place.density >= step for step in SIZES)
-        name = f" · {names[place.latent]}" if place.latent in names else ""
+    for point in sorted(points, key=lambda p: -p.density):
+        x, y = at(point)
+        size = 2 + sum(point.density >= step for step in SIZES)
+        name = f" · {names[point.latent]}" if point.latent in names else ""
         css = ' class="named"' if name else ""
         out.append(
-            f'<a href="/{sae_id}/{place.latent}" tabindex="-1"><circle{css} cx="{x:.1f}" cy="{y:.1f}" r="{size}">'
-            f"<title>{place.latent}{escape(name)} · {density(place.density)}</title></circle></a>")
+            f'<a href="/{sae_id}/{point.latent}" tabindex="-1"><circle{css} cx="{x:.1f}" cy="{y:.1f}" r="{size}">'
+            f"<title>{point.latent}{escape(name)} · {density(point.density)}</title></circle></a>")
     return out
 
 
-def _cells(places: Sequence[Place], at: At, sae_id: str) -> list[str]:
-    """A square for each cell that holds latents; it leads to the one that fires most."""
+def _cells(points: Sequence[Point], at: At, sae_id: str) -> list[str]:
+    """Return a square for each cell with latents; it links to the latent that fires most."""
     side = (_WIDTH - 2 * _EDGE) / _CELLS
-    cells: dict[tuple[int, int], list[Place]] = {}
-    for place in places:
-        x, y = at(place)
-        cells.setdefault((int((x - _EDGE) // side), int((y - _EDGE) // side)), []).append(place)
+    cells: dict[tuple[int, int], list[Point]] = {}
+    for point in points:
+        x, y = at(point)
+        cells.setdefault((int((x - _EDGE) // side), int((y - _EDGE) // side)), []).append(point)
     top = max(map(len, cells.values()))
     out = []
     for (column, row), inside in sorted(cells.items()):

@@ -1,9 +1,9 @@
-"""Corpus text as a page shows it: a row of pieces, each with its heat and what its tooltip says.
+"""Corpus text as a page shows it: a row of pieces, each with its heat class and its tooltip.
 
-Spaces are kept, a newline shows as `↵` and a tab as `→`, whitespace-only pieces have a width,
-characters split over tokens are merged (the piece then has its members' largest activation),
-control and bidi characters are shown as `⟨0A⟩`-like signs instead of acting.  Escaping is the
-template's: a `Piece` holds plain text.
+Spaces are kept.  A newline shows as `↵` and a tab as `→`, and whitespace-only pieces have a width.
+A character that is split over tokens is one piece with its tokens' largest activation.
+Control and bidi characters have no effect and show as signs like `⟨0A⟩`.  A `Piece` holds plain text,
+which the template escapes.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from sae.lm.tokens import MAX_SPAN, spans
 from sae.store.records import Context, Token
 
 HEAT_STEPS = 16
-# How much of a context a row shows: tokens before and after the peak; None is all that is kept.
+# The number of tokens that a row shows before and after the peak; None means all stored tokens.
 WINDOWS: dict[str, tuple[int, int] | None] = {"snippet": (14, 10), "short": (24, 18), "long": (40, 24), "full": None}
 
 
 class Piece(NamedTuple):
-    """One or more tokens shown as one.  `css` is the heat class and `peak`; `title` the tooltip, "" where the
-    row's ids stand for it.
+    """One or more tokens that are shown as one.
 
-    `space` marks a piece of whitespace alone; `breaks` how many newlines follow it (a page may
-    break the line there); `start` its first token's index in the row that was given.
+    `css` is the heat class and `peak`; `title` is the tooltip, or "" if the browser makes it from the row's ids.
+    `space` marks a piece of whitespace only.  `breaks` is its number of newlines, where a page may
+    break the line.  `start` is the index of its first token in the row.
     """
 
     text: str
@@ -43,8 +43,10 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """The tokens `low` to below `high` of a context, coloured in units of `top`.  `numbered` rows carry their token
-    ids, for tooltips."""
+    """The tokens `low` to `high` (exclusive) of a context, coloured in units of `top`.
+
+    A `numbered` row has its token ids, for tooltips.
+    """
 
     context: Context
     info: Mapping[int, Token]
@@ -59,7 +61,7 @@ class Row:
 
     @property
     def before(self) -> bool:
-        """Whether text was cut off before it."""
+        """Return whether text was cut off before the row."""
         return (self.context.start or 0) + self.low > 0
 
     @property
@@ -68,7 +70,7 @@ class Row:
 
     @property
     def at(self) -> int | None:
-        """The position of its first token; None: unknown."""
+        """Return the position of the row's first token, or None if it is unknown."""
         return None if self.context.start is None else self.context.start + self.low
 
     @cached_property
@@ -78,12 +80,12 @@ class Row:
 
     @property
     def peak(self) -> int:
-        """The index of the piece with the peak, so that rows can be lined up at it."""
+        """Return the index of the piece with the peak, at which rows are aligned."""
         return bisect_right(self.pieces, self.context.peak - self.low, key=attrgetter("start")) - 1
 
 
 def heat_class(value: float, top: float, linear: bool = False) -> str:
-    """`a0` … `a15` for an activation in units of `top`, "" where the latent is silent.  Log scale, or linear."""
+    """Return the class `a0` … `a15` of an activation in units of `top`, on a log or linear scale; "" for none."""
     if value <= 0 or top <= 0:
         return ""
     share = min(value / top, 1)
@@ -93,7 +95,10 @@ def heat_class(value: float, top: float, linear: bool = False) -> str:
 
 
 def signed_class(value: float, top: float, steps: int = 8) -> str:
-    """`b0` … `b7` (adds, blue) or `o0` … `o7` (takes away, orange), "" for zero.  Linear scale."""
+    """Return the class `b0` … `b7` (positive, blue) or `o0` … `o7` (negative, orange), or "" for zero.
+
+    The scale is linear.
+    """
     if value == 0 or top <= 0:
         return ""
     step = min(int(min(abs(value) / top, 1) * steps), steps - 1)
@@ -101,8 +106,8 @@ def signed_class(value: float, top: float, steps: int = 8) -> str:
 
 
 def visible(text: str) -> str:
-    """The text with newlines, tabs and characters that would act instead of show made visible."""
-    if text.isprintable():  # as nearly all of it is
+    """Return the text with newlines, tabs and control characters made visible."""
+    if text.isprintable():  # nearly all text is
         return text
     return "".join(_visible_character(c) for c in text)
 
@@ -113,13 +118,13 @@ def _visible_character(c: str) -> str:
     if c == "\t":
         return "→"
     if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
-        # A zero-width joiner belongs to emoji; alone it would be an empty piece.
+        # A zero-width joiner is part of emoji and must stay.
         return c if c == "\u200d" else f"⟨{ord(c):02X}⟩"
     return c
 
 
 def token_text(token: Token) -> str:
-    """One vocabulary entry alone, for lists: visible, a bytes-only piece as `⟨E2 80⟩`."""
+    """Return one vocabulary entry for lists, made visible; a part of a character shows as `⟨E2 80⟩`."""
     if not token.piece:
         return f"⟨{token.token}⟩"
     return visible("".join(span.text for span in spans([token.piece])))
@@ -127,7 +132,7 @@ def token_text(token: Token) -> str:
 
 @lru_cache(maxsize=1 << 17)
 def token_label(token: Token) -> str:
-    """As `token_text`, with outer spaces shown as `·`, so that ` the` and `the` differ in a table."""
+    """Return `token_text` with outer spaces shown as `·`, so that ` the` and `the` differ in a table."""
     text = token_text(token)
     lead, trail = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" "))
     if lead == len(text):
@@ -144,40 +149,40 @@ def text_pieces(
     start: int | None = 0, peak: int | None = None, unit: str = "", digits: int = 4, linear: bool = False,
     every_title: bool = True,
 ) -> list[Piece]:
-    """The pieces of a row of tokens coloured by `values` (0: no colour), `start` its first position (None: unknown).
+    """Return the pieces of a row of tokens, coloured by `values` (0: no colour).
 
-    Without `every_title` only what has a colour has a tooltip.
+    `start` is the row's first position (None: unknown).  Without `every_title`, only coloured pieces have a tooltip.
     """
     out = []
     i, n, marked = 0, len(tokens), -1 if peak is None else peak
     while i < n:
         token, value, end = tokens[i], values[i], i + 1
         piece = info[token].piece
-        said = whole(piece) if piece else (f"⟨{token}⟩", False, 0)
-        if said is None:
+        shown = whole(piece) if piece else (f"⟨{token}⟩", False, 0)
+        if shown is None:
             span = spans([info[t].piece or f"⟨{t}⟩".encode() for t in tokens[i : i + MAX_SPAN]])[0]
-            said, end = _said(span.text), i + span.end
+            shown, end = _shown(span.text), i + span.end
             value = max(values[i:end])
         css = heat_class(value, top, linear) if value > 0 else ""
         if i <= marked < end:
             css = f"{css} peak".strip()
         title = _title(tokens, info, values, range(i, end), start, unit, digits) if css or every_title else ""
-        out.append(Piece(said[0], css, title, said[1], said[2], i))
+        out.append(Piece(shown[0], css, title, shown[1], shown[2], i))
         i = end
     return out
 
 
-@lru_cache(maxsize=1 << 17)  # about a vocabulary: pages show the same tokens again and again
+@lru_cache(maxsize=1 << 17)  # about a vocabulary, because pages show the same tokens again and again
 def whole(piece: bytes) -> tuple[str, bool, int] | None:
-    """What a token that is whole characters shows as; None for a part of one."""
+    """Return `_shown` of a token that consists of whole characters, and None for a part of a character."""
     try:
-        return _said(piece.decode())
+        return _shown(piece.decode())
     except UnicodeDecodeError:
         return None
 
 
-def _said(text: str) -> tuple[str, bool, int]:
-    """The visible text, whether it is whitespace alone, and its newlines."""
+def _shown(text: str) -> tuple[str, bool, int]:
+    """Return the visible text, whether it is only whitespace, and its number of newlines."""
     return visible(text), not text.strip(), text.count("\n")
 
 
@@ -190,17 +195,17 @@ def _title(
 
 
 def token_title(token: Token, value: float, position: int | None, unit: str = "", digits: int = 4) -> str:
-    """The tooltip of one token of a row."""
-    said = f"“{token_label(token)}”"
+    """Return the tooltip of one token of a row."""
+    title = f"“{token_label(token)}”"
     if token.n is not None:
-        said += f" id {token.token}"
+        title += f" id {token.token}"
     if position is not None:
-        said += f" · position {position}"
-    return f"{value:.{digits}f}{unit} · {said}" if value > 0 else said
+        title += f" · position {position}"
+    return f"{value:.{digits}f}{unit} · {title}" if value > 0 else title
 
 
 def context_row(context: Context, info: Mapping[int, Token], top: float, window: str = "short") -> Row:
-    """A context cut to `window` around its peak and coloured in units of `top`."""
+    """Return a context cut to `window` around its peak and coloured in units of `top`."""
     n, around = len(context.tokens), WINDOWS[window]
     low, high = (0, n) if around is None else (
         max(0, context.peak - around[0]), min(n, context.peak + around[1] + 1))

@@ -1,4 +1,4 @@
-"""Gzip by ISA-L, which takes a tenth of the time of zlib: a large page would spend more on zlib than on its data."""
+"""Gzip by ISA-L, which takes a tenth of zlib's time: for a large page, zlib takes longer than reading its data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 
 class Compress(GZipMiddleware):
-    """Starlette's middleware with another compressor; levels are 0 to 3."""
+    """Starlette's gzip middleware with ISA-L as the compressor; levels are 0 to 3."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and "gzip" in Headers(scope=scope).get("accept-encoding", ""):
@@ -28,10 +28,10 @@ COMPRESS = Middleware(Compress, minimum_size=1000, compresslevel=2)
 
 class _Responder(GZipResponder):
     async def apply_compression(self, body: bytes, *, more_body: bool) -> bytes:
-        return self._compress_body(body, more_body)  # so fast that no thread pays
+        return self._compress_body(body, more_body)  # fast enough to need no thread
 
     @property
-    def compressor(self) -> Any:  # zlib's has the same methods
+    def compressor(self) -> Any:  # ISA-L's object has the same methods as zlib's
         if self._compressor is None:
             made: Any = isal_zlib.compressobj(self.compresslevel, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
             self._compressor = made

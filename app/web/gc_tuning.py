@@ -1,4 +1,4 @@
-"""Python's garbage collector set up for serving pages."""
+"""Settings of Python's garbage collector for serving pages."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def rare_collections() -> Iterator[None]:
-    """A page makes thousands of objects that die with it; what lives on is imported by now, and need not be looked
-    through again and again."""
+    """Make garbage collections rare.
+
+    A page makes thousands of objects that are freed with it.  The permanent objects are imported by now, and scanning
+    them again and again is a waste.
+    """
     before = gc.get_threshold()
     gc.collect()
     gc.freeze()
@@ -18,5 +21,5 @@ def rare_collections() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.unfreeze()  # or DuckDB's binding reports what was never collected when the process ends
+        gc.unfreeze()  # otherwise DuckDB's binding reports leaked objects when the process ends
         gc.set_threshold(*before)

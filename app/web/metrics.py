@@ -1,6 +1,6 @@
-"""What /metrics tells: own measures only, in a registry of their own.
+"""The metrics at /metrics, in a registry that has only the program's own measures.
 
-Requests are counted by the route's pattern, not by address, so that there are few series.
+Requests are counted by the route's pattern and not by the address, so that there are few series.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10))
 RUNS = Gauge("saescope_runs", "Runs by state", ["state"], registry=REGISTRY)
 SAES = Gauge("saescope_saes", "SAEs in the workspace", registry=REGISTRY)
-BUILDS = Gauge("saescope_saes_with_build", "SAEs that have a feature build", registry=REGISTRY)
+BUILDS = Gauge("saescope_saes_with_build", "SAEs that have a build", registry=REGISTRY)
 USERS = Gauge("saescope_login_sessions", "Browsers signed in", registry=REGISTRY)
 STEERS = Gauge("saescope_steer_runs", "Steering requests stored, by state", ["state"], registry=REGISTRY)
 UP_SINCE = Gauge("saescope_start_time_seconds", "When the server started", registry=REGISTRY)
@@ -25,7 +25,7 @@ UP_SINCE.set_to_current_time()
 
 
 class CountRequests:
-    """Counts answers and the time to their first byte."""
+    """Middleware that counts responses and measures the time to their first byte."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -47,7 +47,7 @@ class CountRequests:
 
 
 def route_pattern(scope: Scope) -> str:
-    """`/runs/{run_id}` rather than the address; `(none)` where no route took the request."""
+    """Return the pattern of the request's route, such as `/runs/{run_id}`, or `(none)` if no route matched."""
     if scope["path"].startswith("/static/"):
         return "/static"
     return str(getattr(scope.get("route"), "path", "(none)"))

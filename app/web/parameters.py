@@ -1,7 +1,7 @@
-"""Numbers in addresses and forms: the one place that decides what counts as one.
+"""Parsing of numbers in addresses and forms.
 
 `str.isdigit()` accepts `²`, which `int()` refuses; `int()` raises on more than 4,300 digits; DuckDB raises on numbers
-beyond its columns.  So every number that a stranger sends passes through here.
+beyond its columns.  So every number from a request is parsed here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ LIMIT = 2**31  # numbers of latents, contexts and positions are 32-bit in a buil
 
 
 def whole_number(text: str, below: int = LIMIT) -> int | None:
-    """Return `text` as a whole number from 0 to `below` - 1, written in ASCII digits; None where it is not one."""
+    """Return `text` as a whole number from 0 to `below` - 1, written in ASCII digits, or None if it is not one."""
     text = text.strip()
     if not (text.isascii() and text.isdigit()) or len(text) > len(str(LIMIT)):
         return None
@@ -22,5 +22,5 @@ def whole_number(text: str, below: int = LIMIT) -> int | None:
     return value if value < below else None
 
 
-PathNumber = Annotated[int, Path(ge=0, lt=LIMIT)]  # out of range: 404, as for any address that no page could have
+PathNumber = Annotated[int, Path(ge=0, lt=LIMIT)]  # out of range: 404, as for any address that no page has
 QueryNumber = Annotated[int, Query(ge=0, lt=LIMIT)]  # out of range: 422

@@ -1,16 +1,16 @@
-"""Templates to responses.
+"""Rendering of templates as responses.
 
-`render(request, "explore/home.html", saes=…)` is all that a route needs.  In every template:
+A route calls `render(request, "explore/home.html", saes=…)`.  Every template has:
 
 - filters for numbers (`app/render/numbers.py`): `compact whole number fixed percent density one_in
   duration bytes moment`;
-- `static('css/base.css')`: the address of a file with its content's hash in it, which may be
-  cached for ever;
-- `version`, `user` (None when signed out), `nav_saes` (for the switcher), and these, which a
-  route may give: `current_sae` (anything with `.id`), `section` ("latents", "tokens", "steer",
-  "runs", "admin"), `json_url` (the page's JSON twin), `search_text`.
+- `static('css/base.css')`: the address of a file with the hash of its content, which browsers may
+  cache forever;
+- `version`, `user` (None when signed out), `nav_saes` (for the switcher), and the following, which a
+  route may set: `current_sae` (anything with `.id`), `section` ("latents", "tokens", "steer",
+  "runs", "admin"), `json_url` (the address of the page as JSON), `search_text`.
 
-Everything is autoescaped and an undefined name is an error.
+Everything is autoescaped, and an undefined name is an error.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from app.resources import STATIC, TEMPLATES
 from sae import __version__
 
 _DEFAULTS: dict[str, Any] = {
-    "user": None, "nav_saes": (), "current_sae": None, "section": "", "json_url": None, "search_text": "",
+    "user": None, "here": "/", "nav_saes": (), "current_sae": None, "section": "", "json_url": None, "search_text": "",
 }
 
 
 @cache
 def static_url(path: str) -> str:
-    """`/static/<path>?v=<hash of its content>`.  Raises FileNotFoundError for a file that is not there."""
+    """Return `/static/<path>?v=<hash of its content>`.  Raises FileNotFoundError."""
     digest = hashlib.sha256((STATIC / path).read_bytes()).hexdigest()[:12]
     return f"/static/{path}?v={digest}"
 
 
 @cache
 def environment() -> Environment:
-    """The one Jinja environment."""
+    """Return the Jinja environment, which is made once."""
     env = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True)
@@ -55,32 +55,36 @@ def environment() -> Environment:
 
 
 def is_htmx(request: Request) -> bool:
-    """Whether htmx asks, and so wants a fragment."""
+    """Return whether the request comes from htmx, which wants a fragment."""
     return request.headers.get("HX-Request") == "true"
 
 
 def render(
     request: Request, name: str, status_code: int = 200, headers: Mapping[str, str] | None = None, **context: Any,
 ) -> HTMLResponse:
-    """The template `name` as a response."""
+    """Render the template `name` as a response."""
     values = {**_DEFAULTS, **_frame(request, status_code), "request": request, **context}
     return fragment(environment().get_template(name).render(values), status_code, dict(headers or {}))
 
 
 def fragment(html: str, status_code: int = 200, headers: Mapping[str, str] | None = None) -> HTMLResponse:
-    """Some HTML as a response.  Whole pages, and different parts of them, share addresses."""
+    """Return HTML as a response."""
     response = HTMLResponse(html, status_code, dict(headers or {}))
+    # Whole pages and different parts of them share addresses.
     response.headers["Vary"] = "HX-Request, HX-Target"
     return response
 
 
 def _frame(request: Request, status_code: int) -> dict[str, Any]:
-    """What the top bar shows.  A page that reports a fault of ours asks nothing that might fail again."""
+    """Return the values of the top bar.  The page of a server error must not query what might fail again."""
     catalog = getattr(request.app.state, "catalog", None)
     saes = catalog.list_saes() if catalog is not None and status_code < 500 and not is_htmx(request) else ()
-    return {"user": getattr(request.state, "user", None), "nav_saes": saes}
+    query = request.scope["query_string"].decode("latin-1")
+    here = request.scope["path"] + (f"?{query}" if query else "")
+    return {"user": getattr(request.state, "user", None), "here": here,
+            "nav_saes": [sae for sae in saes if not sae.hidden]}
 
 
 def render_to_string(name: str, **context: Any) -> str:
-    """A partial without a request: for server-sent events."""
+    """Render a partial without a request, for server-sent events."""
     return environment().get_template(name).render({**_DEFAULTS, **context})

@@ -1,4 +1,4 @@
-"""Loaded models and SAEs, the least recently used put away beyond a memory limit."""
+"""A memory-bounded cache of loaded models and SAEs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 
 class ModelCache:
-    """Keeps what `load` made, by key, until `limit` bytes are exceeded.
+    """A cache of loaded items by key, at most `limit` bytes in total.
 
-    What was asked for last always stays, however large it is.
+    The least recently used items are dropped first.  The most recent one always stays, even if it alone exceeds the
+    limit.
     """
 
     def __init__(self, limit: int) -> None:
@@ -22,7 +23,7 @@ class ModelCache:
 
     @property
     def names(self) -> list[str]:
-        """What lies here, the least recently used first."""
+        """Return the names of the cached items, the least recently used first."""
         return [str(key[1]) if isinstance(key, tuple) else str(key) for key in self._items]
 
     @property
@@ -30,7 +31,7 @@ class ModelCache:
         return sum(size for _, size in self._items.values())
 
     def get(self, key: Hashable, load: Callable[[], Any], size: Callable[[Any], int]) -> Any:
-        """The item under `key`, loaded if it is not here; `size` tells its bytes."""
+        """Return the item under `key`, loading it if it is missing; `size` returns its number of bytes."""
         if key not in self._items:
             item = load()
             self._items[key] = (item, size(item))

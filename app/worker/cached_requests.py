@@ -1,8 +1,8 @@
-"""One-shot questions to the model worker: an inspection, a next-token table, a latent's effects.
+"""Requests to the model worker that have a single answer: an inspection, a next-token table, a latent's effects.
 
-Each has one answer, which is kept for a while under the question's key, so that a page that sorts
-its rows anew, or comes back, asks nothing again.  A question goes on while nobody looks; one that
-ends in a fault is told of once and asked anew the next time.
+The answer is kept for a while under the request's key, so that a page that sorts its rows differently, or is
+loaded again, does not repeat the request.  A request continues when no page waits for it.  A failed request is
+reported once and sent again the next time.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from app.worker.protocol import Busy, Event, Failed, Final, Loading, Part, Queue
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 2.5  # how long a page waits for an answer before it shows what it waits for
+PATIENCE_S = 2.5  # seconds that a page waits for the answer before it shows the request's progress instead
 _ASKING = "asking the model worker"
 
 
 class CachedRequest:
-    """What is known of a question now: what it waits for (`note`), and its last event once it has ended."""
+    """One request and its progress: `note` describes it for the page, `last` is the final event once it has ended."""
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
@@ -36,12 +36,12 @@ class CachedRequest:
         return self.last if isinstance(self.last, Failed | Busy) else None
 
     def take(self, event: Event) -> None:
-        """Bring the question up to an event of the worker."""
+        """Update the request with an event from the worker."""
         if isinstance(event, Final):
             self.last = event
             self.ended.set()
         elif isinstance(event, Queued):
-            self.note = queue_words(event.position)
+            self.note = queue_message(event.position)
         elif isinstance(event, Loading):
             self.note = event.what
         elif isinstance(event, Part):
@@ -50,102 +50,102 @@ class CachedRequest:
             self.note = "reading"
 
 
-def queue_words(position: int) -> str:
-    """A place in the worker's queue as people say it."""
+def queue_message(position: int) -> str:
+    """Describe a position in the worker's queue."""
     return "next in line" if position == 1 else f"waiting: {position - 1} before this one"
 
 
-def busy_words(busy: Busy) -> str:
-    """What to say when the worker's queue is full."""
-    return f"The model worker has no room at the moment; try again in {busy.retry_after_s:.0f} s."
+def busy_message(busy: Busy) -> str:
+    """Return the message for a request that the worker's full queue refused."""
+    return f"The model worker is busy; try again in {busy.retry_after_s:.0f} s."
 
 
-def fault_words(question: CachedRequest) -> tuple[str, int, dict[str, str]]:
-    """A question's fault for an answer: words, status, headers; of one that takes too long, that it does."""
-    fault = question.fault
+def fault_answer(request: CachedRequest) -> tuple[str, int, dict[str, str]]:
+    """Return (message, HTTP status, headers) for a request that failed or, without a fault, takes too long."""
+    fault = request.fault
     if isinstance(fault, Busy):
-        return busy_words(fault), 503, {"Retry-After": f"{fault.retry_after_s:.0f}"}
+        return busy_message(fault), 503, {"Retry-After": f"{fault.retry_after_s:.0f}"}
     if fault is None:
-        return f"This takes longer than can be waited for here: {question.note}.", 503, {"Retry-After": "10"}
+        return f"The answer takes longer than this page can wait ({request.note}).", 503, {"Retry-After": "10"}
     return fault.message, 503 if fault.gone else 422, {}
 
 
 class CachedRequests:
-    """Asks the worker and keeps the newest `keep` answers.  Use it on the event loop."""
+    """The requests to the worker, with the `keep` most recently used answers.  Use it on the event loop."""
 
     def __init__(self, worker: WorkerClient, keep: int = 64) -> None:
         self._worker, self._keep = worker, keep
-        self._known: OrderedDict[Hashable, CachedRequest] = OrderedDict()  # used longest ago first
+        self._known: OrderedDict[Hashable, CachedRequest] = OrderedDict()  # the least recently used first
         self._tasks: set[asyncio.Task[None]] = set()
         self._hinted: CachedRequest | None = None
 
     def hint(self, message: Any) -> None:
-        """Let the worker load what will be needed soon.  Nothing is kept, and only one hint goes at a time."""
+        """Let the worker load what will be needed soon.  Only one hint is active at a time; its answer is dropped."""
         if self._hinted is None or self._hinted.ended.is_set():
             self._hinted = CachedRequest("hint")
             self._begin(self._hinted, message)
 
     def begin(self, key: Hashable, message: Any) -> CachedRequest:
-        """The question, asked now unless it is known."""
-        question = self._known.get(key)
-        if question is None:
-            question = self._known[key] = CachedRequest(key)
-            self._begin(question, message)
+        """Return the request under `key`, sending `message` if there is none."""
+        request = self._known.get(key)
+        if request is None:
+            request = self._known[key] = CachedRequest(key)
+            self._begin(request, message)
         self._known.move_to_end(key)
-        return question
+        return request
 
     def going(self, key: Hashable) -> CachedRequest | None:
-        """The question if it was asked and its answer is awaited or at hand."""
+        """Return the request under `key`, active or answered, or None."""
         return self._known.get(key)
 
     async def ask(self, key: Hashable, message: Any, patience_s: float) -> CachedRequest:
-        """The question, asked now unless it is known; waits at most so long for its end."""
-        question = self.begin(key, message)
+        """Return the request under `key` as `begin` does, after waiting at most `patience_s` seconds for its end."""
+        request = self.begin(key, message)
         try:
-            await asyncio.wait_for(question.ended.wait(), patience_s)
+            await asyncio.wait_for(request.ended.wait(), patience_s)
         except TimeoutError:
-            return question
-        if question.fault and self._known.get(key) is question:
+            return request
+        if request.fault and self._known.get(key) is request:
             del self._known[key]
-        return question
+        return request
 
     async def close(self) -> None:
-        """Leave all that is being asked."""
+        """Cancel all active requests."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _begin(self, question: CachedRequest, message: Any) -> None:
-        task = asyncio.create_task(self._follow(question, message))
+    def _begin(self, request: CachedRequest, message: Any) -> None:
+        task = asyncio.create_task(self._follow(request, message))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _follow(self, question: CachedRequest, message: Any) -> None:
+    async def _follow(self, request: CachedRequest, message: Any) -> None:
         try:
             async for event in self._worker.ask(message):
-                question.take(event)
-        except Exception as error:
-            log.exception("a question to the model worker")
-            question.take(Failed(message=f"Something broke on this side: {type(error).__name__}: {error}"))
+                request.take(event)
+        except Exception as error:  # a page waits for this request, so every fault must end it
+            log.exception("a request to the model worker failed")
+            request.take(Failed(message=f"The server failed: {type(error).__name__}: {error}"))
         ended = [key for key, known in self._known.items() if known.ended.is_set()]
         for key in ended[: max(0, len(self._known) - self._keep)]:
             del self._known[key]
 
 
 class VisitorRequests:
-    """The questions as one visitor asks them: `count` is called before each that is not known yet, and may raise."""
+    """The cached requests as one visitor sends them: `count` is called before each new one and may raise."""
 
-    def __init__(self, questions: CachedRequests, count: Callable[[], None]) -> None:
-        self._questions, self._count = questions, count
-        self.hint, self.going = questions.hint, questions.going
+    def __init__(self, cached_requests: CachedRequests, count: Callable[[], None]) -> None:
+        self._cached_requests, self._count = cached_requests, count
+        self.hint, self.going = cached_requests.hint, cached_requests.going
 
     def begin(self, key: Hashable, message: Any) -> CachedRequest:
-        """As `CachedRequests.begin`."""
+        """Do as `CachedRequests.begin`, and count the request if it is new."""
         if self.going(key) is None:
             self._count()
-        return self._questions.begin(key, message)
+        return self._cached_requests.begin(key, message)
 
     async def ask(self, key: Hashable, message: Any, patience_s: float) -> CachedRequest:
-        """As `CachedRequests.ask`."""
+        """Do as `CachedRequests.ask`, and count the request if it is new."""
         self.begin(key, message)
-        return await self._questions.ask(key, message, patience_s)
+        return await self._cached_requests.ask(key, message, patience_s)

@@ -1,9 +1,8 @@
-"""The web process's end of the model worker.  No torch.
+"""The web process's end of the model worker.  It imports no torch.
 
-It is started with the first request and started again when it has died.  Its standard input is a pipe
-of ours that is never written to: when this process ends, in whatever way, the pipe closes and the
-worker ends with it.  Where the settings give an address, the worker there is used, and is another's
-to start.
+The first request starts the worker, and a request after its death starts it again.  The worker's standard input is
+a pipe that is never written to: when this process ends, in whatever way, the pipe closes and the worker ends too.
+If the settings give an address, the client uses the worker there and does not start one.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket as sockets
 import subprocess
 import sys
 import threading
@@ -42,7 +42,7 @@ _LOG_TAIL = 600
 
 
 class Options(Protocol):
-    """What of the program's settings the worker needs."""
+    """The settings that the worker needs."""
 
     @property
     def home(self) -> Path: ...
@@ -63,11 +63,11 @@ class Options(Protocol):
 
 
 class WorkerUnavailable(Exception):
-    """The worker process cannot be reached; the message is for the user."""
+    """A worker process that cannot be reached; the message is for the user."""
 
 
 class WorkerClient:
-    """Starts the worker when it is needed and carries requests to it.  May be made on any thread."""
+    """The client that starts the worker when it is needed and sends it requests.  It may be made on any thread."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -78,18 +78,35 @@ class WorkerClient:
 
     @property
     def pid(self) -> int | None:
-        """The worker's process, or None while there is none."""
+        """Return the id of the worker's process, or None while there is none."""
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
+
+    def condition(self) -> str:
+        """Return "ok" if a request could be sent, and what is wrong otherwise.
+
+        A worker that has not been started is no fault, because the first request starts it.  Nor is one that ended,
+        unless it failed.  A worker on another host is asked by connecting to it.
+        """
+        if self._options.worker_address:
+            host, _, port = self._options.worker_address.rpartition(":")
+            try:
+                sockets.create_connection((host, int(port)), timeout=2).close()
+            except OSError as error:
+                return f"the worker at {self._options.worker_address} does not answer ({error})"
+            return "ok"
+        process = self._process
+        code = process.poll() if process is not None else None
+        return f"it ended with code {code}; the next request starts it again" if code else "ok"
 
     @property
     def log(self) -> Path:
         return self._options.home / "worker.log"
 
     async def ask(self, message: Job | Status, stop: asyncio.Event | None = None) -> AsyncIterator[Event]:
-        """The events of one request; the last is a final one, whatever happens.
+        """Yield the events of one request.  The last one is always a final event, even if the worker dies.
 
-        Setting `stop` ends it within a token; leaving the iterator early does too.
+        Setting `stop` ends the request within one token, and so does leaving the iterator early.
         """
         if self.pid is None and not self._options.worker_address:
             yield Loading(what="starting the model worker")
@@ -116,10 +133,8 @@ class WorkerClient:
             if writer is not None:
                 writer.close()
 
-    generate = ask
-
     async def report(self) -> Report | None:
-        """What the worker has loaded and does; None where it does not run."""
+        """Return the worker's loaded models and active requests, or None if it is not running."""
         if self.pid is None and not self._options.worker_address:
             return None
         async for event in self.ask(Status()):
@@ -128,7 +143,7 @@ class WorkerClient:
         return None
 
     def close(self) -> None:
-        """End the worker and wait for it.  Nothing starts it again."""
+        """End the worker and wait for its end.  Later requests do not start it again."""
         with self._lock:
             self._closed = True
             self._end()
@@ -146,7 +161,7 @@ class WorkerClient:
             except (FileNotFoundError, ConnectionRefusedError):
                 if self.pid is None:
                     raise WorkerUnavailable(
-                        f"The model worker ended while it was starting. The end of {self.log} says why: "
+                        f"The model worker ended while it was starting. The end of {self.log} gives the reason: "
                         f"{self._log_tail()}") from None
                 if asyncio.get_running_loop().time() > deadline:
                     raise WorkerUnavailable(
@@ -160,12 +175,12 @@ class WorkerClient:
         except (OSError, TimeoutError) as error:
             raise WorkerUnavailable(
                 f"The model worker at {self._options.worker_address} does not answer ({error or 'no reply'}); "
-                "start it there, or try again.") from None
+                "start it on that host, or try again.") from None
         writer.write(encode(Hello(token=self._options.worker_token)))
         return reader, writer
 
     def _ensure(self) -> Path:
-        """Start the worker unless it runs; where it listens (or soon will)."""
+        """Start the worker unless it is running, and return the path of its socket, which may not exist yet."""
         with self._lock:
             if self._closed:
                 raise WorkerUnavailable("The program is stopping.")
@@ -183,7 +198,7 @@ class WorkerClient:
             "--device", o.worker_device]
         o.home.mkdir(parents=True, exist_ok=True)
         with open(self.log, "wb") as log:
-            # A session of its own: Ctrl-C in the terminal is for the server, which then ends the worker.
+            # The worker gets its own session, so that Ctrl-C in the terminal reaches only the server.
             return subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                 env={**os.environ, "SAESCOPE_HOME": str(o.home)})
@@ -206,7 +221,7 @@ class WorkerClient:
         self._process = self._socket = None
 
     def _gone(self) -> Failed:
-        """What to say when the connection ended before the request did."""
+        """Return the event for a connection that ended before the request did."""
         process = self._process
         reason = "the connection to it broke"
         if process is not None:
@@ -216,7 +231,7 @@ class WorkerClient:
             if code is not None:
                 reason = f"it was ended by signal {-code}" if code < 0 else f"it ended with code {code}"
         return Failed(
-            message=f"The model worker went away in the middle of this ({reason}). "
+            message=f"The model worker stopped during this request ({reason}). "
             "The next run starts it again.", gone=True)
 
     def _log_tail(self) -> str:

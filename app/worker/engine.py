@@ -1,6 +1,7 @@
 """The commands of the model worker.
 
-Imported by the worker's process alone, once it listens: with it come torch and the language model's libraries.
+Only the worker's process imports this module, and only once it listens, because it imports torch and the language
+model's libraries.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ EVENTS_PER_S = 10  # every event carries the full text, so more would cost witho
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A language model ready to write.  `pieces`: the bytes of every token, as Latin-1."""
+    """A language model that is ready to generate text.  `pieces` are the bytes of every token, as Latin-1."""
 
     rows: RowModel
     generator: TextGenerator
@@ -55,18 +56,18 @@ class _Loaded:
 
 
 class Engine:
-    """Loads on demand and does what `app.worker.protocol` lists.  Make it and use it on one thread only."""
+    """The executor of the commands in `app.worker.protocol`.  Make it and use it on one thread only."""
 
     def __init__(self, *, threads: int, memory_bytes: int, device: str) -> None:
-        # Half of the cores: a training run may have the others, and threads that wait for a core cost more
-        # than they bring (in a small model far more).
+        # Use half of the cores: a training run may use the others, and threads that wait for a core cost more
+        # than they gain, most of all in a small model.
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) // 2))
         self._device = pick_device(device)
         self._cache = ModelCache(memory_bytes)
         self._writing: list[TextGenerator] = []
 
     def begin(self, message: protocol.Job, send: Send, cancelled: threading.Event) -> Iterator[None]:
-        """See `app.worker.queue.Serve`."""
+        """Start a request (see `app.worker.queue.Serve`)."""
         work: Any = {
             "generate": self._generate, "sweep": self._sweep, "readout": self._read_out, "inspect": self._inspect,
             "ablate": self._ablate, "score": self._score, "warm": self._warm}[message.type]
@@ -143,8 +144,10 @@ class Engine:
         self, model: _Loaded, runs: Sequence[Run], send: Send, cancelled: threading.Event, texts: Any, begun: Any,
         *, keep_going: bool = False,
     ) -> Iterator[None]:
-        """Until every run is finished or the request cancelled.  With `keep_going` a run that breaks leaves the
-        others be; otherwise its error is raised."""
+        """Generate text until every run is finished or the request is cancelled.
+
+        A run's error is raised, unless `keep_going` is set: then the other runs continue.
+        """
         generator, last = model.generator, 0.0
         try:
             for run in runs:
@@ -171,7 +174,7 @@ class Engine:
                 generator.leave(run)
 
     def _kl(self, model: _Loaded, run: Run, column: Column) -> Any:
-        """KL(steered ‖ unsteered) of every draw of a column, on that column's own text."""
+        """Return KL(steered ‖ unsteered), in nats, at every generated token of a column, on the column's own text."""
         n, ids = len(run.prompt), [*run.prompt, *column.output]
         steering, _ = run.of_column(column.name.partition(".")[0])
         logits = []
@@ -273,7 +276,10 @@ class Engine:
     def _ready(
         self, request: SteerRequest, folders: Mapping[str, str], send: Send, *, room: bool = True,
     ) -> tuple[_Loaded, dict[str, Autoencoder], list[int]]:
-        """Model, SAEs and prompt of a steering request; with `room`, its output fits into the context as well."""
+        """Load the model, SAEs and prompt ids of a steering request.
+
+        Raises UserError if the prompt, with `room` plus the output, does not fit into the model's context.
+        """
         model, saes = self._load(request.model, folders, send, tuple(i.sae for i in request.interventions))
         if not room:
             sampling = request.sampling.model_copy(update={"length": 0})
@@ -285,7 +291,7 @@ class Engine:
     ) -> tuple[_Loaded, dict[str, Autoencoder]]:
         missing = [sae_id for sae_id in wanted if sae_id not in folders]
         if missing:
-            raise UserError(f"sae: where {missing[0]} lies was not said", "sae")
+            raise UserError(f"sae: the request does not name the folder of {missing[0]}", "sae")
 
         def load() -> _Loaded:
             send(protocol.Loading(what=f"loading the language model {name}"))
@@ -304,7 +310,7 @@ class Engine:
             sae: Autoencoder = Autoencoder.load(folder, self._device)
             return sae
 
-        # An SAE trained again under its old name is another one.
+        # An SAE that was trained again under the same name must be loaded again.
         changed = (folder / "sae.json").stat().st_mtime_ns if (folder / "sae.json").exists() else 0
         loaded: Autoencoder = self._cache.get(
             ("sae", sae_id, str(folder), changed), load,
@@ -314,9 +320,9 @@ class Engine:
 
 def _check_ids(ids: Sequence[int], limit: int, d_vocab: int, field: str = "ids") -> None:
     if len(ids) > limit:
-        raise UserError(f"{field}: {len(ids):,} tokens with BOS; {limit:,} at most", field)
+        raise UserError(f"{field}: the text has {len(ids):,} tokens with BOS; the limit is {limit:,}", field)
     if max(ids) >= d_vocab:
-        raise UserError(f"{field}: there is no token {max(ids):,}", field)
+        raise UserError(f"{field}: the vocabulary has no token {max(ids):,}", field)
 
 
 def _text(

@@ -1,22 +1,22 @@
-"""What the web process and the model worker say to each other.  No torch.
+"""The messages between the web process and the model worker.  This module imports no torch.
 
-One JSON object a line, one connection a request.  The client sends one command, perhaps a `Stop`
-later; the worker answers with any number of `Queued`, `Loading`, `Started`, `Progress` and `Part`
+Each line is one JSON object, and each connection carries one request.  The client sends one command and perhaps a
+`Stop` later.  The worker answers with any number of `Queued`, `Loading`, `Started`, `Progress` and `Part`
 and ends with exactly one final event: `Failed`, `Busy`, or the command's own answer.
 
     Generate   Done         texts, steered or not, streamed as `Progress`
-    Sweep      Swept        the same for a row of strengths, then measured
+    Sweep      Swept        texts for several strengths, streamed as `Progress` and then measured
     Readout    ReadOut      next-token tables and KL along one text
     Inspect    Inspected    the latents of pasted texts
-    Ablate     Ablated      what is lost without a latent
+    Ablate     Ablated      the effect of removing a latent
     Score      Scored       output scores of many latents, streamed as `Part`
-    Warm       Ready        nothing but loading
-    Status     Report       what is loaded and going on
+    Warm       Ready        loads a model and SAEs, and nothing else
+    Status     Report       the loaded models and active requests
 
-A connection that closes early is a `Stop` as well.  Every `Progress` holds the full text so far,
-so that any of them may be lost.  Over TCP the first line is a `Hello` with the shared token.
+A connection that closes early also counts as a `Stop`.  Every `Progress` holds the full text so far,
+so losing one does no harm.  Over TCP the first line is a `Hello` with the shared token.
 
-`folders` says where each SAE of a request lies on disk; a worker on another host must see the
+`folders` gives the folder of each SAE in a request.  A worker on another host must see the
 same files under the same paths.
 """
 
@@ -50,7 +50,7 @@ class _Message(BaseModel):
 
 
 class Hello(_Message):
-    """The first line over TCP."""
+    """The first line over TCP, with the shared token."""
 
     type: Literal["hello"] = "hello"
     token: str
@@ -93,7 +93,7 @@ class Score(_Message):
 
 
 class Warm(_Message):
-    """Load the model and SAEs, so that the next request need not wait for them."""
+    """A command to load the model and SAEs, so that the next request does not wait for them."""
 
     type: Literal["warm"] = "warm"
     model: str
@@ -101,7 +101,7 @@ class Warm(_Message):
 
 
 class Status(_Message):
-    """Answered at once, whatever waits."""
+    """A command for the worker's state, answered at once even if requests wait."""
 
     type: Literal["status"] = "status"
 
@@ -110,7 +110,7 @@ class Stop(_Message):
     type: Literal["stop"] = "stop"
 
 
-Job = Generate | Sweep | Readout | Inspect | Ablate | Score | Warm  # what waits in the queue
+Job = Generate | Sweep | Readout | Inspect | Ablate | Score | Warm  # the commands that go through the queue
 Command = Hello | Job | Status | Stop
 
 
@@ -123,8 +123,8 @@ class Text(_Message):
     ids: list[int] = []
     pieces: list[str] = []
     acts: list[list[float]] = []  # for each token, one value per intervention
-    kl: list[float] = []  # once finished: KL(this column's model ‖ unsteered), nats, of the draw of each token
-    finish: str | None = None  # length, eos or stop; None while it grows, or where it was stopped
+    kl: list[float] = []  # once finished: KL(this column's model ‖ unsteered) at each token, in nats
+    finish: str | None = None  # length, eos or stop; None while it grows or if it was stopped
 
     def token_bytes(self) -> list[bytes]:
         return [piece.encode("latin-1") for piece in self.pieces]
@@ -133,8 +133,9 @@ class Text(_Message):
 class Cell(_Message):
     """One strength of a sweep; `strength` None is the unsteered text.
 
-    `concept`: share of its tokens that are the concept's; `repetition`: share of its 3-grams that
-    it had already; `perplexity`: of the output under the unsteered model; None where it is empty.
+    `concept` is the share of its tokens that belong to the concept, `repetition` the share of its 3-grams that
+    occurred before in it, and `perplexity` the output's perplexity under the unsteered model.  The measures are None
+    for an empty text.
     """
 
     strength: float | None
@@ -142,11 +143,11 @@ class Cell(_Message):
     concept: float | None
     repetition: float | None
     perplexity: float | None
-    error: str | None = None  # why it was not written to its end
+    error: str | None = None  # the reason if the text was not finished
 
 
 class NextToken(_Message):
-    """Probabilities of one next token."""
+    """The probabilities of one next token under the unsteered and the steered model."""
 
     id: int
     piece: str
@@ -155,14 +156,14 @@ class NextToken(_Message):
 
 
 class NextTokens(_Message):
-    """What may follow the token at `position`; the likeliest of either model, by the larger of both."""
+    """The most likely tokens of either model after the token at `position`, sorted by the larger probability."""
 
     position: int
     rows: list[NextToken]
 
 
 class TextLatent(_Message):
-    """One latent over one text, special tokens left out: its sum, maximum, where that is, on how many tokens."""
+    """One latent's activations on one text without special tokens: `max` (at position `peak`), `sum`, `n` firings."""
 
     latent: int
     max: float
@@ -172,11 +173,11 @@ class TextLatent(_Message):
 
 
 class TextLatents(_Message):
-    """One SAE on one text.
+    """The latents of one SAE on one text.
 
-    `l0` per position.  `pos`, `lat`, `act`: the strongest `top` latents of every position, as
-    triplets sorted by position, then by strength.  `ranked`: every latent that fires outside
-    special tokens, by `max`.
+    `l0` has one value per position.  `pos`, `lat` and `act` are the strongest `top` latents of every position, as
+    triplets sorted by position, then by strength.  `ranked` has every latent that fires outside
+    special tokens, sorted by `max`.
     """
 
     sae: str
@@ -188,10 +189,10 @@ class TextLatents(_Message):
 
 
 class InspectedText(_Message):
-    """`special`: BOS and the like, by position; `windows`: positions at which the text was cut anew.
+    """One inspected text: `special` marks BOS and other special tokens, `windows` the positions of its cuts.
 
-    A text longer than the model's context is read in pieces, each with a BOS of its own, which is
-    not shown again.
+    A text longer than the model's context is read in windows.  Each window has its own BOS, which is
+    not repeated here.
     """
 
     ids: list[int]
@@ -202,8 +203,10 @@ class InspectedText(_Message):
 
 
 class Effect(_Message):
-    """Of switching something off, per context: means over the tokens where the latent fires (`at`)
-    and over all from the first of these on (`after`).  ΔCE and KL(unchanged ‖ changed) in nats."""
+    """The effect of an ablation per context: ΔCE and KL(unchanged ‖ changed), in nats.
+
+    `*_at` are means over the tokens where the latent fires, `*_after` over all tokens from the first of these on.
+    """
 
     ce_at: list[float]
     kl_at: list[float]
@@ -212,8 +215,10 @@ class Effect(_Message):
 
 
 class LatentScore(_Message):
-    """A latent's output score (`sae.steering.output_score`): how much more probable steering with it makes its top
-    logit tokens together, on average; None for a latent that never fired."""
+    """A latent's output score (`sae.steering.output_score`), or None for a latent that never fired.
+
+    The score is the mean increase in the joint probability of the latent's top logit tokens when it is steered.
+    """
 
     latent: int
     score: float | None
@@ -224,7 +229,7 @@ class LatentScore(_Message):
 
 
 class Queued(_Message):
-    """Waiting: `position` 1 is next."""
+    """The position of a waiting request; 1 is next."""
 
     type: Literal["queued"] = "queued"
     position: int
@@ -236,28 +241,28 @@ class Loading(_Message):
 
 
 class Started(_Message):
-    """The prompt with BOS, and the unsteered activations on it."""
+    """The start of generation: the prompt with BOS and the unsteered activations on it."""
 
     type: Literal["started"] = "started"
     prompt: Text
 
 
 class Progress(_Message):
-    """Texts by `SteerRequest.keys()`; of a sweep by the cells' numbers, "0" unsteered, "1" the first strength."""
+    """The texts so far by `SteerRequest.keys()`; in a sweep by the cell's number ("0" is unsteered)."""
 
     type: Literal["progress"] = "progress"
     columns: dict[str, Text]
 
 
 class Part(_Message):
-    """How far a measurement is, of 1."""
+    """The finished share of a measurement, 0 to 1."""
 
     type: Literal["part"] = "part"
     done: float
 
 
 class Done(_Message):
-    """The final texts.  `tokens` and `seconds`: drawn in all columns, and how long that took."""
+    """The final texts.  `tokens` were generated in all columns together in `seconds`."""
 
     type: Literal["done"] = "done"
     columns: dict[str, Text]
@@ -275,8 +280,11 @@ class Swept(_Message):
 
 
 class ReadOut(_Message):
-    """`kl[i]`: KL(steered ‖ unsteered) of the next-token distributions after position i, nats.
-    `acts[i]`: the activation of every intervention's latent at i, `[baseline, steered]` models apart."""
+    """The next-token tables and KL along one text.
+
+    `kl[i]` is KL(steered ‖ unsteered) of the next-token distributions after position i, in nats.  `baseline_acts[i]`
+    and `steered_acts[i]` are the activations of the interventions' latents at i in the two models.
+    """
 
     type: Literal["read_out"] = "read_out"
     ids: list[int]
@@ -294,20 +302,21 @@ class Inspected(_Message):
 
 
 class Ablated(_Message):
-    """`random`: of as many random living directions of the SAE, at the same tokens and of the same norm.
+    """The effect of ablating a latent.
 
-    `sparsity`: how few logits the effect is concentrated on: (Σ|Δ|)² / (V·Σ Δ²) of the change in
-    next-token logits, 1 where it is spread evenly over all V, 1/V where it is on one.
+    `random` are the effects of random alive directions of the SAE, at the same tokens and with the same norm.
+    `sparsity` is (Σ|Δ|)² / (V·Σ Δ²) of the change in next-token logits: 1 if it is spread evenly over all V tokens,
+    1/V if it is on a single one.
     """
 
     type: Literal["ablated"] = "ablated"
     latent: int
-    firings: list[int]  # tokens of each context on which it fires
+    firings: list[int]  # number of tokens in each context on which the latent fires
     effect: Effect
     random: list[Effect]
     sparsity: float | None
     random_sparsity: float | None
-    tokens: list[NextToken]  # whose probability moves most, at the latent's strongest token of each context (mean)
+    tokens: list[NextToken]  # largest mean changes in probability, at the strongest token of each context
 
 
 class Scored(_Message):
@@ -321,7 +330,7 @@ class Ready(_Message):
 
 
 class Report(_Message):
-    """`memory`: bytes of models and SAEs kept ready; `waiting` and `going`: requests."""
+    """The worker's state: `memory` bytes of loaded models and SAEs, `waiting` and active (`going`) requests."""
 
     type: Literal["report"] = "report"
     loaded: list[str]
@@ -334,7 +343,7 @@ class Report(_Message):
 
 
 class Failed(_Message):
-    """`field`: the setting at fault, where it is the user's to mend; `gone`: the worker itself died."""
+    """A failed request.  `field` names the setting of a user error; `gone` means that the worker itself died."""
 
     type: Literal["failed"] = "failed"
     message: str
@@ -343,7 +352,7 @@ class Failed(_Message):
 
 
 class Busy(_Message):
-    """The queue is full; nothing was done."""
+    """A request that was refused because the queue is full."""
 
     type: Literal["busy"] = "busy"
     retry_after_s: float
@@ -358,23 +367,26 @@ _events: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="
 
 
 def encode(message: Command | Event) -> bytes:
-    """One line."""
+    """Encode a message as one line."""
     return message.model_dump_json().encode() + b"\n"
 
 
 def decode_command(line: bytes) -> Command:
-    """Raises pydantic's ValidationError for anything else."""
+    """Decode a line from the client.  Raises pydantic's ValidationError."""
     return _commands.validate_json(line)
 
 
 def decode_event(line: bytes) -> Event:
-    """Raises pydantic's ValidationError for anything else."""
+    """Decode a line from the worker.  Raises pydantic's ValidationError."""
     return _events.validate_json(line)
 
 
 def socket_path(workspace: Path) -> Path:
-    """Where this process's worker listens: in the workspace, or, where its path is too long for a
-    Unix socket, in a fresh runtime directory that only this user may enter."""
+    """Return the path of the socket of this process's worker.
+
+    It is in the workspace, unless that path is too long for a Unix socket: then it is in a new runtime directory
+    that only this user may enter.
+    """
     name = f"worker-{os.getpid()}.sock"
     path = workspace / name
     if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:

@@ -1,11 +1,11 @@
-"""What SAEDashboard takes for the data of some latents, on a given model, SAE and tokens.
+"""The time that SAEDashboard takes for the data of some latents, on a given model, SAE and tokens.
 
-Run by a Python that has sae-dashboard in it, which has no saescope:
+It runs in a Python with sae-dashboard and without saescope:
 
     python saedashboard_index.py <model folder> <SAELens folder> <tokens.npy> <latents> <out.json>
 
 The model is a Llama-like one in Hugging Face layout; its weights go into a HookedSAETransformer
-unchanged.  Writes the seconds of `SaeVisRunner.run`, what the model's residual stream is on the
+unchanged.  The program writes the seconds of `SaeVisRunner.run`, the model's residual stream on the
 first context, and the versions, as JSON.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.modules["torchvision"] = None  # comes along, fits no CPU build of torch, and is not needed
+sys.modules["torchvision"] = None  # a dependency that does not fit CPU builds of torch and is not needed
 
 from sae_dashboard.sae_vis_data import SaeVisConfig  # noqa: E402
 from sae_dashboard.sae_vis_runner import SaeVisRunner  # noqa: E402
@@ -32,7 +32,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast  # noqa: 
 
 
 def hooked(folder: str) -> HookedSAETransformer:
-    """The model with its own weights: nothing folded, nothing centred."""
+    """Load the model with its own weights: nothing is folded or centred."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     c = model.config
     d_head = c.hidden_size // c.num_attention_heads
@@ -52,7 +52,7 @@ def hooked(folder: str) -> HookedSAETransformer:
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The model's own, by way of a folder that this version of transformers reads."""
+    """Load the model's tokenizer from a copy of its folder that this version of transformers can read."""
     named = json.loads((folder / "tokenizer_config.json").read_text())
     special = {name: named[name] for name in ("bos_token", "eos_token", "pad_token") if named.get(name)}
     copy = tempfile.mkdtemp()

@@ -1,14 +1,14 @@
-"""SAELens as a worker: reads one JSON request a line, answers with one JSON object a line.
+"""SAELens as a worker, which reads one JSON request per line and answers with one JSON object per line.
 
-Runs in the environment that `saelens.txt` describes and knows nothing of saescope.
+It runs in the environment of `saelens.txt`, which does not have saescope.
 
-    {"make": {...}, "data": x.npy, "device": "cpu"}   a trainer on those activations, float32 [N, D]
+    {"make": {...}, "data": x.npy, "device": "cpu"}   make a trainer on these activations, float32 [N, D]
     {"steps": n}                                       -> {"seconds": [n]}: training steps, as `fit` does them
-    {"save": folder}                                   the rest of the training, then the SAE for inference
+    {"save": folder}                                   finish the training and save the SAE for inference
     {"memory": true}                                   -> {"peak_mb", "imported_mb"}
 
-`make`: architecture, sae (settings of its training config), trainer (of SAETrainerConfig), seed, and where
-they shall not begin as it would have them: b_dec (a list), fill (parameter -> number).
+`make` has architecture, sae (settings of its training config), trainer (of SAETrainerConfig) and seed.  Optional
+initial values that differ from SAELens' own are b_dec (a list) and fill (parameter -> number).
 """
 
 import json
@@ -28,7 +28,7 @@ from sae_lens.training.sae_trainer import SAETrainer
 
 
 def peak_mb() -> float:
-    """The largest resident memory this program has had (`ru_maxrss` would count its parent's as well)."""
+    """Return this program's peak resident memory in MB (`ru_maxrss` would include its parent's)."""
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
@@ -36,7 +36,7 @@ def peak_mb() -> float:
 
 
 def batches(x_ND: torch.Tensor, size: int, seed: int):
-    """Every pass another permutation."""
+    """Yield batches without end, in a new permutation for every pass."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         for rows in torch.randperm(len(x_ND), generator=generator)[: len(x_ND) // size * size].split(size):
@@ -90,7 +90,7 @@ IMPORTED_MB = peak_mb()
 
 
 def main() -> None:
-    answers, sys.stdout = sys.stdout, sys.stderr  # whatever the library prints is no answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # the library's own output must not mix with the answers
     worker = Worker()
     for line in sys.stdin:
         request = json.loads(line)

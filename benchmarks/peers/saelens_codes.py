@@ -1,11 +1,11 @@
-"""What the real SAELens makes of SAE folders: codes and reconstructions of given activations.
+"""The codes and reconstructions of given activations by the real SAELens.
 
-Run by a Python that has sae-lens in it (`benchmarks/peers/saelens/bin/python`), which has no saescope:
+It runs in a Python with sae-lens (`benchmarks/peers/saelens/bin/python`) and without saescope:
 
     python saelens_codes.py <folder>...
 
-In each folder `x.npy` [B, d_in] is read, the SAE is loaded by `SAE.load_from_disk`, and `codes.npy`
-[B, L] and `out.npy` [B, d_out] are written beside it.  Prints the version of SAELens.
+In each folder the program reads `x.npy` [B, d_in], loads the SAE with `SAE.load_from_disk`, and writes `codes.npy`
+[B, L] and `out.npy` [B, d_out].  It prints the version of SAELens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> None:
             x = x.reshape(len(x), -1, 8)
         with torch.no_grad():
             codes = sae.encode(x)
-            # `forward` is encode and decode, and a transcoder's skip connection
+            # `forward` is encode and decode, plus a transcoder's skip connection.
             out = sae(x)
         np.save(folder / "codes.npy", codes.numpy())
         np.save(folder / "out.npy", out.reshape(len(x), -1).numpy())

@@ -1,4 +1,4 @@
-"""What was measured of a latent's effects on the model: output score and ablation."""
+"""The measured effects of a latent on the model: output score and ablation."""
 
 from __future__ import annotations
 

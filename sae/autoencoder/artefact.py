@@ -1,19 +1,18 @@
 """The SAE artefact: weights, encode, decode, save and load.
 
-An artefact takes raw activations.  Its decoder rows have unit norm, so an activation is the
-length that its latent adds (times the token's scale under per-token normalisation).
+An artefact takes raw activations.  Its decoder rows have unit norm, so an activation is the length of the vector that
+its latent adds (times the token's scale under per-token normalisation).
 
     y, scale, shift = normalise(x)
     pre   = (y − b_dec) · W_encᵀ + b_enc
     f     = select(pre) · activation_scale    sparse, float32
     x_hat = (f · W_dec + b_dec) · scale + shift
 
-`activation_scale` [L] is there only where the decoder's norms could not be folded into the
-encoder without changing what is selected (an imported TopK).  A transcoder reads one site and
-reconstructs another: it has a `b_in` of its own in place of `b_dec` before the encoder, adds
-`x · W_skip` where it has one, and its output is not scaled token by token.
+`activation_scale` [L] exists only if the decoder's norms could not be folded into the encoder without changing the
+selection (an imported TopK).  A transcoder reads one site and reconstructs another. It subtracts its own `b_in`
+instead of `b_dec` before the encoder and adds `x · W_skip` if it has one.  Its output is not scaled token by token.
 
-Shapes: B tokens, L latents, D width (of what is read, of what is reconstructed), N active pairs.
+Shapes: B tokens, L latents, D width (of the input or of the output), N active pairs.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ from sae.workspace.files import atomic_write, write_json
 
 Shapes = dict[str, set[tuple[int, ...]]]
 _PRODUCT_ENTRIES = 1 << 25  # entries of a dense [B, L] product made at once: 128 MiB
-_CPU_ROWS = 1024  # but no more tokens than this on a CPU, so that the product of a usual L stays in its cache
-_UNIT_TOLERANCE = 1e-3  # of the norm of a decoder row: what half precision leaves of it
+_CPU_ROWS = 1024  # most tokens at once on a CPU, so that the product of a usual L stays in its cache
+_UNIT_TOLERANCE = 1e-3  # largest error of a decoder row's norm, as left by half precision
 
 
 class Autoencoder:
-    """A trained SAE.  `config` is its `sae.json`."""
+    """A trained SAE.  `config` is the content of its `sae.json`."""
 
     def __init__(self, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
         self.W_enc_LD = tensors["W_enc"]
@@ -64,12 +63,12 @@ class Autoencoder:
 
     @property
     def d_model(self) -> int:
-        """The width of what is reconstructed."""
+        """Return the width of the reconstructed activations."""
         return self.W_dec_LD.shape[1]
 
     @property
     def k(self) -> int:
-        """Latents per token asked for; 0 where the architecture is not told."""
+        """Return the intended number of latents per token; 0 if the architecture has none."""
         return self.sparsity.k
 
     @property
@@ -78,12 +77,12 @@ class Autoencoder:
 
     @property
     def hook(self) -> str:
-        """The hook point that is read."""
+        """Return the hook point that is read."""
         return str(self.config["site"]["hook"])
 
     @property
     def out_hook(self) -> str:
-        """The hook point that is reconstructed, and at which decoder directions act."""
+        """Return the hook point that is reconstructed, at which decoder directions act."""
         return str(self.config["site"].get("out_hook") or self.hook)
 
     @property
@@ -97,21 +96,23 @@ class Autoencoder:
     # ---- inference
 
     def pre_activations(self, x_BD: Tensor, out: Tensor | None = None) -> Tensor:
-        """[B, L] float32, before selection."""
+        """Return the pre-activations before selection, [B, L] float32."""
         return torch.addmm(self.b_enc_L, self._read(x_BD), self.W_enc_LD.T, out=out)
 
     def _read(self, x_BD: Tensor) -> Tensor:
-        """What the encoder's rows are multiplied with: [B, D]."""
+        """Return the vectors that the encoder's rows are multiplied with, [B, D]."""
         y_BD, _, _ = self.normalizer.apply(x_BD)
         return y_BD - self.b_in_D
 
     def pieces(self, x_BD: Tensor) -> Iterator[Tensor]:
-        """`x_BD` in runs of rows for which the dense [B, L] product stays small."""
+        """Split `x_BD` into runs of rows for which the dense [B, L] product stays small."""
         rows = max(1, _PRODUCT_ENTRIES // self.n_latents)
         return iter(torch.split(x_BD, min(rows, _CPU_ROWS) if x_BD.device.type == "cpu" else rows))
 
     def products(self, x_BD: Tensor) -> Iterator[Tensor]:
-        """`pre_activations` of the pieces.  Each overwrites the one before: memory that is new costs a fifth more."""
+        """Yield `pre_activations` of the pieces.  Each overwrites the previous one, because fresh memory costs a fifth
+        more.
+        """
         kept_BL: Tensor | None = None
         for part in self.pieces(x_BD):
             if kept_BL is None:
@@ -119,19 +120,20 @@ class Autoencoder:
             yield self.pre_activations(part, kept_BL[: len(part)])
 
     def codes(self, x_BD: Tensor) -> Codes:
-        """The active latents of raw activations `x_BD`, by the inference rule."""
+        """Return the active latents of raw activations `x_BD`, by the inference rule."""
         return self._in_units(Codes.concatenate(
             [self.sparsity.select(pre_BL) for pre_BL in self.products(x_BD)]))
 
     def codes_and_misses(self, x_BD: Tensor, share: float) -> tuple[Codes, Codes]:
-        """`codes`, and the pairs that are silent though what the input adds to the latent's bias is at least
-        1 − `share` of what it would take (of the k-th largest pre-activation, where tokens compete).
+        """Return `codes` and the near misses, whose values are their pre-activations.
 
-        The values of these are their pre-activations.  With a share of 0 there are none.
+        A near miss is a silent pair whose pre-activation goes at least 1 − `share` of the way from the latent's bias
+        to the threshold.  If latents compete on a token, it goes from 0 to the k-th largest pre-activation.  With a
+        share of 0 there are no near misses.
         """
         if self.sparsity.independent:
-            border = _lowered(self.sparsity.threshold_for().to(x_BD.device), self.b_enc_L, share)
-            parts = [self._active_and_near(pairs, share > 0) for pairs in self.pairs_above(x_BD, border)]
+            threshold = _lowered(self.sparsity.threshold_for().to(x_BD.device), self.b_enc_L, share)
+            parts = [self._active_and_near(pairs, share > 0) for pairs in self.pairs_above(x_BD, threshold)]
         elif share:
             parts = [self._competing(pre_BL, share) for pre_BL in self.products(x_BD)]
         else:
@@ -141,7 +143,7 @@ class Autoencoder:
         return self._in_units(active), self._in_units(misses)
 
     def pairs_above(self, x_BD: Tensor, bound: Tensor) -> Iterator[Codes]:
-        """For each of the pieces: the pairs whose pre-activation is above the bound, with it."""
+        """Yield for each piece the pairs whose pre-activation is above the bound, with the pre-activation."""
         kept_BL: Tensor | None = None
         for part in self.pieces(x_BD):
             pairs = self._screen.above(self._read(part), bound) if self._screen else None
@@ -156,27 +158,28 @@ class Autoencoder:
         return Screen(self.W_enc_LD, self.b_enc_L) if self.device.type == "cpu" and has_fast_bfloat16() else None
 
     def _active_and_near(self, pairs: Codes, wanted: bool) -> tuple[Codes, Codes]:
-        """Where a latent decides alone: which of the pairs above the lowered border are active, and the others, if
-        they are wanted."""
+        """Split the pairs above the lowered threshold of an `independent` rule into active ones and, if wanted, near
+        misses.
+        """
         active, active_N = self.sparsity.select_from_pairs(pairs)
         return active, pairs.where(~active_N if wanted else torch.zeros_like(active_N))
 
     def _competing(self, pre_BL: Tensor, share: float) -> tuple[Codes, Codes]:
-        """The active pairs and the near misses of a product, where tokens compete."""
+        """Return the active pairs and the near misses of a product, for a rule whose latents compete."""
         active = self.sparsity.select(pre_BL)
         near = entries_above(pre_BL, _lowered(self.sparsity.threshold_for(active), 0.0, share))
         return active, near.where(~_found(active, near))
 
     def _in_units(self, codes: Codes) -> Codes:
-        """The same with values in units of a unit-norm decoder."""
+        """Return the codes with values in units of a unit-norm decoder."""
         if self.activation_scale_L is None:
             return codes
         return codes.with_values(codes.value_N * self.activation_scale_L[codes.latent_N])
 
     def activation_of(self, x_BD: Tensor, latents: Tensor) -> Tensor:
-        """Activations [B, n] of the given latents only; 0 where a latent is not active.
+        """Return the activations [B, n] of the given latents only; 0 where a latent is not active.
 
-        Where a latent decides alone only those rows are computed; TopK has to see all of them.
+        If the rule is `independent`, only those rows are computed; TopK needs all of them.
         """
         if self.sparsity.independent:
             pre = torch.addmm(self.b_enc_L[latents], self._read(x_BD), self.W_enc_LD[latents].T)
@@ -190,11 +193,11 @@ class Autoencoder:
         return dense_BL[:, latents]
 
     def scale(self, x_BD: Tensor) -> Tensor:
-        """[B, 1]: what a unit of activation is worth in what each token's raw activations are reconstructed to."""
+        """Return the length in raw output units of one unit of activation on each token, [B, 1]."""
         return torch.ones_like(x_BD[:, :1]) if self.is_transcoder else self.normalizer.apply(x_BD)[1]
 
     def decode(self, codes: Codes, x_BD: Tensor) -> Tensor:
-        """The raw reconstruction [B, D] of `codes`, with the scale and shift of the tokens `x_BD`."""
+        """Return the raw reconstruction [B, D] of `codes`, with the scale and shift of the tokens `x_BD`."""
         out_BD = codes.decode(self.W_dec_LD) + self.b_dec_D
         if self.is_transcoder:
             return out_BD if self.W_skip_DD is None else out_BD + x_BD @ self.W_skip_DD
@@ -205,7 +208,7 @@ class Autoencoder:
         return self.decode(self.codes(x_BD), x_BD)
 
     def to(self, device: torch.device | str) -> Autoencoder:
-        """A copy on another device."""
+        """Return a copy on another device."""
         tensors = {name: tensor.to(device) for name, tensor in self.tensors().items()}
         return Autoencoder(tensors, self.config)
 
@@ -219,44 +222,44 @@ class Autoencoder:
         return out | {name: t for name, t in optional.items() if t is not None} | self.sparsity.tensors()
 
     def save(self, folder: Path) -> None:
-        """Write `sae.safetensors`, then `sae.json`: an SAE is there once its `sae.json` is."""
+        """Write `sae.safetensors`, then `sae.json`: an SAE exists once its `sae.json` does."""
         with atomic_write(folder / "sae.safetensors") as temporary:
             save_file({name: t.detach().float().cpu().contiguous() for name, t in self.tensors().items()}, temporary)
         write_json(folder / "sae.json", self.config)
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Autoencoder:
-        """Read an artefact folder.  Raises UserError (field `sae`) where it is missing or inconsistent."""
+        """Read an artefact folder.  Raises UserError (field `sae`) if it is missing or inconsistent."""
         config = read_config(folder)
         if config.get("weights") == "none":
-            raise UserError(f"sae: {config.get('id')} is a dashboard made elsewhere, without weights", "sae")
+            raise UserError(f"sae: {config.get('id')} is an imported dashboard without weights", "sae")
         _check_config(config, folder)
         try:
             tensors = load_file(folder / "sae.safetensors", device=str(device))
         except Exception as error:  # safetensors raises its own kinds for truncated or foreign files
             raise UserError(f"sae: {folder / 'sae.safetensors'} cannot be read: {error}", "sae") from None
         _check_tensors(tensors, config, folder)
-        # Copied, for in the file they lie at any address, and gathering rows from such takes five times as long.
+        # Copied, because tensors in the file are not aligned, and gathering rows from such takes five times as long.
         return cls({name: tensor.float().clone() for name, tensor in tensors.items()}, config)
 
 
-def _lowered(border: Tensor, bias: Tensor | float, share: float) -> Tensor:
-    """What lacks `share` of the way from the bias to the border."""
-    return border - share * (border - bias).clamp(min=0.0)
+def _lowered(threshold: Tensor, bias: Tensor | float, share: float) -> Tensor:
+    """Lower the threshold by `share` of the distance from the bias to it."""
+    return threshold - share * (threshold - bias).clamp(min=0.0)
 
 
 def _found(some: Codes, among: Codes) -> Tensor:
-    """Which pairs of `among`, sorted by token and latent, are pairs of `some`."""
+    """Return which pairs of `among`, sorted by token and latent, are pairs of `some`."""
     found_N = torch.zeros_like(among.token_N, dtype=torch.bool)
     if len(found_N):
         flat_N, wanted_M = (codes.token_N * codes.n_latents + codes.latent_N for codes in (among, some))
-        place_M = torch.searchsorted(flat_N, wanted_M).clamp(max=len(flat_N) - 1)
-        found_N[place_M[flat_N[place_M] == wanted_M]] = True
+        index_M = torch.searchsorted(flat_N, wanted_M).clamp(max=len(flat_N) - 1)
+        found_N[index_M[flat_N[index_M] == wanted_M]] = True
     return found_N
 
 
 def _check_config(config: dict[str, Any], folder: Path) -> None:
-    """Raise UserError where `config` lacks what inference needs, or says what this program cannot do."""
+    """Raise UserError (field `sae`) if `config` lacks what inference needs, or asks for what this program cannot do."""
     def demand(holds: bool, what: str) -> None:
         if not holds:
             raise UserError(f"sae: {folder}: {what}", "sae")
@@ -273,12 +276,14 @@ def _check_config(config: dict[str, Any], folder: Path) -> None:
     demand(isinstance(site, dict) and isinstance(site.get("layer"), int) and isinstance(site.get("hook"), str),
            "site names no layer and hook point of the language model")
     demand(config.get("weight_processing") == "raw",
-           f"made for {config.get('weight_processing')} weights, this program reads raw ones; its latents would mean "
-           "nothing here")
+           f"made for {config.get('weight_processing')} weights, but this program reads raw ones; its latents would "
+           "have no meaning here")
 
 
 def _check_tensors(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
-    """Raise UserError where a tensor is missing, misshapen or broken, or the decoder is not of unit norm."""
+    """Raise UserError (field `sae`) if a tensor is missing, misshapen or not finite, or the decoder is not of unit
+    norm.
+    """
     L, D = config["n_latents"], config["d_model"]
     d_in = config.get("d_in", D)
 

@@ -1,4 +1,4 @@
-"""The `sae.json` of an artefact: read and updated without torch."""
+"""The `sae.json` of an artefact, read and updated without torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEMA_VERSION = 1
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The `sae.json` of an artefact folder.  Raises UserError (field `sae`)."""
+    """Return the `sae.json` of an artefact folder.  Raises UserError (field `sae`)."""
     try:
         config: Any = json.loads((folder / "sae.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -28,5 +28,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def update_config(folder: Path, **values: Any) -> None:
-    """Set values in the `sae.json` of an artefact folder and leave its weights alone.  Raises UserError."""
+    """Set values in the `sae.json` of an artefact folder without touching its weights.  Raises UserError (field
+    `sae`).
+    """
     write_json(folder / "sae.json", read_config(folder) | values)

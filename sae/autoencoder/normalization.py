@@ -1,14 +1,14 @@
-"""What is done to an activation before the SAE sees it, and how it is undone.
+"""Normalisation of an activation before the SAE reads it, and its inverse.
 
     none        y = x
     dataset     y = s·x, one s for the data set, with E‖y‖² = D; folded into the biases at the end
-    layer_norm  y = (x − mean(x)) / (std(x) + 1e-5) per token, std unbiased, as the BatchTopK
-                authors' code does; cannot be folded, so it stays an attribute of the SAE
-    layer_norm_std  the same y, but undone with std(x) alone, as OpenAI's and SAELens' code does
+    layer_norm  y = (x − mean(x)) / (std(x) + 1e-5) per token, std unbiased, like the BatchTopK
+                authors' code; cannot be folded, so it stays an attribute of the SAE
+    layer_norm_std  the same y, but inverted with std(x) alone, like OpenAI's and SAELens' code
     constant_norm   y = x · √D / ‖x‖ per token (SAELens' constant_norm_rescale)
-    centre      y = x − mean(x) per token: what a model with centred writing weights would have there
+    centre      y = x − mean(x) per token: the activations of a model with centred writing weights
 
-SAEs are trained here with the first three; the others come with imported ones.
+SAEs are trained here with the first three; the others come with imported SAEs.
 
 Shapes: B tokens, D width.
 """
@@ -20,28 +20,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-KINDS = ("none", "dataset", "layer_norm", "layer_norm_std", "constant_norm", "centre")  # what an artefact may say
+KINDS = ("none", "dataset", "layer_norm", "layer_norm_std", "constant_norm", "centre")  # allowed in an artefact
 _EPS = 1e-5
 
 
 @dataclass(frozen=True)
 class Normalizer:
-    """`kind` is one of `KINDS`; `factor` is s of the dataset kind."""
+    """A normalisation.  `kind` is one of `KINDS`; `factor` is s of the dataset kind."""
 
     kind: str
     factor: float = 1.0
 
     @classmethod
     def fit(cls, kind: str, x_BD: Tensor) -> Normalizer:
-        """With s from a sample of activations where `kind` needs one."""
+        """Make a normaliser, with s from a sample of activations if `kind` needs it."""
         if kind != "dataset":
             return cls(kind)
         mean_square = float(x_BD.float().square().sum(dim=1).mean())
         return cls(kind, (x_BD.shape[1] / mean_square) ** 0.5 if mean_square > 0 else 1.0)
 
     def apply(self, x_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(y [B, D], scale [B, 1], shift [B, 1]): what is reconstructed in place of y is taken back by
-        y·scale + shift, which gives x for y itself (to 1e-5/std under layer_norm_std)."""
+        """Return (y [B, D], scale [B, 1], shift [B, 1]).
+
+        A reconstruction of y is mapped back by y·scale + shift, which gives x for y itself (up to 1e-5/std under
+        layer_norm_std).
+        """
         if self.kind in ("layer_norm", "layer_norm_std"):
             shift_B1 = x_BD.mean(dim=1, keepdim=True)
             std_B1 = x_BD.std(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""A Matryoshka SAE cut to a prefix of its dictionary (Bussmann et al. 2025): still an SAE, only coarser."""
+"""Truncation of a Matryoshka SAE to a prefix of its dictionary (Bussmann et al. 2025), which is a coarser SAE."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from sae.errors import UserError
 
 
 def truncate(sae: Autoencoder, n_latents: int) -> Autoencoder:
-    """The SAE of the first `n_latents` latents, with the same θ; a copy.
+    """Return a copy of the SAE with its first `n_latents` latents and the same θ.
 
-    What was measured of the whole is not said of the part: its config has no metrics, and no calibration of θ.
-    Raises UserError (field `n_latents`) for a size that it does not have, (field `sae`) where the
-    latents are not nested, so that a prefix is nothing but a damaged SAE.
+    Its config has no metrics and no calibration of θ, because those were measured on the whole SAE. Raises UserError:
+    field `n_latents` for an impossible size, field `sae` if the latents are not nested, since a prefix would then be
+    only a damaged SAE.
     """
     if sae.config["architecture"] != "matryoshka":
         raise UserError(f"sae: only a matryoshka SAE can be truncated, this one is {sae.config['architecture']}", "sae")

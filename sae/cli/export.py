@@ -1,4 +1,4 @@
-"""`saescope export` and `saescope push`: SAEs and builds in the formats of others."""
+"""The commands `saescope export` and `saescope push`: SAEs and builds in other formats."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sae.formats.writers.kinds import KINDS, check_kind, members_of
 from sae.store.build import Build
 from sae.workspace.paths import Workspace
 
-_FORMATS = "; ".join(f"{name}: {kind.words}" for name, kind in KINDS.items())
+_FORMATS = "; ".join(f"{name}: {kind.description}" for name, kind in KINDS.items())
 _SAE = typer.Option(help="The SAE, as <model>/<name>")
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add both commands to `app`."""
     app.command("export")(export_command)
     app.command("push")(push_command)
 
@@ -31,7 +31,7 @@ def export_command(
     out: Annotated[Path | None, typer.Option(help="Folder to make; by default named after SAE and format")] = None,
     build: Annotated[str, typer.Option(help="Build to export; by default the newest")] = "",
 ) -> None:
-    """Write an SAE, or its feature build, as a folder in another format."""
+    """Write an SAE, or its build, as a folder in another format."""
     workspace = Workspace.from_environment()
     config = read_config(workspace, sae)
     builds = workspace.build_ids(sae)
@@ -53,12 +53,12 @@ def export_command(
 
 def push_command(
     sae: Annotated[str, _SAE],
-    repo: Annotated[str, typer.Option(help="Hugging Face repository, as <owner>/<name>; made where it is not there")],
+    repo: Annotated[str, typer.Option(help="Hugging Face repository, as <owner>/<name>; made if it does not exist")],
     format: Annotated[str, typer.Option(help="saelens (which every library reads) or saescope")] = "saelens",
     path: Annotated[str, typer.Option(help="Folder in the repository; by default the SAE's name")] = "",
-    private: Annotated[bool, typer.Option(help="Make the repository private, where it is made")] = False,
+    private: Annotated[bool, typer.Option(help="Make a new repository private")] = False,
 ) -> None:
-    """Upload an SAE to the Hugging Face hub, with a model card.  The token is that of `hf auth login` or HF_TOKEN."""
+    """Upload an SAE to the Hugging Face hub with a model card.  The token comes from `hf auth login` or HF_TOKEN."""
     from sae.formats.writers.hub import push
 
     workspace = Workspace.from_environment()
@@ -68,13 +68,13 @@ def push_command(
 
 
 def read_config(workspace: Workspace, sae: str) -> dict[str, Any]:
-    """The `sae.json` of an SAE of the workspace.  Raises UserError (field `sae`)."""
+    """Read the `sae.json` of an SAE in the workspace.  Raises UserError (field `sae`)."""
     path = workspace.sae(sae) / "sae.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        there = ", ".join(workspace.sae_ids()[:8]) or "none"
-        raise UserError(f"sae: there is no SAE {sae!r} here; there are: {there}", "sae") from None
+        known = ", ".join(workspace.sae_ids()[:8]) or "none"
+        raise UserError(f"sae: there is no SAE {sae!r} in this workspace; it has: {known}", "sae") from None
     except ValueError:
         raise UserError(f"sae: {path} is not JSON", "sae") from None
     if not isinstance(config, dict):

@@ -1,7 +1,7 @@
-"""The science from the command line: train, index, evaluate, steer, run, demo.
+"""The command line: train, index, evaluate, steer, run, demo and the other commands that need no web program.
 
-The same work as in the browser, through the same run folders: whatever is started here
-appears there, and can be resumed by either.
+The commands use the same run folders as the pages.  A run that is started here appears in the browser, and
+either of the two can resume it.
 """
 
 from __future__ import annotations
@@ -21,20 +21,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sae.cli.check import check_command
+from sae.cli.explanations import app as explanations_app
 from sae.cli.export import register as register_exports
 from sae.cli.steer import steer_command
 from sae.errors import UserError
 from sae.runs.folder import ProgressFile, RunFolder, Status
 from sae.specs.registry import POSITIONAL, SPECS, as_text, demo_spec
+from sae.workspace.disk import fault_words
 from sae.workspace.paths import Workspace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Train sparse autoencoders, browse their latents, steer with them.")
 console = Console()
+_HELP = {
+    "train": "Train an SAE, evaluate it on held-out text, and build its index.",
+    "sweep": "Train a grid of SAEs (architectures × sizes × k) on one pass of activations.",
+    "index": "Rebuild the index of an SAE, with other text or settings.",
+    "evaluate": "Measure an SAE on held-out text.",
+    "import": "Add an SAE or a dashboard made by another program; it is checked on real activations.",
+    "compare": "Compare two SAEs of one language model, latent by latent."}
 
 
 def _spec_command(kind: str) -> Callable[..., None]:
-    """A command whose options are the fields of the spec, with their descriptions and defaults."""
+    """Make a command whose options are the fields of the spec, with their descriptions and defaults."""
     import inspect
 
     def command(**values: Any) -> None:
@@ -56,7 +65,7 @@ def _spec_command(kind: str) -> Callable[..., None]:
             name, inspect.Parameter.KEYWORD_ONLY, default=inspect.Parameter.empty if required else None,
             annotation=Annotated[annotation if required else annotation | None, option]))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__doc__ = SPECS[kind].__doc__
+    command.__doc__ = _HELP.get(kind, SPECS[kind].__doc__)
     return command
 
 
@@ -67,24 +76,25 @@ for _kind in SPECS:
 app.command("check")(check_command)
 app.command("steer")(steer_command)
 register_exports(app)
+app.add_typer(explanations_app, name="explanations")
 
 
 @app.command()
 def demo() -> None:
-    """Train and index the demo SAE on the embedded language model, as an empty workspace does."""
+    """Train and index the demo SAE on the embedded language model, as the server does for an empty workspace."""
     _start_and_watch("train", demo_spec().model_dump())
 
 
 @app.command()
 def run(
     folder: Annotated[Path, typer.Argument(help="A run folder (…/runs/<id>)")],
-    quiet: Annotated[bool, typer.Option(help="Print lines, no bar (for logs)")] = False,
+    quiet: Annotated[bool, typer.Option(help="Print lines instead of a progress bar (for logs)")] = False,
 ) -> None:
     """Execute a run folder, or resume it."""
     from sae.runs.execute import execute, folder_of
 
     run_folder, workspace = folder_of(folder)
-    plain = quiet or not console.is_terminal or "RANK" in os.environ  # of torchrun's processes each would draw
+    plain = quiet or not console.is_terminal or "RANK" in os.environ  # each process of torchrun would draw a bar
     raise typer.Exit(execute(run_folder, workspace) if plain else _watch(run_folder, workspace))
 
 
@@ -104,7 +114,7 @@ def _start_and_watch(kind: str, values: dict[str, Any]) -> None:
 
 
 def _watch(folder: RunFolder, workspace: Workspace) -> int:
-    """Execute in this process, with bars drawn from `status.json` by a thread."""
+    """Execute the run in this process while a thread draws progress bars from `status.json`."""
     from sae.runs.execute import execute
 
     finished = threading.Event()
@@ -139,7 +149,7 @@ def _draw(folder: RunFolder, bars: Progress, finished: threading.Event) -> None:
 def _note(curves: ProgressFile, status: Status) -> str:
     left = f"{status.eta_s:.0f} s left" if status.eta_s is not None else ""
     rows = [row for row in curves.read() if row.get("fvu")] if status.phase == "training" else []
-    last = [row for row in rows if row["step"] == rows[-1]["step"]]  # of every SAE of a sweep
+    last = [row for row in rows if row["step"] == rows[-1]["step"]]  # one row for each SAE of a sweep
     curve = "".join(
         f"{name} {_span([row[key] for row in last], form)}  "
         for name, key, form in (("FVU", "fvu", ".3f"), ("L0", "l0", ".1f"), ("dead", "dead", ".1%"))) if last else ""
@@ -152,7 +162,7 @@ def _span(values: list[float], form: str) -> str:
 
 
 def _members(members: list[dict[str, Any]]) -> Table:
-    """The SAEs of a sweep, or why one came to nothing."""
+    """Return a table of a sweep's SAEs: the metrics of each, or the reason why it failed."""
     table = Table("SAE", "FVU", "L0", "ΔCE", "dead")
     for member in members:
         metrics = member.get("metrics")
@@ -170,14 +180,19 @@ def _metrics(metrics: dict[str, Any]) -> Table:
 
 
 def guarded(command: Callable[[], Any]) -> Any:
-    """Run a command line; what is the user's to mend is one line and exit code 2."""
+    """Run a command line; print a UserError, or a fault of the disk, as one line and exit with code 2."""
     try:
         return command()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except OSError as error:
+        if not (words := fault_words(error)):
+            raise
+        print(f"error: {words}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def main() -> None:
-    """The science alone, without the web program: `python -m sae`."""
+    """Run the commands without the web program: `python -m sae`."""
     guarded(app)

@@ -1,4 +1,4 @@
-"""`saescope steer`: baseline and steered text in the terminal."""
+"""The command `saescope steer`: baseline and steered text in the terminal."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from sae.workspace.paths import Workspace
 
 def steer_command(
     sae: Annotated[str, typer.Option(help="The SAE, as <model>/<name>")],
-    latent: Annotated[list[int], typer.Option(help="Latent to steer with; give it again for more of them")],
+    latent: Annotated[list[int], typer.Option(help="Latent to steer with; repeat the option to steer with several")],
     prompt: Annotated[str, typer.Option(help="Text to continue")],
     strength: Annotated[list[float] | None, typer.Option(
-        help="In units of the latent's maximum activation (mode scale: the factor); one, or one a latent")] = None,
+        help="In units of the latent's maximum activation (mode scale: the factor); one for all latents, or one for "
+             "each")] = None,
     mode: Annotated[str, typer.Option(help="add, clamp, scale, ablate or remove")] = "add",
     positions: Annotated[str, typer.Option(help="Steered positions: all, output, or from (see --start)")] = "all",
     start: Annotated[int, typer.Option(help="First steered position with --positions from; BOS is 0")] = 0,
     special: Annotated[bool, typer.Option(help="Steer BOS and other special tokens too")] = False,
-    temperature: Annotated[float, typer.Option(help="0: always the likeliest token")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that hold this probability")] = 0.95,
-    top_k: Annotated[int, typer.Option(help="Draw from so many likeliest tokens; 0: all")] = 0,
+    temperature: Annotated[float, typer.Option(help="0: always the most likely token")] = 0.7,
+    top_p: Annotated[float, typer.Option(
+        help="Draw from the most likely tokens that together have this probability")] = 0.95,
+    top_k: Annotated[int, typer.Option(help="Draw from this many of the most likely tokens; 0: all")] = 0,
     length: Annotated[int, typer.Option(help="Tokens to write")] = 60,
-    seed: Annotated[int, typer.Option(help="Seed of both columns")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of both texts")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda[:n] or auto")] = "auto",
 ) -> None:
-    """Continue a prompt twice from one seed: unsteered, and with latents added to the residual stream."""
+    """Continue a prompt twice from one seed: without steering, and with the chosen latents steered."""
     workspace = Workspace.from_environment()
     strengths = strength or [4.0]
     if len(strengths) not in (1, len(latent)):
@@ -60,14 +62,17 @@ def steer_command(
 def interventions_from_build(
     workspace: Workspace, sae_id: str, latents: list[tuple[int, float]], mode: str
 ) -> tuple[list[Intervention], list[str]]:
-    """Interventions in units of the newest build's maxima, and a line about each.  Raises UserError."""
+    """Return interventions in units of the newest build's maximum activations, and a line of text about each.
+
+    Raises UserError if the SAE has no build, or a latent does not exist or never fired in the build.
+    """
     from sae.autoencoder.config import read_config
 
     config = read_config(workspace.sae(sae_id))
     builds = workspace.build_ids(sae_id)
     if not builds:
         raise UserError(
-            f"sae: {sae_id} has no feature build, whose maximum activations are the unit of strength; "
+            f"sae: {sae_id} has no build, and strengths are in units of its maximum activations; "
             f"make one with: saescope index --sae {sae_id}", "sae")
     build = Build.open(workspace.build(sae_id, builds[-1]))
     try:
@@ -104,7 +109,7 @@ def _note(i: Intervention, config: dict[str, object], build: Build) -> str:
 
 
 def _texts(workspace: Workspace, sae_id: str, request: SteerRequest, device: str) -> Iterator[list[str]]:
-    """Both texts so far, after every token."""
+    """Yield both texts so far, after every token."""
     from sae.autoencoder.artefact import Autoencoder
     from sae.lm.bridge import pick_device
     from sae.lm.conformance.opening import open_model
@@ -117,14 +122,14 @@ def _texts(workspace: Workspace, sae_id: str, request: SteerRequest, device: str
     sae = Autoencoder.load(folder, target)
     lm = open_model(sae.config["model"]["name"], target, workspace)
     check_saes(lm, {sae_id: sae})
-    pieces = lm.vocabulary()[0]  # and not the tokenizer's decode(), which drops a leading space
+    pieces = lm.vocabulary()[0]  # the tokenizer's decode() would drop a leading space
     run = Run.of(request, prompt_ids(lm, request), {sae_id: sae}, lm.special_ids)
     for columns in write(open_row_model(lm), run):
         yield [_shown(b"".join(pieces[token] for token in column.output)) for column in columns]
 
 
 def _shown(text: bytes) -> str:
-    """The text without what would act on a terminal instead of showing there."""
+    """Decode the text and replace the control characters that would act on the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}"
                    for c in text.decode(errors="replace"))
 

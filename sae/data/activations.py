@@ -1,16 +1,16 @@
-"""Language model and text to shuffled activation batches.
+"""Activations of a language model on a text, as shuffled batches.
 
-The text, as a sequence of contexts shuffled anew in every epoch, is an endless stream of
-tokens.  It is cut into chunks.  A chunk is harvested into one half of a buffer, permuted, and
-handed out in batches, `reuse` times with another permutation each, while the other half is
-filled with the chunk that follows: on the CPU between the steps, as much at each as is its
-share, so that no step waits for a whole chunk; on CUDA by a thread with a stream of its own.
+The text is an endless stream of tokens: a sequence of contexts that is shuffled again in every epoch.  It is cut into
+chunks.  A chunk is harvested into one half of a buffer, permuted, and handed out in batches, `reuse` times with
+another permutation each time.  Meanwhile the other half is filled with the next chunk.  On the CPU this happens
+between the steps, in equal shares, so that no step waits for a whole chunk.  On CUDA a thread with its own stream does
+it.
 
-Chunk and permutations follow from the step number and the seed alone, so a run resumed at step
-n sees exactly the batches that it would have seen, and nothing of the buffer has to be saved.
+Chunk and permutations follow from the step number and the seed alone.  So a run resumed at step n sees exactly the
+batches that it would have seen, and the buffer need not be saved.
 
-Shapes: C tokens in a chunk, B tokens in a batch, P contexts in a forward pass, S positions,
-W the widths of all sites together.
+Shapes: C tokens in a chunk, B tokens in a batch, P contexts in a forward pass, S positions, W the widths of all sites
+together.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from sae.distributed import ALONE, Group
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
 
-_FORWARD_TOKENS = 8192  # tokens in one forward pass of the language model, where a step need not wait for it
+_FORWARD_TOKENS = 8192  # tokens in one forward pass of the language model, if no step waits for it
 
 
 def context_batches(
     corpus: Corpus, contexts: np.ndarray, *, max_tokens: int = _FORWARD_TOKENS
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """Rows of the corpus for the language model: (context numbers [P], tokens [P, S], real [P, S]).
+    """Yield rows of the corpus for the language model: (context numbers [P], tokens [P, S], real [P, S]).
 
     `real` is False on the padding at the end of a short context.
     """
@@ -55,8 +55,11 @@ def shared_rows(
     group: Group, lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, hooks: Sequence[str], *, include_bos: bool,
     width: int, dtype: torch.dtype, autocast: bool, max_tokens: int,
 ) -> Iterator[Tensor]:
-    """What `forward_rows` gives, with the forward passes dealt out among the processes of a group: each makes
-    every world-th, as one process alone would make it, and all get the rows of all of them, in `dtype`."""
+    """Yield the rows of `forward_rows`, with the forward passes dealt out among the processes of a group.
+
+    Each process makes every world-th pass, exactly as one process alone would make it.  All processes get the rows of
+    all passes, in `dtype`.
+    """
     if group.world == 1:
         yield from forward_rows(lm, corpus, contexts, hooks, include_bos=include_bos, autocast=autocast,
                                 max_tokens=max_tokens)
@@ -79,8 +82,10 @@ def forward_rows(
     lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, hooks: Sequence[str], *, include_bos: bool,
     autocast: bool = False, max_tokens: int = _FORWARD_TOKENS,
 ) -> Iterator[Tensor]:
-    """The activations of the contexts' real tokens, those of several sites side by side, a forward pass
-    of the language model at a time: [N, W] float32, in the order of the text."""
+    """Yield the activations of the contexts' real tokens, [N, W] float32 per forward pass, in the order of the text.
+
+    Activations of several sites are concatenated.
+    """
     for _, tokens_PS, real_PS in context_batches(corpus, contexts, max_tokens=max_tokens):
         if not include_bos:
             real_PS[:, 0] = False
@@ -91,7 +96,7 @@ def forward_rows(
 
 @dataclass
 class Timing:
-    """Seconds in the language model, tokens harvested in them, and seconds for which a batch was waited for."""
+    """Seconds in the language model, tokens harvested in them, and seconds spent waiting for a batch."""
 
     seconds: float = 0.0
     tokens: int = 0
@@ -100,7 +105,7 @@ class Timing:
 
 @dataclass
 class _Half:
-    """One half of the buffer: which chunk is in it, how much of it, and the harvest that brings the rest."""
+    """One half of the buffer: its chunk, how many rows are filled, and the harvest that brings the rest."""
 
     rows_CW: Tensor
     chunk: int | None = None
@@ -122,17 +127,17 @@ class ActivationStream:
     seed: int = 0
     split: Split = "train"
     dtype: torch.dtype = torch.bfloat16
-    out_hook: str = ""  # what a transcoder reconstructs
-    n_steps: int | None = None  # of the run: no more is harvested than they need
+    out_hook: str = ""  # the site that a transcoder reconstructs
+    n_steps: int | None = None  # of the run; no more is harvested than they need
     check: Callable[[], None] = lambda: None  # raises to stop a harvest
-    # Whether a thread harvests the next chunk meanwhile; None: on CUDA, which works while Python
-    # waits.  On the CPU it would only take the cores from the SAE.
+    # Whether a thread harvests the next chunk in the meantime.  None means only on CUDA, which works
+    # while Python waits; on the CPU the thread would take cores from the SAE.
     ahead: bool | None = None
     timing: Timing = field(default_factory=Timing)
-    group: Group = ALONE  # the processes that share the language model's work; each gets every batch whole
+    group: Group = ALONE  # the processes that share the language model's work; each gets whole batches
 
     def __post_init__(self) -> None:
-        self.group = self.group.apart()  # the thread that harvests has lines of its own
+        self.group = self.group.apart()  # the harvesting thread has separate communicators
         self.hooks = [self.hook, self.out_hook] if self.out_hook else [self.hook]
         one = torch.tensor([[self.lm.bos_id]], device=self.lm.device)
         self.widths = tuple(x_PSD.shape[2] for x_PSD in self.lm.activations_at(one, self.hooks))
@@ -151,13 +156,13 @@ class ActivationStream:
         self._halves: list[_Half | None] = [None, None]
 
     def sample(self, n_tokens: int) -> Tensor:
-        """The first activations of the stream, in random order: [≤ n_tokens, W] float32."""
+        """Return the first activations of the stream, in random order: [≤ n_tokens, W] float32."""
         size = self._size(0)
         rows_CW = self._fill(0, size).rows_CW
         return rows_CW[self._order(0, 0, size)[:n_tokens]].float()
 
     def batches(self, start_step: int = 0) -> Iterator[Tensor]:
-        """The batches from step `start_step` on, to the last step or endlessly."""
+        """Yield the batches from step `start_step` on, to the last step or endlessly."""
         chunk, first = divmod(start_step, self.chunk_tokens // self.batch_tokens * self.reuse)
         while size := self._size(chunk):
             half = self._fill(chunk, size)
@@ -175,7 +180,7 @@ class ActivationStream:
                     yield half.rows_CW[order_C[start : start + self.batch_tokens]].float()
                 if pending:
                     self._wait(pending)
-            finally:  # whoever closes this goes on to use the language model, which serves one thread at a time
+            finally:  # the caller uses the language model next, which serves one thread at a time
                 if pending and not pending.done():
                     self._stop.set()
                     wait([pending])
@@ -185,14 +190,14 @@ class ActivationStream:
     # ---- filling
 
     def _size(self, chunk: int) -> int:
-        """Tokens in a chunk: the last of a run is as small as its steps allow."""
+        """Return the number of tokens in a chunk; the last one of a run is as small as its steps allow."""
         if self.n_steps is None:
             return self.chunk_tokens
         steps_left = self.n_steps - chunk * (self.chunk_tokens // self.batch_tokens) * self.reuse
         return max(0, min(self.chunk_tokens, -(-steps_left // self.reuse) * self.batch_tokens))
 
     def _half(self, chunk: int) -> _Half:
-        """The half for a chunk, which is begun there unless it is there already."""
+        """Return the half for a chunk, starting the chunk's harvest if it is not there yet."""
         half = self._halves[chunk % 2]
         if half is None:
             half = _Half(torch.empty(self.chunk_tokens, sum(self.widths), dtype=self.dtype, device=self.lm.device))
@@ -202,7 +207,7 @@ class ActivationStream:
         return half
 
     def _fill(self, chunk: int, n_tokens: int) -> _Half:
-        """The half with at least so many tokens of a chunk in it."""
+        """Return the half for a chunk with at least `n_tokens` of its tokens filled."""
         half = self._half(chunk)
         if half.filled < n_tokens:
             started = time.perf_counter()
@@ -225,7 +230,7 @@ class ActivationStream:
         self.timing.tokens += half.filled - before
 
     def _fill_ahead(self, chunk: int, n_tokens: int) -> Future[None]:
-        """The same in the thread, on a stream of its own, after whatever still reads the half."""
+        """Fill the half for a chunk in the thread, on its own CUDA stream, after all pending reads of that half."""
         half = self._half(chunk)
         assert self._thread is not None
         if self._side is None:
@@ -247,7 +252,7 @@ class ActivationStream:
         self.timing.waited += time.perf_counter() - started
 
     def _harvest(self, chunk: int) -> Iterator[Tensor]:
-        """The activations of a chunk's tokens, in the order of the text, a forward pass at a time."""
+        """Yield the activations of a chunk's tokens, in the order of the text, one forward pass at a time."""
         left, position = self._size(chunk), chunk * self.chunk_tokens
         while left:
             epoch, offset = divmod(position, self.epoch_tokens)
@@ -255,7 +260,7 @@ class ActivationStream:
             first = int(np.searchsorted(ends, offset, side="right"))
             skip = offset - (int(ends[first - 1]) if first else 0)  # tokens of that context already used
             last = int(np.searchsorted(ends, offset + left, side="left")) + 1
-            dtype = torch.float32 if self.dtype == torch.float16 else self.dtype  # whose range is looked at here
+            dtype = torch.float32 if self.dtype == torch.float16 else self.dtype  # its range is checked here
             for rows_NW in shared_rows(
                 self.group, self.lm, self.corpus, contexts[first:last], self.hooks, include_bos=self.include_bos,
                 width=sum(self.widths), dtype=dtype, autocast=self.dtype == torch.bfloat16,
@@ -269,12 +274,12 @@ class ActivationStream:
     def _check_range(self, rows_NW: Tensor) -> None:
         if self.dtype == torch.float16 and not bool(rows_NW.abs().max() <= torch.finfo(torch.float16).max):
             raise UserError(f"buffer_dtype: an activation of {float(rows_NW.abs().max()):,.0f} does not fit into "
-                            "float16; take bfloat16", "buffer_dtype")
+                            "float16; use bfloat16", "buffer_dtype")
 
     # ---- orders
 
     def _text_order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The contexts of an epoch in its order, and the running count of their tokens."""
+        """Return the contexts of an epoch in its order, and the running count of their tokens."""
         if self._epoch is None or self._epoch[0] != epoch:
             contexts = self.corpus.contexts(self.split, self.seed + epoch)
             count = self.corpus.length[contexts].astype(np.int64) - (0 if self.include_bos else 1)
@@ -282,7 +287,7 @@ class ActivationStream:
         return self._epoch[1], self._epoch[2]
 
     def _order(self, chunk: int, pass_number: int, size: int) -> Tensor:
-        """The order in which a pass over a chunk hands out its tokens."""
+        """Return the order in which a pass over a chunk hands out its tokens."""
         seed = np.random.SeedSequence([self.seed, chunk, pass_number]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(seed) % 2**63)
         return torch.randperm(size, generator=generator).to(self.lm.device)

@@ -1,20 +1,19 @@
 """Text as token contexts on disk, memory-mapped.  No torch.
 
-Each document is tokenised by itself and cut into contexts of S positions: BOS, then S - 1 text
-tokens.  The last context of a document may be shorter; it is padded on the right with BOS, and
-its real length is kept.  Documents are never joined.  A context needs two text tokens, so a
-document's very last token is dropped where it would stand alone.
+Each document is tokenised separately and cut into contexts of S positions: BOS, then S - 1 text tokens.  The last
+context of a document may be shorter; it is padded on the right with BOS, and its real length is stored.  Documents are
+never joined.  A context needs two text tokens, so a document's last token is dropped if it would be alone.
 
     tokens.bin      uint16 (uint32 for vocabularies over 65,536) [contexts, S]
     length.npy      int32 [contexts], real positions, BOS counted
     doc.npy         int32 [contexts], index into documents.json
     offset.npy      int64 [contexts], index in its document of the context's first text token
     documents.json  names of the documents that have contexts
-    corpus.json     counts, where the text came from, fingerprints
+    corpus.json     counts, the source of the text, fingerprints
 
-A corpus is written in a temporary folder that is renamed when it is whole, under an id made of
-everything that decides its content; so the same call finds it again, and a kill leaves nothing
-that could be taken for a corpus.
+A corpus is written in a temporary folder that is renamed when it is complete.  Its id is made of everything that
+decides its content, so the same call finds it again.  A killed process leaves nothing that could be taken for a
+corpus.
 """
 
 from __future__ import annotations
@@ -41,19 +40,19 @@ Split = Literal["train", "held_out", "all"]
 
 SCHEMA_VERSION = 1
 MIN_TEXT_TOKENS = 2
-# Read this far into a source that has no end worth waiting for, unless told otherwise.
+# Tokens read from a source that is too large to read to its end, if `max_tokens` is not given.
 ENDLESS_TOKENS = 20_000_000
-# Held out is a twentieth: of the documents, or of the contexts where documents are few.
+# A twentieth is held out: of the documents, or of the contexts if documents are few.
 HELD_OUT_OF = 20
 _FEW_DOCUMENTS = 40
 _BATCH_CHARACTERS = 1_000_000
-# A longer document is tokenised in pieces cut after line ends, which bounds memory.
+# A longer document is tokenised in pieces cut after line ends, to bound memory.
 _PIECE_CHARACTERS = 1_000_000
 _NO_TOKENS = np.zeros(0, dtype=np.int64)
 
 
 class Tokenises(Protocol):
-    """What is asked of a language model here; `sae.lm.bridge.LanguageModel` has it."""
+    """The part of a language model that is needed here; `sae.lm.bridge.LanguageModel` provides it."""
 
     bos_id: int
     tokenizer: Any
@@ -76,7 +75,7 @@ class Corpus:
 
     @classmethod
     def open(cls, path: Path) -> Corpus:
-        """Open a finished corpus.  Raises UserError (field `text`) where `path` holds none."""
+        """Open a finished corpus.  Raises UserError (field `text`) if `path` has none."""
         try:
             info = json.loads((path / "corpus.json").read_text(encoding="utf-8"))
             documents = json.loads((path / "documents.json").read_text(encoding="utf-8"))
@@ -87,7 +86,7 @@ class Corpus:
                 raise ValueError("tokens.bin has the wrong size")
             tokens = np.memmap(path / "tokens.bin", dtype=dtype, mode="r", shape=shape)
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"text: {path} is not a whole corpus: {error}", "text") from None
+            raise UserError(f"text: {path} is not a complete corpus: {error}", "text") from None
         return cls(path, tokens, length, doc, offset, documents, _held_out(documents, doc), info)
 
     @property
@@ -104,11 +103,11 @@ class Corpus:
 
     @property
     def n_tokens(self) -> int:
-        """Text tokens; BOS and padding are not counted."""
+        """Count the text tokens, without BOS and padding."""
         return int(self.length.sum()) - self.n_contexts
 
     def contexts(self, split: Split, seed: int) -> NDArray[np.int64]:
-        """The numbers of the split's contexts in an order that `seed` alone decides."""
+        """Return the numbers of the split's contexts, in an order that `seed` alone decides."""
         chosen = {"train": ~self.held_out, "held_out": self.held_out, "all": np.ones_like(self.held_out)}[split]
         return np.random.default_rng(seed).permutation(np.flatnonzero(chosen)).astype(np.int64)
 
@@ -125,12 +124,12 @@ def prepare(
     *,
     max_tokens: int | None = None,
 ) -> Corpus:
-    """The corpus of `text` (see `sae.data.texts`), made now or found in the workspace.
+    """Return the corpus of `text` (see `sae.data.texts`), made now or found in the workspace.
 
-    `progress(done_documents, total_documents)` is called as it goes, total 0 where unknown.
-    `max_tokens` stops after the document that reaches so many text tokens; a Hugging Face data
-    set stops at 20 million by itself.  Raises UserError (field `text`, `text_column` or
-    `text_split`) for a text that cannot be used, Cancelled when `cancelled()` turns true.
+    `progress(done_documents, total_documents)` is called as the work proceeds, with total 0 if it is unknown.
+    `max_tokens` stops after the document that reaches this number of text tokens; a Hugging Face data set stops at 20
+    million by default.  Raises UserError (field `text`, `text_column` or `text_split`) for a text that cannot be used,
+    and Cancelled when `cancelled()` becomes true.
     """
     source = find_text(text, column, split)
     limit = ENDLESS_TOKENS if max_tokens is None and source.endless else max_tokens
@@ -139,7 +138,7 @@ def prepare(
     if path.exists():
         try:
             return Corpus.open(path)
-        except UserError:  # damaged from outside: it can be made again
+        except UserError:  # damaged from outside; it can be made again
             shutil.rmtree(path)
     try:
         with atomic_write(path) as temporary:
@@ -152,13 +151,13 @@ def prepare(
                 "split": split, "fingerprint": source.fingerprint, "tokeniser_fingerprint": tokeniser,
                 "max_tokens": limit, "created": time.time()})
     except OSError:
-        if not path.exists():  # else another process was faster, and its corpus stands
+        if not path.exists():  # otherwise another process was faster, and its corpus is used
             raise
     return Corpus.open(path)
 
 
 def tokeniser_fingerprint(lm: Tokenises) -> str:
-    """A digest of the vocabulary and the rules that split text, and of the BOS id."""
+    """Return a digest of the vocabulary, the rules that split text, and the BOS id."""
     backend = getattr(lm.tokenizer, "backend_tokenizer", None)
     if backend is None:
         state = dict(sorted(lm.tokenizer.get_vocab().items()))
@@ -200,7 +199,7 @@ def _read_all(
 
 
 def _encode(lm: Tokenises, pieces: list[str]) -> Iterator[NDArray[np.int64]]:
-    """Token ids of every piece, a few long ones at a time: lists of Python integers are large."""
+    """Yield the token ids of every piece, a few long pieces at a time because lists of Python integers are large."""
     start = 0
     while start < len(pieces):
         end, size = start, 0
@@ -213,7 +212,7 @@ def _encode(lm: Tokenises, pieces: list[str]) -> Iterator[NDArray[np.int64]]:
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    """Documents in lists of about a million characters: enough to keep every core busy."""
+    """Yield documents in lists of about a million characters: enough to keep every core busy."""
     batch: list[Document] = []
     size = 0
     for document in documents:
@@ -227,7 +226,7 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
 
 
 def _pieces(text: str) -> list[str]:
-    """`text` whole, or, where it is very long, cut after line ends (or anywhere if it has none)."""
+    """Return `text` whole, or cut after line ends if it is very long (anywhere if it has no line ends)."""
     pieces = []
     start = 0
     while len(text) - start > _PIECE_CHARACTERS:
@@ -238,7 +237,7 @@ def _pieces(text: str) -> list[str]:
 
 
 def _held_out(documents: list[str], doc: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Which contexts no training may see: by document, so that no text stands on both sides."""
+    """Return which contexts are held out from training: by document, so that no text is on both sides."""
     names = np.array([int(hashlib.sha1(name.encode()).hexdigest(), 16) % HELD_OUT_OF == 0 for name in documents])
     if len(documents) >= _FEW_DOCUMENTS and names.any():
         return np.asarray(names[doc], dtype=np.bool_)
@@ -246,7 +245,7 @@ def _held_out(documents: list[str], doc: NDArray[np.int32]) -> NDArray[np.bool_]
 
 
 class _Writer:
-    """Appends documents to the tokens of one corpus and keeps what is said about its contexts."""
+    """A writer that appends documents to the tokens of one corpus and keeps the facts about its contexts."""
 
     def __init__(self, file: BinaryIO, context_length: int, bos_id: int, dtype: np.dtype[Any]) -> None:
         self.file = file  # receives the tokens
@@ -262,7 +261,7 @@ class _Writer:
     def add(self, name: str, ids: NDArray[np.int64]) -> None:
         """Cut one document's tokens into contexts and append them."""
         body = self.context_length - 1
-        if len(ids) % body < MIN_TEXT_TOKENS:  # a rest too short for a context of its own
+        if len(ids) % body < MIN_TEXT_TOKENS:  # the rest is too short for a context
             ids = ids[: len(ids) - len(ids) % body]
         n_contexts = -(-len(ids) // body)
         if n_contexts == 0:
@@ -282,12 +281,12 @@ class _Writer:
         self.n_tokens += len(ids)
 
     def finish(self, folder: Path, info: dict[str, Any]) -> None:
-        """Write everything but the tokens; `corpus.json` last.  Raises UserError on too little text."""
+        """Write everything but the tokens, `corpus.json` last.  Raises UserError (field `text`) for too little text."""
         n_contexts = sum(map(len, self.length))
         if n_contexts < 2:
             raise UserError(
-                f"text: {info['text']} is too little text: {self.n_tokens} tokens in contexts of "
-                f"{self.context_length} make {n_contexts}, and one to train on and one to hold out are needed", "text")
+                f"text: {info['text']} is too little text: its {self.n_tokens} tokens make {n_contexts} contexts of "
+                f"{self.context_length}, and at least two are needed, one to train on and one to hold out", "text")
         for name in ("length", "doc", "offset"):
             np.save(folder / f"{name}.npy", np.concatenate(getattr(self, name)))
         write_json(folder / "documents.json", self.documents)
@@ -304,7 +303,7 @@ def _token_dtype(lm: Tokenises) -> np.dtype[Any]:
 
 
 def _corpus_id(source: TextSource, tokeniser: str, context_length: int, limit: int | None) -> str:
-    """The name first, for people; then a digest of all that decides the content."""
+    """Return the corpus's name, for people, followed by a digest of everything that decides the content."""
     key = json.dumps([SCHEMA_VERSION, source.kind, source.name, source.fingerprint, tokeniser, context_length, limit])
     last = re.split(r"[/\\]", source.name.rstrip("/\\"))[-1]
     return f"{slug(last)[:40].rstrip('-._')}-{context_length}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"

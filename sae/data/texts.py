@@ -1,8 +1,8 @@
-"""Where text comes from: named documents, one after another.  No torch.
+"""Sources of text: named documents, one after another.  No torch.
 
-A text is named by one string: `stdlib`, a text file, a directory, a JSONL or Parquet file, or a
-Hugging Face data set (`owner/name`, or `owner/name:config`).  `find_text` decides which it is
-without reading it; `TextSource.documents` then reads it in a fixed order.
+A text is named by one string: `stdlib`, a text file, a directory, a JSONL or Parquet file, or a Hugging Face data set
+(`owner/name`, or `owner/name:config`).  `find_text` decides which it is without reading it; `TextSource.documents`
+then reads it in a fixed order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sae.workspace.paths import typed_path
 
 STDLIB = "stdlib"
 SEPARATOR = "<|endoftext|>"
-# What counts as source text worth reading: no stubs, no tables of data, no minified lines.
+# Limits of source text worth reading: no stubs, no tables of data, no minified lines.
 MIN_CHARACTERS, MAX_CHARACTERS, MAX_LINE = 200, 300_000, 400
 _LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 _TABLES = frozenset({"encodings", "pydoc_data"})  # of the standard library: a sixth of its tokens, hardly any code
@@ -34,7 +34,7 @@ _READ_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class Document:
-    """One document.  An empty `text` holds the place of one that was passed over."""
+    """One document.  The text is empty if the document was skipped."""
 
     name: str
     text: str
@@ -44,9 +44,9 @@ class Document:
 class TextSource:
     """A text that can be read.
 
-    `fingerprint` changes when the text may have changed (names, sizes and times of its files).
-    `count` says how many documents `documents` yields, 0 where that is unknown in advance;
-    it may read the text once.  `endless` marks a source that nobody reads to its end.
+    `fingerprint` changes when the text may have changed (names, sizes and times of its files). `count` returns how
+    many documents `documents` yields, or 0 if that is unknown in advance; it may read the text once. `endless` marks a
+    source that is too large to read to its end.
     """
 
     name: str
@@ -58,7 +58,7 @@ class TextSource:
 
 
 def find_text(text: str, column: str = "text", split: str = "train") -> TextSource:
-    """What `text` names.  Raises UserError (field `text`) when there is no such thing."""
+    """Resolve `text` to a source.  Raises UserError (field `text`) if there is no such source."""
     if text == STDLIB:
         root = Path(sysconfig.get_path("stdlib"))
         files = [file for file in python_files(root) if file.relative_to(root).parts[0] not in _TABLES]
@@ -81,7 +81,7 @@ def find_text(text: str, column: str = "text", split: str = "train") -> TextSour
 
 
 def python_files(root: Path) -> list[Path]:
-    """The .py files below `root` in sorted order; tests, caches and installed packages left out."""
+    """Return the .py files below `root` in sorted order, without tests, caches and installed packages."""
     found = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name not in _LEFT_OUT]
@@ -90,10 +90,10 @@ def python_files(root: Path) -> list[Path]:
 
 
 def source_documents(root: Path, files: list[Path]) -> Iterator[Document]:
-    """The files as documents named by their path below `root`, in order.
+    """Yield the files as documents in order, named by their path below `root`.
 
-    Files that are too short, too long, have a very long line (data, not prose or code), are not
-    UTF-8, or repeat an earlier file exactly, come as empty documents.
+    A file becomes an empty document if it is too short or too long, has a very long line (data, not prose or code), is
+    not UTF-8, or repeats an earlier file exactly.
     """
     seen: set[bytes] = set()
     for file in files:
@@ -106,12 +106,12 @@ def source_documents(root: Path, files: list[Path]) -> Iterator[Document]:
 
 
 def _name_below(root: Path, file: Path) -> str:
-    """The file's path below `root`; a name that is not UTF-8, which a file may have, with signs in its place."""
+    """Return the file's path below `root`; bytes of the name that are not UTF-8 become replacement characters."""
     return os.fsencode(file.relative_to(root).as_posix()).decode("utf-8", errors="replace")
 
 
 def is_source_text(text: str) -> bool:
-    """Whether a source file is long enough, short enough, and free of very long lines."""
+    """Return whether a source file is long enough, short enough, and free of very long lines."""
     return MIN_CHARACTERS <= len(text) <= MAX_CHARACTERS and max(map(len, text.split("\n"))) <= MAX_LINE
 
 
@@ -122,13 +122,13 @@ def _of_files(
     name: str, kind: str, files: list[Path], root: Path, documents: Callable[[], Iterator[Document]]
 ) -> TextSource:
     if not files:
-        raise UserError(f"text: {name} has no files to read in it", "text")
+        raise UserError(f"text: {name} contains no files to read", "text")
     marks = [(file.relative_to(root).as_posix(), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
     return TextSource(name, kind, _digest(json.dumps(marks)), documents, lambda: len(files))
 
 
 def _files_below(root: Path) -> list[Path]:
-    """Every file below `root` in sorted order; hidden ones and caches left out."""
+    """Return every file below `root` in sorted order, without hidden files and caches."""
     found = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
@@ -142,7 +142,7 @@ def _directory_documents(root: Path, files: list[Path]) -> Iterator[Document]:
 
 
 def _read_utf8(path: Path) -> str | None:
-    """The file's text, or None where it is binary, not UTF-8 or may not be read."""
+    """Return the file's text, or None if it is binary, not UTF-8 or not readable."""
     try:
         data = path.read_bytes()
         return None if b"\0" in data else data.decode("utf-8-sig")
@@ -170,7 +170,7 @@ def _file_source(text: str, path: Path, column: str) -> TextSource:
 
 
 def _file_documents(path: Path) -> Iterator[Document]:
-    """The parts of a file between lines that hold only the separator; newlines at their ends left out."""
+    """Yield the parts of a file between lines that consist of the separator, without newlines at their ends."""
     part: list[str] = []
     number = 0
     try:
@@ -190,7 +190,7 @@ def _file_documents(path: Path) -> Iterator[Document]:
 
 
 def _count_bytes(path: Path, needle: bytes) -> int:
-    """How often `needle` stands in the file, give or take one that two reads cut apart."""
+    """Count `needle` in the file, possibly missing one that is split between two reads."""
     with open(path, "rb") as file:
         return sum(chunk.count(needle) for chunk in iter(lambda: file.read(_READ_BYTES), b""))
 
@@ -224,7 +224,7 @@ def _jsonl_documents(path: Path, column: str) -> Iterator[Document]:
                 if column not in row:
                     raise _no_column(f"{path.name}, line {number},", column, [str(key) for key in row])
                 cell = _cell(row[column], f"line {number}", column)
-                # JSON may spell out half of a surrogate pair, which no text can hold.
+                # JSON may contain half of a surrogate pair, which cannot be encoded as text.
                 yield Document(f"{path.name}#{number}", cell.encode("utf-8", "replace").decode())
     except json.JSONDecodeError as error:
         raise UserError(f"text: {path.name}, line {number}, is not JSON: {error.msg}", "text") from None
@@ -259,7 +259,7 @@ def _parquet_documents(path: Path, column: str) -> Iterator[Document]:
 
 
 def _dataset_documents(name: str, column: str, split: str) -> Iterator[Document]:
-    """The rows of a Hugging Face data set, streamed; `owner/name:config` picks a configuration."""
+    """Yield the rows of a Hugging Face data set, streamed; `owner/name:config` selects a configuration."""
     if not hub_reachable():
         raise UserError(hub_message("text", name, ConnectionError()), "text")
     from datasets import load_dataset

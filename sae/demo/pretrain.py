@@ -28,7 +28,7 @@ from sae.workspace.paths import Workspace
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 stopped before the end (run again to go on), 2 the user's mistake."""
+    """Run the command and return its exit status: 0 done, 1 stopped early (run again to resume), 2 user error."""
     options = _parser().parse_args(arguments)
     try:
         if options.command == "evaluate":
@@ -38,12 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Stopped.  The same command goes on from the last checkpoint.", file=sys.stderr)
+        print("Stopped.  Run the same command again to resume from the last checkpoint.", file=sys.stderr)
         return 1
 
 
 def measure(lm: LanguageModel, root: Path) -> dict[str, Score]:
-    """The model's scores on the held-out files of the standard library at `root`, by way of reading."""
+    """Return the model's scores on the held-out files of the standard library at `root`, by way of reading.
+
+    The ways are "contexts" and "stream" (see `sae.demo.score`).  Raises UserError if there are no held-out files.
+    """
     documents = held_out_documents(root)
     if not documents:
         raise UserError(f"no held-out files in {root}")
@@ -64,9 +67,9 @@ def _evaluate(model: str, device: str) -> int:
     print(f"{model} on {len(documents)} held-out files of {roots.stdlib} "
           f"({sum(len(d.text) for d in documents):,} characters)")
     scores = measure(LanguageModel.load(model, device), roots.stdlib)
-    for name, says in (("contexts", "BOS first in every context"), ("stream", "one stream, BOS between files")):
+    for name, label in (("contexts", "BOS first in every context"), ("stream", "one stream, BOS between files")):
         score = scores[name]
-        print(f"{says:<32} {score.nats_per_token:.4f} nats per token  {score.bits_per_byte:.4f} bits per byte  "
+        print(f"{label:<32} {score.nats_per_token:.4f} nats per token  {score.bits_per_byte:.4f} bits per byte  "
               f"({score.tokens:,} tokens, {score.bytes:,} bytes)")
     return 0
 
@@ -86,7 +89,7 @@ def _train(options: argparse.Namespace) -> int:
             recipe, folder, device=device, checkpoint_every=options.checkpoint_every, minutes=options.minutes,
             report=report)
     if model is None:
-        print(f"{options.minutes:g} minutes are over.  The same command goes on from the last checkpoint.")
+        print(f"{options.minutes:g} minutes are over.  Run the same command again to resume from the last checkpoint.")
         return 1
     target = export(model, folder, recipe)
     scores = measure(LanguageModel.load(str(target), device), Roots.of_this_python().stdlib)
@@ -97,7 +100,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def card(recipe: Recipe, folder: Path, scores: dict[str, Score]) -> str:
-    """The model card of a finished training, in Markdown."""
+    """Return the model card of a finished training, in Markdown."""
     text = json.loads((folder / "text.json").read_text(encoding="utf-8"))
     seen = recipe.steps * recipe.batch * (recipe.context - 1)
     changed = " ".join(f"--{field.name.replace('_', '-')} {getattr(recipe, field.name)}" for field in fields(Recipe)
@@ -105,14 +108,14 @@ def card(recipe: Recipe, folder: Path, scores: dict[str, Score]) -> str:
     rows = "\n".join(f"| {field.name} | {getattr(recipe, field.name)} |" for field in fields(Recipe))
     return f"""# A small language model of Python source
 
-Trained from scratch by saescope. `<|endoftext|>` (id 0) is BOS, EOS and padding; it stands first in every context.
+Trained from scratch by saescope. `<|endoftext|>` (id 0) is BOS, EOS and padding; every context begins with it.
 
 - Text: the standard library ({text['stdlib']['files']:,} files, {text['stdlib']['tokens']:,} tokens) and installed
   packages ({text['packages']['files']:,} files, {text['packages']['tokens']:,} tokens); {text['held_out']} files of
-  the standard library held out.
+  the standard library are held out.
 - Tokens seen: {seen:,}.
 - Held out: {scores['contexts'].nats_per_token:.4f} nats per token, **{scores['contexts'].bits_per_byte:.4f} bits per
-  byte** (float16 weights run in float32, BOS first in every context); {scores['stream'].bits_per_byte:.4f} read as
+  byte** (float16 weights run in float32, BOS first in every context); {scores['stream'].bits_per_byte:.4f} if read as
   one stream.
 - Made by `python -m sae.demo.pretrain {changed}`, measured by `python -m sae.demo.pretrain evaluate`.
 
@@ -127,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(command="train")
     parser.add_argument("--out", help="working folder (default: pretrain/ in the workspace)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop with a checkpoint after so long")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop with a checkpoint after this time")
     parser.add_argument("--checkpoint-every", type=int, default=100, metavar="STEPS")
     for field in fields(Recipe):
         flag = "--" + field.name.replace("_", "-")

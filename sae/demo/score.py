@@ -1,7 +1,7 @@
-"""How well a language model predicts held-out source files, in bits per byte.
+"""A language model's score on held-out source files, in bits per byte.
 
-Bits per byte do not depend on the vocabulary: the negative log-likelihood of a text, in bits,
-over the text's UTF-8 bytes.
+Bits per byte are the negative log-likelihood of a text, in bits, divided by the number of its UTF-8 bytes.
+They do not depend on the vocabulary.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ROWS = 16
 
 @dataclass(frozen=True)
 class Score:
-    """`tokens` predicted, standing for `bytes` of text."""
+    """The loss per token on `tokens` predicted tokens, which spell `bytes` bytes of text."""
 
     tokens: int
     bytes: int
@@ -32,7 +32,7 @@ class Score:
 
 
 def score_contexts(logits: Logits, documents: Sequence[list[int]], n_bytes: int, context: int, bos: int) -> Score:
-    """Every document in contexts of `context` positions, BOS first in each: as saescope uses a model.
+    """Score documents in contexts of `context` positions that each begin with BOS, as saescope uses a model.
 
     Every text token is predicted once.
     """
@@ -43,10 +43,10 @@ def score_contexts(logits: Logits, documents: Sequence[list[int]], n_bytes: int,
 
 
 def score_stream(logits: Logits, documents: Sequence[list[int]], n_bytes: int, context: int, bos: int) -> Score:
-    """Documents in one stream, BOS before each, in windows of `context` inputs, no BOS at a window's start.
+    """Score documents as one stream, with BOS before each, in windows of `context` inputs without a BOS of their own.
 
-    BOS, which says that a document has ended, is predicted like any token.  What does not fill
-    a window at the end is left out; its bytes are reckoned at the stream's mean.
+    BOS marks the end of a document and is predicted like any token.  The incomplete window at the end is left out;
+    its bytes are estimated from the stream's mean number of bytes per token.
     """
     stream = [token for ids in documents for token in (bos, *ids)]
     rows = [stream[start : start + context + 1] for start in range(0, len(stream) - context - 1, context)]
@@ -56,7 +56,7 @@ def score_stream(logits: Logits, documents: Sequence[list[int]], n_bytes: int, c
 
 @torch.no_grad()
 def _loss(logits: Logits, rows: list[list[int]], pad: int) -> tuple[float, int]:
-    """Sum of the negative log-likelihood of each row's tokens but the first, in nats, and their number."""
+    """Return the summed negative log-likelihood (nats) of all tokens but each row's first, and their number."""
     if not rows:
         raise ValueError("no held-out text")
     nats, tokens = 0.0, 0

@@ -1,12 +1,11 @@
-"""Train the embedded language model from scratch.  The command is `python -m sae.demo.pretrain`.
+"""Training of the embedded language model from scratch.  The command is `python -m sae.demo.pretrain`.
 
-A small Llama on Python source.  Muon (as in torch.optim; Jordan et al. 2024) moves the layers'
-matrices, AdamW everything else.  Every context begins with BOS, as everywhere in saescope.
+The model is a small Llama, trained on Python source.  Muon (as in torch.optim; Jordan et al. 2024) updates the
+layers' matrices, AdamW everything else.  Every context begins with BOS, as everywhere in saescope.
 
-The working folder (`pretrain/` in the workspace) holds the tokenizer and token streams, the last
-checkpoint, the curve, and at the end `model/`, a folder in Hugging Face layout.  The same
-command resumes after a kill, and gives the same weights: a step's batch depends on the seed
-and the step's number alone.
+The working folder (`pretrain/` in the workspace) holds the tokenizer, the token streams, the last
+checkpoint and the curve, and at the end `model/`, a folder in Hugging Face layout.  After a kill the same
+command resumes and gives the same weights, because a step's batch depends only on the seed and the step's number.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ BOS = 0
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights.  The defaults are the shipped model's."""
+    """The settings that determine the weights.  The defaults are the shipped model's."""
 
     layers: int = 4
     d_model: int = 256
@@ -50,25 +49,26 @@ class Recipe:
     weight_decay: float = 0.05  # Muon's; AdamW has none
     warmup: int = 60
     decay_from: float = 0.6  # share of the steps after which the learning rate falls
-    lr_floor: float = 0.02  # share of the peak that is left at the end
+    lr_floor: float = 0.02  # learning rate of the last step, as a share of the peak
     clip: float = 1.0
     bf16: bool = True
     seed: int = 0
 
     def check(self) -> None:
-        """Raise UserError where the sizes contradict each other or the streams' 16 bits."""
+        """Raise UserError if the sizes contradict each other or the vocabulary does not fit into 16 bits."""
         if self.d_model % self.heads or (self.d_model // self.heads) % 2:
-            raise UserError(f"heads: d_model {self.d_model} does not make {self.heads} heads of even size", "heads")
+            raise UserError(f"heads: d_model {self.d_model} cannot be divided into {self.heads} heads of even size",
+                            "heads")
         if not 257 <= self.vocab <= 1 << 16:
-            raise UserError(f"vocab: {self.vocab} is not within 257 and 65,536", "vocab")
+            raise UserError(f"vocab: {self.vocab} is not between 257 and 65,536", "vocab")
         if min(self.layers, self.steps, self.batch) < 1 or self.context < 8:
-            raise UserError("layers, steps and batch must be 1 at least, context 8", "steps")
+            raise UserError("layers, steps and batch must be at least 1, and context at least 8", "steps")
         if not hasattr(torch.optim, "Muon"):
             raise UserError(f"training needs torch 2.9 or newer for Muon; this is {torch.__version__}")
 
 
 def new_model(recipe: Recipe) -> LlamaForCausalLM:
-    """The untrained model in float32; its weights depend on the seed alone."""
+    """Return the untrained model in float32; its weights depend only on the recipe's sizes and seed."""
     torch.manual_seed(recipe.seed)
     model = LlamaForCausalLM(LlamaConfig(
         vocab_size=recipe.vocab, hidden_size=recipe.d_model, intermediate_size=recipe.d_mlp,
@@ -79,7 +79,7 @@ def new_model(recipe: Recipe) -> LlamaForCausalLM:
 
 
 def make_optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for embedding and norms."""
+    """Return Muon for the layers' matrices and AdamW for the embedding and the norms."""
     matrices = [p for name, p in model.named_parameters() if ".layers." in name and p.ndim == 2]
     others = [p for name, p in model.named_parameters() if not (".layers." in name and p.ndim == 2)]
     return [
@@ -88,7 +88,7 @@ def make_optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim
 
 
 def lr_factor(step: int, recipe: Recipe) -> float:
-    """Learning rate of a step as a share of its peak: rise, plateau, linear fall to `lr_floor`."""
+    """Return a step's learning rate as a share of the peak: a rise, a plateau, a linear fall to `lr_floor`."""
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
     start = recipe.decay_from * recipe.steps
@@ -98,7 +98,7 @@ def lr_factor(step: int, recipe: Recipe) -> float:
 
 
 def batch_of(step: int, streams: Streams, recipe: Recipe) -> Tensor:
-    """The step's contexts [P, S]: BOS, then S - 1 tokens from a random place of a stream."""
+    """Return the step's contexts [P, S]: BOS, then S - 1 tokens from a random position of a stream."""
     rng = np.random.default_rng([recipe.seed, step])
     n_stdlib = round(recipe.stdlib_share * recipe.batch)
     rows_PS = np.full((recipe.batch, recipe.context), BOS, dtype=np.int64)
@@ -113,7 +113,7 @@ def batch_of(step: int, streams: Streams, recipe: Recipe) -> Tensor:
 def train_step(
     model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], tokens_PS: Tensor, step: int, recipe: Recipe
 ) -> float:
-    """One step; the loss before it, in nats per token."""
+    """Do one training step and return the loss before it, in nats per token."""
     for optimizer, peak in zip(optimizers, (recipe.lr_muon, recipe.lr_adam), strict=True):
         for group in optimizer.param_groups:
             group["lr"] = peak * lr_factor(step, recipe)
@@ -138,9 +138,9 @@ def pretrain(
     minutes: float = math.inf,
     report: Report = lambda what, done, total: None,
 ) -> LlamaForCausalLM | None:
-    """Train in `folder`, going on from its checkpoint; the model, or None where `minutes` ran out first.
+    """Train in `folder` from its checkpoint, if any; return the model, or None if `minutes` ran out first.
 
-    Raises UserError where the folder holds a run of another recipe.
+    Raises UserError if the folder belongs to a training with another recipe.
     """
     recipe.check()
     _claim(folder, recipe)
@@ -189,7 +189,7 @@ def export(model: LlamaForCausalLM, folder: Path, recipe: Recipe) -> Path:
 
 
 def _claim(folder: Path, recipe: Recipe) -> None:
-    """Make the folder this recipe's, or raise UserError where it is another's."""
+    """Write the recipe to the folder, or raise UserError if the folder belongs to another recipe."""
     path, wanted = folder / "recipe.json", asdict(recipe)
     if not path.exists():
         write_json(path, wanted)

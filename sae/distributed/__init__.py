@@ -1,16 +1,16 @@
-"""Several processes training one SAE: who holds what, and the few sums that make them one.
+"""Several processes that train one SAE: which part each holds, and the sums over them.
 
 The world is a grid of replicas × shards, rank = replica · shards + shard:
 
     replica r   sees rows r·B/R … of the global batch        (data parallel)
     shard s     owns latents s·L/S … of W_enc, b_enc, W_dec   (latent parallel)
 
-A latent's weights are the same on all replicas; b_dec is the same everywhere.  What a rank
-computes from its own tokens and its own latents is a part of a sum, so a step asks for sums over
-the other tokens or the other latents and otherwise is the step of a single process.
+A latent's weights are the same on all replicas; b_dec is the same everywhere.  Each rank computes a partial sum from
+its own tokens and its own latents.  A step therefore asks for sums over the other tokens or the other latents;
+otherwise it is the step of a single process.
 
-`Group` is one process alone: every method is the identity and torch.distributed is not touched.
-`sae.distributed.world` makes the group of a `torchrun`.
+`Group` is a single process: every method is the identity and torch.distributed is not used. `sae.distributed.world`
+makes the group of processes started by `torchrun`.
 
 Shapes: B tokens of this replica, L latents of this shard, D width.
 """
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Group:
-    """The place of this process among all that train the same SAE; here: there is no other."""
+    """The position of this process among all that train the same SAE.  In this base class it is the only one."""
 
     rank: int = 0
     world: int = 1
@@ -49,86 +49,86 @@ class Group:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes: status, checkpoints, the artefact."""
+        """Return whether this is the process that writes the status, checkpoints and the artefact."""
         return self.rank == 0
 
-    # ---- what is whose
+    # ---- shares of the batch and of the latents
 
     def tokens(self, n_tokens: int) -> int:
-        """Tokens in the global batch, of which this replica has `n_tokens`."""
+        """Return the number of tokens in the global batch, of which this replica has `n_tokens`."""
         return n_tokens * self.replicas
 
     def batch_share(self, x_BD: Tensor) -> Tensor:
-        """This replica's rows of the global batch (which the replicas divide)."""
+        """Return this replica's rows of the global batch, which is divided evenly among the replicas."""
         size = len(x_BD) // self.replicas
         return x_BD[self.replica * size : (self.replica + 1) * size]
 
     def latent_share(self, x_L: Tensor) -> Tensor:
-        """This shard's latents of a tensor whose first dimension is all latents."""
+        """Return this shard's latents of a tensor whose first dimension is all latents."""
         size = len(x_L) // self.shards
         return x_L[self.shard * size : (self.shard + 1) * size]
 
-    # ---- sums, in place; they return what they were given
+    # ---- sums, in place; each method returns its argument
 
     def sum_tokens(self, tensor: Tensor) -> Tensor:
-        """Over the ranks that hold other tokens, and the same latents."""
+        """Sum over the ranks that hold the same latents and other tokens."""
         return tensor
 
     def sum_latents(self, tensor: Tensor) -> Tensor:
-        """Over the ranks that hold other latents, and the same tokens."""
+        """Sum over the ranks that hold the same tokens and other latents."""
         return tensor
 
     def sum_all(self, tensor: Tensor) -> Tensor:
-        """Over all ranks."""
+        """Sum over all ranks."""
         return tensor
 
     def min_all(self, tensor: Tensor) -> Tensor:
-        """The least over all ranks, in place."""
+        """Take the minimum over all ranks, in place."""
         return tensor
 
-    # ---- selections over everything
+    # ---- selections over all ranks
 
     def batch_topk(self, pre_BL: Tensor, n_keep: int) -> Codes:
-        """This rank's part of the `n_keep` largest positive entries of the global batch; exact, ties too."""
+        """Return this rank's part of the `n_keep` largest positive entries of the global batch.  Exact, with ties."""
         return batch_topk(pre_BL, n_keep)
 
     def row_topk(self, pre_BL: Tensor, k: int) -> Codes:
-        """This rank's part of the k largest positive entries of every token, over all shards; exact."""
+        """Return this rank's part of the k largest positive entries of every token, over all shards.  Exact."""
         return row_topk(pre_BL, k)
 
-    # ---- pieces put together
+    # ---- tensors of several ranks
 
     def gather(self, tensor: Tensor) -> Sequence[Tensor]:
-        """The same-shaped tensor of every rank, by rank."""
+        """Return the tensor of every rank, by rank.  All must have the same shape."""
         return [tensor]
 
     def gather_shards(self, tensor: Tensor) -> Sequence[Tensor]:
-        """The same-shaped tensor of every rank with the same tokens, by shard."""
+        """Return the tensor of every rank with the same tokens, by shard.  All must have the same shape."""
         return [tensor]
 
     def gather_replicas(self, tensor: Tensor) -> Sequence[Tensor]:
-        """The same-shaped tensor of every rank with the same latents, by replica."""
+        """Return the tensor of every rank with the same latents, by replica.  All must have the same shape."""
         return [tensor]
 
-    # ---- agreements
+    # ---- agreement between ranks
 
     def agreed(self, *flags: bool) -> tuple[bool, ...]:
-        """Which of the flags are set on any rank."""
+        """Return for each flag whether it is set on any rank."""
         return flags
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank."""
+        """Return whether the flag is set on any rank."""
         return self.agreed(flag)[0]
 
     def wait(self) -> None:
-        """Until all ranks are here."""
+        """Wait until all ranks have called this."""
 
     def apart(self) -> Group:
-        """The same ranks with lines of their own, for another thread; collective."""
+        """Return a group of the same ranks with separate communicators, for another thread.  Collective."""
         return self
 
     def from_main(self, value: T) -> T:
-        """The value that the main process has."""
+        """Return the main process's value."""
         return value
 
 

@@ -1,10 +1,9 @@
 """Exact top-k over ranks that hold different tokens, different latents, or both.
 
-What a rank drops from its own strongest `n_keep` entries can be nowhere among the global ones, so
-only those are candidates.  The cut is found by counting their bit patterns (positive floats order
-as their bits do): two histograms, summed over the ranks, name the value of the n_keep-th largest
-entry; nothing is gathered or sorted.  Ties at the cut go to the lowest (token, latent), as in a
-single process.
+An entry outside a rank's own strongest `n_keep` cannot be among the global ones, so only the rank's own top entries
+are candidates.  The cut is found by counting bit patterns (positive floats order as their bits do).  Two histograms,
+summed over the ranks, give the value of the n_keep-th largest entry; nothing is gathered or sorted.  Ties at the cut
+go to the lowest (token, latent), as in a single process.
 
 Shapes: B tokens of this replica, L latents of this shard, N candidates, S shards, W ranks.
 """
@@ -27,19 +26,19 @@ _HALF = 1 << 16
 
 
 def global_batch_topk(pre_BL: Tensor, n_keep: int, group: Group) -> Codes:
-    """This rank's part of the `n_keep` largest positive entries of the batch of all replicas and shards."""
+    """Return this rank's part of the `n_keep` largest positive entries of the batch of all replicas and shards."""
     codes = batch_topk(pre_BL, min(n_keep, pre_BL.numel()))
     return codes.where(among_batch_topk(codes, n_keep, group))
 
 
 def global_row_topk(pre_BL: Tensor, k: int, group: Group) -> Codes:
-    """This rank's part of the k largest positive entries of every token, over the latents of all shards."""
+    """Return this rank's part of the k largest positive entries of every token, over the latents of all shards."""
     codes = row_topk(pre_BL, min(k, pre_BL.shape[1]))
     return codes.where(among_row_topk(codes, k, k, group)) if group.shards > 1 else codes
 
 
 def among_batch_topk(codes: Codes, n_keep: int, group: Group) -> Tensor:
-    """[N]: which pairs are among the `n_keep` strongest of all ranks' (values are positive)."""
+    """Return which pairs are among the `n_keep` strongest of all ranks, [N].  Values must be positive."""
     bits_N = codes.value_N.view(torch.int32)
     high_N = bits_N >> 16
     count = group.sum_all(torch.bincount(high_N, minlength=_HALF // 2))
@@ -48,35 +47,40 @@ def among_batch_topk(codes: Codes, n_keep: int, group: Group) -> Tensor:
     high, n_above = _bin_of(count, n_keep)
     count = group.sum_all(torch.bincount(bits_N[high_N == high] & (_HALF - 1), minlength=_HALF))
     low, n_between = _bin_of(count, n_keep - n_above)
-    cut, budget = high << 16 | low, n_keep - n_above - n_between  # how many of those at the cut stay
+    cut, budget = high << 16 | low, n_keep - n_above - n_between  # how many ties at the cut are kept
     above_N, tied_N = bits_N > cut, bits_N == cut
     if int(count[low]) == budget:
         return above_N | tied_N
-    # How many ties come before this rank's on each of its tokens, in the order (token, latent).
+    # The number of ties before this rank's on each of its tokens, in the order (token, latent).
     ties_RSB = torch.stack(list(group.gather(_per_token(tied_N, codes)))).reshape(group.replicas, group.shards, -1)
     ties_T = ties_RSB.transpose(1, 2).reshape(-1)
     before_RBS = (ties_T.cumsum(0) - ties_T).reshape(group.replicas, -1, group.shards)
-    return above_N | (tied_N & (_place(tied_N, before_RBS[group.replica, :, group.shard], codes) < budget))
+    return above_N | (tied_N & (_tie_number(tied_N, before_RBS[group.replica, :, group.shard], codes) < budget))
 
 
 def among_row_topk(codes: Codes, k: int, at_most: int, group: Group) -> Tensor:
-    """[N]: which pairs are among the k strongest of their token on all shards; no token has more than `at_most`
-    pairs on one of them (values are positive)."""
+    """Return which pairs are among the k strongest of their token on all shards, [N].
+
+    No token may have more than `at_most` pairs on one shard.  Values must be positive.
+    """
     own_BK = torch.zeros(codes.n_tokens, at_most, device=codes.value_N.device)
-    place_N = torch.arange(len(codes.token_N), device=own_BK.device) - codes.offset_B[codes.token_N]
-    own_BK[codes.token_N, place_N] = codes.value_N
+    column_N = torch.arange(len(codes.token_N), device=own_BK.device) - codes.offset_B[codes.token_N]
+    own_BK[codes.token_N, column_N] = codes.value_N
     all_BSK = torch.stack(list(group.gather_shards(own_BK)), dim=1)
     cut_B = all_BSK.flatten(1).topk(k, dim=1).values[:, -1]
     ties_BS = (all_BSK == cut_B[:, None, None]).sum(dim=2)
     budget_B = k - (all_BSK > cut_B[:, None, None]).sum(dim=(1, 2))
     cut_N = cut_B[codes.token_N]
     tied_N = codes.value_N == cut_N
-    place_N = _place(tied_N, ties_BS[:, : group.shard].sum(dim=1), codes)
-    return (codes.value_N > cut_N) | (tied_N & (place_N < budget_B[codes.token_N]))
+    number_N = _tie_number(tied_N, ties_BS[:, : group.shard].sum(dim=1), codes)
+    return (codes.value_N > cut_N) | (tied_N & (number_N < budget_B[codes.token_N]))
 
 
 def row_cut(z_BM: Tensor, k: int, group: Group) -> Tensor:
-    """The k-th largest entry of every token over all shards, [B, 1]; entries are not negative, M may differ."""
+    """Return the k-th largest entry of every token over all shards, [B, 1].
+
+    Entries must not be negative.  The width M may differ between shards.
+    """
     if group.shards == 1:
         return kth_of_rows(z_BM, k)
     own_BK = z_BM.new_zeros(len(z_BM), k)
@@ -88,18 +92,18 @@ def row_cut(z_BM: Tensor, k: int, group: Group) -> Tensor:
 
 
 def _bin_of(count: Tensor, n: int) -> tuple[int, int]:
-    """The bin that holds the n-th largest, and how many lie in the bins above it."""
+    """Return the bin that contains the n-th largest entry, and the number of entries in the bins above it."""
     from_top = count.flip(0).cumsum(0)
-    place = int(torch.searchsorted(from_top, n))
-    return len(count) - 1 - place, int(from_top[place] - count[len(count) - 1 - place])
+    index = int(torch.searchsorted(from_top, n))
+    return len(count) - 1 - index, int(from_top[index] - count[len(count) - 1 - index])
 
 
 def _per_token(flag_N: Tensor, codes: Codes) -> Tensor:
     return torch.bincount(codes.token_N[flag_N], minlength=codes.n_tokens)
 
 
-def _place(tied_N: Tensor, before_B: Tensor, codes: Codes) -> Tensor:
-    """Each tie's number among all of them: those before this token's, then those before it on the token."""
+def _tie_number(tied_N: Tensor, before_B: Tensor, codes: Codes) -> Tensor:
+    """Number each tie among all ties: `before_B` ties come before its token's, then those before it on the token."""
     ties_B = _per_token(tied_N, codes)
     running_N = tied_N.cumsum(0) - 1
     return running_N - (ties_B.cumsum(0) - ties_B)[codes.token_N] + before_B[codes.token_N]

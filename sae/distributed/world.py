@@ -1,11 +1,11 @@
-"""The group of the processes that `torchrun` has started."""
+"""The group of the processes that `torchrun` started."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,17 +21,17 @@ T = TypeVar("T")
 
 
 class World(Group):
-    """All ranks of torch.distributed, as replicas × shards.  Collective: every rank makes its own."""
+    """All ranks of torch.distributed, as replicas × shards.  Collective: every rank must construct it."""
 
-    def __init__(self, shards: int = 1, everyone: dist.ProcessGroup | None = None) -> None:
-        self._all = everyone  # None: the process group that torch.distributed began with
+    def __init__(self, shards: int = 1, all_ranks: dist.ProcessGroup | None = None) -> None:
+        self._all = all_ranks  # None: the default process group of torch.distributed
         self.rank, self.world, self.shards = dist.get_rank(), dist.get_world_size(), shards
         grid = torch.arange(self.world).reshape(-1, shards)
-        # Every rank takes part in the making of every subgroup, and keeps the two that it is in.
-        rows = [dist.new_group(row) for row in grid.tolist()] if 1 < shards < self.world else []
-        columns = [dist.new_group(column) for column in grid.T.tolist()] if 1 < shards < self.world else []
-        self._same_tokens = rows[self.replica] if rows else everyone
-        self._same_latents = columns[self.shard] if columns else everyone
+        # Every rank must take part in creating every subgroup; it keeps the two that it belongs to.
+        rows = [_new_group(row) for row in grid.tolist()] if 1 < shards < self.world else []
+        columns = [_new_group(column) for column in grid.T.tolist()] if 1 < shards < self.world else []
+        self._same_tokens = rows[self.replica] if rows else all_ranks
+        self._same_latents = columns[self.shard] if columns else all_ranks
 
     def sum_tokens(self, tensor: Tensor) -> Tensor:
         if self.replicas > 1:
@@ -67,7 +67,7 @@ class World(Group):
         return _gather(tensor, self.replicas, self._same_latents) if self.replicas > 1 else [tensor]
 
     def agreed(self, *flags: bool) -> tuple[bool, ...]:
-        shared = torch.tensor(flags, dtype=torch.int32)  # on the CPU: no device is waited for
+        shared = torch.tensor(flags, dtype=torch.int32)  # on the CPU, so that no device is waited for
         dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=self._all)
         return tuple(map(bool, shared.tolist()))
 
@@ -75,12 +75,18 @@ class World(Group):
         self.agreed(False)
 
     def apart(self) -> World:
-        return World(self.shards, dist.new_group())
+        return World(self.shards, _new_group())
 
     def from_main(self, value: T) -> T:
         holder = [value]
         dist.broadcast_object_list(holder, src=0, device=torch.device("cpu"))
         return holder[0]
+
+
+def _new_group(ranks: list[int] | None = None) -> dist.ProcessGroup:
+    group: Any = dist.new_group(ranks)  # torch's type includes the placeholder of ranks outside the group
+    made: dist.ProcessGroup = group
+    return made
 
 
 def _gather(tensor: Tensor, size: int, group: dist.ProcessGroup | None) -> list[Tensor]:
@@ -90,10 +96,10 @@ def _gather(tensor: Tensor, size: int, group: dist.ProcessGroup | None) -> list[
 
 
 def open_world(shards: int, batch_tokens: int) -> Group:
-    """The group of this process: of a `torchrun`'s, or alone where there is none.
+    """Return the group of this process: the world of `torchrun`, or a single process without it.
 
-    Raises UserError where the processes cannot be divided so (field `shards`), or the batch cannot be divided
-    among them (field `batch_tokens`).
+    Raises UserError if the processes cannot be divided into so many shards (field `shards`), or the batch cannot be
+    divided among them (field `batch_tokens`).
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world % shards:
@@ -112,13 +118,13 @@ def open_world(shards: int, batch_tokens: int) -> Group:
 
 
 def device_of(device: str) -> str:
-    """The device that is meant for this process: of several on a machine, each takes a GPU of its own."""
+    """Return the device for this process.  Several processes on one machine each take a GPU of their own."""
     if "LOCAL_RANK" in os.environ and device in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     return device
 
 
 def close_world() -> None:
-    """Leave torch.distributed, where this process was in it."""
+    """Leave torch.distributed if this process has joined it."""
     if dist.is_initialized():
         dist.destroy_process_group()

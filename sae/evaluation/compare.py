@@ -1,11 +1,11 @@
-"""Two SAEs of one language model, latent by latent: which write the same, which fire together.
+"""Comparison of two SAEs of one language model, latent by latent, by direction and by firing.
 
-    cosine  of decoder rows; a latent's nearest ones in the other dictionary
+    cosine  cosine of two decoder rows, one of each SAE
     φ       correlation of "a fires" and "b fires" over the counted tokens of the same text
-    MMCS    mean over one SAE's living latents of the largest cosine with any latent of the other
+    MMCS    mean over one SAE's alive latents of the largest cosine with any latent of the other SAE
             (Sharkey et al. 2022, "Taking features out of superposition with sparse autoencoders")
 
-A latent is *living* here where it fires on the text read for the comparison.
+A latent counts as alive here if it fires on the text read for the comparison.
 
 Shapes: A, B latents of the two SAEs, D width, N (token, latent) pairs, K listed.
 """
@@ -30,12 +30,12 @@ from sae.lm.bridge import LanguageModel
 
 LISTED = 3
 _RUN_ENTRIES = 1 << 24
-_MERGE_AT = 1 << 24  # pairs counted apart before they are added up
+_MERGE_AT = 1 << 24  # pairs collected before they are added to the counts
 
 
 @dataclass
 class JointFirings:
-    """How often latent a of one SAE and b of the other are active on the same token."""
+    """Counts of the tokens on which latent a of one SAE and latent b of the other are both active."""
 
     n_a: int
     n_b: int
@@ -48,17 +48,17 @@ class JointFirings:
         self._waiting: list[Tensor] = []
 
     def add(self, a: Codes, b: Codes) -> None:
-        """Codes of the same tokens by both."""
+        """Count the codes that both SAEs give the same tokens."""
         self.tokens += a.n_tokens
         self.fires_A += torch.bincount(a.latent_N, minlength=self.n_a)
         self.fires_B += torch.bincount(b.latent_N, minlength=self.n_b)
-        met, by = spread(b.offset_B[a.token_N], b.l0_B()[a.token_N])
-        self._waiting.append(a.latent_N[by] * self.n_b + b.latent_N[met])
+        joint, by = spread(b.offset_B[a.token_N], b.l0_B()[a.token_N])
+        self._waiting.append(a.latent_N[by] * self.n_b + b.latent_N[joint])
         if sum(map(len, self._waiting)) > _MERGE_AT:
             self._merge()
 
     def pairs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(a, b, φ) of all pairs seen together often enough."""
+        """Return (a, b, φ) of all pairs that fire together often enough."""
         self._merge()
         seen = self._count >= MIN_TOGETHER
         a_N, b_N = self._key[seen] // self.n_b, self._key[seen] % self.n_b
@@ -80,24 +80,24 @@ class JointFirings:
 
 @dataclass
 class Matches:
-    """For every latent of one SAE its nearest of the other by direction, and the one that fires most alike."""
+    """For every latent of one SAE, its nearest latents of the other by direction, and its best match by firing."""
 
-    other_LK: Tensor
+    other_LK: Tensor  # the latents of the other SAE with the highest cosine
     cosine_LK: Tensor
-    mate_L: Tensor  # −1 where none fires with it often enough
+    best_match_L: Tensor  # the latent of the other SAE with the highest φ; −1 if none fires with it often enough
     phi_L: Tensor
-    fires_L: Tensor
+    fires_L: Tensor  # counted tokens on which the latent fires
 
     @property
     def mmcs(self) -> float:
-        """Mean max cosine over the living latents; NaN where none lives."""
+        """Return the mean max cosine over the alive latents; NaN if there is none."""
         return float(self.cosine_LK[self.fires_L > 0, 0].double().mean())
 
 
 def nearest_between(
     W_AD: Tensor, W_BD: Tensor, n_listed: int = LISTED, check: Callable[[], None] = lambda: None
 ) -> tuple[Tensor, Tensor]:
-    """Of each row of `W_AD` the rows of `W_BD` with the highest cosine: (numbers, cosines) [A, K]."""
+    """Return the rows of `W_BD` with the highest cosine to each row of `W_AD`: (numbers, cosines) [A, K]."""
     unit_AD, unit_BD = (torch.nn.functional.normalize(W.float(), dim=1) for W in (W_AD, W_BD))
     numbers, cosines = [], []
     for part_RD in torch.split(unit_AD, max(1, _RUN_ENTRIES // len(unit_BD))):
@@ -112,7 +112,7 @@ def joint_firings(
     lm: LanguageModel, saes: tuple[Autoencoder, Autoencoder], corpus: Corpus, contexts: np.ndarray,
     update: Callable[[int], None] = lambda tokens: None,
 ) -> JointFirings:
-    """Read the contexts once for both; `update(tokens read)` may raise to stop."""
+    """Read the contexts once for both SAEs.  `update(tokens read)` may raise to stop."""
     joint = JointFirings(saes[0].n_latents, saes[1].n_latents)
     hooks = list(dict.fromkeys(sae.hook for sae in saes))
     for _, tokens_PS, real_PS in context_batches(corpus, contexts):
@@ -131,17 +131,17 @@ def _on_cpu(codes: Codes) -> Codes:
 def compare(
     a: Autoencoder, b: Autoencoder, joint: JointFirings, check: Callable[[], None] = lambda: None
 ) -> tuple[Matches, Matches]:
-    """Both ways: the matches of a's latents in b, and of b's in a."""
+    """Return the matches of a's latents in b, and the matches of b's latents in a."""
     a_N, b_N, phi_N = joint.pairs()
     out = []
-    for mine, other, row_N, mate_N, fires_L in (
+    for mine, other, row_N, match_N, fires_L in (
             (a, b, a_N, b_N, joint.fires_A), (b, a, b_N, a_N, joint.fires_B)):
         numbers, cosines = nearest_between(mine.W_dec_LD, other.W_dec_LD, check=check)
-        mate_L = torch.full((mine.n_latents,), -1)
+        best_match_L = torch.full((mine.n_latents,), -1)
         phi_L = torch.zeros(mine.n_latents, dtype=torch.float64)
         order = stable_argsort(((1 - phi_N).clamp(0, 2) * (1 << 30)).long())
         order = order[stable_argsort(row_N[order])]
         first = order[rank_within(row_N[order]) == 0]
-        mate_L[row_N[first]], phi_L[row_N[first]] = mate_N[first], phi_N[first]
-        out.append(Matches(numbers, cosines, mate_L, phi_L, fires_L))
+        best_match_L[row_N[first]], phi_L[row_N[first]] = match_N[first], phi_N[first]
+        out.append(Matches(numbers, cosines, best_match_L, phi_L, fires_L))
     return out[0], out[1]

@@ -1,7 +1,7 @@
-"""How good an SAE is, on held-out text: FVU, L0, dead latents, ΔCE; and the calibration of θ.
+"""Metrics of an SAE on held-out text (FVU, L0, dead latents, ΔCE), and the calibration of θ.
 
 Every metric is over *counted* tokens: real positions except BOS, whether or not the SAE was trained
-on BOS.  x is what is reconstructed: a transcoder's target.  Definitions:
+on BOS.  x is the target of the reconstruction, which is the input except for a transcoder.  Definitions:
 
     FVU     Σ‖x − x_hat‖² / Σ‖x − x_mean‖², one mean over the same tokens, sums in float64
     L0      active latents per token
@@ -10,11 +10,11 @@ on BOS.  x is what is reconstructed: a transcoder's target.  Definitions:
             predicted token); BOS and padding are never replaced and never averaged
     CE recovered  (CE_ablated − CE_sae) / (CE_ablated − CE_clean), for zero and for mean ablation
 
-Sums are accumulated over all tokens before any division.  Several SAEs of one site are measured on
-one harvest of its activations.
+Sums are accumulated over all tokens before any division.  Several SAEs of one site share one pass over
+its activations.
 
-Shapes: N tokens, P contexts, S positions, D width, W widths of a transcoder's two sites side by side,
-L latents, V vocabulary.
+Shapes: N tokens, P contexts, S positions, D width, W width of the SAE's sites concatenated (a transcoder
+has two), L latents, V vocabulary.
 """
 
 from __future__ import annotations
@@ -35,21 +35,22 @@ from sae.errors import UserError
 from sae.kernels.select import batch_topk
 from sae.lm.bridge import Edit, Edits, LanguageModel
 
-Progress = Callable[[int, int], None]  # tokens done, tokens in all; may raise to stop
-_LOGITS = 1 << 27  # entries of the logits that are in memory at once: 512 MiB
+Progress = Callable[[int, int], None]  # called with tokens done and tokens in total; may raise to stop
+_LOGITS = 1 << 27  # entries of the logits in memory at once: 512 MiB
 _ABLATIONS = ("clean", "zero", "mean")
 
 
 def held_out_contexts(corpus: Corpus, n_tokens: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Two disjoint sets of held-out contexts, for calibration and for evaluation, of about
-    `n_tokens` counted tokens each, or half of what is held out where that is less.
-    Raises UserError (field `text`) where not even two contexts are held out."""
+    """Return two disjoint sets of held-out contexts, for calibration and for evaluation.
+
+    Each has about `n_tokens` counted tokens, or half of the held-out text if that is less.
+    Raises UserError (field `text`) if fewer than two contexts are held out.
+    """
     contexts = corpus.contexts("held_out", seed)
     if len(contexts) < 2:
         raise UserError(
             f"text: {corpus.n_contexts} contexts of {corpus.context_length} tokens are too few: {len(contexts)} held "
-            "out, and one to calibrate and one to evaluate on are needed; give more text, or a shorter context_length",
-            "text")
+            "out, but calibration and evaluation need one each; give more text or a shorter context_length", "text")
     return (_first_tokens(corpus, contexts[0::2], n_tokens), _first_tokens(corpus, contexts[1::2], n_tokens))
 
 
@@ -65,8 +66,10 @@ def counted_tokens(corpus: Corpus, contexts: np.ndarray) -> int:
 def counted_rows(
     lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, hooks: Sequence[str], progress: Progress | None = None
 ) -> Iterator[Tensor]:
-    """The activations of the counted tokens, those of several sites side by side, a forward pass at a
-    time: [N, W] float32."""
+    """Yield the activations of the counted tokens, one forward pass at a time: [N, W] float32.
+
+    The activations of several sites are concatenated.
+    """
     total, done = counted_tokens(corpus, contexts), 0
     for rows_NW in forward_rows(lm, corpus, contexts, hooks, include_bos=False):
         done += len(rows_NW)
@@ -78,27 +81,27 @@ def counted_rows(
 def residuals(
     lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, hook: str, progress: Progress | None = None
 ) -> Iterator[Tensor]:
-    """The activations of the counted tokens at one site: [N, D] float32."""
+    """Yield the activations of the counted tokens at one site: [N, D] float32."""
     return counted_rows(lm, corpus, contexts, [hook], progress)
 
 
 def sites(sae: Autoencoder) -> list[str]:
-    """The hook points of an SAE: one, or a transcoder's two."""
+    """Return the hook points of an SAE: one, or two for a transcoder."""
     return [sae.hook, sae.out_hook] if sae.is_transcoder else [sae.hook]
 
 
 def read_and_target(sae: Autoencoder, rows_NW: Tensor) -> tuple[Tensor, Tensor]:
-    """What the SAE reads and what it should reconstruct, from activations at its sites."""
+    """Split activations at the SAE's sites into its input and its target."""
     d_in = len(sae.b_in_D)
     return rows_NW[:, :d_in], rows_NW[:, d_in:] if sae.is_transcoder else rows_NW
 
 
 def calibrate_threshold(sae: Autoencoder, activations: list[Tensor], k: int) -> float:
-    """The θ at which the mean L0 of these activations is k, strictly counted: between the k·N-th
-    and the next largest pre-activation of all.
+    """Return the θ at which the mean L0 of these activations is k.
 
-    Exact without keeping them all: each batch gives its strongest ones, and the batches are asked
-    for more until the weakest value kept anywhere lies below the answer.
+    θ is between the k·N-th largest pre-activation and the next one, and a latent is active if it is
+    strictly above.  The result is exact, though not all pre-activations are kept: each batch keeps its
+    strongest ones, and keeps more of them until the weakest kept value of every batch is below θ.
     """
     batches = [part for x_ND in activations for part in sae.pieces(x_ND)]
     n_tokens = sum(map(len, batches))
@@ -107,17 +110,17 @@ def calibrate_threshold(sae: Autoencoder, activations: list[Tensor], k: int) -> 
         wanted = [factor * k * len(x_ND) for x_ND in batches]
         kept = [batch_topk(sae.pre_activations(x_ND), min(n, len(x_ND) * sae.n_latents)).value_N
                 for x_ND, n in zip(batches, wanted, strict=True)]
-        # A batch that gave fewer than asked has given all its positive ones.
+        # A batch that returned fewer than requested has returned all its positive values.
         floors = [float(values.min()) for values, n in zip(kept, wanted, strict=True) if len(values) == n]
         values = torch.cat(kept)
         if len(values) <= k * n_tokens:
             if not floors:
-                return 0.0  # fewer than k positive pre-activations a token: nothing to cut
+                return 0.0  # fewer than k positive pre-activations per token, so there is nothing to cut
         else:
             kth, following = map(float, values.topk(k * n_tokens + 1).values[-2:])
             if not floors or kth > max(floors):
                 middle = float(np.float32((kth + following) / 2))
-                return middle if middle < kth else following  # between neighbours, rounding can reach the upper one
+                return middle if middle < kth else following  # rounding can reach `kth`
         factor *= 2
 
 
@@ -161,12 +164,12 @@ class _Sums:
 
 
 def reconstruction_metrics(sae: Autoencoder, activations: Iterable[Tensor]) -> dict[str, Any]:
-    """FVU, L0 and dead latents over a stream of activations at the SAE's sites [N, W]."""
+    """Compute FVU, L0 and dead latents over a stream of activations at the SAE's sites [N, W]."""
     return reconstruction_metrics_of([sae], activations)[0]
 
 
 def reconstruction_metrics_of(saes: Sequence[Autoencoder], activations: Iterable[Tensor]) -> list[dict[str, Any]]:
-    """The same of several SAEs, which see every batch one after another."""
+    """Compute the reconstruction metrics of several SAEs in one pass over the activations."""
     all_sums = [_Sums() for _ in saes]
     for rows_NW in activations:
         for sae, sums in zip(saes, all_sums, strict=True):
@@ -177,7 +180,7 @@ def reconstruction_metrics_of(saes: Sequence[Autoencoder], activations: Iterable
 
 
 def mean_l0(sae: Autoencoder, activations: list[Tensor], threshold: float) -> float:
-    """Mean L0 that a threshold gives on these activations."""
+    """Return the mean L0 that a threshold gives on these activations."""
     batches = (part for x_ND in activations for part in sae.pieces(x_ND))
     fired = sum(int((sae.pre_activations(x_ND) > max(threshold, 0.0)).sum()) for x_ND in batches)
     return fired / sum(len(x_ND) for x_ND in activations)
@@ -187,7 +190,7 @@ def cross_entropy_metrics(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, mean_D: Tensor,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """ΔCE and CE recovered.  `mean_D` is the mean of what is reconstructed, for mean ablation."""
+    """Compute ΔCE and CE recovered.  `mean_D` is the mean of the target, for mean ablation."""
     return cross_entropy_metrics_of(lm, [sae], corpus, contexts, mean_D, progress)[0]
 
 
@@ -195,7 +198,7 @@ def cross_entropy_metrics_of(
     lm: LanguageModel, saes: Sequence[Autoencoder], corpus: Corpus, contexts: np.ndarray, mean_D: Tensor,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """The same of several SAEs of one site, for which clean and ablated passes are made once."""
+    """Compute ΔCE and CE recovered for several SAEs of one site, which share the clean and the ablated passes."""
     sums = dict.fromkeys((*_ABLATIONS, *range(len(saes))), 0.0)
     n_predicted, done, total = 0, 0, counted_tokens(corpus, contexts)
     for _, tokens_PS, real_PS in context_batches(
@@ -227,24 +230,24 @@ def cross_entropy_metrics_of(
 
 
 def _loss(logits_PSV: Tensor, tokens_PS: Tensor, predicts_PS: Tensor) -> float:
-    """The sum of the losses at the positions that predict, a context at a time: copies of logits are small."""
+    """Sum the losses at the predicting positions, one context at a time to keep copies of logits small."""
     return sum(
         float(F.cross_entropy(logits_SV[:-1][predicts_S], tokens_S[1:][predicts_S], reduction="none").double().sum())
         for logits_SV, tokens_S, predicts_S in zip(logits_PSV, tokens_PS, predicts_PS, strict=True))
 
 
 def _replacing(where_PS: Tensor, make: Callable[[Tensor], Tensor]) -> Edit:
-    """An edit that replaces the activations [N, D] at `where_PS` by what `make` gives for them."""
+    """Return an edit that replaces the activations [N, D] at `where_PS` with `make(activations)`."""
     def edit(x_PSD: Tensor) -> Tensor:
         out, found = x_PSD.clone(), x_PSD[where_PS]
-        out[where_PS] = make(found.flatten(1)).reshape(found.shape).to(out.dtype)  # heads lie side by side
+        out[where_PS] = make(found.flatten(1)).reshape(found.shape).to(out.dtype)  # concatenates heads
         return out
 
     return edit
 
 
 def _substitution(sae: Autoencoder, where_PS: Tensor) -> Edits:
-    """The edits that put an SAE's reconstruction in the place of what it reconstructs."""
+    """Return the edits that replace an SAE's target with its reconstruction."""
     if not sae.is_transcoder:
         return {sae.hook: _replacing(where_PS, sae.reconstruct)}
     read: list[Tensor] = []
@@ -260,7 +263,7 @@ def evaluate(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, n_tokens: int, n_ce_tokens: int,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """All metrics of an SAE on held-out text that its θ was not calibrated on."""
+    """Compute all metrics of an SAE on held-out text that its θ was not calibrated on."""
     calibration, evaluation = held_out_contexts(corpus, n_tokens)
     stages = _stages(corpus, calibration, evaluation, n_ce_tokens, 1, progress)
     rows_NW = torch.cat(list(counted_rows(lm, corpus, calibration, sites(sae), stages[0])))
@@ -271,8 +274,11 @@ def calibrate_and_evaluate(
     lm: LanguageModel, saes: Sequence[Autoencoder], corpus: Corpus, n_tokens: int, n_ce_tokens: int,
     progress: Progress | None = None,
 ) -> None:
-    """Set θ so that the mean L0 is k on one half of the held-out text, where an SAE has one, and measure
-    everything on the other half.  The SAEs are of one site.  Results go into each `config`: threshold, metrics."""
+    """Calibrate θ on one half of the held-out text, and compute all metrics on the other half.
+
+    θ is set so that the mean L0 is k, for SAEs that have a θ.  The SAEs must belong to one site.  The
+    results are stored in each SAE's `config`, under `threshold` and `metrics`.
+    """
     calibration, evaluation = held_out_contexts(corpus, n_tokens)
     stages = _stages(corpus, calibration, evaluation, n_ce_tokens, len(saes), progress)
     rows = list(counted_rows(lm, corpus, calibration, sites(saes[0]), stages[0]))
@@ -299,7 +305,7 @@ def _evaluate(
     lm: LanguageModel, saes: Sequence[Autoencoder], corpus: Corpus, contexts: np.ndarray, n_ce_tokens: int,
     target_ND: Tensor, stages: list[Progress],
 ) -> list[dict[str, Any]]:
-    """`target_ND`: activations of other text, for the mean that mean ablation puts in."""
+    """Compute all metrics.  `target_ND` holds targets on other text, whose mean is used by mean ablation."""
     metrics = reconstruction_metrics_of(saes, counted_rows(lm, corpus, contexts, sites(saes[0]), stages[0]))
     for_ce = _first_tokens(corpus, contexts, n_ce_tokens)
     ce = cross_entropy_metrics_of(lm, saes, corpus, for_ce, target_ND.mean(dim=0), stages[1])
@@ -310,17 +316,19 @@ def _stages(
     corpus: Corpus, calibration: np.ndarray, evaluation: np.ndarray, n_ce_tokens: int, n_saes: int,
     progress: Progress | None,
 ) -> list[Progress]:
-    """Progress of calibration, reconstruction and ΔCE as parts of one whole; a token of ΔCE counts
-    half again for each of the passes in which the whole language model reads it."""
+    """Return the progress callbacks of calibration, reconstruction and ΔCE as parts of one whole.
+
+    A token of ΔCE counts 1.5 times for each pass, because it goes through the whole language model.
+    """
     ce = _first_tokens(corpus, evaluation, n_ce_tokens)
     sizes = [counted_tokens(corpus, contexts) for contexts in (calibration, evaluation, ce)]
     sizes[1], sizes[2] = sizes[1] * n_saes, sizes[2] * (len(_ABLATIONS) + n_saes) * 3 // 2
     starts, total = [0, sizes[0], sizes[0] + sizes[1]], sum(sizes)
 
     def stage(start: int, size: int) -> Progress:
-        def tell(done: int, of: int) -> None:
+        def report(done: int, of: int) -> None:
             if progress:
                 progress(start + size * done // max(of, 1), total)
-        return tell
+        return report
 
     return [stage(start, size) for start, size in zip(starts, sizes, strict=True)]

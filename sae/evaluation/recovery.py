@@ -1,13 +1,13 @@
-"""Two questions to a trained SAE (Gao et al. 2024, sections 5.1 and 5.3).
+"""Refinement of activations and progressive recovery of a trained SAE (Gao et al. 2024, sections 5.1 and 5.3).
 
-**Refinement**: with the active latents of every token frozen, which values would have reconstructed
-it best?  Where training shrank activations (an L1 penalty), refined values are larger; where it
-did not (TopK), they scatter about the SAE's own.
+**Refinement** keeps the active latents of every token and finds the values that reconstruct it best.  If
+training shrank activations (L1 penalty), the refined values are larger.  If it did not (TopK), they
+scatter around the SAE's own values.
 
-**Progressive recovery**: how well does it reconstruct with k' latents per token when it was trained
-for k?  The activation function is replaced by TopK(k'), or by one threshold that gives a mean L0 of k'.
+**Progressive recovery** measures the reconstruction with k' latents per token for an SAE trained with k.
+The activation function is replaced by TopK(k'), or by one threshold that gives a mean L0 of k'.
 
-Works for every architecture, on raw activations.
+Both work for every architecture, on raw activations.
 
 Shapes: N tokens, L latents, D width, P pairs.
 """
@@ -28,7 +28,7 @@ from sae.kernels.select import above_threshold, batch_topk
 
 Rule = Literal["topk", "threshold"]
 _TOLERANCE = 1e-5  # relative change of a token's values at which refinement stops
-_MARGIN = 1.05  # over the largest eigenvalue that power iteration finds, which is a lower bound
+_MARGIN = 1.05  # factor over the eigenvalue that power iteration finds, which is a lower bound
 
 
 @dataclass
@@ -42,27 +42,27 @@ class Refinement:
 
     @property
     def bias(self) -> float:
-        """Σ(f* − f) / Σ f: by how much activations are too small, on average; about 0 without shrinkage."""
+        """Return Σ(f* − f) / Σ f, the mean shortfall of activations; it is about 0 without shrinkage."""
         return float((self.after.value_N - self.before.value_N).double().sum() / self.before.value_N.double().sum())
 
     @property
     def size(self) -> float:
-        """Σ|f* − f| / Σ f: how far refinement moves activations at all."""
+        """Return Σ|f* − f| / Σ f, the mean distance by which refinement moves activations."""
         moved_P = (self.after.value_N - self.before.value_N).abs()
         return float(moved_P.double().sum() / self.before.value_N.double().sum())
 
     def quantiles(self, shares: Sequence[float]) -> list[float]:
-        """Quantiles of (f* − f), in units of the mean activation."""
+        """Return quantiles of (f* − f), in units of the mean activation."""
         moved_P = (self.after.value_N - self.before.value_N).double() / self.before.value_N.double().mean()
         ordered_P = moved_P.sort().values
         return [float(ordered_P[round(share * (len(ordered_P) - 1))]) for share in shares]
 
 
 def refine(sae: Autoencoder, x_ND: Tensor, target_ND: Tensor | None = None, iterations: int = 500) -> Refinement:
-    """The non-negative least-squares activations of each token's active latents.
+    """Find the non-negative least-squares activations of each token's active latents.
 
-    `target_ND` is what a transcoder should reconstruct.  Accelerated projected gradient descent on
-    the selected pairs, restarted per token where momentum leads uphill (O'Donoghue & Candès 2015).
+    `target_ND` is a transcoder's target.  The method is accelerated projected gradient descent on the
+    selected pairs, restarted per token when momentum leads uphill (O'Donoghue & Candès 2015).
     """
     target_ND = x_ND if target_ND is None else target_ND
     before = sae.codes(x_ND)
@@ -71,7 +71,7 @@ def refine(sae: Autoencoder, x_ND: Tensor, target_ND: Tensor | None = None, iter
     W_LD, token_P = sae.W_dec_LD, before.token_N
 
     def gradient(value_P: Tensor) -> Tensor:
-        """½ ∂‖wanted − Σ f·W_dec‖² / ∂f."""
+        """Return ½ ∂‖wanted − Σ f·W_dec‖² / ∂f."""
         return before.sampled_product(before.with_values(value_P).decode(W_LD) - wanted_ND, W_LD)
 
     def per_token(value_P: Tensor) -> Tensor:
@@ -96,9 +96,11 @@ def refine(sae: Autoencoder, x_ND: Tensor, target_ND: Tensor | None = None, iter
 
 
 def _largest_eigenvalue(codes: Codes, W_LD: Tensor, iterations: int = 30) -> Tensor:
-    """[N]: of the Gram matrix of each token's active decoder rows, by power iteration.
+    """Return the largest eigenvalue of the Gram matrix of each token's active decoder rows, [N].
 
-    From a random vector: a regular one is an eigenvector of two opposed rows, and of the smaller value."""
+    Power iteration starts from a random vector, because a constant one can be an eigenvector of a smaller
+    eigenvalue (two opposed rows).
+    """
     generator = torch.Generator().manual_seed(0)
     value_P = torch.randn(len(codes.value_N), generator=generator).to(W_LD.device)
     norm_N = torch.ones(codes.n_tokens, device=W_LD.device)
@@ -112,14 +114,15 @@ def _largest_eigenvalue(codes: Codes, W_LD: Tensor, iterations: int = 30) -> Ten
 def progressive_recovery(
     sae: Autoencoder, x_ND: Tensor, ks: Iterable[int], rule: Rule = "topk", target_ND: Tensor | None = None
 ) -> dict[int, float]:
-    """FVU at k' latents per token, for every k' of `ks`: exactly the strongest k' (`topk`), or those above the
-    one threshold at which these tokens have k' on average (`threshold`).
+    """Return the FVU at k' latents per token, for every k' in `ks`.
 
-    Only positive activations count: beyond their number more cannot be read.  Raises ValueError unless 1 ≤ k' ≤ L.
+    `topk` keeps exactly the strongest k' of each token.  `threshold` keeps those above the one threshold at
+    which these tokens have k' on average.  Only positive activations are kept, so a large k' may keep fewer.
+    Raises ValueError unless 1 ≤ k' ≤ L.
     """
     wanted = sorted(set(ks))
     if not wanted or wanted[0] < 1 or wanted[-1] > sae.n_latents:
-        raise ValueError(f"ks: {wanted} should lie between 1 and {sae.n_latents}, the number of latents")
+        raise ValueError(f"ks: {wanted} should be between 1 and {sae.n_latents}, the number of latents")
     target_ND = x_ND if target_ND is None else target_ND
     thetas = _thresholds(sae, x_ND, wanted) if rule == "threshold" else []
     outputs: dict[int, list[Tensor]] = {k: [] for k in wanted}
@@ -132,7 +135,7 @@ def progressive_recovery(
 
 
 def _activations(sae: Autoencoder, x_BD: Tensor) -> Tensor:
-    """[B, L]: what every latent's activation would be if nothing positive were cut, in the units selection is made."""
+    """Return every latent's activation if no positive one were cut, in the units of the selection: [B, L]."""
     pre_BL = sae.pre_activations(x_BD)
     if not isinstance(sae.sparsity, Gated):
         return pre_BL.relu_()
@@ -147,7 +150,7 @@ def _scaled(sae: Autoencoder, codes: Codes) -> Codes:
 
 
 def _topk_levels(acts_BL: Tensor, ks: list[int]) -> Iterator[Codes]:
-    """The codes of TopK(k') for ascending k', from one selection."""
+    """Yield the codes of TopK(k') for ascending k', from one selection."""
     value_BK, latent_BK = acts_BL.topk(ks[-1], dim=1, sorted=True)
     token_BK = torch.arange(len(acts_BL), device=acts_BL.device)[:, None].expand_as(latent_BK)
     for k in ks:
@@ -156,10 +159,10 @@ def _topk_levels(acts_BL: Tensor, ks: list[int]) -> Iterator[Codes]:
 
 
 def _thresholds(sae: Autoencoder, x_ND: Tensor, ks: list[int]) -> list[float]:
-    """For every k' the θ above which there are k'·N activations, or 0 where there are fewer in all.
+    """Return for every k' the θ above which there are k'·N activations, or 0 if there are fewer in total.
 
-    Of every piece the strongest are pooled, four times its share: what the cut needs, unless
-    a piece holds more than that of the strongest of all.
+    Each piece contributes its strongest activations, four times its share.  The result is exact unless a
+    piece holds more than the set of the strongest activations overall.
     """
     pool = []
     for part_BD in sae.pieces(x_ND):
@@ -170,6 +173,6 @@ def _thresholds(sae: Autoencoder, x_ND: Tensor, ks: list[int]) -> list[float]:
 
 
 def _fvu(target_ND: Tensor, output_ND: Tensor) -> float:
-    """Σ‖t − t̂‖² / Σ‖t − t̄‖² in float64."""
+    """Return Σ‖t − t̂‖² / Σ‖t − t̄‖² in float64."""
     error = (target_ND - output_ND).double().square().sum()
     return float(error / (target_ND.double() - target_ND.double().mean(dim=0)).square().sum())

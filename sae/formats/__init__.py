@@ -1,11 +1,12 @@
-"""SAEs of other libraries: recognised, read without running anything, converted to the artefact's form.
+"""File formats of other libraries: SAEs and dashboards, read without running code, and written.
 
-    safe.py      files are hostile: sizes and headers are checked before anything is allocated
-    detect.py    which library wrote a folder, from names and a look at the config
-    saelens.py gemma_scope.py openai.py sparsify.py dictionary_learning.py bare.py   one reader a format
-    foreign.py   what a reader hands back      fold.py   from the library's conventions to ours
-    hooks.py     other names of models and sites
-    source.py    a path, a zip file or a Hugging Face repository -> a folder
-    spec.py      what an import can be asked for      importing.py   the run      proof.py   its check
-    inspect.py   the same look at a file from another process, for the web program
+    fetch.py              a path, a zip file or a Hugging Face repository -> a local folder
+    detect.py             the library that wrote a folder, from file names and the config
+    untrusted_tensors.py untrusted_json.py   checks of sizes and headers before anything is allocated
+    readers/              one reader per library -> foreign.py: weights and facts as read
+    fold.py               the library's conventions -> the artefact's
+    foreign_names.py      other libraries' names of models and sites
+    dashboards/           dashboards of other programs -> a build
+    writers/              one writer per target
+    histogram_bins.py token_text.py   histograms and tokens as dashboard files store them
 """

@@ -1,4 +1,4 @@
-"""Which library wrote what lies in a folder: from the names of its files, and a look at its config.  No torch."""
+"""Detection of the library that wrote a folder, from the names of its files and its config.  No torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sae.errors import UserError
 from sae.formats.untrusted_tensors import plain_files, read_json, refuse
 
 TENSOR_SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin")
-# What lies beside an SAE's weights and is none.
+# Tensor files that libraries store next to an SAE's weights.
 _COMPANIONS = ("sparsity.safetensors", "trainer_state.pt", "activation_whitening.safetensors",
                "activations_store_state.safetensors", "state.pt", "training_args.bin")
 _COMPANION_STARTS = ("optimizer_", "lr_scheduler_", "rank_", "tokens_")
@@ -17,9 +17,9 @@ _COMPANION_STARTS = ("optimizer_", "lr_scheduler_", "rank_", "tokens_")
 
 @dataclass(frozen=True)
 class Found:
-    """An SAE in a folder: which reader is for it (`format`), where, and the file with its weights.
+    """An SAE in a folder: the reader for it (`format`), the folder, and the file with its weights.
 
-    `hint` is what the path says beyond the folder's own files, such as a hub name.
+    `hint` is the full name of the source, such as a hub name, which may contain model and site.
     """
 
     format: str
@@ -30,24 +30,25 @@ class Found:
 
 
 def find(path: Path, hint: str = "") -> Found:
-    """The one SAE at `path`, a folder or a file.  Raises UserError (field `source`) where there is none,
-    or more than one, whose folders are then named."""
+    """Return the only SAE at `path`, a folder or a file.
+
+    Raises UserError (field `source`) if there is none, or more than one; the message then names their folders.
+    """
     if path.is_file():
         return _of_file(path, hint or str(path))
     if not path.is_dir():
         refuse(path, "there is no such file or folder")
     names = [file.relative_to(path).as_posix() for file in plain_files(path)]
-    places = places_of(names)
-    if not places:
-        refuse(path, f"holds no SAE that is recognised (its files: {', '.join(names[:8]) or 'none'})")
-    if len(places) > 1:
-        raise several(places)
-    place = next(iter(places))
-    return _of_file(path / place, hint or str(path))
+    found = weight_files(names)
+    if not found:
+        refuse(path, f"holds no known kind of SAE (its files: {', '.join(names[:8]) or 'none'})")
+    if len(found) > 1:
+        raise several(found)
+    return _of_file(path / found[0], hint or str(path))
 
 
-def places_of(names: list[str]) -> list[str]:
-    """The weight files among a listing's file names, one an SAE; of the copies that a run leaves, the last state."""
+def weight_files(names: list[str]) -> list[str]:
+    """Return the weight files among file names, one per SAE; of a run's checkpoints only the final state."""
     weights = [name for name in names if PurePosixPath(name).suffix in TENSOR_SUFFIXES and not _is_companion(name)]
     folders: dict[str, list[str]] = {}
     for name in weights:
@@ -58,17 +59,17 @@ def places_of(names: list[str]) -> list[str]:
                  ("sae_weights.safetensors", "sae.safetensors", "ae.pt", "params.npz", "params.safetensors")]
         chosen += known[:1] or group
     finals = {str(PurePosixPath(name).parent) for name in chosen if PurePosixPath(name).name == "ae.pt"}
-    return [name for name in chosen  # dictionary_learning: checkpoints/ae_1000.pt beside the finished ae.pt
+    return [name for name in chosen  # dictionary_learning: checkpoints/ae_1000.pt next to the final ae.pt
             if not (PurePosixPath(name).parent.name == "checkpoints"
                     and str(PurePosixPath(name).parent.parent) in finals)]
 
 
-def several(places: list[str]) -> UserError:
-    """The error for a source that holds many SAEs."""
+def several(files: list[str]) -> UserError:
+    """Return the error for a source that holds more than one SAE."""
     shown = ", ".join(str(PurePosixPath(name).parent) if str(PurePosixPath(name).parent) != "." else name
-                      for name in places[:8])
-    more = f" and {len(places) - 8} more" if len(places) > 8 else ""
-    return UserError(f"source: holds {len(places)} SAEs; name one of them: {shown}{more}", "source")
+                      for name in files[:8])
+    more = f" and {len(files) - 8} more" if len(files) > 8 else ""
+    return UserError(f"source: holds {len(files)} SAEs; name one of them: {shown}{more}", "source")
 
 
 def _is_companion(name: str) -> bool:
@@ -77,19 +78,19 @@ def _is_companion(name: str) -> bool:
 
 
 def _of_file(path: Path, hint: str) -> Found:
-    """The format of a file of weights, from its name and from the config beside it."""
+    """Detect the format of a weight file from its name and from the config next to it."""
     if path.suffix not in TENSOR_SUFFIXES:
-        refuse(path, f"is no file of weights; known are {', '.join(TENSOR_SUFFIXES)}")
+        refuse(path, f"is not a weight file; give one of {', '.join(TENSOR_SUFFIXES)}")
     folder = path.parent
     cfg, config = folder / "cfg.json", folder / "config.json"
     if path.name == "sae_weights.safetensors" and cfg.is_file():
         return Found("saelens", folder, path, hint, cfg)
     if path.name == "sae.safetensors" and cfg.is_file():
         return Found("sparsify", folder, path, hint, cfg)
-    for place in (config, folder.parent / "config.json"):
-        if path.name.startswith("ae") and place.is_file() and "trainer" in read_json(place):
-            return Found("dictionary_learning", folder, path, hint, place)
+    for candidate in (config, folder.parent / "config.json"):
+        if path.name.startswith("ae") and candidate.is_file() and "trainer" in read_json(candidate):
+            return Found("dictionary_learning", folder, path, hint, candidate)
     if path.name == "sae.safetensors" and (folder / "sae.json").is_file():
         return Found("saescope", folder, path, hint, folder / "sae.json")
-    # The rest is told apart by the tensors themselves.
+    # The tensors themselves distinguish the remaining formats.
     return Found("by_tensors", folder, path, hint, config if config.is_file() else None)

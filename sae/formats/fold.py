@@ -1,12 +1,15 @@
-"""From a library's conventions to the artefact's: everything that can be folded into the weights is.
+"""Conversion of a library's conventions to the artefact's: everything possible is folded into the weights.
 
-Units are those of a unit-norm decoder, inputs are raw.  In order: decoder norms of an SAE that
-selects by them; the input's scale or whitening; decoder norms of all others, or
-`activation_scale` where folding them would change which latents a TopK selects; a b_dec that is
-not subtracted from the input goes into b_enc.  Biases are computed in float64.
+The artefact reads raw inputs, and its activations are in units of a unit-norm decoder.  The steps, in order:
 
-A latent without a decoder row has an activation of 0 in these units: it never fires (of a TopK it
-still takes its place in the selection).
+1. Fold the decoder norms of an SAE that selects by them.
+2. Fold the scale or the whitening of the input.
+3. Fold the decoder norms of all other SAEs, or keep them as `activation_scale` if folding would change
+   which latents a TopK selects.
+4. Fold a b_dec that the library does not subtract from the input into b_enc.
+
+Biases are computed in float64.  A latent whose decoder row is 0 never fires in these units, but a TopK may still
+select it.
 """
 
 from __future__ import annotations
@@ -24,7 +27,10 @@ _UNIFORM = 2e-6  # relative spread of norms below which they count as one number
 
 
 def fold(weights: Weights) -> tuple[dict[str, Tensor], Weights, list[str]]:
-    """(the artefact's tensors, the weights after folding, what was folded).  The input is left as it is."""
+    """Return the artefact's tensors, the folded weights, and notes on what was folded.
+
+    `weights` is not changed.
+    """
     w, done = replace(weights), []
     if w.select_by_norm:
         norm_L = _norms(w.W_dec_LD)
@@ -38,11 +44,11 @@ def fold(weights: Weights) -> tuple[dict[str, Tensor], Weights, list[str]]:
         s = w.input_scale
         w = replace(w, W_enc_LD=w.W_enc_LD * s, W_dec_LD=w.W_dec_LD / s, b_dec_D=w.b_dec_D / s, input_scale=1.0)
         done.append(f"input scale {s:.6g} into the weights")
-    w, scale_L, words = _fold_norms(w)
-    done += words
+    w, scale_L, notes = _fold_norms(w)
+    done += notes
     if not w.centred and not w.transcoder and bool(w.b_dec_D.any()):
         w = _centre(w)
-        done.append("b_dec, which it does not subtract from the input, into the encoder's bias")
+        done.append("b_dec into the encoder's bias (it does not subtract b_dec from the input)")
     return _tensors(w, scale_L), w, done
 
 
@@ -52,7 +58,7 @@ def _norms(W_LD: Tensor) -> Tensor:
 
 
 def _scale_decoder(w: Weights, norm_L: Tensor) -> Weights:
-    """Rows divided by their norms; a row without a norm becomes a unit vector, any will do."""
+    """Divide the decoder rows by their norms; a zero row becomes an arbitrary unit vector."""
     W_dec_LD = w.W_dec_LD / norm_L.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
     W_dec_LD[norm_L == 0, 0] = 1.0
     return replace(w, W_dec_LD=W_dec_LD)
@@ -65,10 +71,10 @@ def _fold_norms(w: Weights) -> tuple[Weights, Tensor | None, list[str]]:
     w = _scale_decoder(w, norm_L)
     uniform = float(norm_L.max() - norm_L.min()) < _UNIFORM * float(norm_L.mean())
     dead = int((norm_L == 0).sum())
-    words = [f"{dead} latents have no decoder row: their activation is 0"] if dead else []
+    notes = [f"{dead} latents have no decoder row: their activation is 0"] if dead else []
     if not REGISTRY[w.architecture].independent and not uniform:
-        return w, norm_L, [*words, "decoder norms kept as activation_scale: folding would change the selection"]
-    if uniform:  # one factor for all: the same selection, and a single θ stays a single one
+        return w, norm_L, [*notes, "decoder norms kept as activation_scale: folding would change the selection"]
+    if uniform:  # one factor for all keeps the selection, and a single θ stays single
         norm_L = norm_L.mean().expand_as(norm_L)
     threshold = w.threshold
     if threshold is not None:
@@ -77,7 +83,7 @@ def _fold_norms(w: Weights) -> tuple[Weights, Tensor | None, list[str]]:
     folded = replace(
         w, W_enc_LD=w.W_enc_LD * norm_L[:, None], b_enc_L=w.b_enc_L * norm_L, threshold=threshold,
         b_mag_L=None if w.b_mag_L is None else w.b_mag_L * norm_L, architecture=architecture)
-    return folded, None, [*words, "decoder norms into the encoder"]
+    return folded, None, [*notes, "decoder norms into the encoder"]
 
 
 def _unwhiten(w: Weights) -> Weights:
@@ -92,12 +98,12 @@ def _unwhiten(w: Weights) -> Weights:
 
 
 def _centre(w: Weights) -> Weights:
-    """The same SAE with b_dec subtracted from its input."""
+    """Return the same SAE in the form that subtracts b_dec from its input."""
     return replace(_shift(w, w.b_dec_D.double()), centred=True)
 
 
 def _shift(w: Weights, by_D: Tensor) -> Weights:
-    """Biases for an input from which `by_D` has been taken away."""
+    """Adapt the biases to an input from which `by_D` was subtracted."""
     shift_L = (w.W_enc_LD.double() @ by_D.double()).float()
     b_mag_L = w.b_mag_L
     if b_mag_L is not None and w.r_mag_L is not None:

@@ -1,4 +1,4 @@
-"""Other libraries' names of models and of sites, as this program knows them.  No torch."""
+"""Translation of other libraries' names of models and sites.  No torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from sae.errors import UserError
 from sae.lm.sites import parse_site
 
-# What a module path ends in -> the hook point of its (output, input).
+# End of a module path -> the hook points of its (output, input).
 _MODULES = {
     "": ("hook_resid_post", "hook_resid_pre"),
     "mlp": ("hook_mlp_out", "mlp.hook_in"),
@@ -18,7 +18,7 @@ _MODULES = {
     "post_attention_layernorm": ("", "hook_resid_mid"),
 }
 _MODULE = re.compile(r"(?:[a-z_]+\.)*?(?:layers|h|blocks|block)\.(\d+)((?:\.[a-z_0-9]+)*)")
-# dictionary_learning's own: resid_post_layer_3, attn_layer_3, mlp_layer_3
+# Names of dictionary_learning: resid_post_layer_3, attn_layer_3, mlp_layer_3
 _BY_KIND = re.compile(r"(resid_post|resid_pre|resid|attention|attn|mlp)(?:_out)?_(?:layer_)?(\d+)")
 _KINDS = {"resid_post": "hook_resid_post", "resid": "hook_resid_post", "resid_pre": "hook_resid_pre",
           "attention": "hook_attn_out", "attn": "hook_attn_out", "mlp": "hook_mlp_out"}
@@ -32,7 +32,7 @@ _OWNERS = (("pythia-", "EleutherAI"), ("gemma-", "google"), ("Llama-", "meta-lla
 
 
 def model_name(name: str) -> str:
-    """The hub name, or path, that a model's name in a file means; itself where nothing is known of it."""
+    """Return the hub name or path that a model's name in a file stands for; an unknown name is returned as it is."""
     name = name.strip()
     if "/" in name or not name:
         return name
@@ -41,8 +41,11 @@ def model_name(name: str) -> str:
 
 
 def site(name: str, *, reads: bool = False) -> str:
-    """The hook point that a file names: one of ours, a module's path (its output; its input for `reads`,
-    or as `.input` and `.output` say), or a dictionary_learning submodule.  "" where it is none of these."""
+    """Return the hook point that a file names, or "" if the name is unknown.
+
+    The name is a hook point, a module's path, or a dictionary_learning submodule.  A path means the module's
+    output, or its input if `reads` is set; a suffix `.input` or `.output` overrides this.
+    """
     name = (name or "").strip()
     try:
         parse_site(name)

@@ -1,4 +1,4 @@
-"""Histograms as dashboard files hold them: bin centres and counts.  No torch."""
+"""Histograms as dashboard files store them: bin centres and counts.  No torch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Bins:
-    """`centres` of bins that are equally wide, or of equal ratio; `counts` in them."""
+    """Centres and counts of bins that have equal widths or equal ratios."""
 
     centres: list[float]
     counts: list[int]
 
     def edges(self) -> list[float]:
-        """The bins' edges, one more than there are bins; empty where they cannot be told."""
+        """Return the edges of the bins, one more than there are bins; empty if the centres do not determine them."""
         if len(self.centres) < 2:
             return []
         first, last, n = self.centres[0], self.centres[-1], len(self.centres)
@@ -26,7 +26,10 @@ class Bins:
 
     @classmethod
     def between(cls, edges: Sequence[float], counts: Sequence[int]) -> Bins:
-        """The bins between edges, one empty one kept at either end; a centre is a geometric mean on a log scale."""
+        """Make bins from edges and counts, and keep one empty bin at either end.
+
+        On a log scale, a centre is the geometric mean of its edges.
+        """
         filled = [i for i, n in enumerate(counts) if n]
         first, last = (max(filled[0] - 1, 0), min(filled[-1] + 2, len(counts))) if filled else (0, 0)
         log = log_spaced(edges)
@@ -36,7 +39,7 @@ class Bins:
 
 
 def log_spaced(points: Sequence[float]) -> bool:
-    """Whether growing points lie at equal ratios rather than at equal distances."""
+    """Return whether ascending points have equal ratios rather than equal distances."""
     if len(points) < 3 or points[0] <= 0 or points[-1] <= points[0]:
         return False
     first, last, middle, share = points[0], points[-1], points[len(points) // 2], (len(points) // 2) / (len(points) - 1)
@@ -45,5 +48,5 @@ def log_spaced(points: Sequence[float]) -> bool:
 
 
 def nine(value: float) -> float:
-    """A float32's value in the nine digits that identify it."""
+    """Round a float32's value to the nine digits that identify it."""
     return float(f"{value:.9g}")

@@ -1,10 +1,9 @@
-"""Reading tensors that strangers wrote.
+"""Readers for untrusted tensor files and zip files.
 
-No pickle is executed (`weights_only=True`, and what needs more is refused); every size that a
-header declares is held against the size of the file before memory is asked for; NaN and
-infinity are refused; a zip file cannot write outside its folder, nor grow without bounds.
-Everything that is wrong is a `UserError` (field `source`) of one line.  torch is imported only
-where tensors are read.
+No pickle is executed: `weights_only=True`, and a file that needs more is refused.  Every size in a header is
+checked against the size of the file before memory is allocated.  NaN and infinity are refused.  A zip file
+cannot write outside its folder or unpack to more than a limit.  Every fault raises a `UserError` (field
+`source`) of one line.  torch is imported only where tensors are read.
 """
 
 from __future__ import annotations
@@ -27,25 +26,25 @@ if TYPE_CHECKING:
 
 MAX_JSON_BYTES = 16 << 20
 MAX_MEMBERS = 10_000
-MAX_UNPACKED_BYTES = 64 << 30  # of a zip file that was given as a path; an upload has a limit of its own
+MAX_UNPACKED_BYTES = 64 << 30  # for a zip file given as a path; uploads have a limit of their own
 _MAX_HEADER_BYTES = 100 << 20
 _MAX_PICKLE_BYTES = 64 << 20
-_MAX_DEFLATION = 100  # weights hardly shrink; a bomb shrinks a thousandfold
+_MAX_DEFLATION = 100  # weights hardly compress; a zip bomb compresses a thousandfold
 _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
-def refuse(path: Path | str, what: str) -> NoReturn:
-    """Raise the error of a file that cannot be used; what a library said is cut to one line."""
+def refuse(path: Path | str, reason: str) -> NoReturn:
+    """Raise UserError for a file that cannot be used.  `reason` is cut to one line of 300 characters."""
     name = path.name if isinstance(path, Path) else path
-    text = " ".join(what.split())
+    text = " ".join(reason.split())
     raise UserError(f"source: {name}: {text if len(text) < 300 else text[:297] + '...'}", "source")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.  Raises UserError."""
+    """Return the JSON object in a file.  Raises UserError."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
-            refuse(path, f"is {path.stat().st_size:,} bytes, too long for a config")
+            refuse(path, f"has {path.stat().st_size:,} bytes, too many for a config")
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         refuse(path, f"cannot be read as JSON: {error}")
@@ -58,11 +57,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class Tensors(Mapping[str, "Tensor"]):
-    """The tensors of a file.  `take` checks what `[]` does not: shape, kind, finite values."""
+    """The tensors of a file.  Unlike `[]`, `take` checks shape, dtype and values."""
 
     def __init__(self, tensors: dict[str, Tensor], name: str, other: dict[str, Any] | None = None) -> None:
         self._tensors, self.name = tensors, name
-        self.other = other or {}  # what is no tensor, from a .pt file: numbers, strings, dictionaries
+        self.other = other or {}  # other values of a .pt file: numbers, strings, dictionaries
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -74,24 +73,24 @@ class Tensors(Mapping[str, "Tensor"]):
         return len(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Raises UserError where there is no such tensor."""
+        """Return the shape of a tensor.  Raises UserError if it does not exist."""
         if name not in self._tensors:
-            refuse(self.name, f"has no tensor {name} (there are: {', '.join(sorted(self)[:12]) or 'none'})")
+            refuse(self.name, f"has no tensor {name} (its tensors: {', '.join(sorted(self)[:12]) or 'none'})")
         return tuple(self._tensors[name].shape)
 
     def matrix(self, name: str) -> tuple[int, int]:
-        """The two sizes of a matrix."""
+        """Return the two sizes of a matrix.  Raises UserError for another shape."""
         shape = self.shape(name)
         if len(shape) != 2 or min(shape) < 1:
-            refuse(self.name, f"{name} should be a matrix, its shape is {shape}")
+            refuse(self.name, f"{name} should be a matrix, but its shape is {shape}")
         return shape[0], shape[1]
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The tensor in float32.  Raises UserError on another shape, on integers, on NaN and infinity."""
+        """Return the tensor as float32.  Raises UserError for another shape, for integers, for NaN and infinity."""
         found = self.shape(name)
         if found != shape:
             swapped = " (transposed)" if found == shape[::-1] else ""
-            refuse(self.name, f"{name} should be {shape}, found {found}{swapped}")
+            refuse(self.name, f"{name} should have shape {shape}, but has {found}{swapped}")
         tensor = self._tensors[name]
         if not tensor.is_floating_point():
             refuse(self.name, f"{name} holds {str(tensor.dtype).removeprefix('torch.')}, not floating-point numbers")
@@ -101,13 +100,13 @@ class Tensors(Mapping[str, "Tensor"]):
         return tensor
 
     def number(self, name: str) -> float | None:
-        """A tensor of one element as a number, or None where there is none."""
+        """Return a tensor of one element as a number, or None if there is none.  Raises UserError."""
         value = self._tensors.get(name, self.other.get(name))
         if value is None or isinstance(value, str | bool | dict | list):
             return None
         if not isinstance(value, int | float):
             if value.numel() != 1 or value.is_complex():
-                refuse(self.name, f"{name} should be one number, its shape is {tuple(value.shape)}")
+                refuse(self.name, f"{name} should be one number, but its shape is {tuple(value.shape)}")
             value = value.item()
         if not math.isfinite(value):
             refuse(self.name, f"{name} is not finite")
@@ -115,13 +114,13 @@ class Tensors(Mapping[str, "Tensor"]):
 
     @property
     def dtype(self) -> str:
-        """The kind of number on disk, of the largest tensor."""
+        """Return the dtype of the largest tensor."""
         largest = max(self._tensors.values(), key=lambda tensor: tensor.numel(), default=None)
         return "" if largest is None else str(largest.dtype).removeprefix("torch.")
 
 
 def read_tensors(path: Path) -> Tensors:
-    """The tensors of a `.safetensors`, `.npz`, `.pt`, `.pth` or `.bin` file.  Raises UserError."""
+    """Read the tensors of a `.safetensors`, `.npz`, `.pt`, `.pth` or `.bin` file.  Raises UserError."""
     if not path.is_file():
         refuse(path, "is missing")
     try:
@@ -132,18 +131,19 @@ def read_tensors(path: Path) -> Tensors:
         raise
     except MemoryError:
         refuse(path, "does not fit into memory")
-    except Exception as error:  # the readers raise a great many kinds for damaged files
+    except Exception as error:  # readers raise many kinds of errors for damaged files
         refuse(path, f"cannot be read: {type(error).__name__}: {error}")
 
 
 def check_safetensors(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """dtype and shape of every tensor, checked against the file's size.  No torch.  Raises UserError."""
+    """Return dtype and shape of every tensor, checked against the file's size.  No torch.  Raises UserError."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
-            refuse(path, f"is no safetensors file, or cut short: a header of {length:,} bytes in a file of {size:,}")
+            refuse(path, f"is not a safetensors file, or is cut short: its header claims {length:,} bytes, but the "
+                         f"file has {size:,}")
         try:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError) as error:
@@ -159,12 +159,12 @@ def check_safetensors(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         except (KeyError, TypeError, ValueError):
             whole = False
         if not whole:
-            refuse(path, f"its safetensors header describes {name[:80]!r} wrongly")
+            refuse(path, f"its safetensors header has an invalid entry for {name[:80]!r}")
         if dtype not in _DTYPE_BYTES:
-            refuse(path, f"{name[:80]} is of dtype {dtype[:20]}, known are {', '.join(_DTYPE_BYTES)}")
+            refuse(path, f"{name[:80]} has dtype {dtype[:20]}; supported are {', '.join(_DTYPE_BYTES)}")
         if end > size - 8 - length or end - begin != math.prod(shape) * _DTYPE_BYTES[dtype]:
-            refuse(path, f"{name[:80]} should be {math.prod(shape) * _DTYPE_BYTES[dtype]:,} bytes by its shape, "
-                         "which is not what the file holds (cut short?)")
+            refuse(path, f"{name[:80]} should have {math.prod(shape) * _DTYPE_BYTES[dtype]:,} bytes by its shape, but "
+                         "the file holds another number (is it cut short?)")
         found[name] = (dtype, shape)
     return found
 
@@ -183,7 +183,7 @@ def _members(path: Path) -> list[zipfile.ZipInfo]:
     except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
         refuse(path, f"is damaged or cut short: {error}")
     if len(members) > MAX_MEMBERS:
-        refuse(path, f"holds {len(members):,} files, {MAX_MEMBERS:,} at most are read")
+        refuse(path, f"holds {len(members):,} files, but at most {MAX_MEMBERS:,} are read")
     return members
 
 
@@ -193,7 +193,7 @@ def _read_npz(path: Path) -> Tensors:
     size = path.stat().st_size
     for member in _members(path):
         if member.file_size > max(size, 1 << 20) * _MAX_DEFLATION:
-            refuse(path, f"{member.filename[:80]} says to be {member.file_size:,} bytes in a file of {size:,}")
+            refuse(path, f"{member.filename[:80]} claims {member.file_size:,} bytes in a file of {size:,}")
     tensors = {}
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
@@ -203,9 +203,9 @@ def _read_npz(path: Path) -> Tensors:
                 read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
                 shape, _, dtype = read(file)
                 if dtype.hasobject or dtype.kind not in "fiub":
-                    refuse(path, f"{name[:80]} is of dtype {dtype}, which is not read")
+                    refuse(path, f"{name[:80]} has dtype {dtype}, which is not supported")
                 if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
-                    refuse(path, f"{name[:80]} should hold {shape} of {dtype}, which is not its size")
+                    refuse(path, f"{name[:80]} claims shape {shape} of {dtype}, which does not match its size")
             with archive.open(member) as file:
                 array = np.lib.format.read_array(file, allow_pickle=False)
             tensors[name] = torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))
@@ -213,27 +213,29 @@ def _read_npz(path: Path) -> Tensors:
 
 
 def _read_torch(path: Path) -> Tensors:
-    """A PyTorch file.  Only the zip form, whose members are the size they are: the older form says how much
-    memory to take before anything of it can be checked."""
+    """Read a PyTorch file in the zip form.
+
+    The older form is refused, because it makes the reader allocate memory before sizes can be checked.
+    """
     import torch
 
     size = path.stat().st_size
     if not zipfile.is_zipfile(path):
-        refuse(path, "is no PyTorch file of version 1.6 or later, or cut short; save it again with torch.save")
+        refuse(path, "is not a PyTorch file of version 1.6 or later, or is cut short; save it again with torch.save")
     members = _members(path)
     if any(member.compress_type != zipfile.ZIP_STORED for member in members) or \
             sum(member.file_size for member in members) > size:
-        refuse(path, "declares more than the file holds")
+        refuse(path, "claims more bytes than the file holds")
     pickles = [member for member in members if member.filename.endswith("data.pkl")]
     if len(pickles) != 1 or pickles[0].file_size > _MAX_PICKLE_BYTES:
         refuse(path, "is a zip file, but not one that torch.save wrote")
     try:
-        # Mapped into memory, a storage cannot be made larger than it is in the file.
+        # A memory-mapped storage cannot be larger than it is in the file.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         if "weights_only" in str(error) or "Unsupported" in str(error):
-            refuse(path, "needs Python code to be executed to be read (a pickle that holds more than tensors), "
-                         "which is never done here; save its state dict alone")
+            refuse(path, "is a pickle with more than tensors, and reading it would execute Python code, which is never "
+                         "done here; save its state dict alone")
         raise
     if not isinstance(state, dict):
         refuse(path, f"holds a {type(state).__name__}, not a dictionary of tensors")
@@ -251,12 +253,12 @@ def _checked(tensor: Tensor, name: str, path: Path, size: int) -> Tensor:
 
     usual = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
     if not usual or tensor.numel() * tensor.element_size() > size:
-        refuse(path, f"{name[:80]} says to be {tuple(tensor.shape)}, which is not what the file holds")
+        refuse(path, f"{name[:80]} claims shape {tuple(tensor.shape)}, which is not what the file holds")
     return tensor
 
 
 def _plain(value: Any, path: Path, size: int) -> Any:
-    """What is no tensor; of a dictionary (a state dict within one), its tensors are checked, too."""
+    """Return a value that is not a tensor, after checking the tensors in it if it is a dictionary."""
     import torch
 
     if isinstance(value, dict):
@@ -269,13 +271,15 @@ def _plain(value: Any, path: Path, size: int) -> Any:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a zip of files; a .pt and a .npz are zip files too, and are not meant."""
+    """Return whether a file is an archive of files; .pt and .npz are zip files too, but not archives."""
     return path.is_file() and path.suffix.lower() == ".zip"
 
 
 def unpack(path: Path, folder: Path, limit: int = MAX_UNPACKED_BYTES) -> None:
-    """Unpack a zip file into an existing folder, `limit` bytes at most.  Raises UserError; what was
-    unpacked until then is left for the caller to remove."""
+    """Unpack a zip file of at most `limit` bytes into an existing folder.
+
+    Raises UserError and leaves files that are already unpacked for the caller to remove.
+    """
     members = [m for m in _members(path) if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
     if sum(member.file_size for member in members) > limit:
         refuse(path, f"unpacks to more than {limit:,} bytes")
@@ -286,7 +290,7 @@ def unpack(path: Path, folder: Path, limit: int = MAX_UNPACKED_BYTES) -> None:
             refuse(path, f"has a member named {member.filename[:80]!r}, which could leave the folder")
         kind = member.external_attr >> 28
         if kind not in (0, 8) or member.flag_bits & 1:
-            refuse(path, f"{member.filename[:80]!r} is encrypted, or no plain file")
+            refuse(path, f"{member.filename[:80]!r} is encrypted or is not a regular file")
         if member.file_size > max(member.compress_size, 1 << 16) * _MAX_DEFLATION:
             refuse(path, f"{member.filename[:80]!r} unpacks {member.compress_size:,} bytes to {member.file_size:,}")
     try:
@@ -299,16 +303,16 @@ def unpack(path: Path, folder: Path, limit: int = MAX_UNPACKED_BYTES) -> None:
                     while chunk := source.read(min(1 << 20, left + 1)):
                         left -= len(chunk)
                         if left < 0:
-                            refuse(path, f"{member.filename[:80]!r} is longer than it says")
+                            refuse(path, f"{member.filename[:80]!r} is longer than it claims")
                         out.write(chunk)
     except UserError:
         raise
-    except Exception as error:  # zlib, zipfile and the file system each have their own kinds
+    except Exception as error:  # zlib, zipfile and the file system raise different kinds
         refuse(path, f"cannot be unpacked: {type(error).__name__}: {error}")
 
 
 def plain_files(folder: Path) -> list[Path]:
-    """Every file below a folder, sorted; links are not followed."""
+    """Return every file below a folder, sorted, without links."""
     found = []
     for parent, folders, names in os.walk(folder):
         folders.sort()

@@ -1,7 +1,7 @@
-"""The sums over a piece of text of which a shard consists, several made at once.
+"""The sums over a piece of text that make up a shard, computed in parallel.
 
 Counts are int64 and sums are fixed-point int64, so addition is associative to the last bit.  Powers of
-activations, of which a weak latent's are tiny beside the strongest's, are summed in three words.
+activations are summed in three words, because a weak latent's powers are tiny next to the strongest's.
 
 Shapes: L latents, V vocabulary, S positions, K histogram bins, N firings, B tokens.
 """
@@ -27,23 +27,25 @@ from sae.kernels.sorting import paired
 from sae.store.records import CLASSES
 
 FIXED = 1 << 30
-WORD = 25  # bits of a word of a sum
-_WORDS = 3  # which hold the square of a float32 to its last bit, down to activations of 2⁻¹³ of the unit
+WORD = 25  # bits per word of a sum
+_WORDS = 3  # three words hold the square of a float32 to its last bit, down to activations of 2⁻¹³ of the unit
 NORM_STEPS = 64  # bins per factor of 2 in the histogram of residual norms
 NORM_LOW = -16  # its lowest bin starts at 2^-16
 _NORM_BINS = 64 * 48
 
-Fields: TypeAlias = dict[str, Any]  # of `sae.index.shard.Shard`
+Fields: TypeAlias = dict[str, Any]  # some fields of `sae.index.shard.Shard`, by name
 
 
 def aggregate(scales: IndexScales, passes: list[ForwardPass]) -> Fields:
-    """All fields of a shard, of passes with counted firings and counted near misses; the list is emptied, for much
-    memory is needed later on."""
+    """Compute all fields of a shard from passes with counted firings and counted near misses.
+
+    Empties the list `passes` as soon as possible to free memory.
+    """
     made: Fields = {}
-    _together([
-        lambda: _of_tokens(scales, [tokens for _, tokens, _ in passes]),
-        lambda: {"firings": joined([firings for firings, _, _ in passes])},
-        lambda: {"near": _near(scales, joined([misses for _, _, misses in passes]))}], made)
+    _run_all([
+        lambda: _token_sums(scales, [one.tokens for one in passes]),
+        lambda: {"firings": joined([one.firings for one in passes])},
+        lambda: {"near": _near_peaks(scales, joined([one.misses for one in passes]))}], made)
     passes.clear()
     firings: Firings = made.pop("firings")
     context_R, size_R = torch.unique_consecutive(firings.context_N, return_counts=True)
@@ -52,14 +54,14 @@ def aggregate(scales: IndexScales, passes: list[ForwardPass]) -> Fields:
     def pairs(name: str, token_N: Tensor) -> Callable[[], Fields]:
         return lambda: {name: _pairs(scales, firings.latent_N, token_N, firings.value_N, held_N)}
 
-    _together([
-        lambda: _peaks(scales, firings), lambda: _company(scales, firings), pairs("tokens", firings.token_N),
+    _run_all([
+        lambda: _peaks(scales, firings), lambda: _cofiring(scales, firings), pairs("tokens", firings.token_N),
         pairs("previous", firings.previous_N), lambda: {"nexts": _nexts(scales, firings, held_N)},
-        lambda: _of_latents(scales, firings, held_N), lambda: _of_values(scales, firings)], made)
+        lambda: _latent_sums(scales, firings, held_N), lambda: _value_sums(scales, firings)], made)
     return made
 
 
-def _together(jobs: Sequence[Callable[[], Fields]], made: Fields) -> None:
+def _run_all(jobs: Sequence[Callable[[], Fields]], made: Fields) -> None:
     run_jobs([lambda _, job=job: job() for job in jobs], made.update)  # type: ignore[misc]
 
 
@@ -71,16 +73,16 @@ def _peaks(scales: IndexScales, firings: Firings) -> Fields:
             "peaks": found.prune(scales.n_strong, scales.n_bin, scales.n_bins)}
 
 
-def _near(scales: IndexScales, misses: Misses) -> Peaks:
-    """In contexts in which a latent only nearly fires; of one bin, without a payload."""
+def _near_peaks(scales: IndexScales, misses: Misses) -> Peaks:
+    """Return the peaks of near misses, in a single bin and without a payload."""
     found = Peaks.find(scales.n_latents, misses.latent_N, misses.context_N, misses.position_N, misses.value_N,
                        torch.zeros(0))
     return found.without_payload().prune(0, scales.n_near, 1)
 
 
-def _company(scales: IndexScales, firings: Firings) -> Fields:
+def _cofiring(scales: IndexScales, firings: Firings) -> Fields:
     found = CofiringSample.find(firings.context_N.long() * scales.context_length + firings.position_N, firings.latent_N)
-    return {"company": found.prune(SAMPLED)}
+    return {"cofiring": found.prune(SAMPLED)}
 
 
 def _pairs(scales: IndexScales, latent_N: Tensor, token_N: Tensor, value_N: Tensor, held_N: Tensor) -> PairCounts:
@@ -94,8 +96,8 @@ def _nexts(scales: IndexScales, firings: Firings, held_N: Tensor) -> PairCounts:
     return _pairs(scales, latent_M, next_M, value_M, held_M)
 
 
-def _of_values(scales: IndexScales, firings: Firings) -> Fields:
-    """Of activations, by latent."""
+def _value_sums(scales: IndexScales, firings: Firings) -> Fields:
+    """Sum powers of activations and count them in histogram bins, one row per latent."""
     L, latent_N, value_N = scales.n_latents, firings.latent_N, firings.value_N
     relative_N = value_N.double() / scales.unit
     return {
@@ -103,23 +105,23 @@ def _of_values(scales: IndexScales, firings: Firings) -> Fields:
         "hist_LK": _table(latent_N, torch.bucketize(value_N, scales.edges), L, scales.n_bins)}
 
 
-def _of_latents(scales: IndexScales, firings: Firings, held_N: Tensor) -> Fields:
-    """Of where latents fire."""
+def _latent_sums(scales: IndexScales, firings: Firings, held_N: Tensor) -> Fields:
+    """Count firings by half, position and token class, one row per latent."""
     L, S, latent_N = scales.n_latents, scales.context_length, firings.latent_N
-    place_N = (torch.arange(S) * scales.position_bins // S).int().index_select(0, firings.position_N)
+    position_bin_N = (torch.arange(S) * scales.position_bins // S).int().index_select(0, firings.position_N)
     return {
         "firings_2L": _halves(latent_N, held_N, L),
         "first_L": torch.bincount(latent_N[firings.position_N == 1], minlength=L),
         "last_L": torch.bincount(latent_N[firings.next_N < 0], minlength=L),
         "sum_l0_L": _sums(latent_N, firings.l0_N, L),
-        "position_LS": _table(latent_N, place_N, L, scales.position_bins),
+        "position_LS": _table(latent_N, position_bin_N, L, scales.position_bins),
         "class_2LC": _by_class(firings.classes_N, latent_N, held_N, L)}
 
 
-def _of_tokens(scales: IndexScales, parts: Sequence[Tokens]) -> Fields:
-    """Of tokens, whatever fires on them."""
+def _token_sums(scales: IndexScales, parts: Sequence[Tokens]) -> Fields:
+    """Compute the fields that are sums over tokens, whichever latents fire on them."""
     L, V, S = scales.n_latents, scales.d_vocab, scales.context_length
-    every = joined([replace(part, x_BD=part.x_BD[:, :0]) for part in parts])  # x is most of it, and stays in parts
+    every = joined([replace(part, x_BD=part.x_BD[:, :0]) for part in parts])  # x is large, so it stays in parts
     bos_B = every.position_B == 0
     counted = (~bos_B).nonzero().squeeze(1)
     tokens = Tokens(*(column.index_select(0, counted) for column in vars(every).values()))
@@ -143,31 +145,31 @@ def _of_tokens(scales: IndexScales, parts: Sequence[Tokens]) -> Fields:
 
 
 def held_out(context_N: Tensor) -> Tensor:
-    """Whether a context is in the half of the text that rules are scored on."""
+    """Return True for each context in the half of the text that rules are scored on."""
     return (hash31(context_N.long()) & 1).bool()
 
 
 def _fixed(relative: Tensor) -> Tensor:
-    """In units of 2⁻³⁰: exact for a float32 but for what is below that."""
+    """Convert to integers in units of 2⁻³⁰, and round away what is smaller."""
     return (relative * FIXED).round().long()
 
 
 def _halves(index_N: Tensor, held_N: Tensor, size: int) -> Tensor:
-    """[2, size]: how often each index occurs in either half."""
+    """Count how often each index occurs in either half, [2, size]."""
     return _table(held_N, index_N, 2, size)
 
 
 def _table(row_N: Tensor, column_N: Tensor, rows: int, columns: int) -> Tensor:
-    """[rows, columns]: how often each pair occurs."""
+    """Count how often each pair occurs, [rows, columns]."""
     return torch.bincount(paired(row_N, rows, column_N, columns), minlength=rows * columns).view(rows, columns)
 
 
 def _by_class(classes_N: Tensor, index_N: Tensor, held_N: Tensor, size: int) -> Tensor:
-    """[2, size, C]: the same, for those of each class."""
+    """Count how often each index occurs on each token class, in either half: [2, size, C]."""
     kinds_U, kind_N = torch.unique(classes_N, return_inverse=True)  # few combinations of classes occur
     U = len(kinds_U)
-    place_N = paired(paired(held_N, 2, index_N, size), 2 * size, kind_N.int(), U)
-    counts_2IU = torch.bincount(place_N, minlength=2 * size * U).view(2, size, U)
+    cell_N = paired(paired(held_N, 2, index_N, size), 2 * size, kind_N.int(), U)
+    counts_2IU = torch.bincount(cell_N, minlength=2 * size * U).view(2, size, U)
     has_UC = kinds_U[:, None] >> torch.arange(len(CLASSES)) & 1
     by_class_2LC: Tensor = (counts_2IU.double() @ has_UC.double()).long()
     return by_class_2LC
@@ -178,7 +180,10 @@ def _sums(index_N: Tensor, value_N: Tensor, size: int) -> Tensor:
 
 
 def _vector_sums(parts: Sequence[Tokens], unit: float, size: int) -> Tensor:
-    """[size, D]: fixed-point sums of x by position, BOS left out, a few rows at a time, which stay in the cache."""
+    """Sum x by position in fixed point, without BOS: [size, D].
+
+    The rows are read a few at a time, so that they stay in the processor's cache.
+    """
     total = torch.zeros(size, parts[0].x_BD.shape[1], dtype=torch.int64)
     for part in parts:
         for index_R, x_RD in zip(torch.split(part.position_B, 512), torch.split(part.x_BD, 512), strict=True):
@@ -188,7 +193,7 @@ def _vector_sums(parts: Sequence[Tokens], unit: float, size: int) -> Tensor:
 
 
 def _wide_sums(index_N: Tensor, relative_N: Tensor, size: int) -> Tensor:
-    """[size, 3]: the words, upper first, of sums of numbers that are not much above 1."""
+    """Sum numbers that are not much above 1 into three words, the upper word first: [size, 3]."""
     words = []
     for _ in range(_WORDS):
         relative_N = relative_N * (1 << WORD)
@@ -199,7 +204,7 @@ def _wide_sums(index_N: Tensor, relative_N: Tensor, size: int) -> Tensor:
 
 
 def _moments(index_B: Tensor, value_B: Tensor, size: int) -> Tensor:
-    """[size, 3]: count, sum and sum of squares of integers by index."""
+    """Return count, sum and sum of squares of integers by index, [size, 3]."""
     return torch.stack([torch.bincount(index_B, minlength=size), _sums(index_B, value_B, size),
                         _sums(index_B, value_B.square(), size)], dim=1)
 

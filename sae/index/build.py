@@ -1,4 +1,4 @@
-"""A feature build from end to end: frame, scan, tables, file."""
+"""A build from end to end: scales, scan, tables, file."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from sae.store.schema import BANDS, SCHEMA_VERSION
 from sae.store.writer import meta_table, new_build
 from sae.workspace.checkpoint import Saver
 
-_ORDER_SEED = 0  # of the text: the same for every build, so that builds can be compared
+_ORDER_SEED = 0  # every build reads the text in the same order, so that builds can be compared
 
 
 def contexts_to_read(corpus: Corpus, n_tokens: int) -> np.ndarray:
-    """Contexts of about `n_tokens` counted tokens, from all of the text, in a fixed shuffled order."""
+    """Return contexts with about `n_tokens` counted tokens, drawn from all of the text in a fixed shuffled order."""
     contexts = corpus.contexts("all", _ORDER_SEED)
     counted = np.cumsum(corpus.length[contexts].astype(np.int64) - 1)
     return contexts[: int(np.searchsorted(counted, n_tokens)) + 1]
@@ -40,9 +40,9 @@ def build(
     provenance: dict[str, Any], checkpoint: Path | None = None,
     update: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Make the build `path`, from the last finished shard on if `checkpoint` holds one.
+    """Write the build `path`, and resume after the last finished shard if `checkpoint` holds one.
 
-    `update(done, total)` counts tokens and may raise to stop.  `provenance` goes into `meta`.
+    `update(done, total)` receives token counts and may raise to stop.  `provenance` is added to `meta`.
     """
     started = time.time()
     keep_freed_memory()
@@ -51,11 +51,11 @@ def build(
     pool = EncoderPool(lm, sae, corpus, NEAR if settings.near_misses else 0.0)
     read = pool.read(contexts[:SAMPLES], bos=True)
     scales, hist_low = make_scales(lm, sae, corpus, read, settings)
-    with Saver(checkpoint) as saver:  # the last one is written while the tables are made
+    with Saver(checkpoint) as saver:  # the last checkpoint is written while the tables are made
         shard = scan(pool, corpus, contexts, scales, saver=saver, read=read, update=lambda done: update(done, total))
         with new_build(path, sort=False) as write:
             added = make_tables(lm, sae, corpus, contexts, shard, scales, settings, write,
-                                read=[Strongest.of(firings, tokens) for firings, tokens, _ in read],
+                                read=[Strongest.of(one.firings, one.tokens) for one in read],
                                 check=lambda: update(total, total))
             write("meta", meta_table(
                 _meta(lm, sae, corpus, contexts, settings) | {
@@ -66,7 +66,7 @@ def build(
 def _meta(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, settings: IndexSettings
 ) -> dict[str, Any]:
-    """What `meta` says of the model, the SAE, the text and the settings."""
+    """Return the entries of `meta` about the model, the SAE, the text and the settings."""
     config = sae.config
     return {
         "schema_version": SCHEMA_VERSION, "saescope_version": __version__, "sae_id": config["id"],

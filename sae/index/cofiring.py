@@ -1,9 +1,9 @@
-"""Which latents fire together, over the whole dictionary and from one pass.
+"""Co-firing of all latents, estimated from one pass.
 
-For every latent the `n_kept` firing tokens with the lowest hash are kept, with all latents that
-are active there.  The hash depends on the token's place in the text alone, so latents share
-their samples, the sample of each is uniform, and shards merge exactly, in any order.  Of a
-latent with at most `n_kept` firings the figures are exact; of the others estimates from so many.
+Every latent keeps the `n_kept` firing tokens with the lowest hash, with all latents that are active
+there.  The hash depends only on the token's position in the text.  So latents share their samples, each
+sample is uniform, and shards merge exactly in any order.  The figures are exact for a latent with
+at most `n_kept` firings, and estimates from `n_kept` tokens for the others.
 
     P(B | A)  share of A's kept tokens on which B is active
     φ         correlation of "A fires" and "B fires" over counted tokens, from P(B | A) and the densities
@@ -23,32 +23,35 @@ from torch import Tensor
 from sae.kernels.hashing import hash31
 from sae.kernels.segments import repeated, spread
 from sae.kernels.sorting import counted, stable_argsort
+from sae.store.intervals import share_interval
 
 SAMPLED = 64
-MIN_TOGETHER = 3  # fewer joint firings in the sample are left out: chance gives them too easily
-IMPLIED_SHARE = 0.9  # A ⇒ B where B is active on so large a share of A's tokens,
-IMPLIED_LIFT = 2.0  # so many times as often as on any token,
-IMPLIED_TOKENS = 10  # and A has so many kept tokens or more
-_RUN_PAIRS = 1 << 17  # what stays in the cache
-_SPARSE = 8  # so many possible pairs for each that is met: sorting them is faster than a counter for each
+MIN_TOGETHER = 3  # pairs with fewer joint firings in the sample are left out, since chance gives them easily
+# A ⇒ B if B is active on at least this share of A's tokens (by the lower end of a 95% interval where A has more
+# tokens than are kept), at least this many times as often as on any token, and A has at least this many kept tokens.
+IMPLIED_SHARE = 0.9
+IMPLIED_LIFT = 2.0
+IMPLIED_TOKENS = 10
+_RUN_PAIRS = 1 << 17  # pairs counted at a time, so that they stay in the cache
+_SPARSE = 8  # possible pairs per observed pair above which sorting is faster than a counter for each
 
 
 @dataclass
 class CofiringSample:
     """Tokens in the order of their hash, each with the latents that are active on it."""
 
-    token_T: Tensor  # int64, the token's place in the text: context · length + position
-    size_T: Tensor  # int64, how many latents are active on it
-    latent_N: Tensor  # int32, those latents, token by token
+    token_T: Tensor  # int64, the token's position in the text: context · length + position
+    size_T: Tensor  # int64, number of latents active on the token
+    latent_N: Tensor  # int32, the active latents, token by token
 
     @classmethod
     def find(cls, token_N: Tensor, latent_N: Tensor) -> CofiringSample:
-        """Of firings in the order of the text: the tokens' places and the latents."""
+        """Collect firings, given in the order of the text as token positions and latents."""
         token_T, size_T = torch.unique_consecutive(token_N, return_counts=True)
         return cls(token_T, size_T, latent_N.int())._sorted()
 
     def merge(self, other: CofiringSample) -> CofiringSample:
-        """Of two disjoint sets of tokens, not yet pruned."""
+        """Merge the samples of two disjoint sets of tokens, without pruning."""
         return CofiringSample(torch.cat([self.token_T, other.token_T]), torch.cat([self.size_T, other.size_T]),
                        torch.cat([self.latent_N, other.latent_N]))._sorted()
 
@@ -60,7 +63,7 @@ class CofiringSample:
 
     @property
     def owner_N(self) -> Tensor:
-        """Which token each pair belongs to."""
+        """Return the number of the token that each pair belongs to."""
         return repeated(self.size_T)
 
     @property
@@ -68,7 +71,7 @@ class CofiringSample:
         return self.size_T.cumsum(0) - self.size_T
 
     def first_N(self, n_kept: int) -> Tensor:
-        """The pairs of each latent with its first `n_kept` tokens in the order of the hash; latent by latent."""
+        """Return the pairs of each latent with its first `n_kept` tokens in the order of the hash, by latent."""
         order = stable_argsort(self.latent_N)
         size_L = torch.bincount(self.latent_N)
         first, _ = spread(size_L.cumsum(0) - size_L, size_L.clamp(max=n_kept))
@@ -85,7 +88,7 @@ class CofiringSample:
 
 @dataclass
 class CofiringPairs:
-    """Rows sorted by latent: `other` is active on a share `given` of the tokens on which `latent` fires."""
+    """Pairs sorted by latent: `other` is active on a share `given` of the tokens on which `latent` fires."""
 
     latent_N: Tensor
     other_N: Tensor
@@ -94,22 +97,22 @@ class CofiringPairs:
     phi_N: Tensor
 
 
-def together(
-    company: CofiringSample, density_L: Tensor, n_kept: int, check: Callable[[], None] = lambda: None
+def cofiring_pairs(
+    sample: CofiringSample, density_L: Tensor, n_kept: int, check: Callable[[], None] = lambda: None
 ) -> tuple[CofiringPairs, Tensor]:
-    """All pairs seen together often enough, and how many kept tokens each latent's figures rest on, [L]."""
+    """Return all pairs that fire together often enough, and the number of kept tokens of each latent, [L]."""
     L = len(density_L)
-    rows = company.first_N(n_kept)
-    sampled_L = torch.bincount(company.latent_N[rows], minlength=L)
-    owner_N, start_T = company.owner_N, company.start_T
-    # Every pair (token, A) of A's sample meets all pairs of its token.
+    rows = sample.first_N(n_kept)
+    sampled_L = torch.bincount(sample.latent_N[rows], minlength=L)
+    owner_N, start_T = sample.owner_N, sample.start_T
+    # Every pair (token, A) of A's sample is joined with all pairs of its token.
     parts: list[tuple[Tensor, Tensor]] = []
-    for chosen in _cut(rows, company.latent_N[rows], company.size_T[owner_N[rows]].cumsum(0)):
+    for chosen in _cut(rows, sample.latent_N[rows], sample.size_T[owner_N[rows]].cumsum(0)):
         check()
-        token, latent = owner_N[chosen], company.latent_N[chosen].long()
-        met, by = spread(start_T[token], company.size_T[token])
+        token, latent = owner_N[chosen], sample.latent_N[chosen].long()
+        joint, by = spread(start_T[token], sample.size_T[token])
         low, high = int(latent[0]), int(latent[-1])
-        key, count = _frequent(((latent - low) * L)[by] + company.latent_N[met], (high - low + 1) * L)
+        key, count = _frequent(((latent - low) * L)[by] + sample.latent_N[joint], (high - low + 1) * L)
         key += low * L
         other = key // L != key % L
         parts.append((key[other], count[other]))
@@ -121,14 +124,19 @@ def together(
     return CofiringPairs(latent_N, other_N, given_N, given_N / q, phi_N.nan_to_num(0.0)), sampled_L
 
 
-def implied(pairs: CofiringPairs, sampled_L: Tensor) -> Tensor:
-    """Whether `latent` fires ⇒ `other` fires, for every pair: what feature splitting looks like."""
-    return ((pairs.given_N >= IMPLIED_SHARE) & (pairs.lift_N >= IMPLIED_LIFT)
-            & (sampled_L[pairs.latent_N] >= IMPLIED_TOKENS))
+def implied(pairs: CofiringPairs, sampled_L: Tensor, n_tokens_L: Tensor) -> Tensor:
+    """Return for every pair whether `latent` fires ⇒ `other` fires, the pattern that feature splitting leaves.
+
+    `n_tokens_L` is the number of all firings; where it exceeds `sampled_L`, P(other | latent) is an estimate.
+    """
+    sampled_N = sampled_L[pairs.latent_N]
+    low, _ = share_interval(pairs.given_N.numpy(), sampled_N.double().numpy())
+    sure_N = torch.where(n_tokens_L[pairs.latent_N] > sampled_N, torch.from_numpy(low), pairs.given_N)
+    return (sure_N >= IMPLIED_SHARE) & (pairs.lift_N >= IMPLIED_LIFT) & (sampled_N >= IMPLIED_TOKENS)
 
 
 def _frequent(key_N: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The numbers below `size` that occur often enough, ascending, and how often each does."""
+    """Return the numbers below `size` that occur often enough, in ascending order, and their counts."""
     if size > _SPARSE * len(key_N):
         key, count = counted(key_N)
         often = count >= MIN_TOGETHER
@@ -139,7 +147,7 @@ def _frequent(key_N: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _cut(rows: Tensor, latent_N: Tensor, ends: Tensor) -> list[Tensor]:
-    """The rows in runs of whole latents, of about `_RUN_PAIRS` meetings each."""
+    """Split the rows into runs of whole latents with about `_RUN_PAIRS` joint pairs each."""
     if not len(rows):
         return []
     part_N = (ends - 1) // _RUN_PAIRS

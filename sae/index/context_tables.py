@@ -1,8 +1,9 @@
-"""From the peaks that a scan kept to the contexts that a page shows.
+"""Selection of the contexts that a page shows, out of the peaks that a scan kept.
 
-Top: strongest first, one row for all contexts whose window text is the same (`duplicates` says
-how many of the latent's strongest contexts share it).  Bands: quantiles of the latent's firing
-activations, cut at bins of its histogram; in each a uniform sample of contexts by their peak.
+The top contexts come strongest first.  Contexts with the same window text share one row, and
+`duplicates` says how many of the latent's strongest contexts share it.  The bands are quantiles of
+the latent's firing activations, cut at bins of its histogram.  Each band holds a uniform sample of
+contexts by their peak.
 
 Shapes: N rows (one latent in one context), S positions.
 """
@@ -18,17 +19,18 @@ from torch import Tensor
 
 from sae.data.corpus import Corpus
 from sae.index.top_contexts import Peaks, sample_rank
+from sae.kernels.hashing import counter, mix64
 from sae.kernels.segments import rank_within
 from sae.store.schema import BANDS, NEAR_BAND, ROW_GROUP, TOP_BAND
 
-WINDOW = 128  # tokens shown at the most
-_BEFORE_PEAK = 96  # of them, where the context is longer
-_SAME_BEFORE, _SAME_AFTER = 16, 8  # windows that agree on these tokens around the peak are the same
+WINDOW = 128  # tokens shown at most
+_BEFORE_PEAK = 96  # tokens shown before the peak, where the context is longer than the window
+_SAME_BEFORE, _SAME_AFTER = 16, 8  # windows count as equal if they agree on this many tokens around the peak
 
 
 @dataclass
 class Chosen:
-    """Rows of the peaks that are shown, in the order of the table."""
+    """The rows of the peaks that are shown, in the order of the table."""
 
     row_N: Tensor
     band_N: Tensor
@@ -39,8 +41,10 @@ class Chosen:
 def choose(
     peaks: Peaks, near: Peaks, corpus: Corpus, hist_LK: Tensor, n_top: int, n_strong: int, n_band: int
 ) -> tuple[Peaks, Chosen]:
-    """The top contexts, the band samples and the near misses of every latent: rows of the peaks returned, which
-    are both."""
+    """Choose the top contexts, the band samples and the near misses of every latent.
+
+    Returns `peaks` and `near` joined, and the chosen rows of them.
+    """
     top_row, top_duplicates = _distinct_strongest(peaks, corpus, n_top, n_strong)
     rest = torch.ones(len(peaks.key_N), dtype=torch.bool)
     rest[top_row] = False
@@ -54,12 +58,12 @@ def choose(
     row_N = torch.cat([top_row, row, near_row])
     band_N = torch.cat([torch.zeros_like(top_row), band_N[row], torch.full_like(near_row, NEAR_BAND)])
     duplicates_N = torch.cat([top_duplicates, torch.ones_like(row), torch.ones_like(near_row)])
-    both = peaks.joined(near)  # whose latents are silent there, so that they have no payload
+    both = peaks.joined(near)
     return both, _ordered(both, row_N, band_N, duplicates_N)
 
 
 def bands_of_bins(hist_LK: Tensor) -> Tensor:
-    """The band of each histogram bin of each latent (0: none), by the quantile at the bin's middle."""
+    """Return the band of each histogram bin of each latent (0: none), by the quantile at the bin's middle."""
     total_L1 = hist_LK.sum(dim=1, keepdim=True).clamp(min=1)
     middle_LK = (hist_LK.cumsum(dim=1) - hist_LK / 2) / total_L1
     band_LK = torch.zeros_like(hist_LK)
@@ -82,19 +86,18 @@ def _distinct_strongest(peaks: Peaks, corpus: Corpus, n_top: int, n_strong: int)
 
 
 def _window_hash(corpus: Corpus, context: np.ndarray, position: np.ndarray, latent: np.ndarray) -> np.ndarray:
-    """64 bits of (latent, tokens around the peak); positions outside the context count as no token."""
-    out = latent.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    """Return a 64-bit hash of (latent, tokens around the peak); a position outside the context counts as no token."""
+    out = mix64(counter(latent))
     for step in range(-_SAME_BEFORE, _SAME_AFTER + 1):
         at = position.astype(np.int64) + step
         inside = (at >= 0) & (at < corpus.length[context])
         token = corpus.tokens[context, np.where(inside, at, 0)].astype(np.uint64) + np.uint64(1)
-        out = (out ^ np.where(inside, token, np.uint64(0))) * np.uint64(0xBF58476D1CE4E5B9)
-        out ^= out >> np.uint64(29)
+        out = mix64(out ^ np.where(inside, token, np.uint64(0)))
     return out
 
 
 def _ordered(peaks: Peaks, row_N: Tensor, band_N: Tensor, duplicates_N: Tensor) -> Chosen:
-    """By latent, band, and falling activation (ties: lowest context)."""
+    """Sort the rows by latent, band and falling activation (ties: lowest context)."""
     group_N = peaks.latent_N[row_N] * (NEAR_BAND + 1) + band_N
     # Rows of the peaks are sorted by (latent, context), so equal activations stay in that order
     # only if the first sort starts from it.
@@ -105,7 +108,7 @@ def _ordered(peaks: Peaks, row_N: Tensor, band_N: Tensor, duplicates_N: Tensor) 
 
 
 def place_reader(peaks: Peaks, chosen: Chosen, corpus: Corpus) -> pa.RecordBatchReader:
-    """The build's `place` table, made as it is read: for many latents it is larger than all else."""
+    """Return the build's `place` table, made as it is read: with many latents it is the largest table."""
     runs = zip(*(torch.split(column, ROW_GROUP) for column in vars(chosen).values()), strict=True)
     schema = _place_table(peaks, Chosen(*(column[:0] for column in vars(chosen).values())), corpus).schema
     return pa.RecordBatchReader.from_batches(schema, (
@@ -135,7 +138,7 @@ def _place_table(peaks: Peaks, chosen: Chosen, corpus: Corpus) -> pa.Table:
 
 
 def text_reader(peaks: Peaks, chosen: Chosen, corpus: Corpus) -> pa.RecordBatchReader:
-    """The build's `text` table, made as it is read: every context in which a chosen one lies."""
+    """Return the build's `text` table, made as it is read: every context with a chosen row."""
     used = np.unique(peaks.context_N[chosen.row_N].numpy())
 
     def table(contexts: np.ndarray) -> pa.Table:
@@ -148,7 +151,7 @@ def text_reader(peaks: Peaks, chosen: Chosen, corpus: Corpus) -> pa.RecordBatchR
 
 
 def window_tokens(corpus: Corpus, context: np.ndarray, start: np.ndarray, shown: np.ndarray) -> pa.ListArray:
-    """The tokens `start` .. `start + shown` of each context, as a list column."""
+    """Return the tokens `start` .. `start + shown` of each context as a list column."""
     offsets = np.concatenate([[0], np.cumsum(shown)])
     rows = corpus.tokens[context]
     columns = np.arange(rows.shape[1])
@@ -157,7 +160,7 @@ def window_tokens(corpus: Corpus, context: np.ndarray, start: np.ndarray, shown:
 
 
 def _payload(peaks: Peaks, row: Tensor, start: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Positions in the window and values of all firings of each row's latent in its window."""
+    """Return positions and values of all firings of each row's latent in its window, and the rows' offsets."""
     source, owner = peaks.payload(row)
     position = peaks.payload_position_M[source].numpy().astype(np.int64) - start[owner.numpy()]
     inside = (position >= 0) & (position < shown[owner.numpy()])

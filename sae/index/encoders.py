@@ -1,7 +1,7 @@
-"""Several things at once: on a CPU each core takes forward passes, and later some of the sums and the tables.
+"""A pool of encoders that make forward passes in parallel on a CPU.
 
-Cores that share every product wait for each other at its end, and all but one idle where the work is not a
-product.
+If all cores shared one pass, they would wait for each other at the end of every product, and all but one
+would be idle between products.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ import torch
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
 from sae.index.forward import Encoder, ForwardPass
-from sae.index.threads import MOST, run_jobs
+from sae.index.threads import MAX_THREADS, run_jobs
 from sae.lm.bridge import LanguageModel
 
 
 class EncoderPool:
-    """An encoder (`sae.index.forward`) for each thread, of the model and its twins on a CPU; a single one on a GPU."""
+    """An encoder (`sae.index.forward`) for each thread on a CPU, on copies of the model that share its weights.
+
+    On a GPU there is a single encoder.
+    """
 
     def __init__(self, lm: LanguageModel, sae: Autoencoder, corpus: Corpus, near: float = 0.0) -> None:
-        n = min(torch.get_num_threads(), MOST) if lm.device.type == "cpu" else 1
+        n = min(torch.get_num_threads(), MAX_THREADS) if lm.device.type == "cpu" else 1
         models = [lm, *(copy for copy in (lm.share_weights() for _ in range(n - 1))
                         if copy.reads_as(lm, [sae.hook, sae.out_hook]))]
         self.encoders = [Encoder(model, sae, corpus, near) for model in models]
@@ -32,9 +35,9 @@ class EncoderPool:
     def read(
         self, contexts: np.ndarray, update: Callable[[int], None] = lambda tokens: None, *, bos: bool = False
     ) -> list[ForwardPass]:
-        """The forward passes over the contexts, in their order, whoever made them.
+        """Return the forward passes over the contexts, in the order of the contexts.
 
-        `update(tokens)` is told the counted tokens read so far and may raise to stop.
+        `update(tokens)` receives the number of counted tokens read so far and may raise to stop.
         """
         free: SimpleQueue[Encoder] = SimpleQueue()
         for encoder in self.encoders:
@@ -42,8 +45,8 @@ class EncoderPool:
         found: dict[int, ForwardPass] = {}
         tokens = 0
 
-        def one(i: int, part: np.ndarray, go_on: Callable[[], None]) -> tuple[int, ForwardPass]:
-            go_on()
+        def one(i: int, part: np.ndarray, check_stop: Callable[[], None]) -> tuple[int, ForwardPass]:
+            check_stop()
             encoder = free.get()
             try:
                 return i, encoder(part, bos=bos)
@@ -53,11 +56,11 @@ class EncoderPool:
         def done(result: tuple[int, ForwardPass]) -> None:
             nonlocal tokens
             i, found[i] = result
-            tokens += int((found[i][1].position_B > 0).sum())
+            tokens += int((found[i].tokens.position_B > 0).sum())
             update(tokens)
 
         parts = self.encoders[0].passes(contexts, len(self.encoders))
         run_jobs([partial(one, i, part) for i, part in enumerate(parts)], done, lambda: update(tokens),
-                     most=len(self.encoders))
+                     max_threads=len(self.encoders))
         return [found[i] for i in range(len(parts))]
 

@@ -1,11 +1,11 @@
 """A short rule for each latent ("fires on `raise`"), with its precision and recall on held-out contexts.
 
-Candidates: the token itself is one of a few, the token before is, the token after is, or the
-place belongs to a class (`sae.index.token_classes`).  Contexts are halved by a hash: the best rule of
-each latent is found on one half by its F1, and scored on the other.
+A candidate rule names a few tokens, of which the token itself, the one before or the one after must be
+one; or it names a class of positions (`sae.index.token_classes`).  A hash divides the contexts into two
+halves.  The rule with the best F1 is found on one half and scored on the other.
 
-    precision  of the places that the rule names, the share on which the latent fires
-    recall     of the latent's firings, the share that the rule names
+    precision  the share of the positions named by the rule on which the latent fires
+    recall     the share of the latent's firings that the rule names
     F1         their harmonic mean
 
 Shapes: L latents, V vocabulary, C classes, N (latent, token) pairs.
@@ -22,8 +22,8 @@ from sae.index.token_counts import PairCounts
 from sae.kernels.segments import rank_within
 
 KINDS = ("token", "previous", "next", "class")
-MAX_TOKENS = 5  # of the vocabulary, named by one rule
-MIN_FIRINGS = 10  # in either half; with fewer there is nothing to find or to score
+MAX_TOKENS = 5  # vocabulary entries that one rule may name
+MIN_FIRINGS = 10  # firings needed in either half to find and score a rule
 _MIN_PAIR = 2  # firings on a token before a rule may name it
 
 
@@ -33,19 +33,19 @@ class Counts:
 
     firings_2L: Tensor
     pairs: dict[str, PairCounts]  # by kind of rule: token, previous, next
-    base_2V: dict[str, Tensor]  # places whose token (previous, next token) it is
+    base_2V: dict[str, Tensor]  # by kind of rule: positions whose (own, previous, next) token each token is
     class_2LC: Tensor  # firings on each class
-    class_base_2C: Tensor
+    class_base_2C: Tensor  # positions of each class
 
 
 @dataclass
 class Rules:
-    """The rule of each latent; `kind_L` is −1 where there is none.  `token_LK` is padded with −1."""
+    """The rule of each latent.  `kind_L` is −1 where there is none, and `token_LK` is padded with −1."""
 
     kind_L: Tensor
     token_LK: Tensor
     class_L: Tensor
-    precision_L: Tensor  # on the half that it was not found on
+    precision_L: Tensor  # on the half that the rule was not found on
     recall_L: Tensor
 
     @property
@@ -54,7 +54,7 @@ class Rules:
 
 
 def find_rules(counts: Counts) -> Rules:
-    """The best rule of every latent that fires often enough in both halves."""
+    """Find the best rule of every latent that fires often enough in both halves."""
     L = counts.firings_2L.shape[1]
     enough_L = (counts.firings_2L >= MIN_FIRINGS).all(dim=0)
     best = Rules(torch.full((L,), -1), torch.full((L, MAX_TOKENS), -1), torch.full((L,), -1),
@@ -71,7 +71,7 @@ def find_rules(counts: Counts) -> Rules:
 
 
 def _token_rule(counts: Counts, kind: str) -> tuple[Tensor, Rules]:
-    """The few tokens of highest precision whose union has the best F1 on the first half."""
+    """Find the few tokens of highest precision whose union has the best F1 on the first half."""
     pairs, base_2V = counts.pairs[kind], counts.base_2V[kind].double()
     L, V = counts.firings_2L.shape[1], base_2V.shape[1]
     latent_N, token_N = pairs.key_N // V, pairs.key_N % V
@@ -81,18 +81,18 @@ def _token_rule(counts: Counts, kind: str) -> tuple[Tensor, Rules]:
     precision_N = fit_N[seen] / base_2V[0, token_N[seen]]
     seen = seen[torch.argsort(precision_N, descending=True, stable=True)]
     seen = seen[torch.argsort(latent_N[seen], stable=True)]
-    place_N = rank_within(latent_N[seen])
-    seen, place_N = seen[place_N < MAX_TOKENS], place_N[place_N < MAX_TOKENS]
+    rank_N = rank_within(latent_N[seen])
+    seen, rank_N = seen[rank_N < MAX_TOKENS], rank_N[rank_N < MAX_TOKENS]
 
     def table(value_N: Tensor) -> Tensor:  # [L, MAX_TOKENS]
         out = torch.zeros(L, MAX_TOKENS, dtype=value_N.dtype)
-        out[latent_N[seen], place_N] = value_N
+        out[latent_N[seen], rank_N] = value_N
         return out
 
     token = token_N[seen]
     fires_LK, named_LK = table(fit_N[seen]).cumsum(1), table(base_2V[0, token]).cumsum(1)
     f1_LK = _f1(fires_LK / named_LK.clamp(min=1), fires_LK / counts.firings_2L[0].double().clamp(min=1)[:, None])
-    fit_f1_L, last_L = f1_LK.max(dim=1)  # the first of equal ones: the shortest rule
+    fit_f1_L, last_L = f1_LK.max(dim=1)  # the first of equal values, so the shortest rule
     chosen_LK = torch.arange(MAX_TOKENS) <= last_L[:, None]
     chosen_LK &= table(torch.ones_like(token)) > 0
     precision_L, recall_L = _score((table(held_N[seen]) * chosen_LK).sum(1),

@@ -1,4 +1,4 @@
-"""The flags of latents, from their counts."""
+"""Flags of latents, computed from their counts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sae.store.records import (
 def flags(
     n_tokens_L: Tensor, counted: int, top_token_n_L: Tensor, top_position_n_L: Tensor, class_n_LC: Tensor
 ) -> dict[str, Tensor]:
-    """The flags of every latent as bool [L], by the names in `sae.store.records.FLAGS`, which says what each means.
+    """Return the flags of every latent as bool [L], by the names that `sae.store.records.FLAGS` explains.
 
-    `top_token_n_L`, `top_position_n_L`: firings on its most frequent token and position;
-    `class_n_LC`: on each class of tokens.
+    `top_token_n_L` and `top_position_n_L` count firings on the latent's most frequent token and position.
+    `class_n_LC` counts firings on each class of tokens.
     """
     enough_L = n_tokens_L >= RARE_TOKENS
     return {
@@ -36,5 +36,5 @@ def flags(
 
 
 def largest_in_row(counts_LS: Tensor) -> Tensor:
-    """The largest count of each latent, [L]."""
+    """Return the largest count of each latent, [L]."""
     return torch.amax(counts_LS, dim=1)

@@ -1,4 +1,4 @@
-"""Forward passes of the language model and the SAE: which latents fire on which token.
+"""Forward passes of the language model and the SAE, with the latents that fire on each token.
 
 *Counted* tokens are all real positions but BOS.  Shapes: P contexts, S positions, B tokens, N firings.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,14 +22,16 @@ from sae.lm.bridge import LanguageModel
 from sae.lm.fast_reader import reader
 from sae.store.records import CLASSES
 
-_TOKENS = 8192  # of a forward pass
-_CPU_TOKENS = 2048  # on a CPU: what the model's layers make stays in the cache
+_TOKENS = 8192  # per forward pass on a GPU
+_CPU_TOKENS = 2048  # per forward pass on a CPU, so that the outputs of a layer stay in the cache
 
 
 @dataclass
 class Firings:
-    """The code of a piece of text as triplets with their context, in the order of the text; int32 but for values
-    and classes."""
+    """The codes of a piece of text as triplets, in the order of the text, with facts about each firing's token.
+
+    All columns are int32 except values (float32) and classes (int16).
+    """
 
     latent_N: Tensor
     value_N: Tensor
@@ -42,14 +44,14 @@ class Firings:
     classes_N: Tensor  # the token's classes, bit by bit in the order of `CLASSES`
 
     def counted(self) -> Firings:
-        """All but those on BOS."""
+        """Return the firings on counted tokens, which are all but those on BOS."""
         kept = (self.position_N > 0).nonzero().squeeze(1)
         return Firings(*(column.index_select(0, kept) for column in vars(self).values()))
 
 
 @dataclass
 class Misses:
-    """Pairs that nearly fired, with their pre-activations, in contexts in which the latent never fires."""
+    """Near misses: pairs that nearly fired, with their pre-activations, in contexts where the latent never fires."""
 
     latent_N: Tensor
     value_N: Tensor
@@ -59,7 +61,7 @@ class Misses:
 
 @dataclass
 class Tokens:
-    """The tokens of the same piece, BOS included; `x` is what the SAE reconstructs."""
+    """The tokens of a piece of text, BOS included.  `x_BD` is the SAE's target."""
 
     context_B: Tensor
     position_B: Tensor
@@ -76,19 +78,27 @@ class Tokens:
         return int((self.position_B == 0).sum())
 
 
-ForwardPass: TypeAlias = tuple[Firings, Tokens, Misses]
+@dataclass(frozen=True, slots=True)
+class ForwardPass:
+    """One forward pass over some contexts: the firings, the tokens and the near misses, on the CPU."""
+
+    firings: Firings
+    tokens: Tokens
+    misses: Misses
+
+
 T = TypeVar("T", Firings, Tokens, Misses)
 
 
 def joined(parts: Sequence[T]) -> T:
-    """The columns of all parts, one after the other."""
+    """Concatenate the columns of all parts."""
     return type(parts[0])(*(torch.cat(column) for column in zip(*(vars(part).values() for part in parts), strict=True)))
 
 
 class Encoder:
-    """A language model up to the SAE's site, and the SAE, over contexts of a corpus; for one thread at a time.
+    """A language model up to the SAE's site and the SAE, over contexts of a corpus, for one thread at a time.
 
-    `near`: by how much the pre-activation of a near miss falls short of firing, at the most; 0 for none of them.
+    `near` is the largest share of the way to firing that a near miss may lack; 0 finds no near misses.
     """
 
     def __init__(self, lm: LanguageModel, sae: Autoencoder, corpus: Corpus, near: float = 0.0) -> None:
@@ -98,14 +108,13 @@ class Encoder:
         self._most = _CPU_TOKENS if lm.device.type == "cpu" else _TOKENS
 
     def passes(self, contexts: np.ndarray, among: int = 1) -> list[np.ndarray]:
-        """The contexts in as few passes as there can be of equal size for each of so many encoders."""
+        """Split the contexts into as few passes of equal size as `among` encoders can share evenly."""
         size = max(1, self._most // self._corpus.context_length)
         n = -(-len(contexts) // (size * among)) * among
         return np.array_split(contexts, max(1, min(n, len(contexts)))) if len(contexts) else []
 
     def __call__(self, contexts: np.ndarray, *, bos: bool) -> ForwardPass:
-        """One forward pass: firings, on BOS too if `bos` is set, all tokens, and near misses on counted tokens, on the
-        CPU."""
+        """Make one forward pass: firings (on BOS only if `bos`), all tokens, and near misses on counted tokens."""
         device, sae = self._lm.device, self._sae
         (rows, tokens_PS, real_PS), = context_batches(self._corpus, contexts, max_tokens=self._most)
         real_on_device = real_PS.to(device)
@@ -117,9 +126,9 @@ class Encoder:
         tokens = self._tokens(torch.from_numpy(rows)[row_B], position_B, tokens_PS, real_PS,
                               codes.l0_B().cpu(), x_BD.cpu(), error_B.cpu())
         counted_B = position_B.to(device) > 0
-        silent = _in_silence(silent, codes, row_B.to(device), counted_B)
-        return (_firings(codes if bos else codes.where(counted_B[codes.token_N]), tokens), tokens,
-                _misses(silent, tokens))
+        silent = _where_silent(silent, codes, row_B.to(device), counted_B)
+        return ForwardPass(_firings(codes if bos else codes.where(counted_B[codes.token_N]), tokens), tokens,
+                           _misses(silent, tokens))
 
     def _tokens(
         self, context_B: Tensor, position_B: Tensor, tokens_PS: Tensor, real_PS: Tensor, *computed: Tensor
@@ -149,8 +158,8 @@ def _misses(silent: Codes, tokens: Tokens) -> Misses:
     return Misses(silent.latent_N.cpu(), silent.value_N.cpu(), tokens.context_B[at_N], tokens.position_B[at_N])
 
 
-def _in_silence(misses: Codes, codes: Codes, row_B: Tensor, counted_B: Tensor) -> Codes:
-    """The near misses on counted tokens of those rows of a pass in which the latent fires on none of them."""
+def _where_silent(misses: Codes, codes: Codes, row_B: Tensor, counted_B: Tensor) -> Codes:
+    """Return the near misses on counted tokens in those rows of a pass where the latent never fires."""
     counted_N = counted_B[codes.token_N]
     fires_PL = torch.zeros(int(row_B[-1]) + 1, codes.n_latents, dtype=torch.bool, device=row_B.device)
     fires_PL[row_B[codes.token_N[counted_N]], codes.latent_N[counted_N]] = True

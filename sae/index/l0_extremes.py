@@ -1,4 +1,4 @@
-"""The contexts whose tokens need fewest and most latents, out of all that were read.
+"""The contexts with the lowest and the highest mean L0 of all contexts read.
 
 Shapes: M kept contexts, B counted tokens.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-KEPT = 8  # at either end
+KEPT = 8  # contexts at either end
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Extremes:
 
     @classmethod
     def find(cls, context_B: Tensor, l0_B: Tensor, least: int) -> Extremes:
-        """The contexts with at least `least` counted tokens, not yet pruned."""
+        """Return the contexts with at least `least` counted tokens, not yet pruned."""
         context_M, at_B = torch.unique(context_B, return_inverse=True)
         n_M = torch.bincount(at_B, minlength=len(context_M))
         l0_M = torch.zeros_like(n_M).index_add_(0, at_B, l0_B)
@@ -31,22 +31,22 @@ class Extremes:
         return cls(context_M[long_M], n_M[long_M], l0_M[long_M])
 
     def merge(self, other: Extremes) -> Extremes:
-        """Those of two disjoint sets of contexts, not yet pruned."""
+        """Merge the contexts of two disjoint sets, without pruning."""
         both = [torch.cat([getattr(self, name), getattr(other, name)]) for name in ("context_M", "n_M", "l0_M")]
         order = torch.argsort(both[0])
         return Extremes(*(column[order] for column in both))
 
     def prune(self) -> Extremes:
-        """Keep what is at either end."""
+        """Keep the `KEPT` contexts at either end."""
         kept = torch.unique(torch.cat([self._order(False), self._order(True)]))
         return Extremes(self.context_M[kept], self.n_M[kept], self.l0_M[kept])
 
     def fewest(self) -> Tensor:
-        """The contexts with the lowest mean L0, lowest first; equals in the order of their numbers."""
+        """Return the contexts with the lowest mean L0, lowest first (ties: the lower number first)."""
         return self.context_M[self._order(False)]
 
     def most(self) -> Tensor:
-        """Those with the highest, highest first, none of which is among the `fewest`."""
+        """Return the contexts with the highest mean L0, highest first, without those in `fewest`."""
         most = self.context_M[self._order(True)]
         return most[~torch.isin(most, self.fewest())]
 

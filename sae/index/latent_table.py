@@ -1,4 +1,4 @@
-"""The build's table of latents: a row for each, everything that a page shows of it but its contexts.
+"""The build's `latent` table: one row per latent, with everything that a page shows except the contexts.
 
 Shapes: L latents, V vocabulary, K listed, N rows.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
-from sae.index.cofiring import SAMPLED, CofiringPairs, implied, together
+from sae.index.cofiring import SAMPLED, CofiringPairs, cofiring_pairs, implied
 from sae.index.directions import LogitEffects, nearest
 from sae.index.firing_rules import KINDS, Counts, Rules, find_rules
 from sae.index.flags import flags, largest_in_row
@@ -32,12 +32,15 @@ LISTED_LATENTS = 8
 def latent_columns(
     sae: Autoencoder, shard: Shard, scales: IndexScales
 ) -> list[Callable[[Callable[[], None]], dict[str, Any]]]:
-    """What makes the table's columns, some of them each; given a function that may raise to stop."""
-    living_L = shard.n_tokens_L > 0
+    """Return functions that each make some of the table's columns.
+
+    Each takes a function that it calls now and then, and which may raise to stop.
+    """
+    alive_L = shard.n_tokens_L > 0
     return [
-        lambda check: _company_columns(shard, check),
-        lambda check: _nearest_columns("neighbour", sae.W_dec_LD, living_L, check),
-        lambda check: _nearest_columns("encoder_neighbour", sae.W_enc_LD, living_L, check),
+        lambda check: _cofiring_columns(shard, check),
+        lambda check: _nearest_columns("neighbour", sae.W_dec_LD, alive_L, check),
+        lambda check: _nearest_columns("encoder_neighbour", sae.W_enc_LD, alive_L, check),
         lambda check: _rule_columns(shard),
         lambda check: _next_columns(shard, scales),
         lambda check: _count_columns(shard, scales),
@@ -46,7 +49,7 @@ def latent_columns(
 
 
 def _count_columns(shard: Shard, scales: IndexScales) -> dict[str, Any]:
-    """What is counted and summed over tokens, and the flags."""
+    """Make the columns that are counts and sums over tokens, and the flags."""
     counted, n_tokens_L = int(shard.token_2V.sum()), shard.n_tokens_L
     top_token_n_L = torch.zeros(scales.n_latents, dtype=torch.int64).scatter_reduce_(
         0, shard.tokens.key_N // scales.d_vocab, shard.tokens.n_N, "amax")
@@ -54,7 +57,7 @@ def _count_columns(shard: Shard, scales: IndexScales) -> dict[str, Any]:
     centre_S = (torch.arange(scales.position_bins).double() + 0.5) * scales.context_length / scales.position_bins - 0.5
 
     def ratio(value_L: Tensor) -> pa.Array:
-        """Per firing token; null for a latent that never fires."""
+        """Divide by the number of firings; null for a latent that never fires."""
         return _floats(value_L.double() / n_tokens_L)
 
     return {
@@ -80,7 +83,7 @@ def map_columns(map_L2: Tensor) -> dict[str, Any]:
 
 
 def token_columns(tokens: TopPairs, n_latents: int) -> dict[str, Any]:
-    """`tokens`: the tokens that each latent fires on, with lift."""
+    """Make the columns of the tokens that each latent fires on most, with their lift."""
     top = _token_lists(tokens, n_latents)
     return {"top_tokens": top["token"], "top_token_n": top["n"], "top_token_lift": top["lift"],
             "top_token_max": top["max"]}
@@ -103,18 +106,18 @@ def logit_columns(effects: LogitEffects) -> dict[str, Any]:
         "logit_skew": effects.skew_L.numpy(), "logit_kurtosis": effects.kurtosis_L.numpy()}
 
 
-def _nearest_columns(name: str, W_LD: Tensor, living_L: Tensor, check: Callable[[], None]) -> dict[str, Any]:
-    ids_LK, cosines_LK = (found.numpy() for found in nearest(W_LD, living_L, LISTED_LATENTS, check))
-    there_LK = ~np.isnan(cosines_LK)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(there_LK.sum(axis=1))]), pa.int32())
-    return {f"{name}s": pa.ListArray.from_arrays(offsets, ids_LK[there_LK].astype(np.int32)),
-            f"{name}_cos": pa.ListArray.from_arrays(offsets, cosines_LK[there_LK])}
+def _nearest_columns(name: str, W_LD: Tensor, alive_L: Tensor, check: Callable[[], None]) -> dict[str, Any]:
+    ids_LK, cosines_LK = (found.numpy() for found in nearest(W_LD, alive_L, LISTED_LATENTS, check))
+    listed_LK = ~np.isnan(cosines_LK)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(listed_LK.sum(axis=1))]), pa.int32())
+    return {f"{name}s": pa.ListArray.from_arrays(offsets, ids_LK[listed_LK].astype(np.int32)),
+            f"{name}_cos": pa.ListArray.from_arrays(offsets, cosines_LK[listed_LK])}
 
 
-def _company_columns(shard: Shard, check: Callable[[], None]) -> dict[str, Any]:
+def _cofiring_columns(shard: Shard, check: Callable[[], None]) -> dict[str, Any]:
     density_L = shard.n_tokens_L.double() / int(shard.token_2V.sum())
-    pairs, sampled_L = together(shard.company, density_L, SAMPLED, check)
-    rule = implied(pairs, sampled_L)
+    pairs, sampled_L = cofiring_pairs(shard.cofiring, density_L, SAMPLED, check)
+    rule = implied(pairs, sampled_L, shard.n_tokens_L)
     phi_L = torch.full((len(density_L),), torch.nan, dtype=torch.float64)
     phi_L.scatter_reduce_(0, pairs.latent_N, pairs.phi_N, "amax", include_self=False)
     columns: dict[str, Any] = {"max_phi": _floats(phi_L)}
@@ -126,7 +129,7 @@ def _company_columns(shard: Shard, check: Callable[[], None]) -> dict[str, Any]:
 
 
 def _latent_lists(name: str, pairs: CofiringPairs, where: Tensor, n_latents: int) -> dict[str, Any]:
-    """The pairs of highest φ of each latent, as list columns."""
+    """Make list columns of the pairs of highest φ of each latent."""
     row = where.nonzero().squeeze(1)
     falling = ((1 - pairs.phi_N[row]).clamp(0, 2) * (1 << 30)).long()
     row = row[stable_argsort(pairs.latent_N[row] << 32 | falling)]
@@ -161,7 +164,7 @@ def _rule_tokens(rules: Rules) -> pa.ListArray:
 
 
 def _floats(value_L: Tensor) -> pa.Array:
-    """As a column; NaN is null."""
+    """Convert to a float column in which NaN is null."""
     return pa.array(value_L.float().numpy(), from_pandas=True)
 
 
@@ -170,13 +173,13 @@ def _offsets(counts: Tensor) -> pa.Array:
 
 
 def _rows(matrix: np.ndarray) -> pa.ListArray:
-    """A list column of the rows of a matrix."""
+    """Convert the rows of a matrix to a list column."""
     offsets = np.arange(len(matrix) + 1, dtype=np.int32) * matrix.shape[1]
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(matrix.reshape(-1)))
 
 
 def _token_lists(pairs: TopPairs, n_latents: int) -> dict[str, pa.ListArray]:
-    """The first rows of each latent as list columns."""
+    """Make list columns of the first pairs of each latent."""
     listed = rank_within(pairs.latent_N) < LISTED_TOKENS
     offsets = _offsets(torch.bincount(pairs.latent_N[listed], minlength=n_latents))
     columns = {"token": pairs.token_N.int(), "n": pairs.n_N, "lift": pairs.lift_N, "max": pairs.max_N}

@@ -22,21 +22,21 @@ from sae.kernels.segments import rank_within
 from sae.lm.bridge import LanguageModel
 
 SAMPLES = 48
-LATENTS = 12  # listed of each position
+LATENTS = 12  # latents listed per position
 
 
 @dataclass
 class Strongest:
-    """Of the positions of some contexts how many latents are active, and those listed, strongest first."""
+    """L0 and the listed latents, strongest first, at each position of some contexts."""
 
     contexts: int
     l0_B: Tensor
-    latent_N: Tensor  # as many a position as its L0 and the list allow
+    latent_N: Tensor  # min(L0, LATENTS) latents for each position
     value_N: Tensor
 
     @classmethod
     def of(cls, firings: Firings, tokens: Tokens) -> Strongest:
-        """Of what one forward pass gave."""
+        """Select the strongest latents from the firings and tokens of one forward pass."""
         token_N = torch.arange(len(tokens.l0_B)).repeat_interleave(tokens.l0_B)
         order = torch.argsort(firings.value_N, descending=True, stable=True)
         order = order[torch.argsort(token_N[order], stable=True)]
@@ -48,10 +48,10 @@ def sample_tables(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, extremes: Extremes,
     read: Sequence[Strongest], check: Callable[[], None],
 ) -> dict[str, pa.Table]:
-    """The tables of the samples.  `read` is known already: of the first contexts.
+    """Return the tables `sample` and `sample_latent`.  `read` covers the first contexts, which were read already.
 
-    Those of any kind are the first of the scan's order, which is a shuffle of the text: the same for
-    every SAE that is indexed over this text, so that two SAEs can be shown side by side.
+    Samples of kind "any" are the first contexts in the scan's order, a shuffle of the text.  They are
+    the same for every SAE indexed over this text, so that pages can show two SAEs side by side.
     """
     kinds = {"any": contexts[:SAMPLES], "fewest": extremes.fewest().numpy(), "most": extremes.most().numpy()}
     chosen = np.concatenate(list(kinds.values()))
@@ -60,8 +60,8 @@ def sample_tables(
     encoder = Encoder(lm, sae, corpus)
     for part in encoder.passes(unread):
         check()
-        firings, tokens, _ = encoder(part, bos=True)
-        passes.append(Strongest.of(firings, tokens))
+        one = encoder(part, bos=True)
+        passes.append(Strongest.of(one.firings, one.tokens))
     l0_B, latent_N, value_N = (torch.cat([getattr(part, name) for part in passes])
                                for name in ("l0_B", "latent_N", "value_N"))
     length = corpus.length[chosen].astype(np.int64)

@@ -1,4 +1,4 @@
-"""What all shards of a build have in common, so that their sums can be added."""
+"""Scales and sizes that all shards of a build share, so that their sums can be added."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _MAX_POSITION_BINS = 256
 
 @dataclass(frozen=True)
 class IndexScales:
-    """Scales and sizes of the sums."""
+    """Scales and sizes of a build's sums."""
 
     n_latents: int
     d_vocab: int
     context_length: int
-    hist_edges: tuple[float, ...]  # upper edges of all bins but the last, rising
+    hist_edges: tuple[float, ...]  # upper edges of all bins but the last, in rising order
     unit: float  # a power of two above the largest activation expected
-    norm_unit: float  # a power of two above the largest norm of what is reconstructed
+    norm_unit: float  # a power of two above the largest norm of the SAE's target
     n_strong: int
     n_bin: int
     n_near: int
@@ -49,11 +49,13 @@ class IndexScales:
 def make_scales(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, first: Sequence[ForwardPass], settings: IndexSettings
 ) -> tuple[IndexScales, float]:
-    """What all shards share; histogram bins are log-spaced over the activations of the first passes (the samples),
-    from their smallest to twice their largest.  Also the low end of the first bin."""
-    values = torch.cat([firings.value_N[firings.position_N > 0] for firings, _, _ in first])
-    counted = torch.cat([tokens.x_BD[tokens.position_B > 0].norm(dim=1) for _, tokens, _ in first])
-    norm = float(counted.max()) if len(counted) else 0.0  # contexts of BOS alone count for nothing
+    """Return the scales, and the lower edge of the first histogram bin.
+
+    The bins are log-spaced over the activations of the first passes, from their smallest to twice their largest.
+    """
+    values = torch.cat([one.firings.value_N[one.firings.position_N > 0] for one in first])
+    counted = torch.cat([one.tokens.x_BD[one.tokens.position_B > 0].norm(dim=1) for one in first])
+    norm = float(counted.max()) if len(counted) else 0.0  # contexts of BOS alone have no counted tokens
     low, high = (float(values.min()), 2 * float(values.max())) if len(values) else (1e-3, 1.0)
     edges = np.geomspace(low * (1 - 1e-6), high, HIST_BINS + 1)
     scales = IndexScales(

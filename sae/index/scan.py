@@ -1,9 +1,9 @@
-"""The streaming pass: language model and SAE over the text, a round of forward passes at a time, resumable."""
+"""The resumable streaming pass of language model and SAE over the text, a round of forward passes at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -15,18 +15,19 @@ from sae.index.shard import Shard
 from sae.kernels.malloc import trim_malloc
 from sae.workspace.checkpoint import Saver
 
-SHARD_TOKENS = 65_536  # of a round, for each encoder
-_LAYOUT = 2  # of what a checkpoint holds; one with another is not gone on with
+SHARD_TOKENS = 65_536  # per encoder and round
+_LAYOUT = 2  # layout of a checkpoint; a checkpoint with another layout is ignored
 
 
 def scan(
     pool: EncoderPool, corpus: Corpus, contexts: np.ndarray, scales: IndexScales, *, saver: Saver | None = None,
     read: Sequence[ForwardPass] = (), update: Callable[[int], None] = lambda tokens: None,
 ) -> Shard:
-    """The aggregates of `contexts`, from the last finished shard on if `saver` has one, which is given every one
-    that is finished.  `read`: what is known already of the first contexts, BOS included.
+    """Return the aggregates of `contexts`.
 
-    `update(tokens)` is told the counted tokens read so far and may raise to stop.
+    `saver` saves the aggregates after every round, and the scan resumes from what it saved.  `read` holds
+    passes over the first contexts that were made already, BOS included.  `update(tokens)` receives the number
+    of counted tokens read so far and may raise to stop.  Raises ValueError without contexts.
     """
     kind = {"layout": _LAYOUT, "frame": asdict(scales)}
     state = saver.load() if saver else None
@@ -36,14 +37,14 @@ def scan(
     done = int(state["contexts"]) if state else 0
     per_round = len(pool.encoders) * max(1, SHARD_TOKENS // corpus.context_length)
     while done < len(contexts):
-        first = [(firings.counted(), tokens, misses) for firings, tokens, misses in read] if done == 0 else []
-        known = sum(tokens.n_contexts for _, tokens, _ in first)
+        first = [replace(one, firings=one.firings.counted()) for one in read] if done == 0 else []
+        known = sum(one.tokens.n_contexts for one in first)
         rows = contexts[done : done + max(per_round, known)]
 
-        def tell(tokens: int, before: int = _counted(corpus, contexts[: done + known])) -> None:
+        def report(tokens: int, before: int = _counted(corpus, contexts[: done + known])) -> None:
             update(before + tokens)
 
-        shard = Shard.of(scales, [*first, *pool.read(rows[known:], tell)])
+        shard = Shard.of(scales, [*first, *pool.read(rows[known:], report)])
         if merged:
             trim_malloc()
             merged.absorb(shard, scales)
@@ -51,7 +52,7 @@ def scan(
             merged = shard
         done += len(rows)
         if done < len(contexts):
-            trim_malloc()  # or memory would grow with the text: what is kept falls to pieces
+            trim_malloc()  # without this, freed memory is fragmented and the process grows with the text
         if saver:
             saver.save(kind | {"shard": merged.state(), "contexts": done})
     if merged is None:

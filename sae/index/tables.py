@@ -1,5 +1,7 @@
-"""From a merged shard to the tables of a build (`sae.store.schema`), as Arrow: tables, or readers of what is made
-as it is read; their rows in the order of the schema.
+"""The tables of a build (`sae.store.schema`), made from a merged shard.
+
+Each is an Arrow table, or an Arrow reader that makes its rows as they are read.  The rows are in the order
+that the schema states.
 
 Shapes: L latents, V vocabulary, K histogram bins, N rows.
 """
@@ -35,7 +37,7 @@ Rows: TypeAlias = pa.Table | pa.RecordBatchReader
 
 @dataclass
 class Made:
-    """Some of what a build holds: whole tables, columns of the table of latents, entries of `meta`."""
+    """A part of a build: whole tables, columns of the `latent` table, entries of `meta`."""
 
     tables: dict[str, Rows] = field(default_factory=dict)
     columns: dict[str, Any] = field(default_factory=dict)
@@ -47,8 +49,11 @@ def make_tables(
     settings: IndexSettings, put: Callable[[str, Rows], None], *, read: Sequence[Strongest] = (),
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Make all tables but `meta`, several at once, and `put` each by its name as it is done; what this step adds
-    to `meta`.  `read`: what is known already of the first contexts.  `check` may raise to stop."""
+    """Make all tables except `meta` in parallel, and pass each to `put` with its name as soon as it is done.
+
+    Returns the entries that this step adds to `meta`.  `read` covers the first contexts, which were read
+    already.  `check` may raise to stop.
+    """
     latents, meta = {}, {}
 
     def done(made: Made) -> None:
@@ -66,7 +71,7 @@ def make_tables(
         lambda check: _logits(lm, sae, check),
         lambda check: _tokens(shard, scales),
         *map(columns, latent_columns(sae, shard, scales)),
-        lambda check: _map(sae, shard),
+        lambda check: _map(sae, shard, settings),
         lambda check: _small(lm, corpus, shard),
     ], done, check)
     put("latent", pa.table(latents))
@@ -89,8 +94,8 @@ def _logits(lm: LanguageModel, sae: Autoencoder, check: Callable[[], None]) -> M
     return Made(columns=logit_columns(effects), meta={"logit_edges": effects.edges.tolist()})
 
 
-def _map(sae: Autoencoder, shard: Shard) -> Made:
-    map_L2, kind = planar_map(sae.W_dec_LD, shard.n_tokens_L > 0)
+def _map(sae: Autoencoder, shard: Shard, settings: IndexSettings) -> Made:
+    map_L2, kind = planar_map(sae.W_dec_LD, shard.n_tokens_L > 0, settings.map)
     return Made(columns=map_columns(map_L2), meta={"map": kind})
 
 
@@ -112,7 +117,8 @@ def _token_table(lm: LanguageModel, shard: Shard) -> pa.Table:
 
 
 def _token_latent_table(pairs: TopPairs) -> pa.Table:
-    order = stable_argsort(pairs.token_N << 32 | ((1 << 32) - 1 - pairs.n_N))  # a token's own stay in order of latent
+    # Stable: equal counts stay in the order of latents.
+    order = stable_argsort(pairs.token_N << 32 | ((1 << 32) - 1 - pairs.n_N))
     columns = {"token": pairs.token_N.int(), "latent": pairs.latent_N.int(), "n": pairs.n_N, "max_act": pairs.max_N,
                "lift": pairs.lift_N}
     return pa.table({name: column[order].numpy() for name, column in columns.items()})

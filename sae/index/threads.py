@@ -1,4 +1,4 @@
-"""Jobs side by side, each in a thread."""
+"""Parallel jobs, one thread each."""
 
 from __future__ import annotations
 
@@ -10,36 +10,37 @@ from typing import TypeVar
 
 import torch
 
-MOST = 4  # each holds the firings of a shard; with more cores each has several
-_LOOK_S = 0.2  # between two looks at how far they are
+MAX_THREADS = 4  # each holds the firings of a shard in memory; further cores are divided among the threads
+_POLL_S = 0.2  # seconds between two calls of `check`
 Result = TypeVar("Result")
 
 
 class _Stopped(Exception):
-    """Another one failed, or the work is not wanted any more."""
+    """Signal to a job that another one failed or that the caller stopped them all."""
 
 
 def run_jobs(
     jobs: Sequence[Callable[[Callable[[], None]], Result]], done: Callable[[Result], None],
-    check: Callable[[], None] = lambda: None, most: int = MOST,
+    check: Callable[[], None] = lambda: None, max_threads: int = MAX_THREADS,
 ) -> None:
-    """Jobs that do not depend on each other, in `most` threads, begun in their order; the first exception ends all.
+    """Run independent jobs in at most `max_threads` threads, and start them in their order.
 
-    Each is given a function to call now and then, which raises when it is to end.  `done` is told every result
-    as it comes, in the calling thread; `check` may raise to stop them.
+    Each job gets a function that it should call now and then, and which raises once the job has to stop.
+    `done` receives every result as it arrives, in the calling thread.  `check` may raise to stop all jobs.
+    Raises the first exception of a job, of `done` or of `check`, after asking the other jobs to stop.
     """
     stop = threading.Event()
 
-    def go_on() -> None:
+    def check_stop() -> None:
         if stop.is_set():
             raise _Stopped
 
-    n = max(1, min(torch.get_num_threads(), most, len(jobs)))
-    with _threads_each(n), ThreadPoolExecutor(n, thread_name_prefix="job") as pool:
-        going = {pool.submit(job, go_on) for job in jobs}
+    n = max(1, min(torch.get_num_threads(), max_threads, len(jobs)))
+    with _torch_threads_divided(n), ThreadPoolExecutor(n, thread_name_prefix="job") as pool:
+        running = {pool.submit(job, check_stop) for job in jobs}
         try:
-            while going:
-                finished, going = wait(going, _LOOK_S, FIRST_COMPLETED)
+            while running:
+                finished, running = wait(running, _POLL_S, FIRST_COMPLETED)
                 check()
                 for future in finished:
                     done(future.result())
@@ -49,8 +50,8 @@ def run_jobs(
 
 
 @contextmanager
-def _threads_each(n: int) -> Iterator[None]:
-    """torch's threads divided by `n`."""
+def _torch_threads_divided(n: int) -> Iterator[None]:
+    """Divide torch's threads by `n` for the time of the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, before // n))
     try:

@@ -1,8 +1,8 @@
-"""Classes of token places that a rule may name: what the token is, or where in the text it stands.
+"""Classes of positions that a rule may name, by the token or by its surroundings.
 
-A class is a plain definition over the tokens of one context, computed for whole batches; what it
-says of a place never depends on text outside the context.  Shapes: V vocabulary, P contexts,
-S positions, C classes, B tokens.
+A class is a plain definition over the tokens of one context, computed for whole batches.  It never
+depends on text outside the context.  Shapes: V vocabulary, P contexts, S positions, C classes,
+B tokens.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from sae.store.records import CLASSES
 
 @dataclass(frozen=True)
 class TokenClasses:
-    """Of every vocabulary entry what the classes need to know of it, each a [V] tensor."""
+    """Properties of every vocabulary entry that the classes need, each a [V] tensor."""
 
     number: Tensor
     punctuation: Tensor
     capital: Tensor
     newline: Tensor
     space: Tensor
-    word_first: Tensor  # its first character belongs to a word
+    word_first: Tensor  # the first character belongs to a word
     word_last: Tensor
     hash_sign: Tensor
-    triple: Tensor  # how many runs of three quotes
-    brackets: Tensor  # opening minus closing
+    triple: Tensor  # number of triple quotes
+    brackets: Tensor  # opening minus closing brackets
 
     @classmethod
     def of(cls, pieces: Sequence[bytes]) -> TokenClasses:
-        """From the bytes of every token; parts of characters count as letters."""
+        """Compute the properties from the bytes of every token; parts of characters count as letters."""
         return cls._of(tuple(pieces))
 
     @classmethod
-    @lru_cache(maxsize=1)  # a build asks several times
+    @lru_cache(maxsize=1)  # every encoder of a build asks for the same vocabulary
     def _of(cls, pieces: tuple[bytes, ...]) -> TokenClasses:
         texts = [piece.decode("utf-8", "replace") for piece in pieces]
         bare = [text.strip() for text in texts]
@@ -58,11 +58,11 @@ class TokenClasses:
             brackets=torch.tensor([text.count("(") - text.count(")") for text in texts]))
 
     def at(self, tokens_PS: Tensor) -> Tensor:
-        """Which classes each place belongs to, [C, P, S], in the order of `CLASSES`."""
+        """Return which classes each position belongs to, bool [C, P, S], in the order of `CLASSES`."""
         position_S = torch.arange(tokens_PS.shape[1])
         newline_PS = self.newline[tokens_PS]
         before_PS = torch.roll(tokens_PS, 1, dims=1)
-        has_before_S = position_S > 1  # BOS at 0 is no text
+        has_before_S = position_S > 1  # BOS at 0 is not text
         last_line_PS = _before(torch.where(newline_PS, position_S, 0))
         last_hash_PS = _before(torch.where(self.hash_sign[tokens_PS], position_S, -1))
         triple_PS = self.triple[tokens_PS]
@@ -79,14 +79,14 @@ class TokenClasses:
 
 
 def _before(mark_PS: Tensor) -> Tensor:
-    """The largest mark strictly before each position."""
+    """Return the largest mark strictly before each position."""
     shifted_PS = torch.roll(mark_PS, 1, dims=1)
     shifted_PS[:, 0] = -1
     return shifted_PS.cummax(dim=1).values
 
 
 def _depth(change_PS: Tensor) -> Tensor:
-    """How many brackets are open before each token; a closing one without its opening does not count."""
+    """Return how many brackets are open before each token, without closing brackets that match no opening one."""
     level_PS = change_PS.cumsum(1)
     floor_PS = level_PS.cummin(dim=1).values.clamp(max=0)
     depth_PS = level_PS - floor_PS

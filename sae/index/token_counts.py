@@ -17,11 +17,11 @@ from sae.kernels.sorting import merged_order, paired, stable_argsort, stable_sor
 
 @dataclass
 class PairCounts:
-    """`n_N` occurrences of each (latent, token), and the largest activation among them."""
+    """Counts `n_N` of each (latent, token), and the largest activation among them."""
 
     key_N: Tensor  # int64, ascending, distinct
     n_N: Tensor  # int64
-    held_N: Tensor  # int64: how many of them in the half of the text that rules are scored on
+    held_N: Tensor  # int64: how many of the occurrences are in the half of the text that rules are scored on
     max_N: Tensor  # float32
 
     @classmethod
@@ -32,7 +32,7 @@ class PairCounts:
         if not len(latent_N):
             none = torch.zeros(0, dtype=torch.int64)
             return cls(none, none, none, value_N)
-        # The half of the text is the key's last bit, so that it comes out of the sort in place.
+        # The half of the text is the key's last bit, so that one sort orders both.
         key_N, order = stable_sort(paired(latent_N, n_latents, token_N << 1 | held_N, 2 * d_vocab))
         held_N, key_N = key_N & 1, key_N >> 1
         start = run_starts(key_N)
@@ -40,11 +40,12 @@ class PairCounts:
                    _largest(value_N.index_select(0, order), start))
 
     def merge(self, other: PairCounts) -> PairCounts:
+        """Add the counts of two disjoint pieces of text."""
         order = merged_order(torch.cat([self.key_N, other.key_N]))
         if not len(order):
             return self
 
-        def both(name: str) -> Tensor:  # one after the other: together they are much of what a build holds
+        def both(name: str) -> Tensor:  # one column at a time, to save memory
             return torch.cat([getattr(self, name), getattr(other, name)])[order]
 
         key_N = both("key_N")
@@ -63,7 +64,7 @@ def _largest(value_N: Tensor, start: Tensor) -> Tensor:
 
 @dataclass
 class TopPairs:
-    """The most frequent tokens of every latent, as a list a latent: rows sorted by latent, then count."""
+    """The most frequent tokens of every latent: rows sorted by latent, then by falling count."""
 
     latent_N: Tensor
     token_N: Tensor
@@ -73,14 +74,14 @@ class TopPairs:
 
 
 def with_lift(pairs: PairCounts, latent_total_L: Tensor, token_total_V: Tensor) -> TopPairs:
-    """All pairs, most frequent first within a latent (ties: lowest token), each with its lift.
+    """Return all pairs with their lift, most frequent first within a latent (ties: lowest token).
 
-    `latent_total_L`: the firings that a latent's pairs add up to; `token_total_V`: how often each
-    token occurs among all tokens that could have been counted.
+    `latent_total_L` is the number of firings that a latent's pairs add up to.  `token_total_V` says
+    how often each token occurs among all tokens that could have been counted.
     """
     d_vocab = len(token_total_V)
     latent_N, token_N = pairs.key_N // d_vocab, pairs.key_N % d_vocab
-    order = stable_argsort(latent_N << 32 | ((1 << 32) - 1 - pairs.n_N))  # a latent's own stay in order of token
+    order = stable_argsort(latent_N << 32 | ((1 << 32) - 1 - pairs.n_N))  # stable: equal counts stay in order of token
     latent_N, token_N, n_N = latent_N[order], token_N[order], pairs.n_N[order]
     given = n_N.double() / latent_total_L[latent_N]
     base = token_total_V[token_N].double() / token_total_V.sum()

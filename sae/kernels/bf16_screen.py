@@ -1,15 +1,15 @@
-"""Which pre-activations exceed a bound, without a float32 product of all of them.
+"""Pairs whose pre-activation exceeds a bound, found without a float32 product of all pairs.
 
-A processor that multiplies bfloat16 in hardware does it in half the time or less.  So all pairs are
-looked at in bfloat16, with a bound lowered by more than the rounding can be, and the few above it
-are computed in float32.  No pair is missed: with u = 2⁻⁸, the unit roundoff of bfloat16, and the
-products summed in float32,
+A processor that multiplies bfloat16 in hardware does it in half the time of float32 or less.  So all pairs are
+screened in bfloat16, with a bound that is lowered by more than the rounding error.  The few pairs above it are
+computed in float32.  No pair is missed: with u = 2⁻⁸, the unit roundoff of bfloat16, and the products summed in
+float32,
 
     |ŷ·ŵ − y·w| ≤ (2u + u²) Σ|y_i w_i| + rounding of the sums ≤ (2u + u² + D·2⁻²³) ‖y‖‖w‖
 
-and the result is rounded once more, by u of itself at the most.
+and the result is rounded once more, by at most u times itself.
 
-Shapes: B tokens, L latents, D width, C columns with those of the bias, N pairs.
+Shapes: B tokens, L latents, D width, C columns including the bias's, N pairs.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from sae.kernels.select import entries_above
 from sae.kernels.threshold import above
 
 _U = 2.0**-8
-_LEAST = 64  # tokens for which it is worth it
-_FAR = 2.0  # times the median norm: beyond it a token would lower the bound for all
-_MOST = 1 / 32  # of all pairs: where more have to be computed anyway, the float32 product is as good
+_LEAST = 64  # tokens from which the screen pays
+_FAR = 2.0  # times the median norm: a longer token would lower the bound for all
+_MOST = 1 / 32  # of all pairs: if more pass the screen, the float32 product is as fast
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware."""
+    """Return whether this processor multiplies bfloat16 in hardware."""
     return any(getattr(torch.cpu, name, lambda: False)() for name in (
         "_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
 class Screen:
-    """An encoder, W [L, D] and b [L], ready to be looked through."""
+    """An encoder, W [L, D] and b [L], prepared for screening."""
 
     def __init__(self, W_LD: Tensor, b_L: Tensor) -> None:
         self.W_LD, self.b_L = W_LD, b_L
@@ -45,9 +45,10 @@ class Screen:
         self._always_L = b_L.abs() * 2.0**-15  # its two columns hold the bias to 2⁻¹⁶ of itself
 
     def above(self, y_BD: Tensor, bound: Tensor) -> Codes | None:
-        """The pairs with y · W + b above the bound (one number, or one a latent), with that value in float32.
+        """Return the pairs with y · W + b above the bound, with that value in float32.
 
-        None where it would not pay: few tokens, or many pairs.
+        `bound` is one number, or one per latent [L].  Returns None if screening does not pay: for few tokens, or many
+        pairs.
         """
         if len(y_BD) < _LEAST:
             return None
@@ -59,7 +60,7 @@ class Screen:
         codes = self._above(y_BD[near], bound, norm_B[near].max())
         far = far_B.nonzero().squeeze(1)
         exact = entries_above(torch.addmm(self.b_L, y_BD[far], self.W_LD.T), bound)
-        return None if codes is None else _together(codes, near, exact, far)
+        return None if codes is None else _merge_rows(codes, near, exact, far)
 
     def _above(self, y_BD: Tensor, bound: Tensor, norm: Tensor) -> Codes | None:
         B, D = y_BD.shape
@@ -73,8 +74,8 @@ class Screen:
         return codes.where(codes.value_N > (bound if bound.ndim == 0 else bound[codes.latent_N]))
 
 
-def _together(some: Codes, rows: Tensor, others: Codes, other_rows: Tensor) -> Codes:
-    """Codes of some rows of a batch and those of its other rows."""
+def _merge_rows(some: Codes, rows: Tensor, others: Codes, other_rows: Tensor) -> Codes:
+    """Merge the codes of some rows of a batch with the codes of its other rows."""
     token_N = torch.cat([rows[some.token_N], other_rows[others.token_N]])
     order_N = torch.argsort(token_N, stable=True)
     return Codes(token_N[order_N], torch.cat([some.latent_N, others.latent_N])[order_N],

@@ -18,7 +18,7 @@ from torch import Tensor
 from sae.kernels.device import on_gpu
 from sae.kernels.sorting import stable_argsort
 
-with warnings.catch_warnings():  # torch says once a process that CSR tensors are in beta; it is said here
+with warnings.catch_warnings():  # torch warns once per process that CSR tensors are in beta; it does so here
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor([0, 0], [], [], (1, 1), dtype=torch.float32)
 
@@ -35,13 +35,13 @@ class Codes:
 
     @classmethod
     def from_flat(cls, flat_N: Tensor, value_N: Tensor, n_tokens: int, n_latents: int) -> Codes:
-        """From ascending indices into the flattened [B, L] matrix."""
+        """Make codes from ascending indices into the flattened [B, L] matrix."""
         token_N = torch.div(flat_N, n_latents, rounding_mode="floor")
         return cls(token_N, flat_N - token_N * n_latents, value_N, n_tokens, n_latents)
 
     @classmethod
     def concatenate(cls, parts: list[Codes]) -> Codes:
-        """The codes of consecutive runs of tokens as one."""
+        """Join the codes of consecutive runs of tokens."""
         if len(parts) == 1:
             return parts[0]
         starts = [0, *accumulate(part.n_tokens for part in parts)]
@@ -50,7 +50,7 @@ class Codes:
                    starts[-1], parts[0].n_latents)
 
     def with_values(self, value_N: Tensor) -> Codes:
-        """The same pairs with other values."""
+        """Return the same pairs with other values."""
         out = Codes(self.token_N, self.latent_N, value_N, self.n_tokens, self.n_latents)
         for cached in ("offset_B", "_by_latent"):  # what depends on the pairs alone is computed once
             if cached in self.__dict__:
@@ -58,18 +58,18 @@ class Codes:
         return out
 
     def where(self, keep_N: Tensor) -> Codes:
-        """The pairs for which `keep_N` holds."""
+        """Return the pairs for which `keep_N` is true."""
         kept = keep_N.nonzero().squeeze(1)
         return Codes(self.token_N.index_select(0, kept), self.latent_N.index_select(0, kept),
                      self.value_N.index_select(0, kept), self.n_tokens, self.n_latents)
 
     def l0_B(self) -> Tensor:
-        """How many latents are active on each token."""
+        """Count the active latents of each token."""
         return torch.bincount(self.token_N, minlength=self.n_tokens)
 
     def latent_sum_L(self) -> Tensor:
-        """Sum of the values of each latent."""
-        if on_gpu(self.value_N):  # index_add_ would add in any order there
+        """Sum the values of each latent."""
+        if on_gpu(self.value_N):  # index_add_ would add in an arbitrary order there
             from sae.kernels.triton_codes import segment_sums
 
             order_N, offset_L, _ = self._by_latent
@@ -79,7 +79,7 @@ class Codes:
         return out.index_add_(0, self.latent_N, self.value_N)
 
     def decode(self, W_LD: Tensor) -> Tensor:
-        """Σ value · W[latent] per token: [B, D]."""
+        """Return Σ value · W[latent] for each token, [B, D]."""
         if on_gpu(W_LD):
             from sae.kernels.triton_codes import segment_sums
 
@@ -87,9 +87,9 @@ class Codes:
         return F.embedding_bag(self.latent_N, W_LD, self.offset_B, mode="sum", per_sample_weights=self.value_N)
 
     def transpose_matmul(self, x_BD: Tensor, out_LD: Tensor | None = None) -> Tensor:
-        """codesᵀ · x: [L, D], the gradient of a weight whose row a latent owns.
+        """Return codesᵀ · x, [L, D]: the gradient of a weight with one row per latent.
 
-        `out_LD` is memory that may be used for it: large fresh memory costs as much as the product.
+        The result may be written into `out_LD`, because allocating large fresh memory costs as much as the product.
         """
         order_N, offset_L, token_N = self._by_latent
         value_N = self.value_N[order_N]
@@ -105,7 +105,7 @@ class Codes:
         return torch.addmm(out_LD, transposed, x_BD, beta=0.0, out=out_LD)
 
     def sampled_product(self, x_BD: Tensor, W_LD: Tensor) -> Tensor:
-        """x[token] · W[latent] for every selected pair: [N], without the dense [B, L] product."""
+        """Return x[token] · W[latent] for every selected pair, [N], without the dense [B, L] product."""
         if on_gpu(W_LD):
             from sae.kernels.triton_codes import sampled_product
 
@@ -117,8 +117,8 @@ class Codes:
 
     @cached_property
     def offset_B(self) -> Tensor:
-        """Where each token's pairs begin."""
-        if on_gpu(self.token_N):  # where counting would make the host wait
+        """Return the index of each token's first pair."""
+        if on_gpu(self.token_N):  # counting would make the host wait
             return torch.searchsorted(self.token_N, torch.arange(self.n_tokens, device=self.token_N.device))
         return _starts(self.l0_B())
 
@@ -138,11 +138,11 @@ def _starts(counts: Tensor) -> Tensor:
 
 
 def _csr(start: Tensor, column_N: Tensor, value_N: Tensor, shape: tuple[int, int]) -> Tensor:
-    """A sparse matrix of rows that begin at `start`."""
+    """Return a sparse matrix whose rows begin at `start`."""
     row_ends = torch.cat([start, start.new_tensor([len(column_N)])])
     return torch.sparse_csr_tensor(row_ends, column_N, value_N, shape, check_invariants=False)
 
 
 def _mkl() -> bool:
-    """Whether torch's sparse products on the CPU have their library."""
+    """Return whether torch was built with MKL, which its sparse products on the CPU need."""
     return bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]

@@ -1,4 +1,5 @@
-"""Who computes: torch's own operations, or the Triton kernels where a tensor lies on a GPU and Triton is there.
+"""The choice between torch's own operations and the Triton kernels, which are used for tensors on a GPU if Triton is
+installed.
 
 `SAESCOPE_TRITON=0` leaves everything to torch, for comparisons.
 """
@@ -19,12 +20,14 @@ T = TypeVar("T")
 
 
 def on_gpu(tensor: Tensor) -> bool:
-    """Whether the Triton kernels are to work on this tensor."""
+    """Return whether the Triton kernels should be used for this tensor."""
     return tensor.is_cuda and _triton()
 
 
 def on_its_device(function: Callable[P, T]) -> Callable[P, T]:
-    """Triton launches on the current device: make it that of the first argument, a tensor, during the call."""
+    """Make the device of the first argument, a tensor, current during the call, because Triton launches on the current
+    device.
+    """
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         with torch.cuda.device_of(args[0]):  # type: ignore[no-untyped-call]

@@ -1,10 +1,10 @@
-"""The encoder's dense product, in a precision below that of its weights.
+"""The encoder's dense product, in a lower precision than its weights.
 
     pre = [x, 1, 1, 0 …] · [W, b, b', 0 …]ᵀ        b' = b − b rounded
 
-The bias rides along as two columns (it keeps its precision, and no further pass over B x L is
-needed), padded to a width that matrix units like.  All memory is kept between calls: to fetch
-fresh pages for B x L costs as much as the product itself.
+The bias is stored in two extra columns.  So it keeps its precision, and no further pass over B x L is needed. The
+columns are padded to a width that suits matrix units.  All memory is kept between calls, because fetching fresh pages
+for B x L costs as much as the product itself.
 
 Shapes: B tokens, L latents, D width.
 """
@@ -14,16 +14,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_WIDTH = 16  # columns are a multiple of it
+_WIDTH = 16  # the number of columns is a multiple of this
 
 
 def columns(D: int) -> int:
-    """How wide the factors are with the bias in them."""
+    """Return the number of columns of the factors with the bias in them."""
     return -(-(D + 2) // _WIDTH) * _WIDTH
 
 
 def with_bias(W_LD: Tensor, b_L: Tensor, out_LC: Tensor) -> Tensor:
-    """[W, b, b'] in the precision of `out`, whose further columns are 0."""
+    """Write [W, b, b'] into `out` in its precision, and return it.  The further columns of `out` must be 0."""
     D = W_LD.shape[1]
     out_LC[:, :D] = W_LD
     out_LC[:, D] = b_L
@@ -32,7 +32,7 @@ def with_bias(W_LD: Tensor, b_L: Tensor, out_LC: Tensor) -> Tensor:
 
 
 def with_ones(x_BD: Tensor, out_BC: Tensor) -> Tensor:
-    """[x, 1, 1] in the precision of `out`, whose further columns are 0."""
+    """Write [x, 1, 1] into `out` in its precision, and return it.  The further columns of `out` must be 0."""
     D = x_BD.shape[1]
     out_BC[:, :D] = x_BD
     out_BC[:, D : D + 2] = 1.0
@@ -40,7 +40,7 @@ def with_ones(x_BD: Tensor, out_BC: Tensor) -> Tensor:
 
 
 class EncoderProduct:
-    """x · Wᵀ + b.  The result is overwritten by the next call."""
+    """The product x · Wᵀ + b.  Each call overwrites the result of the previous one."""
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}

@@ -1,7 +1,7 @@
-"""Memory that is used again and again, on a CPU.
+"""Reuse of freed memory on a CPU.
 
-The C library gives large blocks back to the system as soon as they are free, and the system clears every page
-when it hands one out anew: several percent of the time of a program whose tensors live for one operation each.
+The C library returns large blocks to the system as soon as they are freed, and the system clears every page before it
+hands one out again.  In a program whose tensors live for one operation each, this takes several percent of the time.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import functools
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
 _MOST = (1 << 31) - 1
-_PAD = 1 << 28  # fetched at once
+_PAD = 1 << 28  # bytes requested from the system at once
 
 
 def trim_malloc() -> None:
-    """Give the system what is kept and not used at this moment."""
+    """Return memory that is kept but unused at this moment to the system."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -23,9 +23,9 @@ def trim_malloc() -> None:
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """From now on this process keeps what it frees, for its next allocations, until it is told to `trim_malloc`.
+    """Keep all memory that this process frees from now on for its next allocations, until `trim_malloc` is called.
 
-    Nothing happens where the C library is not glibc.
+    Does nothing if the C library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

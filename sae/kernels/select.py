@@ -1,10 +1,10 @@
-"""Which latents stay active: exact top-k over a batch, top-k per token, and a threshold.
+"""Selection of active latents: exact top-k over a batch, top-k per token, and a threshold.
 
-All of them first find, in one pass over the pre-activations, the few entries above a bound
-(`sae.kernels.threshold`), and then decide among those.
+Each of them first finds, in one pass over the pre-activations, the few entries above a bound
+(`sae.kernels.threshold`), and then selects among those.
 
-Shapes: B tokens, L latents, C candidates, N selected pairs.  Pre-activations may be bfloat16 or
-float32; values come back in float32.  Only positive pre-activations are ever selected (ReLU first).
+Shapes: B tokens, L latents, C candidates, N selected pairs.  Pre-activations may be bfloat16 or float32; values come
+back in float32.  Only positive pre-activations are ever selected (ReLU first).
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from sae.kernels.device import on_gpu
 from sae.kernels.threshold import above, below_kth_maximum, kth_largest
 
 _SAMPLE = 1 << 18  # entries from which a bound is guessed
-_GROUPS = (16, 8, 4, 2)  # how many latents one may stand for, in a row of TopK
+_GROUPS = (16, 8, 4, 2)  # sizes of the groups of latents whose maxima give a bound in TopK
 
 
 def batch_topk(pre_BL: Tensor, n_keep: int) -> Codes:
-    """The `n_keep` largest positive entries of the whole batch (BatchTopK, section 3 of the paper).
+    """Return the `n_keep` largest positive entries of the whole batch (BatchTopK, section 3 of the paper).
 
-    Exact: a sample tells about where the cut is, and a guess that leaves fewer than `n_keep`
-    candidates is taken back.  Ties at the cut go to the lowest (token, latent).
+    Exact: a sample gives a guess of the cut, and a guess that leaves fewer than `n_keep` candidates is discarded. Ties
+    at the cut go to the lowest (token, latent).
     """
     if on_gpu(pre_BL):
         from sae.kernels import triton_select
 
         return triton_select.batch_topk(pre_BL, n_keep)
     flat = pre_BL.reshape(-1)
-    step = max(1, flat.numel() // _SAMPLE) | 1  # odd, so that it meets all latents where L is a power of two
+    step = max(1, flat.numel() // _SAMPLE) | 1  # odd, so that it samples all latents if L is a power of two
     sample = flat[::step].float()
     expected = n_keep / step
     for rank in (expected + 5 * expected**0.5 + 5, 4 * expected + 50, len(sample)):
@@ -49,7 +49,7 @@ def batch_topk(pre_BL: Tensor, n_keep: int) -> Codes:
 
 
 def row_topk(pre_BL: Tensor, k: int) -> Codes:
-    """The k largest positive entries of every row (TopK).  Ties at the cut go to any latent."""
+    """Return the k largest positive entries of every row (TopK).  Ties at the cut go to any latent."""
     if on_gpu(pre_BL):
         from sae.kernels import triton_select
 
@@ -65,22 +65,25 @@ def row_topk(pre_BL: Tensor, k: int) -> Codes:
     count_B = some.l0_B()
     if not len(flat_C) or int(count_B.max()) <= k:
         return some
-    # The candidates of each token, side by side: hardly more than k.
-    place_C = torch.arange(len(flat_C), device=pre_BL.device) - some.offset_B[some.token_N]
-    side_BW = torch.zeros(len(pre_BL), int(count_B.max()), device=pre_BL.device)
-    side_BW[some.token_N, place_C] = some.value_N
-    kept_BK = side_BW.topk(k, dim=1, sorted=False).indices
-    keep_BW = torch.zeros_like(side_BW, dtype=torch.bool).scatter_(1, kept_BK, True)
-    return some.where(keep_BW[some.token_N, place_C])
+    # The candidates of each token in one row; there are hardly more than k.
+    column_C = torch.arange(len(flat_C), device=pre_BL.device) - some.offset_B[some.token_N]
+    candidate_BW = torch.zeros(len(pre_BL), int(count_B.max()), device=pre_BL.device)
+    candidate_BW[some.token_N, column_C] = some.value_N
+    kept_BK = candidate_BW.topk(k, dim=1, sorted=False).indices
+    keep_BW = torch.zeros_like(candidate_BW, dtype=torch.bool).scatter_(1, kept_BK, True)
+    return some.where(keep_BW[some.token_N, column_C])
 
 
 def above_threshold(pre_BL: Tensor, threshold: Tensor | float) -> Codes:
-    """Every entry above `threshold` (strictly) and above 0: JumpReLU with one θ, or one a latent."""
+    """Return every entry above `threshold` (strictly) and above 0: JumpReLU with one θ, or one per latent."""
     return entries_above(pre_BL, torch.as_tensor(threshold, dtype=torch.float32).clamp(min=0.0))
 
 
 def entries_above(pre_BL: Tensor, bound: Tensor | float) -> Codes:
-    """Every entry above `bound` (strictly), which may be negative; one number, one a latent or one a token."""
+    """Return every entry strictly above `bound`, which may be negative.
+
+    `bound` is one number, one per latent [L] or one per token [B, 1].
+    """
     if on_gpu(pre_BL):
         from sae.kernels import triton_select
 
@@ -89,7 +92,7 @@ def entries_above(pre_BL: Tensor, bound: Tensor | float) -> Codes:
 
 
 def _row_bound(pre_BL: Tensor, k: int) -> Tensor | None:
-    """Below the k-th largest entry of each row, and not by much: [B, 1].  None where rows are too short."""
+    """Return a bound just below the k-th largest entry of each row, [B, 1], or None if rows are too short."""
     L = pre_BL.shape[1]
     size = next((size for size in _GROUPS if L % size == 0 and 2 * k <= L // size), None)
     return below_kth_maximum(pre_BL, size, k) if size and pre_BL.device.type == "cpu" else None

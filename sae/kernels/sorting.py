@@ -1,7 +1,7 @@
-"""Sorting of non-negative integers, and pairs of them as one.
+"""Sorting of non-negative integers, and of pairs of them packed into one integer.
 
-torch sorts integers on the CPU by radix, a pass over the data for every byte of them: so they are narrowed
-first to the fewest bytes that hold the largest.
+torch sorts integers on the CPU by radix, with one pass over the data for every byte.  So the integers are first
+narrowed to the fewest bytes that hold the largest of them.
 """
 
 from __future__ import annotations
@@ -12,22 +12,24 @@ from torch import Tensor
 
 
 def paired(row_N: Tensor, rows: int, column_N: Tensor, columns: int) -> Tensor:
-    """row · columns + column: the pairs as numbers in the same order, of as few bytes as hold all of them."""
+    """Pack each pair as row · columns + column, which sorts in the same order, in the narrowest type that holds all
+    pairs.
+    """
     return row_N.to(torch.int32 if rows * columns < 1 << 31 else torch.int64) * columns + column_N
 
 
 def stable_argsort(key_N: Tensor) -> Tensor:
-    """The order that sorts non-negative integers; equal ones stay in their order."""
+    """Return the order that sorts non-negative integers; equal ones stay in their order."""
     return stable_sort(key_N)[1]
 
 
 def stable_sort(key_N: Tensor) -> tuple[Tensor, Tensor]:
-    """The sorted integers, perhaps of fewer bytes, and the order that sorts them."""
+    """Return the sorted integers, possibly in a narrower type, and the order that sorts them."""
     return torch.sort(_narrow(key_N), stable=True)
 
 
 def counted(key_N: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct values of non-negative integers, ascending, and how often each occurs."""
+    """Return the distinct values of non-negative integers, ascending, and the number of times each occurs."""
     key_N = torch.sort(_narrow(key_N)).values
     distinct, counts = torch.unique_consecutive(key_N, return_counts=True)
     return distinct.long(), counts
@@ -41,5 +43,5 @@ def _narrow(key_N: Tensor) -> Tensor:
 
 
 def merged_order(key_N: Tensor) -> Tensor:
-    """The order that sorts a few sorted runs of int64, one after the other; equal ones stay in their order."""
+    """Return the order that sorts a concatenation of a few sorted runs of int64; equal ones stay in their order."""
     return torch.from_numpy(np.argsort(key_N.numpy(), kind="stable"))  # timsort, which merges runs

@@ -1,8 +1,8 @@
-"""Finding the few large entries of a pre-activation matrix on the CPU.
+"""The search for the few large entries of a pre-activation matrix on the CPU.
 
-A bfloat16 is the upper half of a float32, so its 16 bits, read as an unsigned integer, rank positive
-numbers as their values do and negative ones in reverse, after all positive ones.  The entries above a
-bound are therefore one interval of integers, which processors compare many times faster than bfloat16.
+A bfloat16 is the upper half of a float32.  Its 16 bits, read as an unsigned integer, order positive numbers by value
+and negative ones in reverse, after all positive ones.  So the entries above a bound are one interval of integers,
+which processors compare many times faster than bfloat16.
 
 Shapes: B tokens, L latents, N entries found.
 """
@@ -19,16 +19,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_BLOCK = 1 << 20  # entries looked at together: they and what is made of them stay in the cache
-_NAN, _MINUS = 0x7F81, 0x8000  # the first bfloat16 that is no number, and minus zero
+_BLOCK = 1 << 20  # entries compared at once: they and the results stay in the cache
+_NAN, _MINUS = 0x7F81, 0x8000  # the first bfloat16 that is NaN, and minus zero
 
 Bits = npt.NDArray[Any]
 
 
 def above(pre_BL: Tensor, bound: Tensor | float) -> tuple[Tensor, Tensor]:
-    """The entries above `bound` (strictly): ascending indices into the flattened [B, L], and float32 values, [N].
+    """Return the entries strictly above `bound`: ascending indices into the flattened [B, L], and float32 values, [N].
 
-    `bound` is one number, one a latent [L] or one a token [B, 1], in float32.
+    `bound` is one number, one per latent [L] or one per token [B, 1], in float32.
     """
     if pre_BL.device.type != "cpu":
         flat_N = (pre_BL > bound).reshape(-1).nonzero().squeeze(1)
@@ -49,13 +49,13 @@ def above(pre_BL: Tensor, bound: Tensor | float) -> tuple[Tensor, Tensor]:
 
 
 def below_kth_maximum(pre_BL: Tensor, size: int, k: int) -> Tensor:
-    """A bound for each row that its k largest entries are above, as far as they are positive: [B, 1].
+    """Return a bound for each row that is below its k largest entries, as far as they are positive, [B, 1].
 
-    It is just below the k-th largest of the maxima of disjoint groups of `size` latents, which is a
-    lower bound of the k-th largest entry.
+    It is just below the k-th largest of the maxima of disjoint groups of `size` latents, which is a lower bound of the
+    k-th largest entry.
     """
     B, L = pre_BL.shape
-    # A group is strided over latents, so that the maximum runs over whole vectors.
+    # Groups are strided over latents, so that the maximum is taken of whole vectors.
     maxima = torch.from_numpy(_bits(pre_BL)).reshape(B, size, L // size).amax(dim=1).numpy()
     kth = np.partition(maxima, maxima.shape[1] - k, axis=1)[:, -k]
     bits = np.maximum(kth.astype(np.int32) - 1, 0) << (16 if maxima.dtype == np.int16 else 0)
@@ -63,7 +63,7 @@ def below_kth_maximum(pre_BL: Tensor, size: int, k: int) -> Tensor:
 
 
 def kth_of_rows(values_BM: Tensor, k: int) -> Tensor:
-    """The k-th largest entry of every row of a matrix without negative entries: [B, 1]."""
+    """Return the k-th largest entry of every row of a matrix without negative entries, [B, 1]."""
     if values_BM.device.type != "cpu":
         return values_BM.topk(k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
     bits = _bits(values_BM)
@@ -71,7 +71,7 @@ def kth_of_rows(values_BM: Tensor, k: int) -> Tensor:
 
 
 def zero_below_(values_BM: Tensor, cut_B1: Tensor) -> None:
-    """Set what is below its row's `cut` to 0, in place; no entry and no cut is negative."""
+    """Set the entries below their row's `cut` to 0, in place.  No entry and no cut may be negative."""
     if values_BM.device.type != "cpu":
         values_BM *= values_BM >= cut_B1
     else:
@@ -80,7 +80,7 @@ def zero_below_(values_BM: Tensor, cut_B1: Tensor) -> None:
 
 
 def zero_where_zero_(values_BM: Tensor, other_BM: Tensor) -> None:
-    """Set `values` to 0 where `other`, which has no negative entry, is 0; in place."""
+    """Set `values` to 0 where `other`, which must have no negative entry, is 0; in place."""
     if values_BM.device.type != "cpu":
         values_BM *= other_BM > 0
     else:
@@ -89,23 +89,23 @@ def zero_where_zero_(values_BM: Tensor, other_BM: Tensor) -> None:
 
 
 def _bits(matrix: Tensor) -> Bits:
-    """The same memory as integers, which rank numbers that are not negative as their values do."""
+    """View the same memory as integers, which order non-negative numbers by value."""
     return matrix.view(torch.int16 if matrix.dtype == torch.bfloat16 else torch.int32).numpy()
 
 
 def kth_largest(value_N: Tensor, n: int) -> Tensor:
-    """The n-th largest of some numbers, none of them NaN: zero-dimensional."""
-    place = len(value_N) - n
+    """Return the n-th largest of some numbers as a zero-dimensional tensor.  None may be NaN."""
+    index = len(value_N) - n
     if value_N.device.type != "cpu":
-        return value_N.kthvalue(place + 1).values
-    return torch.as_tensor(np.partition(value_N.numpy(), place)[place])
+        return value_N.kthvalue(index + 1).values
+    return torch.as_tensor(np.partition(value_N.numpy(), index)[index])
 
 
 def _interval(bound: Tensor) -> tuple[Bits, Bits]:
-    """First integer of the interval, and its length: both as uint16."""
+    """Return the first integer of the interval above `bound`, and the interval's length; both uint16."""
     bits = bound.contiguous().view(torch.int32).numpy().astype(np.int64) & 0x7FFF_FFFF  # of the magnitude
     negative = np.signbit(bound.numpy()) & (bits != 0)
-    # Above a bound >= 0: from the next number on.  Above one < 0: all from 0 on, and smaller magnitudes.
+    # A bound >= 0: the numbers after it.  A bound < 0: all numbers from 0 on, and negative ones of smaller magnitude.
     first = np.where(negative, 0, (bits >> 16) + 1)
     end = np.where(negative, _MINUS + ((bits + 0xFFFF) >> 16), _NAN)
     first = np.minimum(first, end)
@@ -113,7 +113,7 @@ def _interval(bound: Tensor) -> tuple[Bits, Bits]:
 
 
 def _scan(pre_BL: Tensor, first: Bits, length: Bits | None) -> tuple[Tensor, Bits]:
-    """Indices and entries; an entry is taken while its block is in the cache."""
+    """Return indices and entries; each entry is taken while its block is in the cache."""
     B, L = pre_BL.shape
     entries, per_token = pre_BL.numpy(), first.ndim == 2
     rows = max(1, _BLOCK // L)

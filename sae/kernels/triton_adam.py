@@ -1,9 +1,9 @@
-"""One Adam step over rows on a GPU, with all that surrounds it, reading every matrix as few times as it can.
+"""One Adam step over rows on a GPU, with all that surrounds it, reading each matrix as few times as possible.
 
-A decoder's rows stay of unit norm, so the part of a row's gradient along the row is of no use: it is
-taken out, the gradients are clipped together, Adam takes its step, and the row is made a unit again.
-Torch's operations for this read and write some twenty matrices; here a first pass reads the gradient
-and the weight for the norm, and a second reads four and writes three.
+A decoder's rows keep unit norm, so the component of a row's gradient along the row has no effect.  It is removed, the
+gradients are clipped together, Adam takes its step, and the row is normalised again.  Torch's operations for this read
+and write some twenty matrices.  Here a first pass reads the gradient and the weight for the norm, and a second reads
+four matrices and writes three.
 
     norm    Σ over rows of ‖g − (g·w) w‖²         (plain rows: Σ‖g‖²)
     step    g ← c · (g − (g·w) w);  m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²
@@ -24,7 +24,7 @@ from sae.kernels.device import on_its_device
 
 @on_its_device
 def square_norm(grad_LD: Tensor, W_LD: Tensor, *, unit: bool) -> Tensor:
-    """‖gradient‖² as the step will use it: where rows are `unit`, without the part along them.  []"""
+    """Return ‖gradient‖² as the step uses it, without the component along the rows if they are `unit`.  Shape []."""
     L, D = grad_LD.shape
     square_L = torch.empty(L, device=grad_LD.device)
     tile, warps = _tile(D)
@@ -38,7 +38,7 @@ def adam_step(
     W_LD: Tensor, grad_LD: Tensor, mean_LD: Tensor, square_LD: Tensor, *, clip: Tensor, step: int, lr: float,
     betas: tuple[float, float], eps: float, unit: bool,
 ) -> None:
-    """In place: the step number `step` (from 1) of rows of W, their gradient scaled by `clip` []."""
+    """Take step number `step` (from 1) on the rows of W, in place, with their gradient scaled by `clip` []."""
     L, D = W_LD.shape
     tile, warps = _tile(D)
     if L:

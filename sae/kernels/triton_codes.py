@@ -1,14 +1,13 @@
-"""The products of sparse codes on a GPU: sums over the pairs of a token or of a latent, and dots on pairs.
+"""The products of sparse codes on a GPU: sums over the pairs of a token or of a latent, and dot products of pairs.
 
     decode             out[token]  = Σ value · W[latent]     pairs sorted by token
     transpose_matmul   out[latent] = Σ value · x[token]      pairs sorted by latent
     sampled_product    out[pair]   = x[token] · W[latent]
 
-The first two are one kernel, a weighted sum of rows for every segment of a sorted list.  A latent that
-fires on every token would keep one program busy long after the others, so a segment is cut into pieces
-of `_PIECE` pairs: the first piece writes the row, the others write rows of their own, which are then
-added in order.  Nothing is added atomically and no configuration is chosen by a stopwatch where it
-would change the order of a sum: the same pairs give the same bits.
+The first two are one kernel, a weighted sum of rows for every segment of a sorted list.  A latent that fires on every
+token would keep one program busy long after the others.  So a segment is cut into pieces of `_PIECE` pairs: the first
+piece writes the row, and the others write rows of their own, which are then added in order.  The same pairs give the
+same bits, because nothing is added atomically and no autotuning changes the order of a sum.
 
 Shapes: B tokens, L latents, D width, N selected pairs, S segments, E further pieces.
 """
@@ -30,9 +29,9 @@ _UNROLL = 4  # rows loaded before the first of them is needed
 def segment_sums(
     row_N: Tensor, weight_N: Tensor, start_S: Tensor, rows: Tensor, out_SD: Tensor | None = None,
 ) -> Tensor:
-    """Σ weight · rows[row] over each segment of a list, which begins where `start_S` says: [S, D] float32.
+    """Return Σ weight · rows[row] over each segment of a list, [S, D] float32; `start_S` holds each segment's begin.
 
-    `out_SD` is memory that may be used for it.
+    The result may be written into `out_SD`.
     """
     n, S, D = len(row_N), len(start_S), rows.shape[1]
     if out_SD is None:
@@ -41,7 +40,7 @@ def segment_sums(
         return out_SD
     start_S = start_S.long()
     end_S = torch.cat([start_S[1:], torch.full((1,), n, dtype=torch.int64, device=rows.device)])
-    # Further pieces follow each other segment by segment; each comes after a full one, which bounds their number.
+    # Further pieces are ordered by segment; each comes after a full piece, which bounds their number.
     further_S = (end_S - start_S - 1).clamp(min=0) // _PIECE
     last_S = further_S.cumsum(0)
     E = n // _PIECE
@@ -58,7 +57,7 @@ def segment_sums(
 
 @on_its_device
 def sampled_product(token_N: Tensor, latent_N: Tensor, x_BD: Tensor, W_LD: Tensor) -> Tensor:
-    """x[token] · W[latent] of every pair: [N] float32."""
+    """Return x[token] · W[latent] for every pair, [N] float32."""
     n, D = len(token_N), x_BD.shape[1]
     out_N = torch.empty(n, device=x_BD.device)
     if n:
@@ -70,7 +69,7 @@ def sampled_product(token_N: Tensor, latent_N: Tensor, x_BD: Tensor, W_LD: Tenso
 
 
 def _tile(D: int) -> tuple[int, int]:
-    """Columns of a program, and its warps: 16 bytes of each row a thread."""
+    """Return the columns of a program and its number of warps, so that each thread reads 16 bytes of a row."""
     tile = triton.next_power_of_2(max(D, 32)) if D <= 1024 else 512
     return tile, max(1, tile // 128)
 
@@ -80,7 +79,7 @@ def _sums_kernel(
     rows_of, weights, rows, starts, ends, segment_of, lasts, out, pieces, S, D, stride,
     PIECE: tl.constexpr, UNROLL: tl.constexpr, TILE: tl.constexpr
 ):
-    """Programs 0 … S−1 sum the first piece of every segment, the others the further pieces."""
+    """Sum the first piece of every segment in programs 0 … S−1, and the further pieces in the others."""
     program = tl.program_id(0)
     column = tl.program_id(1) * TILE + tl.arange(0, TILE)
     inside = column < D

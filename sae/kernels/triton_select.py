@@ -1,14 +1,14 @@
-"""The selections on a GPU: exact, no sort of the batch, one pass over the pre-activations.
+"""Exact selection on a GPU without sorting the batch, in one pass over the pre-activations.
 
 1. The pre-activations [B, L] are read once, for the maxima of runs of G neighbouring latents.
-2. The n-th largest of the maxima is a lower bound of the n-th largest entry; it is found by counting
-   bit patterns, digit by digit (positive floats order as their bits do), for the whole batch, or by
-   bisection of the bits for every token.
-3. Only runs whose maximum reaches the bound are read again, a few per cent of the batch; what reaches
-   it is written out in the order (token, latent), hardly more than n entries.
-4. Among those the exact cut is found in the same way; ties at it go to the lowest (token, latent).
+2. The n-th largest of the maxima is a lower bound of the n-th largest entry.  For the whole batch it is found by
+   counting bit patterns digit by digit (positive floats order as their bits do), for each token by bisection of
+   the bits.
+3. Only runs whose maximum reaches the bound are read again, a few per cent of the batch.  The entries that reach
+   the bound, hardly more than n, are written out in the order (token, latent).
+4. The exact cut among those entries is found in the same way.  Ties at the cut go to the lowest (token, latent).
 
-No float is ever added, so nothing depends on the order in which programs run.
+No floats are added, so the result does not depend on the order in which programs run.
 
 Shapes: B tokens, L latents, G latents in a run, R runs in a row, C runs read again, N selected pairs.
 """
@@ -31,12 +31,12 @@ _ROW_TILE = 1024
 
 @on_its_device
 def batch_topk(pre_BL: Tensor, n_keep: int) -> Codes:
-    """The `n_keep` largest positive entries of the whole batch, as `sae.kernels.select.batch_topk`."""
+    """Return the `n_keep` largest positive entries of the whole batch, like `sae.kernels.select.batch_topk`."""
     B, L = pre_BL.shape
     n_keep = min(n_keep, B * L)
     maxima_BR = _maxima(pre_BL, _run_length(L, n_keep / B))
     bound = _kth_largest_bits(maxima_BR.reshape(-1), n_keep).view(torch.float32)
-    # Fewer positive runs than n_keep: their smallest maximum is no bound.
+    # With fewer positive runs than n_keep, their smallest maximum is no bound.
     bound = torch.where((maxima_BR > 0).sum() >= n_keep, bound, 0.0)
     flat_N, value_N = _reach(pre_BL, maxima_BR, bound.expand(B, L))
     bits_N, cut = value_N.view(torch.int32), _kth_largest_bits(value_N, n_keep)
@@ -47,7 +47,7 @@ def batch_topk(pre_BL: Tensor, n_keep: int) -> Codes:
 
 @on_its_device
 def row_topk(pre_BL: Tensor, k: int) -> Codes:
-    """The k largest positive entries of every row; ties go to the lowest latents."""
+    """Return the k largest positive entries of every row; ties go to the lowest latents."""
     B, L = pre_BL.shape
     maxima_BR = _maxima(pre_BL, _run_length(L, k))
     R = maxima_BR.shape[1]
@@ -66,20 +66,25 @@ def row_topk(pre_BL: Tensor, k: int) -> Codes:
 
 @on_its_device
 def entries_above(pre_BL: Tensor, bound: Tensor | float) -> Codes:
-    """Every entry above `bound` (strictly), which may be negative; one number, one a latent, or one a token [B, 1]."""
+    """Return every entry strictly above `bound`, which may be negative.
+
+    `bound` is one number, one per latent [L] or one per token [B, 1].
+    """
     B, L = pre_BL.shape
     bound_BL = torch.as_tensor(bound, dtype=torch.float32, device=pre_BL.device).expand(B, L)
     return Codes.from_flat(*_reach(pre_BL, None, bound_BL), B, L)
 
 
 def _run_length(L: int, kept_per_row: float) -> int:
-    """Latents in a run: 16 to 128, so that a row has some eight times as many runs as it keeps entries."""
+    """Return the number of latents in a run: 16 to 128, so that a row has about eight times as many runs as kept
+    entries.
+    """
     wanted = max(1, int(L / (8 * max(kept_per_row, 1))))
     return int(min(128, max(16, 1 << (wanted.bit_length() - 1))))
 
 
 def _maxima(pre_BL: Tensor, G: int) -> Tensor:
-    """The largest entry of every run, [B, R] float32."""
+    """Return the largest entry of every run, [B, R] float32."""
     B, L = pre_BL.shape
     R = triton.cdiv(L, G)
     out_BR = torch.empty(B, R, device=pre_BL.device)
@@ -90,9 +95,12 @@ def _maxima(pre_BL: Tensor, G: int) -> Tensor:
 
 
 def _kth_largest_bits(value_N: Tensor, k: int) -> Tensor:
-    """The bit pattern of the k-th largest of the positive float32 values, or of the smallest if they are fewer;
-    one above every float's if there is none.  [] int32; the host does not wait."""
-    state = torch.tensor([0, k], dtype=torch.int32, device=value_N.device)  # the digits found, how many are left
+    """Return the bit pattern of the k-th largest of the positive float32 values, as an int32 of shape [].
+
+    If there are fewer values, it is the pattern of the smallest; if there is none, one above the pattern of every
+    float.  The host does not wait.
+    """
+    state = torch.tensor([0, k], dtype=torch.int32, device=value_N.device)  # the digits found, the rank that is left
     for shift, width in _DIGITS:
         count = torch.zeros(1 << width, dtype=torch.int32, device=value_N.device)
         if len(value_N):
@@ -103,10 +111,10 @@ def _kth_largest_bits(value_N: Tensor, k: int) -> Tensor:
 
 
 def _reach(pre_BL: Tensor, maxima_BR: Tensor | None, bound_BL: Tensor) -> tuple[Tensor, Tensor]:
-    """Flat indices, ascending, and values of the entries above a bound (expanded, not stored).
+    """Return the flat indices, ascending, and the values of the entries above a bound (expanded, not stored).
 
-    Given the maxima of runs, only runs that can hold one are read, and an entry is taken that is positive and
-    reaches the bound, which is then the same on a whole row.
+    Given the maxima of runs, only runs that can contain such an entry are read.  An entry is then taken if it is
+    positive and reaches the bound, which must be the same on a whole row.
     """
     B, L = pre_BL.shape
     R = triton.cdiv(L, 64) if maxima_BR is None else maxima_BR.shape[1]
@@ -149,7 +157,7 @@ def _maxima_kernel(pre, out, L, R, stride, G: tl.constexpr, RUNS: tl.constexpr):
 def _digit_kernel(
     values, count, state, n, SHIFT: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr
 ):
-    """Count one digit of the values whose higher digits are those found so far."""
+    """Count one digit of the values whose higher digits equal those found so far."""
     found = tl.load(state)
     total = tl.zeros([1 << WIDTH], dtype=tl.int32)
     for start in range(tl.program_id(0) * TILE, n, tl.num_programs(0) * TILE):
@@ -163,7 +171,9 @@ def _digit_kernel(
 
 @triton.jit
 def _pick_kernel(count, state, WIDTH: tl.constexpr):
-    """Choose the digit that holds the k-th largest; k becomes its number among those with this digit."""
+    """Choose the digit that contains the k-th largest value, and reduce k to its rank among the values with this
+    digit.
+    """
     digit = tl.arange(0, 1 << WIDTH)
     here = tl.load(count + digit)
     total = tl.sum(here, axis=0)
@@ -177,7 +187,7 @@ def _pick_kernel(count, state, WIDTH: tl.constexpr):
 
 @triton.jit
 def _row_bound_kernel(maxima, bound, R, n, k, R_TILE: tl.constexpr):
-    """The k-th largest maximum of a row, bit by bit; 0 where a row has fewer positive runs than k."""
+    """Find the k-th largest maximum of a row bit by bit; store 0 if a row has fewer positive runs than k."""
     row = tl.program_id(0).to(tl.int64)
     run = tl.arange(0, R_TILE)
     value = tl.load(maxima + row * R + run, mask=run < R, other=0.0)
@@ -192,7 +202,7 @@ def _row_bound_kernel(maxima, bound, R, n, k, R_TILE: tl.constexpr):
 
 @triton.jit
 def _row_keep_kernel(values, starts, keep, k, TILE: tl.constexpr):
-    """Mark the k largest of each row's candidates, which stand together in the order of their latents."""
+    """Mark the k largest candidates of each row.  A row's candidates are contiguous and ordered by latent."""
     row = tl.program_id(0)
     start, end = tl.load(starts + row), tl.load(starts + row + 1)
     cut = 0
@@ -225,7 +235,7 @@ def _hits(
     pre, runs, bounds, n_runs, L, R, stride, by_row, by_latent,
     AT_LEAST: tl.constexpr, G: tl.constexpr, RUNS: tl.constexpr
 ):
-    """A tile of runs: flat index, value, and whether it is wanted."""
+    """Return the flat index, the value and a flag (selected or not) for each entry of a tile of runs."""
     place = tl.program_id(0) * RUNS + tl.arange(0, RUNS)
     run = tl.load(runs + place, mask=place < n_runs, other=0)
     row = (run // R)[:, None]

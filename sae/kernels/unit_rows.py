@@ -1,7 +1,7 @@
-"""What is done to every row of a decoder after a gradient and after a step.
+"""Operations on every row of a decoder after a gradient and after a step.
 
-On the CPU a few rows at a time, which stay in the cache over all passes: each matrix is read from
-memory once.
+The CPU works on a few rows at a time, which stay in the cache over all passes.  So each matrix is read from memory
+once.
 
 Shapes: L latents, D width.
 """
@@ -13,11 +13,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_BLOCK = 1 << 18  # numbers in a few rows
+_BLOCK = 1 << 18  # numbers in one block of rows
 
 
 def remove_parallel_(grad_LD: Tensor, unit_LD: Tensor) -> None:
-    """Take out of each row of `grad_LD` the part along the row of `unit_LD`, which has norm 1; in place."""
+    """Subtract from each row of `grad_LD` its component along the row of `unit_LD`, which has norm 1; in place."""
     for grad_RD, unit_RD in zip(_blocks(grad_LD), _blocks(unit_LD), strict=True):
         grad_RD.addcmul_((grad_RD * unit_RD).sum(dim=1, keepdim=True), unit_RD, value=-1.0)
 

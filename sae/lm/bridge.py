@@ -1,9 +1,9 @@
-"""The seam to language models: the only file that imports transformer_lens or transformers.
+"""The interface to language models: the only file that imports transformer_lens or transformers.
 
-A `LanguageModel` wraps one TransformerBridge.  **It must be used by one thread at a time**:
-hooks live on the shared module tree, and a second thread would silently get the first one's
-edits; it uses a `twin`.  Weights are raw (never folded), so a residual stream here is in the model's own
-coordinates; every SAE artefact records `weight_processing: raw`.
+A `LanguageModel` wraps one TransformerBridge.  **It must be used by one thread at a time**: hooks are attached to the
+shared module tree, so a second thread would silently get the first one's edits.  A second thread uses a copy made by
+`share_weights`.  Weights are raw (never folded), so a residual stream here is in the model's own coordinates. Every
+SAE artefact records `weight_processing: raw`.
 
 Shapes: P prompts, S positions, D d_model, V vocabulary.
 """
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-# Before the import: transformer_lens pulls in an experiment tracker that would look for a login.
+# Set before the import: transformer_lens imports an experiment tracker that would look for a login.
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -46,7 +46,7 @@ transformers_logging.set_verbosity_error()
 # Only text is read here.  For a model of images it would run `pip install torchvision`, in a user's environment.
 _transformers_source.load_modality_processor = lambda *_args, **_kwargs: None
 
-# What transformers calls for every layer: (module, query, key, value, mask, **settings) -> (output, None).
+# transformers calls this for every layer: (module, query, key, value, mask, **settings) -> (output, None).
 AttentionFunction = Callable[..., tuple[Tensor, None]]
 
 # Receives the activations [P, S, D] at a hook point and returns them changed (same shape).
@@ -56,18 +56,18 @@ Edits = Mapping[str, Edit]  # by the name of the hook point
 
 @dataclass
 class Cache:
-    """Keys and values of the positions read so far; `length` is how many those are."""
+    """Keys and values of the positions read so far; `length` is their number."""
 
     state: Any
     length: int
 
 
 class _Reached(Exception):
-    """The forward pass has come as far as it was wanted."""
+    """The forward pass has computed all requested activations."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device that `auto`, `cpu` or `cuda[:n]` means here.  Raises UserError (field `device`)."""
+    """Return the device that `auto`, `cpu` or `cuda[:n]` means here.  Raises UserError (field `device`)."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -99,7 +99,7 @@ class LanguageModel:
         target = pick_device(device) if isinstance(device, str) else device
         try:
             bridge = TransformerBridge.boot_transformers(info.source, device=str(target), dtype=torch.float32)
-        except Exception as error:  # whatever the loader raises, the user gave a name that does not load
+        except Exception as error:  # loaders raise many kinds; each means that the name given does not load
             message = (f"model: {name} does not load: {type(error).__name__}: {error}"
                        if info.local else hub_message("model", name, error))
             raise UserError(message, "model") from error
@@ -107,7 +107,7 @@ class LanguageModel:
         return cls(bridge, info)
 
     def share_weights(self) -> LanguageModel:
-        """Another on the same weights, for another thread."""
+        """Return a copy with shared weights, for another thread."""
         shared = [*self.bridge.parameters(), *self.bridge.buffers()]
         other = LanguageModel(copy.deepcopy(self.bridge, {id(tensor): tensor for tensor in shared}), self.info)
         other.refused, other.way = self.refused, self.way
@@ -128,16 +128,16 @@ class LanguageModel:
     # ---- text
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, no BOS added."""
+        """Return the token ids of `text`, without BOS."""
         ids = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
         check_embedded([ids], self.info.d_vocab, self.info.name)
         return ids
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of documents, no BOS added.
+        """Return the token ids of each document, without BOS.
 
-        Text is data: where it spells a special token, it gets the tokens of those characters,
-        so that a BOS in the ids is always one that was put there.
+        Text is data: a special token spelled in a document is tokenised as plain characters.  So a BOS in the ids is
+        always one that the program inserted.
         """
         ids = list(self.tokenizer(
             list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
@@ -146,7 +146,7 @@ class LanguageModel:
         return ids
 
     def vocabulary(self) -> tuple[list[bytes], list[bool]]:
-        """The bytes of every token id, and whether it is a special token."""
+        """Return the bytes of every token id, and whether it is a special token."""
         return self._vocabulary
 
     @cached_property
@@ -159,35 +159,35 @@ class LanguageModel:
         for token, added in self.tokenizer.added_tokens_decoder.items():  # these stand for their own text
             if token < len(values):
                 values[token] = added.content.encode()
-        missing = self.info.d_vocab - len(values)  # rows of the embedding that no token uses
+        missing = self.info.d_vocab - len(values)  # embedding rows that no token uses
         return values + [b""] * missing, [i in special for i in range(self.info.d_vocab)]
 
     def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """BOS and the tokens of a chat up to where the answer begins, by the model's own template.
+        """Return BOS and the tokens of a chat up to the start of the answer, formatted by the model's own template.
 
-        Raises UserError (field `chat`) where the tokenizer has no template, or its template refuses the messages.
+        Raises UserError (field `chat`) if the tokenizer has no template or its template rejects the messages.
         """
         if not getattr(self.tokenizer, "chat_template", None):
-            raise UserError(f"chat: {self.info.name} has no chat template; give it a prompt to go on from", "chat")
+            raise UserError(f"chat: {self.info.name} has no chat template; give it a prompt to continue", "chat")
         try:
             ids = self.tokenizer.apply_chat_template(
                 list(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
-        except Exception as error:  # templates are programs and raise what they like
+        except Exception as error:  # templates are programs and can raise anything
             raise UserError(f"chat: the template of {self.info.name} refuses this: {error}", "chat") from error
         if ids[:1] == [self.bos_id] or not has_own_bos(self.tokenizer):  # a stand-in for BOS is no part of a chat
             return list(ids)
         return [self.bos_id, *ids]
 
-    # ---- without hook points
+    # ---- the model without its hook points
 
     def plain(self, attention: AttentionFunction | None = None, *, share: bool = True) -> Any:
-        """The Hugging Face model itself, with `attention` in place of its own, sharing this one's weights.
+        """Return the Hugging Face model itself, with shared weights and with `attention` in place of its own.
 
-        On a CPU the shared weights are laid out input-major, in which a product of few rows is up to twice as fast.
+        On a CPU the shared weights are laid out input-major, which makes a product of few rows up to twice as fast.
         """
         name = "eager"
         if attention is not None:
-            name = f"{attention.__module__}.{attention.__qualname__}"  # its own, so that no other takes its place
+            name = f"{attention.__module__}.{attention.__qualname__}"  # unique, so that no other function replaces it
             AttentionInterface.register(name, attention)
         model = type(self.bridge.original_model).from_pretrained(
             self.info.source, dtype=torch.float32, attn_implementation=name).to(self.device).eval()
@@ -205,10 +205,10 @@ class LanguageModel:
         return ((_hf_name(name), tensor) for name, tensor in self.bridge.original_model.named_parameters())
 
     def component(self, hook: str) -> tuple[list[str], str]:
-        """Where a hook point lies in the Hugging Face model: a module's name, and its end of it (`hook_in`, …).
+        """Locate a hook point in the Hugging Face model: the module's possible names, and its end (`hook_in`, …).
 
-        A part may hang in the bridge's tree twice, so there are several names, of which the model has one.
-        Raises UserError where the model has no such hook point.
+        A component may appear twice in the bridge's tree, so there are several names; the model has one of them.
+        Raises UserError (field `hook`) if the model has no such hook point.
         """
         _, layer, kind = hook.split(".", 2)
         part: Any = self.bridge.blocks[int(layer)]
@@ -233,15 +233,15 @@ class LanguageModel:
     # ---- forward passes
 
     def activations(self, tokens_PS: Tensor, hook: str, *, autocast: bool = False) -> Tensor:
-        """The activations at one hook point, [P, S, D] float32; what comes after it does not run."""
+        """Return the activations at one hook point, [P, S, D] float32.  The layers after it do not run."""
         return self.activations_at(tokens_PS, [hook], autocast=autocast)[0]
 
     @torch.no_grad()
     def activations_at(self, tokens_PS: Tensor, hooks: Sequence[str], *, autocast: bool = False) -> list[Tensor]:
-        """The activations at several hook points of one forward pass, each [P, S, D] float32.
+        """Return the activations at several hook points of one forward pass, each [P, S, D] float32.
 
-        Heads are laid side by side: `attn.hook_z` [P, S, H, d_head] comes as [P, S, H·d_head].
-        What comes after the last of them does not run.
+        Heads are concatenated: `attn.hook_z` [P, S, H, d_head] becomes [P, S, H·d_head].  The layers after the last
+        hook point do not run.
         """
         kept: dict[str, Tensor] = {}
         for hook in hooks:
@@ -255,7 +255,7 @@ class LanguageModel:
                 return x_PSD
             return keep
 
-        # Not by `stop_at_layer`, which stops before a block: after the last one there is none.
+        # `stop_at_layer` stops before a block, so it cannot stop after the last one.
         readers = [(_point(hook), keeping(hook)) for hook in dict.fromkeys(hooks)]
         with self._precision(autocast), self._at_points(readers), contextlib.suppress(_Reached):
             self.bridge(tokens_PS, return_type=None)
@@ -266,7 +266,7 @@ class LanguageModel:
 
     @torch.no_grad()
     def logits(self, tokens_PS: Tensor, edits: Edits | None = None) -> Tensor:
-        """Next-token logits [P, S, V]; `edits` maps a hook point to what is done to its activations."""
+        """Return next-token logits [P, S, V]; `edits` maps a hook point to the edit of its activations."""
         with self._hooked(edits, tokens_PS):
             out: Tensor = self.bridge(tokens_PS, return_type="logits")
         return out.float()
@@ -275,10 +275,11 @@ class LanguageModel:
     def step(
         self, tokens_PS: Tensor, cache: Cache | None = None, edits: Edits | None = None
     ) -> tuple[Tensor, Cache]:
-        """Read `tokens_PS` after what `cache` holds; logits [P, S, V] of the new positions, and the cache.
+        """Read `tokens_PS` after the positions in `cache`; return logits [P, S, V] of the new positions, and the
+        cache.
 
-        An edit sees the new positions only; their absolute positions start at `cache.length`.
-        The cache passed in is consumed: use the one returned.
+        An edit sees the new positions only; their absolute positions start at `cache.length`. The cache passed in is
+        consumed: use the one returned.
         """
         past = {} if cache is None else {"past_key_values": cache.state}
         with self._hooked(edits, tokens_PS):
@@ -351,15 +352,17 @@ class LanguageModel:
 
     @contextlib.contextmanager
     def _at_points(self, pairs: Sequence[tuple[str, Edit]]) -> Iterator[None]:
-        """Raises UserError (field `site`) for a hook point that the model does not have."""
+        """Attach the edits for the block.  Raises UserError (field `site`) for a hook point that the model does not
+        have.
+        """
         with contextlib.ExitStack() as stack:
             if pairs:
                 try:
                     stack.enter_context(self.bridge.hooks(fwd_hooks=[(name, _as_hook(edit)) for name, edit in pairs]))
                 except (KeyError, ValueError) as error:
                     raise UserError(
-                        f"site: {self.info.name} has not every one of {', '.join(name for name, _ in pairs)} (a block "
-                        "that runs attention and MLP side by side has no hook_resid_mid, for instance)",
+                        f"site: {self.info.name} lacks one of {', '.join(name for name, _ in pairs)} (a block that "
+                        "runs attention and MLP in parallel has no hook_resid_mid, for instance)",
                         "site") from error
             yield
 
@@ -368,7 +371,7 @@ class LanguageModel:
 
 
 def _point(hook: str) -> str:
-    """Where the bridge has a hook point: it offers the MLP's input before its norm only on demand."""
+    """Return the bridge's name of a hook point: it has the MLP's input before its norm under another name."""
     return hook.replace("hook_mlp_in", "ln2.hook_in")
 
 
@@ -381,7 +384,7 @@ def _by_text(edit: Edit, tokens_PS: Tensor) -> Edit:
 
 
 def _hf_name(name: str) -> str:
-    """The name that a module or parameter of a bridge has in the model that it was made from."""
+    """Return the name that a module or parameter of a bridge has in the original model."""
     return name.replace("._original_component", "")
 
 

@@ -1,7 +1,7 @@
-"""Which language model a name means, and what its config file says.  No torch.
+"""Resolution of a language model's name, and the facts in its config file.  No torch.
 
-A name is `demo` (embedded), a local directory in Hugging Face layout, or a Hugging Face
-hub name.  Reading the config first lets a wrong layer be refused before anything loads.
+A name is `demo` (embedded), a local directory in Hugging Face layout, or a Hugging Face hub name.  The config is read
+first, so that a wrong layer is rejected before anything loads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NO_LIMIT = 1 << 20  # tokens, for a model that knows no longest text (a recurren
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A language model before it is loaded.  `source` is what a loader takes."""
+    """A language model before it is loaded.  `source` is the name or path that a loader takes."""
 
     name: str  # as the user wrote it
     id: str  # its segment in addresses
@@ -37,7 +37,7 @@ class ModelInfo:
 
 
 def find_model(name: str) -> ModelInfo:
-    """What `name` means.  Raises UserError (field `model`) when it cannot be had."""
+    """Resolve `name`.  Raises UserError (field `model`) if the model is not available."""
     path = DEMO_PATH if name == DEMO else typed_path(name, "model")
     if path.is_dir():
         config = _read_config(path / "config.json", name)
@@ -49,14 +49,16 @@ def find_model(name: str) -> ModelInfo:
 
 
 def check_layer(info: ModelInfo, layer: int, context_length: int) -> None:
-    """Raise UserError where the model has no such block or cannot read so long a context."""
+    """Raise UserError if the model has no such block (field `layer`) or cannot read so long a context
+    (`context_length`).
+    """
     if not 0 <= layer < info.n_layers:
         raise UserError(
             f"layer: {info.name} has {info.n_layers} blocks, 0 to {info.n_layers - 1}; there is no block {layer}",
             "layer")
     if context_length > info.n_ctx:
         raise UserError(
-            f"context_length: {info.name} reads {info.n_ctx} tokens at most, not {context_length}", "context_length")
+            f"context_length: {info.name} reads at most {info.n_ctx} tokens, not {context_length}", "context_length")
 
 
 def _info(name: str, model_id: str, source: str, local: bool, config: dict[str, Any]) -> ModelInfo:
@@ -86,7 +88,9 @@ def _read_config(path: Path, name: str) -> dict[str, Any]:
 
 
 def _from_hub(name: str) -> tuple[str, dict[str, Any]]:
-    """What a loader takes for a hub name, and its config; without a network, the copy in the hub's cache."""
+    """Return the source for a loader and the config of a hub name; without a network, from the copy in the hub's
+    cache.
+    """
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -104,7 +108,7 @@ def _from_hub(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def hub_reachable() -> bool:
-    """Whether the hub's name resolves: without a network the client would retry for half a minute."""
+    """Return whether the hub's name resolves.  Without a network the client would retry for half a minute."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -117,8 +121,8 @@ def hub_reachable() -> bool:
 
 
 def hub_message(field: str, name: str, error: Exception) -> str:
-    """One line for a hub name that could not be fetched: what happened and what to do."""
+    """Return one line for a hub name that could not be fetched: what happened and what to do."""
     return (
-        f"{field}: {name} is no local path, and could not be fetched from the Hugging Face hub "
+        f"{field}: {name} is not a local path and could not be fetched from the Hugging Face hub "
         f"({type(error).__name__}). Check the name and the network, or download it elsewhere and give the path of "
         "the local copy.")

@@ -1,4 +1,4 @@
-"""How many tokens a prompt has and whether a model can chat, without loading it.  No torch."""
+"""The token count of a prompt, and whether a model can chat, found without loading the model.  No torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sae.lm.model_info import ModelInfo
 
 
 def prompt_length(info: ModelInfo, prompt: str) -> int | None:
-    """Tokens of `prompt` with BOS, or None where the model's tokenizer.json is not at hand.
+    """Count the tokens of `prompt` with BOS.  Returns None if the model's tokenizer.json is not on this disk.
 
-    The same file is what the language model encodes with, so the count is exact.
+    The language model encodes with the same file, so the count is exact.
     """
     path = _tokenizer_file(info)
     return None if path is None else 1 + len(_tokenizer(path).encode(prompt, add_special_tokens=False).ids)
@@ -36,7 +36,7 @@ def _tokenizer_file(info: ModelInfo) -> Path | None:
 
 
 def has_chat_template(info: ModelInfo) -> bool:
-    """Whether the model's tokenizer brings a template for chats (known for models that are on this disk)."""
+    """Return whether the model's tokenizer has a chat template.  False if the model is not on this disk."""
     folder = _folder(info)
     if folder is None:
         return False
@@ -50,7 +50,7 @@ def has_chat_template(info: ModelInfo) -> bool:
 
 
 def _folder(info: ModelInfo) -> Path | None:
-    """Where the model's files lie, or None where they are not on this disk."""
+    """Return the folder of the model's files, or None if they are not on this disk."""
     if info.local:
         return Path(info.source)
     from huggingface_hub import try_to_load_from_cache

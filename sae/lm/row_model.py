@@ -1,21 +1,20 @@
-"""A language model read row by row: what comes out for a text does not depend on its company.
+"""A language model whose results for a text do not depend on the other texts in its batch.
 
-Two matrix products of different shapes round differently (by 1e-5 in a logit), which is enough to
-flip a drawn token.  So every text goes through the same shapes, alone or among others:
+Two matrix products of different shapes round differently (by 1e-5 in a logit), which is enough to flip a sampled
+token.  So every text goes through products of the same shapes, alone or in a batch:
 
-- a prompt is read by itself, as [1, S];
-- after it, one token at a time, always as one of `ROWS` rows, the others empty or other texts.
-  In a product of fixed shape a row's result depends neither on its place nor on the other rows
-  (`tests/unit/sae/test_rows.py` checks bit for bit).  Where a few rows are found to give the very
-  same bits, which costs less for few texts, they are used as well;
-- attention reads a row's own keys alone, up to its own length rounded up to a power of two, so
-  that its shape too is the row's own.
+- a prompt is read alone, as [1, S];
+- after it, one token is read at a time, always as one of `ROWS` rows; the others are empty or other texts.
+  In a product of fixed shape a row's result depends neither on its index nor on the other rows
+  (`tests/unit/sae/lm/test_row_model.py` checks this bit for bit).  A step of few rows costs less for few
+  texts; it is used where it is found to give the same bits;
+- attention reads only a row's own keys, up to the row's length rounded up to a power of two.  So its shape
+  depends on the row alone, too.
 
-The model is the plain Hugging Face one with forward hooks in place of hook points: what a
-transformer_lens bridge computes, at less than half the cost a token.
+The model is the plain Hugging Face one with forward hooks in place of hook points.  It computes the same as a
+transformer_lens bridge at less than half the cost per token.
 
-Shapes: S positions of a prompt, R = ROWS rows, M rows of a step, H heads, K heads of keys, D width,
-V vocabulary.
+Shapes: S positions of a prompt, R = ROWS rows, M rows of a step, H heads, K heads of keys, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ from sae.lm.places import Places
 from sae.lm.reach import SHORT, reading_length, sample_text
 
 ROWS = 16
-_FEW = 4  # rows of a step for so many texts or fewer, where that is safe
-_SHORTEST = 64  # keys are read in powers of two from here on
+_FEW = 4  # rows of a step for at most this many texts, where that is safe
+_SHORTEST = 64  # the smallest power of two of keys that is read
 _STEPS = 3  # of the comparison with the bridge
-_ONE_BY_ONE = 5  # up to so many rows attend faster one after the other; the results are the same bits
+_ONE_BY_ONE = 5  # up to this many rows attend faster one after the other, with the same bits
 
 
 def capacity_of(length: int) -> int:
-    """The room that a text of `length` tokens takes: a power of two."""
+    """Return the capacity to reserve for a text of `length` tokens: a power of two."""
     return max(4 * _SHORTEST, 1 << (length - 1).bit_length())
 
 
@@ -74,7 +73,7 @@ class Rows:
 
 
 class _Prompt:
-    """One text read from its beginning: causal attention over itself, kept in a row of `rows` where given."""
+    """One text read from its beginning with causal attention.  Its keys are kept in a row of `rows`, if given."""
 
     def __init__(self, rows: Rows | None, row: int) -> None:
         self.rows, self.row = rows, row
@@ -92,7 +91,7 @@ class _Prompt:
 
 
 class _Step:
-    """One token of each row in `order` that is not None; `lengths`: tokens read before it."""
+    """One token of each row in `order` that is not None.  `lengths` are the numbers of tokens read before it."""
 
     def __init__(
         self, rows: Rows, order: Sequence[int | None], lengths: Mapping[int, int], device: torch.device
@@ -105,7 +104,7 @@ class _Step:
         self._used = torch.tensor(used, device=device)
         self._row = torch.tensor([order[i] for i in used], device=device)
         self._position = torch.tensor([self._lengths[i] for i in used], device=device)
-        self._buckets: dict[int, list[int]] = {}  # keys to read -> places in the order
+        self._buckets: dict[int, list[int]] = {}  # keys to read -> indices into the order
         for i in used:
             self._buckets.setdefault(max(_SHORTEST, 1 << self._lengths[i].bit_length()), []).append(i)
         self._masks: dict[tuple[int, int | None], Tensor] = {}
@@ -115,15 +114,15 @@ class _Step:
         keys[self._row, :, self._position] = k[self._used, :, 0]
         values[self._row, :, self._position] = v[self._used, :, 0]
         out = q.new_zeros(*q.shape[:3], v.shape[3])
-        for size, places in self._buckets.items():
+        for size, indices in self._buckets.items():
             mask = self._mask(size, settings["window"])
-            if self._whole and (len(places) > _ONE_BY_ONE or q.is_cuda):
+            if self._whole and (len(indices) > _ONE_BY_ONE or q.is_cuda):
                 whole = _attend(q, keys[:, :, :size], values[:, :, :size], mask, settings)
-                if len(places) == ROWS:
+                if len(indices) == ROWS:
                     return whole
-                out[places] = whole[places]
+                out[indices] = whole[indices]
             else:
-                for i in places:
+                for i in indices:
                     row = self._order[i]
                     assert row is not None
                     k1, v1 = keys[row : row + 1, :, :size], values[row : row + 1, :, :size]
@@ -131,22 +130,22 @@ class _Step:
         return out
 
     def _mask(self, size: int, window: int | None) -> Tensor:
-        """[M, 1, 1, size]: 0 where a row's token may look, −∞ elsewhere."""
+        """Return the mask [M, 1, 1, size]: 0 where a row's token may attend, −∞ elsewhere."""
         if (size, window) not in self._masks:
             last = torch.tensor(self._lengths, device=self._device)[:, None]
             back = last - torch.arange(size, device=self._device)
             seen = (back >= 0) if window is None else (back >= 0) & (back < window)
-            seen[:, 0] |= ~seen.any(dim=1)  # of rows that are longer than `size` nothing is used
+            seen[:, 0] |= ~seen.any(dim=1)  # the output of rows longer than `size` is not used
             mask = torch.zeros(len(self._order), 1, 1, size, device=self._device)
             self._masks[size, window] = mask.masked_fill_(~seen[:, None, None, :], -torch.inf)
         return self._masks[size, window]
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, settings: dict[str, Any]) -> Tensor:
-    """Attention [P, H, S, D / H]; without a mask it is causal.
+    """Return attention [P, H, S, D / H].  Without a mask it is causal.
 
-    One token of many rows on the CPU goes through plain products: torch's fused attention puts what each thread
-    computes where it finds room, and on some processors the last bit of a sum depends on that place.
+    On the CPU, one token of many rows goes through plain products.  On some processors the last bit of torch's fused
+    attention depends on the memory in which each thread computes.
     """
     cap, (P, H, S, D), (_, K, T, _) = settings["softcap"], q.shape, k.shape
     if cap is None and (mask is None or S > 1 or q.is_cuda):
@@ -165,7 +164,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, settings: dict
 
 
 class _Cache(CacheBase):  # type: ignore[misc]  # transformers is untyped
-    """Where the model thinks its keys go; they are kept by the attention, which is told the layer here."""
+    """A cache that keeps no keys: it tells the attention its layer, and the attention keeps them."""
 
     def __init__(self) -> None:
         super().__init__(layers=[])
@@ -177,7 +176,7 @@ class _Cache(CacheBase):  # type: ignore[misc]  # transformers is untyped
         return 0
 
 
-# The reading that is under way in this thread: transformers calls attention functions without a way to pass it on.
+# The current reading of this thread: transformers has no argument that could pass it to attention functions.
 _reading: ContextVar[_Prompt | _Step] = ContextVar("reading")
 
 
@@ -187,17 +186,17 @@ def _attention(
     s_aux: Tensor | None = None, **_kwargs: Any,
 ) -> tuple[Tensor, None]:
     if s_aux is not None or attention_mask is not None:
-        raise NotImplementedError("attention with sinks or a mask of its own")
+        raise NotImplementedError("attention with sinks or its own mask")
     settings = {"scaling": scaling, "window": sliding_window, "softcap": softcap}
     out = _reading.get().attend(module.layer_idx, query, key, value, settings)  # type: ignore[arg-type]
     return out.transpose(1, 2).contiguous(), None
 
 
 class RowModel:
-    """A language model for `Rows`.  Must be used by one thread at a time.
+    """A language model that reads into `Rows`.  Must be used by one thread at a time.
 
-    Raises UserError (field `model`) for a model whose attention it cannot compute: it is compared
-    with the bridge once, at the beginning.
+    It is compared with the bridge once, when it is made.  Raises UserError (field `model`) for a model whose attention
+    it cannot compute.
     """
 
     def __init__(self, lm: LanguageModel) -> None:
@@ -207,7 +206,7 @@ class RowModel:
         self._check()
 
     def order(self, rows: Sequence[int]) -> list[int | None]:
-        """The rows of a step in which these are read: few, or all of them."""
+        """Return the rows of a step that reads these rows: a few of them, or all."""
         if len(rows) <= self._few:
             return [*rows, *[None] * (self._few - len(rows))]
         return list(range(ROWS))
@@ -229,17 +228,19 @@ class RowModel:
         self, tokens: Sequence[int], edits: Edits | None = None, rows: Rows | None = None, row: int = 0, *,
         whole: bool = False,
     ) -> Tensor:
-        """Read a text from its beginning into a row; the next-token logits [V] after it, float32.
+        """Read a text from its beginning into a row; return the next-token logits [V] after it, float32.
 
-        With `whole` after every token, [S, V].  Edits see [1, S, D].
+        With `whole`, return the logits after every token, [S, V].  Edits see [1, S, D].
         """
         logits = self._forward(_Prompt(rows, row), [list(tokens)], [list(range(len(tokens)))], edits, whole)
         return logits[0] if whole else logits[0, -1]
 
     @torch.no_grad()
     def read_many(self, texts: Sequence[Sequence[int]], edits: Edits | None = None) -> Tensor:
-        """Next-token logits [P, V] after P texts of one length, read together: for measurements, where the last
-        bits do not matter.  Edits see [P, S, D]."""
+        """Return next-token logits [P, V] after P texts of one length, read together.  Edits see [P, S, D].
+
+        This is for measurements, where the last bits do not matter.
+        """
         ids = [list(text) for text in texts]
         return self._forward(_Prompt(None, 0), ids, [list(range(len(ids[0])))] * len(ids), edits, False)[:, -1]
 
@@ -248,9 +249,9 @@ class RowModel:
         self, rows: Rows, order: Sequence[int | None], tokens: Mapping[int, int], lengths: Mapping[int, int],
         edits: Edits | None = None,
     ) -> Tensor:
-        """Read one token in each of the rows of `tokens`; next-token logits [M, V] in the order of `order`.
+        """Read one token in each of the rows of `tokens`; return next-token logits [M, V] in the order of `order`.
 
-        `lengths`: how many tokens each of these rows held before.  Edits see [M, 1, D].
+        `lengths` are the numbers of tokens that each of these rows held before.  Edits see [M, 1, D].
         """
         ids = [[0 if row is None else tokens.get(row, 0)] for row in order]
         positions = [[0 if row is None else lengths.get(row, 0)] for row in order]
@@ -288,6 +289,6 @@ class RowModel:
             raise UserError(f"model: {self.lm.info.name} cannot be decoded here: {type(error).__name__}: {error}",
                             "model") from error
         if not same:
-            raise UserError(f"model: {self.lm.info.name} cannot be decoded here: its attention has something that this "
-                            "program does not compute", "model")
+            raise UserError(f"model: {self.lm.info.name} cannot be decoded here: its attention does something that "
+                            "this program does not compute", "model")
         self._few = _FEW if self.device.type == "cpu" and torch.equal(few[2], many[1]) else 0

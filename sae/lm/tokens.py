@@ -1,8 +1,8 @@
-"""Token ids to text that is right: bytes, spans, nothing dropped.  No torch.
+"""Conversion of token ids to readable text: bytes and spans, with nothing dropped.  No torch.
 
-A token of a byte-level vocabulary is a piece of bytes, perhaps only a part of a character.
-`spans` merges neighbouring tokens until their bytes decode (explorer practice: at most four
-bytes a character), so that a page shows `é` once and not two unreadable halves.
+A token of a byte-level vocabulary is a sequence of bytes, and may be only a part of a character. `spans` merges
+neighbouring tokens until their bytes decode (at most four bytes per character).  So a page shows `é` once and not two
+unreadable halves.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_SPAN = 4
 
 @cache
 def byte_of_character() -> dict[str, int]:
-    """The printable stand-in of each byte in GPT-2's byte-level BPE, inverted."""
+    """Return the byte that each printable character stands for in GPT-2's byte-level BPE."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in set(printable)]
     table = {chr(b): b for b in printable}
@@ -27,10 +27,10 @@ def byte_of_character() -> dict[str, int]:
 
 
 def piece_bytes(piece: str, byte_level: bool) -> bytes:
-    """The bytes that a vocabulary entry stands for.
+    """Return the bytes that a vocabulary entry stands for.
 
-    `byte_level` tells GPT-2's alphabet from SentencePiece's (`▁` is a space and `<0xNN>` a byte).
-    A piece that is not in the alphabet (an added token) stands for its own text.
+    `byte_level` says whether the alphabet is GPT-2's or SentencePiece's (`▁` is a space and `<0xNN>` a byte). An entry
+    that is not in the alphabet (an added token) stands for its own text.
     """
     if byte_level:
         table = byte_of_character()

@@ -1,4 +1,4 @@
-"""The run that compares two SAEs and writes what the pages show of it."""
+"""The run that compares two SAEs and writes the comparison file that the pages read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 from sae import __version__
 from sae.errors import UserError
 from sae.runs.folder import RunFolder
+from sae.runs.manage import still_there
 from sae.runs.progress import Reporter
 from sae.runs.steps import open_model_and_text, text_of
 from sae.specs.registry import CompareSpec, command_line
@@ -24,11 +25,14 @@ PHASES = {"text": 10.0, "firings": 70.0, "directions": 20.0}
 
 
 def run_compare(spec: CompareSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
-    """Compare `spec.a` with `spec.b` on the text of the first.  Raises UserError where they do not fit."""
+    """Compare `spec.a` with `spec.b` on the text that the first was trained on; return the run's result.
+
+    Raises UserError (field `b`) if the two SAEs cannot be compared.
+    """
     from sae.autoencoder.artefact import Autoencoder
     from sae.autoencoder.config import read_config
 
-    first, second = sorted((spec.a, spec.b))  # as the file names them
+    first, second = sorted((spec.a, spec.b))  # the comparison file lists them in this order
     path = comparison_path(workspace, first, second)
     configs = [read_config(workspace.sae(sae_id)) for sae_id in (first, second)]
     _check(configs)
@@ -49,18 +53,19 @@ def run_compare(spec: CompareSpec, folder: RunFolder, workspace: Workspace, repo
         "text_fingerprint": corpus.info["fingerprint"], "mmcs_a": matches[0].mmcs, "mmcs_b": matches[1].mmcs,
         "command": command_line("compare", spec.model_dump()), "run": folder.id, "created": time.time(),
         "saescope_version": __version__}
-    write_comparison(path, meta, pa.concat_tables([_table(side, one) for side, one in enumerate(matches)]))
+    with still_there(workspace, first, path), still_there(workspace, second, path):
+        write_comparison(path, meta, pa.concat_tables([_table(side, one) for side, one in enumerate(matches)]))
     return {"a": first, "b": second, "mmcs_a": matches[0].mmcs, "mmcs_b": matches[1].mmcs}
 
 
 def _check(configs: list[dict[str, Any]]) -> None:
-    """Raise UserError (field `b`) unless both read one language model and write in one space."""
+    """Raise UserError (field `b`) unless both SAEs belong to one language model and have the same output width."""
     one, two = configs
     if one["model"]["id"] != two["model"]["id"]:
         raise UserError(f"b: {two['id']} belongs to another language model than {one['id']}", "b")
     if one["d_model"] != two["d_model"]:
-        raise UserError(f"b: {two['id']} writes in a space of width {two['d_model']}, {one['id']} in one of "
-                        f"{one['d_model']}; their directions cannot be compared", "b")
+        raise UserError(f"b: {two['id']} writes to a space of width {two['d_model']}, but {one['id']} writes to one "
+                        f"of width {one['d_model']}; their directions cannot be compared", "b")
 
 
 def _table(side: int, matches: Matches) -> pa.Table:
@@ -71,4 +76,4 @@ def _table(side: int, matches: Matches) -> pa.Table:
         "fires": matches.fires_L.numpy(),
         "others": pa.ListArray.from_arrays(offsets, matches.other_LK.int().numpy().reshape(-1)),
         "cosines": pa.ListArray.from_arrays(offsets, matches.cosine_LK.numpy().reshape(-1)),
-        "mate": matches.mate_L.int().numpy(), "phi": matches.phi_L.float().numpy()})
+        "mate": matches.best_match_L.int().numpy(), "phi": matches.phi_L.float().numpy()})

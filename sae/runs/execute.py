@@ -1,7 +1,7 @@
-"""Execute a run folder: `saescope run <folder>`.  Running it again resumes it.
+"""Execution of a run folder: `saescope run <folder>`.  Running the command again resumes the run.
 
-The folder's contract is in `sae.runs.folder`.  torch and the language model are imported only when
-there is work for them, so this module can be imported by anything.
+`sae.runs.folder` describes the contract of the folder.  This module imports torch and the language model only
+when there is work for them, so any module can import it.
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ from typing import Any
 from filelock import Timeout
 
 from sae.errors import Cancelled, Interrupted, UserError
-from sae.runs import compare, import_sae
+from sae.runs import compare, explain, import_sae
 from sae.runs.folder import FINAL_STATES, RunFolder
 from sae.runs.progress import Follower, Reporter
+from sae.runs.space import check_space
 from sae.runs.steps import build_index, open_model_and_text, text_of
 from sae.specs.registry import (
     CompareSpec,
     EvaluateSpec,
+    ExplainSpec,
     ImportSpec,
     IndexSpec,
     SweepSpec,
     TrainSpec,
     parse_spec,
 )
+from sae.workspace.disk import is_full
 from sae.workspace.files import lock
 from sae.workspace.paths import Workspace
 
@@ -42,16 +45,20 @@ PHASES: dict[str, dict[str, float]] = {
     "evaluate": {"text": 5, "evaluation": 95},
     "import": import_sae.PHASES,
     "compare": compare.PHASES,
+    "explain": explain.PHASES,
 }
+
+_FULL = ("disk: the disk is full; free some space (saescope gc lists what can go), then resume the run, which goes on "
+         "from its last checkpoint")
 
 # Exit codes of `saescope run`.
 EXIT_OK, EXIT_FAILED, EXIT_USER, EXIT_CANCELLED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4
 
 
 def execute(folder: RunFolder, workspace: Workspace) -> int:
-    """Carry out, or resume, what the folder asks for; return the exit code.  Never raises an `Exception`.
+    """Execute or resume the run in `folder` and return the exit code.  Never raises an `Exception`.
 
-    Of the processes of a `torchrun` the first one holds the lock and writes; the others help it to train.
+    Under `torchrun`, the process of rank 0 holds the lock and writes; the others only take part in training.
     """
     try:
         if _rank() > 0:
@@ -62,14 +69,17 @@ def execute(folder: RunFolder, workspace: Workspace) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER
-    except Exception:  # not even the status could be written
+    except Exception as error:  # the status itself could not be written, so the log is the only place left
+        if is_full(error):
+            print(f"error: {_FULL}", file=sys.stderr)
+            return EXIT_USER
         traceback.print_exc()
         return EXIT_FAILED
 
 
 @contextlib.contextmanager
 def _alone(folder: RunFolder) -> Iterator[None]:
-    """Hold the run's lock.  Raises UserError where another process has it."""
+    """Hold the run's lock.  Raises UserError if another process holds it."""
     held = lock(folder.path / "lock")
     try:
         held.acquire(blocking=False)
@@ -82,24 +92,25 @@ def _alone(folder: RunFolder) -> Iterator[None]:
 def _execute(folder: RunFolder, workspace: Workspace) -> int:
     status = folder.status()
     if status and status.state == "succeeded":
-        print(f"run {folder.id} has succeeded already")
+        print(f"run {folder.id} has already succeeded")
         return EXIT_OK
-    if status and status.state in FINAL_STATES:  # stopped once, and now started again on purpose
+    if status and status.state in FINAL_STATES:  # it was stopped, and somebody starts it again on purpose
         folder.clear_cancel()
     kind, values = folder.spec()
     if _rank() and kind not in ("train", "sweep"):
-        return EXIT_OK  # the other kinds are one process's work
+        return EXIT_OK  # only training is shared between processes
     reporter = (Follower if _rank() else Reporter)(folder, _phases(kind, values))
     reporter.catch_signals()
     try:
         spec = parse_spec(kind, values)
-        works: dict[type, Callable[..., dict[str, Any]]] = {
+        check_space(spec, folder, workspace)
+        executors: dict[type, Callable[..., dict[str, Any]]] = {
             TrainSpec: _train, SweepSpec: _train, IndexSpec: _index, EvaluateSpec: _evaluate, ImportSpec: _import,
-            CompareSpec: compare.run_compare}
-        reporter.status.result = works[type(spec)](spec, folder, workspace, reporter)
+            CompareSpec: compare.run_compare, ExplainSpec: explain.run_explain}
+        reporter.status.result = executors[type(spec)](spec, folder, workspace, reporter)
     except Interrupted:
         reporter.finish("interrupted")
-        print("interrupted; the same run resumes where it was")
+        print("interrupted; run the same command again to resume")
         return EXIT_INTERRUPTED
     except Cancelled:
         reporter.finish("cancelled")
@@ -110,12 +121,14 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER
     except Exception as error:
+        if is_full(error):
+            return _out_of_space(folder, reporter)
         traceback.print_exc()
         reporter.finish("failed", f"{type(error).__name__}: {error}")
         return EXIT_FAILED
     if _rank():
         return EXIT_OK
-    shutil.rmtree(folder.checkpoints, ignore_errors=True)  # all that they led to is finished
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)  # nothing needs them after success
     reporter.finish("succeeded")
     result = reporter.status.result
     made = [str(member["name"]) for member in result.get("members", [])]
@@ -123,13 +136,23 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
     return EXIT_OK
 
 
+def _out_of_space(folder: RunFolder, reporter: Reporter) -> int:
+    """Report that the disk is full.  The checkpoint before the last makes room for the status."""
+    for file in folder.checkpoints.glob("*.before"):
+        file.unlink(missing_ok=True)
+    print(f"error: {_FULL}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        reporter.finish("failed", _FULL)
+    return EXIT_USER
+
+
 def _rank() -> int:
-    """The number of this process among those of a `torchrun`, 0 for one alone."""
+    """Return this process's rank under `torchrun`, or 0 without it."""
     return int(os.environ.get("RANK", "0"))
 
 
 def _phases(kind: str, values: dict[str, Any]) -> dict[str, float]:
-    phases = dict(PHASES.get(kind, {}))  # a kind that does not exist is refused where specs are parsed
+    phases = dict(PHASES.get(kind, {}))  # `parse_spec` refuses a kind that does not exist
     if kind in ("train", "sweep", "import") and values.get("index") is False:
         del phases["index"]
     return phases
@@ -183,7 +206,7 @@ def _import(spec: ImportSpec, folder: RunFolder, workspace: Workspace, reporter:
 
 
 def folder_of(path: Path) -> tuple[RunFolder, Workspace]:
-    """The run folder at `path`, and the workspace it belongs to.  Raises UserError."""
+    """Return the run folder at `path` and the workspace it belongs to.  Raises UserError (field `run`)."""
     path = path.resolve()
     if path.name == "spec.json":
         path = path.parent

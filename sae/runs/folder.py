@@ -1,14 +1,14 @@
-"""The contract of a run folder, the one thing that launchers, pages and programs share.
+"""The contract of a run folder, which launchers, pages and programs share.
 
-    spec.json        what to do: {"kind", "spec", ...}, written once by whoever creates the run
-    status.json      where it stands, replaced atomically; the heartbeat is its `heartbeat`
-    progress.jsonl   one JSON object a line: the curves
-    log.txt          what the program printed
+    spec.json        the task: {"kind", "spec", ...}, written once by the creator of the run
+    status.json      the state and progress, replaced atomically; its `heartbeat` shows that the run is alive
+    progress.jsonl   the curves, one JSON object per line
+    log.txt          the program's output
     cancel           if this file exists, the run stops at the next safe point
-    ckpt/            whatever the run needs to go on after a kill
+    ckpt/            the checkpoints from which a killed run resumes
 
-Whoever runs the folder (supervisor, torchrun, a person) uses the same command,
-`saescope run <folder>`, and running it again resumes it.
+The supervisor, torchrun and a person all use the same command, `saescope run <folder>`.
+Running it again resumes the run.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from typing import Any, Literal
 from sae.errors import UserError
 from sae.workspace.files import write_json
 
-Kind = Literal["train", "sweep", "index", "evaluate", "import", "compare"]
+Kind = Literal["train", "sweep", "index", "evaluate", "import", "compare", "explain"]
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 HEARTBEAT_S = 1.0
 
 
 @dataclass
 class Status:
-    """`status.json`.  `done`/`total` are in `unit`; `overall` is the share of the whole run."""
+    """The content of `status.json`.  `done` and `total` are in `unit`; `overall` is the finished share of the run."""
 
     state: str = "starting"  # starting running succeeded failed cancelled
     phase: str = ""
@@ -51,10 +51,10 @@ class Status:
 
 
 class ProgressFile:
-    """The rows of a run's `progress.jsonl`, for a reader who comes back: only what was added is read again.
+    """An incremental reader of a run's `progress.jsonl`: each `read` parses only the lines added since the last.
 
-    They are as if the run had never been killed: a line cut short is skipped, and so are training steps after the
-    checkpoint from which a resumed run did them once more.
+    The rows look as if the run had never been killed.  A truncated line is skipped.  Steps that a resumed run
+    repeated after its checkpoint appear once.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -63,17 +63,17 @@ class ProgressFile:
         self._rows: list[dict[str, Any]] = []
 
     def read(self) -> list[dict[str, Any]]:
-        """Return all rows so far; the list is the reader's own."""
+        """Return a new list of all rows so far."""
         try:
             with open(self._path, "rb") as file:
                 stat = os.fstat(file.fileno())
-                if stat.st_ino != self._file_id or stat.st_size < self._offset:  # another file than before
+                if stat.st_ino != self._file_id or stat.st_size < self._offset:  # the file was replaced
                     self._file_id, self._offset, self._rows = stat.st_ino, 0, []
                 file.seek(self._offset)
                 added = file.read()
         except OSError:
             return list(self._rows)
-        whole, newline, _ = added.rpartition(b"\n")  # a line that is being written is read the next time
+        whole, newline, _ = added.rpartition(b"\n")  # an unfinished last line is left for the next read
         self._offset += len(whole) + len(newline)
         for line in whole.split(b"\n"):
             self._add(line)
@@ -85,18 +85,18 @@ class ProgressFile:
         except ValueError:
             return
         if isinstance(row, dict) and row:
-            while self._rows and "step" in row and _place(self._rows[-1]) >= _place(row):
+            while self._rows and "step" in row and _order(self._rows[-1]) >= _order(row):
                 self._rows.pop()
             self._rows.append(row)
 
 
-def _place(row: dict[str, Any]) -> tuple[int, int]:
-    """A row's place in a run's training: by step, and by the number of the SAE where there are several."""
+def _order(row: dict[str, Any]) -> tuple[int, int]:
+    """Return a training row's sort key: its step, then the number of its SAE in a sweep."""
     return row.get("step", 0), row.get("member", 0)
 
 
 class RunFolder:
-    """Read and write one run folder."""
+    """Access to the files of one run folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -114,12 +114,12 @@ class RunFolder:
         return self.path / "ckpt"
 
     def create(self, kind: Kind, spec: dict[str, Any]) -> None:
-        """Make the folder with its `spec.json`; an existing run is left as it is."""
+        """Make the folder with its `spec.json`, unless it already has one."""
         if not (self.path / "spec.json").exists():
             write_json(self.path / "spec.json", {"kind": kind, "spec": spec, "created": time.time()})
 
     def spec(self) -> tuple[Kind, dict[str, Any]]:
-        """What to do.  Raises UserError (field `run`) where `spec.json` does not say it."""
+        """Return (kind, spec values).  Raises UserError (field `run`) if `spec.json` is not a run's spec."""
         try:
             value = json.loads((self.path / "spec.json").read_text(encoding="utf-8"))
             return str(value["kind"]), dict(value["spec"])  # type: ignore[return-value]
@@ -127,10 +127,10 @@ class RunFolder:
             raise UserError(f"run: {self.path / 'spec.json'} is not the spec of a run: {error!r}", "run") from None
 
     def status(self) -> Status | None:
-        """Return the status that was written last; None where there is none that can be read.
+        """Return the latest status, or None if it is missing or unreadable.
 
-        A run that is asked to go on with a folder whose status was torn by a full or failing disk begins as if it had
-        not written one: its checkpoints and results are what counts.
+        A full or failing disk can truncate the file.  The run then resumes from its checkpoints and results, which
+        do not depend on the status.
         """
         try:
             value = json.loads((self.path / "status.json").read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
-"""An imported SAE proves itself on real activations: FVU, L0, mean activation.
+"""The check of an imported SAE on real activations: FVU, L0, mean activation.
 
 A transposed, wrongly centred or wrongly normalised SAE reconstructs nothing: its FVU is near or
-above 1.  Then the same weights are read in the other ways that files are misread, so that the
-message can say which would have been right.
+above 1.  In that case the check tries the other ways to interpret the same weights, so that the
+error message can name the right one.
 
 Shapes: N tokens, D width.
 """
@@ -24,13 +24,13 @@ from sae.formats.readers.registry import convert
 from sae.lm.bridge import LanguageModel
 from sae.lm.sites import parse_site
 
-MAX_FVU = 0.9  # above this nothing worth the name is explained
+MAX_FVU = 0.9  # above this the SAE explains next to nothing
 _PASS_TOKENS = 4096
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Activations of the same tokens: what is read, and what is to be reconstructed."""
+    """Activations of the same tokens at the SAE's input (`x_ND`) and output (`target_ND`) site."""
 
     x_ND: Tensor
     target_ND: Tensor
@@ -40,7 +40,7 @@ def sample(
     lm: LanguageModel, corpus: Corpus, hook: str, out_hook: str, n_tokens: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Sample:
-    """About `n_tokens` text tokens of the corpus; BOS is not among them."""
+    """Return the activations of up to `n_tokens` text tokens of the corpus, without BOS."""
     hooks, parts, done = [hook, out_hook or hook], [], 0
     contexts = corpus.contexts("all", seed=0)
     per_pass = max(1, _PASS_TOKENS // corpus.context_length)
@@ -62,15 +62,17 @@ def sample(
 
 @torch.no_grad()
 def measure(sae: Autoencoder, sample: Sample) -> dict[str, Any]:
-    """fvu; l0 and its spread; mean_activation, over what fires; tokens.  Raises UserError where the widths
-    of the SAE are not those of its sites."""
+    """Return `fvu`, `l0`, `l0_std` (over tokens), `mean_activation` (over firing latents) and `tokens`.
+
+    Raises UserError (field `hook` or `out_hook`) if the SAE's widths differ from the widths of its sites.
+    """
     d_in = sae.W_enc_LD.shape[1]
     for hook, found, width in ((sae.hook, sample.x_ND.shape[1], d_in),
                                (sae.out_hook, sample.target_ND.shape[1], sae.d_model)):
         if found != width:
             field = "hook" if hook == sae.hook else "out_hook"
-            raise UserError(f"{field}: {hook} of {sae.config['model']['name']} is {found} wide, and the SAE {width}: "
-                            "another model or another site", field)
+            raise UserError(f"{field}: {hook} of {sae.config['model']['name']} has width {found}, but the SAE has "
+                            f"width {width}; it belongs to another model or another site", field)
     error = total = fired = n_fired = square = 0.0
     for x_ND, target_ND in zip(sae.pieces(sample.x_ND), sae.pieces(sample.target_ND), strict=True):
         codes = sae.codes(x_ND)
@@ -86,13 +88,13 @@ def measure(sae: Autoencoder, sample: Sample) -> dict[str, Any]:
             "mean_activation": fired / max(n_fired, 1), "tokens": n}
 
 
-def holds(measured: dict[str, Any]) -> bool:
-    """Whether the SAE reconstructs at all."""
+def reconstructs(measured: dict[str, Any]) -> bool:
+    """Return whether the measured FVU is below MAX_FVU."""
     return bool(measured["fvu"] < MAX_FVU)
 
 
 def other_readings(foreign: Foreign, at: Sample) -> Iterator[tuple[str, Foreign]]:
-    """(the option that would say so, the SAE read that way), for each way in which a file can be misread."""
+    """Yield (command-line option, the SAE interpreted with that option) for each way to misread a file."""
     w = foreign.weights
     D = len(w.b_dec_D)
     if w.W_enc_LD.shape[1] == D and not w.transcoder:
@@ -111,7 +113,7 @@ def other_readings(foreign: Foreign, at: Sample) -> Iterator[tuple[str, Foreign]
 
 
 def other_layers(foreign: Foreign, n_layers: int) -> Iterator[tuple[str, Foreign]]:
-    """The same site one block earlier and one later."""
+    """Yield (command-line option, the SAE at that hook) for the same site one block earlier and one later."""
     layer, kind = parse_site(foreign.hook)
     for other in (layer - 1, layer + 1):
         if 0 <= other < n_layers and not foreign.out_hook:
@@ -124,12 +126,12 @@ def _but(foreign: Foreign, **changes: Any) -> Foreign:
 
 
 def table(foreign: Foreign, at: Sample, lm: LanguageModel, corpus: Corpus) -> list[tuple[float, str]]:
-    """(FVU, option) of every other reading, best first."""
+    """Return (FVU, option) for every other interpretation of the weights, best first."""
     device, rows = at.x_ND.device, []
     for option, other in other_readings(foreign, at):
         rows.append((measure(convert(other).to(device), at)["fvu"], option))
     for option, other in other_layers(foreign, lm.info.n_layers):
         there = sample(lm, corpus, other.hook, "", len(at.x_ND))
         rows.append((measure(convert(other).to(device), there)["fvu"], option))
-    # As good to two digits is equally good: then the usual reading comes first.
+    # FVUs that agree to two digits count as equal, so that the more usual interpretation comes first.
     return sorted((row for row in rows if row[0] == row[0]), key=lambda row: round(row[0], 2))

@@ -1,7 +1,7 @@
 """The import run: fetch ▸ read ▸ check on real activations ▸ publish ▸ index.
 
-Nothing appears among the SAEs until the check is passed: the artefact is written into the run's
-`ckpt` folder and then renamed.  An interrupted import begins again.
+Nothing appears among the SAEs until the check has passed: the artefact is written to the run's
+`ckpt` folder and then renamed.  An interrupted import starts from the beginning.
 """
 
 from __future__ import annotations
@@ -32,16 +32,18 @@ if TYPE_CHECKING:
     from sae.lm.bridge import LanguageModel
 
 PHASES = {"source": 5.0, "text": 10, "check": 10, "index": 75}
-_NOTE = "sae_id.txt"  # in the run's folder: what it made, or is about to
-UPLOAD = "upload"  # the run's folder for files that came with the request
+_NOTE = "sae_id.txt"  # in the run's folder: the id of the SAE that it made or is about to publish
+UPLOAD = "upload"  # the subfolder of the run's folder that holds uploaded files
 
 Open = Callable[..., "tuple[LanguageModel, Corpus]"]  # sae.runs.steps.open_model_and_text
 Build = Callable[..., str]  # sae.runs.steps.build_index
 
 
 def look(spec: ImportSpec, workspace: Workspace) -> Foreign | None:
-    """Read a local source once before there is a run, so that what is missing or wrong is said at once;
-    None for what would have to be fetched or unpacked first.  Raises UserError, MissingFacts."""
+    """Read a local source before the run exists, so that the user hears at once what is missing or wrong.
+
+    Returns None for a source that would first have to be fetched or unpacked.  Raises UserError, MissingFacts.
+    """
     path = Path(spec.source).expanduser()
     if not path.exists():
         hub_name(spec.source)
@@ -59,24 +61,24 @@ def look(spec: ImportSpec, workspace: Workspace) -> Foreign | None:
 def import_sae(
     spec: ImportSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter, open_: Open, build: Build
 ) -> dict[str, Any]:
-    """Carry out an import; the run's result.  Raises UserError for what cannot or should not be imported."""
+    """Execute an import and return the run's result.  Raises UserError for a source that cannot be imported."""
     from sae.autoencoder.artefact import Autoencoder
 
     note = folder.path / _NOTE
     finished = note.read_text(encoding="utf-8").strip() if note.exists() else ""
-    if finished and _made_by(finished, folder, workspace):  # by an earlier process of this run
+    if finished and _made_by(finished, folder, workspace):  # an earlier process of this run published it
         sae = Autoencoder.load(workspace.sae(finished))
         lm, corpus = open_(sae.config["model"]["name"], *_text(spec), sae.config["context_length"], workspace, reporter)
         sae = sae.to(lm.device)
     else:
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)  # of a process that was killed
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)  # a killed process may have left files
         try:
             reporter.begin("source", unit="files", message=f"reading {spec.source}")
-            path, hint = fetch(spec.source, folder.checkpoints, lambda words: reporter.update(0, message=words))
+            path, hint = fetch(spec.source, folder.checkpoints, lambda text: reporter.update(0, message=text))
             if kind_of(path):
                 return _dashboard(spec, path, folder, workspace, reporter)
             sae, lm, corpus = _imported(spec, path, hint, folder, workspace, reporter, open_)
-        finally:  # what was unpacked or staged, however it ended
+        finally:  # unpacked and staged files go, whether the import succeeded or not
             shutil.rmtree(folder.checkpoints, ignore_errors=True)
     sae_id = sae.config["id"]
     result: dict[str, Any] = {"sae": sae_id, "metrics": sae.config["metrics"]}
@@ -89,7 +91,7 @@ def import_sae(
 def _dashboard(
     spec: ImportSpec, path: Path, folder: RunFolder, workspace: Workspace, reporter: Reporter
 ) -> dict[str, Any]:
-    """A dashboard computed elsewhere: a build to browse, without weights, so that there is nothing to check."""
+    """Import a dashboard computed elsewhere as a build.  It has no weights, so there is nothing to check."""
     sae_id, build_id = import_dashboard(
         path, workspace, name=spec.name, model=spec.model, hook=spec.hook,
         update=lambda done, total: reporter.update(done, total))
@@ -100,7 +102,7 @@ def _dashboard(
 def _imported(
     spec: ImportSpec, path: Path, hint: str, folder: RunFolder, workspace: Workspace, reporter: Reporter, open_: Open
 ) -> tuple[Autoencoder, LanguageModel, Corpus]:
-    """The SAE, published, with the language model and text it was checked on."""
+    """Read, check and publish the SAE; return it with the language model and text used for the check."""
     from sae.formats.readers.registry import demand, read
 
     foreign = read(path, spec.model_dump(), hint)
@@ -111,7 +113,7 @@ def _imported(
     foreign.context_length = max(length, 8)
     hooks = [hook for hook in (foreign.hook, foreign.out_hook) if hook]
     lm, corpus = open_(foreign.model, *_text(spec), foreign.context_length, workspace, reporter, hooks)
-    sae = _proven(spec, foreign, sae_id, lm, corpus, reporter)
+    sae = _checked(spec, foreign, sae_id, lm, corpus, reporter)
     sae.config["run"] = folder.id
     (folder.path / _NOTE).write_text(sae_id, encoding="utf-8")
     _publish(sae, folder.checkpoints / "sae", workspace.sae(sae_id))
@@ -120,7 +122,7 @@ def _imported(
 
 
 def _forget_upload(spec: ImportSpec, workspace: Workspace) -> None:
-    """Remove files that came with a request, which lie in a run's folder, once they are imported."""
+    """Remove the uploaded files, which are in a run's folder, once they are imported."""
     path = Path(spec.source)
     if path.name == UPLOAD and path.parent.parent == workspace.root / "runs":
         shutil.rmtree(path, ignore_errors=True)
@@ -131,14 +133,15 @@ def _text(spec: ImportSpec) -> tuple[str, str, str, str]:
 
 
 def _check_place(spec: ImportSpec, foreign: Foreign, workspace: Workspace) -> str:
-    """The SAE's id.  Raises UserError where the model has no such site, or the name is taken."""
+    """Return the SAE's id.  Raises UserError if the model has no such site or the name is taken."""
     try:
         info = find_model(foreign.model)
     except UserError as error:
         if spec.model:
             raise
-        raise UserError(f"model: the file names {foreign.model}, which cannot be had here; give --model ({error})",
-                        "model") from None
+        raise UserError(
+            f"model: the file names {foreign.model}, which is not available here; name the model it was trained on "
+            f"({error})", "model") from None
     for hook in filter(None, (foreign.hook, foreign.out_hook)):
         check_site(info, hook, "hook" if hook == foreign.hook else "out_hook")
     if spec.name:
@@ -151,30 +154,30 @@ def _check_place(spec: ImportSpec, foreign: Foreign, workspace: Workspace) -> st
 
 
 def _taken(sae_id: str, workspace: Workspace) -> bool:
-    """Whether there is such an SAE, or a training run that has claimed its name (see `sae.runs.names`)."""
+    """Return whether the SAE exists or a training run has claimed its name (see `sae.runs.names`)."""
     folder = workspace.sae(sae_id)
     return (folder / "sae.json").exists() or (folder / "claim.json").exists()
 
 
 def _name_taken(sae_id: str) -> UserError:
-    return UserError(f"name: there is an SAE {sae_id} already, or a run that makes it; choose another name", "name")
+    return UserError(f"name: the SAE {sae_id} already exists, or a run is making it; choose another name", "name")
 
 
 def default_name(foreign: Foreign) -> str:
-    """Layer, site, architecture and size, e.g. `12-res-jumprelu-16k`."""
+    """Return a name made of layer, site, architecture and size, e.g. `12-res-jumprelu-16k`."""
     L = len(foreign.weights.b_enc_L)
     layer, kind = parse_site(foreign.hook)
     size = f"{L // 1024}k" if L % 1024 == 0 else str(L)
     return f"{layer}-{KINDS[kind]}-{foreign.weights.architecture.replace('_', '')}-{size}"
 
 
-def _proven(
+def _checked(
     spec: ImportSpec, foreign: Foreign, sae_id: str, lm: LanguageModel, corpus: Corpus, reporter: Reporter
 ) -> Autoencoder:
-    """The artefact with what was measured.  Raises UserError with the number where it does not reconstruct."""
+    """Convert the SAE and measure it.  Raises UserError (field `source`) if it does not reconstruct."""
     from sae.evaluation.metrics import calibrate_threshold
     from sae.formats.readers.registry import convert
-    from sae.runs.import_check import holds, measure, sample
+    from sae.runs.import_check import measure, reconstructs, sample
 
     reporter.begin("check", spec.check_tokens, message="reading activations")
     at = sample(lm, corpus, foreign.hook, foreign.out_hook, spec.check_tokens, reporter.update)
@@ -185,8 +188,8 @@ def _proven(
         measured = measure(sae, at)
         sae.config["threshold"] |= {"calibrated": sae.sparsity.threshold, "calibration_tokens": measured["tokens"],
                                     "l0_calibrated": measured["l0"]}
-    _tell(foreign, measured)
-    if not holds(measured) and not spec.force:
+    _print_measured(foreign, measured)
+    if not reconstructs(measured) and not spec.force:
         raise UserError(_refusal(foreign, measured, at, lm, corpus), "source")
     kept = {name: value for name, value in measured.items() if math.isfinite(value)}
     reporter.row(**kept)
@@ -194,12 +197,12 @@ def _proven(
     uploaded = Path(spec.source).name == UPLOAD
     sae.config["imported"] |= {
         "source": f"upload of {', '.join(foreign.files)}" if uploaded else spec.source,
-        "measured": kept, "forced": spec.force and not holds(measured), "text": spec.text,
+        "measured": kept, "forced": spec.force and not reconstructs(measured), "text": spec.text,
         "text_column": spec.text_column, "text_split": spec.text_split, "corpus": corpus.id}
     return sae
 
 
-def _tell(foreign: Foreign, measured: dict[str, Any]) -> None:
+def _print_measured(foreign: Foreign, measured: dict[str, Any]) -> None:
     print(f"FVU {measured['fvu']:.4f}, L0 {measured['l0']:.2f}, mean activation {measured['mean_activation']:.4f} on "
           f"{measured['tokens']:,} tokens", flush=True)
     if foreign.claims:
@@ -218,7 +221,7 @@ def _refusal(foreign: Foreign, measured: dict[str, Any], at: Any, lm: LanguageMo
     better = f"; with {rows[0][1]} it would be {rows[0][0]:.3f}" if rows and rows[0][0] < MAX_FVU else ""
     return (f"source: FVU {measured['fvu']:.3f} at L0 {measured['l0']:.1f}, on {measured['tokens']:,} tokens: this SAE "
             f"does not reconstruct {foreign.out_hook or foreign.hook} of {foreign.model}{better}; --force imports it "
-            "all the same")
+            "anyway")
 
 
 def _made_by(sae_id: str, folder: RunFolder, workspace: Workspace) -> bool:
@@ -229,7 +232,7 @@ def _made_by(sae_id: str, folder: RunFolder, workspace: Workspace) -> bool:
 
 
 def _publish(sae: Autoencoder, staged: Path, target: Path) -> None:
-    """Give the whole artefact its name; what a killed process left under it goes."""
+    """Write the artefact to `staged` and rename it to `target`, replacing what a killed process left there."""
     sae.save(staged)
     if target.exists() and not (target / "sae.json").exists() and not (target / "claim.json").exists():
         shutil.rmtree(target)

@@ -1,8 +1,10 @@
-"""A look at a source from a process of its own: `python -m sae.runs.inspect_source` reads a spec as JSON from
-standard input and answers on standard output.  The web program asks so: whatever a hostile file does
-to a reader, or to memory, it does not do to the pages.
+"""Inspection of a source in a separate process: `python -m sae.runs.inspect_source`.
+
+The process reads a spec as JSON from standard input and answers in JSON on standard output:
 
     {"facts": {...}} | {"asks": {setting: why}, "facts": {...}} | {"error": message, "field": setting or null}
+
+The web program inspects files in this way so that a hostile file cannot crash it or fill its memory.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ TIMEOUT_S = 300
 
 
 def inspect(spec: ImportSpec, workspace: Workspace) -> dict[str, Any]:
-    """What a look at the source says, from another process.  Never raises for what the file is."""
+    """Inspect the source in another process and return its answer.  Never raises because of the file's content."""
     environment = {**os.environ, "SAESCOPE_HOME": str(workspace.root)}
     try:
         done = subprocess.run(
@@ -32,14 +34,15 @@ def inspect(spec: ImportSpec, workspace: Workspace) -> dict[str, Any]:
             capture_output=True, timeout=TIMEOUT_S, env=environment, check=False)
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
-        return {"error": f"source: looking at it took more than {TIMEOUT_S} s", "field": "source"}
+        return {"error": f"source: reading the file took more than {TIMEOUT_S} s", "field": "source"}
     except (ValueError, IndexError, OSError):
-        return {"error": "source: the file could not be read: its reader ended without an answer", "field": "source"}
+        return {"error": "source: the file could not be read: the reading process ended without an answer",
+                "field": "source"}
     return answer
 
 
 def facts(foreign: Foreign | None) -> dict[str, Any]:
-    """What is shown of a file that was read."""
+    """Return the facts about a file that the form shows."""
     if foreign is None:
         return {}
     w = foreign.weights
@@ -57,7 +60,7 @@ def _answer(text: str) -> dict[str, Any]:
     except UserError as error:
         return {"error": str(error), "field": error.field}
     except MemoryError:
-        return {"error": "source: does not fit into this machine's memory", "field": "source"}
+        return {"error": "source: the file does not fit into this machine's memory", "field": "source"}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What SAEs are called, and who may use a name: two runs that want one at the same moment never both get it.
+"""Names of SAEs, and claims on them: two runs that want one name at the same moment never both get it.
 
-A run that is to make an SAE claims its name first: the SAE's folder is there from then on, with a
-note of the run in it.  A claim of a run that is gone, or has ended, counts no more.
+A run claims a name before it makes the SAE: it creates the SAE's folder with a `claim.json` that names the run.
+A claim expires when its run ends or disappears.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import contextlib
 import json
 from itertools import count
 from pathlib import Path
+
+from filelock import FileLock
 
 from sae.errors import UserError
 from sae.lm.sites import KINDS
@@ -22,13 +24,16 @@ _CLAIM = "claim.json"
 
 
 def claim_names(spec: TrainSpec | SweepSpec, model_id: str, folder: RunFolder, workspace: Workspace) -> list[str]:
-    """The ids `<model>/<name>` of the SAEs that a run makes; chosen once, so that a resumed run goes on
-    with the same ones.  Raises UserError (field `name`) where the name asked for is not free."""
+    """Claim and return the ids `<model>/<name>` of the SAEs that a run makes.
+
+    The ids are chosen once, so that a resumed run keeps them.  Raises UserError (field `name`) if the requested
+    name is not free.
+    """
     note = folder.path / "sae_id.txt"
     chosen = note.read_text(encoding="utf-8").split() if note.exists() else []
     names = [_wanted(spec, member) for member in spec.members()]
-    with lock(workspace.root / "saes" / ".lock"):  # one at a time, over all processes of this workspace
-        mine = {sae_id for sae_id in chosen if _owner(sae_id, workspace) == folder.id}
+    with names_lock(workspace):
+        mine = {sae_id for sae_id in chosen if owner(sae_id, workspace) == folder.id}
         ids: list[str] = []
         for i, name in enumerate(names):
             if i < len(chosen) and chosen[i] in mine:
@@ -42,14 +47,21 @@ def claim_names(spec: TrainSpec | SweepSpec, model_id: str, folder: RunFolder, w
     return ids
 
 
+def names_lock(workspace: Workspace) -> FileLock:
+    """Return the lock under which names are given, changed and removed: one process of the workspace at a time."""
+    return lock(workspace.root / "saes" / ".lock")
+
+
 def release(sae_id: str, workspace: Workspace) -> None:
-    """Take the claim's note away: the SAE itself is there now."""
+    """Remove the claim of an SAE that has been saved."""
     (workspace.sae(sae_id) / _CLAIM).unlink(missing_ok=True)
 
 
 def default_name(spec: TrainSpec, detailed: bool = False) -> str:
-    """Layer, site, architecture and size, e.g. `2-res-batchtopk-4k`; a transcoder's two sites;
-    `detailed` adds what decides how sparse it is: `2-res-batchtopk-4k-k32`."""
+    """Return a name made of layer, site, architecture and size, e.g. `2-res-batchtopk-4k`.
+
+    A transcoder's name has both of its sites.  `detailed` adds the sparsity setting: `2-res-batchtopk-4k-k32`.
+    """
     site = "-".join(KINDS[site] for site in (spec.site, spec.out_site) if site)
     return f"{spec.layer}-{site}-{_kind(spec, detailed)}"
 
@@ -70,26 +82,28 @@ def _kind(spec: TrainSpec, detailed: bool) -> str:
 def _free(
     name: str, model_id: str, exactly: bool, taken: set[str], folder: RunFolder, workspace: Workspace
 ) -> str:
-    """`<model>/<name>`, or the first of `name-2`, `name-3`, … that nobody has or wants."""
+    """Return `<model>/<name>`, or the first of `name-2`, `name-3`, … that no SAE has and no run has claimed."""
     for number in count(1):
         sae_id = f"{model_id}/{name}" if number == 1 else f"{model_id}/{name}-{number}"
-        if sae_id not in taken and _owner(sae_id, workspace) in (None, folder.id):
+        if sae_id not in taken and owner(sae_id, workspace) in (None, folder.id):
             return sae_id
         if exactly:
-            raise UserError(f"name: there is an SAE {sae_id} already, or a run that makes it; choose another name",
+            raise UserError(f"name: the SAE {sae_id} already exists, or a run is making it; choose another name",
                             "name")
-    raise AssertionError("numbers do not end")
+    raise AssertionError("unreachable: count() never ends")
 
 
-def _owner(sae_id: str, workspace: Workspace) -> str | None:
-    """The run that made, or is to make, an SAE; "" where that is not known, None where nobody is."""
+def owner(sae_id: str, workspace: Workspace) -> str | None:
+    """Return the id of the run that made or claimed an SAE; "" if it is unknown, None if the name is free."""
     folder = workspace.sae(sae_id)
     for name in ("sae.json", _CLAIM):
         with contextlib.suppress(FileNotFoundError, ValueError):
-            said = json.loads((folder / name).read_text(encoding="utf-8"))
-            if name == _CLAIM and _ended(Path(said["folder"])):
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                continue  # a damaged `sae.json` still takes the name
+            if name == _CLAIM and _ended(Path(content["folder"])):
                 return None
-            return str(said.get("run") or "")
+            return str(content.get("run") or "")
     return "" if (folder / "sae.json").exists() else None
 
 

@@ -1,8 +1,7 @@
-"""Telling the world where a run stands, and hearing when it should stop.
+"""The progress of a run, and the requests to stop it.
 
-A `Reporter` writes `status.json` (at most a few times a second), appends to `progress.jsonl`,
-and raises at every call where the run was cancelled or interrupted, so that whatever works
-stops at its next safe point.
+A `Reporter` writes `status.json` (at most a few times a second) and appends to `progress.jsonl`.
+Once the run is cancelled or interrupted, its next call raises, so that the run stops at a safe point.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ from typing import Any
 
 from sae.errors import Cancelled, Interrupted
 from sae.runs.folder import HEARTBEAT_S, RunFolder, Status
+from sae.workspace.disk import is_full
 
 
 class Reporter:
-    """Progress of one run.  `phases` gives each phase's share of the whole run's time."""
+    """The progress of one run.  `phases` gives each phase's share of the whole run's time."""
 
     def __init__(self, folder: RunFolder, phases: dict[str, float]) -> None:
         self.folder = folder
@@ -30,7 +30,7 @@ class Reporter:
         self.write()
 
     def catch_signals(self) -> None:
-        """From now on SIGTERM and SIGINT stop the run at its next safe point instead of at once."""
+        """Let SIGTERM and SIGINT stop the run at its next safe point instead of at once."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
@@ -38,7 +38,7 @@ class Reporter:
         self._interrupted = True
 
     def begin(self, phase: str, total: float = 0, unit: str = "tokens", done: float = 0, message: str = "") -> None:
-        """Enter a phase; `done` is what an earlier, interrupted process had finished of it."""
+        """Start a phase; `done` is the part that an earlier, interrupted process finished."""
         status = self.status
         status.phase, status.done, status.total, status.unit = phase, done, total, unit
         status.rate, status.message = None, message
@@ -49,7 +49,7 @@ class Reporter:
         print(f"{phase}{size}{note}", flush=True)
 
     def update(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        """Say how far the phase is.  Raises Cancelled or Interrupted."""
+        """Record the progress of the phase.  Raises Cancelled or Interrupted."""
         status, now = self.status, time.monotonic()
         status.done = done
         if total is not None:
@@ -82,16 +82,21 @@ class Reporter:
         self.write()
 
     def write(self) -> None:
+        """Write the status.  On a full disk the old one stays; the run fails only when it cannot keep a result."""
         self._written = time.monotonic()
-        self.folder.write_status(self.status)
+        try:
+            self.folder.write_status(self.status)
+        except OSError as error:
+            if not is_full(error) or self.status.finished is not None:
+                raise
 
     def beat(self) -> None:
-        """A sign of life that does not stop anything."""
+        """Renew the heartbeat without raising Cancelled or Interrupted."""
         if time.monotonic() - self._written > HEARTBEAT_S / 2:
             self.write()
 
     def _estimate(self, now: float) -> None:
-        """Rate over the last ten seconds; time left from it, and from the phases' shares."""
+        """Estimate the rate over the last ten seconds, and from it and the phases' shares the time left."""
         status = self.status
         while len(self._marks) > 2 and now - self._marks[0][0] > 10:
             self._marks.popleft()
@@ -109,7 +114,7 @@ class Reporter:
 
 
 class Follower(Reporter):
-    """The reporter of a process that writes nothing because another does; it hears its own signals only."""
+    """The reporter of a process of rank > 0: it writes nothing, and only signals to this process stop it."""
 
     def begin(self, phase: str, total: float = 0, unit: str = "tokens", done: float = 0, message: str = "") -> None:
         self.status.phase, self.status.total, self.status.done = phase, total, done

@@ -1,4 +1,4 @@
-"""Steps that several kinds of run have in common."""
+"""Steps that several kinds of run share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sae.runs.folder import RunFolder
+from sae.runs.manage import still_there
 from sae.runs.progress import Reporter
 from sae.specs.registry import IndexSettings, IndexSpec, command_line
 from sae.workspace.paths import Workspace, slug
@@ -20,8 +21,10 @@ def open_model_and_text(
     model: str, device: str, text: str, column: str, split: str, context_length: int, workspace: Workspace,
     reporter: Reporter, hooks: Sequence[str] = (),
 ) -> tuple[LanguageModel, Corpus]:
-    """The language model and the tokenised text.  Raises UserError (field `site`) where the model
-    lacks one of `hooks`, before the text is read."""
+    """Load the language model and the tokenised text.
+
+    Raises UserError (field `site`) before it reads the text if the model lacks one of `hooks`.
+    """
     reporter.begin("text", unit="documents", message=f"loading {model}")
     import torch
 
@@ -43,7 +46,7 @@ def open_model_and_text(
 
 
 def text_of(config: dict[str, Any], text: str, column: str, split: str) -> tuple[str, str, str]:
-    """The text asked for, or else the one that the SAE was trained on."""
+    """Return (text, column, split) as requested, or of the text that the SAE was trained on if `text` is empty."""
     if text:
         return text, column, split
     training = config["training"] if "text" in config["training"] else config["imported"]
@@ -54,20 +57,23 @@ def build_index(
     settings: IndexSettings, sae: Autoencoder, lm: LanguageModel, corpus: Corpus, folder: RunFolder,
     workspace: Workspace, reporter: Reporter, number: int = 0, of: int = 1,
 ) -> str:
-    """Make the build of this run, the `number`-th `of` several, or find the one that an earlier process
-    finished; its id."""
+    """Make this run's build of `sae`, unless an earlier process finished it, and return the build's id.
+
+    `number` and `of` place it among the builds of a sweep.
+    """
     from sae.index.build import build
 
     sae_id = sae.config["id"]
-    # Its run's time and letters, or whatever a folder made by hand is called: a resumed run finds its own build.
+    # The id comes from the folder's name (without the kind of run), so that a resumed run finds its own build.
     build_id = slug(folder.id.partition("-")[2] or folder.id)
     path = workspace.build(sae_id, build_id)
     if not path.exists():
         if reporter.status.phase != "index":
             reporter.begin("index", settings.index_tokens * of, done=settings.index_tokens * number)
-        asked = IndexSpec if isinstance(settings, IndexSpec) else IndexSettings  # a training run asks for less
-        command = command_line("index", {"sae": sae_id, **settings.model_dump(include=set(asked.model_fields))})
-        build(lm, sae, corpus, settings, path, provenance={"run": folder.id, "command": command},
-              checkpoint=folder.checkpoints / ("index.pt" if of == 1 else f"index-{number}.pt"),
-              update=lambda done, total: reporter.update(total * number + done, total * of))
+        model = IndexSpec if isinstance(settings, IndexSpec) else IndexSettings  # a training spec has other fields too
+        command = command_line("index", {"sae": sae_id, **settings.model_dump(include=set(model.model_fields))})
+        with still_there(workspace, sae_id, path):
+            build(lm, sae, corpus, settings, path, provenance={"run": folder.id, "command": command},
+                  checkpoint=folder.checkpoints / ("index.pt" if of == 1 else f"index-{number}.pt"),
+                  update=lambda done, total: reporter.update(total * number + done, total * of))
     return build_id

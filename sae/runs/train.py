@@ -1,7 +1,7 @@
-"""A run that trains: one SAE, or a sweep of them on one pass of activations; then calibration, evaluation, index.
+"""The run that trains one SAE, or a sweep of them on one stream of activations, and then measures and indexes them.
 
-An SAE is saved once all are measured, and whole; the next process of a killed run goes on with what
-is missing.
+The SAEs are saved after all of them are measured, each one atomically.  A resumed run makes only the SAEs that are
+missing.
 """
 
 from __future__ import annotations
@@ -36,20 +36,23 @@ if TYPE_CHECKING:
 def train_members(
     spec: TrainSpec | SweepSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter
 ) -> dict[str, Any]:
-    """Make every SAE that `spec` asks for; the run's result: {"sae", "metrics"[, "build"]} of one SAE,
-    {"members": [the same of each, or its "error"]} of a sweep."""
+    """Make every SAE of `spec` and return the run's result.
+
+    One SAE gives {"name", "sae", "metrics"[, "build"]}; a sweep gives {"members": [such an object for each SAE]}.
+    An SAE that failed has an "error" instead of metrics.
+    """
     info = find_model(spec.model)
     check_layer(info, spec.layer, spec.context_length)
     group = open_world(spec.shards, spec.batch_tokens)
     sae_ids = group.from_main(claim_names(spec, info.id, folder, workspace) if group.is_main else [])
     if not group.is_main:
-        group.wait()  # the main process prepares the text, the others then find it
+        group.wait()  # the main process prepares the text first; the others then read it from disk
     lm, corpus = open_model_and_text(
         spec.model, device_of(spec.device), spec.text, spec.text_column, spec.text_split, spec.context_length,
         workspace, reporter, [hook for hook in (spec.hook, spec.out_hook) if hook])
     if group.is_main:
         group.wait()
-    # What an earlier process of this run has finished is there already.
+    # An earlier process of this run may have saved some of the SAEs.
     saes: dict[str, Autoencoder | str] = {
         sae_id: Autoencoder.load(workspace.sae(sae_id), lm.device) for sae_id in sae_ids
         if (workspace.sae(sae_id) / "sae.json").exists()}
@@ -76,16 +79,19 @@ def _trained(
     spec: TrainSpec | SweepSpec, sae_ids: list[str], known: dict[str, Autoencoder | str], lm: LanguageModel,
     corpus: Corpus, folder: RunFolder, workspace: Workspace, reporter: Reporter, group: Group,
 ) -> dict[str, Autoencoder | str]:
-    """Train all, then calibrate, measure and save those that are not there yet; an SAE that came to nothing
-    is the message why."""
-    held_out_contexts(corpus, spec.eval_tokens)  # too little text is refused before the training, not after
+    """Train all SAEs, then calibrate, measure and save the missing ones.
+
+    The value of an SAE that failed is its error message.
+    """
+    held_out_contexts(corpus, spec.eval_tokens)  # refuses too little text before the training, not after it
     members = spec.members()
     reporter.begin("training", spec.tokens, message="reading the first activations")
     stream = ActivationStream(
         lm, corpus, spec.hook, spec.batch_tokens, spec.buffer_tokens, spec.reuse, spec.train_on_bos, spec.seed,
         dtype=getattr(torch, spec.buffer_dtype), out_hook=spec.out_hook, n_steps=spec.tokens // spec.batch_tokens,
         group=group,
-        # A sign of life from the language model, too; several processes stop between steps only, at the same one.
+        # The language model's passes renew the heartbeat too.  Several processes must all stop after the same step,
+        # so they do not stop here.
         check=reporter.beat if group.world > 1 else lambda: reporter.update(reporter.status.done))
     outcomes = train_all(
         members, stream, lm.device, checkpoint=folder.checkpoints / "train.pt",
@@ -111,7 +117,7 @@ def _trained(
 def _artefact(
     spec: TrainSpec, sae_id: str, trained: Trained, lm: LanguageModel, corpus: Corpus, folder: RunFolder, n_saes: int
 ) -> Autoencoder:
-    """The SAE that training left, with its `sae.json`, metrics still to come."""
+    """Return the trained SAE with its `sae.json`; its metrics are still empty."""
     tensors = trained.trainer.tensors()
     site = {"layer": spec.layer, "hook": spec.hook} | ({"out_hook": spec.out_hook} if spec.out_hook else {})
     width = {"d_in": tensors["W_enc"].shape[1]} if spec.out_hook else {}
@@ -126,7 +132,7 @@ def _artefact(
                      "saes_trained_together": n_saes},
         "run": folder.id, "created": time.time(), "saescope_version": __version__,
     })
-    sae = sae.to(lm.device) if trained.trainer.group.shards > 1 else sae  # its shards were put together on the CPU
+    sae = sae.to(lm.device) if trained.trainer.group.shards > 1 else sae  # the shards were joined on the CPU
     if sae.sparsity.threshold is not None:
         sae.config["threshold"] = {"trained": sae.sparsity.threshold, "trained_batches": list(trained.theta_batches)}
     return sae

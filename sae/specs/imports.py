@@ -1,4 +1,4 @@
-"""What an import can be asked for: one source for the command line, the form and the checks.  No torch."""
+"""The settings of an import: one source for the command line, the form and the checks.  No torch."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ YesNo = Literal["", "yes", "no"]
 
 
 class ImportSpec(IndexSettings):
-    """Add an SAE that another program made: its format is detected, and it is checked on real activations."""
+    """An import of an SAE made by another program: its format is detected, and it is checked on real activations."""
 
     source: str = setting(
-        ..., "Where it is: a folder, a file, a zip of a folder, or on Hugging Face owner/repo or owner/repo/folder",
+        ..., "Location of the SAE: a folder, a file, a zip of a folder, or owner/repo or owner/repo/folder on the "
+        "Hugging Face hub",
         group="what", min_length=1, max_length=4096)
     name: str = setting(
         "", "Name of the SAE under its model, as in its address; empty: made from layer, kind and size",
         group="what", max_length=80)
     model: str = setting(
-        "", "Language model it was trained on; empty: the one that the file names", group="what", max_length=4096)
+        "", "Language model it was trained on; empty: the one named in the file", group="what", max_length=4096)
     hook: str = setting(
-        "", "Hook point that it reads, e.g. blocks.6.hook_resid_post; empty: the one that the file names",
+        "", "Hook point that it reads, e.g. blocks.6.hook_resid_post; empty: the one named in the file",
         group="what", max_length=200)
     out_hook: str = setting(
-        "", "Hook point that a transcoder reconstructs; empty: the one that the file names", group="what",
+        "", "Hook point that a transcoder reconstructs; empty: the one named in the file", group="what",
         max_length=200)
     bos: YesNo = setting(
         "", "Whether it was trained on contexts that begin with BOS; empty: what the file says", group="what")
@@ -39,20 +40,20 @@ class ImportSpec(IndexSettings):
     subtract_b_dec: YesNo = setting(
         "", "Whether b_dec is subtracted from the input; empty: what the format says", group="sae")
     normalize: Literal["", "none", "layer_norm", "layer_norm_std", "constant_norm", "centre"] = setting(
-        "", "What is done to each token's input; empty: what the format says", group="sae",
-        why="layer_norm_std is undone with the standard deviation alone; centre takes the mean away, as centred "
+        "", "Normalisation of each token's input; empty: what the format says", group="sae",
+        why="layer_norm_std is undone with the standard deviation alone; centre subtracts the mean, as centred "
             "writing weights do")
     input_scale: float = setting(
-        0.0, "Factor that its training multiplied activations with; 0: what the file says", group="sae", ge=0)
+        0.0, "Factor by which its training multiplied activations; 0: what the file says", group="sae", ge=0)
 
     text: str = setting(
-        "stdlib", "Text to check it on, and to index: 'stdlib' (this Python's standard library), a file, a directory, "
+        "stdlib", "Text to check it on and to index: 'stdlib' (this Python's standard library), a file, a directory, "
         "JSONL, Parquet, or a Hugging Face data set", group="evaluation", min_length=1, max_length=4096)
     text_column: str = setting("text", "Column that holds the text in JSONL, Parquet or a data set", group="evaluation")
     text_split: str = setting("train", "Split of a Hugging Face data set", group="evaluation")
     check_tokens: int = setting(
         8_192, "Text tokens on which FVU, L0 and the mean activation are measured", group="evaluation", unit="tokens",
-        ge=256, le=1_000_000, why="enough to tell a transposed or wrongly normalised SAE")
-    force: bool = setting(False, "Import it even where the check says that it does not reconstruct", group="evaluation")
+        ge=256, le=1_000_000, why="enough to recognise a transposed or wrongly normalised SAE")
+    force: bool = setting(False, "Import it even if the check says that it does not reconstruct", group="evaluation")
     device: str = setting("auto", "cpu, cuda, or auto", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    index: bool = setting(True, "Build the feature index at once", group="index")
+    index: bool = setting(True, "Build the index after the import", group="index")

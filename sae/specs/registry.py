@@ -1,8 +1,8 @@
-"""What a run can be asked to do.  One source for the command line, the form and the docs.
+"""The settings of every kind of run: one source for the command line, the form and the docs.
 
-Each field states what it is (`description`), its unit and why its default is what it is
-(`json_schema_extra`: `unit`, `why`, `group`).  Contradictions are refused here, before
-anything is loaded, with a message that names the field.  No torch.
+Each field states its meaning (`description`), its unit and the reason for its default (`json_schema_extra`: `unit`,
+`why`, `group`).  Contradictions are rejected here, before anything is loaded, with a message that names the field.  No
+torch.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pydantic_core import PydanticUndefined
 from sae.data.texts import STDLIB
 from sae.errors import UserError
 from sae.lm.model_info import DEMO
+from sae.specs.explain import ExplainSpec
 from sae.specs.imports import ImportSpec
 from sae.specs.training import (
     Architecture,
@@ -34,12 +35,13 @@ from sae.specs.training import (
 from sae.workspace.paths import typed_path
 
 __all__ = [
-    "SPECS", "Architecture", "CompareSpec", "EvaluateSpec", "ImportSpec", "IndexSettings", "IndexSpec", "Normalization",
-    "SweepSpec", "TrainSpec", "as_text", "command_line", "demo_spec", "located", "parse_spec", "prefix_sizes"]
+    "SPECS", "Architecture", "CompareSpec", "EvaluateSpec", "ExplainSpec", "ImportSpec", "IndexSettings", "IndexSpec",
+    "Normalization", "SweepSpec", "TrainSpec", "as_text", "command_line", "demo_spec", "located", "parse_spec",
+    "prefix_sizes"]
 
 
 class IndexSpec(IndexSettings):
-    """An index run for an SAE that exists."""
+    """An index run for an existing SAE."""
 
     sae: str = setting(..., "The SAE, as <model>/<name>", group="what", pattern=r"^[^/]+/[^/]+$")
     text: str = setting("", "Text to read; empty: the text the SAE was trained on", group="what", max_length=4096)
@@ -49,7 +51,7 @@ class IndexSpec(IndexSettings):
 
 
 class EvaluateSpec(BaseSpec):
-    """An evaluation of an SAE that exists, on held-out text."""
+    """An evaluation of an existing SAE on held-out text."""
 
     sae: str = setting(..., "The SAE, as <model>/<name>", group="what", pattern=r"^[^/]+/[^/]+$")
     eval_tokens: int = setting(100_000, "Held-out text tokens", group="evaluation", unit="tokens", ge=1_000)
@@ -70,27 +72,27 @@ class CompareSpec(BaseSpec):
     @model_validator(mode="after")
     def _two(self) -> CompareSpec:
         if self.a == self.b:
-            raise ValueError("b: an SAE compared with itself says nothing; choose another")
+            raise ValueError("b: this is the same SAE as a; choose another one")
         return self
 
 
 SPECS: dict[str, type[BaseSpec]] = {
     "train": TrainSpec, "sweep": SweepSpec, "index": IndexSpec, "evaluate": EvaluateSpec, "import": ImportSpec,
-    "compare": CompareSpec}
+    "compare": CompareSpec, "explain": ExplainSpec}
 
-RunSpec = TrainSpec | SweepSpec | IndexSpec | EvaluateSpec | ImportSpec | CompareSpec
+RunSpec = TrainSpec | SweepSpec | IndexSpec | EvaluateSpec | ImportSpec | CompareSpec | ExplainSpec
 
 POSITIONAL = {"import": "source"}  # the setting that a command takes without its name
 
 
 def parse_spec(kind: str, values: dict[str, Any]) -> RunSpec:
-    """The checked spec.  Raises UserError, whose `field` names the first setting at fault."""
+    """Return the checked spec.  Raises UserError, whose `field` names the first setting at fault."""
     if kind not in SPECS:
         raise UserError(f"kind: {kind!r} is not one of {', '.join(SPECS)}", "kind")
     try:
         return SPECS[kind](**values)  # type: ignore[return-value]
     except ValidationError as error:
-        field, text = first_fault(error)
+        field, text = first_fault(error, SPECS[kind])
         raise UserError(text, field) from None
 
 
@@ -100,22 +102,24 @@ Spec = TypeVar("Spec", bound=BaseSpec)
 def _existing(value: str) -> Path | None:
     try:
         path = typed_path(value, "path")
-    except UserError:  # no file can be called so; whoever needs one says it
+    except UserError:  # no file can have this name; the code that needs the file says so
         return None
     return path if path.exists() else None
 
 
 def located(spec: Spec) -> Spec:
-    """The spec with the local model and text named from the root, so that it means the same in every folder."""
-    local = (("model", DEMO), ("text", STDLIB), ("source", ""))
+    """Return the spec with absolute paths of the local model and text, so that it means the same in every folder."""
+    local = [("model", DEMO), ("text", STDLIB), ("source", ""), ("prompts", ""), ("embedding_model", "")]
+    if getattr(spec, "explainer", "local") != "local":  # the model is a name at an endpoint, not a folder
+        local.remove(("model", DEMO))
     paths = {
-        name: os.path.abspath(path) for name, usual in local
-        if (value := getattr(spec, name, "")) not in ("", usual) and (path := _existing(value))}
+        name: os.path.abspath(path) for name, default in local
+        if (value := getattr(spec, name, "")) not in ("", default) and (path := _existing(value))}
     return spec.model_copy(update=paths)
 
 
 def command_line(kind: str, values: Mapping[str, Any]) -> str:
-    """The command that does this: the settings that differ from their defaults."""
+    """Return the command that starts this run, with the settings that differ from their defaults."""
     words = ["saescope", kind]
     for name, info in SPECS[kind].model_fields.items():
         value = values.get(name, info.default)
@@ -132,11 +136,11 @@ def command_line(kind: str, values: Mapping[str, Any]) -> str:
 
 
 def as_text(value: Any) -> str:
-    """A setting as it is typed: the values of a list with commas between."""
+    """Return a setting as it is typed: the values of a list separated by commas."""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def demo_spec() -> TrainSpec:
-    """The run that an empty workspace starts by itself: about two minutes on two cores."""
+    """Return the run that an empty workspace starts automatically: about two minutes on two cores."""
     return TrainSpec(name="2-res-batchtopk-4k", tokens=2_000_000, reuse=3, eval_tokens=50_000, ce_tokens=8_192,
                      index_tokens=250_000)

@@ -1,6 +1,6 @@
 """The settings of training: one SAE, or a sweep of them.  No torch.
 
-Contradictions are refused here, before anything is loaded, with a message that names the field.
+Contradictions are rejected here, before anything is loaded, with a message that names the field.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from sae.faults import faults
 from sae.lm.sites import Kind as Site
 from sae.lm.sites import precedes
 from sae.store.records import NEAR
@@ -26,23 +27,23 @@ _WITH_K = ("batch_topk", "topk", "matryoshka")  # architectures that keep k late
 _WITH_L1 = ("relu", "gated")
 _MAX_MEMBERS = 256
 _MAX_ENTRIES = 2**31 - 1  # of a step's pre-activations: torch's nonzero on CUDA counts them in 32 bits
-_RESAMPLED = ("relu", "gated")  # a dead latent of these is below zero everywhere, where AuxK finds no gradient
+_RESAMPLED = ("relu", "gated")  # their dead latents are below zero everywhere, where AuxK has no gradient
 
 
 def setting(default: Any, description: str, *, group: str, why: str = "", unit: str = "", **limits: Any) -> Any:
-    """A field of a spec: what it is, its unit, why its default is what it is, and where a form shows it."""
+    """Return a field of a spec with its meaning, its unit, the reason for its default, and its group in a form."""
     extra: dict[str, Any] = {"group": group, "why": why, "unit": unit}
     return Field(default, description=description, json_schema_extra=extra, **limits)
 
 
 class BaseSpec(BaseModel):
-    """What can be asked for: nothing unknown, and never changed."""
+    """Base of all specs: unknown settings are rejected, and a spec never changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 def prefix_sizes(prefixes: str, n_latents: int) -> tuple[int, ...]:
-    """The sizes of nested dictionaries, from shares ("1/4", "0.25") or numbers of latents.
+    """Return the sizes of nested dictionaries, from shares ("1/4", "0.25") or numbers of latents.
 
     Raises ValueError, which names the field, unless they ascend strictly and end at `n_latents`.
     """
@@ -61,10 +62,10 @@ def prefix_sizes(prefixes: str, n_latents: int) -> tuple[int, ...]:
 
 
 class IndexSettings(BaseSpec):
-    """How a feature build is made: the same fields stand in a training run and in an index run."""
+    """The settings of a build, shared by training runs and index runs."""
 
     index_tokens: int = setting(
-        400_000, "Text tokens read to build the feature index", group="index", unit="tokens", ge=1_000,
+        400_000, "Text tokens read to build the index", group="index", unit="tokens", ge=1_000,
         why="rarer latents need more text: at 400 k tokens a latent of density 1 in 10,000 fires 40 times")
     top_contexts: int = setting(
         20, "Strongest contexts kept per latent", group="index", ge=1, le=200,
@@ -73,12 +74,16 @@ class IndexSettings(BaseSpec):
         5, "Random contexts kept per latent from each quantile band of its firing activations",
         group="index", ge=0, le=100, why="four bands of five show whether the weak half means the same")
     near_misses: int = setting(
-        3, f"Contexts kept per latent in which it stays silent, but comes within {NEAR:.0%} of firing; 0: none",
-        group="index", ge=0, le=100, why="they show what tells its firings from text that is much like them")
+        3, f"Near misses kept per latent: contexts in which it is silent, but within {NEAR:.0%} of firing; 0: none",
+        group="index", ge=0, le=100, why="they show what separates its firings from very similar text")
+    map: Literal["pca", "umap"] = setting(
+        "pca", "Map of the decoder rows: their two first principal components, or UMAP of their cosine distances "
+        "(needs the extra `umap`)", group="index",
+        why="principal components take no time; UMAP takes seconds to minutes and shows clusters")
 
 
-class _What(BaseSpec):
-    """What is explained: a site of a model on a text."""
+class _Subject(BaseSpec):
+    """The subject of training: a site of a model on a text."""
 
     name: str = setting(
         "", "Name of the SAE under its model, as in its address; empty: made from layer, kind and size",
@@ -94,14 +99,14 @@ class _What(BaseSpec):
     text_split: str = setting("train", "Split of a Hugging Face data set", group="what")
     layer: int = setting(
         2, "Block, counted from 0", group="what", ge=0,
-        why="a middle layer: past the tokens, before the prediction")
+        why="a middle layer, between the tokens and the prediction")
     site: Site = setting(
-        "hook_resid_post", "Where in the block activations are read (blocks.<layer>.<site>): the residual stream "
-        "entering (pre), between (mid) or leaving it (post), the heads (z), what attention or the MLP adds (out), "
-        "the MLP's input or its hidden activations (post)", group="what")
+        "hook_resid_post", "Site of the block at which activations are read (blocks.<layer>.<site>): the residual "
+        "stream entering (pre), between (mid) or leaving it (post), the heads (z), the output of attention or of the "
+        "MLP (out), the MLP's input or its hidden activations (post)", group="what")
     out_site: Literal["", Site] = setting(
-        "", "Where in the block activations are reconstructed, for a transcoder, say from ln2.hook_normalized to "
-        "hook_mlp_out; empty: where they are read", group="what",
+        "", "Site of the block that a transcoder reconstructs, for example hook_mlp_out from ln2.hook_normalized; "
+        "empty: the site that is read", group="what",
         why="for batch_topk, topk and matryoshka")
     context_length: int = setting(
         128, "Tokens per context, BOS included", group="what", unit="tokens", ge=8, le=8192,
@@ -109,92 +114,92 @@ class _What(BaseSpec):
 
     @property
     def hook(self) -> str:
-        """The hook point that is read."""
+        """Return the hook point that is read."""
         return f"blocks.{self.layer}.{self.site}"
 
     @property
     def out_hook(self) -> str:
-        """The hook point that a transcoder reconstructs; empty for an SAE."""
+        """Return the hook point that a transcoder reconstructs; empty for an SAE."""
         return f"blocks.{self.layer}.{self.out_site}" if self.out_site else ""
 
 
-class _One(BaseSpec):
-    """One dictionary."""
+class _SingleDictionary(BaseSpec):
+    """The settings of one dictionary."""
 
     architecture: Architecture = setting(
         "batch_topk", "How latents are selected: the k·B strongest of a batch (BatchTopK; Matryoshka, whose prefixes "
-        "reconstruct by themselves), k on every token (TopK), or by thresholds learned with a penalty on L0 "
-        "(JumpReLU), on L1 (ReLU), or on the L1 of a gate of its own (gated)",
+        "reconstruct on their own), k on every token (TopK), or by thresholds learned with a penalty on L0 "
+        "(JumpReLU), on L1 (ReLU), or on the L1 of a separate gate (gated)",
         group="sae", why="tokens that need more latents get more")
     n_latents: int = setting(
         4096, "Latents in the dictionary (L)", group="sae", unit="latents", ge=8, le=4_194_304,
         why="16 times the demo model's width; 8 to 32 times is usual")
     k: int = setting(
         32, "Latents per token: exactly (TopK), on average (BatchTopK, Matryoshka), or aimed at (JumpReLU with the "
-        "target penalty); ReLU and gated are steered by l1_coefficient instead", group="sae", unit="latents",
+        "target penalty); for ReLU and gated, l1_coefficient decides instead", group="sae", unit="latents",
         ge=1, why="the paper's middle setting")
     l1_coefficient: float = setting(
         0.12, "ReLU and gated: weight of the mean sum of activations (of the gate's, if gated), in units of the "
-        "data's standard deviation, beside FVU", group="sae", gt=0, le=100)
+        "data's standard deviation, relative to FVU", group="sae", gt=0, le=100)
 
 
-def _listed(value: Any) -> Any:
-    """What is typed with commas as a list, each value once."""
+def listed(value: Any) -> Any:
+    """Split a string at its commas into a list, with each value once."""
     if isinstance(value, str):
         value = [word for word in map(str.strip, value.split(",")) if word]
     return list(dict.fromkeys(value)) if isinstance(value, list | tuple) else [value]
 
 
-_Architectures = Annotated[tuple[Architecture, ...], BeforeValidator(_listed)]
-_Sizes = Annotated[tuple[Annotated[int, Field(ge=8, le=4_194_304)], ...], BeforeValidator(_listed)]
-_Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_listed)]
-_Coefficients = Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeValidator(_listed)]
+_Architectures = Annotated[tuple[Architecture, ...], BeforeValidator(listed)]
+_Sizes = Annotated[tuple[Annotated[int, Field(ge=8, le=4_194_304)], ...], BeforeValidator(listed)]
+_Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(listed)]
+_Coefficients = Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeValidator(listed)]
 
 
-class _Many(BaseSpec):
-    """A grid of dictionaries."""
+class _DictionaryGrid(BaseSpec):
+    """The settings of a grid of dictionaries."""
 
     architecture: _Architectures = setting(
-        ("batch_topk", "topk"), "Architectures, with commas between: batch_topk, topk, matryoshka, jumprelu, gated, "
-        "relu", group="sae", min_length=1, why="a trade-off shows between two")
+        ("batch_topk", "topk"), "Architectures, separated by commas: batch_topk, topk, matryoshka, jumprelu, gated, "
+        "relu", group="sae", min_length=1, why="two architectures show a trade-off")
     n_latents: _Sizes = setting(
-        (2048, 4096), "Dictionary sizes (L), with commas between", group="sae", unit="latents", min_length=1)
+        (2048, 4096), "Dictionary sizes (L), separated by commas", group="sae", unit="latents", min_length=1)
     k: _Counts = setting(
-        (16, 32, 64), "Latents per token, with commas between; for architectures that are told", group="sae",
+        (16, 32, 64), "Latents per token, separated by commas; for architectures with a k", group="sae",
         unit="latents", min_length=1, why="the paper's three settings")
     l1_coefficient: _Coefficients = setting(
-        (0.12,), "ReLU and gated, in place of k: weights of the mean sum of activations, with commas between",
+        (0.12,), "ReLU and gated, instead of k: weights of the mean sum of activations, separated by commas",
         group="sae", min_length=1)
 
 
-class _How(BaseSpec):
-    """What all dictionaries of a run share: rules, training, stream, evaluation."""
+class _SharedSettings(BaseSpec):
+    """The settings that all dictionaries of a run share: rules, training, stream, evaluation."""
 
     gate_weight: float = setting(
-        0.25, "Gated: weight of the gate's loss (L1 and reconstruction by the gate) beside FVU", group="rule",
-        gt=0, le=10, why="the paper has 1, which left FVU 2 to 4% higher at equal L0 in short runs")
+        0.25, "Gated: weight of the gate's loss (L1 and reconstruction by the gate) relative to FVU", group="rule",
+        gt=0, le=10, why="the paper uses 1, which left FVU 2 to 4% higher at equal L0 in short runs")
     multi_topk: bool = setting(
-        False, "TopK and BatchTopK: add an eighth of the loss at 4k, so that the SAE stays good when it is read with "
-        "more latents than k", group="rule", why="Gao et al. 2024, section 5.3.1; costs a little at k itself")
+        False, "TopK and BatchTopK: add an eighth of the loss at 4k, so that the SAE stays good if more than k latents "
+        "are kept", group="rule", why="Gao et al. 2024, section 5.3.1; it costs a little at k itself")
     prefixes: str = setting(
         "1/16, 1/8, 1/4, 1/2, 1", "Matryoshka: nested dictionaries, ascending, as shares of the latents or as numbers "
         "of latents; the last is all of them", group="rule", max_length=200,
         why="the fractions of the authors' code")
     l0_penalty: L0Penalty = setting(
         "target", "JumpReLU: (mean L0 / k − 1)² to aim at k latents per token, or mean L0 itself (linear)",
-        group="rule", why="a linear penalty finds its own L0, and another for every model and size")
+        group="rule", why="the L0 that a linear penalty leads to differs for every model and size")
     l0_coefficient: float = setting(
-        0.0, "JumpReLU: weight of the penalty beside FVU; 0: 1 for target, 0.002 for linear", group="rule", ge=0,
+        0.0, "JumpReLU: weight of the penalty relative to FVU; 0: 1 for target, 0.002 for linear", group="rule", ge=0,
         le=100)
     bandwidth: float = setting(
-        0.3, "JumpReLU: width of the window around θ in which θ feels a gradient, in units of normalised activations "
+        0.3, "JumpReLU: width of the window around θ in which θ has a gradient, in units of normalised activations "
         "(a coordinate of the centred input has root mean square 1)", group="rule", gt=0, le=10)
     normalize: Normalization = setting(
         "layer_norm", "Input normalisation: none, one scale for the data set (folded into the weights), "
         "or per-token layer norm (kept as an attribute of the SAE)", group="sae")
     train_on_bos: bool = setting(
         True, "Whether the BOS position is among the training tokens", group="sae",
-        why="as in the paper, whose histogram of latents per token shows BOS as a peak of its own")
+        why="as in the paper, whose histogram of latents per token shows BOS as a separate peak")
 
     tokens: int = setting(
         2_000_000, "Activations trained on, repeats counted", group="training", unit="tokens", ge=1_000)
@@ -204,8 +209,8 @@ class _How(BaseSpec):
         0.0, "Peak learning rate of Adam; 0: chosen from L and the number of steps", group="training", ge=0, le=1,
         why="2e-4·√(16384/L), the usual rule, times √(1 + 100,000/steps): short runs need more")
     warmup_steps: int = setting(
-        100, "Steps over which the learning rate rises from 0, a fifth of the run at the most", group="training",
-        unit="steps", ge=0, why="a slow beginning leaves fewer latents dead")
+        100, "Steps over which the learning rate rises from 0, at most a fifth of the run", group="training",
+        unit="steps", ge=0, why="a slow start leaves fewer latents dead")
     decay_fraction: float = setting(
         0.5, "Share of the steps, at the end, over which the learning rate falls to 0",
         group="training", ge=0, le=1, why="a longer fall leaves fewer latents dead in short runs")
@@ -214,52 +219,52 @@ class _How(BaseSpec):
     aux_alpha: float = setting(
         1 / 32, "Weight of the AuxK loss", group="training", ge=0, le=10, why="Gao et al. 2024, section 2.4")
     dead_after_tokens: int = setting(
-        0, "A latent silent for so many tokens is dead; 0: a fiftieth of the run, 10 M at the most",
-        group="training", unit="tokens", ge=0, why="10 M is the literature's; a short run never reaches it")
+        0, "Tokens of silence after which a latent is dead; 0: a fiftieth of the run, at most 10 M",
+        group="training", unit="tokens", ge=0, why="10 M is usual in the literature; a short run never reaches it")
     sparsity_warmup: float = setting(
         0.2, "Share of the steps, at the beginning, over which the penalties on L0 and L1 rise from 0",
         group="rule", ge=0, le=1)
     b_dec_init: BDecInit = setting(
-        "geometric_median", "Where b_dec starts: the geometric median of the activations, or their mean",
+        "geometric_median", "Start value of b_dec: the geometric median of the activations, or their mean",
         group="training", why="a few tokens with huge norms move the mean, not the median")
     resample_every: int = setting(
         0, "ReLU and gated: steps between two resamplings of dead latents, in the first half of the run; 0: none",
-        group="rule", unit="steps", ge=0, why="Bricken et al. 2023; AuxK cannot revive these, whose dead latents "
-        "have no gradient at all")
+        group="rule", unit="steps", ge=0, why="Bricken et al. 2023; AuxK cannot revive dead latents here, because "
+        "they have no gradient at all")
     clip_norm: float = setting(
         0.01, "Largest norm of the gradient of the loss, which is in units of FVU", group="training", gt=0,
-        why="large gradients of the first steps would slow Adam down for as long as it remembers them")
+        why="Adam remembers large gradients of the first steps, which would slow it down")
     shards: int = setting(
-        1, "Processes that share the latents of one SAE; all processes of torchrun divided by it train on other tokens",
+        1, "Processes that share the latents of one SAE; the other processes of torchrun divide the tokens among them",
         group="training", unit="processes", ge=1, le=4096,
-        why="data parallel alone is faster until an SAE and Adam's state no longer fit into one GPU")
+        why="data parallelism alone is faster until an SAE and Adam's state no longer fit into one GPU")
     seed: int = setting(0, "Seed of everything random in the run", group="training", ge=0, lt=2**31)
 
     buffer_tokens: int = setting(
-        262_144, "Activations held in memory and shuffled together; as many again are gathered meanwhile",
+        262_144, "Activations kept in memory and shuffled together; the same number is gathered in the meantime",
         group="stream", unit="tokens", ge=1_024, why="thousands of contexts are mixed in every batch")
     buffer_dtype: BufferDtype = setting(
-        "bfloat16", "How activations are held in memory; with bfloat16 the language model computes in it, too",
-        group="stream", why="half of float32's memory, and its range; float16 is finer and holds up to 65,504")
+        "bfloat16", "Number format of activations in memory; with bfloat16 the language model computes in it, too",
+        group="stream", why="half the memory of float32 with the same range; float16 is finer, up to 65,504")
     reuse: int = setting(
-        1, "Times each harvested activation is trained on", group="stream", ge=1, le=100,
-        why="more than 1 pays where the language model is the slower of the two")
+        1, "Number of times that each harvested activation is trained on", group="stream", ge=1, le=100,
+        why="more than 1 pays if the language model is slower than the SAE")
     eval_tokens: int = setting(
-        100_000, "Held-out text tokens for calibration of θ, and as many again for evaluation",
+        100_000, "Held-out text tokens for calibration of θ, and the same number for evaluation",
         group="evaluation", unit="tokens", ge=1_000)
     ce_tokens: int = setting(
         16_384, "Held-out text tokens for ΔCE, which takes four passes of the whole language model",
         group="evaluation", unit="tokens", ge=256)
     device: str = setting(
-        "auto", "cpu, cuda, or auto (CUDA where there is one)", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    index: bool = setting(True, "Build the feature index when training is done", group="index")
+        "auto", "cpu, cuda, or auto (CUDA if available)", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    index: bool = setting(True, "Build the index when training is done", group="index")
 
 
-class TrainSpec(_How, _One, _What, IndexSettings):
+class TrainSpec(_SharedSettings, _SingleDictionary, _Subject, IndexSettings):
     """A training run: text ▸ activations ▸ training ▸ evaluation ▸ index."""
 
     def members(self) -> list[TrainSpec]:
-        """The SAEs of the run: this one."""
+        """Return the SAEs of the run: this one."""
         return [self]
 
     @model_validator(mode="after")
@@ -269,11 +274,11 @@ class TrainSpec(_How, _One, _What, IndexSettings):
         return self
 
 
-class SweepSpec(_How, _Many, _What, IndexSettings):
+class SweepSpec(_SharedSettings, _DictionaryGrid, _Subject, IndexSettings):
     """A sweep: every architecture with every size and every k, trained on one pass of activations."""
 
     def members(self) -> list[TrainSpec]:
-        """The SAEs of the run, each as a training run of its own would ask for it.  Names are left to be chosen."""
+        """Return the SAEs of the run, each as the spec of a separate training run without a name."""
         shared = self.model_dump(exclude={"name", "architecture", "n_latents", "k", "l1_coefficient"})
         return [
             TrainSpec(**{**shared, "architecture": architecture, "n_latents": n_latents, knob: value})
@@ -281,7 +286,7 @@ class SweepSpec(_How, _Many, _What, IndexSettings):
             for knob, value in self._knobs(architecture)]
 
     def _knobs(self, architecture: str) -> list[tuple[str, float]]:
-        """What decides how sparse SAEs of an architecture are, with every value asked for."""
+        """Return the setting that decides the sparsity of an architecture, with every value asked for."""
         if architecture in _WITH_L1:
             return [("l1_coefficient", value) for value in self.l1_coefficient]
         if architecture == "jumprelu" and self.l0_penalty == "linear":
@@ -292,16 +297,16 @@ class SweepSpec(_How, _Many, _What, IndexSettings):
     def _consistent(self) -> SweepSpec:
         n = sum(len(self.n_latents) * len(self._knobs(architecture)) for architecture in self.architecture)
         if n > _MAX_MEMBERS:
-            raise ValueError(f"architecture: {n} SAEs are asked for; {_MAX_MEMBERS} at most")
+            raise ValueError(f"architecture: this sweep has {n} SAEs; at most {_MAX_MEMBERS} are allowed")
         try:
             self.members()
         except ValidationError as error:  # one line, and the field that all of them share
-            raise ValueError(first_fault(error)[1]) from None
+            raise ValueError(first_fault(error, TrainSpec)[1]) from None
         return self
 
 
 def _contradictions(spec: TrainSpec) -> Iterator[tuple[str, str]]:
-    """What cannot be meant together: (field, what is wrong with it)."""
+    """Yield (field, what is wrong) for settings that contradict each other."""
     aims_at_k = spec.architecture in _WITH_K or (spec.architecture == "jumprelu" and spec.l0_penalty == "target")
     if aims_at_k and spec.k > spec.n_latents:
         yield "k", f"{spec.k} latents per token, but n_latents is {spec.n_latents}"
@@ -334,9 +339,9 @@ def _contradictions(spec: TrainSpec) -> Iterator[tuple[str, str]]:
         yield "buffer_tokens", f"{spec.buffer_tokens} is less than batch_tokens, {spec.batch_tokens}"
 
 
-def first_fault(error: ValidationError) -> tuple[str, str]:
-    """The first setting at fault, and the message that begins with its name."""
-    first = error.errors(include_url=False)[0]
-    message = first["msg"].removeprefix("Value error, ")
-    field = str(first["loc"][0]) if first["loc"] else message.partition(":")[0]
-    return field, f"{field}: {message}" if first["loc"] else message
+def first_fault(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
+    """Return the first setting at fault, and the message that begins with its name."""
+    first = faults(error, model)[0]
+    if not first.path:  # a rule about several settings, whose message names the one at fault
+        return first.words.partition(":")[0], first.words
+    return str(first.path[0]), f"{first.path[0]}: {first.words}"

@@ -1,12 +1,11 @@
-"""What is lost when a latent is switched off where it fires.
+"""Ablation: the effect of switching a latent off where it fires.
 
-The comparison: a random other latent's direction taken away in its stead, at the same tokens and of
-the same length, as any push of that size does some harm.
+As a comparison, the direction of a random other latent is subtracted at the same tokens and with the same
+length, because any change of that size does some harm.
 
-How concentrated the effect is: (Σ|Δ|)² / (V·Σ Δ²) of the change Δ in the next-token logits, after
-Gao et al., Scaling and Evaluating Sparse Autoencoders (2024), who ask the same of ablations: 1 where
-it is spread evenly over all V tokens, 1/V where it is on one.  Δ is centred: what all logits share
-changes nothing.
+The spread of an effect is (Σ|Δ|)² / (V·Σ Δ²) of the change Δ in the next-token logits, as in Gao et al.,
+Scaling and Evaluating Sparse Autoencoders (2024).  It is 1 if the change is even over all V tokens, and
+1/V if only one token changes.  Δ is centred, because a shift of all logits changes nothing.
 
 Shapes: S positions, D width, V vocabulary.
 """
@@ -31,9 +30,9 @@ _TOKENS = 10
 
 @dataclass
 class Effect:
-    """Means per context: over the tokens on which the latent fires (`at`), and over all from the first on (`after`).
+    """ΔCE of the true next token and KL(unchanged ‖ changed) in nats, as one mean per context.
 
-    ΔCE (of the true next token) and KL(unchanged ‖ changed), nats.
+    `at` is the mean over the tokens on which the latent fires, `after` over all tokens from the first firing on.
     """
 
     ce_at: list[float] = field(default_factory=list)
@@ -44,9 +43,11 @@ class Effect:
 
 @dataclass(frozen=True)
 class Ablation:
-    """`firings`: on how many tokens of each context the latent fires; a context with none adds to nothing else.
+    """Result of an ablation.
 
-    `tokens`: those whose probability moves most after the latent's strongest token, mean over contexts.
+    `firings` counts the tokens of each context on which the latent fires; contexts without firings are left out of
+    the other fields.  `random` holds the effects of the random latents.  `tokens` holds the next tokens whose
+    probability changes most after the latent's strongest token, as a mean over contexts.
     """
 
     firings: list[int]
@@ -61,14 +62,17 @@ def ablate(
     model: RowModel, sae: Autoencoder, sae_id: str, latent: int, contexts: Sequence[Sequence[int]], *,
     n_random: int = 4, seed: int = 0,
 ) -> Iterator[Ablation | None]:
-    """Yields None after each context and the result at the end.  Raises UserError (latent, contexts)."""
+    """Yield None after each context and the result at the end.
+
+    Raises UserError (field `latent` or `contexts.N`).
+    """
     check_latent(sae_id, sae, latent)
     _check_contexts(model, contexts)
     if sae.n_latents < 2:
         raise UserError("latent: the SAE has no other latent to compare with", "latent")
     generator = torch.Generator().manual_seed(seed)
     others = torch.randint(sae.n_latents - 1, (n_random,), generator=generator)
-    chosen = [latent, *(others + (others >= latent)).tolist()]  # any but the latent itself
+    chosen = [latent, *(others + (others >= latent)).tolist()]  # the random ones exclude the latent itself
     firings: list[int] = []
     effects = [Effect() for _ in chosen]
     sparsities: list[list[float]] = [[] for _ in chosen]
@@ -77,7 +81,7 @@ def ablate(
     for ids in contexts:
         base_SV, push_S = _unchanged(model, sae, latent, ids, special)
         fires = (push_S != 0).nonzero()[:, 0].cpu()
-        fires = fires[fires < len(ids) - 1]  # the last token has no next one to be told by
+        fires = fires[fires < len(ids) - 1]  # the last token has no next token
         firings.append(len(fires))
         if len(fires):
             peak = int(fires[push_S.cpu()[fires].abs().argmax()])
@@ -97,7 +101,7 @@ def ablate(
 
 
 def spread(change_V: Tensor) -> float:
-    """(Σ|Δ|)² / (V·Σ Δ²) of a centred change; 1/V where nothing changes."""
+    """Return (Σ|Δ|)² / (V·Σ Δ²) of the centred change, or 1/V if nothing changes."""
     change_V = change_V.double() - change_V.double().mean()
     square = float(change_V.square().sum())
     return float(change_V.abs().sum()) ** 2 / (len(change_V) * square) if square > 0 else 1 / len(change_V)
@@ -107,7 +111,7 @@ def _check_contexts(model: RowModel, contexts: Sequence[Sequence[int]]) -> None:
     info = model.lm.info
     for number, ids in enumerate(contexts):
         if len(ids) > info.n_ctx:
-            raise UserError(f"contexts.{number}: {len(ids):,} tokens; {info.name} reads {info.n_ctx:,}",
+            raise UserError(f"contexts.{number}: {len(ids):,} tokens, but {info.name} reads at most {info.n_ctx:,}",
                             f"contexts.{number}")
         if max(ids) >= info.d_vocab:
             raise UserError(f"contexts.{number}: {info.name} has no token {max(ids):,}", f"contexts.{number}")
@@ -116,7 +120,10 @@ def _check_contexts(model: RowModel, contexts: Sequence[Sequence[int]]) -> None:
 def _unchanged(
     model: RowModel, sae: Autoencoder, latent: int, ids: Sequence[int], special: set[int]
 ) -> tuple[Tensor, Tensor]:
-    """The logits [S, V], and what the latent adds along its direction at every position [S]; 0 on special tokens."""
+    """Return the logits [S, V], and the length that the latent adds along its direction at every position, [S].
+
+    The length is 0 on special tokens.
+    """
     kept: list[Tensor] = []
 
     def read(x_1SD: Tensor) -> Tensor:

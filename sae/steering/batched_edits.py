@@ -1,11 +1,11 @@
-"""Interventions on one token of many texts at once: a row each, every row with its own.
+"""Interventions on one token of many texts at once, one row per text, each row with its own interventions.
 
-The same formulas as `sae.steering.interventions.Steering`, arranged so that a row's result does not depend on the
-others: activations are sums over D of each row and latent apart, and changes are added one
+The formulas of `sae.steering.interventions.Steering` are arranged so that a row's result does not depend
+on the other rows.  Each activation is a separate sum over D for one row and one latent, and changes are added one
 intervention after the other.
 
-Shapes: R rows of a step, D width of a site, N most interventions of a row, U latents of one SAE that some
-row reads, C all such latents of all SAEs, M most removed directions of a row.
+Shapes: R rows of a step, D width of a site, N largest number of interventions of a row, U latents of one SAE
+that some row reads, C all such latents of all SAEs, M largest number of removed directions of a row.
 """
 
 from __future__ import annotations
@@ -25,39 +25,45 @@ from sae.steering.interventions import Steering
 
 @dataclass(frozen=True)
 class _Read:
-    """The latents of one SAE that are read; they are the columns from `column` on."""
+    """The latents of one SAE that are read; their columns start at `column`."""
 
     sae: Autoencoder
     latent_U: Tensor
     column: int
-    number: int  # of the SAE
+    number: int  # number of the SAE
 
 
 @dataclass(frozen=True)
 class _Write:
-    """The changes at one site.  `direction_NRD[j]`: of the j-th intervention of every row, 0 where it has none here."""
+    """The changes at one site.
 
-    places: list[int]
+    `direction_NRD[j]` holds each row's direction for intervention `indices[j]`, or 0 if the row has none here.
+    """
+
+    indices: list[int]
     direction_NRD: Tensor
     remove_MRD: Tensor
     put_MRD: Tensor
 
 
 class RowEdits:
-    """Edits for [R, 1, D] sites.  `rows`: of each place in the step the text's interventions, and whether it is
-    steered or only read; `size`: all places, R."""
+    """Edits for [R, 1, D] sites.
+
+    `rows` gives for each used row of the step the text's interventions, and whether the text is steered or only
+    read.  `size` is the number of rows, R.
+    """
 
     def __init__(self, rows: Mapping[int, tuple[Steering, bool]], size: int, device: torch.device) -> None:
         self._rows, self._size = dict(rows), size
         self._device = device
-        wanted: dict[int, dict[int, int]] = {}  # SAE -> latent -> its place among those of the SAE
+        wanted: dict[int, dict[int, int]] = {}  # SAE -> latent -> its number among the SAE's latents
         saes: dict[int, Autoencoder] = {}
         for steering, _ in rows.values():
             for group in steering.groups:
                 saes[id(group.sae)] = group.sae
-                places = wanted.setdefault(id(group.sae), {})
+                numbers = wanted.setdefault(id(group.sae), {})
                 for latent in group.latent_N.tolist():
-                    places.setdefault(latent, len(places))
+                    numbers.setdefault(latent, len(numbers))
         self._reads: list[_Read] = []
         columns = 0
         for number, (key, sae) in enumerate(saes.items()):
@@ -69,7 +75,7 @@ class RowEdits:
         self._writes = {hook: self._write(hook) for hook in dict.fromkeys(s.out_hook for s in saes.values())}
 
     def _lay_out(self, wanted: Mapping[int, Mapping[int, int]]) -> None:
-        """For every row and intervention: its column, its SAE, target and gain."""
+        """Set column, SAE number, target and gain of every row and intervention."""
         N = max((len(steering.interventions) for steering, _ in self._rows.values()), default=0)
         column, number = [[0] * N for _ in range(self._size)], [[0] * N for _ in range(self._size)]
         target, gain = [[0.0] * N for _ in range(self._size)], [[0.0] * N for _ in range(self._size)]
@@ -77,43 +83,43 @@ class RowEdits:
         for row, (steering, _) in self._rows.items():
             for group in steering.groups:
                 read = read_of[id(group.sae)]
-                for place in group.place_N:
-                    i = steering.interventions[place]
-                    column[row][place] = read.column + wanted[id(group.sae)][i.latent]
-                    number[row][place] = read.number
-                    target[row][place], gain[row][place] = i.target, i.gain
+                for index in group.index_N:
+                    i = steering.interventions[index]
+                    column[row][index] = read.column + wanted[id(group.sae)][i.latent]
+                    number[row][index] = read.number
+                    target[row][index], gain[row][index] = i.target, i.gain
         self._column_RN = torch.tensor(column, dtype=torch.long, device=self._device).view(self._size, N)
         self._number_RN = torch.tensor(number, dtype=torch.long, device=self._device).view(self._size, N)
         self._target_RN = torch.tensor(target, device=self._device).view(self._size, N)
         self._gain_RN = torch.tensor(gain, device=self._device).view(self._size, N)
 
     def _write(self, hook: str) -> _Write:
-        directions: dict[int, dict[int, Tensor]] = {}  # place -> row -> direction
+        directions: dict[int, dict[int, Tensor]] = {}  # intervention -> row -> direction
         removals = {}
         for row, (steering, steered) in self._rows.items():
             for group in steering.groups:
                 if steered and group.sae.out_hook == hook:
-                    for n, place in enumerate(group.place_N):
-                        if steering.interventions[place].mode != "remove":
-                            directions.setdefault(place, {})[row] = group.direction_ND[n]
+                    for n, index in enumerate(group.index_N):
+                        if steering.interventions[index].mode != "remove":
+                            directions.setdefault(index, {})[row] = group.direction_ND[n]
             if steered and hook in steering.removals:
                 removals[row] = steering.removals[hook]
         D = next(read.sae.d_model for read in self._reads if read.sae.out_hook == hook)
-        places, M = sorted(directions), max((len(r.read_RD) for r in removals.values()), default=0)
-        direction_NRD = torch.zeros(len(places), self._size, D, device=self._device)
+        indices, M = sorted(directions), max((len(r.read_RD) for r in removals.values()), default=0)
+        direction_NRD = torch.zeros(len(indices), self._size, D, device=self._device)
         remove_MRD, put_MRD = (torch.zeros(M, self._size, D, device=self._device) for _ in range(2))
-        for j, place in enumerate(places):
-            for row, direction_D in directions[place].items():
+        for j, index in enumerate(indices):
+            for row, direction_D in directions[index].items():
                 direction_NRD[j, row] = direction_D
         for row, removal in removals.items():
             remove_MRD[: len(removal.read_RD), row] = removal.read_RD
             put_MRD[: len(removal.write_RD), row] = removal.write_RD
-        return _Write(places, direction_NRD, remove_MRD, put_MRD)
+        return _Write(indices, direction_NRD, remove_MRD, put_MRD)
 
     def edits(self, steered: Sequence[bool]) -> tuple[dict[str, Edit], Tensor]:
-        """The edits of one step, and the activations [R, N] that it fills in.
+        """Return the edits of one step, and the tensor of activations [R, N] that the step fills in.
 
-        `steered`: for every row, whether its token is one that is changed.
+        `steered` says for every row whether its token is changed.
         """
         acts_RC = torch.zeros(self._size, self._n_columns, device=self._device)
         scale_RS = torch.ones(self._size, len(self._reads), device=self._device)
@@ -144,10 +150,10 @@ class RowEdits:
 
 
 def _activations(read: _Read, x_RD: Tensor) -> Tensor:
-    """[R, U], each from its own row and latent alone."""
+    """Compute the activations [R, U], each from its own row and latent alone."""
     sae, latents = read.sae, read.latent_U
     if not sae.sparsity.independent:
-        # A product of rows with all latents rounds by its shape, so that is always the same.
+        # The rounding of a product of rows with all latents depends on its shape, so the shape is kept constant.
         return sae.activation_of(F.pad(x_RD, (0, 0, 0, ROWS - len(x_RD))), latents)[: len(x_RD)]
     y_RD, _, _ = sae.normalizer.apply(x_RD)
     pre_RU = ((y_RD - sae.b_in_D)[:, None, :] * sae.W_enc_LD[latents]).sum(dim=-1) + sae.b_enc_L[latents]
@@ -158,8 +164,8 @@ def _activations(read: _Read, x_RD: Tensor) -> Tensor:
 
 
 def _changed(x_RD: Tensor, coefficient_RN: Tensor, write: _Write) -> Tensor:
-    for place, direction_RD in zip(write.places, write.direction_NRD, strict=True):
-        x_RD = x_RD + coefficient_RN[:, place : place + 1] * direction_RD
+    for index, direction_RD in zip(write.indices, write.direction_NRD, strict=True):
+        x_RD = x_RD + coefficient_RN[:, index : index + 1] * direction_RD
     if len(write.remove_MRD):
         shares = [(x_RD * remove_RD).sum(dim=1, keepdim=True) for remove_RD in write.remove_MRD]
         for share_R1, put_RD in zip(shares, write.put_MRD, strict=True):

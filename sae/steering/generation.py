@@ -1,9 +1,9 @@
-"""Texts of several runs, written together: one forward pass gives every one of them its next token.
+"""Batched generation for several runs: each forward pass produces the next token of every text.
 
 A run (`Run`) is one request: its columns and samples, each a `Column` that grows.  Runs join between
-two tokens and leave when they are finished or stopped.  Whatever the company, a run gets the bits
-that it would get alone: forward passes by `sae/lm/row_model.py`, edits by `sae/steering/batched_edits.py`, draws that
-depend on seed, step and token alone.
+two tokens and leave when they are finished or stopped.  A run gets the same bits as if it were alone in the
+batch.  That holds for the forward passes (`sae/lm/row_model.py`), for the edits
+(`sae/steering/batched_edits.py`), and for the draws, which depend only on seed, step and token.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ from sae.steering.sampling import Draw, draw, seed_of
 
 @dataclass
 class Column:
-    """One text as it grows.  `acts[i]` belongs to the i-th token read, BOS first: a value per
-    intervention, read before any edit of its site.  The newest token is read one step later,
-    so `acts` may be one shorter than prompt and output together.  `finish`: length, eos or stop."""
+    """One text as it grows.
+
+    `acts[i]` belongs to the i-th token read, BOS first.  It has one value per intervention, read before any edit
+    of its site.  The newest token is read one step later, so `acts` may be one shorter than prompt and output
+    together.  `finish` is "length", "eos" or "stop", or None while the text is being written.
+    """
 
     name: str
     output: list[int] = field(default_factory=list)
@@ -37,7 +40,10 @@ class Column:
 
 @dataclass
 class _Text:
-    """A column's place in a batch.  `length` tokens are read, `pending` is the next, −1 while the prompt is read."""
+    """The state of a column in a batch.
+
+    `length` tokens were read.  `pending` is the next token to read, or −1 while the prompt is read.
+    """
 
     run: Run
     column: Column = field(default_factory=lambda: Column(""))
@@ -51,7 +57,7 @@ class _Text:
 
 
 class Run:
-    """One request as it is written.  Its columns are named as `SteerRequest.keys` names them."""
+    """One request while it is written.  `SteerRequest.keys` gives the names of its columns."""
 
     def __init__(
         self, prompt: Sequence[int], steering: Steering, control: Steering | None, sampling: Sampling,
@@ -66,7 +72,7 @@ class Run:
     @classmethod
     def of(cls, request: SteerRequest, prompt: Sequence[int], saes: Mapping[str, Autoencoder],
            special_ids: Sequence[int]) -> Run:
-        """Raises UserError where an intervention does not fit its SAE."""
+        """Make the run of a request.  Raises UserError if an intervention does not fit its SAE."""
         def steering(control_seed: int | None) -> Steering:
             return Steering(request.interventions, saes, request.where, special_ids, control_seed)
 
@@ -78,7 +84,7 @@ class Run:
         return self.error is not None or all(column.finish for column in self.columns)
 
     def of_column(self, name: str) -> tuple[Steering, bool]:
-        """What a column is written with, and whether it is steered at all."""
+        """Return the interventions of a column, and whether the column applies them."""
         if name == "control":
             assert self._control is not None
             return self._control, True
@@ -86,7 +92,7 @@ class Run:
 
     @property
     def names(self) -> list[str]:
-        """The columns, without their samples."""
+        """Return the names of the columns, without samples."""
         return self._names
 
 
@@ -97,7 +103,7 @@ class _Batch:
         self.rows = rows
         self.texts: dict[int, _Text] = {}
         self.order: list[int | None] = []
-        self.edits: RowEdits | None = None  # made anew, with the order, whenever a text comes or goes
+        self.edits: RowEdits | None = None  # rebuilt with the order whenever a text joins or leaves
 
     @property
     def free(self) -> list[int]:
@@ -105,7 +111,7 @@ class _Batch:
 
 
 class TextGenerator:
-    """Writes runs with one language model.  To be used by one thread."""
+    """A generator of texts for many runs with one language model, to be used by one thread."""
 
     def __init__(self, model: RowModel) -> None:
         self.model = model
@@ -115,16 +121,16 @@ class TextGenerator:
 
     @property
     def n_texts(self) -> int:
-        """Texts that are being written."""
+        """Return the number of texts that are being written."""
         return sum(len(batch.texts) for batch in self._batches)
 
     def join(self, run: Run) -> Iterator[None]:
-        """Read the run's prompt for each column and draw the first tokens; yields between forward passes.
+        """Read the run's prompt for each column and draw the first tokens; yield between forward passes.
 
-        The run takes part in steps from the end of the iteration on.
+        The run takes part in `step` once the iteration has ended.
         """
         total = len(run.prompt) + run.sampling.length
-        first: dict[str, tuple[_Batch, int]] = {}  # the row that holds the prompt as read unsteered, or by a column
+        first: dict[str, tuple[_Batch, int]] = {}  # by column: the row that holds its prompt
         begun: list[tuple[_Batch, int, _Text, Tensor]] = []
         unsteered: tuple[Tensor, list[list[float]], tuple[_Batch, int]] | None = None
         try:
@@ -134,7 +140,7 @@ class TextGenerator:
                 mask_1S = steering.mask(tokens_1S, 0, len(run.prompt)) & steered
                 edited = bool(mask_1S.any())
                 batch, row = self._take(total, run)
-                if unsteered is not None and not edited:  # the very same reading
+                if unsteered is not None and not edited:  # an unsteered prompt is read once
                     logits_V, acts, (source, source_row) = unsteered
                     self._copy(source, source_row, batch, row, len(run.prompt))
                 else:
@@ -166,7 +172,10 @@ class TextGenerator:
             self.leave(run)
 
     def step(self) -> None:
-        """One token for every text.  A finished text reads its last token, for its activations, and is gone."""
+        """Generate one token for every text.
+
+        A finished text reads its last token for the activations, and then leaves.
+        """
         for batch in self._batches:
             ready = {row: text for row, text in batch.texts.items() if text.pending >= 0}
             if ready:
@@ -174,7 +183,7 @@ class TextGenerator:
         self._batches = [batch for batch in self._batches if batch.texts]
 
     def holds(self, run: Run) -> bool:
-        """Whether a text of the run still has a token to read."""
+        """Return whether a text of the run still has a token to read."""
         return any(text.run is run for batch in self._batches for text in batch.texts.values())
 
     def clear(self) -> None:
@@ -182,7 +191,7 @@ class TextGenerator:
         self._batches = []
 
     def leave(self, run: Run) -> None:
-        """Take the run's texts out, as they are."""
+        """Remove the run's texts from the batches, finished or not."""
         for batch in self._batches:
             for row in [row for row, text in batch.texts.items() if text.run is run]:
                 self._free(batch, row)
@@ -196,10 +205,10 @@ class TextGenerator:
                 {i: (ready[row].steering, ready[row].steered) for i, row in enumerate(batch.order)
                  if row is not None and row in ready},
                 len(batch.order), self.model.device)
-        places = {row: i for i, row in enumerate(batch.order) if row is not None}
+        index_of = {row: i for i, row in enumerate(batch.order) if row is not None}
         steered = [False] * len(batch.order)
         for row, text in ready.items():
-            steered[places[row]] = text.steered and text.steering.changes(
+            steered[index_of[row]] = text.steered and text.steering.changes(
                 text.pending, text.length, len(text.run.prompt))
         edits, acts_MN = batch.edits.edits(steered)
         logits_MV = self.model.step(
@@ -208,11 +217,11 @@ class TextGenerator:
         acts = acts_MN.tolist()
         for row, text in ready.items():
             text.length += 1
-            text.column.acts.append(acts[places[row]][: len(text.steering.interventions)])
+            text.column.acts.append(acts[index_of[row]][: len(text.steering.interventions)])
             if text.column.finish:
                 self._free(batch, row)
             elif text.run.error is None:
-                self._draw(text, logits_MV[places[row]])
+                self._draw(text, logits_MV[index_of[row]])
         for run in {id(t.run): t.run for t in ready.values() if t.run.error is not None}.values():
             self.leave(run)
 
@@ -234,18 +243,18 @@ class TextGenerator:
             column.finish = "length"
 
     def _stops(self, text: _Text, token: int) -> bool:
-        """Whether the token completes a stop string."""
+        """Return whether the token completes a stop string."""
         stops = [stop.encode() for stop in text.run.sampling.stop]
         if not stops:
             return False
-        kept = max(map(len, stops)) - 1  # of the text before the token
+        kept = max(map(len, stops)) - 1  # bytes of the text before the token that a stop string may include
         text.tail = text.tail[max(len(text.tail) - kept, 0):] + self._pieces[token]
         return any(stop in text.tail for stop in stops)
 
-    # ---- places
+    # ---- rows
 
     def _take(self, total: int, run: Run) -> tuple[_Batch, int]:
-        """A free row for a text of `total` tokens, held for the run."""
+        """Reserve a free row for a text of `total` tokens."""
         capacity = capacity_of(total)
         for batch in self._batches:
             if batch.rows.capacity == capacity and batch.free:
@@ -270,7 +279,7 @@ class TextGenerator:
         readings: dict[int, Tensor] = {}
         edits = steering.edits(mask_1S.to(self.model.device), readings)
         logits_V = self.model.read(run.prompt, edits, batch.rows, row).cpu()
-        acts_NS = torch.stack([readings[place][0] for place in range(len(readings))])
+        acts_NS = torch.stack([readings[index][0] for index in range(len(readings))])
         return logits_V, acts_NS.T.tolist()
 
 
@@ -278,23 +287,23 @@ def generate(
     model: RowModel, prompt: Sequence[int], saes: Mapping[str, Autoencoder],
     interventions: Sequence[Intervention], where: SteeredPositions, sampling: Sampling,
 ) -> Iterator[list[Column]]:
-    """Write `baseline` and `steered` side by side; yields both (the same objects) after each token.
+    """Write `baseline` and `steered` together, and yield both (always the same objects) after each token.
 
-    Closing the iterator stops at once.  `prompt` begins with BOS.
+    Closing the iterator stops the run.  `prompt` begins with BOS.
     """
     steering = Steering(interventions, saes, where, model.lm.special_ids)
     yield from write(model, Run(prompt, steering, None, sampling))
 
 
 def write(model: RowModel, run: Run) -> Iterator[list[Column]]:
-    """Write a run by itself; yields its columns after each token.  Raises UserError where it breaks."""
-    decoder = TextGenerator(model)
-    for _ in decoder.join(run):
+    """Write a single run, and yield its columns after each token.  Raises UserError if the run fails."""
+    generator = TextGenerator(model)
+    for _ in generator.join(run):
         pass
     while True:
         if run.error is not None:
             raise run.error
         yield run.columns
-        if not decoder.n_texts:
+        if not generator.n_texts:
             return
-        decoder.step()
+        generator.step()

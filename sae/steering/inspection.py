@@ -1,4 +1,4 @@
-"""Which latents fire on a text.
+"""The latents that fire on a text.
 
 Shapes: S positions, D width, L latents, N active pairs.
 """
@@ -19,21 +19,24 @@ from sae.lm.row_model import RowModel
 
 @dataclass(frozen=True)
 class Firing:
-    """One latent over one text, special tokens left out: its maximum and where that is, its sum, its tokens."""
+    """Firings of one latent over one text, without special tokens."""
 
     latent: int
     max: float
     sum: float
-    peak: int
-    n: int
+    peak: int  # position of the maximum
+    n: int  # number of tokens on which it fires
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One SAE on one text: L0 per position, the strongest latents of every position (and those asked for) as triplets,
-    and the ranking."""
+    """Codes of one SAE on one text.
 
-    l0: list[int]
+    `position`, `latent` and `act` are triplets: the strongest latents of every position, and the requested ones.
+    `ranked` holds all latents that fire, by their maximum.
+    """
+
+    l0: list[int]  # by position
     position: list[int]
     latent: list[int]
     act: list[float]
@@ -41,7 +44,7 @@ class Reading:
 
 
 def windows(ids: Sequence[int], bos_id: int, n_ctx: int) -> list[list[int]]:
-    """A text that begins with BOS, cut into contexts as the model reads them, each with a BOS of its own."""
+    """Split a text that begins with BOS into contexts that the model can read, each with a BOS of its own."""
     if len(ids) <= n_ctx:
         return [list(ids)]
     body = list(ids[1:])
@@ -52,15 +55,15 @@ def inspect_text(
     model: RowModel, ids: Sequence[int], saes: Sequence[Autoencoder], special: Sequence[bool], top: int,
     latents: Sequence[int] = (),
 ) -> tuple[list[Reading], list[int]]:
-    """A reading by each SAE, and the positions at which the text was cut anew (see `windows`).
+    """Return one reading per SAE, and the positions at which the text was split (see `windows`).
 
-    `special`: which tokens of `ids` are BOS or the like.  `latents` are told wherever they fire.
+    `special` says which tokens of `ids` are special, such as BOS.  `latents` are listed wherever they fire.
     """
     hooks = list(dict.fromkeys(sae.hook for sae in saes))
     sites: dict[str, list[Tensor]] = {hook: [] for hook in hooks}
     cuts, at = [], 0
     for number, window in enumerate(windows(ids, model.lm.bos_id, model.lm.info.n_ctx)):
-        shown = window if number == 0 else window[1:]  # a BOS that was put in is not part of the text
+        shown = window if number == 0 else window[1:]  # an inserted BOS is not part of the text
         if number:
             cuts.append(at)
         at += len(shown)
@@ -70,7 +73,7 @@ def inspect_text(
 
 
 def _read(model: RowModel, ids: Sequence[int], hooks: Sequence[str]) -> dict[str, Tensor]:
-    """The activations [S, D] at hook points, float32."""
+    """Return the activations [S, D] at the hook points, float32."""
     kept: dict[str, Tensor] = {}
 
     def keeping(hook: str) -> Edit:
@@ -87,12 +90,12 @@ def _read(model: RowModel, ids: Sequence[int], hooks: Sequence[str]) -> dict[str
 def _reading(codes: Codes, special: Sequence[bool], top: int, latents: Sequence[int]) -> Reading:
     token_N, latent_N, value_N = codes.token_N.cpu(), codes.latent_N.cpu(), codes.value_N.float().cpu()
     l0_S = torch.bincount(token_N, minlength=codes.n_tokens)
-    # By position, then by strength; the place within the position says which are among the top.
+    # Sort by position, then by strength; the rank within the position selects the top.
     order = value_N.argsort(descending=True, stable=True)
     order = order[token_N[order].argsort(stable=True)]
     start_S = l0_S.cumsum(0) - l0_S
-    place_N = torch.arange(len(order)) - start_S[token_N[order]]
-    shown = order[(place_N < top) | torch.isin(latent_N[order], torch.tensor(latents, dtype=torch.int64))]
+    rank_N = torch.arange(len(order)) - start_S[token_N[order]]
+    shown = order[(rank_N < top) | torch.isin(latent_N[order], torch.tensor(latents, dtype=torch.int64))]
     return Reading(
         l0_S.tolist(), token_N[shown].tolist(), latent_N[shown].tolist(), value_N[shown].tolist(),
         _ranked(token_N, latent_N, value_N, codes.n_latents, torch.tensor(list(special))))
@@ -101,7 +104,7 @@ def _reading(codes: Codes, special: Sequence[bool], top: int, latents: Sequence[
 def _ranked(token_N: Tensor, latent_N: Tensor, value_N: Tensor, n_latents: int, special_S: Tensor) -> list[Firing]:
     counted = ~special_S[token_N]
     token_N, latent_N, value_N = token_N[counted], latent_N[counted], value_N[counted]
-    order = value_N.argsort(descending=True, stable=True)  # so that a latent's first pair is its peak
+    order = value_N.argsort(descending=True, stable=True)  # a latent's first pair is then its peak
     token_N, latent_N, value_N = token_N[order], latent_N[order], value_N[order]
     n_L = torch.bincount(latent_N, minlength=n_latents)
     sum_L = torch.bincount(latent_N, weights=value_N.double(), minlength=n_latents)

@@ -1,7 +1,7 @@
-"""Steering: interventions along SAE latents made ready for a language model's forward passes.
+"""Steering: interventions along SAE latents, prepared for a language model's forward passes.
 
-`Steering` edits whole texts, `sae/steering/batched_edits.py` one token of many texts at once; both compute the
-formulas of `sae/steering/request.py`.
+`Steering` edits whole texts, and `sae/steering/batched_edits.py` edits one token of many texts at once.  Both
+compute the formulas of `sae/steering/request.py`.
 
 Shapes: P sequences, S positions, B = P·S, D width of a site, N interventions of one SAE, R removed
 directions.
@@ -26,25 +26,28 @@ from sae.steering.request import Intervention, SteeredPositions, SteerRequest, c
 class SAEInterventions:
     """The interventions on latents of one SAE, as tensors.
 
-    `place_N`: their places in the request.  `direction_ND`: along what they act: the decoder rows,
-    or random directions of the same length for a control.
+    `index_N` holds their indices in the request.  `direction_ND` holds the directions along which they act:
+    the decoder rows, or random directions of the same length for a control.
     """
 
     sae: Autoencoder
-    place_N: list[int]
+    index_N: list[int]
     latent_N: Tensor
     direction_ND: Tensor
     target_N: Tensor
     gain_N: Tensor
 
     def update(self, acts_BN: Tensor, scale_B1: Tensor) -> Tensor:
-        """What is added at the site: (target + gain·a)·scale·d, summed over the latents, [B, D]."""
+        """Return the change at the site: (target + gain·a)·scale·d, summed over the latents, [B, D]."""
         return ((self.target_N + self.gain_N * acts_BN) @ self.direction_ND) * scale_B1
 
 
 @dataclass(frozen=True)
 class Removal:
-    """x loses (x·u)·v for every pair of rows u, v.  Both are orthonormal; v = u but for a control."""
+    """The subtraction of (x·u)·v from x, for every pair of rows u of `read_RD` and v of `write_RD`.
+
+    The rows of each are orthonormal, and v = u except for a control.
+    """
 
     read_RD: Tensor
     write_RD: Tensor
@@ -54,13 +57,13 @@ class Removal:
 
 
 class Steering:
-    """Interventions made ready for a language model: edits of the sites that they read and change.
+    """Interventions prepared for a language model: edits of the sites that they read and change.
 
-    All activations at a site are read from what arrives there, before any edit of that site, so the
-    additive modes may be summed.  Removed directions are projected out last, all together, so that
-    their order does not matter.  With `control_seed` every direction is a random one instead.
+    All activations at a site are read from its input, before any edit of that site, so the additive
+    modes may be summed.  Removed directions are projected out last and all together, so that
+    their order does not matter.  With `control_seed`, every direction is replaced by a random one.
 
-    Raises UserError where an SAE lies at another layer or has no such latent.
+    Raises UserError if an SAE belongs to another layer or has no such latent.
     """
 
     def __init__(
@@ -75,30 +78,30 @@ class Steering:
         for sae_id in dict.fromkeys(i.sae for i in interventions):
             self.groups.append(_group(sae_id, saes[sae_id], self.interventions, control_seed))
         for hook in dict.fromkeys(group.sae.out_hook for group in self.groups):
-            rows = [group.sae.W_dec_LD[self.interventions[place].latent].float()
+            rows = [group.sae.W_dec_LD[self.interventions[index].latent].float()
                     for group in self.groups if group.sae.out_hook == hook
-                    for place in group.place_N if self.interventions[place].mode == "remove"]
+                    for index in group.index_N if self.interventions[index].mode == "remove"]
             if rows:
                 self.removals[hook] = _removal(torch.stack(rows), hook, control_seed)
 
     def first(self, prompt_length: int) -> int:
-        """The first position that may be changed."""
+        """Return the first position that may be changed."""
         return {"all": 0, "output": prompt_length, "from": self.where.start}[self.where.positions]
 
     def changes(self, token: int, position: int, prompt_length: int) -> bool:
-        """Whether this token is changed."""
+        """Return whether this token is changed."""
         return position >= self.first(prompt_length) and (self.where.special or token not in self.special_ids)
 
     def mask(self, tokens_PS: Tensor, start: int, prompt_length: int) -> Tensor:
-        """Whether each position is changed, [P, S]; the tokens stand at absolute positions start, start + 1, …"""
+        """Return whether each position is changed, [P, S]; the tokens have absolute positions start, start + 1, …"""
         return torch.tensor([
             [self.changes(token, start + i, prompt_length) for i, token in enumerate(row)]
             for row in tokens_PS.tolist()], dtype=torch.bool, device=tokens_PS.device)
 
     def edits(self, mask_PS: Tensor, readings: dict[int, Tensor] | None = None) -> dict[str, Edit]:
-        """The edits of one forward pass over the positions of `mask_PS`.
+        """Return the edits of one forward pass over the positions of `mask_PS`.
 
-        During the pass, `readings[place]` becomes the activation [P, S] of the intervention's latent.
+        The pass stores in `readings[i]` the activation [P, S] of the i-th intervention's latent.
         """
         read: dict[int, tuple[Tensor, Tensor]] = {}  # activations [B, N] and scale [B, 1] by the group's number
         kept = readings if readings is not None else {}
@@ -116,8 +119,8 @@ class Steering:
             for n, group in readers:
                 acts_BN = group.sae.activation_of(x_BD, group.latent_N)
                 read[n] = acts_BN, group.sae.scale(x_BD)
-                for place, acts_B in zip(group.place_N, acts_BN.unbind(1), strict=True):
-                    readings[place] = acts_B.view(mask_PS.shape)
+                for index, acts_B in zip(group.index_N, acts_BN.unbind(1), strict=True):
+                    readings[index] = acts_B.view(mask_PS.shape)
             if not writers:
                 return site
             changed_BD = x_BD
@@ -125,7 +128,7 @@ class Steering:
                 changed_BD = changed_BD + group.update(*read[n])
             if hook in self.removals:
                 changed_BD = self.removals[hook].of(changed_BD)
-            # Positions that are left alone keep their very bits.
+            # Positions outside the mask keep their exact bits.
             mask_B1 = mask_PS.reshape(-1, 1)
             return torch.where(mask_B1, changed_BD.to(site.dtype), site.reshape(x_BD.shape)).view(site.shape)
 
@@ -135,8 +138,8 @@ class Steering:
 def _group(
     sae_id: str, sae: Autoencoder, interventions: Sequence[Intervention], control_seed: int | None
 ) -> SAEInterventions:
-    places = [place for place, i in enumerate(interventions) if i.sae == sae_id]
-    chosen = [interventions[place] for place in places]
+    indices = [index for index, i in enumerate(interventions) if i.sae == sae_id]
+    chosen = [interventions[index] for index in indices]
     for i in chosen:
         if i.layer != sae.layer:
             raise UserError(f"layer: {sae_id} reads block {sae.layer}, not {i.layer}", "layer")
@@ -144,18 +147,18 @@ def _group(
     latent_N = torch.tensor([i.latent for i in chosen], dtype=torch.long, device=sae.device)
     direction_ND = sae.W_dec_LD[latent_N].float()
     if not bool((direction_ND.norm(dim=1) > 0).all()):
-        raise UserError(f"latent: {sae_id} has a latent without a decoder direction among those chosen", "latent")
+        raise UserError(f"latent: one of the chosen latents of {sae_id} has no decoder direction", "latent")
     if control_seed is not None:
         random = [_random_rows(1, direction_ND, f"{control_seed} {sae_id} {i.latent}") for i in chosen]
         direction_ND = torch.cat(random) * direction_ND.norm(dim=1, keepdim=True)
     return SAEInterventions(
-        sae, places, latent_N, direction_ND,
+        sae, indices, latent_N, direction_ND,
         target_N=torch.tensor([i.target for i in chosen], device=sae.device),
         gain_N=torch.tensor([i.gain for i in chosen], device=sae.device))
 
 
 def check_latent(sae_id: str, sae: Autoencoder, latent: int, field: str = "latent") -> None:
-    """Raise UserError where there is no such latent."""
+    """Raise UserError if the SAE has no such latent."""
     if latent >= sae.n_latents:
         raise UserError(
             f"latent: {sae_id} has {sae.n_latents:,} latents, 0 to {sae.n_latents - 1:,}; there is no {latent:,}",
@@ -163,7 +166,7 @@ def check_latent(sae_id: str, sae: Autoencoder, latent: int, field: str = "laten
 
 
 def _removal(rows_RD: Tensor, hook: str, control_seed: int | None) -> Removal:
-    """Of the rows' span; directions that are nearly the same count once."""
+    """Return the removal of the span of the rows; nearly parallel directions count once."""
     _, size_R, basis_RD = torch.linalg.svd(rows_RD, full_matrices=False)
     basis_RD = basis_RD[size_R > 1e-4 * size_R[0]]
     if control_seed is None:
@@ -173,7 +176,7 @@ def _removal(rows_RD: Tensor, hook: str, control_seed: int | None) -> Removal:
 
 
 def _random_rows(n: int, like_ND: Tensor, name: str) -> Tensor:
-    """`n` random rows of length 1, a function of `name`."""
+    """Return `n` random rows of length 1, determined by `name`."""
     seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest())
     rows = torch.randn(n, like_ND.shape[1], generator=torch.Generator().manual_seed(seed)).to(like_ND)
     unit: Tensor = rows / rows.norm(dim=1, keepdim=True)
@@ -181,17 +184,20 @@ def _random_rows(n: int, like_ND: Tensor, name: str) -> Tensor:
 
 
 def check_saes(lm: LanguageModel, saes: Mapping[str, Autoencoder]) -> None:
-    """Raise UserError (field `sae`) where an SAE was made for another language model."""
+    """Raise UserError (field `sae`) if an SAE was made for another language model."""
     for sae_id, sae in saes.items():
         wide = sae.hook.endswith(("hook_z", "mlp.hook_post"))  # sites with widths of their own
         if sae.layer >= lm.info.n_layers or (not wide and sae.d_model != lm.info.d_model):
             raise UserError(
-                f"sae: {sae_id} reads block {sae.layer} of a model of width {sae.d_model}; {lm.info.name} has "
+                f"sae: {sae_id} reads block {sae.layer} of a model of width {sae.d_model}, but {lm.info.name} has "
                 f"{lm.info.n_layers} blocks of width {lm.info.d_model}", "sae")
 
 
 def prompt_ids(lm: LanguageModel, request: SteerRequest) -> list[int]:
-    """BOS and the prompt's tokens.  Raises UserError (prompt, chat, length) where the context is too short."""
+    """Return BOS and the prompt's tokens.
+
+    Raises UserError (field `prompt`, `chat` or `length`) if they do not fit into the model's context.
+    """
     if request.chat:
         ids = lm.chat_ids([message.model_dump() for message in request.chat])
     else:

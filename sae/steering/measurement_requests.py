@@ -1,7 +1,7 @@
-"""What else can be asked of a language model and its SAEs, and the limits.  No torch.
+"""Requests for measurements of a language model and its SAEs, with their limits.  No torch.
 
-`sae/steering/request.py` has the texts; here are the measurements around them.  Positions are
-absolute: BOS is 0.  Token ids always begin with BOS.
+`sae/steering/request.py` has the request for steered texts.  Positions are absolute: BOS is 0.  Token
+ids always begin with BOS.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Id = Annotated[int, Field(ge=0)]
 _Ids = Annotated[tuple[_Id, ...], Field(min_length=2, max_length=MAX_CONTEXT_TOKENS)]
 
-# What the output score of a latent is measured on: beginnings after which almost anything may come.
+# Prompts for the output score of a latent: almost anything may follow them.
 NEUTRAL_PROMPTS = (
     "I think that", "The", "There is a", "It was", "In the", "This is", "We found that", "One of the")
 
 
 class SweepRequest(FrozenModel):
-    """The same run once for each of `strengths` of the intervention at `place`, and unsteered.
+    """A run repeated with each of `strengths` for the intervention with index `place`, and once unsteered.
 
-    `concept`: token ids that stand for what the latent means (`sae.steering.text_measures.concept_tokens`).
-    `request.columns` and `request.samples` are not looked at: every cell is one steered text.
+    `concept` holds token ids that represent what the latent means (`sae.steering.text_measures.concept_tokens`).
+    `request.columns` and `request.samples` are ignored, because every cell is one text.
     """
 
     request: SteerRequest
@@ -51,13 +51,13 @@ class SweepRequest(FrozenModel):
         if self.place >= len(self.request.interventions):
             raise UserError(f"place: there is no intervention {self.place}", "place")
         if self.request.interventions[self.place].mode in ("ablate", "remove"):
-            raise UserError("place: ablate and remove have no strength that could be swept", "place")
+            raise UserError("place: ablate and remove have no strength to sweep", "place")
         if len(set(self.strengths)) < len(self.strengths):
-            raise UserError("strengths: each strength once", "strengths")
+            raise UserError("strengths: give each strength once", "strengths")
         return self
 
     def cells(self) -> list[SteerRequest]:
-        """A request of one column for every cell: unsteered first, then by strength as they were given."""
+        """Return a request of one column for every cell: unsteered first, then the strengths in the given order."""
         def cell(strength: float) -> SteerRequest:
             changed = list(self.request.interventions)
             changed[self.place] = changed[self.place].model_copy(update={"strength": strength})
@@ -71,9 +71,9 @@ class SweepRequest(FrozenModel):
 class ReadoutRequest(FrozenModel):
     """Next-token probabilities, unsteered and steered, after every prefix of one text.
 
-    `ids`: the text as a run stored it, prompt and output; empty: the request's prompt alone.
-    `prompt_tokens`: how many of them are the prompt, BOS included (for `where`: output).
-    `positions`: where a table is wanted, of the `top` tokens of either; the KL is given everywhere.
+    `ids` is the text as a run stored it, prompt and output; if it is empty, the text is the request's prompt.
+    `prompt_tokens` is the length of the prompt in it, BOS included, which `where` needs for "output".
+    `positions` are those that get a table of the `top` tokens of either model.  The KL is given everywhere.
     """
 
     request: SteerRequest
@@ -84,10 +84,10 @@ class ReadoutRequest(FrozenModel):
 
 
 class InspectRequest(FrozenModel):
-    """Which latents of one or two SAEs fire on one or two texts.
+    """Request for the latents of one or two SAEs that fire on one or two texts.
 
-    Either `texts` or `ids` (such as a context of a build, BOS first).  `top`: latents told per token, strongest first;
-    those of `latents` are told wherever they fire.
+    Either `texts` or `ids` (such as a context of a build, BOS first) is given.  The answer lists the `top` strongest
+    latents per token, and `latents` wherever they fire.
     """
 
     model: str = Field(min_length=1)
@@ -103,14 +103,14 @@ class InspectRequest(FrozenModel):
         if bool(self.texts) == bool(self.ids):
             raise UserError("texts: type or paste some text", "texts")
         if len(set(self.saes)) < len(self.saes):
-            raise UserError("saes: the same SAE twice", "saes")
+            raise UserError("saes: give each SAE once", "saes")
         return self
 
 
 class AblationRequest(FrozenModel):
-    """What is lost when one latent is switched off in contexts where it fires.
+    """Request for the effect of switching one latent off in contexts where it fires.
 
-    `contexts` are token ids; `n_random` random latents are switched off as well, for comparison.
+    `contexts` are token ids.  The directions of `n_random` random latents are removed as well, for comparison.
     """
 
     model: str = Field(min_length=1)
@@ -122,7 +122,7 @@ class AblationRequest(FrozenModel):
 
 
 class ScoreRequest(FrozenModel):
-    """Output scores of many latents of one SAE; `max_acts` belong to `latents`, one each."""
+    """Request for output scores of many latents of one SAE; `max_acts` has one maximum per latent."""
 
     model: str = Field(min_length=1)
     sae: str = Field(min_length=1)
@@ -136,5 +136,6 @@ class ScoreRequest(FrozenModel):
     @model_validator(mode="after")
     def _whole(self) -> ScoreRequest:
         if len(self.latents) != len(self.max_acts):
-            raise UserError(f"max_acts: {len(self.latents)} latents and {len(self.max_acts)} maxima", "max_acts")
+            raise UserError(f"max_acts: give one maximum per latent; there are {len(self.latents)} latents and "
+                            f"{len(self.max_acts)} maxima", "max_acts")
         return self

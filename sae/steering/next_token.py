@@ -1,4 +1,4 @@
-"""What an intervention does to the predictions along one text: probabilities, and the KL divergence.
+"""Effect of an intervention on the predictions along one text: probabilities and KL divergence.
 
 Shapes: S positions, V vocabulary.
 """
@@ -29,24 +29,27 @@ class NextToken:
 def steered_logits(
     model: RowModel, ids: Sequence[int], steering: Steering, prompt_length: int, *, steered: bool
 ) -> tuple[Tensor, list[list[float]]]:
-    """Next-token logits [S, V] after every prefix, on the CPU, and the activations [S][N] of the latents."""
+    """Return the next-token logits [S, V] after every prefix, on the CPU, and the latents' activations [S][N].
+
+    Raises UserError (field `strength`) if the logits are not finite.
+    """
     mask_1S = steering.mask(torch.tensor([list(ids)]), 0, prompt_length) & steered
     readings: dict[int, Tensor] = {}
     logits_SV = model.read(ids, steering.edits(mask_1S.to(model.device), readings), whole=True).cpu()
     if not bool(torch.isfinite(logits_SV).all()):
         raise UserError("strength: the model's output is no longer a number at this strength; lower it", "strength")
-    acts_NS = torch.stack([readings[place][0] for place in range(len(readings))])
+    acts_NS = torch.stack([readings[index][0] for index in range(len(readings))])
     return logits_SV, acts_NS.T.tolist()
 
 
 def kl_S(p_SV: Tensor, q_SV: Tensor) -> Tensor:
-    """KL(p ‖ q) of the distributions of two rows of logits, in nats."""
+    """Return KL(p ‖ q) of the distributions of each pair of rows of logits, in nats: [S]."""
     p_SV, q_SV = p_SV.log_softmax(dim=-1), q_SV.log_softmax(dim=-1)
     return (p_SV.exp() * (p_SV - q_SV)).sum(dim=-1).clamp(min=0)
 
 
 def next_tokens(baseline_V: Tensor, steered_V: Tensor, top: int) -> list[NextToken]:
-    """The `top` likeliest of either model, by the larger of both probabilities."""
+    """Return the `top` most likely tokens of either model, sorted by the larger of both probabilities."""
     p_V, q_V = baseline_V.softmax(dim=-1), steered_V.softmax(dim=-1)
     wanted = torch.tensor(sorted({i for v_V in (p_V, q_V) for i in v_V.topk(min(top, len(v_V))).indices.tolist()}))
     order = torch.maximum(p_V[wanted], q_V[wanted]).argsort(descending=True, stable=True)
@@ -54,12 +57,12 @@ def next_tokens(baseline_V: Tensor, steered_V: Tensor, top: int) -> list[NextTok
 
 
 def cross_entropy_S(logits_SV: Tensor, ids: Sequence[int]) -> Tensor:
-    """Of each token but the first, given those before it: [S − 1], nats."""
+    """Return the cross-entropy of each token but the first, given the tokens before it: [S − 1], nats."""
     return -logits_SV[:-1].log_softmax(dim=-1)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
 
 
 def perplexity(logits_SV: Tensor, ids: Sequence[int], prompt_length: int) -> float | None:
-    """Of the output, given the prompt; None where there is no output."""
+    """Return the perplexity of the output given the prompt, or None without output."""
     if len(ids) <= prompt_length:
         return None
     return math.exp(min(float(cross_entropy_S(logits_SV, ids)[prompt_length - 1 :].mean()), 700.0))

@@ -1,7 +1,7 @@
-"""A steering run as a Python program of its own, with plain transformer_lens and nothing of this one.  No torch.
+"""A steering run as a stand-alone Python program that uses plain transformer_lens.  No torch.
 
-Greedy runs come out token for token as on the page, but for ties; drawn ones are as likely, not the same: the
-program draws with torch's generator.
+A greedy run gives the same tokens as on the page, except for ties.  A sampled run follows the same distribution but
+gives other tokens, because the program draws with torch's generator.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenize
 {prompt}
 n_prompt = len(ids)
 
-# The latents' rows of each SAE.  A unit of activation is the length of a decoder row, 1.
+# Config and tensors of each SAE.  Decoder rows have length 1, the unit of activations.
 saes = {{name: (json.loads(Path(folder, "sae.json").read_text()), load_file(folder + "/sae.safetensors"))
         for name, folder in {folders}.items()}}
 interventions = {interventions}
@@ -42,7 +42,7 @@ def changes(position, token):
 
 
 def activations(config, t, x):
-    """All activations [S, L] of x [S, D], and the scale [S, 1] of each token."""
+    """Return all activations [S, L] of x [S, D], and the scale [S, 1] of each token."""
     shift, scale = torch.zeros(len(x), 1), torch.ones(len(x), 1)
     if config["normalize"] == "layer_norm":
         shift, scale = x.mean(1, keepdim=True), x.std(1, keepdim=True) + 1e-5
@@ -137,7 +137,7 @@ print(tokenizer.decode(ids[n_prompt:]))
 
 @dataclass(frozen=True)
 class SnippetSae:
-    """What a snippet needs to know of an SAE: where it lies, and its `sae.json`'s architecture, normalize and site."""
+    """The facts about an SAE that a program needs: its folder, and architecture, normalize and site of `sae.json`."""
 
     folder: str
     architecture: str
@@ -146,10 +146,10 @@ class SnippetSae:
 
 
 def render(request: SteerRequest, saes: Mapping[str, SnippetSae], source: str, title: str = "") -> str | None:
-    """The program for the request's steered column; `source` is what loads the model.
+    """Return the program for the request's steered column.  `source` is the name or path that loads the model.
 
-    None where the snippet's few lines do not cover it: a transcoder, or an architecture or
-    normalisation with rules of its own.
+    Returns None for an SAE that the program does not cover: a transcoder, or an architecture or normalisation
+    with other rules.
     """
     used = {i.sae: saes[i.sae] for i in request.interventions}
     if not all(_covered(sae) for sae in used.values()):

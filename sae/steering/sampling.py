@@ -1,10 +1,10 @@
-"""Drawing the next token.
+"""Sampling of the next token.
 
-Gumbel's trick with noise that is a function of (seed, step, token) alone: the token drawn is
-argmax p / e with e ~ Exp(1).  So two texts with one seed share the noise of every vocabulary entry
-at every step and part only where the model's probabilities do; nothing has to be kept between
-steps; and a text is drawn alike alone and among others.  numpy, since many small steps on one row
-cost less there.
+The token drawn is argmax p / e with e ~ Exp(1) (Gumbel's trick), where the noise e is a function of
+(seed, step, token) alone.  Two texts with one seed therefore share the noise of every vocabulary entry
+at every step, and differ only where the model's probabilities differ.  Nothing has to be kept between
+steps, and a text does not depend on the batch that it is drawn in.  The arrays are numpy's, which cost
+less than torch's in many small steps on one row.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae.errors import UserError
+from sae.kernels.hashing import counter, counter_int, mix64, mix64_int
 from sae.steering.request import MAX_SEED, Sampling
 
-_GAMMA, _MIX, _MASK = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB), 2**64 - 1
-_LIKELY = 1e-3
+_PROBABLE = 1e-3
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Where a text stands: `step` tokens were drawn before; `seen` are those of prompt and output."""
+    """The state of one text: `step` tokens were drawn before, and `seen` holds the ids of prompt and output."""
 
     sampling: Sampling
     seed: int
@@ -33,12 +33,12 @@ class Draw:
 
 
 def seed_of(sampling: Sampling, sample: int) -> int:
-    """The seed of a run's sample number `sample`, from 0."""
+    """Return the seed of a run's sample number `sample`, counted from 0."""
     return (sampling.seed + sample) % (MAX_SEED + 1)
 
 
 def draw(logits_V: NDArray[np.float32], at: Draw) -> int:
-    """The next token.  Raises UserError (field `strength`) where the model computed no numbers."""
+    """Return the next token's id.  Raises UserError (field `strength`) if the logits are not finite."""
     sampling = at.sampling
     if not np.isfinite(logits_V.max()):  # NaN comes through a maximum
         raise UserError("strength: the model's output is no longer a number at this strength; lower it", "strength")
@@ -51,24 +51,10 @@ def draw(logits_V: NDArray[np.float32], at: Draw) -> int:
 
 
 def noise(seed: int, step: int, token_K: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Exp(1) numbers of these tokens: the counter (seed, step, token) through splitmix64's finaliser, twice."""
-    start = _mixed_int((((seed << 32) | step) + 1) * _GAMMA & _MASK)
-    x = token_K.astype(np.uint64)  # products and sums of arrays are modulo 2^64
-    x += np.uint64(1)
-    x *= np.uint64(_GAMMA)
-    x += np.uint64(start)
-    for shift, factor in ((30, _MIX[0]), (27, _MIX[1])):
-        x ^= x >> np.uint64(shift)
-        x *= np.uint64(factor)
-    x ^= x >> np.uint64(31)
-    exponential: NDArray[np.float64] = -np.log(((x >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
+    """Return an Exp(1) number for each token id: a hash of the counter (seed, step, token)."""
+    bits_K = mix64(counter(token_K, mix64_int(counter_int((seed << 32) | step))))
+    exponential: NDArray[np.float64] = -np.log(((bits_K >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
     return exponential
-
-
-def _mixed_int(x: int) -> int:
-    x = ((x ^ (x >> 30)) * _MIX[0]) & _MASK
-    x = ((x ^ (x >> 27)) * _MIX[1]) & _MASK
-    return x ^ (x >> 31)
 
 
 def _penalised(logits_V: NDArray[np.float32], seen: Collection[int], penalty: float) -> NDArray[np.float32]:
@@ -79,7 +65,7 @@ def _penalised(logits_V: NDArray[np.float32], seen: Collection[int], penalty: fl
 
 
 def _candidates(logits_V: NDArray[np.float32], sampling: Sampling) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The tokens that may be drawn, and their weights (which need not sum to 1)."""
+    """Return the tokens that may be drawn, and their weights, which need not sum to 1."""
     top_k, top_p, V = sampling.top_k, sampling.top_p, len(logits_V)
     scaled_V = (logits_V - logits_V.max()) / np.float32(sampling.temperature)
     token_K = np.arange(V)
@@ -92,11 +78,11 @@ def _candidates(logits_V: NDArray[np.float32], sampling: Sampling) -> tuple[NDAr
         return token_K, weight_K
     total = weight_K.sum()
     kept = token_K[:0]
-    # The likeliest tokens first: mostly they hold top_p, and far fewer have to be sorted.  Tokens below the second
-    # bound hold less than 1 − top_p together, so the nucleus lies among the others.
-    for bound in (_LIKELY, (1 - top_p) / len(weight_K)):
-        likely = (weight_K >= bound * total).nonzero()[0]
-        order = likely[(-weight_K[likely]).argsort(kind="stable")]
+    # The most probable tokens usually hold top_p, and far fewer have to be sorted.  Tokens below the second bound
+    # hold less than 1 − top_p together, so the nucleus is among the others.
+    for bound in (_PROBABLE, (1 - top_p) / len(weight_K)):
+        probable = (weight_K >= bound * total).nonzero()[0]
+        order = probable[(-weight_K[probable]).argsort(kind="stable")]
         ranked = weight_K[order].astype(np.float64)
         before = ranked.cumsum() - ranked
         kept = order[before < top_p * total]  # a token stays while those before it hold less

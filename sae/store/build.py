@@ -1,15 +1,14 @@
-"""Read-only questions to a feature build.  No torch.
+"""Read-only queries of a build.  No torch.
 
-A `Build` may be used by many threads at once: every question takes a cursor of its own, since a
-DuckDB connection must not be shared (its `threadsafety` is 1).  What a latent's page shows comes
-from the file beside the build (`sae.store.page_file`) where there is one.
+A `Build` may be used by many threads at once.  Every query takes a cursor of its own, because a DuckDB connection must
+not be shared (its `threadsafety` is 1).  The first content of a latent's page comes from the page file
+(`sae.store.page_file`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -19,6 +18,8 @@ from typing import Any
 import duckdb
 
 from sae.errors import UserError
+from sae.store.connection import connect
+from sae.store.damage import check_build_size, damaged_build, file_mark, reading
 from sae.store.latent_query import (
     ALIVE,
     DENSITIES,
@@ -28,6 +29,7 @@ from sae.store.latent_query import (
     decode_cursor,
     density_clause,
     encode_cursor,
+    sort_value,
 )
 from sae.store.page_file import LatentPageFile
 from sae.store.records import (
@@ -51,51 +53,58 @@ MAX_PAGE = 1000
 _DENSITY_BINS_PER_DECADE = 5
 
 
-def _connect(path: Path) -> duckdb.DuckDBPyConnection:
-    """Open read-only, bounded in threads and memory, and able to reach no other file."""
-    connection = duckdb.connect(str(path), read_only=True, config={
-        "threads": 1, "memory_limit": "512MB", "autoinstall_known_extensions": False,
-        "autoload_known_extensions": False})
-    (locked,) = connection.execute("SELECT current_setting('lock_configuration')").fetchone() or (False,)
-    if locked:  # this process has the file open already, with these settings
-        return connection
-    spill = Path(tempfile.gettempdir()) / f"saescope-{os.getpid()}"
-    connection.execute(f"SET temp_directory = '{str(spill).replace(chr(39), chr(39) * 2)}'")
-    connection.execute("SET enable_external_access = false")  # after it, no folder can be named
-    connection.execute("SET lock_configuration = true")
-    return connection
-
-
 class Build:
-    """One immutable build, open.  Close it when no question is under way."""
+    """One immutable build, open.  Close it only while no query is running."""
 
     def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, meta: dict[str, Any]) -> None:
         self.path, self.meta, self._connection = path, meta, connection
+        self._mark = file_mark(path)
         self._page_file = LatentPageFile.open_or_make(path, self.id)
 
     @classmethod
     def open(cls, path: Path) -> Build:
-        """Open a build file.  Raises UserError where it is none, or of another version of the tables."""
+        """Open a build file.
+
+        Raises UserError (field `build`) if it is not a build or has tables of another version, and DamagedFile, which
+        is a UserError, if it is damaged.
+        """
+        check_build_size(path)
         try:
-            connection = _connect(path)
+            connection = connect(path)
         except duckdb.Error as error:
             reason = str(error).strip().splitlines()[0].replace(f"{path.parent}{os.sep}", "")
-            raise UserError(f"build: {path.name} cannot be opened: {reason}", "build") from None
+            raise damaged_build(path, f"it cannot be opened: {reason}") from None
         try:
             rows = connection.execute("SELECT key, value FROM meta").fetchall()
             meta = {key: json.loads(value) for key, value in rows}
-        except (duckdb.Error, ValueError):
+        except (duckdb.CatalogException, duckdb.BinderException, ValueError):
             connection.close()
-            raise UserError(f"build: {path.name} is not a feature build of saescope", "build") from None
+            raise UserError(f"build: {path.name} is not a saescope build", "build") from None
+        except duckdb.Error as error:
+            connection.close()
+            raise damaged_build(path, str(error).strip().splitlines()[0]) from None
         if meta.get("schema_version") != SCHEMA_VERSION:
             connection.close()
             raise UserError(
                 f"build: {path.name} has tables of version {meta.get('schema_version')}, this program reads "
-                f"version {SCHEMA_VERSION}; make it anew with: saescope index --sae {meta.get('sae_id', '')}", "build")
-        return cls(path, connection, meta)
+                f"version {SCHEMA_VERSION}; rebuild it with: saescope index --sae {meta.get('sae_id', '')}", "build")
+        try:
+            with reading(path):
+                return cls(path, connection, meta)
+        except BaseException:
+            connection.close()
+            raise
 
     def close(self) -> None:
         self._connection.close()
+        self._page_file.close()
+
+    def changed_on_disk(self) -> bool:
+        """Return whether its files were written since it was opened, so that it must be opened again.
+
+        A deleted file is no change, because an open file stays as it is.
+        """
+        return file_mark(self.path) not in (self._mark, None) or self._page_file.changed_on_disk()
 
     @property
     def id(self) -> str:
@@ -106,48 +115,57 @@ class Build:
         return int(self.meta["n_latents"])
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        cursor = self._connection.cursor()
-        try:
-            cursor.execute(sql, list(parameters))
-            names = [name for name, *_ in cursor.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-        finally:
-            cursor.close()
+        with reading(self.path):
+            cursor = self._connection.cursor()
+            try:
+                cursor.execute(sql, list(parameters))
+                names = [name for name, *_ in cursor.description or ()]
+                return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+            finally:
+                cursor.close()
 
     # One latent
 
     def latent(self, latent: int) -> Latent | None:
-        """All about one latent, or None where there is no such number."""
+        """Return all facts about one latent, or None if there is no such number."""
         row = self._page_file.latent(latent)
-        return latent_of(row) if row else None
+        return latent_of(row, self.meta.get("company_tokens")) if row else None
 
     def contexts(self, latent: int) -> list[Context]:
-        """Its contexts: band 0 (strongest first), the activation bands from strong to weak, and near misses."""
+        """Return its contexts: band 0 (strongest first), the activation bands from strong to weak, and near misses."""
         rows = self._rows("SELECT * FROM context WHERE latent = ?", [latent])
         return self._contexts(sorted(rows, key=lambda row: (row["band"], row["rank"])))
 
     def windows(self, latent: int) -> list[Context]:
-        """The same, cut to at least `sae.store.page_file.WINDOW` tokens around their peaks."""
+        """Return its contexts, each cut to `sae.store.page_file.WINDOW` tokens around its peak."""
         return self._contexts(self._page_file.contexts(latent))
 
-    def snippets(self, latents: Iterable[int]) -> dict[int, Context]:
-        """The strongest context of each latent that has one, cut as `windows` are."""
-        rows = [row for latent in sorted(set(latents)) for row in self._page_file.contexts(latent, 1)
-                if row["band"] == TOP_BAND]
+    def snippets(self, latents: Iterable[int], token: int | None = None) -> dict[int, Context]:
+        """Return the strongest context of each latent that has one, cut like `windows`.
+
+        With `token`, return instead its strongest firing on that token, if one of its contexts has one.
+        """
+        rows = []
+        for latent in sorted(set(latents)):
+            on_token = None if token is None else self._page_file.context_on(latent, token)
+            rows += [on_token] if on_token else [
+                row for row in self._page_file.contexts(latent, 1) if row["band"] == TOP_BAND]
         return {context.latent: context for context in self._contexts(rows)}
 
     def _contexts(self, rows: list[dict[str, Any]]) -> list[Context]:
-        """Rows of contexts with the names of their documents."""
+        """Make contexts of rows, with the names of their documents."""
         return [context_of(row, self._documents.get(row["doc"]) or "") for row in rows]
 
     @cached_property
     def _documents(self) -> dict[int | None, str | None]:
-        """The name of every document: a few hundred kilobytes, and a join costs each page a millisecond."""
+        """Return the name of every document: a few hundred kilobytes, where a join costs each page a millisecond."""
         return {row["doc"]: row["name"] for row in self._rows("SELECT doc, name FROM document")}
 
     def records(self, low: int, high: int, with_contexts: bool = True) -> list[tuple[Latent, list[Context]]]:
-        """The latents from `low` to below `high`, each with its contexts as `contexts` gives them, near misses apart
-        (or with none)."""
+        """Return the latents from `low` to below `high`, each with its contexts except near misses.
+
+        The contexts are ordered as in `contexts`; the lists are empty without `with_contexts`.
+        """
         rows = self._rows(
             f"SELECT * FROM context WHERE latent >= ? AND latent < ? AND band <> {NEAR_BAND}"
             " ORDER BY latent, band, rank", [low, high]) if with_contexts else []
@@ -156,10 +174,10 @@ class Build:
             contexts.setdefault(row["latent"], []).append(context)
         latents = self._rows(
             f"SELECT * FROM {self._latents} WHERE latent >= ? AND latent < ? ORDER BY latent", [low, high])
-        return [(latent_of(row), contexts.get(row["latent"], [])) for row in latents]
+        return [(latent_of(row, self.meta.get("company_tokens")), contexts.get(row["latent"], [])) for row in latents]
 
     def explanations(self, latent: int) -> list[tuple[str, str]]:
-        """Words for a latent that came with an imported dashboard: (text, author)."""
+        """Return the explanations of a latent that came with an imported dashboard: (text, author)."""
         if not self._tables.get("explanation"):
             return []
         return [(row["text"], row["author"]) for row in self._rows(
@@ -167,23 +185,23 @@ class Build:
 
     @cached_property
     def _tables(self) -> dict[str, int]:
-        """The tables there are, with the number of their rows."""
+        """Return the tables that exist, with their row counts."""
         rows = self._rows("SELECT table_name AS name, estimated_size AS n FROM duckdb_tables()")
         return {row["name"]: row["n"] for row in rows}
 
     @property
     def _latents(self) -> str:
-        """What to read latents from: with their own histogram edges where they have any."""
+        """Return the SQL source of latents, joined with their own histogram edges if there are any."""
         return "latent LEFT JOIN latent_edges USING (latent)" if self._tables.get("latent_edges") else "latent"
 
     # Whole tables
 
     def n_rows(self, table: str) -> int:
-        """How many rows a table of the schema has; 0 where the build does not have the table."""
+        """Return the row count of a table of the schema; 0 if the build does not have the table."""
         return self._tables.get(table, 0)
 
     def arrow(self, sql: str, batch_rows: int) -> Any:
-        """The answer to a query as a pyarrow RecordBatchReader, which reads as it goes; close it."""
+        """Return the result of a query as a pyarrow RecordBatchReader, which streams it.  The caller closes it."""
         return self._connection.cursor().sql(sql).to_arrow_reader(batch_rows)
 
     # Lists of latents
@@ -192,7 +210,10 @@ class Build:
         self, sort: str = "latent", descending: bool = False, filters: Filters | None = None,
         token: int | None = None, cursor: str | None = None, limit: int = 50,
     ) -> Page:
-        """A page of the latent table.  With `token`: those that fire on it.  Raises UserError."""
+        """Return a page of the latent table; with `token`, only the latents that fire on it.
+
+        Raises UserError for a sort (field `sort`) or a cursor (field `cursor`) that cannot be used.
+        """
         query = build_query(sort, descending, filters or Filters(), token)
         total = self._rows(f"SELECT count(*) AS n FROM {query.source}{query.where}", query.parameters)[0]["n"]
         if cursor:
@@ -201,6 +222,7 @@ class Build:
             query.parameters.extend(values)
         limit = max(1, min(limit, MAX_PAGE))
         extra = ", t.n AS token_n, t.max_act AS token_max, t.lift AS token_lift" if token is not None else ""
+        extra += ", g.value AS logit" if filters is not None and filters.logit is not None else ""
         rows = self._rows(
             f"SELECT l.latent, l.n_tokens, l.density, l.max_act, l.mean_act, l.logit_kurtosis, l.logit_skew, l.mean_l0,"
             f" {', '.join(f'l.{flag}' for flag in FLAGS)}, l.logit_pos, l.skew_act, l.max_phi, l.rule_kind,"
@@ -209,17 +231,19 @@ class Build:
         more = len(rows) > limit
         rows = rows[:limit]
         after = encode_cursor(rows[-1]["sort_key"], rows[-1]["latent"]) if more else None
+        for row in rows:
+            row["sort_value"] = sort_value(row["sort_key"])
         return Page([latent_row_of(row) for row in rows], after, total)
 
     def some(self, latents: Iterable[int]) -> list[LatentRow]:
-        """The table's rows of these latents, by number; numbers that do not exist are left out."""
+        """Return the table's rows of these latents, by number; numbers that do not exist are left out."""
         return self.latents(filters=Filters(among=frozenset(latents)), limit=MAX_PAGE).rows
 
     def around(
         self, latent: int, sort: str = "latent", descending: bool = False, filters: Filters | None = None,
         token: int | None = None,
     ) -> tuple[int | None, int | None]:
-        """The latents before and after this one in that list; (None, None) where it is not in it."""
+        """Return the latents before and after this one in that list, or (None, None) if it is not in it."""
         if sort == "latent" and not descending and token is None and filters in (None, Filters()):
             return latent - 1 if latent else None, latent + 1 if latent + 1 < self.n_latents else None
         query = build_query(sort, descending, filters or Filters(), token)
@@ -228,20 +252,20 @@ class Build:
             f"SELECT {query.key} AS sort_key FROM {query.source}{condition}", [*query.parameters, latent])
         if not found:
             return None, None
-        sides: list[int | None] = []
+        neighbours: list[int | None] = []
         for backwards in (True, False):
             clause, values = query.beyond(found[0]["sort_key"], latent, backwards)
             condition = f"{query.where} AND {clause}" if query.where else f" WHERE {clause}"
             rows = self._rows(
                 f"SELECT l.latent FROM {query.source}{condition}{query.order(backwards)} LIMIT 1",
                 [*query.parameters, *values])
-            sides.append(rows[0]["latent"] if rows else None)
-        return sides[0], sides[1]
+            neighbours.append(rows[0]["latent"] if rows else None)
+        return neighbours[0], neighbours[1]
 
     def facets(self, filters: Filters | None = None, token: int | None = None) -> dict[str, dict[str, int]]:
-        """For every flag and decade of density: how many latents the list would have with it.
+        """Count the latents that the list would have with each flag and each decade of density.
 
-        A flag is counted in addition to the filters; a decade instead of the present one.
+        A flag is counted in addition to the filters; a decade replaces the current one.
         """
         filters = filters or Filters()
         query = build_query("latent", False, filters, token)
@@ -255,30 +279,31 @@ class Build:
         return {"flag": counts, "density": dict(zip(DENSITIES, values, strict=True))}
 
     def counts(self) -> dict[str, int]:
-        """How many latents bear each flag, how many live, and how many there are (`all`)."""
-        return {**self.facets()["flag"], "all": self.n_latents}
+        """Count the latents with each flag, the alive ones, and all of them (`all`)."""
+        flags = self.facets()["flag"]
+        return {**flags, "living": flags[ALIVE], "all": self.n_latents}  # the old name of `alive`, for one release
 
     def random_latents(self, n: int, seed: int = 0) -> list[int]:
-        """`n` living latents; the same seed, the same ones."""
+        """Return `n` random alive latents.  The same seed gives the same latents."""
         rows = self._rows(
             "SELECT latent FROM latent WHERE NOT dead ORDER BY hash(latent, ?) LIMIT ?", [seed, n])
         return [row["latent"] for row in rows]
 
     @cached_property
     def firing_rates(self) -> dict[int, tuple[float, float]]:
-        """Density and maximum activation of every latent that fired."""
+        """Return density and maximum activation of every latent that fired."""
         return {row["latent"]: (row["density"], row["max_act"] or 0.0) for row in self._rows(
             "SELECT latent, density, max_act FROM latent WHERE density > 0")}
 
     def cosine_histogram(self, bins: int = 40) -> list[tuple[float, float, int]]:
-        """Living latents by the cosine of their nearest decoder row: (from, below, count)."""
+        """Count alive latents by the cosine of their nearest decoder row: (from, below, count)."""
         rows = {row["bin"]: row["n"] for row in self._rows(
             "SELECT least(floor(neighbour_cos[1] * ?)::INTEGER, ?) AS bin, count(*) AS n FROM latent"
             " WHERE NOT dead AND len(neighbour_cos) > 0 GROUP BY bin", [bins, bins - 1])}
         return [(i / bins, (i + 1) / bins, rows.get(i, 0)) for i in range(min(rows, default=0), bins)]
 
     def norm_histogram(self, bins: int = 40) -> list[tuple[float, float, int]]:
-        """Living latents by the norm of their encoder row: (from, below, count).  Decoder rows are of norm 1."""
+        """Count alive latents by the norm of their encoder row: (from, below, count).  Decoder rows have norm 1."""
         low, high = self._rows("SELECT min(encoder_norm), max(encoder_norm) FROM latent WHERE NOT dead")[0].values()
         step = (high - low) / bins or 1.0 if low is not None else 0.0
         rows = {row["bin"]: row["n"] for row in self._rows(
@@ -287,7 +312,7 @@ class Build:
         return [(low + i * step, low + (i + 1) * step, rows.get(i, 0)) for i in range(max(rows, default=-1) + 1)]
 
     def density_histogram(self) -> list[tuple[float, float, int]]:
-        """Living latents by density: (from, below, count) in fifths of a decade, lowest first."""
+        """Count alive latents by density: (from, below, count) in fifths of a decade, lowest first."""
         rows = self._rows(
             f"SELECT floor(log10(density) * {_DENSITY_BINS_PER_DECADE})::INTEGER AS bin, count(*) AS n"
             " FROM latent WHERE density > 0 GROUP BY bin ORDER BY bin")
@@ -295,12 +320,14 @@ class Build:
         return [(10 ** (row["bin"] * step), 10 ** ((row["bin"] + 1) * step), row["n"]) for row in rows]
 
     def map_points(self) -> list[tuple[int, float, float, float]]:
-        """(latent, x, y, density) of every latent that has a place in the plane."""
+        """Return (latent, x, y, density) of every latent that has coordinates on the map."""
         rows = self._rows("SELECT latent, map_x, map_y, density FROM latent WHERE map_x IS NOT NULL ORDER BY latent")
         return [tuple(row.values()) for row in rows]
 
     def firings_by_density(self) -> list[tuple[float, float, float]]:
-        """What latents of each fifth of a decade of density add to the mean L0: (from, below, latents per token)."""
+        """Return what the latents of each fifth of a decade of density add to the mean L0: (from, below, latents per
+        token).
+        """
         rows = self._rows(
             f"SELECT floor(log10(density) * {_DENSITY_BINS_PER_DECADE})::INTEGER AS bin, sum(density) AS l0"
             " FROM latent WHERE density > 0 GROUP BY bin ORDER BY bin")
@@ -311,12 +338,14 @@ class Build:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Every token; an id that the build does not know has no bytes."""
+        """Return all tokens; an id that the build does not know has no bytes."""
         return Vocabulary((row["token"], Token(**row)) for row in self._rows(
             "SELECT token, piece, special, n FROM token"))
 
     def find_tokens(self, text: str, limit: int = 20) -> list[Token]:
-        """Tokens by their text: equal first, then equal but for a leading space, beginning with it, holding it."""
+        """Find tokens by their text: first equal ones, then equal up to a leading space, then by prefix, then by
+        substring.
+        """
         wanted = text.encode()
         if not wanted:
             return []
@@ -331,11 +360,11 @@ class Build:
     # Latents per token
 
     def l0_hist(self) -> list[L0Count]:
-        """How many tokens have exactly so many active latents; BOS apart."""
+        """Count the tokens that have exactly `l0` active latents, and separately the BOS positions."""
         return [L0Count(**row) for row in self._rows("SELECT l0, n, n_bos FROM l0_hist ORDER BY l0")]
 
     def l0_positions(self) -> list[L0Position]:
-        """Mean latents per token by position."""
+        """Return the mean latents per token by position."""
         out = []
         for row in self._rows("SELECT * FROM l0_position WHERE n > 0 ORDER BY position"):
             mean = row["sum_l0"] / row["n"]
@@ -344,20 +373,20 @@ class Build:
         return out
 
     def l0_tokens(self, most: bool, min_n: int = 20, limit: int = 20) -> list[L0Token]:
-        """Tokens that need most (or fewest) latents on average, among those seen `min_n` times."""
+        """Return the tokens that need most (or fewest) latents on average, among those seen at least `min_n` times."""
         rows = self._rows(
             "SELECT token, n, sum_l0 / n AS mean FROM l0_token WHERE n >= ?"
             f" ORDER BY mean {'DESC' if most else 'ASC'}, token LIMIT ?", [max(min_n, 1), limit])
         return [L0Token(**row) for row in rows]
 
     def samples(self) -> list[Sample]:
-        """The sample contexts, each with the latents per token at every position."""
+        """Return the sample contexts, each with the latents per token at every position."""
         return [Sample(**row) for row in self._rows(
             "SELECT s.sample, s.kind, s.ctx, coalesce(d.name, '') AS document, s.doc_offset, s.tokens, s.l0"
             " FROM sample s LEFT JOIN document d USING (doc) ORDER BY s.sample")]
 
     def sample_latents(self, sample: int, position: int) -> list[tuple[int, float]]:
-        """The strongest latents at one position of a sample, strongest first."""
+        """Return the strongest latents at one position of a sample, strongest first."""
         rows = self._rows(
             "SELECT latents, acts FROM sample_latent WHERE sample = ? AND position = ?", [sample, position])
         return list(zip(rows[0]["latents"], rows[0]["acts"], strict=True)) if rows else []

@@ -1,7 +1,7 @@
-"""Lists of latents: what can be filtered and sorted by, and paging that skips and repeats nothing.
+"""Lists of latents: filters, sort keys, and paging that neither skips nor repeats a latent.
 
-A page begins after a *cursor*, the sort key and number of the last latent shown.  Since a build
-never changes and the pair is unique, every latent of the list comes up exactly once.
+A page begins after a *cursor*, the sort key and number of the last latent shown.  A build never changes and the pair
+is unique, so every latent of the list appears exactly once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from sae.errors import UserError
 from sae.store.records import FLAGS, LatentRow
 
-# name in a URL -> column.  The last three need a token.
+# Name in a URL -> column.  The last three need a token, and "logit" needs the filter by a logit.
 SORTS = {
     "latent": "l.latent", "density": "l.density", "max": "l.max_act", "mean": "l.mean_act",
     "kurtosis": "l.logit_kurtosis", "logit_skew": "l.logit_skew", "skew": "l.skew_act", "phi": "l.max_phi",
@@ -23,27 +23,30 @@ SORTS = {
     "token": "t.n", "token_max": "t.max_act", "lift": "t.lift",
 }
 TOKEN_SORTS = frozenset({"token", "token_max", "lift"})
-SCORE_SORT = "score"  # by numbers that come with the filters, as the build does not hold them
-ALIVE = "living"
-# name -> (from, below) in density; None is open
+LOGIT_SORT = "logit"  # by how much the latent raises the logit that the filters name
+SCORE_SORT = "score"  # by numbers that the filters bring, because they are not in the build
+ALIVE = "alive"
+# Name -> (from, below) in density; None is open.
 DENSITIES: dict[str, tuple[float | None, float | None]] = {
     "1e-5": (None, 1e-5), "1e-4": (1e-5, 1e-4), "1e-3": (1e-4, 1e-3), "1e-2": (1e-3, 1e-2), "1e-1": (1e-2, 1e-1),
     "1": (1e-1, None),
 }
-_LAST = 1e308  # stands for a missing key, which comes last in either direction
+_LAST = 1e308  # replaces a missing key, which comes last in either direction
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Which latents to list: all of `flags` hold, density in a decade, number in `among`, and one of
-    the tokens `logits` is among those whose logit it raises most.
+    """Conditions on the latents of a list.
 
-    `scores` are (latent, number) to sort by that the build does not hold; they leave no latent out."""
+    All of `flags` hold, the density is in the decade `density`, the number is in `among`, and the token `logit` is
+    among those whose logit the latent raises most.  `scores` are pairs (latent, number) to sort by that the build does
+    not contain; they leave no latent out.  Raises UserError (field `flag` or `density`) for an unknown name.
+    """
 
     flags: frozenset[str] = frozenset()
     density: str = ""
     among: frozenset[int] | None = None
-    logits: frozenset[int] | None = None
+    logit: int | None = None
     scores: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
@@ -56,7 +59,7 @@ class Filters:
 
 @dataclass(frozen=True)
 class Page:
-    """Rows of a list, the cursor after them (None at the end) and how many the whole list has."""
+    """Rows of a list, the cursor after them (None at the end) and the row count of the whole list."""
 
     rows: list[LatentRow]
     next_cursor: str | None
@@ -78,20 +81,22 @@ class Query:
         return f" WHERE {' AND '.join(self.clauses)}" if self.clauses else ""
 
     def order(self, backwards: bool = False) -> str:
-        """ORDER BY; backwards for what stands before a latent."""
+        """Return the ORDER BY; backwards for the latents before a given one."""
         down = self.descending != backwards
         return f" ORDER BY {self.key} {'DESC' if down else 'ASC'}, l.latent {'DESC' if backwards else 'ASC'}"
 
     def beyond(self, key: float, latent: int, backwards: bool = False) -> tuple[str, list[Any]]:
-        """The condition of standing after (or before) the latent with this key, and its parameters."""
+        """Return the condition of coming after (or before) the latent with this key, and its parameters."""
         sign = "<" if self.descending != backwards else ">"
         step = "<" if backwards else ">"
         return f"({self.key} {sign} ? OR ({self.key} = ? AND l.latent {step} ?))", [key, key, latent]
 
 
 def build_query(sort: str, descending: bool, filters: Filters, token: int | None) -> Query:
-    """The list's SQL.  Raises UserError (field `sort`) for an unknown sort, or one that needs a token."""
+    """Build the list's SQL.  Raises UserError (field `sort`) for an unknown sort, or one that needs a token."""
     usable = {name: column for name, column in SORTS.items() if token is not None or name not in TOKEN_SORTS}
+    if filters.logit is not None:
+        usable[LOGIT_SORT] = "g.value"
     if filters.scores:
         usable[SCORE_SORT] = "s.score"
     if sort not in usable:
@@ -101,10 +106,14 @@ def build_query(sort: str, descending: bool, filters: Filters, token: int | None
     query = Query(key, descending)
     if token is not None:
         query.source = "latent l JOIN token_latent t ON t.latent = l.latent"
-    if filters.scores:  # its parameters stand before those of every clause
+    if filters.scores:  # its parameters come before the parameters of every clause
         query.source += (" LEFT JOIN (SELECT unnest(?::INTEGER[]) AS latent, unnest(?::DOUBLE[]) AS score) s"
                          " ON s.latent = l.latent")
         query.parameters += [list(column) for column in zip(*filters.scores, strict=True)]
+    if filters.logit is not None:
+        query.source += (" JOIN (SELECT latent, value FROM (SELECT latent, unnest(logit_pos) AS token,"
+                         " unnest(logit_pos_value) AS value FROM latent) WHERE token = ?) g ON g.latent = l.latent")
+        query.parameters.append(filters.logit)
     if token is not None:
         query.clauses.append("t.token = ?")
         query.parameters.append(token)
@@ -114,33 +123,33 @@ def build_query(sort: str, descending: bool, filters: Filters, token: int | None
     if filters.among is not None:
         query.clauses.append("l.latent IN (SELECT unnest(?::INTEGER[]))")
         query.parameters.append(sorted(filters.among))
-    if filters.logits is not None:
-        # A semijoin: DuckDB's list functions take ten times as long.
-        query.clauses.append("l.latent IN (SELECT latent FROM (SELECT latent, unnest(logit_pos) AS token FROM latent)"
-                             " WHERE token IN (SELECT unnest(?::INTEGER[])))")
-        query.parameters.append(sorted(filters.logits))
     return query
 
 
+def sort_value(key: float) -> float | None:
+    """Return the number behind a sort key, or None if it is missing."""
+    return None if abs(key) == _LAST else key
+
+
 def density_clause(name: str) -> str:
-    """The SQL of a decade of densities; dead latents are in none."""
+    """Return the SQL condition of a decade of densities; dead latents are in none."""
     low, high = DENSITIES[name]
     parts = ["l.density > 0"] if low is None else [f"l.density >= {low!r}"]
     return " AND ".join(parts if high is None else [*parts, f"l.density < {high!r}"])
 
 
 def encode_cursor(key: float, latent: int) -> str:
-    """An opaque, URL-safe cursor; the float survives exactly."""
+    """Encode an opaque, URL-safe cursor that keeps the float exactly."""
     return base64.urlsafe_b64encode(json.dumps([key, latent]).encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str) -> tuple[float, int]:
-    """The cursor's key and latent.  Raises UserError (field `cursor`)."""
+    """Decode a cursor's key and latent.  Raises UserError (field `cursor`)."""
     try:
         key, latent = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         key, latent = float(key), int(latent)
     except (ValueError, TypeError, OverflowError):
-        raise UserError("cursor: not a cursor of this list; begin again without it", "cursor") from None
+        raise UserError("cursor: not a cursor of this list; start again without it", "cursor") from None
     if not math.isfinite(key) or not 0 <= latent < 2**31:
-        raise UserError("cursor: not a cursor of this list; begin again without it", "cursor")
+        raise UserError("cursor: not a cursor of this list; start again without it", "cursor")
     return key, latent

@@ -1,15 +1,16 @@
-"""What a latent's page shows at first, one Arrow row a latent, mapped into memory.
+"""The page file: the first content of each latent's page, one Arrow row per latent, mapped into memory.
 
-DuckDB takes milliseconds to plan a query and fetch a few rows; a page asks for its own latent, its
-contexts and the strongest context of thirty others.  So these lie beside the build once more, in
-`<build>.arrow`: all columns of `latent`, and those of `context`, cut to short windows, as lists of
-the name `context.<column>`.  It is made from the build, and made again where it is missing or was made of another one.
+DuckDB takes milliseconds to plan a query and fetch a few rows.  A page needs its own latent, its contexts and the
+strongest context of thirty others.  So `<build>.arrow` next to the build repeats them: all columns of `latent`, and
+the columns of `context`, cut to short windows, as lists named `context.<column>`.  It is made from the build.  It is
+made again if it is missing or was made from another build.
 
 Shapes: N contexts of a batch of latents, M firings in them.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,11 +23,13 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from sae.errors import DamagedFile
 from sae.workspace.files import atomic_write
 
-WINDOW = (25, 19)  # tokens kept before and after the peak: one more than a page shows tells that text goes on
+WINDOW = (25, 19)  # tokens kept before and after the peak: one more than a page shows, as a sign that text continues
 _AT_ONCE = 2  # batches made at once
 _BATCH = 2048  # latents of a record batch: latent n is in batch n // _BATCH
+_FULLY_CHECKED = 1 << 28  # bytes up to which all offsets are checked when the file is opened, which takes 0.1 s
 _PREFIX = "context."
 _CONTEXTS = f"""SELECT latent, band, rank, act, ctx, doc, doc_offset, start, peak, n, pos, val, duplicates,
   list_slice(tokens, first + greatest(peak::INTEGER - {WINDOW[0]}, 0) + 1,
@@ -35,14 +38,14 @@ FROM build.place JOIN build.text USING (text)"""
 
 
 def page_file_path(build: Path) -> Path:
-    """Where it lies beside the build file `build`."""
+    """Return the path of the page file next to the build file `build`."""
     return build.with_suffix(".arrow")
 
 
 def write_page_file(con: duckdb.DuckDBPyConnection, path: Path, made_of: str) -> None:
-    """Write `path` from the attached database `build`, whose tables are filled.
+    """Write `path` from the attached database `build`, whose tables must be filled.
 
-    `made_of` names the build, as `LatentPageFile.open` compares it.
+    `made_of` names the build; `LatentPageFile.open` compares it.
     """
     (top, own_edges, tokens), = con.execute(
         "SELECT (SELECT max(latent) FROM build.latent), (SELECT count(*) FROM build.latent_edges),"
@@ -74,7 +77,7 @@ def _make(build: Path, path: Path, made_of: str) -> None:
 
 
 def _in_order(pool: ThreadPoolExecutor, make: Callable[[int], pa.Table], starts: Iterable[int]) -> Iterator[pa.Table]:
-    """What `make` makes of each start, a few ahead of the one that is asked for, and no more: they may be large."""
+    """Yield the result of `make` for each start in order, computing only a few ahead because they may be large."""
     ahead: deque[Future[pa.Table]] = deque()
     for start in starts:
         ahead.append(pool.submit(make, start))
@@ -85,7 +88,7 @@ def _in_order(pool: ThreadPoolExecutor, make: Callable[[int], pa.Table], starts:
 
 
 def _batch(latents: pa.Table, contexts: pa.Table) -> pa.Table:
-    """The contexts of each latent as lists in its row."""
+    """Put the contexts of each latent into its row as lists."""
     numbers = contexts["latent"].to_numpy()
     first = np.searchsorted(numbers, latents["latent"].to_numpy()).astype(np.int32)
     offsets = pa.array(np.append(first, np.int32(len(numbers))))
@@ -95,7 +98,7 @@ def _batch(latents: pa.Table, contexts: pa.Table) -> pa.Table:
 
 
 def _cut(contexts: pa.Table, token_type: pa.DataType) -> pa.Table:
-    """What lies outside `WINDOW` around the peak taken off the contexts, whose tokens are cut already."""
+    """Cut the contexts to `WINDOW` around their peaks.  Their tokens must be cut already."""
     pos = _array(contexts["pos"])
     peak_N = contexts["peak"].to_numpy().astype(np.int64)
     low_N = np.maximum(peak_N - WINDOW[0], 0)
@@ -123,9 +126,11 @@ def _array(column: pa.ChunkedArray) -> Any:
 
 
 class LatentPageFile:
-    """The file, open.  Used by many threads at once."""
+    """The page file, open.  Many threads may use it at once."""
 
-    def __init__(self, batches: list[pa.RecordBatch]) -> None:
+    def __init__(self, batches: list[pa.RecordBatch], path: Path, descriptor: int) -> None:
+        self._path, self._descriptor = path, descriptor
+        self._size_and_time = self._now()
         n = sum(not name.startswith(_PREFIX) for name in batches[0].schema.names)
         self._latents = [batch.select(batch.schema.names[:n]) for batch in batches]
         self._numbers = [batch.column("latent").to_numpy() for batch in batches]
@@ -138,9 +143,9 @@ class LatentPageFile:
 
     @classmethod
     def open_or_make(cls, build: Path, made_of: str) -> LatentPageFile:
-        """Open the page file beside `build`; make it first where it is missing, damaged or of another build.
+        """Open the page file next to `build`, making it first if it is missing, damaged or of another build.
 
-        In a folder that cannot be written to, it is made in a temporary one, for this process alone.
+        If the folder is not writable, it is made in a temporary one, for this process alone.
         """
         if found := cls.open(page_file_path(build), made_of):
             return found
@@ -152,7 +157,7 @@ class LatentPageFile:
         with tempfile.TemporaryDirectory(prefix="saescope-") as folder:
             path = Path(folder) / "page.arrow"
             _make(build, path, made_of)
-            found = cls.open(path, made_of)  # mapped: it stays readable when its folder goes
+            found = cls.open(path, made_of)  # mapped, so it stays readable after its folder is removed
         assert found is not None
         return found
 
@@ -160,21 +165,45 @@ class LatentPageFile:
     def open(cls, path: Path, made_of: str) -> LatentPageFile | None:
         """Open the page file at `path`.  Returns None if it is missing, damaged, or was written for another build."""
         try:
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))  # fails for a truncated file, which lacks its footer
             if reader.schema.metadata != {b"made_of": made_of.encode()}:
                 return None
-            return cls([reader.get_batch(i) for i in range(reader.num_record_batches)])
+            batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+            for batch in batches:  # an offset that points outside of its column would end the process
+                batch.validate(full=path.stat().st_size <= _FULLY_CHECKED)
+            descriptor = os.open(path, os.O_RDONLY)
         except (OSError, pa.ArrowInvalid):
             return None
+        try:
+            return cls(batches, path, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def close(self) -> None:
+        """Unmap the file, whose disk space is otherwise kept after it is deleted."""
+        for held in (self._latents, self._numbers, self._contexts, self._first):
+            held.clear()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def changed_on_disk(self) -> bool:
+        """Return whether the mapped file was written since it was opened."""
+        return self._now() != self._size_and_time
+
+    def _now(self) -> tuple[int, int]:
+        stat = os.fstat(self._descriptor)
+        return stat.st_size, stat.st_mtime_ns
 
     def latent(self, latent: int) -> dict[str, Any] | None:
-        """The latent's row of `latent`, with the columns of `latent_edges` where the build has any."""
-        b, i = self._place(latent)
+        """Return the latent's row of `latent`, with the columns of `latent_edges` if the build has any."""
+        b, i = self._locate(latent)
         return None if i is None else self._latents[b].slice(i, 1).to_pylist()[0]
 
     def contexts(self, latent: int, most: int | None = None) -> list[dict[str, Any]]:
-        """Its rows of `context` by band and rank (the first `most`), cut to `WINDOW` around the peak."""
-        b, i = self._place(latent)
+        """Return its rows of `context` by band and rank (at most `most`), cut to `WINDOW` around the peak."""
+        b, i = self._locate(latent)
         if i is None:
             return []
         first, end = self._first[b][i : i + 2].tolist()
@@ -182,8 +211,36 @@ class LatentPageFile:
         rows: list[dict[str, Any]] = self._contexts[b].slice(first, n).to_pylist()
         return rows
 
-    def _place(self, latent: int) -> tuple[int, int | None]:
-        """Its batch, and its row there if it has one."""
+    def context_on(self, latent: int, token: int) -> dict[str, Any] | None:
+        """Return the row of `context` with the latent's strongest firing on `token`, cut like `contexts`.
+
+        Its `peak` and `act` are set to that firing.  Returns None if no stored context has one.
+        """
+        b, i = self._locate(latent)
+        if i is None:
+            return None
+        first, end = self._first[b][i : i + 2].tolist()
+        rows = self._contexts[b].slice(first, end - first)
+        tokens, pos, val = (rows.field(name) for name in ("tokens", "pos", "val"))
+        offset_N = tokens.offsets.to_numpy()[:-1] - tokens.offsets[0].as_py()
+        context_M = np.repeat(np.arange(len(rows)), pos.value_lengths().to_numpy())
+        pos_M, val_M = pos.flatten().to_numpy(), val.flatten().to_numpy()
+        hit_M = np.flatnonzero(tokens.flatten().to_numpy()[offset_N[context_M] + pos_M] == token)
+        if not len(hit_M):
+            return None
+        best = hit_M[val_M[hit_M].argmax()]
+        (row,) = rows.slice(context_M[best], 1).to_pylist()
+        return {**row, "peak": int(pos_M[best]), "act": float(val_M[best])}
+
+    def _locate(self, latent: int) -> tuple[int, int | None]:
+        """Return its batch, and its row in that batch if there is one.
+
+        Raises DamagedFile (field `build`) if the file was written meanwhile: reading a mapped page that a truncated
+        file has lost ends the process.
+        """
+        if self.changed_on_disk():
+            raise DamagedFile(f"build: {self._path.name} was changed on the disk while it was being read. Load the "
+                              "page again", self._path, "build")
         b = latent // _BATCH
         if not 0 <= b < len(self._numbers):
             return b, None

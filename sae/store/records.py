@@ -1,7 +1,7 @@
-"""What a build answers with: plain records, one a question.  No torch.
+"""Records that a build's queries return.  No torch.
 
-Activations are in unit-decoder units; `token` is a vocabulary id, `position` absolute in its
-context (BOS is 0).  `sae/store/schema.py` defines every number.
+Activations are in unit-decoder units; `token` is a vocabulary id, and `position` is absolute in its context (BOS is
+0).  `sae/store/schema.py` defines every number.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from sae.store.intervals import share_interval
+
 T = TypeVar("T")
 
 DENSE_DENSITY = 0.1
@@ -17,9 +19,9 @@ RARE_TOKENS = 10
 SINGLE_TOKEN_SHARE = 0.9
 POSITION_SHARE = 0.5
 CLASS_SHARE = 0.9
-NEAR = 0.1  # a latent that lacks less than this share of what it takes to fire has nearly fired
+NEAR = 0.1  # a near miss lacks less than this share of the pre-activation that it takes to fire
 
-# What each flag of a latent means; the index computes them by these numbers, the pages show the words.
+# The meaning of each flag of a latent: the index computes the flags by these numbers, and pages show the texts.
 FLAGS = {
     "dead": "fired on none of the counted tokens",
     "dense": f"fires on more than {DENSE_DENSITY:.0%} of the counted tokens",
@@ -34,8 +36,7 @@ FLAGS = {
                f"(of {RARE_TOKENS} firings or more)",
 }
 
-
-# Classes of token positions that a rule may name (`sae.index.token_classes`), and the words that follow "fires".
+# Classes of token positions that a rule may name (`sae.index.token_classes`), and the text that follows "fires".
 CLASSES = {
     "number": "on numbers",
     "punctuation": "on punctuation",
@@ -53,9 +54,9 @@ CLASSES = {
 
 @dataclass(frozen=True)
 class Token:
-    """A vocabulary entry: its bytes, and how often it occurs among the counted tokens.
+    """A vocabulary entry: its bytes, and the number of its occurrences among the counted tokens.
 
-    `n` is None where the token is known from an imported file alone, and so is its number made up.
+    `n` is None if the token is known from an imported file alone; its id is then arbitrary.
     """
 
     token: int
@@ -65,13 +66,14 @@ class Token:
 
 
 class Vocabulary(dict[int, Token]):
-    """Tokens by their id; an id that is not known has no bytes.  `kept(make)` is what `make` makes of it, made once."""
+    """Tokens by their id; an unknown id has no bytes."""
 
     def __init__(self, *tokens: Iterable[tuple[int, Token]]) -> None:
         super().__init__(*tokens)
         self._kept: dict[Callable[[Vocabulary], Any], Any] = {}
 
     def kept(self, make: Callable[[Vocabulary], T]) -> T:
+        """Return what `make` makes of this vocabulary; it is made once."""
         if make not in self._kept:
             self._kept[make] = make(self)
         made: T = self._kept[make]
@@ -83,7 +85,7 @@ class Vocabulary(dict[int, Token]):
 
 @dataclass(frozen=True)
 class TokenFirings:
-    """How often a latent fires on (or just before) a token, and the lift over the token's own share."""
+    """The number of times that a latent fires on (or just before) a token, and the lift over the token's own share."""
 
     token: int
     n: int
@@ -95,20 +97,21 @@ class TokenFirings:
 class CofiringLatent:
     """Another latent that is active on a share `given` of the tokens on which this one fires.
 
-    `lift`: given over the other's own density; `phi`: correlation of the two firing.
+    `lift` is `given` over the other latent's own density; `phi` is the correlation of the two firing.
     """
 
     latent: int
     given: float
     lift: float
     phi: float
+    given_interval: tuple[float, float] | None = None  # of 95%; None where `given` is exact, or n is unknown
 
 
 @dataclass(frozen=True)
 class Rule:
-    """When a latent fires, in a few words, with its score on contexts that it was not found on.
+    """A short description of when a latent fires, scored on contexts other than those it was found on.
 
-    `kind` is token, previous, next (then `tokens` are meant) or class (then `class_name`).
+    `kind` is token, previous, next (these use `tokens`) or class (which uses `class_name`).
     """
 
     kind: str
@@ -121,7 +124,8 @@ class Rule:
 
 @dataclass(frozen=True)
 class Latent:
-    """All that a build knows of one latent, its contexts apart.  None: not known; only imported builds have that."""
+    """All facts that a build has about one latent, except its contexts.  None means unknown, in imported builds only.
+    """
 
     latent: int
     n_tokens: int | None
@@ -156,7 +160,7 @@ class Latent:
     rule: Rule | None = None
     map_x: float | None = None
     map_y: float | None = None
-    hist_edges: list[float] | None = None  # its own, where the build has none for all
+    hist_edges: list[float] | None = None  # its own, if the build has no edges shared by all
     logit_edges: list[float] | None = None
 
     @property
@@ -166,7 +170,7 @@ class Latent:
 
 @dataclass(frozen=True)
 class Context:
-    """A window of text in which a latent fires; `acts` is aligned with `tokens`, `peak` an index into it."""
+    """A window of text in which a latent fires; `acts` is aligned with `tokens`, and `peak` is an index into both."""
 
     latent: int
     band: int
@@ -175,7 +179,7 @@ class Context:
     ctx: int
     document: str
     doc_offset: int
-    start: int | None  # None: the file that it comes from does not say
+    start: int | None  # None: the imported file does not say
     peak: int
     tokens: list[int]
     acts: list[float]
@@ -184,7 +188,11 @@ class Context:
 
 @dataclass(frozen=True)
 class LatentRow:
-    """A line of the latent table.  The `token_*` fields are set when the list was asked for by token."""
+    """A row of the latent table.
+
+    `sort_value` is the number that the list is sorted by (None: unknown).  The `token_*` fields are set in a list
+    filtered by token.  `logit` is set in a list filtered by a raised logit: one unit of the latent adds so much to it.
+    """
 
     latent: int
     n_tokens: int | None
@@ -202,11 +210,13 @@ class LatentRow:
     token_n: int | None = None
     token_max: float | None = None
     token_lift: float | None = None
+    logit: float | None = None
+    sort_value: float | None = None
 
 
 @dataclass(frozen=True)
 class L0Count:
-    """So many counted tokens, and BOS positions, have exactly `l0` active latents."""
+    """The numbers of counted tokens and of BOS positions that have exactly `l0` active latents."""
 
     l0: int
     n: int
@@ -215,7 +225,7 @@ class L0Count:
 
 @dataclass(frozen=True)
 class L0Position:
-    """Mean and standard deviation of the latents per token at one position (0 is BOS), and the FVU there."""
+    """The mean and standard deviation of latents per token at one position (0 is BOS), and the FVU there."""
 
     position: int
     n: int
@@ -226,7 +236,7 @@ class L0Position:
 
 @dataclass(frozen=True)
 class L0Token:
-    """Mean latents per occurrence of one token."""
+    """The mean latents per occurrence of one token."""
 
     token: int
     n: int
@@ -237,7 +247,8 @@ class L0Token:
 class Sample:
     """A context with the number of active latents at each position.
 
-    `kind`: any, or of those whose tokens need `fewest` or `most` latents out of all that were read.
+    `kind` is "any", or the context is one of those whose tokens need the "fewest" or "most" latents of all that were
+    read.
     """
 
     sample: int
@@ -249,7 +260,7 @@ class Sample:
     l0: list[int]
 
 
-# ---- from rows of the tables; a row is taken apart and is of no use afterwards
+# ---- records from rows of the tables; each function consumes its row
 
 
 def _flags(row: dict[str, Any]) -> tuple[str, ...]:
@@ -260,7 +271,8 @@ def _pairs(ids: list[int] | None, values: list[float] | None) -> list[tuple[int,
     return list(zip(ids or [], values or [], strict=True))
 
 
-def latent_of(row: dict[str, Any]) -> Latent:
+def latent_of(row: dict[str, Any], sampled: int | None = None) -> Latent:
+    """Make the record; `sampled` is the number of firings that co-firing is estimated from, if any."""
     top = zip(row.pop("top_tokens") or [], row.pop("top_token_n") or [], row.pop("top_token_lift") or [],
               row.pop("top_token_max") or [], strict=True)
     after = zip(row.pop("next_tokens") or [], row.pop("next_token_n") or [], row.pop("next_token_lift") or [],
@@ -273,14 +285,18 @@ def latent_of(row: dict[str, Any]) -> Latent:
         logit_neg=_pairs(row.pop("logit_neg"), row.pop("logit_neg_value")),
         neighbours=_pairs(row.pop("neighbours"), row.pop("neighbour_cos")),
         encoder_neighbours=_pairs(row.pop("encoder_neighbours"), row.pop("encoder_neighbour_cos")),
-        together=_companions(row, "together"), implies=_companions(row, "implies"),
-        implied_by=_companions(row, "implied_by"),
+        together=_cofiring(row, "together", sampled), implies=_cofiring(row, "implies", sampled),
+        implied_by=_cofiring(row, "implied_by"),
         rule=_rule(row), **row)
 
 
-def _companions(row: dict[str, Any], name: str) -> list[CofiringLatent]:
+def _cofiring(row: dict[str, Any], name: str, sampled: int | None = None) -> list[CofiringLatent]:
     columns = [row.pop(name + suffix) or [] for suffix in ("", "_given", "_lift", "_phi")]
-    return [CofiringLatent(*values) for values in zip(*columns, strict=True)]
+    estimated = sampled is not None and (row["n_tokens"] or 0) > sampled
+    return [
+        CofiringLatent(
+            other, given, lift, phi, share_interval(given, float(sampled)) if estimated and sampled else None)
+        for other, given, lift, phi in zip(*columns, strict=True)]
 
 
 def _rule(row: dict[str, Any]) -> Rule | None:

@@ -1,4 +1,4 @@
-"""Tables to one immutable DuckDB file: written under a temporary name, synced, then renamed."""
+"""Writing of tables into one immutable DuckDB file, which is synced and renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ CONTEXT = "context"
 def write_build(
     path: Path, tables: Mapping[str, Any], meta: dict[str, Any], spill: Path | None = None,
 ) -> None:
-    """Publish a build as `path`; `tables` are Arrow tables or readers, asked for one after the other, and sorted here;
-    among them may be `context`, the rows of its view.  With `spill`, sorting takes a gigabyte of memory at the most
-    and then that folder."""
+    """Publish a build as `path`; `tables` are Arrow tables or readers, read one after the other and sorted here.
+
+    They may include `context`, the rows of its view.  With `spill`, sorting takes at most a gigabyte of memory and
+    spills to that folder.
+    """
     with new_build(path, sort=True, spill=spill) as write:
         for name in (*TABLES, CONTEXT):
             if (source := tables.get(name)) is not None:
@@ -39,17 +41,18 @@ def meta_table(meta: dict[str, Any]) -> pa.Table:
 
 @contextmanager
 def new_build(path: Path, *, sort: bool, spill: Path | None = None) -> Iterator[Callable[[str, Any], None]]:
-    """A function that writes a table of the build, in whatever order they come; what was written is published as
-    `path` at the end of the block.  The rows of a table are sorted, or must be in the order of the schema.
+    """Yield a function that writes one table of the build; tables may come in any order.
 
-    Beside it comes what a latent's page shows at first (`sae.store.page_file`).  A build is never replaced: raises
-    FileExistsError if it is there.
+    The build is published as `path` at the end of the block, with its page file (`sae.store.page_file`).  With `sort`
+    the rows of each table are sorted here, otherwise they must be in the order of the schema.  A build is never
+    replaced: raises FileExistsError if it exists.
     """
     if path.exists():
         raise FileExistsError(f"{path} is a finished build; builds are immutable")
-    # The file that makes it a build gets its name last.
+    # The build file gets its name last, since it makes the build exist.
     with atomic_write(path) as temporary, atomic_write(page_file_path(path)) as page_file, ExitStack() as stack:
-        filling = cache(lambda: stack.enter_context(_filling(temporary, page_file, sort, spill)))  # not before a table
+        # Opened with the first table.
+        filling = cache(lambda: stack.enter_context(_filling(temporary, page_file, sort, spill)))
         yield lambda name, source: filling()(name, source)
         filling()
 
@@ -58,7 +61,7 @@ def new_build(path: Path, *, sort: bool, spill: Path | None = None) -> Iterator[
 def _filling(
     file: Path, page_file: Path, sort: bool, spill: Path | None
 ) -> Iterator[Callable[[str, Any], None]]:
-    """Make a new database with all tables and yield what fills them; then write the page file from it."""
+    """Make a new database with all tables and yield the function that fills them; then write the page file from it."""
     bounds = {"memory_limit": "1GB", "temp_directory": str(spill)} if spill else {}
     with duckdb.connect(config={"threads": 2, "preserve_insertion_order": not sort, **bounds}) as con:
         con.execute(f"ATTACH '{_quoted(file)}' AS build (STORAGE_VERSION '{STORAGE_VERSION}', "
@@ -82,7 +85,7 @@ def _filling(
 
 
 def write_contexts(con: duckdb.DuckDBPyConnection, source: str) -> None:
-    """Write rows of `context`, by the name of their table or the query in brackets, each with a text of its own."""
+    """Write rows of `context`, each with its own text.  `source` is a table's name or a query in brackets."""
     con.execute(f"CREATE TEMP TABLE given AS SELECT *, row_number() OVER (ORDER BY latent, band, rank)"
                 f" + (SELECT count(*) FROM build.text) AS text FROM {source}")
     con.execute("INSERT INTO build.text SELECT text, tokens FROM given ORDER BY text")
@@ -92,8 +95,10 @@ def write_contexts(con: duckdb.DuckDBPyConnection, source: str) -> None:
 
 
 def finish(con: duckdb.DuckDBPyConnection, page_file: Path) -> None:
-    """Make the indexes and the view of the attached database `build`, whose tables are filled, and the page file;
-    detach it."""
+    """Make the indexes, the view and the page file of the attached database `build`, and detach it.
+
+    Its tables must be filled.
+    """
     for statement in INDEXES:
         con.execute(statement)
     con.execute("USE build")

@@ -1,9 +1,9 @@
-"""AuxK (Gao et al. 2024, section 2.4): dead latents learn to explain what is left over.
+"""AuxK (Gao et al. 2024, section 2.4): dead latents learn to explain the remaining error.
 
     e     = t − ŷ, detached                 ẑ = TopK_{k_aux}(ReLU(pre of dead latents))
     AuxK  = Σ‖e − ẑ·W_dec‖² / Σ‖e − ē‖²    no bias; the gradient reaches the encoder
 
-Dense products over the dead latents, in the dtype of the other big products.
+It uses dense products over the dead latents, in the dtype of the other large products.
 
 Shapes: B tokens, D width, M dead latents.
 """
@@ -33,9 +33,10 @@ class AuxK:
 def auxk(
     pre_BM: Tensor, input_BD: Tensor, error_BD: Tensor, W_dec_MD: Tensor, k_aux: int, n_dead: int, group: Group = ALONE,
 ) -> AuxK | None:
-    """AuxK of this process's M dead latents, of `n_dead` in all; None where there is nothing to explain.
+    """Return AuxK of this process's M dead latents, of `n_dead` on all shards.
 
-    The loss is this process's tokens' part of it."""
+    The loss is the part of this process's tokens.  Returns None if there is no error to explain or no latent is dead.
+    """
     mean_D = group.sum_tokens(error_BD.sum(dim=0)) / group.tokens(len(error_BD))
     spread = group.sum_tokens((error_BD - mean_D).square().sum())
     if not n_dead or spread == 0:

@@ -1,4 +1,4 @@
-"""What is summed up of each SAE between two rows of `progress.jsonl`, on the device, without waiting for it.
+"""Sums of each SAE between two rows of `progress.jsonl`, kept on the device without waiting for it.
 
 Shapes: B tokens, D width, L latents.
 """
@@ -18,7 +18,7 @@ _NEVER = 2**62
 
 
 class Curves:
-    """Sums over the steps since the last row, and the first step whose loss was no number."""
+    """Sums over the steps since the last row, and the first step whose loss was not finite."""
 
     def __init__(self, trainer: SAETrainer, device: torch.device) -> None:
         self.trainer, self.group = trainer, trainer.group
@@ -29,13 +29,13 @@ class Curves:
     def reset(self) -> None:
         n_latents = self.trainer.spec.n_latents
         self.n_steps = self.n_tokens = 0
-        self.losses_3 = torch.zeros(3, dtype=torch.float64, device=self.device)  # whole, AuxK's, sparsity's
+        self.losses_3 = torch.zeros(3, dtype=torch.float64, device=self.device)  # total, AuxK's, sparsity's
         self.error = torch.zeros((), dtype=torch.float64, device=self.device)
         self.l0_histogram = torch.zeros(n_latents + 1, dtype=torch.int64, device=self.device)
         self.last: StepResult | None = None
 
     def add(self, step: int, result: StepResult, error_BD: Tensor) -> None:
-        """One step; `error_BD` in units of the raw activations."""
+        """Add one step; `error_BD` is in units of the raw activations."""
         losses_3 = torch.stack([result.loss, result.aux_loss, result.sparsity_loss]).double()
         self.losses_3 += losses_3
         self.first_bad = torch.where(losses_3[0].isfinite(), self.first_bad, self.first_bad.clamp(max=step))
@@ -46,13 +46,15 @@ class Curves:
         self.n_tokens += self.group.tokens(len(error_BD))
 
     def bad_step(self) -> int | None:
-        """The first step whose loss was no number, or None.  Waits for the device."""
+        """Return the first step whose loss was not finite, or None.  Waits for the device."""
         step = int(self.first_bad)
         return None if step == _NEVER else step
 
     def row(self, variance: float) -> dict[str, Any]:
-        """The means since the last row; `variance` is the sum of squares that `error` is a part of.
-        Waits for the device, and for the other processes."""
+        """Return the means since the last row; `variance` is the sum of squares to which `error` is compared.
+
+        Waits for the device and for the other processes.
+        """
         self.group.sum_tokens(self.error)
         self.group.sum_tokens(self.l0_histogram)
         trainer, spec, coefficient = self.trainer, self.trainer.spec, self.trainer.sparsity.coefficient
@@ -68,7 +70,7 @@ class Curves:
             "coefficient": None if coefficient is None else coefficient * trainer.warm}
 
     def _theta(self) -> float | None:
-        """The mean of the thresholds that are trained, else the smallest activation that was kept last."""
+        """Return the mean of the trained thresholds, or else the smallest activation kept in the last batch."""
         trained = self.trainer.sparsity.parameters().get("threshold")
         if trained is not None:
             return float(self.group.sum_latents(trained.detach().sum())) / self.trainer.spec.n_latents

@@ -1,12 +1,11 @@
-"""The training loop of one SAE or of many on one stream, and the artefacts made of what it leaves.
+"""The training loop of one or many SAEs on one stream, and the conversion of the result to artefacts.
 
-A source gives raw activations [B, W] as batches that depend on the step number alone
-(`ActivationStream`, or `StoredActivations` for experiments), so a run resumed from a
-checkpoint ends with the same weights as one that was never interrupted.  All SAEs of a run
-share the normalised batch; a single one is a run of one.
+A source gives raw activations [B, W] as batches that depend on the step number alone (`ActivationStream`, or
+`StoredActivations` for experiments).  So a run resumed from a checkpoint ends with the same weights as one that was
+never interrupted.  All SAEs of a run share the normalised batch; a single SAE is a run of one.
 
-Nothing waits for the device at every step: sums and the check for a loss that is no number
-stay there until a row or a checkpoint is written.
+No step waits for the device: sums, and the check that the loss is finite, stay on the device until a row or a
+checkpoint is written.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ from sae.training.resampling import resample_if_due
 from sae.training.trainer import SAETrainer
 
 _SAMPLE_TOKENS = 32_768  # activations from which b_dec, the variance and the scale are measured
-_CHECKPOINT_S = 20.0  # seconds between checkpoints, more where writing one would take
-_CHECKPOINT_SHARE = 0.05  # a larger share of the time than this
-_LOG_S = 0.5  # seconds between rows, more in a long run:
-_ROWS = 1000  # about so many of every factor e in time, over all SAEs
+_CHECKPOINT_S = 20.0  # least seconds between checkpoints
+_CHECKPOINT_SHARE = 0.05  # largest share of the time that may go into writing checkpoints
+_LOG_S = 0.5  # least seconds between rows
+_ROWS = 1000  # about this many rows for each factor e in time, over all SAEs
 _THETA_SHARE = 0.1  # θ is the mean over the batches of the last tenth of the run
-_FORMAT = 2  # of a checkpoint
+_FORMAT = 2  # version of the checkpoint's layout
 
 
 class Source(Protocol):
-    """Where batches of raw activations come from.  A transcoder's are of two widths, side by side."""
+    """The origin of batches of raw activations.  A transcoder's have two widths, concatenated."""
 
     widths: tuple[int, ...]
     timing: Timing
@@ -55,7 +54,7 @@ class Source(Protocol):
 
 @dataclass
 class StoredActivations:
-    """Activations already in memory: every pass another permutation, from the seed alone."""
+    """Activations already in memory.  Every pass has another permutation, derived from the seed alone."""
 
     x_ND: Tensor
     batch_tokens: int
@@ -79,7 +78,7 @@ class StoredActivations:
             start_step += 1
 
     def _order(self, number: int) -> Tensor:
-        """The order of the rows in one pass over them; the last one asked for is kept."""
+        """Return the order of the rows in one pass over them, caching the last one."""
         if self._kept is None or self._kept[0] != number:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
             self._kept = (number, torch.randperm(len(self.x_ND), generator=generator))
@@ -88,10 +87,10 @@ class StoredActivations:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is done to a raw batch before the SAEs see it.
+    """The normalisation of a raw batch before the SAEs read it.
 
-    A transcoder's target has a scale of its own; with `layer_norm` only the input is normalised
-    token by token, since at inference the output's mean and standard deviation are not known.
+    A transcoder's target has its own scale.  With `layer_norm` only the input is normalised token by token, because
+    the output's mean and standard deviation are not known at inference.
     """
 
     normalizer: Normalizer
@@ -103,7 +102,7 @@ class Inputs:
         return cls(Normalizer.fit(kind, parts[0]), target)
 
     def apply(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
-        """(input [B, D_in], a transcoder's target [B, D] or None, what an error of 1 is in raw units [B, 1])."""
+        """Return (input [B, D_in], a transcoder's target [B, D] or None, the raw length of an error of 1 [B, 1])."""
         y_BD, scale_B1, _ = self.normalizer.apply(parts[0])
         if self.target is None:
             return y_BD, None, scale_B1
@@ -120,12 +119,12 @@ class Inputs:
 
 @dataclass
 class Trained:
-    """What a finished loop leaves of one SAE."""
+    """The result of a finished loop for one SAE."""
 
     trainer: SAETrainer
     inputs: Inputs
     theta_batches: tuple[int, int]  # the steps whose minima θ is the mean of
-    seconds: float  # of the whole loop, which others may have shared
+    seconds: float  # of the whole loop, which several SAEs may have shared
 
     @property
     def normalizer(self) -> Normalizer:
@@ -133,19 +132,21 @@ class Trained:
 
 
 def default_lr(n_latents: int, n_steps: int) -> float:
-    """Peak learning rate: 2e-4·√(2^14 / L), as in dictionary_learning and sparsify, times √(1 + 10^5 / steps).
+    """Return the peak learning rate 2e-4·√(2^14 / L), as in dictionary_learning and sparsify, times √(1 + 10^5 /
+    steps).
 
-    The literature's rate is for runs of 10^5 steps and more.  In a short run it leaves the SAE far from
-    trained: 700 steps at L = 2,048, k = 32 ended at FVU 0.239 with 4e-4 and 0.138 with the rate that this
-    gives, 6.8e-3 (`benchmarks/results/quality_2-core-xeon_2026-11-21.md`).  The second factor is a fit to such
-    runs, not a law.
+    The literature's rate is for runs of at least 10^5 steps.  In a short run it leaves the SAE far from trained: 700
+    steps at L = 2,048, k = 32 ended at FVU 0.239 with 4e-4, and at 0.138 with this function's 6.8e-3
+    (`benchmarks/results/quality_2-core-xeon_2026-11-21.md`).  The second factor is a fit to such runs, not a law.
     """
     return float(2e-4 * (2**14 / n_latents) ** 0.5 * (1 + 1e5 / n_steps) ** 0.5)
 
 
 def learning_rate(step: int, n_steps: int, peak: float, warmup_steps: int, decay_fraction: float) -> float:
-    """Linear from 0 over the warm-up (a fifth of the run at the most), constant, then linear to 0 over the last
-    `decay_fraction`."""
+    """Return the learning rate of a step: linear from 0 over the warm-up, constant, then linear to 0.
+
+    The warm-up takes at most a fifth of the run.  The fall takes the last `decay_fraction` of the steps.
+    """
     warmup_steps = min(warmup_steps, n_steps // 5)
     warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     decay_steps = n_steps * decay_fraction
@@ -154,7 +155,7 @@ def learning_rate(step: int, n_steps: int, peak: float, warmup_steps: int, decay
 
 
 def train(spec: TrainSpec, source: Source, device: torch.device, **options: Any) -> Trained:
-    """Train one SAE: `train_all` for a run of one.  Raises UserError (field `lr`) where it diverges."""
+    """Train one SAE: `train_all` for a run of one.  Raises UserError (field `lr`) if it diverges."""
     (outcome,) = train_all([spec], source, device, **options)
     if isinstance(outcome, UserError):
         raise outcome
@@ -166,18 +167,18 @@ def train_all(
     update: Callable[[int], None] = lambda tokens: None, row: Callable[..., None] = lambda **values: None,
     group: Group = ALONE,
 ) -> list[Trained | UserError]:
-    """Train to the end of the specs, which share all but their dictionaries; from `checkpoint` if it exists.
+    """Train the SAEs of all specs to the end, resuming from `checkpoint` if it exists.
 
-    `update(tokens)` is called after every step and may raise to stop; the state is saved before
-    the exception leaves.  `row(**metrics)` receives the curves, with `member` where there are
-    several.  An SAE whose loss is no longer a number is given up and the others go on; its outcome
-    is a UserError (field `lr`), raised where it is the last one.  The last good checkpoint stays.
+    The specs may differ only in their dictionaries.  `update(tokens)` is called after every step and may raise to
+    stop; the state is saved before the exception is passed on.  `row(**metrics)` receives the curves, with `member` if
+    there are several SAEs.  An SAE whose loss is not finite is abandoned, and the others continue.  Its outcome is a
+    UserError (field `lr`), which is raised if it is the last one.  The last good checkpoint is kept.
 
-    The processes of a `group` do this together: each has the whole batches from its `source` and trains
-    on its share; they stop, save and write at the same step, whichever of them asks for it.
+    The processes of a `group` do this together.  Each reads whole batches from its `source` and trains on its share.
+    They stop, save and write at the same step, whichever of them asks for it.
     """
     loop = _Loop(specs, source, device, checkpoint, row, group)
-    together = group.world == 1  # whether all processes come to the end of this block, or one alone has failed
+    together = group.world == 1  # whether all processes reach the end of this block; False if one alone has failed
     try:
         for x_BW in source.batches(loop.step) if loop.step < loop.n_steps else ():
             loop.take(x_BW)
@@ -201,7 +202,7 @@ def train_all(
 
 
 def _stop_of(update: Callable[[int], None], tokens: int) -> Exception | None:
-    """What `update` raises, to be raised where all processes have heard of it."""
+    """Return the exception that `update` raises, to be raised once all processes know of it."""
     try:
         update(tokens)
     except Exception as stop:
@@ -224,18 +225,20 @@ class _Loop:
         self.failed: dict[int, str] = {}
         state = load_shards(checkpoint, device, group) if checkpoint else None
         if state and state.get("format") != _FORMAT:
-            raise UserError("run: its checkpoint is of another version of this program; start the run anew", "run")
+            raise UserError(
+                "run: its checkpoint was written by another version of this program; start the run again", "run")
         self.step, self.before = (int(state["step"]), float(state["seconds"])) if state else (0, 0.0)
         self._begin(state)
         self.curves = [Curves(trainer, device) for trainer in self.trainers]
         self.variance = torch.zeros((), dtype=torch.float64, device=device)
-        self.whole = True  # whether trainees and step belong together: not in the middle of a step
+        self.whole = True  # whether trainers and step number agree: False in the middle of a step
         self.started = self.saved = self.logged = time.perf_counter()
         self.interval = _CHECKPOINT_S
         self._mark()
+        self.fill_s = self.timing_before.waited  # spent on the first activations, before the first step
 
     def _begin(self, state: dict[str, Any] | None) -> None:
-        """Trainees fresh from a sample of the data, or taken from a checkpoint."""
+        """Make trainers from a sample of the data, or restore them from a checkpoint."""
         if state:
             self.inputs = Inputs.resumed(state["inputs"])
             self.failed = {int(member): message for member, message in state["failed"].items()}
@@ -250,7 +253,7 @@ class _Loop:
 
     @property
     def members(self) -> list[int]:
-        """The SAEs that are still trained."""
+        """Return the SAEs that are still being trained."""
         return [member for member in range(len(self.specs)) if member not in self.failed]
 
     @property
@@ -258,11 +261,11 @@ class _Loop:
         return self.before + time.perf_counter() - self.started
 
     def _parts(self, x_BW: Tensor) -> tuple[Tensor, ...]:
-        """What is read, and what a transcoder reconstructs."""
+        """Return the part that is read, and the part that a transcoder reconstructs."""
         return torch.split(x_BW.to(self.device), list(self.source.widths), dim=1)
 
     def take(self, x_BW: Tensor) -> None:
-        """One step of every SAE."""
+        """Take one step of every SAE."""
         whole_BD = self._parts(x_BW)[-1]
         y_BD, target_BD, scale_B1 = self.inputs.apply(self._parts(self.group.batch_share(x_BW)))
         self.whole = False
@@ -293,38 +296,42 @@ class _Loop:
         return time.perf_counter() - self.logged > wanted or self.step == self.n_steps
 
     def rows(self) -> None:
-        """Write a row for every SAE, and begin new sums."""
-        given_up = self._give_up_where_no_number()
+        """Write a row for every SAE, and start new sums."""
+        abandoned = self._abandon_diverged()
         elapsed, now, before = time.perf_counter() - self.logged, self.source.timing, self.timing_before
         waited, read_s, read = now.waited - before.waited, now.seconds - before.seconds, now.tokens - before.tokens
         variance = float(self.variance)
+        filled = {"lm_fill_s": self.fill_s} if self.fill_s else {}
+        self.fill_s = 0.0
         for member, (curves, spec) in enumerate(zip(self.curves, self.specs, strict=True)):
             which = {"member": member} if len(self.specs) > 1 else {}
-            if member in given_up:
+            if member in abandoned:
                 self.write(**which, step=self.step, error=self.failed[member])
             elif member not in self.failed:
                 self.write(
                     **which, step=self.step, tokens=self.step * spec.batch_tokens, **curves.row(variance),
                     lr=self._lr(member, self.step - 1), tokens_per_s=curves.n_tokens / elapsed,
                     lm_tokens_per_s=read / read_s if read else None,
-                    sae_tokens_per_s=curves.n_tokens / max(elapsed - waited, 1e-9), lm_share=min(1.0, waited / elapsed))
+                    sae_tokens_per_s=curves.n_tokens / max(elapsed - waited, 1e-9),
+                    lm_share=min(1.0, waited / elapsed), **filled)
                 curves.reset()
         self.variance.zero_()
         self._mark()
 
-    def _give_up_where_no_number(self) -> set[int]:
-        """The SAEs that are given up now.  Raises UserError (field `lr`) where none is left."""
-        given_up = set()
+    def _abandon_diverged(self) -> set[int]:
+        """Abandon the SAEs whose loss is not finite, and return them.  Raises UserError (field `lr`) if none is left.
+        """
+        abandoned = set()
         for member in self.members:
             step = self.curves[member].bad_step()
             if step is not None:
-                given_up.add(member)
+                abandoned.add(member)
                 self.failed[member] = (
                     f"lr: the loss is no longer a number at step {step}; lower the learning rate, whose peak is "
-                    f"{self.peaks[member]:.2g}, and look for activations that are not finite")
+                    f"{self.peaks[member]:.2g}, and check for activations that are not finite")
         if not self.members:
             raise UserError(self.failed[0], "lr")
-        return given_up
+        return abandoned
 
     # ---- checkpoints
 
@@ -333,16 +340,16 @@ class _Loop:
         return time.perf_counter() - self.saved > self.interval
 
     def save(self) -> None:
-        """Save, unless in the middle of a step or where a weight is no number: the last good state stays then."""
+        """Save, except in the middle of a step or if a weight is not finite: then the last good state is kept."""
         if self.checkpoint is None or not self.whole or self.group.any(not self._finite()):
             return
-        begun = time.perf_counter()
+        started = time.perf_counter()
         save_shards(self.checkpoint, {
             "format": _FORMAT, "step": self.step, "seconds": self.seconds, "inputs": self.inputs.state(),
             "failed": {str(member): message for member, message in self.failed.items()},
             "trainees": [trainer.state() for trainer in self.trainers]}, self.group)
         self.saved = time.perf_counter()
-        self.interval = max(_CHECKPOINT_S, (self.saved - begun) / _CHECKPOINT_SHARE)
+        self.interval = max(_CHECKPOINT_S, (self.saved - started) / _CHECKPOINT_SHARE)
 
     def _finite(self) -> bool:
         weights = (weight for member in self.members for weight in self.trainers[member].tensors().values())
@@ -358,8 +365,10 @@ class _Loop:
 
 
 def artefact(trained: Trained, config: dict[str, Any]) -> Autoencoder:
-    """The SAE that takes raw activations: dataset-wise scales are folded into its weights (`sae.autoencoder.folding`).
-    Collective."""
+    """Return the SAE that takes raw activations, with dataset-wise scales folded into its weights.  Collective.
+
+    See `sae.autoencoder.folding`.
+    """
     s = trained.inputs.normalizer.factor
     s_out = trained.inputs.target.factor if trained.inputs.target else s
     sae = Autoencoder(fold_scale(trained.trainer.whole_tensors(), config["architecture"], s, s_out), config)

@@ -1,8 +1,8 @@
-"""What follows the gradients: clip them, one Adam step, decoder rows of unit norm again.
+"""The optimiser step: clip the gradients, take one Adam step, and normalise the decoder rows.
 
-The part of a decoder row's gradient along the row is taken out first, for the row's norm stays 1 anyway.
-Weights are clipped together, and the rule's own parameters together: their gradients have other sizes.
-On a GPU the two large matrices are read and written once for all of it (`sae.kernels.triton_adam`).
+A decoder row's norm stays 1, so the component of its gradient along the row is removed first.  The weights are clipped
+together, and the rule's own parameters together, because their gradients have other sizes.  On a GPU the two large
+matrices are read and written once for all of this (`sae.kernels.triton_adam`).
 
 Shapes: L latents, D width.
 """
@@ -23,7 +23,7 @@ from sae.kernels.unit_rows import normalize_, remove_parallel_
 
 ADAM_BETAS = (0.9, 0.99)  # BatchTopK paper, appendix A.1
 ADAM_EPS = 6.25e-10  # Gao et al. 2024: gradients of a normalised loss are far below Adam's usual 1e-8
-OF_SPACE = frozenset({"b_dec", "b_in"})  # the parameters that are not a row or an entry for each latent
+OF_SPACE = frozenset({"b_dec", "b_in"})  # the parameters without a row or an entry for each latent
 _ROWS = ("W_enc", "W_dec")
 _CLIP_EPS = 1e-6  # as torch adds it to the norm
 
@@ -31,8 +31,8 @@ _CLIP_EPS = 1e-6  # as torch adds it to the norm
 class SAEOptimizer:
     """Adam over the parameters of one SAE, with clipped gradients and decoder rows of unit norm.
 
-    `weights` are W_enc, b_enc, W_dec, b_dec and, of a transcoder, b_in; `rule` are the architecture's own parameters.
-    `adam` is torch's optimiser, so that its state is torch's.
+    `weights` are W_enc, b_enc, W_dec, b_dec and a transcoder's b_in; `rule` are the architecture's own parameters.
+    `adam` is torch's optimiser, so its state has torch's layout.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SAEOptimizer:
         self.adam = torch.optim.Adam(parameters, lr=1.0, betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)
 
     def step(self, lr: float, number: int) -> None:
-        """Take one step from the gradients that the parameters have.  `number`: of the step, 1 for the first."""
+        """Take step number `number` (1 for the first) from the gradients of the parameters."""
         for group in self.adam.param_groups:
             group["lr"] = lr
         W_dec = self.weights["W_dec"]
@@ -67,7 +67,7 @@ class SAEOptimizer:
 
     def _clip(self, parameters: Mapping[str, Parameter]) -> None:
         norm = _norm({name: _grad(p) for name, p in parameters.items()}, self.group)
-        if norm.device.type != "cpu" or norm > self.clip_norm:  # a GPU is not waited for
+        if norm.device.type != "cpu" or norm > self.clip_norm:  # never waits for a GPU
             clip_grads_with_norm_(parameters.values(), self.clip_norm, norm)
 
     def _step_rows(self, lr: float, number: int) -> None:
@@ -94,7 +94,7 @@ class SAEOptimizer:
 
 
 def _norm(grads: Mapping[str, Tensor], group: Group, more_of_latents: Tensor | float = 0.0) -> Tensor:
-    """Return the norm of all gradients together; each shard has those of its own latents.
+    """Return the norm of all gradients together; each shard has the gradients of its own latents.
 
     `more_of_latents` is a squared norm that is added.
     """
@@ -104,7 +104,7 @@ def _norm(grads: Mapping[str, Tensor], group: Group, more_of_latents: Tensor | f
 
 
 def _state(optimizer: torch.optim.Adam, parameter: Parameter) -> dict[str, Any]:
-    """What Adam keeps of a parameter, in torch's own form, so that checkpoints are the same."""
+    """Return Adam's state of a parameter, made in torch's own form if missing, so that checkpoints are the same."""
     state: dict[str, Any] = optimizer.state[parameter]
     if not state:
         state["step"] = torch.zeros((), device=parameter.device)

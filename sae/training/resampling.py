@@ -2,13 +2,12 @@
 
 At fixed steps every dead latent is pointed at an input that the SAE explains badly:
 
-1. an input y of the batch is drawn with a probability in proportion to its squared loss, (‖e‖²)²,
-2. its decoder row becomes the centred input, (y − b_dec)/‖y − b_dec‖,
-3. its encoder row the same, of length 0.2 · the mean length of the living encoder rows; its bias 0,
-4. Adam forgets what it knew of these rows.
+1. an input y of the batch is drawn with a probability in proportion to its squared loss, (‖e‖²)²; 2. the latent's
+decoder row becomes the centred input, (y − b_dec)/‖y − b_dec‖; 3. its encoder row becomes the same direction, with 0.2
+times the mean length of the alive encoder rows; its bias is 0; 4. Adam's moments of these rows are set to 0.
 
-The paper draws from 819,200 inputs, this from those of one batch.  Nothing is resampled in the second half
-of a run: what is new needs time to settle.
+The paper draws from 819,200 inputs; this code draws from the inputs of one batch.  Nothing is resampled in the second
+half of a run, because new latents need time to settle.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ _ENCODER_SHARE = 0.2
 
 
 def resampling_due(trainer: SAETrainer) -> bool:
-    """Whether dead latents are to be resampled after the step that was just done."""
+    """Return whether dead latents must be resampled after the step just done."""
     every, done = trainer.spec.resample_every, trainer.steps_done
     return bool(every) and done % every == 0 and 2 * done <= trainer.n_steps
 
 
 def resample_if_due(trainer: SAETrainer, y_BD: Tensor, error_BD: Tensor) -> None:
-    """Resample after the step that was just done on this batch, where it is one of those after which that is due."""
+    """Resample after the step just done on this batch, if resampling is due."""
     if resampling_due(trainer):
         resample(trainer, y_BD, error_BD)
 
@@ -47,12 +46,12 @@ def resample(trainer: SAETrainer, y_BD: Tensor, error_BD: Tensor) -> None:
     rows_M = torch.split(rows_M, n_dead_S)[group.shard]
     direction_MD = y_BD[rows_M] - trainer.b_in_D
     direction_MD /= direction_MD.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    living_L = torch.ones(len(trainer.silent_tokens_L), dtype=torch.bool, device=y_BD.device)
-    living_L[dead_M] = False
+    alive_L = torch.ones(len(trainer.silent_tokens_L), dtype=torch.bool, device=y_BD.device)
+    alive_L[dead_M] = False
     norm_L = trainer.W_enc_LD.norm(dim=1)
-    total, n_living, everyone, n_latents = group.sum_latents(torch.stack(
-        [norm_L[living_L].sum(), living_L.sum(), norm_L.sum(), living_L.new_tensor(len(norm_L), dtype=torch.float32)]))
-    length = total / n_living if n_living > 0 else everyone / n_latents
+    total, n_alive, total_of_all, n_latents = group.sum_latents(torch.stack(
+        [norm_L[alive_L].sum(), alive_L.sum(), norm_L.sum(), alive_L.new_tensor(len(norm_L), dtype=torch.float32)]))
+    length = total / n_alive if n_alive > 0 else total_of_all / n_latents
     trainer.W_dec_LD.data[dead_M] = direction_MD
     trainer.W_enc_LD.data[dead_M] = direction_MD * (_ENCODER_SHARE * length)
     trainer.b_enc_L.data[dead_M] = 0.0

@@ -1,13 +1,13 @@
-"""An SAE in training: parameters, one optimisation step with hand-derived gradients, state.
+"""An SAE in training: parameters, one optimisation step with hand-derived gradients, and state.
 
-    y      normalised activations, t what is to be reconstructed: y, or a transcoder's target
-    pre    = (y − b_in) · W_encᵀ + b_enc         b_in is b_dec, but a transcoder's own
+    y      normalised activations; t is the target: y, or a transcoder's target
+    pre    = (y − b_in) · W_encᵀ + b_enc         b_in is b_dec, except in a transcoder
     f      = select(pre)   sparse                loss = reconstruction + sparsity + α · AuxK
     ŷ      = f · W_dec + b_dec                   the first two are the architecture's, in units of FVU
 
-`variance` is the variance per token of the data, fixed before the first step, so the loss has the
-same meaning on every model.  The encoder product is the only work of size B x L; the decoder
-and all gradients work on the selected pairs.  It runs in bfloat16, on float32 weights.
+`variance` is the variance per token of the data, fixed before the first step, so the loss has the same meaning on
+every model.  The encoder product is the only work of size B x L; the decoder and all gradients work on the selected
+pairs.  The product runs in bfloat16, on float32 weights.
 
 Shapes: B tokens, L latents, D width, N selected pairs, M dead latents.
 """
@@ -35,7 +35,7 @@ from sae.training.optimizer import OF_SPACE, SAEOptimizer
 
 @dataclass
 class StepResult:
-    """Sums over one batch, as zero-dimensional tensors (no device sync)."""
+    """Sums over one batch, as zero-dimensional tensors, so that no read waits for the device."""
 
     codes: Codes
     error_BD: Tensor
@@ -63,7 +63,7 @@ class SAETrainer:
 
         generator = torch.Generator().manual_seed(spec.seed)
         W_dec_LD = group.latent_share(_unit_rows(spec.n_latents, len(b_dec_D), generator)).to(device)
-        # The encoder begins as the decoder's transpose; a transcoder's reads another space.
+        # The encoder starts as the decoder's transpose; a transcoder's encoder reads another space.
         W_enc_LD = W_dec_LD if start.b_in_D is None else group.latent_share(_unit_rows(
             spec.n_latents, len(start.b_in_D), generator)).to(device)
         if start.cross_ED is not None:
@@ -83,14 +83,14 @@ class SAETrainer:
         return self.start.variance
 
     def _weights(self) -> dict[str, Parameter]:
-        """The parameters that every architecture has."""
+        """Return the parameters that every architecture has."""
         own = {"W_enc": self.W_enc_LD, "b_enc": self.b_enc_L, "W_dec": self.W_dec_LD, "b_dec": self.b_dec_D}
         if self.b_in_D is not self.b_dec_D:
             own["b_in"] = self.b_in_D
         return own
 
     def named_parameters(self) -> dict[str, Parameter]:
-        """Everything that is trained, by its name in an artefact."""
+        """Return all trained parameters, by their names in an artefact."""
         return self._weights() | self.sparsity.parameters()
 
     def parameters(self) -> list[Parameter]:
@@ -98,23 +98,23 @@ class SAETrainer:
 
     @property
     def warm(self) -> float:
-        """The share of the sparsity coefficient in force at the next step: rises linearly from 0."""
+        """Return the share of the sparsity coefficient at the next step; it rises linearly from 0."""
         steps = self.n_steps * self.spec.sparsity_warmup
         return min(1.0, (self.steps_done + 1) / steps) if steps else 1.0
 
     @property
     def dead_M(self) -> Tensor:
-        """The latents that have been silent for too long."""
+        """Return the latents that have been silent for too long."""
         return (self.silent_tokens_L > self.dead_after_tokens).nonzero().squeeze(1)
 
     @property
     def n_dead(self) -> int:
-        """How many they are on all shards; collective."""
+        """Count the dead latents on all shards.  Collective."""
         return int(self.group.sum_latents((self.silent_tokens_L > self.dead_after_tokens).sum()))
 
     @torch.no_grad()
     def step(self, y_BD: Tensor, lr: float, target_BD: Tensor | None = None) -> StepResult:
-        """One Adam step on a batch of normalised activations (float32), and a transcoder's targets."""
+        """Take one Adam step on a batch of normalised activations (float32), and a transcoder's targets."""
         result = self.gradients(y_BD, target_BD)
         self.optimizer.step(lr, self.steps_done + 1)
         self.sparsity.project()
@@ -149,7 +149,7 @@ class SAETrainer:
                 learned.grad_W_dec_LD[dead_M] += alpha * aux.grad_W_dec_MD
                 grad_W_enc_LD[dead_M] += alpha * aux.grad_W_enc_MD
                 grad_pre_L[dead_M] += alpha * aux.grad_pre_M
-        # The bias subtracted before the encoder feels the negative of what the encoder's input feels.
+        # The bias is subtracted from the encoder's input, so its gradient is the negative of the input's.
         grad_in_D = -self.group.sum_latents(grad_pre_L @ self.W_enc_LD)
         self.b_in_D.grad = grad_in_D if self.b_in_D is not self.b_dec_D else learned.grad_b_dec_D + grad_in_D
         for parameter in self.parameters():
@@ -161,18 +161,21 @@ class SAETrainer:
     # ---- state
 
     def whole_tensors(self) -> dict[str, Tensor]:
-        """The weights of all shards, by their names in an artefact, on the CPU where there are several; collective."""
+        """Return the weights of all shards, by their names in an artefact.  Collective.
+
+        They are on the CPU if there are several shards.
+        """
         if self.group.shards == 1:
             return self.tensors()
         return {name: (tensor if name in OF_SPACE else torch.cat(list(self.group.gather_shards(tensor)))).cpu()
                 for name, tensor in self.tensors().items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The weights by their names in an artefact."""
+        """Return the weights by their names in an artefact."""
         return {name: parameter.detach() for name, parameter in self.named_parameters().items()}
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs to go on bit for bit."""
+        """Return everything that a resumed run needs to continue bit for bit."""
         return {
             "tensors": self.tensors(), "optimizer": self.optimizer.adam.state_dict(), "silent": self.silent_tokens_L,
             "sparsity": self.sparsity.state(), "steps_done": self.steps_done,
@@ -180,7 +183,7 @@ class SAETrainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave, in a trainee made from the same spec."""
+        """Restore the state that `state` returned, in a trainer made from the same spec."""
         for name, parameter in self.named_parameters().items():
             parameter.data.copy_(state["tensors"][name])
         self.optimizer.adam.load_state_dict(state["optimizer"])
@@ -192,7 +195,7 @@ class SAETrainer:
     def resumed(
         cls, spec: TrainSpec, state: dict[str, Any], device: torch.device, group: Group = ALONE
     ) -> SAETrainer:
-        """A trainee as it was when `state` was taken."""
+        """Return a trainer with the state that it had when `state` was taken."""
         tensors = state["tensors"]
         statistics = DataStatistics(tensors["b_dec"], b_in_D=tensors.get("b_in"), **state["start"])
         trainer = cls(spec, statistics, device, group=group)

@@ -14,20 +14,20 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
-_HOST = socket.gethostname().partition(".")[0].replace("-", "_") or "host"
+HOST = socket.gethostname().partition(".")[0].replace("-", "_") or "host"
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a free path beside `path` for a file or a folder, which is called `path` once the block ends well.
+    """Yield a free path next to `path` for a file or a folder, which is renamed to `path` once the block ends well.
 
-    It is flushed to the disk before it gets its name, so a crash leaves what was there before, or all of the new.  If
-    the block raises, it is removed.  What killed processes of this machine left behind is removed, too.  Raises
-    OSError where the folder `path` exists already; a file is replaced.
+    It is flushed to the disk before the rename, so a crash leaves either the old content or all of the new.  If the
+    block raises, the temporary file is removed.  Leftovers of killed processes of this machine are removed, too.  A
+    file at `path` is replaced; raises OSError if a folder `path` exists already.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
-    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")
     try:
         yield temporary
         for written in temporary.rglob("*") if temporary.is_dir() else [temporary]:
@@ -56,7 +56,7 @@ def _flush(path: Path) -> None:
 
 
 def _remove_leftovers(path: Path) -> None:
-    for old in path.parent.glob(f".{path.name}.{_HOST}-*.tmp"):
+    for old in path.parent.glob(f".{path.name}.{HOST}-*.tmp"):
         pid = old.name.removesuffix(".tmp").rpartition("-")[2]
         if pid == str(os.getpid()) or not (pid.isdecimal() and psutil.pid_exists(int(pid))):
             _remove(old)

@@ -1,10 +1,10 @@
-"""Where everything lies on disk: the workspace (`SAESCOPE_HOME`, default `./data`).
+"""Paths of everything on disk: the workspace (`SAESCOPE_HOME`, default `./data`).
 
-    app.db.engine                              the web program's own database
+    app.db                              the web program's own database
     corpora/<id>/                       tokenised text
     saes/<model>/<sae>/                 sae.safetensors, sae.json
-    runs/<id>/                          one folder a run
-    builds/<model>/<sae>/<build>.duckdb finished feature builds, immutable
+    runs/<id>/                          one folder per run
+    builds/<model>/<sae>/<build>.duckdb finished builds, immutable
 
 An SAE's id is `<model>/<sae>`, which is also its address in the browser.
 """
@@ -21,24 +21,24 @@ from pathlib import Path
 from sae.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-# First path segments that belong to pages of the program, so no model may take them.
+# First path segments that belong to pages of the program; no model may have such a name.
 RESERVED = frozenset({
-    "admin", "api", "compare", "docs", "favicon.ico", "healthz", "inspect", "latents", "login", "logout", "metrics",
-    "openapi.json", "readyz", "robots.txt", "runs", "search", "static", "steer", "tokens"})
+    "account", "admin", "api", "compare", "docs", "effects", "favicon.ico", "healthz", "inspect", "latents", "login",
+    "logout", "metrics", "openapi.json", "readyz", "robots.txt", "runs", "search", "static", "steer", "tokens"})
 
 
 def slug(text: str) -> str:
-    """`text` as a name that is safe in a path and in a URL; never empty."""
+    """Return `text` as a name that is safe in a path and in a URL; it is never empty."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._").lower()[:80]
     return name or "unnamed"
 
 
 def check_name(name: str, field: str = "name") -> str:
-    """Return `name` if it can be a path segment and a URL segment.  Raises UserError."""
+    """Return `name` if it can be a path segment and a URL segment.  Raises UserError (field `field`)."""
     if not _NAME.fullmatch(name):
         raise UserError(
-            f"{field}: {name!r} is not a usable name; take letters, digits, '.', '_' or '-', "
-            "80 at most, the first a letter or a digit",
+            f"{field}: {name!r} is not a usable name; use at most 80 letters, digits, '.', '_' or '-', "
+            "beginning with a letter or a digit",
             field,
         )
     if name.lower() in RESERVED:
@@ -49,7 +49,8 @@ def check_name(name: str, field: str = "name") -> str:
 def typed_path(text: str, field: str) -> Path:
     """Return the path that a person typed, with `~` resolved; it need not exist.
 
-    Raises UserError for text that no file can be called (too long, or with characters that no file system takes).
+    Raises UserError (field `field`) for text that cannot name a file (too long, or with characters that no file system
+    allows).
     """
     try:
         path = Path(text).expanduser()
@@ -63,24 +64,24 @@ def typed_path(text: str, field: str) -> Path:
 
 
 def new_id(kind: str) -> str:
-    """A fresh identifier that sorts by time, e.g. `train-20261121-044501-3f9a07c2`."""
+    """Return a new identifier that sorts by time, e.g. `train-20261121-044501-3f9a07c2`."""
     return f"{kind}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders under one root.  Paths are made on demand by those who write to them."""
+    """The folders under one root.  Each folder is created by the code that first writes to it."""
 
     root: Path
 
     @classmethod
     def from_environment(cls) -> Workspace:
-        """The workspace named by `SAESCOPE_HOME`, or `./data`."""
+        """Return the workspace named by `SAESCOPE_HOME`, or `./data`."""
         return cls(Path(os.environ.get("SAESCOPE_HOME", "data")).resolve())
 
     @property
     def database(self) -> Path:
-        return self.root / "app.db.engine"
+        return self.root / "app.db"
 
     def corpus(self, corpus_id: str) -> Path:
         return self.root / "corpora" / check_name(corpus_id, "corpus")
@@ -98,13 +99,13 @@ class Workspace:
         return self.builds(sae_id) / f"{check_name(build_id, 'build')}.duckdb"
 
     def sae_ids(self) -> list[str]:
-        """Every finished SAE here, sorted by id."""
+        """Return the ids of all finished SAEs here, sorted."""
         return sorted(
             f"{p.parent.parent.name}/{p.parent.name}" for p in self.root.glob("saes/*/*/sae.json")
         )
 
     def build_ids(self, sae_id: str) -> list[str]:
-        """The finished builds of an SAE, newest last (ids sort by time)."""
+        """Return the ids of an SAE's finished builds, newest last (ids sort by time)."""
         return sorted(p.stem for p in self.builds(sae_id).glob("*.duckdb"))
 
     @staticmethod

@@ -1,4 +1,4 @@
-// Keys, theme, tooltips.  Every page reads and works without this file, apart from the keys.
+// Keys, theme, tooltips.  Without this file every page works, except for the keys.
 "use strict";
 (() => {
   const byId = (id) => document.getElementById(id);
@@ -29,7 +29,7 @@
     show();
   }
 
-  // Tooltips: what `title` says, at once and also for the keyboard.
+  // Tooltips: show `title` at once, and also for the keyboard.
   const tip = { box: null, from: null };
   function showTip(element) {
     if (tip.from === element) return;
@@ -51,7 +51,7 @@
   }
   // Silent tokens are bare <i>: a page holds thousands of them.
   const tokensOf = (row) => [...row.querySelectorAll(".t, i")];
-  // A token that does not fire: its row holds the ids of all its tokens, so that not each must say its own.
+  // The tooltip of a token that does not fire: its row has the ids of all its tokens, which saves bytes.
   function tokenWords(element) {
     const row = element.closest("[data-ids]");
     if (!row) return "";
@@ -94,7 +94,7 @@
     if (target) target.focus();
   }
 
-  // A token that is a link: what it leads to, shown on this page.
+  // Show the target of a token that is a link on this page.
   function openPiece(piece) {
     const into = piece.closest("[data-into]").dataset.into;
     document.querySelectorAll(".t.chosen").forEach((t) => t.classList.remove("chosen"));
@@ -111,7 +111,11 @@
   function onKey(event) {
     if (event.key === "Escape") {
       hideTip();
-      document.querySelectorAll("details.switcher[open], details.term[open]").forEach((d) => d.removeAttribute("open"));
+      document.querySelectorAll("details.switcher[open], details.account[open], details.term[open]").forEach((d) => d.removeAttribute("open"));
+      return;
+    }
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.matches?.("textarea[data-sends]")) {
+      event.target.form.requestSubmit();
       return;
     }
     if (typing(event) || document.querySelector("dialog[open]")) return;
@@ -119,6 +123,7 @@
     if (row && event.key === "Enter") {
       const at = row.querySelector("a.t.at");
       if (at) at.click();
+      else if (row.dataset.href && event.target === row) location.assign(row.dataset.href);
       return;
     }
     const actions = {
@@ -137,7 +142,7 @@
     if (action() !== false) event.preventDefault();
   }
 
-  // Rows with a main link: the whole row opens it, unless something else in it was meant.
+  // Rows with a main link: a click anywhere in the row opens it, except on other controls.
   function onClick(event) {
     const opener = event.target.closest("[data-opens]");
     const part = opener && byId(opener.dataset.opens);
@@ -147,7 +152,7 @@
       part.querySelector("textarea, input").focus();
       return;
     }
-    document.querySelectorAll("details.switcher[open], details.term[open]").forEach((details) => {
+    document.querySelectorAll("details.switcher[open], details.account[open], details.term[open]").forEach((details) => {
       if (!details.contains(event.target)) details.removeAttribute("open");
     });
     const piece = event.target.closest("[data-into] a.t");
@@ -172,8 +177,8 @@
     });
   }
 
-  // A form whose answer never came, or was a fault of the program: say so in it, rather than nothing.
-  function tellTrouble(event) {
+  // Say in a form that its answer never came, or that the server failed.
+  function showTrouble(event) {
     const form = event.target.closest("form");
     const { xhr } = event.detail;
     if (!form || (xhr && xhr.status > 0 && (xhr.status < 500 || xhr.status === 503))) return;
@@ -181,23 +186,21 @@
     const notice = document.createElement("p");
     notice.className = "notice notice-error trouble";
     notice.setAttribute("role", "alert");
-    notice.textContent = xhr && xhr.status ? "Something broke on the program's side; its log says what. Nothing you typed is lost."
-      : "The program does not answer. Nothing you typed is lost: try again when it runs.";
+    notice.textContent = xhr && xhr.status ? "The server failed; the reason is in its log. Nothing you typed is lost."
+      : "The server does not answer. Nothing you typed is lost: try again when it runs.";
     form.prepend(notice);
   }
 
-  // A drag over the bars of a chart that can be zoomed: fills its form in and sends it.
+  // A drag over the bars of a chart that can be zoomed fills in its form and sends it.
   function setUpZoom() {
     let drag = null; // the chart, the band that shows what is chosen, where it began
     const place = (event, svg) => {
       const box = svg.getBoundingClientRect();
-      const { from, to } = svg.dataset;
-      return Math.max(Number(from), Math.min(Number(to), (event.clientX - box.left) / box.width));
+      return Math.max(0, Math.min(1, (event.clientX - box.left) / box.width));
     };
     const value = (svg, share) => {
-      const { from, to, low, high } = Object.fromEntries(Object.entries(svg.dataset).map(([k, v]) => [k, Number(v)]));
-      const t = (share - from) / (to - from);
-      return "log" in svg.dataset ? low * (high / low) ** t : low + t * (high - low);
+      const [low, high] = [Number(svg.dataset.low), Number(svg.dataset.high)];
+      return "log" in svg.dataset ? low * (high / low) ** share : low + share * (high - low);
     };
     const stretch = (event) => [drag.start, place(event, drag.svg)].sort((a, b) => a - b);
     document.addEventListener("pointerdown", (event) => {
@@ -205,7 +208,7 @@
       if (!svg || event.button !== 0) return;
       const band = document.createElementNS(svg.namespaceURI, "rect");
       band.setAttribute("class", "c-chosen");
-      band.setAttribute("height", svg.viewBox.baseVal.height);
+      band.setAttribute("height", "100%");
       svg.append(band);
       drag = { svg, band, start: place(event, svg) };
       event.preventDefault();
@@ -213,9 +216,8 @@
     document.addEventListener("pointermove", (event) => {
       if (!drag) return;
       const [low, high] = stretch(event);
-      const { width } = drag.svg.viewBox.baseVal;
-      drag.band.setAttribute("x", low * width);
-      drag.band.setAttribute("width", (high - low) * width);
+      drag.band.setAttribute("x", `${100 * low}%`);
+      drag.band.setAttribute("width", `${100 * (high - low)}%`);
     });
     document.addEventListener("pointerup", (event) => {
       if (!drag) return;
@@ -237,8 +239,8 @@
     if (matchMedia("(max-width: 1000px)").matches) {
       document.querySelectorAll("[data-narrow-closed]").forEach((details) => { details.open = false; });
     }
-    document.addEventListener("htmx:responseError", tellTrouble);
-    document.addEventListener("htmx:sendError", tellTrouble);
+    document.addEventListener("htmx:responseError", showTrouble);
+    document.addEventListener("htmx:sendError", showTrouble);
     tip.box = byId("tip");
     setUpTheme();
     setUpFilters();

@@ -38,6 +38,15 @@
       `temperature ${field("temperature").value} · ${field("length").value} tokens · seed ${field("seed").value} · ${where}`;
   }
 
+  // Without strengths typed a sweep tries those that suit the latent and its mode: the field shows which.
+  function showSweep() {
+    const chips = document.querySelectorAll(".chip");
+    const chip = chips[Number(document.querySelector("[name=sweep_of]")?.value || 0)];
+    if (!chip) return;
+    const scaled = chip.querySelector("[name=mode]").value === "scale";
+    field("sweep").placeholder = scaled ? chip.dataset.sweepFactor : chip.dataset.sweep;
+  }
+
   // What was wrong in the last attempt is no longer said once an attempt went through.
   function clearFaults(form) {
     form.querySelectorAll(".error-text, .notice-error").forEach((message) => message.remove());
@@ -47,6 +56,7 @@
 
   document.addEventListener("input", (event) => {
     if (event.target.closest(".settings")) summarise();
+    if (["mode", "sweep_of"].includes(event.target.name)) showSweep();
     const control = event.target.closest(".control");
     if (!control) return;
     const slider = control.querySelector(".slider");
@@ -67,6 +77,7 @@
 
   document.addEventListener("click", async (event) => {
     const share = event.target.closest("[data-copy]");
+    if (event.target.closest("[data-into='#next-tokens'] a.t")) document.querySelector(".next-panel").open = true;
     if (event.target.closest(".new-seed")) {
       event.preventDefault();
       field("seed").value = Math.floor(Math.random() * 1e6);
@@ -87,8 +98,16 @@
   document.addEventListener("htmx:beforeSwap", (event) => {
     if (event.detail.xhr?.status === 503) event.detail.shouldSwap = true;
   });
+  // The panel with a token's tables grew: the token must not be under it.
+  function keepInSight(token, panel) {
+    const under = token.getBoundingClientRect().bottom + 8 - panel.getBoundingClientRect().top;
+    if (getComputedStyle(panel).position === "sticky" && under > 0) scrollBy(0, under);
+  }
+
   document.addEventListener("htmx:afterSwap", (event) => {
     setUp(document);
+    const chosen = document.querySelector(".steer-text .t.chosen");
+    if (event.target.id === "next-tokens" && chosen) keepInSight(chosen, event.target.closest(".next-panel"));
     const { requestConfig, xhr } = event.detail;
     if (!["/steer", "/steer/sweep"].includes(requestConfig?.path) || xhr.status !== 200) return;
     clearFaults(field("steer-form"));

@@ -1,7 +1,7 @@
-"""How a run folder gets a process, and how one is found again after a restart.
+"""The launchers of run processes, and handles that find a process again after a restart of the server.
 
-A launcher starts the one command (`python -m sae run <folder>`) somewhere.  Whatever it is,
-a `Handle` names the process well enough to find it again, and never another one.
+A launcher starts the command `python -m sae run <folder>` somewhere.  Its `Handle` identifies the process, so that
+it is never confused with a later one.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from sae.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Handle:
-    """A process and the mark of its start, because numbers of processes are used again."""
+    """A process id and a mark of the process's start, because process ids are reused."""
 
     pid: int
     started: str
 
 
 class Launcher(Protocol):
-    """What the supervisor needs of a place to run."""
+    """The interface between the supervisor and the place where runs are executed."""
 
     def start(self, folder: RunFolder) -> Handle:
-        """Start the run in this folder.  Raises OSError where that cannot be done."""
+        """Start the run in this folder.  Raises OSError."""
 
     def alive(self, handle: Handle) -> bool:
-        """Whether this very process is still there."""
+        """Return whether this process is still running."""
 
     def find(self, pid: int) -> Handle | None:
-        """The handle of a process known by its number only, or None if there is none."""
+        """Return the handle of the process with this id, or None if there is none."""
 
     def terminate(self, handle: Handle) -> None:
         """Ask the run's processes to write a checkpoint and end."""

@@ -1,7 +1,7 @@
-"""Runs as processes of this machine, each in a session of its own.
+"""The launcher that runs processes on this machine, each in its own session.
 
-A session of its own means that Ctrl-C in the server's terminal reaches the server alone, which
-then stops its runs in order; and that a run outlives a server that was killed.
+The separate session means that Ctrl-C in the server's terminal reaches only the server, which
+then stops its runs in order, and that a run outlives a server that was killed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Command = Callable[[RunFolder], list[str]]
 
 
 def run_command(folder: RunFolder) -> list[str]:
-    """The command that runs, or goes on with, a folder."""
+    """Return the command that executes or resumes a run folder."""
     return [sys.executable, "-m", "sae", "run", "--quiet", str(folder.path)]
 
 
 class LocalLauncher:
-    """Starts `command(folder)`; its output is appended to the folder's `log.txt`."""
+    """A launcher that starts `command(folder)` and appends its output to the folder's `log.txt`."""
 
     def __init__(self, workspace: Workspace, command: Command = run_command) -> None:
         self.workspace, self.command = workspace, command
@@ -46,10 +46,12 @@ class LocalLauncher:
 
     def alive(self, handle: Handle) -> bool:
         child = self._children.get(handle.pid)
-        if child is not None and child.poll() is not None:  # ours: poll() also clears the ended process away
+        if child is not None and child.poll() is not None:  # a child of this process; poll() also reaps it
             del self._children[handle.pid]
             return False
         mark = start_mark(handle.pid)
+        if child is not None and mark is None:
+            return True  # its main thread has ended and others have not; it cannot be collected yet
         return mark is not None and mark == handle.started
 
     def find(self, pid: int) -> Handle | None:
@@ -65,7 +67,7 @@ class LocalLauncher:
     def _signal(self, handle: Handle, number: signal.Signals) -> None:
         if self.alive(handle):
             with suppress(ProcessLookupError, PermissionError):
-                # A process of the command line leads no group of its own; its group is the shell's affair.
+                # A process from the command line may share its group with others, which must not get the signal.
                 if os.getpgid(handle.pid) == handle.pid:
                     os.killpg(handle.pid, number)
                 else:
@@ -73,10 +75,9 @@ class LocalLauncher:
 
 
 def start_mark(pid: int) -> str | None:
-    """Return when the process began, as seconds since the machine was started; None if there is no such process.
+    """Return the process's start as seconds since the machine booted, or None if there is no such process.
 
-    Both times are read from the same clock, so that setting it changes nothing.  A process that ended but was not yet
-    collected by its parent counts as gone.
+    Both times come from the same clock, so setting the clock changes nothing.  A zombie counts as gone.
     """
     try:
         process = psutil.Process(pid)

@@ -1,9 +1,10 @@
-"""Two SAEs of one model side by side: nearest directions, firing alike, latents without a partner, splits."""
+"""Two SAEs of one model side by side: nearest directions, co-firing, latents without a partner, splits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, HTTPException, Request
@@ -14,10 +15,12 @@ from sqlalchemy.orm import Session
 
 from app.db.tables import Run, Sae
 from app.jobs import queue
-from app.library import labels
+from app.library import explanations
 from app.library.catalog import Catalog
 from app.pages.dependencies import AdminDep, BuildsDep, CatalogDep, SessionDep, SupervisorDep, WorkspaceDep
 from app.pages.explore.compare_views import Sides, comparable, cosine_chart
+from app.pages.explore.sae_list import COLUMNS, best
+from app.pages.provenance import training_warning
 from app.pages.sae_page import find_sae, need_weights
 from app.web.parameters import QueryNumber
 from app.web.templating import render
@@ -33,7 +36,7 @@ VIEWS = {"pairs": "nearest pairs", "alone": "without a partner", "splits": "spli
 
 
 def _sae(catalog: Catalog, sae_id: str) -> Sae | None:
-    """The SAE, which must have weights; None where no SAE is named."""
+    """Return the SAE, which must have weights; None where no SAE is named."""
     if sae_id.count("/") != 1:
         return None
     sae = find_sae(catalog, *sae_id.split("/"))
@@ -59,7 +62,7 @@ def compare_json(
     a: str, b: str, catalog: CatalogDep, workspace: WorkspaceDep, sort: str = "cosine", dir: str = "desc",
     only: str = "", offset: QueryNumber = 0, limit: QueryNumber = ROWS,
 ) -> Response:
-    """A page of the matches of the latents of `a` in `b`, with what was measured of both."""
+    """Return a page of the matches of the latents of `a` in `b`, with the figures of both."""
     one, two = _sae(catalog, a), _sae(catalog, b)
     if one is None or two is None:
         raise HTTPException(404, "Name two SAEs: ?a=<model>/<name>&b=<model>/<name>")
@@ -69,8 +72,15 @@ def compare_json(
         side = found.side_of(one.id)
         matches = found.matches(side, sort, dir != "asc", only, max(offset, 0), max(1, min(limit, 1000)))
         return JSONResponse(to_jsonable_python({
-            "meta": found.meta, "counts": found.counts(side), "counts_other": found.counts(1 - side),
-            "histogram": found.histogram(side), "splits": found.splits(side), "matches": matches}))
+            "meta": found.meta, "counts": _counts(found, side), "counts_other": _counts(found, 1 - side),
+            "histogram": found.histogram(side), "splits": found.splits(side),
+            "matches": [asdict(match) | {"mate": match.best_match} for match in matches]}))
+
+
+def _counts(found: Comparison, side: int) -> dict[str, int]:
+    """Return the counts of one side.  `living` is the old name of `alive`, as `mate` is of `best_match`."""
+    counts = found.counts(side)
+    return {"alive": counts["living"], "alone": counts["alone"], "living": counts["living"]}
 
 
 @router.get("/compare")
@@ -78,22 +88,24 @@ def show(
     request: Request, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, workspace: WorkspaceDep, a: str = "",
     b: str = "", view: str = "pairs", sort: str = "cosine", dir: str = "desc", offset: QueryNumber = 0,
 ) -> Response:
-    """The comparison of `a` with `b`; with one or none named, what there is to choose."""
-    one = _sae(catalog, a)
-    two = _sae(catalog, b)
-    peers = comparable(catalog, one) if one else []
+    """Show the comparison of `a` with `b`, or a form to choose two SAEs."""
+    one, two = _sae(catalog, a), _sae(catalog, b)
     saes = [sae for sae in catalog.list_saes() if comparable(catalog, sae)]
-    common: dict[str, Any] = {"section": "compare", "one": one, "two": two, "peers": peers, "saes": saes,
-                              "current_sae": one, "partner": PARTNER_COSINE, "piece": PIECE_COSINE, "views": VIEWS}
-    if one is None or two is None:
-        return render(request, "explore/compare.html", found=None, **common)
+    refused = _refusal(catalog, one, two)
+    chosen = _preset(catalog, saes, one, None if refused else two)
+    common: dict[str, Any] = {
+        "section": "compare", "one": one, "two": two, "saes": saes, "chosen": chosen, "refused": refused,
+        "current_sae": one, "partner": PARTNER_COSINE, "piece": PIECE_COSINE, "views": VIEWS}
+    if one is None or two is None or refused:
+        return render(request, "explore/compare.html", 422 if refused else 200, found=None, **common)
+    common |= {"columns": COLUMNS[2:-1], "warning": training_warning([one, two])}
     view = view if view in VIEWS else "pairs"
     offset = max(offset, 0)
     with _comparison(workspace, one, two) as found:
         if found is None:
             return render(request, "explore/compare.html", found=None, run=_run_of(db, one, two), **common)
         side = found.side_of(one.id)
-        sides = Sides(one, two, builds, {sae.id: labels.texts(db, sae.id) for sae in (one, two)})
+        sides = Sides(one, two, builds, {sae.id: explanations.texts(db, sae.id) for sae in (one, two)})
         only = "alone" if view == "alone" else ""
         ascending = dir == "asc"
         matches = [] if view == "splits" else found.matches(side, sort, not ascending, only, offset, ROWS + 1)
@@ -101,7 +113,7 @@ def show(
             request, "explore/compare.html", found=found.meta, view=view, sort=sort, ascending=ascending, offset=offset,
             rows=ROWS, more=len(matches) > ROWS, pairs=sides.pairs(matches[:ROWS]),
             splits=sides.split_lines(found.splits(side)) if view == "splits" else [],
-            counts=found.counts(side), counts_other=found.counts(1 - side),
+            counts=_counts(found, side), counts_other=_counts(found, 1 - side),
             mmcs=(found.meta["mmcs_a"], found.meta["mmcs_b"])[:: 1 if side == 0 else -1],
             chart=cosine_chart(found, side, (one.name, two.name)),
             json_url=f"/compare.json?a={one.id}&b={two.id}&only={only}&sort={sort}&dir={dir}&offset={offset}", **common)
@@ -112,18 +124,36 @@ def start(
     db: SessionDep, catalog: CatalogDep, workspace: WorkspaceDep, supervisor: SupervisorDep, admin: AdminDep,
     a: Annotated[str, Form()], b: Annotated[str, Form()],
 ) -> Response:
-    """Queue the run that compares them."""
+    """Queue the run that compares two SAEs."""
     spec = parse_spec("compare", {"a": a, "b": b})
-    one, two = _sae(catalog, a), _sae(catalog, b)
-    if one is not None and two is not None and two.id not in {sae.id for sae in comparable(catalog, one)}:
-        raise UserError(f"b: {b} cannot be compared with {a}: another language model, or another width", "b")
+    if refused := _refusal(catalog, _sae(catalog, a), _sae(catalog, b)):
+        raise UserError(f"b: {refused}", "b")
     run = queue.enqueue(db, workspace, "compare", spec.model_dump(), admin.name)
     supervisor.wake()
     return RedirectResponse(f"/runs/{run.id}", 303)
 
 
+def _preset(
+    catalog: Catalog, saes: list[Sae], one: Sae | None, two: Sae | None
+) -> tuple[Sae | None, Sae | None]:
+    """Return what the form shows: the SAEs that are named, else the best ones that can be compared."""
+    first = one or best(saes)
+    return first, two or (best(comparable(catalog, first)) if first else None)
+
+
+def _refusal(catalog: Catalog, one: Sae | None, two: Sae | None) -> str:
+    """Return why these two cannot be compared; "" where they can, or where one is still to be chosen."""
+    if one is None or two is None:
+        return ""
+    if one.id == two.id:
+        return f"Choose two different SAEs: {one.id} is on both sides."
+    if two.id not in {sae.id for sae in comparable(catalog, one)}:
+        return f"{two.id} cannot be compared with {one.id}: it has another language model or another width."
+    return ""
+
+
 def _run_of(db: Session, one: Sae, two: Sae) -> Run | None:
-    """The newest run that compares these two, in either order."""
+    """Return the newest run that compares these two, in either order."""
     for run in db.scalars(select(Run).where(Run.kind == "compare").order_by(Run.created.desc()).limit(100)):
         if {run.spec.get("a"), run.spec.get("b")} == {one.id, two.id}:
             return run

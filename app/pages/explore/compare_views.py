@@ -1,4 +1,4 @@
-"""What the page of two compared SAEs shows, put together from the comparison and both builds."""
+"""Parts of the page of two compared SAEs, from the comparison and both builds."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from app.library.builds import Builds
 from app.library.catalog import Catalog
 from app.pages.explore.latent_views import snippet
 from app.render import charts
+from app.render.numbers import percent
 from app.render.token_text import Row
 from sae.errors import UserError
 from sae.store.comparison import PARTNER_COSINE, Comparison, Match, Split
 
 
 @dataclass(frozen=True)
-class Beside:
-    """A latent beside another: its number, strongest context and label."""
+class LatentCell:
+    """A latent in a cell of the table: its number, strongest context and label."""
 
     latent: int
     snippet: Row | None
@@ -29,30 +30,30 @@ class Beside:
 
 @dataclass(frozen=True)
 class PairLine:
-    """A latent, its nearest one in the other SAE, and the one that fires most alike where that is another."""
+    """A latent, the nearest one in the other SAE, and the best match by firing where that is a third one."""
 
     match: Match
-    mine: Beside
-    nearest: Beside
-    best_match: Beside | None
+    mine: LatentCell
+    nearest: LatentCell
+    best_match: LatentCell | None
 
 
 @dataclass(frozen=True)
 class SplitLine:
-    """A coarse latent and the finer ones of the other SAE that are nearest to it, with their cosines."""
+    """A coarse latent and the finer latents of the other SAE that are nearest to it, with their cosines."""
 
-    coarse: Beside
-    pieces: list[tuple[Beside, float]]
+    coarse: LatentCell
+    pieces: list[tuple[LatentCell, float]]
 
 
 class Sides:
-    """Both SAEs of a page: `mine`, whose latents are listed, and `other`; looks up contexts and labels."""
+    """Both SAEs of a page: `mine`, whose latents are listed, and `other`, with their contexts and labels."""
 
     def __init__(self, mine: Sae, other: Sae, builds: Builds, labels: dict[str, dict[int, str]]) -> None:
         self.mine, self.other, self._builds, self._labels = mine, other, builds, labels
 
-    def beside(self, sae: Sae, latents: Iterable[int]) -> dict[int, Beside]:
-        """These latents of one of the two; without a build there are no contexts."""
+    def cells(self, sae: Sae, latents: Iterable[int]) -> dict[int, LatentCell]:
+        """Return cells of these latents of one of the two; without a build there are no contexts."""
         wanted = sorted(set(latents))
         rows: dict[int, Row | None] = {}
         with ExitStack() as stack:
@@ -65,27 +66,27 @@ class Sides:
                 info = build.vocabulary
                 rows = {latent: snippet(contexts.get(latent), info) for latent in wanted}
         written = self._labels.get(sae.id, {})
-        return {latent: Beside(latent, rows.get(latent), written.get(latent, "")) for latent in wanted}
+        return {latent: LatentCell(latent, rows.get(latent), written.get(latent, "")) for latent in wanted}
 
     def pairs(self, matches: Sequence[Match]) -> list[PairLine]:
-        """The matches with what each latent looks like."""
-        mine = self.beside(self.mine, (m.latent for m in matches))
+        """Return the matches, each with the cells of its latents."""
+        mine = self.cells(self.mine, (m.latent for m in matches))
         best_matches = [m.best_match for m in matches if m.best_match is not None]
-        other = self.beside(self.other, [m.others[0] for m in matches] + best_matches)
+        other = self.cells(self.other, [m.others[0] for m in matches] + best_matches)
         return [
             PairLine(m, mine[m.latent], other[m.others[0]],
                      other[m.best_match] if m.best_match is not None and m.best_match != m.others[0] else None)
             for m in matches]
 
     def split_lines(self, splits: Sequence[Split]) -> list[SplitLine]:
-        """The same for splits: the coarse latent is of `mine`."""
-        coarse = self.beside(self.mine, (s.latent for s in splits))
-        fine = self.beside(self.other, (i for s in splits for i, _ in s.pieces[:6]))
+        """Return the splits, each with the cells of its latents; the coarse latent is of `mine`."""
+        coarse = self.cells(self.mine, (s.latent for s in splits))
+        fine = self.cells(self.other, (i for s in splits for i, _ in s.pieces[:6]))
         return [SplitLine(coarse[s.latent], [(fine[i], cosine) for i, cosine in s.pieces[:6]]) for s in splits]
 
 
 def cosine_chart(comparison: Comparison, side: int, names: Sequence[str]) -> Markup:
-    """How near the nearest direction of the other SAE is, for the living latents of one side; the other's outlined."""
+    """Draw the largest cosines of one side's alive latents, with the other side's as an outline."""
     mine, other = comparison.histogram(side), comparison.histogram(1 - side)
     used = [i for i, (a, b) in enumerate(zip(mine, other, strict=True)) if a[2] or b[2]]
     low, high = (max(used[0] - 1, 0), used[-1] + 1) if used else (0, 0)
@@ -94,14 +95,16 @@ def cosine_chart(comparison: Comparison, side: int, names: Sequence[str]) -> Mar
     def bars(bins: Sequence[tuple[float, float, int]], total: int) -> list[charts.Bar]:
         return [charts.Bar(start, stop, n / total) for start, stop, n in bins[low:high]]
 
+    frame = charts.Frame(
+        "Largest cosine with any latent of the other SAE", "cosine", "share of alive latents", 560, 240,
+        y_format=percent, y_tick=percent)
     return charts.histogram(
-        bars(mine, totals[0]), title="Largest cosine with any latent of the other", x_label="cosine",
-        y_label="share of living latents", outlines=[(names[1], bars(other, totals[1]))], label=names[0],
-        markers=[charts.Marker(PARTNER_COSINE, "partner")], width=560, height=200)
+        bars(mine, totals[0]), frame, outlines=[(names[1], bars(other, totals[1]))], label=names[0],
+        markers=[charts.Marker(PARTNER_COSINE, "partner")])
 
 
 def comparable(catalog: Catalog, sae: Sae) -> list[Sae]:
-    """The SAEs that may be compared with this one: of the same model, writing in a space of the same width."""
+    """Return the SAEs that can be compared with this one: of the same model and with the same d_model."""
     if sae.weightless:
         return []
     return [one for one in catalog.list_saes() if one.id != sae.id and one.model == sae.model

@@ -1,4 +1,4 @@
-"""SAEs, builds and single latents in the formats of others.
+"""SAEs, builds and single latents in the formats of other tools.
 
 `/api/feature/{model}/{source}/{index}` has the address and the keys of Neuronpedia's, so that
 scripts written for it work here.
@@ -14,8 +14,8 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 
-from app.db.tables import Sae
-from app.library import labels
+from app.db.tables import LatentExplanation, Sae
+from app.library import explanations
 from app.library.exports import Downloads
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
 from app.pages.json_twin import of_build, unchanged
@@ -34,7 +34,7 @@ def export(
     request: Request, model: str, name: str, kind: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
     workspace: WorkspaceDep,
 ) -> Response:
-    """The SAE or its build as a zip, made while it is sent."""
+    """Send the SAE or its build as a zip, which is made while it is sent."""
     sae = find_sae(catalog, model, name)
     downloads: Downloads = request.app.state.downloads
     return downloads.start(kind, sae, workspace, builds, _explanations(db, sae))
@@ -42,11 +42,11 @@ def export(
 
 @router.get("/{model}/{name}/{number}.npy", include_in_schema=False)
 def decoder_vector(model: str, name: str, number: str, catalog: CatalogDep, workspace: WorkspaceDep) -> Response:
-    """The latent's decoder direction, [d_model] float32 of unit norm, as a `.npy` file."""
+    """Return the latent's decoder direction, [d_model] float32 of unit norm, as a `.npy` file."""
     sae = find_sae(catalog, model, name)
     latent = latent_number(sae, number)
     if sae.config.get("weights") == "none":
-        raise HTTPException(404, f"{sae.id} is a dashboard made elsewhere: it has no weights, so no decoder vectors.")
+        raise HTTPException(404, f"{sae.id} is a dashboard made elsewhere. It has no weights and no decoder vectors.")
     try:
         vector_D = np.array(mapped(workspace.sae(sae.id) / "sae.safetensors")["W_dec"][latent])
     except (UserError, KeyError, IndexError) as error:
@@ -61,7 +61,7 @@ def decoder_vector(model: str, name: str, number: str, catalog: CatalogDep, work
 def circuit_tracer_json(
     request: Request, model: str, name: str, number: str, catalog: CatalogDep, builds: BuildsDep,
 ) -> Response:
-    """The latent as the feature file of attribution-graph viewers."""
+    """Return the latent as the feature file that attribution-graph viewers read."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         if (same := unchanged(request, build)) is not None:
@@ -69,7 +69,7 @@ def circuit_tracer_json(
         number_of = latent_number(sae, number)
         found = build.records(number_of, number_of + 1)
         if not found:
-            raise HTTPException(404, f"Build {build.id} holds nothing on latent {number} of {sae.id}.")
+            raise HTTPException(404, f"Build {build.id} has no row for latent {number} of {sae.id}.")
         answer = JSONResponse(circuit_tracer.feature_json(Exporter(build, sae.config), *found[0]))
         return of_build(answer, build, request)
 
@@ -86,8 +86,10 @@ def neuronpedia_json(
 def feature(
     model: str, source: str, index: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
 ) -> Response:
-    """The latent's row with its activations, explanations and source.  `source` is the SAE's name, or
-    `{layer}-{name}` where the name does not begin with its layer."""
+    """Return the latent's row with its activations, explanations and source.
+
+    `source` is the SAE's name, or `{layer}-{name}` if the name does not begin with its layer.
+    """
     sae = catalog.get_sae(f"{model}/{source}") or next(
         (row for row in catalog.list_saes() if row.model == model and source_id(row.config) == source), None)
     return _feature(sae or find_sae(catalog, model, source), index, db, builds)
@@ -98,12 +100,17 @@ def _feature(sae: Sae, number: str, db: Session, builds: BuildsDep) -> Response:
     with open_build(builds, sae) as build:
         found = build.records(latent, latent + 1)
         if not found:
-            raise HTTPException(404, f"Build {build.id} holds nothing on latent {latent} of {sae.id}.")
-        row = labels.get(db, sae.id, latent)
-        label = Explanation(row.text, row.author) if row and row.text else None
-        return Response(json.dumps(neuronpedia.feature_json(Exporter(build, sae.config), *found[0], label),
+            raise HTTPException(404, f"Build {build.id} has no row for latent {latent} of {sae.id}.")
+        written = _explanations(db, sae, latent).get(latent, [])
+        return Response(json.dumps(neuronpedia.feature_json(Exporter(build, sae.config), *found[0], written),
                                    allow_nan=False), media_type="application/json")
 
 
-def _explanations(db: Session, sae: Sae) -> dict[int, Explanation]:
-    return {latent: Explanation(text) for latent, text in labels.texts(db, sae.id).items()}
+def _explanations(db: Session, sae: Sae, latent: int | None = None) -> dict[int, list[Explanation]]:
+    """Return the explanations of one latent or of all, each list with the chosen one first."""
+    def written(one: LatentExplanation) -> Explanation:
+        return Explanation(
+            one.text, one.author, "" if one.method == explanations.LABEL else one.method, one.model)
+
+    return {number: [written(one) for one in rows]
+            for number, rows in explanations.everything(db, sae.id, latent).items()}

@@ -1,4 +1,4 @@
-"""The page of latents per token: who needs many, where, and in which text."""
+"""Parts of the page of latents per token: which tokens need many, at which positions, in which text."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from markupsafe import Markup
 from app.db.tables import Sae
 from app.library.catalog import Catalog
 from app.render import charts
+from app.render.axis import edge_text, tick_text
 from app.render.token_text import Piece, Row, context_row, text_pieces, token_label
 from sae.store.build import Build
-from sae.store.records import L0Token, Sample
+from sae.store.records import L0Count, L0Token, Sample
 
-MOST_OTHERS = 3  # SAEs laid over one; more outlines cannot be told apart
+MOST_OTHERS = 3  # overlaid SAEs; more outlines cannot be distinguished
 
 
 @dataclass(frozen=True)
 class SampleView:
-    """A context, shaded by L0, and the same text under another SAE if it has it."""
+    """A context shaded by L0, and the same text under another SAE if that has it."""
 
     sample: Sample
     pieces: list[Piece]
@@ -27,7 +28,7 @@ class SampleView:
 
     @property
     def mean(self) -> float:
-        """Mean latents per token, BOS apart."""
+        """Return the mean latents per token without BOS."""
         l0 = self.sample.l0[1:]
         return sum(l0) / max(len(l0), 1)
 
@@ -55,9 +56,9 @@ class Firing:
 
 
 def counterparts(catalog: Catalog, sae: Sae, wanted: Sequence[str]) -> list[Sae]:
-    """The SAEs to lay beside this one: those asked for, else one of another architecture at the same site.
+    """Return the SAEs to overlay: the `wanted` ones, else one of another architecture at the same site.
 
-    Of several the one whose k is nearest, then the newest.  An empty name asks for none.
+    Of several the one with the nearest k is taken, then the newest.  An empty name asks for none.
     """
     peers = peers_of(catalog, sae)
     if wanted:
@@ -67,24 +68,31 @@ def counterparts(catalog: Catalog, sae: Sae, wanted: Sequence[str]) -> list[Sae]
 
 
 def peers_of(catalog: Catalog, sae: Sae) -> list[Sae]:
-    """The other SAEs of the same model and site that have a build."""
+    """Return the other SAEs of the same model and site that have a build."""
     return [o for o in catalog.list_saes()
             if o.id != sae.id and (o.model, o.hook) == (sae.model, sae.hook) and o.current_build]
 
 
+def mean_and_spread(rows: Sequence[L0Count]) -> tuple[float, float]:
+    """Return the mean and the standard deviation of L0 over counted tokens."""
+    total = sum(row.n for row in rows) or 1
+    mean = sum(row.l0 * row.n for row in rows) / total
+    return mean, float((sum(row.n * (row.l0 - mean) ** 2 for row in rows) / total) ** 0.5)
+
+
 def position_chart(builds: Mapping[str, Build]) -> Markup:
-    """Mean L0 by position, BOS (position 0) left to the words: it would dwarf the rest.  `builds` by their names."""
+    """Draw the mean L0 by position for builds by name, without BOS (position 0), which would dwarf the rest."""
     series = []
     for name, one in builds.items():
         rows = [row for row in one.l0_positions() if row.position > 0]
         series.append(charts.Series(name, [(row.position, row.mean) for row in rows]))
     return charts.line_chart(
         series, title="Mean latents per token by position", x_label="position in the context", y_label="mean L0",
-        zero=True, width=420, height=260, x_format=charts.tick_text)
+        zero=True, width=420, height=260, x_format=tick_text)
 
 
 def fvu_chart(builds: Mapping[str, Build]) -> Markup | None:
-    """FVU by position; None where no build knows it."""
+    """Draw FVU by position; None if no build has it."""
     series = []
     for name, one in builds.items():
         points = [(row.position, row.fvu) for row in one.l0_positions() if row.position > 0 and row.fvu is not None]
@@ -92,19 +100,19 @@ def fvu_chart(builds: Mapping[str, Build]) -> Markup | None:
             series.append(charts.Series(name, points))
     return charts.line_chart(
         series, title="FVU by position", x_label="position in the context", y_label="variance unexplained", zero=True,
-        width=560, height=220, x_format=charts.tick_text) if series else None
+        width=560, height=220, x_format=tick_text) if series else None
 
 
 def by_density_chart(build: Build) -> Markup:
-    """How much of the mean L0 comes from latents of which density."""
+    """Draw how much of the mean L0 comes from latents of which density."""
     bars = [charts.Bar(low, high, l0) for low, high, l0 in build.firings_by_density()]
-    return charts.histogram(
-        bars, title="Where the latents of a token come from", x_label="density of the latent",
-        y_label="latents per token", log_x=True, width=560, height=220, y_format=lambda value: f"{value:.3g}")
+    return charts.histogram(bars, charts.Frame(
+        "Active latents by density", "density of the latent", "latents per token", 560, 220, log_x=True,
+        y_format=edge_text))
 
 
 def extremes(build: Build, limit: int = 12) -> tuple[list[TokenL0], list[TokenL0]]:
-    """Tokens that need most and fewest latents, among those frequent enough to say so."""
+    """Return the tokens that need most and fewest latents, among those that are frequent enough."""
     least = max(20, int(build.meta["tokens"]) // 20_000)
     most, fewest = build.l0_tokens(True, least, limit), build.l0_tokens(False, least, limit)
     info = build.vocabulary
@@ -118,7 +126,7 @@ def extremes(build: Build, limit: int = 12) -> tuple[list[TokenL0], list[TokenL0
 
 @dataclass(frozen=True)
 class Samples:
-    """The sample contexts of a build, and where another one has the same texts, those of it by context."""
+    """The sample contexts of a build, and by context the samples of another build with the same texts."""
 
     build: Build
     rows: list[Sample]
@@ -130,11 +138,11 @@ class Samples:
         return cls(build, build.samples(), {row.ctx: row for row in other.samples()} if other else {})
 
     def count(self, kind: str) -> int:
-        """Return how many there are of a kind (`Sample.kind`)."""
+        """Return the number of samples of a kind (`Sample.kind`)."""
         return sum(row.kind == kind for row in self.rows)
 
     def texts(self, kind: str, limit: int | None = None) -> list[SampleView]:
-        """Return the first `limit` contexts of a kind as text; colours are in units of the highest L0 of them."""
+        """Return the first `limit` contexts of a kind as text, coloured in units of their highest L0."""
         rows = [row for row in self.rows if row.kind == kind][:limit]
         pairs = [(row, self.theirs.get(row.ctx)) for row in rows]
         pairs = [(row, match if match and match.tokens == row.tokens else None) for row, match in pairs]
@@ -148,7 +156,7 @@ class Samples:
 
 
 def firings(build: Build, sample: int, position: int, label_of: dict[int, str]) -> list[Firing]:
-    """The latents at one position of a sample as bars, strongest first."""
+    """Return the latents at one position of a sample, the strongest first."""
     found = build.sample_latents(sample, position)
     snippets = build.snippets(latent for latent, _ in found)
     info = build.vocabulary
@@ -162,11 +170,11 @@ def firings(build: Build, sample: int, position: int, label_of: dict[int, str]) 
 
 
 def bos_words(bos_l0: int | None, k: int | None) -> str:
-    """What the BOS peak means, in a sentence."""
+    """Return a sentence that explains the BOS peak; "" if the build does not know it."""
     if bos_l0 is None:
         return ""
     if k is None or bos_l0 < k:
-        return f"BOS: {bos_l0} latents; it says nothing, so it needs few."
+        return f"BOS: {bos_l0} latents (it is always the same, so few suffice)."
     if bos_l0 == k:
-        return f"BOS: {bos_l0} latents, exactly k, as every token here."
-    return f"BOS: {bos_l0} latents; a token of its own kind (an attention sink), and large, so it takes many."
+        return f"BOS: {bos_l0} latents, exactly k like every other token."
+    return f"BOS: {bos_l0} latents (its activation is unusual and large, as an attention sink, so it takes many)."

@@ -7,17 +7,22 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.library import labels
+from app.library import explanations, labels
+from app.library.label_files import Imported
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep
 from app.pages.explore import latent_views
-from app.pages.explore.latents_query import LABEL_SORT, ListQuery, Resolved, resolve
+from app.pages.explore.latents_columns import sort_names, table_columns
+from app.pages.explore.latents_query import ListQuery, Resolved, explanation_counts, resolve
 from app.pages.json_twin import json_response
 from app.pages.sae_page import find_sae, open_build, page
 from app.render.latent_words import FLAG_NAMES, FLAG_WORDS
 from app.render.token_text import token_label
-from app.web.parameters import QueryNumber
+from app.web.parameters import QueryNumber, whole_number
 from app.web.templating import is_htmx, render
-from sae.store.latent_query import SCORE_SORT
+from sae.errors import UserError
+from sae.store.build import MAX_PAGE, Build
+from sae.store.latent_query import Page
+from sae.store.records import Token
 
 router = APIRouter(include_in_schema=False)
 
@@ -26,16 +31,6 @@ DENSITY_NAMES = {
     "1e-5": "below 0.001%", "1e-4": "0.001 to 0.01%", "1e-3": "0.01 to 0.1%", "1e-2": "0.1 to 1%", "1e-1": "1 to 10%",
     "1": "10% and more",
 }
-COLUMNS = (
-    # name, sort, class
-    ("latent", "latent", "num"), ("label · strongest context", LABEL_SORT, ""), ("density", "density", "num"),
-    ("max", "max", "num"), ("kurtosis", "kurtosis", "num"), ("company φ", "phi", "num"),
-    ("adds to the output", "", ""), ("flags", "", ""),
-)
-# Sorts without a column of their own.
-MORE_SORTS = {"mean": "mean activation", "logit_skew": "skew of its logits", "skew": "skew of its activations",
-              "rule": "score of its rule", "cosine": "cosine of its nearest neighbour",
-              "l0": "latents on its tokens", "position": "mean position"}
 
 
 @router.get("/{model}/{name}/latents.json")
@@ -43,17 +38,19 @@ def latents_json(
     request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, cursor: str = "",
     limit: QueryNumber = PAGE_ROWS,
 ) -> Response:
+    """Return a page of the latent table."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         query = ListQuery.read(request.query_params)
         asked = resolve(query, build, db, sae.id)
-        found = build.latents(asked.key, asked.descending, asked.filters, asked.token, cursor or None, limit)
-        scores = asked.scores
+        found = _rows(build, asked, cursor, limit)
+        scores, names = asked.scores, explanations.names(db, sae.id, [row.latent for row in found.rows])
         response = json_response(request, sae, build, lambda: {
             "total": found.total, "next": found.next_cursor, "sort": asked.sort, "descending": asked.descending,
-            "token": asked.token, "latents": found.rows,
+            "token": asked.token, "logit": asked.filters.logit, "latents": found.rows,
+            "names": names,
             "output_scores": {row.latent: scores[row.latent] for row in found.rows if row.latent in scores}},
-            build_only=not (query.of_people or scores))
+            build_only=not (query.of_people or scores or names))
         if found.next_cursor:
             following = request.url.include_query_params(cursor=found.next_cursor)
             response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
@@ -63,32 +60,60 @@ def latents_json(
 @router.get("/{model}/{name}/latents")
 def latents(
     request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, cursor: str = "",
+    shown: str = "", imported: str = "",
 ) -> Response:
-    """The latent table.  htmx asks for rows after a cursor and gets rows alone."""
+    """Show the latent table.  htmx asks for the rows after a cursor and gets rows alone.
+
+    `shown` is how many rows are on the page: without a cursor so many are shown, so that a reader who comes back finds
+    the rows that "More" had added.  `imported` is what became of a file of labels.  Values of the query that do not
+    exist are left out, and named above the table.
+    """
     sae = find_sae(catalog, model, name)
+    before = min(whole_number(shown) or 0, MAX_PAGE)
     with open_build(builds, sae) as build:
-        query = ListQuery.read(request.query_params)
+        query, faults = ListQuery.read(request.query_params).usable()
         asked = resolve(query, build, db, sae.id)
-        found = build.latents(asked.key, asked.descending, asked.filters, asked.token, cursor or None, PAGE_ROWS)
+        try:
+            found = _rows(build, asked, cursor, PAGE_ROWS if cursor else max(before, PAGE_ROWS))
+        except UserError as error:
+            if error.field != "cursor":
+                raise
+            faults, cursor = [*faults, str(error)], ""
+            found = _rows(build, asked, cursor, PAGE_ROWS)
         written = labels.of_latents(db, sae.id, [row.latent for row in found.rows])
+        n_shown = before + len(found.rows) if cursor else len(found.rows)
         table: dict[str, Any] = {
-            "query": query, "asked": asked, "rows": latent_views.table_rows(build, found.rows, written),
-            "total": found.total, "next_cursor": found.next_cursor, "flag_names": FLAG_NAMES,
-            "flag_words": FLAG_WORDS, "scores": asked.scores}
+            "query": query, "asked": asked, "rows": latent_views.table_rows(
+                build, found.rows, written, asked.token,
+                explanations.names(db, sae.id, [row.latent for row in found.rows])),
+            "total": found.total, "next_cursor": found.next_cursor, "flag_names": FLAG_NAMES, "shown": n_shown,
+            "flag_words": FLAG_WORDS, "columns": table_columns(asked, found.rows)}
         if is_htmx(request) and cursor:
-            return render(request, "explore/_latent_rows.html", sae=sae, **table)
+            response = render(request, "explore/_latent_rows.html", sae=sae, **table)
+            response.headers["HX-Replace-Url"] = f"/{sae.id}/latents{query.plus(shown=n_shown)}"
+            return response
+        explained = explanation_counts(db, sae)
         return page(
-            request, "explore/latents.html", sae, build.meta, section="latents", **table,
-            facets=build.facets(asked.filters, asked.token), densities=DENSITY_NAMES, columns=_columns(asked),
-            tokens=[(token_label(t), t) for t in asked.tokens], cursor=cursor,
-            n_starred=len(labels.starred(db, sae.id)), n_labelled=len(labels.texts(db, sae.id)), sorts=MORE_SORTS,
+            request, "explore/latents.html", sae, build.meta, section="latents", **table, faults=faults,
+            imported=_imported(imported), json_url=f"/{sae.id}/latents.json{query.string()}",
+            status_code=422 if faults else 200, scores=asked.scores,
+            facets=build.facets(asked.filters, asked.token), densities=DENSITY_NAMES, cursor=cursor,
+            sorts=sort_names(asked, bool(explained)), tokens=_labelled(asked.tokens),
+            logit_tokens=_labelled(asked.logit_tokens),
+            explained=explained, n_starred=len(labels.starred(db, sae.id)),
+            n_labelled=len(labels.texts(db, sae.id)),
             tags={tag: len(latents) for tag, latents in labels.tagged(db, sae.id).items()})
 
 
-def _columns(asked: Resolved) -> list[tuple[str, str, str]]:
-    """The table's columns; asked for by token, its firings take the place of the kurtosis."""
-    if asked.token is None:
-        score = [("output score", SCORE_SORT, "num")] if asked.scores else []
-        return [*COLUMNS[:6], *score, *COLUMNS[6:]]
-    extra = [("firings on it", "token", "num"), ("lift", "lift", "num")]
-    return [*COLUMNS[:3], *extra, COLUMNS[3], *COLUMNS[6:]]
+def _rows(build: Build, asked: Resolved, cursor: str, limit: int) -> Page:
+    return build.latents(asked.key, asked.descending, asked.filters, asked.token, cursor or None, limit)
+
+
+def _imported(said: str) -> Imported | None:
+    """Read the numbers of an import from the address; None where there are none."""
+    numbers = [whole_number(part) for part in said.split("-")]
+    return Imported(*[n for n in numbers if n is not None]) if len(numbers) == 3 and None not in numbers else None
+
+
+def _labelled(tokens: list[Token]) -> list[tuple[str, Token]]:
+    return [(token_label(token), token) for token in tokens]

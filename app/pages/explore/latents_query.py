@@ -1,7 +1,6 @@
-"""The latent table's state, all of it in the URL: sort, filters, token, label.
+"""The state of the latent table, all of it in the URL: sort, filters, token, label.
 
-The same query string stands in the links to single latents, so that ← and → there follow the
-order of the table one came from.
+The links to single latents carry the same query string, so that ← and → there follow the order of the table.
 """
 
 from __future__ import annotations
@@ -14,19 +13,26 @@ from urllib.parse import urlencode
 from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 
-from app.library import labels, latent_effects
+from app.db.tables import Sae
+from app.library import explanations, labels, latent_effects
 from sae.store.build import Build
-from sae.store.latent_query import SCORE_SORT, TOKEN_SORTS, Filters
-from sae.store.records import Token
+from sae.store.latent_query import ALIVE, DENSITIES, LOGIT_SORT, SCORE_SORT, SORTS, TOKEN_SORTS, Filters
+from sae.store.records import FLAGS, Token
 
-LABEL_SORT = "label"  # by what people wrote, which the build does not hold
+EXPLAINED_SORT = "explained"  # by the quality of the best explanation, which the build does not contain
+LABEL_SORT = "label"  # by the labels, which the build does not contain
+_ALIASES = {"living": ALIVE}  # the flag's old name, accepted for one release
+EXPLAINED = ("any", "person", "model", "rule", "none")
 _TOKEN_ID = re.compile(r"#([0-9]{1,9})")
 
 
 @dataclass(frozen=True)
 class ListQuery:
-    """`token` is text to look for among the tokens, or `#<id>`; `logit` the same, for tokens whose
-    logit a latent raises; `label` text in labels and notes."""
+    """Sort and filters as the URL names them.
+
+    `token` is text to look for among the tokens, or `#<id>`.  `logit` names in the same way a token whose logit a
+    latent raises, and `label` is text in labels and notes.
+    """
 
     sort: str = ""
     descending: bool = False
@@ -38,54 +44,79 @@ class ListQuery:
     labelled: bool = False
     tag: str = ""
     starred: bool = False
+    explained: str = ""  # rule, person, model, any or none: the explanations that a latent has
 
     @classmethod
     def read(cls, params: QueryParams) -> ListQuery:
-        """From a request's query; names it does not know are passed over."""
+        """Read a request's query; unknown names are skipped."""
         return cls(
             sort=params.get("sort", ""), descending=params.get("dir") == "desc",
-            flags=frozenset(params.getlist("flag")), density=params.get("density", ""),
+            flags=frozenset(_ALIASES.get(flag, flag) for flag in params.getlist("flag")),
+            density=params.get("density", ""),
             token=params.get("token", "")[:200], logit=params.get("logit", "")[:200],
             label=params.get("label", "").strip()[:200], labelled=params.get("labelled") == "1",
             tag=params.get("tag", "")[:200],
-            starred=params.get("starred") == "1")
+            starred=params.get("starred") == "1", explained=params.get("explained", "")[:20])
 
     def string(self, **changes: Any) -> str:
-        """The query string after `changes`, with its `?`; empty for the plain list."""
+        """Return the query string after `changes`, with its `?`; empty for the plain list."""
         new = replace(self, **changes)
         pairs = [("sort", new.sort), ("dir", "desc" if new.descending else "")]
         pairs += [("flag", flag) for flag in sorted(new.flags)]
         pairs += [("density", new.density), ("token", new.token), ("logit", new.logit), ("label", new.label),
-                  ("labelled", "1" if new.labelled else ""), ("tag", new.tag), ("starred", "1" if new.starred else "")]
+                  ("labelled", "1" if new.labelled else ""), ("tag", new.tag), ("starred", "1" if new.starred else ""),
+                  ("explained", new.explained)]
         text = urlencode([(name, value) for name, value in pairs if value])
         return f"?{text}" if text else ""
 
+    def plus(self, **extra: object) -> str:
+        """Return the query string with further parameters, which are no part of the list's state."""
+        text, more = self.string(), urlencode(extra)
+        return f"{text}&{more}" if text else f"?{more}"
+
     def toggled(self, flag: str) -> str:
-        """The query string with this flag put in or taken out."""
+        """Return the query string with this flag added or removed."""
         return self.string(flags=self.flags ^ {flag})
 
     def sorted_by(self, sort: str) -> str:
-        """For a column's head: sort by it, largest first (labels from A); once more, the other way round."""
+        """Return the query string of a column header: largest first (labels from A), and reversed at a second click."""
         first = sort not in ("latent", LABEL_SORT)
         return self.string(sort=sort, descending=not self.descending if self.sort == sort else first)
 
     @property
     def of_people(self) -> bool:
-        """Whether the list depends on what people wrote, and not on the build alone."""
-        return bool(self.label or self.labelled or self.tag or self.starred or self.sort == LABEL_SORT)
+        """Return whether the list depends on labels, and not on the build alone."""
+        return bool(self.label or self.labelled or self.tag or self.starred or self.explained
+                    or self.sort in (LABEL_SORT, EXPLAINED_SORT))
 
     @property
     def plain(self) -> bool:
-        """Whether every latent is listed."""
+        """Return whether every latent is listed."""
         return not (self.flags or self.density or self.token or self.logit or self.label or self.labelled or self.tag
-                    or self.starred)
+                    or self.starred or self.explained)
+
+    def usable(self) -> tuple[ListQuery, list[str]]:
+        """Return the query without the values that do not exist, and a message for each of those."""
+        flags, sorts = {*FLAGS, ALIVE}, {"", *SORTS, LABEL_SORT, EXPLAINED_SORT, SCORE_SORT, LOGIT_SORT}
+        faults = [f"flag: there is no kind {flag!r} of latents" for flag in sorted(self.flags - flags)]
+        if self.density and self.density not in DENSITIES:
+            faults.append(f"density: {self.density!r} is not one of {', '.join(DENSITIES)}")
+        if self.sort not in sorts:
+            faults.append(f"sort: the table has no {self.sort!r} to sort by")
+        if self.explained and self.explained not in EXPLAINED:
+            faults.append(f"explained: {self.explained!r} is not one of {', '.join(EXPLAINED)}")
+        return replace(
+            self, explained=self.explained if self.explained in EXPLAINED else "", flags=self.flags & flags,
+            density=self.density if self.density in DENSITIES else "",
+            sort=self.sort if self.sort in sorts else ""), faults
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A list query against a build: what the store is asked.
+    """A list query against a build: the sort and filters that the store receives.
 
-    `scores` are the output scores that are known; `tokens`: those the text may mean, best first.
+    `scores` are the known output scores.  `tokens` and `logit_tokens` are the tokens that the texts may mean, best
+    first; the first of each is filtered by.
     """
 
     sort: str
@@ -94,16 +125,43 @@ class Resolved:
     token: int | None
     scores: dict[int, float]
     tokens: list[Token] = field(default_factory=list)
+    logit_tokens: list[Token] = field(default_factory=list)
 
     @property
     def key(self) -> str:
-        """What the store sorts by."""
-        return SCORE_SORT if self.sort == LABEL_SORT else self.sort
+        """Return the name of the sort in the store."""
+        return SCORE_SORT if self.sort in (LABEL_SORT, EXPLAINED_SORT) else self.sort
 
 
 def resolve(query: ListQuery, build: Build, db: Session, sae_id: str) -> Resolved:
     """Look up labels and tokens.  Raises UserError for flags, densities or sorts that do not exist."""
-    sets = []
+    tokens, logit_tokens = _tokens(query.token, build), _tokens(query.logit, build)
+    token, logit = (found[0].token if found else None for found in (tokens, logit_tokens))
+    scores = latent_effects.scores(db, sae_id, build.id)
+    sort, keys = query.sort, scores
+    if sort == LABEL_SORT:
+        keys = _places(labels.texts(db, sae_id))
+    explained = explanations.qualities(db, sae_id) if query.explained or sort == EXPLAINED_SORT else {}
+    if sort == EXPLAINED_SORT:
+        keys = {latent: best for latent, kinds in explained.items() if (best := max(kinds.values())) >= 0}
+    needs = dict.fromkeys(TOKEN_SORTS, token is not None) | dict.fromkeys(
+        (SCORE_SORT, LABEL_SORT, EXPLAINED_SORT), bool(keys))
+    needs[LOGIT_SORT] = logit is not None
+    descending = query.descending
+    if not sort or not needs.get(sort, True):
+        default = "lift" if token is not None else LOGIT_SORT if logit is not None else "latent"
+        sort, descending = default, default != "latent"
+    missing = (bool(query.token) and token is None) or (bool(query.logit) and logit is None)
+    among = _among(query, db, sae_id, missing, explained, build)
+    filters = Filters(query.flags, query.density, among, logit, tuple(keys.items()))
+    return Resolved(sort, descending, filters, token, scores, tokens, logit_tokens)
+
+
+def _among(
+    query: ListQuery, db: Session, sae_id: str, missing: bool, explained: dict[int, dict[str, float]], build: Build,
+) -> frozenset[int] | None:
+    """Return the latents that the filters by people leave; None for all.  `missing`: a token that does not exist."""
+    sets = [frozenset[int]()] if missing else []
     if query.label:
         sets.append(frozenset(row.latent for row in labels.search(db, query.label, sae_id)))
     if query.labelled:
@@ -112,29 +170,32 @@ def resolve(query: ListQuery, build: Build, db: Session, sae_id: str) -> Resolve
         sets.append(labels.tagged(db, sae_id).get(query.tag, frozenset()))
     if query.starred:
         sets.append(labels.starred(db, sae_id))
-    tokens = _tokens(query.token, build)
-    if query.token and not tokens:  # no such token, so no latent fires on it
-        sets.append(frozenset())
-    among = frozenset.intersection(*sets) if sets else None
-    logits = frozenset(t.token for t in _tokens(query.logit, build)) if query.logit else None
-    token = tokens[0].token if tokens else None
-    sort, descending = query.sort, query.descending
-    scores = latent_effects.scores(db, sae_id, build.id)
-    keys = _places(labels.texts(db, sae_id)) if sort == LABEL_SORT else scores
-    if not sort or (sort in TOKEN_SORTS and token is None) or (sort in (SCORE_SORT, LABEL_SORT) and not keys):
-        sort, descending = ("token", True) if token is not None else ("latent", False)
-    filters = Filters(query.flags, query.density, among, logits, tuple(keys.items()))
-    return Resolved(sort, descending, filters, token, scores, tokens)
+    if query.explained == "none":
+        sets.append(frozenset(range(build.n_latents)).difference(explained))
+    elif query.explained:
+        sets.append(frozenset(
+            latent for latent, kinds in explained.items() if query.explained in ("any", *kinds)))
+    return frozenset.intersection(*sets) if sets else None
 
 
 def _places(texts: dict[int, str]) -> dict[int, float]:
-    """The place of each label in the alphabet; latents without one come last in either direction."""
+    """Return the place of each label in the alphabet; latents without one come last in either direction."""
     order = {text: place for place, text in enumerate(sorted({text.casefold() for text in texts.values()}))}
     return {latent: float(order[text.casefold()]) for latent, text in texts.items()}
 
 
 def _tokens(text: str, build: Build) -> list[Token]:
-    """What `text` may mean among the tokens, best first; `#<id>` means one."""
+    """Return the tokens that `text` may mean, best first; `#<id>` means one."""
     if match := _TOKEN_ID.fullmatch(text):
         return [build.vocabulary[int(match[1])]]
     return build.find_tokens(text) if text else []
+
+
+def explanation_counts(db: Session, sae: Sae) -> dict[str, int]:
+    """Return the number of latents for each value of the filter `explained` that leaves any; {} without explanations.
+    """
+    by_kind = explanations.latents_by_kind(db, sae.id)
+    explained: set[int] = set().union(*by_kind.values())
+    counts = {"any": len(explained), "none": sae.n_latents - len(explained)}
+    counts |= {kind: len(latents) for kind, latents in by_kind.items()}
+    return {key: counts[key] for key in EXPLAINED if counts.get(key)} if explained else {}

@@ -1,4 +1,4 @@
-"""An SAE: its page, the map of its directions, any of its latents."""
+"""A model's SAEs; an SAE's page, the map of its directions, and a random latent of it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,52 @@ import secrets
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app.db.tables import Sae
-from app.library import labels
+from app.library import explanations, labels
+from app.library.catalog import Catalog
 from app.library.exports import links_of_sae
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
 from app.pages.explore import latent_views, sae_views
+from app.pages.explore.explanation_views import shares_explained
+from app.pages.explore.sae_list import COLUMNS, SaeTable, in_order, trade_off
 from app.pages.json_twin import json_response
+from app.pages.provenance import architecture_name, training_warning
+from app.pages.runs.api import sae_out
 from app.pages.sae_page import find_sae, open_build, page
 from app.render import plane
+from app.web.errors import NotHere
+from app.web.templating import render
 from sae.store.build import Build
 
 router = APIRouter(include_in_schema=False)
+
+
+@router.get("/{model}.json")
+def model_json(model: str, catalog: CatalogDep) -> JSONResponse:
+    """Return the SAEs of a language model, the one with the lowest FVU first."""
+    return JSONResponse({"model": model, "saes": [sae_out(sae).model_dump() for sae in _saes_of(catalog, model)]})
+
+
+@router.get("/{model}")
+def show_model(request: Request, model: str, catalog: CatalogDep) -> Response:
+    """List the SAEs of a language model."""
+    saes = _saes_of(catalog, model)
+    return render(
+        request, "explore/model.html", model=model, table=SaeTable.read(saes, request.query_params), columns=COLUMNS,
+        warning=training_warning(saes), chart=trade_off(saes) if len(saes) > 1 else None, json_url=f"/{model}.json")
+
+
+def _saes_of(catalog: Catalog, model: str) -> list[Sae]:
+    saes = catalog.list_saes()
+    found = in_order([sae for sae in saes if sae.model == model], "fvu")
+    if not found:
+        models = sorted({sae.model for sae in saes})
+        raise NotHere(f"There is no page /{model} here, and no language model of that name has an SAE.",
+                      *[(f"SAEs of {name}", f"/{name}") for name in models[:8]])
+    return found
 
 
 @router.get("/{model}/{name}/map.json")
@@ -34,17 +66,17 @@ def map_json(request: Request, model: str, name: str, catalog: CatalogDep, build
 def show_map(
     request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
 ) -> Response:
-    """The plane of decoder directions."""
+    """Show the plane of decoder directions."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
-        names = labels.texts(db, sae.id)
+        names = explanations.texts(db, sae.id)
         return page(request, "explore/map.html", sae, build.meta, plane=plane.plane(build, sae.id, names),
                     named=bool(names))
 
 
 @router.get("/{model}/{name}/random")
 def any_latent(model: str, name: str, catalog: CatalogDep, builds: BuildsDep) -> Response:
-    """One of the living latents."""
+    """Redirect to a random alive latent."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         found = build.random_latents(1, seed=secrets.randbits(31))
@@ -59,7 +91,7 @@ def sae_json(request: Request, model: str, name: str, catalog: CatalogDep, build
     with open_build(builds, sae) as build:
         return json_response(request, sae, build, lambda: {
             "config": sae.config, "meta": build.meta, "counts": build.counts(), "l0_hist": build.l0_hist(),
-            "density_histogram": build.density_histogram()}, build_only=False)  # the metrics may be measured anew
+            "density_histogram": build.density_histogram()}, build_only=False)  # an evaluation changes the metrics
 
 
 @router.get("/{model}/{name}")
@@ -67,11 +99,12 @@ def show_sae(
     request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
     workspace: WorkspaceDep,
 ) -> Response:
-    """What the SAE is, how good it is, its plots, and where to start."""
+    """Show the SAE's quality and configuration, its plots, and latents to start with."""
     sae = find_sae(catalog, model, name)
     rows = sae_views.training_rows(sae, workspace)
-    common: dict[str, Any] = {"metrics": sae_views.metrics(sae), "curves": sae_views.curve_charts(rows),
-                              "exports": links_of_sae(sae)}
+    common: dict[str, Any] = {
+        "metrics": sae_views.metrics(sae), "architecture": architecture_name(sae.architecture),
+        "curves": sae_views.curve_charts(rows), "exports": links_of_sae(sae)}
     if sae.current_build is None:
         return page(request, "explore/overview.html", sae, None, json_url="/api/saes", build=None, **common)
     with open_build(builds, sae) as build:
@@ -80,7 +113,7 @@ def show_sae(
             request, "explore/overview.html", sae, build.meta, build=build, counts=build.counts(), **common,
             l0_chart=sae_views.l0_chart(l0, sae, build.meta.get("bos_l0")) if (l0 := build.l0_hist()) else None,
             density_chart=sae_views.density_chart(build), cosine_chart=sae_views.cosine_chart(build),
-            norm_chart=sae_views.norm_chart(build),
+            norm_chart=sae_views.norm_chart(build), shares_explained=shares_explained(db, build, sae),
             starts=[(s, _start_rows(build, db, sae, s)) for s in starts])
 
 

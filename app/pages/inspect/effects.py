@@ -1,8 +1,7 @@
 """A latent's effects on the model: shown, and measured on request.
 
-`GET /effects/{model}/{sae}/{latent}` shows what is known, or a button; the latent's page shows it
-in a card.  `POST` there measures; `POST /effects/{model}/{sae}/scores` measures the output scores
-of many latents.
+`GET /effects/{model}/{sae}/{latent}` shows what is known, or a button; the latent's page shows it in a card.  `POST` to
+the same address measures.  `POST /effects/{model}/{sae}/scores` measures the output scores of many latents.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from app.pages.sae_page import find_sae, need_weights, open_build
 from app.web.errors import error_response, wants_json
 from app.web.parameters import PathNumber, whole_number
 from app.web.templating import is_htmx, render
-from app.worker.cached_requests import PATIENCE_S, CachedRequest, fault_words
+from app.worker.cached_requests import PATIENCE_S, CachedRequest, fault_answer
 from app.worker.protocol import Ablate, Ablated, Score, Scored
 from sae.errors import UserError
 from sae.steering.measurement_requests import MAX_SCORED
@@ -32,18 +31,18 @@ router = APIRouter(include_in_schema=False)
 
 @router.post("/effects/{model}/{name}/scores")
 async def measure_scores(request: Request, model: str, name: str, tools: ToolsDep) -> Response:
-    """Output scores of the latents given as `latent` fields; waits for them.  Those that are known are not asked."""
+    """Measure the output scores of the latents in the `latent` fields and wait for them.  Known ones are kept."""
     sae = find_sae(tools.catalog, model, name)
     need_weights(sae)
     latents = _numbers((await request.form()).getlist("latent"), sae)
     asked = await run_in_threadpool(_unscored, tools, sae, latents)
     if asked:
         message = await run_in_threadpool(_score_message, tools, sae, asked)
-        question = await tools.questions.ask(("scores", sae.id, sae.current_build, tuple(asked)), message, 600.0)
-        if question.fault or not isinstance(question.last, Scored):
-            words, status, headers = fault_words(question)
+        cached = await tools.cached_requests.ask(("scores", sae.id, sae.current_build, tuple(asked)), message, 600.0)
+        if cached.fault or not isinstance(cached.last, Scored):
+            words, status, headers = fault_answer(cached)
             return error_response(request, status, words, headers=headers)
-        await run_in_threadpool(effects_view.store_scores, tools.db, sae, question.last.scores)
+        await run_in_threadpool(effects_view.store_scores, tools.db, sae, cached.last.scores)
     if wants_json(request):
         known = await run_in_threadpool(latent_effects.scores, tools.db, sae.id, str(sae.current_build))
         return JSONResponse({"scores": {str(i): known.get(i) for i in latents}})
@@ -74,10 +73,10 @@ def _score_message(tools: Tools, sae: Sae, latents: list[int]) -> Score:
 @router.get("/effects/{model}/{name}/{number}")
 @router.get("/effects/{model}/{name}/{number}.json")  # applied first, so it is matched first
 async def show(request: Request, model: str, name: str, number: PathNumber, tools: ToolsDep) -> Response:
-    """What is known of the latent's effects, what is being measured, or the button that asks for it."""
+    """Show what is known of the latent's effects, what is being measured, or the button that starts it."""
     sae = find_sae(tools.catalog, model, name)
     need_weights(sae)
-    going = [question for key in _keys(sae, number) if (question := tools.questions.going(key)) is not None]
+    going = [cached for key in _keys(sae, number) if (cached := tools.cached_requests.going(key)) is not None]
     return await _answer(request, tools, sae, number, asked=bool(going), patience_s=PATIENCE_S)
 
 
@@ -102,16 +101,16 @@ async def _answer(
 ) -> Response:
     messages = await run_in_threadpool(_messages, tools, sae, number)
     known = await run_in_threadpool(latent_effects.stored, tools.db, sae, number)
-    questions: list[CachedRequest] = []
+    pending: list[CachedRequest] = []
     if asked:
         wanted = [known is None or known.tokens is None, known is None or known.ablation is None]
         for key, message, want in zip(_keys(sae, number), messages, wanted, strict=True):
             if want and message is not None:  # both are asked before either is waited for
-                tools.questions.begin(key, message)
+                tools.cached_requests.begin(key, message)
         for key, message, want in zip(_keys(sae, number), messages, wanted, strict=True):
             if want and message is not None:
-                questions.append(await tools.questions.ask(key, message, patience_s))
-    return await run_in_threadpool(_show, request, tools, sae, number, questions)
+                pending.append(await tools.cached_requests.ask(key, message, patience_s))
+    return await run_in_threadpool(_show, request, tools, sae, number, pending)
 
 
 def _messages(tools: Tools, sae: Sae, number: int) -> tuple[Score, Ablate | None]:
@@ -123,17 +122,17 @@ def _messages(tools: Tools, sae: Sae, number: int) -> tuple[Score, Ablate | None
                 effects_view.ablation_message(sae, build, latent, tools.workspace))
 
 
-def _show(request: Request, tools: Tools, sae: Sae, number: int, questions: list[CachedRequest]) -> Response:
+def _show(request: Request, tools: Tools, sae: Sae, number: int, pending: list[CachedRequest]) -> Response:
     waiting, fault, status, headers = "", "", 200, dict[str, str]()
-    for question in questions:
-        if isinstance(question.last, Scored):
-            effects_view.store_scores(tools.db, sae, question.last.scores)
-        elif isinstance(question.last, Ablated):
-            effects_view.store_ablation(tools.db, sae, question.last)
-        elif question.last is None:
-            waiting = question.note
+    for cached in pending:
+        if isinstance(cached.last, Scored):
+            effects_view.store_scores(tools.db, sae, cached.last.scores)
+        elif isinstance(cached.last, Ablated):
+            effects_view.store_ablation(tools.db, sae, cached.last)
+        elif cached.last is None:
+            waiting = cached.note
         else:
-            fault, status, headers = fault_words(question)
+            fault, status, headers = fault_answer(cached)
     row = latent_effects.stored(tools.db, sae, number)
     if wants_json(request):
         return JSONResponse(_json(sae, number, row, waiting, fault), status if fault else 202 if waiting else 200,

@@ -1,8 +1,8 @@
 """The prompt inspector: which latents fire on a text, and where.
 
-`POST /inspect` stores the texts and leads to `/inspect/{id}`, their permanent link; `GET /inspect`
-with texts in the address shows the same without storing.  Either is computed by the model worker,
-waited for a little, and, where that takes longer, asked for again by the page.
+`POST /inspect` stores the texts and leads to `/inspect/{id}`, their permanent link.  `GET /inspect` with texts in the
+address shows the same without storing them.  The model worker computes either; the server waits for it a little, and
+the page asks again if it takes longer.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.db.tables import Inspection, Sae
-from app.library import labels
+from app.library import explanations, labels
 from app.pages.dependencies import SessionDep, Tools, ToolsDep
+from app.pages.earlier import INSPECTED
 from app.pages.inspect.form import (
     DisplayOptions,
     InspectForm,
@@ -27,15 +28,16 @@ from app.pages.inspect.form import (
     form_of,
     read_form,
 )
-from app.pages.inspect.lookup import card_of, context_text, example, readings
+from app.pages.inspect.lookup import card_of, context_text, earlier_inspections, example, readings
 from app.pages.inspect.result import OpenedSAE, Result, result, result_json
 from app.pages.inspect.view import MEASURES
 from app.pages.provenance import provenance_words
+from app.pages.sae_choice import computable_saes
 from app.pages.sae_page import open_build
 from app.web.errors import wants_json
 from app.web.parameters import QueryNumber
 from app.web.templating import is_htmx, render
-from app.worker.cached_requests import PATIENCE_S, CachedRequest, fault_words
+from app.worker.cached_requests import PATIENCE_S, CachedRequest, fault_answer
 from app.worker.protocol import Inspect, Inspected
 from sae.steering.measurement_requests import MAX_TOP, InspectRequest
 
@@ -46,10 +48,14 @@ router = APIRouter(include_in_schema=False)
 @router.get("/inspect.json")
 @router.get("/inspect")
 async def show_form(request: Request, tools: ToolsDep) -> Response:
-    """The form: empty, filled from a context (`?sae=…&latent=…&context=…`), or, with texts, their inspection."""
+    """Show the form with an example, or, with texts or a context in the address, their inspection.
+
+    A context is named by `?sae=…&latent=…&context=…`; in JSON it gives the form's text, not its inspection.
+    """
     query = request.query_params
     form = await run_in_threadpool(_filled, request, tools)
-    if not query.get("text"):
+    from_context = bool(query.get("context") and form.text) and not wants_json(request)
+    if not query.get("text") and not from_context:
         return await run_in_threadpool(_form_page, request, tools, form)
     asked = await run_in_threadpool(check, form, tools.catalog)
     if asked is None:
@@ -59,29 +65,40 @@ async def show_form(request: Request, tools: ToolsDep) -> Response:
 
 @router.post("/inspect")
 async def create(request: Request, tools: ToolsDep) -> Response:
-    """Check the form, store the texts, lead to their page.  Faults come back at their fields."""
+    """Check the form, store the texts and lead to their page.  Faults are shown at their fields."""
     form = read_form(await request.form())
     asked = await run_in_threadpool(check, form, tools.catalog)
     if asked is None:
         return await run_in_threadpool(_form_page, request, tools, form, 422)
     await run_in_threadpool(_store, tools.db, asked)
-    place = InspectionUrl(asked, True, DisplayOptions())
+    response = await _created(request, tools, asked, InspectionUrl(asked, True, DisplayOptions()))
+    INSPECTED.remember(request, response, asked.id)
+    return response
+
+
+async def _created(request: Request, tools: Tools, asked: InspectionQuery, place: InspectionUrl) -> Response:
     if wants_json(request):
         return JSONResponse({"id": asked.id, "url": place.link()}, 201, {"Location": place.link()})
     if is_htmx(request):
         response = await _answer(request, tools, place, patience_s=0.3)
         response.headers["HX-Push-Url"] = place.link()
         return response
-    tools.questions.begin(*await run_in_threadpool(_question, tools, asked))  # so that the page finds it under way
+    tools.cached_requests.begin(*await run_in_threadpool(_keyed_message, tools, asked))  # the page finds it active
     return RedirectResponse(place.link(), 303)
+
+
+@router.get("/inspect/earlier")
+def show_earlier(request: Request, tools: ToolsDep) -> Response:
+    """Return the list of the inspections that this browser made."""
+    return render(request, "inspect/_earlier.html", earlier=earlier_inspections(tools.db, request))
 
 
 @router.get("/inspect/card")
 def card(request: Request, tools: ToolsDep, sae: str, latent: QueryNumber) -> Response:
-    """A latent in short: label, density, best contexts."""
+    """Show a latent in short: label, density, strongest contexts."""
     row = tools.catalog.get_sae(sae)
     if row is None or row.current_build is None:
-        raise HTTPException(404, f"There is no SAE {sae} with a feature index here.")
+        raise HTTPException(404, f"There is no SAE {sae} with an index here.")
     with tools.builds.use(row.id, row.current_build) as build:
         found = build.latent(latent)
         if found is None:
@@ -93,7 +110,7 @@ def card(request: Request, tools: ToolsDep, sae: str, latent: QueryNumber) -> Re
 @router.get("/inspect/{inspection_id}")
 @router.get("/inspect/{inspection_id}.json")  # applied first, so it is matched first
 async def show(request: Request, inspection_id: str, tools: ToolsDep) -> Response:
-    """A stored inspection, computed again where its answer is no longer at hand."""
+    """Show a stored inspection; it is computed again if its answer is no longer cached."""
     row = await run_in_threadpool(tools.db.get, Inspection, inspection_id)
     if row is None:
         raise HTTPException(404, f"There is no inspection {inspection_id}.")
@@ -105,7 +122,7 @@ def _filled(request: Request, tools: Tools) -> InspectForm:
     query = request.query_params
     form = read_form(query)
     if not form.sae:
-        form.sae = next((sae.id for sae in tools.catalog.list_saes() if sae.current_build and not sae.weightless), "")
+        form.sae = next((sae.id for sae in computable_saes(tools.catalog)), "")
     if query.get("context"):
         form.text = context_text(tools.catalog, tools.builds, form.sae, query.get("latent", ""), query["context"])
     elif "text" not in query:
@@ -120,15 +137,15 @@ def _store(db: SessionDep, asked: InspectionQuery) -> None:
 
 
 async def _answer(request: Request, tools: Tools, place: InspectionUrl, patience_s: float = PATIENCE_S) -> Response:
-    """The result, or what it waits for."""
+    """Return the result, or the state that it waits in."""
     saes = await run_in_threadpool(_saes, tools, place.asked)
     patience_s = 60.0 if wants_json(request) else patience_s
-    question = await tools.questions.ask(*_question(tools, place.asked, saes), patience_s)
-    return await run_in_threadpool(_show, request, tools, place, saes, question)
+    cached = await tools.cached_requests.ask(*_keyed_message(tools, place.asked, saes), patience_s)
+    return await run_in_threadpool(_show, request, tools, place, saes, cached)
 
 
-def _question(tools: Tools, asked: InspectionQuery, saes: list[Sae] | None = None) -> tuple[Hashable, Inspect]:
-    """What the worker is asked, and the key by which its answer is found again."""
+def _keyed_message(tools: Tools, asked: InspectionQuery, saes: list[Sae] | None = None) -> tuple[Hashable, Inspect]:
+    """Return the worker's message, and the key under which its answer is cached."""
     saes = saes or _saes(tools, asked)
     key = (asked, *(sae.current_build for sae in saes), *(sae.created for sae in saes))
     return key, _message(saes, asked, tools)
@@ -149,17 +166,17 @@ def _message(saes: list[Sae], asked: InspectionQuery, tools: Tools) -> Inspect:
 
 
 def _show(
-    request: Request, tools: Tools, place: InspectionUrl, saes: list[Sae], question: CachedRequest,
+    request: Request, tools: Tools, place: InspectionUrl, saes: list[Sae], cached: CachedRequest,
 ) -> Response:
-    """A question as it stands: the result, what it waits for, or its fault."""
+    """Render a request in its present state: the result, the wait, or the fault."""
     status, headers, context = 200, dict[str, str](), dict[str, Any](shown=None, waiting=None, fault=None)
-    if question.last is None:
-        context["waiting"], status = question.note, 202 if wants_json(request) else 200
-    elif question.fault is not None:
-        context["fault"], status, headers = fault_words(question)
+    if cached.last is None:
+        context["waiting"], status = cached.note, 202 if wants_json(request) else 200
+    elif cached.fault is not None:
+        context["fault"], status, headers = fault_answer(cached)
     else:
-        assert isinstance(question.last, Inspected)
-        context["shown"], context["card"] = _result(tools, place, saes, question.last), None
+        assert isinstance(cached.last, Inspected)
+        context["shown"], context["card"] = _result(tools, place, saes, cached.last), None
     if wants_json(request):
         said = context["fault"] or context["waiting"]
         body = {"error" if context["fault"] else "state": said, "status": status} if said else result_json(
@@ -169,14 +186,15 @@ def _show(
     if is_htmx(request):
         name = "inspect/_token.html" if request.headers.get("HX-Target") == "token-latents" else "inspect/_result.html"
         return render(request, name, 200, headers, **context)
-    return render(request, "inspect/page.html", status, headers, **_frame(tools, form_of(place.asked)), **context,
-                  json_url=place.link(".json"))
+    frame = _frame(request, tools, form_of(place.asked))
+    return render(request, "inspect/page.html", status, headers, **frame, **context, json_url=place.link(".json"))
 
 
 def _result(tools: Tools, place: InspectionUrl, saes: list[Sae], answer: Inspected) -> Result:
     with ExitStack() as stack:
         opened: OpenedSAE = [
-            (sae, stack.enter_context(open_build(tools.builds, sae)), labels.texts(tools.db, sae.id)) for sae in saes]
+            (sae, stack.enter_context(open_build(tools.builds, sae)), explanations.texts(tools.db, sae.id))
+            for sae in saes]
         return result(place.asked, readings(answer), opened, place.view)
 
 
@@ -187,7 +205,7 @@ def _form_page(request: Request, tools: Tools, form: InspectForm, status: int = 
             return JSONResponse({"error": f"{first}: {form.errors[first]}", "status": status, "field": first,
                                  "errors": form.errors}, status)
         return JSONResponse({"text": form.text, "text2": form.text2, "sae": form.sae, "with": form.beside})
-    context = _frame(tools, form)
+    context = _frame(request, tools, form)
     if is_htmx(request):
         headers = {"HX-Retarget": "#inspect-form", "HX-Reswap": "outerHTML"}
         return render(request, "inspect/_form.html", status, headers, **context)
@@ -195,12 +213,13 @@ def _form_page(request: Request, tools: Tools, form: InspectForm, status: int = 
                   shown=None, waiting=None, fault=None, place=None, measures=MEASURES)
 
 
-def _frame(tools: Tools, form: InspectForm) -> dict[str, Any]:
-    """What the page shows whatever its result."""
-    saes = [sae for sae in tools.catalog.list_saes() if sae.current_build and not sae.weightless]
+def _frame(request: Request, tools: Tools, form: InspectForm) -> dict[str, Any]:
+    """Return what the page shows for every result."""
+    saes = computable_saes(tools.catalog)
     current = next((sae for sae in saes if sae.id == form.sae), saes[0] if saes else None)
     words = []
     if current is not None:
         with open_build(tools.builds, current) as build:
             words = provenance_words(current, build.meta)
-    return {"form": form, "saes": saes, "current_sae": current, "section": "inspect", "strip": words}
+    return {"form": form, "saes": saes, "current_sae": current, "section": "inspect", "strip": words,
+            "earlier": earlier_inspections(tools.db, request)}

@@ -1,12 +1,18 @@
-"""What the inspector looks up: texts to begin with, a latent's card, the worker's answer as readings."""
+"""Lookups of the inspector: example texts, a latent's card, earlier inspections, the worker's answer as readings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fastapi import Request
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.tables import Inspection
 from app.library.builds import Builds
 from app.library.catalog import Catalog
+from app.pages.earlier import INSPECTED
 from app.pages.explore import latent_views
 from app.pages.inspect.view import Counted, Reading
 from app.render.token_text import Row, context_row
@@ -30,7 +36,7 @@ _DEMO_TEXT = '''def read_config(path):
 
 
 def context_text(catalog: Catalog, builds: Builds, sae_id: str, latent: str, context: str) -> str:
-    """The text of a latent's context, named `<band>.<rank>`; "" where there is no such context."""
+    """Return the text of a latent's context, named `<band>.<rank>`; "" if there is no such context."""
     sae = catalog.get_sae(sae_id)
     number = whole_number(latent)
     if sae is None or sae.current_build is None or number is None:
@@ -43,7 +49,7 @@ def context_text(catalog: Catalog, builds: Builds, sae_id: str, latent: str, con
 
 
 def example(catalog: Catalog, builds: Builds, sae_id: str) -> str:
-    """A text to begin with: the first tokens of one that the SAE was indexed on."""
+    """Return an example: the first tokens of a text that the SAE was indexed on."""
     sae = catalog.get_sae(sae_id)
     if sae is None or sae.current_build is None:
         return ""
@@ -57,8 +63,33 @@ def example(catalog: Catalog, builds: Builds, sae_id: str) -> str:
         return ""
 
 
+@dataclass(frozen=True)
+class EarlierInspection:
+    """One inspection of this browser: its texts on one line each, and its SAEs."""
+
+    id: str
+    created: float
+    text: str
+    text2: str
+    saes: list[str]
+
+
+def earlier_inspections(db: Session, request: Request) -> list[EarlierInspection]:
+    """Return the browser's inspections, newest first, without deleted ones."""
+    ids = INSPECTED.read(request)
+    if not ids:
+        return []
+    found = {row.id: row for row in db.scalars(select(Inspection).where(Inspection.id.in_(ids)))}
+    return [_earlier(found[one]) for one in ids if one in found]
+
+
+def _earlier(row: Inspection) -> EarlierInspection:
+    first, *second = (" ".join(text.split()) for text in row.request["texts"])
+    return EarlierInspection(row.id, row.created, first, "".join(second), list(row.request["saes"]))
+
+
 def plain_text(build: Build, tokens: Sequence[int]) -> str:
-    """Tokens as text, special ones and broken characters left out."""
+    """Return tokens as text, without special tokens and broken characters."""
     info = build.vocabulary
     return b"".join(info[t].piece for t in tokens if not info[t].special).decode("utf-8", errors="ignore")
 
@@ -74,7 +105,7 @@ class Card:
 
 
 def card_of(build: Build, latent: Latent) -> Card:
-    """The latent's tokens and its strongest contexts."""
+    """Return the latent's tokens and its strongest contexts."""
     contexts = [c for c in build.contexts(latent.latent) if c.band == TOP_BAND][:CARD_CONTEXTS]
     info = build.vocabulary
     return Card(
@@ -83,7 +114,7 @@ def card_of(build: Build, latent: Latent) -> Card:
 
 
 def readings(answer: Inspected) -> list[Reading]:
-    """The worker's answer: each text under each SAE, the SAEs changing slowest."""
+    """Return the worker's answer as one reading for each text under each SAE, the SAEs changing slowest."""
     return [_reading(text, text.saes[place]) for place in range(len(answer.texts[0].saes)) for text in answer.texts]
 
 

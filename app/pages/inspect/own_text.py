@@ -1,4 +1,4 @@
-"""A latent on a text of one's own: every token shaded by its activation.
+"""A latent on the reader's own text: every token is shaded by its activation.
 
 `GET /inspect/{model}/{sae}/{latent}?text=…` is a page; a POST from the latent's page gets the result alone.
 """
@@ -23,7 +23,7 @@ from app.render.zoom import Zoom
 from app.web.errors import wants_json
 from app.web.parameters import PathNumber
 from app.web.templating import is_htmx, render
-from app.worker.cached_requests import PATIENCE_S, CachedRequest, fault_words
+from app.worker.cached_requests import PATIENCE_S, CachedRequest, fault_answer
 from app.worker.protocol import Inspect, Inspected, InspectedText
 from sae.errors import UserError
 from sae.steering.measurement_requests import InspectRequest
@@ -35,7 +35,7 @@ router = APIRouter(include_in_schema=False)
 
 @dataclass(frozen=True)
 class OwnText:
-    """The text as the latent sees it.  `acts` is by position, BOS first; special tokens do not count for the rest."""
+    """The text as the latent sees it.  `acts` is by position, BOS first; the other numbers ignore special tokens."""
 
     ids: list[int]
     acts: list[float]
@@ -50,43 +50,43 @@ class OwnText:
 @router.get("/inspect/{model}/{name}/{number}")
 @router.get("/inspect/{model}/{name}/{number}.json")  # applied first, so it is matched first
 async def show(request: Request, model: str, name: str, number: PathNumber, tools: ToolsDep) -> Response:
-    """Where the latent fires on `text`."""
+    """Show where the latent fires on `text`."""
     sae = find_sae(tools.catalog, model, name)
     need_weights(sae)
     values = await request.form() if request.method == "POST" else request.query_params
     text = str(values.get("text", "")).replace("\r\n", "\n")
     form = InspectForm(text=text, sae=sae.id)
-    question = None
+    cached = None
     if await run_in_threadpool(check, form, tools.catalog):
         message = Inspect(
             request=InspectRequest(model=str(sae.config["model"]["name"]), saes=(sae.id,), texts=(text,), top=1,
                                    latents=(number,)),
             folders={sae.id: str(tools.workspace.sae(sae.id))})
         key = ("own text", sae.id, sae.current_build, sae.created, number, text)
-        question = await tools.questions.ask(key, message, 60.0 if wants_json(request) else PATIENCE_S)
-    return await run_in_threadpool(_show, request, tools, sae, number, form, question)
+        cached = await tools.cached_requests.ask(key, message, 60.0 if wants_json(request) else PATIENCE_S)
+    return await run_in_threadpool(_show, request, tools, sae, number, form, cached)
 
 
 def _show(
-    request: Request, tools: Tools, sae: Sae, number: int, form: InspectForm, question: CachedRequest | None,
+    request: Request, tools: Tools, sae: Sae, number: int, form: InspectForm, cached: CachedRequest | None,
 ) -> Response:
     status, headers, waiting, fault = 200, dict[str, str](), "", ""
-    if question is None:
+    if cached is None:
         field, said = next(iter(form.errors.items()))
         if wants_json(request):
             raise UserError(f"{field}: {said}", field)
         fault, status = said if form.text else "", 422 if form.text else 200
-    elif question.last is None:
-        waiting, status = question.note, 202 if wants_json(request) else 200
-    elif question.fault is not None:
-        fault, status, headers = fault_words(question)
+    elif cached.last is None:
+        waiting, status = cached.note, 202 if wants_json(request) else 200
+    elif cached.fault is not None:
+        fault, status, headers = fault_answer(cached)
     with open_build(tools.builds, sae) as build:
         latent = build.latent(number)
         if latent is None:
             raise HTTPException(404, f"{sae.id} has {sae.n_latents:,} latents; there is no latent {number}.")
         found = None
-        if question and isinstance(question.last, Inspected):
-            found = _own_text(build, latent, question.last.texts[0])
+        if cached and isinstance(cached.last, Inspected):
+            found = _own_text(build, latent, cached.last.texts[0])
         if wants_json(request):
             return JSONResponse(_json(sae, build, latent, found, waiting, fault), status, headers)
         context: dict[str, Any] = {

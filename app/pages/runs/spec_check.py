@@ -1,31 +1,87 @@
-"""What must hold before a run is queued, checked without loading anything.
+"""Checks of a run before it is queued, which load nothing.
 
-The spec's own rules are in `sae.specs.registry`; here the model's config file is read, so that a wrong
-name, layer or context length is refused at once, at its field, and not minutes later in a log.
+The spec's own rules are in `sae.specs.registry`.  Here the model's config, the text's path and the SAEs are looked
+up, so that a mistake is refused at once, at its field, and not minutes later in a log.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from app.library.catalog import Catalog
+from app.library.explanations import named_latents
+from sae.data.texts import STDLIB, find_text
 from sae.errors import UserError
-from sae.lm.model_info import check_layer, find_model
-from sae.specs.registry import EvaluateSpec, IndexSpec, RunSpec, SweepSpec, TrainSpec, located, parse_spec
+from sae.explain.checks import check_settings
+from sae.lm.model_info import check_layer, find_model, hub_message, hub_reachable
+from sae.specs.registry import (
+    CompareSpec,
+    EvaluateSpec,
+    ExplainSpec,
+    IndexSpec,
+    RunSpec,
+    SweepSpec,
+    TrainSpec,
+    located,
+    parse_spec,
+)
 from sae.workspace.paths import check_name
 
 
 def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> RunSpec:
-    """The checked spec.  Raises UserError, whose `field` names the setting at fault."""
+    """Return the checked spec.  Raises UserError, whose `field` names the setting at fault."""
     spec = located(parse_spec(kind, values))
     if isinstance(spec, TrainSpec | SweepSpec):
-        info = find_model(spec.model)
-        check_layer(info, spec.layer, spec.context_length)
-        if spec.name:
-            check_name(spec.name)
-            if isinstance(spec, TrainSpec) and catalog.get_sae(f"{info.id}/{spec.name}") is not None:
-                raise UserError(f"name: there is an SAE {info.id}/{spec.name} already; choose another name", "name")
-    elif isinstance(spec, IndexSpec | EvaluateSpec) and catalog.get_sae(spec.sae) is None:
-        known = ", ".join(sae.id for sae in catalog.list_saes()[:10]) or "none yet"
-        raise UserError(f"sae: there is no SAE {spec.sae} here (there are: {known})", "sae")
+        _check_training(spec, catalog)
+    elif isinstance(spec, IndexSpec | EvaluateSpec):
+        _check_sae("sae", spec.sae, catalog)
+    elif isinstance(spec, CompareSpec):
+        _check_sae("a", spec.a, catalog)
+        _check_sae("b", spec.b, catalog)
+    elif isinstance(spec, ExplainSpec):
+        spec = _checked_explain(spec, catalog)
+    if getattr(spec, "map", "") == "umap" and find_spec("umap") is None:
+        raise UserError("map: UMAP is not installed on this server; choose pca", "map")
+    _check_text(spec)
     return spec
+
+
+def _check_training(spec: TrainSpec | SweepSpec, catalog: Catalog) -> None:
+    info = find_model(spec.model)
+    check_layer(info, spec.layer, spec.context_length)
+    if spec.name:
+        check_name(spec.name)
+        if isinstance(spec, TrainSpec) and catalog.get_sae(f"{info.id}/{spec.name}") is not None:
+            raise UserError(f"name: there is an SAE {info.id}/{spec.name} already; choose another name", "name")
+
+
+def _check_sae(field: str, sae_id: str, catalog: Catalog, weights: bool = True) -> None:
+    sae = catalog.get_sae(sae_id)
+    if sae is None:
+        known = ", ".join(one.id for one in catalog.list_saes()[:10]) or "none yet"
+        raise UserError(f"{field}: there is no SAE {sae_id} here (there are: {known})", field)
+    if weights and sae.weightless:
+        raise UserError(f"{field}: {sae_id} {sae.why_weightless}", field)
+
+
+def _checked_explain(spec: ExplainSpec, catalog: Catalog) -> ExplainSpec:
+    """Return the spec with the latents that people have starred, tagged or left unexplained as numbers."""
+    _check_sae("sae", spec.sae, catalog, weights=False)
+    sae = catalog.get_sae(spec.sae)
+    assert sae is not None
+    if sae.current_build is None:
+        raise UserError(f"sae: {sae.id} has no index yet, which an explanation needs", "sae")
+    with catalog.sessions() as db:
+        spec = spec.model_copy(update={"latents": named_latents(db, sae, spec.latents)})
+    check_settings(spec, weightless=sae.weightless)
+    return spec
+
+
+def _check_text(spec: RunSpec) -> None:
+    """Raise UserError (field `text`) where the text is a path without a file, or a data set that cannot be fetched."""
+    text = getattr(spec, "text", "")
+    if text in ("", STDLIB):
+        return
+    if find_text(text, spec.text_column, spec.text_split).kind == "dataset" and not hub_reachable():  # type: ignore[union-attr]
+        raise UserError(hub_message("text", text, ConnectionError()), "text")

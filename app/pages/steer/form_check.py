@@ -1,168 +1,157 @@
-"""From the steering form to the request that it makes; what is wrong is told at its field."""
+"""From the steering form to the request that it makes; every fault is shown at its field.
+
+`SteerRequest` and `SweepRequest` state the limits, and their faults find the form's fields here.  This module adds
+what only the form knows: an empty prompt, SAEs of two models, and the room in the model's context.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from app.pages.steer.form import NUMBERS, POSITIONS, Chip, Form, parse_number
+from pydantic import ValidationError
+
+from app.pages.steer.form import NUMBERS, Chip, Form, parse_number
+from app.pages.steer.sweep_strengths import default_strengths
 from app.web.parameters import whole_number
 from sae.errors import UserError
+from sae.faults import Fault, faults
 from sae.lm.model_info import find_model
 from sae.lm.prompts import has_chat_template, prompt_length
-from sae.steering.measurement_requests import MAX_STRENGTHS, SweepRequest
-from sae.steering.request import (
-    MAX_LATENTS,
-    MAX_LENGTH,
-    MAX_PROMPT_CHARACTERS,
-    MAX_SAMPLES,
-    MAX_SEED,
-    MAX_STOP_CHARACTERS,
-    MAX_STOPS,
-    MAX_STRENGTH,
-    MODES,
-    ChatMessage,
-    Intervention,
-    Sampling,
-    SteeredPositions,
-    SteerRequest,
-    check_room,
-)
+from sae.steering.measurement_requests import SweepRequest
+from sae.steering.request import SteerRequest, check_room
+
+# The page's names of the fields that a request may refuse.
+_NAMES = {
+    "temperature": "Temperature", "top_p": "Top-p", "top_k": "Top-k", "length": "Length", "seed": "Seed",
+    "repetition_penalty": "Repetition penalty", "stop": "Stop strings", "samples": "Samples",
+    "positions": "Steered positions", "start": "From position", "prompt": "Prompt", "chat": "Messages",
+    "add": "Latents", "mode": "Mode", "strength": "Strength", "target": "Clamped activation", "factor": "Factor",
+    "latent": "Latent"}
 
 
 def check(form: Form) -> SteerRequest | None:
-    """The request that the form makes.  None where something is wrong: then every fault is at its field."""
-    interventions = [_intervention(chip) for chip in form.chips]
-    _check_chips(form)
-    length = _whole(form, "length", 1, MAX_LENGTH)
-    sampling = {
-        "temperature": _within(form, "temperature", 0, 5), "top_p": _within(form, "top_p", 0.01, 1),
-        "top_k": _whole(form, "top_k", 0, 1_000_000), "length": length, "seed": _whole(form, "seed", 0, MAX_SEED),
-        "repetition_penalty": _within(form, "repetition_penalty", 1, 2), "stop": _stops(form)}
-    samples = _whole(form, "samples", 1, MAX_SAMPLES)
-    positions, start = form.values["positions"], _whole(form, "start", 0, 1_000_000)
-    if positions not in POSITIONS:
-        form.errors["positions"] = f"one of: {', '.join(POSITIONS)}"
-    _check_prompt(form, length)
-    if form.has_errors or form.facts is None:
-        return None
+    """Return the request that the form makes; None where something is wrong, with every fault at its field."""
+    request = None
     try:
-        return SteerRequest(
-            model=form.facts.model, **_text(form), samples=samples or 1,
-            interventions=tuple(i for i in interventions if i is not None),
-            sampling=Sampling(**sampling),  # type: ignore[arg-type]
-            where=SteeredPositions(positions=positions, start=start, special=form.special),  # type: ignore[arg-type]
-            columns=("baseline", "steered", "control") if form.control else ("baseline", "steered"))
-    except ValueError as error:  # a rule that no field above looks at
-        form.errors["form"] = str(error)
-        return None
+        request = SteerRequest.model_validate(_values(form))
+    except ValidationError as error:
+        for fault in faults(error, SteerRequest):
+            _show_at_its_field(form, fault)
+    _check_chips(form)
+    _check_prompt(form)
+    return None if form.has_errors else request
 
 
 def check_sweep(form: Form, steer: SteerRequest, concept: tuple[int, ...]) -> SweepRequest | None:
-    """The sweep that the form makes of a request; `concept` are the swept latent's tokens."""
+    """Return the sweep that the form makes of a request; `concept` are the swept latent's tokens.
+
+    If the form has no strengths, they follow from the latent.
+    """
+    words = [word for word in re.split(r"[\s,;]+", form.values["sweep"]) if word]
+    numbers = [parse_number(word) for word in words]
+    strengths: list[Any] = words if None in numbers else sorted({s for s in numbers if s is not None})
     place = swept_place(form)
-    words = re.split(r"[\s,;]+", form.values["sweep"].strip())
-    strengths = [parse_number(word) for word in words if word]
-    if place is None or steer.interventions[place].mode not in NUMBERS:
-        form.errors["sweep_of"] = "a latent that is added, clamped or scaled: the others have no strength"
-    if not strengths or any(s is None or abs(s) > MAX_STRENGTH for s in strengths):
-        form.errors["sweep"] = f"numbers from −{MAX_STRENGTH:g} to {MAX_STRENGTH:g} with spaces between"
-    elif len(strengths) > MAX_STRENGTHS:
-        form.errors["sweep"] = f"{len(strengths)} strengths; {MAX_STRENGTHS} at most"
-    if form.has_errors or place is None:
-        return None
-    ordered = tuple(sorted({s for s in strengths if s is not None}))
-    return SweepRequest(request=steer, place=place, strengths=ordered, concept=concept)
+    if not words and place is not None:
+        strengths = default_strengths(form.chips[place])
+    try:
+        return SweepRequest.model_validate(
+            {"request": steer, "place": -1 if place is None else place, "strengths": strengths, "concept": concept})
+    except ValidationError as error:
+        for fault in faults(error, SweepRequest):
+            if fault.path[0] == "place":
+                form.errors["sweep_of"] = "Choose a latent that is added, clamped or scaled; others have no strength"
+            else:
+                form.errors["sweep"] = fault.about("Strengths" if len(fault.path) == 1 else "Each strength")
+    return None
 
 
 def swept_place(form: Form) -> int | None:
-    """Which latent of the form is to be swept, or None where it is none of them."""
+    """Return the place of the latent that is to be swept, or None where the form has no such latent."""
     return whole_number(form.values["sweep_of"], len(form.chips))
+
+
+def _values(form: Form) -> dict[str, Any]:
+    """Return the request as typed.  An SAE that is not known has placeholders: its latent has an error already."""
+    v = form.values
+    sampling = {name: _typed(v[name]) for name in (
+        "temperature", "top_p", "top_k", "length", "seed", "repetition_penalty")}
+    return {
+        "model": form.facts.model if form.facts else "?", **_text(form), "samples": _typed(v["samples"]),
+        "interventions": [_intervention(chip) for chip in form.chips],
+        "sampling": sampling | {"stop": _stops(v["stop"])},
+        "where": {"positions": v["positions"], "start": _typed(v["start"]), "special": form.special},
+        "columns": ("baseline", "steered", "control") if form.control else ("baseline", "steered")}
+
+
+def _typed(text: str) -> str:
+    return text.strip().replace("−", "-")
 
 
 def _text(form: Form) -> dict[str, Any]:
     if not form.chat:
-        return {"prompt": form.prompt}
+        return {"prompt": form.prompt or " "}  # `_check_prompt` reports an empty one, whatever else is wrong
     system = [("system", form.values["system"])] if form.values["system"].strip() else []
-    messages = [*system, *form.said, ("user", form.prompt)]
-    return {"chat": tuple(ChatMessage(role=role, content=content) for role, content in messages)}  # type: ignore[arg-type]
+    messages = [*system, *form.said, ("user", form.prompt or " ")]
+    return {"chat": [{"role": role, "content": content} for role, content in messages]}
 
 
-def _intervention(chip: Chip) -> Intervention | None:
-    if chip.mode not in MODES:
-        chip.errors["mode"] = f"one of: {', '.join(MODES)}"
-    strength = 0.0
+def _intervention(chip: Chip) -> dict[str, Any]:
     name = NUMBERS.get(chip.mode)  # type: ignore[call-overload]
-    if name is not None:
-        parsed = chip.value(name)
-        if parsed is None or abs(parsed) > MAX_STRENGTH:
-            chip.errors[name] = f"a number from −{MAX_STRENGTH:g} to {MAX_STRENGTH:g}"
-        else:
-            strength = parsed
-    if chip.mode in ("add", "clamp") and chip.max_act == 0 and "latent" not in chip.errors:
-        chip.errors["latent"] = (
-            f"latent {chip.latent} never fired in the build, so its strength has no unit; other modes work")
-    if chip.errors or chip.facts is None or chip.number is None or chip.max_act is None:
-        return None
-    return Intervention(
-        sae=chip.sae, layer=chip.facts.layer, latent=chip.number, mode=chip.mode,  # type: ignore[arg-type]
-        strength=strength, max_act=chip.max_act)
+    return {
+        "sae": chip.sae or "?", "layer": chip.facts.layer if chip.facts else 0, "latent": chip.number or 0,
+        "mode": chip.mode, "strength": _typed(getattr(chip, name)) if name else 0.0, "max_act": chip.max_act or 0.0}
+
+
+def _stops(text: str) -> list[str]:
+    r"""Return one stop string for each line; `\n` in it is a line break, `\\` a backslash."""
+    return [re.sub(r"\\(n|\\)", lambda m: "\n" if m[1] == "n" else "\\", line) for line in text.split("\n") if line]
+
+
+def _show_at_its_field(form: Form, fault: Fault) -> None:
+    """Put a fault of the request at the form's field; an error that is there already stays."""
+    first, *more = fault.path or ("form",)
+    if first == "interventions" and more:
+        _show_at_its_latent(form.chips[int(more[0])], str(more[-1]), fault)
+    elif first == "interventions":
+        if not form.chips:
+            form.errors["add"] = "Choose a latent to steer with"
+        elif fault.type == "too_long":
+            form.errors["add"] = fault.about(_NAMES["add"])
+    else:
+        name = str(more[0] if first in ("sampling", "where") and more else first)
+        name = "prompt" if name == "chat" and more else name
+        shown = name if name in (*form.values, "prompt", "chat") else "form"
+        form.errors.setdefault(shown, fault.about(_NAMES.get(name, name)))
+
+
+def _show_at_its_latent(chip: Chip, field: str, fault: Fault) -> None:
+    if field == "strength":
+        field = NUMBERS.get(chip.mode, "mode")  # type: ignore[call-overload]
+    field = field if field in ("mode", *NUMBERS.values()) else "latent"
+    chip.errors.setdefault(field, fault.about(_NAMES[field]))
 
 
 def _check_chips(form: Form) -> None:
-    if not form.chips:
-        form.errors["add"] = "choose a latent to steer with: type its number"
-    elif len(form.chips) > MAX_LATENTS:
-        form.errors["add"] = f"{len(form.chips)} latents; {MAX_LATENTS} at most"
-    seen = set()
     for chip in form.chips:
-        if (chip.sae, chip.number) in seen:
-            chip.errors.setdefault("latent", f"latent {chip.latent} is there twice; remove one")
-        seen.add((chip.sae, chip.number))
+        if chip.mode in ("add", "clamp") and chip.max_act == 0:
+            chip.errors.setdefault("latent", f"Latent {chip.latent} never fired in the build, so its strength has no "
+                                             "unit; other modes work")
         if chip.facts and form.facts and chip.facts.model != form.facts.model:
             chip.errors.setdefault("latent", f"{chip.sae} belongs to another model than {form.facts.id}")
 
 
-def _check_prompt(form: Form, length: int | None) -> None:
+def _check_prompt(form: Form) -> None:
     if not form.prompt.strip():
         form.errors["prompt"] = (
-            "type a message for the model to answer" if form.chat else "type some text for the model to go on from")
-    elif len(form.prompt) > MAX_PROMPT_CHARACTERS:
-        form.errors["prompt"] = f"{len(form.prompt):,} characters; {MAX_PROMPT_CHARACTERS:,} at most"
-    elif form.facts is not None:
+            "Type a message for the model to answer" if form.chat else "Type some text for the model to continue")
+    elif form.facts is not None and "prompt" not in form.errors:  # an endless text is never tokenised
         try:
             info = find_model(form.facts.model)
             if form.chat and not has_chat_template(info):
-                form.errors["chat"] = f"{info.name} has no chat template; let it go on from a text instead"
-            tokens = prompt_length(info, form.prompt)  # of a chat the template adds to it; the worker counts that
+                form.errors["chat"] = f"{info.name} has no chat template; let it continue a text instead"
+            tokens = prompt_length(info, form.prompt)  # a chat's template adds to it, which the worker counts
             if tokens is not None:
-                check_room(tokens, length or 1, info.n_ctx, info.name)
+                check_room(tokens, whole_number(form.values["length"]) or 1, info.n_ctx, info.name)
         except UserError as error:
             form.errors.setdefault(error.field or "prompt", str(error).partition(": ")[2] or str(error))
-
-
-def _stops(form: Form) -> tuple[str, ...]:
-    r"""One stop string a line; `\n` in it is a line break, `\\` a backslash."""
-    stops = [re.sub(r"\\(n|\\)", lambda m: "\n" if m[1] == "n" else "\\", line)
-             for line in form.values["stop"].split("\n") if line]
-    if len(stops) > MAX_STOPS:
-        form.errors["stop"] = f"{len(stops)} stop strings; {MAX_STOPS} at most"
-    elif any(len(stop) > MAX_STOP_CHARACTERS for stop in stops):
-        form.errors["stop"] = f"{MAX_STOP_CHARACTERS} characters each at most"
-    return tuple(stops)
-
-
-def _within(form: Form, name: str, low: float, high: float) -> float | None:
-    value = parse_number(form.values[name])
-    if value is None or not low <= value <= high:
-        form.errors[name] = f"a number from {low:g} to {high:g}"
-        return None
-    return value
-
-
-def _whole(form: Form, name: str, low: int, high: int) -> int | None:
-    value = parse_number(form.values[name])
-    if value is None or value != int(value) or not low <= value <= high:
-        form.errors[name] = f"a whole number from {low:,} to {high:,}"
-        return None
-    return int(value)

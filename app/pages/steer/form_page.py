@@ -1,12 +1,12 @@
-"""Steering: the form, and what makes a run of it.
+"""Steering: the form, and the requests that make a run of it.
 
-`POST /steer` makes a run of texts, `POST /steer/sweep` one over a row of strengths; both answer
-with the run's address (`app/pages/steer/run_page.py`).
+`POST /steer` makes a run of texts, `POST /steer/sweep` a run of one latent at many strengths.  Both answer with the
+run's address (`app/pages/steer/run_page.py`).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -15,7 +15,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import ImmutableMultiDict
 
 from app.db.tables import SteerRun
-from app.pages.dependencies import BuildsDep, CatalogDep, QuestionsDep, SessionDep, SteeringDep, WorkspaceDep
+from app.pages.dependencies import BuildsDep, CachedRequestsDep, CatalogDep, SessionDep, SteeringDep, WorkspaceDep
+from app.pages.earlier import STEERED
+from app.pages.steer.earlier_runs import earlier_runs
 from app.pages.steer.form import (
     MODE_NAMES,
     NUMBERS,
@@ -32,6 +34,7 @@ from app.pages.steer.form_check import check, check_sweep, swept_place
 from app.pages.steer.lookup import Sources
 from app.pages.steer.result import find, run_context
 from app.pages.steer.run_view import run_view, stored_request, whole_text
+from app.pages.steer.sweep_strengths import default_strengths, strengths_text
 from app.web.errors import wants_json
 from app.web.parameters import whole_number
 from app.web.templating import is_htmx, render
@@ -47,8 +50,8 @@ _RETRY_AFTER_S = 5
 _BUSY = "The model worker has all the runs it can hold. Nothing was lost: try again in a few seconds."
 
 
-def get_sources(catalog: CatalogDep, builds: BuildsDep) -> Sources:
-    return Sources(catalog, builds)
+def get_sources(catalog: CatalogDep, builds: BuildsDep, db: SessionDep) -> Sources:
+    return Sources(catalog, builds, db)
 
 
 SourcesDep = Annotated[Sources, Depends(get_sources)]
@@ -59,9 +62,9 @@ SourcesDep = Annotated[Sources, Depends(get_sources)]
 
 @router.get("/steer")
 def show_form(
-    request: Request, sources: SourcesDep, db: SessionDep, runs: SteeringDep, fork: str | None = None
+    request: Request, sources: SourcesDep, db: SessionDep, runs: SteeringDep, fork: str | None = None,
 ) -> Response:
-    """The form: from the address, from a run (`?fork=<id>`), or an example.  htmx gets the form alone."""
+    """Show the form, filled from the address, a run (`?fork=<id>`) or with an example.  htmx gets the form alone."""
     form = _forked(request, db, runs, fork) if fork else _form_from(request.query_params, sources)
     if fork:
         sources.look_up(form)
@@ -69,7 +72,7 @@ def show_form(
 
 
 def _forked(request: Request, db: SessionDep, runs: SteeringDep, run_id: str) -> Form:
-    """A run's form; `strength` sets the first latent's anew, `reply` goes on from one of a chat's answers."""
+    """Return a run's form; `strength` is a new one for the latent at `place`, `reply` continues a chat's answer."""
     row = find(db, runs, run_id).row
     form = form_of(*stored_request(row))
     strength = request.query_params.get("strength")
@@ -87,28 +90,46 @@ def _forked(request: Request, db: SessionDep, runs: SteeringDep, run_id: str) ->
 
 @router.post("/steer/form")
 async def change_form(request: Request, sources: SourcesDep) -> Response:
-    """The form with a latent added or removed or a new seed.  By POST, as a prompt may be too long for an address."""
+    """Show the form with a latent added or removed, or a new seed.  A prompt may be too long for a GET."""
     data = await request.form()
     form = await run_in_threadpool(_form_from, data, sources)
     return await run_in_threadpool(_show_form, request, form, sources)
 
 
+@router.get("/steer/earlier")
+def show_earlier(request: Request, db: SessionDep) -> Response:
+    """Return the list of the runs that this browser made."""
+    return render(request, "steer/_earlier.html", earlier=earlier_runs(db, request))
+
+
+@router.get("/steer/latents")
+def search_latents(request: Request, sources: SourcesDep, add: str = "", add_sae: str = "") -> Response:
+    """Return the latents that the text in the “Add latent” field may mean."""
+    found = sources.search(add_sae, add) if add.strip() and whole_number(add) is None else None
+    if wants_json(request):
+        return JSONResponse([
+            {"latent": one.latent, "reason": one.reason.words, "tokens": one.reason.tokens, "label": one.label}
+            for one in found or []])
+    return render(request, "steer/_found.html", found=found, add=add.strip())
+
+
 @router.get("/steer/warm")
-async def warm(sources: SourcesDep, workspace: WorkspaceDep, questions: QuestionsDep, sae: str) -> Response:
-    """A page is open on which the SAE may be steered with: let the worker load it and its model."""
+async def warm(sources: SourcesDep, workspace: WorkspaceDep, cached_requests: CachedRequestsDep, sae: str) -> Response:
+    """Let the worker load an SAE and its model, as a reader has a page open that may steer with it."""
     row = await run_in_threadpool(sources.sae, sae)
     if row is not None:
         model = str(row.config["model"]["name"])
-        questions.hint(Warm(model=model, folders={row.id: str(workspace.sae(row.id))}))
+        cached_requests.hint(Warm(model=model, folders={row.id: str(workspace.sae(row.id))}))
     return Response(status_code=204)
 
 
 @router.get("/steer.json")
 def form_json(request: Request, sources: SourcesDep) -> dict[str, Any]:
-    """What `POST /steer` takes, filled in as the page would be."""
+    """Return the fields of `POST /steer`, filled in as on the page."""
     form = _form_from(request.query_params, sources)
     return {
-        "prompt": form.prompt, **form.values, "special": form.special, "control": form.control, "chat": form.chat,
+        "prompt": form.prompt, **form.values, "sweep": form.values["sweep"] or _swept_text(form),
+        "special": form.special, "control": form.control, "chat": form.chat,
         "latents": [{"sae": c.sae, "latent": c.number, "mode": c.mode, "strength": c.value("strength"),
                      "target": c.value("target"), "factor": c.value("factor"), "max_act": c.max_act,
                      "norm_ratio": c.ratio("strength")} for c in form.chips],
@@ -118,16 +139,17 @@ def form_json(request: Request, sources: SourcesDep) -> dict[str, Any]:
 
 def _form_from(query: ImmutableMultiDict[str, Any], sources: Sources) -> Form:
     form = read_form(query)
-    if query.get("add"):
-        _add(form, query)
+    _add(form, sources)
     drop = whole_number(str(query.get("drop", "")), len(form.chips))
     if drop is not None:
         del form.chips[drop]
     if query.get("new_seed"):
         form.values["seed"] = new_seed()
-    if query.get("forget"):  # begin the chat anew
+    if query.get("forget"):  # start a new chat
         form.said = []
-    if form.chips or "drop" in query or form.prompt:
+    if inspection := str(query.get("inspection", "")):
+        form.prompt = form.prompt or sources.inspected_text(inspection)
+    if form.chips or "drop" in query or form.prompt or form.add:
         sources.complete(form)
         return form
     example = sources.example(query.get("sae"))
@@ -135,24 +157,42 @@ def _form_from(query: ImmutableMultiDict[str, Any], sources: Sources) -> Form:
     return example
 
 
-def _add(form: Form, data: ImmutableMultiDict[str, Any]) -> None:
-    sae = str(data.get("add_sae") or (form.chips[0].sae if form.chips else ""))
-    form.chips.append(Chip(sae=sae, latent=str(data["add"])))
+def _add(form: Form, sources: Sources) -> None:
+    """Add the latent whose number was typed; for other text, find latents that the reader can choose from."""
+    if not form.add:
+        return
+    if whole_number(form.add) is None:
+        form.found = sources.search(form.add_sae, form.add)
+        return
+    form.chips.append(Chip(sae=form.add_sae, latent=form.add))
+    form.add = ""
 
 
 def _show_form(request: Request, form: Form, sources: Sources) -> Response:
     name = "steer/_form.html" if is_htmx(request) else "steer/page.html"
-    return render(request, name, **form_page(form, sources))
+    return render(request, name, **form_page(request, form, sources))
 
 
-def form_page(form: Form, sources: Sources) -> dict[str, Any]:
-    """What the page shows beside a run; without one unless it is put in."""
+def form_page(request: Request, form: Form, sources: Sources) -> dict[str, Any]:
+    """Return the context of the page without a run."""
     saes = sources.steerable()
     current = next((sae for chip in form.chips for sae in saes if sae.id == chip.sae), saes[0] if saes else None)
     return {
-        "run": None, "form": form, "saes": saes, "current_sae": current, "modes": MODES, "mode_names": MODE_NAMES,
+        "run": None, "earlier": earlier_runs(sources.db, request), "form": form,
+        "saes": saes, "current_sae": current, "modes": MODES, "mode_names": MODE_NAMES,
         "positions": POSITIONS, "section": "steer", "json_url": "/steer.json", "defaults": default_values(),
+        "sweep_text": _sweep_text, "swept_text": _swept_text(form),
         "can_chat": current is not None and sources.can_chat(current), "slider": slider_position}
+
+
+def _swept_text(form: Form) -> str:
+    place = swept_place(form)
+    return _sweep_text(form.chips[place]) if place is not None else ""
+
+
+def _sweep_text(chip: Chip, mode: str = "") -> str:
+    """Return what a sweep of the latent tries where no strengths are typed, in its own mode or another."""
+    return strengths_text(default_strengths(replace(chip, mode=mode or chip.mode)))
 
 
 # ---- runs
@@ -162,7 +202,7 @@ def form_page(form: Form, sources: Sources) -> dict[str, Any]:
 async def create(
     request: Request, sources: SourcesDep, db: SessionDep, runs: SteeringDep, workspace: WorkspaceDep
 ) -> Response:
-    """Check the form, store the run and begin it.  Faults come back at their fields, with all that was typed."""
+    """Check the form, store the run and start it.  Faults are shown at their fields; everything typed is kept."""
     data = await request.form()
     form, steer = await run_in_threadpool(_read_and_check, data, sources)
     if steer is None:
@@ -174,7 +214,7 @@ async def create(
 async def create_sweep(
     request: Request, sources: SourcesDep, db: SessionDep, runs: SteeringDep, workspace: WorkspaceDep
 ) -> Response:
-    """As `create`, of one latent over a row of strengths."""
+    """Check the form, store a sweep of one latent and start it."""
     data = await request.form()
     form, steer = await run_in_threadpool(_read_and_check, data, sources)
     sweep = await run_in_threadpool(_read_sweep, form, steer, sources)
@@ -187,7 +227,7 @@ async def _begin(
     request: Request, data: ImmutableMultiDict[str, Any], sources: Sources, db: SessionDep, runs: SteeringDep,
     workspace: Workspace, form: Form, steer: SteerRequest, sweep: SweepRequest | None,
 ) -> Response:
-    if data.get("replaces"):  # the run that this page showed until now need not wait for its grace
+    if data.get("replaces"):  # the run that this page showed so far stops at once
         runs.stop(str(data["replaces"]))
     if runs.full:
         form.errors["form"] = _BUSY
@@ -198,22 +238,28 @@ async def _begin(
 
 
 def _created(request: Request, row: SteerRun, live: LiveRun) -> Response:
-    headers = {"Location": f"/steer/{row.id}"}
+    place = f"/steer/{row.id}"
+    response: Response
     if wants_json(request):
-        return JSONResponse({"id": row.id, "url": f"/steer/{row.id}"}, 201, headers)
-    if is_htmx(request):
-        return render(request, "steer/_result.html", headers={"HX-Push-Url": f"/steer/{row.id}"},
-                      **run_context(run_view(row, live)))
-    return RedirectResponse(f"/steer/{row.id}", 303)
+        response = JSONResponse({"id": row.id, "url": place}, 201, {"Location": place})
+    elif is_htmx(request):
+        response = render(request, "steer/_result.html", headers={"HX-Push-Url": place},
+                          **run_context(run_view(row, live)))
+    else:
+        response = RedirectResponse(place, 303)
+    STEERED.remember(request, response, row.id)
+    return response
 
 
 def _read_and_check(data: ImmutableMultiDict[str, Any], sources: Sources) -> tuple[Form, SteerRequest | None]:
     form = read_form(data)
-    if data.get("add"):
-        _add(form, data)
+    typed = len(form.chips)
+    _add(form, sources)
+    if form.found is not None:
+        form.errors["add"] = "Choose one of the latents found, or empty this field"
     sources.look_up(form)
-    if data.get("add"):
-        form.chips[-1].usual()
+    for chip in form.chips[typed:]:
+        chip.usual()
     return form, check(form)
 
 
@@ -235,8 +281,8 @@ def _show_faults(request: Request, form: Form, sources: Sources, status: int) ->
             {"error": f"{first}: {errors[first]}", "status": status, "field": first, "errors": errors}, status, headers)
     if is_htmx(request):
         headers |= {"HX-Retarget": "#steer-form", "HX-Reswap": "outerHTML"}
-        return render(request, "steer/_form.html", status, headers, **form_page(form, sources))
-    return render(request, "steer/page.html", status, headers, **form_page(form, sources))
+        return render(request, "steer/_form.html", status, headers, **form_page(request, form, sources))
+    return render(request, "steer/page.html", status, headers, **form_page(request, form, sources))
 
 
 def _store(db: SessionDep, form: Form, steer: SteerRequest, sweep: SweepRequest | None) -> SteerRun:

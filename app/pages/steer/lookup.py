@@ -1,52 +1,51 @@
-"""What the steering form looks up: an SAE's facts, a latent's maximum and name, an example to begin with."""
+"""Lookups of the steering form: an SAE's facts, a latent's maximum and tokens, an example to begin with."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from sqlalchemy.orm import Session
 
-from app.db.tables import Sae
+from app.db.tables import Inspection, Sae
 from app.library.builds import Builds
 from app.library.catalog import Catalog
+from app.pages.sae_choice import computable_saes
+from app.pages.steer.example import beginning, example_latent
 from app.pages.steer.form import Chip, Form, SaeFacts, default_values
+from app.pages.steer.found_latents import FoundLatent, found_latents
 from app.render.token_text import token_label
 from sae.errors import UserError
 from sae.lm.model_info import DEMO, find_model
 from sae.lm.prompts import has_chat_template
-from sae.steering.request import MAX_LATENTS
 from sae.steering.text_measures import concept_tokens
 from sae.store.build import Build
-from sae.store.latent_query import ALIVE, Filters
-from sae.store.records import LatentRow
 
+_PROMOTED = 4  # tokens that a latent of the form is shown to promote
 _DEMO_PROMPT = 'def read_config(path):\n    """'
-_PROMPT_TOKENS = 16
 
 
 class Sources:
-    """Answers from the catalog and the open builds."""
+    """Answers from the catalog, the open builds and the database."""
 
-    def __init__(self, catalog: Catalog, builds: Builds) -> None:
-        self._catalog, self._builds = catalog, builds
+    def __init__(self, catalog: Catalog, builds: Builds, db: Session) -> None:
+        self._catalog, self._builds, self.db = catalog, builds, db
 
     def steerable(self) -> list[Sae]:
-        """SAEs that have weights and a build, newest first."""
-        return [sae for sae in self._catalog.list_saes() if sae.current_build and not sae.weightless]
+        """Return the SAEs that have weights and a build, the best first."""
+        return computable_saes(self._catalog)
 
     def sae(self, sae_id: str) -> Sae | None:
-        """The SAE, where it can be steered with."""
+        """Return the SAE, or None if it cannot be steered with."""
         sae = self._catalog.get_sae(sae_id) if sae_id else None
         return sae if sae is not None and sae.current_build and not sae.weightless else None
 
     def can_chat(self, sae: Sae) -> bool:
-        """Whether the SAE's model brings a chat template."""
+        """Return whether the SAE's model has a chat template."""
         try:
             return has_chat_template(find_model(str(sae.config["model"]["name"])))
-        except UserError:  # the model cannot be had at the moment; the run will say so
+        except UserError:  # the model is not available now; the run will say so
             return False
 
     def concept(self, chip: Chip) -> tuple[int, ...]:
-        """The token ids that stand for what a latent means."""
+        """Return the ids of the tokens that stand for a latent's concept."""
         sae, number = self.sae(chip.sae), chip.number
         if sae is None or number is None:
             return ()
@@ -54,13 +53,26 @@ class Sources:
             latent = build.latent(number)
             return concept_tokens(latent) if latent is not None else ()
 
+    def search(self, sae_id: str, text: str) -> list[FoundLatent]:
+        """Return the latents of an SAE that a text may mean; none where the SAE is not known."""
+        sae = self.sae(sae_id)
+        if sae is None:
+            return []
+        with self._builds.use(sae.id, str(sae.current_build)) as build:
+            return found_latents(self.db, build, sae.id, text.strip()[:200])
+
+    def inspected_text(self, inspection_id: str) -> str:
+        """Return the (first) text of a stored inspection; "" where there is no such inspection."""
+        row = self.db.get(Inspection, inspection_id[:80])
+        return str(row.request["texts"][0]) if row is not None else ""
+
     def look_up(self, form: Form) -> None:
-        """Look every latent of the form up; what cannot be found is an error at it."""
-        for chip in form.chips[: 4 * MAX_LATENTS]:  # more are refused as a whole
+        """Look up every latent of the form; one that is not found gets an error."""
+        for chip in form.chips:
             self._look_up(chip)
 
     def complete(self, form: Form) -> None:
-        """As `look_up`, and what was left empty gets its usual value."""
+        """Look up every latent, and give empty fields their usual values."""
         self.look_up(form)
         for chip in form.chips:
             chip.usual()
@@ -68,42 +80,45 @@ class Sources:
             form.prompt = self.prompt(form.facts)
 
     def name(self, form: Form) -> None:
-        """Say what the latents fire on, where their SAE is still here; nothing else changes."""
+        """Look up the tokens of the latents whose SAE is still here; nothing else changes."""
         for chip in form.chips:
             found = Chip(chip.sae, chip.latent)
             self._look_up(found)
-            chip.label = found.label
+            chip.label, chip.promotes = found.label, found.promotes
 
     def _look_up(self, chip: Chip) -> None:
         sae = self._catalog.get_sae(chip.sae) if chip.sae else None
         if sae is None:
             chip.errors["latent"] = f"there is no SAE {chip.sae!r} here"
         elif sae.weightless:
-            chip.errors["latent"] = f"{sae.id} is a dashboard made elsewhere, without weights to steer with"
+            chip.errors["latent"] = f"{sae.id} {sae.why_weightless}, so it cannot steer"
         elif sae.current_build is None:
-            chip.errors["latent"] = f"{sae.id} has no feature build yet, whose maximum activations are the unit"
+            chip.errors["latent"] = (
+                f"{sae.id} has no index yet, and strengths are in units of its maximum activations")
         else:
             with self._builds.use(sae.id, sae.current_build) as build:
                 chip.facts = facts(sae, build)
                 _look_up(chip, build)
 
     def example(self, sae_id: str | None) -> Form:
-        """A form to begin with: a latent of this SAE (or of the newest) that is frequent, not dense, and
-        fires on one token; and a prompt.  Without any steerable SAE, an empty form."""
+        """Return a form to begin with: a latent of this SAE (or of the best), and a prompt.
+
+        Without any steerable SAE it is empty.
+        """
         saes = self.steerable()
         sae = next((s for s in saes if s.id == sae_id), saes[0] if saes and sae_id is None else None)
         form = Form(values=default_values())
         if sae is None or sae.current_build is None:
             return form
         with self._builds.use(sae.id, sae.current_build) as build:
-            latent = _example_latent(build)
+            latent = example_latent(build)
         if latent is not None:
             form.chips = [Chip(sae=sae.id, latent=str(latent))]
             self.complete(form)
         return form
 
     def prompt(self, of: SaeFacts) -> str:
-        """A beginning that the model may go on from: for a foreign model, that of a text it was indexed on."""
+        """Return a text for the model to continue; for a foreign model, the beginning of an indexed text."""
         if of.model == DEMO:
             return _DEMO_PROMPT
         with self._builds.use(of.id, of.build) as build:
@@ -114,17 +129,8 @@ class Sources:
         return "The"
 
 
-def beginning(pieces: Sequence[bytes]) -> str:
-    """The first words of a text: some tokens, and no word in half where it can be helped."""
-    text = b"".join(pieces[:_PROMPT_TOKENS]).decode("utf-8", errors="ignore")
-    following = b"".join(pieces[_PROMPT_TOKENS : _PROMPT_TOKENS + 4]).decode("utf-8", errors="ignore")
-    if text[-1:].isalnum() and following[:1].isalnum():
-        text = re.sub(r"(?<=\W)\w+$", "", text)
-    return text.strip()
-
-
 def facts(sae: Sae, build: Build) -> SaeFacts:
-    """What a run keeps of its SAE."""
+    """Return the facts about an SAE that a run stores."""
     config = sae.config
     return SaeFacts(
         id=sae.id, model=str(config["model"]["name"]), layer=sae.layer, n_latents=sae.n_latents,
@@ -141,35 +147,9 @@ def _look_up(chip: Chip, build: Build) -> None:
             f"there is no {chip.latent.strip()[:20] or 'latent without a number'}")
         return
     chip.max_act = latent.max_act
-    if latent.max_act is None:  # an imported dashboard may not tell it
-        chip.errors["latent"] = f"the build of {chip.sae} does not tell how strongly latent {chip.latent} fires"
+    if latent.max_act is None:  # an imported dashboard may not state it
+        chip.errors["latent"] = f"the build of {chip.sae} does not state the maximum activation of latent {chip.latent}"
+    chip.promotes = [token_label(build.vocabulary[token]) for token, _ in latent.logit_pos[:_PROMOTED]]
     if latent.top_tokens:
         token = latent.top_tokens[0].token
         chip.label = token_label(build.vocabulary[token])
-
-
-def _example_latent(build: Build) -> int | None:
-    """Of the most frequent latents that are not dense, the first that fires on one word; else on any one token;
-    else mostly on one word; else whatever lives."""
-    single = _not_dense(build, "single_token")
-    living = _not_dense(build, ALIVE)
-    for rows, share in ((single, 0.0), (living, 0.5)):
-        for row in rows:
-            if _fires_on_a_word(build, row.latent, share):
-                return row.latent
-        if rows is single and rows:
-            return rows[0].latent
-    return living[0].latent if living else None
-
-
-def _not_dense(build: Build, flag: str) -> list[LatentRow]:
-    rows = build.latents("density", True, Filters(flags=frozenset({flag})), limit=200).rows
-    return [row for row in rows if "dense" not in row.flags]
-
-
-def _fires_on_a_word(build: Build, number: int, share: float) -> bool:
-    latent = build.latent(number)
-    if latent is None or not latent.top_tokens:
-        return False
-    top = latent.top_tokens[0]
-    return top.n >= share * (latent.n_tokens or 0) and build.vocabulary[top.token].piece.strip().isalpha()

@@ -1,8 +1,8 @@
 """Steering runs as resources: shown, streamed, stopped, read out.
 
-`/steer/{id}` shows a run, for ever the same once it is finished; `/steer/{id}/events` streams it as
-server-sent events of full rendered text, which may be lost or repeated without harm and always end
-with `done`; `/steer/{id}/next/…` asks the model worker about one token of a finished text.
+`/steer/{id}` shows a run, and never changes once the run is finished.  `/steer/{id}/events` streams it as server-sent
+events of full rendered text.  They may be lost or repeated without harm, and the last one is always `done`.
+`/steer/{id}/next/…` asks the model worker about one token of a finished text.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
-from app.pages.dependencies import QuestionsDep, SessionDep, SteeringDep, WorkspaceDep
+from app.pages.dependencies import CachedRequestsDep, SessionDep, SteeringDep, WorkspaceDep
 from app.pages.steer.form import form_of
 from app.pages.steer.form_page import SourcesDep, form_page
 from app.pages.steer.next_token_view import next_tables, readout_request, title_of
 from app.pages.steer.result import Found, find, run_context, run_events
 from app.pages.steer.run_view import RunView, run_json, whole_text
+from app.pages.steer.sweep_strengths import strengths_text
 from app.web.errors import wants_json
 from app.web.parameters import PathNumber, QueryNumber, whole_number
 from app.web.templating import is_htmx, render
-from app.worker.cached_requests import PATIENCE_S, CachedRequest, fault_words
+from app.worker.cached_requests import PATIENCE_S, CachedRequest, fault_answer
 from app.worker.protocol import ReadOut, Readout
 from sae.lm.model_info import find_model
 from sae.steering.python_program import SnippetSae
@@ -50,51 +51,51 @@ def show_json(found: FoundDep) -> dict[str, Any]:
 
 @router.get("/steer/{run_id}.py")
 def show_python(found: FoundDep, sources: SourcesDep, workspace: WorkspaceDep) -> Response:
-    """The run's steered column as a program of its own, with plain transformer_lens."""
+    """Return the run's steered column as a stand-alone program with plain transformer_lens."""
     run = found.view()
     saes = {}
     for i in run.request.interventions:
         sae = sources.sae(i.sae)
         if sae is None:
-            raise HTTPException(404, f"{i.sae}, which this run was steered with, is no longer here.")
+            raise HTTPException(404, f"{i.sae}, with which this run was steered, is no longer here.")
         saes[sae.id] = SnippetSae(
             str(workspace.sae(sae.id)), sae.architecture, str(sae.config["normalize"]),
             sae.config["site"].get("out_hook"))
     text = render_program(run.request, saes, find_model(run.request.model).source, f"Steering run {run.id}")
     if text is None:
-        raise HTTPException(404, "There is no program for this SAE: its rules are more than a few lines say.")
+        raise HTTPException(404, "There is no program for this SAE, as its rules take more than a few lines.")
     return Response(text, media_type="text/x-python; charset=utf-8",
                     headers={"Content-Disposition": f'inline; filename="{run.id}.py"'})
 
 
 @router.get("/steer/{run_id}")
 def show(request: Request, found: FoundDep, sources: SourcesDep, by: QueryNumber | None = None) -> Response:
-    """The run, and the form filled with its request, ready to be changed and run again."""
+    """Show the run, and the form filled with its request."""
     run = found.view(by)
     if is_htmx(request):
         return render(request, "steer/_result.html", **run_context(run))
     form = form_of(run.request, run.facts)
     if run.sweep:
-        form.values["sweep"] = " ".join(f"{s:g}" for s in run.sweep.strengths)
+        form.values["sweep"] = strengths_text(run.sweep.strengths)
         form.values["sweep_of"] = str(run.sweep.place)
     sources.name(form)
-    context = form_page(form, sources) | {"json_url": f"/steer/{run.id}.json"}
+    context = form_page(request, form, sources) | {"json_url": f"/steer/{run.id}.json"}
     return render(request, "steer/page.html", **context | run_context(run))
 
 
 @router.post("/steer/{run_id}/stop")
 async def stop(request: Request, found: FoundDep, runs: SteeringDep) -> Response:
-    """Stop within a token.  A run that is finished is left as it is."""
+    """Stop the run within a token.  A finished run stays as it is."""
     runs.stop(found.row.id)
     return Response(status_code=204) if is_htmx(request) else RedirectResponse(f"/steer/{found.row.id}", 303)
 
 
 @router.get("/steer/{run_id}/events", response_class=EventSourceResponse)
 async def events(found: FoundDep, by: QueryNumber | None = None) -> AsyncIterator[ServerSentEvent]:
-    """Every part of the result that changes, each the whole of it as HTML; `done` at the end.
+    """Stream every part of the result that changes, always the whole part as HTML, and `done` at the end.
 
-    Changes that come while a page is being written are sent together: writing many long texts again
-    and again may take no more than a third of the time.
+    Changes during rendering are sent together, so that rendering many long texts again and again takes at most a third
+    of the time.
     """
     sent: dict[str, str] = {}
     async for _ in _states(found):
@@ -111,7 +112,7 @@ async def events(found: FoundDep, by: QueryNumber | None = None) -> AsyncIterato
 
 
 async def _states(found: Found) -> AsyncIterator[None]:
-    """Once for every state of the run that is to be shown."""
+    """Yield once for every state of the run that is to be shown."""
     if found.live is None:
         yield
         return
@@ -122,9 +123,10 @@ async def _states(found: Found) -> AsyncIterator[None]:
 @router.get("/steer/{run_id}/next/{key}/{position}")
 @router.get("/steer/{run_id}/next/{key}/{position}.json")  # applied first, so it is matched first
 async def next_tokens(
-    request: Request, found: FoundDep, questions: QuestionsDep, workspace: WorkspaceDep, key: str, position: PathNumber
+    request: Request, found: FoundDep, cached_requests: CachedRequestsDep, workspace: WorkspaceDep, key: str,
+    position: PathNumber,
 ) -> Response:
-    """What might have stood in a token's place, and what may follow it: unsteered, steered, and the difference."""
+    """Show the probabilities at a token's position and after it: unsteered, steered, and the difference."""
     run = found.view()
     texts = whole_text(found.row, key)
     if texts is None or not 1 <= position < len(texts[0].ids) + len(texts[1].ids):
@@ -134,20 +136,20 @@ async def next_tokens(
     asked = readout_request(steer, *texts, position)
     folders = {i.sae: str(workspace.sae(i.sae)) for i in steer.interventions}
     patience_s = 60.0 if wants_json(request) else PATIENCE_S
-    question = await questions.ask((run.id, key, position), Readout(request=asked, folders=folders), patience_s)
-    return await run_in_threadpool(_show_next, request, run, key, position, question)
+    cached = await cached_requests.ask((run.id, key, position), Readout(request=asked, folders=folders), patience_s)
+    return await run_in_threadpool(_show_next, request, run, key, position, cached)
 
 
-def _show_next(request: Request, run: RunView, key: str, position: int, question: CachedRequest) -> Response:
-    words, status, headers = fault_words(question) if question.fault else ("", 200, {})
+def _show_next(request: Request, run: RunView, key: str, position: int, cached: CachedRequest) -> Response:
+    words, status, headers = fault_answer(cached) if cached.fault else ("", 200, {})
     if wants_json(request):
-        if not isinstance(question.last, ReadOut):
-            return JSONResponse({"error": words or question.note, "status": status}, status if words else 202, headers)
-        return JSONResponse(question.last.model_dump(exclude={"type"}))
+        if not isinstance(cached.last, ReadOut):
+            return JSONResponse({"error": words or cached.note, "status": status}, status if words else 202, headers)
+        return JSONResponse(cached.last.model_dump(exclude={"type"}))
     context = {
         "run": run, "key": key, "position": position, "title": title_of(key), "fault": words,
-        "waiting": "" if question.last else question.note,
-        "tables": next_tables(question.last) if isinstance(question.last, ReadOut) else []}
+        "waiting": "" if cached.last else cached.note,
+        "tables": next_tables(cached.last) if isinstance(cached.last, ReadOut) else []}
     if is_htmx(request):
         return render(request, "steer/_next.html", 200, headers, **context)
     return render(request, "steer/next.html", status, headers, section="steer", **context)

@@ -1,9 +1,4 @@
-"""A sweep as its page shows it: one row a strength, with the measures that make the usable window visible.
-
-A strength is called *usable* where the text shows the concept more than the unsteered one does and
-still reads: its perplexity under the unsteered model is at most `PERPLEXITY_TIMES` that of the
-unsteered text, and its repetition at most `REPETITION_MORE` above it.
-"""
+"""A sweep as its page shows it: one row for each strength, with the measures that make the usable range visible."""
 
 from __future__ import annotations
 
@@ -13,19 +8,20 @@ from markupsafe import Markup
 
 from app.pages.steer.form import Chip
 from app.pages.steer.run_view import RunView, pieces
+from app.pages.steer.sweep_strengths import baseline, usable
 from app.render import charts
+from app.render.axis import tick_text
 from app.render.token_text import Piece
 from app.worker.protocol import Cell
 from sae.steering.measurement_requests import SweepRequest
 
-PERPLEXITY_TIMES = 3.0
-REPETITION_MORE = 0.2
-
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One strength: `key` names its text, `strength` None is unsteered.  `ratio` is of norms, as in the form;
-    `error` why the text was not written to its end."""
+    """One strength: `key` names its text, `strength` None means unsteered.
+
+    `ratio` is the norm ratio of the form; `error` says why the text was not written to its end.
+    """
 
     key: str
     strength: float | None
@@ -41,21 +37,22 @@ class SweepRow:
 
 
 def sweep_rows(run: RunView) -> list[SweepRow]:
-    """The rows by strength, the unsteered one first; before the end of the run without measures."""
+    """Return the rows by strength, the unsteered one first; they have no measures before the run ends."""
     sweep = run.sweep
     assert sweep is not None
-    cells = run.cells or _growing(run, sweep)
-    return [_row(run, sweep, str(number), cell, cells[0]) for number, cell in enumerate(cells)]
+    cells = {str(number): cell for number, cell in enumerate(run.cells)} or _growing(run, sweep)
+    plain = baseline(list(cells.values()), sweep.request.interventions[sweep.place].mode) if cells else None
+    return [_row(run, sweep, key, cell, plain) for key, cell in cells.items()]
 
 
-def _growing(run: RunView, sweep: SweepRequest) -> list[Cell]:
-    """The texts as far as they are written."""
+def _growing(run: RunView, sweep: SweepRequest) -> dict[str, Cell]:
+    """Return the texts as far as they are written, by their names."""
     strengths: list[float | None] = [None, *sweep.strengths]
-    return [Cell(strength=s, text=run.growing[str(n)], concept=None, repetition=None, perplexity=None)
-            for n, s in enumerate(strengths) if str(n) in run.growing]
+    return {str(n): Cell(strength=s, text=run.growing[str(n)], concept=None, repetition=None, perplexity=None)
+            for n, s in enumerate(strengths) if str(n) in run.growing}
 
 
-def _row(run: RunView, sweep: SweepRequest, key: str, cell: Cell, plain: Cell) -> SweepRow:
+def _row(run: RunView, sweep: SweepRequest, key: str, cell: Cell, plain: Cell | None) -> SweepRow:
     i = sweep.request.interventions[sweep.place]
     chip = Chip(i.sae, str(i.latent), i.mode, strength=str(cell.strength), facts=run.facts.get(i.sae),
                 max_act=i.max_act)
@@ -64,22 +61,11 @@ def _row(run: RunView, sweep: SweepRequest, key: str, cell: Cell, plain: Cell) -
         key, cell.strength, chip.coefficient("strength") if pushed else None,
         chip.ratio("strength") if pushed and chip.unit_ratio else None, chip.level("strength") if pushed else "",
         pieces(run.request, cell.text, run.start, run.by), cell.concept, cell.repetition, cell.perplexity,
-        usable(cell, plain), cell.error)
-
-
-def usable(cell: Cell, plain: Cell) -> bool:
-    """Whether a strength's text shows the concept and still reads, against the unsteered text."""
-    measures = (cell.concept, plain.concept, cell.perplexity, plain.perplexity)
-    if cell.strength is None or any(value is None for value in measures):
-        return False
-    concept, plain_concept, perplexity, plain_perplexity = (float(value or 0.0) for value in measures)
-    repeats = (cell.repetition or 0.0) - (plain.repetition or 0.0)
-    return (concept > plain_concept and perplexity <= PERPLEXITY_TIMES * plain_perplexity
-            and repeats <= REPETITION_MORE)
+        plain is not None and usable(cell, plain), cell.error)
 
 
 def sweep_charts(run: RunView) -> list[Markup]:
-    """Concept and repetition over strength, and perplexity (log); the unsteered text stands where nothing changes."""
+    """Draw concept, repetition and perplexity over strength; the unsteered text is at the neutral strength."""
     if run.sweep is None or not run.cells:
         return []
     mode = run.sweep.request.interventions[run.sweep.place].mode
@@ -94,7 +80,7 @@ def sweep_charts(run: RunView) -> list[Markup]:
     perplexity = charts.Series("perplexity", [
         (float(x or 0.0), cell.perplexity) for x, cell in points if cell.perplexity is not None])
     unit = "factor" if mode == "scale" else "strength, × max"
-    common = {"x_label": unit, "x_format": charts.tick_text, "width": 460, "height": 190}
+    common = {"x_label": unit, "x_format": tick_text, "width": 460, "height": 190}
     return [
         charts.line_chart(shares, title="Share of the tokens", zero=True, **common),  # type: ignore[arg-type]
         charts.line_chart([perplexity], title="Perplexity under the unsteered model", log_y=True,

@@ -1,4 +1,4 @@
-"""The ways to be sparse, one file each.  Adding one is a file here and a line in `REGISTRY`."""
+"""The architectures, one file each.  A new one needs a file here and an entry in `REGISTRY`."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ REGISTRY: dict[str, type[Sparsity]] = {
 
 
 def make(name: str, k: int = 0) -> Sparsity:
-    """A fresh sparsity rule.  Raises KeyError for an unknown name (specs refuse it earlier)."""
+    """Return a new rule of an architecture.  Raises KeyError for an unknown name (specs reject it earlier)."""
     return REGISTRY[name](k)

@@ -1,4 +1,4 @@
-"""What an architecture learns from at one training step."""
+"""The data of one training step from which an architecture learns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sae.kernels.codes import Codes
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's batch as a rule sees it: everything downstream of the encoder product."""
+    """One step's batch as a rule sees it: everything after the encoder product."""
 
     pre_BL: Tensor
     target_BD: Tensor
@@ -20,15 +20,15 @@ class Batch:
     W_dec_LD: Tensor
     b_dec_D: Tensor
     variance: float
-    n_tokens: int  # of the whole batch, of which this process may hold a part
-    warm: float = 1.0  # share of the sparsity coefficient that is in force
+    n_tokens: int  # in the whole batch, of which this process may have a part
+    warm: float = 1.0  # share of the sparsity coefficient that applies at this step
     group: Group = ALONE
 
     @property
     def per_token(self) -> float:
-        """What a squared error of 1 on one token adds to the FVU of the batch."""
+        """Return what a squared error of 1 on one token adds to the FVU of the batch."""
         return 1.0 / (self.n_tokens * self.variance)
 
     def decode(self, codes: Codes) -> Tensor:
-        """Σ value · W_dec[latent] of each token: [B, D]."""
+        """Return Σ value · W_dec[latent] of each token, [B, D]."""
         return self.group.sum_latents(codes.decode(self.W_dec_LD))

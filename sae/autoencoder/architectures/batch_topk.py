@@ -1,10 +1,9 @@
 """BatchTopK (Bussmann et al. 2024): the k·B largest activations of a batch of B tokens.
 
-At inference the batch must not matter, so a threshold θ takes its place (equation 7):
-θ = mean over batches of the smallest positive activation kept.  That estimate misses the
-wanted L0 by some per cent, so `evaluate.calibrate_threshold` then picks the θ that gives a
-mean L0 of k on held-out tokens.  Both are kept in the artefact.  With `multi_topk` an eighth of
-the loss at 4k·B is added, as Multi-TopK does for every token.
+At inference the result must not depend on the batch, so a threshold θ replaces the selection (equation 7): θ = mean
+over batches of the smallest positive activation kept.  That estimate misses the wanted L0 by some per cent, so
+`evaluate.calibrate_threshold` then picks the θ that gives a mean L0 of k on held-out tokens.  Both values are stored
+in the artefact.  With `multi_topk` an eighth of the loss at 4k·B is added, as Multi-TopK does for every token.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from sae.specs.registry import TrainSpec
 
 
 class BatchTopK(Sparsity):
-    """Selection over the batch while training, `f = pre · 1[pre > θ]` at inference."""
+    """Selection over the batch in training, `f = pre · 1[pre > θ]` at inference."""
 
     has_threshold = True
     independent = True
@@ -36,11 +35,11 @@ class BatchTopK(Sparsity):
 
     def __init__(self, k: int = 0) -> None:
         super().__init__(k)
-        self.minima: list[Tensor] = []  # of every batch observed; read only when θ is asked for, for a read waits
+        self.minima: list[Tensor] = []  # one per observed batch; read only when θ is needed, because a read waits
 
     @property
     def threshold(self) -> float | None:
-        """θ as it was set, or else the mean of the minima seen."""
+        """Return θ as it was set, or else the mean of the minima observed."""
         if self._threshold is None and self.minima:
             return float(torch.stack(self.minima).double().mean())
         return self._threshold
@@ -84,7 +83,7 @@ class BatchTopK(Sparsity):
         return self.threshold
 
     def observe(self, codes: Codes) -> None:
-        """Add this batch's smallest kept activation to the mean; batches with none are passed over."""
+        """Add this batch's smallest kept activation to the mean.  Batches without any are skipped."""
         if self.group.any(len(codes.value_N) > 0):
             least = codes.value_N.min() if len(codes.value_N) else codes.value_N.new_full((), math.inf)
             self.minima.append(self.group.min_all(least))

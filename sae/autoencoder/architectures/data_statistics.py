@@ -1,4 +1,4 @@
-"""What is measured on a sample of the data before the first step, and what an SAE starts from.
+"""Statistics of a sample of the data, measured before the first step, from which an SAE starts.
 
 Shapes: N tokens, D width, E a transcoder's input width.
 """
@@ -12,13 +12,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class DataStatistics:
-    """The data as an SAE needs to know it.
+    """The statistics of the data that an SAE needs.
 
-    `b_in_D` is there for a transcoder only, whose input is centred apart from its target.
-    `variance` is that of a token of the target, Σ_d; `input_scale` is the root mean square of a
-    coordinate of the centred input, so the spread of the pre-activation of a random unit row.
-    `cross_ED` says what of the target goes with the input, E (y − b_in)ᵀ(t − b_dec), a transcoder's too:
-    a latent that reads w begins by writing in the direction w · cross.
+    `b_in_D` is for transcoders only: their input has another centre than their target. `variance` is the variance of a
+    token of the target, Σ_d.  `input_scale` is the root mean square of a coordinate of the centred input, and so the
+    spread of the pre-activation of a random unit row. `cross_ED` is for transcoders, too: the covariance of input and
+    target, E (y − b_in)ᵀ(t − b_dec). A latent that reads w starts by writing in the direction w · cross.
     """
 
     b_dec_D: Tensor
@@ -31,7 +30,7 @@ class DataStatistics:
     def measure(
         cls, y_ND: Tensor, target_ND: Tensor | None = None, b_dec_init: str = "geometric_median"
     ) -> DataStatistics:
-        """From a sample of normalised activations, and of the targets where those are others."""
+        """Measure a sample of normalised activations, and of the targets if they differ."""
         centre = geometric_median if b_dec_init == "geometric_median" else lambda x_ND: x_ND.mean(dim=0)
         wanted_ND = y_ND if target_ND is None else target_ND
         b_dec_D = centre(wanted_ND)
@@ -43,7 +42,7 @@ class DataStatistics:
 
 
 def geometric_median(x_ND: Tensor, iterations: int = 30) -> Tensor:
-    """Weiszfeld's algorithm: the point with the least sum of distances to the rows, [D]."""
+    """Return the point with the least sum of distances to the rows, [D], by Weiszfeld's algorithm."""
     median_D = x_ND.mean(dim=0)
     for _ in range(iterations):
         weight_N = 1 / (x_ND - median_D).norm(dim=1).clamp(min=1e-6)

@@ -4,9 +4,9 @@
     f     = 1[gate > 0] · ReLU(exp(r_mag) · z + b_mag)
     loss  = FVU(f) + w · [λ · mean_B Σ ReLU(gate) / √var + FVU(ReLU(gate), through a detached decoder)]
 
-`b_enc` of the artefact is the paper's b_gate.  The last term teaches the gate, whose step lets no
-gradient through; the decoder and b_dec must not learn from it, or the L1 would shrink them.  The
-encoder, which both paths share, does: at the paper's w = 1 the gate has the greater say in it.
+The artefact's `b_enc` is the paper's b_gate.  The last term trains the gate, whose step function has no gradient.  The
+decoder and b_dec must not learn from that term, or the L1 would shrink them. The encoder, which both paths share, does
+learn from it; at the paper's w = 1 the gate dominates.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from sae.specs.registry import TrainSpec
 
 
 class Gated(Sparsity):
-    """One product decides by its sign and measures by a gain and an offset of each latent."""
+    """A rule in which one product decides by its sign, and measures with a gain and an offset for each latent."""
 
     has_k = False
     independent = True
     has_auxk = False
-    start_bias = -1.5  # as ReLU's
+    start_bias = -1.5  # like ReLU's
     lengths = frozenset({"b_mag"})
     coefficient: float
     r_mag_L: Tensor

@@ -1,13 +1,13 @@
-"""JumpReLU (Rajamanoharan et al. 2024, "Jumping Ahead"): `f = pre · 1[pre > θ]`, one θ a latent.
+"""JumpReLU (Rajamanoharan et al. 2024, "Jumping Ahead"): `f = pre · 1[pre > θ]`, one θ per latent.
 
-θ is trained as its raw value, in float32, and kept at 0 or above: Adam on log θ moves it by some
-millionths a step, and half precision loses such steps altogether.  Where the step function has
-no gradient, a rectangle of width ε around θ stands in for it (equations 11 and 12 of the paper):
+θ is trained as its raw value, in float32, and kept at 0 or above.  Adam on log θ would move it by some millionths per
+step, and half precision would lose such steps.  The step function has no gradient, so a rectangle of width ε around θ
+replaces it (equations 11 and 12 of the paper):
 
     ∂f/∂θ = −(θ/ε) · 1[|pre − θ| < ε/2]        ∂L0/∂θ = −(1/ε) · 1[|pre − θ| < ε/2]
 
-Both look at pre-activations, so the lower half of the window, where the latent is silent, counts
-too.  The pre-activation itself feels the reconstruction only where the latent is active.
+Both depend on pre-activations, so the lower half of the window, where the latent is silent, counts too.  The
+pre-activation itself has a gradient of the reconstruction only where the latent is active.
 
     loss = FVU + λ · (mean L0 / k − 1)²     or     FVU + λ · mean L0
 
@@ -30,12 +30,12 @@ from sae.kernels.codes import Codes
 from sae.kernels.select import above_threshold, entries_above
 from sae.specs.registry import TrainSpec
 
-START_THETA = 1.0  # in the same units as ε: a random latent begins active on a sixth of the tokens
-_COEFFICIENT = {"target": 1.0, "linear": 2e-3}  # λ where the settings leave it open
+START_THETA = 1.0  # in the same units as ε: a random latent is then active on a sixth of the tokens
+_COEFFICIENT = {"target": 1.0, "linear": 2e-3}  # λ if the settings have 0
 
 
 class JumpReLU(Sparsity):
-    """Selection by each latent's own threshold, kept as the raw value in float32."""
+    """Selection by each latent's own threshold, stored as its raw value in float32."""
 
     has_k = False
     independent = True
@@ -87,11 +87,11 @@ class JumpReLU(Sparsity):
                        near.with_values(result.grad_value_N * active_N), result.grad_W_dec_LD, result.grad_b_dec_D)
 
     def _near(self, pre_BL: Tensor) -> Codes:
-        """Every pair that is active, or silent within the window of its θ."""
+        """Return every pair that is active, or silent within the window of its θ."""
         return entries_above(pre_BL, self.theta_L - self.epsilon / 2)
 
     def penalty(self, l0: Tensor) -> tuple[Tensor, Tensor]:
-        """The penalty at a mean L0, and its derivative by it."""
+        """Return the penalty at a mean L0, and its derivative by L0."""
         if self.target is None:
             return self.coefficient * l0, torch.full_like(l0, self.coefficient)
         off = l0 / self.target - 1

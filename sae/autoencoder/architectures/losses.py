@@ -1,12 +1,12 @@
-"""Reconstruction by sparse codes: error, loss, and the gradients that come of it, on selected pairs.
+"""Reconstruction by sparse codes: error, loss, and the loss's gradients on selected pairs.
 
     ŷ    = f · W_dec + b_dec                    FVU = Σ‖t − ŷ‖² / (B · var)
-    nested: levels g = 1 … G, each adding pairs to those of the level before it,
+    nested: levels g = 1 … G, each with the pairs of the level before it and some more,
     loss = Σ_g weight_g · FVU_g
 
-A pair of level j takes part in every level from j on, so it feels the sum S_j of their gradients.
-Levels are laid out one after the other as further tokens, so that all of them together cost one
-decode, one sampled product and one transposed product of N pairs.
+A pair of level j takes part in every level from j on, so its gradient is the sum S_j of theirs. Levels are laid out
+one after the other as further tokens.  So all of them together cost one decode, one sampled product and one transposed
+product of N pairs.
 
 Shapes: B tokens, L latents, D width, N pairs, G levels.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ReconstructionLoss:
-    """How well codes reconstruct a batch, and what the loss asks of everything that took part."""
+    """The error of codes on a batch, the loss, and its gradients."""
 
     error_BD: Tensor
     loss: Tensor
@@ -39,10 +39,10 @@ class ReconstructionLoss:
 
 
 def reconstruction_loss(codes: Codes, batch: Batch) -> ReconstructionLoss:
-    """One level: FVU and its gradients."""
+    """Return FVU and its gradients, with one level."""
     error_BD = batch.decode(codes).add_(batch.b_dec_D)
     torch.sub(batch.target_BD, error_BD, out=error_BD)
-    scale = -2.0 * batch.per_token  # of the error, to be the gradient of the output: it goes into what is smaller
+    scale = -2.0 * batch.per_token  # turns the error into the output's gradient; applied to the smaller tensors
     return ReconstructionLoss(error_BD, batch.per_token * torch.linalg.vector_norm(error_BD).square(),
                codes.sampled_product(error_BD, batch.W_dec_LD).mul_(scale),
                _grad_W_dec(codes.with_values(codes.value_N * scale), error_BD, batch), error_BD.sum(dim=0).mul_(scale))
@@ -51,15 +51,16 @@ def reconstruction_loss(codes: Codes, batch: Batch) -> ReconstructionLoss:
 def nested_reconstruction_loss(
     codes: Codes, level_N: Tensor, weights: Sequence[float], batch: Batch, error_level: int = -1
 ) -> ReconstructionLoss:
-    """Levels 0 … G−1, each made of the pairs with that `level_N` and all below it.
+    """Return the loss and gradients of levels 0 … G−1; a level consists of the pairs with its `level_N` or a lower
+    one.
 
-    The error handed back is that of level `error_level`.
+    The returned error belongs to level `error_level`.
     """
     G, (B, D) = len(weights), batch.target_BD.shape
     order_N = stable_argsort(level_N)
     stacked = Codes((codes.token_N + B * level_N)[order_N], codes.latent_N[order_N], codes.value_N[order_N],
                     G * B, codes.n_latents)
-    felt_GBD = batch.decode(stacked).reshape(G, B, D)  # what each level adds; then its error; then S_j
+    felt_GBD = batch.decode(stacked).reshape(G, B, D)  # first the part that each level adds, then its error, then S_j
     rest_BD = batch.target_BD - batch.b_dec_D
     loss = torch.zeros((), device=rest_BD.device)
     for level_BD, weight in zip(felt_GBD, weights, strict=True):
@@ -78,5 +79,5 @@ def nested_reconstruction_loss(
 
 
 def _grad_W_dec(codes: Codes, grad_TD: Tensor, batch: Batch) -> Tensor:
-    """In the memory of the last step's gradient, which has served."""
+    """Return W_dec's gradient, written into the memory of the last step's gradient, which is no longer needed."""
     return codes.transpose_matmul(grad_TD, batch.W_dec_LD.grad)

@@ -1,7 +1,7 @@
 """Matryoshka BatchTopK (Bussmann et al. 2025, "Learning Multi-Level Features with Matryoshka SAEs").
 
-Selection is BatchTopK's, over all latents at once; what differs is the loss, which asks every prefix
-w_1 < … < w_G = L of the dictionary to reconstruct by itself:
+Selection is BatchTopK's, over all latents at once.  The loss differs: it requires every prefix w_1 < … < w_G = L of
+the dictionary to reconstruct on its own:
 
     loss = 1/G · Σ_g FVU(first w_g latents)
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from sae.autoencoder.architectures.base import Learned, of_fit
+from sae.autoencoder.architectures.base import Learned, learned_from
 from sae.autoencoder.architectures.batch import Batch
 from sae.autoencoder.architectures.batch_topk import BatchTopK
 from sae.autoencoder.architectures.data_statistics import DataStatistics
@@ -30,4 +30,4 @@ class Matryoshka(BatchTopK):
         codes = self.select_training(batch.pre_BL)
         level_N = torch.bucketize(codes.latent_N + self.group.shard * codes.n_latents, self.bounds_G, right=True)
         weights = (1 / len(self.bounds_G),) * len(self.bounds_G)
-        return of_fit(codes, nested_reconstruction_loss(codes, level_N, weights, batch))
+        return learned_from(codes, nested_reconstruction_loss(codes, level_N, weights, batch))

@@ -1,8 +1,8 @@
-"""ReLU (Bricken et al. 2023, "Towards Monosemanticity"): every positive pre-activation, held small by an L1 term.
+"""ReLU (Bricken et al. 2023, "Towards Monosemanticity"): every positive pre-activation, kept small by an L1 term.
 
     loss = FVU + λ · mean_B Σ f / √var        decoder rows of unit norm
 
-The penalty also pulls at latents that should be active, so activations come out too small: shrinkage.
+The penalty also reduces latents that should be active, so activations come out too small (shrinkage).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from sae.autoencoder.architectures.base import Learned, Sparsity, of_fit
+from sae.autoencoder.architectures.base import Learned, Sparsity, learned_from
 from sae.autoencoder.architectures.batch import Batch
 from sae.autoencoder.architectures.data_statistics import DataStatistics
 from sae.autoencoder.architectures.losses import reconstruction_loss
@@ -22,13 +22,13 @@ from sae.specs.registry import TrainSpec
 
 
 class ReLU(Sparsity):
-    """`f = ReLU(pre)`, the same while training and at inference."""
+    """The rule `f = ReLU(pre)`, in training and at inference."""
 
     has_k = False
     independent = True
     has_auxk = False
     coefficient: float
-    start_bias = -1.5  # a random latent begins active on a fifteenth of the tokens, not on half of them
+    start_bias = -1.5  # a random latent is then active on a fifteenth of the tokens, not on half of them
 
     def setup(self, spec: TrainSpec, start: DataStatistics, device: torch.device) -> None:
         self.coefficient = spec.l1_coefficient
@@ -38,7 +38,7 @@ class ReLU(Sparsity):
 
     def learn(self, batch: Batch) -> Learned:
         codes = self.select_training(batch.pre_BL)
-        learned = of_fit(codes, reconstruction_loss(codes, batch))
+        learned = learned_from(codes, reconstruction_loss(codes, batch))
         weight = l1_weight(self.coefficient, batch)
         learned.sparsity_loss = weight * self.group.sum_latents(codes.value_N.sum())
         learned.loss = learned.loss + learned.sparsity_loss
@@ -47,5 +47,5 @@ class ReLU(Sparsity):
 
 
 def l1_weight(coefficient: float, batch: Batch) -> float:
-    """What an activation of 1 on one token adds to the loss."""
+    """Return what an activation of 1 on one token adds to the loss."""
     return coefficient * batch.warm / (batch.n_tokens * math.sqrt(batch.variance))

@@ -1,7 +1,7 @@
 """TopK (Gao et al. 2024, section 2.3): the k largest latents of every token.
 
-Multi-TopK (section 5.3.1) adds an eighth of the loss at 4k to the loss at k.  The k are among the
-4k, so both are one nested reconstruction.  Which latents count as active is decided by k alone.
+Multi-TopK (section 5.3.1) adds an eighth of the loss at 4k to the loss at k.  The k are among the 4k, so both are one
+nested reconstruction.  k alone decides which latents count as active.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sae.autoencoder.architectures.base import Learned, Sparsity, of_fit
+from sae.autoencoder.architectures.base import Learned, Sparsity, learned_from
 from sae.autoencoder.architectures.batch import Batch
 from sae.autoencoder.architectures.data_statistics import DataStatistics
 from sae.autoencoder.architectures.losses import nested_reconstruction_loss
@@ -18,12 +18,12 @@ from sae.kernels.codes import Codes
 from sae.kernels.select import row_topk
 from sae.specs.registry import TrainSpec
 
-MULTI = 4  # Multi-TopK reads k and MULTI·k latents …
-WEIGHTS = (1.0, 1 / 8)  # … with these weights
+MULTI = 4  # Multi-TopK decodes from k and from MULTI·k latents
+WEIGHTS = (1.0, 1 / 8)  # the weights of the two losses
 
 
 class TopK(Sparsity):
-    """`f = TopK_k(ReLU(pre))`, the same while training and at inference."""
+    """The rule `f = TopK_k(ReLU(pre))`, in training and at inference."""
 
     multi = False
 
@@ -37,7 +37,7 @@ class TopK(Sparsity):
         return row_topk(pre_BL, self.k)
 
     def threshold_for(self, codes: Codes | None = None) -> Tensor:
-        """The k-th largest of each token; 0 where fewer are positive."""
+        """Return the k-th largest pre-activation of each token; 0 if fewer are positive."""
         assert codes is not None
         least_B = torch.full((codes.n_tokens,), torch.inf, device=codes.value_N.device)
         least_B.scatter_reduce_(0, codes.token_N, codes.value_N, "amin")
@@ -51,7 +51,7 @@ class TopK(Sparsity):
 
 
 def learn_nested(codes: Codes, among_k_N: Tensor, batch: Batch) -> Learned:
-    """Multi-TopK from the MULTI·k codes, of which `among_k_N` are the k strongest."""
-    learned = of_fit(codes, nested_reconstruction_loss(codes, (~among_k_N).long(), WEIGHTS, batch, error_level=0))
+    """Learn from the MULTI·k codes, of which `among_k_N` marks the k strongest (Multi-TopK)."""
+    learned = learned_from(codes, nested_reconstruction_loss(codes, (~among_k_N).long(), WEIGHTS, batch, error_level=0))
     learned.codes = codes.where(among_k_N)
     return learned

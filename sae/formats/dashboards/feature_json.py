@@ -1,4 +1,4 @@
-"""The JSON of one feature, as Neuronpedia and SAEDashboard write it."""
+"""The JSON of one latent ("feature"), as Neuronpedia and SAEDashboard write it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from sae.formats import untrusted_json
 from sae.formats.dashboards.records import MAX_LATENTS, Example, Feature
 from sae.formats.histogram_bins import Bins
 
-_MAX_TOKENS = 16_384  # of a context
+_MAX_TOKENS = 16_384  # tokens of a context
 
 
 def feature_of(
     latent: int, row: dict[str, Any], *, density: float | None, max_act: float | None,
     neighbours: list[tuple[int, float]], more: dict[str, Any],
 ) -> Feature:
-    """The part of a feature row that both formats have."""
+    """Parse the part of a latent's row that both formats share."""
     return Feature(
         latent, density if density is not None and 0 <= density <= 1 else None, max_act,
         bins_of(row.get("freq_hist_data_bar_values"), row.get("freq_hist_data_bar_heights")),
@@ -26,7 +26,7 @@ def feature_of(
 
 
 def bins_of(centres: Any, counts: Any) -> Bins | None:
-    """A histogram, or None where it is missing, broken or its heights are no counts."""
+    """Return a histogram, or None if it is missing or broken, or if its heights are not counts."""
     middle, heights = untrusted_json.numbers(centres), untrusted_json.numbers(counts)
     if not heights or middle is None or len(middle) != len(heights) or len(heights) > 4096:
         return None
@@ -50,7 +50,7 @@ def _pairs(indices: Any, values: Any) -> list[tuple[int, float]]:
 def example_of(
     file: Path, latent: int, row: dict[str, Any], keys: tuple[str, str, str], more: dict[str, Any],
 ) -> Example:
-    """A context row of either format.  Raises UserError where its tokens and values are not what they should be."""
+    """Parse a context's row of either format.  Raises UserError if its tokens or values are invalid."""
     tokens, values = untrusted_json.texts(row.get("tokens")), untrusted_json.numbers(row.get("values"))
     if not tokens or values is None or len(tokens) != len(values) or len(tokens) > _MAX_TOKENS:
         raise untrusted_json.refuse(

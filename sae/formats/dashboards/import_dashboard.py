@@ -1,8 +1,8 @@
-"""Dashboards computed elsewhere: into a build that can be browsed without the model or weights.  No torch.
+"""Import of a dashboard of another program as a build, which can be browsed without model and weights.  No torch.
 
-A reader (`neuronpedia.py`, `saedashboard.py`) yields what a file says, record by record; here
-it becomes a build and an SAE entry that says it has no weights.  What the file does not hold stays
-null.  Tokens are text in these files, so ids are given in the order of their first appearance.
+A reader (`neuronpedia.py`, `saedashboard.py`) yields the records of a file.  They become a build, and an
+SAE entry marked as having no weights.  Facts that the file does not state stay null.  Tokens are text in
+these files, so they get ids in the order of their first appearance.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from sae.workspace.paths import Workspace, check_name, new_id, slug
 
 
 def kind_of(path: Path) -> str | None:
-    """The kind of dashboard at a path, by names alone: "neuronpedia", "saedashboard", or None."""
+    """Return the kind of dashboard at a path, by file names alone: "neuronpedia", "saedashboard" or None."""
     if neuronpedia.root_of(path) is not None:
         return "neuronpedia"
     return "saedashboard" if saedashboard.files_of(path) else None
 
 
 def open_dashboard(path: Path) -> Dashboard:
-    """Read what the file at `path` says of itself.  Raises UserError (field `source`)."""
+    """Open the dashboard at `path` and read its header.  Raises UserError (field `source`)."""
     kind = kind_of(path)
     if kind is None:
         raise UserError(f"source: {path} holds neither a Neuronpedia export nor SAEDashboard batches", "source")
@@ -44,9 +44,10 @@ def import_dashboard(
     path: Path, workspace: Workspace, *, name: str = "", model: str = "", hook: str = "",
     update: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[str, str]:
-    """Make a build of the dashboard at `path`, and an SAE entry without weights; their ids.
+    """Make a build and an SAE entry without weights from the dashboard at `path`.
 
-    `update(bytes read, bytes in all)` may raise to stop; nothing is left behind then.  Raises UserError.
+    Returns the ids of the SAE and the build.  `update(bytes read, bytes in total)` may raise to stop, and nothing is
+    left behind then.  Raises UserError (field `source`, `model` or `name`).
     """
     started = time.time()
     dashboard = open_dashboard(path)
@@ -54,7 +55,7 @@ def import_dashboard(
     model_id = check_name(slug(model.rpartition("/")[2] or dashboard.model), "model")
     sae_id = f"{model_id}/{check_name(slug(name or dashboard.name), 'name')}"
     if (workspace.sae(sae_id) / "sae.json").exists():
-        raise UserError(f"name: there is an SAE {sae_id} already; give another name", "name")
+        raise UserError(f"name: an SAE {sae_id} already exists; give another name", "name")
     build_id = new_id("import")
     target = workspace.build(sae_id, build_id)
     folder = target.with_name(f".{build_id}.{os.getpid()}.staging")
@@ -98,7 +99,7 @@ def import_dashboard(
 
 
 def _meta(dashboard: Dashboard) -> dict[str, Any]:
-    """The build's `meta` as far as the file knows it; null for the rest."""
+    """Return the build's `meta`, with null for facts that the file does not state."""
     own = dashboard.own or {}
     tokens = own.get("tokens")
     if tokens is None and dashboard.n_prompts and dashboard.context_length:

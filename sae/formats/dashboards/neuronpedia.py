@@ -1,4 +1,4 @@
-"""Reading a Neuronpedia export tree, the database's dump or the converter's.  No torch."""
+"""Reader of a Neuronpedia export tree, written by its database or by its converter.  No torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _SAMPLE_CONTEXTS = 400
 
 
 def root_of(path: Path) -> Path | None:
-    """The source's folder: `path`, or the only one of `path/v1/{model}/{source}`.  None where there is none."""
+    """Return the source's folder: `path`, or the only `path/v1/{model}/{source}`, or None.
+
+    Raises UserError (field `source`) if there is more than one.
+    """
     if not path.is_dir():
         return None
     if _files(path, "features"):
@@ -35,7 +38,7 @@ def _files(root: Path, kind: str) -> list[Path]:
 
 
 def open_dashboard(path: Path) -> Dashboard:
-    """What the tree at `path` says of itself.  Raises UserError (field `source`)."""
+    """Open the tree at `path` and read its header.  Raises UserError (field `source`)."""
     root = root_of(path)
     if root is None:
         raise UserError(f"source: {path} has no features/batch-*.jsonl.gz of a Neuronpedia export", "source")
@@ -88,8 +91,8 @@ def _within(n: int | None) -> int | None:
 def _index(file: Path, row: dict[str, Any]) -> int:
     index = untrusted_json.whole(row.get("index"))
     if index is None or index >= MAX_LATENTS:
-        said = str(row.get("index"))[:30]
-        raise untrusted_json.refuse(file, f"a line's index is {said!r}, which is no latent's number")
+        shown = str(row.get("index"))[:30]
+        raise untrusted_json.refuse(file, f"a line's index is {shown!r}, which is not the number of a latent")
     return index
 
 

@@ -1,4 +1,4 @@
-"""What a dashboard of another program says, in one shape."""
+"""Records of a dashboard of another program, in one shape for all formats."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_LATENTS = 1 << 24
 
 @dataclass(frozen=True)
 class Feature:
-    """What a file says of a latent, its contexts apart.  `more` is our own exports' extra column."""
+    """Facts about a latent, without its contexts.  `more` is the extra key of our own exports."""
 
     latent: int
     density: float | None
@@ -30,20 +30,23 @@ class Feature:
 
 @dataclass(frozen=True)
 class Example:
-    """A context of a latent.  `low`, `high` bound its group's values; −1 (or None) says the strongest ones."""
+    """A context of a latent.
+
+    `low` and `high` bound the values of its group; a `low` below 0 or None marks the group of the top contexts.
+    """
 
     latent: int
     tokens: list[str]
     values: list[float]
     low: float | None
     high: float | None
-    at: int | None  # the token for which it was chosen
+    at: int | None  # index of the token for which it was chosen
     more: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Explained:
-    """Somebody's words for a latent."""
+    """An explanation of a latent by an author."""
 
     latent: int
     text: str
@@ -55,7 +58,7 @@ Record = Feature | Example | Explained
 
 @dataclass
 class Dashboard:
-    """What a reader found out before the records, and the records."""
+    """A dashboard: the header, and functions that read the records."""
 
     format: str
     model: str
@@ -65,15 +68,15 @@ class Dashboard:
     dataset: str
     n_prompts: int | None
     context_length: int | None
-    records: Callable[[Callable[[int], None]], Iterator[Record]]  # told the bytes read
+    records: Callable[[Callable[[int], None]], Iterator[Record]]  # the argument is called with the bytes read
     n_bytes: int
-    sample: Callable[[], Iterable[list[str]]]  # some contexts, to tell how tokens are written
+    sample: Callable[[], Iterable[list[str]]]  # some contexts, to detect how tokens are written
     n_latents: int | None = None
-    own: dict[str, Any] | None = None  # `meta` of the build, where we exported it ourselves
+    own: dict[str, Any] | None = None  # `meta` of the build, if the file is our own export
     escaped: bool = False  # whether tokens are written as our exports write them
 
 
 def batch_number(path: Path) -> int:
-    """The N of `batch-N…`: text order would put 10 before 2."""
+    """Return the N of `batch-N…`, since sorting by name would put 10 before 2."""
     found = re.match(r"batch-(\d{1,9})", path.name)
     return int(found[1]) if found else -1

@@ -1,4 +1,4 @@
-"""Reading SAEDashboard's `batch-*.json`.  No torch."""
+"""Reader of SAEDashboard's `batch-*.json`.  No torch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sae.formats.dashboards.records import MAX_LATENTS, Dashboard, Record, batch
 
 
 def files_of(path: Path) -> list[Path]:
-    """The batches of a folder in order, or the one file that is named."""
+    """Return the batches of a folder in order, or the file itself."""
     found = [path] if path.is_file() else list(path.glob("batch-*.json"))
     return sorted((p for p in found if p.suffix == ".json" and p.name.startswith("batch-") and p.is_file()
                    and not p.is_symlink()), key=batch_number)
 
 
 def open_dashboard(path: Path) -> Dashboard:
-    """What the batches say of themselves.  Raises UserError (field `source`)."""
+    """Open the batches and read their header.  Raises UserError (field `source`)."""
     files = files_of(path)
     if not files:
         raise UserError(f"source: {path} has no batch-*.json of SAEDashboard", "source")
@@ -51,7 +51,7 @@ def open_dashboard(path: Path) -> Dashboard:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """`run_settings.json` where it is there and whole: it only adds what batches do not say."""
+    """Return `run_settings.json`, or {} if it is missing or damaged, because it only adds to the batches."""
     path = folder / "run_settings.json"
     try:
         value = json.loads(path.read_bytes()[: 1 << 20]) if path.is_file() else {}
@@ -75,8 +75,8 @@ def _activations(feature: dict[str, Any]) -> list[dict[str, Any]]:
 def _records(file: Path, row: dict[str, Any]) -> Iterator[Record]:
     latent = untrusted_json.whole(row.get("feature_index"))
     if latent is None or latent >= MAX_LATENTS:
-        said = str(row.get("feature_index"))[:30]
-        raise untrusted_json.refuse(file, f"a feature_index is {said!r}, no latent's number")
+        shown = str(row.get("feature_index"))[:30]
+        raise untrusted_json.refuse(file, f"a feature_index is {shown!r}, which is not the number of a latent")
     density = untrusted_json.number(row.get("frac_nonzero"))
     yield feature_of(latent, row, density=density, max_act=None, neighbours=[], more={})
     length = untrusted_json.whole(row.get("n_tokens_in_prompt"))

@@ -1,4 +1,4 @@
-"""Records of a dashboard, in any order, to a build's tables: through a DuckDB file that may spill.  No torch."""
+"""Conversion of a dashboard's records, in any order, to a build's tables, by way of a DuckDB file.  No torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sae.formats.token_text import has_stand_ins, own_piece, stand_in_piece, tex
 from sae.formats.writers.neuronpedia import SCALARS
 from sae.store.records import DENSE_DENSITY, FLAGS, RARE_TOKENS
 
-_BLOCK = 2048  # rows held before they are written
+_BLOCK = 2048  # rows collected before they are written
 _MAX_VOCABULARY = 4_000_000
 _ROWS = 8192
 
@@ -42,9 +42,9 @@ _SCHEMAS = {
     "explanation": pa.schema([("latent", pa.int32()), ("text", pa.string()), ("author", pa.string())]),
 }
 
-# One row for all of a group's contexts with the same text, unless the file counted them itself; groups by falling
-# values; within a group strongest first, or as the file has them where it is one of ours.  Where a latent is silent
-# in all of them they say nothing.
+# Contexts of a group with the same text become one row, unless the file has counted them itself.  Groups are sorted
+# by falling values.  Contexts of a group are sorted by falling activation, or keep their order in our own files.
+# Latents that are silent in all their contexts have no rows.
 _CONTEXTS = """
 WITH grouped AS (
   SELECT *, coalesce(band, CASE WHEN low IS NULL OR low < 0 THEN 0 ELSE dense_rank() OVER (
@@ -59,8 +59,8 @@ SELECT latent, g AS band, row_number() OVER (PARTITION BY latent, g ORDER BY CAS
     ELSE 0 END DESC, seq) - 1 AS rank, act, coalesce(ctx, seq) AS ctx, coalesce(doc, -1) AS doc,
   coalesce(doc_offset, 0) AS doc_offset, start, peak, tokens, pos, val, coalesce(duplicates, copies) AS duplicates
 FROM single WHERE nth = 1 AND g < 256 AND (g > 0 OR act > 0) AND strongest > 0"""
-# The strongest of what the file says and what its contexts show; a latent with contexts and no row of its own gets one.
-# A density that was rounded down to 0 is not known.
+# The maximum is the larger of the file's and of the contexts'.  A latent with contexts but without a row gets a row.
+# A density of 0 for a latent that fires was rounded, so it becomes null.
 _LATENTS = """
 WITH shown AS (SELECT latent, max(largest) AS top, sum(len(pos)) AS firings FROM context GROUP BY latent)
 SELECT l.* REPLACE (coalesce(l.latent, s.latent) AS latent, greatest(l.max_act, s.top) AS max_act,
@@ -74,7 +74,7 @@ FROM (SELECT latent, tokens, unnest(pos) AS p, unnest(val) AS v FROM context) GR
 
 
 class Staging:
-    """Takes records; gives tables.  Use as a context manager: its file is gone afterwards."""
+    """A collector of records that makes tables.  It is a context manager that closes its database file."""
 
     def __init__(self, folder: Path, dashboard: Dashboard) -> None:
         self._con = duckdb.connect(str(folder / "staging.duckdb"), config={"threads": 2, "memory_limit": "1GB"})
@@ -97,7 +97,7 @@ class Staging:
         self._con.close()
 
     def add(self, record: Record) -> None:
-        """Take a record.  Raises UserError for more than is sensible."""
+        """Add a record.  Raises UserError for more tokens than a vocabulary can have."""
         self._last = max(self._last, record.latent)
         if isinstance(record, Feature):
             self._put("latent", self._latent(record))
@@ -111,14 +111,17 @@ class Staging:
             self._put("explanation", {"latent": record.latent, "text": record.text, "author": record.author})
 
     def tables(self) -> tuple[Mapping[str, Any], dict[str, Any]]:
-        """The tables as Arrow readers, to be read while this is open, and what they add to `meta`."""
+        """Return the tables as Arrow readers, and the entries that they add to `meta`.
+
+        The tables must be read while this object is open.  Raises UserError for a repeated latent.
+        """
         for name in self._rows:
             self._flush(name)
         (repeated,) = self._con.execute(
             "SELECT latent FROM latent GROUP BY latent HAVING count(*) > 1 LIMIT 1").fetchone() or (None,)
         if repeated is not None:
-            raise UserError(f"source: latent {repeated} stands in it twice", "source")
-        # Two spellings may stand for the same bytes; ids then differ, which shows nowhere.
+            raise UserError(f"source: it has latent {repeated} twice", "source")
+        # Two spellings of the same bytes get different ids, which no page shows.
         pieces = [self._piece(text) for text in self._tokens]
         queries = {"latent": _LATENTS, "context": _CONTEXTS, "token_latent": _TOKEN_LATENTS,
                    "latent_edges": "SELECT * FROM latent_edges", "explanation": "SELECT * FROM explanation"}
@@ -147,7 +150,8 @@ class Staging:
         known = self._tokens
         ids = [known[text] if text in known else known.setdefault(text, len(known)) for text in texts]
         if len(known) > _MAX_VOCABULARY:
-            raise UserError(f"source: more than {_MAX_VOCABULARY:,} tokens; no vocabulary has so many", "source")
+            raise UserError(f"source: it has more than {_MAX_VOCABULARY:,} different tokens, more than any vocabulary",
+                            "source")
         return ids
 
     def _piece(self, text: str) -> bytes:
@@ -200,7 +204,7 @@ class Staging:
             "next_token", more.get("next_tokens"))
 
     def _firings(self, name: str, listed: Any) -> dict[str, Any]:
-        """The list columns of `top_tokens` or `next_tokens` from our own extra column: [text, n, lift, largest]."""
+        """Make the list columns of `top_tokens` or `next_tokens` from rows [text, n, lift, largest] of our exports."""
         rows = [row for row in listed if isinstance(row, list) and len(row) == 4 and isinstance(row[0], str)
                 and untrusted_json.whole(row[1]) is not None] if isinstance(listed, list) else []
         columns = {f"{name}s": self._ids([row[0][:4096] for row in rows]), f"{name}_n": [int(row[1]) for row in rows],
@@ -211,7 +215,7 @@ class Staging:
 
 
 class _Tables(Mapping[str, Any]):
-    """Tables by name; those that are queries run when they are asked for, so that one is in work at a time."""
+    """Tables by name.  A query runs when its table is requested, so that only one runs at a time."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, small: dict[str, pa.Table], queries: dict[str, str]) -> None:
         self._con, self._small, self._queries = con, small, queries
@@ -234,7 +238,7 @@ def _small(value: Any) -> int | None:
 
 
 def _density(share: float | None, n: int | None, total: int | None) -> float | None:
-    """The share of tokens: the file's is rounded to 1e-5, so the exact one where histogram and sizes agree with it."""
+    """Return the density: the exact quotient if it agrees with the file's share, which is rounded to 1e-5."""
     if n is not None and total and n <= total and (share is None or abs(n / total - share) <= 2e-5):
         return n / total
     return share

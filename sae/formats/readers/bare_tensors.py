@@ -1,7 +1,8 @@
-"""A file of tensors without a config: recognised by names and shapes; what they do not tell is asked for.
+"""Reader of a tensor file without a config, recognised by names and shapes; missing facts are asked for.
 
-Several formats share tensor names with another orientation, so a matrix is turned by its shape; of a
-square one the usual orientation is taken, and the check on real activations tells a wrong one.
+Several formats use the same tensor names with another orientation, so a matrix is transposed by its
+shape.  A square matrix is read in the usual orientation, and the check on real activations detects a
+wrong one.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from sae.formats.untrusted_tensors import Tensors, refuse
 if TYPE_CHECKING:
     from torch import Tensor
 
-_K = "how many latents it keeps on a token"
+_K = "how many latents it keeps per token"
 _CENTRED = "yes or no: whether b_dec is subtracted from the input"
 
 
 def read(found: Found, tensors: Tensors, given: Mapping[str, Any]) -> Foreign:
-    """The SAE of a bare state dict.  Raises UserError where the names are of no kind that is known."""
+    """Read the SAE of a bare state dict.  Raises UserError if the tensor names are unknown."""
     tensors = _renamed(tensors)
     names, asks = set(tensors), {}
     if {"encoder.weight", "decoder.weight", "gate_bias", "mag_bias", "r_mag", "decoder_bias"} <= names:
@@ -32,7 +33,7 @@ def read(found: Found, tensors: Tensors, given: Mapping[str, Any]) -> Foreign:
     elif {"encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"} <= names:
         weights, kind = dictionary_learning.auto_encoder_new(tensors), "two linear layers"
     elif {"encoder.weight", "encoder.bias", "decoder.weight", "b_dec", "k", "threshold"} <= names:
-        # TopK and BatchTopK have the same keys and another inference: not to be guessed.
+        # TopK and BatchTopK have the same keys but different inference, so this cannot be guessed.
         weights, kind = dictionary_learning.topk(tensors), "TopK or BatchTopK"
         if not given.get("architecture"):
             asks["architecture"] = "topk or batch_topk: the file fits both"
@@ -48,13 +49,13 @@ def read(found: Found, tensors: Tensors, given: Mapping[str, Any]) -> Foreign:
     elif {"W_enc", "W_dec", "b_dec"} <= names and names & {"b_enc", "b_gate"}:
         weights, kind = _own_names(tensors, given, asks), "W_enc and W_dec"
     else:
-        refuse(found.weights, f"its tensors are of no SAE that is known: {', '.join(sorted(names)[:10]) or 'none'}")
+        refuse(found.weights, f"its tensors belong to no known kind of SAE: {', '.join(sorted(names)[:10]) or 'none'}")
     return Foreign(format=f"bare tensors ({kind})", weights=weights, trained_as=weights.architecture, asks=asks,
                    dtype=tensors.dtype)
 
 
 def _renamed(tensors: Tensors) -> Tensors:
-    """Without the prefixes that wrappers put before every name."""
+    """Remove the prefixes that wrappers add to every name."""
     names = list(tensors)
     for prefix in ("module.", "_orig_mod.", "sae.", "ae.", "autoencoder."):
         if names and all(name.startswith(prefix) for name in names):
@@ -73,8 +74,8 @@ def _ask_k(weights: Weights, given: Mapping[str, Any], asks: dict[str, str]) -> 
         weights.k = int(given["k"])
 
 
-def _turned(tensors: Tensors, name: str, rows: int, columns: int) -> Tensor:
-    """A matrix as [rows, columns], turned where its shape is the other."""
+def _oriented(tensors: Tensors, name: str, rows: int, columns: int) -> Tensor:
+    """Return a matrix as [rows, columns], transposed if its shape is [columns, rows]."""
     if tensors.shape(name) == (rows, columns):
         return tensors.take(name, (rows, columns))
     return tensors.take(name, (columns, rows)).T.contiguous()
@@ -86,11 +87,11 @@ def _own_names(tensors: Tensors, given: Mapping[str, Any], asks: dict[str, str])
     L, D = tensors.shape(bias)[0] if tensors.shape(bias) else 0, tensors.shape("b_dec")[-1:]
     sizes = tensors.matrix("W_enc")
     if L not in sizes or not D:
-        refuse(tensors.name, f"W_enc is {sizes}, which does not go with {bias}, {tensors.shape(bias)}")
+        refuse(tensors.name, f"W_enc has shape {sizes}, which does not fit {bias} with {tensors.shape(bias)}")
     d_in = sizes[0] if sizes[1] == L else sizes[1]
     W_enc_LD = tensors.take("W_enc", (d_in, L)).T.contiguous() if sizes == (d_in, L) \
         else tensors.take("W_enc", (L, d_in))
-    w = Weights(W_enc_LD=W_enc_LD, b_enc_L=tensors.take(bias, (L,)), W_dec_LD=_turned(tensors, "W_dec", L, D[0]),
+    w = Weights(W_enc_LD=W_enc_LD, b_enc_L=tensors.take(bias, (L,)), W_dec_LD=_oriented(tensors, "W_dec", L, D[0]),
                 b_dec_D=tensors.take("b_dec", D), architecture="relu")
     if gated:
         w.architecture = "gated"
@@ -98,7 +99,7 @@ def _own_names(tensors: Tensors, given: Mapping[str, Any], asks: dict[str, str])
     else:
         _rule(tensors, w, given, asks)
     w.transcoder = "W_skip" in tensors or d_in != D[0]
-    if "W_skip" in tensors:  # stored as [d_out, d_in] wherever it is seen
+    if "W_skip" in tensors:  # every known library stores it as [d_out, d_in]
         w.W_skip_DD = tensors.take("W_skip", (D[0], d_in)).T.contiguous()
     if w.transcoder:
         w.centred = False
@@ -108,7 +109,7 @@ def _own_names(tensors: Tensors, given: Mapping[str, Any], asks: dict[str, str])
 
 
 def _rule(tensors: Tensors, w: Weights, given: Mapping[str, Any], asks: dict[str, str]) -> None:
-    """Which latents fire: by a threshold in the file, or by what is given."""
+    """Set the selection rule, from a threshold in the file or from the given settings."""
     L, asked = len(w.b_enc_L), str(given.get("architecture") or "")
     log = next((name for name in ("log_threshold", "log_jumprelu_threshold", "jumprelu.log_threshold")
                 if name in tensors), "")
@@ -122,7 +123,7 @@ def _rule(tensors: Tensors, w: Weights, given: Mapping[str, Any], asks: dict[str
         stored = tensors.number("k")
         _ask_k(w, given if stored is None else {"k": int(stored)}, asks)
     elif not asked:
-        asks["architecture"] = "relu or topk: which latents fire; with topk give k, too"
+        asks["architecture"] = "relu or topk: which latents fire; with topk also give k"
     elif asked == "topk":
         w.architecture = "topk"
         stored = tensors.number("k")

@@ -1,8 +1,8 @@
-"""dictionary_learning folders: `ae.pt` + `config.json` (saprmarks/dictionary_learning, checked at 0.1.0).
+"""Reader of dictionary_learning folders: `ae.pt` + `config.json` (saprmarks/dictionary_learning, checked at 0.1.0).
 
-The class is `trainer.dict_class`, never `trainer_class`.  An interrupted run leaves `ae.pt` in the
-schema of its periodic backup, {step, ae, optimizer, config, norm_factor}, whose biases are still in
-normalised units.  θ = −1 means that it was never set: it is calibrated here.
+The class is `trainer.dict_class`, never `trainer_class`.  An interrupted run leaves `ae.pt` with the
+keys of its periodic backup, {step, ae, optimizer, config, norm_factor}.  The biases of a backup are still in
+normalised units.  θ = −1 means that it was never set, so it is calibrated after the import.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from sae.formats.untrusted_tensors import Tensors, read_json, read_tensors, refu
 
 
 def read(found: Found, given: Mapping[str, Any]) -> Foreign:
-    """The dictionary in a trainer's folder.  Raises UserError."""
+    """Read the dictionary in a trainer's folder.  Raises UserError."""
     assert found.config is not None
     config, tensors = read_json(found.config), read_tensors(found.weights)
     trainer, buffer = _dict(config.get("trainer")), _dict(config.get("buffer"))
     name, notes, scale = str(trainer.get("dict_class") or ""), [], 1.0
     if isinstance(tensors.other.get("ae"), dict):
         factor = tensors.number("norm_factor")
-        notes.append(f"a backup of an interrupted run, at step {tensors.number('step') or 0:.0f}")
+        notes.append(f"read from a backup of an interrupted run, at step {tensors.number('step') or 0:.0f}")
         if factor is not None and factor > 0:
             scale = 1 / factor
             notes.append(f"its biases were in units of norm_factor {factor:.6g}")
         inner = {key: value for key, value in tensors.other["ae"].items() if hasattr(value, "shape")}
         tensors = Tensors(inner, found.weights.name)
     if name not in CLASSES:
-        refuse(found.config, f"dict_class {name[:60]!r} cannot be read; known are {', '.join(CLASSES)}")
+        refuse(found.config, f"dict_class {name[:60]!r} cannot be read; supported are {', '.join(CLASSES)}")
     weights = CLASSES[name](tensors)
     for key, size in (("activation_dim", len(weights.b_dec_D)), ("dict_size", len(weights.b_enc_L))):
         if key in trainer and trainer[key] != size:
-            refuse(found.config, f"{key} is {trainer[key]!r}, but the tensors have {size}: a file of another "
-                                 "dictionary, or transposed")
+            refuse(found.config, f"{key} is {trainer[key]!r}, but the tensors have {size}: the file belongs to another "
+                                 "dictionary, or is transposed")
     weights.input_scale = scale
     io, named = str(buffer.get("io") or "out"), str(trainer.get("submodule_name") or "")
     out = Foreign(
@@ -52,7 +52,7 @@ def read(found: Found, given: Mapping[str, Any]) -> Foreign:
             out.claims["l0"] = float(trainer[key])
     if weights.threshold is not None and len(weights.threshold) == 1 and float(weights.threshold) < 0:
         weights.threshold, out.calibrate = weights.threshold.clamp(min=0), True
-        out.notes.append("its threshold was never set (a short run): calibrated here so that the mean L0 is k")
+        out.notes.append("its threshold was never set (a short run), so it is calibrated until the mean L0 is k")
     return out
 
 
@@ -61,7 +61,7 @@ def _dict(value: Any) -> dict[str, Any]:
 
 
 def _linear(t: Tensors, bias: str) -> dict[str, Any]:
-    """The four tensors of two `nn.Linear`s with the decoder's bias under its own name."""
+    """Read both weights of two `nn.Linear` layers, and the decoder's bias with the name `bias`."""
     L, D = t.matrix("encoder.weight")
     return {"W_enc_LD": t.take("encoder.weight", (L, D)), "W_dec_LD": t.take("decoder.weight", (D, L)).T.contiguous(),
             "b_dec_D": t.take(bias, (D,))}
@@ -70,7 +70,7 @@ def _linear(t: Tensors, bias: str) -> dict[str, Any]:
 def _k(t: Tensors, n_latents: int) -> int:
     k = t.number("k")
     if k is None or not 1 <= k <= n_latents:
-        refuse(t.name, f"k is {k!r}, and should be from 1 to {n_latents}")
+        refuse(t.name, f"k is {k!r}, but should be from 1 to {n_latents}")
     return round(k)
 
 

@@ -1,7 +1,7 @@
-"""Gemma Scope (`params.npz`) and Gemma Scope 2 (`params.safetensors`), both JumpReLU, both without centring.
+"""Reader of Gemma Scope (`params.npz`) and Gemma Scope 2 (`params.safetensors`), JumpReLU without centring.
 
-Model and site come from the path, as published: `google/gemma-scope-2b-pt-res/layer_20/…`, or from
-the config of Gemma Scope 2.  BOS was prepended and not trained on.
+Model and site come from the published path, such as `google/gemma-scope-2b-pt-res/layer_20/…`, or from
+the config of Gemma Scope 2.  BOS was prepended but not trained on.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _SITES = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
 
 
 def matches(tensors: Tensors) -> bool:
-    """Whether a file has these formats' five tensors; names may be in either case."""
+    """Return whether a file has the five tensors of these formats; their names may be in either case."""
     return {name.lower() for name in tensors} >= KEYS
 
 
 def read(found: Found, tensors: Tensors, given: Mapping[str, Any]) -> Foreign:
-    """The SAE or transcoder.  Raises UserError, for one that writes to several layers too."""
+    """Read the SAE or transcoder.  Raises UserError, also for a cross-layer transcoder."""
     own = {name.lower(): name for name in tensors}
     if len(tensors.shape(own["w_dec"])) == 3:
-        refuse(found.weights, "a cross-layer transcoder, which writes to several layers; no artefact here does")
+        refuse(found.weights, "is a cross-layer transcoder, which writes to several layers; no artefact here does")
     d_in, L = tensors.matrix(own["w_enc"])
     D = tensors.matrix(own["w_dec"])[1]
     weights = Weights(
@@ -60,7 +60,7 @@ def read(found: Found, tensors: Tensors, given: Mapping[str, Any]) -> Foreign:
 def _first(path: str, out: Foreign) -> None:
     layer, release = re.search(r"layer_(\d+)", path), _RELEASE.search(path)
     if "embedding" in path:
-        refuse("source", "an SAE of Gemma's embedding, which is no site known here")
+        refuse("source", "is an SAE of Gemma's embedding, a site that is not supported here")
     if not release:
         return
     out.model = _MODELS[release[1]] + ("-it" if release[2] == "it" else "")

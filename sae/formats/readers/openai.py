@@ -1,8 +1,8 @@
-"""OpenAI's GPT-2 files: one `.pt` a layer (openai/sparse_autoencoder).
+"""Reader of OpenAI's GPT-2 files: one `.pt` per layer (openai/sparse_autoencoder).
 
-A TopK file sees its input layer-normed token by token (mean, unbiased std + 1e-5), undone with the
-std alone; a ReLU file (v1, v4) sees it raw.  `activation.k` and the like, which newer PyTorch
-adds on saving again, are passed over.
+A TopK file normalises each token of its input (mean, unbiased std + 1e-5), and undoes it with the std
+alone.  A ReLU file (v1, v4) reads raw input.  Keys such as `activation.k`, which newer versions of PyTorch
+add when a file is saved again, are ignored.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _SITES = {"mlp_post_act": "mlp.hook_post", "resid_delta_attn": "hook_attn_out", 
 
 
 def read(found: Found, tensors: Tensors, given: Mapping[str, Any]) -> Foreign:
-    """The SAE of an OpenAI file.  Raises UserError."""
+    """Read the SAE of an OpenAI file.  Raises UserError."""
     L, D = tensors.matrix("encoder.weight")
     activation = str(tensors.other.get("activation", "ReLU"))
     if activation not in ("TopK", "ReLU"):
-        refuse(found.weights, f"activation {activation[:40]!r} is not known; TopK and ReLU are")
+        refuse(found.weights, f"activation {activation[:40]!r} is not supported; TopK and ReLU are")
     state = tensors.other.get("activation_state_dict")
     k = state.get("k") if isinstance(state, dict) else None
     if activation == "TopK":
-        k = getattr(k, "tolist", lambda k=k: k)()  # saved as a tensor by some
+        k = getattr(k, "tolist", lambda k=k: k)()  # some files store k as a tensor
         if not isinstance(k, int) or not 1 <= k <= L:
-            refuse(found.weights, f"a TopK file with k {k!r}, which should be from 1 to {L}")
+            refuse(found.weights, f"k is {k!r}, but should be from 1 to {L}")
         if state is not None and state.get("postact_fn", "ReLU") not in ("ReLU", "Identity"):
-            refuse(found.weights, f"postact_fn {str(state['postact_fn'])[:40]!r} is not known")
+            refuse(found.weights, f"postact_fn {str(state['postact_fn'])[:40]!r} is not supported")
     topk = activation == "TopK"
     weights = Weights(
         W_enc_LD=tensors.take("encoder.weight", (L, D)), b_enc_L=tensors.take("latent_bias", (L,)),
@@ -52,7 +52,7 @@ def read(found: Found, tensors: Tensors, given: Mapping[str, Any]) -> Foreign:
 
 
 def _site(path: str, D: int, out: Foreign) -> None:
-    """Layer and site, where the path keeps the publisher's names: …/resid_post_mlp_v5_32k/…/layer_8.pt"""
+    """Set model and site if the path has the published names: …/resid_post_mlp_v5_32k/…/layer_8.pt."""
     kind = next((kind for name, kind in _SITES.items() if name in path), "")
     layer = re.search(r"layer_?(\d+)", path) or re.search(r"/(\d+)(?:/|\.pt)", path)
     if kind and layer:

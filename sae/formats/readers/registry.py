@@ -1,4 +1,4 @@
-"""From a path to an SAE: the reader for its format, what the user gave besides, and the artefact."""
+"""Reading of an SAE at a path: choice of the reader, settings from the user, and conversion to the artefact."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _NO: dict[str, Any] = {}
 
 
 def read(path: Path, given: Mapping[str, Any] = _NO, hint: str = "") -> Foreign:
-    """The SAE at `path`; `hint`: where it came from, which may name model and site.
+    """Read the SAE at `path`.  `hint` is the full name of the source, which may contain model and site.
 
-    `given` are settings of `sae.specs.imports.ImportSpec`; they win over what the file says.  What is
-    still missing stands in the result's `asks`.  Raises UserError (field `source`) for what cannot be read.
+    `given` holds settings of `sae.specs.imports.ImportSpec`, which override the file's.  Settings that are
+    still missing are in the result's `asks`.  Raises UserError (field `source`) for a file that cannot be read.
     """
     found = find(path, hint)
     given = {key: value for key, value in given.items() if value not in ("", None, 0, 0.0)}
@@ -68,7 +68,7 @@ def _apply(given: Mapping[str, Any], foreign: Foreign) -> None:
     if "subtract_b_dec" in given:
         w.centred = given["subtract_b_dec"] == "yes"
         if w.centred and w.W_enc_LD.shape[1] != len(w.b_dec_D):
-            raise UserError("subtract_b_dec: b_dec is not as wide as what is read", "subtract_b_dec")
+            raise UserError("subtract_b_dec: b_dec and the input have different widths", "subtract_b_dec")
     if "normalize" in given:
         w.normalize = str(given["normalize"])
     if "input_scale" in given:
@@ -86,13 +86,13 @@ def _apply(given: Mapping[str, Any], foreign: Foreign) -> None:
 
 
 def demand(foreign: Foreign) -> None:
-    """Raise MissingFacts, one line that names every setting that has to be given."""
+    """Raise MissingFacts, with a line that names every missing setting, if any is missing."""
     if foreign.asks:
         raise MissingFacts(foreign.asks, foreign)
 
 
 def convert(foreign: Foreign, sae_id: str = "") -> Autoencoder:
-    """The artefact.  Its metrics and the run that made it are the caller's to fill in."""
+    """Convert to the artefact.  The caller fills in metrics and run."""
     tensors, folded, done = fold(foreign.weights)
     L, D = folded.W_dec_LD.shape
     threshold = None
@@ -118,5 +118,5 @@ def convert(foreign: Foreign, sae_id: str = "") -> Autoencoder:
 
 
 def load(path: Path, **given: Any) -> Autoencoder:
-    """The SAE of a foreign file as it is used here, without any check on activations."""
+    """Load the SAE of a foreign file as an artefact, without a check on activations."""
     return convert(read(path, given))

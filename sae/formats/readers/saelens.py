@@ -1,8 +1,8 @@
-"""SAELens folders: `cfg.json` + `sae_weights.safetensors`, of v6, of v3 to v5, and training checkpoints.
+"""Reader of SAELens folders (`cfg.json` + `sae_weights.safetensors`): v6, v3 to v5, and training checkpoints.
 
-Layouts and traps: decoderesearch/SAELens at 6.54.12.  A training checkpoint folds nothing: what its
-inference file would fold (input scale, whitening, decoder norms of an SAE that selects by them)
-is read from beside it.
+The layouts were checked against decoderesearch/SAELens at 6.54.12.  A training checkpoint folds nothing.
+The facts that its inference file would fold (input scale, whitening, decoder norms of an SAE that
+selects by them) are read from the files next to it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sae.formats.foreign import Foreign, Weights, Whitening
 from sae.formats.foreign_names import model_name, site
 from sae.formats.untrusted_tensors import Tensors, read_json, read_tensors, refuse
 
-# architecture of the file -> (rule here, transcoder, skip)
+# architecture in the file -> (rule here, transcoder, skip)
 _ARCHITECTURES = {
     "standard": ("relu", False, False), "topk": ("topk", False, False), "jumprelu": ("jumprelu", False, False),
     "gated": ("gated", False, False), "batchtopk": ("batch_topk", False, False),
@@ -31,7 +31,7 @@ _NORMS = {"none": "none", "expected_average_only_in": "none", "covariance_whiten
 
 
 def read(found: Found, given: Mapping[str, Any]) -> Foreign:
-    """The SAE in a SAELens folder.  Raises UserError for what cannot be expressed or is inconsistent."""
+    """Read the SAE in a SAELens folder.  Raises UserError if it is inconsistent or cannot be expressed."""
     assert found.config is not None
     config, tensors = read_json(found.config), read_tensors(found.weights)
     version = str(_dict(config.get("metadata")).get("sae_lens_version") or config.get("sae_lens_version") or "")
@@ -41,7 +41,7 @@ def read(found: Found, given: Mapping[str, Any]) -> Foreign:
     metadata, name = _dict(config.get("metadata")), str(config.get("architecture", "standard"))
     if name not in _ARCHITECTURES:
         refuse(found.config, f"architecture {name[:40]!r}: "
-                             f"{_IMPOSSIBLE.get(name, 'not known; known are ' + ', '.join(_ARCHITECTURES))}")
+                             f"{_IMPOSSIBLE.get(name, 'not supported; supported are ' + ', '.join(_ARCHITECTURES))}")
     rule, transcoder, _ = _ARCHITECTURES[name]
     weights = _weights(found, config, tensors, name)
     out = Foreign(
@@ -54,7 +54,7 @@ def read(found: Found, given: Mapping[str, Any]) -> Foreign:
     if transcoder:
         out.out_hook = site(str(metadata.get("hook_name_out") or metadata.get("hf_hook_name_out") or ""))
     if metadata.get("hook_head_index") is not None:
-        refuse(found.config, "reads one attention head, and no hook point here is a single head")
+        refuse(found.config, "reads one attention head, but no hook point here is a single head")
     if isinstance(metadata.get("l0"), int | float):
         out.claims["l0"] = float(metadata["l0"])
     elif rule in ("topk", "batch_topk", "matryoshka"):
@@ -64,7 +64,7 @@ def read(found: Found, given: Mapping[str, Any]) -> Foreign:
     _normalization(found, config, metadata, given, out)
     _true_architecture(metadata, out)
     if legacy and rule == "gated":
-        out.notes.append("gated files folded by SAELens 3.10 to 5 have a wrong r_mag; the check tells")
+        out.notes.append("gated files folded by SAELens 3.10 to 5 have a wrong r_mag, which the check detects")
     return out
 
 
@@ -73,7 +73,7 @@ def _dict(value: Any) -> dict[str, Any]:
 
 
 def _upgraded(config: dict[str, Any]) -> dict[str, Any]:
-    """A flat config of v3 to v5 in the form of v6."""
+    """Convert a flat config of v3 to v5 to the form of v6."""
     renamed = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "context_length": "context_size"}
     flat = {renamed.get(key, key): value for key, value in config.items()}
     arguments = _dict(flat.get("activation_fn_kwargs"))
@@ -94,18 +94,19 @@ def _weights(found: Found, config: dict[str, Any], tensors: Tensors, name: str) 
     D = tensors.matrix("W_dec")[1] if transcoder else d_in
     for key, size in (("d_in", d_in), ("d_sae", L), *((("d_out", D),) if transcoder else ())):
         if key in config and config[key] != size:
-            refuse(found.config or "cfg.json", f"{key} is {config[key]!r}, but W_enc is {(d_in, L)} and W_dec "
-                                               f"{tensors.shape('W_dec')}: a file of another SAE, or transposed")
+            refuse(found.config or "cfg.json", f"{key} is {config[key]!r}, but W_enc is {(d_in, L)} and W_dec is "
+                                               f"{tensors.shape('W_dec')}: the file belongs to another SAE, or is "
+                                               "transposed")
     k = config.get("k", 0)
     if rule == "topk" and not (isinstance(k, int | float) and 1 <= k <= L):
-        refuse(found.config or "cfg.json", f"k is {k!r}, and should be from 1 to {L}")
+        refuse(found.config or "cfg.json", f"k is {k!r}, but should be from 1 to {L}")
     w = Weights(
         W_enc_LD=tensors.take("W_enc", (d_in, L)).T.contiguous(), W_dec_LD=tensors.take("W_dec", (L, D)),
         b_enc_L=tensors.take("b_gate" if rule == "gated" else "b_enc", (L,)), b_dec_D=tensors.take("b_dec", (D,)),
         architecture=rule, k=round(k) if rule in ("topk", "batch_topk", "matryoshka") else 0, transcoder=transcoder,
         centred=bool(config.get("apply_b_dec_to_input", not transcoder)))
     if transcoder and w.centred:
-        refuse(found.config or "cfg.json", "a transcoder with apply_b_dec_to_input, which SAELens itself refuses")
+        refuse(found.config or "cfg.json", "is a transcoder with apply_b_dec_to_input, which SAELens itself refuses")
     if rule == "gated":
         w.r_mag_L, w.b_mag_L = tensors.take("r_mag", (L,)), tensors.take("b_mag", (L,))
     if skip:  # applied as x · W_skipᵀ
@@ -113,20 +114,20 @@ def _weights(found: Found, config: dict[str, Any], tensors: Tensors, name: str) 
     if rule == "jumprelu":
         w.threshold = tensors.take("threshold", (L,)) if "threshold" in tensors or "log_threshold" not in tensors \
             else tensors.take("log_threshold", (L,)).exp()
-    if rule in ("batch_topk", "matryoshka"):  # a training checkpoint: its inference file would be jumprelu
+    if rule in ("batch_topk", "matryoshka"):  # only training checkpoints: inference files are jumprelu
         theta = tensors.number("topk_threshold")
         if theta is None:
-            refuse(found.weights, f"a {name} without its topk_threshold")
+            refuse(found.weights, f"is a {name} without its topk_threshold")
         w.threshold = w.b_enc_L.new_tensor([theta])
-    # Inference files have the norms folded already, and say nothing or false.
+    # Inference files have the norms folded already, and the setting is missing or false.
     w.select_by_norm = rule in ("topk", "batch_topk", "matryoshka") and \
         bool(config.get("rescale_acts_by_decoder_norm", rule != "topk"))
     if "scaling_factor" in tensors:
         factor_L = tensors.take("scaling_factor", (L,))
         if bool((factor_L != 1).any()):
             if not config.get("finetuning_scaling_factor"):
-                refuse(found.weights, "has a scaling_factor that is not 1, but finetuning_scaling_factor is not set: "
-                                      "whether it is applied cannot be told")
+                refuse(found.weights, "has a scaling_factor that is not 1, but finetuning_scaling_factor is not set, "
+                                      "so it is unclear whether SAELens applies it")
             w.W_dec_LD = w.W_dec_LD * factor_L[:, None]
     return w
 
@@ -134,42 +135,41 @@ def _weights(found: Found, config: dict[str, Any], tensors: Tensors, name: str) 
 def _normalization(
     found: Found, config: dict[str, Any], metadata: dict[str, Any], given: Mapping[str, Any], out: Foreign
 ) -> None:
-    """The input's normalisation: per token, or to be folded from what lies beside a checkpoint, or asked for."""
+    """Set the normalisation of the input: per token, or read from files next to a checkpoint, or asked for."""
     kind, w = str(config.get("normalize_activations") or "none"), out.weights
     if kind not in _NORMS:
-        refuse(found.config or "cfg.json", f"normalize_activations {kind[:40]!r} is not known")
+        refuse(found.config or "cfg.json", f"normalize_activations {kind[:40]!r} is not supported")
     w.normalize = _NORMS[kind]
     if w.normalize != "none" and w.transcoder:
-        refuse(found.config or "cfg.json", f"a transcoder whose input is normalised token by token ({kind}): "
-                                           "what that makes of its output is not defined")
+        refuse(found.config or "cfg.json", f"is a transcoder whose input is normalised token by token ({kind}), which "
+                                           "leaves the scale of its output undefined")
     if w.normalize == "none" and _dict(metadata.get("model_from_pretrained_kwargs")).get("center_writing_weights"):
         w.normalize = "centre"
-        out.notes.append("trained on a model with centred writing weights: the mean of each token's input is taken "
-                         "away and given back")
+        out.notes.append("trained on a model with centred writing weights: the mean of each token's input is "
+                         "subtracted and added back")
     scaler = found.folder / "activation_scaler.json"
-    beside = read_json(scaler) if scaler.is_file() else {}
-    factor = beside.get("scaling_factor")
+    factor = read_json(scaler).get("scaling_factor") if scaler.is_file() else None
     if isinstance(factor, int | float) and not isinstance(factor, bool) and factor > 0:
         w.input_scale = float(factor)
-        out.notes.append("a training checkpoint, whose input scale lay beside it")
+        out.notes.append("a training checkpoint, with its input scale read from activation_scaler.json")
     elif kind == "expected_average_only_in":
         if given.get("input_scale") is None:
-            out.asks["input_scale"] = "the factor that its activations were multiplied with (norm_scaling_factor), " \
+            out.asks["input_scale"] = "the factor by which its activations were multiplied (norm_scaling_factor), " \
                                       "1 if it is folded already"
         else:
             w.input_scale = float(given["input_scale"])
     if kind == "covariance_whitening":
         path = found.folder / "activation_whitening.safetensors"
         if not path.is_file():
-            refuse(found.config or "cfg.json", "was trained on whitened activations, and activation_whitening."
-                                               "safetensors, without which that cannot be folded, is not beside it")
+            refuse(found.config or "cfg.json", "was trained on whitened activations, but activation_whitening."
+                                               "safetensors, which is needed to fold the whitening, is not next to it")
         D, whitening = len(w.b_dec_D), read_tensors(path)
         w.whitening = Whitening(whitening.take("mean", (D,)), whitening.take("matrix", (D, D)),
                                 whitening.take("inverse_matrix", (D, D)))
 
 
 def _true_architecture(metadata: dict[str, Any], out: Foreign) -> None:
-    """A BatchTopK saved as JumpReLU is one again, where the file says so and names its k."""
+    """Restore the architecture of a BatchTopK saved as JumpReLU, if the file names it and its k."""
     trained = {"batchtopk": "batch_topk", "matryoshka_batchtopk": "matryoshka"}.get(out.trained_as, "")
     theta_L, w = out.weights.threshold, out.weights
     k = metadata.get("k", _dict(metadata.get("training_architecture_details")).get("k"))

@@ -1,4 +1,4 @@
-"""This program's own artefacts, `sae.safetensors` + `sae.json`, from another workspace."""
+"""Reader of our own artefacts, `sae.safetensors` + `sae.json`, from another workspace."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sae.formats.untrusted_tensors import check_safetensors, read_json
 
 
 def read(found: Found, given: Mapping[str, Any]) -> Foreign:
-    """The artefact in a folder, whose settings are taken as they stand.  Raises UserError."""
+    """Read the artefact in a folder, with its settings unchanged.  Raises UserError."""
     read_json(found.folder / "sae.json")
     check_safetensors(found.weights)
     sae = Autoencoder.load(found.folder)
     tensors, config = sae.tensors(), sae.config
     W_dec_LD = sae.W_dec_LD if sae.activation_scale_L is None else sae.W_dec_LD * sae.activation_scale_L[:, None]
-    # A transcoder's own input bias goes into the encoder's.
+    # A transcoder's own input bias is folded into the encoder's bias.
     shifted = sae.is_transcoder and bool(sae.b_in_D.any())
     b_enc_L = sae.b_enc_L - sae.W_enc_LD @ sae.b_in_D if shifted else sae.b_enc_L
     b_mag_L = tensors.get("b_mag")

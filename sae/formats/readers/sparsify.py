@@ -1,7 +1,7 @@
-"""EleutherAI sparsify folders: `cfg.json` + `sae.safetensors` (checked at eai-sparsify 1.3.3).
+"""Reader of EleutherAI sparsify folders: `cfg.json` + `sae.safetensors` (checked at eai-sparsify 1.3.3).
 
-The folder's name is the hookpoint, a module path under the base model.  `k` of the config is the
-current one, which may be annealed.  Multi-TopK is a loss; the codes are those of k.
+The folder's name is the hookpoint, a module path under the base model.  `k` in the config is the
+current value, which may be annealed.  Multi-TopK only changes the loss; inference keeps k latents.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from sae.formats.untrusted_tensors import read_json, read_tensors, refuse
 
 
 def read(found: Found, given: Mapping[str, Any]) -> Foreign:
-    """The SAE or transcoder in a sparsify folder.  Raises UserError."""
+    """Read the SAE or transcoder in a sparsify folder.  Raises UserError."""
     assert found.config is not None
     config, tensors = read_json(found.config), read_tensors(found.weights)
     activation, k = str(config.get("activation", "topk")), config.get("k")
     if activation == "groupmax":
-        refuse(found.config, "activation groupmax, one latent of each group, is no rule that an artefact here has")
+        refuse(found.config, "activation groupmax, which keeps one latent of each group, cannot be expressed here")
     if activation != "topk" or config.get("signed"):
-        what = "signed latents" if config.get("signed") else f"activation {activation[:40]!r}"
-        refuse(found.config, f"{what} cannot be expressed here; topk can")
+        rule = "signed latents" if config.get("signed") else f"activation {activation[:40]!r}"
+        refuse(found.config, f"{rule} cannot be expressed here; topk can")
     L, d_in = tensors.matrix("encoder.weight")
     if config.get("d_in", d_in) != d_in or (config.get("num_latents") or L) != L:
         refuse(found.config, f"d_in {config.get('d_in')!r} and num_latents {config.get('num_latents')!r} do not fit "
-                             f"encoder.weight, which is {(L, d_in)}: a file of another SAE, or transposed")
+                             f"encoder.weight, which is {(L, d_in)}: the file belongs to another SAE, or is transposed")
     if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= L:
-        refuse(found.config, f"k is {k!r}, and should be from 1 to {L}")
+        refuse(found.config, f"k is {k!r}, but should be from 1 to {L}")
     transcode, D = bool(config.get("transcode")), tensors.matrix("W_dec")[1]
     weights = Weights(
         W_enc_LD=tensors.take("encoder.weight", (L, d_in)), b_enc_L=tensors.take("encoder.bias", (L,)),
@@ -39,7 +39,7 @@ def read(found: Found, given: Mapping[str, Any]) -> Foreign:
     if "W_skip" in tensors:
         weights.W_skip_DD = tensors.take("W_skip", (D, d_in)).T.contiguous()
         if not transcode:
-            refuse(found.config, "an SAE with a skip connection, which only a transcoder has here")
+            refuse(found.config, "is an SAE with a skip connection, which only transcoders can have here")
     run = found.folder.parent / "config.json"
     training = read_json(run) if run.is_file() else {}
     name = found.folder.name
@@ -50,5 +50,5 @@ def read(found: Found, given: Mapping[str, Any]) -> Foreign:
         trained_as="topk", claims={"l0": float(k)}, dtype=tensors.dtype, details={"hookpoint": name})
     out.notes.append("sparsify joins documents without a BOS token")
     if config.get("multi_topk"):
-        out.notes.append("trained with the Multi-TopK loss; its codes are those of k")
+        out.notes.append("trained with the Multi-TopK loss; inference keeps k latents")
     return out

@@ -1,8 +1,8 @@
-"""What an export is made of: named members, each a stream of bytes.  No torch.
+"""Exports as named members, each a stream of bytes.  No torch.
 
-Every writer of a format yields members; they become a folder, or a zip that is sent while it is
-being made.  Nothing is held but the piece that is being written, so an export of any size
-needs the same memory.  The members of one export are to be read one after another.
+Every writer of a format yields members.  They become a folder, or a zip that is sent while it is
+made.  Only the current piece is in memory, so the memory does not depend on the size of an export.
+The members of one export must be read one after another.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from sae.errors import UserError
 from sae.workspace.files import atomic_write
 
 Member = tuple[str, Iterable[bytes]]
-PACKED = (".gz", ".parquet", ".safetensors")  # deflating these again saves nothing
+PACKED = (".gz", ".parquet", ".safetensors")  # compressing these again saves nothing
 
 
 def write_folder(members: Iterable[Member], folder: Path, update: Callable[[str, int], None] = lambda name, n: None,
                  ) -> None:
-    """Write the members below `folder`, which gets its name only when all of them are there.
+    """Write the members below `folder`, which appears only when it is complete.
 
-    `update(member, bytes so far)` may raise to stop; nothing is left behind then.  Raises UserError
-    (field `out`) where `folder` is there already.
+    `update(member, bytes so far)` may raise to stop, and nothing is left behind then.  Raises UserError
+    (field `out`) if `folder` exists or cannot be written.
     """
     if folder.exists():
-        raise UserError(f"out: {folder} is there already; name a folder that is not", "out")
+        raise UserError(f"out: {folder} already exists; name a new folder", "out")
     written = 0
     try:
         with atomic_write(folder) as temporary:
@@ -44,7 +44,7 @@ def write_folder(members: Iterable[Member], folder: Path, update: Callable[[str,
 
 
 def stream_zip(members: Iterable[Member], root: str) -> Iterator[bytes]:
-    """The members as a zip, below one folder `root`, as it is made: for a download or a pipe."""
+    """Yield the pieces of a zip with the members below one folder `root`, for a download or a pipe."""
     sink = Sink()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=5) as archive:
         for name, chunks in members:
@@ -59,7 +59,7 @@ def stream_zip(members: Iterable[Member], root: str) -> Iterator[bytes]:
 
 
 def gzipped(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The chunks as one gzip stream, level 5, without time or name in it."""
+    """Compress the chunks to one gzip stream, at level 5, without time and name."""
     packer = zlib.compressobj(5, wbits=31)
     for chunk in chunks:
         if packed := packer.compress(chunk):
@@ -68,7 +68,7 @@ def gzipped(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class Sink:
-    """A file for writers that want one: keeps what was written until it is taken."""
+    """A writable file object that keeps the written bytes until `take`."""
 
     def __init__(self) -> None:
         self._chunks: list[bytes] = []
@@ -93,12 +93,12 @@ class Sink:
         return False
 
     def flush(self) -> None:
-        """Nothing waits anywhere."""
+        """Do nothing: written bytes are available at once."""
 
     def close(self) -> None:
-        """Nothing to give back; what was written can still be taken."""
+        """Do nothing: written bytes can still be taken."""
 
     def take(self) -> bytes:
-        """All that was written since the last time."""
+        """Return all bytes written since the last call."""
         data, self._chunks = b"".join(self._chunks), []
         return data

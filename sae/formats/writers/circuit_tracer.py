@@ -1,7 +1,7 @@
-"""A latent as the feature JSON of attribution-graph viewers (circuit-tracer).  No torch.
+"""Writer of a latent as the feature JSON of attribution-graph viewers (circuit-tracer).  No torch.
 
-`quantile_values` is scanned in order, position i being percentile i + 1: here from the
-histogram of firings, each bin standing for its upper edge.
+Entry i of `quantile_values` is percentile i + 1 of the latent's activations.  It is read from the histogram of
+firings, with each bin represented by its centre.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sae.store.schema import TOP_BAND
 
 
 def feature_json(exporter: Exporter, latent: Latent, contexts: Sequence[Context]) -> dict[str, Any]:
-    """The whole file of one latent."""
+    """Return the content of one latent's file."""
     names = {TOP_BAND: "Top activations"} | {
         band["band"]: str(band["name"]).capitalize() for band in exporter.meta["bands"]}
     quantiles = []
@@ -43,7 +43,7 @@ def _example(exporter: Exporter, context: Context) -> dict[str, Any]:
 
 
 def _percentiles(values: Sequence[float], counts: Sequence[int]) -> list[float]:
-    """The value below which 1%, 2%, … 99% of the firings lie, to the bin."""
+    """Return the values below which 1%, 2%, … 99% of the firings are, to the precision of a bin."""
     reached = list(accumulate(counts))
     if not reached or not reached[-1]:
         return []

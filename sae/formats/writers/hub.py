@@ -1,7 +1,7 @@
-"""Publishing an SAE: a repository of the Hugging Face hub with a model card.  No torch.
+"""Publication of an SAE to a repository of the Hugging Face hub, with a model card.  No torch.
 
-The repository holds one folder an SAE, in SAELens' layout (which every library reads) or as our
-own artefact, and a card.  A card that somebody wrote is not replaced.
+The repository holds one folder per SAE, in SAELens' layout (which every library reads) or as our own
+artefact, and a model card.  An existing card is not replaced.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WRITERS = {"saelens": saelens.members, "saescope": saescope.members}
 
 
 class Hub(Protocol):
-    """What is used of `huggingface_hub.HfApi`."""
+    """The methods of `huggingface_hub.HfApi` that are used."""
 
     def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> Any: ...
     def file_exists(self, repo_id: str, filename: str) -> bool: ...
@@ -31,9 +31,9 @@ def push(
     folder: Path, config: Mapping[str, Any], repo: str, *, form: str = "saelens", path: str = "", private: bool = False,
     api: Hub | None = None,
 ) -> str:
-    """Upload the artefact in `folder` to `repo`, below `path` (by default the SAE's name), and say where it is.
+    """Upload the artefact in `folder` to `repo` below `path` (by default the SAE's name), and return its address.
 
-    Raises UserError (field `repo`) where the hub refuses, with what it said.
+    Raises UserError (field `format`, `path` or `repo`); if the hub refuses, the message contains the hub's.
     """
     if form not in WRITERS:
         raise UserError(f"format: {form!r} is not one of {', '.join(WRITERS)}", "format")
@@ -42,7 +42,7 @@ def push(
         raise UserError(f"path: {path!r} leaves the repository", "path")
     with tempfile.TemporaryDirectory(prefix="saescope-push-") as temporary:
         target = Path(temporary) / "sae"
-        write_folder(WRITERS[form](folder, config), target)  # before the hub is asked: it may refuse the format
+        write_folder(WRITERS[form](folder, config), target)  # this may refuse the format, so it comes before any upload
         if api is None:
             from huggingface_hub import HfApi
 
@@ -55,9 +55,9 @@ def push(
                 card = Path(temporary) / "card"
                 write_folder(_card_members(config, repo, form, path), card)
                 api.upload_folder(repo_id=repo, folder_path=str(card), path_in_repo="", commit_message="Model card")
-        except Exception as error:  # the client raises many kinds: no network, no token, no such right
-            said = " ".join(str(error).split())[:300]
-            raise UserError(f"repo: {repo} was not written ({type(error).__name__}: {said})", "repo") from None
+        except Exception as error:  # the client raises many kinds: no network, no token, no permission
+            message = " ".join(str(error).split())[:300]
+            raise UserError(f"repo: {repo} was not written ({type(error).__name__}: {message})", "repo") from None
     return f"{repo}/{path}"
 
 
@@ -66,7 +66,7 @@ def _card_members(config: Mapping[str, Any], repo: str, form: str, path: str) ->
 
 
 def card(config: Mapping[str, Any], repo: str, form: str, path: str) -> str:
-    """The model card: what it is, how good, how it was made, how to load it."""
+    """Return the model card: facts about the SAE and its training, its metrics, and how to load it."""
     site, metrics = config["site"], config.get("metrics") or {}
     facts: list[tuple[str, Any]] = [
         ("language model", config["model"]["name"]), ("reads", site["hook"]), ("reconstructs", site.get("out_hook")),
@@ -87,11 +87,11 @@ tags:
 # {config['id']}
 
 A sparse autoencoder on activations of a language model, trained or converted with saescope {__version__}.
-It takes raw activations; its decoder rows have unit norm.
+It takes raw activations, and its decoder rows have unit norm.
 
 {_table(("", ""), facts)}
 
-## How good it is
+## Metrics
 
 {_table(("measured on held-out text", "value"), numbers) if numbers else "Not evaluated."}
 

@@ -1,8 +1,8 @@
-"""Everything that an SAE or its build can be exported as.  No torch."""
+"""The kinds of exports of an SAE and of its build.  No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ from sae.store.build import Build
 
 @dataclass(frozen=True)
 class Kind:
-    """A form of export: its name on pages, what it is for, and whether it is of the weights or of the build."""
+    """A kind of export."""
 
-    name: str
-    words: str
+    name: str  # as shown on pages
+    description: str
     of: str  # "weights" or "build"
 
 
@@ -45,9 +45,9 @@ KINDS = {
 
 def members_of(
     kind: str, folder: Path, config: Mapping[str, Any], build: Build | None,
-    labels: Mapping[int, Explanation] | None = None,
+    labels: Mapping[int, Sequence[Explanation]] | None = None,
 ) -> Iterator[Member]:
-    """The files of an export of the SAE in `folder`.  Raises UserError (field `format`, `sae` or `build`)."""
+    """Return the files of an export of the SAE in `folder`.  Raises UserError (field `format`, `sae` or `build`)."""
     check_kind(kind, config, has_build=build is not None)
     if kind == "saelens":
         return to_saelens.members(folder, config)
@@ -61,14 +61,14 @@ def members_of(
 
 
 def check_kind(kind: str, config: Mapping[str, Any], has_build: bool) -> None:
-    """Raise UserError where this SAE cannot be exported so, with the reason."""
+    """Raise UserError (field `format`, `sae` or `build`) if the SAE cannot be exported as this kind."""
     if kind not in KINDS:
         raise UserError(f"format: {kind!r} is not one of {', '.join(KINDS)}", "format")
     if KINDS[kind].of == "weights":
         if config.get("weights") == "none":
             raise UserError(f"sae: {config['id']} has no weights here; only its dashboard can be exported", "sae")
         if kind == "saelens":
-            to_saelens.saelens_config(config)  # says what it has no word for
+            to_saelens.saelens_config(config)  # raises if SAELens cannot express the SAE
     elif not has_build:
-        raise UserError(f"build: {config['id']} has no feature index yet, which a {KINDS[kind].name} export is made "
-                        f"of; make one with: saescope index --sae {config['id']}", "build")
+        raise UserError(f"build: {config['id']} has no index yet, which a {KINDS[kind].name} export needs; "
+                        f"make one with: saescope index --sae {config['id']}", "build")

@@ -1,7 +1,7 @@
 """Safetensors files without torch: mapped for reading, streamed for writing.
 
-The format: eight bytes with the header's length (little-endian), the header as JSON (name to
-dtype, shape and byte range), then the tensors end to end.
+The format has three parts: eight bytes with the header's length (little-endian), the header as JSON
+(name to dtype, shape and byte range), and the tensors end to end.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _MAX_HEADER_BYTES = 100_000_000  # the library's own limit
 
 
 def mapped(path: Path) -> dict[str, np.ndarray]:
-    """Every tensor of a float32 safetensors file, memory-mapped: only what is looked at is read.
+    """Return every tensor of a float32 safetensors file, memory-mapped, so that only accessed parts are read.
 
-    Raises UserError (field `sae`) where the file is missing, damaged or of another dtype.
+    Raises UserError (field `sae`) if the file is missing, damaged or of another dtype.
     """
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             size = path.stat().st_size
             if not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
-                raise ValueError(f"its header claims {length} bytes, the file has {size}")
+                raise ValueError(f"its header claims {length} bytes, but the file has {size}")
             header = json.loads(file.read(length))
         return {name: _view(path, entry, 8 + length, size) for name, entry in header.items() if name != "__metadata__"}
     except FileNotFoundError:
@@ -43,7 +43,7 @@ def _view(path: Path, entry: Mapping[str, Any], base: int, size: int) -> np.ndar
     start, end = map(int, entry["data_offsets"])
     if entry["dtype"] != "F32" or end - start != 4 * int(np.prod(shape, dtype=object)) or not 0 <= start <= end <= (
             size - base):
-        raise ValueError("a tensor is not float32, or lies outside the file")
+        raise ValueError("a tensor is not float32, or is outside the file")
     if start == end:
         return np.zeros(shape, "<f4")
     tensor: np.ndarray = np.memmap(path, dtype=np.dtype("<f4"), mode="r", offset=base + start, shape=shape)
@@ -51,20 +51,20 @@ def _view(path: Path, entry: Mapping[str, Any], base: int, size: int) -> np.ndar
 
 
 def stream(tensors: Mapping[str, np.ndarray]) -> Iterator[bytes]:
-    """A safetensors file of float32 tensors, in pieces.  A tensor may be a view, such as a transposed map."""
+    """Yield a safetensors file of float32 tensors in pieces.  A tensor may be a view, such as a transposed map."""
     header, end = {}, 0
     for name, tensor in tensors.items():
         start, end = end, end + 4 * tensor.size
         header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8
+    text += b" " * (-len(text) % 8)  # data must begin at a multiple of 8
     yield len(text).to_bytes(8, "little") + text
     for tensor in tensors.values():
         yield from raw(tensor)
 
 
 def raw(tensor: np.ndarray) -> Iterator[bytes]:
-    """The entries in row-major order as little-endian float32, in pieces."""
+    """Yield the entries in row-major order as little-endian float32, in pieces."""
     rows = np.atleast_1d(tensor)
     step = max(1, _CHUNK_BYTES // max(1, 4 * rows[:1].size))
     for start in range(0, len(rows), step):

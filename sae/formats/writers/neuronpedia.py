@@ -1,11 +1,11 @@
-"""A build as a Neuronpedia export tree, and a latent in the shape of its API.  No torch.
+"""Writer of a build as a Neuronpedia export tree, and of a latent in the shape of Neuronpedia's API.  No torch.
 
     v1/{model}/{source}/{release,model,sourceset,source}.jsonl
-    v1/{model}/{source}/{features,activations,explanations}/batch-N.jsonl.gz   1,024 latents a batch
+    v1/{model}/{source}/{features,activations,explanations}/batch-N.jsonl.gz   1,024 latents per batch
 
-Columns are those of its database; importers take them from a file's first line, so every line has
-all.  Feature and activation lines have one more, `saescope`, which its importer passes over:
-what the format has no column for, so that our own import brings back the same pages.
+The keys are the columns of Neuronpedia's database.  Importers take them from a file's first line, so every
+line has all keys.  Feature and activation lines have the extra key `saescope`, which Neuronpedia's importer
+ignores.  It holds facts without a column of their own, so that our own import restores the same pages.
 """
 
 from __future__ import annotations
@@ -25,27 +25,29 @@ from sae.store.records import Context, Latent, TokenFirings
 
 BATCH = 1024
 CREATOR = "saescope"
-# Numbers of a latent that only the extra column carries.
+# Numbers of a latent that only the extra key `saescope` holds.
 SCALARS = ("n_tokens", "n_contexts", "density", "mean_act", "std_act", "mean_position", "logit_std", "logit_skew",
            "logit_kurtosis", "encoder_norm", "encoder_decoder_cos", "mean_l0")
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A label of a latent and who gave it."""
+    """An explanation of a latent, with its author, and the type and model of the way it was made."""
 
     text: str
     author: str = ""
+    type_name: str = ""
+    model: str = ""
 
 
 def source_id(config: Mapping[str, Any]) -> str:
-    """`{layer}-{set}`: the SAE's name, with its layer before it where it does not begin with it."""
+    """Return `{layer}-{set}`: the SAE's name, prefixed with its layer unless the name begins with the layer."""
     layer, name = config["site"]["layer"], str(config["id"]).rpartition("/")[2]
     return name if name.startswith(f"{layer}-") else f"{layer}-{name}"
 
 
-def members(exporter: Exporter, labels: Mapping[int, Explanation] | None = None) -> Iterator[Member]:
-    """Every file of the tree."""
+def members(exporter: Exporter, labels: Mapping[int, Sequence[Explanation]] | None = None) -> Iterator[Member]:
+    """Yield every file of the tree."""
     labels = labels or {}
     model, source = str(exporter.config["model"]["id"]), source_id(exporter.config)
     root = f"v1/{model}/{source}"
@@ -59,23 +61,24 @@ def members(exporter: Exporter, labels: Mapping[int, Explanation] | None = None)
         yield f"{root}/activations/batch-{number}.jsonl.gz", gzipped(
             b"".join(_line(row) for row in activation_rows(exporter, contexts))
             for _, contexts in exporter.rows(batch))
-        said = [_line(_explanation(model, source, i, labels[i])) for i in batch if i in labels and labels[i].text]
-        if said:
-            yield f"{root}/explanations/batch-{number}.jsonl.gz", gzipped(said)
+        lines = [_line(_explanation(model, source, i, number, one)) for i in batch
+                 for number, one in enumerate(labels.get(i, ())) if one.text]
+        if lines:
+            yield f"{root}/explanations/batch-{number}.jsonl.gz", gzipped(lines)
 
 
-def feature_json(exporter: Exporter, latent: Latent, contexts: Sequence[Context], label: Explanation | None,
+def feature_json(exporter: Exporter, latent: Latent, contexts: Sequence[Context], explanations: Sequence[Explanation],
                  ) -> dict[str, Any]:
-    """What `GET /api/feature/{model}/{source}/{index}` answers: the row with activations, explanations, source."""
+    """Return the answer of `GET /api/feature/{model}/{source}/{index}`: row, activations, explanations, source."""
     model, source = str(exporter.config["model"]["id"]), source_id(exporter.config)
-    explained = [_explanation(model, source, latent.latent, label)] if label and label.text else []
+    explained = [_explanation(model, source, latent.latent, number, one) for number, one in enumerate(explanations)]
     return feature_row(exporter, latent) | {
         "activations": list(activation_rows(exporter, contexts)), "explanations": explained,
         "source": _heads(exporter, model, source)["source"], "comments": [], "lists": []}
 
 
 def feature_row(exporter: Exporter, latent: Latent) -> dict[str, Any]:
-    """A line of `features`."""
+    """Return a line of `features`."""
     config, acts, logits = exporter.config, exporter.activation_bins(latent), exporter.logit_bins(latent)
     source = source_id(config)
     return {
@@ -96,10 +99,10 @@ def feature_row(exporter: Exporter, latent: Latent) -> dict[str, Any]:
         "freq_hist_data_bar_values": acts.centres if acts else [],
         "logits_hist_data_bar_heights": logits.counts if logits else [],
         "logits_hist_data_bar_values": logits.centres if logits else [],
-        "decoder_weights_dist": [], "saescope": _more(exporter, latent)}
+        "decoder_weights_dist": [], "saescope": _extra(exporter, latent)}
 
 
-def _more(exporter: Exporter, latent: Latent) -> dict[str, Any]:
+def _extra(exporter: Exporter, latent: Latent) -> dict[str, Any]:
     def firings(listed: Iterable[TokenFirings]) -> list[list[Any]]:
         listed = list(listed)
         texts = exporter.texts([f.token for f in listed])
@@ -111,10 +114,10 @@ def _more(exporter: Exporter, latent: Latent) -> dict[str, Any]:
 
 
 def activation_rows(exporter: Exporter, contexts: Sequence[Context]) -> Iterator[dict[str, Any]]:
-    """The lines of `activations` for one latent's contexts."""
+    """Yield the lines of `activations` for one latent's contexts."""
     model, source, created = exporter.config["model"]["id"], source_id(exporter.config), _moment(exporter)
     for c in contexts:
-        low, high, share = exporter.band_words(c, contexts)
+        low, high, share = exporter.band_range(c, contexts)
         values = [nine(v) if v else 0 for v in c.acts]
         top = max(range(len(values)), key=values.__getitem__)
         yield {
@@ -129,20 +132,23 @@ def activation_rows(exporter: Exporter, contexts: Sequence[Context]) -> Iterator
                          "doc_offset": c.doc_offset, "duplicates": c.duplicates}}
 
 
-def _explanation(model: str, source: str, latent: int, label: Explanation) -> dict[str, Any]:
+def _explanation(model: str, source: str, latent: int, number: int, one: Explanation) -> dict[str, Any]:
     return {
-        "id": f"{model}-{source}-{latent}", "modelId": model, "layer": source, "index": str(latent),
-        "description": label.text, "authorId": label.author or None, "typeName": None, "explanationModelName": None,
-        "embedding": None}
+        "id": f"{model}-{source}-{latent}" + (f"-{number}" if number else ""), "modelId": model, "layer": source,
+        "index": str(latent), "description": one.text, "authorId": one.author or None,
+        "typeName": one.type_name or None, "explanationModelName": one.model or None, "embedding": None}
 
 
 def _heads(exporter: Exporter, model: str, source: str) -> dict[str, dict[str, Any]]:
-    """The one-line files.  Unknown keys would fail there, so what is ours stands in `saelensConfig.metadata`."""
+    """Return the rows of the one-line files.
+
+    Importers reject unknown keys in them, so our own metadata is in `saelensConfig.metadata`.
+    """
     config, meta, name = exporter.config, exporter.meta, source.partition("-")[2]
-    said = f"Made by saescope {meta.get('saescope_version')}: {meta.get('command')}"
+    note = f"Made by saescope {meta.get('saescope_version')}: {meta.get('command')}"
     return {
         "release": {
-            "name": name, "description": said, "descriptionShort": name, "creatorName": CREATOR,
+            "name": name, "description": note, "descriptionShort": name, "creatorName": CREATOR,
             "creatorNameShort": CREATOR, "creatorId": CREATOR, "urls": [], "featured": False,
             "defaultSourceSetName": name, "defaultSourceId": source, "defaultUmapSourceIds": [],
             "visibility": "PRIVATE"},
@@ -151,7 +157,7 @@ def _heads(exporter: Exporter, model: str, source: str) -> dict[str, dict[str, A
             "layers": None, "neuronsPerLayer": 0, "dimension": config.get("d_model"), "owner": "", "tlensId": None,
             "website": None, "visibility": "PRIVATE"},
         "sourceset": {
-            "modelId": model, "name": name, "description": said, "type": str(config["architecture"]),
+            "modelId": model, "name": name, "description": note, "type": str(config["architecture"]),
             "creatorName": CREATOR, "creatorId": CREATOR, "urls": [], "releaseName": name, "defaultRange": 1,
             "defaultShowBreaks": True, "showDfa": False, "showCorrelated": False, "showHeadAttribution": False,
             "showUmap": False, "visibility": "PRIVATE"},
@@ -160,14 +166,14 @@ def _heads(exporter: Exporter, model: str, source: str) -> dict[str, dict[str, A
             "inferenceEnabled": False, "saelensConfig": _saelens(config, meta), "saelensRelease": None,
             "saelensSaeId": None, "hfRepoId": None, "hfFolderId": None, "visibility": "PRIVATE", "hasUmap": False,
             "hasUmapLogSparsity": False, "hasUmapClusters": False, "num_prompts": meta.get("contexts"),
-            "num_tokens_in_prompt": meta.get("context_length"), "dataset": str(meta.get("text") or ""), "notes": said,
+            "num_tokens_in_prompt": meta.get("context_length"), "dataset": str(meta.get("text") or ""), "notes": note,
             "createdAt": _moment(exporter)}}
 
 
 def _saelens(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
     try:
         cfg = saelens_config(config)
-    except (UserError, KeyError):  # SAELens has no word for it, or it has no weights: only what is known of the site
+    except (UserError, KeyError):  # SAELens cannot express the SAE, or it has no weights
         cfg = {"d_sae": config["n_latents"], "metadata": {"hook_name": config["site"]["hook"]}}
     dropped = ("duckdb_version", "build_id", "sae_id")
     cfg["metadata"]["saescope_build"] = {key: value for key, value in meta.items() if key not in dropped}

@@ -1,6 +1,6 @@
-"""A build as Parquet files, one a table, as `sae/store/schema.py` describes them.  No torch.
+"""Writer of a build as Parquet files, one per table of `sae/store/schema.py`.  No torch.
 
-`meta.json` has the provenance.  Tables are read and written in batches, in their own order.
+`meta.json` has the provenance.  Tables are read and written in batches, in the order of the schema.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from sae.formats.writers.archive import Member, Sink
 from sae.store.build import Build
 from sae.store.schema import CONTEXT_COLUMNS, TABLES
 
-_ROWS = 16_384  # of a row group: sorted tables can then be read in part
+_ROWS = 16_384  # rows per row group, so that sorted tables can be read in part
 
-
-# Contexts with their tokens in place of the two tables that they are kept in.
+# The view of contexts replaces the two tables in which a build stores them.
 _EXPORTED = {name: value for name, value in TABLES.items() if name not in ("meta", "place", "text")} | {
     "context": (CONTEXT_COLUMNS, TABLES["place"][1])}
 
 
 def members(build: Build) -> Iterator[Member]:
-    """`meta.json` and `{table}.parquet` for every table that has rows."""
+    """Yield `meta.json`, a README, and `{table}.parquet` for every table that has rows."""
     yield "meta.json", [json.dumps(build.meta, indent=1).encode()]
     yield "README.md", [_readme(build).encode()]
     for name, (_, order) in _EXPORTED.items():
@@ -44,10 +43,10 @@ def _table(build: Build, name: str, order: str) -> Iterator[bytes]:
 def _readme(build: Build) -> str:
     tables = "\n".join(f"- `{name}.parquet`, sorted by {order}: {columns}"
                        for name, (columns, order) in _EXPORTED.items())
-    return f"""# Feature build {build.id} of {build.meta['sae_id']}
+    return f"""# Build {build.id} of {build.meta['sae_id']}
 
-Made by `{build.meta.get('command')}` over {build.meta.get('text')}. Activations are in units of a unit-norm decoder;
-`position` counts BOS as 0; counted tokens are all but BOS. `token.piece` has the bytes of each token.
+Made by `{build.meta.get('command')}` over {build.meta.get('text')}. Activations are in units of a unit-norm decoder.
+BOS has `position` 0, and all tokens except BOS are counted. `token.piece` has the bytes of each token.
 
 {tables}
 """

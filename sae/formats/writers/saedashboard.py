@@ -1,6 +1,6 @@
-"""A build as SAEDashboard's `batch-{i}.json`, 128 latents each.  No torch.
+"""Writer of a build as SAEDashboard's `batch-{i}.json`, 128 latents each.  No torch.
 
-Its viewers expect the groups of a latent in order: first the strongest contexts, then the bands.
+Its viewers expect the groups of a latent in order: first the top contexts, then the bands.
 Activations keep their full precision; SAEDashboard itself rounds them.
 """
 
@@ -18,7 +18,7 @@ from sae.store.records import Context, Latent
 
 
 def members(exporter: Exporter) -> Iterator[Member]:
-    """`batch-0.json`, `batch-1.json`, …, and `run_settings.json`."""
+    """Yield `run_settings.json`, `batch-0.json`, `batch-1.json`, …"""
     site, name = exporter.config["site"], source_id(exporter.config)
     yield "run_settings.json", [json.dumps({
         "sae_set": name.partition("-")[2], "sae_path": exporter.config["id"],
@@ -44,7 +44,7 @@ def _batch(exporter: Exporter, latents: range) -> Iterator[bytes]:
 
 
 def feature(exporter: Exporter, latent: Latent, contexts: Sequence[Context]) -> dict[str, Any]:
-    """One of a batch's `features`."""
+    """Return one entry of a batch's `features`."""
     acts, logits = exporter.activation_bins(latent), exporter.logit_bins(latent)
     return {
         "feature_index": latent.latent,
@@ -64,7 +64,7 @@ def feature(exporter: Exporter, latent: Latent, contexts: Sequence[Context]) -> 
 
 
 def _activation(exporter: Exporter, context: Context, contexts: Sequence[Context]) -> dict[str, Any]:
-    low, high, share = exporter.band_words(context, contexts)
+    low, high, share = exporter.band_range(context, contexts)
     return {
         "bin_min": nine(low), "bin_max": nine(high), "bin_contains": share, "tokens": exporter.texts(context.tokens),
         "values": [nine(v) if v else 0 for v in context.acts], "qualifying_token_index": context.peak}

@@ -1,16 +1,18 @@
-"""An SAE as a folder of SAELens v6: `cfg.json` and `sae_weights.safetensors`.  No torch.
+"""Writer of an SAE as a folder of SAELens v6: `cfg.json` and `sae_weights.safetensors`.  No torch.
 
     SAELens:  y = norm(x) − apply_b_dec_to_input · b_dec,  pre = y · W_enc + b_enc,  W_enc [d, L]
 
-BatchTopK and Matryoshka select at inference by one θ, so they are written as `jumprelu` with a
-constant threshold vector, as SAELens itself does; `metadata.training_architecture` has their
-own name.  What the format has no word for is folded into the weights where that changes nothing,
-and refused with the reason where it would.
+BatchTopK and Matryoshka select at inference by one θ.  They are written as `jumprelu` with a constant
+threshold vector, as SAELens itself does, and `metadata.training_architecture` has their own name.  A
+property that the format cannot express is folded into the weights if that changes nothing; otherwise
+the SAE is refused with the reason.
 
-Three things differ there, codes not among them: SAELens' layer norm undoes itself with the standard
-deviation alone, ours with the deviation + 1e-5, so reconstructions differ by 1e-5 of the normalised
-vector; an SAE of centred activations reconstructs centred ones; and the activations of a TopK
-whose decoder norms could not be folded are in the units of its own decoder.
+The codes are equal in SAELens, but three things differ:
+
+- SAELens undoes its layer norm with the standard deviation alone, ours with the deviation + 1e-5.  So
+  reconstructions differ by 1e-5 of the normalised vector.
+- An SAE of centred activations reconstructs centred ones.
+- The activations of a TopK whose decoder norms could not be folded are in the units of its own decoder.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from sae.errors import UserError
 from sae.formats.writers.archive import Member
 from sae.formats.writers.mapped_tensors import mapped, stream
 
-SAELENS_VERSION = "6.54.12"  # the one this was checked against; below 6 its loader drops the metadata
+SAELENS_VERSION = "6.54.12"  # the version this was checked against; loaders before 6 drop the metadata
 _ARCHITECTURES = {
     "relu": "standard", "topk": "topk", "jumprelu": "jumprelu", "batch_topk": "jumprelu", "matryoshka": "jumprelu",
     "gated": "gated"}
@@ -39,18 +41,21 @@ Tensors = dict[str, np.ndarray]
 
 
 def members(folder: Path, config: Mapping[str, Any]) -> Iterator[Member]:
-    """The files of the SAELens folder of the artefact in `folder`.  Raises UserError where it cannot be said."""
+    """Yield the files of the SAELens folder for the artefact in `folder`.
+
+    Raises UserError (field `format`) if SAELens cannot express the SAE.
+    """
     cfg, tensors = translate(config, mapped(folder / "sae.safetensors"))
     yield "cfg.json", [json.dumps(cfg, indent=1, allow_nan=False).encode()]
     yield "sae_weights.safetensors", stream(tensors)
 
 
 def translate(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], Tensors]:
-    """SAELens' config and tensors.  Big ones stay views of those given."""
+    """Translate to SAELens' config and tensors.  Large tensors stay views of the given ones."""
     cfg = saelens_config(config)
     W_enc_LD, W_dec_LD, b_dec_D = tensors["W_enc"], tensors["W_dec"], tensors["b_dec"]
     scale_L = tensors.get("activation_scale")
-    if scale_L is not None:  # back to the decoder that the selection was made with
+    if scale_L is not None:  # restores the decoder with which the SAE selects
         W_dec_LD = W_dec_LD * np.asarray(scale_L)[:, None]
         cfg["metadata"]["activation_units"] = "of the original decoder, whose rows are not of unit norm"
     b_in_D = np.asarray(tensors.get("b_in", b_dec_D))
@@ -60,9 +65,9 @@ def translate(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> t
     same_bias = not is_transcoder and not is_centred and np.array_equal(b_in_D, b_dec_D)
     cfg["apply_b_dec_to_input"] = same_bias
     shift_L = np.zeros(len(W_enc_LD), np.float32)
-    if not same_bias and b_in_D.any():  # b_enc − W_enc · b_in says the same, in float64 so that nothing is lost
+    if not same_bias and b_in_D.any():  # b_enc − W_enc · b_in is equivalent; float64 keeps its precision
         shift_L = _product(W_enc_LD, b_in_D)
-    if is_centred:  # W · (x − mean(x)) = (W − its rows' means) · x, whether x is centred or not
+    if is_centred:  # W · (x − mean(x)) = (W − its rows' means) · x for any x
         W_enc_LD = W_enc_LD - W_enc_LD.mean(axis=1, keepdims=True)
         cfg["metadata"]["model_from_pretrained_kwargs"] = {"center_writing_weights": True}
     biases: Tensors
@@ -82,19 +87,22 @@ def translate(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> t
 
 
 def _product(W_LD: np.ndarray, x_D: np.ndarray, rows: int = 4096) -> np.ndarray:
-    """W · x [L] in float64, a few rows at a time."""
+    """Return W · x [L], computed in float64 a few rows at a time."""
     parts = [W_LD[i : i + rows].astype(np.float64) @ x_D.astype(np.float64) for i in range(0, len(W_LD), rows)]
     return np.concatenate(parts).astype(np.float32)
 
 
 def saelens_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`cfg.json` for an SAE of this `sae.json`.  Raises UserError (field `format`) for what SAELens has no word for."""
+    """Return `cfg.json` for an SAE with this `sae.json`.
+
+    Raises UserError (field `format`) if SAELens cannot express the SAE.
+    """
     architecture = _ARCHITECTURES.get(config["architecture"])
     normalization = _NORMALIZATIONS.get(config["normalize"])
     site = config["site"]
     if architecture is None or normalization is None:
-        what = f"{config['architecture']} latents" if architecture is None else f"{config['normalize']} normalisation"
-        raise _refusal(config, what)
+        reason = f"{config['architecture']} latents" if architecture is None else f"{config['normalize']} normalisation"
+        raise _refusal(config, reason)
     cfg: dict[str, Any] = {
         "architecture": architecture, "d_in": config.get("d_in", config["d_model"]), "d_sae": config["n_latents"],
         "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True, "normalize_activations": normalization,
@@ -125,6 +133,6 @@ def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in metadata.items() if value is not None}
 
 
-def _refusal(config: Mapping[str, Any], what: str) -> UserError:
+def _refusal(config: Mapping[str, Any], feature: str) -> UserError:
     return UserError(
-        f"format: SAELens has no word for {what}; export {config['id']} as saescope's own artefact", "format")
+        f"format: SAELens cannot express {feature}; export {config['id']} as saescope's own artefact", "format")

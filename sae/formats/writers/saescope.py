@@ -1,4 +1,4 @@
-"""An SAE as our own artefact, `sae.json` and `sae.safetensors`, for another workspace.  No torch."""
+"""Writer of an SAE as our own artefact, `sae.json` and `sae.safetensors`, for another workspace.  No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CHUNK = 8 << 20
 
 
 def members(folder: Path, config: Mapping[str, Any]) -> Iterator[Member]:
-    """The two files of the artefact in `folder`.  Raises UserError (field `sae`) where it has no weights."""
+    """Yield the two files of the artefact in `folder`.  Raises UserError (field `sae`) if it has no weights."""
     weights = folder / "sae.safetensors"
     if not weights.is_file():
         raise UserError(f"sae: {config['id']} has no weights here; only its dashboard can be exported", "sae")

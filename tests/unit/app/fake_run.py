@@ -1,11 +1,11 @@
-"""A run program for tests: obeys the contract of a run folder, in steps that a test can follow.
+"""A run program for tests, which follows the contract of a run folder in steps that a test can observe.
 
-Its spec: `steps`, `step_s`, and `behave`, one of
+Its spec has `steps`, `step_s`, and `behave`, which is one of
 
     well       counts to `steps`, a checkpoint at each, and succeeds
     stubborn   ignores the cancel file and SIGTERM
     fail       ends with state failed
-    vanish     exits at once without a word
+    vanish     exits at once without a status
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A model worker that answers at once with made-up numbers, or with what a test tells it to say."""
+"""A fake model worker that answers at once with made-up numbers or with the events that a test sets."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ from sae.steering.request import SteerRequest
 
 
 class FakeWorker:
-    """`says` are the events of the next requests, in place of the usual answer; `asked` the messages that came.
+    """A fake model worker: `asked` are the messages that came, `says` the events of the next requests.
 
-    A `None` among the events waits until `go` is set, or until the request is stopped.
+    A request without such events gets the usual answer.  A `None` among the events waits until `go` is set, or until
+    the request is stopped.
     """
 
     def __init__(self) -> None:
@@ -83,7 +84,7 @@ class FakeWorker:
     # ---- texts
 
     def _output(self, request: SteerRequest, column: str, sample: int) -> list[int]:
-        """Tokens that depend on the seed and, unless nothing is changed, on the column."""
+        """Return tokens that depend on the seed and, unless no intervention changes anything, on the column."""
         changed = any(i.strength for i in request.interventions) and column != "baseline"
         start = 300 + 17 * (request.sampling.seed + sample) + (1000 if changed else 0) + (column == "control") * 500
         return [start + 3 * n for n in range(request.sampling.length)]
@@ -148,7 +149,7 @@ class FakeWorker:
         return [Part(done=0.5), Scored(scores=scores, stopped=False)]
 
     def _inspect(self, message: Inspect) -> list[Event]:
-        """Latent i fires on every token whose id is a multiple of i + 2, latent 3 on all, BOS included."""
+        """Let latent i fire on every token whose id is a multiple of i + 2, and latent 3 on all, including BOS."""
         texts = []
         for text in message.request.texts:
             ids = self.encode(text)

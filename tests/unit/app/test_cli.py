@@ -1,4 +1,4 @@
-"""`saescope serve` and `create-admin` as a person meets them: a real server, really stopped."""
+"""Tests of `saescope serve` and `create-admin` with a real server process."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from app.access.accounts import check_password
 from app.cli import _listen
 from app.db.engine import SessionFactory
 from app.db.tables import User
+from app.library import labels
+from sae.workspace.files import write_json
+from tests.unit.app.conftest import sae_config
 
 COMMAND = [sys.executable, "-c", "from app.cli import main; main()"]
 
@@ -65,27 +68,27 @@ def test_serve_prints_where_it_is_and_stops_cleanly(home: Path) -> None:
         server.wait()
     assert server.returncode == 0
     assert "Traceback" not in err
-    assert "leaked" not in err  # said by DuckDB's binding
-    assert out.endswith("saescope has stopped; runs that were going go on at the next start.\n")
+    assert "leaked" not in err  # DuckDB's binding would print it
+    assert out.endswith("saescope has stopped; interrupted runs resume at the next start.\n")
 
 
-def test_readers_end_with_the_server_even_if_it_is_killed(home: Path) -> None:
+def test_page_workers_end_with_the_server_even_if_it_is_killed(home: Path) -> None:
     server = subprocess.Popen(
-        [*COMMAND, "serve", "--port", "0", "--no-demo"], env=_environment(home, SAESCOPE_READERS="2"),
+        [*COMMAND, "serve", "--port", "0", "--no-demo"], env=_environment(home, SAESCOPE_PAGE_WORKERS="2"),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    readers: list[int] = []
+    page_workers: list[int] = []
     try:
         deadline = time.monotonic() + 60
-        while len(readers) < 2 and time.monotonic() < deadline:
+        while len(page_workers) < 2 and time.monotonic() < deadline:
             time.sleep(0.1)
             children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-            readers = [int(pid) for pid in children if b"app.page_workers.process" in _command(int(pid))]
+            page_workers = [int(pid) for pid in children if b"app.page_workers.process" in _command(int(pid))]
     finally:
         server.kill()
         server.wait()
-    assert len(readers) == 2
+    assert len(page_workers) == 2
     deadline = time.monotonic() + 60
-    while any(b"app.page_workers" in _command(pid) for pid in readers):
+    while any(b"app.page_workers" in _command(pid) for pid in page_workers):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -98,7 +101,7 @@ def _command(pid: int) -> bytes:
 
 
 def test_connections_send_small_packets_at_once() -> None:
-    """What asyncio looks for in a socket before it sets TCP_NODELAY on its connections."""
+    """Check the protocol, by which asyncio decides whether to set TCP_NODELAY on a connection."""
     with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
         accepted, _ = listener.accept()
         with accepted:
@@ -124,7 +127,7 @@ def test_create_admin(home: Path, database_url: str, sessions: SessionFactory) -
         assert check_password(db, "ada", "correct horse") is not None
     refused = _run(home, "create-admin", "--name", "eve", "--password", "short", DATABASE_URL=database_url)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr == "error: password: take 8 characters or more (1,000 at most)\n"
+    assert refused.stderr == "error: password: use 8 to 1,000 characters\n"
     with sessions() as db:
         assert list(db.scalars(select(User.name))) == ["ada"]
 
@@ -138,3 +141,25 @@ def test_a_wrong_setting_is_one_line(home: Path, name: str, value: str, words: s
     assert answer.stderr.startswith("error: ")
     assert words in answer.stderr
     assert answer.stderr.count("\n") == 1
+
+
+def test_delete_and_rename(home: Path, database_url: str, sessions: SessionFactory) -> None:
+    for name in ("one", "two"):
+        write_json(home / "saes" / "demo" / name / "sae.json", sae_config(f"demo/{name}"))
+    with sessions() as db:
+        labels.save(db, "demo/one", 3, "ada", text="braces")
+
+    def run(*words: str) -> tuple[int, str]:
+        done = _run(home, *words, DATABASE_URL=database_url)
+        return done.returncode, done.stdout + done.stderr
+
+    assert run("rename", "demo/one", "two") == (
+        2, "error: name: demo/two already exists, or a run is making it; choose another name\n")
+    assert run("rename", "demo/none", "x")[0] == 2
+    assert run("rename", "demo/one", "demo/best") == (0, "demo/one is now demo/best.\n")
+    code, said = run("delete", "demo/best")  # nobody answers the question
+    assert code == 1
+    assert "0 builds, 0 comparisons, 1 labelled latents, 0.0 MB" in said
+    assert run("delete", "demo/best", "--yes")[0] == 0
+    assert sorted(path.name for path in home.glob("saes/demo/*")) == ["two"]
+    assert run("delete", "demo/best", "--yes") == (2, f"error: sae: there is no SAE demo/best in {home}\n")

@@ -1,6 +1,6 @@
-"""Whatever is sent to whatever address, nobody is answered with a 5xx: signed-out visitors and administrators alike.
+"""Tests that no request to any address gets a 5xx, whether it comes from a visitor or an administrator.
 
-Requests go straight into the ASGI application, so that paths and methods arrive as a hostile client would send them
+Requests go directly into the ASGI application, so that paths and methods arrive as a hostile client would send them
 and not as a well-behaved library would rewrite them.
 """
 
@@ -38,7 +38,7 @@ ROUTES = {f"{method} {route.path}": route for module in app.main._MODULES for ro
 LOOKED_UP = re.compile(
     r'(?:\b(?:query|data|params|query_params|sent|values|given)\.(?:get|getlist)|nth|whole|_within|_whole|Zoom\.read)'
     r'\((?:form, |request, )?"(\w+)"|form\.values\["(\w+)"\]')
-# What makes a request go as far as it can; one parameter at a time is then replaced.
+# Values that let a request succeed; one parameter at a time is then replaced.
 SANE = {
     "model": "demo", "name": "2-one", "source": "2-one", "number": "3", "index": "3", "sample": "0", "position": "1",
     "ctx": "0", "key": "steered", "run_id": "steer-1", "kind": "train", "sae": SAE, "latent": "3", "mode": "add",
@@ -52,7 +52,7 @@ values = st.one_of(st.sampled_from(ODD), st.text(max_size=12), st.integers().map
 
 @dataclass(frozen=True)
 class Hostile:
-    """A request as it is sent."""
+    """A request before it is encoded."""
 
     method: str
     path: str
@@ -64,8 +64,7 @@ class Hostile:
 
 
 def parameters(route: APIRoute) -> list[str]:
-    """The names that a route reads: those FastAPI knows of, and those that its module and the modules that it uses
-    look up by hand."""
+    """Return the names of a route's parameters: the ones that FastAPI declares, and the ones that the code looks up."""
     names, dependants = set(), [route.dependant]
     while dependants:
         one = dependants.pop()
@@ -80,7 +79,7 @@ def parameters(route: APIRoute) -> list[str]:
 
 
 def one_at_a_time(route: APIRoute) -> Iterator[Hostile]:
-    """Requests in which one parameter is odd, missing or there twice, and all others are as they should be."""
+    """Yield requests in which one parameter is odd, missing or given twice, and all others are valid."""
     in_path = re.findall(r"{(\w+)}", route.path)
     names = parameters(route)
     (method,) = route.methods
@@ -104,7 +103,7 @@ def one_at_a_time(route: APIRoute) -> Iterator[Hostile]:
 
 
 def anything(route: APIRoute) -> st.SearchStrategy[Hostile]:
-    """Requests in which everything may be odd: method, path, parameters, body and headers."""
+    """Return a strategy of requests in which everything may be odd: method, path, parameters, body and headers."""
     path = st.fixed_dictionaries({name: st.one_of(st.just(SANE.get(name, "0")), values)
                                   for name in re.findall(r"{(\w+)}", route.path)})
     pairs = st.lists(st.tuples(st.sampled_from(parameters(route) or ["q"]), values), max_size=6)
@@ -119,7 +118,7 @@ def encode(text: str) -> bytes:
 
 
 def body_of(sent: Hostile) -> tuple[str, bytes]:
-    """Content type and body."""
+    """Return content type and body."""
     if sent.kind == "form":
         return "application/x-www-form-urlencoded", urlencode([(n, encode(v)) for n, v in sent.form]).encode()
     if sent.kind == "json":
@@ -134,7 +133,7 @@ def body_of(sent: Hostile) -> tuple[str, bytes]:
 
 
 async def status_of(app: Any, sent: Hostile, cookie: str) -> int:
-    """Send one request; return the status of the answer.  An exception that was answered by a 5xx is raised."""
+    """Send one request and return the status of the answer.  Raises the exception behind a 5xx."""
     kind, body = body_of(sent)
     headers = [(b"host", b"testserver"), (b"accept", sent.wants.encode())]
     headers += [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())] if kind else []
@@ -146,7 +145,7 @@ async def status_of(app: Any, sent: Hostile, cookie: str) -> int:
         "path": unquote(quote(path)), "raw_path": quote(path).encode(), "root_path": "", "headers": headers,
         "query_string": urlencode([(n, encode(v)) for n, v in sent.query]).encode(),
         "client": ("127.0.0.1", 1), "server": ("testserver", 80), "app": app}
-    given_body, status = False, 599  # no answer at all is as bad
+    given_body, status = False, 599  # stays if there is no answer at all
     gone = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
@@ -181,7 +180,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     program = app.main.create_app(config, supervise=False)
     with TestClient(program, follow_redirects=False) as client:
         program.state.worker = FakeWorker()
-        program.state.questions = CachedRequests(program.state.worker)
+        program.state.cached_requests = CachedRequests(program.state.worker)
         program.state.steering._worker = program.state.worker
         done = client.post("/steer", data={"sae": SAE, "latent": "3", "strength": "1", "mode": "add", "prompt": "def"},
                            headers={"accept": "application/json"}).json()
@@ -192,7 +191,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 
 def cookies(browser: TestClient) -> list[str]:
-    """A signed-out visitor's cookie, and an administrator's: a new one each time, for requests may end the account."""
+    """Return an empty cookie and an administrator's, which is new each time because requests may end the account."""
     state = browser.app.state  # type: ignore[attr-defined]
     with state.sessions() as db:
         user = db.query(User).filter_by(name="ada").first() or User(name="ada")
@@ -204,7 +203,7 @@ def cookies(browser: TestClient) -> list[str]:
 
 @pytest.fixture
 def send(browser: TestClient, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sends a request as either visitor and asserts that the answer is no 5xx but "busy"."""
+    """Return a function that sends a request as each visitor and asserts that the only 5xx is 503 (busy)."""
     refused = {"error": "no SAE", "field": "source"}
     monkeypatch.setattr("app.pages.runs.add_sae.inspect", lambda spec, workspace: refused)
     monkeypatch.setattr(accounts, "check_password", lambda db, name, password: None)  # argon2 is slow by intent
@@ -239,7 +238,8 @@ def test_no_request_breaks_the_server(name: str, send: Callable[..., None]) -> N
     try_one()
 
 
-@pytest.mark.parametrize("path", ["*", "", "//", "/%", "/\x00", "/" + "a" * 5000, "http://testserver/", "/../../etc"])
+@pytest.mark.parametrize("path", ["*", "", "//", "/%", "/\x00", "/" + "a" * 5000, "http://testserver/", "/../../etc",
+                                  "example.com:443", "[::1"])
 @pytest.mark.parametrize("method", sorted(set(METHODS)))
 def test_no_path_breaks_the_server(browser: TestClient, path: str, method: str) -> None:
     for wants in ("text/html", "application/json"):

@@ -18,7 +18,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 def mixtures(n_tokens: int, n_features: int, width: int, seed: int = 0, active: float = 0.05) -> tuple[Tensor, Tensor]:
-    """Activations that are sparse sums of unit features, and the features [G, D]."""
+    """Return activations that are sparse sums of unit features, and the features [G, D]."""
     generator = torch.Generator().manual_seed(seed)
     features_GD = torch.randn(n_features, width, generator=generator)
     features_GD /= features_GD.norm(dim=1, keepdim=True)
@@ -28,7 +28,7 @@ def mixtures(n_tokens: int, n_features: int, width: int, seed: int = 0, active: 
 
 
 def trained_on(x_ND: Tensor, architecture: str, **changes: Any) -> tuple[Trained, TrainSpec]:
-    """A small SAE of an architecture by its name in `ARCHITECTURES`."""
+    """Return a small SAE trained with an architecture, given by its name in `ARCHITECTURES`."""
     values = {"architecture": architecture, "n_latents": 64, "k": 2, "tokens": 256 * 350, "batch_tokens": 256,
               "lr": 5e-3, "k_aux": 16, "dead_after_tokens": 256 * 40, "normalize": "none",
               **ARCHITECTURES[architecture], **changes}
@@ -37,7 +37,7 @@ def trained_on(x_ND: Tensor, architecture: str, **changes: Any) -> tuple[Trained
 
 
 def artefact_of(trained: Trained, spec: TrainSpec) -> Autoencoder:
-    """As a run would save it, as far as the weights go."""
+    """Return the artefact that a run would save, as far as the weights go."""
     d_model = len(trained.trainer.b_dec_D)
     return artefact(trained, {
         "schema_version": 1, "id": "toy/sae", "architecture": spec.architecture, "n_latents": spec.n_latents,

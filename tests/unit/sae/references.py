@@ -1,4 +1,4 @@
-"""Every architecture's training loss by its definition: dense, in float64, for autograd to differentiate."""
+"""Every architecture's training loss as defined: dense, in float64, for autograd to differentiate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Leaves = dict[str, Tensor]
 
 
 class _JumpReLU(torch.autograd.Function):
-    """z·1[z > θ], with the paper's stand-in for its derivative by θ (equation 11)."""
+    """The function z·1[z > θ], with the paper's stand-in for its derivative by θ (equation 11)."""
 
     @staticmethod
     def forward(ctx: Any, z_BL: Tensor, theta_L: Tensor, epsilon: float) -> Tensor:
@@ -30,7 +30,7 @@ class _JumpReLU(torch.autograd.Function):
 
 
 class _Step(torch.autograd.Function):
-    """1[z > θ], with the paper's stand-in for its derivative by θ (equation 12); none by z."""
+    """The function 1[z > θ], with the paper's stand-in for its derivative by θ (equation 12) and none by z."""
 
     @staticmethod
     def forward(ctx: Any, z_BL: Tensor, theta_L: Tensor, epsilon: float) -> Tensor:
@@ -46,14 +46,14 @@ class _Step(torch.autograd.Function):
 
 
 def strongest(acts_BL: Tensor, k: int, over_batch: bool) -> Tensor:
-    """The mask of the k largest of each row, or the k·B largest of all."""
+    """Return the mask of the k largest of each row, or the k·B largest of all."""
     if over_batch:
         return acts_BL >= acts_BL.reshape(-1).sort(descending=True).values[k * len(acts_BL) - 1]
     return acts_BL >= acts_BL.sort(dim=1, descending=True).values[:, k - 1 : k]
 
 
 def reference(trainer: SAETrainer, y_BD: Tensor, target_BD: Tensor | None = None) -> tuple[Tensor, Tensor, Leaves]:
-    """(loss, AuxK, the leaves to differentiate by) of a trainee on a batch."""
+    """Return (loss, AuxK, the leaves to differentiate by) of a trainer on a batch."""
     spec = trainer.spec
     leaf = {name: tensor.double().clone().requires_grad_() for name, tensor in trainer.tensors().items()}
     y_BD = y_BD.double()

@@ -1,4 +1,4 @@
-"""Passwords, sessions and the one-time link: each good exactly where it should be."""
+"""Tests of passwords, sessions and the one-time link: each is valid exactly when it should be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Headers, the same-origin rule, rate limits; and no way to change anything signed out."""
+"""Tests of headers, the same-origin rule and rate limits, and that signed-out visitors cannot change anything."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 from starlette.responses import StreamingResponse
 
+from app.access import accounts
 from app.access.middleware import CSP, SAFE_METHODS, HeadAsGet, TokenBuckets, first_segment, same_origin
 from app.pages.dependencies import admin_user, signed_in_user
 from app.settings import Settings
@@ -31,7 +32,7 @@ OPEN_PREFIX = ("/steer", "/inspect", "/effects")
 
 
 def _routes(router: Any, prefix: str = "") -> Iterator[tuple[str, APIRoute]]:
-    """Every route of the tree with its full path."""
+    """Yield every route of the tree with its full path."""
     for route in router.routes:
         inner = getattr(route, "original_router", None)
         if isinstance(route, APIRoute):
@@ -55,7 +56,7 @@ def test_nothing_changes_signed_out(client: TestClient) -> None:
 
 
 def test_unsafe_requests_signed_out_are_refused(client: TestClient) -> None:
-    """The same, asked from outside: every unsafe route that is not open answers 401, whatever is sent."""
+    """Send a request to every unsafe route that is not open; each answers 401."""
     asked = 0
     for path, route in _routes(client.app):
         if path in OPEN or path.startswith(OPEN_PREFIX):
@@ -125,7 +126,7 @@ def test_a_bucket_never_gives_more_than_burst_and_rate(gaps: list[float], burst:
         assert given <= burst + now * per_minute / 60 + 1e-6
 
 
-def test_waiting_as_long_as_told_is_enough_and_others_are_not_held_up() -> None:
+def test_the_returned_wait_is_enough_and_others_are_not_held_up() -> None:
     buckets = TokenBuckets(6, burst=1)
     assert buckets.take("a", 0) == 0
     wait = buckets.take("a", 0)
@@ -151,6 +152,39 @@ def test_sign_in_is_rate_limited(settings: Settings) -> None:
         assert int(answers[2].headers["retry-after"]) > 0
         assert client.get("/login?token=guess").status_code == 429
         assert client.get("/login").status_code == 200
+
+
+@pytest.mark.parametrize(("proxies", "scheme", "counted"), [
+    ("", "http", True), ("192.0.2.7", "http", True), ("127.0.0.1", "https", False), ("127.0.0.1/8", "https", False)])
+def test_forwarded_headers_count_only_from_a_named_proxy(
+    settings: Settings, proxies: str, scheme: str, counted: bool
+) -> None:
+    """Check that a client on this machine cannot choose the address that its sign-in attempts are counted under."""
+    from app.cli import server_config
+    from app.main import create_app
+
+    behind = settings.model_copy(update={"trusted_proxies": proxies, "logins_per_minute": 2})
+    config = server_config(create_app(behind, supervise=False), behind)
+    config.load()
+    with TestClient(config.loaded_app, client=("127.0.0.1", 1), follow_redirects=False) as client:
+        answers = [
+            client.post("/login", data={"name": "a"}, headers={
+                "x-forwarded-for": f"203.0.113.{i}", "x-forwarded-proto": "https"}) for i in range(3)]
+        assert (answers[2].status_code == 429) is counted
+        secure = client.get("/static/none", headers={"x-forwarded-proto": "https", "host": "127.0.0.1"})
+        assert secure.status_code == 404
+        with config.app.state.sessions() as db:  # type: ignore[union-attr]
+            accounts.set_password(db, "ada", "correct horse")
+        signed_in = client.post("/login", data={"name": "ada", "password": "correct horse"}, headers={
+            "x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https"})
+        if not counted:
+            assert ("Secure" in signed_in.headers["set-cookie"]) is (scheme == "https")
+
+
+def test_no_browser_keeps_a_page_of_the_administrator(admin: TestClient) -> None:
+    for path in ("/admin", "/admin/train", "/admin/users", "/account"):
+        assert admin.get(path).headers["cache-control"] == "no-store", path
+    assert "cache-control" not in admin.get("/runs").headers
 
 
 def test_bodies_are_bounded(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Migrations and models say the same; the database is set up for one writer among readers."""
+"""Tests of the app database: the migrations agree with the tables, and SQLite allows readers next to a writer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_sqlite_is_set_up(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("url", ["nonsense", "postgresql:/x y"])
-def test_a_wrong_address_is_told_in_one_line(url: str) -> None:
+def test_a_wrong_address_is_an_error_of_one_line(url: str) -> None:
     with pytest.raises(UserError, match="DATABASE_URL"):
         make_engine(url)
 
@@ -60,7 +60,7 @@ def test_a_nul_character_breaks_no_database(sessions: SessionFactory) -> None:
 
 
 def test_postgres() -> None:
-    """Says in the summary of a test run whether it held on Postgres, too."""
+    """Show in the summary of a test run whether the tests also ran on Postgres."""
     if not POSTGRES:
         pytest.skip("SAESCOPE_TEST_POSTGRES names no database: the tests of the app database ran on SQLite alone")
     engine = make_engine(POSTGRES)

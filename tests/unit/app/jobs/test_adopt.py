@@ -1,4 +1,4 @@
-"""Run folders of the command line appear, are watched, and stay somebody's own."""
+"""Tests of run folders from the command line: they are listed and watched, but the server does not end them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_ended_runs(
     assert (run.state, run.progress, run.sae_id, run.requested_by) == (expected, 0.4, "demo/x", COMMAND_LINE)
 
 
-def test_what_is_no_run_or_just_begins_is_left_alone(
+def test_a_folder_that_is_no_run_or_just_starts_is_left_alone(
     sessions: SessionFactory, workspace: Workspace, launcher: LocalLauncher
 ) -> None:
     RunFolder(workspace.run("begins")).create("train", {})
@@ -80,7 +80,7 @@ def test_a_live_run_is_watched_but_not_stopped_with_the_server_nor_started_again
         assert (run.state, run.requested_by) == ("queued", "ada")
 
 
-def test_cancelling_reaches_a_process_without_a_group_of_its_own(
+def test_cancelling_reaches_a_process_without_its_own_group(
     sessions: SessionFactory, workspace: Workspace, launcher: LocalLauncher
 ) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:

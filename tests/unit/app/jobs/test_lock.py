@@ -1,4 +1,4 @@
-"""One server a workspace, and a lock that no crash leaves behind."""
+"""Tests of the workspace lock: one server per workspace, and no lock left behind by a crash."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.jobs.lock import WorkspaceLock
 from sae.errors import UserError
 
 
-def test_the_second_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+def test_the_second_server_is_refused_and_learns_who_holds_the_lock(tmp_path: Path) -> None:
     lock = WorkspaceLock(tmp_path, "http://127.0.0.1:8000")
     with pytest.raises(UserError, match=r"process \d+, http://127\.0\.0\.1:8000"):
         WorkspaceLock(tmp_path)

@@ -1,4 +1,4 @@
-"""Steps between states happen once and only from where they may."""
+"""Tests of the queue: each transition happens once, and only from the states that allow it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The supervisor with real processes, which are really killed."""
+"""Tests of the supervisor with real processes, which are really killed."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def _get(sessions: SessionFactory, run_id: str) -> Run:
 
 
 def _until(supervisor: Supervisor, reached: Callable[[], bool], seconds: float = 30) -> None:
-    """Look after the runs until `reached()`."""
+    """Call `tick` until `reached()`."""
     deadline = time.monotonic() + seconds
     while not reached():
-        assert time.monotonic() < deadline, "it never came to that"
+        assert time.monotonic() < deadline, "the state was never reached"
         supervisor.tick()
         time.sleep(0.01)
 
 
 def _starts(workspace: Workspace, run_id: str) -> list[int]:
-    """The step at which each process of the run began."""
+    """Return the step at which each process of the run began."""
     try:
         return [int(line) for line in (workspace.run(run_id) / "starts").read_text().split()]
     except FileNotFoundError:
@@ -87,7 +87,7 @@ def test_runs_succeed_one_after_another(
     assert log_tail(RunFolder(workspace.run(first))) == ["fake run begins: well"]
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(
+def test_a_killed_run_resumes_from_its_checkpoint(
     supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, submit: Submit
 ) -> None:
     run_id = submit(steps=30, step_s=0.02)
@@ -128,7 +128,7 @@ def test_cancel_then_resume(
     assert len(_starts(workspace, run_id)) == 2
 
 
-def test_a_run_that_hears_nothing_is_killed(
+def test_a_run_that_ignores_requests_is_killed(
     supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, launcher: LocalLauncher, submit: Submit
 ) -> None:
     run_id = submit(behave="stubborn", steps=100_000)
@@ -138,7 +138,7 @@ def test_a_run_that_hears_nothing_is_killed(
     assert launcher.find(run.pid or 0) is None
 
 
-def test_the_next_supervisor_adopts_a_run_that_lives(
+def test_the_next_supervisor_adopts_a_running_process(
     supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, submit: Submit, settings: Settings,
     catalog: Catalog,
 ) -> None:
@@ -152,13 +152,13 @@ def test_the_next_supervisor_adopts_a_run_that_lives(
 
 
 def _alive(supervisor: Supervisor, run_id: str) -> bool:
-    """Whether the process is there; asking also clears an ended child of this test away."""
+    """Return whether the run's process is alive; the check also reaps an ended child of this test."""
     run = _get(supervisor.sessions, run_id)
     handle = supervisor.launcher.find(run.pid) if run.pid else None
     return handle is not None and supervisor.launcher.alive(handle)
 
 
-def test_adopted_though_its_number_was_never_written_down(
+def test_a_process_whose_id_was_never_stored_is_adopted(
     supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, submit: Submit
 ) -> None:
     run_id = submit(steps=30, step_s=0.03)
@@ -168,7 +168,7 @@ def test_adopted_though_its_number_was_never_written_down(
     assert len(_starts(workspace, run_id)) == 1
 
 
-def test_another_process_with_the_same_number_is_not_ours(
+def test_another_process_with_the_same_id_is_not_ours(
     supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, submit: Submit, launcher: LocalLauncher
 ) -> None:
     run_id = submit(steps=2)
@@ -183,7 +183,7 @@ def test_another_process_with_the_same_number_is_not_ours(
         stranger.kill()
 
 
-def test_stopping_the_server_stops_runs_which_go_on_later(
+def test_stopping_the_server_stops_runs_which_resume_later(
     settings: Settings, supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, catalog: Catalog,
     launcher: LocalLauncher, submit: Submit,
 ) -> None:
@@ -204,7 +204,7 @@ def test_stopping_the_server_stops_runs_which_go_on_later(
     assert starts[1] > starts[0]
 
 
-def test_stopping_kills_what_does_not_stop(
+def test_stopping_kills_a_run_that_does_not_stop(
     supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, launcher: LocalLauncher, submit: Submit
 ) -> None:
     supervisor.settings = supervisor.settings.model_copy(update={"shutdown_grace_s": 0.1})
@@ -229,7 +229,7 @@ def test_a_deleted_folder_breaks_nothing(
     assert "deleted" in (_get(sessions, gone).error or "")
 
 
-def test_what_cannot_be_started_has_failed(
+def test_a_run_that_cannot_be_started_has_failed(
     settings: Settings, sessions: SessionFactory, workspace: Workspace, catalog: Catalog, submit: Submit
 ) -> None:
     launcher = LocalLauncher(workspace, lambda _: [str(Path("/nonexistent/program"))])

@@ -1,4 +1,4 @@
-"""The table says what the folders say, whatever people do to the folders."""
+"""Tests of the catalog: the table agrees with the folders after every change to them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_saes_and_their_newest_build(catalog: Catalog, workspace: Workspace) -> 
     assert (one.model, one.name, one.layer, one.hook) == ("demo", "one", 2, "blocks.2.hook_resid_post")
 
 
-def test_what_goes_or_changes_is_followed(catalog: Catalog, workspace: Workspace) -> None:
+def test_changes_and_deletions_are_followed(catalog: Catalog, workspace: Workspace) -> None:
     write_sae(workspace, "demo/one")
     assert catalog.sync_if_changed()
     assert not catalog.sync_if_changed()

@@ -1,4 +1,4 @@
-"""The source document around a context: whole, in order, coloured where the build knows."""
+"""Tests of the source document around a context: complete, in order, coloured where the build has activations."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ def test_a_document_is_the_tokens_of_its_contexts_in_order(built: Build) -> None
         begin = sum(int(corpus.length[row]) - 1 for row in rows if row < context.ctx) + (context.start or 0) - 1
         place = begin + context.peak
         assert view.pieces[place].css
+        assert "peak" in view.pieces[place].css
+        assert [i for i, piece in enumerate(view.pieces) if "peak" in piece.css] == [place]
+        assert view.place is not None
+        assert (view.place.token, view.place.context.act) == (place, context.act)
+        elsewhere = [other.context.ctx for other in view.others]
+        assert len(elsewhere) == view.known - 1
+        assert context.ctx not in elsewhere
         assert view.pieces[place].title.startswith(f"{context.act:.4f}")
         silent = [i for i, act in enumerate(context.acts) if act == 0 and (context.start or 0) + i > 0]
         for i in silent:
@@ -64,11 +71,11 @@ def test_a_long_document_comes_in_windows(built: Build) -> None:
         assert document_view(built, corpus, latent, 4, 10**9).pieces
 
 
-def test_what_is_not_there_is_said(built: Build, tmp_path: Path) -> None:
+def test_a_missing_context_or_text_is_an_error(built: Build, tmp_path: Path) -> None:
     latent = built.latent(7)
     assert latent is not None
     with pytest.raises(UserError, match="no context 99"):
         document_view(built, toy_corpus(30), latent, 99)
-    with pytest.raises(UserError, match="not kept"):
+    with pytest.raises(UserError, match="no longer has the tokens"):
         open_corpus(built, Workspace(tmp_path))
     assert np.all(toy_corpus(30).length > 1)

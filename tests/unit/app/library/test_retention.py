@@ -1,4 +1,4 @@
-"""Stored steering runs and inspections are deleted when they are old or too many."""
+"""Tests of the deletion of stored steering runs and inspections that are too old or too many."""
 
 from __future__ import annotations
 

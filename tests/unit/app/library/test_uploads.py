@@ -1,4 +1,4 @@
-"""Uploads: kept whole, named plainly, bounded, and gone when they are refused or forgotten."""
+"""Tests of uploads: complete, plainly named, limited in size, and deleted when refused or abandoned."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_zip_is_unpacked(uploads: Uploads) -> None:
     {"a__pt": bytes(1_001)}, {"a__pt": bytes(600), "b__pt": bytes(600)},
     {"a b__pt": b"1", "A-b__pt": b"2"}, {"a__zip": archive(("../x", b"1"))}, {"a__zip": b"PK no zip"},
 ])
-def test_what_is_refused_leaves_nothing(uploads: Uploads, named: dict[str, bytes]) -> None:
+def test_a_refused_upload_leaves_nothing(uploads: Uploads, named: dict[str, bytes]) -> None:
     with pytest.raises(UserError) as raised:
         uploads.stage(files(**named))
     assert raised.value.field == "source"
@@ -68,7 +68,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(uploads: Uploads) -> None:
     assert not list(uploads.root.iterdir())
 
 
-def test_the_forgotten_are_swept(uploads: Uploads) -> None:
+def test_abandoned_uploads_are_swept(uploads: Uploads) -> None:
     old, new = uploads.stage(files(a__pt=b"1")), uploads.stage(files(a__pt=b"2"))
     (uploads.root / ".dead.part").mkdir()
     os.utime(uploads.root / old, (time.time() - KEEP_S - 9,) * 2)

@@ -1,4 +1,4 @@
-"""Which requests go to the readers: reads that come while another one is answered, and none else."""
+"""Tests of the dispatch: read-only requests go to the page workers only while another one is being answered."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from starlette.types import Message, Receive, Scope, Send
 from app.page_workers.middleware import DispatchToPageWorkers
 
 
-class FakeReaders:
-    """Answers with 203, or has nobody free."""
+class FakePageWorkers:
+    """A pool that answers with 203, or has no free page worker."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -23,11 +23,11 @@ class FakeReaders:
 
     async def ask(self, scope: Scope) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:
         self.asked.append(scope["path"])
-        return (203, [(b"x-by", b"reader")], b"read") if self.there else None
+        return (203, [(b"x-by", b"page worker")], b"read") if self.there else None
 
 
 class Program:
-    """The server's own app; answers once it may."""
+    """The server's own app, which answers once `go` is set."""
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
@@ -49,7 +49,7 @@ def router(*paths: str) -> list[APIRoute]:
 
 
 async def ask(
-    app: DispatchToPageWorkers, readers: FakeReaders | None, path: str, method: str = "GET",
+    app: DispatchToPageWorkers, page_workers: FakePageWorkers | None, path: str, method: str = "GET",
 ) -> tuple[int, bytes, APIRoute | None]:
     sent: list[Message] = []
 
@@ -59,7 +59,7 @@ async def ask(
     async def receive() -> Message:
         raise AssertionError("a request without a body was read")
 
-    app_of_scope = SimpleNamespace(state=SimpleNamespace(readers=readers))
+    app_of_scope = SimpleNamespace(state=SimpleNamespace(page_workers=page_workers))
     scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "app": app_of_scope}
     await app(scope, receive, send)
     return sent[0]["status"], sent[1]["body"], scope.get("route")
@@ -70,41 +70,41 @@ async def ask(
     ("/demo/sae/7/label", "POST", False), ("/demo/sae/7.npy", "GET", False), ("/static/css/a.css", "GET", False),
     ("/nothing/of/any/route/at/all", "GET", False),
 ])
-def test_reads_go_to_the_readers_while_the_server_is_busy(path: str, method: str, reads: bool) -> None:
+def test_reads_go_to_the_page_workers_while_the_server_is_busy(path: str, method: str, reads: bool) -> None:
     own, pages = router("/runs/{run}", "/{model}/{name}/{number}.npy"), router("/", "/{m}/{n}", "/{m}/{n}/{number}")
 
     async def go() -> None:
-        readers, program = FakeReaders(), Program()
+        page_workers, program = FakePageWorkers(), Program()
         app = DispatchToPageWorkers(program, [*own, *pages], pages)
-        first = asyncio.create_task(ask(app, readers, "/demo/sae/1"))
+        first = asyncio.create_task(ask(app, page_workers, "/demo/sae/1"))
         await asyncio.sleep(0)
-        assert (program.paths, readers.asked) == (["/demo/sae/1"], [])  # it came alone
-        second = asyncio.create_task(ask(app, readers, path, method))
+        assert (program.paths, page_workers.asked) == (["/demo/sae/1"], [])  # it came alone
+        second = asyncio.create_task(ask(app, page_workers, path, method))
         await asyncio.sleep(0)
-        assert readers.asked == [path] * reads
+        assert page_workers.asked == [path] * reads
         program.go.set()
         status, body, route = await second
         assert (status, body) == ((203, b"read") if reads else (200, b"own"))
         assert (route is not None) == reads
         assert route is None or route.path_regex.match(path)
         assert (await first)[:2] == (200, b"own")
-        assert (await ask(app, readers, path, method))[0] == 200  # alone again
+        assert (await ask(app, page_workers, path, method))[0] == 200  # alone again
 
     asyncio.run(go())
 
 
-def test_the_server_answers_where_no_reader_does() -> None:
+def test_the_server_answers_if_no_page_worker_does() -> None:
     pages = router("/{m}/{n}")
 
     async def go() -> None:
-        readers, program = FakeReaders(), Program()
-        readers.there = False
+        page_workers, program = FakePageWorkers(), Program()
+        page_workers.there = False
         app = DispatchToPageWorkers(program, pages, pages)
-        both = [asyncio.create_task(ask(app, readers, "/a/b")), asyncio.create_task(ask(app, readers, "/c/d")),
-                asyncio.create_task(ask(app, None, "/e/f"))]
+        three = [asyncio.create_task(ask(app, *given))
+                 for given in ((page_workers, "/a/b"), (page_workers, "/c/d"), (None, "/e/f"))]
         await asyncio.sleep(0.01)
         program.go.set()
-        assert [answer[:2] for answer in await asyncio.gather(*both)] == [(200, b"own")] * 3
-        assert readers.asked == ["/c/d"]
+        assert [answer[:2] for answer in await asyncio.gather(*three)] == [(200, b"own")] * 3
+        assert page_workers.asked == ["/c/d"]
 
     asyncio.run(go())

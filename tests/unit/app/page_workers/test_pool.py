@@ -1,4 +1,4 @@
-"""Real reader processes: they answer as the server does, and what kills them costs an answer of theirs at most."""
+"""Tests of real page workers: they answer as the server does, and killing one costs at most one answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 
 from app.page_workers.pool import PageWorkerPool
 from app.settings import Settings
-from tests.unit.app.pages.conftest import BATCH
+from tests.unit.app.conftest import BATCH
 
 PAGES = (
     "/", "/index.json", f"/{BATCH}", f"/{BATCH}/4", f"/{BATCH}/4?window=long", f"/{BATCH}/4.json", f"/{BATCH}/latents",
@@ -36,20 +36,25 @@ def scope(address: str, *headers: tuple[str, str]) -> dict[str, Any]:
 
 @asynccontextmanager
 async def reading(settings: Settings, n: int) -> AsyncIterator[PageWorkerPool]:
-    readers = PageWorkerPool(settings, n)
+    pool = PageWorkerPool(settings, n)
     try:
-        await up(readers, n)
-        yield readers
+        await up(pool, n)
+        yield pool
     finally:
-        pids = readers.pids
-        await readers.close()
-        assert not any(map(lives, pids))
+        processes = pids(pool)
+        await pool.close()
+        assert not any(map(lives, processes))
 
 
-async def up(readers: PageWorkerPool, n: int, without: int = 0) -> None:
-    """Wait until `n` are ready, the process `without` not among them."""
+def pids(pool: PageWorkerPool) -> list[int]:
+    """Return the ids of the processes that are ready."""
+    return [worker.process.pid for worker in pool._ready]
+
+
+async def up(pool: PageWorkerPool, n: int, without: int = 0) -> None:
+    """Wait until `n` page workers are ready and the process `without` is not among them."""
     async with asyncio.timeout(60):
-        while len(readers.pids) < n or without in readers.pids:
+        while len(pids(pool)) < n or without in pids(pool):
             await asyncio.sleep(0.05)
 
 
@@ -57,18 +62,18 @@ def lives(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-async def ask(readers: PageWorkerPool, address: str, *headers: tuple[str, str]) -> tuple[int, dict[str, str], str]:
-    answer = await readers.ask(scope(address, *headers))
+async def ask(pool: PageWorkerPool, address: str, *headers: tuple[str, str]) -> tuple[int, dict[str, str], str]:
+    answer = await pool.ask(scope(address, *headers))
     assert answer is not None
     status, pairs, body = answer
     named = {name.decode().lower(): value.decode() for name, value in pairs}
     return status, named, (gzip.decompress(body) if named.get("content-encoding") == "gzip" else body).decode()
 
 
-def test_a_reader_answers_as_the_server_does(browsable: TestClient, settings: Settings) -> None:
+def test_a_page_worker_answers_as_the_server_does(browsable: TestClient, settings: Settings) -> None:
     async def all_of_them() -> list[tuple[int, dict[str, str], str]]:
-        async with reading(settings, 1) as readers:
-            return [await ask(readers, address) for address in PAGES]
+        async with reading(settings, 1) as pool:
+            return [await ask(pool, address) for address in PAGES]
 
     for address, (status, headers, body) in zip(PAGES, asyncio.run(all_of_them()), strict=True):
         ours = browsable.get(address)
@@ -77,63 +82,63 @@ def test_a_reader_answers_as_the_server_does(browsable: TestClient, settings: Se
             assert headers.get(name) == ours.headers.get(name), (address, name)
 
 
-def test_a_reader_sees_what_was_written_since(browsable: TestClient, settings: Settings) -> None:
+def test_a_page_worker_sees_later_changes(browsable: TestClient, settings: Settings) -> None:
     from app.access import accounts
     from app.library import labels
 
     async def before_and_after() -> list[str]:
-        async with reading(settings, 1) as readers:
-            before = await ask(readers, f"/{BATCH}/4")
+        async with reading(settings, 1) as pool:
+            before = await ask(pool, f"/{BATCH}/4")
             with browsable.app.state.sessions() as db:  # type: ignore[attr-defined]
                 labels.save(db, BATCH, 4, "ada", text="odd brackets")
                 secret = accounts.open_session(db, accounts.set_password(db, "ada", "long enough"), settings)
-            after = await ask(readers, f"/{BATCH}/4")
-            hers = await ask(readers, f"/{BATCH}/4", ("cookie", f"{accounts.COOKIE}={secret}"))
+            after = await ask(pool, f"/{BATCH}/4")
+            hers = await ask(pool, f"/{BATCH}/4", ("cookie", f"{accounts.COOKIE}={secret}"))
             return [before[2], after[2], hers[2]]
 
     before, after, hers = asyncio.run(before_and_after())
     assert "odd brackets" not in before
     assert "odd brackets" in after
-    assert "signed in as ada" not in after
-    assert "signed in as ada" in hers
+    assert "Account of ada" not in after
+    assert "Account of ada" in hers
 
 
 def test_one_that_is_killed_is_replaced_and_nothing_waits_for_it(browsable: TestClient, settings: Settings) -> None:
     async def killed() -> None:
-        async with reading(settings, 2) as readers:
+        async with reading(settings, 2) as pool:
             for _ in range(2):
-                pid = readers.pids[0]
-                asked = [asyncio.create_task(readers.ask(scope(f"/{BATCH}/{i}"))) for i in range(20)]
+                pid = pids(pool)[0]
+                asked = [asyncio.create_task(pool.ask(scope(f"/{BATCH}/{i}"))) for i in range(20)]
                 await asyncio.sleep(0)
                 os.kill(pid, signal.SIGKILL)
                 answers = await asyncio.wait_for(asyncio.gather(*asked), 60)
                 assert sum(answer is None for answer in answers) <= 1
                 assert all(answer[0] == 200 for answer in answers if answer)
-                await up(readers, 2, without=pid)
+                await up(pool, 2, without=pid)
 
     asyncio.run(killed())
 
 
 def test_a_request_that_is_given_up_costs_no_other_its_answer(browsable: TestClient, settings: Settings) -> None:
     async def given_up() -> None:
-        async with reading(settings, 1) as readers:
-            pid = readers.pids[0]
-            task = asyncio.create_task(readers.ask(scope(f"/{BATCH}/latents")))
+        async with reading(settings, 1) as pool:
+            pid = pids(pool)[0]
+            task = asyncio.create_task(pool.ask(scope(f"/{BATCH}/latents")))
             await asyncio.sleep(0.001)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await up(readers, 1, without=pid)  # an answer under way must not be taken for the next one's
-            status, _, body = await ask(readers, f"/{BATCH}/4.json")
+            await up(pool, 1, without=pid)  # the pending answer must not be taken for the next request's
+            status, _, body = await ask(pool, f"/{BATCH}/4.json")
             assert (status, body) == (200, browsable.get(f"/{BATCH}/4.json").text)
 
     asyncio.run(given_up())
 
 
-def test_without_readers_there_is_no_answer(settings: Settings) -> None:
+def test_without_page_workers_there_is_no_answer(settings: Settings) -> None:
     async def none() -> None:
-        readers = PageWorkerPool(settings, 0)
-        assert await readers.ask(scope("/")) is None
-        await readers.close()
+        pool = PageWorkerPool(settings, 0)
+        assert await pool.ask(scope("/")) is None
+        await pool.close()
 
     asyncio.run(none())

@@ -1,4 +1,4 @@
-"""Rows of text as HTML: with tooltips and, where words stand together, without, they say the same."""
+"""Tests of rows of text as HTML: with tooltips or, joined, without, they have the same text."""
 
 from __future__ import annotations
 

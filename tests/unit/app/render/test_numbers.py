@@ -1,4 +1,4 @@
-"""Numbers for people."""
+"""Tests of numbers as pages show them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ def test_compact(value: float | None, text: str) -> None:
 
 @pytest.mark.parametrize(("share", "text"), [
     (0.00012, "0.012% · 1 in 8,300 tokens"), (0.5, "50% · 1 in 2 tokens"), (0.0, "never"), (None, "–"),
-    (0.37, "37% · 1 in 2.7 tokens"),
+    (0.37, "37% · 1 in 2.7 tokens"), 
 ])
 def test_density_in_both_forms(share: float | None, text: str) -> None:
     assert numbers.density(share) == text
+
+
+@pytest.mark.parametrize(("share", "text"), [(0.9976, "99.8%"), (0.99997, ">99.9%"), (1.0, "100%"), (0.994, "99%")])
+def test_nearly_all_is_not_all(share: float, text: str) -> None:
+    assert numbers.percent(share) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [
@@ -41,16 +46,27 @@ def test_bytes(n: float, text: str) -> None:
 
 
 def test_number_keeps_small_values_visible() -> None:
-    assert numbers.number(0.00003) == "3.0e-05"
+    assert numbers.number(0.00003) == "3.0e−5"
     assert numbers.number(1234.5) == "1,234.50"
     assert numbers.number(0) == "0.00"
+
+
+@pytest.mark.parametrize("write", ["compact", "whole", "number", "fixed", "signed", "percent"])
+def test_negative_numbers_have_a_minus_sign(write: str) -> None:
+    for value in (-4.0, -0.012, -1e-7, -12345.6, -2.5e9):
+        assert "-" not in numbers.FILTERS[write](value)
+    assert numbers.FILTERS[write](-4.0).startswith("−4")
+
+
+def test_differences_have_their_sign() -> None:
+    assert [numbers.signed(value) for value in (0.5, -0.5, 0, None)] == ["+0.50", "−0.50", "+0.00", "–"]
 
 
 @given(st.floats(-1e15, 1e15) | st.just(math.nan))
 @example(5e-324)
 def test_every_filter_answers_something(value: float) -> None:
     for name, function in numbers.FILTERS.items():
-        if name == "moment" and abs(value) > 1e11:
+        if name == "minus" or (name == "moment" and abs(value) > 1e11):  # the former takes text
             continue
         assert function(value)
         assert "nan" not in function(math.nan)

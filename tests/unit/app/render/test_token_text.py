@@ -1,4 +1,4 @@
-"""Text on pages: everything visible, nothing dropped, nothing acting."""
+"""Tests of text on pages: every character is visible, none is dropped, and none has an effect."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_nothing_that_is_shown_acts(text: str) -> None:
         "RLO", "LRO", "RLE", "LRE", "RLI", "LRI", "FSI", "PDI", "PDF") for c in shown)
 
 
-def test_token_labels_tell_spaces_apart() -> None:
+def test_token_labels_distinguish_spaces() -> None:
     assert token_label(Token(1, b" the", False, 1)) == "·the"
     assert token_label(Token(1, b"the", False, 1)) == "the"
     assert token_label(Token(1, b"   ", False, 1)) == "···"

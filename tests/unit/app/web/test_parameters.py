@@ -1,4 +1,4 @@
-"""What counts as a number in an address or a form."""
+"""Tests of the parsing of numbers in addresses and forms."""
 
 from __future__ import annotations
 

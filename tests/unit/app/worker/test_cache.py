@@ -1,4 +1,4 @@
-"""The shelf never forgets what is in use, nor keeps more than it may."""
+"""Tests of the model cache: it keeps the item in use, and never more than its limit otherwise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_least_recently_used_goes_first(asked: list[int], limit: int) -> Non
         assert [k for k in range(10) if k in cache] == sorted(order)
 
 
-def test_an_item_on_the_shelf_is_not_loaded_again() -> None:
+def test_a_cached_item_is_not_loaded_again() -> None:
     cache, loads = ModelCache(10), []
     for _ in range(3):
         cache.get("a", lambda: loads.append(1), lambda _: 1)

@@ -1,4 +1,4 @@
-"""The model worker as a real process: streams, stops, says no, dies and comes back."""
+"""Tests of the model worker as a real process: it streams, stops, refuses, dies and is restarted."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def message(folder: Path, **changes: Any) -> Generate:
 
 
 async def collect(client: WorkerClient, job: Generate) -> list[Event]:
-    return [event async for event in client.generate(job)]
+    return [event async for event in client.ask(job)]
 
 
 def test_a_request_streams_loading_prompt_progress_and_the_final_text(client: WorkerClient, folder: Path) -> None:
@@ -78,7 +78,7 @@ def test_the_same_request_gives_the_same_text(client: WorkerClient, folder: Path
     ({"prompt": "x = 1\n" * 400}, "prompt", "shorten it"),
     ({"model": "/nowhere/at/all"}, "model", "not a directory"),
 ])
-def test_what_the_user_can_mend_is_told_with_its_field(
+def test_a_user_error_names_its_field(
     client: WorkerClient, folder: Path, changes: dict[str, Any], field: str, words: str,
 ) -> None:
     final = asyncio.run(collect(client, message(folder, **changes)))[-1]
@@ -95,7 +95,7 @@ def test_stop_ends_with_the_text_so_far(client: WorkerClient, folder: Path) -> N
     async def stopped() -> list[Event]:
         stop = asyncio.Event()
         events = []
-        async for event in client.generate(message(folder, **LONG), stop):
+        async for event in client.ask(message(folder, **LONG), stop):
             events.append(event)
             if isinstance(event, Progress):
                 stop.set()
@@ -108,16 +108,16 @@ def test_stop_ends_with_the_text_so_far(client: WorkerClient, folder: Path) -> N
     assert 0 < len(final.columns["steered"].ids) < 240
 
 
-def test_waiting_requests_are_told_their_place_and_one_too_many_is_refused(
+def test_waiting_requests_get_their_position_and_one_too_many_is_refused(
     client: WorkerClient, folder: Path,
 ) -> None:
     async def many() -> list[list[Event]]:
         return await asyncio.gather(*(collect(client, message(folder, sampling={"length": 100})) for _ in range(6)))
 
-    asyncio.run(collect(client, message(folder)))  # loaded
+    asyncio.run(collect(client, message(folder)))  # loads the model
     runs = asyncio.run(many())
-    places = {e.position for events in runs for e in events if isinstance(e, Queued)}
-    assert places == {1, 2}
+    positions = {e.position for events in runs for e in events if isinstance(e, Queued)}
+    assert positions == {1, 2}
     finals = [type(events[-1]) for events in runs]
     assert Busy in finals
     assert finals.count(Done) >= 4  # two at once, two waiting
@@ -126,7 +126,7 @@ def test_waiting_requests_are_told_their_place_and_one_too_many_is_refused(
 
 def test_a_client_that_leaves_does_not_hold_the_worker(client: WorkerClient, folder: Path) -> None:
     async def leave_early() -> None:
-        events = client.generate(message(folder, **LONG))
+        events = client.ask(message(folder, **LONG))
         async for event in events:
             if isinstance(event, Progress):
                 break
@@ -137,10 +137,10 @@ def test_a_client_that_leaves_does_not_hold_the_worker(client: WorkerClient, fol
     asyncio.run(leave_early())
 
 
-def test_sigkill_in_the_middle_is_told_and_the_next_request_works(client: WorkerClient, folder: Path) -> None:
+def test_sigkill_in_the_middle_is_reported_and_the_next_request_works(client: WorkerClient, folder: Path) -> None:
     async def killed() -> list[Event]:
         events = []
-        async for event in client.generate(message(folder, **LONG)):
+        async for event in client.ask(message(folder, **LONG)):
             events.append(event)
             if isinstance(event, Progress) and client.pid is not None:
                 os.kill(client.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Everything that can be asked of a model worker, asked of a real one; and many askers at once."""
+"""Tests of every command of the model worker with a real one, and of many requests at once."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ def test_a_sweep_measures_every_cell(client: WorkerClient, folders: dict[str, st
         assert cell.perplexity is not None
         assert cell.perplexity > 1
         assert cell.concept == sum(i < 200 for i in cell.text.ids) / len(cell.text.ids)
-    # A cell is the very text that a run of its own would be.
+    # A cell has the same text as a separate run.
     alone = answer(client, protocol.Generate(request=steer(), folders=folders))
     assert alone.columns["steered"].ids == final.cells[3].text.ids
 
 
-def test_a_sweep_goes_on_where_one_strength_breaks_the_model(client: WorkerClient, folders: dict[str, str]) -> None:
+def test_a_sweep_continues_when_one_strength_breaks_the_model(client: WorkerClient, folders: dict[str, str]) -> None:
     broken = Intervention(sae=SAE_ID, layer=2, latent=9, strength=1, max_act=3e37)
     request = SweepRequest(request=steer(interventions=(broken,)), strengths=(0, 100))
     final = answer(client, protocol.Sweep(request=request, folders=folders))
@@ -115,7 +115,7 @@ def test_inspection_of_text_and_of_tokens(client: WorkerClient, folders: dict[st
     final = answer(client, protocol.Inspect(request=request, folders=folders))
     assert isinstance(final, protocol.Inspected)
     for text in final.texts:
-        assert text.special == [True, *[False] * (len(text.ids) - 1)]  # text that spells a special token is text
+        assert text.special == [True, *[False] * (len(text.ids) - 1)]  # a special token spelled in a text is text
         (latents,) = text.saes
         assert len(latents.l0) == len(text.ids)
         assert len(latents.pos) == len(latents.lat) == len(latents.act)
@@ -156,7 +156,7 @@ def test_effects_and_scores(client: WorkerClient, folders: dict[str, str]) -> No
      "latents.0"),
     (lambda f: protocol.Warm(model="/nowhere/at/all", folders=f), "model"),
 ])
-def test_what_the_user_can_mend_names_its_field(
+def test_a_user_error_names_its_field(
     client: WorkerClient, folders: dict[str, str], message: Any, field: str
 ) -> None:
     final = answer(client, message(folders))
@@ -164,7 +164,7 @@ def test_what_the_user_can_mend_names_its_field(
     assert final.field == field
 
 
-def test_the_worker_tells_what_it_holds(client: WorkerClient, folders: dict[str, str]) -> None:
+def test_the_worker_reports_what_it_has_loaded(client: WorkerClient, folders: dict[str, str]) -> None:
     assert isinstance(answer(client, protocol.Warm(model="demo", folders=folders)), protocol.Ready)
     report = asyncio.run(client.report())
     assert report is not None
@@ -186,7 +186,7 @@ def varied(seed: int) -> SteerRequest:
         sampling=Sampling(length=rng.randint(2, 16), seed=seed, temperature=rng.choice([0, 1])))
 
 
-def test_thirty_two_at_once_get_what_each_would_get_alone(client: WorkerClient, folders: dict[str, str]) -> None:
+def test_thirty_two_requests_at_once_get_the_same_texts_as_alone(client: WorkerClient, folders: dict[str, str]) -> None:
     messages = [protocol.Generate(request=varied(seed), folders=folders) for seed in range(32)]
 
     async def at_once() -> list[list[protocol.Event]]:
@@ -199,7 +199,7 @@ def test_thirty_two_at_once_get_what_each_would_get_alone(client: WorkerClient, 
         assert answer(client, message).columns == final.columns  # type: ignore[union-attr]
 
 
-def test_a_worker_on_a_port_serves_whoever_knows_its_token(tmp_path: Path, folders: dict[str, str]) -> None:
+def test_a_worker_on_a_port_serves_clients_with_its_token(tmp_path: Path, folders: dict[str, str]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The worker's desk with a stand-in for the models: order, places, leaving, faults."""
+"""Tests of the request queue with a fake engine: order, positions, cancelled requests, faults."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def message(prompt: str = "x") -> Generate:
 
 
 class Models:
-    """Serves by what the prompt says; `hold` keeps the model thread busy until `go` is set."""
+    """A fake engine that acts by the prompt; the prompt `hold` keeps a request active until `go` is set."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -73,7 +73,7 @@ class Models:
 
 
 async def ask(path: Path, prompt: str, seen: list[Event]) -> asyncio.StreamWriter:
-    """Send a request and gather its events in the background."""
+    """Send a request and collect its events in the background."""
     reader, writer = await asyncio.open_unix_connection(path)
     writer.write(encode(message(prompt)))
 
@@ -85,7 +85,7 @@ async def ask(path: Path, prompt: str, seen: list[Event]) -> asyncio.StreamWrite
     return writer
 
 
-kept: list[Any] = []  # a connection that nothing holds on to is closed, and then its request has left
+kept: list[Any] = []  # an unreferenced connection would be closed, which cancels its request
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -116,7 +116,7 @@ def ends(events: list[Event]) -> list[Event]:
     return [event for event in events if isinstance(event, Final)]
 
 
-def test_faults_are_told_and_the_next_request_is_served(tmp_path: Path) -> None:
+def test_faults_are_reported_and_the_next_request_is_served(tmp_path: Path) -> None:
     async def scene(path: Path, models: Models) -> None:
         user, bug, fine = [], [], []  # type: ignore[var-annotated]
         for prompt, seen in (("user", user), ("bug", bug), ("fine", fine)):
@@ -129,7 +129,7 @@ def test_faults_are_told_and_the_next_request_is_served(tmp_path: Path) -> None:
     with_queue(tmp_path, 4, scene)
 
 
-def test_places_move_up_and_who_leaves_is_not_served(tmp_path: Path) -> None:
+def test_positions_move_up_and_a_request_that_leaves_is_not_served(tmp_path: Path) -> None:
     async def scene(path: Path, models: Models) -> None:
         held, left, last = [], [], []  # type: ignore[var-annotated]
         await ask(path, "hold", held)
@@ -174,7 +174,7 @@ def test_a_full_queue_says_so(tmp_path: Path) -> None:
     with_queue(tmp_path, 1, scene)
 
 
-def test_what_is_no_request_is_answered(tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_request_is_answered(tmp_path: Path) -> None:
     async def scene(path: Path, models: Models) -> None:
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(b"hello\n")
@@ -192,7 +192,7 @@ def test_requests_are_done_at_once_and_a_fault_of_the_step_ends_those_alone(tmp_
         await ask(path, "hold", held)
         await until(models.busy.is_set)
         await ask(path, "fine", other)
-        await until(lambda: ends(other))  # beside the one that is held
+        await until(lambda: ends(other))  # while the first one is held
         assert not ends(held)
         assert Queued not in map(type, other)
         models.breaks = True
@@ -206,7 +206,7 @@ def test_requests_are_done_at_once_and_a_fault_of_the_step_ends_those_alone(tmp_
     with_queue(tmp_path, 4, scene, max_active=3)
 
 
-def test_the_state_is_told_at_once(tmp_path: Path) -> None:
+def test_the_state_is_reported_at_once(tmp_path: Path) -> None:
     async def scene(path: Path, models: Models) -> None:
         held, waiting = [], []  # type: ignore[var-annotated]
         await ask(path, "hold", held)
@@ -223,7 +223,7 @@ def test_the_state_is_told_at_once(tmp_path: Path) -> None:
     with_queue(tmp_path, 4, scene)
 
 
-def test_over_tcp_only_who_knows_the_token_is_served() -> None:
+def test_over_tcp_only_clients_with_the_token_are_served() -> None:
     async def play() -> None:
         models, ended = Models(), asyncio.Event()
         with socket.socket() as probe:

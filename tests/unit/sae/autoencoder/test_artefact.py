@@ -1,4 +1,4 @@
-"""An artefact on disk gives back the SAE that was saved, or says what is wrong with it."""
+"""An artefact on disk gives back the SAE that was saved, or an error that says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def residual(n_tokens: int = 40, width: int = 256) -> Tensor:
 
 
 def dense_by_hand(sae: Autoencoder, x_BD: Tensor) -> Tensor:
-    """All activations by the formulas of the artefact, in float64."""
+    """Return all activations by the formulas of the artefact, in float64."""
     x_BD = x_BD.double()
     if sae.config["normalize"] == "layer_norm":
         x_BD = (x_BD - x_BD.mean(dim=1, keepdim=True)) / (x_BD.std(dim=1, keepdim=True) + 1e-5)
@@ -82,7 +82,7 @@ def test_pieces_of_a_large_batch_give_the_same_codes(
 
 
 def of_eighths(architecture: str, seed: int) -> tuple[Autoencoder, Tensor]:
-    """An SAE of 32 latents and inputs in multiples of 1/8: every product is exact, and many are equal."""
+    """Return an SAE of 32 latents and inputs in multiples of 1/8: every product is exact, and many are equal."""
     generator = torch.Generator().manual_seed(seed)
 
     def eighths(*shape: int, low: int = -8) -> Tensor:
@@ -110,12 +110,12 @@ def test_near_misses_are_what_lacks_little_and_is_silent(architecture: str, shar
         silent_BL[codes.token_N, codes.latent_N] = False
         bias: Tensor | float = sae.b_enc_L
         if architecture == "topk":
-            border, bias = pre_BL.topk(3, dim=1).values[:, -1:].clamp(min=0), 0.0
+            threshold, bias = pre_BL.topk(3, dim=1).values[:, -1:].clamp(min=0), 0.0
         elif architecture == "jumprelu":
-            border = sae.sparsity.tensors()["threshold"]
+            threshold = sae.sparsity.tensors()["threshold"]
         else:
-            border = torch.tensor(sae.sparsity.threshold or 0.0)
-        near_BL = silent_BL & (pre_BL > border - share * (border - bias).clamp(min=0)) & (share > 0)
+            threshold = torch.tensor(sae.sparsity.threshold or 0.0)
+        near_BL = silent_BL & (pre_BL > threshold - share * (threshold - bias).clamp(min=0)) & (share > 0)
         assert torch.equal(torch.stack([misses.token_N, misses.latent_N], dim=1), near_BL.nonzero())
         assert torch.equal(misses.value_N, pre_BL[near_BL])
 

@@ -1,4 +1,4 @@
-"""Folding the input's scale, and a transcoder's two, leaves what an SAE does unchanged."""
+"""Folding of the input's scale, and of a transcoder's two, leaves an SAE's outputs unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ B, L, D = 12, 20, 6
 
 
 def weights(architecture: str, d_in: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Random weights in the units of normalised activations; a transcoder's where `d_in` is given."""
+    """Return random weights in the units of normalised activations; a transcoder's if `d_in` is given."""
     W_dec_LD = torch.randn(L, D, generator=generator)
     tensors = {"W_enc": torch.randn(L, d_in or D, generator=generator), "b_enc": torch.randn(L, generator=generator),
                "W_dec": W_dec_LD / W_dec_LD.norm(dim=1, keepdim=True), "b_dec": torch.randn(D, generator=generator)}

@@ -1,4 +1,4 @@
-"""Normalisation can be undone, and means what it says."""
+"""Normalisation can be inverted, and follows its definition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Matryoshka SAE cut at a prefix does what the whole does with its other latents taken out."""
+"""A Matryoshka SAE cut at a prefix equals the whole SAE with its other latents removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`saescope export`: what lands where, and what is refused."""
+"""Tests of `saescope export`: the files that it writes, and the input that it refuses."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_format(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("words", "says"), [
-    (["--sae", "demo/none"], "there is no SAE 'demo/none' here; there are: demo/2-res"),
+    (["--sae", "demo/none"], "there is no SAE 'demo/none' in this workspace; it has: demo/2-res"),
     (["--sae", SAE, "--format", "npz"], "format: 'npz' is not one of"),
     (["--sae", SAE, "--format", "parquet", "--build", "x"], "it has index-1")])
 def test_mistakes(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], says: str) -> None:
@@ -66,5 +66,5 @@ def test_a_dashboard_has_no_weights_to_export(home: Path, tmp_path: Path, monkey
     write_json(tmp_path / "home" / "saes" / "demo" / "bare" / "sae.json", config | {"id": "demo/bare"})
     with pytest.raises(UserError, match="demo/bare has no weights here"):
         run(tmp_path / "home", monkeypatch, "--sae", "demo/bare", "--out", str(tmp_path / "out"))
-    with pytest.raises(UserError, match="no feature index yet"):
+    with pytest.raises(UserError, match="no index yet"):
         run(tmp_path / "home", monkeypatch, "--sae", "demo/bare", "--format", "parquet", "--out", str(tmp_path / "out"))

@@ -1,4 +1,4 @@
-"""The command line: what the user gave wrongly is one line on stderr and exit code 2."""
+"""Tests of the command line: a user error is one line on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """A run in this process takes the signals; they are given back."""
+    """Restore the signal handlers, which a run in this process replaces."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():
@@ -37,7 +37,7 @@ def _signals() -> Iterator[None]:
 def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
-    """Call `saescope <arguments>` in this process: (exit code, stdout, stderr)."""
+    """Call `saescope <arguments>` in this process and return (exit code, stdout, stderr)."""
     monkeypatch.setenv("SAESCOPE_HOME", str(tmp_path / "home"))
 
     def call(*arguments: object) -> tuple[int, str, str]:
@@ -76,7 +76,7 @@ BAD_SPECS: dict[str, tuple[str, str]] = {
 }
 
 
-BAD_SETTINGS: dict[str, tuple[str, ...]] = {  # field: the words of a command at fault
+BAD_SETTINGS: dict[str, tuple[str, ...]] = {  # field at fault: the command's arguments
     "k": ("train", "--k", "64", "--n-latents", "32"),
     "batch_tokens": ("train", "--n-latents", "1048576", "--batch-tokens", "4096"),
     "site": ("train", "--site", "hook_resid_nowhere"),
@@ -119,7 +119,7 @@ def test_a_folder_that_is_no_run_is_refused(command: Command, tmp_path: Path) ->
 
 
 def test_the_program_itself_says_it_on_stderr(tmp_path: Path) -> None:
-    """The same through a real process, as a launcher starts it."""
+    """Run the program as a launcher does, in a separate process."""
     folder = folder_with(tmp_path / "run", '{"kind": "train", "spec": {"k": 0}}')
     command = [sys.executable, "-m", "sae", "run", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -148,7 +148,7 @@ def test_every_setting_is_an_option_with_its_default(command: Command) -> None:
             assert shown in out, name
 
 
-def test_what_has_succeeded_is_left_as_it_is(command: Command, tmp_path: Path) -> None:
+def test_a_run_that_has_succeeded_is_left_as_it_is(command: Command, tmp_path: Path) -> None:
     run = start("train", {}, Workspace(tmp_path / "home"))
     run.write_status(Status(state="succeeded"))
     before = (run.path / "status.json").read_bytes()

@@ -1,4 +1,4 @@
-"""`saescope steer` on a tiny SAE."""
+"""Tests of `saescope steer` on a tiny SAE."""
 
 from __future__ import annotations
 

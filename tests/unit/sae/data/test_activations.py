@@ -1,4 +1,4 @@
-"""The stream hands out the text's activations: all of them, shuffled, the same after a restart."""
+"""The stream hands out all of the text's activations, shuffled, and the same after a restart."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.toys import ToyModel, corpus_of, toy_corpus
 
 
 class Echo(ToyModel):
-    """Its residual stream is the token's number and position, so that every activation can be told apart."""
+    """A model whose residual stream is the token's number and position, so that every activation is unique."""
 
     info = ToyModel.info.__class__("echo", "echo", "echo", True, 1, 2, 64, 1 << 16)
     pause_s = 0.0
@@ -38,13 +38,13 @@ class Echo(ToyModel):
 
 
 def numbered(lengths: list[int], context_length: int = 9) -> Corpus:
-    """Contexts of the given lengths in which no two positions hold the same token, padding included."""
+    """Return contexts of the given lengths in which no two positions have the same token, padding included."""
     tokens = np.arange(len(lengths) * context_length).reshape(len(lengths), context_length)
     return corpus_of(tokens, np.array(lengths), np.arange(len(lengths)) % 5 == 4)
 
 
 def text_in_order(corpus: Corpus, seed: int, include_bos: bool) -> Iterator[int]:
-    """The tokens of the training contexts, epoch after epoch, for ever."""
+    """Yield the tokens of the training contexts, epoch after epoch, endlessly."""
     epoch = 0
     while True:
         for row in corpus.contexts("train", seed + epoch):
@@ -87,7 +87,7 @@ def test_started_in_the_middle_it_goes_on_bit_for_bit(
     options = {"batch_tokens": batch, "chunk_tokens": batch * batches, "reuse": reuse, "seed": 3}
     whole = list(islice(stream_over(corpus, **options).batches(), step + 8))
     resumed = stream_over(corpus, **options)
-    resumed.sample(5)  # as a fresh run does before its first step
+    resumed.sample(5)  # a fresh run does this before its first step
     for expected, found in zip(whole[step:], resumed.batches(step), strict=False):
         assert torch.equal(expected, found)
 
@@ -143,7 +143,7 @@ def test_harvesting_ahead_changes_nothing_and_ends_with_the_batches() -> None:
     for _ in range(6):  # now the thread is in the middle of a chunk
         next(source)
     source.close()
-    # Whoever took the last batch goes on to use the language model, which serves one thread at a time.
+    # The caller of the last batch uses the language model next, which serves one thread at a time.
     read = stream.lm.tokens_read  # type: ignore[attr-defined]
     assert not stream.lm.reading  # type: ignore[attr-defined]
     time.sleep(0.15)
@@ -155,7 +155,7 @@ def test_harvesting_ahead_changes_nothing_and_ends_with_the_batches() -> None:
 def test_a_run_reads_no_more_than_its_steps_need_and_sees_the_same_as_without_an_end(
     corpus: Corpus, batch: int, batches: int, reuse: int, n_steps: int, ahead: bool
 ) -> None:
-    """But for the last chunk, which is smaller and therefore in another order."""
+    """Compare all chunks but the last, which is smaller and therefore in another order."""
     options: dict[str, Any] = {"batch_tokens": batch, "chunk_tokens": batch * batches, "reuse": reuse}
     stream = stream_over(corpus, n_steps=n_steps, ahead=ahead, **options)
     handed = list(stream.batches())
@@ -168,7 +168,7 @@ def test_a_run_reads_no_more_than_its_steps_need_and_sees_the_same_as_without_an
 
 
 def test_the_language_model_is_read_in_proportion_to_the_steps() -> None:
-    """No step waits for a whole chunk but the first."""
+    """Check that no step but the first waits for a whole chunk."""
     corpus = numbered([9] * 500)
     stream = stream_over(corpus, batch_tokens=18, chunk_tokens=720, reuse=2)
     read = []
@@ -176,7 +176,7 @@ def test_the_language_model_is_read_in_proportion_to_the_steps() -> None:
         read.append(stream.lm.tokens_read)  # type: ignore[attr-defined]
     assert read[0] >= 720
     assert max(b - a for a, b in pairwise(read)) <= 2 * 18
-    # 40 batches of a chunk, handed out twice: half a batch is read for each.
+    # A chunk of 40 batches is handed out twice, so half a batch is read for each step.
     assert all(abs(read[i + 40] - read[i] - 360) <= 2 * 18 for i in range(150))
 
 

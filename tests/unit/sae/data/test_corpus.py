@@ -1,4 +1,4 @@
-"""Contexts on disk rebuild their documents, are found again, and are never half there."""
+"""Contexts on disk rebuild their documents, are found again, and are never left incomplete."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sae.workspace.paths import Workspace
 
 
 class Backed:
-    """A tokenizer with a `backend_tokenizer`, as transformers has them."""
+    """A tokenizer with a `backend_tokenizer`, like those of transformers."""
 
     def __init__(self) -> None:
         self.backend_tokenizer = Tokenizer.from_file(str(DEMO_PATH / "tokenizer.json"))
@@ -40,7 +40,7 @@ class Backed:
 
 
 class DemoTokens:
-    """The embedded model's tokenizer with what `prepare` asks of a language model; no torch."""
+    """The embedded model's tokenizer with the methods that `prepare` needs; no torch."""
 
     def __init__(self, bos_id: int = 0) -> None:
         self.bos_id = bos_id
@@ -68,7 +68,7 @@ def make(text: str, root: Path, length: int = 16, **options: Any) -> Corpus:
 
 
 def rebuilt(corpus: Corpus) -> dict[str, list[int]]:
-    """Each document's tokens, put together from its contexts by their offsets."""
+    """Return each document's tokens, joined from its contexts by their offsets."""
     documents: dict[str, list[int]] = {}
     for row, length, doc, offset in zip(corpus.tokens, corpus.length, corpus.doc, corpus.offset, strict=True):
         ids = documents.setdefault(corpus.documents[doc], [])
@@ -91,7 +91,7 @@ def test_contexts_rebuild_the_documents(
 
     expected = {}
     for number, ids in enumerate(LM.encode_many(texts), 1):
-        if len(ids) % (length - 1) < MIN_TEXT_TOKENS:  # the one token that may stand alone
+        if len(ids) % (length - 1) < MIN_TEXT_TOKENS:  # only a last token alone may be dropped
             ids = ids[: len(ids) - len(ids) % (length - 1)]
         if ids:
             expected[f"t.jsonl#{number}"] = ids
@@ -168,7 +168,7 @@ def test_a_damaged_corpus_is_refused_and_made_again(tmp_path: Path) -> None:
     tokens = np.array(first.tokens)
     with open(first.path / "tokens.bin", "r+b") as file:
         file.truncate(10)
-    with pytest.raises(UserError, match="not a whole corpus"):
+    with pytest.raises(UserError, match="not a complete corpus"):
         Corpus.open(first.path)
     assert (make(text, tmp_path).tokens == tokens).all()
 

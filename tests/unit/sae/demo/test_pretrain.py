@@ -1,4 +1,4 @@
-"""The command around the embedded model's training, and the model that is shipped."""
+"""Tests of the command that trains the embedded model, and of the shipped model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sae.demo.training import Recipe
 from sae.lm.bridge import LanguageModel
 from sae.lm.model_info import DEMO_PATH
 
-# A file that any interpreter of a decade has, written here so that the score depends on nothing else.
+# Typical Python source, written here so that the score does not depend on the interpreter's version.
 SOURCE = '''"""Stack of values, last in, first out."""
 
 import collections
@@ -43,8 +43,8 @@ class Stack:
 '''
 
 
-def a_library(folder: Path) -> Path:
-    """A folder of three files that the rule holds out; it goes by their text."""
+def make_library(folder: Path) -> Path:
+    """Write three files that the rule holds out (it depends on their text) to `folder`."""
     texts = (f"{SOURCE}\n\nVERSION = {number}\n" for number in itertools.count())
     for i, text in enumerate(itertools.islice(filter(is_held_out, texts), 3)):
         (folder / f"m{i}.py").write_text(text)
@@ -52,14 +52,14 @@ def a_library(folder: Path) -> Path:
 
 
 def test_the_shipped_model_predicts_source_far_better_than_chance(demo_lm: LanguageModel, tmp_path: Path) -> None:
-    scores = measure(demo_lm, a_library(tmp_path))
+    scores = measure(demo_lm, make_library(tmp_path))
     assert len(held_out_documents(tmp_path)) == 3
     assert scores["contexts"].bytes == sum(len(d.text) for d in held_out_documents(tmp_path))
     assert scores["contexts"].bits_per_byte < 1.3
     assert scores["contexts"].nats_per_token < 0.35 * math.log(demo_lm.info.d_vocab)
 
 
-def test_the_shipped_models_card_states_what_it_must() -> None:
+def test_the_shipped_models_card_states_the_required_facts() -> None:
     text = (DEMO_PATH / "README.md").read_text(encoding="utf-8")
     for needed in ("tokens seen", "bits per byte", "python -m sae.demo.pretrain", "held out"):
         assert needed in text.lower()

@@ -1,4 +1,4 @@
-"""Bits per byte against what can be reckoned by hand."""
+"""Tests of bits per byte against values computed by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def uniform(tokens_PS: Tensor) -> Tensor:
 
 
 def bigram(tokens_PS: Tensor) -> Tensor:
-    """Scores that depend on the last token alone."""
+    """Return logits that depend only on the last token."""
     return torch.sin(torch.arange(V * V).reshape(V, V).float())[tokens_PS]
 
 

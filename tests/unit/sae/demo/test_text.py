@@ -1,4 +1,4 @@
-"""What the embedded model reads, and what it must never read."""
+"""Tests of the embedded model's training text: which files it contains, and which it must never contain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sae.errors import UserError
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """A report that nobody reads."""
+    """Ignore the report."""
 
 
 def source(number: int) -> str:
@@ -29,7 +29,7 @@ def source(number: int) -> str:
 
 @pytest.fixture
 def roots(tmp_path: Path) -> Roots:
-    """Eighty standard-library files and five of packages, two of which may not be read."""
+    """Write 80 standard-library files, one that is not read, and five package files, two of which are left out."""
     roots = Roots(tmp_path / "lib", tmp_path / "packages")
     for folder in (roots.stdlib / "idlelib", roots.packages / "tool"):
         folder.mkdir(parents=True)
@@ -76,7 +76,7 @@ def test_package_documents_leave_out_copies_and_generated_files(roots: Roots) ->
 def test_the_text_is_made_once_and_a_kill_leaves_none(roots: Roots, tmp_path: Path) -> None:
     folder = tmp_path / "work"
     (folder).mkdir()
-    (folder / "stdlib.bin").write_bytes(b"\1\2\3\4")  # what a killed preparation may leave
+    (folder / "stdlib.bin").write_bytes(b"\1\2\3\4")  # as a killed preparation may leave it
     first = np.array(prepare_text(folder, roots, 300, 3, 0, silent).stdlib)
 
     def refuse(what: str, done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""The training of the embedded model: it learns, it resumes to the same weights, it exports."""
+"""Tests of the embedded model's training: it learns, it resumes to the same weights, it exports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TINY = Recipe(layers=2, d_model=32, heads=2, d_mlp=48, vocab=300, context=16, st
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Sums in the same order in this process and in the one that is killed."""
+    """Use one thread, so that this process and the killed one add numbers in the same order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -124,8 +124,8 @@ def test_a_batch_depends_on_the_step_alone_and_mixes_both_streams(roots: Roots, 
     assert (rows[:, 0] == BOS).all()
     text = [bytes(stream) for stream in (streams.stdlib, streams.packages)]
     found = [[row[1:].numpy().astype("uint16").tobytes() in stream for stream in text] for row in rows]
-    assert [places[0] for places in found[:2]] == [True, True]  # 40% of 4 contexts, rounded
-    assert [places[1] for places in found[2:]] == [True, True]
+    assert [in_stdlib for in_stdlib, _ in found[:2]] == [True, True]  # 40% of 4 contexts, rounded
+    assert [in_packages for _, in_packages in found[2:]] == [True, True]
 
 
 def test_a_stream_shorter_than_a_context_is_padded() -> None:

@@ -1,4 +1,4 @@
-"""The loop, the stream, checkpoints and whole runs of two processes, against those of one."""
+"""The loop, the stream, checkpoints and whole runs of two processes, compared with one process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from sae.data.activations import ActivationStream
 from sae.data.corpus import prepare
 from sae.distributed import ALONE, Group
-from sae.distributed.world import World, device_of, open_world
-from sae.errors import Interrupted, UserError
+from sae.distributed.world import World
+from sae.errors import Interrupted
 from sae.lm.bridge import LanguageModel
-from sae.specs.registry import TrainSpec, parse_spec
+from sae.specs.registry import TrainSpec
 from sae.training.loop import train
 from sae.training.trainer import SAETrainer
 from sae.workspace.paths import Workspace
@@ -41,7 +41,7 @@ def text_in(folder: Path) -> Path:
 
 
 def runs(folder: str) -> dict[int, dict[str, Any]]:
-    """What training leaves, with float32 products: whole, and stopped by one process and taken up again."""
+    """Train with float32 products: once in one go, and once stopped by one process and resumed."""
     lm = LanguageModel.load("demo", "cpu")
     return {shards: {kind: run(Path(folder), {"architecture": kind, **SPEC, **more, "shards": shards}, lm, group)
                      for kind, more in KINDS.items() if shards == 1 or kind != "jumprelu"}
@@ -70,7 +70,7 @@ def _trained(
 
     stream = ActivationStream(lm, corpus, spec.hook, spec.batch_tokens, spec.buffer_tokens, include_bos=False,
                               n_steps=10, group=group, ahead=group.world > 1)
-    # One row, so that it does not depend on the clock over how many steps its means are.
+    # One row, so that the number of steps it averages does not depend on the clock.
     with mock.patch.object(SAETrainer, "__init__", _in_float32), mock.patch("sae.training.loop._LOG_S", 1e9):
         trained = train(spec, stream, lm.device, checkpoint=checkpoint, update=update, group=group,
                         row=lambda **values: rows.append(values))
@@ -114,26 +114,3 @@ def test_a_run_of_torchrun(tmp_path: Path) -> None:
     assert json.loads((folder / "status.json").read_text())["state"] == "succeeded"
     assert load_file(tmp_path / "saes" / "demo" / "x" / "sae.safetensors")["W_dec"].shape[0] == SPEC["n_latents"]
     assert not (folder / "ckpt").exists()
-
-
-@pytest.mark.parametrize(("world", "shards", "batch", "field"), [
-    ("1", 2, 64, "shards"), ("6", 4, 64, "shards"), ("6", 2, 64, "batch_tokens")])
-def test_processes_that_cannot_be_divided_are_refused(
-    world: str, shards: int, batch: int, field: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", world)
-    with pytest.raises(UserError, match=f"^{field}: ") as raised:
-        open_world(shards, batch)
-    assert raised.value.field == field
-
-
-def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert open_world(1, 63) is ALONE
-    assert device_of("auto") == "auto"
-    assert ALONE.agreed(True, False) == (True, False)
-
-
-def test_latents_that_shards_do_not_divide_are_refused() -> None:
-    with pytest.raises(UserError, match=r"^shards: 3 do not divide n_latents, 64"):
-        parse_spec("train", {"n_latents": 64, "k": 4, "shards": 3})

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sae.autoencoder.architectures.data_statistics import DataStatistics
 from sae.distributed import ALONE, Group
-from sae.distributed.world import World
+from sae.distributed.world import World, device_of, open_world
+from sae.errors import UserError
 from sae.specs.registry import TrainSpec
 from sae.training.optimizer import OF_SPACE
 from sae.training.resampling import resample_if_due
@@ -29,7 +30,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 def trained(architecture: str, group: Group) -> dict[str, Any]:
-    """The whole of what a few steps leave, and what they reported; tensors of latents are this shard's."""
+    """Return all that a few steps leave, and the results they reported; tensors of latents are this shard's."""
     values: dict[str, Any] = {
         "architecture": architecture, "n_latents": L, "k": K, "k_aux": 4, "aux_alpha": 0.5, "tokens": 1000,
         "batch_tokens": B, "dead_after_tokens": 2 * B, "clip_norm": 0.5, "seed": 3, **ARCHITECTURES[architecture]}
@@ -54,13 +55,13 @@ def trained(architecture: str, group: Group) -> dict[str, Any]:
 
 
 def everything(worlds: list[tuple[int, list[str]]]) -> list[dict[str, Any]]:
-    """For every number of shards: the selections, and what training leaves of some architectures."""
+    """Return, for every number of shards, the selections and what training leaves of some architectures."""
     return [{"ties": ties(group := World(shards)), "trained": {name: trained(name, group) for name in architectures}}
             for shards, architectures in worlds]
 
 
 def ties(group: Group) -> list[list[Tensor]]:
-    """Selections from matrices with many ties: every rank's pairs, in the numbers of the whole."""
+    """Return every rank's pairs of selections from matrices with many ties, in the numbers of the whole matrix."""
     out = []
     for seed in range(30):
         pre_BL = _with_ties(seed)
@@ -89,7 +90,7 @@ def test_several_processes_are_one(world: int, worlds: list[tuple[int, list[str]
 
 
 def check_selections(by_rank: list[list[list[Tensor]]]) -> None:
-    """All ranks together have selected what a full sort would, and of ties the first."""
+    """Check that all ranks together select what a full sort selects, and the first of equal entries."""
     number = 0
     for seed in range(30):
         pre_BL = _with_ties(seed)
@@ -108,7 +109,7 @@ def check_selections(by_rank: list[list[list[Tensor]]]) -> None:
 
 
 def check_training(name: str, by_rank: list[dict[str, Any]], shards: int) -> None:
-    """Every rank has its part of the SAE that one process would have trained, and reports the same."""
+    """Check that every rank has its part of the SAE that one process would have trained, and reports the same."""
     alone = trained(name, ALONE)
     aux, theta = torch.tensor(alone["rows"])[:, 1], alone["threshold"]
     if name not in ("relu", "resampled_relu", "gated"):
@@ -122,3 +123,21 @@ def check_training(name: str, by_rank: list[dict[str, Any]], shards: int) -> Non
             torch.testing.assert_close(result["tensors"][tensor], share, rtol=1e-5, atol=1e-5,
                                        msg=lambda m, t=tensor: f"{name} {t}: {m}")
         assert torch.equal(result["silent"], alone["silent"].chunk(shards)[shard])
+
+
+@pytest.mark.parametrize(("world", "shards", "batch", "field"), [
+    ("1", 2, 64, "shards"), ("6", 4, 64, "shards"), ("6", 2, 64, "batch_tokens")])
+def test_processes_that_cannot_be_divided_are_refused(
+    world: str, shards: int, batch: int, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(UserError, match=f"^{field}: ") as raised:
+        open_world(shards, batch)
+    assert raised.value.field == field
+
+
+def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert open_world(1, 63) is ALONE
+    assert device_of("auto") == "auto"
+    assert ALONE.agreed(True, False) == (True, False)

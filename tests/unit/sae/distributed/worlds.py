@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 
 
 def in_processes(work: Callable[..., Any], world: int, folder: Path, *args: Any) -> list[Any]:
-    """What `work(*args)` returned (tensors, numbers, lists, dicts) in every process of a world, by rank."""
+    """Return what `work(*args)` returned (tensors, numbers, lists, dicts) in every process of a world, by rank."""
     mp.spawn(_process, (work, world, str(folder), args), nprocs=world)  # type: ignore[no-untyped-call]
     return [torch.load(folder / f"result{rank}.pt", weights_only=True) for rank in range(world)]
 

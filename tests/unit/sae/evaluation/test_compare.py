@@ -1,4 +1,4 @@
-"""Two SAEs latent by latent, against dense computation."""
+"""Comparison of two SAEs latent by latent, against dense computation."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def test_firings_and_directions_by_hand(merge_at: int) -> None:
     lm, corpus = ToyModel(), toy_corpus(60)
     a, b = toy_sae("batch_topk", seed=0), toy_sae("topk", n_latents=31, seed=4)
     contexts = np.arange(len(corpus.length))
-    told: list[int] = []
+    reported: list[int] = []
     with patch.object(compare_module, "_MERGE_AT", merge_at):
-        joint = joint_firings(lm, (a, b), corpus, contexts, told.append)  # type: ignore[arg-type]
+        joint = joint_firings(lm, (a, b), corpus, contexts, reported.append)  # type: ignore[arg-type]
         found = compare(a, b, joint)
 
     tokens_PS = torch.from_numpy(corpus.tokens.astype(np.int64))
@@ -34,15 +34,15 @@ def test_firings_and_directions_by_hand(merge_at: int) -> None:
         codes = sae.codes(x_ND)
         dense[codes.token_N, codes.latent_N] = 1
         active.append(dense)
-    assert told[-1] == joint.tokens == len(x_ND)
+    assert reported[-1] == joint.tokens == len(x_ND)
     for (mine, other), (M, N), match in zip(((a, b), (b, a)), (active, active[::-1]), found, strict=True):
         cosine = mine.W_dec_LD @ other.W_dec_LD.T
         best = cosine.sort(dim=1, descending=True)
         torch.testing.assert_close(match.cosine_LK, best.values[:, :3])
         assert torch.equal(match.other_LK[:, 0], best.indices[:, 0])
         assert torch.equal(match.fires_L, M.sum(dim=0).long())
-        living = M.sum(dim=0) > 0
-        assert match.mmcs == pytest.approx(float(best.values[living, 0].mean()), rel=1e-5)
+        alive = M.sum(dim=0) > 0
+        assert match.mmcs == pytest.approx(float(best.values[alive, 0].mean()), rel=1e-5)
         both = M.T @ N
         for latent in range(mine.n_latents):
             candidates = [o for o in range(other.n_latents) if both[latent, o] >= MIN_TOGETHER]
@@ -50,9 +50,9 @@ def test_firings_and_directions_by_hand(merge_at: int) -> None:
                    and N[:, o].std() > 0 else 0.0 for o in candidates}
             if phi:
                 assert float(match.phi_L[latent]) == pytest.approx(max(phi.values()), abs=1e-9)
-                assert phi[int(match.mate_L[latent])] == pytest.approx(max(phi.values()), abs=1e-9)
+                assert phi[int(match.best_match_L[latent])] == pytest.approx(max(phi.values()), abs=1e-9)
             else:
-                assert match.mate_L[latent] == -1
+                assert match.best_match_L[latent] == -1
 
 
 def test_a_dictionary_against_itself_shuffled() -> None:

@@ -72,16 +72,16 @@ def test_reconstruction_metrics_are_the_formulas_over_all_tokens_at_once(archite
     assert (metrics["dead"], metrics["dead_fraction"], metrics["tokens"]) == (dead, dead / 24, 38)
 
 
-def test_residuals_are_of_the_counted_tokens_alone() -> None:
+def test_residuals_cover_only_the_counted_tokens() -> None:
     corpus, lm = toy_corpus(), ToyModel()
     contexts = np.array([4, 1, 33])
-    told: list[tuple[int, int]] = []
-    x_ND = torch.cat(list(residuals(lm, corpus, contexts, resid_post(1), lambda *at: told.append(at))))  # type: ignore[arg-type]
+    reported: list[tuple[int, int]] = []
+    x_ND = torch.cat(list(residuals(lm, corpus, contexts, resid_post(1), lambda *at: reported.append(at))))  # type: ignore[arg-type]
     whole = lm.activations(torch.from_numpy(corpus.tokens[contexts].astype(np.int64)), resid_post(1))
     expected = [whole[i, 1 : corpus.length[row]] for i, row in enumerate(contexts)]
     assert torch.equal(x_ND, torch.cat(expected))
     assert len(x_ND) == counted_tokens(corpus, contexts)
-    assert told[-1] == (len(x_ND), len(x_ND))
+    assert reported[-1] == (len(x_ND), len(x_ND))
 
 
 @settings(max_examples=40, deadline=None)
@@ -98,7 +98,7 @@ def test_calibration_and_evaluation_share_no_context_and_see_no_training_text(n_
 
 
 @pytest.mark.parametrize("n_held_out", [0, 1])
-def test_too_little_held_out_text_is_the_users_to_mend(n_held_out: int) -> None:
+def test_too_little_held_out_text_is_a_user_error(n_held_out: int) -> None:
     corpus = toy_corpus(9)
     corpus = corpus_of(corpus.tokens, corpus.length, np.arange(9) < n_held_out)
     with pytest.raises(UserError, match=r"text: .*held out"):
@@ -109,7 +109,7 @@ def test_too_little_held_out_text_is_the_users_to_mend(n_held_out: int) -> None:
 
 
 def identity_sae(n_latents: int) -> Autoencoder:
-    """Its pre-activations are its input."""
+    """Make an SAE whose pre-activations are its input."""
     return Autoencoder(
         {"W_enc": torch.eye(n_latents), "b_enc": torch.zeros(n_latents), "W_dec": torch.eye(n_latents),
          "b_dec": torch.zeros(n_latents), "threshold": torch.zeros(1)},
@@ -120,7 +120,7 @@ def identity_sae(n_latents: int) -> Autoencoder:
 @given(st.integers(0, 2**32), st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 40),
        st.sampled_from([0.0, 1.0, -1.0]), st.booleans())
 def test_calibrated_mean_l0_is_k_exactly(seed: int, sizes: list[int], k: int, shift: float, uneven: bool) -> None:
-    """Also where one batch holds nearly all of the strongest, or where few are positive at all."""
+    """Calibrate on random batches, some with nearly all of the strongest values, some with few positive ones."""
     generator = torch.Generator().manual_seed(seed)
     batches = [torch.randn(n, 48, generator=generator) + shift for n in sizes]
     if uneven:
@@ -167,7 +167,7 @@ def plain() -> Any:
 
 @pytest.fixture(scope="module")
 def python_corpus(demo_lm: LanguageModel) -> Corpus:
-    """Six contexts of Python source, the last two short ones."""
+    """Make six contexts of Python source, of which the last two are short."""
     ids = demo_lm.encode(Path(textwrap.__file__).read_text(encoding="utf-8"))
     length = np.array([24, 24, 24, 24, 11, 3])
     tokens = np.zeros((6, 24), dtype=np.int64)
@@ -179,8 +179,10 @@ def python_corpus(demo_lm: LanguageModel) -> Corpus:
 def losses_by_hand(
     plain: Any, corpus: Corpus, contexts: np.ndarray, layer: int, change: Callable[[Tensor], Tensor] | None
 ) -> Tensor:
-    """The loss of every predicted token but the first, one context at a time and without padding;
-    `change` is done to the output of the block at all positions but BOS."""
+    """Return the loss of every predicted token but the first, one context at a time and without padding.
+
+    `change` is applied to the output of the block at all positions but BOS.
+    """
 
     def hook(_module: Any, _inputs: Any, output: Any) -> Any:
         assert change is not None
@@ -201,7 +203,7 @@ def losses_by_hand(
 
 
 @pytest.mark.parametrize(("architecture", "normalize"), [("batch_topk", "layer_norm"), ("topk", "none")])
-def test_cross_entropy_is_that_of_plain_hooks(
+def test_cross_entropy_equals_plain_hooks(
     demo_lm: LanguageModel, plain: Any, python_corpus: Corpus, tiny_sae: Any, architecture: str, normalize: str
 ) -> None:
     sae = tiny_sae(architecture, normalize)
@@ -223,7 +225,7 @@ def test_cross_entropy_is_that_of_plain_hooks(
 
 
 class Spy:
-    """A language model that keeps what edits were given and what they made."""
+    """A language model that records the input and output of every edit."""
 
     def __init__(self, lm: LanguageModel) -> None:
         self.lm, self.device, self.info = lm, lm.device, lm.info
@@ -256,11 +258,11 @@ def test_bos_and_padding_are_bit_identical_in_every_run(
     for before, after in spy.edited:
         assert torch.equal(before[~counted_PS], after[~counted_PS])
         assert (before[counted_PS] != after[counted_PS]).any(dim=1).all()
-    for logits_PSV in spy.logits_PSV[1:]:  # what follows BOS is predicted from BOS alone
+    for logits_PSV in spy.logits_PSV[1:]:  # the token after BOS is predicted from BOS alone
         assert torch.equal(logits_PSV[:, 0], spy.logits_PSV[0][:, 0])
 
 
-# ---- the whole
+# ---- calibration and evaluation together
 
 
 def test_an_sae_is_calibrated_on_one_half_and_measured_on_the_other(
@@ -289,7 +291,7 @@ def test_an_sae_is_calibrated_on_one_half_and_measured_on_the_other(
 
 
 def transcoder_of(sae: Autoencoder, generator: torch.Generator) -> Autoencoder:
-    """The same reading block 2's MLP's input and writing its output, with a bias of its own before the encoder."""
+    """Turn an SAE into a transcoder of block 2's MLP, with a bias of its own before the encoder."""
     tensors = sae.tensors() | {"b_in": 0.1 * torch.randn(sae.d_model, generator=generator)}
     site = {"layer": 2, "hook": "blocks.2.ln2.hook_normalized", "out_hook": "blocks.2.hook_mlp_out"}
     return Autoencoder(tensors, {**sae.config, "site": site, "d_in": sae.d_model, "threshold": None})
@@ -324,7 +326,7 @@ def test_several_are_measured_as_each_alone(
 def test_a_transcoder_is_measured_at_what_it_reconstructs(
     demo_lm: LanguageModel, plain: Any, python_corpus: Corpus, tiny_sae: Any
 ) -> None:
-    """FVU against the MLP's output; ΔCE with that output replaced by what the transcoder makes of the input."""
+    """Compare FVU with the MLP's output as target, and ΔCE with that output replaced by the transcoder's."""
     sae = transcoder_of(tiny_sae("topk", k=6), torch.Generator().manual_seed(3))
     contexts = np.array([4, 0, 5, 2])
     rows = torch.cat(list(counted_rows(demo_lm, python_corpus, contexts, sites(sae))))
@@ -338,7 +340,7 @@ def test_a_transcoder_is_measured_at_what_it_reconstructs(
     mlp, norm = plain.model.layers[2].mlp, plain.model.layers[2].post_attention_layernorm
 
     def losses(change: Callable[[Tensor], Tensor]) -> float:
-        """By hooks on the plain model: the norm's input is normalised again, without its gain."""
+        """Compute losses with hooks on the plain model, which normalise the norm's input again, without its gain."""
         seen: list[Tensor] = []
 
         def read(_module: Any, inputs: Any, _output: Any) -> None:
@@ -365,8 +367,8 @@ def test_a_transcoder_is_measured_at_what_it_reconstructs(
     assert abs(found["delta_ce"]) > 1e-2
 
 
-def test_heads_are_replaced_side_by_side(demo_lm: LanguageModel, python_corpus: Corpus, tiny_sae: Any) -> None:
-    """An SAE that gives back what it reads changes nothing, wherever it reads."""
+def test_heads_are_replaced_as_one_vector(demo_lm: LanguageModel, python_corpus: Corpus, tiny_sae: Any) -> None:
+    """Check that an SAE which returns its input changes nothing, at whichever site."""
     class Faithful(Autoencoder):
         def reconstruct(self, x_BD: Tensor) -> Tensor:
             assert x_BD.ndim == 2

@@ -1,4 +1,4 @@
-"""Refinement is the least-squares optimum; L1 shrinks and TopK does not; Multi-TopK reads well beyond k."""
+"""Refinement finds the least-squares optimum; L1 shrinks and TopK does not; Multi-TopK stays good beyond k."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.toys import D, toy_sae
 from tests.unit.sae.planted import artefact_of, mixtures, trained_on
 
 X_ND, _ = mixtures(6000, 40, 32)
-LOOK_ND = X_ND[:600]
+SAMPLE_ND = X_ND[:600]
 
 
 @cache
@@ -28,7 +28,7 @@ def sae_of(architecture: str, **changes: float) -> Autoencoder:
 
 
 def best_values(W_SD: Tensor, wanted_D: Tensor) -> Tensor:
-    """Non-negative least squares by trying every support."""
+    """Solve non-negative least squares by trying every support."""
     best, found = float(wanted_D.square().sum()), torch.zeros(len(W_SD), dtype=torch.float64)
     for size in range(1, len(W_SD) + 1):
         for support in itertools.combinations(range(len(W_SD)), size):
@@ -60,9 +60,9 @@ def test_refined_values_are_the_best_non_negative_ones(seed: int, normalize: str
 
 
 def test_l1_shrinks_activations_and_topk_does_not() -> None:
-    """Refinement moves the ReLU's values upwards, the more the higher its coefficient, and TopK's hardly at all."""
-    weak, strong = (refine(sae_of("relu", l1_coefficient=weight), LOOK_ND) for weight in (0.05, 0.1))
-    topk = refine(sae_of("topk"), LOOK_ND)
+    """Check that refinement raises ReLU's values, more with a higher coefficient, and hardly moves TopK's."""
+    weak, strong = (refine(sae_of("relu", l1_coefficient=weight), SAMPLE_ND) for weight in (0.05, 0.1))
+    topk = refine(sae_of("topk"), SAMPLE_ND)
     assert weak.bias > 0.07
     assert strong.bias > 1.4 * weak.bias
     assert abs(topk.bias) < 0.03
@@ -73,36 +73,36 @@ def test_l1_shrinks_activations_and_topk_does_not() -> None:
 
 @pytest.mark.parametrize("architecture", REGISTRY)
 def test_recovery_at_the_sae_s_own_k_is_its_fvu(architecture: str) -> None:
-    """Read by its own rule, `topk` or one θ, it is the SAE itself; and more of what is positive is all of it."""
+    """Check that the SAE's own rule, or all positive latents, gives the SAE's own FVU."""
     sae = sae_of(architecture)
-    own = float(reconstruction_metrics(sae, iter([LOOK_ND]))["fvu"])
+    own = float(reconstruction_metrics(sae, iter([SAMPLE_ND]))["fvu"])
     if architecture == "topk":
-        assert progressive_recovery(sae, LOOK_ND, [2])[2] == pytest.approx(own, rel=1e-5)
+        assert progressive_recovery(sae, SAMPLE_ND, [2])[2] == pytest.approx(own, rel=1e-5)
     elif sae.sparsity.has_threshold:
-        strongest = sae.pre_activations(LOOK_ND).relu().reshape(-1).sort(descending=True).values
-        sae.sparsity.threshold = float(strongest[2 * len(LOOK_ND)])
-        own = float(reconstruction_metrics(sae, iter([LOOK_ND]))["fvu"])
-        assert progressive_recovery(sae, LOOK_ND, [2], "threshold")[2] == pytest.approx(own, rel=1e-5)
+        strongest = sae.pre_activations(SAMPLE_ND).relu().reshape(-1).sort(descending=True).values
+        sae.sparsity.threshold = float(strongest[2 * len(SAMPLE_ND)])
+        own = float(reconstruction_metrics(sae, iter([SAMPLE_ND]))["fvu"])
+        assert progressive_recovery(sae, SAMPLE_ND, [2], "threshold")[2] == pytest.approx(own, rel=1e-5)
     elif architecture in ("relu", "gated"):
         for rule in ("topk", "threshold"):
-            assert progressive_recovery(sae, LOOK_ND, [64], rule)[64] == pytest.approx(own, rel=1e-5)  # type: ignore[arg-type]
+            assert progressive_recovery(sae, SAMPLE_ND, [64], rule)[64] == pytest.approx(own, rel=1e-5)  # type: ignore[arg-type]
 
 
 def test_multi_topk_stays_good_beyond_k_where_topk_gets_worse() -> None:
-    """The shape of the paper's figure 10: TopK overfits to k, Multi-TopK does a little worse at k itself."""
+    """Check the shape of the paper's figure 10: TopK overfits to k, Multi-TopK is a little worse at k itself."""
     ks = [1, 2, 3, 4, 8, 16, 32]
-    plain, multi = (progressive_recovery(sae_of(name), LOOK_ND, ks) for name in ("topk", "multi_topk"))
-    by_theta = progressive_recovery(sae_of("multi_topk"), LOOK_ND, ks, "threshold")
+    plain, multi = (progressive_recovery(sae_of(name), SAMPLE_ND, ks) for name in ("topk", "multi_topk"))
+    by_theta = progressive_recovery(sae_of("multi_topk"), SAMPLE_ND, ks, "threshold")
     assert plain[1] > plain[2] > plain[4]
-    assert plain[16] > 2 * plain[4]  # well beyond k it gets worse …
+    assert plain[16] > 2 * plain[4]  # TopK gets worse well beyond k …
     assert max(multi[k] for k in (8, 16, 32)) < multi[4] * 1.6  # … and Multi-TopK hardly does
     assert all(multi[k] < 0.6 * plain[k] for k in (8, 16, 32))
     assert multi[2] == pytest.approx(plain[2], rel=0.1)
     assert by_theta[8] < 0.6 * plain[8]
 
 
-def test_it_counts_as_asked() -> None:
-    """Of the strongest k', exactly; by one θ, on average; never what is not positive."""
+def test_each_rule_keeps_the_requested_number() -> None:
+    """Check that `topk` keeps exactly k', `threshold` k' on average, and neither keeps what is not positive."""
     sae = toy_sae("batch_topk", n_latents=24, threshold=0.0)
     x_ND = torch.randn(50, D, generator=torch.Generator().manual_seed(1))
     pre_NL = sae.pre_activations(x_ND).relu()

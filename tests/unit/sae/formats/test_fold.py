@@ -1,5 +1,8 @@
-"""Folding changes no activation and no reconstruction: the artefact equals the library's formula, for
-every architecture, normalisation, scale, whitening and set of decoder norms."""
+"""Folding changes no activation and no reconstruction.
+
+The artefact equals the library's formula for every architecture, normalisation, scale, whitening and set of
+decoder norms.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ D, L, B, K = 6, 14, 9, 3
 
 
 def reference(w: Weights, x_BD: Tensor) -> tuple[Tensor, Tensor]:
-    """(activations in units of a unit-norm decoder of raw inputs, x_hat), dense, in float64, as `foreign.py` says."""
+    """Compute dense activations (unit-norm decoder) and x_hat in float64, as `foreign.py` defines them."""
     def double(tensor: Tensor) -> Tensor:
         return tensor.double()
 
@@ -111,10 +114,10 @@ def test_whitening_folds_exactly(architecture: str, centred: bool) -> None:
 
 
 def test_a_topk_whose_norms_differ_keeps_its_selection() -> None:
-    tensors, folded, words = fold(random_weights("topk", 1))
+    tensors, folded, notes = fold(random_weights("topk", 1))
     assert folded.architecture == "topk"
     assert "activation_scale" in tensors
-    assert any("selection" in line for line in words)
+    assert any("selection" in line for line in notes)
     assert "activation_scale" not in fold(random_weights("topk", 1, select_by_norm=True))[0]
 
 

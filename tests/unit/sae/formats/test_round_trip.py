@@ -1,4 +1,4 @@
-"""Any tokens, values and groups: out as a Neuronpedia tree and in again, nothing lost."""
+"""Export of any tokens, values and groups as a Neuronpedia tree, and import again, without loss."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ values = st.floats(np.float32(1e-30), np.float32(1e30), width=32)
 
 @st.composite
 def contexts(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Rows of the `context` table: some groups of some latents, each strongest first."""
+    """Draw rows of the `context` table: some groups of some latents, each strongest first."""
     rows: list[dict[str, Any]] = []
     for latent in range(3):
         for band in draw(st.sets(st.integers(0, 4))):

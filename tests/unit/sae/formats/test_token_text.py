@@ -1,4 +1,4 @@
-"""Tokens to text and back: exactly for our own files, and by what the contexts say for those of others."""
+"""Tokens to text and back, exactly for our own files, and by detection from the contexts for others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHARACTER_OF = {b: c for c, b in byte_of_character().items()}
 def test_any_token_comes_back(piece: bytes) -> None:
     text = piece_text(piece)
     assert own_piece(text) == piece
-    text.encode()  # can be written
+    text.encode()  # it can be written as UTF-8
 
 
 @given(st.lists(st.binary(min_size=1, max_size=6), unique=True, max_size=30))

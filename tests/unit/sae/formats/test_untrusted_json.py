@@ -1,4 +1,4 @@
-"""Damaged dashboard files, made at random: each is read or refused in one line, never anything else."""
+"""Randomly damaged dashboard files: each is either read or refused with one line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ JUNK = st.one_of(
 
 
 def read_all(path: Path) -> int:
-    """How many records there are, all of them being what they say."""
+    """Read and check all records, and return their number."""
     n = 0
     dashboard = open_dashboard(path)
     list(dashboard.sample())
@@ -72,7 +72,7 @@ def test_flipped_and_cut_bytes(data: st.DataObject) -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(sorted(BATCH["features"][0])), st.sampled_from(sorted(BATCH["features"][0]["activations"][0])),
        JUNK, st.booleans())
-def test_any_value_in_the_place_of_any_other(key: str, inner: str, junk: object, deep: bool) -> None:
+def test_any_value_may_replace_any_other(key: str, inner: str, junk: object, deep: bool) -> None:
     batch = json.loads(DATA)
     feature = batch["features"][0]
     if deep:
@@ -106,9 +106,9 @@ def test_lines_of_any_number_of_gzip_members(rows: list[dict[str, int]], members
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.jsonl.gz"
         path.write_bytes(packed)
-        told: list[int] = []
-        assert list(untrusted_json.lines(path, told.append)) == rows
-        assert sum(told) == len(packed)
+        reported: list[int] = []
+        assert list(untrusted_json.lines(path, reported.append)) == rows
+        assert sum(reported) == len(packed)
 
 
 def test_a_deep_nesting_is_refused(tmp_path: Path) -> None:

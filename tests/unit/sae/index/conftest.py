@@ -1,4 +1,4 @@
-"""Builds of toys and of the embedded model, each made once."""
+"""Builds of toy models and of the embedded model, each made once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.sae.index.dense import Case, SmoothModel, dense_case
 
 @pytest.fixture(scope="package")
 def long_corpus() -> Corpus:
-    """Contexts longer than the window that a page shows, and longer than the bins of positions."""
+    """Make contexts longer than the window that a page shows, and longer than the number of position bins."""
     return toy_corpus(24, 300, seed=3)
 
 

@@ -1,4 +1,4 @@
-"""A build beside the dense truth that it was made from."""
+"""A build, with a dense computation of the same numbers to compare it with."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SETTINGS = IndexSettings(index_tokens=10_000, top_contexts=3, band_contexts=2, n
 
 @dataclass
 class Case:
-    """A build's file and the dense truth: one row a counted token, in no particular order."""
+    """A build's file and the dense activations: one row per token, in no particular order."""
 
     path: Path
     sae: Autoencoder
@@ -33,12 +33,12 @@ class Case:
     contexts: np.ndarray
     acts_TL: np.ndarray  # float32, BOS rows included
     pre_TL: np.ndarray
-    near_TL: np.ndarray  # silent, and lacks less than a tenth of what it takes
+    near_TL: np.ndarray  # silent, and less than a tenth short of firing
     ctx_T: np.ndarray
     pos_T: np.ndarray
     tok_T: np.ndarray
     norm_T: np.ndarray
-    small: bool = False  # so small that of some kinds there may be nothing to check
+    small: bool = False  # the text is so small that some checks may find nothing to compare
 
     def __post_init__(self) -> None:
         self.counted_T = self.pos_T > 0
@@ -56,7 +56,7 @@ class Case:
         return np.flatnonzero((self.acts_TL[:, latent] > 0) & self.counted_T)
 
     def peaks(self, latent: int) -> list[tuple[float, int, int]]:
-        """(−activation, context, position) of the strongest firing in each context, strongest first."""
+        """Return (−activation, context, position) of the strongest firing in each context, strongest first."""
         best: dict[int, tuple[float, int, int]] = {}
         for t in self.firing(latent):
             row = (-float(self.acts_TL[t, latent]), int(self.ctx_T[t]), int(self.pos_T[t]))
@@ -65,23 +65,23 @@ class Case:
 
 
 def dense_case(path: Path, lm: Any, sae: Autoencoder, corpus: Corpus, settings: IndexSettings = SETTINGS) -> Case:
-    """Build, and compute all pre-activations and the selection rule densely."""
+    """Make a build, and compute all pre-activations and the selection rule densely."""
     build(lm, sae, corpus, settings, path, provenance={"run": "r", "command": "c"})
     contexts = contexts_to_read(corpus, settings.index_tokens)
     parts: list[tuple[np.ndarray, ...]] = []
-    read = reader(lm, [sae.hook])  # to the last bit what the build reads; it has its own tests
+    read = reader(lm, [sae.hook])  # the build reads the same bits; the reader has its own tests
     for rows, tokens_PS, real_PS in context_batches(corpus, contexts):
         x_TD = read(tokens_PS)[0][real_PS]
         pre_TL = sae.pre_activations(x_TD)
         if sae.config["architecture"] == "batch_topk":
-            border = torch.full_like(pre_TL, max(sae.sparsity.threshold or 0.0, 0.0))
-            kept_TL = pre_TL > border
-            floor_TL = border - 0.1 * (border - sae.b_enc_L).clamp(min=0)
+            threshold = torch.full_like(pre_TL, max(sae.sparsity.threshold or 0.0, 0.0))
+            kept_TL = pre_TL > threshold
+            floor_TL = threshold - 0.1 * (threshold - sae.b_enc_L).clamp(min=0)
         else:
             kept_TL = torch.zeros_like(pre_TL, dtype=torch.bool)
             kept_TL.scatter_(1, pre_TL.argsort(dim=1, descending=True)[:, : sae.k], True)
-            border = pre_TL.sort(dim=1, descending=True).values[:, sae.k - 1 : sae.k].clamp(min=0)
-            floor_TL = border - 0.1 * border
+            threshold = pre_TL.sort(dim=1, descending=True).values[:, sae.k - 1 : sae.k].clamp(min=0)
+            floor_TL = threshold - 0.1 * threshold
         acts_TL = torch.where(kept_TL & (pre_TL > 0), pre_TL, 0.0)
         near_TL = (pre_TL > floor_TL) & (acts_TL == 0)
         row_T, pos_T = real_PS.nonzero(as_tuple=True)
@@ -91,7 +91,7 @@ def dense_case(path: Path, lm: Any, sae: Autoencoder, corpus: Corpus, settings: 
 
 
 class SmoothModel(ToyModel):
-    """Without ties, which a choice of the k largest could settle in either way."""
+    """A toy model without ties, because a choice of the k largest could settle them in either way."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ CHECKS = [check for module in (test_build, test_latent_table) for name, check in
 
 
 def any_case(folder: Path, seed: int) -> Case:
-    """A random SAE on a random text.  Where activations tie, no rule chooses between them."""
+    """Make a random SAE and a random text.  TopK gets a model without ties, since no rule settles them."""
     rng = np.random.default_rng(seed)
     n_contexts, context_length = int(rng.integers(1, 40)), int(rng.integers(2, 14))
     tokens = rng.integers(1, rng.integers(2, V + 1), (n_contexts, context_length))
@@ -47,11 +47,11 @@ def test_there_are_checks() -> None:
 
 @settings(max_examples=12)
 @given(st.integers(0, 2**32 - 1))
-@example(1682)  # a weak latent beside strong ones, always as strong: its deviation is nothing
-@example(8504218)  # one token counts at all
+@example(1682)  # a weak latent next to strong ones, with equal activations: its deviation is 0
+@example(8504218)  # the text has a single counted token
 def test_every_number_of_any_build(seed: int) -> None:
-    # One encoder with all threads: others would cut the products elsewhere, and the last bits are compared.
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(encoders, "MOST", 1):
+    # One encoder with all threads: more encoders would split the products elsewhere, and the last bits are compared.
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(encoders, "MAX_THREADS", 1):
         case = any_case(Path(folder), seed)
         for check in CHECKS:
             check(case)

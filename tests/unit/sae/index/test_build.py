@@ -109,7 +109,7 @@ def test_logit_effects_are_the_direct_products(case: Case) -> None:
         assert np.abs(np.cumsum(row["logit_hist"]) - np.cumsum(expected)).max() <= 1  # one on an edge
 
 
-def test_neighbours_are_the_nearest_living_directions(case: Case) -> None:
+def test_neighbours_are_the_nearest_alive_directions(case: Case) -> None:
     W_LD = case.sae.W_dec_LD.double()
     cosine_LL = (W_LD @ W_LD.T).numpy()
     rows = case.rows("FROM latent")
@@ -129,7 +129,7 @@ def test_neighbours_are_the_nearest_living_directions(case: Case) -> None:
 
 
 def window_of(case: Case, ctx: int, position: int) -> tuple[int | None, ...]:
-    """What must agree for two contexts to show the same: sixteen tokens before the peak to eight after it."""
+    """Return the tokens that two contexts must share to count as duplicates: 16 before the peak to 8 after it."""
     inside = range(int(case.corpus.length[ctx]))
     return tuple(int(case.corpus.tokens[ctx, p]) if p in inside else None for p in range(position - 16, position + 9))
 
@@ -142,7 +142,7 @@ def check_payload(case: Case, row: dict[str, Any]) -> None:
     assert len(shown) == min(length, 128)
     assert start + len(shown) <= length
     assert 0 <= row["peak"] < len(shown)
-    assert min(row["peak"], 96) >= min(start + row["peak"], 96)  # 96 tokens before it are shown where there are so many
+    assert min(row["peak"], 96) >= min(start + row["peak"], 96)  # up to 96 tokens before the peak are shown
     acts = np.zeros(length, dtype=np.float32)
     here = case.ctx_T == ctx
     acts[case.pos_T[here]] = np.where(case.pos_T[here] > 0, case.acts_TL[here, latent], 0)
@@ -150,7 +150,7 @@ def check_payload(case: Case, row: dict[str, Any]) -> None:
     assert row["pos"] == np.flatnonzero(window).tolist()
     assert row["val"] == window[window > 0].tolist()
     assert row["act"] == window[row["peak"]] == acts.max()
-    assert start + row["peak"] == int(acts.argmax())  # the first of equals
+    assert start + row["peak"] == int(acts.argmax())  # the first of equal values
     assert (row["doc"], row["doc_offset"]) == (case.corpus.doc[ctx], case.corpus.offset[ctx])
 
 
@@ -184,7 +184,7 @@ def test_bands_are_contexts_of_their_quantiles_that_are_not_on_top(case: Case) -
             mine = [row for row in rows if row["band"] == band]
 
             def in_band(value: float, low: float = low, high: float = high, values: np.ndarray = values) -> bool:
-                """By the middle quantile of the firings in the value's bin of the histogram."""
+                """Compare the middle quantile of the firings in the value's histogram bin with the band."""
                 number = np.searchsorted(edges, np.float32(value))
                 bins = np.searchsorted(edges, values)
                 middle = ((bins < number).sum() + (bins == number).sum() / 2) / len(values)
@@ -285,7 +285,7 @@ def test_meta_says_what_was_read(case: Case) -> None:
     assert meta["contexts"] == len(case.contexts)
     assert meta["documents"] == len(set(case.corpus.doc[case.contexts]))
     assert meta["settings"] == {
-        "index_tokens": 10_000, "top_contexts": 3, "band_contexts": 2, "near_misses": 2}
+        "index_tokens": 10_000, "top_contexts": 3, "band_contexts": 2, "near_misses": 2, "map": "pca"}
     assert meta["near"] == 0.1
     bos = case.l0_T[~case.counted_T]
     assert meta["bos_l0"] == np.bincount(bos).argmax()

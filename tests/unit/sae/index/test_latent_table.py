@@ -1,4 +1,4 @@
-"""What the table of latents says of places, company and directions, against dense computation."""
+"""Positions, co-firing and directions in the `latent` table, against dense computation."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sae.store.records import CLASS_SHARE, RARE_TOKENS
 from tests.unit.sae.index.dense import Case
 
 
-def test_company_by_hand(case: Case) -> None:
-    """No toy latent fires more often than its sample holds tokens, so the figures are exact."""
+def test_cofiring_by_hand(case: Case) -> None:
+    """Compare the figures of latents that fire no more often than their sample holds tokens: they are exact."""
     if case.n_counted > 3000:
-        pytest.skip("estimates here; the sampling itself is tested by itself")
+        pytest.skip("the figures are estimates here; test_cofiring tests the sampling")
     active_TL = case.acts_TL[case.counted_T] > 0
     n_L = active_TL.sum(axis=0)
     exact = set(np.flatnonzero(n_L <= SAMPLED))
@@ -62,22 +62,22 @@ def test_fvu_by_position(case: Case) -> None:
     for row in case.rows("FROM l0_position"):
         here = case.pos_T == row["position"]
         if row["position"] == 0 or spread_T[here].sum() <= 1e-6 * (x_TD[here].astype(np.float64) ** 2).sum():
-            assert row["fvu"] is None  # no token counts there, or all are the mean
+            assert row["fvu"] is None  # no counted tokens there, or all equal the mean
         else:
             assert row["fvu"] == pytest.approx(error_T[here].sum() / spread_T[here].sum(), rel=1e-3)
 
 
-def test_the_map_is_of_living_directions(case: Case) -> None:
+def test_the_map_is_of_alive_directions(case: Case) -> None:
     rows = case.rows("FROM latent ORDER BY latent")
-    living = [row["latent"] for row in rows if not row["dead"]]
-    if len(living) < 3:
+    alive = [row["latent"] for row in rows if not row["dead"]]
+    if len(alive) < 3:
         assert case.meta["map"] == "none"
         assert all(row["map_x"] is None for row in rows)
         return
     assert case.meta["map"] == "PCA"
     assert [row["map_x"] is None for row in rows] == [row["dead"] for row in rows]
-    W = case.sae.W_dec_LD[living].double().numpy()
+    W = case.sae.W_dec_LD[alive].double().numpy()
     W = W - W.mean(axis=0)
     spread = np.linalg.svd(W, compute_uv=False)[:2] ** 2
-    got = np.array([[rows[i]["map_x"], rows[i]["map_y"]] for i in living])
+    got = np.array([[rows[i]["map_x"], rows[i]["map_y"]] for i in alive])
     assert (got**2).sum(axis=0) == pytest.approx(spread, rel=1e-4)

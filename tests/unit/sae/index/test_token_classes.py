@@ -1,4 +1,4 @@
-"""Classes of token places, against reading the text by eye."""
+"""Classes of positions, against reading the text by eye."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ PIECES = [b"<s>", b"def", b" f", b"(", b"a", b"b1", b"):", b"\n", b"    ", b'"""
           b" x=", b"'''"]
 
 
-def places(name: str, *tokens: bytes) -> list[int]:
-    """The positions (BOS is 0) at which a class holds."""
+def positions(name: str, *tokens: bytes) -> list[int]:
+    """Return the positions (BOS is 0) at which a class holds."""
     ids = torch.tensor([[0, *(PIECES.index(token) for token in tokens)]])
     return TokenClasses.of(PIECES).at(ids)[list(CLASSES).index(name), 0].nonzero().squeeze(1).tolist()
 
@@ -32,9 +32,9 @@ def places(name: str, *tokens: bytes) -> list[int]:
     ("context_start", [b"a", b"a"], [1]),
 ])
 def test_where_a_class_holds(name: str, text: list[bytes], expected: list[int]) -> None:
-    assert places(name, *text) == expected
+    assert positions(name, *text) == expected
 
 
-def test_every_class_has_words() -> None:
+def test_every_class_has_a_description() -> None:
     assert TokenClasses.of(PIECES).at(torch.zeros(2, 5, dtype=torch.int64)).shape == (len(CLASSES), 2, 5)
     assert all(CLASSES.values())

@@ -1,6 +1,6 @@
-"""Compile every Triton kernel to machine code, which needs no GPU: `python compile_triton.py 80 90`.
+"""Compilation of every Triton kernel to machine code, which needs no GPU: `python compile_triton.py 80 90`.
 
-The interpreter takes Python's liberties with types and control flow; the compiler does not.
+The interpreter allows Python's liberties with types and control flow; the compiler does not.
 """
 
 from __future__ import annotations

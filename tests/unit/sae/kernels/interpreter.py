@@ -1,6 +1,6 @@
-"""Where Triton kernels can be tested: on a GPU, or else under Triton's interpreter on the CPU.
+"""The device on which Triton kernels can be tested: a GPU, or else the CPU with Triton's interpreter.
 
-Imported before the kernels are, because Triton looks at the variable when a kernel is defined.
+Import this before the kernels, because Triton reads the variable when a kernel is defined.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Looking in bfloat16 and telling in float32: no pair above the bound is missed, none below it is told."""
+"""A screen in bfloat16 with exact values in float32 misses no pair above the bound and reports none below it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sae.kernels.codes import Codes
 
 
 def exact(y_BD: Tensor, W_LD: Tensor, b_L: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
-    """Which pairs are above the bound by more than float32 rounds, and which are below it by more."""
+    """Return which pairs are above the bound by more than float32's rounding, and which are below it by more."""
     pre_BL = y_BD.double() @ W_LD.double().T + b_L.double()
     slack = 1e-5 * (y_BD.norm(dim=1)[:, None] * W_LD.norm(dim=1) + b_L.abs())
     return pre_BL > bound + slack, pre_BL < bound - slack
@@ -56,7 +56,7 @@ def test_the_pairs_above_a_bound(seed: int, B: int, L: int, D: int, far: int, bo
 
 
 def test_rounding_that_all_goes_one_way_hides_nothing() -> None:
-    """Every factor lies just below the middle between two bfloat16, so that all are rounded down."""
+    """Use factors just below the midpoint of two bfloat16 numbers, so that all are rounded down."""
     down = 1 + 2.0**-8 * 0.999
     y_BD, W_LD = torch.full((64, 128), down), torch.zeros(400, 128)
     W_LD[7] = down
@@ -96,12 +96,12 @@ def test_an_sae_says_the_same_with_it_and_without(
                "W_dec": W_LD, "b_dec": torch.randn(D, generator=draw), **own.get(architecture, {})}
     config = {"architecture": architecture, "k": 8, "normalize": "none"}
     x_BD = torch.randn(200, D, generator=draw)
-    told = []
+    results = []
     for fast in (True, False):
         monkeypatch.setattr(artefact, "has_fast_bfloat16", lambda fast=fast: fast)
-        told.append(Autoencoder(tensors, config).codes_and_misses(x_BD, share))
-    for mine, theirs in zip(*told, strict=True):
-        assert len(theirs.value_N) > 20 or (theirs is told[1][1] and not share)
+        results.append(Autoencoder(tensors, config).codes_and_misses(x_BD, share))
+    for mine, theirs in zip(*results, strict=True):
+        assert len(theirs.value_N) > 20 or (theirs is results[1][1] and not share)
         assert torch.equal(mine.token_N, theirs.token_N)
         assert torch.equal(mine.latent_N, theirs.latent_N)
         torch.testing.assert_close(mine.value_N, theirs.value_N, rtol=1e-4, atol=1e-5)

@@ -23,7 +23,7 @@ class Case:
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """A sparse matrix with empty rows and columns (or nothing at all) and two dense ones to multiply by."""
+    """Draw a sparse matrix with empty rows and columns (or nothing at all) and two dense ones to multiply by."""
     B, L, D = draw(st.integers(1, 9)), draw(st.integers(1, 20)), draw(st.integers(1, 7))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     density = draw(st.sampled_from([0.0, 0.1, 0.4, 1.0]))
@@ -57,7 +57,7 @@ def test_products_equal_the_dense_ones(case: Case) -> None:
 @given(cases())
 def test_other_values_on_the_same_pairs(case: Case) -> None:
     codes = case.codes
-    codes.decode(case.W_LD), codes.transpose_matmul(case.x_BD)  # fill what is kept of the pairs
+    codes.decode(case.W_LD), codes.transpose_matmul(case.x_BD)  # fill the cached properties of the pairs
     doubled = codes.with_values(codes.value_N * 2)
     torch.testing.assert_close(doubled.decode(case.W_LD), 2 * case.dense_BL @ case.W_LD)
     torch.testing.assert_close(doubled.transpose_matmul(case.x_BD), 2 * case.dense_BL.T @ case.x_BD)
@@ -80,7 +80,7 @@ def test_consecutive_pieces_concatenate_to_the_whole(case: Case, cuts: list[int]
 
 
 def test_unsorted_latents_within_a_token_change_nothing() -> None:
-    """TopK hands its latents over in any order."""
+    """Use TopK's codes, whose latents come in any order."""
     generator = torch.Generator().manual_seed(0)
     x_BD, W_LD = torch.randn(2, 5, generator=generator), torch.randn(9, 5, generator=generator)
     codes = Codes(torch.tensor([0, 0, 0, 1, 1]), torch.tensor([7, 2, 4, 8, 0]), torch.rand(5), 2, 9)

@@ -1,4 +1,4 @@
-"""With the Triton kernels in torch's place, a training step is the same step."""
+"""A training step with the Triton kernels is the same step as with torch's operations."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_update_is_the_same_and_so_is_adams_state(architecture: str, monkeyp
             on_kernels(patch, optimizer)
             found.optimizer.step(0.01, number + 1)
         reference.steps_done = found.steps_done = number + 1
-        if number == 1:  # a checkpoint is the same in both, and each goes on from the other's
+        if number == 1:  # checkpoints are the same in both, and each resumes from the other's
             reference, found = SAETrainer.resumed(found.spec, reference.state(), torch.device("cpu")), \
                 SAETrainer.resumed(found.spec, found.state(), torch.device(DEVICE))
     for one, other in zip(reference.parameters(), found.parameters(), strict=True):
@@ -66,7 +66,7 @@ def test_the_update_is_the_same_and_so_is_adams_state(architecture: str, monkeyp
 
 
 def on_kernels(patch: pytest.MonkeyPatch, *modules: ModuleType) -> None:
-    """Under the interpreter the kernels work on the CPU's tensors."""
+    """Use the kernels on the CPU's tensors, as the interpreter can."""
     for module in modules if DEVICE == "cpu" else ():
         patch.setattr(module, "on_gpu", lambda tensor: True)
 
@@ -75,7 +75,7 @@ def test_on_the_cpu_torch_works() -> None:
     assert not dispatch.on_gpu(torch.zeros(1))
 
 
-def test_without_triton_or_when_told_torch_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_works_without_triton_or_with_triton_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAESCOPE_TRITON", "0")
     dispatch._triton.cache_clear()
     assert not dispatch._triton()

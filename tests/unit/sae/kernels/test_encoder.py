@@ -1,4 +1,4 @@
-"""The product with its bias in columns is the product and the bias."""
+"""The product with its bias in columns equals the product plus the bias."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_it_is_the_product_of_what_was_rounded(D: int) -> None:
 
 
 def test_the_bias_keeps_its_precision() -> None:
-    """A bias alone would be off by up to 2^-9 of itself where the product cancels most of it."""
+    """Compare where the product cancels most of the bias: a bias in one column would be off by up to 2^-9 of itself."""
     x_BD, W_LD, b_L = torch.ones(1, 1), torch.full((1, 1), -1.0), torch.tensor([1.001])
     got = EncoderProduct()(x_BD, W_LD, b_L, torch.bfloat16)
     assert float(got) == pytest.approx(0.001, rel=0.02)

@@ -1,4 +1,4 @@
-"""Memory that is freed is there for the next allocation, without the system's doing."""
+"""Freed memory is available to the next allocation without going through the system."""
 
 from __future__ import annotations
 

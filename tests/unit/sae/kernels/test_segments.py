@@ -1,4 +1,4 @@
-"""Runs, as a loop would find them."""
+"""Runs compared with those that a loop finds."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Triplet = tuple[int, int, float]
 
 @st.composite
 def pre_activations(draw: st.DrawFn) -> Tensor:
-    """[B, L] with many ties or none, mostly positive or mostly not, in either precision."""
+    """Draw [B, L] with many ties or none, mostly positive or mostly not, in either precision."""
     B = draw(st.integers(1, 9))
     L = draw(st.sampled_from([1, 5, 16, 31, 32, 48, 64, 256]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
@@ -33,7 +33,7 @@ def triplets(codes: Codes) -> list[Triplet]:
 
 
 def positive(pre_BL: Tensor) -> list[Triplet]:
-    """Every positive entry, in the order of (token, latent)."""
+    """Return every positive entry, in the order of (token, latent)."""
     return [(token, latent, value) for token, row in enumerate(pre_BL.float().tolist())
             for latent, value in enumerate(row) if value > 0]
 
@@ -59,7 +59,7 @@ def test_batch_topk_gives_ties_at_the_cut_to_the_lowest_token_then_latent(dtype:
 @settings(max_examples=60, deadline=None)
 @given(pre_activations(), st.integers(1, 200), st.sampled_from([1, 3, 10, 40]))
 def test_a_wrong_guess_of_the_cut_is_taken_back(pre_BL: Tensor, n_keep: int, sample: int) -> None:
-    """With a sample that is far too small the guess is often too high."""
+    """Use a sample that is far too small, so that the guess is often too high."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(select, "_SAMPLE", sample)
         guessed = triplets(batch_topk(pre_BL, n_keep))
@@ -68,7 +68,7 @@ def test_a_wrong_guess_of_the_cut_is_taken_back(pre_BL: Tensor, n_keep: int, sam
 
 def test_an_outlier_among_the_sampled_is_no_cut() -> None:
     pre_BL = torch.full((64, 64), 0.5)
-    pre_BL.reshape(-1)[:: (4096 // 64) | 1] = 9.0  # all of the sample and nothing else
+    pre_BL.reshape(-1)[:: (4096 // 64) | 1] = 9.0  # the whole sample and nothing else
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(select, "_SAMPLE", 64)
         codes = batch_topk(pre_BL, 300)

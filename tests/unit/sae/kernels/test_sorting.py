@@ -1,4 +1,4 @@
-"""Orders and counts against Python's own."""
+"""Orders and counts compared with Python's own."""
 
 from __future__ import annotations
 

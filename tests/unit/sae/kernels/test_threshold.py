@@ -1,4 +1,4 @@
-"""What a scan finds is what comparing every entry finds."""
+"""A scan finds the same entries as a comparison of every entry."""
 
 from __future__ import annotations
 

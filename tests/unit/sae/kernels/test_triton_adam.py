@@ -1,4 +1,4 @@
-"""The fused step equals torch's operations one after the other."""
+"""The fused step equals the sequence of torch's operations."""
 
 from __future__ import annotations
 

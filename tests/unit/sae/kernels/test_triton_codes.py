@@ -14,7 +14,9 @@ from sae.kernels import triton_codes  # isort: skip
 
 @st.composite
 def lists(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(rows of each pair, weights, starts of the segments, matrix): empty segments, long ones, odd widths."""
+    """Return (rows of each pair, weights, starts of the segments, matrix) with empty segments, long ones and odd
+    widths.
+    """
     piece = triton_codes._PIECE
     lengths = draw(st.lists(st.sampled_from([0, 1, 2, 4, 5, 9, piece, piece + 1, 2 * piece + 7]),
                             max_size=5))

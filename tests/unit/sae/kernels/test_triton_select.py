@@ -1,4 +1,4 @@
-"""The Triton selections keep what torch's keep, and decide ties as they say."""
+"""The Triton selections keep the same entries as torch's, and resolve ties as documented."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLOATS = [-1.0, 0.0, 1e-45, 1e-38, 0.5, 0.50000006, 1.0, 3e38]
 
 @st.composite
 def pre_activations(draw: st.DrawFn) -> Tensor:
-    """[B, L] with many ties or none, mostly or wholly positive or negative, in either precision, B or L odd."""
+    """Draw [B, L] with many ties or none, mostly or wholly positive or negative, in either precision, B or L odd."""
     B, L = draw(st.integers(1, 6)), draw(st.sampled_from([1, 5, 16, 31, 33, 64, 130, 257]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     pre_BL = torch.randn(B, L, generator=generator) + draw(st.sampled_from([-30.0, -2.5, 0.0, 1.0, 30.0]))

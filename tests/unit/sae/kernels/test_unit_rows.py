@@ -1,4 +1,4 @@
-"""What is done row by row is what would be done to the whole matrix."""
+"""Operations row by row give the same as operations on the whole matrix."""
 
 from __future__ import annotations
 

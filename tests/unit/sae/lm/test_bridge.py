@@ -1,4 +1,4 @@
-"""The seam to language models computes what the plain Hugging Face model computes."""
+"""The interface to language models computes the same as the plain Hugging Face model."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_reading_in_steps_equals_reading_at_once(demo_lm: LanguageModel, tokens_
 
 
 def test_the_unembedding_is_the_direct_effect_on_the_logits(demo_lm: LanguageModel, plain: Any) -> None:
-    """A small step along a direction, the norm's scale held still, moves the logits by the product."""
+    """Take a small step along a direction with the norm's scale fixed: the logits move by the product."""
     generator = torch.Generator().manual_seed(0)
     x_D, step_D = torch.randn(2, demo_lm.info.d_model, generator=generator)
     scale = (x_D.square().mean() + plain.config.rms_norm_eps).rsqrt()
@@ -97,7 +97,7 @@ def test_half_precision_is_asked_for_and_comes_back_in_float32(demo_lm: Language
     assert float((rough - exact).norm() / exact.norm()) < 0.02
 
 
-def test_what_does_not_load_is_the_users_to_mend(tmp_path: Path) -> None:
+def test_a_model_that_does_not_load_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         '{"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 8, "max_position_embeddings": 8, '
         '"vocab_size": 8}')
@@ -108,3 +108,21 @@ def test_what_does_not_load_is_the_users_to_mend(tmp_path: Path) -> None:
         assert pick_device("auto").type == "cpu"
         with pytest.raises(UserError, match="no CUDA"):
             pick_device("cuda:1")
+
+
+def test_a_model_that_shares_weights_has_hooks_of_its_own(demo_lm: LanguageModel) -> None:
+    other = demo_lm.share_weights()
+    tokens_PS = torch.arange(1, 9)[None]
+    hook = "blocks.1.hook_resid_post"
+    assert torch.equal(other.activations(tokens_PS, hook), demo_lm.activations(tokens_PS, hook))
+    mine, theirs = (next(lm.bridge.parameters()).data_ptr() for lm in (demo_lm, other))
+    assert mine == theirs
+    plain = other.logits(tokens_PS)
+    inside: list[torch.Tensor] = []
+
+    def edit(x_PSD: torch.Tensor) -> torch.Tensor:
+        inside.append(other.logits(tokens_PS))  # while the first model's hooks are on
+        return torch.zeros_like(x_PSD)
+
+    assert not torch.equal(demo_lm.logits(tokens_PS, {hook: edit}), plain)
+    assert torch.equal(inside[0], plain)

@@ -1,4 +1,4 @@
-"""Reading without the bridge gives what the bridge gives, or the bridge is asked."""
+"""Reading without the bridge gives the bridge's activations, or else the bridge is used."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_reader_gives_the_activations_at_a_hook_point(model: LanguageModel, ho
         for found, expected in zip(read(part_PS), model.activations_at(part_PS, hooks), strict=True):
             assert found.dtype == expected.dtype
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    # The model of the bridge is as it was, hooks and all.
+    # The bridge's model is unchanged, including its hooks.
     assert model.bridge.original_model.config._attn_implementation == "eager"
     assert not torch.equal(model.logits(tokens_PS, {hooks[1]: torch.zeros_like}), model.logits(tokens_PS))
 

@@ -1,4 +1,4 @@
-"""What a model's name means, before anything is loaded."""
+"""Resolution of a model's name, before anything is loaded."""
 
 from __future__ import annotations
 

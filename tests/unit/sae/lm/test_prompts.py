@@ -1,4 +1,4 @@
-"""Chats go through the model's own template, and whether there is one is known without loading the model."""
+"""Chats go through the model's own template, whose existence is known without loading the model."""
 
 from __future__ import annotations
 

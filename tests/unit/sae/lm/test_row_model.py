@@ -1,4 +1,4 @@
-"""Reading row by row computes what the bridge computes, and a row's bits do not depend on its company."""
+"""Reading row by row computes the same as the bridge, and a row's bits do not depend on the other rows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TOKENS = [0, 17, 300, 42, 9, 9, 4000, 77, 12, 5, 6, 7, 8]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RowModel]:
-    """Random models of several architectures, with the embedded model's tokenizer."""
+    """Return random models of several architectures, with the embedded model's tokenizer."""
     made: dict[str, RowModel] = {}
 
     def get(name: str) -> RowModel:
@@ -70,7 +70,7 @@ def demo(demo_lm: LanguageModel) -> RowModel:
 
 
 def stepwise(model: RowModel, tokens: list[int], start: int, row: int = 3, edits: Any = None) -> Tensor:
-    """Logits [S, V] of a prompt of `start` tokens and the others one by one."""
+    """Return the logits [S, V] of a prompt of `start` tokens followed by the others one by one."""
     rows = Rows(capacity_of(len(tokens)))
     parts = [model.read(tokens[:start], edits, rows, row, whole=True)]
     for n in range(start, len(tokens)):
@@ -103,7 +103,7 @@ def test_every_site_is_read_and_changed_as_on_the_bridge(
     tokens = torch.tensor([TOKENS])
     try:
         expected, changed = model.lm.activations(tokens, hook)[0], model.lm.logits(tokens, {hook: change})[0]
-    except (UserError, KeyError):  # a parallel block has no middle, for instance
+    except (UserError, KeyError):  # a parallel block has no hook_resid_mid, for instance
         with pytest.raises((UserError, KeyError)):
             model.read(TOKENS, {hook: change})
         return
@@ -120,7 +120,7 @@ def test_every_site_is_read_and_changed_as_on_the_bridge(
 
 
 @pytest.mark.parametrize("name", ["demo", *CONFIGS])
-def test_a_rows_bits_do_not_depend_on_its_place_or_company(
+def test_a_rows_bits_do_not_depend_on_its_index_or_on_other_rows(
     models: Callable[[str], RowModel], demo: RowModel, name: str
 ) -> None:
     model = demo if name == "demo" else models(name)
@@ -129,19 +129,19 @@ def test_a_rows_bits_do_not_depend_on_its_place_or_company(
     texts = [torch.randint(1, 8192, (n,), generator=generator).tolist() for n in lengths]
     d_vocab = model.lm.info.d_vocab
     texts = [[0, *(i % d_vocab for i in text)] for text in texts]
-    places = dict(zip([2, 0, 15, 7, 8, 9, 1, 12, 3, 4, 5, 6, 10, 11, 13, 14], texts, strict=True))
+    text_of_row = dict(zip([2, 0, 15, 7, 8, 9, 1, 12, 3, 4, 5, 6, 10, 11, 13, 14], texts, strict=True))
     rows = Rows(capacity_of(128))
-    for row, text in places.items():
+    for row, text in text_of_row.items():
         model.read(text, None, rows, row)
-    company = [model.step(rows, list(range(ROWS)), dict.fromkeys(places, 5 + n),
-                          {row: len(text) + n for row, text in places.items()}) for n in range(3)]
-    for row, text in places.items():
-        alone, place = Rows(capacity_of(128)), (row * 5 + 1) % ROWS
-        model.read(text, None, alone, place)
+    together = [model.step(rows, list(range(ROWS)), dict.fromkeys(text_of_row, 5 + n),
+                           {row: len(text) + n for row, text in text_of_row.items()}) for n in range(3)]
+    for row, text in text_of_row.items():
+        alone, index = Rows(capacity_of(128)), (row * 5 + 1) % ROWS
+        model.read(text, None, alone, index)
         for n in range(3):
-            order = model.order([place])
-            logits = model.step(alone, order, {place: 5 + n}, {place: len(text) + n})
-            assert torch.equal(logits[order.index(place)], company[n][row])
+            order = model.order([index])
+            logits = model.step(alone, order, {index: 5 + n}, {index: len(text) + n})
+            assert torch.equal(logits[order.index(index)], together[n][row])
 
 
 def test_weights_are_shared_with_the_bridge(demo: RowModel) -> None:

@@ -1,4 +1,4 @@
-"""Every site exists, and means the same, on models of three families; an edit there does what it says."""
+"""Every site exists and means the same on models of three families, and edits of it have the documented effect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAYER = 1
 
 @pytest.fixture(scope="module")
 def models(demo_lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, LanguageModel]:
-    """The embedded llama, and random models of the other families with its tokenizer."""
+    """Return the embedded llama, and random models of the other families with its tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(DEMO_PATH)
     shape: dict[str, Any] = {"vocab_size": len(tokenizer)}
     gpt2 = GPT2LMHeadModel(GPT2Config(n_positions=32, n_embd=24, n_layer=2, n_head=3, **shape))
@@ -93,7 +93,7 @@ def test_heads_and_hidden_activations_become_what_attention_and_mlp_add(
         (hidden, mlp, block.mlp.W_out, getattr(block.mlp, "b_out", None)),
     ):
         close(x @ matrix + (0 if bias is None else bias), out)
-    # So their decoder rows reach the logits by that matrix.
+    # So their decoder rows reach the logits through that matrix.
     for kind, matrix in (("attn.hook_z", block.attn.W_O.flatten(0, 1)), ("mlp.hook_post", block.mlp.W_out)):
         close(lm.unembedding(site(kind)), matrix @ lm.unembedding())
     assert torch.equal(lm.unembedding(resid_post(LAYER)), lm.unembedding())
@@ -118,7 +118,7 @@ def test_an_edit_changes_what_follows_and_nothing_where_it_changes_nothing(
         return out
 
     plain, edited = lm.logits(TOKENS_PS), lm.logits(TOKENS_PS, {site(kind): only_at_two})
-    if kind == "ln2.hook_normalized":  # the bridge makes up the norm's output anew there, elsewhere to rounding
+    if kind == "ln2.hook_normalized":  # the bridge recomputes the norm's output there; at other sites it is unchanged
         close(plain[:, :2], edited[:, :2])
     else:
         assert torch.equal(plain[:, :2], edited[:, :2])
@@ -129,7 +129,7 @@ def test_an_edit_changes_what_follows_and_nothing_where_it_changes_nothing(
 def test_an_edit_between_attention_and_mlp_changes_the_residual_stream(
     models: dict[str, LanguageModel], family: str
 ) -> None:
-    """Not only what the MLP takes in: the whole stream is another from there on."""
+    """Check the whole stream after the site, not only the MLP's input."""
     lm, shift = models[family], 2.0
     after: list[Tensor] = []
 

@@ -1,4 +1,4 @@
-"""Tokens to text: every byte is kept, nothing is shown in halves that can be shown whole."""
+"""Every byte of a token is kept, and characters that can be shown whole are never shown in halves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_pieces_of_both_alphabets() -> None:
 
 @given(st.lists(st.tuples(st.text(min_size=1, max_size=4), st.booleans()), min_size=1))
 def test_characters_split_over_tokens_are_put_together_again(words: list[tuple[str, bool]]) -> None:
-    """As byte-level vocabularies do it: a token is whole characters, or a byte of one."""
+    """Split text as byte-level vocabularies do: a token is whole characters, or one byte of a character."""
     encodable = [(word.encode("utf-8", "replace"), split) for word, split in words]
     pieces = [part for raw, split in encodable for part in ([bytes([b]) for b in raw] if split else [raw])]
     found = spans(pieces)

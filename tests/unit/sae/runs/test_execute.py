@@ -1,4 +1,4 @@
-"""Real runs on the embedded model: killed, stopped, resumed, and what they leave."""
+"""Tests of real runs on the embedded model: killed, stopped and resumed, and the files that they leave."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SAE = "demo/2-res-batchtopk-256"
 
 @dataclass
 class Run:
-    """A run folder in a workspace of its own."""
+    """A run folder in a separate workspace."""
 
     workspace: Workspace
     folder: RunFolder
@@ -76,7 +76,7 @@ def new_run(root: Path, text: Path, **values: Any) -> Run:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Run:
-    """A run that nothing disturbed."""
+    """Execute a run without interruption."""
     run = new_run(tmp_path_factory.mktemp("finished"), text)
     assert end_of(begin(run.folder.path)) == EXIT_OK, run.folder.log.read_text()
     return run
@@ -118,11 +118,11 @@ def test_killed_in_training_and_in_the_index_it_ends_with_the_same_sae_and_build
 ) -> None:
     run = new_run(tmp_path, text)
 
-    told = begin(run.folder.path)  # asked to end, in the middle of training
-    wait_for(told, run.checkpoint.exists)
-    assert told.pid is not None
-    os.kill(told.pid, signal.SIGTERM)
-    assert end_of(told) == EXIT_INTERRUPTED, run.folder.log.read_text()
+    interrupted = begin(run.folder.path)  # SIGTERM in the middle of training
+    wait_for(interrupted, run.checkpoint.exists)
+    assert interrupted.pid is not None
+    os.kill(interrupted.pid, signal.SIGTERM)
+    assert end_of(interrupted) == EXIT_INTERRUPTED, run.folder.log.read_text()
     assert run.state == "interrupted"
     assert run.workspace.sae_ids() == []
 
@@ -131,7 +131,7 @@ def test_killed_in_training_and_in_the_index_it_ends_with_the_same_sae_and_build
     wait_for(killed, lambda: run.checkpoint.stat().st_mtime_ns > before)
     killed.kill()
     assert end_of(killed) == -signal.SIGKILL
-    assert run.state == "running"  # it had no time to say anything else
+    assert run.state == "running"  # SIGKILL left it no time to write another state
     assert run.workspace.sae_ids() == []
 
     killed = begin(run.folder.path)  # killed between two shards of the index
@@ -169,7 +169,7 @@ def test_the_cancel_file_stops_it(tmp_path: Path, text: Path) -> None:
     assert end_of(process) == EXIT_CANCELLED
     assert run.state == "cancelled"
     assert run.workspace.sae_ids() == []
-    again = begin(run.folder.path)  # started again on purpose, it goes on
+    again = begin(run.folder.path)  # a cancelled run that is started again resumes
     wait_for(again, lambda: run.state == "running")
     run.folder.request_cancel()
     assert end_of(again) == EXIT_CANCELLED
@@ -190,7 +190,7 @@ def test_too_little_text_fails_before_the_training(tmp_path: Path) -> None:
 
 
 def test_a_run_folder_of_any_name(tmp_path: Path, text: Path) -> None:
-    """A run folder may lie anywhere; its SAE goes to the workspace of the environment."""
+    """Execute a run folder outside the workspace; its SAE goes to the workspace of the environment."""
     run = new_run(tmp_path / "w", text, tokens=1024, index_tokens=1000, architecture="topk", name="mine", reuse=3)
     folder = RunFolder(tmp_path / "elsewhere")
     folder.path.mkdir()
@@ -205,7 +205,7 @@ def test_a_run_folder_of_any_name(tmp_path: Path, text: Path) -> None:
     assert run.workspace.sae_ids() == []
 
 
-def test_a_folder_that_says_nothing_ends_in_one_line(tmp_path: Path, text: Path) -> None:
+def test_a_folder_with_truncated_files_ends_in_one_line(tmp_path: Path, text: Path) -> None:
     run = new_run(tmp_path, text)
     (run.folder.path / "status.json").write_text('{"state": "runn')
     (run.folder.path / "spec.json").write_text('{"kind": "train", "sp')
@@ -217,23 +217,23 @@ def test_evaluating_leaves_the_weights_alone(finished: Run, tmp_path: Path) -> N
     workspace = Workspace(tmp_path)
     shutil.copytree(finished.workspace.root / "saes", workspace.root / "saes")
     weights, config = (workspace.sae(SAE) / name for name in ("sae.safetensors", "sae.json"))
-    before, said = weights.stat(), json.loads(config.read_text())
+    before, earlier = weights.stat(), json.loads(config.read_text())
     folder = start("evaluate", {"sae": SAE, "eval_tokens": 1000, "ce_tokens": 1000}, workspace)
     assert end_of(begin(folder.path)) == EXIT_OK, folder.log.read_text()
     after = weights.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     now = json.loads(config.read_text())
-    assert now.pop("metrics") != said.pop("metrics")
-    assert now == said
+    assert now.pop("metrics") != earlier.pop("metrics")
+    assert now == earlier
 
 
-# ---- what a resumed run takes for its own
+# ---- the SAEs that a resumed run recognises as its own
 
 
 def test_an_sae_of_another_run_is_not_taken_for_ones_own(finished: Run, tmp_path: Path, text: Path) -> None:
-    """Two runs chose the same free name; one of them finished first."""
+    """Resume a run whose chosen name another run has used in the meantime."""
     run = new_run(tmp_path, text, tokens=1024, index=False)
-    (run.folder.path / "sae_id.txt").write_text(SAE)  # as the run did when it began
+    (run.folder.path / "sae_id.txt").write_text(SAE)  # the run wrote this when it started
     finished_sae = finished.workspace.sae(SAE)
     mine = run.workspace.sae(SAE)
     mine.mkdir(parents=True)

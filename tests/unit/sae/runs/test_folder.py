@@ -1,4 +1,4 @@
-"""The run folder: statuses are whole, curves are as if nothing had ever been killed."""
+"""Tests of the run folder: its status, and curves that look as if the run had never been killed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_run_that_exists_keeps_its_spec(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(1, 30), max_size=6))
-def test_steps_done_twice_after_a_kill_are_told_once(restarts: list[int]) -> None:
+def test_steps_done_twice_after_a_kill_are_listed_once(restarts: list[int]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = RunFolder(Path(name))
         step = 0
@@ -68,7 +68,7 @@ def test_a_torn_status_is_no_status(tmp_path: Path, torn: str) -> None:
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.data())
-def test_who_reads_on_sees_what_a_first_reader_sees(restarts: list[int], data: st.DataObject) -> None:
+def test_an_incremental_read_gives_the_same_rows_as_a_first_read(restarts: list[int], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = RunFolder(Path(name))
         curves, step, path = ProgressFile(folder), 0, folder.path / "progress.jsonl"
@@ -86,7 +86,7 @@ def test_who_reads_on_sees_what_a_first_reader_sees(restarts: list[int], data: s
             assert curves.read() == folder.progress()
             step = max(0, step - back)
         path.unlink()
-        folder.append_progress({"step": 1})  # begun anew
+        folder.append_progress({"step": 1})  # a new file
         assert curves.read() == [{"step": 1}]
 
 
@@ -99,7 +99,7 @@ def test_cancelling_is_a_file(tmp_path: Path) -> None:
     assert not folder.cancel_requested()
 
 
-def test_rows_of_several_saes_are_those_of_a_run_that_was_never_killed(tmp_path: Path) -> None:
+def test_rows_of_several_saes_look_as_if_the_run_had_never_been_killed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
 
     def write(step: int, *members: int) -> None:

@@ -1,4 +1,4 @@
-"""The import run: what it measures, what it refuses and with which words, and what it leaves behind."""
+"""Tests of the import run: its measurements, its error messages, and the files that it leaves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from sae.autoencoder.artefact import Autoencoder
 from sae.autoencoder.config import read_config
 from sae.errors import UserError
-from sae.formats import fetch
 from sae.formats.foreign import MissingFacts
 from sae.runs import import_check, import_sae
 from sae.runs.create import start
@@ -35,7 +34,7 @@ Import = Callable[..., tuple[int, RunFolder]]
 
 @pytest.fixture
 def imported(workspace: Workspace, demo_lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Import:
-    """Imports a source on a little text of its own; (exit code, the run's folder)."""
+    """Return a function that imports a source on a small text and returns (exit code, the run's folder)."""
     from sae.lm.bridge import LanguageModel
 
     monkeypatch.setattr(LanguageModel, "load", classmethod(lambda cls, name, device: demo_lm))
@@ -72,44 +71,30 @@ def test_an_sae_that_reconstructs_is_imported_with_where_it_came_from(
     assert (config["architecture"], config["k"], config["context_length"]) == ("topk", 200, 64)
     assert 0 < config["metrics"]["fvu"] < 0.5
     assert config["metrics"]["l0"] == 200
-    said = config["imported"]
-    assert said["format"] == "SAELens 6.54.12"
-    assert said["dtype"] == "float32"
-    assert said["claims"] == {"l0": 200.0}
-    assert said["measured"] == config["metrics"]
-    assert not said["forced"]
+    record = config["imported"]
+    assert record["format"] == "SAELens 6.54.12"
+    assert record["dtype"] == "float32"
+    assert record["claims"] == {"l0": 200.0}
+    assert record["measured"] == config["metrics"]
+    assert not record["forced"]
     assert len(workspace.build_ids(sae_id)) == 1
     assert not folder.checkpoints.exists()
 
 
-def test_what_is_measured_is_what_the_definition_says(
-    imported: Import, workspace: Workspace, demo_lm: LanguageModel, tmp_path: Path
-) -> None:
-    imported(saes.saelens(tmp_path / "sae", k=200))
-    sae = Autoencoder.load(workspace.sae("demo/2-res-topk-512"))
-    x_ND = torch.randn(100, saes.D) * 5
-    got = import_check.measure(sae, import_check.Sample(x_ND, x_ND))
-    dense_NL = sae.activation_of(x_ND, torch.arange(sae.n_latents))
-    error = (x_ND - (dense_NL @ sae.W_dec_LD + sae.b_dec_D)).square().sum()
-    assert got["fvu"] == pytest.approx(float(error / (x_ND - x_ND.mean(0)).square().sum()), rel=1e-5)
-    assert got["mean_activation"] == pytest.approx(float(dense_NL[dense_NL > 0].mean()), rel=1e-5)
-    assert got["l0"] == pytest.approx(float((dense_NL > 0).sum(1).float().mean()))
-
-
-def test_decoder_norms_do_not_change_what_is_measured(imported: Import, workspace: Workspace, tmp_path: Path) -> None:
+def test_decoder_norms_do_not_change_the_measurements(imported: Import, workspace: Workspace, tmp_path: Path) -> None:
     for scale in (1.0, 3.0):
         assert imported(saes.saelens(tmp_path / f"{scale}", scale=scale), name=f"x{scale:.0f}")[0] == EXIT_OK
     one, three = (read_config(workspace.sae(f"demo/x{n}")) for n in (1, 3))
     assert one["metrics"]["fvu"] == pytest.approx(three["metrics"]["fvu"], abs=1e-4)
     assert one["metrics"]["mean_activation"] == pytest.approx(three["metrics"]["mean_activation"], rel=1e-4)
-    assert any("decoder norms" in words for words in three["imported"]["folds"])
+    assert any("decoder norms" in text for text in three["imported"]["folds"])
 
 
 @pytest.mark.parametrize(("config", "better"), [
     ({"apply_b_dec_to_input": False}, "--subtract-b-dec yes"),
     ({"normalize_activations": "layer_norm"}, "--normalize none"),
 ])
-def test_a_misread_sae_is_refused_with_its_fvu_and_what_would_be_right(
+def test_a_misread_sae_is_refused_with_its_fvu_and_the_right_option(
     imported: Import, workspace: Workspace, tmp_path: Path, config: dict[str, Any], better: str
 ) -> None:
     code, folder = imported(saes.saelens(tmp_path / "sae", k=200, **config))
@@ -139,7 +124,7 @@ def test_a_transposed_square_decoder_is_refused_and_can_be_forced(
     assert forced["metrics"]["fvu"] > 0.9
 
 
-def test_all_that_is_missing_is_asked_for_at_once(workspace: Workspace, tmp_path: Path) -> None:
+def test_all_missing_facts_are_asked_for_at_once(workspace: Workspace, tmp_path: Path) -> None:
     path = saes.square(tmp_path / "bare", transposed=False)
     with pytest.raises(MissingFacts) as raised:
         start("import", {"source": str(path)}, workspace)
@@ -158,7 +143,7 @@ def test_all_that_is_missing_is_asked_for_at_once(workspace: Workspace, tmp_path
     ({"name": "../x"}, "name: '../x' is not a usable name"),
     ({"source": "/nowhere/sae"}, "source: there is no file or folder /nowhere/sae"),
 ])
-def test_what_cannot_be_is_refused_in_a_line(
+def test_impossible_settings_are_refused_in_one_line(
     imported: Import, workspace: Workspace, tmp_path: Path, settings: dict[str, Any], says: str
 ) -> None:
     values = {"path": str(saes.saelens(tmp_path / "sae")), **{"path" if k == "source" else k: v
@@ -171,7 +156,7 @@ def test_what_cannot_be_is_refused_in_a_line(
 def test_the_width_of_the_site_is_checked(imported: Import, tmp_path: Path) -> None:
     code, folder = imported(saes.saelens(tmp_path / "sae"), hook="blocks.2.mlp.hook_post")
     assert code == EXIT_USER
-    assert "is 704 wide, and the SAE 256" in error_of(folder)
+    assert "has width 704, but the SAE has width 256" in error_of(folder)
 
 
 def test_an_import_that_is_cancelled_leaves_nothing_and_can_be_resumed(
@@ -205,7 +190,7 @@ def test_a_kill_between_publishing_and_indexing_does_not_import_twice(
     for build in workspace.builds("demo/2-res-relu-512").iterdir():
         build.unlink()
     (folder.path / "status.json").unlink()
-    monkeypatch.setattr(import_sae, "_proven", None)
+    monkeypatch.setattr(import_sae, "_checked", None)
     assert execute(folder, workspace) == EXIT_OK
     assert (workspace.sae("demo/2-res-relu-512") / "sae.json").read_bytes() == before
     assert len(workspace.build_ids("demo/2-res-relu-512")) == 1
@@ -217,7 +202,7 @@ def test_names_that_are_taken_get_a_number_or_are_refused(
     path = saes.saelens(tmp_path / "sae")
     assert [imported(path)[0] for _ in range(2)] == [EXIT_OK, EXIT_OK]
     assert workspace.sae_ids() == ["demo/2-res-relu-512", "demo/2-res-relu-512-2"]
-    with pytest.raises(UserError, match=r"^name: there is an SAE demo/2-res-relu-512 already"):
+    with pytest.raises(UserError, match=r"^name: the SAE demo/2-res-relu-512 already exists"):
         imported(path, name="2-res-relu-512")
 
 
@@ -275,7 +260,7 @@ def test_a_transcoder_is_measured_at_its_output(
 
 
 def hub_cache(root: Path, folder: Path, repo: str, inside: str) -> None:
-    """What the hub's client leaves of a repository: blobs, and a snapshot of links to them."""
+    """Write a repository to the cache as the hub's client does: blobs, and a snapshot of links to them."""
     base = root / f"models--{repo.replace('/', '--')}"
     snapshot = base / "snapshots" / ("a" * 40)
     (base / "refs").mkdir(parents=True)
@@ -300,22 +285,7 @@ def test_a_hub_folder_comes_from_the_cache_without_a_network(
     assert read_config(workspace.sae(workspace.sae_ids()[0]))["imported"]["source"] == address
 
 
-def test_only_the_files_of_one_sae_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = ["README.md", "l1/cfg.json", "l1/sae.safetensors", "l2/cfg.json", "l2/sae.safetensors", "config.json",
-             "l2/optimizer_0.pt", "l2/big.bin.md"]
-    fetched: list[str] = []
-    monkeypatch.setattr(fetch, "_names", lambda repo: files)
-    monkeypatch.setattr(fetch, "_download", lambda repo, name: fetched.append(name) or str(tmp_path / name))
-    path, hint = fetch.fetch("me/saes/l2", tmp_path, lambda words: None)
-    assert (path, hint) == (tmp_path / "l2" / "sae.safetensors", "me/saes/l2")
-    assert sorted(fetched) == ["config.json", "l2/cfg.json", "l2/sae.safetensors"]
-    with pytest.raises(UserError, match=r"^source: holds 2 SAEs; name one of them: me/saes/l1, me/saes/l2$"):
-        fetch.fetch("me/saes", tmp_path, lambda words: None)
-    with pytest.raises(UserError, match=r"^source: me/saes has no SAE under l3"):
-        fetch.fetch("me/saes/l3", tmp_path, lambda words: None)
-
-
 def test_a_hub_that_cannot_be_reached_is_one_line(imported: Import) -> None:
     code, folder = imported("me/nothing")
     assert code == EXIT_USER
-    assert error_of(folder).startswith("source: me/nothing is no local path, and could not be fetched")
+    assert error_of(folder).startswith("source: me/nothing is not a local path and could not be fetched")

@@ -1,4 +1,4 @@
-"""Names of SAEs, and that no two runs get the same one."""
+"""Tests of SAE names: no two runs get the same one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_names_say_layer_site_kind_and_size(values: dict[str, object], name: str
     assert default_name(TrainSpec(**values)) == name  # type: ignore[arg-type]
 
 
-def test_the_saes_of_a_sweep_are_told_apart(workspace: Workspace) -> None:
+def test_the_saes_of_a_sweep_get_different_names(workspace: Workspace) -> None:
     spec = SweepSpec(architecture="topk,relu", n_latents="1024,2048", k="4,8", l1_coefficient="0.5")  # type: ignore[arg-type]
     ids = claim_names(spec, "demo", run_of(workspace, "sweep-1"), workspace)
     assert ids == [f"demo/2-res-{kind}" for kind in (
@@ -49,17 +49,17 @@ def test_the_saes_of_a_sweep_are_told_apart(workspace: Workspace) -> None:
 
 def test_runs_that_choose_at_one_moment_get_different_names(workspace: Workspace) -> None:
     folders = [run_of(workspace, f"train-{i}") for i in range(12)]
-    with ThreadPoolExecutor(12) as pool:  # a lock on a file holds between threads as between processes
+    with ThreadPoolExecutor(12) as pool:  # a file lock excludes threads as it excludes processes
         chosen = list(pool.map(lambda folder: claim_names(TrainSpec(), "demo", folder, workspace)[0], folders))
     assert sorted(chosen) == sorted(
         ["demo/2-res-batchtopk-4k", *(f"demo/2-res-batchtopk-4k-{n}" for n in range(2, 13))])
     assert [claim_names(TrainSpec(), "demo", folder, workspace)[0] for folder in folders] == chosen  # resumed
 
 
-def test_a_name_asked_for_is_had_or_refused(workspace: Workspace) -> None:
+def test_a_requested_name_is_given_or_refused(workspace: Workspace) -> None:
     spec, first, second = TrainSpec(name="mine"), run_of(workspace, "train-1"), run_of(workspace, "train-2")
     assert claim_names(spec, "demo", first, workspace) == ["demo/mine"]
-    with pytest.raises(UserError, match="demo/mine already") as refused:
+    with pytest.raises(UserError, match="demo/mine already exists") as refused:
         claim_names(spec, "demo", second, workspace)
     assert refused.value.field == "name"
     finish(workspace, "demo/mine", first.id)
@@ -68,7 +68,7 @@ def test_a_name_asked_for_is_had_or_refused(workspace: Workspace) -> None:
         claim_names(spec, "demo", second, workspace)
 
 
-def test_a_claim_of_a_run_that_ended_or_is_gone_counts_no_more(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_claim_expires_when_its_run_ends_or_disappears(workspace: Workspace, tmp_path: Path) -> None:
     first, second = run_of(workspace, "train-1"), run_of(workspace, "train-2")
     spec = TrainSpec(name="mine")
     claim_names(spec, "demo", first, workspace)
@@ -77,7 +77,7 @@ def test_a_claim_of_a_run_that_ended_or_is_gone_counts_no_more(workspace: Worksp
         claim_names(spec, "demo", second, workspace)
     first.write_status(Status(state="cancelled"))
     assert claim_names(spec, "demo", second, workspace) == ["demo/mine"]
-    first.write_status(Status(state="interrupted"))  # taken up again: the other has it now
+    first.write_status(Status(state="interrupted"))  # resumed after the second run got the name
     with pytest.raises(UserError):
         claim_names(spec, "demo", first, workspace)
     (second.path / "spec.json").unlink()

@@ -1,4 +1,4 @@
-"""What a run says of itself while it works, and how it hears that it should stop."""
+"""Tests of a run's progress reports, and of the requests to stop it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _signals() -> Iterator[None]:
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """A clock that only the test advances."""
 
     now = 1000.0
 
@@ -68,7 +68,7 @@ def test_rate_share_and_time_left(folder: RunFolder, clock: Clock) -> None:
     assert status.pid == os.getpid()
 
 
-def test_the_rate_is_that_of_the_last_seconds(folder: RunFolder, clock: Clock) -> None:
+def test_the_rate_is_measured_over_the_last_seconds(folder: RunFolder, clock: Clock) -> None:
     reporter = Reporter(folder, {"index": 1})
     reporter.begin("index", total=10_000)
     for speed in [1] * 30 + [100] * 12:
@@ -97,7 +97,7 @@ def test_the_file_is_written_a_few_times_a_second_at_most(folder: RunFolder, clo
     assert status_of(folder).done == 100
 
 
-def test_it_stops_at_the_next_call_once_told_to(folder: RunFolder) -> None:
+def test_it_stops_at_the_next_call_after_a_request(folder: RunFolder) -> None:
     reporter = Reporter(folder, {"training": 1})
     reporter.begin("training", total=10)
     reporter.update(1)

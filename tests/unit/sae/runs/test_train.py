@@ -1,4 +1,4 @@
-"""Sweeps, transcoders and trained θ as real runs: killed without warning, they end with the same weights."""
+"""Tests of sweeps, transcoders and trained θ as real runs: after SIGKILL they end with the same weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMMON: dict[str, Any] = {
     "context_length": 32, "tokens": 24_000, "batch_tokens": 256, "buffer_tokens": 4096, "eval_tokens": 1000,
     "ce_tokens": 256, "index_tokens": 2_000, "top_contexts": 4, "device": "cpu", "index": False}
 
-# name: kind, settings, the SAEs that come of it
+# name: kind, settings, endings of the resulting SAEs' names
 KINDS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "sweep": ("sweep", {"architecture": "batch_topk,jumprelu", "n_latents": "128,256", "k": "8", "index": True},
               [f"{kind}-{size}-k8" for kind in ("batchtopk", "jumprelu") for size in (128, 256)]),
@@ -83,7 +83,7 @@ def test_killed_without_warning_it_ends_with_the_same_weights(tmp_path: Path, te
 
 
 def check(sae: Autoencoder, name: str) -> None:
-    """What `sae.json` says, and that the SAE is good for something."""
+    """Check the SAE's `sae.json`, and that the SAE reconstructs."""
     config = sae.config
     assert config["bos"]["trained_on"] == (name != "jumprelu")
     assert 0 < config["metrics"]["fvu"] < 1
@@ -97,7 +97,7 @@ def check(sae: Autoencoder, name: str) -> None:
         assert (config["d_in"], config["d_model"]) == (256, 256)
 
 
-def test_what_no_block_has_fails_before_the_text_is_read(tmp_path: Path) -> None:
+def test_a_site_that_no_block_has_fails_before_the_text_is_read(tmp_path: Path) -> None:
     from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
     from sae.lm.model_info import DEMO_PATH

@@ -1,4 +1,4 @@
-"""Texts that are written together are, bit for bit, those that are written alone."""
+"""Texts written in one batch are equal, bit for bit, to texts written alone."""
 
 from __future__ import annotations
 
@@ -9,15 +9,9 @@ import pytest
 import torch
 
 from sae.errors import UserError
-from sae.lm.bridge import LanguageModel
 from sae.lm.row_model import RowModel
 from sae.steering.generation import Run, TextGenerator, write
 from sae.steering.request import MODES, Intervention, Sampling, SteeredPositions, SteerRequest
-
-
-@pytest.fixture(scope="module")
-def model(demo_lm: LanguageModel) -> RowModel:
-    return RowModel(demo_lm)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +21,7 @@ def saes(tiny_sae: Any) -> dict[str, Any]:
 
 
 def request(saes: dict[str, Any], seed: int, **changes: Any) -> SteerRequest:
-    """A request like nobody else's: prompt, latents, modes, places, settings by `seed`."""
+    """Make a request whose prompt, latents, modes, positions and settings depend on `seed`."""
     rng = random.Random(seed)
     interventions = tuple(
         Intervention(sae=sae_id, layer=saes[sae_id].layer, latent=latent, mode=rng.choice(list(MODES)),
@@ -57,38 +51,38 @@ def alone(model: RowModel, saes: dict[str, Any], asked: SteerRequest) -> Run:
     return run
 
 
-def test_company_changes_nothing(model: RowModel, saes: dict[str, Any]) -> None:
-    """Thirty-two different runs that come and go at their own times: tokens and activations of every column."""
+def test_a_run_does_not_depend_on_its_batch(model: RowModel, saes: dict[str, Any]) -> None:
+    """Compare tokens and activations of 32 different runs that join and leave at different times."""
     requests = [request(saes, seed) for seed in range(32)]
-    decoder, runs, most = TextGenerator(model), [], 0
+    generator, runs, most = TextGenerator(model), [], 0
     for asked in requests:
         runs.append(run_of(model, saes, asked))
-        for _ in decoder.join(runs[-1]):
-            decoder.step()  # the others go on while a prompt is read
-        most = max(most, decoder.n_texts)
+        for _ in generator.join(runs[-1]):
+            generator.step()  # the other runs continue while a prompt is read
+        most = max(most, generator.n_texts)
     assert most > 16  # more than one batch
-    while decoder.n_texts:
-        decoder.step()
+    while generator.n_texts:
+        generator.step()
     for asked, run in zip(requests, runs, strict=True):
-        twin = alone(model, saes, asked)
-        assert [c.output for c in run.columns] == [c.output for c in twin.columns]
-        assert [c.acts for c in run.columns] == [c.acts for c in twin.columns]
+        single = alone(model, saes, asked)
+        assert [c.output for c in run.columns] == [c.output for c in single.columns]
+        assert [c.acts for c in run.columns] == [c.acts for c in single.columns]
         assert all(c.finish for c in run.columns)
-    assert decoder._batches == []
+    assert generator._batches == []
 
 
-def test_strength_nothing_is_the_baseline_also_among_others(model: RowModel, saes: dict[str, Any]) -> None:
+def test_a_neutral_strength_is_the_baseline_also_in_a_batch(model: RowModel, saes: dict[str, Any]) -> None:
     sae_id = next(iter(saes))
     nothing = (Intervention(sae=sae_id, layer=2, latent=9, strength=0, max_act=7.0),
                Intervention(sae=sae_id, layer=2, latent=11, mode="scale", strength=1, max_act=7.0))
     asked = request(saes, 5, interventions=nothing, where=SteeredPositions(special=True), samples=2,
                     sampling=Sampling(length=30, stop_at_eos=False), columns=("baseline", "steered", "control"))
-    decoder, run = TextGenerator(model), run_of(model, saes, asked)
+    generator, run = TextGenerator(model), run_of(model, saes, asked)
     for other in (run_of(model, saes, request(saes, 6)), run, run_of(model, saes, request(saes, 7))):
-        for _ in decoder.join(other):
+        for _ in generator.join(other):
             pass
-    while decoder.n_texts:
-        decoder.step()
+    while generator.n_texts:
+        generator.step()
     texts = {column.name: column for column in run.columns}
     for sample in ("", ".2"):
         assert texts["baseline" + sample].output == texts["steered" + sample].output
@@ -121,24 +115,24 @@ def test_stop_strings_end_a_text_with_the_token_that_completes_them(model: RowMo
     assert middle not in b"".join(pieces[i] for i in column.output[:-1]).decode(errors="replace")
 
 
-def test_who_leaves_frees_the_place_and_the_others_go_on(model: RowModel, saes: dict[str, Any]) -> None:
+def test_a_run_that_leaves_frees_its_rows_and_the_others_continue(model: RowModel, saes: dict[str, Any]) -> None:
     requests = [request(saes, seed, sampling=Sampling(length=20, seed=seed, stop_at_eos=False)) for seed in range(4)]
-    decoder, runs = TextGenerator(model), [run_of(model, saes, asked) for asked in requests]
+    generator, runs = TextGenerator(model), [run_of(model, saes, asked) for asked in requests]
     for run in runs:
-        for _ in decoder.join(run):
+        for _ in generator.join(run):
             pass
     for _ in range(5):
-        decoder.step()
-    decoder.leave(runs[1])
+        generator.step()
+    generator.leave(runs[1])
     asked = request(saes, 9, columns=("baseline", "steered"), where=SteeredPositions(special=True))
     half_read = run_of(model, saes, asked)
-    joining = decoder.join(half_read)
+    joining = generator.join(half_read)
     next(joining)
-    joining.close()  # who leaves while the prompt is read
-    assert not decoder.holds(half_read)
+    joining.close()  # it leaves while its prompt is read
+    assert not generator.holds(half_read)
     written = [len(column.output) for column in runs[1].columns]
-    while decoder.n_texts:
-        decoder.step()
+    while generator.n_texts:
+        generator.step()
     assert [len(column.output) for column in runs[1].columns] == written
     for n in (0, 2, 3):
         assert [c.output for c in runs[n].columns] == [c.output for c in alone(model, saes, requests[n]).columns]
@@ -152,17 +146,17 @@ def test_a_run_that_breaks_leaves_the_others_alone(model: RowModel, saes: dict[s
     good = request(saes, 2)
     with pytest.raises(UserError, match="no longer a number"):
         alone(model, saes, bad)
-    decoder, runs = TextGenerator(model), [run_of(model, saes, asked) for asked in (bad, good)]
+    generator, runs = TextGenerator(model), [run_of(model, saes, asked) for asked in (bad, good)]
     for run in runs:
-        for _ in decoder.join(run):
+        for _ in generator.join(run):
             pass
-    while decoder.n_texts:
-        decoder.step()
+    while generator.n_texts:
+        generator.step()
     assert runs[0].error is not None
     assert [c.output for c in runs[1].columns] == [c.output for c in alone(model, saes, good).columns]
 
 
-def test_the_control_is_a_push_of_the_same_size_another_way(model: RowModel, saes: dict[str, Any]) -> None:
+def test_the_control_is_a_change_of_the_same_size_in_another_direction(model: RowModel, saes: dict[str, Any]) -> None:
     from sae.steering.interventions import Steering
 
     x_1SD = torch.randn(1, 5, 256, generator=torch.Generator().manual_seed(0)) * 3

@@ -1,4 +1,4 @@
-"""The program that a run is exported as writes the run's text."""
+"""The exported program of a run writes the run's text."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def test_the_program_writes_the_same_text(
         exec(compile(program, "snippet", "exec"), {})
     baseline, steered = (column.output for column in run.columns)
     assert json.loads(printed.getvalue().splitlines()[0]) == steered
-    assert (steered != baseline) == ("add" in modes)  # the others are too weak here to change the likeliest tokens
+    assert (steered != baseline) == ("add" in modes)  # the other modes are too weak to change the most likely tokens
 
 
-def test_what_the_lines_do_not_cover_gets_none() -> None:
+def test_an_sae_that_the_program_does_not_cover_gets_none() -> None:
     one = Intervention(sae="a/b", layer=1, latent=0, max_act=1)
     request = SteerRequest(model="demo", prompt="x", interventions=(one,))
     for sae in (SnippetSae("f", "gated", "none"), SnippetSae("f", "topk", "none", "blocks.1.hook_mlp_out"),

@@ -47,7 +47,7 @@ def test_a_fault_names_its_field(changes: dict[str, Any], field: str) -> None:
 
 def test_a_latent_twice_and_too_many_are_refused() -> None:
     one = request()["interventions"][0]
-    with pytest.raises(UserError, match="there twice"):
+    with pytest.raises(UserError, match="appears twice"):
         parse_request(request(interventions=[one, one]))
     with pytest.raises(UserError, match="at most 16"):
         parse_request(request(interventions=[{**one, "latent": n} for n in range(17)]))
@@ -67,7 +67,7 @@ def test_requests_survive_json(mode: Any, strength: float, max_act: float) -> No
         assert (one.target, one.gain) == (0.0, 0.0)
 
 
-def test_the_norm_ratio_is_that_of_the_added_vector() -> None:
+def test_the_norm_ratio_belongs_to_the_added_vector() -> None:
     assert norm_ratio(-6.0, typical_scale("none", 12.0, 256), 12.0) == 0.5
     # Under layer norm a residual of norm 32 in 256 dimensions has components of size 2.
     assert norm_ratio(8.0, typical_scale("layer_norm", 32.0, 256), 32.0) == 0.5

@@ -1,4 +1,4 @@
-"""The store's answers against the dense activations a synthetic build was made from."""
+"""The build's answers compared with the dense activations that a synthetic build was made from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from sae.store.latent_query import (
     SORTS,
     TOKEN_SORTS,
     Filters,
-    decode_cursor,
     encode_cursor,
 )
 from sae.store.records import FLAGS
@@ -40,7 +39,7 @@ def build(made: Synthetic) -> Iterator[Build]:
 
 
 def counted(made: Synthetic) -> np.ndarray:
-    """Activations with BOS left out."""
+    """Return activations without BOS."""
     return np.where(np.tile(np.arange(S), len(made.tokens))[:, None] > 0, made.acts, 0)
 
 
@@ -140,6 +139,43 @@ def test_search_by_token(build: Build, made: Synthetic) -> None:
     assert {row.latent: row.token_n for row in page.rows} == {i: c for i, c in enumerate(n.tolist()) if c}
 
 
+def test_search_by_a_raised_logit(build: Build) -> None:
+    token = build.latent(9).logit_pos[0][0]
+    expected = {latent: value for latent in range(build.n_latents) for t, value in build.latent(latent).logit_pos
+                if t == token}
+    rows = build.latents("logit", True, Filters(logit=token), limit=1000).rows
+    assert {row.latent: row.logit for row in rows} == pytest.approx(expected)
+    assert [row.logit for row in rows] == sorted(expected.values(), reverse=True)
+    assert [row.sort_value for row in rows] == [row.logit for row in rows]
+    both = build.latents("logit", True, Filters(frozenset({ALIVE}), logit=token), build.find_tokens("self")[0].token)
+    assert {row.latent for row in both.rows} < set(expected)
+    with pytest.raises(UserError, match="sort"):
+        build.latents("logit")
+
+
+def test_the_sorted_number_comes_with_each_row(build: Build) -> None:
+    rows = build.latents("skew", True, limit=1000).rows
+    assert [row.sort_value for row in rows] == [row.skew_act for row in rows]
+    position = build.latents("position", limit=3).rows
+    assert [row.sort_value for row in position] == [build.latent(row.latent).mean_position for row in position]
+
+
+def test_snippets_on_a_token(build: Build) -> None:
+    token = build.find_tokens("self")[0].token
+    rows = build.latents("lift", True, token=token, limit=1000).rows
+    found = build.snippets([row.latent for row in rows], token)
+    plain = build.snippets([row.latent for row in rows])
+    assert found.keys() == plain.keys()
+    on_token = [latent for latent, context in found.items() if context.tokens[context.peak] == token]
+    assert len(on_token) > len(rows) // 2
+    for latent, context in found.items():
+        acts = [act for kept in build.windows(latent) for t, act in zip(kept.tokens, kept.acts, strict=True)
+                if t == token and act > 0]
+        assert (latent in on_token) == bool(acts)
+        assert context.act == (max(acts) if acts else plain[latent].act)
+        assert context.acts[context.peak] == context.act
+
+
 def test_facets_say_what_the_list_would_have(build: Build) -> None:
     base = Filters(frozenset({ALIVE}))
     facets = build.facets(base)
@@ -160,20 +196,11 @@ def test_a_made_up_cursor_is_refused(build: Build, cursor: str) -> None:
     assert caught.value.field == "cursor"
 
 
-@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(0, 2**31 - 1))
-def test_cursors_survive_exactly(key: float, latent: int) -> None:
-    assert decode_cursor(encode_cursor(key, latent)) == (key, latent)
-
-
-def test_unknown_sorts_and_filters_are_refused(build: Build) -> None:
+def test_unknown_sorts_are_refused(build: Build) -> None:
     with pytest.raises(UserError, match="sort"):
         build.latents("density; DROP TABLE latent")
     with pytest.raises(UserError, match="sort"):
         build.latents("lift")
-    with pytest.raises(UserError, match="flag"):
-        Filters(frozenset({"nice"}))
-    with pytest.raises(UserError, match="density"):
-        Filters(density="2")
 
 
 def test_tokens(build: Build, made: Synthetic) -> None:
@@ -216,10 +243,10 @@ def test_samples(build: Build, made: Synthetic) -> None:
 
 
 @pytest.mark.parametrize("of", ["density", "cosine", "norm"])
-def test_histograms_count_every_living_latent_in_its_bin(build: Build, of: str) -> None:
-    living = [latent for i in range(build.n_latents) if not (latent := build.latent(i)).dead]
-    values = {"density": [latent.density for latent in living], "norm": [latent.encoder_norm for latent in living],
-              "cosine": [latent.neighbours[0][1] for latent in living if latent.neighbours]}[of]
+def test_histograms_count_every_alive_latent_in_its_bin(build: Build, of: str) -> None:
+    alive = [latent for i in range(build.n_latents) if not (latent := build.latent(i)).dead]
+    values = {"density": [latent.density for latent in alive], "norm": [latent.encoder_norm for latent in alive],
+              "cosine": [latent.neighbours[0][1] for latent in alive if latent.neighbours]}[of]
     bins = getattr(build, f"{of}_histogram")()
     last = max(high for _, high, _ in bins)
     for low, high, n in bins:
@@ -227,7 +254,7 @@ def test_histograms_count_every_living_latent_in_its_bin(build: Build, of: str) 
     assert sum(n for _, _, n in bins) == len(values) > 100
 
 
-def test_random_latents_live_and_repeat_with_the_seed(build: Build) -> None:
+def test_random_latents_are_alive_and_repeat_with_the_seed(build: Build) -> None:
     first = build.random_latents(10, seed=1)
     assert first == build.random_latents(10, seed=1) != build.random_latents(10, seed=2)
     assert all(not latent.dead for i in first if (latent := build.latent(i)))
@@ -256,10 +283,10 @@ def test_the_same_file_twice(build: Build, made: Synthetic) -> None:
 
 def test_what_is_no_build_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.duckdb").write_text("no database")
-    with pytest.raises(UserError, match="cannot be opened"):
+    with pytest.raises(UserError, match="it is not a DuckDB file"):
         Build.open(tmp_path / "a.duckdb")
     duckdb.connect(str(tmp_path / "b.duckdb")).close()
-    with pytest.raises(UserError, match="not a feature build"):
+    with pytest.raises(UserError, match="not a saescope build"):
         Build.open(tmp_path / "b.duckdb")
     with pytest.raises(UserError, match="cannot be opened"):
         Build.open(tmp_path / "none.duckdb")

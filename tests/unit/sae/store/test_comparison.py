@@ -1,4 +1,4 @@
-"""A comparison's file: written whole, asked about everything that the page shows."""
+"""The file of a comparison, and every query of it that the page makes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def comparison(tmp_path: Path) -> Any:
 def test_both_orders_of_the_names_mean_the_same_file(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     assert comparison_path(workspace, "m/a", "m/b") == comparison_path(workspace, "m/b", "m/a")
-    with pytest.raises(UserError, match="itself"):
+    with pytest.raises(UserError, match="b: this is the same SAE"):
         comparison_path(workspace, "m/a", "m/a")
 
 

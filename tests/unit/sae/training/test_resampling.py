@@ -1,4 +1,4 @@
-"""Dead latents are pointed at inputs that are badly explained, and nothing else changes."""
+"""Dead latents are pointed at badly explained inputs, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -50,30 +50,30 @@ def test_dead_latents_are_pointed_at_badly_explained_inputs(architecture: str) -
     error_BD[[4, 20]] = torch.tensor([1.0, -2.0])[:, None]  # only these two are badly explained
     resample(trainer, y_BD, error_BD)
 
-    living = [latent for latent in range(L) if latent not in DEAD]
+    alive = [latent for latent in range(L) if latent not in DEAD]
     centred_BD = y_BD - before["b_dec"]
     directions_2D = (centred_BD / centred_BD.norm(dim=1, keepdim=True))[[4, 20]]
     after = trainer.tensors()
     for latent in DEAD:
         assert (after["W_dec"][latent] - directions_2D).norm(dim=1).min() < 1e-6
         torch.testing.assert_close(after["W_enc"][latent],
-                                   0.2 * before["W_enc"][living].norm(dim=1).mean() * after["W_dec"][latent])
+                                   0.2 * before["W_enc"][alive].norm(dim=1).mean() * after["W_dec"][latent])
     for name, tensor in after.items():
         if name == "b_dec":
             assert torch.equal(tensor, before[name])
             continue
-        assert torch.equal(tensor[living], before[name][living]), name
+        assert torch.equal(tensor[alive], before[name][alive]), name
         if name not in ("W_enc", "W_dec"):
             assert not tensor[DEAD].any(), name
         moments = trainer.optimizer.adam.state[trainer.named_parameters()[name]]
         for moment in ("exp_avg", "exp_avg_sq"):
             assert not moments[moment][DEAD].any()
-            assert moments[moment][living].any()
+            assert moments[moment][alive].any()
     assert trainer.n_dead == 0
 
 
 def test_the_chance_is_the_square_of_the_loss() -> None:
-    """Of two inputs with errors 1 and √2, the second is drawn four times as often as the first."""
+    """Check that of two inputs with errors 1 and √2, the second is drawn four times as often as the first."""
     trainer = trainer_of(n_latents=5001)
     trainer.step(batch(1), lr=1e-9)
     trainer.silent_tokens_L[:5000] = 101

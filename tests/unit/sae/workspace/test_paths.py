@@ -1,4 +1,4 @@
-"""Names that are safe in a path and an address, and what a workspace holds."""
+"""Names that are safe in a path and an address, and the contents of a workspace."""
 
 from __future__ import annotations
 

@@ -98,9 +98,9 @@ def test_what_the_file_does_not_say_is_asked_for_and_the_files_are_kept(
 
 
 @pytest.mark.parametrize(("name", "data", "says"), [
-    ("ae.pt", b"no pickle at all", "is no PyTorch file"),
-    ("sae.safetensors", bytes(100), "is no safetensors file"),
-    ("notes.txt", b"hello", "holds no SAE that is recognised"),
+    ("ae.pt", b"no pickle at all", "is not a PyTorch file"),
+    ("sae.safetensors", bytes(100), "is not a safetensors file"),
+    ("notes.txt", b"hello", "holds no known kind of SAE"),
     ("sae.zip", b"PK\x03\x04", "is damaged or cut short"),
 ], ids=["pickle", "safetensors", "text", "zip"])
 def test_a_damaged_upload_is_refused_and_not_kept(
@@ -151,3 +151,11 @@ def test_an_upload_that_is_too_large_is_refused(small_admin: TestClient, workspa
     assert not list((workspace.root / "uploads").iterdir())
     assert small_admin.post("/admin/import", files=[("files", ("ae.pt", bytes(1_100_000)))]).status_code == 413
     assert not list((workspace.root / "uploads").iterdir())
+
+
+def test_messages_name_the_file_and_not_its_folder(admin: TestClient) -> None:
+    page = admin.post("/admin/import", files=[("files", ("notes.txt", b"hello"))], data=FACTS).text
+    assert "notes.txt" in page
+    assert not re.search(r"[0-9a-f]{24}", page.split("<form", 2)[2].split("</form>")[0].replace("form-", ""))
+    page = admin.post("/admin/import", data={"source": ""}).text
+    assert "Choose files, or give a path on this server or a Hugging Face name." in page

@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 
 from app.pages.runs import spec_form
 from app.pages.runs.admin import TITLES
-from app.pages.runs.estimate import estimate
-from sae.lm.model_info import find_model
-from sae.specs.registry import POSITIONAL, SPECS, SweepSpec, TrainSpec, command_line, demo_spec, parse_spec
+from sae.specs.registry import POSITIONAL, SPECS, SweepSpec, TrainSpec, command_line, parse_spec
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import write_sae
 
@@ -79,11 +77,6 @@ def test_presets_of_sweeps_start_as_they_are(admin: TestClient, preset: str) -> 
     assert admin.post("/admin/sweep", data=_fields(admin.get(f"/admin/sweep?preset={preset}").text)).status_code == 303
 
 
-def test_the_papers_grid_is_one_run() -> None:
-    grid = spec_form.SWEEPS["paper"][2] | {"model": "demo", "text": "stdlib", "layer": 2}
-    assert len(SweepSpec(**grid).members()) == 36
-
-
 def test_a_sweeps_error_stands_at_its_field(admin: TestClient) -> None:
     sent = {**_fields(admin.get("/admin/sweep").text), "k": "16, 9000"}
     answer = admin.post("/admin/sweep", data=sent)
@@ -106,15 +99,15 @@ def test_a_double_click_starts_one_run(admin: TestClient) -> None:
 
 @pytest.mark.parametrize(("changes", "field", "words"), [
     ({"k": "50", "n_latents": "10"}, "k", "n_latents is 10"),
-    ({"k": "many"}, "k", "valid integer"),
+    ({"k": "many"}, "k", "whole number"),
     ({"layer": "99"}, "layer", "0 to"),
-    ({"context_length": "9999"}, "context_length", "8192"),
+    ({"context_length": "9999"}, "context_length", "8,192"),
     ({"context_length": "8192"}, "context_length", "at most"),
     ({"model": "/nowhere/model"}, "model", "not a directory"),
     ({"name": "a/b"}, "name", "not a usable name"),
     ({"name": "2-res-batchtopk-4k"}, "name", "already"),
     ({"architecture": "dense"}, "architecture", "batch_topk"),
-    ({"architecture": "jumprelu", "bandwidth": "0"}, "bandwidth", "greater than 0"),
+    ({"architecture": "jumprelu", "bandwidth": "0"}, "bandwidth", "above 0"),
     ({"site": "hook_nowhere"}, "site", "hook_resid_post"),
     ({"architecture": "relu", "site": "hook_mlp_in", "out_site": "hook_mlp_out"}, "out_site", "not for relu"),
     ({"out_site": "hook_resid_pre"}, "out_site", "after hook_resid_post"),
@@ -165,23 +158,6 @@ def test_the_estimate_follows_the_form(admin: TestClient) -> None:
     assert "not on this machine" in admin.get("/admin/train/estimate", params={"model": "gpt2"}).text
 
 
-def test_more_work_costs_more() -> None:
-    info, spec = find_model("demo"), demo_spec()
-    base = estimate(spec, info)
-    for change in ({"tokens": 10_000_000}, {"n_latents": 32_768}, {"reuse": 1}, {"index_tokens": 4_000_000}):
-        more = estimate(spec.model_copy(update=change), info)
-        assert more.high_s > base.high_s
-        assert more.disk > base.disk
-    assert base.low_s < base.high_s
-
-
-def test_the_speed_measured_here_is_used() -> None:
-    config = {"n_latents": 4096, "d_model": 256, "site": {"layer": 2}, "training": {"seconds": 3600.0, "tokens": 1e6}}
-    slow = estimate(demo_spec(), find_model("demo"), [{}, {"training": None}, config])
-    assert slow.low_s > estimate(demo_spec(), find_model("demo")).low_s
-    assert "workspace" in slow.basis
-
-
 @given(st.builds(
     TrainSpec, name=st.sampled_from(["", "a-b"]), text=st.sampled_from(["stdlib", "/a b/'c'"]),
     k=st.integers(1, 64), lr=st.sampled_from([0.0, 1e-4]), train_on_bos=st.booleans(), index=st.booleans(),
@@ -203,35 +179,6 @@ def test_the_command_line_says_the_same(spec: TrainSpec) -> None:
     assert parse_spec("train", values) == spec
 
 
-def test_users_are_made_and_removed(admin: TestClient) -> None:
-    answer = admin.post("/admin/users/save", data={"name": "eve", "password": "short"})
-    assert answer.status_code == 422
-    assert "8 characters" in answer.text
-    assert 'value="eve"' in answer.text
-    assert admin.post("/admin/users/save", data={"name": "eve", "password": "long enough"}).status_code == 303
-    page = admin.get("/admin").text
-    found = re.search(r"/admin/users/(\d+)/delete", page)
-    assert found is not None
-    other = TestClient(admin.app, follow_redirects=False)
-    assert other.post("/login", data={"name": "eve", "password": "long enough"}).status_code == 303
-    assert other.get("/admin").status_code == 403  # signed in, but no administrator
-    assert other.post("/api/runs", json={"kind": "train"}).status_code == 403
-    assert admin.post(f"/admin/users/{found[1]}/delete").status_code == 303
-    assert other.get("/admin").status_code == 303
-    for unknown in (999, 10**30):
-        assert admin.post(f"/admin/users/{unknown}/delete").status_code == 404
-
-
-def test_nobody_removes_themselves(admin: TestClient) -> None:
-    with admin.app.state.sessions() as db:  # type: ignore[attr-defined]
-        from sqlalchemy import select
-
-        from app.db.tables import User
-
-        me = db.scalar(select(User.id).where(User.name == "ada"))
-    assert admin.post(f"/admin/users/{me}/delete").status_code == 409
-
-
 def test_the_command_line_has_every_option_of_the_command() -> None:
     from typer.main import get_command
 
@@ -246,3 +193,26 @@ def test_the_command_line_has_every_option_of_the_command() -> None:
         shown = {word for word in shlex.split(command_line(kind, changed)) if word.startswith("--")}
         assert len(shown) == len(changed) - (kind in POSITIONAL)
         assert shown <= known
+
+
+@pytest.mark.parametrize("address", ["/admin/train?preset=own", "/admin/sweep?preset=paper", "/admin/index"])
+def test_nothing_is_at_fault_before_anything_was_typed(admin: TestClient, address: str) -> None:
+    page = admin.get(address).text
+    assert "error-text" not in page
+    assert "first.</p>" in page  # it says what to fill in
+
+
+@pytest.mark.parametrize(("kind", "text", "words"), [
+    ("train", "/no/such/file.txt", "is not a file or directory"), ("sweep", "~/none", "is not a file or directory"),
+    ("train", "owner/data", "could not be fetched"), ("index", "/no/such/file.txt", "is not a file or directory")])
+def test_a_text_that_is_not_there_is_refused_at_once(
+    admin: TestClient, workspace: Workspace, kind: str, text: str, words: str
+) -> None:
+    write_sae(workspace)
+    admin.app.state.catalog.sync()  # type: ignore[attr-defined]
+    sent = {**_fields(admin.get(f"/admin/{kind}?sae=demo/2-res-batchtopk-4k").text), "text": text}
+    answer = admin.post(f"/admin/{kind}", data=sent)
+    assert answer.status_code == 422
+    error = re.search(r'id="error-text"[^>]*>(.*?)</p>', answer.text, re.DOTALL)
+    assert error is not None
+    assert words in error[1]

@@ -1,4 +1,4 @@
-"""Every architecture, trained: it finds planted features, and what is saved is what was trained."""
+"""Every architecture, when trained, finds planted features, and its artefact equals what was trained."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_planted_features_are_found(architecture: str) -> None:
     assert float(cosine_LG.max(dim=0).values.mean()) >= 0.9
     codes = artefact_of(result, spec).codes(X_ND)
     l0 = len(codes.value_N) / len(X_ND)
-    if architecture in ("relu", "gated"):  # steered by a coefficient, not by k
+    if architecture in ("relu", "gated"):  # controlled by a coefficient, not by k
         assert 1 < l0 < 6
     else:
         # JumpReLU's k is an aim, weighed against FVU; TopK keeps fewer where fewer are positive (an eighth of the
@@ -59,7 +59,7 @@ def test_saved_and_loaded_it_gives_the_same_outputs(architecture: str, tmp_path:
 
 @every_architecture
 def test_the_dataset_scale_is_folded_without_changing_outputs(architecture: str) -> None:
-    """Raw activations into the artefact give what scaled ones give the trained weights, divided by the scale."""
+    """Compare the artefact on raw activations with the trained weights on scaled ones, divided by the scale."""
     result, spec = trained(architecture, "dataset")
     s = result.normalizer.factor
     assert not 0.9 < s < 1.1
@@ -75,7 +75,7 @@ def test_the_dataset_scale_is_folded_without_changing_outputs(architecture: str)
 
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name not in ("batch_topk", "matryoshka")])
 def test_inference_is_the_rule_of_training(architecture: str) -> None:
-    """Where no θ takes the batch's place, the artefact's codes are those of a training step on the same weights."""
+    """Compare the artefact's codes with a training step on the same weights, for rules without a θ."""
     result, spec = trained(architecture)
     result.trainer.product_dtype = torch.float32
     in_training = result.trainer.gradients(X_ND[:300]).codes
@@ -84,7 +84,7 @@ def test_inference_is_the_rule_of_training(architecture: str) -> None:
 
 @pytest.mark.parametrize("architecture", ["topk", "batch_topk", "matryoshka"])
 def test_a_transcoder_finds_what_each_feature_is_turned_into(architecture: str) -> None:
-    """Features of 24 dimensions go in, those of 32 with the same strengths come out."""
+    """Map features of 24 dimensions to features of 32 dimensions with the same strengths."""
     generator = torch.Generator().manual_seed(0)
     read_GD, written_GD = (torch.nn.functional.normalize(torch.randn(40, width, generator=generator), dim=1)
                            for width in (24, 32))

@@ -1,4 +1,4 @@
-"""Builds out as dashboards and in again; dashboards that SAEDashboard itself wrote; hostile files."""
+"""Builds exported as dashboards and imported again, dashboards written by SAEDashboard, and hostile files."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 @pytest.fixture(scope="module")
 def tree(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Neuronpedia export of the build."""
+    """Write a Neuronpedia export of the build."""
     folder = tmp_path_factory.mktemp("export") / "tree"
-    write_folder(neuronpedia.members(Exporter(build, CONFIG), {4: Explanation("a <b>dot</b>", "ada")}), folder)
+    write_folder(neuronpedia.members(Exporter(build, CONFIG), {4: [Explanation("a <b>dot</b>", "ada")]}), folder)
     return folder
 
 
@@ -55,7 +55,7 @@ def batches(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def brought_in(path: Path, folder: Path, **options: str) -> Build:
+def imported(path: Path, folder: Path, **options: str) -> Build:
     workspace = Workspace(folder / "workspace")
     sae_id, build_id = import_dashboard(path, workspace, **options)
     assert json.loads((workspace.sae(sae_id) / "sae.json").read_text())["weights"] == "none"
@@ -76,13 +76,13 @@ def without_empty_ends(counts: list[int] | None) -> list[int]:
     return list(np.trim_zeros(counts or []))
 
 
-def told(build: Build, context: Context) -> dict[str, Any]:
-    """All that a page shows of a context."""
+def facts(build: Build, context: Context) -> dict[str, Any]:
+    """Return all facts of a context that a page shows."""
     return {**vars(context), "tokens": pieces(build, context.tokens)}
 
 
 def all_of(build: Build, latent: Latent) -> dict[str, Any]:
-    """All that a page shows of a latent: tokens by their bytes, histograms without their empty ends."""
+    """Return all facts of a latent that a page shows, with tokens as bytes and histograms without empty ends."""
     pairs = {side: list(zip(pieces(build, [t for t, _ in getattr(latent, side)]),
                             [v for _, v in getattr(latent, side)], strict=True))
              for side in ("logit_pos", "logit_neg")}
@@ -93,8 +93,8 @@ def all_of(build: Build, latent: Latent) -> dict[str, Any]:
         "hist": without_empty_ends(latent.hist), "logit_hist": without_empty_ends(latent.logit_hist)}
 
 
-def test_a_neuronpedia_tree_comes_back_as_it_went(build: Build, tree: Path, tmp_path: Path) -> None:
-    again = brought_in(tree, tmp_path, name="again")
+def test_a_neuronpedia_tree_survives_a_round_trip(build: Build, tree: Path, tmp_path: Path) -> None:
+    again = imported(tree, tmp_path, name="again")
     assert (again.n_latents, again.meta["imported"]["format"]) == (60, "Neuronpedia export")
     assert again.counts() == build.counts()
     for i in range(60):
@@ -102,13 +102,13 @@ def test_a_neuronpedia_tree_comes_back_as_it_went(build: Build, tree: Path, tmp_
         assert ours is not None
         assert theirs is not None
         assert all_of(again, theirs) == all_of(build, ours)
-        assert [told(again, c) for c in again.contexts(i)] == [told(build, c) for c in build.contexts(i)]
+        assert [facts(again, c) for c in again.contexts(i)] == [facts(build, c) for c in build.contexts(i)]
     assert again.explanations(4) == [("a <b>dot</b>", "ada")]
     assert again.explanations(5) == []
 
 
 def test_the_edges_of_its_histograms_come_back(build: Build, tree: Path, tmp_path: Path) -> None:
-    again = brought_in(tree, tmp_path)
+    again = imported(tree, tmp_path)
     ours, theirs = build.latent(9), again.latent(9)
     assert ours is not None
     assert theirs is not None
@@ -128,7 +128,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def stripped(tree: Path, target: Path) -> Path:
-    """The tree as Neuronpedia would write it: without our columns, without what metadata says of us."""
+    """Copy the tree as Neuronpedia would write it, without our extra keys and metadata."""
     shutil.copytree(tree, target)
     for path in target.glob("v1/*/*/*/*.gz"):
         rows = read_rows(path)
@@ -142,8 +142,8 @@ def stripped(tree: Path, target: Path) -> Path:
     return target
 
 
-def test_a_tree_of_others_says_less_and_nothing_is_made_up(build: Build, tree: Path, tmp_path: Path) -> None:
-    again = brought_in(stripped(tree, tmp_path / "foreign"), tmp_path)
+def test_missing_facts_of_a_foreign_tree_stay_null(build: Build, tree: Path, tmp_path: Path) -> None:
+    again = imported(stripped(tree, tmp_path / "foreign"), tmp_path)
     absent = ("mean_act", "std_act", "n_contexts", "mean_l0", "logit_kurtosis", "encoder_norm", "mean_position")
     for i in range(60):
         ours, theirs = build.latent(i), again.latent(i)
@@ -166,7 +166,7 @@ def test_a_tree_of_others_says_less_and_nothing_is_made_up(build: Build, tree: P
 
 
 def test_its_tokens_can_be_searched(tree: Path, tmp_path: Path) -> None:
-    again = brought_in(tree, tmp_path)
+    again = imported(tree, tmp_path)
     found = again.find_tokens("self")
     assert found
     listed = again.latents("token", True, Filters(frozenset([ALIVE])), found[0].token).rows
@@ -179,7 +179,7 @@ def test_its_tokens_can_be_searched(tree: Path, tmp_path: Path) -> None:
 
 
 def test_saedashboard_batches_come_back(build: Build, batches: Path, tmp_path: Path) -> None:
-    again = brought_in(batches, tmp_path)
+    again = imported(batches, tmp_path)
     assert again.meta["imported"]["format"] == "SAEDashboard"
     for i in (0, 9, 17):
         ours, theirs = build.latent(i), again.latent(i)
@@ -190,11 +190,11 @@ def test_saedashboard_batches_come_back(build: Build, batches: Path, tmp_path: P
         assert [c.act for c in again.contexts(i) if c.band == 0] == [c.act for c in build.contexts(i) if c.band == 0]
 
 
-def test_what_saedashboard_itself_wrote(tmp_path: Path) -> None:
-    """Contexts and values against the activations of model and SAE, computed where the batches were made."""
+def test_batches_written_by_saedashboard(tmp_path: Path) -> None:
+    """Compare contexts and values with the activations of model and SAE, computed when the batches were made."""
     expected = json.loads((REAL / "expected.json").read_text())
     assert kind_of(REAL) == "saedashboard"
-    again = brought_in(REAL, tmp_path)
+    again = imported(REAL, tmp_path)
     assert again.meta["sae_id"] == "tiny/0-res-tiny"
     assert (again.n_latents, again.meta["context_length"], again.meta["text"]) == (12, 24, "this/file")
     for i in range(12):
@@ -222,12 +222,12 @@ def test_what_saedashboard_itself_wrote(tmp_path: Path) -> None:
 
 
 def same_text(ours: str, theirs: str) -> bool:
-    """A context may begin or end inside a character, which each side shows in its own way."""
+    """Compare texts, of which each may begin or end inside a character."""
     return ours.strip("\ufffd") in theirs or theirs.strip("\ufffd") in ours
 
 
 def test_split_characters_are_whole_again(tmp_path: Path) -> None:
-    again = brought_in(REAL, tmp_path)
+    again = imported(REAL, tmp_path)
     assert again.meta["byte_level"]
     texts = [b"".join(pieces(again, c.tokens)) for i in range(12) for c in again.contexts(i)]
     for wanted in ("日本語の", "🙂🦊", "café naïve “quoted”", "\u202ereversed\u202c", "</script><b onclick"):
@@ -246,13 +246,6 @@ def test_circuit_tracer_json(build: Build) -> None:
     assert max(first["tokens_acts_list"]) == first["tokens_acts_list"][first["train_token_ind"]]
     assert len(out["quantile_values"]) == 99
     assert out["quantile_values"] == sorted(out["quantile_values"])
-
-
-def test_every_line_of_a_file_has_the_same_keys(tree: Path) -> None:
-    for kind in ("features", "activations", "explanations"):
-        rows = [row for path in tree.glob(f"v1/*/*/{kind}/*.gz") for row in read_rows(path)]
-        assert rows
-        assert len({tuple(row) for row in rows}) == 1
 
 
 def damaged(change: Callable[[dict[str, Any]], Any], kind: str = "activations") -> Callable[[Path], None]:
@@ -311,9 +304,9 @@ def test_a_stopped_import_leaves_nothing(tree: Path, tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_taken_is_refused(tree: Path, tmp_path: Path) -> None:
-    brought_in(tree, tmp_path)
+    imported(tree, tmp_path)
     with pytest.raises(UserError, match="already"):
-        brought_in(tree, tmp_path)
+        imported(tree, tmp_path)
 
 
 def test_names_cannot_leave_the_workspace(tree: Path, tmp_path: Path) -> None:
@@ -322,7 +315,7 @@ def test_names_cannot_leave_the_workspace(tree: Path, tmp_path: Path) -> None:
         rows = [row | {"modelId": "../../../etc", "layer": "../0"} for row in read_rows(path)]
         write_rows(path, rows)
     next((tmp_path / "tree").glob("v1/*/*/source.jsonl")).write_text('{"id": "../../x"}')
-    again = brought_in(tmp_path / "tree", tmp_path)
+    again = imported(tmp_path / "tree", tmp_path)
     assert again.meta["sae_id"] == "etc/x"
     assert {p.name for p in tmp_path.iterdir()} == {"tree", "workspace"}
 
@@ -332,7 +325,7 @@ def test_odd_numbers_become_absent_not_zero(tree: Path, tmp_path: Path) -> None:
     damaged(lambda row: row.update(
         frac_nonzero=float("nan"), maxActApprox=None, freq_hist_data_bar_heights=[0.5], pos_values=None, saescope=None,
         topkCosSimIndices=["x"], topkCosSimValues=[0.3]), "features")(tmp_path / "tree")
-    again = brought_in(tmp_path / "tree", tmp_path)
+    again = imported(tmp_path / "tree", tmp_path)
     found = again.latent(3)
     assert found is not None
     assert (found.density, found.hist, found.n_tokens) == (None, None, None)

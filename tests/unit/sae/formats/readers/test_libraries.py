@@ -1,4 +1,4 @@
-"""Our codes and reconstructions are the library's own, for files that the library wrote.
+"""Our codes and reconstructions equal the library's own, for files that the library wrote.
 
 The fixtures come from `tests/fixtures/make`; expected codes are in units of a unit-norm decoder.
 """
@@ -14,9 +14,8 @@ from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
 from sae.formats.readers.registry import load
-from tests import FIXTURES
+from tests.unit.sae.formats.saes import SAES
 
-SAES = FIXTURES / "saes"
 CASES = sorted(path.relative_to(SAES).as_posix().removesuffix(".expected.safetensors")
                for path in SAES.rglob("*.expected.safetensors"))
 REFUSED = {"sparsify/groupmax"}
@@ -43,7 +42,7 @@ def test_codes_and_reconstructions_are_the_librarys(case: str, tmp_path: Path) -
     assert 0 < (codes_BL > 0).float().mean() < 1
     torch.testing.assert_close(codes_BL, expected["codes"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(x_hat_BD, expected["x_hat"], rtol=1e-5, atol=1e-5)
-    # One latent alone, and the artefact on disk, say the same.
+    # Single latents and the artefact on disk agree with the codes.
     torch.testing.assert_close(sae.activation_of(expected["x"], torch.tensor([3, 7])), codes_BL[:, [3, 7]],
                                rtol=1e-5, atol=1e-5)
     sae.save(tmp_path)

@@ -1,4 +1,4 @@
-"""`push` against an object that stands for the hub."""
+"""`push` against a fake hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.sae.formats.writers.test_saelens import make_sae
 
 
 class FakeHub:
-    """Keeps what is uploaded, by path in the repository."""
+    """A hub that keeps uploaded files by their path in the repository."""
 
     def __init__(self, card: bool = False, refuses: bool = False) -> None:
         self.files: dict[str, bytes] = {"README.md": b"mine"} if card else {}

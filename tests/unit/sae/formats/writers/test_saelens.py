@@ -1,4 +1,4 @@
-"""Our SAELens folders give the same codes: by SAELens' formulas written here, and by SAELens itself where it is."""
+"""Our SAELens folders give equal codes, by SAELens' formulas written here and by SAELens itself if installed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PEER = Path(os.environ.get("SAESCOPE_PEER_SAELENS", ROOT / "benchmarks" / "peers
 
 def make_sae(architecture: str = "relu", normalize: str = "none", hook: str = "blocks.2.hook_resid_post",
              **changes: Any) -> Autoencoder:
-    """An SAE with random weights.  `changes`: out_hook, skip, b_in ("zero", "own"), scaled."""
+    """Make an SAE with random weights.  `changes` may hold out_hook, skip, b_in ("zero", "own") and scaled."""
     generator = torch.Generator().manual_seed(hash((architecture, normalize)) % 1000)
 
     def random(*shape: int) -> torch.Tensor:
@@ -75,7 +75,7 @@ CASES: dict[str, dict[str, Any]] = {
     "skip_transcoder": {"out_hook": "blocks.2.hook_mlp_out", "skip": True},
     "jumprelu_skip_transcoder": {"architecture": "jumprelu", "out_hook": "blocks.2.hook_mlp_out", "skip": True},
 }
-# SAELens undoes its layer norm without the 1e-5 that it was done with.
+# SAELens applies its layer norm with 1e-5, but undoes it without.
 UNDONE = dict.fromkeys(CASES, 1e-7) | {"layer_norm": 2e-5}
 
 
@@ -90,20 +90,20 @@ def write(sae: Autoencoder, folder: Path) -> Path:
 
 
 def expected(sae: Autoencoder, x_BD: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Our codes (in the units of the decoder that is written) and reconstructions."""
+    """Return our codes, in the units of the written decoder, and reconstructions."""
     codes = sae.codes(x_BD)
     dense_BL = torch.zeros(B, L)
     dense_BL[codes.token_N, codes.latent_N] = codes.value_N
     if sae.activation_scale_L is not None:
         dense_BL = dense_BL / sae.activation_scale_L
     x_hat = sae.reconstruct(x_BD)
-    if sae.normalizer.kind == "centre":  # there they are the residual streams of a model with centred writing weights
+    if sae.normalizer.kind == "centre":  # SAELens reconstructs the centred residual stream
         x_hat = x_hat - x_BD.mean(dim=1, keepdim=True)
     return dense_BL.numpy(), x_hat.numpy()
 
 
 def reference(folder: Path, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """SAELens' formulas, from its files alone."""
+    """Compute codes and reconstructions by SAELens' formulas, from its files alone."""
     cfg = json.loads((folder / "cfg.json").read_text())
     t = load_file(folder / "sae_weights.safetensors")
     undo = lambda y: y  # noqa: E731
@@ -176,8 +176,8 @@ def test_the_true_architecture_is_in_the_metadata(tmp_path: Path) -> None:
     {"normalize": "centre", "out_hook": "blocks.2.hook_mlp_out"},
     {"architecture": "topk", "out_hook": "blocks.2.hook_mlp_out"},
     {"architecture": "gated", "out_hook": "blocks.2.hook_mlp_out"}])
-def test_what_saelens_has_no_word_for_is_refused(tmp_path: Path, case: dict[str, Any]) -> None:
+def test_what_saelens_cannot_express_is_refused(tmp_path: Path, case: dict[str, Any]) -> None:
     sae = make_sae(**case)
-    with pytest.raises(UserError, match="no word"):
+    with pytest.raises(UserError, match="cannot express"):
         write(sae, tmp_path)
     assert not (tmp_path / "saelens").exists()

@@ -1,0 +1,111 @@
+"""SAEs side by side: the table of the home page and of a model's page, and which SAE is the best one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from app.db.tables import Sae
+from app.pages.provenance import architecture_name, training_tokens
+from app.render import charts
+from app.render.numbers import number
+
+Value = float | str | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table, whose `?` says `definition`.  With `best_high` higher values are better."""
+
+    key: str
+    name: str
+    of: Callable[[Sae], Value]
+    form: str = ""  # a filter of app/render/numbers.py, "number:3" with an argument; "" for text
+    definition: str = ""
+    best_high: bool = False
+
+
+def _metric(key: str) -> Callable[[Sae], Value]:
+    def read(sae: Sae) -> Value:
+        value = (sae.config.get("metrics") or {}).get(key)
+        return float(value) if isinstance(value, int | float) else None
+    return read
+
+
+COLUMNS = (
+    Column("sae", "SAE", lambda sae: sae.id),
+    Column("site", "site", lambda sae: sae.hook),
+    Column("architecture", "architecture", lambda sae: architecture_name(sae.architecture)),
+    Column("n_latents", "L", lambda sae: sae.n_latents, "whole", "number of latents", True),
+    Column("k", "k", lambda sae: sae.k, "whole", "active latents on a token that the SAE was trained for"),
+    Column("trained", "trained on", training_tokens, "compact",
+           "tokens of text in training; an SAE that is trained for longer reconstructs better", True),
+    Column("fvu", "FVU", _metric("fvu"), "number:3",
+           "fraction of variance unexplained on held-out text; 0 is a perfect reconstruction"),
+    Column("delta_ce", "ΔCE", _metric("delta_ce"), "number:3",
+           "rise of the language model's loss, in nats per token, when the reconstruction replaces the activations"),
+    Column("l0", "L0", _metric("l0"), "number:1", "active latents on a token, on average over held-out text"),
+    Column("dead", "dead", _metric("dead_fraction"), "percent", "share of latents that never fired on held-out text"),
+    Column("indexed", "indexed", lambda sae: float(sae.current_build is not None), "",
+           "whether there is an index of contexts, which is what makes latents browsable", True),
+)
+_BY_KEY = {column.key: column for column in COLUMNS}
+HINTS = {column.key: column.definition for column in COLUMNS}
+
+
+@dataclass(frozen=True)
+class SaeTable:
+    """SAEs in an order that their page's address says: `?sort=l0&dir=desc`."""
+
+    saes: list[Sae]
+    sort: str
+    descending: bool
+
+    @classmethod
+    def read(cls, saes: Sequence[Sae], query: Mapping[str, str]) -> SaeTable:
+        """Sort as the query says; without a valid `sort` by FVU, so that the best SAE is first."""
+        key = query.get("sort", "")
+        key = key if key in _BY_KEY else "fvu"
+        descending = query.get("dir") == "desc" if "dir" in query else _BY_KEY[key].best_high
+        return cls(in_order(saes, key, descending), key, descending)
+
+    def href(self, column: Column) -> str:
+        """Return the address that sorts by a column, the other way round where it is sorted by already."""
+        descending = not self.descending if column.key == self.sort else column.best_high
+        return f"?sort={column.key}&dir={'desc' if descending else 'asc'}"
+
+    def cells(self, sae: Sae) -> list[tuple[Column, Value]]:
+        """Return the row of an SAE, without its name and whether it is indexed."""
+        return [(column, column.of(sae)) for column in COLUMNS[1:-1]]
+
+
+def in_order(saes: Sequence[Sae], key: str, descending: bool = False) -> list[Sae]:
+    """Return SAEs sorted by a column; those without a value come last either way."""
+    of = _BY_KEY[key].of
+    known = [sae for sae in saes if of(sae) is not None]
+    unknown = [sae for sae in saes if of(sae) is None]
+    return sorted(known, key=lambda sae: _comparable(of(sae)), reverse=descending) + unknown
+
+
+def trade_off(saes: Sequence[Sae]) -> Markup:
+    """Draw FVU against L0 of the SAEs that were measured, coloured by architecture."""
+    fvu, l0 = _BY_KEY["fvu"].of, _BY_KEY["l0"].of
+    names = sorted({architecture_name(sae.architecture) for sae in saes})
+    dots = [charts.Dot(float(x), float(y), names.index(architecture_name(sae.architecture)), sae.name, f"/{sae.id}")
+            for sae in saes if (x := l0(sae)) is not None and (y := fvu(sae)) is not None]
+    frame = charts.Frame(
+        "FVU against L0", "L0", "FVU", 800, 300, x_format=lambda x: number(x, 1), y_format=lambda y: number(y, 3))
+    return charts.scatter(dots, frame, names)
+
+
+def best(saes: Sequence[Sae]) -> Sae | None:
+    """Return the SAE to begin with: of those with an index and weights the one with the lowest FVU."""
+    browsable = [sae for sae in saes if sae.current_build]
+    return next(iter(in_order([sae for sae in browsable if not sae.weightless], "fvu") or browsable), None)
+
+
+def _comparable(value: Value) -> Any:
+    return value.lower() if isinstance(value, str) else value
