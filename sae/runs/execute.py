@@ -21,7 +21,7 @@ from sae.errors import Cancelled, Interrupted, UserError
 from sae.runs import compare, import_sae
 from sae.runs.folder import FINAL_STATES, RunFolder
 from sae.runs.progress import Follower, Reporter
-from sae.runs.steps import build_index, open_model_and_text, text_of
+from sae.runs.steps import build_index, open_model_and_text, text_of, text_tokens_of
 from sae.specs.registry import (
     CompareSpec,
     EvaluateSpec,
@@ -157,7 +157,8 @@ def _index(spec: IndexSpec, folder: RunFolder, workspace: Workspace, reporter: R
     config = read_config(workspace.sae(spec.sae))
     text, column, split = text_of(config, spec.text, spec.text_column, spec.text_split)
     lm, corpus = open_model_and_text(config["model"]["name"], spec.device, text, column, split,
-                                     config["context_length"], workspace, reporter)
+                                     config["context_length"], workspace, reporter,
+                                     text_tokens=text_tokens_of(config, spec.text, spec.text_tokens))
     sae = Autoencoder.load(workspace.sae(spec.sae), lm.device)
     return {"sae": spec.sae, "build": build_index(spec, sae, lm, corpus, folder, workspace, reporter)}
 
@@ -169,7 +170,7 @@ def _evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, repor
 
     config = read_config(workspace.sae(spec.sae))
     lm, corpus = open_model_and_text(config["model"]["name"], spec.device, *text_of(config, "", "text", "train"),
-                                     config["context_length"], workspace, reporter)
+                                     config["context_length"], workspace, reporter, text_tokens=text_tokens_of(config))
     sae = Autoencoder.load(workspace.sae(spec.sae), lm.device)
     reporter.begin("evaluation")
     metrics = evaluate(lm, sae, corpus, spec.eval_tokens, spec.ce_tokens, reporter.update)

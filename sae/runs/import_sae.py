@@ -68,7 +68,8 @@ def import_sae(
     finished = note.read_text(encoding="utf-8").strip() if note.exists() else ""
     if finished and _made_by(finished, folder, workspace):  # an earlier process of this run published it
         sae = Autoencoder.load(workspace.sae(finished))
-        lm, corpus = open_(sae.config["model"]["name"], *_text(spec), sae.config["context_length"], workspace, reporter)
+        lm, corpus = open_(sae.config["model"]["name"], *_text(spec), sae.config["context_length"], workspace, reporter,
+                           text_tokens=spec.text_tokens)
         sae = sae.to(lm.device)
     else:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)  # a killed process may have left files
@@ -112,7 +113,8 @@ def _imported(
     length = min(foreign.context_length or 128, find_model(foreign.model).n_ctx)
     foreign.context_length = max(length, 8)
     hooks = [hook for hook in (foreign.hook, foreign.out_hook) if hook]
-    lm, corpus = open_(foreign.model, *_text(spec), foreign.context_length, workspace, reporter, hooks)
+    lm, corpus = open_(foreign.model, *_text(spec), foreign.context_length, workspace, reporter, hooks,
+                       text_tokens=spec.text_tokens)
     sae = _checked(spec, foreign, sae_id, lm, corpus, reporter)
     sae.config["run"] = folder.id
     (folder.path / _NOTE).write_text(sae_id, encoding="utf-8")
@@ -198,7 +200,8 @@ def _checked(
     sae.config["imported"] |= {
         "source": f"upload of {', '.join(foreign.files)}" if uploaded else spec.source,
         "measured": kept, "forced": spec.force and not reconstructs(measured), "text": spec.text,
-        "text_column": spec.text_column, "text_split": spec.text_split, "corpus": corpus.id}
+        "text_column": spec.text_column, "text_split": spec.text_split, "text_tokens": spec.text_tokens,
+        "corpus": corpus.id}
     return sae
 
 

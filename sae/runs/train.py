@@ -49,7 +49,7 @@ def train_members(
         group.wait()  # the main process prepares the text first; the others then read it from disk
     lm, corpus = open_model_and_text(
         spec.model, device_of(spec.device), spec.text, spec.text_column, spec.text_split, spec.context_length,
-        workspace, reporter, [hook for hook in (spec.hook, spec.out_hook) if hook])
+        workspace, reporter, [hook for hook in (spec.hook, spec.out_hook) if hook], text_tokens=spec.text_tokens)
     if group.is_main:
         group.wait()
     # An earlier process of this run may have saved some of the SAEs.

@@ -23,6 +23,11 @@ L0Penalty = Literal["target", "linear"]
 BDecInit = Literal["geometric_median", "mean"]
 BufferDtype = Literal["bfloat16", "float16", "float32"]
 
+TEXT_COLUMN = ("Column that holds the documents of a file of rows or of a data set: text, a chat (a list of messages), or "
+               "token ids")
+TEXT_SPLIT = "Split of a Hugging Face data set, or of a folder whose files are named after splits"
+TEXT_TOKENS = "Text tokens read at most; 0: all of a file or directory, 20 million of a Hugging Face data set"
+
 _WITH_K = ("batch_topk", "topk", "matryoshka")  # architectures that keep k latents, exactly or on average
 _WITH_L1 = ("relu", "gated")
 _MAX_MEMBERS = 256
@@ -92,11 +97,12 @@ class _Subject(BaseSpec):
         "demo", "Language model: 'demo' (embedded), a Hugging Face name, or a local directory",
         group="what", min_length=1, max_length=4096, why="the embedded model needs no network")
     text: str = setting(
-        "stdlib", "Text: 'stdlib' (this Python's standard library), a file, a directory, JSONL, "
-        "Parquet, or a Hugging Face data set", group="what", min_length=1, max_length=4096,
+        "stdlib", "Text: 'stdlib' (this Python's standard library), a file or a directory of text or of rows (JSONL, "
+        "JSON, CSV, Parquet, Arrow), or a Hugging Face data set", group="what", min_length=1, max_length=4096,
         why="the embedded model was trained on Python source")
-    text_column: str = setting("text", "Column that holds the text in JSONL, Parquet or a data set", group="what")
-    text_split: str = setting("train", "Split of a Hugging Face data set", group="what")
+    text_column: str = setting("text", TEXT_COLUMN, group="what")
+    text_split: str = setting("train", TEXT_SPLIT, group="what")
+    text_tokens: int = setting(0, TEXT_TOKENS, group="what", unit="tokens", ge=0)
     layer: int = setting(
         2, "Block, counted from 0", group="what", ge=0,
         why="a middle layer, between the tokens and the prediction")
