@@ -51,14 +51,14 @@ def choose(
     rest[top_row] = False
     band_LK = bands_of_bins(hist_LK)
     band_N = band_LK[peaks.latent_N, peaks.bin_N.long()]
-    rest &= band_N > TOP_BAND
-    row = rest.nonzero().squeeze(1)
-    group = peaks.latent_N * (len(BANDS) + 1) + band_N
-    rank = sample_rank(peaks.key_N[row], group[row])
-    row, rank = row[rank < _SPARE * n_band], rank[rank < _SPARE * n_band]
-    row = _first_shown(torch.cat([top_row, row[torch.argsort(rank, stable=True)]]), peaks, corpus)
-    row = row[rest[row]].sort().values
-    row = row[sample_rank(peaks.key_N[row], group[row]) < n_band]
+    shown = top_row
+    for band, *_ in BANDS:
+        row = (rest & (band_N == band)).nonzero().squeeze(1)
+        rank = sample_rank(peaks.key_N[row], peaks.latent_N[row])
+        row, rank = row[rank < _SPARE * n_band], rank[rank < _SPARE * n_band]
+        row = _first_shown(torch.cat([shown, row[torch.argsort(rank, stable=True)]]), peaks, corpus)[len(shown) :]
+        shown = torch.cat([shown, row[sample_rank(peaks.key_N[row], peaks.latent_N[row]) < n_band]])
+    row = shown[len(top_row) :]
     near_row = _first_shown(torch.argsort(near.value_N, descending=True, stable=True), near, corpus).sort().values
     near_row = near_row + len(peaks.key_N)
     row_N = torch.cat([top_row, row, near_row])
@@ -97,7 +97,7 @@ def _texts(row: Tensor, peaks: Peaks, corpus: Corpus) -> np.ndarray:
 
 
 def _first_shown(row: Tensor, peaks: Peaks, corpus: Corpus) -> Tensor:
-    """Return the rows without those whose latent and text an earlier one of them has, in their order."""
+    """Return the rows without those whose latent and text an earlier one has, in their order."""
     _, first = np.unique(_texts(row, peaks, corpus), return_index=True)
     return row[torch.from_numpy(np.sort(first))]
 
