@@ -20,6 +20,7 @@ from filelock import Timeout
 from sae.errors import Cancelled, Interrupted, UserError
 from sae.runs import compare, import_sae
 from sae.runs.folder import FINAL_STATES, RunFolder
+from sae.runs.names import release_run
 from sae.runs.progress import Follower, Reporter
 from sae.runs.steps import build_index, open_model_and_text, text_of, text_tokens_of
 from sae.specs.registry import (
@@ -102,15 +103,18 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
         print("interrupted; run the same command again to resume")
         return EXIT_INTERRUPTED
     except Cancelled:
+        _give_up(folder, workspace)
         reporter.finish("cancelled")
         print("cancelled")
         return EXIT_CANCELLED
     except UserError as error:
+        _give_up(folder, workspace)
         reporter.finish("failed", str(error))
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER
     except Exception as error:
         traceback.print_exc()
+        _give_up(folder, workspace)
         reporter.finish("failed", f"{type(error).__name__}: {error}")
         return EXIT_FAILED
     if _rank():
@@ -121,6 +125,12 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
     made = [str(member["name"]) for member in result.get("members", [])]
     print("done: " + ", ".join(made or [f"{key} {value}" for key, value in result.items() if isinstance(value, str)]))
     return EXIT_OK
+
+
+def _give_up(folder: RunFolder, workspace: Workspace) -> None:
+    """Free the names that a run claimed and will not use."""
+    if not _rank():
+        release_run(folder, workspace)
 
 
 def _rank() -> int:
