@@ -156,6 +156,8 @@ def test_all_missing_facts_are_asked_for_at_once(workspace: Workspace, tmp_path:
     ({"hook": "here"}, "hook: 'here' is no known site"),
     ({"model": "./none"}, "model: ./none is not a directory"),
     ({"name": "../x"}, "name: '../x' is not a usable name"),
+    ({"context_length": 4}, "context_length: 4 is not between 8 and"),
+    ({"context_length": 8192}, "context_length: 8192 is not between 8 and"),
     ({"source": "/nowhere/sae"}, "source: there is no file or folder /nowhere/sae"),
 ])
 def test_impossible_settings_are_refused_in_one_line(
