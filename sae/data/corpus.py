@@ -2,8 +2,8 @@
 
 Each document is tokenised separately and cut into contexts of S positions: BOS, then S - 1 text tokens.  The last
 context of a document may be shorter; it is padded on the right with BOS, and its real length is stored.  Documents are
-never joined.  A context needs two text tokens, so a document's last token is dropped if it would be alone.  A chat is tokenised by
-the tokenizer's chat template.  Token ids are taken as they are, and cut into documents at every BOS.
+never joined.  A context needs two text tokens, so a document's last token is dropped if it would be alone.  A chat is
+tokenised by the tokenizer's chat template.  Token ids are taken as they are, and cut into documents at every BOS.
 
     tokens.bin      uint16 (uint32 for vocabularies over 65,536) [contexts, S]
     length.npy      int32 [contexts], real positions, BOS counted

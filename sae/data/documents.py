@@ -44,8 +44,8 @@ def document_of(name: str, value: Any, where: str, column: str) -> Document:
         return Document(name, messages=[_message(item, where, column) for item in value]) if value else Document(name)
     if isinstance(value, list) and all(isinstance(item, int) and not isinstance(item, bool) for item in value):
         return Document(name, ids=value)
-    raise UserError(f"text_column: {where}: column {column!r} holds {_kind(value)}; it should hold text, a list of chat "
-                    "messages, or a list of token ids", "text_column")
+    raise UserError(f"text_column: {where}: column {column!r} holds {_kind(value)}; it should hold text, a list of "
+                    "chat messages, or a list of token ids", "text_column")
 
 
 def _message(item: dict[str, Any], where: str, column: str) -> dict[str, str]:

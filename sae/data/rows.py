@@ -158,8 +158,8 @@ def _json(path: Path, column: str) -> Iterator[Row]:
         lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
         value = lists[0] if len(lists) == 1 else value
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-        raise UserError(f"text: {path.name} is not a list of JSON objects, one for each document; give JSON lines, or a "
-                        "list of objects", "text")
+        raise UserError(f"text: {path.name} is not a list of JSON objects, one for each document; give JSON lines, or "
+                        "a list of objects", "text")
     yield from ((f"row {number}", row) for number, row in enumerate(value))
 
 

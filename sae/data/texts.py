@@ -1,8 +1,8 @@
 """Sources of text: named documents, one after another.  No torch.
 
 A text is named by one string: `stdlib`, a text file, a directory, a file or a directory of rows (`sae.data.rows`), or
-a Hugging Face data set (`owner/name`, or `owner/name:config`).  `find_text` decides which it is without reading it; `TextSource.documents`
-then reads it in a fixed order.
+a Hugging Face data set (`owner/name`, or `owner/name:config`).  `find_text` decides which it is
+without reading it; `TextSource.documents` then reads it in a fixed order.
 """
 
 from __future__ import annotations

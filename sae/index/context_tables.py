@@ -21,7 +21,7 @@ from sae.data.corpus import Corpus
 from sae.index.top_contexts import Peaks, sample_rank
 from sae.kernels.hashing import counter, mix64
 from sae.kernels.segments import rank_within
-from sae.store.schema import BANDS, NEAR_BAND, ROW_GROUP, TOP_BAND
+from sae.store.schema import BANDS, NEAR_BAND, ROW_GROUP
 
 WINDOW = 128  # tokens shown at most
 _BEFORE_PEAK = 96  # tokens shown before the peak, where the context is longer than the window

@@ -155,8 +155,8 @@ def _check_place(spec: ImportSpec, foreign: Foreign, workspace: Workspace) -> st
             f"model: the file names {foreign.model}, which is not available here; name the model it was trained on "
             f"({error})", "model") from None
     if spec.context_length and not 8 <= spec.context_length <= info.n_ctx:
-        raise UserError(f"context_length: {spec.context_length} is not between 8 and {info.n_ctx}, the most tokens that "
-                        f"{info.name} reads", "context_length")
+        raise UserError(f"context_length: {spec.context_length} is not between 8 and {info.n_ctx}, the most tokens "
+                        f"that {info.name} reads", "context_length")
     for hook in filter(None, (foreign.hook, foreign.out_hook)):
         check_site(info, hook, "hook" if hook == foreign.hook else "out_hook")
     if spec.name:

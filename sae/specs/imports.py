@@ -38,8 +38,8 @@ class ImportSpec(IndexSettings):
     k: int = setting(0, "Latents per token, for a bare file of tensors; 0: what the file says", group="sae", ge=0,
                      le=4_194_304)
     threshold: float = setting(
-        0.0, "Threshold of a BatchTopK file that has none; 0: what the file says, else calibrated until the mean L0 is k",
-        group="sae", ge=0)
+        0.0, "Threshold of a BatchTopK file that has none; 0: what the file says, else calibrated until the mean L0 "
+        "is k", group="sae", ge=0)
     subtract_b_dec: YesNo = setting(
         "", "Whether b_dec is subtracted from the input; empty: what the format says", group="sae")
     normalize: Literal["", "none", "layer_norm", "layer_norm_std", "constant_norm", "centre"] = setting(

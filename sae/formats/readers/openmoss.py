@@ -106,8 +106,8 @@ def _scale(found: Found, config: dict[str, Any], t: Tensors, given: Mapping[str,
         w.normalize = "constant_norm"
         return
     if kind not in ("", "dataset-wise", "inference"):
-        refuse(found.config or "", f"norm_activation {kind[:40]!r} cannot be expressed here; dataset-wise and inference "
-                                   "can, and token-wise without a transcoder")
+        refuse(found.config or "", f"norm_activation {kind[:40]!r} cannot be expressed here; dataset-wise and "
+                                   "inference can, and token-wise without a transcoder")
     if kind == "inference":
         return
     norms = config.get("dataset_average_activation_norm")

@@ -79,7 +79,8 @@ def _refuse_activation(found: Found, config: dict[str, Any], legacy: bool) -> No
     """Refuse an activation function that no artefact can hold, and a TopK without k."""
     name = str(config.get("activation_fn_str") or config.get("activation_fn") or "relu").lower()
     if legacy and name not in ("relu", "topk", "jumprelu"):
-        refuse(found.config or "cfg.json", f"activation_fn_str {name[:40]!r} cannot be expressed here; relu and topk can")
+        refuse(found.config or "cfg.json", f"activation_fn_str {name[:40]!r} cannot be expressed here; relu and topk "
+                                           "can")
     if legacy and name == "topk" and "k" not in config:
         refuse(found.config or "cfg.json", "activation_fn_str is topk, but activation_fn_kwargs has no k")
 

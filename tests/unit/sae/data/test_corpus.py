@@ -209,7 +209,7 @@ def test_a_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
         def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
             return [[70_000] * 20 for _ in texts]
 
-    with pytest.raises(UserError, match="token 70000 in .*the tokens 0 to 8191") as caught:
+    with pytest.raises(UserError, match=r"token 70000 in .*the tokens 0 to 8191") as caught:
         prepare(write_jsonl(tmp_path, ["a"]), "text", "train", Wild(), 8, Workspace(tmp_path))
     assert caught.value.field == "model"
 
