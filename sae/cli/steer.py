@@ -72,7 +72,7 @@ def interventions_from_build(
     builds = workspace.build_ids(sae_id)
     if not builds:
         raise UserError(
-            f"sae: {sae_id} has no feature build, and strengths are in units of its maximum activations; "
+            f"sae: {sae_id} has no build, and strengths are in units of its maximum activations; "
             f"make one with: saescope index --sae {sae_id}", "sae")
     build = Build.open(workspace.build(sae_id, builds[-1]))
     try:

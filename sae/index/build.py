@@ -1,4 +1,4 @@
-"""A feature build from end to end: scales, scan, tables, file."""
+"""A build from end to end: scales, scan, tables, file."""
 
 from __future__ import annotations
 

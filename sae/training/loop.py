@@ -312,7 +312,8 @@ class _Loop:
                     **which, step=self.step, tokens=self.step * spec.batch_tokens, **curves.row(variance),
                     lr=self._lr(member, self.step - 1), tokens_per_s=curves.n_tokens / elapsed,
                     lm_tokens_per_s=read / read_s if read else None,
-                    sae_tokens_per_s=curves.n_tokens / max(elapsed - waited, 1e-9), lm_share=min(1.0, waited / elapsed), **filled)
+                    sae_tokens_per_s=curves.n_tokens / max(elapsed - waited, 1e-9),
+                    lm_share=min(1.0, waited / elapsed), **filled)
                 curves.reset()
         self.variance.zero_()
         self._mark()

@@ -110,7 +110,7 @@ def _interval(band: Mapping[str, Any]) -> str:
 def activation_chart(
     latent: Latent, meta: Mapping[str, Any], zoom: Zoom | None = None, marked: float | None = None,
 ) -> Markup:
-    """Draw the histogram of its firing activations, in log-spaced bins (imported: those of the file).
+    """Draw the histogram of its firing activations, in log-spaced bins (imported: the file's bins).
 
     Empty ends are cut off.  `marked` is an activation on another text.
     """

@@ -16,8 +16,8 @@ KNOWN_SHARE = 0.5  # of the rows shown have an output score: then it is worth a 
 class Column:
     """A column: `key` names its cells in the template, `sort` its name in the URL, `said` explains it.
 
-    `css` is the class of its cells, and `col-<key>` that of its width.  A phone leaves out columns that are `extra`.
-    `digits` are those of a sorted number.
+    `css` is the class of its cells, and `col-<key>` the class of its width.  A phone leaves out columns that are
+    `extra`.  `digits` are the digits of a sorted number.
     """
 
     key: str

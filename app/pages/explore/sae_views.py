@@ -100,7 +100,7 @@ def card(sae: Sae, build: Build | None) -> Card:
 
 
 def clear_latents(build: Build, n: int = 3) -> list[int]:
-    """Return latents that are easy to read: by their rules, else those of single tokens, else any that fire."""
+    """Return latents that are easy to read: by their rules, else by single tokens, else any that fire."""
     chosen = _first(build, "rule", True, ALIVE, n)
     if len(chosen) < n:
         chosen += _first(build, "kurtosis", True, "single_token", n) + build.random_latents(n)

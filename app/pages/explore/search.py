@@ -56,7 +56,7 @@ class TokenLink:
 def search_json(
     db: SessionDep, catalog: CatalogDep, builds: BuildsDep, q: str = "", sae: str = "",
 ) -> JSONResponse:
-    """Return the latents that fit the text, those of that number, labels and notes, and tokens that contain it."""
+    """Return the latents that fit the text or have that number, labels and notes, and tokens that contain it."""
     text, every = q.strip()[:200], _searchable(catalog, sae)
     chosen = [row for row in every if row.id == sae] or every
     results, tokens = _search(db, builds, chosen, text)

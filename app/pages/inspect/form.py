@@ -94,7 +94,7 @@ def _find(form: InspectForm, name: str, sae_id: str, catalog: Catalog) -> Sae | 
     elif sae.weightless:
         form.errors[name] = f"{sae.id} is an imported dashboard, which has no weights to read a text with"
     elif sae.current_build is None:
-        form.errors[name] = f"{sae.id} has no feature index yet, which says what its latents are"
+        form.errors[name] = f"{sae.id} has no index yet, which says what its latents are"
     return sae
 
 

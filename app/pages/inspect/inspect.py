@@ -98,7 +98,7 @@ def card(request: Request, tools: ToolsDep, sae: str, latent: QueryNumber) -> Re
     """Show a latent in short: label, density, strongest contexts."""
     row = tools.catalog.get_sae(sae)
     if row is None or row.current_build is None:
-        raise HTTPException(404, f"There is no SAE {sae} with a feature index here.")
+        raise HTTPException(404, f"There is no SAE {sae} with an index here.")
     with tools.builds.use(row.id, row.current_build) as build:
         found = build.latent(latent)
         if found is None:

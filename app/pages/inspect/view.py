@@ -171,7 +171,7 @@ class Cell:
     piece: Piece
     l0: int
     position: int
-    anew: bool
+    starts: bool
 
     @property
     def line_end(self) -> str:

@@ -27,7 +27,7 @@ from sae.workspace.paths import new_id, typed_path
 router = APIRouter(prefix="/admin", dependencies=[Depends(admin_user)], include_in_schema=False)
 
 Kind = Literal["train", "sweep", "index", "evaluate"]
-TITLES = {"train": "Train an SAE", "sweep": "Train a grid of SAEs", "index": "Build a feature index",
+TITLES = {"train": "Train an SAE", "sweep": "Train a grid of SAEs", "index": "Build an index",
           "evaluate": "Evaluate an SAE"}
 
 

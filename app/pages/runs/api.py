@@ -45,7 +45,7 @@ class SaeOut(BaseModel):
     layer: int
     hook: str
     url: str
-    build: str | None = Field(description="Its newest finished feature build; null while there is none")
+    build: str | None = Field(description="Its newest finished build; null while there is none")
     metrics: dict[str, Any] = Field(description="Measured on held-out text; see the SAE's page for definitions")
     note: str = Field(description="The administrators' note on it")
     hidden: bool = Field(description="Whether the home page, the SAE menu and the search leave it out")
@@ -84,7 +84,7 @@ class RunIn(BaseModel):
     model_config = {"json_schema_extra": {"examples": [EXAMPLES["train"]]}}
 
     kind: Literal["train", "sweep", "index", "evaluate", "import", "compare"] = Field(
-        description="train: one SAE; sweep: a grid of SAEs; index: the feature index of an SAE; evaluate: its metrics "
+        description="train: one SAE; sweep: a grid of SAEs; index: the index of an SAE; evaluate: its metrics "
         "on held-out text; import: an SAE of another program; compare: two SAEs latent by latent")
     spec: dict[str, Any] = Field(
         default_factory=dict, description="The settings by name, as listed for each kind; those left out have their "

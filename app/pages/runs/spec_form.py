@@ -22,13 +22,13 @@ GROUPS = {
     "training": ("Training", False),
     "stream": ("Activations and device", False),
     "evaluation": ("Calibration and evaluation", False),
-    "index": ("Feature index", False),
+    "index": ("Index", False),
 }
 _LABELS = {
     "n_latents": "Latents (L)", "k": "Latents per token (k)", "sae": "SAE", "lr": "Learning rate",
     "k_aux": "Dead latents in AuxK", "ce_tokens": "ΔCE tokens", "eval_tokens": "Evaluation tokens",
     "aux_alpha": "AuxK weight (α)", "train_on_bos": "Train on BOS",
-    "index": "Build the feature index", "bos": "BOS", "subtract_b_dec": "Subtract b_dec", "out_hook": "Hook written",
+    "index": "Build the index", "bos": "BOS", "subtract_b_dec": "Subtract b_dec", "out_hook": "Hook written",
     "hook": "Hook read",
     "batch_tokens": "Batch (B)", "normalize": "Normalisation", "l1_coefficient": "L1 coefficient",
     "l0_penalty": "L0 penalty", "l0_coefficient": "L0 coefficient", "multi_topk": "Multi-TopK",

@@ -94,7 +94,7 @@ class Sources:
             chip.errors["latent"] = f"{sae.id} is an imported dashboard, which has no weights to steer with"
         elif sae.current_build is None:
             chip.errors["latent"] = (
-                f"{sae.id} has no feature index yet, and strengths are in units of its maximum activations")
+                f"{sae.id} has no index yet, and strengths are in units of its maximum activations")
         else:
             with self._builds.use(sae.id, sae.current_build) as build:
                 chip.facts = facts(sae, build)

@@ -56,8 +56,8 @@ class Verdict:
 def baseline(cells: Sequence[Cell], mode: str) -> Cell:
     """Return the measures of text that is hardly steered, to compare the others with.
 
-    They are medians over the unsteered text, which is the first, and those of at most a tenth of the largest strength:
-    one text alone may repeat itself, or be about the concept, by chance.
+    They are medians over the unsteered text, which is the first, and texts at no more than a tenth of the largest
+    strength: one text alone may repeat itself, or be about the concept, by chance.
     """
     sizes = [abs((c.strength or 0.0) - _neutral(mode)) for c in cells[1:]]
     most = max(sizes, default=0.0) * _HARDLY

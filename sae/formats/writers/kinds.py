@@ -70,5 +70,5 @@ def check_kind(kind: str, config: Mapping[str, Any], has_build: bool) -> None:
         if kind == "saelens":
             to_saelens.saelens_config(config)  # raises if SAELens cannot express the SAE
     elif not has_build:
-        raise UserError(f"build: {config['id']} has no feature index yet, which a {KINDS[kind].name} export needs; "
+        raise UserError(f"build: {config['id']} has no index yet, which a {KINDS[kind].name} export needs; "
                         f"make one with: saescope index --sae {config['id']}", "build")

@@ -140,7 +140,8 @@ def cut_row(row: dict[str, Any]) -> dict[str, Any]:
 def test_shares_from_a_sample_have_an_interval(made: Synthetic) -> None:
     build = Build.open(made.path)
     (found,) = build._rows(f"SELECT * FROM {build._latents} WHERE latent = 0", [])
-    row = found | {"n_tokens": 65, "together": [3], "together_given": [0.5], "together_lift": [2.0], "together_phi": [0.1]}
+    row = found | {
+        "n_tokens": 65, "together": [3], "together_given": [0.5], "together_lift": [2.0], "together_phi": [0.1]}
     (estimated,) = latent_of(dict(row), 64).together
     half = 1.959964 / 2 / (64 + 1.959964**2) ** 0.5  # Wilson's interval of a half
     assert estimated.given_interval == pytest.approx((0.5 - half, 0.5 + half))
