@@ -12,7 +12,8 @@ import numpy as np
 from sae import __version__
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
-from sae.data.left_out import LeftOut, find_left_out
+from sae.data.left_out import LeftOut
+from sae.data.median_norm import find_left_out
 from sae.index.encoders import EncoderPool
 from sae.index.sample_tables import SAMPLES, Strongest
 from sae.index.scales import make_scales

@@ -15,7 +15,7 @@ from sae import __version__
 from sae.autoencoder.architectures import REGISTRY
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.activations import ActivationStream
-from sae.data.left_out import find_left_out
+from sae.data.median_norm import find_left_out
 from sae.distributed import Group
 from sae.distributed.world import device_of, open_world
 from sae.errors import UserError

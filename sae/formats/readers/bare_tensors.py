@@ -140,7 +140,8 @@ def _rule(tensors: Tensors, w: Weights, given: Mapping[str, Any], asks: dict[str
         stored = tensors.number("k")
         _ask_k(w, given if stored is None or given.get("k") else {"k": int(stored)}, asks)
     elif asked != "relu":
-        refuse("architecture", f"{asked} cannot be read from this file; relu, topk and batch_topk can")
+        refuse("architecture", f"{asked} needs a threshold, which the file does not have; relu, topk and batch_topk do "
+                               "not")
 
 
 def _own_threshold(tensors: Tensors, w: Weights) -> bool:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sae.data.activations import ActivationStream, forward_rows
-from sae.data.left_out import NOTHING, LeftOut, find_left_out
+from sae.data.left_out import NOTHING, LeftOut
+from sae.data.median_norm import find_left_out
 from sae.errors import UserError
 from sae.evaluation.metrics import counted_rows
 from sae.index.build import build

@@ -12,13 +12,8 @@ from safetensors.torch import save_file
 
 from sae.errors import UserError
 from sae.formats.readers.registry import read
+from tests.unit.sae.formats.readers.tensors import D, L, random
 from tests.unit.sae.formats.saes import SAES, edited
-
-D, L = 12, 40
-
-
-def random(**shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
-    return {name.replace("__", "."): torch.randn(shape) for name, shape in shapes.items()}
 
 
 @pytest.mark.parametrize(("case", "changes", "reason"), [
