@@ -20,9 +20,10 @@ from filelock import Timeout
 from sae.errors import Cancelled, Interrupted, UserError
 from sae.runs import compare, explain, import_sae
 from sae.runs.folder import FINAL_STATES, RunFolder
+from sae.runs.names import release_run
 from sae.runs.progress import Follower, Reporter
 from sae.runs.space import check_space
-from sae.runs.steps import build_index, open_model_and_text, text_of
+from sae.runs.steps import build_index, open_model_and_text, text_of, text_tokens_of
 from sae.specs.registry import (
     CompareSpec,
     EvaluateSpec,
@@ -113,17 +114,21 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
         print("interrupted; run the same command again to resume")
         return EXIT_INTERRUPTED
     except Cancelled:
+        _give_up(folder, workspace)
         reporter.finish("cancelled")
         print("cancelled")
         return EXIT_CANCELLED
     except UserError as error:
+        _give_up(folder, workspace)
         reporter.finish("failed", str(error))
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER
     except Exception as error:
         if is_full(error):
+            _give_up(folder, workspace)
             return _out_of_space(folder, reporter)
         traceback.print_exc()
+        _give_up(folder, workspace)
         reporter.finish("failed", f"{type(error).__name__}: {error}")
         return EXIT_FAILED
     if _rank():
@@ -144,6 +149,12 @@ def _out_of_space(folder: RunFolder, reporter: Reporter) -> int:
     with contextlib.suppress(OSError):
         reporter.finish("failed", _FULL)
     return EXIT_USER
+
+
+def _give_up(folder: RunFolder, workspace: Workspace) -> None:
+    """Free the names that a run claimed and will not use."""
+    if not _rank():
+        release_run(folder, workspace)
 
 
 def _rank() -> int:
@@ -180,7 +191,8 @@ def _index(spec: IndexSpec, folder: RunFolder, workspace: Workspace, reporter: R
     config = read_config(workspace.sae(spec.sae))
     text, column, split = text_of(config, spec.text, spec.text_column, spec.text_split)
     lm, corpus = open_model_and_text(config["model"]["name"], spec.device, text, column, split,
-                                     config["context_length"], workspace, reporter)
+                                     config["context_length"], workspace, reporter,
+                                     text_tokens=text_tokens_of(config, spec.text, spec.text_tokens))
     sae = Autoencoder.load(workspace.sae(spec.sae), lm.device)
     return {"sae": spec.sae, "build": build_index(spec, sae, lm, corpus, folder, workspace, reporter)}
 
@@ -192,7 +204,7 @@ def _evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, repor
 
     config = read_config(workspace.sae(spec.sae))
     lm, corpus = open_model_and_text(config["model"]["name"], spec.device, *text_of(config, "", "text", "train"),
-                                     config["context_length"], workspace, reporter)
+                                     config["context_length"], workspace, reporter, text_tokens=text_tokens_of(config))
     sae = Autoencoder.load(workspace.sae(spec.sae), lm.device)
     reporter.begin("evaluation")
     metrics = evaluate(lm, sae, corpus, spec.eval_tokens, spec.ce_tokens, reporter.update)
