@@ -74,6 +74,6 @@ class Curves:
         trained = self.trainer.sparsity.parameters().get("threshold")
         if trained is not None:
             return float(self.group.sum_latents(trained.detach().sum())) / self.trainer.spec.n_latents
-        value_N = self.last.codes.value_N if self.last else torch.empty(0, device=self.device)
-        least = self.group.min_all(value_N.min() if len(value_N) else value_N.new_full((), math.inf))
+        least = self.last.codes.least() if self.last else torch.full((), math.inf, device=self.device)
+        least = self.group.min_all(least)
         return float(least) if least.isfinite() else None

@@ -57,4 +57,5 @@ def resample(trainer: SAETrainer, y_BD: Tensor, error_BD: Tensor) -> None:
     trainer.b_enc_L.data[dead_M] = 0.0
     trainer.sparsity.reset(dead_M)
     trainer.silent_tokens_L[dead_M] = 0
+    trainer.dead.note()
     trainer.optimizer.forget(dead_M)
