@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import accumulate
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from torch import Tensor
 from sae.kernels.device import on_gpu
 from sae.kernels.sorting import stable_argsort
 
+T = TypeVar("T")
 _GATHERED = 1 << 24  # most numbers in the rows that are gathered at once
 
 with warnings.catch_warnings():  # torch warns once per process that CSR tensors are in beta; it does so here
@@ -40,6 +43,7 @@ class Codes:
     n_tokens: int
     n_latents: int
     padded: bool = False
+    _of_pairs: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # computed once for all values
 
     @classmethod
     def from_flat(cls, flat_N: Tensor, value_N: Tensor, n_tokens: int, n_latents: int) -> Codes:
@@ -59,11 +63,7 @@ class Codes:
 
     def with_values(self, value_N: Tensor) -> Codes:
         """Return the same pairs with other values."""
-        out = Codes(self.token_N, self.latent_N, value_N, self.n_tokens, self.n_latents, self.padded)
-        for cached in ("offset_B", "bounds_B1", "_by_latent"):  # what depends on the pairs alone is computed once
-            if cached in self.__dict__:
-                out.__dict__[cached] = self.__dict__[cached]
-        return out
+        return Codes(self.token_N, self.latent_N, value_N, self.n_tokens, self.n_latents, self.padded, self._of_pairs)
 
     def where(self, keep_N: Tensor) -> Codes:
         """Return the pairs for which `keep_N` is true."""
@@ -109,8 +109,7 @@ class Codes:
             from sae.kernels.triton_codes import segment_sums
 
             order_N, bounds_L1, latent_N = self._by_latent
-            one_11 = self.value_N.new_ones(1, 1)
-            return segment_sums(None, self.value_N, bounds_L1, latent_N, one_11, order_N)[:, 0]
+            return segment_sums(None, self.value_N, bounds_L1, latent_N, _one(order_N.device), order_N)[:, 0]
         out = torch.zeros(self.n_latents, device=self.value_N.device)
         return out.index_add_(0, self.latent_N, self.value_N)
 
@@ -163,25 +162,36 @@ class Codes:
                  for token_P, latent_P in zip(self.token_N.split(pairs), self.latent_N.split(pairs), strict=True)]
         return torch.cat(parts)
 
-    @cached_property
+    @property
     def offset_B(self) -> Tensor:
         """Return the index of each token's first pair."""
         if self.token_N.device.type != "cpu":
             return self.bounds_B1[:-1]
-        return _starts(self.l0_B())
+        return self._once("offset_B", lambda: _starts(self.l0_B()))
 
-    @cached_property
+    @property
     def bounds_B1(self) -> Tensor:
         """Return the index of each token's first pair, and the number of pairs, [B + 1].  The host does not wait."""
-        return torch.searchsorted(self.token_N, _range(self.n_tokens + 1, torch.int64, self.token_N.device))
+        return self._once("bounds_B1", lambda: torch.searchsorted(
+            self.token_N, _range(self.n_tokens + 1, torch.int64, self.token_N.device)))
 
     @property
     def bounds_L1(self) -> Tensor:
         """Return where each latent's pairs begin in their order by latent, and the number of pairs.  Only on a GPU."""
         return self._by_latent[1]
 
-    @cached_property
+    @property
     def _by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self._once("by_latent", self._sorted_by_latent)
+
+    def _once(self, name: str, compute: Callable[[], T]) -> T:
+        """Return what depends on the pairs alone, computed when it is first needed."""
+        if name not in self._of_pairs:
+            self._of_pairs[name] = compute()
+        found: T = self._of_pairs[name]
+        return found
+
+    def _sorted_by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the order of the pairs by latent, each latent's first pair in it, and the tokens in it.
 
         With Triton the second has also the number of pairs, [L + 1], and the third are the latents in that order.
@@ -202,6 +212,12 @@ class Codes:
 def _range(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return 0 … n − 1; every step needs the same ones."""
     return torch.arange(n, dtype=dtype, device=device)
+
+
+@lru_cache(maxsize=16)
+def _one(device: torch.device) -> Tensor:
+    """Return the matrix [1, 1] of which a sum of values is the multiple."""
+    return torch.ones(1, 1, device=device)
 
 
 def _starts(counts: Tensor) -> Tensor:

@@ -79,7 +79,9 @@ def row_topk(pre_BL: Tensor, k: int, *, padded: bool = False) -> Codes:
 
 def above_threshold(pre_BL: Tensor, threshold: Tensor | float) -> Codes:
     """Return every entry above `threshold` (strictly) and above 0: JumpReLU with one θ, or one per latent."""
-    return entries_above(pre_BL, torch.as_tensor(threshold, dtype=torch.float32).clamp(min=0.0))
+    if not isinstance(threshold, Tensor):
+        return entries_above(pre_BL, max(float(threshold), 0.0))
+    return entries_above(pre_BL, threshold.float().clamp(min=0.0))
 
 
 def entries_above(pre_BL: Tensor, bound: Tensor | float) -> Codes:

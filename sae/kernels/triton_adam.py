@@ -14,13 +14,11 @@ Shapes: L rows, D width.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from sae.kernels.device import on_its_device
-
 
 CLIP_EPS = 1e-6  # as torch adds it to the norm
 Moments = tuple[Tensor, Tensor]

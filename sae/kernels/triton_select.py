@@ -44,9 +44,7 @@ def batch_topk(pre_BL: Tensor, n_keep: int, *, padded: bool = False) -> Codes:
     if not padded:
         n = int(bounds_B1[-1])
         token_N, latent_N, value_N = token_N[:n], latent_N[:n], value_N[:n]
-    codes = Codes(token_N, latent_N, value_N, B, L, padded)
-    codes.__dict__["bounds_B1"] = bounds_B1
-    return codes
+    return Codes(token_N, latent_N, value_N, B, L, padded, {"bounds_B1": bounds_B1})
 
 
 @on_its_device
@@ -91,7 +89,9 @@ def entries_above(pre_BL: Tensor, bound: Tensor | float) -> Codes:
     `bound` is one number, one per latent [L] or one per token [B, 1].
     """
     B, L = pre_BL.shape
-    bound_BL = torch.as_tensor(bound, dtype=torch.float32, device=pre_BL.device).expand(B, L)
+    if not isinstance(bound, Tensor) or (bound.ndim == 0 and not bound.is_cuda):  # a copy to the device would wait
+        bound = torch.full((), float(bound), device=pre_BL.device)
+    bound_BL = bound.float().expand(B, L)
     return Codes.from_flat(*_reach(pre_BL, None, bound_BL), B, L)
 
 

@@ -18,9 +18,11 @@ from pydantic_core import PydanticUndefined
 
 from sae.data.texts import STDLIB
 from sae.errors import UserError
+from sae.faults import DEVICE
 from sae.lm.model_info import DEMO
 from sae.specs.imports import ImportSpec
 from sae.specs.training import (
+    DEVICES,
     Architecture,
     BaseSpec,
     IndexSettings,
@@ -45,7 +47,7 @@ class IndexSpec(IndexSettings):
     text: str = setting("", "Text to read; empty: the text the SAE was trained on", group="what", max_length=4096)
     text_column: str = setting("text", "Column that holds the text", group="what")
     text_split: str = setting("train", "Split of a Hugging Face data set", group="what")
-    device: str = setting("auto", "cpu, cuda, or auto", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
 
 
 class EvaluateSpec(BaseSpec):
@@ -54,7 +56,7 @@ class EvaluateSpec(BaseSpec):
     sae: str = setting(..., "The SAE, as <model>/<name>", group="what", pattern=r"^[^/]+/[^/]+$")
     eval_tokens: int = setting(100_000, "Held-out text tokens", group="evaluation", unit="tokens", ge=1_000)
     ce_tokens: int = setting(16_384, "Held-out text tokens for ΔCE", group="evaluation", unit="tokens", ge=256)
-    device: str = setting("auto", "cpu, cuda, or auto", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
 
 
 class CompareSpec(BaseSpec):
@@ -65,7 +67,7 @@ class CompareSpec(BaseSpec):
     compare_tokens: int = setting(
         100_000, "Text tokens on which both are read, to see which latents fire together", group="evaluation",
         unit="tokens", ge=1_000)
-    device: str = setting("auto", "cpu, cuda, or auto", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
 
     @model_validator(mode="after")
     def _two(self) -> CompareSpec:

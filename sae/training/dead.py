@@ -2,7 +2,7 @@
 
 AuxK needs their number on the host, for the shapes of its products.  On CUDA it is copied there at the end of a step,
 while the device goes on, and read in the next step when the device already has that step's product and selection to
-do.  Before enough tokens have been seen no latent can be dead, and nothing is read.
+do.  Before enough tokens have been seen no latent can be dead, and no device is read.
 
 Shapes: L latents, M dead latents.
 """
@@ -36,7 +36,7 @@ class DeadLatents:
 
     def numbers(self) -> tuple[int, int]:
         """Return the number of dead latents of this shard, and of all shards.  Collective."""
-        if self.seen <= self.after:
+        if self.silent_tokens_L.device.type != "cpu" and self.seen <= self.after:
             return 0, 0
         if self._copied is None:
             own, everywhere = self._counts().tolist()

@@ -183,7 +183,7 @@ def _cuda(device: PretendedDevice) -> dict[str, Any]:
             total_memory=_MEMORY, name="pretended", major=9, minor=0, multi_processor_count=132)}
 
 
-class _autocast(torch.autocast):  # noqa: N801
+class _autocast(torch.autocast):
     """Autocast of the CPU under the device's name."""
 
     def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:

@@ -37,7 +37,7 @@ def supported() -> frozenset[str]:
     return frozenset(own | {name for name, target in delegates.items() if target in own})
 
 
-class refusing(TorchDispatchMode):  # noqa: N801  (it reads as a statement)
+class refusing(TorchDispatchMode):
     """Refuses what MPS lacks: operations without a kernel, and float64."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

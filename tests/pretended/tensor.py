@@ -20,7 +20,8 @@ from tests.pretended.counts import COUNTERS, watching
 CPU = torch.device("cpu")
 _ACCELERATORS = ("cuda", "mps")
 # Functions in which a tensor of another device is moved, or only looked at.
-_CROSSING = {"copy_", "__getitem__", "__setitem__", "index_put_", "index_put", "index", "__contains__", "type_as"}
+_CROSSING = {"copy_", "__getitem__", "__setitem__", "index_put_", "index_put", "index", "__contains__", "type_as",
+             "_has_compatible_shallow_copy_type", "is_set_to", "__get__", "__set__"}
 _SCALARS_OF_THE_HOST_TOO = {"_foreach_mul_", "_foreach_mul", "_foreach_add_", "index_add_", "index_select", "gather",
                             "scatter_", "cat", "stack", "mm", "addmm", "bmm", "matmul", "searchsorted", "bucketize",
                             "embedding", "embedding_bag", "index_fill_", "index_copy_"}  # they refuse even scalars
@@ -41,18 +42,34 @@ class PretendedMode(TorchFunctionMode):
     """A mode under which every function of torch obeys the pretended devices."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return call(func, args, kwargs or {})
+        kwargs = kwargs or {}
+        if func not in _OF_ANY_TENSOR and not _concerns_a_device((args, kwargs)):
+            return func(*args, **kwargs)  # a mode below this one, such as a default device, may have its say
+        return call(func, args, kwargs)
+
+
+def _concerns_a_device(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return any(map(_concerns_a_device, value))
+    if isinstance(value, dict):
+        return "pin_memory" in value or any(map(_concerns_a_device, value.values()))
+    if isinstance(value, str):
+        return value.partition(":")[0] in _ACCELERATORS
+    return isinstance(value, Pretended) or (isinstance(value, torch.device) and value.type in _ACCELERATORS)
 
 
 def device_of(tensor: Tensor) -> torch.device:
     """Return the device that the tensor claims to be on."""
-    return tensor.where if isinstance(tensor, Pretended) else CPU
+    if isinstance(tensor, Pretended):
+        return tensor.where
+    with torch._C.DisableTorchFunction():
+        return tensor.device
 
 
 def pretended(value: Any, device: torch.device) -> Any:
     """Return the value with all tensors in it claiming to be on `device`."""
     if isinstance(value, Tensor):
-        if isinstance(value, Pretended) or device.type == "cpu":
+        if isinstance(value, Pretended) or device.type not in _ACCELERATORS:
             return value
         with torch._C.DisableTorchFunction():
             out = value.as_subclass(Pretended)
@@ -99,12 +116,12 @@ def _usual(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     there = {tensor.where for tensor in tensors if isinstance(tensor, Pretended)}
     device = _result_device(kwargs, there)
     kwargs = {name: value for name, value in kwargs.items() if name != "pin_memory"}
-    if not there and device.type == "cpu":
+    if not there and device.type not in _ACCELERATORS:
         return func(*args, **kwargs)
     name = getattr(func, "__name__", str(func))
     _refuse_two_devices(name, args, tensors, there)
     _refuse_foreign_generator(kwargs, device)
-    if "device" in kwargs:
+    if accelerator(kwargs.get("device")):
         kwargs = {**kwargs, "device": CPU}
     with watching(device, name, args, host_read=name in _HOST_READS):
         out = func(*args, **kwargs)
@@ -114,13 +131,14 @@ def _usual(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 def _result_device(kwargs: dict[str, Any], there: set[torch.device]) -> torch.device:
     asked = kwargs.get("device")
     if asked is not None:
-        return accelerator(asked) or CPU
+        return accelerator(asked) or torch.device(asked)
     return next(iter(there), CPU)
 
 
 def _refuse_two_devices(name: str, args: Any, tensors: list[Tensor], there: set[torch.device]) -> None:
     """Raise the RuntimeError of a real device for operands on several devices."""
-    if name in ("__getitem__", "index", "__setitem__", "index_put_", "index_put") and not isinstance(args[0], Pretended):
+    indexing = name in ("__getitem__", "index", "__setitem__", "index_put_", "index_put")
+    if indexing and not isinstance(args[0], Pretended):
         if any(part.dim() for part in tensors[1:] if isinstance(part, Pretended)):
             raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
         return
@@ -312,3 +330,6 @@ def _reduce(func: Any, args: Any, kwargs: Any) -> Any:
     """Pickle the tensor's data; `tests.pretended.device` gives a loaded tensor its device."""
     with torch._C.DisableTorchFunction():
         return func(plain(args[0].detach()), *args[1:])
+
+
+_OF_ANY_TENSOR = frozenset({Tensor.cuda})  # it names no device
