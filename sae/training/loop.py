@@ -27,6 +27,7 @@ from sae.data.activations import Timing
 from sae.distributed import ALONE, Group
 from sae.distributed.checkpoint import load_shards, save_shards
 from sae.errors import Interrupted, UserError
+from sae.kernels.device import sum_dtype
 from sae.specs.registry import TrainSpec
 from sae.training.curves import Curves
 from sae.training.resampling import resample_if_due
@@ -230,7 +231,7 @@ class _Loop:
         self.step, self.before = (int(state["step"]), float(state["seconds"])) if state else (0, 0.0)
         self._begin(state)
         self.curves = [Curves(trainer, device) for trainer in self.trainers]
-        self.variance = torch.zeros((), dtype=torch.float64, device=device)
+        self.variance = torch.zeros((), dtype=sum_dtype(device), device=device)
         self.whole = True  # whether trainers and step number agree: False in the middle of a step
         self.started = self.saved = self.logged = time.perf_counter()
         self.interval = _CHECKPOINT_S
