@@ -93,10 +93,7 @@ def _row(
     if ORDERED:
         pair = tl.load(order + place)
     weight = tl.load(weights + pair)
-    if ONE_ROW:
-        source = rows
-    else:
-        source = rows + tl.load(rows_of + pair).to(tl.int64) * stride
+    source = rows if ONE_ROW else rows + tl.load(rows_of + pair).to(tl.int64) * stride
     return weight * tl.load(source + column, mask=inside, other=0.0)
 
 

@@ -171,7 +171,8 @@ def _cuda(device: PretendedDevice) -> dict[str, Any]:
     return {
         "is_available": lambda: True, "device_count": lambda: device.count, "current_device": lambda: 0,
         "is_initialized": lambda: True, "_lazy_init": lambda: None, "init": lambda: None,
-        "_exchange_device": lambda index: 0, "_maybe_exchange_device": lambda index: 0, "set_device": lambda index: None,
+        "_exchange_device": lambda index: 0, "_maybe_exchange_device": lambda index: 0,
+        "set_device": lambda index: None,
         "synchronize": lambda *_: [counter.wait("synchronize") for counter in COUNTERS] and None,
         "Stream": device.make_stream, "Event": Event, "current_stream": device.current_stream,
         "default_stream": device.current_stream, "stream": device.stream, "empty_cache": lambda: None,

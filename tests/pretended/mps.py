@@ -43,7 +43,7 @@ class refusing(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.removeprefix("aten::") + (
             f".{func._schema.overload_name}" if func._schema.overload_name else "")
-        if name not in supported() and func.namespace == "aten":
+        if name not in supported() and func.namespace == "aten" and "_for_cpu" not in name:  # the CPU's own
             raise NotImplementedError(f"The operator 'aten::{name}' is not currently implemented for the MPS device.")
         out = func(*args, **(kwargs or {}))
         for part in out if isinstance(out, tuple | list) else (out,):
