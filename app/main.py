@@ -55,12 +55,14 @@ from app.resources import STATIC
 from app.settings import Settings
 from app.web import errors
 from app.web.compression import COMPRESS
+from app.web.logs import RequestIds
 from app.web.metrics import CountRequests
 from app.worker.cached_requests import CachedRequests
 from app.worker.client import WorkerClient
 from app.worker.steering_runs import SteeringRuns
 from sae import __version__
 from sae.specs.registry import demo_spec
+from sae.workspace.disk import open_workspace
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +133,7 @@ def _middleware(settings: Settings, limits: dict[str, TokenBuckets]) -> list[Mid
     routes = [route for module in _MODULES for route in module.router.routes if isinstance(route, APIRoute)]
     reads = [route for module in PAGE_WORKER_MODULES for route in module.router.routes if isinstance(route, APIRoute)]
     return [
+        Middleware(RequestIds, lines=settings.log == "json"),
         Middleware(CountRequests),
         Middleware(KnownHosts, hosts=settings.hosts),
         Middleware(HeadAsGet),
@@ -146,7 +149,7 @@ def _open(
     app: FastAPI, settings: Settings, stack: ExitStack, lock: WorkspaceLock | None, launcher: Launcher | None,
     supervise: bool,
 ) -> None:
-    settings.home.mkdir(parents=True, exist_ok=True)
+    open_workspace(settings.home)
     if lock is None:
         stack.callback(WorkspaceLock(settings.home).release)
     state = app.state

@@ -82,9 +82,31 @@ class Sae(Base):
     created: Mapped[float]
 
     @property
-    def weightless(self) -> bool:
-        """Return whether it is an imported dashboard, which can be browsed but has no weights to compute with."""
+    def is_dashboard(self) -> bool:
+        """Return whether it is an imported dashboard, which was computed elsewhere and has no weights."""
         return self.config.get("weights") == "none"
+
+    @property
+    def weightless(self) -> bool:
+        """Return whether it has no weights to compute with: a dashboard, or an SAE whose weights are damaged."""
+        return self.is_dashboard or bool(self.weights_fault)
+
+    @property
+    def why_weightless(self) -> str:
+        """Return why nothing can be computed with it, as a predicate of the SAE; "" if something can."""
+        if self.is_dashboard:
+            return "is a dashboard made elsewhere, without weights"
+        return f"can only be browsed, because its {self.weights_fault}" if self.weights_fault else ""
+
+    @property
+    def damage(self) -> str:
+        """Return why its `sae.json` cannot be used, or "".  A damaged SAE has no other facts than its id."""
+        return str(self.config.get("notes", {}).get("damage", ""))
+
+    @property
+    def weights_fault(self) -> str:
+        """Return why its weights cannot be used, or ""."""
+        return str(self.config.get("notes", {}).get("weights_fault", ""))
 
     @property
     def note(self) -> str:

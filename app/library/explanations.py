@@ -145,7 +145,8 @@ def _ranked(db: Session, sae_id: str) -> Collection[_Ranked]:
     rows = select(
         LatentExplanation.id, LatentExplanation.latent, LatentExplanation.kind, LatentExplanation.text,
         LatentExplanation.chosen).where(LatentExplanation.sae_id == sae_id)
-    found = {number: _Ranked(latent, kind, text, chosen) for number, latent, kind, text, chosen in db.execute(rows)}
+    found = {number: _Ranked(latent, kind, text, chosen)
+             for number, latent, kind, text, chosen in db.execute(rows)}
     for number, scorer, value, f1 in db.execute(scores) if found else ():
         one = found.get(number)
         if one is not None and _ORDER[scorer] < one.place:

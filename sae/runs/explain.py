@@ -175,18 +175,18 @@ def _language_model(
     spec: ExplainSpec, home: Any, config: dict[str, Any], reporter: Reporter,
 ) -> tuple[LanguageModel, Autoencoder]:
     from sae.autoencoder.artefact import Autoencoder
-    from sae.lm.bridge import LanguageModel
+    from sae.lm.conformance.opening import open_model
 
     reporter.update(0, message=f"loading {config['model']['name']}")
-    lm = LanguageModel.load(config["model"]["name"], spec.device)
+    lm = open_model(config["model"]["name"], spec.device)
     return lm, Autoencoder.load(home, lm.device)
 
 
 def _output_scorer(lm: LanguageModel, sae: Autoencoder) -> Any:
     from sae.explain.output_side import output_side
-    from sae.lm.row_model import RowModel
+    from sae.lm.slow_row_model import open_row_model
 
-    rows = RowModel(lm.share_weights())
+    rows = open_row_model(lm.share_weights())
     return lambda explanation, max_act: output_side(rows, sae, explanation, max_act)
 
 

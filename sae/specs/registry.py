@@ -22,6 +22,8 @@ from sae.lm.model_info import DEMO
 from sae.specs.explain import ExplainSpec
 from sae.specs.imports import ImportSpec
 from sae.specs.training import (
+    TEXT_COLUMN,
+    TEXT_SPLIT,
     Architecture,
     BaseSpec,
     IndexSettings,
@@ -45,8 +47,11 @@ class IndexSpec(IndexSettings):
 
     sae: str = setting(..., "The SAE, as <model>/<name>", group="what", pattern=r"^[^/]+/[^/]+$")
     text: str = setting("", "Text to read; empty: the text the SAE was trained on", group="what", max_length=4096)
-    text_column: str = setting("text", "Column that holds the text", group="what")
-    text_split: str = setting("train", "Split of a Hugging Face data set", group="what")
+    text_column: str = setting("text", TEXT_COLUMN, group="what")
+    text_split: str = setting("train", TEXT_SPLIT, group="what")
+    text_tokens: int = setting(
+        0, "Text tokens read at most; 0: all of a file or directory, 20 million of a Hugging Face data set, or as for "
+        "the training if the text is the same", group="what", unit="tokens", ge=0)
     device: str = setting("auto", "cpu, cuda, or auto", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
 
 

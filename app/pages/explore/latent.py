@@ -193,6 +193,6 @@ def write_label(
 def _find_latent(build: Build, sae: Sae, number: str) -> Latent:
     found = build.latent(latent_number(sae, number))
     if found is None:
-        said = "the imported file has no row for it" if sae.weightless else "rebuild the index"
+        said = "the imported file has no row for it" if sae.is_dashboard else "rebuild the index"
         raise HTTPException(404, f"Build {build.id} has no latent {number} of {sae.id}: {said}.")
     return found

@@ -41,6 +41,7 @@ def overview(
     """Show what can be started, what is running, and the SAEs of the workspace."""
     return render(
         request, "runs/admin.html", section="admin", runs=runs_now(db, workspace), saes=catalog.list_saes(),
+        damaged=catalog.damaged(),
         n_users=db.scalar(select(func.count()).select_from(User)), settings=settings,
         disk=shutil.disk_usage(settings.home))
 

@@ -62,7 +62,7 @@ def _check_sae(field: str, sae_id: str, catalog: Catalog, weights: bool = True) 
         known = ", ".join(one.id for one in catalog.list_saes()[:10]) or "none yet"
         raise UserError(f"{field}: there is no SAE {sae_id} here (there are: {known})", field)
     if weights and sae.weightless:
-        raise UserError(f"{field}: {sae_id} is a dashboard made elsewhere, without weights to compute with", field)
+        raise UserError(f"{field}: {sae_id} {sae.why_weightless}", field)
 
 
 def _checked_explain(spec: ExplainSpec, catalog: Catalog) -> ExplainSpec:

@@ -10,7 +10,7 @@ from alembic import command
 from sqlalchemy import Engine, select, text
 
 from app.db.engine import SessionFactory, alembic_config, upgrade
-from app.db.tables import ExplanationScore, LatentExplanation
+from app.db.tables import LatentExplanation
 from app.jobs import sae_changes
 from app.library import explanations, labels
 from app.library.catalog import Catalog
@@ -111,37 +111,6 @@ def test_people_write_explanations(folder: Path, sessions: SessionFactory) -> No
         for wrong in ("", " \n", "x" * 501):
             with pytest.raises(UserError, match="text: "):
                 explanations.write(db, SAE, 3, wrong, "ada")
-
-
-def test_a_file_that_was_replaced_is_mirrored_anew(folder: Path, catalog: Catalog, sessions: SessionFactory) -> None:
-    one = made("one")
-    results.append(folder, [scored(one, "detection", 0.5), one, made("two"), made("three", 4)])
-    catalog.sync()
-    with sessions() as db:
-        explanations.write(db, SAE, 3, "of a person", "ada")
-        db.commit()
-    results.results_path(folder).unlink()
-    results.append(folder, [made("new")])
-    assert catalog.sync_if_changed()
-    with sessions() as db:
-        assert {row.text for row in db.scalars(select(LatentExplanation))} == {"new", "of a person"}
-        assert list(db.scalars(select(ExplanationScore))) == []
-
-
-def test_a_score_that_is_measured_again_replaces_the_old_one(
-    folder: Path, catalog: Catalog, sessions: SessionFactory
-) -> None:
-    one = made("one")
-    results.append(folder, [one, scored(one, "detection", 0.5)])
-    catalog.sync()
-    with open(results.results_path(folder), "ab") as file:
-        file.write(b'{"explanation": {"latent": 3, "text": "cut of')  # by a run that was killed
-    catalog.sync_if_changed()
-    results.append(folder, [scored(one, "detection", 0.75), one])
-    catalog.sync_if_changed()
-    with sessions() as db:
-        assert [row.value for row in db.scalars(select(ExplanationScore))] == [0.75]
-        assert [row.text for row in db.scalars(select(LatentExplanation))] == ["one"]
 
 
 def test_the_quality_by_kind_and_the_search(folder: Path, catalog: Catalog, sessions: SessionFactory) -> None:

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from app.db.engine import SessionFactory
 from app.db.tables import SteerRun
 from app.main import create_app
 from app.settings import Settings
+from app.worker.protocol import (
+    Busy,
+    Cell,
+    Done,
+    Event,
+    Failed,
+    Generate,
+    Loading,
+    Progress,
+    Queued,
+    Started,
+    Swept,
+    Text,
+)
+from app.worker.steering_runs import LiveRun, SteeringRuns
+from sae.steering.request import Intervention, SteerRequest
 from sae.store.build import Build
 from tests.builds import make_build
+from tests.unit.app.fake_worker import FakeWorker
 from tests.unit.app.pages.steer.lab import HTMX, OTHER, SAE, events_of, fields, finished, made, words_of
 
 
@@ -159,3 +178,160 @@ def test_a_restart_says_what_became_of_a_run(tmp_path: Path) -> None:
         assert "run it again" in run["error"]
         assert "run it again" in browser.get("/steer/steer-x").text
         assert events_of(browser, "/steer/steer-x")[-1][0] == "done"
+
+
+# ---- without a page: states and events
+
+
+GONE = Failed(message="The model worker stopped.", gone=True)
+SOME = {"steered": Text(ids=[7], pieces=["a"])}
+
+
+def test_events_move_a_run_on() -> None:
+    live = LiveRun("steer-1")
+    assert (live.state, live.final, live.result) == ("queued", False, None)
+    for event, note in ((Queued(position=1), "next in line"), (Queued(position=3), "waiting: 2 before this one"),
+                        (Loading(what="loading demo"), "loading demo")):
+        live.take(event)
+        assert (live.state, live.note) == ("queued", note)
+    live.take(Started(prompt=Text(ids=[0], pieces=["<|bos|>"])))
+    live.take(Progress(columns=SOME))
+    assert (live.state, live.columns, live.final) == ("running", SOME, False)
+    live.take(Done(columns=SOME, stopped=False, tokens=1, seconds=0.5))
+    assert (live.state, live.final) == ("succeeded", True)
+    assert live.result is not None
+    assert live.result["prompt"]["ids"] == [0]
+    assert live.result["columns"]["steered"]["ids"] == [7]
+    assert (live.result["tokens"], live.result["seconds"], live.result["stopped"]) == (1, 0.5, False)
+
+
+def test_a_stopped_run_and_a_sweep_keep_their_texts() -> None:
+    live = LiveRun("steer-1")
+    live.take(Done(columns=SOME, stopped=True, tokens=1, seconds=0.5))
+    assert live.state == "stopped"
+    swept = LiveRun("steer-2")
+    swept.take(Progress(columns={"0": SOME["steered"]}))
+    cell = Cell(strength=None, text=SOME["steered"], concept=None, repetition=None, perplexity=None)
+    swept.take(Swept(cells=[cell], stopped=False, tokens=1, seconds=0.5))
+    assert swept.result is not None
+    assert (swept.state, swept.result["columns"], len(swept.result["cells"])) == ("succeeded", {}, 1)
+
+
+def test_a_worker_that_dies_is_forgiven_once() -> None:
+    live = LiveRun("steer-1")
+    live.take(Progress(columns=SOME))
+    live.take(GONE)
+    assert (live.state, live.restarted, live.columns, live.final) == ("queued", GONE.message, {}, False)
+    live.take(Progress(columns=SOME))
+    live.take(GONE)
+    assert (live.state, live.error) == ("failed", GONE.message)
+    assert live.result is not None, "the text so far is kept"
+    assert (live.result["stopped"], live.result["restarted"]) == (True, GONE.message)
+
+
+def test_a_refused_run_says_why_and_has_no_text() -> None:
+    live = LiveRun("steer-1")
+    live.take(Busy(retry_after_s=4))
+    assert (live.state, live.result) == ("failed", None)
+    assert live.error == "The model worker is busy; try again in 4 s."
+    wrong = LiveRun("steer-2")
+    wrong.take(Failed(message="prompt: too long", field="prompt"))
+    assert (wrong.error, wrong.error_field) == ("prompt: too long", "prompt")
+
+
+def test_every_watcher_sees_the_end() -> None:
+    async def watch(live: LiveRun) -> list[str]:
+        return [seen.state async for seen in live.watch()]
+
+    async def both() -> list[list[str]]:
+        live = LiveRun("steer-1")
+        early = [asyncio.create_task(watch(live)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert live.viewers == 2
+        for event in (Started(prompt=Text()), Done(columns={}, stopped=False, tokens=0, seconds=0)):
+            live.take(event)
+            live.notify()
+            await asyncio.sleep(0.001)
+        late = await watch(live)
+        assert live.viewers == 0
+        return [*await asyncio.gather(*early), late]
+
+    assert asyncio.run(both()) == [["queued", "running", "succeeded"]] * 2 + [["succeeded"]]
+
+
+REQUEST = SteerRequest(model="demo", prompt="x", interventions=(Intervention(sae=SAE, layer=2, latent=1, max_act=1),))
+
+
+def run_with(
+    sessions: SessionFactory, says: list[list[Event | None]],
+    use: Callable[[SteeringRuns, FakeWorker], Awaitable[None]], grace_s: float = 60.0,
+) -> SteerRun:
+    """Start a run before a made-up worker, call `use` while it is active, and return its row at the end."""
+    with sessions() as db:
+        db.add(SteerRun(id="steer-1", sae_id=SAE, request={}))
+        db.commit()
+
+    async def go() -> None:
+        worker = FakeWorker()
+        worker.says = says
+        runs = SteeringRuns(sessions, worker, max_live=1, grace_s=grace_s)  # type: ignore[arg-type]
+        live = runs.start("steer-1", Generate(request=REQUEST, folders={}))
+        await use(runs, worker)
+        async with asyncio.timeout(30):
+            while runs.get("steer-1") is not None and not live.final:
+                await asyncio.sleep(0.002)
+        await runs.close()
+
+    asyncio.run(go())
+    with sessions() as db:
+        return db.get_one(SteerRun, "steer-1")
+
+
+async def nothing(runs: SteeringRuns, worker: FakeWorker) -> None:
+    assert runs.full
+
+
+def test_a_finished_run_is_stored_and_makes_room(sessions: SessionFactory) -> None:
+    async def until_the_end(runs: SteeringRuns, worker: FakeWorker) -> None:
+        assert runs.full
+        live = runs.get("steer-1")
+        assert live is not None
+        async for _ in live.watch():
+            pass
+        assert runs.get("steer-1") is None
+        assert not runs.full
+        runs.stop("steer-1")  # nothing to stop
+
+    row = run_with(sessions, [], until_the_end)
+    assert (row.state, row.error) == ("succeeded", None)
+    assert row.result is not None
+    assert set(row.result["columns"]) == {"baseline", "steered"}
+
+
+def test_a_fault_of_the_server_ends_the_run(sessions: SessionFactory, caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(runs: SteeringRuns, worker: FakeWorker) -> None:
+        def ask(*_: Any) -> None:
+            raise RuntimeError("a bug")
+
+        worker.ask = ask  # type: ignore[method-assign, assignment]
+
+    row = run_with(sessions, [], broken)
+    assert (row.state, row.error) == ("failed", "The server failed: RuntimeError: a bug")
+    assert "steer-1" in caplog.text
+
+
+def test_nobody_watching_stops_a_run(sessions: SessionFactory) -> None:
+    stopped = Done(columns=SOME, stopped=True, tokens=1, seconds=0.1)
+    row = run_with(sessions, [[Started(prompt=Text()), None, stopped]], nothing, grace_s=-1.0)
+    assert row.state == "stopped"
+
+
+def test_runs_that_the_last_server_left_are_failed(sessions: SessionFactory) -> None:
+    with sessions() as db:
+        states = ("queued", "running", "succeeded", "stopped")
+        db.add_all([SteerRun(id=state, sae_id=SAE, request={}, state=state) for state in states])
+        db.commit()
+    SteeringRuns(sessions, FakeWorker(), max_live=1, grace_s=1).recover()  # type: ignore[arg-type]
+    with sessions() as db:
+        assert {row.id: row.state for row in db.query(SteerRun)} == {
+            "queued": "failed", "running": "failed", "succeeded": "succeeded", "stopped": "stopped"}
