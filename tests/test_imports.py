@@ -92,11 +92,14 @@ PLAN: dict[str, str] = {
     "app.pages.steer":
         "app.db app.render app.web app.library app.worker app.pages sae.errors sae.faults sae.workspace sae.lm "
         "sae.store sae.steering",
+    "app.pages.api":
+        "app.db app.library app.web app.worker app.pages app.pages.runs app.pages.explore app.pages.inspect "
+        "app.pages.steer sae.errors sae.steering",
     "app.page_workers": "app.settings app.db app.web app.access app.library app.pages app.pages.explore",
     "app.main":
         "app.resources app.settings app.db app.web app.access app.library app.jobs app.jobs.launchers app.worker "
         "app.pages app.pages.system app.pages.runs app.pages.explore app.pages.inspect app.pages.steer "
-        "app.page_workers sae sae.specs",
+        "app.pages.api app.page_workers sae sae.specs",
     "app.cli": "app.settings app.db app.web app.access app.jobs app.main sae.errors sae.workspace sae.cli",
 }
 
