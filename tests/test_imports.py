@@ -25,10 +25,10 @@ from tests import ROOT
 HEAVY = frozenset({"torch", "transformers", "transformer_lens"})
 WORKER = frozenset({"app.worker.server", "app.worker.engine"})
 TORCH_FREE = (
-    "sae", "sae.autoencoder.config", "sae.cli.export", "sae.cli.main", "sae.data.corpus", "sae.data.texts",
-    "sae.errors", "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds", "sae.lm.model_info",
-    "sae.lm.tokens", "sae.runs.folder", "sae.specs.registry", "sae.store.build", "sae.store.schema",
-    "sae.workspace.paths")
+    "sae", "sae.autoencoder.config", "sae.cli.export", "sae.cli.main", "sae.client", "sae.data.corpus",
+    "sae.data.texts", "sae.errors", "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds",
+    "sae.lm.model_info", "sae.lm.tokens", "sae.runs.folder", "sae.specs.registry", "sae.store.build",
+    "sae.store.schema", "sae.workspace.paths")
 
 # From the ground up: each package, and what it may import besides itself.  A module outside them is its own entry.
 PLAN: dict[str, str] = {
@@ -62,6 +62,7 @@ PLAN: dict[str, str] = {
         "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.formats.writers "
         "sae.runs",
     "sae.demo": "sae.errors sae.workspace sae.lm sae.data",
+    "sae.client": "sae",
     "sae.__main__": "sae.cli",
     "app": "",
     "app.resources": "",
@@ -100,7 +101,7 @@ PLAN: dict[str, str] = {
         "app.resources app.settings app.db app.web app.access app.library app.jobs app.jobs.launchers app.worker "
         "app.pages app.pages.system app.pages.runs app.pages.explore app.pages.inspect app.pages.steer "
         "app.pages.api app.page_workers sae sae.specs",
-    "app.cli": "app.settings app.db app.web app.access app.jobs app.main sae.errors sae.workspace sae.cli",
+    "app.cli": "app.settings app.db app.web app.access app.jobs app.main sae.errors sae.workspace sae.cli sae.client",
 }
 
 
