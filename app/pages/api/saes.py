@@ -15,11 +15,10 @@ from sqlalchemy.orm import Session
 from app.db.tables import Label
 from app.library import labels
 from app.pages.api.security import BEARER
-from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, UserDep
+from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, SignedInDep
 from app.pages.explore import latent, latents, search
 from app.pages.runs.api import SaeOut, sae_out
 from app.pages.sae_page import find_sae, latent_number
-from app.web.errors import SignInNeeded
 
 router = APIRouter(prefix="/api", dependencies=[BEARER])
 
@@ -173,10 +172,8 @@ def read_label(model: str, name: str, number: str, db: SessionDep, catalog: Cata
             tags=["labels"], response_model=LabelOut,
             responses={409: {"description": "Somebody else changed it: `theirs` is what is stored"}})
 def write_label(
-    model: str, name: str, number: str, body: LabelIn, db: SessionDep, catalog: CatalogDep, user: UserDep
+    model: str, name: str, number: str, body: LabelIn, db: SessionDep, catalog: CatalogDep, user: SignedInDep
 ) -> LabelOut | Response:
-    if user is None:
-        raise SignInNeeded
     sae = find_sae(catalog, model, name)
     place = latent_number(sae, number)
     try:

@@ -21,8 +21,7 @@ def operations(schema: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 def test_every_operation_has_a_summary_and_a_tag(client: TestClient) -> None:
     found = operations(client.get("/openapi.json").json())
     assert len(found) > 20
-    assert [name for name, operation in found if not operation.get("summary") or not operation.get("tags")] == [
-        "get /api/feature/{model}/{source}/{index}"]  # in the shape of another program's API
+    assert [name for name, operation in found if not operation.get("summary") or not operation.get("tags")] == []
 
 
 def test_bodies_and_free_answers_have_examples(client: TestClient) -> None:
