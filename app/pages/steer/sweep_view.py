@@ -40,16 +40,16 @@ def sweep_rows(run: RunView) -> list[SweepRow]:
     """Return the rows by strength, the unsteered one first; they have no measures before the run ends."""
     sweep = run.sweep
     assert sweep is not None
-    cells = run.cells or _growing(run, sweep)
-    plain = baseline(cells, sweep.request.interventions[sweep.place].mode) if cells else None
-    return [_row(run, sweep, str(number), cell, plain) for number, cell in enumerate(cells)]
+    cells = {str(number): cell for number, cell in enumerate(run.cells)} or _growing(run, sweep)
+    plain = baseline(list(cells.values()), sweep.request.interventions[sweep.place].mode) if cells else None
+    return [_row(run, sweep, key, cell, plain) for key, cell in cells.items()]
 
 
-def _growing(run: RunView, sweep: SweepRequest) -> list[Cell]:
-    """Return the texts as far as they are written."""
+def _growing(run: RunView, sweep: SweepRequest) -> dict[str, Cell]:
+    """Return the texts as far as they are written, by their names."""
     strengths: list[float | None] = [None, *sweep.strengths]
-    return [Cell(strength=s, text=run.growing[str(n)], concept=None, repetition=None, perplexity=None)
-            for n, s in enumerate(strengths) if str(n) in run.growing]
+    return {str(n): Cell(strength=s, text=run.growing[str(n)], concept=None, repetition=None, perplexity=None)
+            for n, s in enumerate(strengths) if str(n) in run.growing}
 
 
 def _row(run: RunView, sweep: SweepRequest, key: str, cell: Cell, plain: Cell | None) -> SweepRow:

@@ -9,11 +9,14 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from fastapi.testclient import TestClient
 from jinja2 import UndefinedError
 from starlette.applications import Starlette
 from starlette.requests import Request
 
 from app.web.templating import STATIC, TEMPLATES, environment, is_htmx, render, static_url
+from tests.unit.app.conftest import BATCH
+from tests.unit.app.pages.html import page
 
 
 def request(**headers: str) -> Request:
@@ -87,3 +90,14 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
     files = [*STATIC.rglob("*.css"), *STATIC.rglob("*.js"), *TEMPLATES.rglob("*.html")]
     for path in (p for p in files if "vendor" not in p.parts):
         assert not re.search(r"""(src|href)=["']https?:|@import|url\(\s*["']?https?:""", path.read_text()), path
+
+
+def test_the_header_says_who_is_signed_in(browsable: TestClient, admin: TestClient) -> None:
+    html = page(admin, f"/{BATCH}/4?sort=max&dir=desc")
+    assert "Account of ada" in html
+    assert 'href="/account"' in html
+    assert '<form method="post" action="/logout">' in html
+    browsable.cookies.clear()
+    html = page(browsable, f"/{BATCH}/4?sort=max&dir=desc")
+    assert f'href="/login?next=/{BATCH}/4%3Fsort%3Dmax%26dir%3Ddesc"' in html
+    assert "/logout" not in html

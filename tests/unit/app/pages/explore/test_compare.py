@@ -14,8 +14,7 @@ from sae.runs.folder import RunFolder, Status
 from sae.store.comparison import comparison_path, write_comparison
 from sae.workspace.files import write_json
 from sae.workspace.paths import Workspace
-from tests.unit.app.conftest import sae_config, write_sae
-from tests.unit.app.pages.conftest import BATCH, TOP
+from tests.unit.app.conftest import BATCH, TOP, sae_config, write_sae
 
 
 def compared(workspace: Workspace) -> None:

@@ -25,7 +25,7 @@ from sae.workspace.paths import Workspace
 from tests import FIXTURES
 from tests.builds import make_build
 from tests.unit.app.conftest import sae_config
-from tests.unit.app.pages.explore.test_explore_pages import page, text_of
+from tests.unit.app.pages.html import page, text_of
 
 SAE, REAL = "demo/2-res-batchtopk-4k", FIXTURES / "dashboards" / "saedashboard"
 L, D = 60, 8
@@ -79,7 +79,7 @@ def test_the_same_page_after_export_and_import(browser: TestClient, latent: int)
 def test_pages_of_a_dashboard_say_what_is_missing(browser: TestClient) -> None:
     sae = page(browser, "/tiny/0-res-tiny")
     for said in ("computed elsewhere", "SAEDashboard", "no weights here", "The file does not say",
-                 "nothing to steer with"):
+                 "steering needs the SAE"):
         assert said in sae
     latent = page(browser, "/tiny/0-res-tiny/0")
     assert "10.75" not in latent

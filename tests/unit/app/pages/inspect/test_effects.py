@@ -15,7 +15,6 @@ from app.main import create_app
 from app.settings import Settings
 from app.worker.cached_requests import CachedRequests
 from app.worker.protocol import Busy, Part
-from sae.store.build import Build
 from tests.builds import make_build
 from tests.unit.app.conftest import write_sae
 from tests.unit.app.fake_worker import FakeWorker
@@ -75,27 +74,6 @@ def test_effects_are_measured_on_request_and_kept(browser: TestClient, worker: F
     fragment = browser.post(place, headers=HTMX).text
     assert "<html" not in fragment
     assert len(worker.asked) == 2  # nothing is measured twice
-
-
-def test_contexts_begin_with_bos_and_strengths_are_the_builds(browser: TestClient, worker: FakeWorker) -> None:
-    browser.post(f"/effects/{SAE}/2")
-    asked = {m.type: m.request for m in worker.asked}
-    home = browser.app.state.settings.home  # type: ignore[attr-defined]
-    build = Build.open(home / "builds" / SAE / "build-1.duckdb")
-    latent, bos = build.latent(2), build.meta["bos_token"]
-    assert latent is not None
-    assert asked["score"].max_acts == (latent.max_act,)
-    assert asked["ablate"].contexts
-    for ids in asked["ablate"].contexts:
-        assert ids[0] == bos
-        assert ids.count(bos) == 1
-    build.close()
-
-
-def test_a_latent_that_never_fired_has_no_score_and_nothing_to_ablate(browser: TestClient, worker: FakeWorker) -> None:
-    browser.post(f"/effects/{SAE}/{DEAD}")
-    assert [m.type for m in worker.asked] == ["score"]
-    assert "it never fired" in words_of(browser.get(f"/effects/{SAE}/{DEAD}").text)
 
 
 def test_what_goes_on_and_what_went_wrong_is_told(browser: TestClient, worker: FakeWorker) -> None:

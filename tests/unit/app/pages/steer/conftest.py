@@ -19,7 +19,7 @@ from tests.unit.app.fake_worker import FakeWorker
 from tests.unit.app.pages.steer.lab import OTHER, SAE
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with two SAEs of the embedded model, and one of a model that chats."""
     settings = Settings(home=tmp_path_factory.mktemp("lab"), demo=False, database_url="")
@@ -36,7 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return settings.home
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def program(home: Path) -> Iterator[TestClient]:
     app = create_app(Settings(home=home, demo=False, database_url="", steers_per_minute=1e6), supervise=False)
     with TestClient(app, follow_redirects=False) as client:

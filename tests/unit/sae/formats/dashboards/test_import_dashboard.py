@@ -248,13 +248,6 @@ def test_circuit_tracer_json(build: Build) -> None:
     assert out["quantile_values"] == sorted(out["quantile_values"])
 
 
-def test_every_line_of_a_file_has_the_same_keys(tree: Path) -> None:
-    for kind in ("features", "activations", "explanations"):
-        rows = [row for path in tree.glob(f"v1/*/*/{kind}/*.gz") for row in read_rows(path)]
-        assert rows
-        assert len({tuple(row) for row in rows}) == 1
-
-
 def damaged(change: Callable[[dict[str, Any]], Any], kind: str = "activations") -> Callable[[Path], None]:
     def damage(root: Path) -> None:
         path = next(root.glob(f"v1/*/*/{kind}/*.gz"))
