@@ -216,7 +216,7 @@ def first_segment(path: str) -> str:
 
 def limited_pages(path: str) -> str:
     """Return the group of pages whose limit a path counts against: `/api/steer` counts as `/steer` does."""
-    return first_segment(path.removeprefix("/api"))
+    return first_segment(path.removeprefix("/api/"))
 
 
 def too_many(wait: float) -> tuple[str, dict[str, str]]:

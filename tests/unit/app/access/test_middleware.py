@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.responses import StreamingResponse
 
 from app.access import accounts
-from app.access.middleware import CSP, SAFE_METHODS, HeadAsGet, TokenBuckets, first_segment, same_origin
+from app.access.middleware import CSP, SAFE_METHODS, HeadAsGet, TokenBuckets, first_segment, limited_pages, same_origin
 from app.pages.dependencies import admin_user, signed_in_user
 from app.settings import Settings
 from sae.errors import UserError
