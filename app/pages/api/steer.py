@@ -15,6 +15,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import ImmutableMultiDict
 
 from app.pages.api.security import BEARER
@@ -89,7 +90,7 @@ _NUMBERS = ("temperature", "top_p", "top_k", "length", "seed", "repetition_penal
 
 
 def form_fields(body: SteerIn) -> ImmutableMultiDict[str, Any]:
-    """Return the fields that the steering form would send.  Raises UserError if the chat ends with another's words."""
+    """Return the fields that the steering form would send.  Raises UserError if a chat's last message is not the user's."""
     pairs: list[tuple[str, Any]] = []
     for one in body.latents:
         pairs += [("sae", one.sae), ("latent", str(one.latent)), ("mode", one.mode)]
@@ -132,11 +133,12 @@ async def create(
 
 @router.get("/{run_id}", summary="A run: its request, its state, its texts")
 async def read(
-    found: FoundDep,
+    found: FoundDep, db: SessionDep,
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for the end of the run")] = 0.0,
 ) -> dict[str, Any]:
     """Return the run.  `text` has the texts by name once it has ended: baseline, steered, control, steered.2, …"""
     if found.live is not None and wait:
+        await run_in_threadpool(db.close)  # nobody who only waits holds a connection to the database
         with suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 async for _ in found.live.watch():
@@ -145,8 +147,9 @@ async def read(
 
 
 @router.get("/{run_id}/events", response_class=EventSourceResponse, summary="A run as server-sent events")
-async def events(found: FoundDep) -> AsyncIterator[ServerSentEvent]:
+async def events(found: FoundDep, db: SessionDep) -> AsyncIterator[ServerSentEvent]:
     """Stream `progress` events with the texts so far, and at the end one `done` event with the run."""
+    await run_in_threadpool(db.close)
     async for _ in run_page.states(found):
         yield ServerSentEvent(event="progress", data=_progress(found))
         if found.live is not None and not found.live.final:
