@@ -9,14 +9,24 @@ from typing import Any
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from app.db.tables import EarlierLabel, Inspection, Label, LatentEffect, Run, SteerRun
+from app.db.tables import (
+    EarlierLabel,
+    ExplanationFile,
+    ExplanationScore,
+    Inspection,
+    Label,
+    LatentEffect,
+    LatentExplanation,
+    Run,
+    SteerRun,
+)
 from app.jobs.queue import WAITING_OR_ACTIVE
 from sae.errors import UserError
 from sae.runs.folder import RunFolder
 from sae.runs.manage import SaeFiles, delete_sae_files, files_of, rename_sae_files
 from sae.workspace.paths import Workspace
 
-_BY_SAE = (Label, EarlierLabel, LatentEffect)
+_BY_SAE = (Label, EarlierLabel, LatentEffect, LatentExplanation, ExplanationScore, ExplanationFile)
 
 
 @dataclass(frozen=True)

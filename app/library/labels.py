@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
 from app.db.tables import EarlierLabel, Label
+from app.library import explanations
 from sae.errors import UserError
 
 MAX_TEXT, MAX_NOTE = 200, 10_000
@@ -133,6 +134,8 @@ def put(
         for name, value in changed.items():
             setattr(row, name, value)
         row.author, row.updated, row.version = author, time.time(), row.version + 1
+        if "text" in changed:
+            explanations.follow_label(db, row)
     if star is not None:
         row.starred = star
     return row

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from sqlalchemy.orm import Session
 
 from app.db.tables import Label
-from app.library import labels
+from app.library import explanations, labels
 from app.render.latent_words import SHOWN_F1, rule_words
 from app.render.numbers import number, percent, signed
 from app.render.token_text import token_label
@@ -76,6 +76,8 @@ def _reasons(db: Session, build: Build, sae_id: str, text: str) -> Iterator[tupl
     for tag, latents in labels.tagged(db, sae_id).items():
         if tag.casefold() == text.casefold():
             yield from ((latent, Reason("tag", _TAG, "tag", value=tag)) for latent in latents)
+    for row in explanations.search(db, sae_id, text):
+        yield row.latent, Reason("explanation", _EXPLANATION, "explanation", value=row.text)
     for latent, said in explained_as(build, text):
         yield latent, Reason("explanation", _EXPLANATION, "explanation", value=said)
     tokens = {token.token: token for word in text.split()[:MAX_WORDS] for token in _meant(build, word)}

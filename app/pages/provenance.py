@@ -50,7 +50,7 @@ def provenance_words(sae: Sae, meta: dict[str, Any] | None) -> list[str]:
     """Return the parts of the provenance strip: what was measured, on what, under which conventions."""
     k = f", k = {sae.k}" if sae.k else ""
     words = [sae.model, sae.hook, f"{architecture_name(sae.architecture)}, L = {sae.n_latents:,}{k}"]
-    if sae.weightless:
+    if sae.is_dashboard:
         return [*filter(None, words), *_foreign(sae, meta or {})]
     if (tokens := training_tokens(sae)) is not None:
         words.append(f"trained on {compact(tokens)} tokens")
@@ -59,6 +59,8 @@ def provenance_words(sae: Sae, meta: dict[str, Any] | None) -> list[str]:
     words.append(NORMALIZATIONS.get(sae.config.get("normalize", ""), str(sae.config.get("normalize"))))
     if meta:
         words.append(f"build {meta['build_id']}")
+        if sae.current_build and str(meta["build_id"]) < sae.current_build:
+            words.append(f"an older build, because {sae.current_build} is damaged")
     return words
 
 

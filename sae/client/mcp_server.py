@@ -52,7 +52,7 @@ def make_server(client: AsyncClient, *, allow_steer: bool = False) -> MCPServer:
 
     @server.tool(annotations=_READS)
     async def get_latent(sae: str, latent: int, contexts: int = 8) -> dict[str, Any]:
-        """Read a latent: its label, density, tokens, promoted tokens, and contexts in which it fires.
+        """Read a latent: its label, explanations, tokens, promoted tokens, and contexts in which it fires.
 
         In a context the tokens on which it fires are in «guillemets»; band 0 has the strongest contexts.
         """
@@ -92,7 +92,9 @@ def describe(found: Latent, contexts: int) -> dict[str, Any]:
     shown = found.contexts[: max(0, min(contexts, MAX_CONTEXTS))]
     return {
         "sae": found.sae, "latent": found.latent, "url": found.url, "label": found.label.text,
-        "note": found.label.note, "density": found.density, "max_act": found.max_act, "flags": found.flags,
+        "note": found.label.note, "explanations": [
+            {name: one.get(name) for name in ("text", "kind", "author", "scores")} for one in found.explanations],
+        "density": found.density, "max_act": found.max_act, "flags": found.flags,
         "fires_on": [{"token": token, "firings": n, "lift": lift} for token, n, lift in found.fires_on],
         "promotes": [token for token, _ in found.promotes], "suppresses": [token for token, _ in found.suppresses],
         "contexts": [{"band": one.band, "act": one.act, "document": one.document, "text": marked(one)}

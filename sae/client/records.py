@@ -122,7 +122,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Latent:
-    """A latent: its statistics, the tokens that it fires on and promotes, its contexts, its label.
+    """A latent: its statistics, the tokens that it fires on and promotes, its contexts, label and explanations.
 
     `fires_on` are (token, firings, lift); `promotes` and `suppresses` are (token, logit).  `values` has everything that
     the server says about it.
@@ -139,6 +139,7 @@ class Latent:
     suppresses: list[tuple[str, float]]
     contexts: list[Context]
     label: Label
+    explanations: list[dict[str, Any]] = field(default_factory=list)
     values: dict[str, Any] = field(repr=False, default_factory=dict)
 
     def to_frame(self) -> DataFrame:

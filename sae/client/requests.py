@@ -105,6 +105,7 @@ def latent(base: str, sae_id: str, number: int) -> Flow[Latent]:
 
     return record(
         Latent, row, sae=sae_id, url=f"{base}/{sae_id}/{number}", label=record(Label, written), values=found,
+        explanations=found.get("explanations", []),
         fires_on=[(text(one["token"]), one["n"], one["lift"]) for one in row["top_tokens"]],
         promotes=[(text(token), value) for token, value in row["logit_pos"]],
         suppresses=[(text(token), value) for token, value in row["logit_neg"]],

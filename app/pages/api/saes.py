@@ -150,10 +150,10 @@ def read_table(
 @router.get("/saes/{model}/{name}/latents/{number}", summary="All that the build knows of a latent", tags=["latents"],
             responses=_example(_LATENT_EXAMPLE))
 def read_latent(
-    request: Request, model: str, name: str, number: str, catalog: CatalogDep, builds: BuildsDep
+    request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep
 ) -> Response:
-    """Return its statistics and contexts.  `tokens` has the text of every token id in the answer."""
-    return latent.latent_json(request, model, name, number, catalog, builds)
+    """Return its statistics, contexts and explanations.  `tokens` has the text of every token id in the answer."""
+    return latent.latent_json(request, model, name, number, db, catalog, builds)
 
 
 @router.get("/saes/{model}/{name}/labels", summary="Every label of an SAE", tags=["labels"])

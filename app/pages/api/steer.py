@@ -90,7 +90,10 @@ _NUMBERS = ("temperature", "top_p", "top_k", "length", "seed", "repetition_penal
 
 
 def form_fields(body: SteerIn) -> ImmutableMultiDict[str, Any]:
-    """Return the fields that the steering form would send.  Raises UserError if a chat's last message is not the user's."""
+    """Return the fields that the steering form would send.
+
+    Raises UserError if a chat comes with a prompt, or if its last message is not the user's.
+    """
     pairs: list[tuple[str, Any]] = []
     for one in body.latents:
         pairs += [("sae", one.sae), ("latent", str(one.latent)), ("mode", one.mode)]

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.db.tables import Run, Sae
 from app.jobs import queue
-from app.library import labels
+from app.library import explanations
 from app.library.catalog import Catalog
 from app.pages.dependencies import AdminDep, BuildsDep, CatalogDep, SessionDep, SupervisorDep, WorkspaceDep
 from app.pages.explore.compare_views import Sides, comparable, cosine_chart
@@ -105,7 +105,7 @@ def show(
         if found is None:
             return render(request, "explore/compare.html", found=None, run=_run_of(db, one, two), **common)
         side = found.side_of(one.id)
-        sides = Sides(one, two, builds, {sae.id: labels.texts(db, sae.id) for sae in (one, two)})
+        sides = Sides(one, two, builds, {sae.id: explanations.texts(db, sae.id) for sae in (one, two)})
         only = "alone" if view == "alone" else ""
         ascending = dir == "asc"
         matches = [] if view == "splits" else found.matches(side, sort, not ascending, only, offset, ROWS + 1)

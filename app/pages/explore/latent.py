@@ -10,11 +10,12 @@ from sqlalchemy.orm import Session
 
 from app.access.middleware import CSP_EMBED
 from app.db.tables import Label, Sae
-from app.library import labels
+from app.library import explanations, labels
 from app.library.documents import WINDOW, DocumentView, document_view, open_corpus
 from app.library.exports import links_of_latent
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
 from app.pages.explore import latent_views
+from app.pages.explore.explanation_views import explanations_json, explanations_of
 from app.pages.explore.latents_query import ListQuery, resolve
 from app.pages.explore.related_latents import related_latents, relations
 from app.pages.json_twin import json_response, of_build
@@ -35,13 +36,16 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/{model}/{name}/{number}.json")
 def latent_json(
-    request: Request, model: str, name: str, number: str, catalog: CatalogDep, builds: BuildsDep,
+    request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
 ) -> Response:
-    """Return all that the build knows of a latent."""
+    """Return all that the build knows of a latent, and its explanations."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         latent = _find_latent(build, sae, number)
-        return json_response(request, sae, build, lambda: _latent_values(build, latent))
+        explained = explanations_json(db, sae, latent.latent)
+        return json_response(
+            request, sae, build, lambda: _latent_values(build, latent) | {"explanations": explained},
+            build_only=not explained)
 
 
 def _latent_values(build: Build, latent: Latent) -> dict[str, Any]:
@@ -58,7 +62,7 @@ def _latent_values(build: Build, latent: Latent) -> dict[str, Any]:
 @router.get("/{model}/{name}/{number}")
 def latent(
     request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
-    window: str = "short", nl: str = "", contexts: str = "", embed: str = "",
+    user: UserDep, window: str = "short", nl: str = "", contexts: str = "", embed: str = "",
 ) -> Response:
     """Show a latent.  htmx asks for a part: the contexts (with another window, or more of them), or a zoomed chart.
 
@@ -82,9 +86,9 @@ def latent(
             draw = latent_views.activation_chart if target == "acts" else latent_views.logit_chart
             return of_build(fragment(draw(found, build.meta, zooms[target])), build, request)
         adds, removes = latent_views.logit_lines(build, found)
-        named = labels.of_latents(db, sae.id, [found.latent, *related_latents(found)])
+        label = labels.get(db, sae.id, found.latent)
         shown |= {
-            "label": named.get(found.latent), "adds": adds, "removes": removes, "flag_names": FLAG_NAMES,
+            "label": label, "adds": adds, "removes": removes, "flag_names": FLAG_NAMES,
             "activation_chart": latent_views.activation_chart(
                 found, build.meta, zooms["acts"] if embed != "1" else None),
             "rule": rule_words(found.rule, build.vocabulary)}
@@ -99,7 +103,8 @@ def latent(
             earlier=labels.earlier(db, sae.id, found.latent), explanations=build.explanations(found.latent),
             exports=links_of_latent(sae, found.latent), fires_on=fires_on, followed_by=followed_by,
             flag_words=FLAG_WORDS, logit_chart=latent_views.logit_chart(found, build.meta, zooms["logits"]),
-            relations=relations(build, found, named))
+            relations=relations(build, found, explanations.names(db, sae.id, related_latents(found))),
+            explained=explanations_of(db, sae, found.latent, user.name if user else None))
 
 
 def _sides(query: ListQuery, build: Build, db: Session, sae: Sae, latent: int) -> tuple[int | None, int | None]:
@@ -188,6 +193,6 @@ def write_label(
 def _find_latent(build: Build, sae: Sae, number: str) -> Latent:
     found = build.latent(latent_number(sae, number))
     if found is None:
-        said = "the imported file has no row for it" if sae.weightless else "rebuild the index"
+        said = "the imported file has no row for it" if sae.is_dashboard else "rebuild the index"
         raise HTTPException(404, f"Build {build.id} has no latent {number} of {sae.id}: {said}.")
     return found

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from app.db.tables import Label
+from app.library.explanations import Name
 from app.render import charts
 from app.render.latent_words import RuleWords, rule_words
 from app.render.numbers import number, percent
@@ -33,6 +34,7 @@ class TableRow:
     label: Label | None
     rule: RuleWords | None  # where it is good enough for a list
     elsewhere: bool = False  # no context that is kept has the token that was asked for
+    name: Name | None = None  # the chosen or best explanation, if it is not the rule of the build
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Band:
 
 def table_rows(
     build: Build, rows: Sequence[LatentRow], labels: Mapping[int, Label], token: int | None = None,
+    names: Mapping[int, Name] | None = None,
 ) -> list[TableRow]:
     """Return the rows of the table with what each shows besides its numbers; contexts are around `token` if given."""
     snippets = build.snippets((row.latent for row in rows), token)
@@ -69,7 +72,7 @@ def table_rows(
         elsewhere = token is not None and context is not None and context.tokens[context.peak] != token
         return TableRow(
             row, snippet(context, info, row.max_act), [token_label(info[t]) for t in row.logit_pos[:3]],
-            labels.get(row.latent), rule if rule and rule.good else None, elsewhere)
+            labels.get(row.latent), rule if rule and rule.good else None, elsewhere, (names or {}).get(row.latent))
 
     return [table_row(row) for row in rows]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from app.db.tables import Label
+from app.library.explanations import Name
 from app.pages.explore.latent_views import snippet
 from app.render.numbers import fixed, number, percent
 from app.render.token_text import Row
@@ -42,7 +42,7 @@ def related_latents(latent: Latent) -> list[int]:
     return sorted({i for i, _ in pairs} | {c.latent for c in cofiring})
 
 
-def relations(build: Build, latent: Latent, labels: Mapping[int, Label]) -> list[Relation]:
+def relations(build: Build, latent: Latent, names: Mapping[int, Name]) -> list[Relation]:
     """Return the relations of this latent that the build knows; empty ones are left out."""
     snippets = build.snippets(related_latents(latent))
     info = build.vocabulary
@@ -52,7 +52,7 @@ def relations(build: Build, latent: Latent, labels: Mapping[int, Label]) -> list
 
     def row(other: int, *values: str) -> Related:
         return Related(other, list(values), snippet(snippets.get(other), info),
-                       labels[other].text if other in labels else "")
+                       names[other].text if other in names else "")
 
     def cosines(pairs: Sequence[tuple[int, float]]) -> list[Related]:
         return [row(other, fixed(cosine, 3)) for other, cosine in pairs]

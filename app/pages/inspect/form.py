@@ -92,7 +92,7 @@ def _find(form: InspectForm, name: str, sae_id: str, catalog: Catalog) -> Sae | 
     if sae is None:
         form.errors[name] = f"there is no SAE {sae_id!r} here" if sae_id else "choose an SAE"
     elif sae.weightless:
-        form.errors[name] = f"{sae.id} is an imported dashboard, which has no weights to read a text with"
+        form.errors[name] = f"{sae.id} {sae.why_weightless}, so it cannot read a text"
     elif sae.current_build is None:
         form.errors[name] = f"{sae.id} has no index yet, which says what its latents are"
     return sae

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.db.tables import Inspection, Sae
-from app.library import labels
+from app.library import explanations, labels
 from app.pages.dependencies import SessionDep, Tools, ToolsDep
 from app.pages.earlier import INSPECTED
 from app.pages.inspect.form import (
@@ -194,7 +194,8 @@ def _show(
 def _result(tools: Tools, place: InspectionUrl, saes: list[Sae], answer: Inspected) -> Result:
     with ExitStack() as stack:
         opened: OpenedSAE = [
-            (sae, stack.enter_context(open_build(tools.builds, sae)), labels.texts(tools.db, sae.id)) for sae in saes]
+            (sae, stack.enter_context(open_build(tools.builds, sae)), explanations.texts(tools.db, sae.id))
+            for sae in saes]
         return result(place.asked, readings(answer), opened, place.view)
 
 

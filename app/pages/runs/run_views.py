@@ -27,7 +27,7 @@ _progress_files: OrderedDict[Path, ProgressFile] = OrderedDict()  # used longest
 _progress_lock = Lock()
 STALE_S = 120  # a heartbeat this old is mentioned; loading a large model takes a while without one
 _VERBS = {"train": "Train", "sweep": "Train", "index": "Index", "evaluate": "Evaluate", "import": "Import",
-          "compare": "Compare"}
+          "compare": "Compare", "explain": "Explain"}
 # Title, unit and lines of each curve; a line is a name, a key in progress.jsonl, and an index into a list of values.
 CURVES: tuple[tuple[str, str, tuple[tuple[str, str, int | None], ...]], ...] = (
     ("FVU", "share of the variance not explained", (("FVU", "fvu", None),)),

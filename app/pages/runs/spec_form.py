@@ -23,9 +23,13 @@ GROUPS = {
     "stream": ("Activations and device", False),
     "evaluation": ("Calibration and evaluation", False),
     "index": ("Index", False),
+    "explainer": ("Explainer", True),
+    "scores": ("Scores", True),
+    "cost": ("Requests and budget", False),
 }
 _LABELS = {
-    "n_latents": "Latents (L)", "k": "Latents per token (k)", "sae": "SAE", "lr": "Learning rate",
+    "n_latents": "Latents (L)", "k": "Latents per token (k)", "sae": "SAE", "timeout_s": "Timeout",
+    "answer_tokens": "Tokens of an answer", "lr": "Learning rate",
     "k_aux": "Dead latents in AuxK", "ce_tokens": "ΔCE tokens", "eval_tokens": "Evaluation tokens",
     "aux_alpha": "AuxK weight (α)", "train_on_bos": "Train on BOS",
     "index": "Build the index", "bos": "BOS", "subtract_b_dec": "Subtract b_dec", "out_hook": "Hook written",

@@ -91,7 +91,7 @@ class Sources:
         if sae is None:
             chip.errors["latent"] = f"there is no SAE {chip.sae!r} here"
         elif sae.weightless:
-            chip.errors["latent"] = f"{sae.id} is an imported dashboard, which has no weights to steer with"
+            chip.errors["latent"] = f"{sae.id} {sae.why_weightless}, so it cannot steer"
         elif sae.current_build is None:
             chip.errors["latent"] = (
                 f"{sae.id} has no index yet, and strengths are in units of its maximum activations")

@@ -64,6 +64,7 @@ class RunView:
     by: int | None
     tokens: int
     seconds: float
+    unstored: str = ""  # why the finished run is not in the database, as a clause
 
     @property
     def final(self) -> bool:
@@ -107,7 +108,8 @@ def run_view(row: SteerRun, live: LiveRun | None, by: int | None = None) -> RunV
         row.id, row.created, state, note, restarted, error, request, sweep, facts,
         prompt=prompt_pieces(request, prompt, by), start=len(prompt.ids),
         columns=[] if sweep else columns(request, prompt, texts, by), cells=cells, growing=texts, by=by,
-        tokens=int(result.get("tokens") or 0), seconds=float(result.get("seconds") or 0.0))
+        tokens=int(result.get("tokens") or 0), seconds=float(result.get("seconds") or 0.0),
+        unstored=live.unstored if live is not None and live.final else "")
 
 
 def stored_request(row: SteerRun) -> tuple[SteerRequest, dict[str, SaeFacts]]:
@@ -176,7 +178,8 @@ def run_json(row: SteerRun, live: LiveRun | None) -> dict[str, Any]:
     return {
         "id": row.id, "url": f"/steer/{row.id}", "created": row.created, "state": live.state if live else row.state,
         "error": live.error if live else row.error, "request": row.request["steer"],
-        "sweep": row.request.get("sweep"), "saes": row.request["saes"], "text": texts, "result": result}
+        "sweep": row.request.get("sweep"), "saes": row.request["saes"], "text": texts, "result": result,
+        "unstored": live.unstored if live is not None and live.final else ""}
 
 
 def _plain(text: dict[str, Any]) -> str:

@@ -84,8 +84,9 @@ def test_a_failed_write_is_a_page_for_the_one_who_is_signed_in(admin: TestClient
     event.listen(engine, "before_cursor_execute", broken)
     browser = TestClient(admin.app, raise_server_exceptions=False, cookies=admin.cookies)
     answer = browser.post("/admin/users/save", data={"name": "bob", "password": "battery staple"})
-    assert answer.status_code == 500
-    assert "<h1>Server error</h1>" in answer.text
+    assert answer.status_code == 507
+    assert "<h1>The disk is full</h1>" in answer.text
+    assert "The disk is full: nothing was stored." in answer.text
     assert "ada" in answer.text
 
 

@@ -54,18 +54,33 @@ def test_contexts_are_chosen_as_by_hand(seed: int, n_contexts: int) -> None:
             windows.setdefault((tuple(here), position), []).append(peak)
         top = [(same[0], len(same)) for same in windows.values()][:N_TOP]
 
+        def text_at(context: int, position: int) -> tuple[Any, int]:
+            return tuple(text.tokens_CS[context, : text.length_C[context]].tolist()), position
+
+        top_texts = {text_at(context, position) for (_, context, position, _), _ in top}
+        place = {context: position for _, context, position, _ in peaks}
+        seen = set(top_texts)
+
         def shown(band: int, latent: int = latent) -> list[tuple[float, int, int]]:
             return [(act, context, n) for i, b, _, act, context, n in rows if (i, b) == (latent, band)]
 
         assert shown(TOP_BAND) == [(act, context, n) for (act, context, _, _), n in top]
         on_top = {context for (_, context, _, _), _ in top}
         for band, *_ in BANDS:
-            there = [(act, context, 1) for act, context, _, b in peaks if b == band and context not in on_top]
+            there = [(act, context, 1) for act, context, position, b in peaks
+                     if b == band and context not in on_top and text_at(context, position) not in top_texts]
             assert set(shown(band)) <= set(there)
-            assert len(shown(band)) == min(N_BAND, len(there))
+            texts = [text_at(context, place[context]) for _, context, _ in shown(band)]
+            assert not seen & set(texts)  # a text is shown once, on the top or in one band
+            seen |= set(texts)
+            free = {text_at(context, place[context]) for _, context, _ in there}
+            assert len(shown(band)) >= min(N_BAND, len(free - seen))
         near = (shard.near.latent_N == latent).nonzero()[:, 0].tolist()
-        assert shown(NEAR_BAND) == sorted(
-            (-float(shard.near.value_N[i]), int(shard.near.context_N[i]), 1) for i in near)
+        misses: dict[Any, tuple[float, int, int]] = {}
+        for i in sorted(near, key=lambda i: (-float(shard.near.value_N[i]), int(shard.near.context_N[i]))):
+            miss = (-float(shard.near.value_N[i]), int(shard.near.context_N[i]), 1)
+            misses.setdefault(text_at(miss[1], int(shard.near.position_N[i])), miss)
+        assert shown(NEAR_BAND) == sorted(misses.values())
         ranks = [(band, rank) for i, band, rank, *_ in rows if i == latent]
         assert ranks == [(band, rank) for band in range(NEAR_BAND + 1) for rank in range(len(shown(band)))]
 

@@ -24,6 +24,7 @@ from sae.runs.create import start
 from sae.runs.execute import EXIT_CANCELLED, EXIT_OK, EXIT_USER, execute
 from sae.runs.folder import RunFolder
 from sae.workspace.paths import Workspace
+from tests import FIXTURES
 from tests.unit.sae.formats import saes
 
 if TYPE_CHECKING:
@@ -141,6 +142,8 @@ def test_all_missing_facts_are_asked_for_at_once(workspace: Workspace, tmp_path:
     ({"hook": "here"}, "hook: 'here' is no known site"),
     ({"model": "./none"}, "model: ./none is not a directory"),
     ({"name": "../x"}, "name: '../x' is not a usable name"),
+    ({"context_length": 4}, "context_length: 4 is not between 8 and"),
+    ({"context_length": 8192}, "context_length: 8192 is not between 8 and"),
     ({"source": "/nowhere/sae"}, "source: there is no file or folder /nowhere/sae"),
 ])
 def test_impossible_settings_are_refused_in_one_line(
@@ -254,6 +257,13 @@ def test_a_transcoder_is_measured_at_its_output(
     assert config["site"] == {"layer": 1, "hook": hooks[0], "out_hook": hooks[1]}
     assert config["metrics"]["fvu"] < 0.9
     assert Autoencoder.load(workspace.sae(workspace.sae_ids()[0])).is_transcoder
+
+
+@pytest.mark.parametrize(("setting", "value"), [("k", 3), ("bos", "yes"), ("input_scale", 2.0)])
+def test_a_dashboard_refuses_settings_of_weights(imported: Import, setting: str, value: Any) -> None:
+    code, folder = imported(FIXTURES / "dashboards" / "saedashboard", model="demo", **{setting: value})
+    assert code == EXIT_USER
+    assert error_of(folder).startswith(f"{setting}: is for an SAE with weights, but ")
 
 
 # ---- Hugging Face

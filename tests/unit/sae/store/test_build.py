@@ -283,7 +283,7 @@ def test_the_same_file_twice(build: Build, made: Synthetic) -> None:
 
 def test_what_is_no_build_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.duckdb").write_text("no database")
-    with pytest.raises(UserError, match="cannot be opened"):
+    with pytest.raises(UserError, match="it is not a DuckDB file"):
         Build.open(tmp_path / "a.duckdb")
     duckdb.connect(str(tmp_path / "b.duckdb")).close()
     with pytest.raises(UserError, match="not a saescope build"):

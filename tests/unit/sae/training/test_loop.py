@@ -52,6 +52,20 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert torch.equal(resumed.trainer.silent_tokens_L, whole.trainer.silent_tokens_L)
 
 
+def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path: Path) -> None:
+    x_ND, _ = mixtures(500, 30, 16)
+    spec, checkpoint = spec_of(), tmp_path / "train.pt"
+    whole = train(spec, source_of(x_ND), CPU)
+    for step in (5, 9):
+        with pytest.raises(Stopped):
+            train(spec, source_of(x_ND), CPU, checkpoint=checkpoint, update=stop_at(step))
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    steps: list[int] = []
+    resumed = train(spec, source_of(x_ND), CPU, checkpoint=checkpoint, update=steps.append)
+    assert 64 * 5 <= steps[0] <= 64 * 6
+    assert all(torch.equal(tensor, resumed.trainer.tensors()[name]) for name, tensor in whole.trainer.tensors().items())
+
+
 def test_a_kill_loses_only_what_came_after_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

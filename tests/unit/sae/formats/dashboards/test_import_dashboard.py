@@ -44,7 +44,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 def tree(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a Neuronpedia export of the build."""
     folder = tmp_path_factory.mktemp("export") / "tree"
-    write_folder(neuronpedia.members(Exporter(build, CONFIG), {4: Explanation("a <b>dot</b>", "ada")}), folder)
+    write_folder(neuronpedia.members(Exporter(build, CONFIG), {4: [Explanation("a <b>dot</b>", "ada")]}), folder)
     return folder
 
 

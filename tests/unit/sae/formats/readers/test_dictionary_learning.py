@@ -34,15 +34,13 @@ def test_a_config_of_another_dictionary_is_refused(tmp_path: Path, changes: dict
         read(changed(tmp_path, "topk", "trainer", **changes))
 
 
-@pytest.mark.parametrize(("k", "threshold"), [(0, 0.5), (41, 0.5), (4, None)])
-def test_k_and_threshold_must_be_in_the_file(tmp_path: Path, k: int, threshold: float | None) -> None:
+@pytest.mark.parametrize("k", [0, 41])
+def test_k_must_be_in_the_file(tmp_path: Path, k: int) -> None:
     folder = changed(tmp_path, "batch_topk", "trainer")
     tensors = torch.load(folder / "ae.pt", weights_only=True)
     tensors["k"] = torch.tensor(k)
-    if threshold is None:
-        del tensors["threshold"]
     torch.save(tensors, folder / "ae.pt")
-    with pytest.raises(UserError, match="has no threshold" if k == 4 else rf"k is {k}.0, but should be from 1 to 40"):
+    with pytest.raises(UserError, match=rf"k is {k}.0, but should be from 1 to 40"):
         read(folder)
 
 
