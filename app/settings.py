@@ -17,7 +17,7 @@ from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sae.errors import UserError
-from sae.faults import faults
+from sae.faults import DEVICE, faults
 from sae.workspace.paths import Workspace
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
@@ -86,7 +86,7 @@ class Settings(BaseSettings):
         20_000_000_000, ge=1_000, description="Largest weights or build that browsers may export, in bytes")
 
     worker_device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="Device for steering: cpu, cuda, or auto")
+        "auto", pattern=DEVICE, description="Device for steering: cpu, cuda, mps, or auto")
     worker_threads: int = Field(0, ge=0, description="CPU threads for steering; 0: half of the cores")
     worker_memory_mb: int = Field(4096, ge=64, description="Memory for loaded models and SAEs, in MB")
     worker_queue: int = Field(8, ge=1, le=1000, description="Steering requests that may wait; others are refused")

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from sae.errors import UserError
 
 Path = tuple[str | int, ...]
+DEVICE = r"^(auto|cpu|cuda(:\d+)?|mps)$"  # the pattern of every setting that names a device
 
 _PREDICATES = {  # by pydantic's type of error, where no limit of the field matters
     "missing": "is missing", "extra_forbidden": "is not a known setting", "json_invalid": "must be valid JSON",
@@ -30,7 +31,7 @@ _LIMITS = {
 }
 _FORMS = {  # what the patterns of our fields mean
     r"^[^/]+/[^/]+$": "must be written as <model>/<name>",
-    r"^(auto|cpu|cuda(:\d+)?)$": "must be cpu, cuda, cuda:<number> or auto",
+    DEVICE: "must be cpu, cuda, cuda:<number>, mps or auto",
 }
 _NOUNS = (("int", "a whole number"), ("float", "a number"), ("bool", "yes or no"), ("string", "text"),
           ("dict", "a JSON object"), ("model", "a JSON object"), ("list", "a list"))

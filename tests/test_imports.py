@@ -31,7 +31,7 @@ TORCH_FREE = (
     "sae.data.texts", "sae.errors", "sae.explain.checks", "sae.explain.estimate", "sae.explain.results",
     "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds", "sae.lm.model_info",
     "sae.lm.tokens", "sae.runs.folder", "sae.specs.registry", "sae.store.build", "sae.store.schema",
-    "sae.workspace.paths")
+    "sae.training.memory", "sae.workspace.paths")
 
 # From the ground up: each package, and what it may import besides itself.  A module outside them is its own entry.
 PLAN: dict[str, str] = {

@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--memory-mb", type=int, default=4096, help="limit for loaded models and SAEs")
     parser.add_argument("--queue", type=int, default=16, help="requests that may wait")
     parser.add_argument("--places", type=int, default=32, help="requests executed at the same time")
-    parser.add_argument("--device", default="auto", help="cpu, cuda[:n] or auto")
+    parser.add_argument("--device", default="auto", help="cpu, cuda[:n], mps or auto")
     logs.configure(os.environ.get("SAESCOPE_LOG", "text"))
     asyncio.run(_run(parser.parse_args()))
     # The model thread may be in the middle of a long computation, whose result nobody needs any more.

@@ -34,7 +34,7 @@ def steer_command(
     top_k: Annotated[int, typer.Option(help="Draw from this many of the most likely tokens; 0: all")] = 0,
     length: Annotated[int, typer.Option(help="Tokens to write")] = 60,
     seed: Annotated[int, typer.Option(help="Seed of both texts")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda[:n] or auto")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda[:n], mps or auto")] = "auto",
 ) -> None:
     """Continue a prompt twice from one seed: without steering, and with the chosen latents steered."""
     workspace = Workspace.from_environment()

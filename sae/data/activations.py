@@ -156,6 +156,7 @@ class ActivationStream:
         whole = max(self.batch_tokens, self.epoch_tokens - self.epoch_tokens % self.batch_tokens)
         self.chunk_tokens = min(self.chunk_tokens, whole)
         cuda = self.lm.device.type == "cuda"
+        self._halved = False
         self._pass_tokens = _FORWARD_TOKENS if cuda else min(_FORWARD_TOKENS, self.batch_tokens)
         self._thread = ThreadPoolExecutor(1) if (cuda if self.ahead is None else self.ahead) else None
         self._side = torch.cuda.Stream(self.lm.device) if cuda and self._thread else None  # type: ignore[no-untyped-call]
@@ -268,15 +269,34 @@ class ActivationStream:
             skip = offset - (int(ends[first - 1]) if first else 0)  # tokens of that context already used
             last = int(np.searchsorted(ends, offset + left, side="left")) + 1
             dtype = torch.float32 if self.dtype == torch.float16 else self.dtype  # its range is checked here
-            for rows_NW in shared_rows(
-                self.group, self.lm, self.corpus, contexts[first:last], self.hooks, include_bos=self.include_bos,
-                width=sum(self.widths), dtype=dtype, autocast=self.dtype == torch.bfloat16,
-                max_tokens=self._pass_tokens, left_out=self.left_out,
-            ):
-                rows_NW = rows_NW[skip : skip + left]
-                skip, left, position = 0, left - len(rows_NW), position + len(rows_NW)
-                self._check_range(rows_NW)
-                yield rows_NW
+            try:
+                for rows_NW in shared_rows(
+                    self.group, self.lm, self.corpus, contexts[first:last], self.hooks, include_bos=self.include_bos,
+                    width=sum(self.widths), dtype=dtype, autocast=self.dtype == torch.bfloat16,
+                    max_tokens=self._pass_tokens, left_out=self.left_out,
+                ):
+                    rows_NW = rows_NW[skip : skip + left]
+                    skip, left, position = 0, left - len(rows_NW), position + len(rows_NW)
+                    self._check_range(rows_NW)
+                    yield rows_NW
+            except torch.OutOfMemoryError:  # the text continues at `position`, in smaller passes
+                self._halve_passes()
+
+    def _halve_passes(self) -> None:
+        """Halve the passes of the language model, once.  Raises UserError (field `buffer_tokens`) the second time.
+
+        Other passes change only the last bits of activations.  Several processes do not know of each other's passes,
+        so they stop at the first time.
+        """
+        if self._halved or self.group.world > 1:
+            raise UserError(f"buffer_tokens: the memory of {self.lm.device} is too small for the language model's "
+                            f"passes of {self._pass_tokens:,} tokens; lower buffer_tokens or n_latents",
+                            "buffer_tokens")
+        self._halved, self._pass_tokens = True, self._pass_tokens // 2
+        print(f"the memory of {self.lm.device} is full: the language model now reads {self._pass_tokens:,} tokens at "
+              "once", flush=True)
+        if self.lm.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _check_range(self, rows_NW: Tensor) -> None:
         if self.dtype == torch.float16 and not bool(rows_NW.abs().max() <= torch.finfo(torch.float16).max):

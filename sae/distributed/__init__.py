@@ -90,11 +90,11 @@ class Group:
 
     def batch_topk(self, pre_BL: Tensor, n_keep: int) -> Codes:
         """Return this rank's part of the `n_keep` largest positive entries of the global batch.  Exact, with ties."""
-        return batch_topk(pre_BL, n_keep)
+        return batch_topk(pre_BL, n_keep, padded=True)
 
     def row_topk(self, pre_BL: Tensor, k: int) -> Codes:
         """Return this rank's part of the k largest positive entries of every token, over all shards.  Exact."""
-        return row_topk(pre_BL, k)
+        return row_topk(pre_BL, k, padded=True)
 
     # ---- tensors of several ranks
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sae.kernels.codes import Codes
+from sae.kernels.device import on_gpu
 from sae.kernels.select import batch_topk, row_topk
 from sae.kernels.threshold import kth_of_rows
 
@@ -39,6 +40,10 @@ def global_row_topk(pre_BL: Tensor, k: int, group: Group) -> Codes:
 
 def among_batch_topk(codes: Codes, n_keep: int, group: Group) -> Tensor:
     """Return which pairs are among the `n_keep` strongest of all ranks, [N].  Values must be positive."""
+    if group.world == 1 and on_gpu(codes.value_N):
+        from sae.kernels.triton_select import strongest
+
+        return strongest(codes, n_keep)
     bits_N = codes.value_N.view(torch.int32)
     high_N = bits_N >> 16
     count = group.sum_all(torch.bincount(high_N, minlength=_HALF // 2))
@@ -63,6 +68,10 @@ def among_row_topk(codes: Codes, k: int, at_most: int, group: Group) -> Tensor:
 
     No token may have more than `at_most` pairs on one shard.  Values must be positive.
     """
+    if group.world == 1 and on_gpu(codes.value_N):
+        from sae.kernels.triton_select import strongest_of_rows
+
+        return strongest_of_rows(codes, k)
     own_BK = torch.zeros(codes.n_tokens, at_most, device=codes.value_N.device)
     column_N = torch.arange(len(codes.token_N), device=own_BK.device) - codes.offset_B[codes.token_N]
     own_BK[codes.token_N, column_N] = codes.value_N

@@ -34,6 +34,7 @@ from sae.data.activations import context_batches, forward_rows
 from sae.data.corpus import Corpus
 from sae.data.left_out import NOTHING, LeftOut
 from sae.errors import UserError
+from sae.kernels.device import wide
 from sae.kernels.select import batch_topk
 from sae.lm.bridge import Edit, Edits, LanguageModel
 
@@ -147,11 +148,11 @@ class _Sums:
     def add(self, x_ND: Tensor, x_hat_ND: Tensor, l0_N: Tensor, latent_N: Tensor, n_latents: int) -> None:
         self.n += len(x_ND)
         # Squares of float32 activations summed in float64: per token first, then over tokens.
-        self.error += float((x_ND - x_hat_ND).double().square().sum())
-        self.square += float(x_ND.double().square().sum())
+        self.error += float(wide(x_ND - x_hat_ND).square().sum())
+        self.square += float(wide(x_ND).square().sum())
         self.l0 += float(l0_N.sum())
-        self.l0_square += float(l0_N.double().square().sum())
-        total_D = x_ND.double().sum(dim=0)
+        self.l0_square += float(wide(l0_N).square().sum())
+        total_D = wide(x_ND).sum(dim=0)
         self.total_D = total_D if self.total_D is None else self.total_D + total_D
         fired_L = torch.zeros(n_latents, dtype=torch.bool, device=x_ND.device)
         fired_L[latent_N] = True
@@ -244,7 +245,7 @@ def cross_entropy_metrics_of(
 def _loss(logits_PSV: Tensor, tokens_PS: Tensor, predicts_PS: Tensor) -> float:
     """Sum the losses at the predicting positions, one context at a time to keep copies of logits small."""
     return sum(
-        float(F.cross_entropy(logits_SV[:-1][predicts_S], tokens_S[1:][predicts_S], reduction="none").double().sum())
+        float(wide(F.cross_entropy(logits_SV[:-1][predicts_S], tokens_S[1:][predicts_S], reduction="none")).sum())
         for logits_SV, tokens_S, predicts_S in zip(logits_PSV, tokens_PS, predicts_PS, strict=True))
 
 

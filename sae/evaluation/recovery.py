@@ -24,6 +24,7 @@ from torch import Tensor
 from sae.autoencoder.architectures.gated import Gated
 from sae.autoencoder.artefact import Autoencoder
 from sae.kernels.codes import Codes
+from sae.kernels.device import wide
 from sae.kernels.select import above_threshold, batch_topk
 
 Rule = Literal["topk", "threshold"]
@@ -43,17 +44,17 @@ class Refinement:
     @property
     def bias(self) -> float:
         """Return Σ(f* − f) / Σ f, the mean shortfall of activations; it is about 0 without shrinkage."""
-        return float((self.after.value_N - self.before.value_N).double().sum() / self.before.value_N.double().sum())
+        return float(wide(self.after.value_N - self.before.value_N).sum() / wide(self.before.value_N).sum())
 
     @property
     def size(self) -> float:
         """Return Σ|f* − f| / Σ f, the mean distance by which refinement moves activations."""
         moved_P = (self.after.value_N - self.before.value_N).abs()
-        return float(moved_P.double().sum() / self.before.value_N.double().sum())
+        return float(wide(moved_P).sum() / wide(self.before.value_N).sum())
 
     def quantiles(self, shares: Sequence[float]) -> list[float]:
         """Return quantiles of (f* − f), in units of the mean activation."""
-        moved_P = (self.after.value_N - self.before.value_N).double() / self.before.value_N.double().mean()
+        moved_P = wide(self.after.value_N - self.before.value_N) / wide(self.before.value_N).mean()
         ordered_P = moved_P.sort().values
         return [float(ordered_P[round(share * (len(ordered_P) - 1))]) for share in shares]
 
@@ -174,5 +175,5 @@ def _thresholds(sae: Autoencoder, x_ND: Tensor, ks: list[int]) -> list[float]:
 
 def _fvu(target_ND: Tensor, output_ND: Tensor) -> float:
     """Return Σ‖t − t̂‖² / Σ‖t − t̄‖² in float64."""
-    error = (target_ND - output_ND).double().square().sum()
-    return float(error / (target_ND.double() - target_ND.double().mean(dim=0)).square().sum())
+    error = wide(target_ND - output_ND).square().sum()
+    return float(error / (wide(target_ND) - wide(target_ND).mean(dim=0)).square().sum())

@@ -24,6 +24,16 @@ def on_gpu(tensor: Tensor) -> bool:
     return tensor.is_cuda and _triton()
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """Return the numbers in float64; on the CPU if the device is an Apple GPU, which has no float64."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Return the type in which long sums are kept on a device: float64, or float32 on an Apple GPU."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def on_its_device(function: Callable[P, T]) -> Callable[P, T]:
     """Make the device of the first argument, a tensor, current during the call, because Triton launches on the current
     device.

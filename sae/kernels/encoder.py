@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sae.kernels.device import on_gpu
+
 _WIDTH = 16  # the number of columns is a multiple of this
 
 
@@ -25,6 +27,10 @@ def columns(D: int) -> int:
 def with_bias(W_LD: Tensor, b_L: Tensor, out_LC: Tensor) -> Tensor:
     """Write [W, b, b'] into `out` in its precision, and return it.  The further columns of `out` must be 0."""
     D = W_LD.shape[1]
+    if on_gpu(W_LD):
+        from sae.kernels.triton_rows import pack
+
+        return pack(W_LD, b_L, out_LC)
     out_LC[:, :D] = W_LD
     out_LC[:, D] = b_L
     out_LC[:, D + 1] = b_L - out_LC[:, D]
@@ -34,6 +40,10 @@ def with_bias(W_LD: Tensor, b_L: Tensor, out_LC: Tensor) -> Tensor:
 def with_ones(x_BD: Tensor, out_BC: Tensor) -> Tensor:
     """Write [x, 1, 1] into `out` in its precision, and return it.  The further columns of `out` must be 0."""
     D = x_BD.shape[1]
+    if on_gpu(x_BD):
+        from sae.kernels.triton_rows import pack
+
+        return pack(x_BD, None, out_BC)
     out_BC[:, :D] = x_BD
     out_BC[:, D : D + 2] = 1.0
     return out_BC

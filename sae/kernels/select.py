@@ -20,16 +20,16 @@ _SAMPLE = 1 << 18  # entries from which a bound is guessed
 _GROUPS = (16, 8, 4, 2)  # sizes of the groups of latents whose maxima give a bound in TopK
 
 
-def batch_topk(pre_BL: Tensor, n_keep: int) -> Codes:
+def batch_topk(pre_BL: Tensor, n_keep: int, *, padded: bool = False) -> Codes:
     """Return the `n_keep` largest positive entries of the whole batch (BatchTopK, section 3 of the paper).
 
     Exact: a sample gives a guess of the cut, and a guess that leaves fewer than `n_keep` candidates is discarded. Ties
-    at the cut go to the lowest (token, latent).
+    at the cut go to the lowest (token, latent).  If `padded`, a GPU may return empty pairs (`Codes.padded`).
     """
     if on_gpu(pre_BL):
         from sae.kernels import triton_select
 
-        return triton_select.batch_topk(pre_BL, n_keep)
+        return triton_select.batch_topk(pre_BL, n_keep, padded=padded)
     flat = pre_BL.reshape(-1)
     step = max(1, flat.numel() // _SAMPLE) | 1  # odd, so that it samples all latents if L is a power of two
     sample = flat[::step].float()
@@ -48,12 +48,15 @@ def batch_topk(pre_BL: Tensor, n_keep: int) -> Codes:
     return Codes.from_flat(flat_C, value_C, *pre_BL.shape)
 
 
-def row_topk(pre_BL: Tensor, k: int) -> Codes:
-    """Return the k largest positive entries of every row (TopK).  Ties at the cut go to any latent."""
+def row_topk(pre_BL: Tensor, k: int, *, padded: bool = False) -> Codes:
+    """Return the k largest positive entries of every row (TopK).  Ties at the cut go to any latent.
+
+    If `padded`, a GPU may return empty pairs (`Codes.padded`).
+    """
     if on_gpu(pre_BL):
         from sae.kernels import triton_select
 
-        return triton_select.row_topk(pre_BL, k)
+        return triton_select.row_topk(pre_BL, k, padded=padded)
     bound_B1 = _row_bound(pre_BL, k)
     if bound_B1 is None:
         values_BK, latents_BK = pre_BL.topk(k, dim=1, sorted=False)
@@ -76,7 +79,9 @@ def row_topk(pre_BL: Tensor, k: int) -> Codes:
 
 def above_threshold(pre_BL: Tensor, threshold: Tensor | float) -> Codes:
     """Return every entry above `threshold` (strictly) and above 0: JumpReLU with one θ, or one per latent."""
-    return entries_above(pre_BL, torch.as_tensor(threshold, dtype=torch.float32).clamp(min=0.0))
+    if not isinstance(threshold, Tensor):
+        return entries_above(pre_BL, max(float(threshold), 0.0))
+    return entries_above(pre_BL, threshold.float().clamp(min=0.0))
 
 
 def entries_above(pre_BL: Tensor, bound: Tensor | float) -> Codes:

@@ -5,11 +5,14 @@
     sampled_product    out[pair]   = x[token] · W[latent]
 
 The first two are one kernel, a weighted sum of rows for every segment of a sorted list.  A latent that fires on every
-token would keep one program busy long after the others.  So a segment is cut into pieces of `_PIECE` pairs: the first
-piece writes the row, and the others write rows of their own, which are then added in order.  The same pairs give the
-same bits, because nothing is added atomically and no autotuning changes the order of a sum.
+token would keep one program busy long after the others.  So a segment is cut at every multiple of `_PIECE` in the
+list: its first piece writes the row, and each further piece writes a row of its own; then these are added in order.
+The cuts need no list of pieces: the segment of a cut is the key of the pair there.  The same pairs give the same
+bits, because nothing is added atomically and no autotuning changes the order of a sum.
 
-Shapes: B tokens, L latents, D width, N selected pairs, S segments, E further pieces.
+Empty pairs (`Codes.padded`) are after the end of the last segment.
+
+Shapes: B tokens, L latents, D width, N selected pairs, S segments, E cuts.
 """
 
 from __future__ import annotations
@@ -25,46 +28,53 @@ _PIECE = 128
 _UNROLL = 4  # rows loaded before the first of them is needed
 
 
-@on_its_device
 def segment_sums(
-    row_N: Tensor, weight_N: Tensor, start_S: Tensor, rows: Tensor, out_SD: Tensor | None = None,
+    row_N: Tensor | None, weight_N: Tensor, bounds_S1: Tensor, key_N: Tensor, rows: Tensor,
+    order_N: Tensor | None = None, out_SD: Tensor | None = None, scale: float = 1.0,
 ) -> Tensor:
-    """Return Σ weight · rows[row] over each segment of a list, [S, D] float32; `start_S` holds each segment's begin.
+    """Return scale · Σ weight · rows[row] over each segment of a list, [S, D] float32.
 
-    The result may be written into `out_SD`.
+    `bounds_S1` holds the begin of each segment, and the end of the last one; `key_N` the segment of each pair of the
+    list.  `order_N` lists the pairs of `row_N` and `weight_N`; without it they are in their order.  Without `row_N`
+    the only row is taken.  The result may be written into `out_SD`.
     """
-    n, S, D = len(row_N), len(start_S), rows.shape[1]
+    n, S, D = len(weight_N), len(bounds_S1) - 1, rows.shape[1]
     if out_SD is None:
         out_SD = torch.empty(S, D, device=rows.device)
-    if not S or not D:
-        return out_SD
-    start_S = start_S.long()
-    end_S = torch.cat([start_S[1:], torch.full((1,), n, dtype=torch.int64, device=rows.device)])
-    # Further pieces are ordered by segment; each comes after a full piece, which bounds their number.
-    further_S = (end_S - start_S - 1).clamp(min=0) // _PIECE
-    last_S = further_S.cumsum(0)
-    E = n // _PIECE
-    segment_E = torch.searchsorted(last_S, torch.arange(E, device=rows.device), right=True)
-    piece_ED = torch.empty(E, D, device=rows.device)
-    tile, warps = _tile(D)
-    grid = (S + E, triton.cdiv(D, tile))
-    _sums_kernel[grid](row_N, weight_N, rows, start_S, end_S, segment_E, last_S, out_SD, piece_ED, S, D,
-                       rows.stride(0), PIECE=_PIECE, UNROLL=_UNROLL, TILE=tile, num_warps=warps)
-    if E:
-        _join_kernel[(S, grid[1])](piece_ED, further_S, last_S, out_SD, D, TILE=tile, num_warps=warps)
+    if S and D:
+        _launch(row_N, weight_N, bounds_S1, key_N, rows, order_N, out_SD, scale, n, S, D)
     return out_SD
 
 
+def _launch(
+    row_N: Tensor | None, weight_N: Tensor, bounds_S1: Tensor, key_N: Tensor, rows: Tensor, order_N: Tensor | None,
+    out_SD: Tensor, scale: float, n: int, S: int, D: int,
+) -> None:
+    E = max(0, -(-n // _PIECE) - 1)
+    piece_ED = torch.empty(E, D, device=rows.device)
+    tile, warps = _tile(D)
+    grid = (S + E, triton.cdiv(D, tile))
+    with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
+        _sums_kernel[grid](
+            weight_N if row_N is None else row_N, weight_N, weight_N if order_N is None else order_N, key_N, rows,
+            bounds_S1, out_SD, piece_ED, S, D, rows.stride(0), scale, ONE_ROW=row_N is None,
+            ORDERED=order_N is not None, PIECE=_PIECE, UNROLL=_UNROLL, TILE=tile, num_warps=warps)
+        if E:
+            _join_kernel[(S, grid[1])](piece_ED, bounds_S1, out_SD, D, PIECE=_PIECE, TILE=tile, num_warps=warps)
+
+
 @on_its_device
-def sampled_product(token_N: Tensor, latent_N: Tensor, x_BD: Tensor, W_LD: Tensor) -> Tensor:
-    """Return x[token] · W[latent] for every pair, [N] float32."""
-    n, D = len(token_N), x_BD.shape[1]
+def sampled_product(
+    token_N: Tensor, latent_N: Tensor, x_BD: Tensor, W_LD: Tensor, scale: float = 1.0
+) -> Tensor:
+    """Return scale · x[token] · W[latent] for every pair, [N] float32; 0 for an empty pair."""
+    n, (B, D) = len(token_N), x_BD.shape
     out_N = torch.empty(n, device=x_BD.device)
     if n:
         pairs, even = 4, D & -D  # a tile that divides D wastes no load
         tile = min(512, even if even >= 128 else triton.next_power_of_2(max(D, 16)))
-        _dots_kernel[(triton.cdiv(n, pairs),)](token_N, latent_N, x_BD, W_LD, out_N, n, D, x_BD.stride(0),
-                                               W_LD.stride(0), PAIRS=pairs, TILE=tile, num_warps=4)
+        _dots_kernel[(triton.cdiv(n, pairs),)](token_N, latent_N, x_BD, W_LD, out_N, n, B, D, x_BD.stride(0),
+                                               W_LD.stride(0), scale, PAIRS=pairs, TILE=tile, num_warps=4)
     return out_N
 
 
@@ -75,67 +85,79 @@ def _tile(D: int) -> tuple[int, int]:
 
 
 @triton.jit
-def _sums_kernel(
-    rows_of, weights, rows, starts, ends, segment_of, lasts, out, pieces, S, D, stride,
-    PIECE: tl.constexpr, UNROLL: tl.constexpr, TILE: tl.constexpr
+def _row(
+    rows_of, weights, order, rows, place, stride, column, inside, ONE_ROW: tl.constexpr, ORDERED: tl.constexpr
 ):
-    """Sum the first piece of every segment in programs 0 … S−1, and the further pieces in the others."""
-    program = tl.program_id(0)
-    column = tl.program_id(1) * TILE + tl.arange(0, TILE)
-    inside = column < D
-    segment, piece = program, 0
-    if program >= S:
-        segment = tl.load(segment_of + program - S).to(tl.int32)
-        if segment < S:  # else there are fewer further pieces than the list has room for
-            before = tl.load(lasts + segment - 1, mask=segment > 0, other=0).to(tl.int32)
-            piece = program - S - before + 1
-    if segment < S:
-        begin = tl.load(starts + segment) + piece * PIECE
-        end = tl.minimum(tl.load(ends + segment), begin + PIECE)
-        total = tl.zeros([TILE], dtype=tl.float32)
-        whole = begin + (end - begin) // UNROLL * UNROLL
-        for place in range(begin, whole, UNROLL):
-            for step in tl.static_range(UNROLL):
-                row = tl.load(rows_of + place + step)
-                weight = tl.load(weights + place + step)
-                total += weight * tl.load(rows + row.to(tl.int64) * stride + column, mask=inside, other=0.0)
-        for place in range(whole, end):
-            row = tl.load(rows_of + place)
-            weight = tl.load(weights + place)
-            total += weight * tl.load(rows + row.to(tl.int64) * stride + column, mask=inside, other=0.0)
-        target = out + segment.to(tl.int64) * D
-        if program >= S:
-            target = pieces + (program - S).to(tl.int64) * D
-        tl.store(target + column, total, mask=inside)
+    """Return one pair's weight times its row."""
+    pair = place
+    if ORDERED:
+        pair = tl.load(order + place)
+    weight = tl.load(weights + pair)
+    source = rows if ONE_ROW else rows + tl.load(rows_of + pair).to(tl.int64) * stride
+    return weight * tl.load(source + column, mask=inside, other=0.0)
 
 
 @triton.jit
-def _join_kernel(pieces, further, lasts, out, D, TILE: tl.constexpr):
-    """Add each long segment's further pieces to its row, in order."""
+def _sums_kernel(
+    rows_of, weights, order, keys, rows, bounds, out, pieces, S, D, stride, scale, ONE_ROW: tl.constexpr,
+    ORDERED: tl.constexpr, PIECE: tl.constexpr, UNROLL: tl.constexpr, TILE: tl.constexpr
+):
+    """Sum the first piece of every segment in programs 0 … S−1, and the piece after each cut in the others."""
+    program = tl.program_id(0)
+    column = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    inside = column < D
+    begin, end = 0, 0
+    target = out + program.to(tl.int64) * D
+    wanted = program < S
+    if wanted:
+        begin = tl.load(bounds + program).to(tl.int32)
+        end = tl.minimum(tl.load(bounds + program + 1).to(tl.int32), (begin // PIECE + 1) * PIECE)
+    else:
+        begin = (program - S + 1) * PIECE
+        if begin < tl.load(bounds + S).to(tl.int32):
+            segment = tl.load(keys + begin).to(tl.int32)
+            wanted = tl.load(bounds + segment).to(tl.int32) < begin
+            end = tl.minimum(tl.load(bounds + segment + 1).to(tl.int32), begin + PIECE)
+            target = pieces + (program - S).to(tl.int64) * D
+    if wanted:
+        total = tl.zeros([TILE], dtype=tl.float32)
+        whole = begin + tl.maximum(end - begin, 0) // UNROLL * UNROLL
+        for place in range(begin, whole, UNROLL):
+            for step in tl.static_range(UNROLL):
+                total += _row(rows_of, weights, order, rows, place + step, stride, column, inside, ONE_ROW, ORDERED)
+        for place in range(whole, end):
+            total += _row(rows_of, weights, order, rows, place, stride, column, inside, ONE_ROW, ORDERED)
+        tl.store(target + column, total * scale, mask=inside)
+
+
+@triton.jit
+def _join_kernel(pieces, bounds, out, D, PIECE: tl.constexpr, TILE: tl.constexpr):
+    """Add the further pieces of each segment to its row, in order."""
     segment = tl.program_id(0).to(tl.int64)
-    n = tl.load(further + segment)
-    if n > 0:
+    begin = tl.load(bounds + segment).to(tl.int32)
+    end = tl.load(bounds + segment + 1).to(tl.int32)
+    if end > (begin // PIECE + 1) * PIECE:
         column = tl.program_id(1) * TILE + tl.arange(0, TILE)
         inside = column < D
         total = tl.load(out + segment * D + column, mask=inside, other=0.0)
-        end = tl.load(lasts + segment)
-        for piece in range(end - n, end):
-            total += tl.load(pieces + piece * D + column, mask=inside, other=0.0)
+        for cut in range(begin // PIECE, (end - 1) // PIECE):
+            total += tl.load(pieces + (segment * 0 + cut) * D + column, mask=inside, other=0.0)  # in 64 bits
         tl.store(out + segment * D + column, total, mask=inside)
 
 
 @triton.jit
 def _dots_kernel(
-    tokens, latents, x, W, out, n, D, x_stride, W_stride, PAIRS: tl.constexpr, TILE: tl.constexpr
+    tokens, latents, x, W, out, n, B, D, x_stride, W_stride, scale, PAIRS: tl.constexpr, TILE: tl.constexpr
 ):
     pair = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
-    token = tl.load(tokens + pair, mask=pair < n, other=0).to(tl.int64)
+    token = tl.load(tokens + pair, mask=pair < n, other=B).to(tl.int64)
     latent = tl.load(latents + pair, mask=pair < n, other=0).to(tl.int64)
+    real = token < B
     total = tl.zeros([PAIRS, TILE], dtype=tl.float32)
     for start in range(0, D, TILE):
         column = start + tl.arange(0, TILE)
-        inside = (pair < n)[:, None] & (column < D)[None, :]
+        inside = real[:, None] & (column < D)[None, :]
         left = tl.load(x + token[:, None] * x_stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
         right = tl.load(W + latent[:, None] * W_stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
         total += left * right
-    tl.store(out + pair, tl.sum(total, axis=1), mask=pair < n)
+    tl.store(out + pair, tl.sum(total, axis=1) * scale, mask=pair < n)

@@ -4,13 +4,14 @@
 2. The n-th largest of the maxima is a lower bound of the n-th largest entry.  For the whole batch it is found by
    counting bit patterns digit by digit (positive floats order as their bits do), for each token by bisection of
    the bits.
-3. Only runs whose maximum reaches the bound are read again, a few per cent of the batch.  The entries that reach
-   the bound, hardly more than n, are written out in the order (token, latent).
-4. The exact cut among those entries is found in the same way.  Ties at the cut go to the lowest (token, latent).
+3. Only runs whose maximum reaches the bound are read again, a few per cent of the batch.
+4. The exact cut among their entries is found in the same way.  Ties at the cut go to the lowest (token, latent).
 
-No floats are added, so the result does not depend on the order in which programs run.
+BatchTopK never makes the host wait: it returns exactly as many pairs as were asked for, of which the last are empty
+if fewer entries are positive (`Codes.padded`).  The other selections wait once, for the number of candidates.  No
+floats are added, so the result does not depend on the order in which programs run.
 
-Shapes: B tokens, L latents, G latents in a run, R runs in a row, C runs read again, N selected pairs.
+Shapes: B tokens, L latents, G latents in a run, R runs in a row, N selected pairs.
 """
 
 from __future__ import annotations
@@ -24,44 +25,61 @@ from torch import Tensor
 
 from sae.kernels.codes import Codes
 from sae.kernels.device import on_its_device
+from sae.kernels.triton_batch_topk import batch_topk_pairs
 
 _DIGITS = ((20, 11), (9, 11), (0, 9))  # shift and width of the digits of the 31 bits of a positive float32
 _ROW_TILE = 1024
 
 
 @on_its_device
-def batch_topk(pre_BL: Tensor, n_keep: int) -> Codes:
-    """Return the `n_keep` largest positive entries of the whole batch, like `sae.kernels.select.batch_topk`."""
+def batch_topk(pre_BL: Tensor, n_keep: int, *, padded: bool = False) -> Codes:
+    """Return the `n_keep` largest positive entries of the whole batch, like `sae.kernels.select.batch_topk`.
+
+    If `padded`, the host does not wait, and the last pairs are empty if fewer entries are positive.
+    """
     B, L = pre_BL.shape
     n_keep = min(n_keep, B * L)
-    maxima_BR = _maxima(pre_BL, _run_length(L, n_keep / B))
-    bound = _kth_largest_bits(maxima_BR.reshape(-1), n_keep).view(torch.float32)
-    # With fewer positive runs than n_keep, their smallest maximum is no bound.
-    bound = torch.where((maxima_BR > 0).sum() >= n_keep, bound, 0.0)
-    flat_N, value_N = _reach(pre_BL, maxima_BR, bound.expand(B, L))
-    bits_N, cut = value_N.view(torch.int32), _kth_largest_bits(value_N, n_keep)
-    above_N, tied_N = bits_N > cut, bits_N == cut
-    keep_N = above_N | (tied_N & (tied_N.cumsum(0) <= n_keep - above_N.sum()))
-    return Codes.from_flat(flat_N[keep_N], value_N[keep_N], B, L)
+    maxima_BR = _maxima(pre_BL, run_length(L, n_keep / B) if B else 16)
+    token_N, latent_N, value_N, bounds_B1 = batch_topk_pairs(pre_BL, maxima_BR, n_keep)
+    if not padded:
+        n = int(bounds_B1[-1])
+        token_N, latent_N, value_N = token_N[:n], latent_N[:n], value_N[:n]
+    return Codes(token_N, latent_N, value_N, B, L, padded, {"bounds_B1": bounds_B1})
 
 
 @on_its_device
-def row_topk(pre_BL: Tensor, k: int) -> Codes:
-    """Return the k largest positive entries of every row; ties go to the lowest latents."""
+def row_topk(pre_BL: Tensor, k: int, *, padded: bool = False) -> Codes:
+    """Return the k largest positive entries of every row; ties go to the lowest latents.
+
+    If `padded`, the host waits once instead of twice, and the last pairs may be empty.
+    """
     B, L = pre_BL.shape
-    maxima_BR = _maxima(pre_BL, _run_length(L, k))
+    maxima_BR = _maxima(pre_BL, run_length(L, k))
     R = maxima_BR.shape[1]
     bound_B = torch.empty(B, device=pre_BL.device)
     if B:
         _row_bound_kernel[(B,)](maxima_BR, bound_B, R, min(k, R), k, R_TILE=triton.next_power_of_2(R))
     flat_N, value_N = _reach(pre_BL, maxima_BR, bound_B[:, None].expand(B, L))
-    token_N = torch.div(flat_N, L, rounding_mode="floor")
-    start_B = torch.searchsorted(token_N, torch.arange(B + 1, device=token_N.device))
-    keep_N = torch.empty(len(flat_N), dtype=torch.int8, device=pre_BL.device)
-    if len(flat_N):
-        _row_keep_kernel[(B,)](value_N, start_B, keep_N, k, TILE=_ROW_TILE)
-    keep = keep_N.bool()
-    return Codes.from_flat(flat_N[keep], value_N[keep], B, L)
+    candidates = Codes.from_flat(flat_N, value_N, B, L)
+    keep_N = strongest_of_rows(candidates, k)
+    return candidates.kept(keep_N, min(k * B, len(flat_N))) if padded else candidates.where(keep_N)
+
+
+def strongest(codes: Codes, n: int) -> Tensor:
+    """Return which pairs are among the n strongest, [N]; ties go to the first pairs.  The host does not wait."""
+    bits_N, cut = codes.value_N.view(torch.int32), kth_largest_bits(codes.value_N, n)
+    above_N, tied_N = bits_N > cut, bits_N == cut
+    return above_N | (tied_N & (tied_N.cumsum(0) <= n - above_N.sum()))
+
+
+def strongest_of_rows(codes: Codes, k: int) -> Tensor:
+    """Return which pairs are among the k strongest of their token, [N]; ties go to the first.  The host does not wait.
+    """
+    keep_N = torch.zeros(len(codes.value_N), dtype=torch.int8, device=codes.value_N.device)
+    if len(keep_N):
+        with torch.cuda.device_of(keep_N):  # type: ignore[no-untyped-call]
+            _row_keep_kernel[(codes.n_tokens,)](codes.value_N, codes.bounds_B1, keep_N, k, TILE=_ROW_TILE)
+    return keep_N.bool()
 
 
 @on_its_device
@@ -71,11 +89,13 @@ def entries_above(pre_BL: Tensor, bound: Tensor | float) -> Codes:
     `bound` is one number, one per latent [L] or one per token [B, 1].
     """
     B, L = pre_BL.shape
-    bound_BL = torch.as_tensor(bound, dtype=torch.float32, device=pre_BL.device).expand(B, L)
+    if not isinstance(bound, Tensor) or (bound.ndim == 0 and not bound.is_cuda):  # a copy to the device would wait
+        bound = torch.full((), float(bound), device=pre_BL.device)
+    bound_BL = bound.float().expand(B, L)
     return Codes.from_flat(*_reach(pre_BL, None, bound_BL), B, L)
 
 
-def _run_length(L: int, kept_per_row: float) -> int:
+def run_length(L: int, kept_per_row: float) -> int:
     """Return the number of latents in a run: 16 to 128, so that a row has about eight times as many runs as kept
     entries.
     """
@@ -94,13 +114,15 @@ def _maxima(pre_BL: Tensor, G: int) -> Tensor:
     return out_BR
 
 
-def _kth_largest_bits(value_N: Tensor, k: int) -> Tensor:
+@on_its_device
+def kth_largest_bits(value_N: Tensor, k: int) -> Tensor:
     """Return the bit pattern of the k-th largest of the positive float32 values, as an int32 of shape [].
 
     If there are fewer values, it is the pattern of the smallest; if there is none, one above the pattern of every
     float.  The host does not wait.
     """
-    state = torch.tensor([0, k], dtype=torch.int32, device=value_N.device)  # the digits found, the rank that is left
+    state = torch.full((2,), k, dtype=torch.int32, device=value_N.device)  # the digits found, the rank that is left
+    state[0].zero_()
     for shift, width in _DIGITS:
         count = torch.zeros(1 << width, dtype=torch.int32, device=value_N.device)
         if len(value_N):
@@ -114,33 +136,27 @@ def _reach(pre_BL: Tensor, maxima_BR: Tensor | None, bound_BL: Tensor) -> tuple[
     """Return the flat indices, ascending, and the values of the entries above a bound (expanded, not stored).
 
     Given the maxima of runs, only runs that can contain such an entry are read.  An entry is then taken if it is
-    positive and reaches the bound, which must be the same on a whole row.
+    positive and reaches the bound, which must be the same on a whole row.  The host waits once, for their number.
     """
     B, L = pre_BL.shape
     R = triton.cdiv(L, 64) if maxima_BR is None else maxima_BR.shape[1]
     G = 64 if maxima_BR is None else triton.next_power_of_2(triton.cdiv(L, R))
-    if maxima_BR is None:
-        run_C = torch.arange(B * R, device=pre_BL.device)
-    else:
-        run_C = ((maxima_BR >= bound_BL[:, :1]) & (maxima_BR > 0)).reshape(-1).nonzero().squeeze(1)
+    runs, n_runs = 2048 // G, B * R
 
-    def launch(kernel: Any, runs_C: Tensor, out: tuple[Tensor, ...]) -> None:
-        if len(runs_C):
-            runs = 2048 // G
-            kernel[(triton.cdiv(len(runs_C), runs),)](
-                pre_BL, runs_C, bound_BL, *out, len(runs_C), L, R, pre_BL.stride(0), *bound_BL.stride(),
-                AT_LEAST=maxima_BR is not None, G=G, RUNS=runs)
+    def launch(kernel: Any, skip: Tensor, out: tuple[Tensor, ...], by_count: bool) -> None:
+        kernel[(triton.cdiv(n_runs, runs),)](
+            pre_BL, skip, bound_BL, *out, n_runs, L, R, pre_BL.stride(0), *bound_BL.stride(),
+            AT_LEAST=maxima_BR is not None, BY_COUNT=by_count, G=G, RUNS=runs)
 
-    count_C = torch.empty(len(run_C), dtype=torch.int32, device=pre_BL.device)
-    launch(_count_kernel, run_C, (count_C,))
-    if maxima_BR is None:  # a run in which nothing fires is not read again
-        some = count_C.nonzero().squeeze(1)
-        run_C, count_C = run_C[some], count_C[some]
+    count_C = torch.empty(n_runs, dtype=torch.int32, device=pre_BL.device)
+    if n_runs:  # without maxima, all runs are counted
+        launch(_count_kernel, count_C if maxima_BR is None else maxima_BR, (count_C,), False)
     end_C = count_C.cumsum(0)
-    n = int(end_C[-1]) if len(end_C) else 0
+    n = int(end_C[-1]) if n_runs else 0
     flat_N = torch.empty(n, dtype=torch.int64, device=pre_BL.device)
     value_N = torch.empty(n, device=pre_BL.device)
-    launch(_write_kernel, run_C, (end_C - count_C, flat_N, value_N))
+    if n:  # a run in which nothing was found is not read again
+        launch(_write_kernel, count_C, (end_C, flat_N, value_N), True)
     return flat_N, value_N
 
 
@@ -232,37 +248,47 @@ def _row_keep_kernel(values, starts, keep, k, TILE: tl.constexpr):
 
 @triton.jit
 def _hits(
-    pre, runs, bounds, n_runs, L, R, stride, by_row, by_latent,
-    AT_LEAST: tl.constexpr, G: tl.constexpr, RUNS: tl.constexpr
+    pre, skip, bounds, n_runs, L, R, stride, by_row, by_latent,
+    AT_LEAST: tl.constexpr, BY_COUNT: tl.constexpr, G: tl.constexpr, RUNS: tl.constexpr
 ):
-    """Return the flat index, the value and a flag (selected or not) for each entry of a tile of runs."""
-    place = tl.program_id(0) * RUNS + tl.arange(0, RUNS)
-    run = tl.load(runs + place, mask=place < n_runs, other=0)
-    row = (run // R)[:, None]
+    """Return the flat index, the value and a flag (selected or not) for each entry of a tile of runs.
+
+    `skip` holds the count of each run if BY_COUNT, else its maximum if AT_LEAST; else no run is skipped.
+    """
+    run = tl.program_id(0).to(tl.int64) * RUNS + tl.arange(0, RUNS)
+    live = run < n_runs
+    row = run // R
+    if BY_COUNT:
+        live = live & (tl.load(skip + run, mask=live, other=0) > 0)
+    elif AT_LEAST:
+        top = tl.load(skip + run, mask=live, other=0.0)
+        live = live & (top > 0) & (top >= tl.load(bounds + row * by_row, mask=live, other=0.0))
     latent = ((run % R) * G)[:, None] + tl.arange(0, G)[None, :]
-    inside = (latent < L) & (place < n_runs)[:, None]
-    value = tl.load(pre + row * stride + latent, mask=inside, other=0.0).to(tl.float32)
-    bound = tl.load(bounds + row * by_row + latent * by_latent, mask=inside, other=0.0)
+    inside = (latent < L) & live[:, None]
+    value = tl.load(pre + row[:, None] * stride + latent, mask=inside, other=0.0).to(tl.float32)
+    bound = tl.load(bounds + row[:, None] * by_row + latent * by_latent, mask=inside, other=0.0)
     hit = inside & (((value > 0) & (value >= bound)) if AT_LEAST else (value > bound))
-    return place, row * L + latent, value, hit
+    return run, row[:, None] * L + latent, value, hit
 
 
 @triton.jit
 def _count_kernel(
-    pre, runs, bounds, count, n_runs, L, R, stride, by_row, by_latent,
-    AT_LEAST: tl.constexpr, G: tl.constexpr, RUNS: tl.constexpr
+    pre, skip, bounds, count, n_runs, L, R, stride, by_row, by_latent,
+    AT_LEAST: tl.constexpr, BY_COUNT: tl.constexpr, G: tl.constexpr, RUNS: tl.constexpr
 ):
-    place, _, _, hit = _hits(pre, runs, bounds, n_runs, L, R, stride, by_row, by_latent, AT_LEAST, G, RUNS)
-    tl.store(count + place, tl.sum(hit.to(tl.int32), axis=1), mask=place < n_runs)
+    run, _, _, hit = _hits(pre, skip, bounds, n_runs, L, R, stride, by_row, by_latent, AT_LEAST, BY_COUNT, G, RUNS)
+    tl.store(count + run, tl.sum(hit.to(tl.int32), axis=1), mask=run < n_runs)
 
 
 @triton.jit
 def _write_kernel(
-    pre, runs, bounds, starts, flat_out, value_out, n_runs, L, R, stride, by_row, by_latent,
-    AT_LEAST: tl.constexpr, G: tl.constexpr, RUNS: tl.constexpr
+    pre, skip, bounds, ends, flat_out, value_out, n_runs, L, R, stride, by_row, by_latent,
+    AT_LEAST: tl.constexpr, BY_COUNT: tl.constexpr, G: tl.constexpr, RUNS: tl.constexpr
 ):
-    place, flat, value, hit = _hits(pre, runs, bounds, n_runs, L, R, stride, by_row, by_latent, AT_LEAST, G, RUNS)
-    start = tl.load(starts + place, mask=place < n_runs, other=0)
-    target = start[:, None] + tl.cumsum(hit.to(tl.int32), axis=1) - 1
+    run, flat, value, hit = _hits(pre, skip, bounds, n_runs, L, R, stride, by_row, by_latent, AT_LEAST, BY_COUNT, G,
+                                  RUNS)
+    end = tl.load(ends + run, mask=run < n_runs, other=0)
+    number = tl.cumsum(hit.to(tl.int32), axis=1)
+    target = (end - tl.sum(hit.to(tl.int32), axis=1))[:, None] + number - 1
     tl.store(flat_out + target, flat, mask=hit)
     tl.store(value_out + target, value, mask=hit)

@@ -76,12 +76,12 @@ def measure(sae: Autoencoder, sample: Sample) -> dict[str, Any]:
     error = total = fired = n_fired = square = 0.0
     for x_ND, target_ND in zip(sae.pieces(sample.x_ND), sae.pieces(sample.target_ND), strict=True):
         codes = sae.codes(x_ND)
-        error += float((target_ND - sae.decode(codes, x_ND)).double().square().sum())
-        l0_N = codes.l0_B().double()
+        error += float((target_ND - sae.decode(codes, x_ND)).cpu().double().square().sum())
+        l0_N = codes.l0_B().cpu().double()
         total, square = total + float(l0_N.sum()), square + float(l0_N.square().sum())
-        fired, n_fired = fired + float(codes.value_N.double().sum()), n_fired + len(codes.value_N)
+        fired, n_fired = fired + float(codes.value_N.cpu().double().sum()), n_fired + len(codes.value_N)
     n = len(sample.x_ND)
-    target = sample.target_ND.double()
+    target = sample.target_ND.cpu().double()
     variance = float((target - target.mean(dim=0)).square().sum())
     return {"fvu": error / variance if variance else float("nan"), "l0": total / n,
             "l0_std": max(0.0, square / n - (total / n) ** 2) ** 0.5,

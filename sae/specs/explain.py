@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, model_validator
 
-from sae.specs.training import BaseSpec, listed, setting
+from sae.faults import DEVICE
+from sae.specs.training import DEVICES, BaseSpec, listed, setting
 
 Explainer = Literal["rule", "endpoint", "local"]
 Scorer = Literal["detection", "fuzzing", "simulation", "intruder", "embedding", "output"]
@@ -69,7 +70,7 @@ class ExplainSpec(BaseSpec):
     price_in: float = setting(0, "Price of a million tokens that the model reads", group="cost", ge=0)
     price_out: float = setting(0, "Price of a million tokens that the model writes", group="cost", ge=0)
     seed: int = setting(0, "Seed of the choice of latents and texts", group="scores", ge=0, lt=2**31)
-    device: str = setting("auto", "cpu, cuda, or auto", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
 
     @property
     def scored_by(self) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sae.specs.training import TEXT_COLUMN, TEXT_SPLIT, TEXT_TOKENS, IndexSettings, setting
+from sae.faults import DEVICE
+from sae.specs.training import DEVICES, TEXT_COLUMN, TEXT_SPLIT, TEXT_TOKENS, IndexSettings, setting
 
 YesNo = Literal["", "yes", "no"]
 
@@ -60,5 +61,5 @@ class ImportSpec(IndexSettings):
         8_192, "Text tokens on which FVU, L0 and the mean activation are measured", group="evaluation", unit="tokens",
         ge=256, le=1_000_000, why="enough to recognise a transposed or wrongly normalised SAE")
     force: bool = setting(False, "Import it even if the check says that it does not reconstruct", group="evaluation")
-    device: str = setting("auto", "cpu, cuda, or auto", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
     index: bool = setting(True, "Build the index after the import", group="index")

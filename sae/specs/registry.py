@@ -18,10 +18,12 @@ from pydantic_core import PydanticUndefined
 
 from sae.data.texts import STDLIB
 from sae.errors import UserError
+from sae.faults import DEVICE
 from sae.lm.model_info import DEMO
 from sae.specs.explain import ExplainSpec
 from sae.specs.imports import ImportSpec
 from sae.specs.training import (
+    DEVICES,
     TEXT_COLUMN,
     TEXT_SPLIT,
     Architecture,
@@ -52,7 +54,7 @@ class IndexSpec(IndexSettings):
     text_tokens: int = setting(
         0, "Text tokens read at most; 0: all of a file or directory, 20 million of a Hugging Face data set, or as for "
         "the training if the text is the same", group="what", unit="tokens", ge=0)
-    device: str = setting("auto", "cpu, cuda, or auto", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
 
 
 class EvaluateSpec(BaseSpec):
@@ -61,7 +63,7 @@ class EvaluateSpec(BaseSpec):
     sae: str = setting(..., "The SAE, as <model>/<name>", group="what", pattern=r"^[^/]+/[^/]+$")
     eval_tokens: int = setting(100_000, "Held-out text tokens", group="evaluation", unit="tokens", ge=1_000)
     ce_tokens: int = setting(16_384, "Held-out text tokens for ΔCE", group="evaluation", unit="tokens", ge=256)
-    device: str = setting("auto", "cpu, cuda, or auto", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
 
 
 class CompareSpec(BaseSpec):
@@ -72,7 +74,7 @@ class CompareSpec(BaseSpec):
     compare_tokens: int = setting(
         100_000, "Text tokens on which both are read, to see which latents fire together", group="evaluation",
         unit="tokens", ge=1_000)
-    device: str = setting("auto", "cpu, cuda, or auto", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
 
     @model_validator(mode="after")
     def _two(self) -> CompareSpec:

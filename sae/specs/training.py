@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from sae.faults import faults
+from sae.faults import DEVICE, faults
 from sae.lm.sites import Kind as Site
 from sae.lm.sites import precedes
 from sae.store.records import NEAR
 
+DEVICES = "cpu, cuda, mps (Apple), or auto (the first of cuda, mps and cpu that there is)"
 Normalization = Literal["none", "dataset", "layer_norm"]
 Architecture = Literal["batch_topk", "topk", "matryoshka", "jumprelu", "gated", "relu"]
 L0Penalty = Literal["target", "linear"]
@@ -276,7 +277,7 @@ class _SharedSettings(BaseSpec):
         16_384, "Held-out text tokens for ΔCE, which takes four passes of the whole language model",
         group="evaluation", unit="tokens", ge=256)
     device: str = setting(
-        "auto", "cpu, cuda, or auto (CUDA if available)", group="stream", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+        "auto", DEVICES, group="stream", pattern=DEVICE)
     index: bool = setting(True, "Build the index when training is done", group="index")
 
 

@@ -35,12 +35,15 @@ def auxk(
 ) -> AuxK | None:
     """Return AuxK of this process's M dead latents, of `n_dead` on all shards.
 
-    The loss is the part of this process's tokens.  Returns None if there is no error to explain or no latent is dead.
+    The loss is the part of this process's tokens.  Returns None if there is no error to explain or no latent is dead;
+    on a GPU, where the host would have to wait for the first, the loss and its gradients are 0 then.
     """
     mean_D = group.sum_tokens(error_BD.sum(dim=0)) / group.tokens(len(error_BD))
     spread = group.sum_tokens((error_BD - mean_D).square().sum())
-    if not n_dead or spread == 0:
+    if not n_dead or (spread.device.type == "cpu" and spread == 0):
         return None
+    if spread.device.type != "cpu":
+        spread = torch.where(spread == 0, torch.inf, spread)
     z_BM = pre_BM.relu()
     if n_dead > k_aux:
         zero_below_(z_BM, row_cut(z_BM, k_aux, group))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sae.kernels.device import sum_dtype, wide
 from sae.training.trainer import SAETrainer, StepResult
 
 _DECILES = torch.arange(1, 10) / 10
@@ -29,14 +30,15 @@ class Curves:
     def reset(self) -> None:
         n_latents = self.trainer.spec.n_latents
         self.n_steps = self.n_tokens = 0
-        self.losses_3 = torch.zeros(3, dtype=torch.float64, device=self.device)  # total, AuxK's, sparsity's
-        self.error = torch.zeros((), dtype=torch.float64, device=self.device)
+        dtype = sum_dtype(self.device)
+        self.losses_3 = torch.zeros(3, dtype=dtype, device=self.device)  # total, AuxK's, sparsity's
+        self.error = torch.zeros((), dtype=dtype, device=self.device)
         self.l0_histogram = torch.zeros(n_latents + 1, dtype=torch.int64, device=self.device)
         self.last: StepResult | None = None
 
     def add(self, step: int, result: StepResult, error_BD: Tensor) -> None:
         """Add one step; `error_BD` is in units of the raw activations."""
-        losses_3 = torch.stack([result.loss, result.aux_loss, result.sparsity_loss]).double()
+        losses_3 = torch.stack([result.loss, result.aux_loss, result.sparsity_loss]).to(self.losses_3.dtype)
         self.losses_3 += losses_3
         self.first_bad = torch.where(losses_3[0].isfinite(), self.first_bad, self.first_bad.clamp(max=step))
         self.error += error_BD.square().sum()
@@ -61,7 +63,8 @@ class Curves:
         loss, aux_loss, sparsity_loss = (self.losses_3 / self.n_steps).tolist()
         reached = self.l0_histogram.cumsum(0).cpu()
         total = int(reached[-1])
-        l0 = float((self.l0_histogram.double() * torch.arange(spec.n_latents + 1, device=self.device)).sum()) / total
+        histogram = wide(self.l0_histogram)
+        l0 = float((histogram * torch.arange(spec.n_latents + 1, device=histogram.device)).sum()) / total
         return {
             "loss": loss, "aux_loss": aux_loss, "sparsity_loss": sparsity_loss,
             "fvu": float(self.error) / variance if variance > 0 else None,
@@ -74,6 +77,6 @@ class Curves:
         trained = self.trainer.sparsity.parameters().get("threshold")
         if trained is not None:
             return float(self.group.sum_latents(trained.detach().sum())) / self.trainer.spec.n_latents
-        value_N = self.last.codes.value_N if self.last else torch.empty(0, device=self.device)
-        least = self.group.min_all(value_N.min() if len(value_N) else value_N.new_full((), math.inf))
+        least = self.last.codes.least() if self.last else torch.full((), math.inf, device=self.device)
+        least = self.group.min_all(least)
         return float(least) if least.isfinite() else None

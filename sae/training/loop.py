@@ -27,8 +27,10 @@ from sae.data.activations import Timing
 from sae.distributed import ALONE, Group
 from sae.distributed.checkpoint import load_shards, save_shards
 from sae.errors import Interrupted, UserError
+from sae.kernels.device import sum_dtype
 from sae.specs.registry import TrainSpec
 from sae.training.curves import Curves
+from sae.training.memory import too_large
 from sae.training.resampling import resample_if_due
 from sae.training.trainer import SAETrainer
 
@@ -228,9 +230,10 @@ class _Loop:
             raise UserError(
                 "run: its checkpoint was written by another version of this program; start the run again", "run")
         self.step, self.before = (int(state["step"]), float(state["seconds"])) if state else (0, 0.0)
+        self._refuse_too_large()
         self._begin(state)
         self.curves = [Curves(trainer, device) for trainer in self.trainers]
-        self.variance = torch.zeros((), dtype=torch.float64, device=device)
+        self.variance = torch.zeros((), dtype=sum_dtype(device), device=device)
         self.whole = True  # whether trainers and step number agree: False in the middle of a step
         self.started = self.saved = self.logged = time.perf_counter()
         self.interval = _CHECKPOINT_S
@@ -251,6 +254,14 @@ class _Loop:
         start = DataStatistics.measure(y_ND, target_ND, self.specs[0].b_dec_init)
         self.trainers = [SAETrainer(spec, start, self.device, group=self.group) for spec in self.specs]
 
+    def _refuse_too_large(self) -> None:
+        """Raise UserError (field `n_latents`) if the memory of a CUDA device is too small for a step."""
+        if self.device.type == "cuda":
+            widths = self.source.widths
+            message = too_large(self.specs, torch.cuda.mem_get_info(self.device)[0], widths[0], widths[-1])
+            if message:
+                raise UserError(message, "n_latents")
+
     @property
     def members(self) -> list[int]:
         """Return the SAEs that are still being trained."""
@@ -265,7 +276,15 @@ class _Loop:
         return torch.split(x_BW.to(self.device), list(self.source.widths), dim=1)
 
     def take(self, x_BW: Tensor) -> None:
-        """Take one step of every SAE."""
+        """Take one step of every SAE.  Raises UserError (field `batch_tokens`) if the device's memory is too small."""
+        try:
+            self._take(x_BW)
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"batch_tokens: the memory of {self.device} is too small for a step with batches of "
+                            f"{self.specs[0].batch_tokens:,} tokens; lower batch_tokens, n_latents or buffer_tokens",
+                            "batch_tokens") from error
+
+    def _take(self, x_BW: Tensor) -> None:
         whole_BD = self._parts(x_BW)[-1]
         y_BD, target_BD, scale_B1 = self.inputs.apply(self._parts(self.group.batch_share(x_BW)))
         self.whole = False

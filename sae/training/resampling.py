@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sae.kernels.device import wide
 from sae.training.trainer import SAETrainer
 
 _ENCODER_SHARE = 0.2
@@ -38,7 +39,7 @@ def resample(trainer: SAETrainer, y_BD: Tensor, error_BD: Tensor) -> None:
     dead_M, group = trainer.dead_M, trainer.group
     y_BD, error_BD = (torch.cat(list(group.gather_replicas(part_BD))) for part_BD in (y_BD, error_BD))
     n_dead_S = torch.stack(list(group.gather_shards(torch.tensor(len(dead_M), device=y_BD.device)))).tolist()
-    chance_B = error_BD.double().square().sum(dim=1).square().cpu()
+    chance_B = wide(error_BD).square().sum(dim=1).square().cpu()
     if not sum(n_dead_S) or not bool(chance_B.sum() > 0):
         return
     generator = torch.Generator().manual_seed(trainer.spec.seed * 1_000_003 + trainer.steps_done)
@@ -57,4 +58,5 @@ def resample(trainer: SAETrainer, y_BD: Tensor, error_BD: Tensor) -> None:
     trainer.b_enc_L.data[dead_M] = 0.0
     trainer.sparsity.reset(dead_M)
     trainer.silent_tokens_L[dead_M] = 0
+    trainer.dead.note()
     trainer.optimizer.forget(dead_M)

@@ -27,9 +27,11 @@ from sae.autoencoder.architectures.batch import Batch
 from sae.autoencoder.architectures.data_statistics import DataStatistics
 from sae.distributed import ALONE, Group
 from sae.kernels.codes import Codes
+from sae.kernels.device import on_gpu
 from sae.kernels.encoder import EncoderProduct
 from sae.specs.registry import TrainSpec
 from sae.training.auxk import auxk
+from sae.training.dead import DeadLatents
 from sae.training.optimizer import OF_SPACE, SAEOptimizer
 
 
@@ -75,7 +77,8 @@ class SAETrainer:
         self.b_in_D = self.b_dec_D if start.b_in_D is None else Parameter(
             start.b_in_D.detach().clone().float().to(device))
         self.sparsity.setup(spec, start, device)
-        self.silent_tokens_L = torch.zeros(len(W_dec_LD), dtype=torch.int64, device=device)
+        self.dead = DeadLatents(len(W_dec_LD), self.dead_after_tokens, device, group)
+        self._zero = torch.zeros((), device=device)
         self.optimizer = SAEOptimizer(self._weights(), self.sparsity.parameters(), spec.clip_norm, group)
 
     @property
@@ -103,14 +106,19 @@ class SAETrainer:
         return min(1.0, (self.steps_done + 1) / steps) if steps else 1.0
 
     @property
+    def silent_tokens_L(self) -> Tensor:
+        """Return the tokens since each latent was last active."""
+        return self.dead.silent_tokens_L
+
+    @property
     def dead_M(self) -> Tensor:
         """Return the latents that have been silent for too long."""
-        return (self.silent_tokens_L > self.dead_after_tokens).nonzero().squeeze(1)
+        return self.dead.latents()
 
     @property
     def n_dead(self) -> int:
         """Count the dead latents on all shards.  Collective."""
-        return int(self.group.sum_latents((self.silent_tokens_L > self.dead_after_tokens).sum()))
+        return self.dead.numbers()[1]
 
     @torch.no_grad()
     def step(self, y_BD: Tensor, lr: float, target_BD: Tensor | None = None) -> StepResult:
@@ -118,11 +126,21 @@ class SAETrainer:
         result = self.gradients(y_BD, target_BD)
         self.optimizer.step(lr, self.steps_done + 1)
         self.sparsity.project()
-        fired_L = torch.zeros_like(self.silent_tokens_L).index_fill_(0, result.codes.latent_N, 1)
-        self.silent_tokens_L += self.group.tokens(len(y_BD))
-        self.silent_tokens_L *= self.group.sum_tokens(fired_L) == 0
+        self._count_silence(result.codes, self.group.tokens(len(y_BD)))
+        if self.spec.aux_alpha and self.sparsity.has_auxk:
+            self.dead.note()
         self.steps_done += 1
         return result
+
+    def _count_silence(self, codes: Codes, tokens: int) -> None:
+        self.dead.seen += tokens
+        if on_gpu(codes.value_N) and self.group.replicas == 1:
+            from sae.kernels.triton_rows import silence
+
+            silence(self.silent_tokens_L, codes.bounds_L1, tokens)
+            return
+        fired_L = codes.fired_L().long()
+        self.silent_tokens_L.add_(tokens).mul_(self.group.sum_tokens(fired_L) == 0)
 
     @torch.no_grad()
     def gradients(self, y_BD: Tensor, target_BD: Tensor | None = None) -> StepResult:
@@ -138,25 +156,34 @@ class SAETrainer:
         grad_pre_L = learned.grad_pre.latent_sum_L()
         self.b_enc_L.grad = grad_pre_L if learned.grad_b_enc_L is None else learned.grad_b_enc_L
 
-        aux_loss = torch.zeros_like(learned.loss)
+        loss, aux_loss = learned.loss, self._zero
         alpha = self.spec.aux_alpha
-        if alpha and self.sparsity.has_auxk and (n_dead := self.n_dead):
-            dead_M = self.dead_M
+        own, n_dead = self.dead.numbers() if alpha and self.sparsity.has_auxk else (0, 0)
+        if n_dead:
+            dead_M = self.dead.latents(own)
             aux = auxk(pre_BL[:, dead_M], input_BD, learned.error_BD, self.W_dec_LD[dead_M], self.k_aux, n_dead,
                        self.group)
             if aux is not None:
                 aux_loss = aux.loss
+                loss = loss + alpha * aux_loss
                 learned.grad_W_dec_LD[dead_M] += alpha * aux.grad_W_dec_MD
                 grad_W_enc_LD[dead_M] += alpha * aux.grad_W_enc_MD
                 grad_pre_L[dead_M] += alpha * aux.grad_pre_M
-        # The bias is subtracted from the encoder's input, so its gradient is the negative of the input's.
-        grad_in_D = -self.group.sum_latents(grad_pre_L @ self.W_enc_LD)
-        self.b_in_D.grad = grad_in_D if self.b_in_D is not self.b_dec_D else learned.grad_b_dec_D + grad_in_D
+        self._set_grad_b_in(grad_pre_L, learned.grad_b_dec_D)
         for parameter in self.parameters():
             assert parameter.grad is not None
             self.group.sum_tokens(parameter.grad)
-        losses = torch.stack([learned.loss + alpha * aux_loss, aux_loss, learned.sparsity_loss])
+        losses = torch.stack([loss, aux_loss, learned.sparsity_loss])
         return StepResult(learned.codes, learned.error_BD, *self.group.sum_tokens(losses))
+
+    def _set_grad_b_in(self, grad_pre_L: Tensor, grad_b_dec_D: Tensor) -> None:
+        """Add the gradient through the encoder's input, from which the bias is subtracted."""
+        shared = self.b_in_D is self.b_dec_D
+        if shared and on_gpu(grad_pre_L) and self.group.shards == 1:
+            self.b_in_D.grad = torch.addmv(grad_b_dec_D, self.W_enc_LD.T, grad_pre_L, alpha=-1.0)
+            return
+        grad_in_D = -self.group.sum_latents(grad_pre_L @ self.W_enc_LD)
+        self.b_in_D.grad = grad_b_dec_D + grad_in_D if shared else grad_in_D
 
     # ---- state
 
@@ -177,7 +204,7 @@ class SAETrainer:
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs to continue bit for bit."""
         return {
-            "tensors": self.tensors(), "optimizer": self.optimizer.adam.state_dict(), "silent": self.silent_tokens_L,
+            "tensors": self.tensors(), "optimizer": self.optimizer.state(), "silent": self.silent_tokens_L,
             "sparsity": self.sparsity.state(), "steps_done": self.steps_done,
             "start": {"variance": self.start.variance, "input_scale": self.start.input_scale},
         }
@@ -188,6 +215,7 @@ class SAETrainer:
             parameter.data.copy_(state["tensors"][name])
         self.optimizer.adam.load_state_dict(state["optimizer"])
         self.silent_tokens_L.copy_(state["silent"])
+        self.dead.seen = 2**62  # more than any latent can have been silent
         self.sparsity.load_state(state["sparsity"])
         self.steps_done = state["steps_done"]
 

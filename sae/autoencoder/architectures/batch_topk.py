@@ -8,7 +8,6 @@ in the artefact.  With `multi_topk` an eighth of the loss at 4k·B is added, as 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +40,9 @@ class BatchTopK(Sparsity):
     def threshold(self) -> float | None:
         """Return θ as it was set, or else the mean of the minima observed."""
         if self._threshold is None and self.minima:
-            return float(torch.stack(self.minima).double().mean())
+            minima = torch.stack(self.minima).cpu().double()
+            minima = minima[minima.isfinite()]  # of a batch without any pair it is infinite
+            return float(minima.mean()) if len(minima) else None
         return self._threshold
 
     @threshold.setter
@@ -85,8 +86,7 @@ class BatchTopK(Sparsity):
     def observe(self, codes: Codes) -> None:
         """Add this batch's smallest kept activation to the mean.  Batches without any are skipped."""
         if self.group.any(len(codes.value_N) > 0):
-            least = codes.value_N.min() if len(codes.value_N) else codes.value_N.new_full((), math.inf)
-            self.minima.append(self.group.min_all(least))
+            self.minima.append(self.group.min_all(codes.least()))
 
     def state(self) -> dict[str, Any]:
         return {"minima": torch.stack(self.minima)} if self.minima else {}

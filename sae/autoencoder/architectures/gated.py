@@ -96,7 +96,7 @@ class Gated(Sparsity):
         grad_BD = error_BD * (-2.0 * per_token)
         grad_gate_N = gate.sampled_product(grad_BD, batch.W_dec_LD) + weight
         loss = result.loss + penalty + per_token * error_BD.square().sum()
-        return Learned(gate.with_values(value_N).where(active_N), result.error_BD, loss, penalty,
+        return Learned(gate.with_values(value_N).kept(active_N), result.error_BD, loss, penalty,
                        gate.with_values(grad_gate_N + grad_value_N * gain_N), result.grad_W_dec_LD,
                        result.grad_b_dec_D, grad_b_enc_L=gate.with_values(grad_gate_N).latent_sum_L())
 

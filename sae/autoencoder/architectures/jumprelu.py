@@ -83,7 +83,7 @@ class JumpReLU(Sparsity):
         felt_N = theta_N * result.grad_value_N + batch.warm * slope / batch.n_tokens
         self.theta_L.grad = near.with_values(felt_N * window_N / -self.epsilon).latent_sum_L()
         penalty = batch.warm / self.group.replicas * penalty
-        return Learned(near.where(active_N), result.error_BD, result.loss + penalty, penalty,
+        return Learned(near.kept(active_N), result.error_BD, result.loss + penalty, penalty,
                        near.with_values(result.grad_value_N * active_N), result.grad_W_dec_LD, result.grad_b_dec_D)
 
     def _near(self, pre_BL: Tensor) -> Codes:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sae.kernels.codes import Codes
+from sae.kernels.device import on_gpu
 from sae.kernels.sorting import stable_argsort
 
 if TYPE_CHECKING:
@@ -40,12 +41,21 @@ class ReconstructionLoss:
 
 def reconstruction_loss(codes: Codes, batch: Batch) -> ReconstructionLoss:
     """Return FVU and its gradients, with one level."""
-    error_BD = batch.decode(codes).add_(batch.b_dec_D)
-    torch.sub(batch.target_BD, error_BD, out=error_BD)
+    error_BD, loss = _error(batch.decode(codes), batch)
     scale = -2.0 * batch.per_token  # turns the error into the output's gradient; applied to the smaller tensors
-    return ReconstructionLoss(error_BD, batch.per_token * torch.linalg.vector_norm(error_BD).square(),
-               codes.sampled_product(error_BD, batch.W_dec_LD).mul_(scale),
-               _grad_W_dec(codes.with_values(codes.value_N * scale), error_BD, batch), error_BD.sum(dim=0).mul_(scale))
+    return ReconstructionLoss(error_BD, loss, codes.sampled_product(error_BD, batch.W_dec_LD, scale),
+                              _grad_W_dec(codes, error_BD, batch, scale), error_BD.sum(dim=0).mul_(scale))
+
+
+def _error(decoded_BD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the error of what was decoded, in its memory, and its FVU."""
+    if on_gpu(decoded_BD):
+        from sae.kernels.triton_rows import residual
+
+        return decoded_BD, residual(decoded_BD, batch.b_dec_D, batch.target_BD, batch.per_token).sum()
+    error_BD = decoded_BD.add_(batch.b_dec_D)
+    torch.sub(batch.target_BD, error_BD, out=error_BD)
+    return error_BD, batch.per_token * torch.linalg.vector_norm(error_BD).square()
 
 
 def nested_reconstruction_loss(
@@ -57,9 +67,11 @@ def nested_reconstruction_loss(
     The returned error belongs to level `error_level`.
     """
     G, (B, D) = len(weights), batch.target_BD.shape
+    if codes.padded:  # an empty pair has token B: at the last level it stays empty, and last
+        level_N = torch.where(codes.token_N < B, level_N, G - 1)
     order_N = stable_argsort(level_N)
     stacked = Codes((codes.token_N + B * level_N)[order_N], codes.latent_N[order_N], codes.value_N[order_N],
-                    G * B, codes.n_latents)
+                    G * B, codes.n_latents, codes.padded)
     felt_GBD = batch.decode(stacked).reshape(G, B, D)  # first the part that each level adds, then its error, then S_j
     rest_BD = batch.target_BD - batch.b_dec_D
     loss = torch.zeros((), device=rest_BD.device)
@@ -78,6 +90,6 @@ def nested_reconstruction_loss(
     return ReconstructionLoss(error_BD, loss, grad_value_N, grad_W_dec_LD, felt_GBD[0].sum(dim=0))
 
 
-def _grad_W_dec(codes: Codes, grad_TD: Tensor, batch: Batch) -> Tensor:
+def _grad_W_dec(codes: Codes, grad_TD: Tensor, batch: Batch, scale: float = 1.0) -> Tensor:
     """Return W_dec's gradient, written into the memory of the last step's gradient, which is no longer needed."""
-    return codes.transpose_matmul(grad_TD, batch.W_dec_LD.grad)
+    return codes.transpose_matmul(grad_TD, batch.W_dec_LD.grad, scale)

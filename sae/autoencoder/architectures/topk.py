@@ -53,5 +53,5 @@ class TopK(Sparsity):
 def learn_nested(codes: Codes, among_k_N: Tensor, batch: Batch) -> Learned:
     """Learn from the MULTI·k codes, of which `among_k_N` marks the k strongest (Multi-TopK)."""
     learned = learned_from(codes, nested_reconstruction_loss(codes, (~among_k_N).long(), WEIGHTS, batch, error_level=0))
-    learned.codes = codes.where(among_k_N)
+    learned.codes = codes.kept(among_k_N)
     return learned

@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> RunFolder:
 @pytest.mark.parametrize(("state", "after"), [
     ("cancelled", "interrupted"), ("failed", "interrupted"), ("succeeded", "succeeded"), ("running", "running")])
 def test_a_stopped_run_is_reopened_and_a_finished_one_not(folder: RunFolder, state: str, after: str) -> None:
-    folder.write_status(Status(state=state, error="k: too large", pid=7, overall=0.5))  # type: ignore[arg-type]
+    folder.write_status(Status(state=state, error="k: too large", pid=7, overall=0.5))
     folder.request_cancel()
     reopen(folder)
     status = folder.status()

@@ -44,6 +44,22 @@ def test_batch_topk(pre_BL: Tensor, n_keep: int) -> None:
     same(triton_select.batch_topk(pre_BL.to(DEVICE), n_keep), select.batch_topk(pre_BL, n_keep))
 
 
+@settings(max_examples=10, deadline=None)
+@given(pre_activations(), st.sampled_from([1, 17, 5000]))
+def test_a_padded_selection_has_the_same_pairs_and_then_empty_ones(pre_BL: Tensor, n_keep: int) -> None:
+    B, L = pre_BL.shape
+    found = triton_select.batch_topk(pre_BL.to(DEVICE), n_keep, padded=True)
+    expected = select.batch_topk(pre_BL, n_keep)
+    n = len(expected.value_N)
+    assert len(found.value_N) == min(n_keep, B * L)
+    assert found.padded
+    assert int(found.bounds_B1[-1]) == n
+    same(Codes(found.token_N[:n], found.latent_N[:n], found.value_N[:n], B, L), expected)
+    assert set(found.token_N[n:].tolist()) <= {B}
+    assert set(found.latent_N[n:].tolist()) <= {L}
+    assert not found.value_N[n:].any()
+
+
 @settings(max_examples=20, deadline=None)
 @given(pre_activations(), st.sampled_from([1, 2, 3, 17, 40]))
 def test_row_topk_keeps_the_lowest_latents_of_equals(pre_BL: Tensor, k: int) -> None:
@@ -73,7 +89,7 @@ def test_entries_above(pre_BL: Tensor, kind: str, level: float) -> None:
 @given(st.lists(st.sampled_from(FLOATS), max_size=40), st.integers(1, 50))
 def test_the_kth_largest_of_positive_floats_to_the_last_bit(values: list[float], k: int) -> None:
     positive = sorted((value for value in torch.tensor(values).tolist() if value > 0), reverse=True)
-    bits = triton_select._kth_largest_bits(torch.tensor(values, device=DEVICE), k)
+    bits = triton_select.kth_largest_bits(torch.tensor(values, device=DEVICE), k)
     if positive:
         assert float(bits.view(torch.float32)) == positive[min(k, len(positive)) - 1]
     else:
@@ -82,6 +98,6 @@ def test_the_kth_largest_of_positive_floats_to_the_last_bit(values: list[float],
 
 @pytest.mark.parametrize("per_row", [1, 32, 64])
 def test_runs_are_longer_in_longer_rows(per_row: int) -> None:
-    lengths = [triton_select._run_length(L, per_row) for L in (64, 3072, 12_288, 131_072, 4_194_304)]
+    lengths = [triton_select.run_length(L, per_row) for L in (64, 3072, 12_288, 131_072, 4_194_304)]
     assert lengths == sorted(lengths)
     assert set(lengths) <= {16, 32, 64, 128}

@@ -6,7 +6,12 @@ import re
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.datastructures import QueryParams
 
+from app.db.engine import SessionFactory
+from app.library import labels
+from app.pages.explore.latents_query import ListQuery, resolve
+from sae.store.build import Build
 from tests.builds import Synthetic
 from tests.unit.app.conftest import BATCH
 from tests.unit.app.pages.html import json_of, page
@@ -68,3 +73,76 @@ def test_latents_by_the_logits_they_raise(browsable: TestClient, made: dict[str,
     assert 9 in [row["latent"] for row in found]
     assert all(token in row["logit_pos"] for row in found)
     assert "No token contains" in browsable.get(f"/{BATCH}/latents?logit=no-such-token-at-all").text
+
+
+# ---- without a page
+
+
+FULL = ListQuery("max", True, frozenset({"dense", "rare"}), "", "#5", "x y", "50%", True, "a&b", True)
+
+
+def test_an_address_is_read_back() -> None:
+    assert ListQuery.read(QueryParams(FULL.string().removeprefix("?"))) == FULL
+    assert (ListQuery().string(), ListQuery().plus(cursor="a b")) == ("", "?cursor=a+b")
+    assert ListQuery(sort="max").plus(limit=5) == "?sort=max&limit=5"
+    assert ListQuery.read(QueryParams("flag=living&nonsense=1")) == ListQuery(flags=frozenset({"alive"}))
+    assert len(ListQuery.read(QueryParams({"token": "x" * 999})).token) == 200
+
+
+def test_a_filter_is_added_and_taken_away() -> None:
+    one = ListQuery(flags=frozenset({"rare"}))
+    assert one.toggled("dense") == "?flag=dense&flag=rare"
+    assert one.toggled("rare") == ""
+
+
+@pytest.mark.parametrize(("query", "sort", "address"), [
+    (ListQuery(), "max", "?sort=max&dir=desc"), (ListQuery("max", True), "max", "?sort=max"),
+    (ListQuery("max"), "max", "?sort=max&dir=desc"), (ListQuery("max", True), "density", "?sort=density&dir=desc"),
+    (ListQuery(), "latent", "?sort=latent"), (ListQuery(), "label", "?sort=label")])
+def test_a_head_sorts_the_largest_first_and_turns_round(query: ListQuery, sort: str, address: str) -> None:
+    assert query.sorted_by(sort) == address
+
+
+def test_what_depends_on_people_is_not_the_builds_alone() -> None:
+    for query in (ListQuery(label="x"), ListQuery(labelled=True), ListQuery(tag="x"), ListQuery(starred=True),
+                  ListQuery(sort="label")):
+        assert query.of_people
+    assert not ListQuery("max", flags=frozenset({"rare"}), token="self").of_people
+    assert ListQuery("max", True).plain
+    assert not ListQuery(token="self").plain
+
+
+def test_values_that_do_not_exist_are_named_and_left_out() -> None:
+    usable, faults = ListQuery("nonsense", flags=frozenset({"dense", "nice"}), density="7").usable()
+    assert usable == ListQuery(flags=frozenset({"dense"}))
+    assert [fault.partition(":")[0] for fault in faults] == ["flag", "density", "sort"]
+    assert ListQuery("lift", flags=frozenset({"alive"}), density="1e-2").usable()[1] == []
+
+
+def test_a_list_by_token_is_sorted_by_lift_unless_it_is_asked_otherwise(
+    sessions: SessionFactory, build: Build
+) -> None:
+    with sessions() as db:
+        token = resolve(ListQuery(token="self"), build, db, BATCH)
+        assert (token.sort, token.descending) == ("lift", True)
+        assert token.token == token.tokens[0].token
+        assert resolve(ListQuery("max", token="self"), build, db, BATCH).sort == "max"
+        assert resolve(ListQuery("lift", True), build, db, BATCH).sort == "latent", "without a token there is no lift"
+        logit = resolve(ListQuery(logit="#5"), build, db, BATCH)
+        assert (logit.sort, logit.filters.logit, logit.token) == ("logit", 5, None)
+        nothing = resolve(ListQuery(token="zzzznowhere"), build, db, BATCH)
+        assert (nothing.filters.among, nothing.sort) == (frozenset(), "latent")
+
+
+def test_filters_of_people_meet(sessions: SessionFactory, build: Build) -> None:
+    with sessions() as db:
+        labels.save(db, BATCH, 3, "ada", text="beta", tags="code", star=True)
+        labels.save(db, BATCH, 4, "ada", text="Alpha", tags="code")
+        labels.save(db, BATCH, 5, "ada", note="beta", star=True)
+        for query, among in ((ListQuery(label="BETA"), {3, 5}), (ListQuery(label="beta", starred=True), {3, 5}),
+                             (ListQuery(labelled=True, starred=True), {3}), (ListQuery(tag="code"), {3, 4}),
+                             (ListQuery(tag="none"), set()), (ListQuery(tag="code", token="zzzznowhere"), set())):
+            assert resolve(query, build, db, BATCH).filters.among == among, query
+        assert resolve(ListQuery(), build, db, BATCH).filters.among is None
+        by_label = resolve(ListQuery("label"), build, db, BATCH)
+        assert (by_label.key, dict(by_label.filters.keys)) == ("score", {3: 1.0, 4: 0.0})

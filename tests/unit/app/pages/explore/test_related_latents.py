@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.db.tables import Label
+from app.library.explanations import Name
 from app.pages.explore.related_latents import related_latents, relations
 from sae.store.build import Build
 from sae.store.records import CofiringLatent
@@ -19,7 +19,7 @@ def test_every_named_latent_is_looked_up_once() -> None:
 
 
 def test_a_table_for_each_relation_that_is_known(build: Build) -> None:
-    found = {one.key: one for one in relations(build, ONE, {4: Label(text="closes")})}
+    found = {one.key: one for one in relations(build, ONE, {4: Name("closes", "person")})}
     assert list(found) == ["decoder", "encoder", "together", "implied_by"]
     assert [(row.latent, row.values, row.label) for row in found["decoder"].rows] == [
         (4, ["0.750"], "closes"), (9, ["0.500"], "")]

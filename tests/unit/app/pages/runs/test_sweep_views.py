@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi.testclient import TestClient
 
 from app.db.tables import Sae
@@ -51,7 +53,7 @@ def test_a_sweep_shows_its_saes_as_they_train_and_as_they_were_measured(
 
 
 SPEC = {"architecture": ["topk", "relu"], "n_latents": [64, 128], "k": [4], "l1_coefficient": [0.5]}
-ROWS = [{"member": 0, "tokens": 1, "fvu": 0.5, "l0": 4.0, "dead": 0.25},
+ROWS: list[dict[str, Any]] = [{"member": 0, "tokens": 1, "fvu": 0.5, "l0": 4.0, "dead": 0.25},
         {"member": 0, "tokens": 2, "fvu": 0.25, "l0": 4.5},
         {"member": 1, "tokens": 1, "error": "lr: no longer a number"}]
 
