@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 from sae.client import AsyncClient, Client, SaescopeError, SteerEvent, SteeringResult
-from sae.client.requests import EventReader
 from tests import ROOT
 from tests.unit.sae.client.conftest import N_LATENTS, SAE, Served, make_token
 
@@ -242,21 +241,9 @@ def test_both_clients_have_the_same_methods() -> None:
         name for name in vars(AsyncClient) if not name.startswith("_")}
 
 
-def test_an_id_without_a_model_is_refused_before_it_is_sent() -> None:
-    with Client("http://127.0.0.1:1") as client, pytest.raises(ValueError, match="is not an id"):
-        client.sae("one")
-
-
 def test_another_server_gives_a_clear_error(served: Served) -> None:
     with Client(f"{served.url}/static/css") as client, pytest.raises(SaescopeError, match="Not found"):
         client.saes()
-
-
-def test_events_may_have_several_lines_of_data() -> None:
-    reader = EventReader("")
-    data = ['data: {"state": "running",', 'data: "note": "", "text": {}, "new": 1}']
-    lines = [": ping", "", "event: progress", *data, ""]
-    assert [event for line in lines for event in reader.take(line)] == [SteerEvent("running", "", {})]
 
 
 def test_the_example_in_the_readme_runs(served: Served) -> None:
