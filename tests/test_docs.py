@@ -109,6 +109,7 @@ ELSEWHERE = {
     "sae/store/connection.py": "tests/unit/sae/store/test_build.py",
     "sae/store/context_pool.py": "tests/unit/sae/explain/test_evidence.py",
     "sae/store/damage.py": "tests/unit/app/test_cli_care.py",
+    "sae/training/dead.py": "tests/unit/sae/training/test_trainer.py",
 }
 # Larger modules that still share a test file; each of them is to get its own.
 SHARED = {
@@ -124,6 +125,7 @@ SHARED = {
     "sae/explain/pipeline.py": "tests/unit/sae/runs/test_explain.py",
     "sae/explain/records.py": "tests/unit/sae/explain/test_exchange.py",
     "sae/explain/request_cache.py": "tests/unit/sae/explain/test_endpoint.py",
+    "sae/kernels/triton_batch_topk.py": "tests/unit/sae/kernels/test_triton_select.py",
     "sae/lm/conformance/derivatives.py": "tests/unit/sae/lm/conformance/test_check.py",
     "sae/lm/conformance/tiny_models.py": "tests/unit/sae/lm/conformance/test_architectures.py",
     "sae/lm/conformance/truth.py": "tests/unit/sae/lm/conformance/test_check.py",
@@ -134,6 +136,7 @@ SHARED = {
     "sae/runs/garbage.py": "tests/unit/app/test_cli_care.py",
     "sae/runs/steps.py": "tests/unit/sae/runs/test_train.py",
     "sae/specs/explain.py": "tests/unit/sae/runs/test_explain.py",
+    "sae/training/memory.py": "tests/unit/sae/pretended/test_memory.py",
 }
 SMALL = 80  # lines; a larger module has a test file of its own
 

@@ -66,12 +66,13 @@ def _check_sae(field: str, sae_id: str, catalog: Catalog, weights: bool = True) 
 
 
 def _checked_explain(spec: ExplainSpec, catalog: Catalog) -> ExplainSpec:
-    """Return the spec with the latents that people have starred, tagged or left unexplained as numbers."""
+    """Return the spec with the latents that people have starred, tagged or left unexplained as numbers.
+
+    Whether there is an index is checked when the run begins: a run that makes it may wait in the queue before.
+    """
     _check_sae("sae", spec.sae, catalog, weights=False)
     sae = catalog.get_sae(spec.sae)
     assert sae is not None
-    if sae.current_build is None:
-        raise UserError(f"sae: {sae.id} has no index yet, which an explanation needs", "sae")
     with catalog.sessions() as db:
         spec = spec.model_copy(update={"latents": named_latents(db, sae, spec.latents)})
     check_settings(spec, weightless=sae.weightless)

@@ -145,4 +145,4 @@ def test_filters_of_people_meet(sessions: SessionFactory, build: Build) -> None:
             assert resolve(query, build, db, BATCH).filters.among == among, query
         assert resolve(ListQuery(), build, db, BATCH).filters.among is None
         by_label = resolve(ListQuery("label"), build, db, BATCH)
-        assert (by_label.key, dict(by_label.filters.keys)) == ("score", {3: 1.0, 4: 0.0})
+        assert (by_label.key, dict(by_label.filters.scores)) == ("score", {3: 1.0, 4: 0.0})
