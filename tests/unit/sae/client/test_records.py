@@ -15,7 +15,8 @@ def text_of(n: int) -> TextActivations:
 
 
 def test_unknown_keys_are_ignored_and_more_replaces() -> None:
-    assert record(Model, {"model": "m", "id": "x", "saes": [], "url": "/", "new": 1}, id="y") == Model("m", "y", [], "/")
+    values = {"model": "m", "id": "x", "saes": [], "url": "/", "new": 1}
+    assert record(Model, values, id="y") == Model("m", "y", [], "/")
 
 
 def test_activations_of_a_latent_are_dense() -> None:

@@ -41,7 +41,8 @@ def test_a_table_follows_the_cursor_up_to_its_limit() -> None:
 
 def test_steering_is_asked_for_until_it_has_ended() -> None:
     def run(state: str) -> dict[str, Any]:
-        return {"id": "s/1", "url": "/steer/s", "state": state, "error": None, "request": {}, "text": {}, "result": None}
+        return {
+            "id": "s/1", "url": "/steer/s", "state": state, "error": None, "request": {}, "text": {}, "result": None}
 
     calls, found = carried_out(
         requests.steer("http://x", {"latents": []}), {"id": "s/1"}, run("queued"), run("running"), run("succeeded"))

@@ -25,7 +25,7 @@ def test_what_is_left_out_is_as_on_the_untouched_form() -> None:
     plain = read_form(form_fields(SteerIn.model_validate({"prompt": "a", "latents": [LATENT]})))
     given = read_form(form_fields(SteerIn.model_validate({"prompt": "a", "latents": [LATENT], "seed": 5, "top_k": 3})))
     assert given.values == plain.values | {"seed": "5", "top_k": "3"}
-    assert not (plain.control or plain.special or plain.chat)
+    assert (plain.control, plain.special, plain.chat) == (False, False, False)
 
 
 def test_a_chat_becomes_the_forms_messages() -> None:
