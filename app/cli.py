@@ -1,4 +1,4 @@
-"""The `saescope` command: the commands of `sae.cli.main`, and `serve`, `create-admin`, `delete` and `rename`.
+"""The `saescope` command: the commands of `sae.cli.main`, and `serve`, `create-admin`, `delete`, `rename` and `mcp`.
 
 The commands that take care of a workspace are in `app.cli_care`.
 """
@@ -137,6 +137,24 @@ def rename(
     with _database(sae) as (db, workspace):
         new_id = rename_sae(db, workspace, sae, new.removeprefix(f"{sae.partition('/')[0]}/"))
     typer.echo(f"{sae} is now {new_id}.")
+
+
+@app.command("mcp")
+def mcp_server(
+    url: Annotated[str, typer.Option(envvar="SAESCOPE_URL", help="Address of the running server")] =
+        "http://127.0.0.1:8000",
+    token: Annotated[
+        str | None, typer.Option(envvar="SAESCOPE_TOKEN", help="An API token, if the server needs one")] = None,
+    allow_steer: Annotated[bool, typer.Option("--allow-steer", help="Let assistants steer, too")] = False,
+) -> None:
+    """Serve the latents of a running server to assistants by MCP, over standard input and output."""
+    try:
+        from sae.client.mcp_server import serve as serve_mcp
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "mcp":
+            raise
+        raise UserError("mcp: the library is not installed; install it with: pip install 'saescope[mcp]'") from None
+    serve_mcp(url, token, allow_steer=allow_steer)
 
 
 @contextmanager

@@ -33,6 +33,9 @@ from app.library.uploads import UPLOAD_FORM_BYTES, Uploads
 from app.page_workers.middleware import DispatchToPageWorkers
 from app.page_workers.pool import PageWorkerPool
 from app.page_workers.process import MODULES as PAGE_WORKER_MODULES
+from app.pages.api import inspect as api_inspect
+from app.pages.api import saes as api_saes
+from app.pages.api import steer as api_steer
 from app.pages.dependencies import current_user
 from app.pages.explore import (
     compare,
@@ -50,7 +53,7 @@ from app.pages.inspect import effects, inspect, own_text
 from app.pages.runs import add_sae, admin, api, runs, saes
 from app.pages.runs.run_views import AUTOMATIC
 from app.pages.steer import form_page, run_page
-from app.pages.system import account, health, login, users
+from app.pages.system import account, api_tokens, health, login, users
 from app.resources import STATIC
 from app.settings import Settings
 from app.web import errors
@@ -68,8 +71,9 @@ log = logging.getLogger(__name__)
 
 # The modules of an SAE come last, because `/{model}/{sae}` matches any path of two segments.
 _MODULES = (
-    health, login, account, users, api, add_sae, saes, admin, runs, form_page, run_page, inspect, own_text, effects,
-    compare, home, search, l0, label_files, exports, explanations, latents, overview, latent)
+    health, login, account, api_tokens, users, api, api_saes, api_steer, api_inspect, add_sae, saes, admin, runs,
+    form_page, run_page, inspect, own_text, effects, compare, home, search, l0, label_files, exports, explanations,
+    latents, overview, latent)
 
 
 def create_app(

@@ -27,8 +27,8 @@ HEAVY = frozenset({"torch", "transformers", "transformer_lens"})
 MODEL_LIBRARIES = ("sae.lm.bridge", "sae.lm.conformance.tiny_models", "sae.lm.library_config", "sae.demo")
 WORKER = frozenset({"app.worker.server", "app.worker.engine"})
 TORCH_FREE = (
-    "sae", "sae.autoencoder.config", "sae.cli.export", "sae.cli.main", "sae.data.corpus", "sae.data.texts",
-    "sae.errors", "sae.explain.checks", "sae.explain.estimate", "sae.explain.results",
+    "sae", "sae.autoencoder.config", "sae.cli.export", "sae.cli.main", "sae.client", "sae.data.corpus",
+    "sae.data.texts", "sae.errors", "sae.explain.checks", "sae.explain.estimate", "sae.explain.results",
     "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds", "sae.lm.model_info",
     "sae.lm.tokens", "sae.runs.folder", "sae.specs.registry", "sae.store.build", "sae.store.schema",
     "sae.training.memory", "sae.workspace.paths")
@@ -67,6 +67,7 @@ PLAN: dict[str, str] = {
         "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.explain "
         "sae.formats.writers sae.runs",
     "sae.demo": "sae.errors sae.workspace sae.lm sae.data",
+    "sae.client": "sae",
     "sae.__main__": "sae.cli",
     "app": "",
     "app.resources": "",
@@ -97,13 +98,18 @@ PLAN: dict[str, str] = {
     "app.pages.steer":
         "app.db app.render app.web app.library app.worker app.pages sae.errors sae.faults sae.workspace sae.lm "
         "sae.store sae.steering",
+    "app.pages.api":
+        "app.db app.library app.web app.worker app.pages app.pages.runs app.pages.explore app.pages.inspect "
+        "app.pages.steer sae.errors sae.steering",
     "app.page_workers": "app.settings app.db app.web app.access app.library app.pages app.pages.explore",
     "app.main":
         "app.resources app.settings app.db app.web app.access app.library app.jobs app.jobs.launchers app.worker "
         "app.pages app.pages.system app.pages.runs app.pages.explore app.pages.inspect app.pages.steer "
-        "app.page_workers sae sae.specs sae.workspace",
+        "app.pages.api app.page_workers sae sae.specs sae.workspace",
     "app.cli_care": "app.settings app.db app.library app.jobs sae.errors sae.runs",
-    "app.cli": "app.cli_care app.settings app.db app.web app.access app.jobs app.main sae.errors sae.workspace sae.cli",
+    "app.cli":
+        "app.cli_care app.settings app.db app.web app.access app.jobs app.main sae.errors sae.workspace sae.cli "
+        "sae.client",
 }
 
 

@@ -64,6 +64,25 @@ class LoginLink(Base):
     used: Mapped[float | None]
 
 
+class ApiToken(Base):
+    """A token by which a program acts for a user.  `id` is the SHA-256 of its secret, which is not stored.
+
+    `scopes` are names of `app.access.tokens.SCOPES`, separated by spaces.  One without `expires` is valid for ever.
+    """
+
+    __tablename__ = "api_tokens"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str] = mapped_column(String(80))
+    scopes: Mapped[str] = mapped_column(String(80))
+    created: Mapped[float] = mapped_column(default=time.time)
+    expires: Mapped[float | None]
+    used: Mapped[float | None]  # the last use, to the minute
+
+    user: Mapped[User] = relationship(lazy="joined")
+
+
 class Sae(Base):
     """A finished SAE in the workspace; `config` is its `sae.json`."""
 

@@ -68,6 +68,7 @@ def search_json(
         "q": text, "tokens": by_sae,
         "numbers": [f"/{row.id}/{whole_number(text)}" for row in _with_number(every, text)],
         "latents": [{"sae": result.sae.id, "latent": result.found.latent, "score": result.found.score,
+                     "label": result.label.text if result.label else "", "density": result.density,
                      "reasons": [asdict(reason) for reason in result.found.best]} for result in results],
         "labels": [{"sae": row.sae_id, "latent": row.latent, "text": row.text, "note": row.note, "tags": row.tags}
                    for row in (labels.search(db, text, limit=100) if text else []) if row.sae_id in known]})

@@ -83,7 +83,7 @@ async def _created(request: Request, tools: Tools, asked: InspectionQuery, place
         response = await _answer(request, tools, place, patience_s=0.3)
         response.headers["HX-Push-Url"] = place.link()
         return response
-    tools.cached_requests.begin(*await run_in_threadpool(_keyed_message, tools, asked))  # the page finds it active
+    tools.cached_requests.begin(*await run_in_threadpool(keyed_message, tools, asked))  # the page finds it active
     return RedirectResponse(place.link(), 303)
 
 
@@ -138,20 +138,21 @@ def _store(db: SessionDep, asked: InspectionQuery) -> None:
 
 async def _answer(request: Request, tools: Tools, place: InspectionUrl, patience_s: float = PATIENCE_S) -> Response:
     """Return the result, or the state that it waits in."""
-    saes = await run_in_threadpool(_saes, tools, place.asked)
+    saes = await run_in_threadpool(saes_of, tools, place.asked)
     patience_s = 60.0 if wants_json(request) else patience_s
-    cached = await tools.cached_requests.ask(*_keyed_message(tools, place.asked, saes), patience_s)
+    cached = await tools.cached_requests.ask(*keyed_message(tools, place.asked, saes), patience_s)
     return await run_in_threadpool(_show, request, tools, place, saes, cached)
 
 
-def _keyed_message(tools: Tools, asked: InspectionQuery, saes: list[Sae] | None = None) -> tuple[Hashable, Inspect]:
+def keyed_message(tools: Tools, asked: InspectionQuery, saes: list[Sae] | None = None) -> tuple[Hashable, Inspect]:
     """Return the worker's message, and the key under which its answer is cached."""
-    saes = saes or _saes(tools, asked)
+    saes = saes or saes_of(tools, asked)
     key = (asked, *(sae.current_build for sae in saes), *(sae.created for sae in saes))
     return key, _message(saes, asked, tools)
 
 
-def _saes(tools: Tools, asked: InspectionQuery) -> list[Sae]:
+def saes_of(tools: Tools, asked: InspectionQuery) -> list[Sae]:
+    """Return the SAEs of an inspection.  Raises 404 if one is no longer here or has no index."""
     found = [tools.catalog.get_sae(sae_id) for sae_id in asked.saes]
     for sae_id, sae in zip(asked.saes, found, strict=True):
         if sae is None or sae.current_build is None or sae.weightless:

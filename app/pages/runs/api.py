@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Query, Request
@@ -160,7 +161,15 @@ def docs(request: Request) -> Response:
     kinds = {kind: (example, spec_form.settings(kind)) for kind, example in EXAMPLES.items()}
     return render(
         request, "api.html", operations=operations, schemas=schema["components"]["schemas"], kinds=kinds,
-        address=f"{request.url.scheme}://{request.url.netloc}")
+        examples_of=partial(examples_of, schema["components"]["schemas"]), address=f"{request.url.scheme}://{request.url.netloc}")
+
+
+def examples_of(schemas: dict[str, Any], operation: dict[str, Any]) -> list[Any]:
+    """Return the example bodies of an operation, or without a body its example answer."""
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    examples: list[Any] = schemas.get(body.get("$ref", "").rpartition("/")[2], {}).get("examples", [])
+    answer = operation["responses"].get("200", {}).get("content", {}).get("application/json", {})
+    return examples or ([answer["example"]] if "example" in answer else [])
 
 
 def _find(run: Run | None) -> Run:

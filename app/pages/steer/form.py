@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -167,10 +167,14 @@ def default_values() -> dict[str, str]:
 
 
 def _values(s: Sampling) -> dict[str, str]:
-    stops = "\n".join(stop.replace("\\", "\\\\").replace("\n", "\\n") for stop in s.stop)
     return {
         "temperature": f"{s.temperature:g}", "top_p": f"{s.top_p:g}", "top_k": str(s.top_k), "length": str(s.length),
-        "seed": str(s.seed), "repetition_penalty": f"{s.repetition_penalty:g}", "stop": stops}
+        "seed": str(s.seed), "repetition_penalty": f"{s.repetition_penalty:g}", "stop": stop_lines(s.stop)}
+
+
+def stop_lines(stops: Iterable[str]) -> str:
+    """Return stop strings as the form shows them, one a line."""
+    return "\n".join(stop.replace("\\", "\\\\").replace("\n", "\\n") for stop in stops)
 
 
 def new_seed() -> str:

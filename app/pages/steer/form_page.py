@@ -203,8 +203,15 @@ async def create(
     request: Request, sources: SourcesDep, db: SessionDep, runs: SteeringDep, workspace: WorkspaceDep
 ) -> Response:
     """Check the form, store the run and start it.  Faults are shown at their fields; everything typed is kept."""
-    data = await request.form()
-    form, steer = await run_in_threadpool(_read_and_check, data, sources)
+    return await create_run(request, await request.form(), sources, db, runs, workspace)
+
+
+async def create_run(
+    request: Request, data: ImmutableMultiDict[str, Any], sources: Sources, db: SessionDep, runs: SteeringDep,
+    workspace: Workspace, *, complete: bool = False,
+) -> Response:
+    """Start the run that these fields of the form make; `complete` gives missing strengths their usual values."""
+    form, steer = await run_in_threadpool(_read_and_check, data, sources, complete)
     if steer is None:
         return await run_in_threadpool(_show_faults, request, form, sources, 422)
     return await _begin(request, data, sources, db, runs, workspace, form, steer, None)
@@ -215,8 +222,15 @@ async def create_sweep(
     request: Request, sources: SourcesDep, db: SessionDep, runs: SteeringDep, workspace: WorkspaceDep
 ) -> Response:
     """Check the form, store a sweep of one latent and start it."""
-    data = await request.form()
-    form, steer = await run_in_threadpool(_read_and_check, data, sources)
+    return await create_sweep_run(request, await request.form(), sources, db, runs, workspace)
+
+
+async def create_sweep_run(
+    request: Request, data: ImmutableMultiDict[str, Any], sources: Sources, db: SessionDep, runs: SteeringDep,
+    workspace: Workspace, *, complete: bool = False,
+) -> Response:
+    """Start the sweep that these fields of the form make; `complete` as in `create_run`."""
+    form, steer = await run_in_threadpool(_read_and_check, data, sources, complete)
     sweep = await run_in_threadpool(_read_sweep, form, steer, sources)
     if steer is None or sweep is None:
         return await run_in_threadpool(_show_faults, request, form, sources, 422)
@@ -251,9 +265,11 @@ def _created(request: Request, row: SteerRun, live: LiveRun) -> Response:
     return response
 
 
-def _read_and_check(data: ImmutableMultiDict[str, Any], sources: Sources) -> tuple[Form, SteerRequest | None]:
+def _read_and_check(
+    data: ImmutableMultiDict[str, Any], sources: Sources, complete: bool = False
+) -> tuple[Form, SteerRequest | None]:
     form = read_form(data)
-    typed = len(form.chips)
+    typed = 0 if complete else len(form.chips)
     _add(form, sources)
     if form.found is not None:
         form.errors["add"] = "Choose one of the latents found, or empty this field"

@@ -98,7 +98,7 @@ async def events(found: FoundDep, by: QueryNumber | None = None) -> AsyncIterato
     of the time.
     """
     sent: dict[str, str] = {}
-    async for _ in _states(found):
+    async for _ in states(found):
         began = time.monotonic()
         run = found.view(by)
         parts = await run_in_threadpool(run_events, run)
@@ -111,7 +111,7 @@ async def events(found: FoundDep, by: QueryNumber | None = None) -> AsyncIterato
     yield ServerSentEvent(raw_data="done", event="done")
 
 
-async def _states(found: Found) -> AsyncIterator[None]:
+async def states(found: Found) -> AsyncIterator[None]:
     """Yield once for every state of the run that is to be shown."""
     if found.live is None:
         yield
