@@ -51,7 +51,8 @@ def in_order(edits: Mapping[str, Points]) -> Points:
     def key(hook: str, point: str) -> tuple[int, int]:
         kind, own = point.split(".", 2)[2], hook.split(".", 2)[2]
         order = list(KINDS)
-        place = order.index({"ln2.hook_in": "hook_mlp_in", "ln2.hook_out": "ln2.hook_normalized"}.get(kind, kind))
+        site = {"ln2.hook_in": "hook_mlp_in", "ln2.hook_out": "ln2.hook_normalized"}.get(kind, kind)
+        place = order.index(site) if site in order else -1
         rank = {("hook_resid_mid", "hook_resid_post"): -1, ("hook_resid_mid", "hook_mlp_out"): 1,
                 ("ln2.hook_normalized", "ln2.hook_in"): 1}.get((own, kind), 0)
         return place, rank
