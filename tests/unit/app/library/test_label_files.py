@@ -102,7 +102,8 @@ def test_explanations_of_neuronpedia(sessions: SessionFactory, shape: str, pack:
     (b'[{"latent": 50}]', "0 to 49"), (b'[{"latent": "x"}]', "label 1"), (b"[3]", "label 1"),
     (b'[{"latent": 1, "text": 5}]', "text must be"), (b'[{"latent": 1, "note": "' + b"x" * 10_001 + b'"}]', "note"),
     (b'[{"latent": 1, "text": "a\\ud800b"}]', "surrogate"), (b'{"index": 3, "description": "\\udfff"}', "surrogate"),
-    (b'[{"latent": 1, "text": "fine"}, {"latent": -1}]', "label 2")], ids=lambda value: "file" if isinstance(value, bytes) else str(value))
+    (b'[{"latent": 1, "text": "fine"}, {"latent": -1}]', "label 2"),
+], ids=lambda value: "file" if isinstance(value, bytes) else str(value))
 def test_a_bad_file_stores_nothing(content: bytes, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         label_files.read(content, SAE)
