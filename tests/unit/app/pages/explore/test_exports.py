@@ -100,7 +100,7 @@ def test_pages_of_a_dashboard_say_what_is_missing(browser: TestClient) -> None:
 
 def test_steering_a_dashboard_is_refused_with_the_reason(browser: TestClient) -> None:
     html = browser.get("/steer?sae=tiny/0-res-tiny&latent=0").text
-    assert "which has no weights to steer with" in html
+    assert "without weights, so it cannot steer" in html
 
 
 def test_neuronpedias_address(browser: TestClient) -> None:

@@ -77,7 +77,7 @@ def test_saes_that_cannot_steer_say_why(sources: Sources, monkeypatch: pytest.Mo
     monkeypatch.setattr(sources._catalog, "get_sae", rows.get)
     chips = [Chip(sae_id, "1") for sae_id in rows]
     sources.look_up(Form(chips=chips))
-    assert "no weights to steer with" in chips[0].errors["latent"]
+    assert "without weights" in chips[0].errors["latent"]
     assert "no index yet" in chips[1].errors["latent"]
     assert [sources.sae(sae_id) for sae_id in ("", *rows)] == [None, None, None]
 
