@@ -71,7 +71,6 @@ ELSEWHERE = {
     "sae/autoencoder/architectures/relu.py": "tests/unit/sae/autoencoder/architectures/test_planted.py",
     "sae/autoencoder/architectures/topk.py": "tests/unit/sae/autoencoder/architectures/test_planted.py",
     "sae/autoencoder/config.py": "tests/unit/sae/autoencoder/test_artefact.py",
-    "sae/cli/check.py": "tests/unit/sae/lm/conformance/test_check.py",
     "sae/cli/explanations.py": "tests/unit/sae/explain/exchange/test_formats.py",
     "sae/data/documents.py": "tests/unit/sae/data/test_texts.py",
     "sae/data/median_norm.py": "tests/unit/sae/data/test_left_out.py",
@@ -110,10 +109,6 @@ ELSEWHERE = {
 }
 # Larger modules that still share a test file; each of them is to get its own.
 SHARED = {
-    "sae/autoencoder/config_check.py": "tests/unit/app/pages/explore/test_damaged_saes.py",
-    "sae/explain/chat.py": "tests/unit/sae/explain/test_endpoint.py",
-    "sae/explain/pipeline.py": "tests/unit/sae/runs/test_explain.py",
-    "sae/explain/request_cache.py": "tests/unit/sae/explain/test_endpoint.py",
     "sae/kernels/triton_batch_topk.py": "tests/unit/sae/kernels/test_triton_select.py",
     "sae/lm/conformance/derivatives.py": "tests/unit/sae/lm/conformance/test_check.py",
     "sae/lm/conformance/tiny_models.py": "tests/unit/sae/lm/conformance/test_architectures.py",
@@ -125,7 +120,6 @@ SHARED = {
     "sae/runs/doctor.py": "tests/unit/app/test_cli_care.py",
     "sae/runs/garbage.py": "tests/unit/app/test_cli_care.py",
     "sae/runs/steps.py": "tests/unit/sae/runs/test_train.py",
-    "sae/specs/explain.py": "tests/unit/sae/runs/test_explain.py",
     "sae/training/memory.py": "tests/unit/sae/pretended/test_memory.py",
 }
 SMALL = 80  # lines; a larger module has a test file of its own

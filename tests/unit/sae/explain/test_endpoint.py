@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -208,9 +207,3 @@ def test_an_address_that_cannot_be_used_is_refused(address: str) -> None:
     with pytest.raises(UserError, match="address: ") as error:
         find_endpoint(address, "m")
     assert "secret" not in str(error.value)
-
-
-def test_the_cache_ignores_lines_that_are_not_answers(tmp_path: Path) -> None:
-    path = tmp_path / "requests.jsonl"
-    path.write_text('[]\n{"key": 3}\nnot json\n' + json.dumps({"key": "k", "answer": {"text": "t"}}) + "\n")
-    assert len(RequestCache(path)) == 0

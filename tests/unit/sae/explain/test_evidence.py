@@ -8,10 +8,6 @@ from sae.store.build import Build
 from sae.store.records import Rule
 
 
-def alive(build: Build) -> list[int]:
-    return [latent for latent in range(build.n_latents) if not build.latent(latent).dead]  # type: ignore[union-attr]
-
-
 def test_the_evidence_counts_tokens_of_its_own_half(build: Build) -> None:
     found = build.latent(0)  # it fires on one token
     assert found is not None
