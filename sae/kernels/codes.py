@@ -79,9 +79,10 @@ class Codes:
         keep_N = keep_N.bool() & (self.token_N < self.n_tokens)
         place_N = torch.where(keep_N, keep_N.cumsum(0) - 1, n)  # all others go into one further place
         empty = (self.n_tokens, self.n_latents, 0.0)
-        columns = (column_N.new_full((n + 1,), value).scatter_(0, place_N, column_N)[:n] for column_N, value in zip(
-            (self.token_N, self.latent_N, self.value_N), empty, strict=True))
-        return Codes(*columns, self.n_tokens, self.n_latents, padded=True)
+        token_N, latent_N, value_N = (
+            column_N.new_full((n + 1,), value).scatter_(0, place_N, column_N)[:n]
+            for column_N, value in zip((self.token_N, self.latent_N, self.value_N), empty, strict=True))
+        return Codes(token_N, latent_N, value_N, self.n_tokens, self.n_latents, padded=True)
 
     def l0_B(self) -> Tensor:
         """Count the active latents of each token."""
@@ -159,7 +160,8 @@ class Codes:
         """Return x[token] · W[latent] from gathered rows, because Apple's GPUs have no sparse products."""
         pairs = max(1, _GATHERED // x_BD.shape[1])
         parts = [(x_BD.index_select(0, token_P) * W_LD.detach().index_select(0, latent_P)).sum(dim=1)
-                 for token_P, latent_P in zip(self.token_N.split(pairs), self.latent_N.split(pairs), strict=True)]
+                 for token_P, latent_P in zip(
+                     torch.split(self.token_N, pairs), torch.split(self.latent_N, pairs), strict=True)]
         return torch.cat(parts)
 
     @property

@@ -30,7 +30,7 @@ class DeadLatents:
         if self.silent_tokens_L.is_cuda and self.seen > self.after:
             host_2 = torch.empty(2, dtype=torch.int64, pin_memory=True)
             host_2.copy_(self._counts(), non_blocking=True)
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
             self._copied = host_2, event
 
