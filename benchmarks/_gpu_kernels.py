@@ -48,7 +48,8 @@ def cases() -> Iterator[Case]:
 def _selection() -> Iterator[Case]:
     for pre in (F, H):
         for G in RUN_LENGTHS:
-            yield Case(triton_select._maxima_kernel, {"pre": pre, "out": F}, {"G": G, "RUNS": 8192 // G}, 8, f"{pre} G={G}")
+            yield Case(triton_select._maxima_kernel, {"pre": pre, "out": F}, {"G": G, "RUNS": 8192 // G}, 8,
+                       f"{pre} G={G}")
             for kernel, out in ((triton_select._count_kernel, {"count": I32}),
                                 (triton_select._write_kernel, {"ends": I64, "flat_out": I64, "value_out": F})):
                 by_count = kernel is triton_select._write_kernel
@@ -71,15 +72,18 @@ def _batch_topk() -> Iterator[Case]:
     for pre, ((S0, W0), (S1, W1), (S2, W2)) in _DIGITS.items():
         shape = {"S0": S0, "W0": W0, "S1": S1, "W1": W1, "S2": S2, "W2": W2, "WIDTH": 1 << max(W0, W1, W2)}
         for number in range(2):
-            yield Case(m._maxima_digit_kernel, {"maxima": F, "counts": I32}, {**shape, "NUMBER": number, "TILE": 2048}, 8,
-                       f"{pre} digit {number}")
-        yield Case(m._starts_kernel, {"counts": I32, "above": I32, "tied": I32, "starts": I64}, {**shape, "TILE": 1024}, 4, pre)
+            yield Case(m._maxima_digit_kernel, {"maxima": F, "counts": I32},
+                       {**shape, "NUMBER": number, "TILE": 2048}, 8, f"{pre} digit {number}")
+        yield Case(m._starts_kernel, {"counts": I32, "above": I32, "tied": I32, "starts": I64},
+                   {**shape, "TILE": 1024}, 4, pre)
         for G in RUN_LENGTHS:
             tiles = {"G": G, "RUNS": 2048 // G}
             common = {"pre": pre, "maxima": F, "counts": I32}
             for number in range(3 if W2 else 2):
-                yield Case(m._entry_digit_kernel, common, {**shape, "NUMBER": number, **tiles}, 8, f"{pre} G={G} digit {number}")
-            yield Case(m._row_count_kernel, {**common, "above_out": I32, "tied_out": I32}, {**shape, **tiles}, 4, f"{pre} G={G}")
+                yield Case(m._entry_digit_kernel, common, {**shape, "NUMBER": number, **tiles}, 8,
+                           f"{pre} G={G} digit {number}")
+            yield Case(m._row_count_kernel, {**common, "above_out": I32, "tied_out": I32}, {**shape, **tiles}, 4,
+                       f"{pre} G={G}")
             yield Case(m._row_write_kernel, {**common, "given": I32, "starts": I64, "token_out": I64, "latent_out": I64,
                                              "value_out": F}, {**shape, **tiles}, 4, f"{pre} G={G}")
 
@@ -87,19 +91,22 @@ def _batch_topk() -> Iterator[Case]:
 def _products() -> Iterator[Case]:
     for D in WIDTHS:
         tile, warps = triton_codes._tile(D)
-        for one_row, ordered, row_type, key in ((False, False, I64, I64), (False, True, I64, I32), (True, True, F, I32)):
-            if one_row and D != WIDTHS[0]:
+        for one_row, ordered, row_type, key in (
+                (False, False, I64, I64), (False, True, I64, I32), (True, True, F, I32)):
+            if one_row and WIDTHS[0] != D:
                 continue
             yield Case(triton_codes._sums_kernel,
                        {"rows_of": row_type, "weights": F, "order": I64 if ordered else F, "keys": key, "rows": F,
                         "bounds": I64, "out": F, "pieces": F, "scale": "fp32"},
                        {"ONE_ROW": one_row, "ORDERED": ordered, "PIECE": triton_codes._PIECE,
-                        "UNROLL": triton_codes._UNROLL, "TILE": tile}, warps, f"D={D}{' one row' * one_row}{' ordered' * ordered}")
+                        "UNROLL": triton_codes._UNROLL, "TILE": tile}, warps,
+                       f"D={D}{' one row' * one_row}{' ordered' * ordered}")
         yield Case(triton_codes._join_kernel, {"pieces": F, "bounds": I64, "out": F},
                    {"PIECE": triton_codes._PIECE, "TILE": tile}, warps, f"D={D}")
         even = D & -D
         dots = min(512, even if even >= 128 else triton.next_power_of_2(max(D, 16)))
-        yield Case(triton_codes._dots_kernel, {"tokens": I64, "latents": I64, "x": F, "W": F, "out": F, "scale": "fp32"},
+        yield Case(triton_codes._dots_kernel,
+                   {"tokens": I64, "latents": I64, "x": F, "W": F, "out": F, "scale": "fp32"},
                    {"PAIRS": 4, "TILE": dots}, 4, f"D={D}")
 
 
@@ -119,6 +126,8 @@ def _rows() -> Iterator[Case]:
             packed = triton.next_power_of_2(D + 2)
             yield Case(triton_rows._pack_kernel, {"rows": F, "bias": F if bias else H, "out": H},
                        {"BIAS": bias, "TILE": packed}, triton_rows._warps(packed), f"D={D}{' biases' * bias}")
-        yield Case(triton_rows._residual_kernel, {"decoded": F, "b_dec": F, "target": F, "loss": F, "per_token": "fp32"},
-                   {"TILE": triton.next_power_of_2(D)}, triton_rows._warps(triton.next_power_of_2(D)), f"D={D}")
+        whole = triton.next_power_of_2(D)
+        yield Case(triton_rows._residual_kernel,
+                   {"decoded": F, "b_dec": F, "target": F, "loss": F, "per_token": "fp32"}, {"TILE": whole},
+                   triton_rows._warps(whole), f"D={D}")
     yield Case(triton_rows._silence_kernel, {"silent": I64, "bounds": I64}, {"TILE": 1024})

@@ -33,7 +33,7 @@ TARGETS = {"sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32
 
 @dataclass(frozen=True)
 class Usage:
-    """The resources of one compiled kernel: registers of a thread, bytes of shared memory of a program, spilled bytes."""
+    """The resources of a compiled kernel: registers of a thread, a program's bytes of shared memory, spilled bytes."""
 
     registers: int
     shared: int
@@ -96,7 +96,8 @@ def main() -> None:
         rows.append([case.name, case.note, case.warps, *(
             f"{one.registers} / {one.shared:,} / {one.spilled}" for one in found.values())])
     text = table(["kernel", "form", "warps", *options.targets], rows)
-    spilled = sorted({figure["kernel"] for figure in figures if any(figure[name]["spilled"] for name in options.targets)})
+    spilled = sorted({f"{figure['kernel']} ({figure['form']})" for figure in figures
+                      if any(figure[name]["spilled"] for name in options.targets)})
     summary = f"{len(figures)} forms.  Kernels that spill: {', '.join(spilled) or 'none'}."
     if not options.json:
         print(f"registers / shared bytes / spilled bytes\n\n{text}\n\n{summary}")

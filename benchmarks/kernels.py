@@ -54,7 +54,7 @@ def cases(n_latents: int, device: str, B: int = B, D: int = D, k: int = K) -> It
     def sorted_topk() -> Tensor:
         return pre_BL.flatten().topk(k * B, sorted=False).indices
 
-    yield Case("batch_topk", lambda: triton_select.batch_topk(pre_BL, k * B), sorted_topk, 2.0 * B * L)
+    yield Case("batch_topk", lambda: triton_select.batch_topk(pre_BL, k * B, padded=True), sorted_topk, 2.0 * B * L)
     yield Case("row_topk", lambda: triton_select.row_topk(pre_BL, k), lambda: pre_BL.topk(k, dim=1, sorted=False),
                2.0 * B * L)
     yield Case("entries_above θ [L]", lambda: triton_select.entries_above(pre_BL, theta_L),
@@ -62,26 +62,26 @@ def cases(n_latents: int, device: str, B: int = B, D: int = D, k: int = K) -> It
 
     codes = triton_select.batch_topk(pre_BL, k * B)
     n, rows = len(codes.value_N), min(L, len(codes.value_N))
-    token_start_B = torch.searchsorted(codes.token_N, torch.arange(B, device=device))
-    order_N = torch.argsort(codes.latent_N, stable=True)
-    latent_start_L = torch.searchsorted(codes.latent_N[order_N], torch.arange(L, device=device))
-    by_latent = (codes.token_N[order_N], codes.value_N[order_N], latent_start_L)
+    latent_N, order_N = torch.sort(codes.latent_N.int(), stable=True)
+    bounds_L1 = torch.searchsorted(latent_N, torch.arange(L + 1, dtype=torch.int32, device=device))
     dense_BL = torch.zeros_like(pre_BL)
     dense_BL[codes.token_N, codes.latent_N] = codes.value_N.bfloat16()
     yield Case("sort by latent", lambda: torch.argsort(codes.latent_N.int(), stable=True), None, 16.0 * n)
-    yield Case("decode", lambda: triton_codes.segment_sums(codes.latent_N, codes.value_N, token_start_B, W_LD),
+    yield Case("decode", lambda: triton_codes.segment_sums(
+        codes.latent_N, codes.value_N, codes.bounds_B1, codes.token_N, W_LD),
                lambda: dense_BL @ W_half, 4.0 * D * (rows + B))
     yield Case("sampled_product", lambda: triton_codes.sampled_product(codes.token_N, codes.latent_N, x_BD, W_LD),
                lambda: x_half @ W_half.T, 4.0 * D * (rows + B))
-    yield Case("transpose_matmul", lambda: triton_codes.segment_sums(*by_latent, x_BD), lambda: dense_BL.T @ x_half,
+    yield Case("transpose_matmul", lambda: triton_codes.segment_sums(
+        codes.token_N, codes.value_N, bounds_L1, latent_N, x_BD, order_N), lambda: dense_BL.T @ x_half,
                4.0 * D * (B + L))
 
     grad_LD, mean_LD, square_LD = torch.randn_like(W_LD), torch.zeros_like(W_LD), torch.ones_like(W_LD)
-    clip = torch.ones((), device=device)
+    norm_L = torch.empty(L, device=device)
 
     def fused() -> None:
-        norm = triton_adam.square_norm(grad_LD, W_LD, unit=True).sqrt()
-        triton_adam.adam_step(W_LD, grad_LD, mean_LD, square_LD, clip=clip / (norm + 1e-6), step=10, lr=1e-4,
+        triton_adam.square_norms(grad_LD, W_LD, norm_L, unit=True)
+        triton_adam.adam_step(W_LD, grad_LD, (mean_LD, square_LD), square=norm_L.sum(), clip=1.0, step=10, lr=1e-4,
                               betas=(0.9, 0.99), eps=6.25e-10, unit=True)
 
     weight = torch.nn.Parameter(W_LD.clone())

@@ -162,7 +162,8 @@ class Codes:
         """Return x[token] · W[latent] from gathered rows, because Apple's GPUs have no sparse products."""
         pairs = max(1, _GATHERED // x_BD.shape[1])
         parts = [(x_BD.index_select(0, token_P) * W_LD.detach().index_select(0, latent_P)).sum(dim=1)
-                 for token_P, latent_P in zip(torch.split(self.token_N, pairs), torch.split(self.latent_N, pairs), strict=True)]
+                 for token_P, latent_P in zip(
+                     torch.split(self.token_N, pairs), torch.split(self.latent_N, pairs), strict=True)]
         return torch.cat(parts)
 
     @property

@@ -146,7 +146,7 @@ def _entry_digit_kernel(
     number = tl.zeros([1 << BITS], dtype=tl.int32)
     for start in range(tl.program_id(0) * RUNS, n_runs, tl.num_programs(0) * RUNS):
         run = start + tl.arange(0, RUNS)
-        value, places = _entries(pre, maxima, bound, run, n_runs, L, R, stride, G, RUNS)
+        value, _latents = _entries(pre, maxima, bound, run, n_runs, L, R, stride, G, RUNS)
         bits = value.to(tl.int32, bitcast=True)
         matches = (value > 0) & ((bits >> (SHIFT + BITS)) == found)
         number += tl.histogram((bits >> SHIFT) & ((1 << BITS) - 1), 1 << BITS, mask=matches)
@@ -165,7 +165,7 @@ def _row_count_kernel(
     above, tied = 0, 0
     for start in range(row * R, (row + 1) * R, RUNS):
         run = start + tl.arange(0, RUNS)
-        value, places = _entries(pre, maxima, bound, run, (row + 1) * R, L, R, stride, G, RUNS)
+        value, _latents = _entries(pre, maxima, bound, run, (row + 1) * R, L, R, stride, G, RUNS)
         bits = value.to(tl.int32, bitcast=True)
         above += tl.sum((bits > cut).to(tl.int32), axis=0)
         tied += tl.sum(((bits == cut) & (value > 0)).to(tl.int32), axis=0)

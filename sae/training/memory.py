@@ -5,10 +5,11 @@
     pairs       for each selected pair its place, its value, its place by latent, and gradients
     dead        AuxK's dense products over the dead latents, and copies of their rows
 
-The formula holds for one SAE with the Triton kernels; without them torch
-needs one matrix more for the decoder's gradient, masks of [B, L], and gathered rows.  The language model and the buffer of
-activations are not part of it.  Nothing of this was measured on a GPU: a pretended device counts the bytes of the live
-tensors in the tests, which leaves out the allocator's rounding and the libraries' own memory.
+The formula holds for one SAE with the Triton kernels.  Without them torch needs one more matrix for the decoder's
+gradient, masks of [B, L], and gathered rows.  The language model and the buffer of activations are not part of it.
+
+Nothing of this was measured on a GPU.  In the tests a pretended device counts the bytes of the live tensors, which
+leaves out the allocator's rounding and the libraries' own memory.
 """
 
 from __future__ import annotations

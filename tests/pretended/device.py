@@ -107,9 +107,16 @@ class PretendedDevice:
         finally:
             COUNTERS.remove(counted)
 
-    def make_stream(self, device: Any = None, **_: Any) -> Stream:
-        self.streams.append(Stream(device))
-        return self.streams[-1]
+    def stream_class(self) -> type[Stream]:
+        """Return a class of streams that this device remembers."""
+        made = self.streams
+
+        class Remembered(Stream):
+            def __init__(self, device: Any = None, **options: Any) -> None:
+                super().__init__(device, **options)
+                made.append(self)
+
+        return Remembered
 
     def current_stream(self, device: Any = None) -> Stream:
         stack = getattr(self._of_thread, "stack", None)
@@ -174,7 +181,7 @@ def _cuda(device: PretendedDevice) -> dict[str, Any]:
         "_exchange_device": lambda index: 0, "_maybe_exchange_device": lambda index: 0,
         "set_device": lambda index: None,
         "synchronize": lambda *_: [counter.wait("synchronize") for counter in COUNTERS] and None,
-        "Stream": device.make_stream, "Event": Event, "current_stream": device.current_stream,
+        "Stream": device.stream_class(), "Event": Event, "current_stream": device.current_stream,
         "default_stream": device.current_stream, "stream": device.stream, "empty_cache": lambda: None,
         "mem_get_info": lambda *_: (_MEMORY, _MEMORY), "memory_allocated": lambda *_: 0,
         "max_memory_allocated": lambda *_: 0, "reset_peak_memory_stats": lambda *_: None,
