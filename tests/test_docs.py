@@ -113,9 +113,6 @@ SHARED = {
     "sae/lm/conformance/derivatives.py": "tests/unit/sae/lm/conformance/test_check.py",
     "sae/lm/conformance/tiny_models.py": "tests/unit/sae/lm/conformance/test_architectures.py",
     "sae/lm/conformance/truth.py": "tests/unit/sae/lm/conformance/test_check.py",
-    "sae/runs/doctor.py": "tests/unit/app/test_cli_care.py",
-    "sae/runs/garbage.py": "tests/unit/app/test_cli_care.py",
-    "sae/runs/steps.py": "tests/unit/sae/runs/test_train.py",
     "sae/training/memory.py": "tests/unit/sae/pretended/test_memory.py",
 }
 SMALL = 80  # lines; a larger module has a test file of its own
