@@ -110,7 +110,6 @@ ELSEWHERE = {
 # Larger modules that still share a test file; each of them is to get its own.
 SHARED = {
     "sae/kernels/triton_batch_topk.py": "tests/unit/sae/kernels/test_triton_select.py",
-    "sae/training/memory.py": "tests/unit/sae/pretended/test_memory.py",
 }
 SMALL = 80  # lines; a larger module has a test file of its own
 
