@@ -1,8 +1,10 @@
-"""The `saescope` command: the commands of `sae.cli.main`, and `serve`, `create-admin`, `delete` and `rename`."""
+"""The `saescope` command: the commands of `sae.cli.main`, and `serve`, `create-admin`, `delete`, `rename` and `mcp`.
+
+The commands that take care of a workspace are in `app.cli_care`.
+"""
 
 from __future__ import annotations
 
-import logging
 import socket
 import sys
 from collections.abc import Iterator
@@ -12,8 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli_care import register as register_care
 from sae.cli.main import app, guarded
 from sae.errors import UserError
+from sae.workspace.disk import open_workspace
 
 if TYPE_CHECKING:
     import uvicorn
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
     from sae.workspace.paths import Workspace
+
+register_care(app)
 
 _SECONDS_TO_CLOSE = 3  # for requests and event streams that are open when the server stops
 
@@ -42,13 +48,13 @@ def serve(
     from app.jobs.lock import WorkspaceLock
     from app.main import create_app
     from app.settings import Settings
+    from app.web import logs
     from app.web.gc_tuning import rare_collections
 
     given = {"host": host, "port": port, "home": home, "demo": demo}
     settings = Settings.load(**{name: value for name, value in given.items() if value is not None})
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for chatty in ("alembic", "httpx", "httpcore"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logs.configure(settings.log)
+    open_workspace(settings.home)
     listener = _listen(settings.host, settings.port)
     address = f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"
     lock = WorkspaceLock(settings.home, address)
@@ -57,6 +63,10 @@ def serve(
     link = admin_link(make_session_factory(engine), settings, address)
     engine.dispose()
     _announce(address, link)
+    if link and not settings.is_local:
+        typer.echo(f"warning: the program listens on {settings.host}, where other machines can reach it, and there is "
+                   "no administrator with a password yet. Anyone who learns the admin link can use it. Create an "
+                   "administrator now: saescope create-admin", err=True)
     config = server_config(create_app(settings, lock=lock, page_workers=settings.n_page_workers), settings)
     try:
         with rare_collections(), suppress(KeyboardInterrupt):  # uvicorn raises it again after everything is closed
@@ -89,7 +99,7 @@ def create_admin(
     from app.settings import Settings
 
     settings = Settings.load()
-    settings.home.mkdir(parents=True, exist_ok=True)
+    open_workspace(settings.home)
     engine = make_engine(settings.url)
     upgrade(engine)
     with make_session_factory(engine)() as db:
@@ -127,6 +137,24 @@ def rename(
     with _database(sae) as (db, workspace):
         new_id = rename_sae(db, workspace, sae, new.removeprefix(f"{sae.partition('/')[0]}/"))
     typer.echo(f"{sae} is now {new_id}.")
+
+
+@app.command("mcp")
+def mcp_server(
+    url: Annotated[str, typer.Option(envvar="SAESCOPE_URL", help="Address of the running server")] =
+        "http://127.0.0.1:8000",
+    token: Annotated[
+        str | None, typer.Option(envvar="SAESCOPE_TOKEN", help="An API token, if the server needs one")] = None,
+    allow_steer: Annotated[bool, typer.Option("--allow-steer", help="Let assistants steer, too")] = False,
+) -> None:
+    """Serve the latents of a running server to assistants by MCP, over standard input and output."""
+    try:
+        from sae.client.mcp_server import serve as serve_mcp
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "mcp":
+            raise
+        raise UserError("mcp: the library is not installed; install it with: pip install 'saescope[mcp]'") from None
+    serve_mcp(url, token, allow_steer=allow_steer)
 
 
 @contextmanager

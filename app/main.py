@@ -33,29 +33,47 @@ from app.library.uploads import UPLOAD_FORM_BYTES, Uploads
 from app.page_workers.middleware import DispatchToPageWorkers
 from app.page_workers.pool import PageWorkerPool
 from app.page_workers.process import MODULES as PAGE_WORKER_MODULES
+from app.pages.api import inspect as api_inspect
+from app.pages.api import saes as api_saes
+from app.pages.api import steer as api_steer
 from app.pages.dependencies import current_user
-from app.pages.explore import compare, exports, home, l0, label_files, latent, latents, overview, search
+from app.pages.explore import (
+    compare,
+    explanations,
+    exports,
+    home,
+    l0,
+    label_files,
+    latent,
+    latents,
+    overview,
+    search,
+)
 from app.pages.inspect import effects, inspect, own_text
 from app.pages.runs import add_sae, admin, api, runs, saes
+from app.pages.runs.run_views import AUTOMATIC
 from app.pages.steer import form_page, run_page
-from app.pages.system import account, health, login, users
+from app.pages.system import account, api_tokens, health, login, users
 from app.resources import STATIC
 from app.settings import Settings
 from app.web import errors
 from app.web.compression import COMPRESS
+from app.web.logs import RequestIds
 from app.web.metrics import CountRequests
 from app.worker.cached_requests import CachedRequests
 from app.worker.client import WorkerClient
 from app.worker.steering_runs import SteeringRuns
 from sae import __version__
 from sae.specs.registry import demo_spec
+from sae.workspace.disk import open_workspace
 
 log = logging.getLogger(__name__)
 
 # The modules of an SAE come last, because `/{model}/{sae}` matches any path of two segments.
 _MODULES = (
-    health, login, account, users, api, add_sae, saes, admin, runs, form_page, run_page, inspect, own_text, effects,
-    compare, home, search, l0, label_files, exports, latents, overview, latent)
+    health, login, account, api_tokens, users, api, api_saes, api_steer, api_inspect, add_sae, saes, admin, runs,
+    form_page, run_page, inspect, own_text, effects, compare, home, search, l0, label_files, exports, explanations,
+    latents, overview, latent)
 
 
 def create_app(
@@ -119,6 +137,7 @@ def _middleware(settings: Settings, limits: dict[str, TokenBuckets]) -> list[Mid
     routes = [route for module in _MODULES for route in module.router.routes if isinstance(route, APIRoute)]
     reads = [route for module in PAGE_WORKER_MODULES for route in module.router.routes if isinstance(route, APIRoute)]
     return [
+        Middleware(RequestIds, lines=settings.log == "json"),
         Middleware(CountRequests),
         Middleware(KnownHosts, hosts=settings.hosts),
         Middleware(HeadAsGet),
@@ -134,7 +153,7 @@ def _open(
     app: FastAPI, settings: Settings, stack: ExitStack, lock: WorkspaceLock | None, launcher: Launcher | None,
     supervise: bool,
 ) -> None:
-    settings.home.mkdir(parents=True, exist_ok=True)
+    open_workspace(settings.home)
     if lock is None:
         stack.callback(WorkspaceLock(settings.home).release)
     state = app.state
@@ -166,7 +185,7 @@ def start_demo(app: FastAPI) -> None:
     with app.state.sessions() as db:
         if queue.newest(db, 1):
             return
-        run = queue.enqueue(db, settings.workspace, "train", demo_spec().model_dump(), "the empty workspace")
+        run = queue.enqueue(db, settings.workspace, "train", demo_spec().model_dump(), AUTOMATIC)
         log.info("the workspace is empty: %s trains the demo SAE", run.id)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator
@@ -51,6 +51,10 @@ class Settings(BaseSettings):
         30, ge=0, description="Seconds that a cancelled run has to stop at a safe point, and again after SIGTERM")
     shutdown_grace_s: float = Field(
         20, ge=0, description="Seconds that runs have to write a checkpoint when the server stops")
+
+    log: Literal["text", "json"] = Field(
+        "text", description="Form of the log: text, or json with one object per line, the request's id and a line for "
+        "each request")
 
     session_days: float = Field(30, gt=0, description="Days after which a signed-in browser must sign in again")
     login_link_hours: float = Field(24, gt=0, description="Hours for which the one-time admin link is valid")
@@ -140,6 +144,11 @@ class Settings(BaseSettings):
     def url(self) -> str:
         """Return the SQLAlchemy address of the app database."""
         return self.database_url or f"sqlite:///{self.workspace.database}"
+
+    @property
+    def is_local(self) -> bool:
+        """Return whether only this machine can reach the program."""
+        return self.host in _LOOPBACK or self.host.startswith("127.")
 
     @property
     def n_page_workers(self) -> int:

@@ -13,7 +13,7 @@ from benchmarks._peers import PEERS, environment
 
 
 class Worker:
-    """A process that reads one JSON request a line and answers with one JSON object a line."""
+    """A process that reads one JSON request per line and answers with one JSON object per line."""
 
     def __init__(self, *command: str) -> None:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed with the worker)

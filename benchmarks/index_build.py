@@ -1,4 +1,4 @@
-"""The feature index compared with SAEDashboard on the same model, SAE and tokens, in one run.
+"""The index compared with SAEDashboard on the same model, SAE and tokens, in one run.
 
     python -m benchmarks.index_build [--latents 512] [--large] [--json]
 

@@ -1,4 +1,4 @@
-"""A synthetic but plausible feature build, for the store's and the pages' tests.
+"""A synthetic but plausible build, for the store's and the pages' tests.
 
 The text is Python source and a hostile document (HTML, emoji, bidi controls), tokenised by the
 embedded model's own tokenizer.  The latents are made up: detectors of one or two tokens, and dense,

@@ -96,7 +96,7 @@ def test_the_text_of_every_context_is_in_the_stories(made: Made) -> None:
 def test_the_pages_and_their_json_show_text_and_no_pieces(made: Made) -> None:
     settings = Settings.load(home=made.workspace.root, demo=False, database_url="")
     with TestClient(create_app(settings, supervise=False)) as browser:
-        number = browser.get(f"/{SAE}/latents.json?sort=density&flag=living").json()["latents"][20]["latent"]
+        number = browser.get(f"/{SAE}/latents.json?sort=density&flag=alive").json()["latents"][20]["latent"]
         pages = {path: browser.get(path) for path in (
             "/", f"/{SAE}", f"/{SAE}/latents", f"/{SAE}/{number}", f"/{SAE}/{number}?nl=1&window=full",
             f"/{SAE}/tokens", f"/steer?sae={SAE}&latent={number}", "/search?q=girl")}

@@ -23,10 +23,13 @@ import pytest
 from tests import ROOT
 
 HEAVY = frozenset({"torch", "transformers", "transformer_lens"})
+# Modules, and packages with what is in them, that import transformer_lens or transformers.
+MODEL_LIBRARIES = ("sae.lm.bridge", "sae.lm.conformance.tiny_models", "sae.lm.library_config", "sae.demo")
 WORKER = frozenset({"app.worker.server", "app.worker.engine"})
 TORCH_FREE = (
-    "sae", "sae.autoencoder.config", "sae.cli.export", "sae.cli.main", "sae.data.corpus", "sae.data.texts",
-    "sae.errors", "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds", "sae.lm.model_info",
+    "sae", "sae.autoencoder.config", "sae.cli.export", "sae.cli.main", "sae.client", "sae.data.corpus",
+    "sae.data.texts", "sae.errors", "sae.explain.checks", "sae.explain.estimate", "sae.explain.results",
+    "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds", "sae.lm.model_info",
     "sae.lm.tokens", "sae.runs.folder", "sae.specs.registry", "sae.store.build", "sae.store.schema",
     "sae.training.memory", "sae.workspace.paths")
 
@@ -43,7 +46,7 @@ PLAN: dict[str, str] = {
     "sae.data": "sae.errors sae.workspace sae.distributed sae.lm",
     "sae.specs": "sae.errors sae.faults sae.workspace sae.lm sae.store sae.data",
     "sae.autoencoder.architectures": "sae.kernels sae.distributed sae.specs",
-    "sae.autoencoder": "sae.errors sae.workspace sae.kernels sae.autoencoder.architectures",
+    "sae.autoencoder": "sae.errors sae.faults sae.workspace sae.kernels sae.autoencoder.architectures",
     "sae.training":
         "sae.errors sae.kernels sae.distributed sae.data sae.specs sae.autoencoder sae.autoencoder.architectures",
     "sae.index": "sae sae.workspace sae.kernels sae.lm sae.store sae.data sae.specs sae.autoencoder",
@@ -52,27 +55,30 @@ PLAN: dict[str, str] = {
     "sae.formats.readers": "sae sae.errors sae.lm sae.autoencoder sae.autoencoder.architectures sae.formats",
     "sae.formats.writers": "sae sae.errors sae.workspace sae.store sae.formats",
     "sae.formats.dashboards": "sae sae.errors sae.workspace sae.store sae.formats sae.formats.writers",
+    "sae.explain":
+        "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.formats",
     "sae.evaluation":
         "sae.errors sae.kernels sae.lm sae.data sae.autoencoder sae.autoencoder.architectures sae.index",
     "sae.runs":
         "sae sae.errors sae.workspace sae.distributed sae.lm sae.store sae.data sae.specs sae.autoencoder "
-        "sae.autoencoder.architectures sae.training sae.index sae.formats sae.formats.readers "
+        "sae.autoencoder.architectures sae.training sae.index sae.explain sae.formats sae.formats.readers "
         "sae.formats.dashboards sae.evaluation",
     "sae.cli":
-        "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.formats.writers "
-        "sae.runs",
+        "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.explain "
+        "sae.formats.writers sae.runs",
     "sae.demo": "sae.errors sae.workspace sae.lm sae.data",
+    "sae.client": "sae",
     "sae.__main__": "sae.cli",
     "app": "",
     "app.resources": "",
     "app.settings": "sae.errors sae.faults sae.workspace",
     "app.db": "app.resources app.settings sae.errors",
     "app.render": "sae.lm sae.store",
-    "app.web": "app.resources app.settings app.render sae sae.errors sae.faults",
+    "app.web": "app.resources app.settings app.render sae sae.errors sae.faults sae.workspace",
     "app.access": "app.settings app.db app.web sae.errors",
     "app.library":
-        "app.settings app.db app.render app.web sae.errors sae.workspace sae.store sae.data sae.autoencoder "
-        "sae.formats sae.formats.writers",
+        "app.settings app.db app.render app.web sae sae.errors sae.workspace sae.store sae.data sae.autoencoder "
+        "sae.explain sae.formats sae.formats.writers",
     "app.jobs.launchers": "sae.workspace sae.runs",
     "app.jobs": "app.settings app.db app.library app.jobs.launchers sae.errors sae.workspace sae.specs sae.runs",
     "app.worker": "app.settings app.db app.web sae sae.errors sae.lm sae.autoencoder sae.steering",
@@ -82,22 +88,28 @@ PLAN: dict[str, str] = {
     "app.pages.system": "app.settings app.db app.web app.access app.pages sae.errors",
     "app.pages.runs":
         "app.settings app.db app.render app.web app.access app.library app.jobs app.pages sae.errors sae.faults "
-        "sae.workspace sae.lm sae.data sae.specs sae.formats sae.runs",
+        "sae.workspace sae.lm sae.data sae.specs sae.explain sae.formats sae.runs",
     "app.pages.explore":
         "app.db app.render app.web app.access app.library app.jobs app.pages app.pages.runs sae.errors "
-        "sae.workspace sae.store sae.specs sae.formats sae.formats.writers sae.runs",
+        "sae.workspace sae.store sae.specs sae.explain sae.formats sae.formats.writers sae.runs",
     "app.pages.inspect":
         "app.db app.render app.web app.library app.worker app.pages app.pages.explore sae.errors sae.workspace "
         "sae.lm sae.store sae.steering",
     "app.pages.steer":
         "app.db app.render app.web app.library app.worker app.pages sae.errors sae.faults sae.workspace sae.lm "
         "sae.store sae.steering",
+    "app.pages.api":
+        "app.db app.library app.web app.worker app.pages app.pages.runs app.pages.explore app.pages.inspect "
+        "app.pages.steer sae.errors sae.steering",
     "app.page_workers": "app.settings app.db app.web app.access app.library app.pages app.pages.explore",
     "app.main":
         "app.resources app.settings app.db app.web app.access app.library app.jobs app.jobs.launchers app.worker "
         "app.pages app.pages.system app.pages.runs app.pages.explore app.pages.inspect app.pages.steer "
-        "app.page_workers sae sae.specs",
-    "app.cli": "app.settings app.db app.web app.access app.jobs app.main sae.errors sae.workspace sae.cli",
+        "app.pages.api app.page_workers sae sae.specs sae.workspace",
+    "app.cli_care": "app.settings app.db app.library app.jobs sae.errors sae.runs",
+    "app.cli":
+        "app.cli_care app.settings app.db app.web app.access app.jobs app.main sae.errors sae.workspace sae.cli "
+        "sae.client",
 }
 
 
@@ -208,7 +220,7 @@ def broken_rules(modules: dict[str, Module]) -> list[str]:
     for name, module in modules.items():
         tops = {other.split(".")[0] for other in module.ever}
         if name.split(".")[0] == "sae":
-            if tops & (HEAVY - {"torch"}) and name != "sae.lm.bridge" and not name.startswith("sae.demo"):
+            if tops & (HEAVY - {"torch"}) and not name.startswith(MODEL_LIBRARIES):
                 broken.append(f"{name} imports a model library; only sae.lm.bridge may")
         elif name not in WORKER:
             for other in sorted(module.ever):

@@ -12,7 +12,7 @@ import time
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import ColumnElement, delete, exists, func, not_, or_, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, literal, not_, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.access.browsers import browser_name
@@ -53,16 +53,16 @@ def set_password(db: Session, name: str, password: str, *, admin: bool = True) -
 
 
 def add_user(db: Session, name: str, password: str, *, admin: bool = False) -> User:
-    """Create a user.  Raises UserError where the name is taken, or the name or the password is not usable."""
+    """Create a user.  Raises UserError if the name is taken, or the name or the password is not usable."""
     if db.scalar(select(User.id).where(User.name == name.strip())) is not None:
-        raise UserError(f"name: there is a user {name.strip()} already; choose another name", "name")
+        raise UserError(f"name: the user {name.strip()} already exists; choose another name", "name")
     return set_password(db, name, password, admin=admin)
 
 
 def change_password(db: Session, user: User, current: str, new: str, session: str) -> None:
     """Give the signed-in user a new password and end all of its sessions but `session`, a secret.
 
-    Raises UserError where `current` is not the present password, or `new` is not usable.
+    Raises UserError if `current` is not the present password, or `new` is not usable.
     """
     if check_password(db, user.name, current) is None:
         raise UserError("current: this is not your present password", "current")
@@ -73,7 +73,8 @@ def change_password(db: Session, user: User, current: str, new: str, session: st
 
 def set_role(db: Session, user: User, *, admin: bool) -> None:
     """Make a user an administrator or an ordinary user.  Raises UserError for the last administrator."""
-    changed = db.execute(update(User).where(User.id == user.id, or_(admin, _spare_admin(user))).values(is_admin=admin))
+    allowed = or_(literal(admin), _spare_admin(user))
+    changed = db.execute(update(User).where(User.id == user.id, allowed).values(is_admin=admin))
     _refuse_last_admin(db, user, changed.rowcount)  # type: ignore[attr-defined]
     if admin:
         _drop_links(db)
@@ -114,7 +115,7 @@ def make_login_link(db: Session, settings: Settings) -> str:
 
 
 def admin_link(factory: SessionFactory, settings: Settings, address: str) -> str | None:
-    """Return the link to print at start, or None where an administrator with a password exists."""
+    """Return the link to print at start, or None if an administrator with a password exists."""
     with factory() as db:
         return None if has_admin(db) else f"{address}/login?token={make_login_link(db, settings)}"
 
@@ -175,7 +176,7 @@ def end_session(db: Session, user_id: int, session_id: str) -> None:
 
 
 def end_sessions(db: Session, user_id: int, but: str = "") -> None:
-    """End all sessions of a user; `but`: the secret of one that stays."""
+    """End all sessions of a user except the one whose secret is `but`."""
     db.execute(delete(LoginSession).where(LoginSession.user_id == user_id, LoginSession.id != hash_secret(but)))
     db.commit()
 
@@ -183,15 +184,15 @@ def end_sessions(db: Session, user_id: int, but: str = "") -> None:
 def _checked_name(name: str) -> str:
     name = name.strip()
     if not 1 <= len(name) <= 80 or not name.isprintable():
-        raise UserError("name: take 1 to 80 printable characters", "name")
+        raise UserError("name: use 1 to 80 printable characters", "name")
     if name == LINK_USER:
-        raise UserError(f"name: {LINK_USER} belongs to the one-time link; take another", "name")
+        raise UserError(f"name: {LINK_USER} is reserved for the one-time link; choose another name", "name")
     return name
 
 
 def _check_password_rules(password: str) -> None:
     if not MIN_PASSWORD <= len(password) <= 1000:
-        raise UserError(f"password: take {MIN_PASSWORD} characters or more (1,000 at most)", "password")
+        raise UserError(f"password: use {MIN_PASSWORD} to 1,000 characters", "password")
 
 
 def _drop_links(db: Session) -> None:

@@ -10,7 +10,7 @@ _SYSTEMS = (("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Wi
 
 
 def browser_name(user_agent: str) -> str:
-    """Return, for example, "Firefox on Linux"; "" where neither is recognised."""
+    """Return a name such as "Firefox on Linux", or "" if neither part is recognised."""
     browser = next((name for mark, name in _BROWSERS if mark in user_agent), "")
     system = next((name for mark, name in _SYSTEMS if mark in user_agent), "")
     return " on ".join(filter(None, (browser, system)))

@@ -152,16 +152,24 @@ def _with_port(origin: str) -> tuple[str, str | None, int | None] | None:
     return parts.scheme, parts.hostname, port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
+def bearer_secret(headers: Headers) -> str | None:
+    """Return the secret of an `Authorization: Bearer` header, or None if there is no such header."""
+    scheme, _, secret = headers.get("authorization", "").partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else None
+
+
 class SameOrigin:
-    """Middleware that refuses unsafe requests that another site made the browser send."""
+    """Middleware that refuses unsafe requests that another site made the browser send.
+
+    A request with an API token passes: another site cannot make a browser send one, and such a request is never
+    answered by its cookies.
+    """
 
     def __init__(self, app: ASGIApp, trusted: frozenset[str] = frozenset()) -> None:
         self.app, self.trusted = app, trusted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in SAFE_METHODS or same_origin(
-            scope["scheme"], Headers(scope=scope), self.trusted
-        ):
+        if scope["type"] != "http" or scope["method"] in SAFE_METHODS or self._accepts(scope):
             await self.app(scope, receive, send)
             return
         response = error_response(
@@ -169,6 +177,10 @@ class SameOrigin:
             "This request came from another site. If it is one of your own addresses, name it in "
             "SAESCOPE_TRUSTED_ORIGINS.")
         await response(scope, receive, send)
+
+    def _accepts(self, scope: Scope) -> bool:
+        headers = Headers(scope=scope)
+        return bearer_secret(headers) is not None or same_origin(scope["scheme"], headers, self.trusted)
 
 
 class TokenBuckets:
@@ -202,6 +214,11 @@ def first_segment(path: str) -> str:
     return path.lstrip("/").partition("/")[0].removesuffix(".json")
 
 
+def limited_pages(path: str) -> str:
+    """Return the group of pages whose limit a path counts against: `/api/steer` counts as `/steer` does."""
+    return first_segment(path.removeprefix("/api/"))
+
+
 def too_many(wait: float) -> tuple[str, dict[str, str]]:
     """Return the message and the headers for a client whose bucket is empty for `wait` more seconds."""
     seconds = int(wait) + 1
@@ -228,7 +245,7 @@ class RateLimit:
             path = scope["path"]
             # A one-time link is redeemed by GET: guessing it counts as signing in.
             counted = scope["method"] not in SAFE_METHODS or (path == "/login" and b"token=" in scope["query_string"])
-            buckets = self.limits.get(first_segment(path)) if counted else None
+            buckets = self.limits.get(limited_pages(path)) if counted else None
             wait = buckets.take(client_address(scope)) if buckets else 0.0
             if wait:
                 message, headers = too_many(wait)
@@ -238,10 +255,10 @@ class RateLimit:
 
 
 def count_computing(request: Request) -> None:
-    """Count a read that makes the model work against the limit of its pages.  Raises 429 where it is used up.
+    """Count a read that makes the model work against the limit of its pages.  Raises 429 if the limit is reached.
 
     `RateLimit` has counted unsafe requests already.
     """
-    buckets = request.app.state.limits.get(first_segment(request.url.path))
+    buckets = request.app.state.limits.get(limited_pages(request.url.path))
     if request.method in SAFE_METHODS and buckets is not None and (wait := buckets.take(client_address(request.scope))):
         raise HTTPException(429, *too_many(wait))

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.db.start_faults import check_pages, named_faults
 from app.resources import MIGRATIONS
 from sae.errors import UserError
 
@@ -101,5 +102,10 @@ def alembic_config(engine: Engine) -> Config:
 
 
 def upgrade(engine: Engine) -> None:
-    """Upgrade the database to the newest schema; do nothing if it already has it."""
-    command.upgrade(alembic_config(engine), "head")
+    """Upgrade the database to the newest schema; do nothing if it already has it.
+
+    Raises UserError if it cannot be reached or written, is damaged, or belongs to a newer version of the program.
+    """
+    with named_faults(engine):
+        check_pages(engine)
+        command.upgrade(alembic_config(engine), "head")

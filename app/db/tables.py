@@ -64,6 +64,25 @@ class LoginLink(Base):
     used: Mapped[float | None]
 
 
+class ApiToken(Base):
+    """A token by which a program acts for a user.  `id` is the SHA-256 of its secret, which is not stored.
+
+    `scopes` are names of `app.access.tokens.SCOPES`, separated by spaces.  One without `expires` is valid for ever.
+    """
+
+    __tablename__ = "api_tokens"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str] = mapped_column(String(80))
+    scopes: Mapped[str] = mapped_column(String(80))
+    created: Mapped[float] = mapped_column(default=time.time)
+    expires: Mapped[float | None]
+    used: Mapped[float | None]  # the last use, to the minute
+
+    user: Mapped[User] = relationship(lazy="joined")
+
+
 class Sae(Base):
     """A finished SAE in the workspace; `config` is its `sae.json`."""
 
@@ -82,18 +101,40 @@ class Sae(Base):
     created: Mapped[float]
 
     @property
-    def weightless(self) -> bool:
-        """Return whether it is an imported dashboard, which can be browsed but has no weights to compute with."""
+    def is_dashboard(self) -> bool:
+        """Return whether it is an imported dashboard, which was computed elsewhere and has no weights."""
         return self.config.get("weights") == "none"
 
     @property
+    def weightless(self) -> bool:
+        """Return whether it has no weights to compute with: a dashboard, or an SAE whose weights are damaged."""
+        return self.is_dashboard or bool(self.weights_fault)
+
+    @property
+    def why_weightless(self) -> str:
+        """Return why nothing can be computed with it, as a predicate of the SAE; "" if something can."""
+        if self.is_dashboard:
+            return "is a dashboard made elsewhere, without weights"
+        return f"can only be browsed, because its {self.weights_fault}" if self.weights_fault else ""
+
+    @property
+    def damage(self) -> str:
+        """Return why its `sae.json` cannot be used, or "".  A damaged SAE has no other facts than its id."""
+        return str(self.config.get("notes", {}).get("damage", ""))
+
+    @property
+    def weights_fault(self) -> str:
+        """Return why its weights cannot be used, or ""."""
+        return str(self.config.get("notes", {}).get("weights_fault", ""))
+
+    @property
     def note(self) -> str:
-        """The administrators' note on it."""
+        """Return the administrators' note on the SAE."""
         return str(self.config.get("notes", {}).get("note", ""))
 
     @property
     def hidden(self) -> bool:
-        """Whether the home page, the switcher and the search leave it out.  Its own pages stay."""
+        """Return whether the home page, the switcher and the search leave the SAE out.  Its own pages stay."""
         return bool(self.config.get("notes", {}).get("hidden"))
 
 
@@ -131,7 +172,7 @@ class Label(Base):
     """A latent's label, note, tags and star.  Kept when the SAE's folder disappears, because it may come back.
 
     `version` counts the changes of text, note and tags.  An update names the version that it replaces, so that
-    SQLAlchemy raises StaleDataError where somebody else was faster.
+    SQLAlchemy raises StaleDataError if somebody else was faster.
     """
 
     __tablename__ = "labels"
@@ -209,3 +250,58 @@ class LatentEffect(Base):
     tokens: Mapped[dict[str, Any] | None]
     ablation: Mapped[dict[str, Any] | None]
     updated: Mapped[float] = mapped_column(default=time.time, onupdate=time.time)
+
+
+class LatentExplanation(Base):
+    """A text about one latent, by a rule, a person or a model.
+
+    `in_file` rows mirror the file of explanations in the SAE's folder.  The others were written on pages: `method` is
+    "label" for the row that follows a latent's label.  At most one explanation of a latent is `chosen`.
+    """
+
+    __tablename__ = "explanations"
+    __table_args__ = (Index(None, "sae_id", "latent"),)
+
+    sae_id: Mapped[str] = mapped_column(String(170), primary_key=True)
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    latent: Mapped[int]
+    text: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(String(10))  # rule, person or model
+    author: Mapped[str] = mapped_column(String(100), default="")
+    method: Mapped[str] = mapped_column(String(100), default="")
+    model: Mapped[str] = mapped_column(String(200), default="")
+    prompt_version: Mapped[str] = mapped_column(String(100), default="")
+    run: Mapped[str] = mapped_column(String(80), default="")
+    created: Mapped[float] = mapped_column(default=time.time)
+    chosen: Mapped[bool] = mapped_column(default=False)
+    in_file: Mapped[bool] = mapped_column(default=False)
+
+
+class ExplanationScore(Base):
+    """The value of a scorer for an explanation, or for a latent itself (`explanation_id` is empty)."""
+
+    __tablename__ = "explanation_scores"
+    __table_args__ = (Index(None, "sae_id", "latent"),)
+
+    sae_id: Mapped[str] = mapped_column(String(170), primary_key=True)
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    explanation_id: Mapped[str] = mapped_column(String(40), default="")
+    latent: Mapped[int]
+    scorer: Mapped[str] = mapped_column(String(40))
+    model: Mapped[str] = mapped_column(String(200), default="")
+    value: Mapped[float]
+    low: Mapped[float | None]
+    high: Mapped[float | None]
+    f1: Mapped[float | None]
+    n: Mapped[int] = mapped_column(default=0)
+    created: Mapped[float] = mapped_column(default=time.time)
+    details: Mapped[dict[str, Any]]
+
+
+class ExplanationFile(Base):
+    """The number of bytes of an SAE's file of explanations that the database mirrors."""
+
+    __tablename__ = "explanation_files"
+
+    sae_id: Mapped[str] = mapped_column(String(170), primary_key=True)
+    n_bytes: Mapped[int]

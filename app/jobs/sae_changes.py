@@ -1,4 +1,4 @@
-"""Deleting and renaming an SAE: its files, and everything that the database says about it."""
+"""Deletion and renaming of an SAE: its files, and its rows in the database."""
 
 from __future__ import annotations
 
@@ -9,19 +9,29 @@ from typing import Any
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from app.db.tables import EarlierLabel, Inspection, Label, LatentEffect, Run, SteerRun
+from app.db.tables import (
+    EarlierLabel,
+    ExplanationFile,
+    ExplanationScore,
+    Inspection,
+    Label,
+    LatentEffect,
+    LatentExplanation,
+    Run,
+    SteerRun,
+)
 from app.jobs.queue import WAITING_OR_ACTIVE
 from sae.errors import UserError
 from sae.runs.folder import RunFolder
 from sae.runs.manage import SaeFiles, delete_sae_files, files_of, rename_sae_files
 from sae.workspace.paths import Workspace
 
-_BY_SAE = (Label, EarlierLabel, LatentEffect)
+_BY_SAE = (Label, EarlierLabel, LatentEffect, LatentExplanation, ExplanationScore, ExplanationFile)
 
 
 @dataclass(frozen=True)
 class Belongings:
-    """What goes when an SAE is deleted, and the runs that must end before."""
+    """The files and rows that are deleted with an SAE, and the runs that must end before."""
 
     files: SaeFiles
     labels: int  # latents with a label, a note, tags or a star
@@ -47,7 +57,7 @@ def busy_runs(db: Session, workspace: Workspace, sae_id: str) -> list[Run]:
 def delete_sae(db: Session, workspace: Workspace, sae_id: str) -> None:
     """Delete an SAE with its builds, comparisons, labels and measured effects.
 
-    Stored steering runs and inspections stay, as records of what was seen.  Raises UserError (field `sae`) if there is
+    Stored steering runs and inspections stay, as records of past results.  Raises UserError (field `sae`) if there is
     no such SAE, or a run is working with it.
     """
     _refuse_busy(db, workspace, sae_id)
@@ -66,14 +76,13 @@ def rename_sae(db: Session, workspace: Workspace, sae_id: str, name: str) -> str
     _refuse_busy(db, workspace, sae_id)
     new_id = rename_sae_files(workspace, sae_id, name)
     for table in _BY_SAE:
-        db.execute(delete(table).where(table.sae_id == new_id))  # of a deleted SAE that had this name
+        db.execute(delete(table).where(table.sae_id == new_id))  # rows of a deleted SAE that had this name
         db.execute(update(table).where(table.sae_id == sae_id).values(sae_id=new_id))
-    for table, columns in ((Run, ("sae_id", "spec")), (SteerRun, ("sae_id", "request")), (Inspection, ("request",))):
-        for row in db.scalars(select(table)):  # type: ignore[var-annotated]
-            for column in columns:
-                old = getattr(row, column)
-                if (new := _renamed(old, sae_id, new_id)) != old:
-                    setattr(row, column, new)
+    for row in [*db.scalars(select(Run)), *db.scalars(select(SteerRun)), *db.scalars(select(Inspection))]:
+        for column in ("sae_id", "spec", "request"):
+            old = getattr(row, column, None)
+            if (new := _renamed(old, sae_id, new_id)) != old:
+                setattr(row, column, new)
     db.commit()
     return new_id
 

@@ -6,22 +6,24 @@ folders and updates only the rows that changed.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
 from app.db.engine import SessionFactory
 from app.db.tables import Sae
+from app.library.explanation_mirror import ExplanationMirror
 from app.library.sae_notes import NOTES, read_notes
+from sae.autoencoder.config_check import load_config, weights_fault
 from sae.errors import UserError
 from sae.workspace.paths import Workspace
 
 log = logging.getLogger(__name__)
 
-Signature = tuple[tuple[str, int, tuple[str, ...]], ...]
+Signature = tuple[tuple[str, tuple[tuple[int, int], ...], tuple[str, ...]], ...]
 
 
 class Catalog:
@@ -33,15 +35,23 @@ class Catalog:
         """Make a catalog.  It caches the rows, which every page needs, until `changes()` (`Changes`) differs."""
         self.workspace, self.sessions, self._changes = workspace, sessions, changes
         self._seen: Signature | None = None
+        self._explanations = ExplanationMirror(workspace, sessions)
         self._kept: tuple[int | None, dict[str, Sae]] = (None, {})  # replaced as a whole, so threads need no lock
 
     def list_saes(self) -> list[Sae]:
-        """Return every SAE: the newest first, hidden ones after all others, so that no page starts with one."""
-        return list(self._saes().values())
+        """Return every SAE that can be read: the newest first, hidden ones after all others, so that no page starts
+        with one.
+        """
+        return [sae for sae in self._saes().values() if not sae.damage]
 
     def get_sae(self, sae_id: str) -> Sae | None:
-        """Return the SAE with this id (`<model>/<name>`), or None."""
-        return self._saes().get(sae_id)
+        """Return the SAE with this id (`<model>/<name>`), or None if there is none or it is damaged."""
+        sae = self._saes().get(sae_id)
+        return None if sae is None or sae.damage else sae
+
+    def damaged(self) -> dict[str, str]:
+        """Return why an SAE cannot be used, or not computed with, by the id of the SAE."""
+        return {sae.id: fault for sae in self._saes().values() if (fault := sae.damage or sae.weights_fault)}
 
     def _saes(self) -> dict[str, Sae]:
         change, (kept_at, saes) = self._changes(), self._kept
@@ -53,14 +63,12 @@ class Catalog:
         return saes
 
     def sync(self) -> None:
-        """Update the table from the folders.  A damaged SAE is logged and skipped."""
+        """Update the table from the folders.  A damaged SAE is logged and gets a row that says what is wrong."""
         self._seen = self._signature()
         with self.sessions() as db:
             known = {row.id: row for row in db.scalars(select(Sae))}
             for sae_id, _, builds in self._seen:
                 values = self._read(sae_id)
-                if values is None:
-                    continue
                 row = known.pop(sae_id, None)
                 if row is None:
                     row = Sae(id=sae_id)
@@ -71,11 +79,12 @@ class Catalog:
             for row in known.values():
                 db.delete(row)
             db.commit()
+        self._explanations.sync()
 
     def sync_if_changed(self) -> bool:
-        """Call `sync()` if an SAE or a build was added, removed or replaced, and return whether it was."""
+        """Call `sync()` if an SAE, a build or explanations changed, and return whether they did."""
         if self._signature() == self._seen:
-            return False
+            return self._explanations.sync()
         self.sync()
         return True
 
@@ -84,28 +93,38 @@ class Catalog:
         for sae_id in self.workspace.sae_ids():
             try:
                 folder = self.workspace.sae(sae_id)
-                changed = (folder / "sae.json").stat().st_mtime_ns
-                notes = (folder / NOTES).stat().st_mtime_ns if (folder / NOTES).exists() else 0
-                entries.append((sae_id, changed + notes, tuple(self.workspace.build_ids(sae_id))))
-            except (UserError, FileNotFoundError):  # not a valid name, or deleted in the meantime
+                files = tuple(_mark(folder / name) for name in ("sae.json", "sae.safetensors", NOTES))
+                entries.append((sae_id, files, tuple(self.workspace.build_ids(sae_id))))
+            except (UserError, OSError):  # not a valid name, or not readable
                 continue
         return tuple(entries)
 
-    def _read(self, sae_id: str) -> dict[str, Any] | None:
-        path = self.workspace.sae(sae_id) / "sae.json"
+    def _read(self, sae_id: str) -> dict[str, Any]:
+        folder = self.workspace.sae(sae_id)
         model, _, name = sae_id.partition("/")
+        notes = read_notes(folder)
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(config, dict):
-                raise TypeError("not a JSON object")
-            k = config.get("k")
+            config = load_config(folder / "sae.json")
+        except ValueError as error:
+            log.warning("%s is damaged: %s", sae_id, error)
             return {
-                "model": model, "name": name, "architecture": str(config["architecture"]),
-                "n_latents": int(config["n_latents"]), "k": None if k is None else int(k),
-                "layer": int(config["site"]["layer"]), "hook": str(config["site"]["hook"]),
-                "config": config | {"notes": read_notes(path.parent)},
-                "created": float(config.get("created") or path.stat().st_mtime),
-            }
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("%s is skipped: %s: %s", path, type(error).__name__, error)
-            return None
+                "model": model, "name": name, "architecture": "", "n_latents": 0, "k": None, "layer": 0, "hook": "",
+                "config": {"notes": notes | {"damage": str(error)}}, "created": _mark(folder / "sae.json")[0] / 1e9}
+        if fault := weights_fault(folder):
+            log.warning("%s can only be browsed: %s", sae_id, fault)
+            notes |= {"weights_fault": fault}
+        return {
+            "model": model, "name": name, "architecture": config["architecture"], "n_latents": config["n_latents"],
+            "k": config.get("k"), "layer": config["site"]["layer"], "hook": config["site"]["hook"],
+            "config": config | {"notes": notes},
+            "created": float(config.get("created") or _mark(folder / "sae.json")[0] / 1e9),
+        }
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    """Return a file's time of change in ns and its size, or zeros if it is missing."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return stat.st_mtime_ns, stat.st_size

@@ -40,7 +40,7 @@ class DocumentView:
     """The tokens `first` to `last` (exclusive) of a document of `n` tokens.
 
     `known` is the number of the latent's stored contexts in the document.  `acts` are its activations in them, and 0
-    elsewhere.  `place` is the peak of the context that was asked for, if it is stored; `others` are those of the
+    elsewhere.  `place` is the peak of the requested context, if it is stored; `others` are the peaks of the
     other stored contexts, in the order of the text.
     """
 

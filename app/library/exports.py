@@ -6,7 +6,7 @@ disconnects and the stream is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from threading import BoundedSemaphore
 
@@ -59,7 +59,7 @@ class Downloads:
         self._max_bytes = max_bytes
 
     def start(
-        self, kind: str, sae: Sae, workspace: Workspace, builds: Builds, labels: dict[int, Explanation],
+        self, kind: str, sae: Sae, workspace: Workspace, builds: Builds, labels: Mapping[int, Sequence[Explanation]],
     ) -> Response:
         """Return the export as a zip that is sent while it is made.
 
@@ -93,7 +93,7 @@ class Downloads:
                                      f"On the server, run: saescope export --sae {sae.id} --format {kind}")
 
     def _stream(
-        self, kind: str, sae: Sae, workspace: Workspace, builds: Builds, labels: dict[int, Explanation],
+        self, kind: str, sae: Sae, workspace: Workspace, builds: Builds, labels: Mapping[int, Sequence[Explanation]],
     ) -> Iterator[bytes]:
         try:
             folder, root = workspace.sae(sae.id), f"{sae.name}-{kind}"

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
 from app.db.tables import EarlierLabel, Label
+from app.library import explanations
 from sae.errors import UserError
 
 MAX_TEXT, MAX_NOTE = 200, 10_000
@@ -34,7 +35,7 @@ class LabelConflict(Exception):
 
 
 def get(db: Session, sae_id: str, latent: int) -> Label | None:
-    """Return the label of one latent, or None where nobody wrote any."""
+    """Return the label of one latent, or None if it has none."""
     return db.get(Label, (sae_id, latent))
 
 
@@ -94,7 +95,7 @@ def save(
 
 
 def commit(db: Session, write: Callable[[], T]) -> T:
-    """Call `write` and commit; do so again where somebody else wrote one of its labels at the same moment."""
+    """Call `write` and commit; repeat both if somebody else wrote one of its labels at the same moment."""
     for left in reversed(range(_TRIES)):
         try:
             made = write()
@@ -133,19 +134,21 @@ def put(
         for name, value in changed.items():
             setattr(row, name, value)
         row.author, row.updated, row.version = author, time.time(), row.version + 1
+        if "text" in changed:
+            explanations.follow_label(db, row)
     if star is not None:
         row.starred = star
     return row
 
 
 def _cleaned(**given: str | None) -> dict[str, str]:
-    """Return the values that are given, as they are stored.  Raises UserError where one is too long."""
-    clean = {"text": _one_line, "note": str.strip, "tags": _tag_list}
+    """Return the given values in the form in which they are stored.  Raises UserError if one is too long."""
+    clean: dict[str, Callable[[str], str]] = {"text": _one_line, "note": str.strip, "tags": _tag_list}
     out = {}
     for field, value in given.items():
         limit = MAX_NOTE if field == "note" else MAX_TEXT
         if value is not None and len(value) > limit:
-            raise UserError(f"{field}: {len(value):,} characters; {limit:,} at most", field)
+            raise UserError(f"{field}: it has {len(value):,} characters; the limit is {limit:,}", field)
         if value is not None:
             out[field] = clean[field](_without_nul(value))
     return out

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from sqlalchemy.orm import Session
 
 from app.db.tables import Label
-from app.library import labels
+from app.library import explanations, labels
 from app.render.latent_words import SHOWN_F1, rule_words
 from app.render.numbers import number, percent, signed
 from app.render.token_text import token_label
@@ -22,7 +22,7 @@ from sae.store.records import CLASSES, Token
 
 MAX_WORDS = 4
 _TOKENS_OF_A_WORD = 4  # `raise`, ` raise`, `Raise`, ` Raise`
-# The score of a reason: its kind's own, plus a share from 0 to 1 of how well it holds.
+# The score of a reason: its kind's own, plus a share from 0 to 1 of how well it fits.
 _LABEL, _TAG, _EXPLANATION, _NOTE, _RULE, _FIRES, _LOGIT = 4.0, 3.5, 3.0, 2.5, 2.0, 1.0, 0.0
 
 
@@ -51,12 +51,12 @@ class FoundLatent:
 
     @property
     def best(self) -> list[Reason]:
-        """The reasons, best first."""
+        """Return the reasons, best first."""
         return sorted(self.reasons.values(), key=lambda reason: -reason.score)
 
     @property
     def token(self) -> int | None:
-        """The token on which it fires, where that is a reason."""
+        """Return the token on which it fires, where that is a reason."""
         return self.reasons["fires"].token if "fires" in self.reasons else None
 
 
@@ -76,6 +76,8 @@ def _reasons(db: Session, build: Build, sae_id: str, text: str) -> Iterator[tupl
     for tag, latents in labels.tagged(db, sae_id).items():
         if tag.casefold() == text.casefold():
             yield from ((latent, Reason("tag", _TAG, "tag", value=tag)) for latent in latents)
+    for row in explanations.search(db, sae_id, text):
+        yield row.latent, Reason("explanation", _EXPLANATION, "explanation", value=row.text)
     for latent, said in explained_as(build, text):
         yield latent, Reason("explanation", _EXPLANATION, "explanation", value=said)
     tokens = {token.token: token for word in text.split()[:MAX_WORDS] for token in _meant(build, word)}

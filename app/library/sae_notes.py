@@ -1,4 +1,4 @@
-"""An administrator's note on an SAE, and whether lists leave the SAE out.
+"""The administrators' note on an SAE, and the mark that hides the SAE from lists.
 
 Both are in `notes.json` in the SAE's folder, so they go where the SAE goes and outlive the app database.
 """
@@ -27,8 +27,8 @@ def read_notes(folder: Path) -> dict[str, Any]:
 
 
 def write_notes(folder: Path, note: str, *, hidden: bool) -> None:
-    """Write the note.  Raises UserError (field `note`) where it is too long."""
+    """Write the note.  Raises UserError (field `note`) if it is too long."""
     note = note.replace("\r\n", "\n").replace("\0", " ").strip()
     if len(note) > MAX_NOTE:
-        raise UserError(f"note: {len(note):,} characters; {MAX_NOTE:,} at most", "note")
+        raise UserError(f"note: it has {len(note):,} characters; the limit is {MAX_NOTE:,}", "note")
     write_json(folder / NOTES, {"note": note, "hidden": hidden})

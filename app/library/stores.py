@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from starlette.datastructures import State
 
 from app.db.engine import Changes, make_engine, make_session_factory
+from app.db.start_faults import named_faults
 from app.library.builds import Builds
 from app.library.catalog import Catalog
 from app.settings import Settings
@@ -19,7 +20,9 @@ def open_stores(state: State, settings: Settings, stack: ExitStack) -> None:
     """
     engine = make_engine(settings.url)
     stack.callback(engine.dispose)
-    changes = Changes(engine)
+    with named_faults(engine):
+        engine.connect().close()  # `Changes` would raise the driver's own errors
+        changes = Changes(engine)
     stack.callback(changes.close)
     sessions = make_session_factory(engine)
     builds = Builds(settings.workspace)

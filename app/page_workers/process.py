@@ -28,7 +28,7 @@ from app.library.stores import open_stores
 from app.pages.dependencies import current_user
 from app.pages.explore import home, l0, latent, latents, overview, search
 from app.settings import Settings
-from app.web import errors
+from app.web import errors, logs
 from app.web.compression import COMPRESS
 from app.web.gc_tuning import rare_collections
 
@@ -48,7 +48,8 @@ def create_read_only_app(settings: Settings) -> FastAPI:
             yield
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None,
-                  dependencies=[Depends(current_user)], middleware=[Middleware(SecurityHeaders), COMPRESS])
+                  dependencies=[Depends(current_user)],
+                  middleware=[Middleware(logs.RequestIds), Middleware(SecurityHeaders), COMPRESS])
     errors.install(app, current_user)
     for module in MODULES:
         app.include_router(module.router)
@@ -96,7 +97,9 @@ async def serve(connection: socket.socket) -> None:
     """Answer the requests that come over the socket until it closes."""
     reader, writer = await asyncio.open_unix_connection(sock=connection)
     try:
-        app = create_read_only_app(Settings.model_validate_json(await read_frame(reader)))
+        settings = Settings.model_validate_json(await read_frame(reader))
+        logs.configure(settings.log)
+        app = create_read_only_app(settings)
         async with app.router.lifespan_context(app):
             writer.write(frame(b""))
             while True:
@@ -109,7 +112,7 @@ async def serve(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logs.configure("text")  # until the settings have come
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process ends with the server
     with rare_collections():
         asyncio.run(serve(socket.socket(fileno=int(sys.argv[1]))))

@@ -15,8 +15,8 @@ from fastapi import Depends, HTTPException, Request
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app.access import accounts
-from app.access.middleware import count_computing
+from app.access import accounts, tokens
+from app.access.middleware import bearer_secret, count_computing, limited_pages
 from app.db.engine import SessionFactory
 from app.db.tables import User
 from app.jobs.supervisor import Supervisor
@@ -51,11 +51,40 @@ SessionDep = Annotated[Session, Depends(get_session)]
 
 
 async def current_user(request: Request) -> User | None:
-    """Return the signed-in user and keep it in `request.state.user`; without a cookie the database is not queried."""
+    """Return the signed-in user and keep it in `request.state.user`; without a cookie the database is not queried.
+
+    An API token stands for its user; `request.state.scopes` has its scopes, or None for a browser.  Raises 401 for a
+    token that is not valid, and 403 if it lacks the request's scope.
+    """
+    if not hasattr(request.state, "scopes"):
+        request.state.user = request.state.scopes = None
+        token = bearer_secret(request.headers)
+        if token is not None:
+            await run_in_threadpool(_authorise_token, request, token)
+    if request.state.scopes is not None:
+        user: User | None = request.state.user
+        return user
     secret = request.cookies.get(accounts.COOKIE)
     user = await run_in_threadpool(_session_user, request.app.state.sessions, secret) if secret else None
     request.state.user = user
     return user
+
+
+def _authorise_token(request: Request, secret: str) -> None:
+    with request.app.state.sessions() as db:
+        token = tokens.find_token(db, secret)
+        request.state.scopes = frozenset(token.scopes.split()) if token else frozenset()
+        if token is None:
+            raise HTTPException(401, "This API token is unknown, expired or revoked.", {"WWW-Authenticate": "Bearer"})
+        request.state.user = token.user
+    need_scope(request, tokens.scope_of(request.method, limited_pages(request.url.path)))
+
+
+def need_scope(request: Request, scope: str) -> None:
+    """Raise 403 if the request comes with an API token that lacks this scope."""
+    scopes = request.state.scopes
+    if scopes is not None and not scopes & {scope, "admin"}:
+        raise HTTPException(403, f"This API token has no scope “{scope}”, which this request needs.")
 
 
 def _session_user(sessions: SessionFactory, secret: str) -> User | None:
@@ -68,12 +97,16 @@ def _session_user(sessions: SessionFactory, secret: str) -> User | None:
 UserDep = Annotated[User | None, Depends(current_user)]
 
 
-async def admin_user(user: UserDep) -> User:
-    """Return the signed-in administrator.  Signed-out visitors get /login (pages) or 401, other users 403."""
+async def admin_user(request: Request, user: UserDep) -> User:
+    """Return the signed-in administrator.  Signed-out visitors get /login (pages) or 401, other users 403.
+
+    An API token needs the scope `admin`.
+    """
     if user is None:
         raise SignInNeeded
     if not user.is_admin:
         raise HTTPException(403, f"{user.name} is not an administrator.")
+    need_scope(request, "admin")
     return user
 
 
@@ -85,6 +118,16 @@ async def signed_in_user(user: UserDep) -> User:
 
 
 SignedInDep = Annotated[User, Depends(signed_in_user)]
+
+
+async def browser_user(request: Request, user: SignedInDep) -> User:
+    """Return the user of a signed-in browser.  Raises 403 for an API token, which cannot change its own account."""
+    if request.state.scopes is not None:
+        raise HTTPException(403, "An account can only be changed in a browser, not with an API token.")
+    return user
+
+
+BrowserUserDep = Annotated[User, Depends(browser_user)]
 AdminDep = Annotated[User, Depends(admin_user)]
 
 

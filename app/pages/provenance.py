@@ -17,8 +17,8 @@ NORMALIZATIONS = {
     "centre": "input centred",
 }
 
-
 SIMILAR_TRAINING = 1.2  # ratio of training tokens up to which two SAEs are compared without a warning
+NAMED_IN_WARNING = 3  # more SAEs are summed up by their range
 
 
 def architecture_name(name: str) -> str:
@@ -41,14 +41,16 @@ def training_warning(saes: Sequence[Sae]) -> str:
     if len(known) < 2 or max(known.values()) <= SIMILAR_TRAINING * min(known.values()):
         return ""
     trained = ", ".join(f"{name} on {compact(tokens)} tokens" for name, tokens in known.items())
-    return f"Trained for different lengths: {trained}. Differences may come from the training, not from the SAEs' kind."
+    if len(known) > NAMED_IN_WARNING:
+        trained = f"on {compact(min(known.values()))} to {compact(max(known.values()))} tokens"
+    return f"Trained for different lengths: {trained}. Differences may come from that, not from the architecture."
 
 
 def provenance_words(sae: Sae, meta: dict[str, Any] | None) -> list[str]:
     """Return the parts of the provenance strip: what was measured, on what, under which conventions."""
     k = f", k = {sae.k}" if sae.k else ""
     words = [sae.model, sae.hook, f"{architecture_name(sae.architecture)}, L = {sae.n_latents:,}{k}"]
-    if sae.weightless:
+    if sae.is_dashboard:
         return [*filter(None, words), *_foreign(sae, meta or {})]
     if (tokens := training_tokens(sae)) is not None:
         words.append(f"trained on {compact(tokens)} tokens")
@@ -57,6 +59,8 @@ def provenance_words(sae: Sae, meta: dict[str, Any] | None) -> list[str]:
     words.append(NORMALIZATIONS.get(sae.config.get("normalize", ""), str(sae.config.get("normalize"))))
     if meta:
         words.append(f"build {meta['build_id']}")
+        if sae.current_build and str(meta["build_id"]) < sae.current_build:
+            words.append(f"an older build, because {sae.current_build} is damaged")
     return words
 
 

@@ -9,9 +9,9 @@ from app.library.catalog import Catalog
 
 
 def computable_saes(catalog: Catalog) -> list[Sae]:
-    """Return the SAEs that have weights and an index, the best first: the lowest FVU, then the newest."""
+    """Return the SAEs that have weights and an index, the best first: not hidden, the lowest FVU, then the newest."""
     found = [sae for sae in catalog.list_saes() if sae.current_build and not sae.weightless]
-    return sorted(found, key=_fvu)  # which keeps the catalog's order, newest first, among equals
+    return sorted(found, key=lambda sae: (sae.hidden, _fvu(sae)))  # equals stay as listed
 
 
 def _fvu(sae: Sae) -> float:

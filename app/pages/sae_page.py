@@ -17,14 +17,17 @@ from app.pages.provenance import provenance_words
 from app.web.errors import NotHere
 from app.web.parameters import whole_number
 from app.web.templating import render
-from sae.errors import UserError
+from sae.errors import DamagedFile, UserError
 from sae.store.build import Build
 
 
 def find_sae(catalog: Catalog, model: str, name: str) -> Sae:
-    """Return the SAE at this address.  Raises 404 with links to the model's SAEs."""
+    """Return the SAE at this address.  Raises 404 with links to the model's SAEs, and 503 if its file is damaged."""
     sae = catalog.get_sae(f"{model}/{name}")
     if sae is None:
+        if damage := catalog.damaged().get(f"{model}/{name}"):
+            raise HTTPException(503, f"{model}/{name} is damaged: {damage}. Restore the file from a backup, or delete "
+                                     f"the SAE with: saescope delete {model}/{name}")
         others = [(row.id, f"/{row.id}") for row in catalog.list_saes() if row.model == model]
         more = [(f"All SAEs of {model}", f"/{model}")] if others else []
         raise NotHere(f"There is no SAE {model}/{name} here.", *others[:8], *more)
@@ -42,7 +45,10 @@ def latent_number(sae: Sae, number: str) -> int:
 
 
 def need_weights(sae: Sae) -> None:
-    """Raise 409 for a dashboard made elsewhere: without weights nothing can be computed with the SAE."""
+    """Raise 409 for a dashboard made elsewhere, and 503 for damaged weights: nothing can be computed with the SAE."""
+    if sae.weights_fault:
+        raise HTTPException(503, f"{sae.id} can only be browsed: {sae.weights_fault}. Restore the file from a backup, "
+                                 "or train or import the SAE again.")
     if sae.weightless:
         raise HTTPException(409, f"{sae.id} is a dashboard made elsewhere. Its SAE's weights are not here, so it can "
                                  "only be browsed.")
@@ -50,8 +56,11 @@ def need_weights(sae: Sae) -> None:
 
 @contextmanager
 def open_build(builds: Builds, sae: Sae) -> Iterator[Build]:
-    """Return the SAE's newest build.  Raises 404 where it has none yet, or its file is gone or damaged."""
-    if sae.current_build is None and sae.weightless:
+    """Return the SAE's newest build that is not damaged.  Raises 404 where it has none or its file is gone.
+
+    Raises DamagedFile, which is answered with 503, where all builds are damaged.
+    """
+    if sae.current_build is None and sae.is_dashboard:
         raise NotHere(f"The dashboard of {sae.id} is gone; import it again.", ("Add an SAE", "/admin/import"))
     build_it = ("Build its index", f"/admin/index?sae={quote(sae.id, safe='')}")
     if sae.current_build is None:
@@ -60,6 +69,8 @@ def open_build(builds: Builds, sae: Sae) -> Iterator[Build]:
     try:
         with builds.use(sae.id, sae.current_build) as build:
             yield build
+    except DamagedFile:
+        raise
     except UserError as error:
         if error.field != "build":
             raise

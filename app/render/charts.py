@@ -85,6 +85,17 @@ Outlines = Sequence[tuple[str, Sequence[Bar]]]  # further histograms by name
 
 
 @dataclass(frozen=True)
+class Dot:
+    """A point of a scatter plot, which leads to `href`; `series` is the place of its name in the legend."""
+
+    x: float
+    y: float
+    series: int
+    label: str
+    href: str
+
+
+@dataclass(frozen=True)
 class Marker:
     """A label at `x`, with a dashed vertical line unless it is `bare`."""
 
@@ -169,6 +180,25 @@ def histogram(
     return _figure(frame, _svg(parts, frame, span if zoom else ""), legend, rest)
 
 
+def scatter(dots: Sequence[Dot], frame: Frame, names: Sequence[str]) -> Markup:
+    """Draw points that are links, on axes from 0; `names` are the series of the legend."""
+    if not dots:
+        return _figure(frame, "", "", Markup('<p class="muted">No values yet.</p>'))
+    x_axis = Axis(0, 1.1 * max(dot.x for dot in dots), 0, 100)
+    y_axis = Axis(0, 1.1 * max(dot.y for dot in dots), frame.base, 0)
+    parts = [_axes(frame, x_axis, y_axis)]
+    for dot in dots:
+        said = f"{dot.label}: {frame.x_label} {frame.x_format(dot.x)}, {frame.y_label} {frame.y_format(dot.y)}"
+        parts.append(
+            f'<a href="{escape(dot.href)}" aria-label="{escape(said)}"><circle class="c-dot c-d{dot.series % 4}" r="5"'
+            f' cx="{x_axis(dot.x)}%" cy="{y_axis(dot.y)}"><title>{escape(said)}</title></circle></a>')
+    rows = [[dot.label, frame.x_format(dot.x), frame.y_format(dot.y)] for dot in dots]
+    legend = "".join(f'<span><svg aria-hidden="true" viewBox="0 0 24 8"><circle class="c-dot c-d{i % 4}" cx="12" cy="4"'
+                     f' r="4"/></svg>{escape(name)}</span>' for i, name in enumerate(names))
+    return _figure(frame, _svg(parts, frame, role="group"), f'<div class="chart-legend">{legend}</div>',
+                   _table(["", frame.x_label, frame.y_label], rows))
+
+
 def _count_axis(frame: Frame, counted: Sequence[Bar]) -> Axis:
     top = frame.y_top or max(bar.n for bar in counted) * (1.3 if frame.log_y else 1.05)
     least = min(bar.n for bar in counted if bar.n > 0)
@@ -203,9 +233,10 @@ def sparkline(values: Sequence[float], *, title: str, width: int = 120, height: 
         f' preserveAspectRatio="none" aria-label="{escape(title)}"><title>{escape(title)}</title>{marks}</svg>')
 
 
-def _svg(parts: Sequence[str], frame: Frame, attributes: str = "") -> str:
-    return (f'<svg class="c-plot" role="img" height="{frame.base}" aria-label="{escape(frame.title or frame.x_label)}"'
-            f'{attributes}>{"".join(parts)}</svg>')
+def _svg(parts: Sequence[str], frame: Frame, attributes: str = "", role: str = "img") -> str:
+    name = escape(frame.title or frame.x_label)
+    return (f'<svg class="c-plot" role="{role}" height="{frame.base}" aria-label="{name}"{attributes}>'
+            f'{"".join(parts)}</svg>')
 
 
 def _stretched(lines: Sequence[str], frame: Frame) -> str:

@@ -1,4 +1,4 @@
-"""Numbers as people read them: with their unit, never more digits than they are worth.
+"""Numbers as people read them: with their unit, and with no more digits than are meaningful.
 
 All functions take None (and NaN) and return "–" for it, so that a page never shows "None".  Negative numbers have the
 minus sign U+2212, which is as wide as "+" and never breaks a line.
@@ -56,7 +56,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def signed(value: float | None, digits: int = 2) -> str:
-    """Write a difference with its sign, also where it is positive: +0.54, −4.00."""
+    """Write a difference with its sign, even if it is positive: +0.54, −4.00."""
     text = number(value, digits)
     return text if value is None or _missing(value) or value < 0 else f"+{text}"
 
@@ -81,6 +81,8 @@ def percent(share: float | None) -> str:
     if share == 0:
         return "0%"
     value = 100 * share
+    if 99.5 <= value < 100:  # nearly all is not all
+        return f"{value:.1f}%" if value < 99.95 else ">99.9%"
     digits = max(0, 1 - math.floor(math.log10(abs(value))))
     return minus(f"{value:.{min(digits, 8)}f}%")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -14,9 +15,14 @@ from markupsafe import escape
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from app.web.logs import HEADER as REQUEST_ID
+from app.web.storage_faults import KINDS as STORAGE_FAULTS
+from app.web.storage_faults import storage_fault
 from app.web.templating import render
-from sae.errors import UserError
+from sae.errors import DamagedFile, UserError
 from sae.faults import fault_of
+
+log = logging.getLogger(__name__)
 
 _MESSAGES = {  # title and advice by status
     400: ("Invalid request", "Check the address or the form and try again."),
@@ -29,7 +35,8 @@ _MESSAGES = {  # title and advice by status
     422: ("Invalid input", "Check the values and try again."),
     429: ("Too many requests", "Wait a little, then try again."),
     500: ("Server error", "The reason is in the server's log. Nothing you entered was stored."),
-    503: ("Busy", "The server is busy. Try again in a moment."),
+    507: ("The disk is full", "The disk is full: nothing was stored. Free some space on the server, then try again."),
+    503: ("Not available", "The server is busy. Try again in a moment."),
 }
 
 
@@ -137,7 +144,8 @@ def install(app: FastAPI, find_user: Callable[[Request], Awaitable[Any]] | None 
 
     def user_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, UserError)
-        return error_response(request, 422, str(error), field=error.field)
+        status, headers = (503, {"Retry-After": "10"}) if isinstance(error, DamagedFile) else (422, None)
+        return error_response(request, status, str(error), field=error.field, headers=headers)
 
     def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -149,7 +157,15 @@ def install(app: FastAPI, find_user: Callable[[Request], Awaitable[Any]] | None 
         return error_response(request, 422, f"{field}: {words}" if field else words, field=field)
 
     def broken(request: Request, _error: Exception) -> Response:
-        return error_response(request, 500)
+        found = request.headers.get(REQUEST_ID)
+        return error_response(request, 500, f"{_MESSAGES[500][1]} Request: {found}" if found else "")
+
+    def storage(request: Request, error: Exception) -> Response:
+        fault = storage_fault(error)
+        if fault is None:
+            raise error
+        log.error("%s %s: %s: %s", request.method, request.url.path, fault.reason, error)
+        return error_response(request, fault.status, fault.message, headers=fault.headers)
 
     def signed_out(request: Request, _error: Exception) -> Response:
         return sign_in_response(request)
@@ -159,3 +175,5 @@ def install(app: FastAPI, find_user: Callable[[Request], Awaitable[Any]] | None 
         (SignInNeeded, signed_out), (Exception, broken),
     ):
         app.add_exception_handler(kind, handler)
+    for storage_kind in STORAGE_FAULTS:
+        app.add_exception_handler(storage_kind, storage)

@@ -17,7 +17,7 @@ SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10))
 RUNS = Gauge("saescope_runs", "Runs by state", ["state"], registry=REGISTRY)
 SAES = Gauge("saescope_saes", "SAEs in the workspace", registry=REGISTRY)
-BUILDS = Gauge("saescope_saes_with_build", "SAEs that have a feature build", registry=REGISTRY)
+BUILDS = Gauge("saescope_saes_with_build", "SAEs that have a build", registry=REGISTRY)
 USERS = Gauge("saescope_login_sessions", "Browsers signed in", registry=REGISTRY)
 STEERS = Gauge("saescope_steer_runs", "Steering requests stored, by state", ["state"], registry=REGISTRY)
 UP_SINCE = Gauge("saescope_start_time_seconds", "When the server started", registry=REGISTRY)

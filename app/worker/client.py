@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket as sockets
 import subprocess
 import sys
 import threading
@@ -80,6 +81,23 @@ class WorkerClient:
         """Return the id of the worker's process, or None while there is none."""
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
+
+    def condition(self) -> str:
+        """Return "ok" if a request could be sent, and what is wrong otherwise.
+
+        A worker that has not been started is no fault, because the first request starts it.  Nor is one that ended,
+        unless it failed.  A worker on another host is asked by connecting to it.
+        """
+        if self._options.worker_address:
+            host, _, port = self._options.worker_address.rpartition(":")
+            try:
+                sockets.create_connection((host, int(port)), timeout=2).close()
+            except OSError as error:
+                return f"the worker at {self._options.worker_address} does not answer ({error})"
+            return "ok"
+        process = self._process
+        code = process.poll() if process is not None else None
+        return f"it ended with code {code}; the next request starts it again" if code else "ok"
 
     @property
     def log(self) -> Path:
@@ -182,7 +200,8 @@ class WorkerClient:
         with open(self.log, "wb") as log:
             # The worker gets its own session, so that Ctrl-C in the terminal reaches only the server.
             return subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+                command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                env={**os.environ, "SAESCOPE_HOME": str(o.home)})
 
     def _end(self) -> None:
         process, socket = self._process, self._socket

@@ -21,8 +21,10 @@ from app.worker.cache import ModelCache
 from app.worker.queue import Send
 from sae.autoencoder.artefact import Autoencoder
 from sae.errors import UserError
-from sae.lm.bridge import LanguageModel, pick_device
+from sae.lm.bridge import pick_device
+from sae.lm.conformance.opening import open_model
 from sae.lm.row_model import RowModel
+from sae.lm.slow_row_model import open_row_model
 from sae.steering.ablation import ablate
 from sae.steering.generation import Column, Run, TextGenerator
 from sae.steering.inspection import inspect_text
@@ -46,7 +48,7 @@ class _Loaded:
 
     @property
     def special_ids(self) -> list[int]:
-        return list(self.rows.lm.tokenizer.all_special_ids)
+        return list(self.rows.lm.special_ids)
 
     @property
     def bytes(self) -> int:
@@ -293,7 +295,7 @@ class Engine:
 
         def load() -> _Loaded:
             send(protocol.Loading(what=f"loading the language model {name}"))
-            rows = RowModel(LanguageModel.load(name, self._device))
+            rows = open_row_model(open_model(name, self._device))
             return _Loaded(rows, TextGenerator(rows),
                            [piece.decode("latin-1") for piece in rows.lm.vocabulary()[0]])
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import signal
 import sys
 import threading
 from pathlib import Path
 
+from app.web import logs
 from app.web.parameters import whole_number
 from app.worker.queue import Address, RequestQueue, Serve
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--queue", type=int, default=16, help="requests that may wait")
     parser.add_argument("--places", type=int, default=32, help="requests executed at the same time")
     parser.add_argument("--device", default="auto", help="cpu, cuda[:n], mps or auto")
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
+    logs.configure(os.environ.get("SAESCOPE_LOG", "text"))
     asyncio.run(_run(parser.parse_args()))
     # The model thread may be in the middle of a long computation, whose result nobody needs any more.
     sys.stdout.flush()

@@ -12,12 +12,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import update
 
 from app.db.engine import SessionFactory
 from app.db.tables import SteerRun
+from app.web.storage_faults import storage_fault
 from app.worker.cached_requests import busy_message, queue_message
 from app.worker.client import WorkerClient
 from app.worker.protocol import (
@@ -39,6 +41,9 @@ from sae import __version__
 
 log = logging.getLogger(__name__)
 
+STORE_AFTER_S = (0.2, 1.0, 3.0)  # pauses before a result that could not be stored is stored again
+STORE_LATER_S = 30.0  # after these, while the page keeps the text
+UNSTORED_KEPT = 64  # results that are kept without being stored
 FINAL_STATES = frozenset({"succeeded", "failed", "stopped"})
 _INTERRUPTED = "The server was stopped before this run had finished; run it again."
 
@@ -54,6 +59,8 @@ class LiveRun:
         self.result: dict[str, Any] | None = None
         self.error: str | None = None
         self.error_field: str | None = None
+        self.unstored = ""  # why the result could not be stored, as a clause
+        self.settled = False  # whether it is stored, or it is known that it could not be
         self.prompt = Text()
         self.columns: dict[str, Text] = {}
         self.cells: list[Cell] = []
@@ -108,12 +115,12 @@ class LiveRun:
         self._changed = asyncio.Event()
 
     async def watch(self) -> AsyncIterator[LiveRun]:
-        """Yield this run now and after each change until it is final.  Several changes may come as one."""
+        """Yield this run now and after each change until it is final and stored.  Several changes may come as one."""
         self.viewers += 1
         try:
             while True:
                 # Both are read before control goes to the watcher, so that it misses no change in the meantime.
-                changed, final = self._changed, self.final
+                changed, final = self._changed, self.final and self.settled
                 yield self
                 if final:
                     return
@@ -129,7 +136,9 @@ class SteeringRuns:
     def __init__(self, sessions: SessionFactory, worker: WorkerClient, *, max_live: int, grace_s: float) -> None:
         self._sessions, self._worker, self._max_live, self._grace_s = sessions, worker, max_live, grace_s
         self._live: dict[str, LiveRun] = {}
+        self._unstored: dict[str, LiveRun] = {}  # finished, but not in the database yet; the oldest first
         self._tasks: set[asyncio.Task[None]] = set()
+        self._later: set[asyncio.Task[None]] = set()  # those that store what could not be stored at first
 
     @property
     def full(self) -> bool:
@@ -137,8 +146,8 @@ class SteeringRuns:
         return len(self._live) >= self._max_live
 
     def get(self, run_id: str) -> LiveRun | None:
-        """Return the run if it is active, and count this as a look at it, which keeps it alive."""
-        live = self._live.get(run_id)
+        """Return the run if it is active or not stored yet, and count this as a look at it, which keeps it alive."""
+        live = self._live.get(run_id) or self._unstored.get(run_id)
         if live is not None:
             live.seen = time.monotonic()
         return live
@@ -168,9 +177,12 @@ class SteeringRuns:
         """Stop all runs and wait at most 5 s until they are stored."""
         for live in self._live.values():
             live.stop.set()
-        if self._tasks:
+        if self._live:
             await asyncio.wait(self._tasks, timeout=5)
-        for task in self._tasks:
+        for live in self._unstored.values():
+            with suppress(Exception):  # the last attempt; the log has the earlier failures
+                await asyncio.to_thread(self._store, live)
+        for task in self._tasks | self._later:
             task.cancel()
 
     async def _run(self, live: LiveRun, message: Generate | Sweep) -> None:
@@ -180,16 +192,55 @@ class SteeringRuns:
                     before = live.state
                     live.take(event)
                     if live.state == "running" and before != "running":
-                        await asyncio.to_thread(self._store, live)
+                        await self._note_running(live)
                     if not live.final:
                         live.notify()
         except Exception as error:  # pages watch this run, so every fault must end it
             log.exception("steering run %s failed", live.id)
             live.take(Failed(message=f"The server failed: {type(error).__name__}: {error}"))
         # Store the run before its watchers wake, so that they find it in the database.
-        await asyncio.to_thread(self._store, live)
-        del self._live[live.id]
-        live.notify()
+        try:
+            await self._store_patiently(live)
+        finally:  # whatever happens, its place is free for the next run
+            del self._live[live.id]
+            live.settled = True
+            live.notify()
+
+    async def _note_running(self, live: LiveRun) -> None:
+        """Store that the run has begun.  The text goes on if that fails, because the result is stored at the end."""
+        try:
+            await asyncio.to_thread(self._store, live)
+        except Exception as error:
+            log.warning("the state of steering run %s could not be stored: %s", live.id, error)
+
+    async def _store_patiently(self, live: LiveRun) -> None:
+        """Store a finished run.  After several failures keep it in memory, and go on trying."""
+        for pause in (*STORE_AFTER_S, 0.0):
+            try:
+                await asyncio.to_thread(self._store, live)
+                return
+            except Exception as error:
+                fault = storage_fault(error)
+                live.unstored = fault.reason if fault else f"the server failed ({type(error).__name__})"
+                log.error("the result of steering run %s could not be stored: %s", live.id, error)
+            await asyncio.sleep(pause)
+        self._unstored[live.id] = live
+        while len(self._unstored) > UNSTORED_KEPT:
+            del self._unstored[next(iter(self._unstored))]
+        task = asyncio.create_task(self._store_later(live))
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    async def _store_later(self, live: LiveRun) -> None:
+        """Go on trying to store a run until it succeeds or the run is no longer kept."""
+        while live.id in self._unstored:
+            await asyncio.sleep(STORE_LATER_S)
+            try:
+                await asyncio.to_thread(self._store, live)
+            except Exception as error:
+                log.warning("the result of steering run %s is still not stored: %s", live.id, error)
+            else:
+                self._unstored.pop(live.id, None)
 
     async def _stop_unwatched(self, live: LiveRun) -> None:
         while not live.final:

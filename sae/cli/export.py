@@ -31,7 +31,7 @@ def export_command(
     out: Annotated[Path | None, typer.Option(help="Folder to make; by default named after SAE and format")] = None,
     build: Annotated[str, typer.Option(help="Build to export; by default the newest")] = "",
 ) -> None:
-    """Write an SAE, or its feature build, as a folder in another format."""
+    """Write an SAE, or its build, as a folder in another format."""
     workspace = Workspace.from_environment()
     config = read_config(workspace, sae)
     builds = workspace.build_ids(sae)

@@ -20,16 +20,26 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from sae.cli.check import check_command
+from sae.cli.explanations import app as explanations_app
 from sae.cli.export import register as register_exports
 from sae.cli.steer import steer_command
 from sae.errors import UserError
 from sae.runs.folder import ProgressFile, RunFolder, Status
 from sae.specs.registry import POSITIONAL, SPECS, as_text, demo_spec
+from sae.workspace.disk import fault_words
 from sae.workspace.paths import Workspace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Train sparse autoencoders, browse their latents, steer with them.")
 console = Console()
+_HELP = {
+    "train": "Train an SAE, evaluate it on held-out text, and build its index.",
+    "sweep": "Train a grid of SAEs (architectures × sizes × k) on one pass of activations.",
+    "index": "Rebuild the index of an SAE, with other text or settings.",
+    "evaluate": "Measure an SAE on held-out text.",
+    "import": "Add an SAE or a dashboard made by another program; it is checked on real activations.",
+    "compare": "Compare two SAEs of one language model, latent by latent."}
 
 
 def _spec_command(kind: str) -> Callable[..., None]:
@@ -55,7 +65,7 @@ def _spec_command(kind: str) -> Callable[..., None]:
             name, inspect.Parameter.KEYWORD_ONLY, default=inspect.Parameter.empty if required else None,
             annotation=Annotated[annotation if required else annotation | None, option]))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__doc__ = SPECS[kind].__doc__
+    command.__doc__ = _HELP.get(kind, SPECS[kind].__doc__)
     return command
 
 
@@ -63,8 +73,10 @@ for _kind in SPECS:
     app.command(_kind)(_spec_command(_kind))
 
 
+app.command("check")(check_command)
 app.command("steer")(steer_command)
 register_exports(app)
+app.add_typer(explanations_app, name="explanations")
 
 
 @app.command()
@@ -168,11 +180,16 @@ def _metrics(metrics: dict[str, Any]) -> Table:
 
 
 def guarded(command: Callable[[], Any]) -> Any:
-    """Run a command line; print a UserError as one line and exit with code 2."""
+    """Run a command line; print a UserError, or a fault of the disk, as one line and exit with code 2."""
     try:
         return command()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if not (words := fault_words(error)):
+            raise
+        print(f"error: {words}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

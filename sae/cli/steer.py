@@ -72,7 +72,7 @@ def interventions_from_build(
     builds = workspace.build_ids(sae_id)
     if not builds:
         raise UserError(
-            f"sae: {sae_id} has no feature build, and strengths are in units of its maximum activations; "
+            f"sae: {sae_id} has no build, and strengths are in units of its maximum activations; "
             f"make one with: saescope index --sae {sae_id}", "sae")
     build = Build.open(workspace.build(sae_id, builds[-1]))
     try:
@@ -111,19 +111,20 @@ def _note(i: Intervention, config: dict[str, object], build: Build) -> str:
 def _texts(workspace: Workspace, sae_id: str, request: SteerRequest, device: str) -> Iterator[list[str]]:
     """Yield both texts so far, after every token."""
     from sae.autoencoder.artefact import Autoencoder
-    from sae.lm.bridge import LanguageModel, pick_device
-    from sae.lm.row_model import RowModel
+    from sae.lm.bridge import pick_device
+    from sae.lm.conformance.opening import open_model
+    from sae.lm.slow_row_model import open_row_model
     from sae.steering.generation import Run, write
     from sae.steering.interventions import check_saes, prompt_ids
 
     folder = workspace.sae(sae_id)
     target = pick_device(device)
     sae = Autoencoder.load(folder, target)
-    lm = LanguageModel.load(sae.config["model"]["name"], target)
+    lm = open_model(sae.config["model"]["name"], target, workspace)
     check_saes(lm, {sae_id: sae})
     pieces = lm.vocabulary()[0]  # the tokenizer's decode() would drop a leading space
-    run = Run.of(request, prompt_ids(lm, request), {sae_id: sae}, lm.tokenizer.all_special_ids)
-    for columns in write(RowModel(lm), run):
+    run = Run.of(request, prompt_ids(lm, request), {sae_id: sae}, lm.special_ids)
+    for columns in write(open_row_model(lm), run):
         yield [_shown(b"".join(pieces[token] for token in column.output)) for column in columns]
 
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from sae.data.corpus import Corpus, Split
+from sae.data.left_out import NOTHING, LeftOut
 from sae.distributed import ALONE, Group
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
@@ -53,7 +54,7 @@ def context_batches(
 
 def shared_rows(
     group: Group, lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, hooks: Sequence[str], *, include_bos: bool,
-    width: int, dtype: torch.dtype, autocast: bool, max_tokens: int,
+    width: int, dtype: torch.dtype, autocast: bool, max_tokens: int, left_out: LeftOut = NOTHING,
 ) -> Iterator[Tensor]:
     """Yield the rows of `forward_rows`, with the forward passes dealt out among the processes of a group.
 
@@ -62,7 +63,7 @@ def shared_rows(
     """
     if group.world == 1:
         yield from forward_rows(lm, corpus, contexts, hooks, include_bos=include_bos, autocast=autocast,
-                                max_tokens=max_tokens)
+                                max_tokens=max_tokens, left_out=left_out, replace=True)
         return
     per_pass = max(1, max_tokens // corpus.context_length)
     passes = [contexts[start : start + per_pass] for start in range(0, len(contexts), per_pass)]
@@ -73,25 +74,30 @@ def shared_rows(
         if group.rank < len(dealt):
             own_NW[: sizes[group.rank]] = next(forward_rows(
                 lm, corpus, dealt[group.rank], hooks, include_bos=include_bos, autocast=autocast,
-                max_tokens=max_tokens))
+                max_tokens=max_tokens, left_out=left_out, replace=True))
         for size, rows_NW in zip(sizes, group.gather(own_NW), strict=False):
             yield rows_NW[:size]
 
 
 def forward_rows(
     lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, hooks: Sequence[str], *, include_bos: bool,
-    autocast: bool = False, max_tokens: int = _FORWARD_TOKENS,
+    autocast: bool = False, max_tokens: int = _FORWARD_TOKENS, left_out: LeftOut = NOTHING, replace: bool = False,
 ) -> Iterator[Tensor]:
     """Yield the activations of the contexts' real tokens, [N, W] float32 per forward pass, in the order of the text.
 
-    Activations of several sites are concatenated.
+    Activations of several sites are concatenated.  The first site decides which tokens are left out; they are missing
+    from the rows, or for `replace` replaced by others.
     """
     for _, tokens_PS, real_PS in context_batches(corpus, contexts, max_tokens=max_tokens):
         if not include_bos:
             real_PS[:, 0] = False
         real_PS = real_PS.to(lm.device)
         sites = [x_PSD[real_PS] for x_PSD in lm.activations_at(tokens_PS.to(lm.device), hooks, autocast=autocast)]
-        yield sites[0] if len(sites) == 1 else torch.cat(sites, dim=1)
+        rows_NW = sites[0] if len(sites) == 1 else torch.cat(sites, dim=1)
+        if left_out:
+            out_N = left_out.mask(sites[0], tokens_PS.to(lm.device)[real_PS])
+            rows_NW = left_out.replaced(rows_NW, out_N) if replace else rows_NW[~out_N]
+        yield rows_NW
 
 
 @dataclass
@@ -134,6 +140,7 @@ class ActivationStream:
     # while Python waits; on the CPU the thread would take cores from the SAE.
     ahead: bool | None = None
     timing: Timing = field(default_factory=Timing)
+    left_out: LeftOut = NOTHING  # tokens whose places others take
     group: Group = ALONE  # the processes that share the language model's work; each gets whole batches
 
     def __post_init__(self) -> None:
@@ -266,7 +273,7 @@ class ActivationStream:
                 for rows_NW in shared_rows(
                     self.group, self.lm, self.corpus, contexts[first:last], self.hooks, include_bos=self.include_bos,
                     width=sum(self.widths), dtype=dtype, autocast=self.dtype == torch.bfloat16,
-                    max_tokens=self._pass_tokens,
+                    max_tokens=self._pass_tokens, left_out=self.left_out,
                 ):
                     rows_NW = rows_NW[skip : skip + left]
                     skip, left, position = 0, left - len(rows_NW), position + len(rows_NW)

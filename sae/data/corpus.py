@@ -2,12 +2,14 @@
 
 Each document is tokenised separately and cut into contexts of S positions: BOS, then S - 1 text tokens.  The last
 context of a document may be shorter; it is padded on the right with BOS, and its real length is stored.  Documents are
-never joined.  A context needs two text tokens, so a document's last token is dropped if it would be alone.
+never joined.  A context needs two text tokens, so a document's last token is dropped if it would be alone.  A chat is
+tokenised by the tokenizer's chat template.  Token ids are taken as they are, and cut into documents at every BOS.
 
     tokens.bin      uint16 (uint32 for vocabularies over 65,536) [contexts, S]
     length.npy      int32 [contexts], real positions, BOS counted
     doc.npy         int32 [contexts], index into documents.json
     offset.npy      int64 [contexts], index in its document of the context's first text token
+    same.npy        int32 [documents], the first document with the same tokens: a document's own number, or a lower one
     documents.json  names of the documents that have contexts
     corpus.json     counts, the source of the text, fingerprints
 
@@ -31,14 +33,15 @@ from typing import Any, BinaryIO, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sae.data.texts import Document, TextSource, find_text
+from sae.data.documents import Document
+from sae.data.texts import TextSource, find_text
 from sae.errors import Cancelled, UserError
 from sae.workspace.files import atomic_write, write_json
 from sae.workspace.paths import Workspace, slug
 
 Split = Literal["train", "held_out", "all"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: `same.npy`
 MIN_TEXT_TOKENS = 2
 # Tokens read from a source that is too large to read to its end, if `max_tokens` is not given.
 ENDLESS_TOKENS = 20_000_000
@@ -87,7 +90,9 @@ class Corpus:
             tokens = np.memmap(path / "tokens.bin", dtype=dtype, mode="r", shape=shape)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"text: {path} is not a complete corpus: {error}", "text") from None
-        return cls(path, tokens, length, doc, offset, documents, _held_out(documents, doc), info)
+        # A corpus of before has no `same.npy`: each of its documents counts as different.
+        same = np.load(path / "same.npy") if (path / "same.npy").exists() else np.arange(len(documents))
+        return cls(path, tokens, length, doc, offset, documents, _held_out(documents, doc, same), info)
 
     @property
     def id(self) -> str:
@@ -128,13 +133,14 @@ def prepare(
 
     `progress(done_documents, total_documents)` is called as the work proceeds, with total 0 if it is unknown.
     `max_tokens` stops after the document that reaches this number of text tokens; a Hugging Face data set stops at 20
-    million by default.  Raises UserError (field `text`, `text_column` or `text_split`) for a text that cannot be used,
-    and Cancelled when `cancelled()` becomes true.
+    million by default.  Raises UserError (field `text`, `text_column` or `text_split`; `model` for a tokenizer that
+    does not fit) for a text that cannot be used, and Cancelled when `cancelled()` becomes true.
     """
     source = find_text(text, column, split)
     limit = ENDLESS_TOKENS if max_tokens is None and source.endless else max_tokens
     tokeniser = tokeniser_fingerprint(lm)
-    path = workspace.corpus(_corpus_id(source, tokeniser, context_length, limit))
+    template = str(getattr(lm.tokenizer, "chat_template", None) or "")
+    path = workspace.corpus(_corpus_id(source, tokeniser + template, context_length, limit))
     if path.exists():
         try:
             return Corpus.open(path)
@@ -144,7 +150,7 @@ def prepare(
         with atomic_write(path) as temporary:
             temporary.mkdir()
             with open(temporary / "tokens.bin", "wb") as file:
-                writer = _Writer(file, context_length, lm.bos_id, _token_dtype(lm))
+                writer = _Writer(file, context_length, lm.bos_id, _vocabulary(lm))
                 _read_all(source, lm, writer, limit, progress, cancelled)
             writer.finish(temporary, {
                 "schema_version": SCHEMA_VERSION, "id": path.name, "text": text, "kind": source.kind, "column": column,
@@ -187,7 +193,12 @@ def _read_all(
         pieces = [_pieces(document.text) for document in documents]
         ids = _encode(lm, [piece for parts in pieces for piece in parts])
         for document, parts in zip(documents, pieces, strict=True):
-            writer.add(document.name, np.concatenate([_NO_TOKENS, *(next(ids) for _ in parts)]))
+            if document.ids is not None:
+                _add_ids(document, document.ids, lm, writer)
+            elif document.messages is not None:
+                writer.add(document.name, np.array(_chat_ids(document, lm), dtype=np.int64))
+            else:
+                writer.add(document.name, np.concatenate([_NO_TOKENS, *(next(ids) for _ in parts)]))
             done += 1
             if limit is not None and writer.n_tokens >= limit:
                 total = done
@@ -196,6 +207,36 @@ def _read_all(
             progress(done, max(done, total) if total else 0)
         if limit is not None and writer.n_tokens >= limit:
             return
+
+
+def _chat_ids(document: Document, lm: Tokenises) -> list[int]:
+    """Return the tokens of a chat by the tokenizer's template, without BOS at the start.
+
+    Raises UserError (field `text_column`) if the tokenizer has no template or its template rejects the messages.
+    """
+    if not getattr(lm.tokenizer, "chat_template", None):
+        raise UserError(f"text_column: {document.name} is a chat, but the model's tokenizer has no chat template; give "
+                        "a column of text, or a model that chats", "text_column")
+    try:
+        ids = list(lm.tokenizer.apply_chat_template(
+            document.messages, add_generation_prompt=False, tokenize=True, return_dict=False))
+    except Exception as error:  # templates are programs and can raise anything
+        raise UserError(f"text_column: {document.name}: the model's chat template refuses these messages: {error}",
+                        "text_column") from error
+    return ids[1:] if ids[:1] == [lm.bos_id] else ids
+
+
+def _add_ids(document: Document, ids: list[int], lm: Tokenises, writer: _Writer) -> None:
+    """Add token ids as documents, cut at every BOS, as rows of several joined documents are."""
+    row = np.array(ids, dtype=np.int64)
+    if len(row) and not 0 <= row.min() <= row.max() < _vocabulary(lm):
+        raise UserError(f"text_column: {document.name} holds token {int(row.min() if row.min() < 0 else row.max())}, "
+                        f"but the model has the tokens 0 to {_vocabulary(lm) - 1}: it was tokenised for another model",
+                        "text_column")
+    parts = [part[part != lm.bos_id] for part in np.split(row, np.flatnonzero(row == lm.bos_id))]
+    parts = [part for part in parts if len(part)]
+    for number, part in enumerate(parts):
+        writer.add(document.name if len(parts) == 1 else f"{document.name}.{number}", part)
 
 
 def _encode(lm: Tokenises, pieces: list[str]) -> Iterator[NDArray[np.int64]]:
@@ -217,7 +258,7 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
     size = 0
     for document in documents:
         batch.append(document)
-        size += len(document.text)
+        size += document.size
         if size >= _BATCH_CHARACTERS or len(batch) >= 4096:
             yield batch
             batch, size = [], 0
@@ -236,27 +277,36 @@ def _pieces(text: str) -> list[str]:
     return [*pieces, text[start:]] if start < len(text) else pieces
 
 
-def _held_out(documents: list[str], doc: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Return which contexts are held out from training: by document, so that no text is on both sides."""
+def _held_out(documents: list[str], doc: NDArray[np.int32], same: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which contexts are held out from training: by document, so that no text is on both sides.
+
+    A document that repeats an earlier one goes where that one goes.
+    """
     names = np.array([int(hashlib.sha1(name.encode()).hexdigest(), 16) % HELD_OUT_OF == 0 for name in documents])
-    if len(documents) >= _FEW_DOCUMENTS and names.any():
-        return np.asarray(names[doc], dtype=np.bool_)
-    return np.asarray(np.arange(len(doc)) % HELD_OUT_OF == 0, dtype=np.bool_)
+    if len(documents) >= _FEW_DOCUMENTS and names[same].any():
+        return np.asarray(names[same][doc], dtype=np.bool_)
+    # Identical documents have equally many contexts, so each context has its equal in the first of them.
+    start = np.searchsorted(doc, np.arange(len(documents)))
+    first = start[same[doc]] + np.arange(len(doc)) - start[doc] if len(doc) else np.arange(0)
+    return np.asarray(first % HELD_OUT_OF == 0, dtype=np.bool_)
 
 
 class _Writer:
     """A writer that appends documents to the tokens of one corpus and keeps the facts about its contexts."""
 
-    def __init__(self, file: BinaryIO, context_length: int, bos_id: int, dtype: np.dtype[Any]) -> None:
+    def __init__(self, file: BinaryIO, context_length: int, bos_id: int, vocabulary: int) -> None:
         self.file = file  # receives the tokens
         self.bos_id = bos_id
-        self.dtype = dtype
+        self.vocabulary = vocabulary
+        self.dtype = np.dtype(np.uint16 if vocabulary <= 1 << 16 else np.uint32)
         self.context_length = context_length
         self.documents: list[str] = []
         self.n_tokens = 0
         self.length: list[NDArray[np.int32]] = []
         self.doc: list[NDArray[np.int32]] = []
         self.offset: list[NDArray[np.int64]] = []
+        self.same: list[int] = []
+        self._seen: dict[bytes, int] = {}  # digest of a document's tokens -> the first such document
 
     def add(self, name: str, ids: NDArray[np.int64]) -> None:
         """Cut one document's tokens into contexts and append them."""
@@ -266,8 +316,10 @@ class _Writer:
         n_contexts = -(-len(ids) // body)
         if n_contexts == 0:
             return
-        if int(ids.max()) > np.iinfo(self.dtype).max:
-            raise UserError(f"model: its tokenizer makes token {int(ids.max())}, outside its vocabulary", "model")
+        if int(ids.max()) >= self.vocabulary:
+            raise UserError(
+                f"model: its tokenizer makes token {int(ids.max())} in {name}, but the model has the tokens 0 to "
+                f"{self.vocabulary - 1}; give a model whose embedding has a row for every token", "model")
         rows_NS = np.full((n_contexts, self.context_length), self.bos_id, dtype=self.dtype)
         padded = np.full(n_contexts * body, self.bos_id, dtype=self.dtype)
         padded[: len(ids)] = ids
@@ -277,6 +329,7 @@ class _Writer:
         self.length.append((np.minimum(len(ids) - start, body) + 1).astype(np.int32))
         self.doc.append(np.full(n_contexts, len(self.documents), dtype=np.int32))
         self.offset.append(start)
+        self.same.append(self._seen.setdefault(hashlib.sha256(ids.tobytes()).digest()[:16], len(self.documents)))
         self.documents.append(name)
         self.n_tokens += len(ids)
 
@@ -289,17 +342,20 @@ class _Writer:
                 f"{self.context_length}, and at least two are needed, one to train on and one to hold out", "text")
         for name in ("length", "doc", "offset"):
             np.save(folder / f"{name}.npy", np.concatenate(getattr(self, name)))
+        np.save(folder / "same.npy", np.array(self.same, dtype=np.int32))
         write_json(folder / "documents.json", self.documents)
         write_json(folder / "corpus.json", {
             **info, "contexts": n_contexts, "context_length": self.context_length, "documents": len(self.documents),
             "tokens": self.n_tokens, "bos_id": self.bos_id, "dtype": self.dtype.name})
 
 
-# ---- identity and publication
+# ---- identity
 
 
-def _token_dtype(lm: Tokenises) -> np.dtype[Any]:
-    return np.dtype(np.uint16 if len(lm.tokenizer) <= 1 << 16 else np.uint32)
+def _vocabulary(lm: Tokenises) -> int:
+    """Return the number of tokens that the model has an embedding for."""
+    info = getattr(lm, "info", None)
+    return int(info.d_vocab) if info is not None else len(lm.tokenizer)
 
 
 def _corpus_id(source: TextSource, tokeniser: str, context_length: int, limit: int | None) -> str:

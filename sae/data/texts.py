@@ -1,8 +1,8 @@
 """Sources of text: named documents, one after another.  No torch.
 
-A text is named by one string: `stdlib`, a text file, a directory, a JSONL or Parquet file, or a Hugging Face data set
-(`owner/name`, or `owner/name:config`).  `find_text` decides which it is without reading it; `TextSource.documents`
-then reads it in a fixed order.
+A text is named by one string: `stdlib`, a text file, a directory, a file or a directory of rows (`sae.data.rows`), or
+a Hugging Face data set (`owner/name`, or `owner/name:config`).  `find_text` decides which it is
+without reading it; `TextSource.documents` then reads it in a fixed order.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import json
 import os
 import sysconfig
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from sae.data import rows
+from sae.data.documents import Document, document_of
 from sae.errors import UserError
 from sae.lm.model_info import hub_message, hub_reachable
 from sae.workspace.paths import typed_path
@@ -27,17 +28,6 @@ SEPARATOR = "<|endoftext|>"
 MIN_CHARACTERS, MAX_CHARACTERS, MAX_LINE = 200, 300_000, 400
 _LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 _TABLES = frozenset({"encodings", "pydoc_data"})  # of the standard library: a sixth of its tokens, hardly any code
-_JSONL = frozenset({".jsonl", ".ndjson"})
-_PARQUET = frozenset({".parquet", ".pq"})
-_READ_BYTES = 1 << 24
-
-
-@dataclass(frozen=True)
-class Document:
-    """One document.  The text is empty if the document was skipped."""
-
-    name: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -65,12 +55,11 @@ def find_text(text: str, column: str = "text", split: str = "train") -> TextSour
         return _of_files(text, "stdlib", files, root, functools.partial(source_documents, root, files))
     path = typed_path(text, "text")
     if path.is_dir():
-        files = _files_below(path)
-        return _of_files(text, "directory", files, path, functools.partial(_directory_documents, path, files))
+        return _of_folder(text, path, column, split)
     if path.is_file():
         return _file_source(text, path, column)
-    if path.exists() or text.startswith(("/", ".", "~")) or text.count("/") > 1 or " " in text or path.suffix in (
-            _JSONL | _PARQUET | {".txt", ".md", ".json", ".csv"}):
+    if path.exists() or text.startswith(("/", ".", "~")) or text.count("/") > 1 or " " in text or (
+            rows.kind_of(path) or path.suffix.lower() in rows.COMPRESSED | {".txt", ".md"}):
         raise UserError(f"text: {text} is not a file or directory that can be read here", "text")
     key = f"{text}|{column}|{split}"
     return TextSource(
@@ -157,16 +146,14 @@ def _file_source(text: str, path: Path, column: str) -> TextSource:
     except OSError as error:
         raise UserError(f"text: {text} cannot be read: {error.strerror}", "text") from None
     mark = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-    suffix = path.suffix.lower()
-    if suffix in _PARQUET:
-        table = _open_parquet(path, column)
-        return TextSource(text, "parquet", _digest(f"{mark}|{column}"),
-                          functools.partial(_parquet_documents, path, column), lambda: int(table.metadata.num_rows))
-    if suffix in _JSONL:
-        return TextSource(text, "jsonl", _digest(f"{mark}|{column}"),
-                          functools.partial(_jsonl_documents, path, column), lambda: _count_bytes(path, b"\n"))
+    if kind := rows.kind_of(path):
+        rows.check(path, column)
+        return TextSource(text, kind, _digest(f"{mark}|{column}"),
+                          functools.partial(_row_documents, path.parent, [path], column),
+                          functools.partial(rows.count_rows, path))
+    counted = path.suffix.lower() not in rows.COMPRESSED
     return TextSource(text, "file", _digest(mark), functools.partial(_file_documents, path),
-                      lambda: _count_bytes(path, SEPARATOR.encode()) + 1)
+                      lambda: rows.count_bytes(path, SEPARATOR.encode()) + 1 if counted else 0)
 
 
 def _file_documents(path: Path) -> Iterator[Document]:
@@ -174,7 +161,7 @@ def _file_documents(path: Path) -> Iterator[Document]:
     part: list[str] = []
     number = 0
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with rows.open_text(path) as file:
             for line in file:
                 if line.strip() == SEPARATOR:
                     yield Document(f"{path.name}#{number}", "".join(part).strip("\r\n"))
@@ -183,79 +170,84 @@ def _file_documents(path: Path) -> Iterator[Document]:
                     part.append(line)
     except UnicodeDecodeError as error:
         raise UserError(f"text: {path} is not UTF-8 text ({error.reason})", "text") from None
+    except (OSError, EOFError) as error:
+        raise UserError(f"text: {path} could not be read: {error}", "text") from None
     if number:
         yield Document(f"{path.name}#{number}", "".join(part).strip("\r\n"))
     else:
         yield Document(path.name, "".join(part))
 
 
-def _count_bytes(path: Path, needle: bytes) -> int:
-    """Count `needle` in the file, possibly missing one that is split between two reads."""
-    with open(path, "rb") as file:
-        return sum(chunk.count(needle) for chunk in iter(lambda: file.read(_READ_BYTES), b""))
+# ---- rows
 
 
-# ---- tables
+def _of_folder(text: str, root: Path, column: str, split: str) -> TextSource:
+    """Return the source of a folder: rows if its files hold rows, else one document for each text file."""
+    if (root / "dataset_dict.json").is_file():  # saved by `datasets`: one folder for each split
+        splits = sorted(path.parent.name for path in root.glob("*/state.json"))
+        if split not in splits:
+            raise UserError(f"text_split: {text} has no split {split!r}; there are: {', '.join(splits) or 'none'}",
+                            "text_split")
+        root = root / split
+    files = _saved(root) or _files_below(root)
+    tables = [file for file in files if rows.kind_of(file) and not rows.is_companion(file)]
+    others = [file for file in files if not rows.kind_of(file) and not _describes(file)]
+    if others:
+        mixed = [file for file in tables if rows.kind_of(file) != "json"]  # a lone .json file is a configuration
+        if mixed:
+            raise UserError(
+                f"text: {text} holds files of rows ({len(mixed)}, such as {_name_below(root, mixed[0])}) and files of "
+                f"text ({len(others)}, such as {_name_below(root, others[0])}); give a folder with one kind, or one "
+                "file", "text")
+        files = [file for file in files if not rows.kind_of(file)]
+    elif tables:
+        tables = _of_split(text, root, tables, split)
+        for file in tables:
+            rows.check(file, column)
+        source = _of_files(text, "rows", tables, root, functools.partial(_row_documents, root, tables, column))
+        return replace(source, fingerprint=_digest(f"{source.fingerprint}|{column}"), count=lambda: _count(tables))
+    return _of_files(text, "directory", files, root, functools.partial(_directory_documents, root, files))
 
 
-def _cell(value: Any, where: str, column: str) -> str:
-    if value is not None and not isinstance(value, str):
-        raise UserError(
-            f"text_column: {where}: column {column!r} holds {type(value).__name__}, not text", "text_column")
-    return value or ""
-
-
-def _no_column(name: str, column: str, columns: list[str]) -> UserError:
-    there = ", ".join(repr(c) for c in columns) or "none"
-    return UserError(f"text_column: {name} has no column {column!r}; there are: {there}", "text_column")
-
-
-def _jsonl_documents(path: Path, column: str) -> Iterator[Document]:
-    number = 0
+def _saved(root: Path) -> list[Path]:
+    """Return the Arrow files of a data set saved by `datasets`, without its caches; empty for another folder."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    yield Document(f"{path.name}#{number}", "")
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise UserError(f"text: {path.name}, line {number}, is not a JSON object", "text")
-                if column not in row:
-                    raise _no_column(f"{path.name}, line {number},", column, [str(key) for key in row])
-                cell = _cell(row[column], f"line {number}", column)
-                # JSON may contain half of a surrogate pair, which cannot be encoded as text.
-                yield Document(f"{path.name}#{number}", cell.encode("utf-8", "replace").decode())
-    except json.JSONDecodeError as error:
-        raise UserError(f"text: {path.name}, line {number}, is not JSON: {error.msg}", "text") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"text: {path} is not UTF-8 text ({error.reason})", "text") from None
+        names = [str(item["filename"]) for item in json.loads((root / "state.json").read_bytes())["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [root / Path(name).name for name in names if (root / Path(name).name).is_file()]
 
 
-def _open_parquet(path: Path, column: str) -> Any:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"text: {path} is not a Parquet file that can be read: {error}", "text") from None
-    if column not in table.schema_arrow.names:
-        raise _no_column(path.name, column, list(table.schema_arrow.names))
-    return table
+def _describes(file: Path) -> bool:
+    """Return whether a file next to rows describes them, as a read-me or a licence does."""
+    return rows.is_companion(file) or file.stem.upper() in ("README", "LICENSE", "LICENCE", "NOTICE")
 
 
-def _parquet_documents(path: Path, column: str) -> Iterator[Document]:
-    import pyarrow
+def _of_split(text: str, root: Path, files: list[Path], split: str) -> list[Path]:
+    """Return the files of a split, if the names of the files tell splits apart; else all of them."""
+    named = {file: rows.split_of(file.relative_to(root).as_posix()) for file in files}
+    splits = sorted({name for name in named.values() if name})
+    if not splits:
+        return files
+    chosen = [file for file in files if named[file] == split]
+    if not chosen:
+        raise UserError(f"text_split: {text} has no files of the split {split!r}; the names of its files tell of: "
+                        f"{', '.join(splits)}", "text_split")
+    return chosen
 
-    number = 0
-    try:
-        for batch in _open_parquet(path, column).iter_batches(batch_size=4096, columns=[column]):
-            for value in batch.column(0).to_pylist():
-                yield Document(f"{path.name}#{number}", _cell(value, f"row {number}", column))
-                number += 1
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"text: {path} could not be read past row {number}: {error}", "text") from None
+
+def _count(files: list[Path]) -> int:
+    counts = [rows.count_rows(file) for file in files]
+    return sum(counts) if all(counts) else 0
+
+
+def _row_documents(root: Path, files: list[Path], column: str) -> Iterator[Document]:
+    """Yield a document for each row of the files in order."""
+    for file in files:
+        name = _name_below(root, file)
+        for at, row in rows.rows_of(file, column):
+            number = at.rpartition(" ")[2]
+            yield document_of(f"{name}#{number}", row.get(column), f"{name}, {at}", column)
 
 
 def _dataset_documents(name: str, column: str, split: str) -> Iterator[Document]:
@@ -266,12 +258,12 @@ def _dataset_documents(name: str, column: str, split: str) -> Iterator[Document]
 
     path, _, config = name.partition(":")
     try:
-        rows = iter(load_dataset(path, config or None, split=split, streaming=True))
+        stream = iter(load_dataset(path, config or None, split=split, streaming=True))
         number = 0
-        while (row := next(rows, None)) is not None:
+        while (row := next(stream, None)) is not None:
             if column not in row:
-                raise _no_column(name, column, list(row))
-            yield Document(f"{name}/{split}#{number}", _cell(row[column], f"row {number}", column))
+                raise rows.no_column(name, column, list(row))
+            yield document_of(f"{name}/{split}#{number}", row[column], f"row {number}", column)
             number += 1
     except UserError:
         raise

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sae.data.texts import Document, python_files, source_documents
+from sae.data.documents import Document
+from sae.data.texts import python_files, source_documents
 from sae.errors import UserError
 from sae.workspace.files import write_json
 

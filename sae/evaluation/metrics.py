@@ -1,7 +1,8 @@
 """Metrics of an SAE on held-out text (FVU, L0, dead latents, ΔCE), and the calibration of θ.
 
 Every metric is over *counted* tokens: real positions except BOS, whether or not the SAE was trained
-on BOS.  x is the target of the reconstruction, which is the input except for a transcoder.  Definitions:
+on BOS, and except the tokens that its training left out.  x is the target of the reconstruction, which is
+the input except for a transcoder.  Definitions:
 
     FVU     Σ‖x − x_hat‖² / Σ‖x − x_mean‖², one mean over the same tokens, sums in float64
     L0      active latents per token
@@ -31,6 +32,7 @@ from torch import Tensor
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.activations import context_batches, forward_rows
 from sae.data.corpus import Corpus
+from sae.data.left_out import NOTHING, LeftOut
 from sae.errors import UserError
 from sae.kernels.device import wide
 from sae.kernels.select import batch_topk
@@ -65,17 +67,18 @@ def counted_tokens(corpus: Corpus, contexts: np.ndarray) -> int:
 
 
 def counted_rows(
-    lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, hooks: Sequence[str], progress: Progress | None = None
+    lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, hooks: Sequence[str], progress: Progress | None = None,
+    left_out: LeftOut = NOTHING,
 ) -> Iterator[Tensor]:
     """Yield the activations of the counted tokens, one forward pass at a time: [N, W] float32.
 
     The activations of several sites are concatenated.
     """
     total, done = counted_tokens(corpus, contexts), 0
-    for rows_NW in forward_rows(lm, corpus, contexts, hooks, include_bos=False):
+    for rows_NW in forward_rows(lm, corpus, contexts, hooks, include_bos=False, left_out=left_out):
         done += len(rows_NW)
         if progress:
-            progress(done, total)
+            progress(min(done, total), total)
         yield rows_NW
 
 
@@ -89,6 +92,11 @@ def residuals(
 def sites(sae: Autoencoder) -> list[str]:
     """Return the hook points of an SAE: one, or two for a transcoder."""
     return [sae.hook, sae.out_hook] if sae.is_transcoder else [sae.hook]
+
+
+def left_out_of(sae: Autoencoder) -> LeftOut:
+    """Return which tokens the SAE's training left out."""
+    return LeftOut.recorded(sae.config.get("left_out"))
 
 
 def read_and_target(sae: Autoencoder, rows_NW: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,6 +208,7 @@ def cross_entropy_metrics_of(
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Compute ΔCE and CE recovered for several SAEs of one site, which share the clean and the ablated passes."""
+    left_out = left_out_of(saes[0])
     sums = dict.fromkeys((*_ABLATIONS, *range(len(saes))), 0.0)
     n_predicted, done, total = 0, 0, counted_tokens(corpus, contexts)
     for _, tokens_PS, real_PS in context_batches(
@@ -207,6 +216,9 @@ def cross_entropy_metrics_of(
         tokens_PS, real_PS = tokens_PS.to(lm.device), real_PS.to(lm.device)
         counted_PS = real_PS.clone()
         counted_PS[:, 0] = False
+        if left_out:
+            x_ND = lm.activations(tokens_PS, saes[0].hook)[counted_PS]
+            counted_PS[counted_PS.clone()] = ~left_out.mask(x_ND, tokens_PS[counted_PS])
         predicts_PS = counted_PS[:, :-1] & real_PS[:, 1:]
         zero, mean = torch.zeros_like, lambda x_ND: mean_D.expand_as(x_ND)
         passes: dict[str | int, Edits] = {
@@ -267,7 +279,7 @@ def evaluate(
     """Compute all metrics of an SAE on held-out text that its θ was not calibrated on."""
     calibration, evaluation = held_out_contexts(corpus, n_tokens)
     stages = _stages(corpus, calibration, evaluation, n_ce_tokens, 1, progress)
-    rows_NW = torch.cat(list(counted_rows(lm, corpus, calibration, sites(sae), stages[0])))
+    rows_NW = torch.cat(list(counted_rows(lm, corpus, calibration, sites(sae), stages[0], left_out_of(sae))))
     return _evaluate(lm, [sae], corpus, evaluation, n_ce_tokens, read_and_target(sae, rows_NW)[1], stages[1:])[0]
 
 
@@ -282,7 +294,7 @@ def calibrate_and_evaluate(
     """
     calibration, evaluation = held_out_contexts(corpus, n_tokens)
     stages = _stages(corpus, calibration, evaluation, n_ce_tokens, len(saes), progress)
-    rows = list(counted_rows(lm, corpus, calibration, sites(saes[0]), stages[0]))
+    rows = list(counted_rows(lm, corpus, calibration, sites(saes[0]), stages[0], left_out_of(saes[0])))
     for sae in saes:
         _calibrate(sae, [read_and_target(sae, rows_NW)[0] for rows_NW in rows])
     target_ND = torch.cat([read_and_target(saes[0], rows_NW)[1] for rows_NW in rows])
@@ -307,7 +319,8 @@ def _evaluate(
     target_ND: Tensor, stages: list[Progress],
 ) -> list[dict[str, Any]]:
     """Compute all metrics.  `target_ND` holds targets on other text, whose mean is used by mean ablation."""
-    metrics = reconstruction_metrics_of(saes, counted_rows(lm, corpus, contexts, sites(saes[0]), stages[0]))
+    rows = counted_rows(lm, corpus, contexts, sites(saes[0]), stages[0], left_out_of(saes[0]))
+    metrics = reconstruction_metrics_of(saes, rows)
     for_ce = _first_tokens(corpus, contexts, n_ce_tokens)
     ce = cross_entropy_metrics_of(lm, saes, corpus, for_ce, target_ND.mean(dim=0), stages[1])
     return [{**one, **other} for one, other in zip(metrics, ce, strict=True)]

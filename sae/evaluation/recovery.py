@@ -163,7 +163,7 @@ def _thresholds(sae: Autoencoder, x_ND: Tensor, ks: list[int]) -> list[float]:
     """Return for every k' the θ above which there are k'·N activations, or 0 if there are fewer in total.
 
     Each piece contributes its strongest activations, four times its share.  The result is exact unless a
-    piece holds more than that of the strongest activations overall.
+    piece holds more than the set of the strongest activations overall.
     """
     pool = []
     for part_BD in sae.pieces(x_ND):

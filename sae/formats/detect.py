@@ -12,6 +12,9 @@ TENSOR_SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin")
 # Tensor files that libraries store next to an SAE's weights.
 _COMPANIONS = ("sparsity.safetensors", "trainer_state.pt", "activation_whitening.safetensors",
                "activations_store_state.safetensors", "state.pt", "training_args.bin")
+# Names of the weights of a folder's only SAE, the better first.
+_KNOWN: tuple[str, ...] = ("sae_weights.safetensors", "sae.safetensors", "ae.pt", "params.npz", "params.safetensors")
+_CHECKPOINTS = ("pruned.safetensors", "pruned.pt", "final.safetensors", "final.pt")  # of OpenMOSS
 _COMPANION_STARTS = ("optimizer_", "lr_scheduler_", "rank_", "tokens_")
 
 
@@ -54,9 +57,10 @@ def weight_files(names: list[str]) -> list[str]:
     for name in weights:
         folders.setdefault(str(PurePosixPath(name).parent), []).append(name)
     chosen: list[str] = []
-    for group in folders.values():
-        known = [name for name in group if PurePosixPath(name).name in
-                 ("sae_weights.safetensors", "sae.safetensors", "ae.pt", "params.npz", "params.safetensors")]
+    for folder, group in folders.items():
+        order = _KNOWN + (_CHECKPOINTS if PurePosixPath(folder).name == "checkpoints" else ())
+        known = sorted((name for name in group if PurePosixPath(name).name in order),
+                       key=lambda name: order.index(PurePosixPath(name).name))
         chosen += known[:1] or group
     finals = {str(PurePosixPath(name).parent) for name in chosen if PurePosixPath(name).name == "ae.pt"}
     return [name for name in chosen  # dictionary_learning: checkpoints/ae_1000.pt next to the final ae.pt
@@ -66,8 +70,9 @@ def weight_files(names: list[str]) -> list[str]:
 
 def several(files: list[str]) -> UserError:
     """Return the error for a source that holds more than one SAE."""
-    shown = ", ".join(str(PurePosixPath(name).parent) if str(PurePosixPath(name).parent) != "." else name
-                      for name in files[:8])
+    parents = [str(PurePosixPath(name).parent) for name in files]
+    shown = ", ".join(name if parent == "." or parents.count(parent) > 1 else parent
+                      for name, parent in list(zip(files, parents, strict=True))[:8])
     more = f" and {len(files) - 8} more" if len(files) > 8 else ""
     return UserError(f"source: holds {len(files)} SAEs; name one of them: {shown}{more}", "source")
 
@@ -75,6 +80,11 @@ def several(files: list[str]) -> UserError:
 def _is_companion(name: str) -> bool:
     last = PurePosixPath(name).name
     return last in _COMPANIONS or last.startswith(_COMPANION_STARTS)
+
+
+def _is_openmoss(config: Path) -> bool:
+    """Return whether a config has the names of OpenMOSS; Gemma Scope 2 calls its sites otherwise."""
+    return "hook_point_in" in read_json(config)
 
 
 def _of_file(path: Path, hint: str) -> Found:
@@ -92,5 +102,11 @@ def _of_file(path: Path, hint: str) -> Found:
             return Found("dictionary_learning", folder, path, hint, candidate)
     if path.name == "sae.safetensors" and (folder / "sae.json").is_file():
         return Found("saescope", folder, path, hint, folder / "sae.json")
+    for candidate in (folder / "hyperparams.json", folder.parent / "hyperparams.json", config):
+        if candidate.is_file() and _is_openmoss(candidate):
+            return Found("openmoss", candidate.parent, path, hint, candidate)
+    for candidate in (folder / "config.yaml", folder.parent / "config.yaml"):
+        if path.name.startswith("layer_") and path.suffix == ".safetensors" and candidate.is_file():
+            return Found("circuit_tracer", folder, path, hint, candidate)
     # The tensors themselves distinguish the remaining formats.
     return Found("by_tensors", folder, path, hint, config if config.is_file() else None)

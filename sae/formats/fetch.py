@@ -83,7 +83,7 @@ def _companions(weights: PurePosixPath, files: list[str]) -> list[str]:
     return [file for file in files if file != str(weights) and (
         (PurePosixPath(file).parent == weights.parent
          and (file.endswith(_CONFIGS) or PurePosixPath(file).name in small))
-        or file == str(weights.parent.parent / "config.json"))]
+        or file in [str(weights.parent.parent / name) for name in ("config.json", "hyperparams.json", "config.yaml")])]
 
 
 def _names(repo: str) -> list[str]:

@@ -40,10 +40,12 @@ def fold(weights: Weights) -> tuple[dict[str, Tensor], Weights, list[str]]:
     if w.whitening is not None:
         w = _unwhiten(w)
         done.append("whitening of the input into the weights")
-    if w.input_scale != 1.0:
-        s = w.input_scale
-        w = replace(w, W_enc_LD=w.W_enc_LD * s, W_dec_LD=w.W_dec_LD / s, b_dec_D=w.b_dec_D / s, input_scale=1.0)
-        done.append(f"input scale {s:.6g} into the weights")
+    if w.input_scale != 1.0 or w.output_scale is not None:
+        s, out = w.input_scale, w.input_scale if w.output_scale is None else w.output_scale
+        w = replace(w, W_enc_LD=w.W_enc_LD * s, W_dec_LD=w.W_dec_LD / out, b_dec_D=w.b_dec_D / out,
+                    W_skip_DD=None if w.W_skip_DD is None else w.W_skip_DD * (s / out), input_scale=1.0,
+                    output_scale=None)
+        done.append(f"input scale {s:.6g}" + (f" and output scale {out:.6g}" if out != s else "") + " into the weights")
     w, scale_L, notes = _fold_norms(w)
     done += notes
     if not w.centred and not w.transcoder and bool(w.b_dec_D.any()):

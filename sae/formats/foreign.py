@@ -3,7 +3,7 @@
     y     = norm(x · s)                        or (x − mean) · whiten, with whitening
     pre   = (y − c) · W_encᵀ + b_enc           c = b_dec if the library subtracts it, else 0
     f     = select(pre), or select(pre · ‖W_dec row‖) for `select_by_norm`
-    x_hat = norm⁻¹(f · W_dec + b_dec) / s      plus x · W_skip
+    x_hat = norm⁻¹(f · W_dec + b_dec) / s      plus x · W_skip; divided by `output_scale` instead where there is one
 
 `sae.formats.fold` turns this into an artefact's tensors.  Matrices are always latent-major, whatever the
 file's orientation.  Shapes: L latents, D width of the target, d_in width of the input.
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sae.errors import UserError
+from sae.formats.foreign_names import site
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +52,7 @@ class Weights:
     transcoder: bool = False
     normalize: str = "none"  # a name from `sae.autoencoder.normalization`
     input_scale: float = 1.0  # s
+    output_scale: float | None = None  # of a transcoder, if its target has another scale than its input
     whitening: Whitening | None = None
     select_by_norm: bool = False
 
@@ -74,6 +76,23 @@ class Foreign:
     asks: dict[str, str] = field(default_factory=dict)  # setting that the user has to give -> its meaning
     dtype: str = ""  # dtype on disk
     files: list[str] = field(default_factory=list)
+    unknown_sites: dict[str, str] = field(default_factory=dict)  # setting -> the file's name of a site that is not here
+
+    def name_sites(self, reads: str, writes: str = "", *, module_reads: bool = False) -> None:
+        """Set hook and out_hook from the file's names of sites, and keep the names that are unknown here.
+
+        A module's path means its output, or for `reads` its input if `module_reads` is set.
+        """
+        self.hook, self.out_hook = site(reads, reads=module_reads), site(writes)
+        named = {"hook": (reads, self.hook), "out_hook": (writes, self.out_hook)}
+        self.unknown_sites = {setting: name[:80] for setting, (name, known) in named.items() if name and not known}
+
+    def set_theta(self, theta: float | None) -> None:
+        """Set the one θ of a BatchTopK; without one it is calibrated after the import."""
+        self.weights.threshold = self.weights.b_enc_L.new_tensor([max(0.0, theta or 0.0)])
+        if theta is None or theta < 0:
+            self.calibrate = True
+            self.notes.append("the file has no threshold, so it is calibrated until the mean L0 is k")
 
 
 class MissingFacts(UserError):

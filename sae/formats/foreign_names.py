@@ -10,7 +10,8 @@ from sae.lm.sites import parse_site
 # End of a module path -> the hook points of its (output, input).
 _MODULES = {
     "": ("hook_resid_post", "hook_resid_pre"),
-    "mlp": ("hook_mlp_out", "mlp.hook_in"),
+    "mlp": ("hook_mlp_out", "mlp.hook_in"), "mlp.hook_out": ("hook_mlp_out", ""),
+    "attn.hook_out": ("hook_attn_out", ""),
     "attn": ("hook_attn_out", ""), "self_attn": ("hook_attn_out", ""), "attention": ("hook_attn_out", ""),
     "self_attn.o_proj": ("", "attn.hook_z"), "attn.c_proj": ("", "attn.hook_z"), "attention.dense": ("", "attn.hook_z"),
     "mlp.act": ("mlp.hook_post", ""), "mlp.down_proj": ("", "mlp.hook_post"), "mlp.c_proj": ("", "mlp.hook_post"),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_JSON_BYTES = 16 << 20
 MAX_MEMBERS = 10_000
+_MAX_YAML_BYTES = 1 << 20
 MAX_UNPACKED_BYTES = 64 << 30  # for a zip file given as a path; uploads have a limit of their own
 _MAX_HEADER_BYTES = 100 << 20
 _MAX_PICKLE_BYTES = 64 << 20
@@ -53,6 +54,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a small YAML file that holds a mapping; no object is made but plain ones.  Raises UserError."""
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        if path.stat().st_size > _MAX_YAML_BYTES:
+            refuse(path, f"has {path.stat().st_size:,} bytes, too many for a config")
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, RecursionError, ValueError) as error:
+        refuse(path, f"cannot be read as YAML: {' '.join(str(error).split())[:200]}")
+    if not isinstance(value, dict):
+        refuse(path, "is not a YAML mapping")
+    return {str(key): item for key, item in value.items()}
+
+
 # ---- tensors
 
 
@@ -62,6 +78,7 @@ class Tensors(Mapping[str, "Tensor"]):
     def __init__(self, tensors: dict[str, Tensor], name: str, other: dict[str, Any] | None = None) -> None:
         self._tensors, self.name = tensors, name
         self.other = other or {}  # other values of a .pt file: numbers, strings, dictionaries
+        self.used: set[str] = set()  # names that `take` was asked for
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -91,6 +108,7 @@ class Tensors(Mapping[str, "Tensor"]):
         if found != shape:
             swapped = " (transposed)" if found == shape[::-1] else ""
             refuse(self.name, f"{name} should have shape {shape}, but has {found}{swapped}")
+        self.used.add(name)
         tensor = self._tensors[name]
         if not tensor.is_floating_point():
             refuse(self.name, f"{name} holds {str(tensor.dtype).removeprefix('torch.')}, not floating-point numbers")

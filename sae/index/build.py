@@ -1,4 +1,4 @@
-"""A feature build from end to end: scales, scan, tables, file."""
+"""A build from end to end: scales, scan, tables, file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import numpy as np
 from sae import __version__
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
+from sae.data.left_out import LeftOut
+from sae.data.median_norm import find_left_out
 from sae.index.encoders import EncoderPool
 from sae.index.sample_tables import SAMPLES, Strongest
 from sae.index.scales import make_scales
@@ -48,9 +50,10 @@ def build(
     keep_freed_memory()
     contexts = contexts_to_read(corpus, settings.index_tokens)
     total = int((corpus.length[contexts].astype(np.int64) - 1).sum())
-    pool = EncoderPool(lm, sae, corpus, NEAR if settings.near_misses else 0.0)
+    left_out = _left_out(lm, sae, corpus, settings)
+    pool = EncoderPool(lm, sae, corpus, NEAR if settings.near_misses else 0.0, left_out)
     read = pool.read(contexts[:SAMPLES], bos=True)
-    scales, hist_low = make_scales(lm, sae, corpus, read, settings)
+    scales, hist_low = make_scales(lm, sae, corpus, [one.counted() for one in read], settings)
     with Saver(checkpoint) as saver:  # the last checkpoint is written while the tables are made
         shard = scan(pool, corpus, contexts, scales, saver=saver, read=read, update=lambda done: update(done, total))
         with new_build(path, sort=False) as write:
@@ -58,13 +61,25 @@ def build(
                                 read=[Strongest.of(one.firings, one.tokens) for one in read],
                                 check=lambda: update(total, total))
             write("meta", meta_table(
-                _meta(lm, sae, corpus, contexts, settings) | {
-                    "build_id": path.stem, "tokens": total, "seconds": time.time() - started, "hist_low": hist_low,
-                    "hist_edges": list(scales.hist_edges)} | added | provenance))
+                _meta(lm, sae, corpus, contexts, settings, left_out) | {
+                    "build_id": path.stem, "tokens": int(shard.token_2V.sum()), "seconds": time.time() - started,
+                    "hist_low": hist_low, "hist_edges": list(scales.hist_edges)} | added | provenance))
+
+
+def _left_out(lm: LanguageModel, sae: Autoencoder, corpus: Corpus, settings: IndexSettings) -> LeftOut:
+    """Return which tokens to leave out: as the settings say, or else as in the SAE's training."""
+    trained = LeftOut.recorded(sae.config.get("left_out"))
+    if not settings.skip_norm and not settings.skip_tokens:
+        return trained
+    asked = find_left_out(lm, corpus, sae.hook, 0.0, settings.skip_tokens)
+    if settings.skip_norm == trained.multiple and asked.tokens == trained.tokens:
+        return trained
+    return find_left_out(lm, corpus, sae.hook, settings.skip_norm, settings.skip_tokens)
 
 
 def _meta(
-    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, settings: IndexSettings
+    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, settings: IndexSettings,
+    left_out: LeftOut,
 ) -> dict[str, Any]:
     """Return the entries of `meta` about the model, the SAE, the text and the settings."""
     config = sae.config
@@ -73,7 +88,9 @@ def _meta(
         "model": config["model"], "site": config["site"], "architecture": config["architecture"],
         "n_latents": sae.n_latents, "d_model": sae.d_model, "k": sae.k, "theta": sae.sparsity.threshold,
         "normalize": config["normalize"], "train_on_bos": config["bos"]["trained_on"],
-        "bos_rule": "BOS first in every context; not among the counted tokens",
+        "bos_rule": "BOS first in every context; not among the counted tokens"
+                    + (f"; left out: {left_out}" if left_out else ""),
+        "left_out": left_out.record(),
         "weight_processing": config["weight_processing"], "decoder_norm": "unit",
         "text": corpus.info["text"], "text_fingerprint": corpus.info["fingerprint"], "corpus": corpus.id,
         "contexts": len(contexts), "documents": len(np.unique(corpus.doc[contexts])),

@@ -3,7 +3,7 @@
 The top contexts come strongest first.  Contexts with the same window text share one row, and
 `duplicates` says how many of the latent's strongest contexts share it.  The bands are quantiles of
 the latent's firing activations, cut at bins of its histogram.  Each band holds a uniform sample of
-contexts by their peak.
+contexts by their peak, without texts that the top or another row of the bands shows already.
 
 Shapes: N rows (one latent in one context), S positions.
 """
@@ -21,10 +21,11 @@ from sae.data.corpus import Corpus
 from sae.index.top_contexts import Peaks, sample_rank
 from sae.kernels.hashing import counter, mix64
 from sae.kernels.segments import rank_within
-from sae.store.schema import BANDS, NEAR_BAND, ROW_GROUP, TOP_BAND
+from sae.store.schema import BANDS, NEAR_BAND, ROW_GROUP
 
 WINDOW = 128  # tokens shown at most
 _BEFORE_PEAK = 96  # tokens shown before the peak, where the context is longer than the window
+_SPARE = 8  # times as many candidates as a band shows, so that repeated texts leave enough
 _SAME_BEFORE, _SAME_AFTER = 16, 8  # windows count as equal if they agree on this many tokens around the peak
 
 
@@ -50,11 +51,16 @@ def choose(
     rest[top_row] = False
     band_LK = bands_of_bins(hist_LK)
     band_N = band_LK[peaks.latent_N, peaks.bin_N.long()]
-    rest &= band_N > TOP_BAND
-    row = rest.nonzero().squeeze(1)
-    group = peaks.latent_N * (len(BANDS) + 1) + band_N
-    row = row[sample_rank(peaks.key_N[row], group[row]) < n_band]
-    near_row = torch.arange(len(near.key_N)) + len(peaks.key_N)
+    shown = top_row
+    for band, *_ in BANDS:
+        row = (rest & (band_N == band)).nonzero().squeeze(1)
+        rank = sample_rank(peaks.key_N[row], peaks.latent_N[row])
+        row, rank = row[rank < _SPARE * n_band], rank[rank < _SPARE * n_band]
+        row = _first_shown(torch.cat([shown, row[torch.argsort(rank, stable=True)]]), peaks, corpus)[len(shown) :]
+        shown = torch.cat([shown, row[sample_rank(peaks.key_N[row], peaks.latent_N[row]) < n_band]])
+    row = shown[len(top_row) :]
+    near_row = _first_shown(torch.argsort(near.value_N, descending=True, stable=True), near, corpus).sort().values
+    near_row = near_row + len(peaks.key_N)
     row_N = torch.cat([top_row, row, near_row])
     band_N = torch.cat([torch.zeros_like(top_row), band_N[row], torch.full_like(near_row, NEAR_BAND)])
     duplicates_N = torch.cat([top_duplicates, torch.ones_like(row), torch.ones_like(near_row)])
@@ -77,12 +83,23 @@ def _distinct_strongest(peaks: Peaks, corpus: Corpus, n_top: int, n_strong: int)
     row = (rank_N < n_strong).nonzero().squeeze(1)
     row = row[torch.argsort(peaks.latent_N[row] * n_strong + rank_N[row])]
     latent = peaks.latent_N[row]
-    text = _window_hash(corpus, peaks.context_N[row].numpy(), peaks.position_N[row].numpy(), latent.numpy())
+    text = _texts(row, peaks, corpus)
     _, first, count = np.unique(text, return_index=True, return_counts=True)  # first: the strongest of its kind
     order = np.argsort(first)
     kept, duplicates = torch.from_numpy(first[order]), torch.from_numpy(count[order])
     shown = rank_within(latent[kept]) < n_top
     return row[kept[shown]], duplicates[shown]
+
+
+def _texts(row: Tensor, peaks: Peaks, corpus: Corpus) -> np.ndarray:
+    return _window_hash(corpus, peaks.context_N[row].numpy(), peaks.position_N[row].numpy(),
+                        peaks.latent_N[row].numpy())
+
+
+def _first_shown(row: Tensor, peaks: Peaks, corpus: Corpus) -> Tensor:
+    """Return the rows without those whose latent and text an earlier one has, in their order."""
+    _, first = np.unique(_texts(row, peaks, corpus), return_index=True)
+    return row[torch.from_numpy(np.sort(first))]
 
 
 def _window_hash(corpus: Corpus, context: np.ndarray, position: np.ndarray, latent: np.ndarray) -> np.ndarray:

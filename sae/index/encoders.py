@@ -15,6 +15,7 @@ import torch
 
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
+from sae.data.left_out import NOTHING, LeftOut
 from sae.index.forward import Encoder, ForwardPass
 from sae.index.threads import MAX_THREADS, run_jobs
 from sae.lm.bridge import LanguageModel
@@ -26,10 +27,13 @@ class EncoderPool:
     On a GPU there is a single encoder.
     """
 
-    def __init__(self, lm: LanguageModel, sae: Autoencoder, corpus: Corpus, near: float = 0.0) -> None:
+    def __init__(
+        self, lm: LanguageModel, sae: Autoencoder, corpus: Corpus, near: float = 0.0, left_out: LeftOut = NOTHING
+    ) -> None:
         n = min(torch.get_num_threads(), MAX_THREADS) if lm.device.type == "cpu" else 1
-        models = [lm, *(lm.share_weights() for _ in range(n - 1))]
-        self.encoders = [Encoder(model, sae, corpus, near) for model in models]
+        models = [lm, *(copy for copy in (lm.share_weights() for _ in range(n - 1))
+                        if copy.reads_as(lm, [sae.hook, sae.out_hook]))]
+        self.encoders = [Encoder(model, sae, corpus, near, left_out) for model in models]
 
     def read(
         self, contexts: np.ndarray, update: Callable[[int], None] = lambda tokens: None, *, bos: bool = False

@@ -1,12 +1,14 @@
 """Forward passes of the language model and the SAE, with the latents that fire on each token.
 
-*Counted* tokens are all real positions but BOS.  Shapes: P contexts, S positions, B tokens, N firings.
+*Counted* tokens are all real positions but BOS and those that are left out.
+
+Shapes: P contexts, S positions, B tokens, N firings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch import Tensor
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.activations import context_batches
 from sae.data.corpus import Corpus
+from sae.data.left_out import NOTHING, LeftOut
 from sae.index.token_classes import TokenClasses
 from sae.kernels.codes import Codes
 from sae.lm.bridge import LanguageModel
@@ -85,6 +88,16 @@ class ForwardPass:
     firings: Firings
     tokens: Tokens
     misses: Misses
+    left_out_B: Tensor | None = None  # which of the tokens are left out; None if these are gone already
+
+    def counted(self) -> ForwardPass:
+        """Return the pass with the counted firings alone, of a pass with all firings; left-out tokens are gone."""
+        if self.left_out_B is None or not bool(self.left_out_B.any()):
+            return replace(self, firings=self.firings.counted(), left_out_B=None)
+        out_N = self.left_out_B.repeat_interleave(self.tokens.l0_B)
+        firings = Firings(*(column[~out_N] for column in vars(self.firings).values()))
+        tokens = Tokens(*(column[~self.left_out_B] for column in vars(self.tokens).values()))
+        return ForwardPass(firings.counted(), tokens, self.misses)
 
 
 T = TypeVar("T", Firings, Tokens, Misses)
@@ -101,8 +114,10 @@ class Encoder:
     `near` is the largest share of the way to firing that a near miss may lack; 0 finds no near misses.
     """
 
-    def __init__(self, lm: LanguageModel, sae: Autoencoder, corpus: Corpus, near: float = 0.0) -> None:
-        self._lm, self._sae, self._corpus, self._near = lm, sae, corpus, near
+    def __init__(
+        self, lm: LanguageModel, sae: Autoencoder, corpus: Corpus, near: float = 0.0, left_out: LeftOut = NOTHING
+    ) -> None:
+        self._lm, self._sae, self._corpus, self._near, self._left_out = lm, sae, corpus, near, left_out
         self._classes = TokenClasses.of(lm.vocabulary()[0])
         self._read = reader(lm, list(dict.fromkeys([sae.hook, sae.out_hook])))
         self._most = _CPU_TOKENS if lm.device.type == "cpu" else _TOKENS
@@ -114,7 +129,11 @@ class Encoder:
         return np.array_split(contexts, max(1, min(n, len(contexts)))) if len(contexts) else []
 
     def __call__(self, contexts: np.ndarray, *, bos: bool) -> ForwardPass:
-        """Make one forward pass: firings (on BOS only if `bos`), all tokens, and near misses on counted tokens."""
+        """Make one forward pass: firings, tokens, and near misses on counted tokens.
+
+        With `bos` it holds all firings and all tokens, and marks those that are left out.  Without it, the firings are
+        those on counted tokens, and the tokens are the counted ones and BOS.
+        """
         device, sae = self._lm.device, self._sae
         (rows, tokens_PS, real_PS), = context_batches(self._corpus, contexts, max_tokens=self._most)
         real_on_device = real_PS.to(device)
@@ -126,9 +145,14 @@ class Encoder:
         tokens = self._tokens(torch.from_numpy(rows)[row_B], position_B, tokens_PS, real_PS,
                               codes.l0_B().cpu(), x_BD.cpu(), error_B.cpu())
         counted_B = position_B.to(device) > 0
+        left_out_B = torch.zeros_like(counted_B)
+        if self._left_out:
+            left_out_B = self._left_out.mask(read_BD, tokens_PS.to(device)[real_on_device]) & counted_B
+            counted_B = counted_B & ~left_out_B
         silent = _where_silent(silent, codes, row_B.to(device), counted_B)
-        return ForwardPass(_firings(codes if bos else codes.where(counted_B[codes.token_N]), tokens), tokens,
-                           _misses(silent, tokens))
+        whole = ForwardPass(_firings(codes if bos or self._left_out else codes.where(counted_B[codes.token_N]), tokens),
+                            tokens, _misses(silent, tokens), left_out_B.cpu() if self._left_out else None)
+        return whole.counted() if self._left_out and not bos else whole
 
     def _tokens(
         self, context_B: Tensor, position_B: Tensor, tokens_PS: Tensor, real_PS: Tensor, *computed: Tensor

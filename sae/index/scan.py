@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def scan(
     done = int(state["contexts"]) if state else 0
     per_round = len(pool.encoders) * max(1, SHARD_TOKENS // corpus.context_length)
     while done < len(contexts):
-        first = [replace(one, firings=one.firings.counted()) for one in read] if done == 0 else []
+        first = [one.counted() for one in read] if done == 0 else []
         known = sum(one.tokens.n_contexts for one in first)
         rows = contexts[done : done + max(per_round, known)]
 

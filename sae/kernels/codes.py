@@ -78,11 +78,13 @@ class Codes:
         n = len(self.value_N) if at_most is None else at_most
         keep_N = keep_N.bool() & (self.token_N < self.n_tokens)
         place_N = torch.where(keep_N, keep_N.cumsum(0) - 1, n)  # all others go into one further place
-        empty = (self.n_tokens, self.n_latents, 0.0)
-        token_N, latent_N, value_N = (
-            column_N.new_full((n + 1,), value).scatter_(0, place_N, column_N)[:n]
-            for column_N, value in zip((self.token_N, self.latent_N, self.value_N), empty, strict=True))
-        return Codes(token_N, latent_N, value_N, self.n_tokens, self.n_latents, padded=True)
+
+        def packed(column_N: Tensor, filler: float) -> Tensor:
+            return column_N.new_full((n + 1,), filler).scatter_(0, place_N, column_N)[:n]
+
+        return Codes(
+            packed(self.token_N, self.n_tokens), packed(self.latent_N, self.n_latents), packed(self.value_N, 0.0),
+            self.n_tokens, self.n_latents, padded=True)
 
     def l0_B(self) -> Tensor:
         """Count the active latents of each token."""

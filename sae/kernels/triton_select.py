@@ -118,8 +118,8 @@ def _maxima(pre_BL: Tensor, G: int) -> Tensor:
 def kth_largest_bits(value_N: Tensor, k: int) -> Tensor:
     """Return the bit pattern of the k-th largest of the positive float32 values, as an int32 of shape [].
 
-    If there are fewer values, it is the pattern of the smallest; if there is none, one above that of every float.  The
-    host does not wait.
+    If there are fewer values, it is the pattern of the smallest; if there is none, one above the pattern of every
+    float.  The host does not wait.
     """
     state = torch.full((2,), k, dtype=torch.int32, device=value_N.device)  # the digits found, the rank that is left
     state[0].zero_()

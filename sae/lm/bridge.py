@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,18 +26,25 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources.transformers import source as _transformers_source
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache as CacheBase
 from transformers.utils import logging as transformers_logging
 
 from sae.errors import UserError
+from sae.lm.edit_points import in_order, middle_edit, normalized_edit
+from sae.lm.logit_map import inner, logit_map, probe_tokens, residual_scale
 from sae.lm.model_info import ModelInfo, find_model, hub_message
+from sae.lm.norms import Norm, epsilon_of, measure_norm
+from sae.lm.special_tokens import check_embedded, context_start, end_ids, has_own_bos, special_ids
 from sae.lm.tokens import piece_bytes
 
-__all__ = ["Cache", "CacheBase", "Edit", "Edits", "LanguageModel", "edit_points", "pick_device"]
+__all__ = ["Cache", "CacheBase", "Edit", "Edits", "LanguageModel", "pick_device"]
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
+# Only text is read here.  For a model of images it would run `pip install torchvision`, in a user's environment.
+_transformers_source.load_modality_processor = lambda *_args, **_kwargs: None
 
 # transformers calls this for every layer: (module, query, key, value, mask, **settings) -> (output, None).
 AttentionFunction = Callable[..., tuple[Tensor, None]]
@@ -80,8 +86,14 @@ class LanguageModel:
         self.info = info
         self.device = torch.device(bridge.cfg.device or "cpu")
         self.tokenizer = bridge.tokenizer
-        bos = self.tokenizer.bos_token_id
-        self.bos_id = int(bos if bos is not None else self.tokenizer.eos_token_id)
+        self.bos_id = context_start(self.tokenizer, info.d_vocab, info.name)
+        self.special_ids = special_ids(self.tokenizer)
+        self.end_ids = end_ids(self.tokenizer, getattr(bridge.original_model, "generation_config", None))
+        self.refused: dict[str, str] = {}  # hook points that the conformance check refuses, and the reason
+        self.way = ""  # of reading token by token, as the conformance check found it: fast, cached, whole
+        self._sites: dict[str, bool] = {}
+        self._norms: dict[str, Norm] = {}
+        self._scales: dict[str, float | None] = {}
 
     @classmethod
     def load(cls, name: str, device: str | torch.device = "auto") -> LanguageModel:
@@ -100,13 +112,29 @@ class LanguageModel:
     def share_weights(self) -> LanguageModel:
         """Return a copy with shared weights, for another thread."""
         shared = [*self.bridge.parameters(), *self.bridge.buffers()]
-        return LanguageModel(copy.deepcopy(self.bridge, {id(tensor): tensor for tensor in shared}), self.info)
+        other = LanguageModel(copy.deepcopy(self.bridge, {id(tensor): tensor for tensor in shared}), self.info)
+        other.refused, other.way = self.refused, self.way
+        return other
+
+    def reads_as(self, other: LanguageModel, hooks: Sequence[str]) -> bool:
+        """Return whether this one has the activations of `other` at some hook points.
+
+        In a few architectures the hooks of a copy still belong to the model that it was copied from.
+        """
+        tokens = probe_tokens(self)
+        try:
+            found = self.activations_at(tokens, hooks)
+        except UserError:
+            return False
+        return all(torch.allclose(a, b) for a, b in zip(found, other.activations_at(tokens, hooks), strict=True))
 
     # ---- text
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, without BOS."""
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        ids = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        check_embedded([ids], self.info.d_vocab, self.info.name)
+        return ids
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each document, without BOS.
@@ -114,8 +142,11 @@ class LanguageModel:
         Text is data: a special token spelled in a document is tokenised as plain characters.  So a BOS in the ids is
         always one that the program inserted.
         """
-        return list(self.tokenizer(
+        ids = list(self.tokenizer(
             list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
+        if len(self.tokenizer) > self.info.d_vocab:
+            check_embedded(ids, self.info.d_vocab, self.info.name)
+        return ids
 
     def vocabulary(self) -> tuple[list[bytes], list[bool]]:
         """Return the bytes of every token id, and whether it is a special token."""
@@ -125,11 +156,14 @@ class LanguageModel:
     def _vocabulary(self) -> tuple[list[bytes], list[bool]]:
         backend = self.tokenizer.backend_tokenizer
         byte_level = "ByteLevel" in repr(backend.pre_tokenizer) + repr(backend.decoder)
-        special_ids = set(self.tokenizer.all_special_ids)
+        special = set(self.special_ids)
         pieces = self.tokenizer.convert_ids_to_tokens(range(min(len(self.tokenizer), self.info.d_vocab)))
         values = [piece_bytes(piece or "", byte_level) for piece in pieces]
+        for token, added in self.tokenizer.added_tokens_decoder.items():  # these stand for their own text
+            if token < len(values):
+                values[token] = added.content.encode()
         missing = self.info.d_vocab - len(values)  # embedding rows that no token uses
-        return values + [b""] * missing, [i in special_ids for i in range(self.info.d_vocab)]
+        return values + [b""] * missing, [i in special for i in range(self.info.d_vocab)]
 
     def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Return BOS and the tokens of a chat up to the start of the answer, formatted by the model's own template.
@@ -143,27 +177,35 @@ class LanguageModel:
                 list(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
         except Exception as error:  # templates are programs and can raise anything
             raise UserError(f"chat: the template of {self.info.name} refuses this: {error}", "chat") from error
-        return list(ids) if ids[:1] == [self.bos_id] else [self.bos_id, *ids]
+        if ids[:1] == [self.bos_id] or not has_own_bos(self.tokenizer):  # a stand-in for BOS is no part of a chat
+            return list(ids)
+        return [self.bos_id, *ids]
 
     # ---- the model without its hook points
 
-    def plain(self, attention: AttentionFunction) -> Any:
+    def plain(self, attention: AttentionFunction | None = None, *, share: bool = True) -> Any:
         """Return the Hugging Face model itself, with shared weights and with `attention` in place of its own.
 
-        On a CPU the weights are laid out input-major, which makes a product of few rows up to twice as fast.
+        On a CPU the shared weights are laid out input-major, which makes a product of few rows up to twice as fast.
         """
-        name = f"{attention.__module__}.{attention.__qualname__}"  # unique, so that no other function replaces it
-        AttentionInterface.register(name, attention)
+        name = "eager"
+        if attention is not None:
+            name = f"{attention.__module__}.{attention.__qualname__}"  # unique, so that no other function replaces it
+            AttentionInterface.register(name, attention)
         model = type(self.bridge.original_model).from_pretrained(
             self.info.source, dtype=torch.float32, attn_implementation=name).to(self.device).eval()
-        ours = {_hf_name(name): tensor for name, tensor in self.bridge.original_model.named_parameters()}
+        ours = dict(self.named_weights())
         linear = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Linear)}
-        for name, tensor in model.named_parameters():
+        for name, tensor in model.named_parameters() if share else ():
             if name in ours and ours[name].shape == tensor.shape:
                 if self.device.type == "cpu" and id(tensor) in linear:
                     ours[name].data = ours[name].data.t().contiguous().t()
                 tensor.data = ours[name].data
         return model.requires_grad_(False)
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the parameters with the names that they have in the plain Hugging Face model."""
+        return ((_hf_name(name), tensor) for name, tensor in self.bridge.original_model.named_parameters())
 
     def component(self, hook: str) -> tuple[list[str], str]:
         """Locate a hook point in the Hugging Face model: the module's possible names, and its end (`hook_in`, …).
@@ -205,6 +247,8 @@ class LanguageModel:
         hook point do not run.
         """
         kept: dict[str, Tensor] = {}
+        for hook in hooks:
+            self.check_site(hook)
 
         def keeping(hook: str) -> Edit:
             def keep(x_PSD: Tensor) -> Tensor:
@@ -218,12 +262,15 @@ class LanguageModel:
         readers = [(_point(hook), keeping(hook)) for hook in dict.fromkeys(hooks)]
         with self._precision(autocast), self._at_points(readers), contextlib.suppress(_Reached):
             self.bridge(tokens_PS, return_type=None)
-        return [kept[hook].flatten(2).float() for hook in hooks]
+        for hook in hooks:
+            if hook not in kept:
+                raise UserError(f"site: nothing passes {hook} in {self.info.name}", "site")
+        return [kept[hook].reshape(*tokens_PS.shape, -1).float() for hook in hooks]
 
     @torch.no_grad()
     def logits(self, tokens_PS: Tensor, edits: Edits | None = None) -> Tensor:
         """Return next-token logits [P, S, V]; `edits` maps a hook point to the edit of its activations."""
-        with self._hooked(edits):
+        with self._hooked(edits, tokens_PS):
             out: Tensor = self.bridge(tokens_PS, return_type="logits")
         return out.float()
 
@@ -238,46 +285,73 @@ class LanguageModel:
         consumed: use the one returned.
         """
         past = {} if cache is None else {"past_key_values": cache.state}
-        with self._hooked(edits):
+        with self._hooked(edits, tokens_PS):
             out, state = self.bridge(tokens_PS, return_type="logits_and_cache", **past)
         return out.float(), Cache(state, (cache.length if cache else 0) + tokens_PS.shape[1])
 
     @torch.no_grad()
     def unembedding(self, hook: str = "") -> Tensor:
-        """Return diag(final norm's gain) · W_U, centred over the vocabulary, [D, V].
+        """Return the map from directions to logits, centred over the vocabulary: [D, V].
 
-        A decoder row times this is the direct effect on the logits, up to the final normalisation scale of the token.
-        Centring removes the part that softmax ignores.  For a `hook` whose activations reach the residual stream
-        through a matrix (the heads, the MLP's hidden activations), that matrix comes first, and D is its width.
-        """
-        gain = getattr(self.bridge.ln_final, "weight", None)
-        W_U_DV: Tensor = self.bridge.W_U.float()
-        if gain is not None:
-            gain = gain.float()
-            # Gemma's RMSNorm multiplies by 1 + weight.
-            if "gemma" in type(self.bridge.original_model).__name__.lower():
-                gain = 1 + gain
-            W_U_DV = gain[:, None] * W_U_DV
-        centred_DV: Tensor = W_U_DV - W_U_DV.mean(dim=1, keepdim=True)
-        matrix = self._into_residual(hook)
-        return centred_DV if matrix is None else matrix @ centred_DV
+        A decoder row times this is the direct effect on the logits up to the token's own final
+        normalisation scale; centring removes the part that softmax ignores.  The final norm's gain
+        is part of it, and its centring where it subtracts the mean.  For a `hook` whose
+        activations reach the residual stream by a matrix (the heads, the MLP's hidden activations),
+        that matrix comes first, with the norm behind it if there is one, and D is its width.
 
-    def _into_residual(self, hook: str) -> Tensor | None:
-        """Return the matrix that maps activations at a hook point into the residual stream, [width, D], if there is
-        one.
+        Raises UserError (field `site`) where there is no such matrix.
         """
-        if hook.endswith("attn.hook_z"):
-            W_O: Tensor = self.bridge.blocks[int(hook.split(".")[1])].attn.W_O  # [heads, d_head, D]
-            return W_O.detach().float().flatten(0, 1)
-        if hook.endswith("mlp.hook_post"):
-            W_out: Tensor = self.bridge.blocks[int(hook.split(".")[1])].mlp.W_out
-            return W_out.detach().float()
-        return None
+        return logit_map(self, hook)
+
+    def has_site(self, hook: str) -> bool:
+        """Return whether the model computes activations at a hook point."""
+        if hook not in self._sites:
+            try:
+                self.activations_at(torch.tensor([[self.bos_id]], device=self.device), [hook])
+                self._sites[hook] = True
+            except UserError:
+                self._sites[hook] = False
+        return self._sites[hook]
 
     @contextlib.contextmanager
-    def _hooked(self, edits: Edits | None) -> Iterator[None]:
-        with self._at_points([pair for hook, edit in (edits or {}).items() for pair in edit_points(hook, edit)]):
+    def _hooked(self, edits: Edits | None, tokens_PS: Tensor) -> Iterator[None]:
+        points = [(name, _by_text(edit, tokens_PS)) for name, edit in self.edit_points(edits or {})]
+        with self._at_points(points):
             yield
+
+    def edit_points(self, edits: Edits) -> list[tuple[str, Edit]]:
+        """Return the hook points at which edits are done, in the order in which they are to be attached.
+
+        Raises UserError (field `site`) for a site that the conformance check refuses.
+        """
+        for hook in edits:
+            self.check_site(hook)
+        return in_order({hook: self._edit_points(hook, edit) for hook, edit in edits.items()})
+
+    def _edit_points(self, hook: str, edit: Edit) -> list[tuple[str, Edit]]:
+        if hook.endswith(".hook_resid_mid"):
+            return middle_edit(hook, edit, self._mlp_scale(hook) if self.has_site(hook) else None)
+        if hook.endswith(".ln2.hook_normalized") and self.has_site(hook):
+            norm = inner(self.bridge.blocks[int(hook.split(".")[1])].ln2)
+            if hook not in self._norms:
+                self._norms[hook] = measure_norm(norm, self.info.d_model, self.device)
+            return normalized_edit(hook, edit, self._norms[hook], epsilon_of(norm))
+        return [(_point(hook), edit)]
+
+    def _mlp_scale(self, hook: str) -> float | None:
+        """Return the factor with which the residual stream takes in the MLP's part, None where it is not known."""
+        name = f"{hook.rpartition('.')[0]}.hook_mlp_out"
+        if name not in self._scales:
+            try:
+                self._scales[name] = residual_scale(self, name)
+            except UserError:
+                self._scales[name] = None
+        return self._scales[name]
+
+    def check_site(self, hook: str) -> None:
+        """Raise UserError (field `site`) for a hook point that the conformance check refuses."""
+        if hook in self.refused:
+            raise UserError(f"site: {hook} is not offered for {self.info.name}: {self.refused[hook]}", "site")
 
     @contextlib.contextmanager
     def _at_points(self, pairs: Sequence[tuple[str, Edit]]) -> Iterator[None]:
@@ -286,9 +360,6 @@ class LanguageModel:
         """
         with contextlib.ExitStack() as stack:
             if pairs:
-                # The bridge warns at each edit of hook_normalized that it does its own arithmetic there.
-                stack.enter_context(warnings.catch_warnings())
-                warnings.filterwarnings("ignore", "A forward hook edited hook_scale/hook_normalized", UserWarning)
                 try:
                     stack.enter_context(self.bridge.hooks(fwd_hooks=[(name, _as_hook(edit)) for name, edit in pairs]))
                 except (KeyError, ValueError) as error:
@@ -307,28 +378,12 @@ def _point(hook: str) -> str:
     return hook.replace("hook_mlp_in", "ln2.hook_in")
 
 
-def edit_points(hook: str, edit: Edit) -> list[tuple[str, Edit]]:
-    """Return the hook points at which an edit of `hook` is applied, each with its edit.
+def _by_text(edit: Edit, tokens_PS: Tensor) -> Edit:
+    """The edit of a site where some models lay the texts end to end, as [P·S, D]."""
+    def by_text(x: Tensor) -> Tensor:
+        return edit(x.view(*tokens_PS.shape, -1)).reshape(x.shape) if x.dim() == 2 else edit(x)
 
-    The bridge's `hook_resid_mid` is the input of the MLP's norm.  The residual stream bypasses it, so an edit there
-    would change the MLP alone.  Instead the difference is added to the attention's output; it is exactly 0 wherever
-    the edit changes nothing.
-    """
-    block, _, kind = hook.rpartition(".")
-    if kind != "hook_resid_mid":
-        return [(_point(hook), edit)]
-    before: list[Tensor] = []
-
-    def keep(x_PSD: Tensor) -> Tensor:
-        before[:] = [x_PSD]
-        return x_PSD
-
-    def add_difference(attention_PSD: Tensor) -> Tensor:
-        middle_PSD = before[0] + attention_PSD
-        return attention_PSD + (edit(middle_PSD) - middle_PSD)
-
-    # The hook point itself is included so that a model without it raises an error.
-    return [(f"{block}.hook_resid_pre", keep), (f"{block}.hook_attn_out", add_difference), (hook, lambda x_PSD: x_PSD)]
+    return by_text
 
 
 def _hf_name(name: str) -> str:

@@ -14,10 +14,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sae.errors import UserError
+from sae.lm.library_config import SIZE_KEYS, library_sizes, sizes_in
 from sae.workspace.paths import slug, typed_path
 
 DEMO = "demo"
 DEMO_PATH = Path(__file__).parent.parent / "demo" / "model"
+NO_LIMIT = 1 << 20  # tokens, for a model that knows no longest text (a recurrent one, for instance)
 
 
 @dataclass(frozen=True)
@@ -60,20 +62,17 @@ def check_layer(info: ModelInfo, layer: int, context_length: int) -> None:
 
 
 def _info(name: str, model_id: str, source: str, local: bool, config: dict[str, Any]) -> ModelInfo:
-    config = {**config, **config.get("text_config", {})}
-
-    def first(*keys: str) -> int:
-        for key in keys:
-            if isinstance(config.get(key), int):
-                return int(config[key])
-        raise UserError(f"model: the config of {name} has none of {', '.join(keys)}", "model")
-
-    return ModelInfo(
-        name, model_id, source, local,
-        n_layers=first("num_hidden_layers", "n_layer", "num_layers"),
-        d_model=first("hidden_size", "n_embd", "d_model"),
-        n_ctx=first("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
-        d_vocab=first("vocab_size"))
+    if config.get("is_encoder_decoder"):
+        raise UserError(f"model: {name} is an encoder-decoder model; only causal language models are read here",
+                        "model")
+    sizes = sizes_in({**config, **config.get("text_config", {})})
+    if len(sizes) < len(SIZE_KEYS):
+        sizes = {**library_sizes(config), **sizes}
+    sizes.setdefault("n_ctx", NO_LIMIT)
+    for size, keys in SIZE_KEYS.items():
+        if size not in sizes:
+            raise UserError(f"model: the config of {name} has none of {', '.join(keys)}", "model")
+    return ModelInfo(name, model_id, source, local, **sizes)
 
 
 def _read_config(path: Path, name: str) -> dict[str, Any]:

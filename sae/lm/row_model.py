@@ -19,8 +19,7 @@ Shapes: S positions of a prompt, R = ROWS rows, M rows of a step, H heads, K hea
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from functools import cached_property
 from typing import Any
@@ -30,11 +29,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sae.errors import UserError
-from sae.lm.bridge import CacheBase, Edit, Edits, LanguageModel, edit_points
+from sae.lm.bridge import CacheBase, Edits, LanguageModel
+from sae.lm.places import Places
+from sae.lm.reach import SHORT, reading_length, sample_text
 
 ROWS = 16
 _FEW = 4  # rows of a step for at most this many texts, where that is safe
 _SHORTEST = 64  # the smallest power of two of keys that is read
+_STEPS = 3  # of the comparison with the bridge
 _ONE_BY_ONE = 5  # up to this many rows attend faster one after the other, with the same bits
 
 
@@ -61,10 +63,13 @@ class Rows:
                 store[layer] = like.new_zeros(ROWS, like.shape[1], self.capacity, like.shape[3])
         return self.keys[layer], self.values[layer]
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of row `source` to row `target`."""
-        for store in (*self.keys.values(), *self.values.values()):
-            store[target, :, :length] = store[source, :, :length]
+    def copy(self, source: Rows, row: int, target: int, length: int) -> None:
+        """Take the first `length` positions of a row of `source` into row `target`."""
+        for layer, keys in source.keys.items():
+            values = source.values[layer]
+            own_keys, own_values = self.room(layer, keys, values)
+            own_keys[target, :, :length] = keys[row, :, :length]
+            own_values[target, :, :length] = values[row, :, :length]
 
 
 class _Prompt:
@@ -197,7 +202,6 @@ class RowModel:
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
         self.device = lm.device
-        self._modules_of_points: dict[str, tuple[nn.Module, str]] = {}  # by the name of the hook point
         self._few = 0
         self._check()
 
@@ -212,8 +216,12 @@ class RowModel:
         return self.lm.plain(_attention)
 
     @cached_property
-    def _modules(self) -> dict[str, nn.Module]:
-        return dict(self._model.named_modules())
+    def _places(self) -> Places:
+        return Places(self.lm, self._model, lambda tokens_1S: self.read(tokens_1S[0].tolist()))
+
+    def new_rows(self, capacity: int) -> Rows:
+        """Return room for the texts of a batch."""
+        return Rows(capacity)
 
     @torch.no_grad()
     def read(
@@ -255,7 +263,7 @@ class RowModel:
     ) -> Tensor:
         token = _reading.set(reading)
         try:
-            with self._hooked(edits or {}):
+            with self._places.hooked(edits or {}, (len(ids), len(ids[0]))):
                 logits: Tensor = self._model(
                     input_ids=torch.tensor(ids, device=self.device),
                     position_ids=torch.tensor(positions, device=self.device), past_key_values=_Cache(),
@@ -264,81 +272,23 @@ class RowModel:
             _reading.reset(token)
         return logits
 
-    @contextlib.contextmanager
-    def _hooked(self, edits: Edits) -> Iterator[None]:
-        handles = []
-        try:
-            for hook, edit in edits.items():
-                for point, part in edit_points(hook, edit):
-                    handles.append(self._hook(point, part))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _hook(self, point: str, edit: Edit) -> Any:
-        if point not in self._modules_of_points:
-            names, end = self.lm.component(point)
-            self._modules_of_points[point] = next(self._modules[name] for name in names if name in self._modules), end
-        module, end = self._modules_of_points[point]
-        if end == "hook_in":
-            return module.register_forward_pre_hook(_before(edit), with_kwargs=True)
-        if end == "hook_out":
-            return module.register_forward_hook(_after(edit))
-        if end == "hook_normalized":
-            offset = 1.0 if "gemma" in type(self._model).__name__.lower() else 0.0
-            return module.register_forward_hook(_normalized(edit, offset))
-        raise UserError(f"hook: {self.lm.info.name} cannot be steered at {end}", "hook")
-
     def _check(self) -> None:
-        """Raise UserError unless prompt and step give the bridge's logits; find out whether a step of few rows is
-        exact.
-        """
-        tokens = [self.lm.bos_id, *range(1, min(7, self.lm.info.d_vocab))]
-        before, last = tokens[:-1], tokens[-1]
+        """Raise UserError unless prompt and step give the bridge's logits; find out whether few rows will do."""
+        tokens = sample_text(self.lm, SHORT if self.lm.way else reading_length(self.lm))
+        n = len(tokens) - _STEPS
+        orders: list[list[int | None]] = [list(range(ROWS)), [None, None, 1, None]]
         try:
             rows = Rows(capacity_of(len(tokens)))
-            first = self.read(before, rows=rows, row=1, whole=True)
-            orders: list[list[int | None]] = [list(range(ROWS)), [None, None, 1, None]]
-            many, few = (self.step(rows, order, {1: last}, {1: len(before)}) for order in orders)
-            found = torch.cat([first, many[1:2]])
+            found = [*self.read(tokens[:n], rows=rows, row=1, whole=True)]
+            for i in range(n, len(tokens)):
+                many, few = (self.step(rows, order, {1: tokens[i]}, {1: i}) for order in orders)
+                found.append(many[1])
             expected = self.lm.logits(torch.tensor([tokens], device=self.device))[0]
-            same = torch.allclose(found, expected, atol=1e-3 * float(expected.std()) + 1e-4, rtol=1e-3)
-        except Exception as error:  # an unusual architecture may raise anything
+            same = torch.allclose(torch.stack(found), expected, atol=1e-3 * float(expected.std()) + 1e-4, rtol=1e-3)
+        except Exception as error:  # whatever an unusual architecture raises
             raise UserError(f"model: {self.lm.info.name} cannot be decoded here: {type(error).__name__}: {error}",
                             "model") from error
         if not same:
             raise UserError(f"model: {self.lm.info.name} cannot be decoded here: its attention does something that "
                             "this program does not compute", "model")
         self._few = _FEW if self.device.type == "cpu" and torch.equal(few[2], many[1]) else 0
-
-
-def _before(edit: Edit) -> Callable[..., Any]:
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (edit(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": edit(kwargs["hidden_states"])}
-
-    return hook
-
-
-def _after(edit: Edit) -> Callable[..., Any]:
-    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
-
-    return hook
-
-
-def _normalized(edit: Edit, offset: float) -> Callable[..., Any]:
-    """Return a hook that edits before a norm's gain: the change is added after the gain."""
-    def hook(module: Any, args: Any, output: Tensor) -> Tensor:
-        x = args[0].float()
-        if isinstance(module, nn.LayerNorm):
-            x = x - x.mean(-1, keepdim=True)
-        eps = getattr(module, "variance_epsilon", None) or getattr(module, "eps", 1e-5)
-        normalized = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
-        change = edit(normalized) - normalized
-        changed: Tensor = output + (change * (module.weight.float() + offset)).to(output.dtype)
-        return changed
-
-    return hook

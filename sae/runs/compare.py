@@ -13,7 +13,7 @@ from sae.errors import UserError
 from sae.runs.folder import RunFolder
 from sae.runs.manage import still_there
 from sae.runs.progress import Reporter
-from sae.runs.steps import open_model_and_text, text_of
+from sae.runs.steps import open_model_and_text, text_of, text_tokens_of
 from sae.specs.registry import CompareSpec, command_line
 from sae.store.comparison import comparison_path, write_comparison
 from sae.workspace.paths import Workspace
@@ -38,7 +38,7 @@ def run_compare(spec: CompareSpec, folder: RunFolder, workspace: Workspace, repo
     _check(configs)
     config = configs[0]
     lm, corpus = open_model_and_text(config["model"]["name"], spec.device, *text_of(config, "", "text", "train"),
-                                     config["context_length"], workspace, reporter)
+                                     config["context_length"], workspace, reporter, text_tokens=text_tokens_of(config))
     from sae.evaluation.compare import compare, joint_firings
     from sae.index.build import contexts_to_read
 

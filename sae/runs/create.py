@@ -7,9 +7,10 @@ from typing import Any
 
 from sae.errors import UserError
 from sae.lm.model_info import check_layer, find_model
-from sae.runs import import_sae
+from sae.runs import explain, import_sae
 from sae.runs.folder import RunFolder
 from sae.specs.registry import (
+    ExplainSpec,
     ImportSpec,
     SweepSpec,
     TrainSpec,
@@ -28,6 +29,8 @@ def start(kind: str, values: dict[str, Any], workspace: Workspace) -> RunFolder:
         raise UserError("map: UMAP is not installed here; pip install 'saescope[umap]', or choose pca", "map")
     if isinstance(spec, ImportSpec):
         import_sae.look(spec, workspace)
+    if isinstance(spec, ExplainSpec):
+        explain.check_explain(spec, workspace)
     folder = RunFolder(workspace.run(new_id(kind)))
     folder.create(kind, spec.model_dump(mode="json"))  # type: ignore[arg-type]
     return folder

@@ -18,19 +18,23 @@ from typing import Any
 from filelock import Timeout
 
 from sae.errors import Cancelled, Interrupted, UserError
-from sae.runs import compare, import_sae
+from sae.runs import compare, explain, import_sae
 from sae.runs.folder import FINAL_STATES, RunFolder
+from sae.runs.names import release_run
 from sae.runs.progress import Follower, Reporter
-from sae.runs.steps import build_index, open_model_and_text, text_of
+from sae.runs.space import check_space
+from sae.runs.steps import build_index, open_model_and_text, text_of, text_tokens_of
 from sae.specs.registry import (
     CompareSpec,
     EvaluateSpec,
+    ExplainSpec,
     ImportSpec,
     IndexSpec,
     SweepSpec,
     TrainSpec,
     parse_spec,
 )
+from sae.workspace.disk import is_full
 from sae.workspace.files import lock
 from sae.workspace.paths import Workspace
 
@@ -42,7 +46,11 @@ PHASES: dict[str, dict[str, float]] = {
     "evaluate": {"text": 5, "evaluation": 95},
     "import": import_sae.PHASES,
     "compare": compare.PHASES,
+    "explain": explain.PHASES,
 }
+
+_FULL = ("disk: the disk is full; free some space (saescope gc lists what can go), then resume the run, which goes on "
+         "from its last checkpoint")
 
 # Exit codes of `saescope run`.
 EXIT_OK, EXIT_FAILED, EXIT_USER, EXIT_CANCELLED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4
@@ -62,7 +70,10 @@ def execute(folder: RunFolder, workspace: Workspace) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER
-    except Exception:  # the status itself could not be written, so the log is the only place left
+    except Exception as error:  # the status itself could not be written, so the log is the only place left
+        if is_full(error):
+            print(f"error: {_FULL}", file=sys.stderr)
+            return EXIT_USER
         traceback.print_exc()
         return EXIT_FAILED
 
@@ -93,24 +104,31 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
     reporter.catch_signals()
     try:
         spec = parse_spec(kind, values)
+        check_space(spec, folder, workspace)
         executors: dict[type, Callable[..., dict[str, Any]]] = {
             TrainSpec: _train, SweepSpec: _train, IndexSpec: _index, EvaluateSpec: _evaluate, ImportSpec: _import,
-            CompareSpec: compare.run_compare}
+            CompareSpec: compare.run_compare, ExplainSpec: explain.run_explain}
         reporter.status.result = executors[type(spec)](spec, folder, workspace, reporter)
     except Interrupted:
         reporter.finish("interrupted")
         print("interrupted; run the same command again to resume")
         return EXIT_INTERRUPTED
     except Cancelled:
+        _give_up(folder, workspace)
         reporter.finish("cancelled")
         print("cancelled")
         return EXIT_CANCELLED
     except UserError as error:
+        _give_up(folder, workspace)
         reporter.finish("failed", str(error))
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER
     except Exception as error:
+        if is_full(error):
+            _give_up(folder, workspace)
+            return _out_of_space(folder, reporter)
         traceback.print_exc()
+        _give_up(folder, workspace)
         reporter.finish("failed", f"{type(error).__name__}: {error}")
         return EXIT_FAILED
     if _rank():
@@ -121,6 +139,22 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
     made = [str(member["name"]) for member in result.get("members", [])]
     print("done: " + ", ".join(made or [f"{key} {value}" for key, value in result.items() if isinstance(value, str)]))
     return EXIT_OK
+
+
+def _out_of_space(folder: RunFolder, reporter: Reporter) -> int:
+    """Report that the disk is full.  The checkpoint before the last makes room for the status."""
+    for file in folder.checkpoints.glob("*.before"):
+        file.unlink(missing_ok=True)
+    print(f"error: {_FULL}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        reporter.finish("failed", _FULL)
+    return EXIT_USER
+
+
+def _give_up(folder: RunFolder, workspace: Workspace) -> None:
+    """Free the names that a run claimed and will not use."""
+    if not _rank():
+        release_run(folder, workspace)
 
 
 def _rank() -> int:
@@ -157,7 +191,8 @@ def _index(spec: IndexSpec, folder: RunFolder, workspace: Workspace, reporter: R
     config = read_config(workspace.sae(spec.sae))
     text, column, split = text_of(config, spec.text, spec.text_column, spec.text_split)
     lm, corpus = open_model_and_text(config["model"]["name"], spec.device, text, column, split,
-                                     config["context_length"], workspace, reporter)
+                                     config["context_length"], workspace, reporter,
+                                     text_tokens=text_tokens_of(config, spec.text, spec.text_tokens))
     sae = Autoencoder.load(workspace.sae(spec.sae), lm.device)
     return {"sae": spec.sae, "build": build_index(spec, sae, lm, corpus, folder, workspace, reporter)}
 
@@ -169,7 +204,7 @@ def _evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, repor
 
     config = read_config(workspace.sae(spec.sae))
     lm, corpus = open_model_and_text(config["model"]["name"], spec.device, *text_of(config, "", "text", "train"),
-                                     config["context_length"], workspace, reporter)
+                                     config["context_length"], workspace, reporter, text_tokens=text_tokens_of(config))
     sae = Autoencoder.load(workspace.sae(spec.sae), lm.device)
     reporter.begin("evaluation")
     metrics = evaluate(lm, sae, corpus, spec.eval_tokens, spec.ce_tokens, reporter.update)

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from sae.errors import UserError
 from sae.workspace.files import write_json
 
-Kind = Literal["train", "sweep", "index", "evaluate", "import", "compare"]
+Kind = Literal["train", "sweep", "index", "evaluate", "import", "compare", "explain"]
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 HEARTBEAT_S = 1.0
 

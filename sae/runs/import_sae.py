@@ -22,6 +22,7 @@ from sae.formats.foreign import Foreign
 from sae.lm.model_info import find_model
 from sae.lm.sites import KINDS, check_site, parse_site
 from sae.runs.folder import RunFolder
+from sae.runs.names import owner
 from sae.runs.progress import Reporter
 from sae.specs.imports import ImportSpec
 from sae.workspace.paths import Workspace, check_name
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 PHASES = {"source": 5.0, "text": 10, "check": 10, "index": 75}
 _NOTE = "sae_id.txt"  # in the run's folder: the id of the SAE that it made or is about to publish
+_OF_WEIGHTS = ("out_hook", "bos", "context_length", "architecture", "k", "threshold", "subtract_b_dec", "normalize",
+               "input_scale", "force")
 UPLOAD = "upload"  # the subfolder of the run's folder that holds uploaded files
 
 Open = Callable[..., "tuple[LanguageModel, Corpus]"]  # sae.runs.steps.open_model_and_text
@@ -68,7 +71,8 @@ def import_sae(
     finished = note.read_text(encoding="utf-8").strip() if note.exists() else ""
     if finished and _made_by(finished, folder, workspace):  # an earlier process of this run published it
         sae = Autoencoder.load(workspace.sae(finished))
-        lm, corpus = open_(sae.config["model"]["name"], *_text(spec), sae.config["context_length"], workspace, reporter)
+        lm, corpus = open_(sae.config["model"]["name"], *_text(spec), sae.config["context_length"], workspace, reporter,
+                           text_tokens=spec.text_tokens)
         sae = sae.to(lm.device)
     else:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)  # a killed process may have left files
@@ -91,7 +95,14 @@ def import_sae(
 def _dashboard(
     spec: ImportSpec, path: Path, folder: RunFolder, workspace: Workspace, reporter: Reporter
 ) -> dict[str, Any]:
-    """Import a dashboard computed elsewhere as a build.  It has no weights, so there is nothing to check."""
+    """Import a dashboard computed elsewhere as a build.  It has no weights, so there is nothing to check.
+
+    Raises UserError for a setting that only an SAE with weights can use.
+    """
+    for field in _OF_WEIGHTS:
+        if getattr(spec, field):
+            raise UserError(f"{field}: is for an SAE with weights, but {spec.source} is a dashboard; leave the setting "
+                            "out", field)
     sae_id, build_id = import_dashboard(
         path, workspace, name=spec.name, model=spec.model, hook=spec.hook,
         update=lambda done, total: reporter.update(done, total))
@@ -112,11 +123,12 @@ def _imported(
     length = min(foreign.context_length or 128, find_model(foreign.model).n_ctx)
     foreign.context_length = max(length, 8)
     hooks = [hook for hook in (foreign.hook, foreign.out_hook) if hook]
-    lm, corpus = open_(foreign.model, *_text(spec), foreign.context_length, workspace, reporter, hooks)
+    lm, corpus = open_(foreign.model, *_text(spec), foreign.context_length, workspace, reporter, hooks,
+                       text_tokens=spec.text_tokens)
     sae = _checked(spec, foreign, sae_id, lm, corpus, reporter)
     sae.config["run"] = folder.id
     (folder.path / _NOTE).write_text(sae_id, encoding="utf-8")
-    _publish(sae, folder.checkpoints / "sae", workspace.sae(sae_id))
+    _publish(sae, folder.checkpoints / "sae", workspace)
     _forget_upload(spec, workspace)
     return sae, lm, corpus
 
@@ -142,6 +154,9 @@ def _check_place(spec: ImportSpec, foreign: Foreign, workspace: Workspace) -> st
         raise UserError(
             f"model: the file names {foreign.model}, which is not available here; name the model it was trained on "
             f"({error})", "model") from None
+    if spec.context_length and not 8 <= spec.context_length <= info.n_ctx:
+        raise UserError(f"context_length: {spec.context_length} is not between 8 and {info.n_ctx}, the most tokens "
+                        f"that {info.name} reads", "context_length")
     for hook in filter(None, (foreign.hook, foreign.out_hook)):
         check_site(info, hook, "hook" if hook == foreign.hook else "out_hook")
     if spec.name:
@@ -154,9 +169,8 @@ def _check_place(spec: ImportSpec, foreign: Foreign, workspace: Workspace) -> st
 
 
 def _taken(sae_id: str, workspace: Workspace) -> bool:
-    """Return whether the SAE exists or a training run has claimed its name (see `sae.runs.names`)."""
-    folder = workspace.sae(sae_id)
-    return (folder / "sae.json").exists() or (folder / "claim.json").exists()
+    """Return whether the SAE exists or a run that has not ended has claimed its name (see `sae.runs.names`)."""
+    return owner(sae_id, workspace) is not None
 
 
 def _name_taken(sae_id: str) -> UserError:
@@ -198,7 +212,8 @@ def _checked(
     sae.config["imported"] |= {
         "source": f"upload of {', '.join(foreign.files)}" if uploaded else spec.source,
         "measured": kept, "forced": spec.force and not reconstructs(measured), "text": spec.text,
-        "text_column": spec.text_column, "text_split": spec.text_split, "corpus": corpus.id}
+        "text_column": spec.text_column, "text_split": spec.text_split, "text_tokens": spec.text_tokens,
+        "corpus": corpus.id}
     return sae
 
 
@@ -231,10 +246,11 @@ def _made_by(sae_id: str, folder: RunFolder, workspace: Workspace) -> bool:
     return (path / "sae.json").exists() and read_config(path).get("run") == folder.id
 
 
-def _publish(sae: Autoencoder, staged: Path, target: Path) -> None:
-    """Write the artefact to `staged` and rename it to `target`, replacing what a killed process left there."""
+def _publish(sae: Autoencoder, staged: Path, workspace: Workspace) -> None:
+    """Write the artefact to `staged` and rename it to its place, replacing what a killed process left there."""
     sae.save(staged)
-    if target.exists() and not (target / "sae.json").exists() and not (target / "claim.json").exists():
+    target = workspace.sae(sae.config["id"])
+    if target.exists() and owner(sae.config["id"], workspace) is None:
         shutil.rmtree(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

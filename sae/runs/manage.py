@@ -1,4 +1,4 @@
-"""Deleting and renaming an SAE with everything in the workspace that belongs to it.
+"""Deletion and renaming of an SAE with everything in the workspace that belongs to it.
 
 An SAE's folder, its builds and its comparisons are moved by renames, each of which happens whole or not at all.
 What is deleted goes through a folder `trash`, so that a half-deleted SAE is never listed.
@@ -56,7 +56,7 @@ def delete_sae_files(workspace: Workspace, sae_id: str) -> None:
             if path.exists():
                 os.replace(path, trash / str(number))
         _remove_empty(workspace, sae_id)
-        shutil.rmtree(trash.parent, ignore_errors=True)  # with what an interrupted deletion left
+        shutil.rmtree(trash.parent, ignore_errors=True)  # includes the rest of interrupted deletions
 
 
 def rename_sae_files(workspace: Workspace, sae_id: str, name: str) -> str:
@@ -71,7 +71,7 @@ def rename_sae_files(workspace: Workspace, sae_id: str, name: str) -> str:
         _check_there(workspace, sae_id)
         if new_id == sae_id or owner(new_id, workspace) is not None:
             raise UserError(f"name: {new_id} already exists, or a run is making it; choose another name", "name")
-        (workspace.sae(new_id) / "claim.json").unlink(missing_ok=True)  # of a run that has ended
+        (workspace.sae(new_id) / "claim.json").unlink(missing_ok=True)  # the claim of a run that has ended
         if workspace.builds(sae_id).exists():
             workspace.builds(new_id).parent.mkdir(parents=True, exist_ok=True)
             os.rename(workspace.builds(sae_id), workspace.builds(new_id))
@@ -86,7 +86,7 @@ def rename_sae_files(workspace: Workspace, sae_id: str, name: str) -> str:
 def comparisons_of(workspace: Workspace, sae_id: str) -> Iterator[tuple[Path, str, str]]:
     """Yield the comparison files in which an SAE takes part, each with the ids of its two SAEs."""
     for path in sorted(workspace.root.glob("comparisons/*/*.duckdb")):
-        # As `comparison_path` names it: <model>/<first>~<model>~<second>; names have no `~`.
+        # `comparison_path` names the file <model>/<first>~<model>~<second>; names have no `~`.
         first, _, second = path.stem.partition("~")
         pair = f"{path.parent.name}/{first}", second.replace("~", "/", 1)
         if sae_id in pair:
@@ -112,7 +112,7 @@ def _check_there(workspace: Workspace, sae_id: str) -> None:
 
 
 def _remove_empty(workspace: Workspace, sae_id: str) -> None:
-    """Remove the folders of the SAE and of its model where nothing is left in them."""
+    """Remove the folders of the SAE and of its model if they are empty."""
     for folder in (workspace.builds(sae_id), workspace.builds(sae_id).parent, workspace.sae(sae_id).parent):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

@@ -1,17 +1,19 @@
 """Names of SAEs, and claims on them: two runs that want one name at the same moment never both get it.
 
 A run claims a name before it makes the SAE: it creates the SAE's folder with a `claim.json` that names the run.
-A claim expires when its run ends or disappears.
+A claim expires when its run ends, disappears, or was killed and is not resumed at once.  A run that fails or is
+cancelled removes its claims.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import time
 from itertools import count
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from sae.errors import UserError
 from sae.lm.sites import KINDS
@@ -21,6 +23,7 @@ from sae.workspace.files import lock, write_json
 from sae.workspace.paths import Workspace, check_name
 
 _CLAIM = "claim.json"
+_KILLED_S = 30.0  # a run without a process and without a heartbeat for so long is not about to be resumed
 
 
 def claim_names(spec: TrainSpec | SweepSpec, model_id: str, folder: RunFolder, workspace: Workspace) -> list[str]:
@@ -55,6 +58,17 @@ def names_lock(workspace: Workspace) -> FileLock:
 def release(sae_id: str, workspace: Workspace) -> None:
     """Remove the claim of an SAE that has been saved."""
     (workspace.sae(sae_id) / _CLAIM).unlink(missing_ok=True)
+
+
+def release_run(folder: RunFolder, workspace: Workspace) -> None:
+    """Remove the claims of a run on names of SAEs that it did not make."""
+    note = folder.path / "sae_id.txt"
+    for sae_id in note.read_text(encoding="utf-8").split() if note.exists() else []:
+        with names_lock(workspace), contextlib.suppress(OSError, ValueError, KeyError):
+            claim = workspace.sae(sae_id) / _CLAIM
+            if json.loads(claim.read_text(encoding="utf-8"))["run"] == folder.id:
+                claim.unlink()
+                claim.parent.rmdir()  # fails, and stays, if the folder holds anything else
 
 
 def default_name(spec: TrainSpec, detailed: bool = False) -> str:
@@ -99,6 +113,8 @@ def owner(sae_id: str, workspace: Workspace) -> str | None:
     for name in ("sae.json", _CLAIM):
         with contextlib.suppress(FileNotFoundError, ValueError):
             content = json.loads((folder / name).read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                continue  # a damaged `sae.json` still takes the name
             if name == _CLAIM and _ended(Path(content["folder"])):
                 return None
             return str(content.get("run") or "")
@@ -107,4 +123,14 @@ def owner(sae_id: str, workspace: Workspace) -> str | None:
 
 def _ended(run: Path) -> bool:
     status = RunFolder(run).status()
-    return not (run / "spec.json").exists() or (status is not None and status.state in FINAL_STATES)
+    if not (run / "spec.json").exists() or (status is not None and status.state in FINAL_STATES):
+        return True
+    if status is None or status.state not in ("starting", "running") or time.time() - status.heartbeat < _KILLED_S:
+        return False
+    held = lock(run / "lock")  # the system frees the lock of a killed process
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        return False
+    held.release()
+    return True

@@ -14,6 +14,7 @@ from typing import Any
 
 from sae.errors import Cancelled, Interrupted
 from sae.runs.folder import HEARTBEAT_S, RunFolder, Status
+from sae.workspace.disk import is_full
 
 
 class Reporter:
@@ -81,8 +82,13 @@ class Reporter:
         self.write()
 
     def write(self) -> None:
+        """Write the status.  On a full disk the old one stays; the run fails only when it cannot keep a result."""
         self._written = time.monotonic()
-        self.folder.write_status(self.status)
+        try:
+            self.folder.write_status(self.status)
+        except OSError as error:
+            if not is_full(error) or self.status.finished is not None:
+                raise
 
     def beat(self) -> None:
         """Renew the heartbeat without raising Cancelled or Interrupted."""

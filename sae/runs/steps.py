@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 def open_model_and_text(
     model: str, device: str, text: str, column: str, split: str, context_length: int, workspace: Workspace,
-    reporter: Reporter, hooks: Sequence[str] = (),
+    reporter: Reporter, hooks: Sequence[str] = (), *, text_tokens: int = 0,
 ) -> tuple[LanguageModel, Corpus]:
-    """Load the language model and the tokenised text.
+    """Load the language model and the tokenised text, of which at most `text_tokens` are read (0: the usual number).
 
     Raises UserError (field `site`) before it reads the text if the model lacks one of `hooks`.
     """
@@ -29,9 +29,9 @@ def open_model_and_text(
     import torch
 
     from sae.data.corpus import prepare
-    from sae.lm.bridge import LanguageModel
+    from sae.lm.conformance.opening import open_model
 
-    lm = LanguageModel.load(model, device)
+    lm = open_model(model, device, workspace)
     if hooks:
         lm.activations_at(torch.tensor([[lm.bos_id]], device=lm.device), hooks)
     reporter.update(0, message=f"tokenising {text}")
@@ -41,7 +41,7 @@ def open_model_and_text(
         return False
 
     corpus = prepare(text, column, split, lm, context_length, workspace,
-                     lambda done, total: reporter.update(done, total), stop)
+                     lambda done, total: reporter.update(done, total), stop, max_tokens=text_tokens or None)
     return lm, corpus
 
 
@@ -51,6 +51,12 @@ def text_of(config: dict[str, Any], text: str, column: str, split: str) -> tuple
         return text, column, split
     training = config["training"] if "text" in config["training"] else config["imported"]
     return training["text"], training["text_column"], training["text_split"]
+
+
+def text_tokens_of(config: dict[str, Any], text: str = "", text_tokens: int = 0) -> int:
+    """Return the most text tokens to read: as requested, or as in the SAE's training if the text is the same."""
+    training = config["training"] if "text" in config["training"] else config["imported"]
+    return text_tokens or (0 if text else int(training.get("text_tokens") or 0))
 
 
 def build_index(

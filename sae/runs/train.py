@@ -15,6 +15,7 @@ from sae import __version__
 from sae.autoencoder.architectures import REGISTRY
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.activations import ActivationStream
+from sae.data.median_norm import find_left_out
 from sae.distributed import Group
 from sae.distributed.world import device_of, open_world
 from sae.errors import UserError
@@ -49,7 +50,7 @@ def train_members(
         group.wait()  # the main process prepares the text first; the others then read it from disk
     lm, corpus = open_model_and_text(
         spec.model, device_of(spec.device), spec.text, spec.text_column, spec.text_split, spec.context_length,
-        workspace, reporter, [hook for hook in (spec.hook, spec.out_hook) if hook])
+        workspace, reporter, [hook for hook in (spec.hook, spec.out_hook) if hook], text_tokens=spec.text_tokens)
     if group.is_main:
         group.wait()
     # An earlier process of this run may have saved some of the SAEs.
@@ -85,11 +86,14 @@ def _trained(
     """
     held_out_contexts(corpus, spec.eval_tokens)  # refuses too little text before the training, not after it
     members = spec.members()
+    left_out = find_left_out(lm, corpus, spec.hook, spec.skip_norm, spec.skip_tokens)
+    if left_out:
+        print(f"left out of training, metrics and index: {left_out}", flush=True)
     reporter.begin("training", spec.tokens, message="reading the first activations")
     stream = ActivationStream(
         lm, corpus, spec.hook, spec.batch_tokens, spec.buffer_tokens, spec.reuse, spec.train_on_bos, spec.seed,
         dtype=getattr(torch, spec.buffer_dtype), out_hook=spec.out_hook, n_steps=spec.tokens // spec.batch_tokens,
-        group=group,
+        group=group, left_out=left_out,
         # The language model's passes renew the heartbeat too.  Several processes must all stop after the same step,
         # so they do not stop here.
         check=reporter.beat if group.world > 1 else lambda: reporter.update(reporter.status.done))
@@ -102,6 +106,8 @@ def _trained(
             saes[sae_id] = str(outcome)
         elif sae_id not in known:
             fresh[sae_id] = saes[sae_id] = _artefact(member, sae_id, outcome, lm, corpus, folder, len(members))
+            if left_out:
+                fresh[sae_id].config["left_out"] = left_out.record()
     if not fresh or not group.is_main:
         return saes
     reporter.begin("evaluation")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sae.faults import DEVICE
-from sae.specs.training import DEVICES, IndexSettings, setting
+from sae.specs.training import DEVICES, TEXT_COLUMN, TEXT_SPLIT, TEXT_TOKENS, IndexSettings, setting
 
 YesNo = Literal["", "yes", "no"]
 
@@ -38,6 +38,9 @@ class ImportSpec(IndexSettings):
         "", "How latents are selected, for a bare file of tensors; empty: what the file says", group="sae")
     k: int = setting(0, "Latents per token, for a bare file of tensors; 0: what the file says", group="sae", ge=0,
                      le=4_194_304)
+    threshold: float = setting(
+        0.0, "Threshold of a BatchTopK file that has none; 0: what the file says, else calibrated until the mean L0 "
+        "is k", group="sae", ge=0)
     subtract_b_dec: YesNo = setting(
         "", "Whether b_dec is subtracted from the input; empty: what the format says", group="sae")
     normalize: Literal["", "none", "layer_norm", "layer_norm_std", "constant_norm", "centre"] = setting(
@@ -48,10 +51,12 @@ class ImportSpec(IndexSettings):
         0.0, "Factor by which its training multiplied activations; 0: what the file says", group="sae", ge=0)
 
     text: str = setting(
-        "stdlib", "Text to check it on and to index: 'stdlib' (this Python's standard library), a file, a directory, "
-        "JSONL, Parquet, or a Hugging Face data set", group="evaluation", min_length=1, max_length=4096)
-    text_column: str = setting("text", "Column that holds the text in JSONL, Parquet or a data set", group="evaluation")
-    text_split: str = setting("train", "Split of a Hugging Face data set", group="evaluation")
+        "stdlib", "Text to check it on and to index: 'stdlib' (this Python's standard library), a file or a directory "
+        "of text or of rows (JSONL, JSON, CSV, Parquet, Arrow), or a Hugging Face data set", group="evaluation",
+        min_length=1, max_length=4096)
+    text_column: str = setting("text", TEXT_COLUMN, group="evaluation")
+    text_split: str = setting("train", TEXT_SPLIT, group="evaluation")
+    text_tokens: int = setting(0, TEXT_TOKENS, group="evaluation", unit="tokens", ge=0)
     check_tokens: int = setting(
         8_192, "Text tokens on which FVU, L0 and the mean activation are measured", group="evaluation", unit="tokens",
         ge=256, le=1_000_000, why="enough to recognise a transposed or wrongly normalised SAE")

@@ -20,9 +20,12 @@ from sae.data.texts import STDLIB
 from sae.errors import UserError
 from sae.faults import DEVICE
 from sae.lm.model_info import DEMO
+from sae.specs.explain import ExplainSpec
 from sae.specs.imports import ImportSpec
 from sae.specs.training import (
     DEVICES,
+    TEXT_COLUMN,
+    TEXT_SPLIT,
     Architecture,
     BaseSpec,
     IndexSettings,
@@ -36,8 +39,9 @@ from sae.specs.training import (
 from sae.workspace.paths import typed_path
 
 __all__ = [
-    "SPECS", "Architecture", "CompareSpec", "EvaluateSpec", "ImportSpec", "IndexSettings", "IndexSpec", "Normalization",
-    "SweepSpec", "TrainSpec", "as_text", "command_line", "demo_spec", "located", "parse_spec", "prefix_sizes"]
+    "SPECS", "Architecture", "CompareSpec", "EvaluateSpec", "ExplainSpec", "ImportSpec", "IndexSettings", "IndexSpec",
+    "Normalization", "SweepSpec", "TrainSpec", "as_text", "command_line", "demo_spec", "located", "parse_spec",
+    "prefix_sizes"]
 
 
 class IndexSpec(IndexSettings):
@@ -45,8 +49,11 @@ class IndexSpec(IndexSettings):
 
     sae: str = setting(..., "The SAE, as <model>/<name>", group="what", pattern=r"^[^/]+/[^/]+$")
     text: str = setting("", "Text to read; empty: the text the SAE was trained on", group="what", max_length=4096)
-    text_column: str = setting("text", "Column that holds the text", group="what")
-    text_split: str = setting("train", "Split of a Hugging Face data set", group="what")
+    text_column: str = setting("text", TEXT_COLUMN, group="what")
+    text_split: str = setting("train", TEXT_SPLIT, group="what")
+    text_tokens: int = setting(
+        0, "Text tokens read at most; 0: all of a file or directory, 20 million of a Hugging Face data set, or as for "
+        "the training if the text is the same", group="what", unit="tokens", ge=0)
     device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
 
 
@@ -78,9 +85,9 @@ class CompareSpec(BaseSpec):
 
 SPECS: dict[str, type[BaseSpec]] = {
     "train": TrainSpec, "sweep": SweepSpec, "index": IndexSpec, "evaluate": EvaluateSpec, "import": ImportSpec,
-    "compare": CompareSpec}
+    "compare": CompareSpec, "explain": ExplainSpec}
 
-RunSpec = TrainSpec | SweepSpec | IndexSpec | EvaluateSpec | ImportSpec | CompareSpec
+RunSpec = TrainSpec | SweepSpec | IndexSpec | EvaluateSpec | ImportSpec | CompareSpec | ExplainSpec
 
 POSITIONAL = {"import": "source"}  # the setting that a command takes without its name
 
@@ -109,7 +116,9 @@ def _existing(value: str) -> Path | None:
 
 def located(spec: Spec) -> Spec:
     """Return the spec with absolute paths of the local model and text, so that it means the same in every folder."""
-    local = (("model", DEMO), ("text", STDLIB), ("source", ""))
+    local = [("model", DEMO), ("text", STDLIB), ("source", ""), ("prompts", ""), ("embedding_model", "")]
+    if getattr(spec, "explainer", "local") != "local":  # the model is a name at an endpoint, not a folder
+        local.remove(("model", DEMO))
     paths = {
         name: os.path.abspath(path) for name, default in local
         if (value := getattr(spec, name, "")) not in ("", default) and (path := _existing(value))}

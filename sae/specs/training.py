@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,6 +23,11 @@ Architecture = Literal["batch_topk", "topk", "matryoshka", "jumprelu", "gated", 
 L0Penalty = Literal["target", "linear"]
 BDecInit = Literal["geometric_median", "mean"]
 BufferDtype = Literal["bfloat16", "float16", "float32"]
+
+TEXT_COLUMN = ("Column that holds the documents of a file of rows or of a data set: text, a chat (a list of messages), "
+               "or token ids")
+TEXT_SPLIT = "Split of a Hugging Face data set, or of a folder whose files are named after splits"
+TEXT_TOKENS = "Text tokens read at most; 0: all of a file or directory, 20 million of a Hugging Face data set"
 
 _WITH_K = ("batch_topk", "topk", "matryoshka")  # architectures that keep k latents, exactly or on average
 _WITH_L1 = ("relu", "gated")
@@ -77,10 +82,24 @@ class IndexSettings(BaseSpec):
     near_misses: int = setting(
         3, f"Near misses kept per latent: contexts in which it is silent, but within {NEAR:.0%} of firing; 0: none",
         group="index", ge=0, le=100, why="they show what separates its firings from very similar text")
+    skip_norm: float = setting(
+        0.0, "Leave out tokens whose activations are longer than this multiple of the median norm; 0: none, or for an "
+        "existing SAE as in its training", group="index", ge=0, le=1e6,
+        why="attention sinks beyond BOS can be hundreds of times longer than other tokens; 10 finds them")
+    skip_tokens: str = setting(
+        "", "Ids of tokens to leave out, separated by commas; empty: none, or for an existing SAE as in its training",
+        group="index", max_length=10_000, pattern=r"^[\d, ]*$")
     map: Literal["pca", "umap"] = setting(
         "pca", "Map of the decoder rows: their two first principal components, or UMAP of their cosine distances "
         "(needs the extra `umap`)", group="index",
         why="principal components take no time; UMAP takes seconds to minutes and shows clusters")
+
+    @model_validator(mode="after")
+    def _norms(self) -> Self:
+        if 0 < self.skip_norm < 2:
+            raise ValueError(f"skip_norm: {self.skip_norm:g} times the median norm would leave out ordinary tokens; "
+                             "give 2 or more, or 0")
+        return self
 
 
 class _Subject(BaseSpec):
@@ -93,11 +112,12 @@ class _Subject(BaseSpec):
         "demo", "Language model: 'demo' (embedded), a Hugging Face name, or a local directory",
         group="what", min_length=1, max_length=4096, why="the embedded model needs no network")
     text: str = setting(
-        "stdlib", "Text: 'stdlib' (this Python's standard library), a file, a directory, JSONL, "
-        "Parquet, or a Hugging Face data set", group="what", min_length=1, max_length=4096,
+        "stdlib", "Text: 'stdlib' (this Python's standard library), a file or a directory of text or of rows (JSONL, "
+        "JSON, CSV, Parquet, Arrow), or a Hugging Face data set", group="what", min_length=1, max_length=4096,
         why="the embedded model was trained on Python source")
-    text_column: str = setting("text", "Column that holds the text in JSONL, Parquet or a data set", group="what")
-    text_split: str = setting("train", "Split of a Hugging Face data set", group="what")
+    text_column: str = setting("text", TEXT_COLUMN, group="what")
+    text_split: str = setting("train", TEXT_SPLIT, group="what")
+    text_tokens: int = setting(0, TEXT_TOKENS, group="what", unit="tokens", ge=0)
     layer: int = setting(
         2, "Block, counted from 0", group="what", ge=0,
         why="a middle layer, between the tokens and the prediction")
@@ -144,17 +164,17 @@ class _SingleDictionary(BaseSpec):
         "data's standard deviation, relative to FVU", group="sae", gt=0, le=100)
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
     """Split a string at its commas into a list, with each value once."""
     if isinstance(value, str):
         value = [word for word in map(str.strip, value.split(",")) if word]
     return list(dict.fromkeys(value)) if isinstance(value, list | tuple) else [value]
 
 
-_Architectures = Annotated[tuple[Architecture, ...], BeforeValidator(_listed)]
-_Sizes = Annotated[tuple[Annotated[int, Field(ge=8, le=4_194_304)], ...], BeforeValidator(_listed)]
-_Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_listed)]
-_Coefficients = Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeValidator(_listed)]
+_Architectures = Annotated[tuple[Architecture, ...], BeforeValidator(listed)]
+_Sizes = Annotated[tuple[Annotated[int, Field(ge=8, le=4_194_304)], ...], BeforeValidator(listed)]
+_Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(listed)]
+_Coefficients = Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeValidator(listed)]
 
 
 class _DictionaryGrid(BaseSpec):

@@ -77,7 +77,7 @@ def ablate(
     effects = [Effect() for _ in chosen]
     sparsities: list[list[float]] = [[] for _ in chosen]
     before_V, after_V = (torch.zeros(model.lm.info.d_vocab) for _ in range(2))
-    special = set(model.lm.tokenizer.all_special_ids)
+    special = set(model.lm.special_ids)
     for ids in contexts:
         base_SV, push_S = _unchanged(model, sae, latent, ids, special)
         fires = (push_S != 0).nonzero()[:, 0].cpu()

@@ -1,6 +1,6 @@
 """Interventions on one token of many texts at once, one row per text, each row with its own interventions.
 
-The formulas are those of `sae.steering.interventions.Steering`, arranged so that a row's result does not depend
+The formulas of `sae.steering.interventions.Steering` are arranged so that a row's result does not depend
 on the other rows.  Each activation is a separate sum over D for one row and one latent, and changes are added one
 intervention after the other.
 

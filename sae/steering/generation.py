@@ -99,8 +99,8 @@ class Run:
 class _Batch:
     """R rows of one capacity, and the texts in them."""
 
-    def __init__(self, capacity: int) -> None:
-        self.rows = Rows(capacity)
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
         self.texts: dict[int, _Text] = {}
         self.order: list[int | None] = []
         self.edits: RowEdits | None = None  # rebuilt with the order whenever a text joins or leaves
@@ -116,7 +116,7 @@ class TextGenerator:
     def __init__(self, model: RowModel) -> None:
         self.model = model
         self._pieces = model.lm.vocabulary()[0]
-        self._eos = model.lm.tokenizer.eos_token_id
+        self._ends = model.lm.end_ids
         self._batches: list[_Batch] = []
 
     @property
@@ -235,7 +235,7 @@ class TextGenerator:
         column.output.append(token)
         text.pending = token
         text.seen.add(token)
-        if sampling.stop_at_eos and token == self._eos:
+        if sampling.stop_at_eos and token in self._ends:
             column.finish = "eos"
         elif self._stops(text, token):
             column.finish = "stop"
@@ -260,7 +260,7 @@ class TextGenerator:
             if batch.rows.capacity == capacity and batch.free:
                 break
         else:
-            batch = _Batch(capacity)
+            batch = _Batch(self.model.new_rows(capacity))
             self._batches.append(batch)
         row = batch.free[0]
         batch.texts[row] = _Text(run)
@@ -271,13 +271,7 @@ class TextGenerator:
         batch.edits = None
 
     def _copy(self, source: _Batch, source_row: int, target: _Batch, row: int, length: int) -> None:
-        if source is target:
-            source.rows.copy(source_row, row, length)
-            return
-        for layer, keys in source.rows.keys.items():
-            values = source.rows.values[layer]
-            k, v = target.rows.room(layer, keys, values)
-            k[row, :, :length], v[row, :, :length] = keys[source_row, :, :length], values[source_row, :, :length]
+        target.rows.copy(source.rows, source_row, row, length)
 
     def _read(
         self, run: Run, steering: Steering, mask_1S: Tensor, batch: _Batch, row: int
@@ -297,7 +291,7 @@ def generate(
 
     Closing the iterator stops the run.  `prompt` begins with BOS.
     """
-    steering = Steering(interventions, saes, where, model.lm.tokenizer.all_special_ids)
+    steering = Steering(interventions, saes, where, model.lm.special_ids)
     yield from write(model, Run(prompt, steering, None, sampling))
 
 

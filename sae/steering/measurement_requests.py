@@ -87,7 +87,7 @@ class InspectRequest(FrozenModel):
     """Request for the latents of one or two SAEs that fire on one or two texts.
 
     Either `texts` or `ids` (such as a context of a build, BOS first) is given.  The answer lists the `top` strongest
-    latents per token, and those of `latents` wherever they fire.
+    latents per token, and `latents` wherever they fire.
     """
 
     model: str = Field(min_length=1)

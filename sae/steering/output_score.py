@@ -64,14 +64,14 @@ def output_scores(
         token_QT = (sae.W_dec_LD[part] @ unembedding_DV).topk(top, dim=1).indices
         moved_Q = torch.zeros(len(part), device=sae.device)
         for ids, base_V in zip(texts, base_PV, strict=True):
-            edits = _adding(sae, sae.W_dec_LD[part] * (strength * M_Q)[:, None])
+            edits = adding(sae, sae.W_dec_LD[part] * (strength * M_Q)[:, None])
             p_QV = model.read_many([ids] * len(part), edits).softmax(dim=1)
             moved_Q += (p_QV.gather(1, token_QT) - base_V[token_QT]).sum(dim=1) / len(texts)
         yield [OutputScore(latent, score if M > 0 else None, tokens) for latent, score, M, tokens in zip(
             part.tolist(), moved_Q.tolist(), M_Q.tolist(), token_QT.tolist(), strict=True)]
 
 
-def _adding(sae: Autoencoder, push_QD: Tensor) -> dict[str, Edit]:
+def adding(sae: Autoencoder, push_QD: Tensor) -> dict[str, Edit]:
     """Return an edit that adds one row to each text, scaled per token, everywhere but on BOS."""
     def add(x_QSD: Tensor) -> Tensor:
         scale_QS1 = sae.scale(x_QSD.reshape(-1, x_QSD.shape[-1]).float()).view(*x_QSD.shape[:2], 1)

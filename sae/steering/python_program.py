@@ -24,7 +24,9 @@ torch.manual_seed({seed})
 bridge = TransformerBridge.boot_transformers({source!r}, device="cpu", dtype=torch.float32)
 bridge.eval()
 tokenizer = bridge.tokenizer
-special = set(tokenizer.all_special_ids)
+special = {{*tokenizer.all_special_ids, *(i for i, added in tokenizer.added_tokens_decoder.items() if added.special)}}
+listed = bridge.original_model.generation_config.eos_token_id
+ends = {{tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])}}
 bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
 {prompt}
 n_prompt = len(ids)
@@ -78,6 +80,26 @@ def edit_of(hook, positions):
     return edit
 
 
+def hooks_of(hook, edit):
+    """Where an edit of a hook point is done: the residual stream passes hook_resid_mid by."""
+    if not hook.endswith("hook_resid_mid"):
+        return [(hook.replace("hook_mlp_in", "ln2.hook_in"), edit)]
+    block, kept = hook.rpartition(".")[0], [None, None, None]
+
+    def take(middle, hook=None):
+        kept[:2] = [middle, edit(middle)]
+        return kept[1]
+
+    def keep(mlp, hook=None):
+        kept[2] = mlp
+        return mlp
+
+    def put(out, hook=None):
+        return torch.where(kept[1] == kept[0], out, kept[1] + kept[2])
+
+    return [(hook, take), (block + ".hook_mlp_out", keep), (block + ".hook_resid_post", put)]
+
+
 def draw(logits):
     temperature, top_p, top_k, penalty = {temperature}, {top_p}, {top_k}, {penalty}
     if penalty != 1:
@@ -98,11 +120,12 @@ with torch.no_grad():
     while len(ids) < n_prompt + {length}:
         hooks = sorted({{saes[i["sae"]][0]["site"]["hook"] for i in interventions}})
         past = {{}} if cache is None else {{"past_key_values": cache}}
-        with bridge.hooks(fwd_hooks=[(hook, edit_of(hook, pending)) for hook in hooks]):
+        pairs = [pair for hook in hooks for pair in hooks_of(hook, edit_of(hook, pending))]
+        with bridge.hooks(fwd_hooks=pairs):
             logits, cache = bridge(torch.tensor([[ids[p] for p in pending]]), return_type="logits_and_cache", **past)
         ids.append(draw(logits[0, -1].float()))
         pending = [len(ids) - 1]
-        if {eos} and ids[-1] == tokenizer.eos_token_id:
+        if {eos} and ids[-1] in ends:
             break
         if any(stop in tokenizer.decode(ids[n_prompt:]) for stop in {stops}):
             break
@@ -151,7 +174,7 @@ def _prompt(request: SteerRequest) -> str:
         return f"ids = [bos, *tokenizer({request.prompt!r}, add_special_tokens=False)[\"input_ids\"]]"
     messages = json.dumps([message.model_dump() for message in request.chat])
     return (f"ids = tokenizer.apply_chat_template({messages}, add_generation_prompt=True, return_dict=False)\n"
-            "ids = ids if ids[0] == bos else [bos, *ids]")
+            "ids = ids if ids[0] == bos or tokenizer.init_kwargs.get('bos_token', bos) is None else [bos, *ids]")
 
 
 def _list(interventions: tuple[Intervention, ...]) -> str:

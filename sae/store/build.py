@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -19,6 +18,8 @@ from typing import Any
 import duckdb
 
 from sae.errors import UserError
+from sae.store.connection import connect
+from sae.store.damage import check_build_size, damaged_build, file_mark, reading
 from sae.store.latent_query import (
     ALIVE,
     DENSITIES,
@@ -52,53 +53,58 @@ MAX_PAGE = 1000
 _DENSITY_BINS_PER_DECADE = 5
 
 
-def _connect(path: Path) -> duckdb.DuckDBPyConnection:
-    """Open a database read-only, with bounded threads and memory, and without access to any other file."""
-    connection = duckdb.connect(str(path), read_only=True, config={
-        "threads": 1, "memory_limit": "512MB", "autoinstall_known_extensions": False,
-        "autoload_known_extensions": False})
-    (locked,) = connection.execute("SELECT current_setting('lock_configuration')").fetchone() or (False,)
-    if locked:  # this process has the file open already, with the same settings
-        return connection
-    spill = Path(tempfile.gettempdir()) / f"saescope-{os.getpid()}"
-    connection.execute(f"SET temp_directory = '{str(spill).replace(chr(39), chr(39) * 2)}'")
-    connection.execute("SET enable_external_access = false")  # must come last: no folder can be set after it
-    connection.execute("SET lock_configuration = true")
-    return connection
-
-
 class Build:
     """One immutable build, open.  Close it only while no query is running."""
 
     def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, meta: dict[str, Any]) -> None:
         self.path, self.meta, self._connection = path, meta, connection
+        self._mark = file_mark(path)
         self._page_file = LatentPageFile.open_or_make(path, self.id)
 
     @classmethod
     def open(cls, path: Path) -> Build:
-        """Open a build file.  Raises UserError (field `build`) if it is not a build or has tables of another version.
+        """Open a build file.
+
+        Raises UserError (field `build`) if it is not a build or has tables of another version, and DamagedFile, which
+        is a UserError, if it is damaged.
         """
+        check_build_size(path)
         try:
-            connection = _connect(path)
+            connection = connect(path)
         except duckdb.Error as error:
             reason = str(error).strip().splitlines()[0].replace(f"{path.parent}{os.sep}", "")
-            raise UserError(f"build: {path.name} cannot be opened: {reason}", "build") from None
+            raise damaged_build(path, f"it cannot be opened: {reason}") from None
         try:
             rows = connection.execute("SELECT key, value FROM meta").fetchall()
             meta = {key: json.loads(value) for key, value in rows}
-        except (duckdb.Error, ValueError):
+        except (duckdb.CatalogException, duckdb.BinderException, ValueError):
             connection.close()
             raise UserError(f"build: {path.name} is not a saescope build", "build") from None
+        except duckdb.Error as error:
+            connection.close()
+            raise damaged_build(path, str(error).strip().splitlines()[0]) from None
         if meta.get("schema_version") != SCHEMA_VERSION:
             connection.close()
             raise UserError(
                 f"build: {path.name} has tables of version {meta.get('schema_version')}, this program reads "
                 f"version {SCHEMA_VERSION}; rebuild it with: saescope index --sae {meta.get('sae_id', '')}", "build")
-        return cls(path, connection, meta)
+        try:
+            with reading(path):
+                return cls(path, connection, meta)
+        except BaseException:
+            connection.close()
+            raise
 
     def close(self) -> None:
         self._connection.close()
         self._page_file.close()
+
+    def changed_on_disk(self) -> bool:
+        """Return whether its files were written since it was opened, so that it must be opened again.
+
+        A deleted file is no change, because an open file stays as it is.
+        """
+        return file_mark(self.path) not in (self._mark, None) or self._page_file.changed_on_disk()
 
     @property
     def id(self) -> str:
@@ -109,20 +115,21 @@ class Build:
         return int(self.meta["n_latents"])
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        cursor = self._connection.cursor()
-        try:
-            cursor.execute(sql, list(parameters))
-            names = [name for name, *_ in cursor.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-        finally:
-            cursor.close()
+        with reading(self.path):
+            cursor = self._connection.cursor()
+            try:
+                cursor.execute(sql, list(parameters))
+                names = [name for name, *_ in cursor.description or ()]
+                return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+            finally:
+                cursor.close()
 
     # One latent
 
     def latent(self, latent: int) -> Latent | None:
         """Return all facts about one latent, or None if there is no such number."""
         row = self._page_file.latent(latent)
-        return latent_of(row) if row else None
+        return latent_of(row, self.meta.get("company_tokens")) if row else None
 
     def contexts(self, latent: int) -> list[Context]:
         """Return its contexts: band 0 (strongest first), the activation bands from strong to weak, and near misses."""
@@ -141,8 +148,8 @@ class Build:
         rows = []
         for latent in sorted(set(latents)):
             on_token = None if token is None else self._page_file.context_on(latent, token)
-            strongest = [row for row in self._page_file.contexts(latent, 1) if row["band"] == TOP_BAND]
-            rows += strongest if on_token is None else [on_token]
+            rows += [on_token] if on_token else [
+                row for row in self._page_file.contexts(latent, 1) if row["band"] == TOP_BAND]
         return {context.latent: context for context in self._contexts(rows)}
 
     def _contexts(self, rows: list[dict[str, Any]]) -> list[Context]:
@@ -167,7 +174,7 @@ class Build:
             contexts.setdefault(row["latent"], []).append(context)
         latents = self._rows(
             f"SELECT * FROM {self._latents} WHERE latent >= ? AND latent < ? ORDER BY latent", [low, high])
-        return [(latent_of(row), contexts.get(row["latent"], [])) for row in latents]
+        return [(latent_of(row, self.meta.get("company_tokens")), contexts.get(row["latent"], [])) for row in latents]
 
     def explanations(self, latent: int) -> list[tuple[str, str]]:
         """Return the explanations of a latent that came with an imported dashboard: (text, author)."""

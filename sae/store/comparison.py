@@ -125,7 +125,7 @@ class Comparison:
         return _match(rows[0]) if rows else None
 
     def counts(self, side: int) -> dict[str, int]:
-        """Count the alive latents (`living`), and those of them without a partner (`alone`)."""
+        """Count the alive latents (`living`), and the ones without a partner (`alone`)."""
         alive, alone = self._fetch(
             f"SELECT count(*), count(*) FILTER (WHERE true{_condition('alone')}) FROM match"
             " WHERE side = ? AND fires > 0", [side])[0]

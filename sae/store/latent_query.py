@@ -106,7 +106,7 @@ def build_query(sort: str, descending: bool, filters: Filters, token: int | None
     query = Query(key, descending)
     if token is not None:
         query.source = "latent l JOIN token_latent t ON t.latent = l.latent"
-    if filters.scores:  # its parameters come before those of every clause
+    if filters.scores:  # its parameters come before the parameters of every clause
         query.source += (" LEFT JOIN (SELECT unnest(?::INTEGER[]) AS latent, unnest(?::DOUBLE[]) AS score) s"
                          " ON s.latent = l.latent")
         query.parameters += [list(column) for column in zip(*filters.scores, strict=True)]

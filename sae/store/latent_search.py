@@ -60,3 +60,8 @@ def explained_as(build: Build, text: str) -> list[tuple[int, str]]:
     return [(row["latent"], row["text"]) for row in build._rows(
         "SELECT latent, text FROM explanation WHERE contains(lower(text), lower(?))"
         f" ORDER BY latent LIMIT {LIMIT}", [text])]
+
+
+def with_good_rule(build: Build, f1: float) -> set[int]:
+    """Return the latents whose rule has at least this F1 on the half of the text on which it was not found."""
+    return {row["latent"] for row in build._rows("SELECT latent FROM latent WHERE rule_f1 >= ?", [f1])}

@@ -10,6 +10,7 @@ Shapes: N contexts of a batch of latents, M firings in them.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,11 +23,13 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from sae.errors import DamagedFile
 from sae.workspace.files import atomic_write
 
 WINDOW = (25, 19)  # tokens kept before and after the peak: one more than a page shows, as a sign that text continues
 _AT_ONCE = 2  # batches made at once
 _BATCH = 2048  # latents of a record batch: latent n is in batch n // _BATCH
+_FULLY_CHECKED = 1 << 28  # bytes up to which all offsets are checked when the file is opened, which takes 0.1 s
 _PREFIX = "context."
 _CONTEXTS = f"""SELECT latent, band, rank, act, ctx, doc, doc_offset, start, peak, n, pos, val, duplicates,
   list_slice(tokens, first + greatest(peak::INTEGER - {WINDOW[0]}, 0) + 1,
@@ -125,7 +128,9 @@ def _array(column: pa.ChunkedArray) -> Any:
 class LatentPageFile:
     """The page file, open.  Many threads may use it at once."""
 
-    def __init__(self, batches: list[pa.RecordBatch]) -> None:
+    def __init__(self, batches: list[pa.RecordBatch], path: Path, descriptor: int) -> None:
+        self._path, self._descriptor = path, descriptor
+        self._size_and_time = self._now()
         n = sum(not name.startswith(_PREFIX) for name in batches[0].schema.names)
         self._latents = [batch.select(batch.schema.names[:n]) for batch in batches]
         self._numbers = [batch.column("latent").to_numpy() for batch in batches]
@@ -160,17 +165,36 @@ class LatentPageFile:
     def open(cls, path: Path, made_of: str) -> LatentPageFile | None:
         """Open the page file at `path`.  Returns None if it is missing, damaged, or was written for another build."""
         try:
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))  # fails for a truncated file, which lacks its footer
             if reader.schema.metadata != {b"made_of": made_of.encode()}:
                 return None
-            return cls([reader.get_batch(i) for i in range(reader.num_record_batches)])
+            batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+            for batch in batches:  # an offset that points outside of its column would end the process
+                batch.validate(full=path.stat().st_size <= _FULLY_CHECKED)
+            descriptor = os.open(path, os.O_RDONLY)
         except (OSError, pa.ArrowInvalid):
             return None
+        try:
+            return cls(batches, path, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
 
     def close(self) -> None:
         """Unmap the file, whose disk space is otherwise kept after it is deleted."""
         for held in (self._latents, self._numbers, self._contexts, self._first):
             held.clear()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def changed_on_disk(self) -> bool:
+        """Return whether the mapped file was written since it was opened."""
+        return self._now() != self._size_and_time
+
+    def _now(self) -> tuple[int, int]:
+        stat = os.fstat(self._descriptor)
+        return stat.st_size, stat.st_mtime_ns
 
     def latent(self, latent: int) -> dict[str, Any] | None:
         """Return the latent's row of `latent`, with the columns of `latent_edges` if the build has any."""
@@ -209,7 +233,14 @@ class LatentPageFile:
         return {**row, "peak": int(pos_M[best]), "act": float(val_M[best])}
 
     def _locate(self, latent: int) -> tuple[int, int | None]:
-        """Return its batch, and its row in that batch if there is one."""
+        """Return its batch, and its row in that batch if there is one.
+
+        Raises DamagedFile (field `build`) if the file was written meanwhile: reading a mapped page that a truncated
+        file has lost ends the process.
+        """
+        if self.changed_on_disk():
+            raise DamagedFile(f"build: {self._path.name} was changed on the disk while it was being read. Load the "
+                              "page again", self._path, "build")
         b = latent // _BATCH
         if not 0 <= b < len(self._numbers):
             return b, None

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from sae.store.intervals import share_interval
+
 T = TypeVar("T")
 
 DENSE_DENSITY = 0.1
@@ -102,6 +104,7 @@ class CofiringLatent:
     given: float
     lift: float
     phi: float
+    given_interval: tuple[float, float] | None = None  # of 95%; None where `given` is exact, or n is unknown
 
 
 @dataclass(frozen=True)
@@ -268,7 +271,8 @@ def _pairs(ids: list[int] | None, values: list[float] | None) -> list[tuple[int,
     return list(zip(ids or [], values or [], strict=True))
 
 
-def latent_of(row: dict[str, Any]) -> Latent:
+def latent_of(row: dict[str, Any], sampled: int | None = None) -> Latent:
+    """Make the record; `sampled` is the number of firings that co-firing is estimated from, if any."""
     top = zip(row.pop("top_tokens") or [], row.pop("top_token_n") or [], row.pop("top_token_lift") or [],
               row.pop("top_token_max") or [], strict=True)
     after = zip(row.pop("next_tokens") or [], row.pop("next_token_n") or [], row.pop("next_token_lift") or [],
@@ -281,14 +285,18 @@ def latent_of(row: dict[str, Any]) -> Latent:
         logit_neg=_pairs(row.pop("logit_neg"), row.pop("logit_neg_value")),
         neighbours=_pairs(row.pop("neighbours"), row.pop("neighbour_cos")),
         encoder_neighbours=_pairs(row.pop("encoder_neighbours"), row.pop("encoder_neighbour_cos")),
-        together=_cofiring(row, "together"), implies=_cofiring(row, "implies"),
+        together=_cofiring(row, "together", sampled), implies=_cofiring(row, "implies", sampled),
         implied_by=_cofiring(row, "implied_by"),
         rule=_rule(row), **row)
 
 
-def _cofiring(row: dict[str, Any], name: str) -> list[CofiringLatent]:
+def _cofiring(row: dict[str, Any], name: str, sampled: int | None = None) -> list[CofiringLatent]:
     columns = [row.pop(name + suffix) or [] for suffix in ("", "_given", "_lift", "_phi")]
-    return [CofiringLatent(*values) for values in zip(*columns, strict=True)]
+    estimated = sampled is not None and (row["n_tokens"] or 0) > sampled
+    return [
+        CofiringLatent(
+            other, given, lift, phi, share_interval(given, float(sampled)) if estimated and sampled else None)
+        for other, given, lift, phi in zip(*columns, strict=True)]
 
 
 def _rule(row: dict[str, Any]) -> Rule | None:

@@ -238,6 +238,7 @@ class _Loop:
         self.started = self.saved = self.logged = time.perf_counter()
         self.interval = _CHECKPOINT_S
         self._mark()
+        self.fill_s = self.timing_before.waited  # spent on the first activations, before the first step
 
     def _begin(self, state: dict[str, Any] | None) -> None:
         """Make trainers from a sample of the data, or restore them from a checkpoint."""
@@ -319,6 +320,8 @@ class _Loop:
         elapsed, now, before = time.perf_counter() - self.logged, self.source.timing, self.timing_before
         waited, read_s, read = now.waited - before.waited, now.seconds - before.seconds, now.tokens - before.tokens
         variance = float(self.variance)
+        filled = {"lm_fill_s": self.fill_s} if self.fill_s else {}
+        self.fill_s = 0.0
         for member, (curves, spec) in enumerate(zip(self.curves, self.specs, strict=True)):
             which = {"member": member} if len(self.specs) > 1 else {}
             if member in abandoned:
@@ -328,7 +331,8 @@ class _Loop:
                     **which, step=self.step, tokens=self.step * spec.batch_tokens, **curves.row(variance),
                     lr=self._lr(member, self.step - 1), tokens_per_s=curves.n_tokens / elapsed,
                     lm_tokens_per_s=read / read_s if read else None,
-                    sae_tokens_per_s=curves.n_tokens / max(elapsed - waited, 1e-9), lm_share=min(1.0, waited / elapsed))
+                    sae_tokens_per_s=curves.n_tokens / max(elapsed - waited, 1e-9),
+                    lm_share=min(1.0, waited / elapsed), **filled)
                 curves.reset()
         self.variance.zero_()
         self._mark()

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
-_HOST = socket.gethostname().partition(".")[0].replace("-", "_") or "host"
+HOST = socket.gethostname().partition(".")[0].replace("-", "_") or "host"
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
-    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")
     try:
         yield temporary
         for written in temporary.rglob("*") if temporary.is_dir() else [temporary]:
@@ -56,7 +56,7 @@ def _flush(path: Path) -> None:
 
 
 def _remove_leftovers(path: Path) -> None:
-    for old in path.parent.glob(f".{path.name}.{_HOST}-*.tmp"):
+    for old in path.parent.glob(f".{path.name}.{HOST}-*.tmp"):
         pid = old.name.removesuffix(".tmp").rpartition("-")[2]
         if pid == str(os.getpid()) or not (pid.isdecimal() and psutil.pid_exists(int(pid))):
             _remove(old)

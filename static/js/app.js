@@ -1,4 +1,4 @@
-// Keys, theme, tooltips.  Every page reads and works without this file, apart from the keys.
+// Keys, theme, tooltips.  Without this file every page works, except for the keys.
 "use strict";
 (() => {
   const byId = (id) => document.getElementById(id);
@@ -29,7 +29,7 @@
     show();
   }
 
-  // Tooltips: what `title` says, at once and also for the keyboard.
+  // Tooltips: show `title` at once, and also for the keyboard.
   const tip = { box: null, from: null };
   function showTip(element) {
     if (tip.from === element) return;
@@ -51,7 +51,7 @@
   }
   // Silent tokens are bare <i>: a page holds thousands of them.
   const tokensOf = (row) => [...row.querySelectorAll(".t, i")];
-  // A token that does not fire: its row holds the ids of all its tokens, so that not each must say its own.
+  // The tooltip of a token that does not fire: its row has the ids of all its tokens, which saves bytes.
   function tokenWords(element) {
     const row = element.closest("[data-ids]");
     if (!row) return "";
@@ -94,7 +94,7 @@
     if (target) target.focus();
   }
 
-  // A token that is a link: what it leads to, shown on this page.
+  // Show the target of a token that is a link on this page.
   function openPiece(piece) {
     const into = piece.closest("[data-into]").dataset.into;
     document.querySelectorAll(".t.chosen").forEach((t) => t.classList.remove("chosen"));
@@ -112,6 +112,10 @@
     if (event.key === "Escape") {
       hideTip();
       document.querySelectorAll("details.switcher[open], details.account[open], details.term[open]").forEach((d) => d.removeAttribute("open"));
+      return;
+    }
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.matches?.("textarea[data-sends]")) {
+      event.target.form.requestSubmit();
       return;
     }
     if (typing(event) || document.querySelector("dialog[open]")) return;
@@ -138,7 +142,7 @@
     if (action() !== false) event.preventDefault();
   }
 
-  // Rows with a main link: the whole row opens it, unless something else in it was meant.
+  // Rows with a main link: a click anywhere in the row opens it, except on other controls.
   function onClick(event) {
     const opener = event.target.closest("[data-opens]");
     const part = opener && byId(opener.dataset.opens);
@@ -173,8 +177,8 @@
     });
   }
 
-  // A form whose answer never came, or was a fault of the program: say so in it, rather than nothing.
-  function tellTrouble(event) {
+  // Say in a form that its answer never came, or that the server failed.
+  function showTrouble(event) {
     const form = event.target.closest("form");
     const { xhr } = event.detail;
     if (!form || (xhr && xhr.status > 0 && (xhr.status < 500 || xhr.status === 503))) return;
@@ -182,12 +186,12 @@
     const notice = document.createElement("p");
     notice.className = "notice notice-error trouble";
     notice.setAttribute("role", "alert");
-    notice.textContent = xhr && xhr.status ? "Something broke on the program's side; its log says what. Nothing you typed is lost."
-      : "The program does not answer. Nothing you typed is lost: try again when it runs.";
+    notice.textContent = xhr && xhr.status ? "The server failed; the reason is in its log. Nothing you typed is lost."
+      : "The server does not answer. Nothing you typed is lost: try again when it runs.";
     form.prepend(notice);
   }
 
-  // A drag over the bars of a chart that can be zoomed: fills its form in and sends it.
+  // A drag over the bars of a chart that can be zoomed fills in its form and sends it.
   function setUpZoom() {
     let drag = null; // the chart, the band that shows what is chosen, where it began
     const place = (event, svg) => {
@@ -235,8 +239,8 @@
     if (matchMedia("(max-width: 1000px)").matches) {
       document.querySelectorAll("[data-narrow-closed]").forEach((details) => { details.open = false; });
     }
-    document.addEventListener("htmx:responseError", tellTrouble);
-    document.addEventListener("htmx:sendError", tellTrouble);
+    document.addEventListener("htmx:responseError", showTrouble);
+    document.addEventListener("htmx:sendError", showTrouble);
     tip.box = byId("tip");
     setUpTheme();
     setUpFilters();

@@ -98,8 +98,16 @@
   document.addEventListener("htmx:beforeSwap", (event) => {
     if (event.detail.xhr?.status === 503) event.detail.shouldSwap = true;
   });
+  // The panel with a token's tables grew: the token must not be under it.
+  function keepInSight(token, panel) {
+    const under = token.getBoundingClientRect().bottom + 8 - panel.getBoundingClientRect().top;
+    if (getComputedStyle(panel).position === "sticky" && under > 0) scrollBy(0, under);
+  }
+
   document.addEventListener("htmx:afterSwap", (event) => {
     setUp(document);
+    const chosen = document.querySelector(".steer-text .t.chosen");
+    if (event.target.id === "next-tokens" && chosen) keepInSight(chosen, event.target.closest(".next-panel"));
     const { requestConfig, xhr } = event.detail;
     if (!["/steer", "/steer/sweep"].includes(requestConfig?.path) || xhr.status !== 200) return;
     clearFaults(field("steer-form"));

@@ -25,7 +25,7 @@ def test_an_upload_becomes_an_sae(browser: Browser, server: Server, tmp_path: Pa
     page.click("#start")
 
     # It is read, and asks for what tensors alone cannot say.
-    expect(page.get_by_role("alert").first).to_contain_text("It does not say everything that is needed")
+    expect(page.get_by_role("alert").first).to_contain_text("Some facts are missing from it")
     expect(page.locator("#help-files")).to_contain_text("tensors.safetensors")
     expect(page.locator(".form-aside")).to_contain_text("bare tensors")
     page.screenshot(path=artefacts() / "add-sae-asks.png", full_page=True)
@@ -39,13 +39,13 @@ def test_an_upload_becomes_an_sae(browser: Browser, server: Server, tmp_path: Pa
     page.select_option("#f-bos", "yes")
     page.select_option("#f-architecture", "relu")
     page.select_option("#f-subtract_b_dec", "no")
-    page.get_by_role("heading", name="Feature index").click()
+    page.get_by_role("heading", name="Index", exact=True).click()
     page.fill("#f-index_tokens", "4000")
     page.click("#start")
 
     expect(page.get_by_role("heading", name="Import mine")).to_be_visible()
     page.get_by_role("link", name="Open demo/mine").click(timeout=120_000)
-    expect(page.get_by_role("heading", name="Where it came from")).to_be_visible()
+    expect(page.get_by_role("heading", name="Origin")).to_be_visible()
     expect(page.locator("main")).to_contain_text("bare tensors (W_enc and W_dec)")
     page.screenshot(path=artefacts() / "added-sae.png", full_page=True)
     page.get_by_role("link", name="Browse latents").click()

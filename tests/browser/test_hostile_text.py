@@ -61,7 +61,7 @@ def test_hostile_text_is_shown_and_does_nothing(page: Page, hostile: Server) -> 
     dialogs: list[str] = []
     page.on("request", note)
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-    listed = httpx.get(f"{hostile.address}{SAE}/latents.json?flag=living&limit=200").json()["latents"]
+    listed = httpx.get(f"{hostile.address}{SAE}/latents.json?flag=alive&limit=200").json()["latents"]
     assert len(listed) > 20
     seen = ""
     paths = ["/", SAE, f"{SAE}/latents", f"{SAE}/tokens?samples=all", "/search?q=%3Cscript%3E%E2%80%AE",
@@ -86,7 +86,7 @@ def test_hostile_text_is_shown_and_does_nothing(page: Page, hostile: Server) -> 
 
 
 def test_hostile_text_is_steered_with(page: Page, hostile: Server) -> None:
-    latents = httpx.get(f"{hostile.address}{SAE}/latents.json?flag=living&limit=1").json()["latents"]
+    latents = httpx.get(f"{hostile.address}{SAE}/latents.json?flag=alive&limit=1").json()["latents"]
     page.goto(f"{hostile.address}/steer?sae={SAE[1:]}&latent={latents[0]['latent']}")
     prompt = '</textarea><script>document.title = "owned"</script> \u202e日本 🙂'
     page.locator("textarea[name=prompt]").fill(prompt)

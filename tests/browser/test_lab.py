@@ -130,6 +130,42 @@ def test_a_token_shows_its_alternatives_by_click_and_by_keyboard(
     expect(page.locator("#next-tokens")).to_contain_text("of baseline")
 
 
+def test_the_tables_of_a_clicked_token_are_on_the_screen_and_do_not_cover_it(
+    page: Page, server: Server, latents: list[int]
+) -> None:
+    page.goto(f"{server.address}/steer?sae={SAE}&latent={latents[0]}&strength=1&length=90&samples=3")
+    run(page)
+    done(page)
+    page.evaluate("scrollTo(0, 0)")
+    page.locator(".next-panel > summary").click()  # it may be folded away, and opens again when a token is clicked
+    for name, number in (("steered", 30), ("steered.2", 80)):
+        token = page.locator(f'[id="{name}"] a.t').nth(number)
+        token.click()
+        expect(page.locator("#next-tokens")).to_contain_text(f"of {name.partition('.')[0]}", timeout=RUN_MS)
+        expect(page.locator("#next-tokens table").first).to_be_in_viewport()
+        panel, place = page.locator(".next-panel").bounding_box(), token.bounding_box()
+        assert panel is not None
+        assert place is not None
+        assert 0 <= place["y"] < panel["y"] < 900
+
+
+def test_a_latent_is_found_by_a_token_and_added(page: Page, server: Server, latents: list[int]) -> None:
+    page.goto(f"{server.address}/steer?sae={SAE}&latent={latents[0]}&strength=1")
+    page.locator("#prompt").fill("kept = 1")
+    page.locator("#add").fill("import")
+    first = page.locator(".found button").first
+    expect(first).to_be_visible(timeout=RUN_MS)
+    latent = first.get_attribute("value")
+    first.click()
+    expect(page.locator(".chip")).to_have_count(2)
+    assert page.locator(".chip [name=latent]").nth(1).get_attribute("value") == latent
+    expect(page.locator("#prompt")).to_have_value("kept = 1")
+    expect(page.locator(".found")).to_have_count(0)
+    page.locator("#add").fill("7")
+    page.locator("#add").press("Enter")
+    expect(page.locator(".chip")).to_have_count(3)
+
+
 def test_stop_ends_a_run_and_keeps_what_was_written(page: Page, server: Server, latents: list[int]) -> None:
     page.goto(f"{server.address}/steer?sae={SAE}&latent={latents[0]}")
     settings(page, LONG)
@@ -155,6 +191,31 @@ def test_a_sweep_opens_its_texts_and_leads_to_a_strength(page: Page, server: Ser
     page.screenshot(path=artefacts() / "sweep.png", full_page=True)
     rows.nth(3).get_by_role("link", name="steer with 3").click()
     expect(page.locator("[name=strength]")).to_have_value("3")
+
+
+def test_a_sweep_without_usable_strengths_leads_to_others(page: Page, server: Server, latents: list[int]) -> None:
+    page.goto(f"{server.address}/steer?sae={SAE}&latent={latents[0]}&length=16")
+    page.locator("summary", has_text="Sweep").click()
+    shown = page.locator("#sweep").get_attribute("placeholder")
+    assert shown is not None
+    assert len(shown.split()) > 8
+    page.locator("[name=mode]").select_option("scale")  # factors are around 1
+    expect(page.locator("#sweep")).not_to_have_attribute("placeholder", shown)
+    page.locator("[name=mode]").select_option("add")
+    expect(page.locator("#sweep")).to_have_attribute("placeholder", shown)
+    page.locator("#sweep").fill("60 100")
+    run(page, "Sweep")
+    done(page)
+    verdict = page.locator(".verdict")
+    expect(verdict).to_contain_text("None of these is usable")
+    first = page.url
+    verdict.get_by_role("button", name="Sweep there").click()
+    expect(page).not_to_have_url(first)
+    done(page)
+    expect(page.locator(".sweep-row")).to_have_count(10)
+    page.reload()
+    page.locator(".earlier summary").click()
+    expect(page.locator("#earlier li")).to_have_count(2)
 
 
 def test_a_permalink_replays_and_a_fork_changes(
@@ -243,10 +304,45 @@ def test_from_the_inspector_to_the_steering_page(page: Page, server: Server) -> 
         boxes.nth(i).check()
     page.get_by_role("button", name="Steer with selected").click()
     expect(page).to_have_url(re.compile(r"/steer\?"))
+    expect(page.locator("#prompt")).to_have_value("def main(argv):\n    return 0\n")
     hidden: list[Any] = [box.get_attribute("value") for box in page.locator(".chip [name=latent]").all()]
     assert hidden == chosen
     run(page)
     done(page)
+
+
+# The smallest distance in pixels between the L0 of neighbouring tokens on one line.
+_GAP = """() => {
+  const boxes = [...document.querySelectorAll(".cells .l0")].map((l0) => {
+    const range = document.createRange();
+    range.selectNodeContents(l0);
+    return range.getBoundingClientRect();
+  });
+  const gaps = boxes.slice(1).map((box, i) => [box, boxes[i]]).filter(([b, a]) => Math.abs(b.top - a.top) < 2)
+    .map(([b, a]) => b.left - a.right);
+  return Math.min(...gaps);
+}"""
+
+
+def test_the_l0_of_short_tokens_do_not_read_as_one_number(page: Page, server: Server) -> None:
+    page.goto(f"{server.address}/inspect?sae={SAE}&text=(a,b)[c]+{{d}}*(e-f)/g;h=i")
+    expect(page.locator(".cells")).to_be_visible(timeout=RUN_MS)
+    assert page.evaluate(_GAP) >= 4
+
+
+def test_a_phone_shows_the_contexts_of_ranked_latents(browser: Browser, server: Server) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    for query in ("text=import os, sys", "text=import os&text2=class A:"):
+        page.goto(f"{server.address}/inspect?sae={SAE}&{query}")
+        row = page.locator(".ranked tbody tr").first
+        expect(row).to_be_visible(timeout=RUN_MS)
+        context, shade = row.locator("td.wide").bounding_box(), row.locator("td").last.bounding_box()
+        assert context is not None
+        assert shade is not None
+        assert context["width"] > 100
+        assert shade["x"] + shade["width"] <= 390 - 12
+        page.screenshot(path=artefacts() / "inspect-phone.png", full_page=True)
+    page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

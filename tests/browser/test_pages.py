@@ -54,7 +54,8 @@ def paths(server: Server) -> dict[str, str]:
 
 
 ADMIN = {"admin": "/admin", "train": "/admin/train", "sweep-form": "/admin/sweep", "index-form": "/admin/index",
-         "import": "/admin/import", "evaluate-form": "/admin/evaluate"}
+         "import": "/admin/import", "evaluate-form": "/admin/evaluate", "users": "/admin/users",
+         "account": "/account", "manage-sae": f"/admin/saes/{SAE}", "delete-sae": f"/admin/saes/{SAE}/delete"}
 FAULTS = {"not-found", "unknown"}
 
 

@@ -24,7 +24,7 @@ def tiny_sae() -> TinySae:
 
     def make(
         architecture: str = "batch_topk", normalize: str = "none", layer: int = 2, seed: int = 0,
-        folder: Path | None = None, n_latents: int = 48, k: int = 12,
+        folder: Path | None = None, n_latents: int = 48, k: int = 12, kind: str = "hook_resid_post",
     ) -> Autoencoder:
         info = find_model("demo")
         generator = torch.Generator().manual_seed(seed)
@@ -39,7 +39,7 @@ def tiny_sae() -> TinySae:
         name = f"{layer}-tiny-{architecture.replace('_', '')}-{seed}"
         sae = Autoencoder(tensors, {
             "schema_version": 1, "id": f"demo/{name}", "model": {"name": "demo", "id": "demo"},
-            "site": {"layer": layer, "hook": f"blocks.{layer}.hook_resid_post"}, "architecture": architecture,
+            "site": {"layer": layer, "hook": f"blocks.{layer}.{kind}"}, "architecture": architecture,
             "n_latents": n_latents, "d_model": info.d_model, "k": k, "normalize": normalize,
             "weight_processing": "raw", "bos": {"prepended": True, "trained_on": True}, "context_length": 128,
             "threshold": {"trained": 0.3, "calibrated": 0.3} if architecture == "batch_topk" else None,

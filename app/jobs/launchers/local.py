@@ -50,6 +50,8 @@ class LocalLauncher:
             del self._children[handle.pid]
             return False
         mark = start_mark(handle.pid)
+        if child is not None and mark is None:
+            return True  # its main thread has ended and others have not; it cannot be collected yet
         return mark is not None and mark == handle.started
 
     def find(self, pid: int) -> Handle | None:

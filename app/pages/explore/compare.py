@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.db.tables import Run, Sae
 from app.jobs import queue
-from app.library import labels
+from app.library import explanations
 from app.library.catalog import Catalog
 from app.pages.dependencies import AdminDep, BuildsDep, CatalogDep, SessionDep, SupervisorDep, WorkspaceDep
 from app.pages.explore.compare_views import Sides, comparable, cosine_chart
@@ -78,7 +78,7 @@ def compare_json(
 
 
 def _counts(found: Comparison, side: int) -> dict[str, int]:
-    """Return the counts of one side.  `living` is the old name of `alive`, and `mate` above that of `best_match`."""
+    """Return the counts of one side.  `living` is the old name of `alive`, as `mate` is of `best_match`."""
     counts = found.counts(side)
     return {"alive": counts["living"], "alone": counts["alone"], "living": counts["living"]}
 
@@ -91,8 +91,8 @@ def show(
     """Show the comparison of `a` with `b`, or a form to choose two SAEs."""
     one, two = _sae(catalog, a), _sae(catalog, b)
     saes = [sae for sae in catalog.list_saes() if comparable(catalog, sae)]
-    chosen = _preset(catalog, saes, one, two)
     refused = _refusal(catalog, one, two)
+    chosen = _preset(catalog, saes, one, None if refused else two)
     common: dict[str, Any] = {
         "section": "compare", "one": one, "two": two, "saes": saes, "chosen": chosen, "refused": refused,
         "current_sae": one, "partner": PARTNER_COSINE, "piece": PIECE_COSINE, "views": VIEWS}
@@ -105,7 +105,7 @@ def show(
         if found is None:
             return render(request, "explore/compare.html", found=None, run=_run_of(db, one, two), **common)
         side = found.side_of(one.id)
-        sides = Sides(one, two, builds, {sae.id: labels.texts(db, sae.id) for sae in (one, two)})
+        sides = Sides(one, two, builds, {sae.id: explanations.texts(db, sae.id) for sae in (one, two)})
         only = "alone" if view == "alone" else ""
         ascending = dir == "asc"
         matches = [] if view == "splits" else found.matches(side, sort, not ascending, only, offset, ROWS + 1)

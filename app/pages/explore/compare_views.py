@@ -86,7 +86,7 @@ class Sides:
 
 
 def cosine_chart(comparison: Comparison, side: int, names: Sequence[str]) -> Markup:
-    """Draw the largest cosines of one side's alive latents, with those of the other side as an outline."""
+    """Draw the largest cosines of one side's alive latents, with the other side's as an outline."""
     mine, other = comparison.histogram(side), comparison.histogram(1 - side)
     used = [i for i, (a, b) in enumerate(zip(mine, other, strict=True)) if a[2] or b[2]]
     low, high = (max(used[0] - 1, 0), used[-1] + 1) if used else (0, 0)

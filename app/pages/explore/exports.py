@@ -14,8 +14,8 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 
-from app.db.tables import Sae
-from app.library import labels
+from app.db.tables import LatentExplanation, Sae
+from app.library import explanations
 from app.library.exports import Downloads
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
 from app.pages.json_twin import of_build, unchanged
@@ -46,7 +46,7 @@ def decoder_vector(model: str, name: str, number: str, catalog: CatalogDep, work
     sae = find_sae(catalog, model, name)
     latent = latent_number(sae, number)
     if sae.config.get("weights") == "none":
-        raise HTTPException(404, f"{sae.id} is a dashboard made elsewhere. Without weights it has no decoder vectors.")
+        raise HTTPException(404, f"{sae.id} is a dashboard made elsewhere. It has no weights and no decoder vectors.")
     try:
         vector_D = np.array(mapped(workspace.sae(sae.id) / "sae.safetensors")["W_dec"][latent])
     except (UserError, KeyError, IndexError) as error:
@@ -101,11 +101,16 @@ def _feature(sae: Sae, number: str, db: Session, builds: BuildsDep) -> Response:
         found = build.records(latent, latent + 1)
         if not found:
             raise HTTPException(404, f"Build {build.id} has no row for latent {latent} of {sae.id}.")
-        row = labels.get(db, sae.id, latent)
-        label = Explanation(row.text, row.author) if row and row.text else None
-        return Response(json.dumps(neuronpedia.feature_json(Exporter(build, sae.config), *found[0], label),
+        written = _explanations(db, sae, latent).get(latent, [])
+        return Response(json.dumps(neuronpedia.feature_json(Exporter(build, sae.config), *found[0], written),
                                    allow_nan=False), media_type="application/json")
 
 
-def _explanations(db: Session, sae: Sae) -> dict[int, Explanation]:
-    return {latent: Explanation(text) for latent, text in labels.texts(db, sae.id).items()}
+def _explanations(db: Session, sae: Sae, latent: int | None = None) -> dict[int, list[Explanation]]:
+    """Return the explanations of one latent or of all, each list with the chosen one first."""
+    def written(one: LatentExplanation) -> Explanation:
+        return Explanation(
+            one.text, one.author, "" if one.method == explanations.LABEL else one.method, one.model)
+
+    return {number: [written(one) for one in rows]
+            for number, rows in explanations.everything(db, sae.id, latent).items()}

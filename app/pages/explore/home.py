@@ -30,8 +30,9 @@ PHASES = (
 
 @router.get("/index.json")
 def home_json(db: SessionDep, catalog: CatalogDep, workspace: WorkspaceDep) -> JSONResponse:
-    """Return the SAEs, newest first, and the active and queued runs."""
+    """Return the SAEs, newest first, the reasons why some are damaged, and the active and queued runs."""
     return JSONResponse({"saes": [sae_out(sae).model_dump() for sae in catalog.list_saes()],
+                         "damaged": catalog.damaged(),
                          "runs": [run.as_json() for run in runs_now(db, workspace)]})
 
 
@@ -48,7 +49,8 @@ def home(
     return render(
         request, "explore/home.html", first=first_card, table=table, columns=COLUMNS, hints=HINTS,
         cards=[first_card if first_card and sae is first else _card(sae, builds) for sae in few],
-        runs=[(run, card_charts(run, workspace)) for run in runs], phases=PHASES, json_url="/index.json")
+        runs=[(run, card_charts(run, workspace)) for run in runs], phases=PHASES, damaged=catalog.damaged(),
+        json_url="/index.json")
 
 
 def _card(sae: Sae, builds: Builds) -> sae_views.Card:

@@ -15,7 +15,7 @@ from app.render.token_text import Piece, Row, context_row, text_pieces, token_la
 from sae.store.build import Build
 from sae.store.records import L0Count, L0Token, Sample
 
-MOST_OTHERS = 3  # overlaid SAEs; more outlines cannot be told apart
+MOST_OTHERS = 3  # overlaid SAEs; more outlines cannot be distinguished
 
 
 @dataclass(frozen=True)

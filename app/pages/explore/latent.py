@@ -1,4 +1,4 @@
-"""A single latent: its page, what people write on it, and the documents it fires in."""
+"""The page of a latent, its label, and the documents in which it fires."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from sqlalchemy.orm import Session
 
 from app.access.middleware import CSP_EMBED
 from app.db.tables import Label, Sae
-from app.library import labels
+from app.library import explanations, labels
 from app.library.documents import WINDOW, DocumentView, document_view, open_corpus
 from app.library.exports import links_of_latent
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
 from app.pages.explore import latent_views
+from app.pages.explore.explanation_views import explanations_json, explanations_of
 from app.pages.explore.latents_query import ListQuery, resolve
 from app.pages.explore.related_latents import related_latents, relations
 from app.pages.json_twin import json_response, of_build
@@ -35,12 +36,16 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/{model}/{name}/{number}.json")
 def latent_json(
-    request: Request, model: str, name: str, number: str, catalog: CatalogDep, builds: BuildsDep,
+    request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
 ) -> Response:
+    """Return all that the build knows of a latent, and its explanations."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         latent = _find_latent(build, sae, number)
-        return json_response(request, sae, build, lambda: _latent_values(build, latent))
+        explained = explanations_json(db, sae, latent.latent)
+        return json_response(
+            request, sae, build, lambda: _latent_values(build, latent) | {"explanations": explained},
+            build_only=not explained)
 
 
 def _latent_values(build: Build, latent: Latent) -> dict[str, Any]:
@@ -57,18 +62,22 @@ def _latent_values(build: Build, latent: Latent) -> dict[str, Any]:
 @router.get("/{model}/{name}/{number}")
 def latent(
     request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
-    window: str = "short", nl: str = "", embed: str = "",
+    user: UserDep, window: str = "short", nl: str = "", contexts: str = "", embed: str = "",
 ) -> Response:
-    """The page people live on.  htmx asks for a part: the contexts with another window, or a chart's stretch; `embed=1`
-    is for a frame."""
+    """Show a latent.  htmx asks for a part: the contexts (with another window, or more of them), or a zoomed chart.
+
+    `contexts` is how many are shown of each band; `embed=1` is for a frame of another site.
+    """
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         found = _find_latent(build, sae, number)
         window = window if window in WINDOWS else "short"
-        query = ListQuery.read(request.query_params)
+        query, _ = ListQuery.read(request.query_params).usable()
+        most = max(whole_number(contexts) or 0, latent_views.CONTEXTS_SHOWN)
         shown: dict[str, Any] = {
-            "latent": found, "bands": latent_views.bands(build, found, window), "window": window,
-            "newlines": nl == "1", "windows": tuple(w for w in WINDOWS if w != "snippet"), "query": query}
+            "latent": found, "bands": latent_views.bands(build, found, window, most), "window": window,
+            "newlines": nl == "1", "windows": tuple(w for w in WINDOWS if w != "snippet"), "query": query,
+            "n_contexts": most, "more": most + latent_views.CONTEXTS_SHOWN}
         zooms = {name: Zoom.read(request, name) for name in ("acts", "logits")}
         target = request.headers.get("HX-Target")
         if target == "contexts":
@@ -77,9 +86,9 @@ def latent(
             draw = latent_views.activation_chart if target == "acts" else latent_views.logit_chart
             return of_build(fragment(draw(found, build.meta, zooms[target])), build, request)
         adds, removes = latent_views.logit_lines(build, found)
-        named = labels.of_latents(db, sae.id, [found.latent, *related_latents(found)])
+        label = labels.get(db, sae.id, found.latent)
         shown |= {
-            "label": named.get(found.latent), "adds": adds, "removes": removes, "flag_names": FLAG_NAMES,
+            "label": label, "adds": adds, "removes": removes, "flag_names": FLAG_NAMES,
             "activation_chart": latent_views.activation_chart(
                 found, build.meta, zooms["acts"] if embed != "1" else None),
             "rule": rule_words(found.rule, build.vocabulary)}
@@ -94,11 +103,12 @@ def latent(
             earlier=labels.earlier(db, sae.id, found.latent), explanations=build.explanations(found.latent),
             exports=links_of_latent(sae, found.latent), fires_on=fires_on, followed_by=followed_by,
             flag_words=FLAG_WORDS, logit_chart=latent_views.logit_chart(found, build.meta, zooms["logits"]),
-            relations=relations(build, found, named))
+            relations=relations(build, found, explanations.names(db, sae.id, related_latents(found))),
+            explained=explanations_of(db, sae, found.latent, user.name if user else None))
 
 
 def _sides(query: ListQuery, build: Build, db: Session, sae: Sae, latent: int) -> tuple[int | None, int | None]:
-    """The latents before and after it in the list one came from, or else by number."""
+    """Return the latents before and after it in the list of `query`, or by number if it is not in that list."""
     if query != ListQuery():
         asked = resolve(query, build, db, sae.id)
         before, after = build.around(latent, asked.key, asked.descending, asked.filters, asked.token)
@@ -112,7 +122,7 @@ def source_json(
     request: Request, model: str, name: str, number: str, ctx: PathNumber, catalog: CatalogDep, builds: BuildsDep,
     workspace: WorkspaceDep, first: QueryNumber | None = None,
 ) -> Response:
-    """Token ids of the document that a context was cut from, around it, with the activations that are known."""
+    """Return the token ids of a context's document around the context, with the activations that are known."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         view = _document(build, workspace, _find_latent(build, sae, number), ctx, first)
@@ -127,7 +137,7 @@ def source_document(
     request: Request, model: str, name: str, number: str, ctx: PathNumber, catalog: CatalogDep, builds: BuildsDep,
     workspace: WorkspaceDep, first: QueryNumber | None = None,
 ) -> Response:
-    """The document that a context was cut from, around it."""
+    """Show the document of a context, around the context."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         latent = _find_latent(build, sae, number)
@@ -183,6 +193,6 @@ def write_label(
 def _find_latent(build: Build, sae: Sae, number: str) -> Latent:
     found = build.latent(latent_number(sae, number))
     if found is None:
-        said = "the imported file has no row for it" if sae.weightless else "make it anew"
-        raise HTTPException(404, f"Build {build.id} knows no latent {number} of {sae.id}; {said}.")
+        said = "the imported file has no row for it" if sae.is_dashboard else "rebuild the index"
+        raise HTTPException(404, f"Build {build.id} has no latent {number} of {sae.id}: {said}.")
     return found

@@ -1,4 +1,4 @@
-"""What the latent table and a latent's page show, put together from the store's records."""
+"""The parts of the latent table and of a latent's page, made from the store's records."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from app.db.tables import Label
+from app.library.explanations import Name
 from app.render import charts
 from app.render.latent_words import RuleWords, rule_words
 from app.render.numbers import number, percent
@@ -20,6 +21,7 @@ from sae.store.records import Context, Latent, LatentRow, Token
 from sae.store.schema import NEAR_BAND, TOP_BAND
 
 TOKENS_LISTED = 10
+CONTEXTS_SHOWN = 20  # of each band, until the reader asks for more
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class TableRow:
     label: Label | None
     rule: RuleWords | None  # where it is good enough for a list
     elsewhere: bool = False  # no context that is kept has the token that was asked for
+    name: Name | None = None  # the chosen or best explanation, if it is not the rule of the build
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,18 @@ class TokenLine:
 
 @dataclass(frozen=True)
 class Band:
-    """Contexts from one stretch of a latent's firing activations; `values` says which."""
+    """Contexts from one interval of a latent's firing activations; `values` says which.  `total` are kept."""
 
     key: int
     name: str
     values: str
     rows: list[Row]
+    total: int
 
 
 def table_rows(
     build: Build, rows: Sequence[LatentRow], labels: Mapping[int, Label], token: int | None = None,
+    names: Mapping[int, Name] | None = None,
 ) -> list[TableRow]:
     """Return the rows of the table with what each shows besides its numbers; contexts are around `token` if given."""
     snippets = build.snippets((row.latent for row in rows), token)
@@ -67,7 +72,7 @@ def table_rows(
         elsewhere = token is not None and context is not None and context.tokens[context.peak] != token
         return TableRow(
             row, snippet(context, info, row.max_act), [token_label(info[t]) for t in row.logit_pos[:3]],
-            labels.get(row.latent), rule if rule and rule.good else None, elsewhere)
+            labels.get(row.latent), rule if rule and rule.good else None, elsewhere, (names or {}).get(row.latent))
 
     return [table_row(row) for row in rows]
 
@@ -77,27 +82,29 @@ def snippet(context: Context | None, info: Mapping[int, Token], top: float | Non
     return context_row(context, info, top or context.act, "snippet") if context is not None else None
 
 
-def bands(build: Build, latent: Latent, window: str) -> list[Band]:
-    """Top contexts, then one band after the other; heat in units of the latent's maximum."""
+def bands(build: Build, latent: Latent, window: str, most: int = CONTEXTS_SHOWN) -> list[Band]:
+    """Return the top contexts, then band after band, at most `most` of each, in units of the latent's maximum."""
     contexts = build.windows(latent.latent) if window == "short" else build.contexts(latent.latent)
     info = build.vocabulary
-    names = {TOP_BAND: ("Top contexts", "the strongest, one a distinct window")}
-    names |= {band["band"]: (str(band["name"]).capitalize(), _stretch(band)) for band in build.meta["bands"]}
+    names = {TOP_BAND: ("Top contexts", "strongest, one per distinct context")}
+    names |= {band["band"]: (str(band["name"]).capitalize(), _interval(band)) for band in build.meta["bands"]}
     if build.meta.get("near"):
-        lacks = f"silent here, though the marked token lacks less than {percent(build.meta['near'])} of what it takes"
-        names[NEAR_BAND] = ("Nearly", f"{lacks}; pre-activations")
+        names[NEAR_BAND] = ("Near misses", f"within {percent(build.meta['near'])} of the threshold but not firing "
+                                           "(pre-activations shown)")
     out = []
     for key, (name, said) in names.items():
-        rows = [context_row(c, info, latent.max_act or 0.0, window) for c in contexts if c.band == key]
+        inside = [context for context in contexts if context.band == key]
         if key != TOP_BAND:
-            rows.sort(key=lambda row: -row.context.act)
-        if rows:
-            acts = [row.context.act for row in rows]
-            out.append(Band(key, name, f"{said} · {number(min(acts))} to {number(max(acts))}", rows))
+            inside.sort(key=lambda context: -context.act)
+        if inside:
+            acts = [context.act for context in inside]
+            rows = [context_row(context, info, latent.max_act or 0.0, window) for context in inside[:most]]
+            values = f"{said} · {number(min(acts))} to {number(max(acts))}"
+            out.append(Band(key, name, values, rows, len(inside)))
     return out
 
 
-def _stretch(band: Mapping[str, Any]) -> str:
+def _interval(band: Mapping[str, Any]) -> str:
     if band["q_low"] is None:
         return "drawn from one interval of its values"
     return f"q {band['q_low'] * 100:.0f}–{band['q_high'] * 100:.0f} of its firings"
@@ -106,9 +113,9 @@ def _stretch(band: Mapping[str, Any]) -> str:
 def activation_chart(
     latent: Latent, meta: Mapping[str, Any], zoom: Zoom | None = None, marked: float | None = None,
 ) -> Markup:
-    """The latent's firing activations in log-spaced bins (imported ones as the file has them), empty ends cut off.
+    """Draw the histogram of its firing activations, in log-spaced bins (imported: the file's bins).
 
-    `marked`: an activation on some other text.
+    Empty ends are cut off.  `marked` is an activation on another text.
     """
     edges = latent.hist_edges or [float(edge) for edge in [meta["hist_low"], *(meta["hist_edges"] or [])] if edge]
     if not latent.hist or len(edges) < 2:
@@ -127,7 +134,7 @@ def activation_chart(
 
 
 def logit_chart(latent: Latent, meta: Mapping[str, Any], zoom: Zoom | None = None) -> Markup:
-    """How the latent's effect on the logits is spread over the vocabulary."""
+    """Draw the histogram of the latent's effect on the logits of the vocabulary."""
     edges = latent.logit_edges or meta["logit_edges"]
     if not latent.logit_hist or not edges:
         return Markup("")
@@ -141,7 +148,7 @@ def logit_chart(latent: Latent, meta: Mapping[str, Any], zoom: Zoom | None = Non
 
 
 def logit_lines(build: Build, latent: Latent) -> tuple[list[TokenLine], list[TokenLine]]:
-    """The tokens whose logits it raises, and lowers, most."""
+    """Return the tokens whose logits it raises most, and those whose logits it lowers most."""
     adds, removes = latent.logit_pos[:TOKENS_LISTED], latent.logit_neg[:TOKENS_LISTED]
     info = build.vocabulary
     top = max((abs(v) for _, v in [*adds, *removes]), default=0.0)
@@ -153,7 +160,7 @@ def logit_lines(build: Build, latent: Latent) -> tuple[list[TokenLine], list[Tok
 
 
 def firing_lines(build: Build, latent: Latent) -> tuple[list[TokenLine], list[TokenLine]]:
-    """The tokens it fires on, and those that follow, by count; the value is the lift."""
+    """Return the tokens it fires on and the tokens that follow, by count; the value is the lift."""
     info = build.vocabulary
     here, after = ([
         TokenLine(f.token, token_label(info[f.token]), f.lift, f.n) for f in firings[:TOKENS_LISTED]]

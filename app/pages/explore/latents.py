@@ -7,11 +7,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.library import labels
+from app.library import explanations, labels
+from app.library.label_files import Imported
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep
 from app.pages.explore import latent_views
 from app.pages.explore.latents_columns import sort_names, table_columns
-from app.pages.explore.latents_query import ListQuery, Resolved, resolve
+from app.pages.explore.latents_query import ListQuery, Resolved, explanation_counts, resolve
 from app.pages.json_twin import json_response
 from app.pages.sae_page import find_sae, open_build, page
 from app.render.latent_words import FLAG_NAMES, FLAG_WORDS
@@ -43,12 +44,13 @@ def latents_json(
         query = ListQuery.read(request.query_params)
         asked = resolve(query, build, db, sae.id)
         found = _rows(build, asked, cursor, limit)
-        scores = asked.scores
+        scores, names = asked.scores, explanations.names(db, sae.id, [row.latent for row in found.rows])
         response = json_response(request, sae, build, lambda: {
             "total": found.total, "next": found.next_cursor, "sort": asked.sort, "descending": asked.descending,
             "token": asked.token, "logit": asked.filters.logit, "latents": found.rows,
+            "names": names,
             "output_scores": {row.latent: scores[row.latent] for row in found.rows if row.latent in scores}},
-            build_only=not (query.of_people or scores))
+            build_only=not (query.of_people or scores or names))
         if found.next_cursor:
             following = request.url.include_query_params(cursor=found.next_cursor)
             response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
@@ -58,12 +60,13 @@ def latents_json(
 @router.get("/{model}/{name}/latents")
 def latents(
     request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, cursor: str = "",
-    shown: str = "",
+    shown: str = "", imported: str = "",
 ) -> Response:
     """Show the latent table.  htmx asks for the rows after a cursor and gets rows alone.
 
     `shown` is how many rows are on the page: without a cursor so many are shown, so that a reader who comes back finds
-    the rows that "More" had added.  Values of the query that do not exist are left out, and named above the table.
+    the rows that "More" had added.  `imported` is what became of a file of labels.  Values of the query that do not
+    exist are left out, and named above the table.
     """
     sae = find_sae(catalog, model, name)
     before = min(whole_number(shown) or 0, MAX_PAGE)
@@ -80,24 +83,36 @@ def latents(
         written = labels.of_latents(db, sae.id, [row.latent for row in found.rows])
         n_shown = before + len(found.rows) if cursor else len(found.rows)
         table: dict[str, Any] = {
-            "query": query, "asked": asked, "rows": latent_views.table_rows(build, found.rows, written, asked.token),
+            "query": query, "asked": asked, "rows": latent_views.table_rows(
+                build, found.rows, written, asked.token,
+                explanations.names(db, sae.id, [row.latent for row in found.rows])),
             "total": found.total, "next_cursor": found.next_cursor, "flag_names": FLAG_NAMES, "shown": n_shown,
             "flag_words": FLAG_WORDS, "columns": table_columns(asked, found.rows)}
         if is_htmx(request) and cursor:
             response = render(request, "explore/_latent_rows.html", sae=sae, **table)
             response.headers["HX-Replace-Url"] = f"/{sae.id}/latents{query.plus(shown=n_shown)}"
             return response
+        explained = explanation_counts(db, sae)
         return page(
             request, "explore/latents.html", sae, build.meta, section="latents", **table, faults=faults,
-            json_url=f"/{sae.id}/latents.json{query.string()}", status_code=422 if faults else 200, scores=asked.scores,
+            imported=_imported(imported), json_url=f"/{sae.id}/latents.json{query.string()}",
+            status_code=422 if faults else 200, scores=asked.scores,
             facets=build.facets(asked.filters, asked.token), densities=DENSITY_NAMES, cursor=cursor,
-            sorts=sort_names(asked), tokens=_labelled(asked.tokens), logit_tokens=_labelled(asked.logit_tokens),
-            n_starred=len(labels.starred(db, sae.id)), n_labelled=len(labels.texts(db, sae.id)),
+            sorts=sort_names(asked, bool(explained)), tokens=_labelled(asked.tokens),
+            logit_tokens=_labelled(asked.logit_tokens),
+            explained=explained, n_starred=len(labels.starred(db, sae.id)),
+            n_labelled=len(labels.texts(db, sae.id)),
             tags={tag: len(latents) for tag, latents in labels.tagged(db, sae.id).items()})
 
 
 def _rows(build: Build, asked: Resolved, cursor: str, limit: int) -> Page:
     return build.latents(asked.key, asked.descending, asked.filters, asked.token, cursor or None, limit)
+
+
+def _imported(said: str) -> Imported | None:
+    """Read the numbers of an import from the address; None where there are none."""
+    numbers = [whole_number(part) for part in said.split("-")]
+    return Imported(*[n for n in numbers if n is not None]) if len(numbers) == 3 and None not in numbers else None
 
 
 def _labelled(tokens: list[Token]) -> list[tuple[str, Token]]:

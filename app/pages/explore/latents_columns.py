@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from app.pages.explore.latents_query import LABEL_SORT, Resolved
+from app.pages.explore.latents_query import EXPLAINED_SORT, LABEL_SORT, Resolved
 from sae.store.latent_query import LOGIT_SORT, SCORE_SORT
 from sae.store.records import LatentRow
 
@@ -16,8 +16,8 @@ KNOWN_SHARE = 0.5  # of the rows shown have an output score: then it is worth a 
 class Column:
     """A column: `key` names its cells in the template, `sort` its name in the URL, `said` explains it.
 
-    `css` is the class of its cells, and `col-<key>` that of its width.  A phone leaves out columns that are `extra`.
-    `digits` are those of a sorted number.
+    `css` is the class of its cells, and `col-<key>` the class of its width.  A phone leaves out columns that are
+    `extra`.  `digits` are the digits of a sorted number.
     """
 
     key: str
@@ -64,6 +64,9 @@ MORE_SORTS = (
     Column("sorted", "mean position", "position", digits=1,
            said="Mean position in the context of the tokens on which it fires"),
 )
+_EXPLAINED = Column(
+    "sorted", "explanation F1", EXPLAINED_SORT,
+    said="F1 of its best explanation, or its score where it has no F1, on text that it was not made from")
 _TOKEN_MAX = Column("sorted", "max on the token", "token_max", said="The latent's largest activation on this token")
 
 
@@ -80,13 +83,14 @@ def table_columns(asked: Resolved, rows: Sequence[LatentRow]) -> list[Column]:
         found.append(_SCORE)
     text = _TEXT if asked.token is None else _ON_TOKEN
     shown = {column.sort for column in (_LATENT, text, *found)}
-    extra = [column for column in (*MORE_SORTS, *_PLAIN, _TOKEN_MAX) if column.sort == asked.sort not in shown]
+    more = (*MORE_SORTS, *_PLAIN, _EXPLAINED, _TOKEN_MAX)
+    extra = [column for column in more if column.sort == asked.sort not in shown]
     columns = [_LATENT, text, *extra, *found, _TOP]
     main = asked.sort if asked.sort not in ("latent", LABEL_SORT) else "density"
     return [replace(column, extra=False) if column.sort == main else column for column in columns]
 
 
-def sort_names(asked: Resolved) -> dict[str, str]:
+def sort_names(asked: Resolved, explained: bool = False) -> dict[str, str]:
     """Return all that the table can be sorted by, with its name."""
     columns = [_LATENT, _DENSITY, _MAX, *_PLAIN, *MORE_SORTS]
     if asked.token is not None:
@@ -95,4 +99,6 @@ def sort_names(asked: Resolved) -> dict[str, str]:
         columns.append(_BY_LOGIT)
     if asked.scores:
         columns.append(_SCORE)
+    if explained:
+        columns.append(_EXPLAINED)
     return {column.sort: column.name for column in columns} | {LABEL_SORT: "label"}

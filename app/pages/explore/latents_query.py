@@ -13,13 +13,16 @@ from urllib.parse import urlencode
 from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 
-from app.library import labels, latent_effects
+from app.db.tables import Sae
+from app.library import explanations, labels, latent_effects
 from sae.store.build import Build
 from sae.store.latent_query import ALIVE, DENSITIES, LOGIT_SORT, SCORE_SORT, SORTS, TOKEN_SORTS, Filters
 from sae.store.records import FLAGS, Token
 
+EXPLAINED_SORT = "explained"  # by the quality of the best explanation, which the build does not contain
 LABEL_SORT = "label"  # by the labels, which the build does not contain
 _ALIASES = {"living": ALIVE}  # the flag's old name, accepted for one release
+EXPLAINED = ("any", "person", "model", "rule", "none")
 _TOKEN_ID = re.compile(r"#([0-9]{1,9})")
 
 
@@ -41,6 +44,7 @@ class ListQuery:
     labelled: bool = False
     tag: str = ""
     starred: bool = False
+    explained: str = ""  # rule, person, model, any or none: the explanations that a latent has
 
     @classmethod
     def read(cls, params: QueryParams) -> ListQuery:
@@ -52,7 +56,7 @@ class ListQuery:
             token=params.get("token", "")[:200], logit=params.get("logit", "")[:200],
             label=params.get("label", "").strip()[:200], labelled=params.get("labelled") == "1",
             tag=params.get("tag", "")[:200],
-            starred=params.get("starred") == "1")
+            starred=params.get("starred") == "1", explained=params.get("explained", "")[:20])
 
     def string(self, **changes: Any) -> str:
         """Return the query string after `changes`, with its `?`; empty for the plain list."""
@@ -60,7 +64,8 @@ class ListQuery:
         pairs = [("sort", new.sort), ("dir", "desc" if new.descending else "")]
         pairs += [("flag", flag) for flag in sorted(new.flags)]
         pairs += [("density", new.density), ("token", new.token), ("logit", new.logit), ("label", new.label),
-                  ("labelled", "1" if new.labelled else ""), ("tag", new.tag), ("starred", "1" if new.starred else "")]
+                  ("labelled", "1" if new.labelled else ""), ("tag", new.tag), ("starred", "1" if new.starred else ""),
+                  ("explained", new.explained)]
         text = urlencode([(name, value) for name, value in pairs if value])
         return f"?{text}" if text else ""
 
@@ -80,25 +85,29 @@ class ListQuery:
 
     @property
     def of_people(self) -> bool:
-        """Whether the list depends on labels, and not on the build alone."""
-        return bool(self.label or self.labelled or self.tag or self.starred or self.sort == LABEL_SORT)
+        """Return whether the list depends on labels, and not on the build alone."""
+        return bool(self.label or self.labelled or self.tag or self.starred or self.explained
+                    or self.sort in (LABEL_SORT, EXPLAINED_SORT))
 
     @property
     def plain(self) -> bool:
-        """Whether every latent is listed."""
+        """Return whether every latent is listed."""
         return not (self.flags or self.density or self.token or self.logit or self.label or self.labelled or self.tag
-                    or self.starred)
+                    or self.starred or self.explained)
 
     def usable(self) -> tuple[ListQuery, list[str]]:
         """Return the query without the values that do not exist, and a message for each of those."""
-        flags, sorts = {*FLAGS, ALIVE}, {"", *SORTS, LABEL_SORT, SCORE_SORT, LOGIT_SORT}
+        flags, sorts = {*FLAGS, ALIVE}, {"", *SORTS, LABEL_SORT, EXPLAINED_SORT, SCORE_SORT, LOGIT_SORT}
         faults = [f"flag: there is no kind {flag!r} of latents" for flag in sorted(self.flags - flags)]
         if self.density and self.density not in DENSITIES:
             faults.append(f"density: {self.density!r} is not one of {', '.join(DENSITIES)}")
         if self.sort not in sorts:
             faults.append(f"sort: the table has no {self.sort!r} to sort by")
+        if self.explained and self.explained not in EXPLAINED:
+            faults.append(f"explained: {self.explained!r} is not one of {', '.join(EXPLAINED)}")
         return replace(
-            self, flags=self.flags & flags, density=self.density if self.density in DENSITIES else "",
+            self, explained=self.explained if self.explained in EXPLAINED else "", flags=self.flags & flags,
+            density=self.density if self.density in DENSITIES else "",
             sort=self.sort if self.sort in sorts else ""), faults
 
 
@@ -120,8 +129,8 @@ class Resolved:
 
     @property
     def key(self) -> str:
-        """The name of the sort in the store."""
-        return SCORE_SORT if self.sort == LABEL_SORT else self.sort
+        """Return the name of the sort in the store."""
+        return SCORE_SORT if self.sort in (LABEL_SORT, EXPLAINED_SORT) else self.sort
 
 
 def resolve(query: ListQuery, build: Build, db: Session, sae_id: str) -> Resolved:
@@ -132,19 +141,26 @@ def resolve(query: ListQuery, build: Build, db: Session, sae_id: str) -> Resolve
     sort, keys = query.sort, scores
     if sort == LABEL_SORT:
         keys = _places(labels.texts(db, sae_id))
-    needs = dict.fromkeys(TOKEN_SORTS, token is not None) | dict.fromkeys((SCORE_SORT, LABEL_SORT), bool(keys))
+    explained = explanations.qualities(db, sae_id) if query.explained or sort == EXPLAINED_SORT else {}
+    if sort == EXPLAINED_SORT:
+        keys = {latent: best for latent, kinds in explained.items() if (best := max(kinds.values())) >= 0}
+    needs = dict.fromkeys(TOKEN_SORTS, token is not None) | dict.fromkeys(
+        (SCORE_SORT, LABEL_SORT, EXPLAINED_SORT), bool(keys))
     needs[LOGIT_SORT] = logit is not None
     descending = query.descending
     if not sort or not needs.get(sort, True):
         default = "lift" if token is not None else LOGIT_SORT if logit is not None else "latent"
         sort, descending = default, default != "latent"
     missing = (bool(query.token) and token is None) or (bool(query.logit) and logit is None)
-    filters = Filters(query.flags, query.density, _among(query, db, sae_id, missing), logit, tuple(keys.items()))
+    among = _among(query, db, sae_id, missing, explained, build)
+    filters = Filters(query.flags, query.density, among, logit, tuple(keys.items()))
     return Resolved(sort, descending, filters, token, scores, tokens, logit_tokens)
 
 
-def _among(query: ListQuery, db: Session, sae_id: str, missing: bool) -> frozenset[int] | None:
-    """Return the latents that the filters by labels leave; None for all.  `missing`: a token that does not exist."""
+def _among(
+    query: ListQuery, db: Session, sae_id: str, missing: bool, explained: dict[int, dict[str, float]], build: Build,
+) -> frozenset[int] | None:
+    """Return the latents that the filters by people leave; None for all.  `missing`: a token that does not exist."""
     sets = [frozenset[int]()] if missing else []
     if query.label:
         sets.append(frozenset(row.latent for row in labels.search(db, query.label, sae_id)))
@@ -154,6 +170,11 @@ def _among(query: ListQuery, db: Session, sae_id: str, missing: bool) -> frozens
         sets.append(labels.tagged(db, sae_id).get(query.tag, frozenset()))
     if query.starred:
         sets.append(labels.starred(db, sae_id))
+    if query.explained == "none":
+        sets.append(frozenset(range(build.n_latents)).difference(explained))
+    elif query.explained:
+        sets.append(frozenset(
+            latent for latent, kinds in explained.items() if query.explained in ("any", *kinds)))
     return frozenset.intersection(*sets) if sets else None
 
 
@@ -168,3 +189,13 @@ def _tokens(text: str, build: Build) -> list[Token]:
     if match := _TOKEN_ID.fullmatch(text):
         return [build.vocabulary[int(match[1])]]
     return build.find_tokens(text) if text else []
+
+
+def explanation_counts(db: Session, sae: Sae) -> dict[str, int]:
+    """Return the number of latents for each value of the filter `explained` that leaves any; {} without explanations.
+    """
+    by_kind = explanations.latents_by_kind(db, sae.id)
+    explained: set[int] = set().union(*by_kind.values())
+    counts = {"any": len(explained), "none": sae.n_latents - len(explained)}
+    counts |= {kind: len(latents) for kind, latents in by_kind.items()}
+    return {key: counts[key] for key in EXPLAINED if counts.get(key)} if explained else {}

@@ -10,12 +10,13 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app.db.tables import Sae
-from app.library import labels
+from app.library import explanations, labels
 from app.library.catalog import Catalog
 from app.library.exports import links_of_sae
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
 from app.pages.explore import latent_views, sae_views
-from app.pages.explore.sae_list import COLUMNS, SaeTable, in_order
+from app.pages.explore.explanation_views import shares_explained
+from app.pages.explore.sae_list import COLUMNS, SaeTable, in_order, trade_off
 from app.pages.json_twin import json_response
 from app.pages.provenance import architecture_name, training_warning
 from app.pages.runs.api import sae_out
@@ -40,7 +41,7 @@ def show_model(request: Request, model: str, catalog: CatalogDep) -> Response:
     saes = _saes_of(catalog, model)
     return render(
         request, "explore/model.html", model=model, table=SaeTable.read(saes, request.query_params), columns=COLUMNS,
-        warning=training_warning(saes), json_url=f"/{model}.json")
+        warning=training_warning(saes), chart=trade_off(saes) if len(saes) > 1 else None, json_url=f"/{model}.json")
 
 
 def _saes_of(catalog: Catalog, model: str) -> list[Sae]:
@@ -68,7 +69,7 @@ def show_map(
     """Show the plane of decoder directions."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
-        names = labels.texts(db, sae.id)
+        names = explanations.texts(db, sae.id)
         return page(request, "explore/map.html", sae, build.meta, plane=plane.plane(build, sae.id, names),
                     named=bool(names))
 
@@ -112,7 +113,7 @@ def show_sae(
             request, "explore/overview.html", sae, build.meta, build=build, counts=build.counts(), **common,
             l0_chart=sae_views.l0_chart(l0, sae, build.meta.get("bos_l0")) if (l0 := build.l0_hist()) else None,
             density_chart=sae_views.density_chart(build), cosine_chart=sae_views.cosine_chart(build),
-            norm_chart=sae_views.norm_chart(build),
+            norm_chart=sae_views.norm_chart(build), shares_explained=shares_explained(db, build, sae),
             starts=[(s, _start_rows(build, db, sae, s)) for s in starts])
 
 

@@ -1,13 +1,14 @@
-"""The other latents that a latent's page names: near directions, and those that fire with it."""
+"""The other latents that a latent's page names: similar directions, and those that fire with it."""
+
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from app.db.tables import Label
+from app.library.explanations import Name
 from app.pages.explore.latent_views import snippet
-from app.render.numbers import number, percent
+from app.render.numbers import fixed, number, percent
 from app.render.token_text import Row
 from sae.store.build import Build
 from sae.store.records import CofiringLatent, Latent
@@ -15,60 +16,68 @@ from sae.store.records import CofiringLatent, Latent
 
 @dataclass(frozen=True)
 class Related:
-    """Another latent: a number that says how near it is, a second one in words, best context, label."""
+    """Another latent, with a number for each column of its table."""
 
     latent: int
-    value: str
-    note: str
+    values: list[str]
     snippet: Row | None
     label: str
 
 
 @dataclass(frozen=True)
 class Relation:
-    """One kind of nearness; `said` is the sentence that explains it."""
+    """A kind of relation: its name, the sentence that explains it, and a table with `columns`."""
 
     key: str
     name: str
     said: str
+    columns: list[str]
     rows: list[Related]
 
 
 def related_latents(latent: Latent) -> list[int]:
-    """All latents that `relations` names."""
+    """Return all latents that `relations` names."""
     pairs = [*latent.neighbours, *latent.encoder_neighbours]
-    companions = [*latent.together, *latent.implies, *latent.implied_by]
-    return sorted({i for i, _ in pairs} | {c.latent for c in companions})
+    cofiring = [*latent.together, *latent.implies, *latent.implied_by]
+    return sorted({i for i, _ in pairs} | {c.latent for c in cofiring})
 
 
-def relations(build: Build, latent: Latent, labels: Mapping[int, Label]) -> list[Relation]:
-    """The kinds of nearness that the build knows of this latent, each with its latents; empty kinds are left out."""
+def relations(build: Build, latent: Latent, names: Mapping[int, Name]) -> list[Relation]:
+    """Return the relations of this latent that the build knows; empty ones are left out."""
     snippets = build.snippets(related_latents(latent))
     info = build.vocabulary
     sample = build.meta.get("company_tokens")
-    basis = f"; shares are of at most {sample} of its firings, drawn at random" if sample else ""
+    basis = (f". For a latent with more than {sample} firings, shares are estimated from {sample} of them, drawn at "
+             "random, and P is shown with its 95% interval") if sample else ""
 
-    def row(other: int, value: str, note: str = "") -> Related:
-        return Related(other, value, note, snippet(snippets.get(other), info),
-                       labels[other].text if other in labels else "")
+    def row(other: int, *values: str) -> Related:
+        return Related(other, list(values), snippet(snippets.get(other), info),
+                       names[other].text if other in names else "")
 
     def cosines(pairs: Sequence[tuple[int, float]]) -> list[Related]:
-        return [row(other, f"{cosine:.3f}") for other, cosine in pairs]
+        return [row(other, fixed(cosine, 3)) for other, cosine in pairs]
 
-    def company(companions: Sequence[CofiringLatent]) -> list[Related]:
-        return [row(c.latent, percent(c.given), f"φ {c.phi:.2f} · {number(c.lift)}×") for c in companions]
+    def cofiring(latents: Sequence[CofiringLatent]) -> list[Related]:
+        return [row(c.latent, percent(c.given) + _interval(c.given_interval), fixed(c.phi, 2), f"{number(c.lift, 1)}×")
+                for c in latents]
 
+    given, given_other = ["P(other | this)", "φ", "lift"], ["P(this | other)", "φ", "lift"]
     kinds = [
-        Relation("decoder", "Same direction", "Living latents whose decoder directions have the highest cosine with "
-                 "this one: they write the same", cosines(latent.neighbours)),
-        Relation("encoder", "Same reading", "Living latents whose encoder rows have the highest cosine with this one: "
-                 "they look for the same", cosines(latent.encoder_neighbours)),
-        Relation("together", "Fire together", "The share of this latent's tokens on which the other is active too, "
-                 "their correlation φ, and how many times more often that is than on any token" + basis,
-                 company(latent.together)),
-        Relation("implies", "Fire whenever it does", "Latents active on at least nine tenths of this one's tokens, and "
-                 "twice as often as anywhere: what this one may have split off from" + basis, company(latent.implies)),
-        Relation("implied_by", "Fire only when it does", "Latents whose tokens are at least nine tenths tokens of this "
-                 "one: finer pieces of it" + basis, company(latent.implied_by)),
+        Relation("decoder", "Similar decoder", "Alive latents whose decoder rows have the highest cosine with its own: "
+                 "they write nearly the same to the residual stream", ["cosine"], cosines(latent.neighbours)),
+        Relation("encoder", "Similar encoder", "Alive latents whose encoder rows have the highest cosine with its own: "
+                 "they look for nearly the same", ["cosine"], cosines(latent.encoder_neighbours)),
+        Relation("together", "Co-firing", "P(other | this) is the share of this latent's tokens on which the other is "
+                 "active too, φ the correlation of their firing, and lift how many times more often the other is "
+                 "active there than on any token" + basis, given, cofiring(latent.together)),
+        Relation("implies", "Fire whenever this one does", "Latents active on at least nine tenths of this one's "
+                 "tokens, and twice as often as anywhere: this one may have split off from them" + basis, given,
+                 cofiring(latent.implies)),
+        Relation("implied_by", "Fire only when this one does", "Latents of whose tokens at least nine tenths are this "
+                 "one's too: they may be finer parts of it" + basis, given_other, cofiring(latent.implied_by)),
     ]
     return [kind for kind in kinds if kind.rows]
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return f" ({interval[0]:.0%}–{interval[1]:.0%})" if interval else ""

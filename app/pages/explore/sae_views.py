@@ -32,7 +32,7 @@ METRICS: dict[str, tuple[str, str, str]] = {
     "mean_activation": ("Mean activation", "mean over firing latents, in units of a unit-norm decoder", "number3"),
     "delta_ce": ("ΔCE", "how much the language model's loss (nats per token) rises when the residual stream is "
                  "replaced by its reconstruction", "number3"),
-    "ce_clean": ("CE, untouched", "the language model's loss without the SAE, nats per token", "number3"),
+    "ce_clean": ("CE without the SAE", "the language model's loss without the SAE, nats per token", "number3"),
     "ce_sae": ("CE with the SAE", "the loss with the reconstruction in place of the activations", "number3"),
     "ce_recovered_zero": ("CE recovered (zero)", "1 − ΔCE over the rise when the stream is set to zero", "percent"),
     "ce_recovered_mean": ("CE recovered (mean)", "1 − ΔCE over the rise when the stream is set to its mean: the "
@@ -100,11 +100,11 @@ def card(sae: Sae, build: Build | None) -> Card:
 
 
 def clear_latents(build: Build, n: int = 3) -> list[int]:
-    """Return latents that are easy to read: one from each of the first places to start, else any that fire."""
-    chosen: list[int] = []
-    for sort, flag in (("rule", ALIVE), ("kurtosis", "single_token"), ("kurtosis", ALIVE)):
-        chosen += [latent for latent in _first(build, sort, True, flag, n) if latent not in chosen][:1]
-    return [*chosen, *(latent for latent in build.random_latents(n) if latent not in chosen)][:n]
+    """Return latents that are easy to read: by their rules, else by single tokens, else any that fire."""
+    chosen = _first(build, "rule", True, ALIVE, n)
+    if len(chosen) < n:
+        chosen += _first(build, "kurtosis", True, "single_token", n) + build.random_latents(n)
+    return list(dict.fromkeys(chosen))[:n]
 
 
 def _binned(values: list[int], most: int) -> list[float]:

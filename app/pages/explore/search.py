@@ -56,7 +56,7 @@ class TokenLink:
 def search_json(
     db: SessionDep, catalog: CatalogDep, builds: BuildsDep, q: str = "", sae: str = "",
 ) -> JSONResponse:
-    """Return the latents that fit the text, those of that number, labels and notes, and tokens that contain it."""
+    """Return the latents that fit the text or have that number, labels and notes, and tokens that contain it."""
     text, every = q.strip()[:200], _searchable(catalog, sae)
     chosen = [row for row in every if row.id == sae] or every
     results, tokens = _search(db, builds, chosen, text)
@@ -68,6 +68,7 @@ def search_json(
         "q": text, "tokens": by_sae,
         "numbers": [f"/{row.id}/{whole_number(text)}" for row in _with_number(every, text)],
         "latents": [{"sae": result.sae.id, "latent": result.found.latent, "score": result.found.score,
+                     "label": result.label.text if result.label else "", "density": result.density,
                      "reasons": [asdict(reason) for reason in result.found.best]} for result in results],
         "labels": [{"sae": row.sae_id, "latent": row.latent, "text": row.text, "note": row.note, "tags": row.tags}
                    for row in (labels.search(db, text, limit=100) if text else []) if row.sae_id in known]})

@@ -1,8 +1,7 @@
 """A latent's effects on the model: shown, and measured on request.
 
-`GET /effects/{model}/{sae}/{latent}` shows what is known, or a button; the latent's page shows it
-in a card.  `POST` there measures; `POST /effects/{model}/{sae}/scores` measures the output scores
-of many latents.
+`GET /effects/{model}/{sae}/{latent}` shows what is known, or a button; the latent's page shows it in a card.  `POST` to
+the same address measures.  `POST /effects/{model}/{sae}/scores` measures the output scores of many latents.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.post("/effects/{model}/{name}/scores")
 async def measure_scores(request: Request, model: str, name: str, tools: ToolsDep) -> Response:
-    """Output scores of the latents given as `latent` fields; waits for them.  Those that are known are not asked."""
+    """Measure the output scores of the latents in the `latent` fields and wait for them.  Known ones are kept."""
     sae = find_sae(tools.catalog, model, name)
     need_weights(sae)
     latents = _numbers((await request.form()).getlist("latent"), sae)
@@ -74,7 +73,7 @@ def _score_message(tools: Tools, sae: Sae, latents: list[int]) -> Score:
 @router.get("/effects/{model}/{name}/{number}")
 @router.get("/effects/{model}/{name}/{number}.json")  # applied first, so it is matched first
 async def show(request: Request, model: str, name: str, number: PathNumber, tools: ToolsDep) -> Response:
-    """What is known of the latent's effects, what is being measured, or the button that asks for it."""
+    """Show what is known of the latent's effects, what is being measured, or the button that starts it."""
     sae = find_sae(tools.catalog, model, name)
     need_weights(sae)
     going = [cached for key in _keys(sae, number) if (cached := tools.cached_requests.going(key)) is not None]

@@ -28,7 +28,7 @@ PROMPTS = len(ScoreRequest.model_fields["prompts"].default)
 
 
 def score_message(sae: Sae, build: Build, latents: Sequence[int], workspace: Workspace) -> Score:
-    """The request for output scores; a latent that never fired has no maximum, and so none."""
+    """Return the request for output scores; a latent that never fired has no maximum, and so no score."""
     rates = build.firing_rates
     request = ScoreRequest(
         model=str(sae.config["model"]["name"]), sae=sae.id, latents=tuple(latents),
@@ -37,7 +37,7 @@ def score_message(sae: Sae, build: Build, latents: Sequence[int], workspace: Wor
 
 
 def ablation_message(sae: Sae, build: Build, latent: Latent, workspace: Workspace) -> Ablate | None:
-    """The request for ablation effects on the latent's strongest contexts; None where it has none."""
+    """Return the request for ablation effects on the latent's strongest contexts; None if it has none."""
     bos = int(build.meta["bos_token"])
     rows = [c.tokens for c in build.contexts(latent.latent) if c.band == TOP_BAND][:CONTEXTS]
     contexts = tuple(tuple(ids if ids[0] == bos else [bos, *ids]) for ids in rows if len(ids) > 1)
@@ -52,7 +52,7 @@ def ablation_message(sae: Sae, build: Build, latent: Latent, workspace: Workspac
 
 
 def store_scores(db: Session, sae: Sae, found: Sequence[LatentScore]) -> None:
-    """Keep output scores."""
+    """Store output scores."""
     for one in found:
         row = _row(db, sae, one.latent)
         row.score, row.tokens = one.score, {"ids": one.tokens}
@@ -60,7 +60,7 @@ def store_scores(db: Session, sae: Sae, found: Sequence[LatentScore]) -> None:
 
 
 def store_ablation(db: Session, sae: Sae, found: Ablated) -> None:
-    """Keep what ablating a latent does."""
+    """Store the effects of ablating a latent."""
     _row(db, sae, found.latent).ablation = found.model_dump(exclude={"type"})
     db.commit()
 
@@ -79,7 +79,7 @@ def _row(db: Session, sae: Sae, latent: int) -> LatentEffect:
 
 @dataclass(frozen=True)
 class EffectLine:
-    """One measure of an ablation: of the latent, and of the random directions (mean, and the largest of them)."""
+    """One measure of an ablation, for the latent and for random directions (mean and maximum)."""
 
     name: str
     latent: float
@@ -117,7 +117,7 @@ _MEASURES = (("ce_at", "ΔCE where it fires"), ("kl_at", "KL where it fires"), (
 
 
 def effect_view(row: LatentEffect, build: Build) -> EffectView:
-    """What is kept of a latent's effects."""
+    """Return the stored effects of a latent as the page shows them."""
     ids = (row.tokens or {}).get("ids", [])
     info = build.vocabulary
     labels = [token_label(info[i]) for i in ids]
@@ -132,7 +132,7 @@ def effect_view(row: LatentEffect, build: Build) -> EffectView:
 
 
 def _line(found: Ablated, key: str, name: str) -> EffectLine:
-    """Means over the contexts in which the latent fires."""
+    """Return the means over the contexts in which the latent fires."""
     kept = [place for place, n in enumerate(found.firings) if n]
 
     def mean(effect: Effect) -> float:

@@ -1,7 +1,7 @@
-"""The inspector's form: texts and SAEs as they were typed, checked, and where the result is found again.
+"""The inspector's form: texts and SAEs as typed, their check, and the addresses of the result.
 
-An inspection is addressed either by its stored id (`/inspect/{id}`) or by all that it says
-(`/inspect?sae=…&text=…`); how its result is shown (`DisplayOptions`) is always in the query.
+An inspection's address has either its stored id (`/inspect/{id}`) or its texts (`/inspect?sae=…&text=…`).  The options
+of display (`DisplayOptions`) are always in the query.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from sae.steering.measurement_requests import MAX_TEXT_CHARACTERS, MAX_TEXT_TOKE
 
 @dataclass(frozen=True)
 class InspectionQuery:
-    """What is inspected: a text under one SAE or two, or two texts under one."""
+    """A text under one SAE or two, or two texts under one."""
 
     texts: tuple[str, ...]
     saes: tuple[str, ...]
 
     @cached_property
     def id(self) -> str:
-        """A digest of it, so that the same texts have one address."""
+        """A digest of the query, so that the same texts have one address."""
         said = json.dumps([self.texts, self.saes])
         return f"inspect-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
 
@@ -59,18 +59,18 @@ class InspectForm:
 
 
 def read_form(data: ImmutableMultiDict[str, Any]) -> InspectForm:
-    """What came with an address or a POST; nothing is judged here."""
+    """Return what came with an address or a POST, unchecked."""
     text, text2 = (str(data.get(name, "")).replace("\r\n", "\n") for name in ("text", "text2"))
     return InspectForm(text, text2, str(data.get("sae", "")), str(data.get("with", "")))
 
 
 def form_of(asked: InspectionQuery) -> InspectForm:
-    """The form filled with an inspection."""
+    """Return the form filled with an inspection."""
     return InspectForm(asked.texts[0], *asked.texts[1:2] or [""], *asked.saes[:1], *asked.saes[1:2] or [""])
 
 
 def check(form: InspectForm, catalog: Catalog) -> InspectionQuery | None:
-    """What the form asks for.  None where something is wrong: then every fault is at its field."""
+    """Return the query that the form makes; None where something is wrong, with every fault at its field."""
     sae = _find(form, "sae", form.sae, catalog)
     other = _find(form, "with", form.beside, catalog) if form.beside else None
     if sae and other and other.id == sae.id:
@@ -78,7 +78,7 @@ def check(form: InspectForm, catalog: Catalog) -> InspectionQuery | None:
     elif sae and other and other.config["model"]["name"] != sae.config["model"]["name"]:
         form.errors["with"] = f"{other.id} belongs to another model than {sae.id}"
     elif other and form.text2:
-        form.errors["with"] = "two texts are compared under one SAE; take this one or the second text away"
+        form.errors["with"] = "two texts are compared under one SAE; remove this SAE or the second text"
     texts = (form.text, form.text2) if form.text2 else (form.text,)
     for name, text in zip(("text", "text2"), texts, strict=False):
         _check_text(form, name, text, sae)
@@ -92,9 +92,9 @@ def _find(form: InspectForm, name: str, sae_id: str, catalog: Catalog) -> Sae | 
     if sae is None:
         form.errors[name] = f"there is no SAE {sae_id!r} here" if sae_id else "choose an SAE"
     elif sae.weightless:
-        form.errors[name] = f"{sae.id} is a dashboard made elsewhere, without the weights that reading a text needs"
+        form.errors[name] = f"{sae.id} {sae.why_weightless}, so it cannot read a text"
     elif sae.current_build is None:
-        form.errors[name] = f"{sae.id} has no feature index yet, which says what its latents are"
+        form.errors[name] = f"{sae.id} has no index yet, which says what its latents are"
     return sae
 
 
@@ -116,7 +116,7 @@ def _check_text(form: InspectForm, name: str, text: str, sae: Sae | None) -> Non
 
 @dataclass(frozen=True)
 class DisplayOptions:
-    """How a result is shown: ranked by what, whether dense latents and special tokens count, what is chosen.
+    """The display of a result: its ranking, whether dense latents and special tokens count, and what is chosen.
 
     `of` is the side of the page (text or SAE) that the choice belongs to: `at`, the position of a token
     whose latents are listed, and `latent`, one whose activations colour the text.
@@ -132,7 +132,7 @@ class DisplayOptions:
 
     @classmethod
     def read(cls, query: Mapping[str, str]) -> DisplayOptions:
-        """From a request's query; values that make no sense are passed over."""
+        """Read the options from a request's query; invalid values are ignored."""
 
         def whole(name: str) -> int | None:
             return whole_number(query.get(name, ""))
@@ -143,7 +143,7 @@ class DisplayOptions:
             whole("latent"), min(whole("of") or 0, 1), query.get("all") == "1")
 
     def pairs(self, **changes: Any) -> list[tuple[str, str]]:
-        """The query's pairs after `changes`; usual values are left out."""
+        """Return the query's pairs after `changes`, without default values."""
         new = replace(self, **changes)
         usual = DisplayOptions()
         return [(name, str(int(value)) if isinstance(value, bool) else str(value)) for name, value in vars(new).items()
@@ -152,7 +152,7 @@ class DisplayOptions:
 
 @dataclass(frozen=True)
 class InspectionUrl:
-    """Where a result is found: links to it, shown in other ways, are made here."""
+    """The address of a result, from which links to other displays of it are made."""
 
     asked: InspectionQuery
     stored: bool
@@ -166,12 +166,12 @@ class InspectionUrl:
         return [*names, *zip(("sae", "with"), self.asked.saes, strict=False)]
 
     def link(self, suffix: str = "", **changes: Any) -> str:
-        """The address of this result with the view changed so; `suffix` is put after the path."""
+        """Return the address of this result after `changes` of the display; `suffix` follows the path."""
         path = (f"/inspect/{self.asked.id}" if self.stored else "/inspect") + suffix
         query = urlencode([*self._pairs, *self.view.pairs(**changes)])
         return f"{path}?{query}" if query else path
 
     def token_link(self, side: int) -> str:
-        """The address of this result with a token of a side chosen, up to the token's position."""
+        """Return the address that chooses a token of a side, up to the token's position."""
         link = self.link(at=None, of=side)
         return f"{link}{'&' if '?' in link else '?'}at="

@@ -1,8 +1,8 @@
 """The prompt inspector: which latents fire on a text, and where.
 
-`POST /inspect` stores the texts and leads to `/inspect/{id}`, their permanent link; `GET /inspect`
-with texts in the address shows the same without storing.  Either is computed by the model worker,
-waited for a little, and, where that takes longer, asked for again by the page.
+`POST /inspect` stores the texts and leads to `/inspect/{id}`, their permanent link.  `GET /inspect` with texts in the
+address shows the same without storing them.  The model worker computes either; the server waits for it a little, and
+the page asks again if it takes longer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.db.tables import Inspection, Sae
-from app.library import labels
+from app.library import explanations, labels
 from app.pages.dependencies import SessionDep, Tools, ToolsDep
 from app.pages.earlier import INSPECTED
 from app.pages.inspect.form import (
@@ -65,7 +65,7 @@ async def show_form(request: Request, tools: ToolsDep) -> Response:
 
 @router.post("/inspect")
 async def create(request: Request, tools: ToolsDep) -> Response:
-    """Check the form, store the texts, lead to their page.  Faults come back at their fields."""
+    """Check the form, store the texts and lead to their page.  Faults are shown at their fields."""
     form = read_form(await request.form())
     asked = await run_in_threadpool(check, form, tools.catalog)
     if asked is None:
@@ -83,7 +83,7 @@ async def _created(request: Request, tools: Tools, asked: InspectionQuery, place
         response = await _answer(request, tools, place, patience_s=0.3)
         response.headers["HX-Push-Url"] = place.link()
         return response
-    tools.cached_requests.begin(*await run_in_threadpool(_keyed_message, tools, asked))  # the page finds it active
+    tools.cached_requests.begin(*await run_in_threadpool(keyed_message, tools, asked))  # the page finds it active
     return RedirectResponse(place.link(), 303)
 
 
@@ -95,10 +95,10 @@ def show_earlier(request: Request, tools: ToolsDep) -> Response:
 
 @router.get("/inspect/card")
 def card(request: Request, tools: ToolsDep, sae: str, latent: QueryNumber) -> Response:
-    """A latent in short: label, density, best contexts."""
+    """Show a latent in short: label, density, strongest contexts."""
     row = tools.catalog.get_sae(sae)
     if row is None or row.current_build is None:
-        raise HTTPException(404, f"There is no SAE {sae} with a feature index here.")
+        raise HTTPException(404, f"There is no SAE {sae} with an index here.")
     with tools.builds.use(row.id, row.current_build) as build:
         found = build.latent(latent)
         if found is None:
@@ -110,7 +110,7 @@ def card(request: Request, tools: ToolsDep, sae: str, latent: QueryNumber) -> Re
 @router.get("/inspect/{inspection_id}")
 @router.get("/inspect/{inspection_id}.json")  # applied first, so it is matched first
 async def show(request: Request, inspection_id: str, tools: ToolsDep) -> Response:
-    """A stored inspection, computed again where its answer is no longer at hand."""
+    """Show a stored inspection; it is computed again if its answer is no longer cached."""
     row = await run_in_threadpool(tools.db.get, Inspection, inspection_id)
     if row is None:
         raise HTTPException(404, f"There is no inspection {inspection_id}.")
@@ -137,21 +137,22 @@ def _store(db: SessionDep, asked: InspectionQuery) -> None:
 
 
 async def _answer(request: Request, tools: Tools, place: InspectionUrl, patience_s: float = PATIENCE_S) -> Response:
-    """The result, or what it waits for."""
-    saes = await run_in_threadpool(_saes, tools, place.asked)
+    """Return the result, or the state that it waits in."""
+    saes = await run_in_threadpool(saes_of, tools, place.asked)
     patience_s = 60.0 if wants_json(request) else patience_s
-    cached = await tools.cached_requests.ask(*_keyed_message(tools, place.asked, saes), patience_s)
+    cached = await tools.cached_requests.ask(*keyed_message(tools, place.asked, saes), patience_s)
     return await run_in_threadpool(_show, request, tools, place, saes, cached)
 
 
-def _keyed_message(tools: Tools, asked: InspectionQuery, saes: list[Sae] | None = None) -> tuple[Hashable, Inspect]:
-    """What the worker is asked, and the key by which its answer is found again."""
-    saes = saes or _saes(tools, asked)
+def keyed_message(tools: Tools, asked: InspectionQuery, saes: list[Sae] | None = None) -> tuple[Hashable, Inspect]:
+    """Return the worker's message, and the key under which its answer is cached."""
+    saes = saes or saes_of(tools, asked)
     key = (asked, *(sae.current_build for sae in saes), *(sae.created for sae in saes))
     return key, _message(saes, asked, tools)
 
 
-def _saes(tools: Tools, asked: InspectionQuery) -> list[Sae]:
+def saes_of(tools: Tools, asked: InspectionQuery) -> list[Sae]:
+    """Return the SAEs of an inspection.  Raises 404 if one is no longer here or has no index."""
     found = [tools.catalog.get_sae(sae_id) for sae_id in asked.saes]
     for sae_id, sae in zip(asked.saes, found, strict=True):
         if sae is None or sae.current_build is None or sae.weightless:
@@ -168,7 +169,7 @@ def _message(saes: list[Sae], asked: InspectionQuery, tools: Tools) -> Inspect:
 def _show(
     request: Request, tools: Tools, place: InspectionUrl, saes: list[Sae], cached: CachedRequest,
 ) -> Response:
-    """A request as it stands: the result, what it waits for, or its fault."""
+    """Render a request in its present state: the result, the wait, or the fault."""
     status, headers, context = 200, dict[str, str](), dict[str, Any](shown=None, waiting=None, fault=None)
     if cached.last is None:
         context["waiting"], status = cached.note, 202 if wants_json(request) else 200
@@ -193,7 +194,8 @@ def _show(
 def _result(tools: Tools, place: InspectionUrl, saes: list[Sae], answer: Inspected) -> Result:
     with ExitStack() as stack:
         opened: OpenedSAE = [
-            (sae, stack.enter_context(open_build(tools.builds, sae)), labels.texts(tools.db, sae.id)) for sae in saes]
+            (sae, stack.enter_context(open_build(tools.builds, sae)), explanations.texts(tools.db, sae.id))
+            for sae in saes]
         return result(place.asked, readings(answer), opened, place.view)
 
 
@@ -213,7 +215,7 @@ def _form_page(request: Request, tools: Tools, form: InspectForm, status: int = 
 
 
 def _frame(request: Request, tools: Tools, form: InspectForm) -> dict[str, Any]:
-    """Return what the page shows whatever its result is."""
+    """Return what the page shows for every result."""
     saes = computable_saes(tools.catalog)
     current = next((sae for sae in saes if sae.id == form.sae), saes[0] if saes else None)
     words = []

@@ -1,4 +1,4 @@
-"""What the inspector looks up: texts to begin with, a latent's card, the worker's answer as readings."""
+"""Lookups of the inspector: example texts, a latent's card, earlier inspections, the worker's answer as readings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _DEMO_TEXT = '''def read_config(path):
 
 
 def context_text(catalog: Catalog, builds: Builds, sae_id: str, latent: str, context: str) -> str:
-    """The text of a latent's context, named `<band>.<rank>`; "" where there is no such context."""
+    """Return the text of a latent's context, named `<band>.<rank>`; "" if there is no such context."""
     sae = catalog.get_sae(sae_id)
     number = whole_number(latent)
     if sae is None or sae.current_build is None or number is None:
@@ -49,7 +49,7 @@ def context_text(catalog: Catalog, builds: Builds, sae_id: str, latent: str, con
 
 
 def example(catalog: Catalog, builds: Builds, sae_id: str) -> str:
-    """A text to begin with: the first tokens of one that the SAE was indexed on."""
+    """Return an example: the first tokens of a text that the SAE was indexed on."""
     sae = catalog.get_sae(sae_id)
     if sae is None or sae.current_build is None:
         return ""
@@ -75,10 +75,11 @@ class EarlierInspection:
 
 
 def earlier_inspections(db: Session, request: Request) -> list[EarlierInspection]:
-    """Return the browser's inspections, newest first, without those that are deleted by now."""
+    """Return the browser's inspections, newest first, without deleted ones."""
     ids = INSPECTED.read(request)
-    rows = db.scalars(select(Inspection).where(Inspection.id.in_(ids))) if ids else []
-    found = {row.id: row for row in rows}
+    if not ids:
+        return []
+    found = {row.id: row for row in db.scalars(select(Inspection).where(Inspection.id.in_(ids)))}
     return [_earlier(found[one]) for one in ids if one in found]
 
 
@@ -88,7 +89,7 @@ def _earlier(row: Inspection) -> EarlierInspection:
 
 
 def plain_text(build: Build, tokens: Sequence[int]) -> str:
-    """Tokens as text, special ones and broken characters left out."""
+    """Return tokens as text, without special tokens and broken characters."""
     info = build.vocabulary
     return b"".join(info[t].piece for t in tokens if not info[t].special).decode("utf-8", errors="ignore")
 
@@ -104,7 +105,7 @@ class Card:
 
 
 def card_of(build: Build, latent: Latent) -> Card:
-    """The latent's tokens and its strongest contexts."""
+    """Return the latent's tokens and its strongest contexts."""
     contexts = [c for c in build.contexts(latent.latent) if c.band == TOP_BAND][:CARD_CONTEXTS]
     info = build.vocabulary
     return Card(
@@ -113,7 +114,7 @@ def card_of(build: Build, latent: Latent) -> Card:
 
 
 def readings(answer: Inspected) -> list[Reading]:
-    """The worker's answer: each text under each SAE, the SAEs changing slowest."""
+    """Return the worker's answer as one reading for each text under each SAE, the SAEs changing slowest."""
     return [_reading(text, text.saes[place]) for place in range(len(answer.texts[0].saes)) for text in answer.texts]
 
 

@@ -1,4 +1,4 @@
-"""A latent on a text of one's own: every token shaded by its activation.
+"""A latent on the reader's own text: every token is shaded by its activation.
 
 `GET /inspect/{model}/{sae}/{latent}?text=…` is a page; a POST from the latent's page gets the result alone.
 """
@@ -35,7 +35,7 @@ router = APIRouter(include_in_schema=False)
 
 @dataclass(frozen=True)
 class OwnText:
-    """The text as the latent sees it.  `acts` is by position, BOS first; special tokens do not count for the rest."""
+    """The text as the latent sees it.  `acts` is by position, BOS first; the other numbers ignore special tokens."""
 
     ids: list[int]
     acts: list[float]
@@ -50,7 +50,7 @@ class OwnText:
 @router.get("/inspect/{model}/{name}/{number}")
 @router.get("/inspect/{model}/{name}/{number}.json")  # applied first, so it is matched first
 async def show(request: Request, model: str, name: str, number: PathNumber, tools: ToolsDep) -> Response:
-    """Where the latent fires on `text`."""
+    """Show where the latent fires on `text`."""
     sae = find_sae(tools.catalog, model, name)
     need_weights(sae)
     values = await request.form() if request.method == "POST" else request.query_params

@@ -41,7 +41,7 @@ class Line:
 
 @dataclass(frozen=True)
 class DifferenceLine:
-    """A latent of the difference between two texts, with a colour for its sign and size."""
+    """A latent that differs between two texts, with a colour for the sign and size of the difference."""
 
     found: Difference
     share: float
@@ -54,7 +54,7 @@ class DifferenceLine:
 class TextPanel:
     """One text under one SAE, the side `place` of the page.
 
-    `text` and `of` are the places of text and SAE in what was asked; `hidden` counts dense latents left out.
+    `text` and `of` are the places of text and SAE in the query; `hidden` counts the dense latents that are not shown.
     """
 
     place: int
@@ -74,13 +74,13 @@ class TextPanel:
 
     @property
     def mean_l0(self) -> float:
-        """Over the tokens that are not special."""
+        """The mean L0 over the tokens that are not special."""
         l0 = [n for n, special in zip(self.reading.l0, self.reading.special, strict=True) if not special]
         return sum(l0) / max(len(l0), 1)
 
     @property
     def special_l0(self) -> int:
-        """Of the first token, BOS."""
+        """The L0 of the first token, BOS."""
         return self.reading.l0[0]
 
 
@@ -97,7 +97,7 @@ class TokenPanel:
 
 @dataclass(frozen=True)
 class Result:
-    """All that the page shows of an inspection."""
+    """Everything that the page shows of an inspection."""
 
     sides: list[TextPanel]
     differences: list[DifferenceLine] = field(default_factory=list)
@@ -109,7 +109,7 @@ OpenedSAE = Sequence[tuple[Sae, Build, Mapping[int, str]]]  # the SAEs, their bu
 
 
 def result(asked: InspectionQuery, readings: Sequence[Reading], opened: OpenedSAE, view: DisplayOptions) -> Result:
-    """Put a page together; `readings` are of each text under each SAE, the SAEs changing slowest."""
+    """Return the page's parts; `readings` has each text under each SAE, the SAEs changing slowest."""
     places = [(t, s) for s in range(len(asked.saes)) for t in range(len(asked.texts))]
     top = max(max(reading.l0, default=1) for reading in readings)
     found = [text_latents(reading, opened[s][1], view.special)
@@ -127,7 +127,7 @@ def result(asked: InspectionQuery, readings: Sequence[Reading], opened: OpenedSA
 
 
 def token_panel(sides: Sequence[TextPanel], opened: OpenedSAE, view: DisplayOptions) -> TokenPanel | None:
-    """The chosen token's latents, or None where none is chosen, or there is no such position."""
+    """Return the chosen token's latents, or None if no token is chosen or there is no such position."""
     side = sides[view.of] if view.of < len(sides) else sides[0]
     if view.at is None or view.at >= len(side.reading.ids):
         return None
@@ -170,7 +170,7 @@ def _differences(
 
 
 def result_json(asked: InspectionQuery, shown: Result, view: DisplayOptions) -> dict[str, Any]:
-    """The inspection for programs: every token with its L0 and all its latents, and the ranked latents."""
+    """Return the inspection for programs: every token with its L0 and all its latents, and the ranked latents."""
     sides = [{
         "sae": side.sae.id, "build": side.sae.current_build, "text": side.text, "tokens": [
             {"id": i, "text": piece.decode("utf-8", errors="replace"), "special": special, "l0": l0,

@@ -1,9 +1,9 @@
-"""What the prompt inspector shows: a text's tokens with their L0, and its latents by strength or surprise.
+"""The prompt inspector's numbers: a text's tokens with their L0, and its latents by strength or surprise.
 
-A latent's *surprise* in a text says how unlikely so many firings are at its density.  With `n`
-firings on `T` counted tokens and density `p` it is T·KL(n/T ‖ p) in bits, 0 where it fires no
-more often than usual: 2 to the minus surprise bounds the probability of `n` or more firings
-among T independent tokens (Chernoff), so a dense latent that fires as always says nothing.
+A latent's *surprise* in a text says how unlikely so many firings are at its density.  With `n` firings on `T` counted
+tokens and density `p` it is T·KL(n/T ‖ p) in bits, and 0 where it fires no more often than usual.  2 to the minus
+surprise bounds the probability of `n` or more firings among T independent tokens (Chernoff).  So a dense latent that
+fires as often as usual has no surprise.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Reading:
     """A text as one SAE reads it.
 
     `firings[i]` are the strongest (latent, activation) at position i, strongest first, and may be
-    fewer than `l0[i]`; `counted` has every latent.  `windows`: where the text was cut to fit the model.
+    fewer than `l0[i]`; `counted` has every latent.  `windows` are the positions where the model starts a new window.
     """
 
     ids: list[int]
@@ -53,11 +53,11 @@ class Reading:
     windows: frozenset[int] = frozenset()
 
     def length(self, special: bool = False) -> int:
-        """How many tokens count."""
+        """Return the number of tokens that count."""
         return sum(special or not is_special for is_special in self.special)
 
     def activations(self, latent: int) -> list[float]:
-        """The latent's activation at every position."""
+        """Return the latent's activation at every position."""
         return [next((act for number, act in row if number == latent), 0.0) for row in self.firings]
 
 
@@ -83,7 +83,7 @@ class TextLatent:
 
 
 def surprise(n: int, total: int, density: float) -> float:
-    """T·KL(n/T ‖ p) in bits for `n` of `total` tokens at `density`; 0 where that is no more than usual."""
+    """Return T·KL(n/T ‖ p) in bits for `n` of `total` tokens at `density`; 0 where that is no more than usual."""
     share = n / total if total else 0.0
     if share <= density or density <= 0:
         return 0.0
@@ -94,7 +94,7 @@ def surprise(n: int, total: int, density: float) -> float:
 
 
 def text_latents(reading: Reading, build: Build, special: bool = False) -> list[TextLatent]:
-    """Every latent that fires on the text's counted tokens, by number.
+    """Return every latent that fires on the text's counted tokens, by number.
 
     One that never fired in the build counts as if it had on half a token there.
     """
@@ -120,14 +120,14 @@ def _with(row: Counted | None, one: Counted) -> Counted:
 
 
 def ranked(latents: Sequence[TextLatent], measure: str, dense: bool = True) -> list[TextLatent]:
-    """The latents by a measure of `MEASURES`, largest first; `dense=False` leaves dense ones out."""
+    """Return the latents by a measure of `MEASURES`, largest first; `dense=False` removes dense ones."""
     kept = [row for row in latents if dense or not row.dense]
     return sorted(kept, key=lambda row: (-row.value(measure), -row.max, row.latent))
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A latent in two texts; None where it is silent.  `value` is that of the first minus that of the second."""
+    """A latent in two texts; None where it is silent.  `value` is the first text's measure minus the second's."""
 
     latent: int
     first: TextLatent | None
@@ -145,7 +145,7 @@ def differences(
     first: Sequence[TextLatent], second: Sequence[TextLatent], measure: str, lengths: tuple[int, int],
     dense: bool = True,
 ) -> list[Difference]:
-    """The latents of two texts, the most different first.
+    """Return the latents of two texts, the most different first.
 
     Sums are divided by the texts' `lengths` (counted tokens), so that a longer text has no more of everything.
     """
@@ -166,12 +166,12 @@ def differences(
 @dataclass(frozen=True)
 class Cell:
     """A piece of the text, the largest L0 of its tokens, its first token's position, and whether the
-    model began to read anew at it."""
+    model started a new window at it."""
 
     piece: Piece
     l0: int
     position: int
-    anew: bool
+    starts: bool
 
     @property
     def line_end(self) -> str:
@@ -180,12 +180,12 @@ class Cell:
 
     @property
     def indent(self) -> str:
-        """What of the piece belongs to the next line."""
+        """The part of the piece that belongs to the next line."""
         return self.piece.text.rpartition("↵")[2] if self.piece.breaks else ""
 
 
 def cells(reading: Reading, top_l0: int, latent: int | None = None, max_act: float = 0.0) -> list[Cell]:
-    """The text, shaded by L0 in units of `top_l0`, or by one latent's activation in units of its maximum."""
+    """Return the text, shaded by L0 in units of `top_l0`, or by one latent's activation in units of its maximum."""
     info = {i: Token(i, piece, special, 0)
             for i, piece, special in zip(reading.ids, reading.pieces, reading.special, strict=True)}
     if latent is None:
@@ -201,7 +201,7 @@ def cells(reading: Reading, top_l0: int, latent: int | None = None, max_act: flo
 
 @dataclass(frozen=True)
 class LatentBar:
-    """A latent beside a bar: its activation, the bar's share, what it looks like."""
+    """A latent with a bar: its activation, the bar's share, its strongest context."""
 
     latent: int
     act: float
@@ -218,7 +218,7 @@ class LatentBar:
 def token_bars(
     reading: Reading, position: int, build: Build, labels: Mapping[int, str], dense: bool = True,
 ) -> list[LatentBar]:
-    """The latents at one position, strongest first."""
+    """Return the latents at one position, strongest first."""
     known = build.firing_rates
     found = [(i, act) for i, act in reading.firings[position]
              if dense or known.get(i, (0.0, 0.0))[0] <= DENSE_DENSITY][:TOKEN_ROWS_SHOWN]
@@ -229,7 +229,7 @@ def token_bars(
 
 
 def snippet_rows(build: Build, latents: Collection[int]) -> dict[int, Row]:
-    """The strongest context of each latent, as a line with its peak in the middle."""
+    """Return the strongest context of each latent, as a line with its peak in the middle."""
     contexts = build.snippets(latents)
     info = build.vocabulary
     return {i: context_row(context, info, context.act, "snippet") for i, context in contexts.items()}

@@ -1,7 +1,6 @@
-"""Add an SAE: a form with an upload, a server path or a hub name; what the file does not say is asked for.
+"""Import an SAE: a form with an upload, a server path or a hub name, which asks for what the file does not say.
 
-A source that lies here is looked at before there is a run, by a process of its own; a hub name is
-fetched by the run.
+A source on this machine is inspected before there is a run, in a separate process.  The run itself fetches a hub name.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ router = APIRouter(prefix="/admin/import", dependencies=[Depends(admin_user)], i
 
 @router.get("")
 def form(request: Request, workspace: WorkspaceDep, run: str = "", source: str = "") -> Response:
-    """The form; `run`: with the settings of an earlier import, whose files it takes up again."""
+    """Show the form; `run`: with the settings of an earlier import, whose files it uses again."""
     typed = spec_form.defaults("import")
     if source:
         typed["source"] = source
@@ -43,13 +42,13 @@ def form(request: Request, workspace: WorkspaceDep, run: str = "", source: str =
             kind, values = RunFolder(workspace.run(run)).spec()
             typed |= values if kind == "import" else {}
         except (UserError, OSError):
-            pass  # it has been deleted: an empty form
+            pass  # it has been deleted, so the form stays empty
     return _page(request, typed, {})
 
 
 @router.post("")
 async def read_and_submit(request: Request, admin: AdminDep) -> Response:
-    """Takes the files and the settings, then works in a thread as all others do."""
+    """Read the files and the settings, and handle them in a thread."""
     async with request.form(max_files=200, max_fields=100) as sent:
         files = [(item.filename, item.file) for item in sent.getlist("files")
                  if isinstance(item, UploadFile) and item.filename]
@@ -70,19 +69,19 @@ def _submit(request: Request, sent: dict[str, str], files: list[Any], admin: Use
             return _page(request, typed, {"source": _without_field(error)})
     staged = uploads.find(token)
     values = spec_form.spec_values("import", typed | ({"source": str(staged)} if staged else {}))
-    errors, found = spec_form.find_errors("import", values), {}
+    found: dict[str, Any] = {}
+    errors = spec_form.find_errors("import", values)
     if "source" in errors and not values.get("source"):
         errors["source"] = "Choose files, or give a path on this server or a Hugging Face name."
     if not errors:
         try:
             spec = check_spec("import", values, state.catalog)
-            found = inspect(spec, workspace)  # type: ignore[arg-type]
-            errors = _errors(found)
+            found, errors = inspect_import(spec, workspace)  # type: ignore[arg-type]
         except UserError as error:
             errors = {error.field or "": _without_field(error)}
     if staged:  # people know their files, not the folder in which they are kept
         errors = {name: _with_file_names(message, staged) for name, message in errors.items()}
-    if errors.keys() & {"source"} and staged:  # the file itself is at fault: it is not kept
+    if "source" in errors and staged:  # the file itself is at fault, so it is not kept
         uploads.drop(token)
         staged = None
     if errors:
@@ -112,14 +111,15 @@ def _uploads(request: Request) -> Uploads:
     return Uploads(settings.home, settings.max_upload_bytes)
 
 
-def _errors(found: dict[str, Any]) -> dict[str, str]:
-    """What a look at the file found, by setting."""
+def inspect_import(spec: ImportSpec, workspace: Workspace) -> tuple[dict[str, Any], dict[str, str]]:
+    """Inspect the source; return the answer of `inspect_source.inspect`, and the faults in it by setting."""
+    found = inspect(spec, workspace)
     if "asks" in found:
-        return {name: f"The file does not say; give {why}." for name, why in found["asks"].items()}
+        return found, {name: f"The file does not say; give {why}." for name, why in found["asks"].items()}
     if "error" in found:
         field = found.get("field") or ""
-        return {field: str(found["error"]).removeprefix(f"{field}: ")}
-    return {}
+        return found, {field: str(found["error"]).removeprefix(f"{field}: ")}
+    return found, {}
 
 
 def _with_file_names(message: str, staged: Path) -> str:

@@ -1,4 +1,4 @@
-"""Admin: an overview, the forms that start runs, and who may sign in.  All of it needs an administrator."""
+"""Admin: an overview, and the forms that start runs.  All of it needs an administrator."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import func, select
 from starlette.concurrency import run_in_threadpool
 
-from app.db.tables import User
+from app.db.tables import Run, User
 from app.jobs import queue
 from app.library.catalog import Catalog
 from app.pages.dependencies import AdminDep, CatalogDep, SessionDep, SettingsDep, WorkspaceDep, admin_user
 from app.pages.runs import spec_form
 from app.pages.runs.estimate import Estimate, estimate
+from app.pages.runs.explain_cost import explain_cost
 from app.pages.runs.runs import runs_now
 from app.pages.runs.spec_check import check_spec
 from app.web.templating import render
 from sae.errors import UserError
+from sae.explain.estimate import RequestEstimate
 from sae.lm.model_info import DEMO, find_model
 from sae.specs.registry import command_line, parse_spec
 from sae.workspace.paths import new_id, typed_path
 
 router = APIRouter(prefix="/admin", dependencies=[Depends(admin_user)], include_in_schema=False)
 
-Kind = Literal["train", "sweep", "index", "evaluate"]
-TITLES = {"train": "Train an SAE", "sweep": "Train a grid of SAEs", "index": "Build a feature index",
-          "evaluate": "Evaluate an SAE"}
+Kind = Literal["train", "sweep", "index", "evaluate", "explain"]
+TITLES = {"train": "Train an SAE", "sweep": "Train a grid of SAEs", "index": "Build an index",
+          "evaluate": "Evaluate an SAE", "explain": "Explain latents"}
+COSTLY = ("train", "sweep", "explain")  # their forms estimate the cost
 
 
 @router.get("")
@@ -38,28 +41,41 @@ def overview(
     """Show what can be started, what is running, and the SAEs of the workspace."""
     return render(
         request, "runs/admin.html", section="admin", runs=runs_now(db, workspace), saes=catalog.list_saes(),
+        damaged=catalog.damaged(),
         n_users=db.scalar(select(func.count()).select_from(User)), settings=settings,
         disk=shutil.disk_usage(settings.home))
 
 
 @router.get("/{kind}/estimate")
 def show_estimate(request: Request, kind: Kind, catalog: CatalogDep) -> Response:
-    """The estimate and the command line for what stands in the form now."""
+    """Return the estimate and the command line for the present content of the form."""
     typed = spec_form.read_form(kind, request.query_params)
-    return render(request, "runs/_estimate.html", **_outlook(kind, typed, catalog))
+    return render(request, "runs/_estimate.html", **_outlook(request, kind, typed, catalog))
 
 
 @router.get("/{kind}")
-def form(request: Request, kind: Kind, catalog: CatalogDep, preset: str = "", sae: str = "") -> Response:
+def form(
+    request: Request, kind: Kind, db: SessionDep, catalog: CatalogDep, preset: str = "", sae: str = "", run: str = "",
+    latents: str = "",
+) -> Response:
+    """Show the form with a preset, or with the settings of an earlier `run`, whose SAE keeps its name."""
     typed = spec_form.preset(kind, preset)
     if "sae" in typed:
         typed["sae"] = sae
+    if latents and "latents" in typed:
+        typed["latents"] = latents
+    earlier = db.get(Run, run) if run else None
+    if earlier is not None and earlier.kind == kind:
+        typed |= earlier.spec
+        if earlier.sae_id and catalog.get_sae(earlier.sae_id) is not None and "name" in typed:
+            typed["name"] = ""
+        return _page(request, kind, typed, {}, catalog, "", again=earlier)
     return _page(request, kind, typed, {}, catalog, preset)
 
 
 @router.post("/{kind}")
 async def read_and_submit(request: Request, kind: Kind, admin: AdminDep) -> Response:
-    """Reads the form, whose fields come from the spec, then works in a thread as all others do."""
+    """Read the form, whose fields come from the spec, and handle it in a thread."""
     sent = await request.form()
     return await run_in_threadpool(_submit, request, kind, dict(sent), admin)
 
@@ -86,22 +102,23 @@ def _submit(request: Request, kind: Kind, sent: dict[str, Any], admin: User) -> 
 
 def _page(
     request: Request, kind: Kind, typed: dict[str, Any], errors: dict[str, str], catalog: Catalog, preset: str,
-    key: str = "",
+    key: str = "", again: Run | None = None,
 ) -> Response:
     return render(
-        request, "runs/form.html", 422 if errors else 200, section="admin", kind=kind, title=TITLES[kind],
+        request, "runs/form.html", 422 if errors else 200, section="admin", kind=kind, title=TITLES[kind], again=again,
+        costly=kind in COSTLY,
         presets=spec_form.presets(kind), preset=preset, groups=spec_form.groups(kind, typed, errors), errors=errors,
-        key=key or new_id("form"), saes=catalog.list_saes(), **_outlook(kind, typed, catalog))
+        key=key or new_id("form"), saes=catalog.list_saes(), **_outlook(request, kind, typed, catalog))
 
 
-def _outlook(kind: Kind, typed: dict[str, Any], catalog: Catalog) -> dict[str, Any]:
+def _outlook(request: Request, kind: Kind, typed: dict[str, Any], catalog: Catalog) -> dict[str, Any]:
     """Return the estimate and the command line, or what is missing or at fault."""
     values = spec_form.spec_values(kind, typed)
     errors = spec_form.find_errors(kind, values)
     missing = [spec_form.label(name) for name in errors if name and values.get(name) == ""]
     name, message = next(iter(errors.items()), ("", ""))
     return {
-        "cost": _cost(kind, values, catalog) if kind in ("train", "sweep") and not errors else None,
+        "cost": _cost(request, kind, values, catalog) if kind in COSTLY and not errors else None,
         "command": None if errors else command_line(kind, _as_spec(kind, values)),
         "missing": missing,
         "fault": message if message.startswith(f"{name} ") else f"{name}: {message}".removeprefix(": "),
@@ -112,14 +129,18 @@ def _as_spec(kind: Kind, values: dict[str, Any]) -> dict[str, Any]:
     return parse_spec(kind, values).model_dump()
 
 
-def _cost(kind: Kind, values: dict[str, Any], catalog: Catalog) -> Estimate | str:
-    """The estimate, or why there is none.  A hub name is not looked up while somebody types it."""
+def _cost(
+    request: Request, kind: Kind, values: dict[str, Any], catalog: Catalog,
+) -> Estimate | RequestEstimate | str | None:
+    """Return the estimate, or why there is none.  A hub name is not looked up while somebody types it."""
+    if kind == "explain":
+        return explain_cost(values, catalog, request.app.state.builds)
     spec = spec_form.spec_of(kind, values)
     if spec is None:
-        return "Something above is at fault."
+        return "No estimate: a setting is at fault."
     try:
         if spec.model != DEMO and not typed_path(spec.model, "model").is_dir():
-            return "No estimate: the model is not on this machine; its size is known once its config is fetched."
+            return "No estimate: the model is not on this machine, so its size is not known yet."
         return estimate(spec, find_model(spec.model), [sae.config for sae in catalog.list_saes()])
     except UserError as error:
         return str(error)

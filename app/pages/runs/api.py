@@ -1,7 +1,8 @@
-"""The JSON interface: SAEs and runs.  Reading is open; what changes anything needs an administrator."""
+"""The JSON interface of SAEs and runs.  Anyone may read; changes need an administrator."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Query, Request
@@ -11,12 +12,28 @@ from pydantic import BaseModel, Field
 from app.db.tables import Run, Sae
 from app.jobs import queue
 from app.pages.dependencies import AdminDep, CatalogDep, SessionDep, SupervisorDep, WorkspaceDep
+from app.pages.runs import spec_form
+from app.pages.runs.add_sae import inspect_import
 from app.pages.runs.run_views import RunView, all_progress, view
 from app.pages.runs.spec_check import check_spec
 from app.web.templating import render
+from sae.errors import UserError
 from sae.runs.folder import RunFolder
+from sae.specs.registry import ImportSpec
 
 router = APIRouter(prefix="/api")
+
+
+# A small body for each kind of run, for the documentation.
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "train": {"kind": "train", "spec": {"model": "demo", "layer": 2, "n_latents": 4096, "k": 32, "tokens": 2_000_000}},
+    "sweep": {"kind": "sweep", "spec": {"architecture": ["batch_topk", "topk"], "n_latents": [2048], "k": [16, 32]}},
+    "index": {"kind": "index", "spec": {"sae": "demo/2-res-batchtopk-4k", "index_tokens": 400_000}},
+    "evaluate": {"kind": "evaluate", "spec": {"sae": "demo/2-res-batchtopk-4k"}},
+    "import": {"kind": "import", "spec": {"source": "owner/repo/folder", "name": "theirs"}},
+    "compare": {"kind": "compare", "spec": {"a": "demo/2-res-batchtopk-4k", "b": "demo/2-res-topk-4k"}},
+    "explain": {"kind": "explain", "spec": {"sae": "demo/2-res-batchtopk-4k", "latents": "densest:100"}},
+}
 
 
 class SaeOut(BaseModel):
@@ -30,25 +47,27 @@ class SaeOut(BaseModel):
     layer: int
     hook: str
     url: str
-    build: str | None = Field(description="Its newest finished feature build; null while there is none")
+    build: str | None = Field(description="Its newest finished build; null while there is none")
     metrics: dict[str, Any] = Field(description="Measured on held-out text; see the SAE's page for definitions")
+    note: str = Field(description="The administrators' note on it")
+    hidden: bool = Field(description="Whether the home page, the SAE menu and the search leave it out")
 
 
 class RunOut(BaseModel):
-    """Where a run stands."""
+    """The state of a run."""
 
     id: str
     kind: str
     state: str = Field(description="queued, starting, running, succeeded, failed, cancelled or lost")
     title: str
-    progress: float = Field(description="Share of the whole that is done, 0 to 1")
+    progress: float = Field(description="Finished share of the whole run, 0 to 1")
     phase: str | None
     phases: list[str]
-    done: float = Field(description="Of `total`, in `unit`, within the phase")
+    done: float = Field(description="Finished part of `total`, in `unit`, within the phase")
     total: float
     unit: str
-    rate: float | None = Field(description="Units per second, while it is going")
-    eta_s: float | None = Field(description="Seconds left for the whole run, while that can be told")
+    rate: float | None = Field(description="Units per second, while it is running")
+    eta_s: float | None = Field(description="Seconds left for the whole run; null while unknown")
     message: str
     error: str | None
     sae: str | None
@@ -62,17 +81,24 @@ class RunOut(BaseModel):
 
 
 class RunIn(BaseModel):
-    """A run to start: `kind`, and its settings by name; those left out take their defaults."""
+    """A run to start."""
 
-    kind: Literal["train", "index", "evaluate"]
-    spec: dict[str, Any] = Field(default_factory=dict)
+    model_config = {"json_schema_extra": {"examples": [EXAMPLES["train"]]}}
+
+    kind: Literal["train", "sweep", "index", "evaluate", "import", "compare", "explain"] = Field(
+        description="train: one SAE; sweep: a grid of SAEs; index: the index of an SAE; evaluate: its metrics "
+        "on held-out text; import: an SAE of another program; compare: two SAEs latent by latent; "
+        "explain: latents in words, with scores")
+    spec: dict[str, Any] = Field(
+        default_factory=dict, description="The settings by name, as listed for each kind; those left out have their "
+        "defaults")
 
 
 def sae_out(sae: Sae) -> SaeOut:
     return SaeOut(
         model=sae.model, sae=sae.name, architecture=sae.architecture, n_latents=sae.n_latents, k=sae.k,
         layer=sae.layer, hook=sae.hook, url=f"/{sae.id}", build=sae.current_build,
-        metrics=sae.config.get("metrics") or {})
+        metrics=sae.config.get("metrics") or {}, note=sae.note, hidden=sae.hidden)
 
 
 @router.get("/saes", summary="Every SAE, newest first", tags=["saes"])
@@ -98,13 +124,17 @@ def read_curves(run_id: str, db: SessionDep, workspace: WorkspaceDep) -> list[di
     return all_progress(RunFolder(workspace.run(_find(db.get(Run, run_id)).id)))
 
 
-@router.post("/runs", status_code=201, summary="Queue a run (administrators)", tags=["runs"])
+@router.post("/runs", status_code=201, summary="Queue a run of any kind (administrators)", tags=["runs"])
 def create_run(
     body: RunIn, admin: AdminDep, db: SessionDep, workspace: WorkspaceDep, catalog: CatalogDep,
     supervisor: SupervisorDep,
 ) -> RunOut:
+    """Check the settings as the forms do, and queue the run.  The source of an import is a path or a hub name."""
     spec = check_spec(body.kind, body.spec, catalog)
-    run = queue.enqueue(db, workspace, body.kind, spec.model_dump(), admin.name)
+    if isinstance(spec, ImportSpec):
+        for field, message in inspect_import(spec, workspace)[1].items():
+            raise UserError(f"{field}: {message}", field)
+    run = queue.enqueue(db, workspace, body.kind, spec.model_dump(mode="json"), admin.name)
     supervisor.wake()
     return _out(view(run, workspace, queue.waiting(db)))
 
@@ -122,13 +152,24 @@ def cancel_run(
 
 @router.get("/docs", include_in_schema=False)
 def docs(request: Request) -> Response:
-    """The interface on a page of our own: the usual viewers load their scripts from elsewhere."""
+    """Show the interface on a page of our own, because the usual viewers load their scripts from other sites."""
     schema = request.app.openapi()
     operations = [
         {"method": method.upper(), "path": path, **operation}
         for path, methods in schema["paths"].items() for method, operation in methods.items()
         if operation.get("tags")]
-    return render(request, "api.html", operations=operations, schemas=schema["components"]["schemas"])
+    kinds = {kind: (example, spec_form.settings(kind)) for kind, example in EXAMPLES.items()}
+    return render(
+        request, "api.html", operations=operations, schemas=schema["components"]["schemas"], kinds=kinds,
+        examples_of=partial(examples_of, schema["components"]["schemas"]), address=f"{request.url.scheme}://{request.url.netloc}")
+
+
+def examples_of(schemas: dict[str, Any], operation: dict[str, Any]) -> list[Any]:
+    """Return the example bodies of an operation, or without a body its example answer."""
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    examples: list[Any] = schemas.get(body.get("$ref", "").rpartition("/")[2], {}).get("examples", [])
+    answer = operation["responses"].get("200", {}).get("content", {}).get("application/json", {})
+    return examples or ([answer["example"]] if "example" in answer else [])
 
 
 def _find(run: Run | None) -> Run:

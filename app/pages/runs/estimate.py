@@ -1,14 +1,16 @@
-"""What a training run will cost, roughly, before it is started: time, memory, disk.
+"""An estimate of what a training run costs, before it is started: time, memory, disk.
 
-Time is work divided by speed.  Work is counted in multiply-adds from the shapes.  Speed comes
-from the SAEs trained in this workspace where there are any, else from a plain guess per core;
-the range shown says how much to trust it.  Memory and disk follow from the shapes.
+Time is work divided by speed.  Work is counted in floating-point operations from the shapes.  Speed is the median over
+the last SAEs trained in this workspace, so that one run on a busy machine does not decide; a guess per core counts as
+one more value while there are few.  Memory and disk follow from the shapes.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,14 @@ from sae.specs.registry import SweepSpec, TrainSpec
 
 _FLOPS_PER_CORE = 5e10  # a guess for float32 matrix products on one core of a usual server
 _PROGRAM_BYTES = 9e8  # the interpreter with torch and transformer_lens loaded
+_MEASURED = 7  # trainings that are looked at
+_TRUSTED = 3  # trainings whose speeds need no guess next to them
 _START_S = 20  # loading the libraries and the model, reading text
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds from `low_s` to `high_s`, bytes of memory and of disk, and where the speed is from."""
+    """Seconds from `low_s` to `high_s`, bytes of `memory` and of `disk`, and the `basis` of the speed."""
 
     low_s: float
     high_s: float
@@ -33,7 +37,7 @@ class Estimate:
 
 
 def work(spec: TrainSpec | SweepSpec, info: ModelInfo) -> float:
-    """Floating-point operations of the whole run, as the shapes tell; the language model reads once for all SAEs."""
+    """Return the floating-point operations of the whole run.  The language model reads once for all SAEs."""
     per_block = 24 * info.d_model**2  # attention and MLP of one block, one token: 12 D² weights, 2 operations each
     to_site = per_block * (spec.layer + 1)
     whole_lm = per_block * info.n_layers + 2 * info.d_model * info.d_vocab
@@ -46,12 +50,13 @@ def work(spec: TrainSpec | SweepSpec, info: ModelInfo) -> float:
 
 
 def _width(site: str, info: ModelInfo) -> int:
-    """Coordinates at a site; the MLP's hidden width is not in every config, and four times the model's is usual."""
+    """Return the coordinates at a site.  Not every config has the MLP's hidden width; four times d_model is usual."""
     return info.d_model * (4 if site == "mlp.hook_post" else 1)
 
 
-def measured_speed(configs: Iterable[dict[str, Any]]) -> float | None:
-    """Operations per second of the newest SAE that tells how long its training took, or None."""
+def measured_speeds(configs: Iterable[dict[str, Any]]) -> list[float]:
+    """Return the operations per second of the newest SAEs that say how long their training took, one for each run."""
+    speeds: dict[str, float] = {}
     for config in configs:
         try:
             training = config["training"]
@@ -63,21 +68,31 @@ def measured_speed(configs: Iterable[dict[str, Any]]) -> float | None:
         except (KeyError, TypeError, ValueError):
             continue
         if seconds > 20:  # shorter ones are mostly warming up
-            return tokens * (3 * encode + to_site / reuse) / seconds
-    return None
+            run = str(config.get("run") or len(speeds))  # the SAEs of a sweep are one measurement
+            speeds.setdefault(run, tokens * (3 * encode + to_site / reuse) / seconds)
+        if len(speeds) == _MEASURED:
+            break
+    return list(speeds.values())
+
+
+def usual_speed(measured: Sequence[float], guess: float) -> tuple[float, float]:
+    """Return the median speed, and the factor by which the true one may differ either way."""
+    values = [*measured, guess] if len(measured) < _TRUSTED else list(measured)
+    middle = math.exp(statistics.median(map(math.log, values)))  # between two values, their geometric mean
+    return middle, 1.5 if len(measured) >= _TRUSTED else 2.0
 
 
 def estimate(spec: TrainSpec | SweepSpec, info: ModelInfo, configs: Iterable[dict[str, Any]] = ()) -> Estimate:
-    """The estimate for `spec` on this machine.  `configs`: `sae.json` of SAEs trained here, newest first."""
-    speed = measured_speed(configs)
-    if speed is not None:
-        basis, spread = "from the speed of the last training in this workspace", 1.5
+    """Return the estimate for `spec` on this machine.  `configs`: `sae.json` of SAEs trained here, newest first."""
+    cores, measured = os.cpu_count() or 1, measured_speeds(configs)
+    speed, spread = usual_speed(measured, _FLOPS_PER_CORE * cores)
+    if not measured:
+        basis = f"a guess from {cores} cores; nothing was trained in this workspace yet"
     else:
-        cores = os.cpu_count() or 1
-        speed = _FLOPS_PER_CORE * cores
-        basis, spread = f"a guess from {cores} cores; nothing was trained in this workspace yet", 2.0
+        trainings = "the last training" if len(measured) == 1 else f"the last {len(measured)} trainings"
+        basis = f"from the speed of {trainings} in this workspace"
     if spec.device != "cpu" and has_gpu():
-        basis += "; a GPU is here, with which it may be far less"
+        basis += "; a GPU is here, with which it may take far less"
     seconds = work(spec, info) / speed
     members = spec.members()
     sae_floats = sum(2 * member.n_latents * _width(member.site, info) for member in members)
@@ -99,5 +114,5 @@ def estimate(spec: TrainSpec | SweepSpec, info: ModelInfo, configs: Iterable[dic
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA driver is at work here; asked without torch."""
+    """Return whether an NVIDIA driver is loaded, without asking torch."""
     return Path("/proc/driver/nvidia/version").exists()

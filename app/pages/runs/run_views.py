@@ -1,4 +1,4 @@
-"""How a run stands, put together from its row and its folder, for pages and for the API."""
+"""The state of a run, from its row and its folder, for pages and for the API."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from threading import Lock
 from typing import Any
+from urllib.parse import urlencode
 
 from markupsafe import Markup
 
@@ -17,17 +18,17 @@ from app.jobs import queue
 from app.render import charts
 from sae.runs.folder import ProgressFile, RunFolder, Status
 from sae.runs.import_sae import UPLOAD
-from sae.specs.registry import as_text
+from sae.specs.registry import SPECS, TrainSpec, as_text
 from sae.workspace.paths import Workspace
 
+AUTOMATIC = "the empty workspace"  # who requests the demo run
 _PROGRESS_FILES = 32
 _progress_files: OrderedDict[Path, ProgressFile] = OrderedDict()  # used longest ago first
 _progress_lock = Lock()
-STALE_S = 120  # a heartbeat this old is worth a word; loading a large model takes a while without one
+STALE_S = 120  # a heartbeat this old is mentioned; loading a large model takes a while without one
 _VERBS = {"train": "Train", "sweep": "Train", "index": "Index", "evaluate": "Evaluate", "import": "Import",
-          "compare": "Compare"}
-# What the curves are called, how their values are read, and their lines: a name and the key in
-# progress.jsonl, with a place where there are several values.
+          "compare": "Compare", "explain": "Explain"}
+# Title, unit and lines of each curve; a line is a name, a key in progress.jsonl, and an index into a list of values.
 CURVES: tuple[tuple[str, str, tuple[tuple[str, str, int | None], ...]], ...] = (
     ("FVU", "share of the variance not explained", (("FVU", "fvu", None),)),
     ("L0", "latents per token", (
@@ -45,11 +46,12 @@ CURVES: tuple[tuple[str, str, tuple[tuple[str, str, int | None], ...]], ...] = (
 
 @dataclass(frozen=True)
 class RunView:
-    """A run as it is shown.  `status` is None until its program has said something."""
+    """A run as it is shown.  `status` is None until its program has written one; `checkpoint`: whether there is one."""
 
     run: Run
     status: Status | None
-    place: int = 0  # in the queue, 1 is next; 0: not waiting
+    place: int = 0  # in the queue, 1 is next; 0: not queued
+    checkpoint: bool = False
     now: float = field(default_factory=time.time)
 
     @property
@@ -62,7 +64,7 @@ class RunView:
 
     @property
     def title(self) -> str:
-        """What it does, in a line: "Train demo/… ", "Index demo/2-res-batchtopk-4k"."""
+        """Its work in a line: "Train demo/… ", "Index demo/2-res-batchtopk-4k"."""
         spec, kind = self.run.spec, _VERBS.get(self.run.kind, self.run.kind)
         if self.run.sae_id:
             return f"{kind} {self.run.sae_id}"
@@ -86,7 +88,7 @@ class RunView:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing will change by itself any more."""
+        """Whether it has ended."""
         return self.state in queue.FINISHED
 
     @property
@@ -95,7 +97,33 @@ class RunView:
 
     @property
     def can_resume(self) -> bool:
-        return self.state in queue.RESUMABLE
+        """Whether resuming can help: not where a setting is at fault and nothing of the work is kept."""
+        return self.state in queue.RESUMABLE and (self.checkpoint or not self.fault)
+
+    @property
+    def fault(self) -> str:
+        """The setting that made it fail, by its message; "" where none is named."""
+        name = (self.run.error or "").partition(":")[0] if self.state == "failed" else ""
+        return name if name in SPECS.get(self.run.kind, TrainSpec).model_fields else ""
+
+    @property
+    def change_url(self) -> str:
+        """The address of the form with its settings, to start it again with changes."""
+        if self.run.kind == "compare":
+            return "/compare?" + urlencode({name: str(self.run.spec.get(name)) for name in "ab"})
+        return f"/admin/{self.run.kind}?run={self.id}"
+
+    @property
+    def by(self) -> str:
+        """The user or the program that requested it."""
+        return {AUTOMATIC: "demo (automatic)"}.get(self.run.requested_by, self.run.requested_by)
+
+    @property
+    def starting(self) -> bool:
+        """Whether its process is still loading its libraries and the model, and has nothing to show."""
+        status = self.status
+        return self.going and (status is None or not (
+            status.done or status.total or status.phase not in ("", *status.phases[:1])))
 
     @property
     def can_delete(self) -> bool:
@@ -103,16 +131,16 @@ class RunView:
 
     @property
     def word(self) -> str:
-        """The state in a word or two."""
+        """The state in a few words, with the place in the queue."""
         if self.going and self.run.cancel_asked is not None:
             return "stopping"
-        if self.state == "queued" and self.run.progress > 0:
-            return "waiting to go on"
-        return {"queued": "waiting"}.get(self.state, self.state)
+        if self.starting:
+            return "starting"
+        return f"queued, {ordinal(self.place)}" if self.state == "queued" and self.place else self.state
 
     @property
     def share(self) -> float:
-        """How much of the whole is done, 0 to 1."""
+        """The finished share of the whole run, 0 to 1."""
         if self.state == "succeeded":
             return 1.0
         return self.status.overall if self.going and self.status else self.run.progress
@@ -130,14 +158,14 @@ class RunView:
 
     @property
     def seconds(self) -> float | None:
-        """Wall-clock time since the run first began, up to its end."""
+        """Wall-clock seconds from the first start of the run to its end, or to now."""
         if self.run.started is None:
             return None
         return (self.run.finished or self.now) - self.run.started
 
     @property
     def silent_s(self) -> float | None:
-        """Seconds since the program last wrote, where that is long; else None."""
+        """Seconds since the program last wrote, if they are many; else None."""
         if not self.going or self.status is None:
             return None
         age = self.now - self.status.heartbeat
@@ -154,7 +182,7 @@ class RunView:
         return result if self.state == "succeeded" and {"a", "b", "mmcs_a", "mmcs_b"} <= result.keys() else None
 
     def as_json(self) -> dict[str, Any]:
-        """What `GET /api/runs` says of it."""
+        """Return the fields of `GET /api/runs`."""
         run, status = self.run, self.status if self.status else Status()
         return {
             "id": run.id, "kind": run.kind, "state": run.state, "title": self.title, "progress": round(self.share, 4),
@@ -168,19 +196,26 @@ class RunView:
 
 
 def view(run: Run, workspace: Workspace, waiting: Sequence[str] = ()) -> RunView:
-    """How `run` stands.  `waiting`: ids of the queued runs, next first."""
-    status = RunFolder(workspace.run(run.id)).status()
-    return RunView(run, status, waiting.index(run.id) + 1 if run.id in waiting else 0)
+    """Return the view of `run`.  `waiting`: ids of the queued runs, next first."""
+    folder = RunFolder(workspace.run(run.id))
+    kept = run.state in queue.RESUMABLE and folder.checkpoints.is_dir() and any(folder.checkpoints.iterdir())
+    return RunView(run, folder.status(), waiting.index(run.id) + 1 if run.id in waiting else 0, kept)
+
+
+def ordinal(number: int) -> str:
+    """Return "1st", "2nd", "3rd", "4th", "11th", …"""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def progress_rows(run: Run, workspace: Workspace) -> list[dict[str, Any]]:
-    """What the run has written of its training curves so far."""
+    """Return the rows of training curves that the run has written so far."""
     rows = all_progress(RunFolder(workspace.run(run.id)))
     return [row for row in rows if row.get("phase", "training") == "training"]
 
 
 def all_progress(folder: RunFolder) -> list[dict[str, Any]]:
-    """Every row that the run has written.  What was parsed for one viewer is not parsed again for the next."""
+    """Return every row that the run has written.  Rows that were parsed for one viewer are kept for the next."""
     with _progress_lock:
         file = _progress_files.pop(folder.path, None) or ProgressFile(folder)
         _progress_files[folder.path] = file
@@ -192,8 +227,10 @@ def all_progress(folder: RunFolder) -> list[dict[str, Any]]:
 def curves(
     rows: Sequence[dict[str, Any]], table: bool = True, first: int | None = None, width: int = 420, height: int = 180
 ) -> list[Markup]:
-    """The curves of one SAE as charts, the `first` ones or all; those of which there is something.
-    `table`: with the numbers to unfold."""
+    """Return the curves of one SAE as charts: the `first` ones or all, without those that have no values.
+
+    `table`: with the numbers to unfold.
+    """
     shown = []
     for label, unit, lines in CURVES[:first]:
         series = [charts.Series(name, points) for name, key, place in lines if (points := _points(rows, key, place))]
@@ -218,17 +255,20 @@ def _points(rows: Sequence[dict[str, Any]], key: str, place: int | None) -> list
 
 
 def rate_split(rows: Sequence[dict[str, Any]]) -> tuple[float, float] | None:
-    """(language model, SAE) as shares of the time of the last rows, or None where no row tells.
+    """Return the shares (language model, SAE) of the time of the whole training, or None where no row has times.
 
-    Many rows: where a chunk of activations is harvested at once, it is trained on for a while.
+    `lm_fill_s` are the seconds of the language model before the first step, which no row's rate contains.
     """
     several = [row["member"] for row in rows if "member" in row]
-    rows = [row for row in rows if row.get("member") == several[-1]] if several else rows  # all say the same
+    rows = [row for row in rows if row.get("member") == several[-1]] if several else rows  # all have the same times
     spent = of_lm = 0.0
-    for row, before in zip(rows[-1:-200:-1], [*rows[-2:-201:-1], {}], strict=False):
+    before: dict[str, Any] = {}
+    for row in rows:
         try:
             seconds = (row["tokens"] - before.get("tokens", 0)) / row["tokens_per_s"]
-            spent, of_lm = spent + seconds, of_lm + seconds * min(1.0, max(0.0, row["lm_share"]))
+            fill_s = row.get("lm_fill_s", 0.0)
+            spent, of_lm = spent + seconds + fill_s, of_lm + seconds * min(1.0, max(0.0, row["lm_share"])) + fill_s
         except (KeyError, TypeError, ZeroDivisionError):
             continue
+        before = row
     return (of_lm / spent, 1 - of_lm / spent) if spent > 0 else None

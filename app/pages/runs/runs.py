@@ -1,4 +1,4 @@
-"""Runs: the list, a run's page that moves while it goes, and what an administrator may do to it."""
+"""Runs: the list, a run's page that is renewed while it works, and what an administrator may do to it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from sae.workspace.paths import Workspace
 
 router = APIRouter(include_in_schema=False)
 
-STOP_POLLING = 286  # htmx's own status: swap this answer, and ask no more
+STOP_POLLING = 286  # htmx's own status: swap this answer, and stop polling
 
 
 def find(db: Session, workspace: Workspace, run_id: str) -> RunView:
-    """The run's view.  Raises 404."""
+    """Return the run's view.  Raises 404."""
     run = db.get(Run, run_id)
     if run is None:
         raise HTTPException(404, f"There is no run {run_id}. It may have been deleted; its SAE, if it made one, stays.")
@@ -36,7 +36,7 @@ def find(db: Session, workspace: Workspace, run_id: str) -> RunView:
 
 
 def runs_now(db: Session, workspace: Workspace) -> list[RunView]:
-    """The runs that go or wait, in the order in which they go: what the home page shows."""
+    """Return the active and queued runs in their order, for the home page."""
     waiting = queue.waiting(db)
     rows = [*queue.active(db), *(db.get_one(Run, run_id) for run_id in waiting)]
     return [view(run, workspace, waiting) for run in rows]
@@ -44,23 +44,23 @@ def runs_now(db: Session, workspace: Workspace) -> list[RunView]:
 
 @router.get("/runs.json")
 def list_runs_json(db: SessionDep, workspace: WorkspaceDep) -> list[RunOut]:
-    """The latest runs, as under `/api/runs`."""
+    """Return the latest runs, as `/api/runs` does."""
     return api.list_runs(db, workspace)
 
 
 @router.get("/runs")
-def list_runs(request: Request, db: SessionDep, workspace: WorkspaceDep) -> Response:
+def list_runs(request: Request, db: SessionDep, workspace: WorkspaceDep, user: UserDep) -> Response:
     waiting = queue.waiting(db)
     shown = [view(run, workspace, waiting) for run in queue.newest(db, 200)]
     template = "runs/_table.html" if request.headers.get("HX-Request") else "runs/list.html"
     return render(
         request, template, runs=shown, moving=any(not run.finished for run in shown), section="runs",
-        json_url="/runs.json")
+        json_url="/runs.json", is_admin=user is not None and user.is_admin)
 
 
 @router.get("/runs/{run_id}.json")
 def run_json(run_id: str, db: SessionDep, workspace: WorkspaceDep) -> RunOut:
-    """A run, as under `/api/runs`."""
+    """Return a run, as `/api/runs/{run_id}` does."""
     return api.read_run(run_id, db, workspace)
 
 
@@ -79,7 +79,7 @@ def show_run(
 def live(
     request: Request, run_id: str, db: SessionDep, workspace: WorkspaceDep, catalog: CatalogDep, user: UserDep
 ) -> Response:
-    """The part of the run's page that moves."""
+    """Return the part of the run's page that is renewed."""
     run = find(db, workspace, run_id)
     return render(
         request, "runs/_live.html", STOP_POLLING if run.finished else 200, **_moving(run, workspace, catalog, user))
@@ -87,7 +87,7 @@ def live(
 
 @router.get("/runs/{run_id}/card")
 def card(request: Request, run_id: str, db: SessionDep, workspace: WorkspaceDep, user: UserDep) -> Response:
-    """A run in short, as other pages embed it (`runs/_card.html`, which wants `run`)."""
+    """Return a run in short, as other pages embed it (`runs/_card.html`, which wants `run`)."""
     run = find(db, workspace, run_id)
     return render(
         request, "runs/_card.html", STOP_POLLING if run.finished else 200, run=run, charts=card_charts(run, workspace))
@@ -95,7 +95,7 @@ def card(request: Request, run_id: str, db: SessionDep, workspace: WorkspaceDep,
 
 @router.get("/runs/{run_id}/log.txt")
 def read_log(run_id: str, db: SessionDep, workspace: WorkspaceDep) -> Response:
-    """The last 1,000 lines of the log, as text."""
+    """Return the last 1,000 lines of the log, as text."""
     find(db, workspace, run_id)
     lines = log_tail(RunFolder(workspace.run(run_id)), 1000)
     return Response("\n".join(lines) + "\n", media_type="text/plain; charset=utf-8")
@@ -106,7 +106,7 @@ def cancel(
     run_id: str, admin: AdminDep, db: SessionDep, workspace: WorkspaceDep, supervisor: SupervisorDep
 ) -> Response:
     find(db, workspace, run_id)
-    queue.cancel(db, workspace, run_id)  # an ended run stays as it is, and its page says so
+    queue.cancel(db, workspace, run_id)  # changes nothing for a run that has ended
     supervisor.wake()
     return RedirectResponse(f"/runs/{run_id}", 303)
 
@@ -127,7 +127,7 @@ def resume(
 
 @router.get("/runs/{run_id}/delete")
 def ask_delete(request: Request, run_id: str, admin: AdminDep, db: SessionDep, workspace: WorkspaceDep) -> Response:
-    """Ask once more: this works without JavaScript, where a dialogue would not."""
+    """Ask for confirmation on a page, which works without JavaScript."""
     return render(request, "runs/delete.html", run=find(db, workspace, run_id), section="runs")
 
 
@@ -144,7 +144,7 @@ def delete(
 
 
 def card_charts(run: RunView, workspace: Workspace) -> list[Any]:
-    """The three curves of a training run in the card: FVU, L0, dead latents."""
+    """Return the three curves of a training run in the card: FVU, L0, dead latents."""
     if run.run.kind != "train" or not run.going:
         return []
     return curves(progress_rows(run.run, workspace), table=False, first=3)
@@ -155,6 +155,7 @@ def _moving(run: RunView, workspace: Workspace, catalog: Catalog, user: User | N
     rows = progress_rows(run.run, workspace)
     swept = members(run.run.kind, run.run.spec, rows, run.status)
     return {
+        "known": {one.id for one in catalog.list_saes()},
         "run": run, "charts": trade_offs(swept) if swept else curves(rows, run.finished), "members": swept,
         "split": rate_split(rows), "sae": sae,
         "log": log_tail(RunFolder(workspace.run(run.id))), "is_admin": user is not None and user.is_admin,

@@ -10,12 +10,15 @@ from importlib.util import find_spec
 from typing import Any
 
 from app.library.catalog import Catalog
+from app.library.explanations import named_latents
 from sae.data.texts import STDLIB, find_text
 from sae.errors import UserError
+from sae.explain.checks import check_settings
 from sae.lm.model_info import check_layer, find_model, hub_message, hub_reachable
 from sae.specs.registry import (
     CompareSpec,
     EvaluateSpec,
+    ExplainSpec,
     IndexSpec,
     RunSpec,
     SweepSpec,
@@ -36,6 +39,8 @@ def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> RunSpec:
     elif isinstance(spec, CompareSpec):
         _check_sae("a", spec.a, catalog)
         _check_sae("b", spec.b, catalog)
+    elif isinstance(spec, ExplainSpec):
+        spec = _checked_explain(spec, catalog)
     if getattr(spec, "map", "") == "umap" and find_spec("umap") is None:
         raise UserError("map: UMAP is not installed on this server; choose pca", "map")
     _check_text(spec)
@@ -51,13 +56,27 @@ def _check_training(spec: TrainSpec | SweepSpec, catalog: Catalog) -> None:
             raise UserError(f"name: there is an SAE {info.id}/{spec.name} already; choose another name", "name")
 
 
-def _check_sae(field: str, sae_id: str, catalog: Catalog) -> None:
+def _check_sae(field: str, sae_id: str, catalog: Catalog, weights: bool = True) -> None:
     sae = catalog.get_sae(sae_id)
     if sae is None:
         known = ", ".join(one.id for one in catalog.list_saes()[:10]) or "none yet"
         raise UserError(f"{field}: there is no SAE {sae_id} here (there are: {known})", field)
-    if sae.weightless:
-        raise UserError(f"{field}: {sae_id} is a dashboard made elsewhere, without weights to compute with", field)
+    if weights and sae.weightless:
+        raise UserError(f"{field}: {sae_id} {sae.why_weightless}", field)
+
+
+def _checked_explain(spec: ExplainSpec, catalog: Catalog) -> ExplainSpec:
+    """Return the spec with the latents that people have starred, tagged or left unexplained as numbers.
+
+    Whether there is an index is checked when the run begins: a run that makes it may wait in the queue before.
+    """
+    _check_sae("sae", spec.sae, catalog, weights=False)
+    sae = catalog.get_sae(spec.sae)
+    assert sae is not None
+    with catalog.sessions() as db:
+        spec = spec.model_copy(update={"latents": named_latents(db, sae, spec.latents)})
+    check_settings(spec, weightless=sae.weightless)
+    return spec
 
 
 def _check_text(spec: RunSpec) -> None:

@@ -1,4 +1,4 @@
-"""A spec as a form: every setting with its meaning, unit, default and reason, from `sae.specs.registry` alone."""
+"""The form of a spec: every setting with its meaning, unit, default and reason, from `sae.specs.registry` alone."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ from pydantic_core import PydanticUndefined
 from sae.faults import faults
 from sae.specs.registry import SPECS, SweepSpec, TrainSpec, as_text, demo_spec
 
-# group -> (heading, whether its settings are usually looked at)
+# group -> (heading, whether it is open at first)
 GROUPS = {
-    "what": ("What to explain", True),
+    "what": ("Model, text and site", True),
     "sae": ("The dictionary", True),
-    "rule": ("Settings of single architectures", False),
+    "rule": ("Architecture-specific", False),
     "training": ("Training", False),
     "stream": ("Activations and device", False),
     "evaluation": ("Calibration and evaluation", False),
-    "index": ("Feature index", False),
+    "index": ("Index", False),
+    "explainer": ("Explainer", True),
+    "scores": ("Scores", True),
+    "cost": ("Requests and budget", False),
 }
 _LABELS = {
-    "n_latents": "Latents (L)", "k": "Latents per token (k)", "sae": "SAE", "lr": "Learning rate",
-    "k_aux": "AuxK latents", "aux_alpha": "AuxK weight (α)", "train_on_bos": "Train on BOS",
-    "index": "Build the feature index", "bos": "BOS", "subtract_b_dec": "Subtract b_dec", "out_hook": "Hook written",
+    "n_latents": "Latents (L)", "k": "Latents per token (k)", "sae": "SAE", "timeout_s": "Timeout",
+    "answer_tokens": "Tokens of an answer", "lr": "Learning rate",
+    "k_aux": "Dead latents in AuxK", "ce_tokens": "ΔCE tokens", "eval_tokens": "Evaluation tokens",
+    "aux_alpha": "AuxK weight (α)", "train_on_bos": "Train on BOS",
+    "index": "Build the index", "bos": "BOS", "subtract_b_dec": "Subtract b_dec", "out_hook": "Hook written",
     "hook": "Hook read",
     "batch_tokens": "Batch (B)", "normalize": "Normalisation", "l1_coefficient": "L1 coefficient",
     "l0_penalty": "L0 penalty", "l0_coefficient": "L0 coefficient", "multi_topk": "Multi-TopK",
@@ -37,7 +42,7 @@ _LABELS = {
 
 @dataclass(frozen=True)
 class FormField:
-    """One setting as a form shows it.  `kind`: text, number, choice or check."""
+    """One setting as a form shows it.  `kind` is text, number, choice or check."""
 
     name: str
     label: str
@@ -64,17 +69,17 @@ class FormGroup:
 PRESETS: dict[str, tuple[str, str, dict[str, Any]]] = {
     # key: (name, what it is for, the settings that differ from the defaults)
     "quick": (
-        "Quick trial", "A small dictionary on little text: done in about a minute, to see the whole way",
+        "Quick trial", "A small dictionary on little text, done in about a minute, to see the whole process",
         {"n_latents": 1024, "k": 16, "tokens": 300_000, "eval_tokens": 30_000, "index_tokens": 100_000,
          "buffer_tokens": 65_536}),
     "demo": (
-        "The demo's settings", "What an empty workspace trains by itself: BatchTopK on the embedded model",
+        "The demo's settings", "The SAE that an empty workspace trains: BatchTopK on the embedded model",
         {**demo_spec().model_dump(exclude_defaults=True), "name": ""}),
     "topk": (
-        "TopK for comparison", "The same with exactly k latents on every token, to set beside BatchTopK",
+        "TopK for comparison", "The demo's settings with exactly k latents on every token, to compare with BatchTopK",
         {**demo_spec().model_dump(exclude_defaults=True), "name": "", "architecture": "topk"}),
     "transcoder": (
-        "Transcoder of an MLP", "Reads what block 2's MLP takes in and reconstructs what it adds",
+        "Transcoder of an MLP", "Reads the input of block 2's MLP and reconstructs its output",
         {**demo_spec().model_dump(exclude_defaults=True), "name": "", "site": "ln2.hook_normalized",
          "out_site": "hook_mlp_out", "normalize": "dataset"}),
     "own": (
@@ -85,7 +90,7 @@ PRESETS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 SWEEPS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "small": (
-        "A small grid", "Two architectures, two sizes, three k on the embedded model: 12 SAEs in some minutes",
+        "A small grid", "Two architectures, two sizes, three k on the embedded model: 12 SAEs in a few minutes",
         {"n_latents": (1024, 2048), "tokens": 1_000_000, "reuse": 2, "eval_tokens": 50_000, "ce_tokens": 8_192,
          "index": False}),
     "paper": (
@@ -98,12 +103,12 @@ SWEEPS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def presets(kind: str) -> dict[str, tuple[str, str, dict[str, Any]]]:
-    """The presets of a form."""
+    """Return the presets of a form."""
     return {"train": PRESETS, "sweep": SWEEPS}.get(kind, {})
 
 
 def groups(kind: str, values: Mapping[str, Any], errors: Mapping[str, str]) -> list[FormGroup]:
-    """The form of a spec, holding `values` as they were typed, with a message at each field at fault."""
+    """Return the form of a spec with `values` as they were typed, and a message at each field at fault."""
     shown = []
     for key, (title, usual) in GROUPS.items():
         infos = {
@@ -117,14 +122,14 @@ def groups(kind: str, values: Mapping[str, Any], errors: Mapping[str, str]) -> l
 
 
 def defaults(kind: str) -> dict[str, Any]:
-    """The values of an untouched form."""
+    """Return the values of an untouched form."""
     return {
         name: "" if info.default is PydanticUndefined else info.default
         for name, info in SPECS[kind].model_fields.items()}
 
 
 def read_form(kind: str, form: Mapping[str, Any]) -> dict[str, Any]:
-    """What was typed, by setting.  A box that is not ticked is not sent, and means no."""
+    """Return the typed values by setting.  A box that is not ticked is not sent, and means no."""
     values: dict[str, Any] = {}
     for name, info in SPECS[kind].model_fields.items():
         if info.annotation is bool:
@@ -135,7 +140,7 @@ def read_form(kind: str, form: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def spec_values(kind: str, typed: Mapping[str, Any]) -> dict[str, Any]:
-    """Typed values as a spec takes them: an emptied number means its default; 1_000 and 1,000 are numbers."""
+    """Return typed values as a spec takes them: an emptied number means its default; 1_000 and 1,000 are numbers."""
     values = dict(typed)
     for name, info in SPECS[kind].model_fields.items():
         if info.annotation in (int, float) and isinstance(values.get(name), str):
@@ -160,8 +165,13 @@ def find_errors(kind: str, values: Mapping[str, Any]) -> dict[str, str]:
     return {}
 
 
+def settings(kind: str) -> list[FormField]:
+    """Return every setting of a kind of run in the order of its form, with its default."""
+    return [field for group in groups(kind, {}, {}) for field in group.fields]
+
+
 def in_order(kind: str, spec: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """A spec's settings as the form orders them, their values in words; unknown ones last."""
+    """Return a spec's settings in the order of the form, with their values as text; unknown ones last."""
     fields = SPECS[kind].model_fields if kind in SPECS else {}
     known = [name for key in GROUPS for name, info in fields.items() if _extra(info).get("group") == key]
     names = [name for name in known if name in spec] + [name for name in spec if name not in known]
@@ -174,7 +184,7 @@ def label(name: str) -> str:
 
 
 def preset(kind: str, name: str) -> dict[str, Any]:
-    """The values of a form with this preset; an unknown name gives the defaults."""
+    """Return the values of a form with this preset; an unknown name gives the defaults."""
     known = presets(kind)
     return defaults(kind) | (known[name][2] if name in known else {})
 
@@ -209,7 +219,7 @@ def _default_words(value: Any) -> str:
 
 
 def _range(info: FieldInfo) -> str:
-    """The limits of a number in words: "from 8 to 8,192", "above 0"."""
+    """Return the limits of a number as text: "from 8 to 8,192", "above 0"."""
     words: list[str] = []
     for limit in info.metadata:
         if isinstance(limit, Ge):
@@ -224,7 +234,7 @@ def _range(info: FieldInfo) -> str:
 
 
 def spec_of(kind: str, values: Mapping[str, Any]) -> TrainSpec | SweepSpec | None:
-    """The spec of a training or a sweep, or None while something in it is at fault."""
+    """Return the spec of a training or a sweep, or None while something in it is at fault."""
     try:
         return SweepSpec(**values) if kind == "sweep" else TrainSpec(**values)
     except ValidationError:

@@ -1,4 +1,4 @@
-"""A sweep on its run's page: every SAE as a row, and for each size how well it explains at how many latents."""
+"""A sweep on its run's page: every SAE as a row, and FVU against L0 for each size."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _LINES = 4  # that a chart can tell apart
 
 @dataclass(frozen=True)
 class Member:
-    """One SAE of a sweep as it stands: in training, or `measured` on held-out text."""
+    """One SAE of a sweep: in training, or `measured` on held-out text."""
 
     architecture: str
     n_latents: int
-    knob: str  # what decides how sparse it is: "k = 32", "λ = 0.01"
-    sae: str | None  # its id, once it is there
+    knob: str  # the setting of its sparsity: "k = 32", "λ = 0.01"
+    sae: str | None  # its id, once it is saved
     error: str | None
     fvu: float | None
     l0: float | None
@@ -36,7 +36,7 @@ class Member:
 
 
 def members(kind: str, spec: dict[str, Any], rows: Sequence[dict[str, Any]], status: Status | None) -> list[Member]:
-    """The SAEs of a sweep in the order of its settings; [] for other runs."""
+    """Return the SAEs of a sweep in the order of its settings; [] for other runs."""
     if kind != "sweep":
         return []
     asked = parse(kind, spec)
@@ -65,7 +65,7 @@ def _member(spec: TrainSpec, rows: list[dict[str, Any]], result: dict[str, Any])
 
 
 def trade_offs(shown: Sequence[Member]) -> list[Markup]:
-    """FVU against L0, a chart for every size and a line for every architecture."""
+    """Return charts of FVU against L0: one for every size, with a line for every architecture."""
     drawn = []
     for n_latents in dict.fromkeys(member.n_latents for member in shown):
         lines: dict[str, list[tuple[float, float]]] = defaultdict(list)

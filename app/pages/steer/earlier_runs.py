@@ -18,7 +18,7 @@ from sae.steering.request import Intervention
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """One run: what was done to which latents, and the text that it continued."""
+    """One run: the changed latents, and the text that it continued."""
 
     id: str
     created: float
@@ -29,7 +29,7 @@ class EarlierRun:
 
 
 def earlier_runs(db: Session, request: Request) -> list[EarlierRun]:
-    """Return the browser's runs, newest first, without those that are deleted by now."""
+    """Return the browser's runs, newest first, without deleted ones."""
     ids = STEERED.read(request)
     if not ids:
         return []

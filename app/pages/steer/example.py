@@ -18,10 +18,10 @@ _STEM = 4  # letters that forms of one word share
 
 
 def example_latent(build: Build) -> int | None:
-    """Return a latent whose effect a reader sees at once; None where no latent is alive.
+    """Return a latent whose effect a reader sees at once; None if no latent is alive.
 
-    Best is one that raises several forms of one word ("node", "nodes", "Node"), and raises them most: steered text
-    then speaks of it.  Otherwise the most frequent latent that fires on one word, on one token, or at all.
+    The best one raises several forms of one word ("node", "nodes", "Node") most, so steered text is about that word.
+    Without such a latent it is the most frequent one that fires on one word, on one token, or at all.
     """
     found = max(((_raised(build, row.latent) * share, -row.latent) for row, share in _families(build)), default=None)
     return -found[1] if found is not None else _frequent(build)
@@ -73,7 +73,7 @@ def _fires_on_a_word(build: Build, number: int, share: float) -> bool:
 
 
 def beginning(pieces: Sequence[bytes]) -> str:
-    """Return the first words of a text: some tokens, and no word in half where that is possible."""
+    """Return the first words of a text, without half a word at the end if possible."""
     text = b"".join(pieces[:_PROMPT_TOKENS]).decode("utf-8", errors="ignore")
     following = b"".join(pieces[_PROMPT_TOKENS : _PROMPT_TOKENS + 4]).decode("utf-8", errors="ignore")
     if text[-1:].isalnum() and following[:1].isalnum():

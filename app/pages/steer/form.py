@@ -1,22 +1,22 @@
-"""The steering form: what was typed, kept as it was typed.
+"""The steering form, which keeps everything as it was typed.
 
-The same field names serve the address (`GET /steer?sae=…&latent=3&strength=2`), the form's POST
-and the buttons that add and remove latents without JavaScript.  Per latent there is one value of
-each of `sae`, `latent`, `mode`, `strength`, `target` and `factor`; one `sae` alone is meant for
-all.  Every mode has a number of its own, so that changing the mode changes no number's meaning.
+The address (`GET /steer?sae=…&latent=3&strength=2`), the form's POST and the buttons for adding and removing latents
+without JavaScript use the same field names.  Each latent has one value of `sae`, `latent`, `mode`, `strength`, `target`
+and `factor`; a single `sae` applies to all latents.  Every mode has its own number, so changing the mode changes no
+number's meaning.
 """
 
 from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.datastructures import ImmutableMultiDict
 
-from app.pages.steer.latent_search import FoundLatent
+from app.pages.steer.found_latents import FoundLatent
 from app.web.parameters import whole_number
 from sae.errors import UserError
 from sae.steering.request import (
@@ -32,12 +32,12 @@ from sae.steering.request import (
     typical_scale,
 )
 
-SLIDER_END = 10.0  # × max activation; the number box goes on to MAX_STRENGTH
+SLIDER_END = 10.0  # × max activation; the number box takes up to MAX_STRENGTH
 _USUAL_SHARE = 0.65  # of the strength at which text often breaks
 MAX_CHIPS = 2 * MAX_LATENTS  # more than a run takes, so that a form with a few too many keeps what was typed
 POSITIONS: dict[Positions, str] = {
     "all": "prompt and output", "output": "output only", "from": "from a position onward"}
-# The mode's own number, where it has one, and what it is when nothing was typed.
+# The field of each mode's own number; the other modes have none.
 NUMBERS: dict[Mode, str] = {"add": "strength", "clamp": "target", "scale": "factor"}
 MODE_NAMES: dict[Mode, str] = {
     "add": "add", "clamp": "clamp", "scale": "scale", "ablate": "ablate", "remove": "project out"}
@@ -45,7 +45,7 @@ MODE_NAMES: dict[Mode, str] = {
 
 @dataclass(frozen=True)
 class SaeFacts:
-    """What the form needs of an SAE and its build; kept with every run."""
+    """Facts about an SAE and its build that the form needs; every run stores them."""
 
     id: str
     model: str
@@ -59,11 +59,10 @@ class SaeFacts:
 
 @dataclass
 class Chip:
-    """One latent of the form.  `sae` to `factor` are as typed; the rest is looked up.
+    """A latent of the form.  `sae` to `factor` are as typed; the rest is looked up.
 
     `label` is the token that it fires on most, `promotes` those whose logits it raises most.
-    `strength` is what add adds and `target` what clamp sets, both in units of the latent's maximum;
-    `factor` is what scale multiplies with.
+    Add adds `strength` and clamp sets `target`, both in units of the latent's maximum.  Scale multiplies by `factor`.
     """
 
     sae: str
@@ -83,39 +82,39 @@ class Chip:
         return whole_number(self.latent)
 
     def value(self, name: str = "strength") -> float | None:
-        """A number of the latent's as a number, or None where it is not one."""
+        """Return one of the latent's fields as a number, or None if it is not a number."""
         return parse_number(getattr(self, name))
 
     @property
     def unit_ratio(self) -> float:
-        """The norm ratio that a strength of 1 has; 0 where it is not known."""
+        """The norm ratio at strength 1; 0 if it is not known."""
         if self.facts is None or not self.max_act:
             return 0.0
         scale = typical_scale(self.facts.normalize, self.facts.median_norm, self.facts.d_model)
         return norm_ratio(self.max_act, scale, self.facts.median_norm) or 0.0
 
     def coefficient(self, name: str) -> float | None:
-        """The raw activation that `strength` adds or `target` sets."""
+        """Return the raw activation that `strength` adds or `target` sets."""
         value = self.value(name)
         return None if value is None or self.max_act is None else value * self.max_act
 
     def ratio(self, name: str) -> float:
-        """The norm of what is added over the median residual norm; for a clamp where the latent is silent."""
+        """Return the norm of the added vector over the median residual norm; for a clamp, on a silent latent."""
         return abs(self.value(name) or 0.0) * self.unit_ratio
 
     def level(self, name: str) -> str:
-        """Whether text is likely to break: "", "warn" or "strong"."""
+        """Return how likely the text is to break: "", "warn" or "strong"."""
         ratio = self.ratio(name)
         return "strong" if ratio >= RATIO_STRONG else "warn" if ratio >= RATIO_WARN else ""
 
     @property
     def breaks_at(self) -> float | None:
-        """The strength at which text usually begins to break, where the slider reaches it."""
+        """The strength at which text often begins to break; None if the slider does not reach it."""
         at = RATIO_WARN / self.unit_ratio if self.unit_ratio else math.inf
         return at if at <= SLIDER_END else None
 
     def usual(self) -> None:
-        """Give what was left empty its usual value."""
+        """Give empty fields their usual values."""
         strength = self.strength or self._usual_strength()
         self.strength, self.target, self.factor = strength, self.target or strength, self.factor or "0"
 
@@ -126,7 +125,7 @@ class Chip:
 
 
 def slider_position(value: float | None) -> int:
-    """Where a number stands on a slider, −100 to 100, finer near zero."""
+    """Return a number's place on a slider, −100 to 100, finer near zero."""
     value = value or 0.0
     return round(math.copysign(100 * math.sqrt(min(abs(value) / SLIDER_END, 1.0)), value))
 
@@ -135,8 +134,8 @@ def slider_position(value: float | None) -> int:
 class Form:
     """The whole form.  `values` are the settings as typed; `errors` are by field name.
 
-    With `chat` the prompt is a user's message; `said` are the (role, content) that came before it.  `add` is what
-    was typed to add a latent of `add_sae` with; where that is no number, `found` are the latents that it may mean.
+    With `chat` the prompt is a user's message, and `said` holds the earlier messages as (role, content).  `add` is the
+    text in the field that adds a latent of `add_sae`; if it is no number, `found` are the latents that it may mean.
     """
 
     prompt: str = ""
@@ -157,21 +156,25 @@ class Form:
 
     @property
     def facts(self) -> SaeFacts | None:
-        """Of the first SAE that is known."""
+        """The facts of the first SAE that is known."""
         return next((chip.facts for chip in self.chips if chip.facts), None)
 
 
 def default_values() -> dict[str, str]:
-    """The settings as they stand in a form that nobody touched."""
+    """Return the settings of an untouched form."""
     return _values(Sampling()) | {
         "positions": "all", "start": "0", "samples": "1", "sweep": "", "sweep_of": "0", "system": ""}
 
 
 def _values(s: Sampling) -> dict[str, str]:
-    stops = "\n".join(stop.replace("\\", "\\\\").replace("\n", "\\n") for stop in s.stop)
     return {
         "temperature": f"{s.temperature:g}", "top_p": f"{s.top_p:g}", "top_k": str(s.top_k), "length": str(s.length),
-        "seed": str(s.seed), "repetition_penalty": f"{s.repetition_penalty:g}", "stop": stops}
+        "seed": str(s.seed), "repetition_penalty": f"{s.repetition_penalty:g}", "stop": stop_lines(s.stop)}
+
+
+def stop_lines(stops: Iterable[str]) -> str:
+    """Return stop strings as the form shows them, one a line."""
+    return "\n".join(stop.replace("\\", "\\\\").replace("\n", "\\n") for stop in stops)
 
 
 def new_seed() -> str:
@@ -208,7 +211,7 @@ def _lines(value: Any) -> str:
 
 
 def form_of(request: SteerRequest, facts: Mapping[str, SaeFacts]) -> Form:
-    """The form filled with a request that was made before."""
+    """Return the form filled with an earlier request."""
     w = request.where
     values = default_values() | _values(request.sampling) | {
         "positions": w.positions, "start": str(w.start), "samples": str(request.samples)}
@@ -231,7 +234,7 @@ def _chip(i: Intervention, facts: Mapping[str, SaeFacts]) -> Chip:
 
 
 def parse_number(text: str) -> float | None:
-    """What was typed as a finite number, or None."""
+    """Return the text as a finite number, or None."""
     try:
         value = float(text.strip().replace("−", "-"))
     except ValueError:

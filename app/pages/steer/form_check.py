@@ -1,7 +1,7 @@
 """From the steering form to the request that it makes; every fault is shown at its field.
 
 `SteerRequest` and `SweepRequest` state the limits, and their faults find the form's fields here.  This module adds
-what only the form knows: an empty prompt, SAEs of two models, the room in the model's context.
+what only the form knows: an empty prompt, SAEs of two models, and the room in the model's context.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sae.lm.prompts import has_chat_template, prompt_length
 from sae.steering.measurement_requests import SweepRequest
 from sae.steering.request import SteerRequest, check_room
 
-# What the page calls the fields that a request may refuse.
+# The page's names of the fields that a request may refuse.
 _NAMES = {
     "temperature": "Temperature", "top_p": "Top-p", "top_k": "Top-k", "length": "Length", "seed": "Seed",
     "repetition_penalty": "Repetition penalty", "stop": "Stop strings", "samples": "Samples",
@@ -46,7 +46,7 @@ def check(form: Form) -> SteerRequest | None:
 def check_sweep(form: Form, steer: SteerRequest, concept: tuple[int, ...]) -> SweepRequest | None:
     """Return the sweep that the form makes of a request; `concept` are the swept latent's tokens.
 
-    Without strengths in the form they follow from the latent.
+    If the form has no strengths, they follow from the latent.
     """
     words = [word for word in re.split(r"[\s,;]+", form.values["sweep"]) if word]
     numbers = [parse_number(word) for word in words]
@@ -90,7 +90,7 @@ def _typed(text: str) -> str:
 
 def _text(form: Form) -> dict[str, Any]:
     if not form.chat:
-        return {"prompt": form.prompt or " "}  # an empty one is told by `_check_prompt`, whatever else is wrong
+        return {"prompt": form.prompt or " "}  # `_check_prompt` reports an empty one, whatever else is wrong
     system = [("system", form.values["system"])] if form.values["system"].strip() else []
     messages = [*system, *form.said, ("user", form.prompt or " ")]
     return {"chat": [{"role": role, "content": content} for role, content in messages]}
@@ -145,12 +145,12 @@ def _check_prompt(form: Form) -> None:
     if not form.prompt.strip():
         form.errors["prompt"] = (
             "Type a message for the model to answer" if form.chat else "Type some text for the model to continue")
-    elif form.facts is not None and "prompt" not in form.errors:  # nothing counts the tokens of an endless text
+    elif form.facts is not None and "prompt" not in form.errors:  # an endless text is never tokenised
         try:
             info = find_model(form.facts.model)
             if form.chat and not has_chat_template(info):
                 form.errors["chat"] = f"{info.name} has no chat template; let it continue a text instead"
-            tokens = prompt_length(info, form.prompt)  # of a chat the template adds to it; the worker counts that
+            tokens = prompt_length(info, form.prompt)  # a chat's template adds to it, which the worker counts
             if tokens is not None:
                 check_room(tokens, whole_number(form.values["length"]) or 1, info.n_ctx, info.name)
         except UserError as error:

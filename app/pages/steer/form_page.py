@@ -1,7 +1,7 @@
-"""Steering: the form, and what makes a run of it.
+"""Steering: the form, and the requests that make a run of it.
 
-`POST /steer` makes a run of texts, `POST /steer/sweep` one over a row of strengths; both answer
-with the run's address (`app/pages/steer/run_page.py`).
+`POST /steer` makes a run of texts, `POST /steer/sweep` a run of one latent at many strengths.  Both answer with the
+run's address (`app/pages/steer/run_page.py`).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ SourcesDep = Annotated[Sources, Depends(get_sources)]
 def show_form(
     request: Request, sources: SourcesDep, db: SessionDep, runs: SteeringDep, fork: str | None = None,
 ) -> Response:
-    """The form: from the address, from a run (`?fork=<id>`), or an example.  htmx gets the form alone."""
+    """Show the form, filled from the address, a run (`?fork=<id>`) or with an example.  htmx gets the form alone."""
     form = _forked(request, db, runs, fork) if fork else _form_from(request.query_params, sources)
     if fork:
         sources.look_up(form)
@@ -72,7 +72,7 @@ def show_form(
 
 
 def _forked(request: Request, db: SessionDep, runs: SteeringDep, run_id: str) -> Form:
-    """A run's form; `strength` sets the first latent's anew, `reply` goes on from one of a chat's answers."""
+    """Return a run's form; `strength` is a new one for the latent at `place`, `reply` continues a chat's answer."""
     row = find(db, runs, run_id).row
     form = form_of(*stored_request(row))
     strength = request.query_params.get("strength")
@@ -90,7 +90,7 @@ def _forked(request: Request, db: SessionDep, runs: SteeringDep, run_id: str) ->
 
 @router.post("/steer/form")
 async def change_form(request: Request, sources: SourcesDep) -> Response:
-    """The form with a latent added or removed or a new seed.  By POST, as a prompt may be too long for an address."""
+    """Show the form with a latent added or removed, or a new seed.  A prompt may be too long for a GET."""
     data = await request.form()
     form = await run_in_threadpool(_form_from, data, sources)
     return await run_in_threadpool(_show_form, request, form, sources)
@@ -107,13 +107,15 @@ def search_latents(request: Request, sources: SourcesDep, add: str = "", add_sae
     """Return the latents that the text in the “Add latent” field may mean."""
     found = sources.search(add_sae, add) if add.strip() and whole_number(add) is None else None
     if wants_json(request):
-        return JSONResponse([{"latent": one.latent, "why": one.why, "label": one.label} for one in found or []])
+        return JSONResponse([
+            {"latent": one.latent, "reason": one.reason.words, "tokens": one.reason.tokens, "label": one.label}
+            for one in found or []])
     return render(request, "steer/_found.html", found=found, add=add.strip())
 
 
 @router.get("/steer/warm")
 async def warm(sources: SourcesDep, workspace: WorkspaceDep, cached_requests: CachedRequestsDep, sae: str) -> Response:
-    """A page is open on which the SAE may be steered with: let the worker load it and its model."""
+    """Let the worker load an SAE and its model, as a reader has a page open that may steer with it."""
     row = await run_in_threadpool(sources.sae, sae)
     if row is not None:
         model = str(row.config["model"]["name"])
@@ -123,7 +125,7 @@ async def warm(sources: SourcesDep, workspace: WorkspaceDep, cached_requests: Ca
 
 @router.get("/steer.json")
 def form_json(request: Request, sources: SourcesDep) -> dict[str, Any]:
-    """What `POST /steer` takes, filled in as the page would be."""
+    """Return the fields of `POST /steer`, filled in as on the page."""
     form = _form_from(request.query_params, sources)
     return {
         "prompt": form.prompt, **form.values, "sweep": form.values["sweep"] or _swept_text(form),
@@ -143,7 +145,7 @@ def _form_from(query: ImmutableMultiDict[str, Any], sources: Sources) -> Form:
         del form.chips[drop]
     if query.get("new_seed"):
         form.values["seed"] = new_seed()
-    if query.get("forget"):  # begin the chat anew
+    if query.get("forget"):  # start a new chat
         form.said = []
     if inspection := str(query.get("inspection", "")):
         form.prompt = form.prompt or sources.inspected_text(inspection)
@@ -156,7 +158,7 @@ def _form_from(query: ImmutableMultiDict[str, Any], sources: Sources) -> Form:
 
 
 def _add(form: Form, sources: Sources) -> None:
-    """Add the latent whose number was typed; other text is looked for, and the reader chooses among what is found."""
+    """Add the latent whose number was typed; for other text, find latents that the reader can choose from."""
     if not form.add:
         return
     if whole_number(form.add) is None:
@@ -172,7 +174,7 @@ def _show_form(request: Request, form: Form, sources: Sources) -> Response:
 
 
 def form_page(request: Request, form: Form, sources: Sources) -> dict[str, Any]:
-    """Return what the page shows besides a run; it has none unless one is put in."""
+    """Return the context of the page without a run."""
     saes = sources.steerable()
     current = next((sae for chip in form.chips for sae in saes if sae.id == chip.sae), saes[0] if saes else None)
     return {
@@ -200,9 +202,16 @@ def _sweep_text(chip: Chip, mode: str = "") -> str:
 async def create(
     request: Request, sources: SourcesDep, db: SessionDep, runs: SteeringDep, workspace: WorkspaceDep
 ) -> Response:
-    """Check the form, store the run and begin it.  Faults come back at their fields, with all that was typed."""
-    data = await request.form()
-    form, steer = await run_in_threadpool(_read_and_check, data, sources)
+    """Check the form, store the run and start it.  Faults are shown at their fields; everything typed is kept."""
+    return await create_run(request, await request.form(), sources, db, runs, workspace)
+
+
+async def create_run(
+    request: Request, data: ImmutableMultiDict[str, Any], sources: Sources, db: SessionDep, runs: SteeringDep,
+    workspace: Workspace, *, complete: bool = False,
+) -> Response:
+    """Start the run that these fields of the form make; `complete` gives missing strengths their usual values."""
+    form, steer = await run_in_threadpool(_read_and_check, data, sources, complete)
     if steer is None:
         return await run_in_threadpool(_show_faults, request, form, sources, 422)
     return await _begin(request, data, sources, db, runs, workspace, form, steer, None)
@@ -212,9 +221,16 @@ async def create(
 async def create_sweep(
     request: Request, sources: SourcesDep, db: SessionDep, runs: SteeringDep, workspace: WorkspaceDep
 ) -> Response:
-    """As `create`, of one latent over a row of strengths."""
-    data = await request.form()
-    form, steer = await run_in_threadpool(_read_and_check, data, sources)
+    """Check the form, store a sweep of one latent and start it."""
+    return await create_sweep_run(request, await request.form(), sources, db, runs, workspace)
+
+
+async def create_sweep_run(
+    request: Request, data: ImmutableMultiDict[str, Any], sources: Sources, db: SessionDep, runs: SteeringDep,
+    workspace: Workspace, *, complete: bool = False,
+) -> Response:
+    """Start the sweep that these fields of the form make; `complete` as in `create_run`."""
+    form, steer = await run_in_threadpool(_read_and_check, data, sources, complete)
     sweep = await run_in_threadpool(_read_sweep, form, steer, sources)
     if steer is None or sweep is None:
         return await run_in_threadpool(_show_faults, request, form, sources, 422)
@@ -225,7 +241,7 @@ async def _begin(
     request: Request, data: ImmutableMultiDict[str, Any], sources: Sources, db: SessionDep, runs: SteeringDep,
     workspace: Workspace, form: Form, steer: SteerRequest, sweep: SweepRequest | None,
 ) -> Response:
-    if data.get("replaces"):  # the run that this page showed until now need not wait for its grace
+    if data.get("replaces"):  # the run that this page showed so far stops at once
         runs.stop(str(data["replaces"]))
     if runs.full:
         form.errors["form"] = _BUSY
@@ -249,9 +265,11 @@ def _created(request: Request, row: SteerRun, live: LiveRun) -> Response:
     return response
 
 
-def _read_and_check(data: ImmutableMultiDict[str, Any], sources: Sources) -> tuple[Form, SteerRequest | None]:
+def _read_and_check(
+    data: ImmutableMultiDict[str, Any], sources: Sources, complete: bool = False
+) -> tuple[Form, SteerRequest | None]:
     form = read_form(data)
-    typed = len(form.chips)
+    typed = 0 if complete else len(form.chips)
     _add(form, sources)
     if form.found is not None:
         form.errors["add"] = "Choose one of the latents found, or empty this field"

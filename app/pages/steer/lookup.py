@@ -1,4 +1,4 @@
-"""What the steering form looks up: an SAE's facts, a latent's maximum and name, an example to begin with."""
+"""Lookups of the steering form: an SAE's facts, a latent's maximum and tokens, an example to begin with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.library.catalog import Catalog
 from app.pages.sae_choice import computable_saes
 from app.pages.steer.example import beginning, example_latent
 from app.pages.steer.form import Chip, Form, SaeFacts, default_values
-from app.pages.steer.latent_search import FoundLatent, find_latents
+from app.pages.steer.found_latents import FoundLatent, found_latents
 from app.render.token_text import token_label
 from sae.errors import UserError
 from sae.lm.model_info import DEMO, find_model
@@ -23,7 +23,7 @@ _DEMO_PROMPT = 'def read_config(path):\n    """'
 
 
 class Sources:
-    """Answers from the catalog and the open builds."""
+    """Answers from the catalog, the open builds and the database."""
 
     def __init__(self, catalog: Catalog, builds: Builds, db: Session) -> None:
         self._catalog, self._builds, self.db = catalog, builds, db
@@ -33,19 +33,19 @@ class Sources:
         return computable_saes(self._catalog)
 
     def sae(self, sae_id: str) -> Sae | None:
-        """The SAE, where it can be steered with."""
+        """Return the SAE, or None if it cannot be steered with."""
         sae = self._catalog.get_sae(sae_id) if sae_id else None
         return sae if sae is not None and sae.current_build and not sae.weightless else None
 
     def can_chat(self, sae: Sae) -> bool:
-        """Whether the SAE's model brings a chat template."""
+        """Return whether the SAE's model has a chat template."""
         try:
             return has_chat_template(find_model(str(sae.config["model"]["name"])))
-        except UserError:  # the model cannot be had at the moment; the run will say so
+        except UserError:  # the model is not available now; the run will say so
             return False
 
     def concept(self, chip: Chip) -> tuple[int, ...]:
-        """The token ids that stand for what a latent means."""
+        """Return the ids of the tokens that stand for a latent's concept."""
         sae, number = self.sae(chip.sae), chip.number
         if sae is None or number is None:
             return ()
@@ -59,7 +59,7 @@ class Sources:
         if sae is None:
             return []
         with self._builds.use(sae.id, str(sae.current_build)) as build:
-            return find_latents(build, self.db, sae.id, text)
+            return found_latents(self.db, build, sae.id, text.strip()[:200])
 
     def inspected_text(self, inspection_id: str) -> str:
         """Return the (first) text of a stored inspection; "" where there is no such inspection."""
@@ -67,12 +67,12 @@ class Sources:
         return str(row.request["texts"][0]) if row is not None else ""
 
     def look_up(self, form: Form) -> None:
-        """Look every latent of the form up; what cannot be found is an error at it."""
+        """Look up every latent of the form; one that is not found gets an error."""
         for chip in form.chips:
             self._look_up(chip)
 
     def complete(self, form: Form) -> None:
-        """As `look_up`, and what was left empty gets its usual value."""
+        """Look up every latent, and give empty fields their usual values."""
         self.look_up(form)
         for chip in form.chips:
             chip.usual()
@@ -91,9 +91,10 @@ class Sources:
         if sae is None:
             chip.errors["latent"] = f"there is no SAE {chip.sae!r} here"
         elif sae.weightless:
-            chip.errors["latent"] = f"{sae.id} is a dashboard made elsewhere, without weights to steer with"
+            chip.errors["latent"] = f"{sae.id} {sae.why_weightless}, so it cannot steer"
         elif sae.current_build is None:
-            chip.errors["latent"] = f"{sae.id} has no feature build yet, whose maximum activations are the unit"
+            chip.errors["latent"] = (
+                f"{sae.id} has no index yet, and strengths are in units of its maximum activations")
         else:
             with self._builds.use(sae.id, sae.current_build) as build:
                 chip.facts = facts(sae, build)
@@ -117,7 +118,7 @@ class Sources:
         return form
 
     def prompt(self, of: SaeFacts) -> str:
-        """A beginning that the model may go on from: for a foreign model, that of a text it was indexed on."""
+        """Return a text for the model to continue; for a foreign model, the beginning of an indexed text."""
         if of.model == DEMO:
             return _DEMO_PROMPT
         with self._builds.use(of.id, of.build) as build:
@@ -129,7 +130,7 @@ class Sources:
 
 
 def facts(sae: Sae, build: Build) -> SaeFacts:
-    """What a run keeps of its SAE."""
+    """Return the facts about an SAE that a run stores."""
     config = sae.config
     return SaeFacts(
         id=sae.id, model=str(config["model"]["name"]), layer=sae.layer, n_latents=sae.n_latents,
@@ -146,8 +147,8 @@ def _look_up(chip: Chip, build: Build) -> None:
             f"there is no {chip.latent.strip()[:20] or 'latent without a number'}")
         return
     chip.max_act = latent.max_act
-    if latent.max_act is None:  # an imported dashboard may not tell it
-        chip.errors["latent"] = f"the build of {chip.sae} does not tell how strongly latent {chip.latent} fires"
+    if latent.max_act is None:  # an imported dashboard may not state it
+        chip.errors["latent"] = f"the build of {chip.sae} does not state the maximum activation of latent {chip.latent}"
     chip.promotes = [token_label(build.vocabulary[token]) for token, _ in latent.logit_pos[:_PROMOTED]]
     if latent.top_tokens:
         token = latent.top_tokens[0].token

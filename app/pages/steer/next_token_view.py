@@ -9,6 +9,7 @@ from markupsafe import Markup
 from app.pages.steer.run_view import TITLES, RunView
 from app.render import charts
 from app.render.axis import tick_text
+from app.render.numbers import minus
 from app.render.token_text import signed_class, token_label
 from app.worker.protocol import NextTokens, ReadOut, Text
 from sae.steering.measurement_requests import ReadoutRequest
@@ -20,7 +21,7 @@ TOP = 10
 
 @dataclass(frozen=True)
 class NextRow:
-    """One possible next token: its probabilities, their difference, and whether it is the one that came."""
+    """One possible next token: its probabilities, their difference, and whether it was sampled."""
 
     label: str
     baseline: float
@@ -32,10 +33,16 @@ class NextRow:
     def difference(self) -> float:
         return self.steered - self.baseline
 
+    @property
+    def points(self) -> str:
+        """The difference in percentage points; what rounds to zero has no sign."""
+        text = f"{100 * self.difference:+.1f}"
+        return "0.0" if float(text) == 0 else minus(text)
+
 
 @dataclass(frozen=True)
 class NextTable:
-    """What might stand at one position, given the text before it; `kl` in nats, `came` the token that does."""
+    """Next-token probabilities at one position; `kl` is in nats, `came` is the token that was sampled there."""
 
     position: int
     rows: list[NextRow]
@@ -44,7 +51,7 @@ class NextTable:
 
 
 def readout_request(request: SteerRequest, prompt: Text, output: Text, position: int) -> ReadoutRequest:
-    """What to ask about a token: what might have stood in its place, and what may follow it."""
+    """Return the request for the probabilities at a token's position and at the one after it."""
     ids = (*prompt.ids, *output.ids)
     return ReadoutRequest(
         request=request, ids=ids, prompt_tokens=len(prompt.ids), top=TOP,
@@ -52,12 +59,12 @@ def readout_request(request: SteerRequest, prompt: Text, output: Text, position:
 
 
 def next_tables(answer: ReadOut) -> list[NextTable]:
-    """The tables of an answer, in the order of their positions."""
+    """Return the tables of an answer, in the order of their positions."""
     return [_table(answer, table) for table in answer.tables]
 
 
 def _table(answer: ReadOut, table: NextTokens) -> NextTable:
-    at = table.position + 1  # the table after a position tells what may stand at the next one
+    at = table.position + 1  # the table of a position predicts the token at the next one
     came = answer.ids[at] if at < len(answer.ids) else None
     rows = []
     for row in table.rows:
@@ -71,7 +78,7 @@ def _table(answer: ReadOut, table: NextTokens) -> NextTable:
 
 
 def kl_chart(run: RunView) -> Markup | None:
-    """KL of each changed column along its output; None before there is any."""
+    """Draw the KL of each steered column along its output; None if there is none yet."""
     series = [
         charts.Series(column.title + (f" {column.sample + 1}" if run.request.samples > 1 else ""),
                       [(column.start + i, kl) for i, kl in enumerate(column.kl)])
@@ -84,5 +91,5 @@ def kl_chart(run: RunView) -> Markup | None:
 
 
 def title_of(name: str) -> str:
-    """What a column is called."""
+    """Return the title of a column."""
     return TITLES.get(name.partition(".")[0], name)

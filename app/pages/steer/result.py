@@ -1,4 +1,4 @@
-"""A steering run found, and all that its page and its events need of it."""
+"""A steering run, and what its page and its events need of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from app.worker.steering_runs import LiveRun, SteeringRuns
 
 @dataclass(frozen=True)
 class Found:
-    """A run's row, and the run itself while it goes."""
+    """A run's row, and the live run while it is not finished."""
 
     row: SteerRun
     live: LiveRun | None
@@ -30,8 +30,8 @@ class Found:
 
 
 def find(db: Session, runs: SteeringRuns, run_id: str) -> Found:
-    """The run.  Raises 404."""
-    # In this order: a run that is no longer going has its end in the database already.
+    """Return the run.  Raises 404 if there is no such run."""
+    # In this order: a run that is no longer live is already stored as finished.
     live = runs.get(run_id)
     row = db.get(SteerRun, run_id)
     if row is None:
@@ -40,7 +40,7 @@ def find(db: Session, runs: SteeringRuns, run_id: str) -> Found:
 
 
 def run_context(run: RunView) -> dict[str, Any]:
-    """What the result's templates need of a run."""
+    """Return what the result's templates need of a run."""
     return {
         "run": run, "mode_names": MODE_NAMES, "kl_chart": kl_chart(run), "rows": sweep_rows(run) if run.sweep else [],
         "sweep_charts": sweep_charts(run), "perplexity_times": PERPLEXITY_TIMES, "repetition_more": REPETITION_MORE,
@@ -54,7 +54,7 @@ def _verdict(run: RunView) -> Verdict | None:
 
 
 def run_events(run: RunView) -> list[tuple[str, str]]:
-    """(event, HTML): every part of the result that changes while a run goes, each the whole of it."""
+    """Return (event, HTML) of every part of the result that changes during a run, always the whole part."""
     context = run_context(run)
     if run.sweep:
         parts = [("sweep", render_to_string("steer/_sweep.html", **context))]

@@ -1,8 +1,8 @@
 """Steering runs as resources: shown, streamed, stopped, read out.
 
-`/steer/{id}` shows a run, for ever the same once it is finished; `/steer/{id}/events` streams it as
-server-sent events of full rendered text, which may be lost or repeated without harm and always end
-with `done`; `/steer/{id}/next/…` asks the model worker about one token of a finished text.
+`/steer/{id}` shows a run, and never changes once the run is finished.  `/steer/{id}/events` streams it as server-sent
+events of full rendered text.  They may be lost or repeated without harm, and the last one is always `done`.
+`/steer/{id}/next/…` asks the model worker about one token of a finished text.
 """
 
 from __future__ import annotations
@@ -51,26 +51,26 @@ def show_json(found: FoundDep) -> dict[str, Any]:
 
 @router.get("/steer/{run_id}.py")
 def show_python(found: FoundDep, sources: SourcesDep, workspace: WorkspaceDep) -> Response:
-    """The run's steered column as a program of its own, with plain transformer_lens."""
+    """Return the run's steered column as a stand-alone program with plain transformer_lens."""
     run = found.view()
     saes = {}
     for i in run.request.interventions:
         sae = sources.sae(i.sae)
         if sae is None:
-            raise HTTPException(404, f"{i.sae}, which this run was steered with, is no longer here.")
+            raise HTTPException(404, f"{i.sae}, with which this run was steered, is no longer here.")
         saes[sae.id] = SnippetSae(
             str(workspace.sae(sae.id)), sae.architecture, str(sae.config["normalize"]),
             sae.config["site"].get("out_hook"))
     text = render_program(run.request, saes, find_model(run.request.model).source, f"Steering run {run.id}")
     if text is None:
-        raise HTTPException(404, "There is no program for this SAE: its rules are more than a few lines say.")
+        raise HTTPException(404, "There is no program for this SAE, as its rules take more than a few lines.")
     return Response(text, media_type="text/x-python; charset=utf-8",
                     headers={"Content-Disposition": f'inline; filename="{run.id}.py"'})
 
 
 @router.get("/steer/{run_id}")
 def show(request: Request, found: FoundDep, sources: SourcesDep, by: QueryNumber | None = None) -> Response:
-    """The run, and the form filled with its request, ready to be changed and run again."""
+    """Show the run, and the form filled with its request."""
     run = found.view(by)
     if is_htmx(request):
         return render(request, "steer/_result.html", **run_context(run))
@@ -85,20 +85,20 @@ def show(request: Request, found: FoundDep, sources: SourcesDep, by: QueryNumber
 
 @router.post("/steer/{run_id}/stop")
 async def stop(request: Request, found: FoundDep, runs: SteeringDep) -> Response:
-    """Stop within a token.  A run that is finished is left as it is."""
+    """Stop the run within a token.  A finished run stays as it is."""
     runs.stop(found.row.id)
     return Response(status_code=204) if is_htmx(request) else RedirectResponse(f"/steer/{found.row.id}", 303)
 
 
 @router.get("/steer/{run_id}/events", response_class=EventSourceResponse)
 async def events(found: FoundDep, by: QueryNumber | None = None) -> AsyncIterator[ServerSentEvent]:
-    """Every part of the result that changes, each the whole of it as HTML; `done` at the end.
+    """Stream every part of the result that changes, always the whole part as HTML, and `done` at the end.
 
-    Changes that come while a page is being written are sent together: writing many long texts again
-    and again may take no more than a third of the time.
+    Changes during rendering are sent together, so that rendering many long texts again and again takes at most a third
+    of the time.
     """
     sent: dict[str, str] = {}
-    async for _ in _states(found):
+    async for _ in states(found):
         began = time.monotonic()
         run = found.view(by)
         parts = await run_in_threadpool(run_events, run)
@@ -111,8 +111,8 @@ async def events(found: FoundDep, by: QueryNumber | None = None) -> AsyncIterato
     yield ServerSentEvent(raw_data="done", event="done")
 
 
-async def _states(found: Found) -> AsyncIterator[None]:
-    """Once for every state of the run that is to be shown."""
+async def states(found: Found) -> AsyncIterator[None]:
+    """Yield once for every state of the run that is to be shown."""
     if found.live is None:
         yield
         return
@@ -126,7 +126,7 @@ async def next_tokens(
     request: Request, found: FoundDep, cached_requests: CachedRequestsDep, workspace: WorkspaceDep, key: str,
     position: PathNumber,
 ) -> Response:
-    """What might have stood in a token's place, and what may follow it: unsteered, steered, and the difference."""
+    """Show the probabilities at a token's position and after it: unsteered, steered, and the difference."""
     run = found.view()
     texts = whole_text(found.row, key)
     if texts is None or not 1 <= position < len(texts[0].ids) + len(texts[1].ids):

@@ -1,4 +1,4 @@
-"""What a steering run's page and its events show."""
+"""A steering run as its page and its events show it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TITLES = {"baseline": "Baseline", "steered": "Steered", "control": "Random contr
 
 @dataclass(frozen=True)
 class ColumnView:
-    """One text: the prompt's pieces, the output's, and how it ended.  `start` is the output's first position."""
+    """One text: the pieces of prompt and output, and how it ended.  `start` is the output's first position."""
 
     key: str
     name: str
@@ -40,11 +40,11 @@ class ColumnView:
 
 @dataclass(frozen=True)
 class RunView:
-    """A run as it stands, going or stored.
+    """A run in its present state, live or stored.
 
-    `columns` hold all samples, those of one sample together; a sweep has `cells` in their place.
-    `by` is the intervention whose activation colours the tokens, None for the strongest of all;
-    `start` the first position after the prompt.
+    `columns` has the columns of all samples, grouped by sample; a sweep has `cells` instead.
+    `by` is the intervention whose activation colours the tokens; None means the strongest of all.
+    `start` is the first position after the prompt.
     """
 
     id: str
@@ -64,6 +64,7 @@ class RunView:
     by: int | None
     tokens: int
     seconds: float
+    unstored: str = ""  # why the finished run is not in the database, as a clause
 
     @property
     def final(self) -> bool:
@@ -77,19 +78,19 @@ class RunView:
 
     @property
     def same(self) -> bool:
-        """Whether all finished texts are those of the baseline."""
+        """Whether every finished text equals the baseline's."""
         steered = [(row[0], column) for row in self.samples for column in row if column.name == "steered"]
         return self.state == "succeeded" and self.sweep is None and all(
             base.output == column.output for base, column in steered)
 
     @property
     def written(self) -> int:
-        """Tokens of the longest output so far."""
+        """The number of tokens of the longest output so far."""
         return max((len(text.ids) for text in self.growing.values()), default=0)
 
 
 def run_view(row: SteerRun, live: LiveRun | None, by: int | None = None) -> RunView:
-    """The run from its row, or, while it goes, from what is known of it now."""
+    """Return the run from its row, or, while it is live, from its present state."""
     request, facts = stored_request(row)
     sweep = stored_sweep(row)
     result = row.result or {}
@@ -107,17 +108,18 @@ def run_view(row: SteerRun, live: LiveRun | None, by: int | None = None) -> RunV
         row.id, row.created, state, note, restarted, error, request, sweep, facts,
         prompt=prompt_pieces(request, prompt, by), start=len(prompt.ids),
         columns=[] if sweep else columns(request, prompt, texts, by), cells=cells, growing=texts, by=by,
-        tokens=int(result.get("tokens") or 0), seconds=float(result.get("seconds") or 0.0))
+        tokens=int(result.get("tokens") or 0), seconds=float(result.get("seconds") or 0.0),
+        unstored=live.unstored if live is not None and live.final else "")
 
 
 def stored_request(row: SteerRun) -> tuple[SteerRequest, dict[str, SaeFacts]]:
-    """What a run was asked, and the facts of its SAEs at that time."""
+    """Return a run's request, and the facts of its SAEs at that time."""
     facts = {sae_id: SaeFacts(**values) for sae_id, values in row.request["saes"].items()}
     return SteerRequest.model_validate(row.request["steer"]), facts
 
 
 def stored_sweep(row: SteerRun) -> SweepRequest | None:
-    """The sweep that a run was asked for, where it was one."""
+    """Return a run's sweep request, or None if it is no sweep."""
     values = row.request.get("sweep")
     return SweepRequest.model_validate({"request": row.request["steer"], **values}) if values else None
 
@@ -125,7 +127,7 @@ def stored_sweep(row: SteerRun) -> SweepRequest | None:
 def columns(
     request: SteerRequest, prompt: Text, texts: Mapping[str, Text], by: int | None = None,
 ) -> list[ColumnView]:
-    """All columns of all samples; tokens are coloured by the steered latents' activations as shares of their maxima."""
+    """Return all columns of all samples, coloured by the steered latents' activations as shares of their maxima."""
     before = prompt_pieces(request, prompt, by)
     out = []
     for sample in range(request.samples):
@@ -139,13 +141,13 @@ def columns(
 
 
 def prompt_pieces(request: SteerRequest, prompt: Text, by: int | None = None) -> list[Piece]:
-    """The prompt.  BOS says nothing to a reader and is left out; the positions go on counting it."""
+    """Return the prompt's pieces without BOS, which tells a reader nothing; positions still count it."""
     shown = Text(ids=prompt.ids[1:], pieces=prompt.pieces[1:], acts=prompt.acts[1:])
     return pieces(request, shown, 1, by)
 
 
 def pieces(request: SteerRequest, text: Text, start: int, by: int | None = None) -> list[Piece]:
-    """A text's tokens, the first at position `start`, coloured by one intervention's latent or the strongest of all."""
+    """Return a text's tokens from position `start`, coloured by one intervention's latent or the strongest of all."""
     info = {i: Token(i, piece, False, 0) for i, piece in zip(text.ids, text.token_bytes(), strict=True)}
     chosen = [place for place in range(len(request.interventions)) if by is None or place == by]
     values = [_share(row, request, chosen) for row in text.acts]
@@ -159,7 +161,7 @@ def _share(acts: Sequence[float], request: SteerRequest, chosen: Sequence[int]) 
 
 
 def whole_text(row: SteerRun, key: str) -> tuple[Text, Text] | None:
-    """Prompt and output of one text of a stored run, by its key (a sweep's: its cell's number); None without one."""
+    """Return prompt and output of one text of a stored run by its key (in a sweep: the cell's number), or None."""
     result = row.result or {}
     prompt = Text.model_validate(result.get("prompt") or {})
     cell = whole_number(key, len(result.get("cells") or []))
@@ -170,13 +172,14 @@ def whole_text(row: SteerRun, key: str) -> tuple[Text, Text] | None:
 
 
 def run_json(row: SteerRun, live: LiveRun | None) -> dict[str, Any]:
-    """The run for programs: the request as it was made, and the texts with ids, bytes and activations."""
+    """Return the run for programs: the request, and the texts with ids, bytes and activations."""
     result = (live.result if live is not None else None) or row.result
     texts = {name: _plain(text) for name, text in ((result or {}).get("columns") or {}).items()}
     return {
         "id": row.id, "url": f"/steer/{row.id}", "created": row.created, "state": live.state if live else row.state,
         "error": live.error if live else row.error, "request": row.request["steer"],
-        "sweep": row.request.get("sweep"), "saes": row.request["saes"], "text": texts, "result": result}
+        "sweep": row.request.get("sweep"), "saes": row.request["saes"], "text": texts, "result": result,
+        "unstored": live.unstored if live is not None and live.final else ""}
 
 
 def _plain(text: dict[str, Any]) -> str:

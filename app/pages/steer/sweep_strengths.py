@@ -1,4 +1,4 @@
-"""Strengths of a sweep: which to try first, which of those that were tried are usable, and where to look next.
+"""Strengths of a sweep: which to try first, which of the tried ones are usable, and where to look next.
 
 A strength is *usable* where its text shows more of the concept than text that is hardly steered, and still reads well:
 its perplexity under the unsteered model is at most `PERPLEXITY_TIMES` as high, and its repetition at most
@@ -19,12 +19,12 @@ from sae.steering.request import MAX_STRENGTH, RATIO_WARN
 PERPLEXITY_TIMES = 3.0
 REPETITION_MORE = 0.2
 
-# Shares of the strength at which text often begins to break; more of them where a latent is added than taken away.
+# Shares of the strength at which text often begins to break; most of them strengthen the latent.
 _SHARES = (-1.5, -1.0, -0.5, -0.1, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.25, 1.5)
 _UNKNOWN_BREAK = 4.0  # × max, where the build does not know the norm of the residual stream
 _STEPS = 9  # strengths of a narrower sweep
 _HARDLY = 0.1  # of the largest strength of a sweep: so little changes next to nothing
-_CLOSE = 1.1  # no narrower sweep between two strengths of which one is at most this many times the other
+_CLOSE = 1.1  # the ratio of two strengths up to which there is no narrower sweep between them
 
 
 def default_strengths(chip: Chip) -> list[float]:
@@ -43,9 +43,9 @@ def strengths_text(strengths: Sequence[float]) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a finished sweep says: `usable` ranges of strengths, or, without any, the strengths to try next.
+    """A finished sweep's result: `usable` ranges of strengths, or, without any, the strengths to try next (`further`).
 
-    `why` says what is wrong with all strengths, or with those on either side of `further`.
+    `why` says why none is usable.
     """
 
     usable: list[tuple[float, float]]
@@ -56,8 +56,8 @@ class Verdict:
 def baseline(cells: Sequence[Cell], mode: str) -> Cell:
     """Return the measures of text that is hardly steered, to compare the others with.
 
-    They are medians over the unsteered text, which is the first, and those of at most a tenth of the largest strength:
-    one text alone may repeat itself, or be about the concept, by chance.
+    They are medians over the unsteered text, which is the first, and texts at no more than a tenth of the largest
+    strength: one text alone may repeat itself, or be about the concept, by chance.
     """
     sizes = [abs((c.strength or 0.0) - _neutral(mode)) for c in cells[1:]]
     most = max(sizes, default=0.0) * _HARDLY
@@ -120,7 +120,7 @@ def _neutral_between(low: Cell, high: Cell, mode: str) -> bool:
 
 
 def _look_further(tried: Sequence[Cell], plain: Cell, mode: str) -> Verdict:
-    """Between what is too weak and what is too strong, on the side on which the latent is strengthened."""
+    """Choose strengths between the too weak and the too strong ones, on the side that strengthens the latent."""
     neutral = _neutral(mode)
     sizes = {(c.strength or 0.0) - neutral: c for c in tried}
     side = 1.0 if any(size > 0 for size in sizes) else -1.0

@@ -18,8 +18,10 @@ from sae.steering.measurement_requests import SweepRequest
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One strength: `key` names its text, `strength` None is unsteered.  `ratio` is of norms, as in the form;
-    `error` why the text was not written to its end."""
+    """One strength: `key` names its text, `strength` None means unsteered.
+
+    `ratio` is the norm ratio of the form; `error` says why the text was not written to its end.
+    """
 
     key: str
     strength: float | None
@@ -35,19 +37,19 @@ class SweepRow:
 
 
 def sweep_rows(run: RunView) -> list[SweepRow]:
-    """The rows by strength, the unsteered one first; before the end of the run without measures."""
+    """Return the rows by strength, the unsteered one first; they have no measures before the run ends."""
     sweep = run.sweep
     assert sweep is not None
-    cells = run.cells or _growing(run, sweep)
-    plain = baseline(cells, sweep.request.interventions[sweep.place].mode) if cells else None
-    return [_row(run, sweep, str(number), cell, plain) for number, cell in enumerate(cells)]
+    cells = {str(number): cell for number, cell in enumerate(run.cells)} or _growing(run, sweep)
+    plain = baseline(list(cells.values()), sweep.request.interventions[sweep.place].mode) if cells else None
+    return [_row(run, sweep, key, cell, plain) for key, cell in cells.items()]
 
 
-def _growing(run: RunView, sweep: SweepRequest) -> list[Cell]:
-    """The texts as far as they are written."""
+def _growing(run: RunView, sweep: SweepRequest) -> dict[str, Cell]:
+    """Return the texts as far as they are written, by their names."""
     strengths: list[float | None] = [None, *sweep.strengths]
-    return [Cell(strength=s, text=run.growing[str(n)], concept=None, repetition=None, perplexity=None)
-            for n, s in enumerate(strengths) if str(n) in run.growing]
+    return {str(n): Cell(strength=s, text=run.growing[str(n)], concept=None, repetition=None, perplexity=None)
+            for n, s in enumerate(strengths) if str(n) in run.growing}
 
 
 def _row(run: RunView, sweep: SweepRequest, key: str, cell: Cell, plain: Cell | None) -> SweepRow:
@@ -63,7 +65,7 @@ def _row(run: RunView, sweep: SweepRequest, key: str, cell: Cell, plain: Cell | 
 
 
 def sweep_charts(run: RunView) -> list[Markup]:
-    """Concept and repetition over strength, and perplexity (log); the unsteered text stands where nothing changes."""
+    """Draw concept, repetition and perplexity over strength; the unsteered text is at the neutral strength."""
     if run.sweep is None or not run.cells:
         return []
     mode = run.sweep.request.interventions[run.sweep.place].mode

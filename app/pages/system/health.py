@@ -1,7 +1,8 @@
-"""For machines that watch: is the process there, can it serve, what does it measure."""
+"""Addresses for monitoring: liveness, readiness, and metrics for Prometheus."""
 
 from __future__ import annotations
 
+import shutil
 import time
 
 from fastapi import APIRouter, Request, Response
@@ -13,15 +14,18 @@ from app.db.tables import LoginSession, Run, Sae, SteerRun
 from app.pages.dependencies import SessionDep, SettingsDep
 from app.web import metrics
 
+_LOW_BYTES = 100_000_000  # with less free space the server is not ready, because it could soon store nothing
+
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", summary="The process answers")
+@router.get("/healthz", summary="Whether the process answers")
 def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", summary="Database, workspace and supervisor work", responses={503: {"description": "not ready"}})
+@router.get("/readyz", summary="Whether database, workspace, disk, model worker and supervisor work",
+            responses={503: {"description": "not ready"}})
 def readyz(request: Request, response: Response, db: SessionDep, settings: SettingsDep) -> dict[str, object]:
     checks: dict[str, str] = {}
     try:
@@ -36,13 +40,17 @@ def readyz(request: Request, response: Response, db: SessionDep, settings: Setti
         checks["workspace"] = "ok"
     except OSError as error:
         checks["workspace"] = f"cannot be written: {error.strerror}"
+    free = shutil.disk_usage(settings.home).free if settings.home.is_dir() else 0
+    checks["disk"] = "ok" if free >= _LOW_BYTES else f"only {free / 1e6:,.0f} MB are free"
+    checks["worker"] = request.app.state.worker.condition()
     checks["supervisor"] = "ok" if request.app.state.supervisor.healthy() else "its thread has ended"
-    ready = all(value == "ok" for value in checks.values())
+    # A model worker that ended starts again with the next request, so pages need not wait for it.
+    ready = all(value == "ok" for name, value in checks.items() if name != "worker")
     response.status_code = 200 if ready else 503
     return {"status": "ok" if ready else "not ready", "checks": checks}
 
 
-@router.get("/metrics", summary="Measures for Prometheus", include_in_schema=False)
+@router.get("/metrics", summary="Metrics for Prometheus", include_in_schema=False)
 def read_metrics(db: SessionDep) -> Response:
     metrics.RUNS.clear()
     for state, n in db.execute(select(Run.state, func.count()).group_by(Run.state)):

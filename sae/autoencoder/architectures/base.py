@@ -97,8 +97,8 @@ class Sparsity(ABC):
         """Select from pairs with their pre-activations: return the active pairs with their values, and which they are,
         [N].
 
-        For a rule that is `independent`.  The result equals that of `select` if `codes` contains all pairs above the
-        threshold.
+        For a rule that is `independent`.  The result equals the result of `select` if `codes` contains all pairs above
+        the threshold.
         """
         threshold = self.threshold_for().to(codes.value_N.device)
         active_N = codes.value_N > (threshold if threshold.ndim == 0 else threshold[codes.latent_N])

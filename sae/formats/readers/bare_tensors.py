@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _K = "how many latents it keeps per token"
+_THRESHOLDS = ("threshold", "activation_function.threshold")
+_LOG_THRESHOLDS = ("log_threshold", "log_jumprelu_threshold", "jumprelu.log_threshold",
+                   "activation_function.log_jumprelu_threshold")
+_STATISTICS = frozenset({"k", "threshold", "group_sizes", "num_batches_not_active", "log_feature_sparsity"})
 _CENTRED = "yes or no: whether b_dec is subtracted from the input"
 
 
@@ -32,7 +36,8 @@ def read(found: Found, tensors: Tensors, given: Mapping[str, Any]) -> Foreign:
         weights, kind = dictionary_learning.auto_encoder(tensors), "encoder, decoder and one bias"
     elif {"encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"} <= names:
         weights, kind = dictionary_learning.auto_encoder_new(tensors), "two linear layers"
-    elif {"encoder.weight", "encoder.bias", "decoder.weight", "b_dec", "k", "threshold"} <= names:
+        _own_threshold(tensors, weights)
+    elif {"encoder.weight", "encoder.bias", "decoder.weight", "b_dec", "k"} <= names:
         # TopK and BatchTopK have the same keys but different inference, so this cannot be guessed.
         weights, kind = dictionary_learning.topk(tensors), "TopK or BatchTopK"
         if not given.get("architecture"):
@@ -50,8 +55,14 @@ def read(found: Found, tensors: Tensors, given: Mapping[str, Any]) -> Foreign:
         weights, kind = _own_names(tensors, given, asks), "W_enc and W_dec"
     else:
         refuse(found.weights, f"its tensors belong to no known kind of SAE: {', '.join(sorted(names)[:10]) or 'none'}")
-    return Foreign(format=f"bare tensors ({kind})", weights=weights, trained_as=weights.architecture, asks=asks,
-                   dtype=tensors.dtype)
+    out = Foreign(format=f"bare tensors ({kind})", weights=weights, trained_as=weights.architecture, asks=asks,
+                  dtype=tensors.dtype)
+    if weights.architecture in ("batch_topk", "matryoshka") and weights.threshold is not None:
+        out.set_theta(float(weights.threshold))
+    unused = sorted(names - tensors.used - _STATISTICS)
+    if unused:
+        out.notes.append(f"tensors that were not used: {', '.join(unused[:8])}")
+    return out
 
 
 def _renamed(tensors: Tensors) -> Tensors:
@@ -110,23 +121,35 @@ def _own_names(tensors: Tensors, given: Mapping[str, Any], asks: dict[str, str])
 
 def _rule(tensors: Tensors, w: Weights, given: Mapping[str, Any], asks: dict[str, str]) -> None:
     """Set the selection rule, from a threshold in the file or from the given settings."""
-    L, asked = len(w.b_enc_L), str(given.get("architecture") or "")
-    log = next((name for name in ("log_threshold", "log_jumprelu_threshold", "jumprelu.log_threshold")
-                if name in tensors), "")
-    if "threshold" in tensors and tensors.shape("threshold") == (L,):
-        w.architecture, w.threshold = "jumprelu", tensors.take("threshold", (L,))
-    elif log:
-        w.architecture, w.threshold = "jumprelu", tensors.take(log, (L,)).exp()
-    elif tensors.number("threshold") is not None and asked != "topk":
+    asked = str(given.get("architecture") or "")
+    if _own_threshold(tensors, w):
+        return
+    if tensors.number("threshold") is not None and asked != "topk":
         w.architecture = "matryoshka" if "group_sizes" in tensors else "batch_topk"
-        w.threshold = w.b_enc_L.new_tensor([max(0.0, tensors.number("threshold") or 0.0)])
+        w.threshold = w.b_enc_L.new_tensor([tensors.number("threshold") or 0.0])
         stored = tensors.number("k")
         _ask_k(w, given if stored is None else {"k": int(stored)}, asks)
     elif not asked:
-        asks["architecture"] = "relu or topk: which latents fire; with topk also give k"
+        asks["architecture"] = "relu, topk or batch_topk: which latents fire; with the latter two also give k"
     elif asked == "topk":
         w.architecture = "topk"
         stored = tensors.number("k")
         _ask_k(w, given if stored is None or given.get("k") else {"k": int(stored)}, asks)
+    elif asked == "batch_topk":  # its θ is given, or calibrated after the import
+        w.architecture, w.threshold = "batch_topk", w.b_enc_L.new_tensor([-1.0])
+        stored = tensors.number("k")
+        _ask_k(w, given if stored is None or given.get("k") else {"k": int(stored)}, asks)
     elif asked != "relu":
-        refuse("architecture", f"{asked} needs a threshold, which the file does not have; relu and topk do not")
+        refuse("architecture", f"{asked} needs a threshold, which the file does not have; relu, topk and batch_topk do "
+                               "not")
+
+
+def _own_threshold(tensors: Tensors, w: Weights) -> bool:
+    """Make it a JumpReLU if the file has a threshold for each latent; return whether it has."""
+    L = len(w.b_enc_L)
+    for name in (*_THRESHOLDS, *_LOG_THRESHOLDS):
+        if name in tensors and tensors.shape(name) == (L,):
+            theta_L = tensors.take(name, (L,))
+            w.architecture, w.threshold = "jumprelu", theta_L.exp() if name in _LOG_THRESHOLDS else theta_L
+            return True
+    return False

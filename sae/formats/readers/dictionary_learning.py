@@ -2,7 +2,7 @@
 
 The class is `trainer.dict_class`, never `trainer_class`.  An interrupted run leaves `ae.pt` with the
 keys of its periodic backup, {step, ae, optimizer, config, norm_factor}.  The biases of a backup are still in
-normalised units.  θ = −1 means that it was never set, so it is calibrated after the import.
+normalised units.  θ = −1 means that it was never set; it is then calibrated after the import, as a missing one is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from sae.formats.detect import Found
 from sae.formats.foreign import Foreign, Weights
-from sae.formats.foreign_names import model_name, site
+from sae.formats.foreign_names import model_name
 from sae.formats.untrusted_tensors import Tensors, read_json, read_tensors, refuse
 
 
@@ -41,18 +41,19 @@ def read(found: Found, given: Mapping[str, Any]) -> Foreign:
     io, named = str(buffer.get("io") or "out"), str(trainer.get("submodule_name") or "")
     out = Foreign(
         format="dictionary_learning", weights=weights, model=model_name(str(trainer.get("lm_name") or "")),
-        hook=site(named, reads=io != "out"), context_length=buffer["ctx_len"] if isinstance(buffer.get("ctx_len"), int)
+        context_length=buffer["ctx_len"] if isinstance(buffer.get("ctx_len"), int)
         else 0, trained_as=name, dtype=tensors.dtype, notes=notes,
         details={key: trainer[key] for key in ("trainer_class", "lr", "steps", "seed", "layer", "submodule_name")
                  if isinstance(trainer.get(key), str | int | float)})
-    if io == "in_and_out":
-        weights.transcoder, out.out_hook = True, site(named)
+    weights.transcoder = io == "in_and_out"
+    out.name_sites(named, named if weights.transcoder else "", module_reads=io != "out")
     for key in ("k", "target_l0"):
         if isinstance(trainer.get(key), int | float):
             out.claims["l0"] = float(trainer[key])
     if weights.threshold is not None and len(weights.threshold) == 1 and float(weights.threshold) < 0:
         weights.threshold, out.calibrate = weights.threshold.clamp(min=0), True
-        out.notes.append("its threshold was never set (a short run), so it is calibrated until the mean L0 is k")
+        out.notes.append("its threshold is missing or was never set (a short run), so it is calibrated until the mean "
+                         "L0 is k")
     return out
 
 
@@ -75,12 +76,11 @@ def _k(t: Tensors, n_latents: int) -> int:
 
 
 def _theta(t: Tensors) -> Any:
+    """Return θ, or −1 if the file has none, as the library itself marks a θ that was never set."""
     import torch
 
     theta = t.number("threshold")
-    if theta is None:
-        refuse(t.name, "has no threshold")
-    return torch.tensor([theta], dtype=torch.float32)
+    return torch.tensor([-1.0 if theta is None else theta], dtype=torch.float32)
 
 
 def auto_encoder(t: Tensors) -> Weights:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sae.formats.detect import Found
 from sae.formats.foreign import Foreign, Weights
-from sae.formats.foreign_names import model_name, site
+from sae.formats.foreign_names import model_name
 from sae.formats.untrusted_tensors import Tensors, read_json, refuse
 
 KEYS = frozenset({"w_enc", "w_dec", "b_enc", "b_dec", "threshold"})
@@ -75,10 +75,8 @@ def _second(config: dict[str, Any], path: str, out: Foreign) -> None:
     name = model_name(str(config.get("model_name") or "").replace("-v3", "-3"))
     out.model = name.replace("270m-pt", "270m")
     points = [str(config.get(f"hf_hook_point_{end}") or "") for end in ("in", "out")]
-    out.hook, out.out_hook = site(points[0]), site(points[1])
     out.weights.transcoder = bool(points[1]) and points[1] != points[0]
-    if not out.weights.transcoder:
-        out.out_hook = ""
+    out.name_sites(points[0], points[1] if out.weights.transcoder else "")
     if not config and (layer := re.search(r"layer_(\d+)", path)):
         kind = next((kind for word, kind in (("resid_post", "hook_resid_post"), ("attn_out", "attn.hook_z"),
                                              ("mlp_out", "hook_mlp_out")) if word in path), "")

@@ -18,9 +18,11 @@ from sae.formats.readers import (
     bare_tensors as bare,
 )
 from sae.formats.readers import (
+    circuit_tracer,
     dictionary_learning,
     gemma_scope,
     openai,
+    openmoss,
     saelens,
     sparsify,
 )
@@ -37,7 +39,8 @@ def read(path: Path, given: Mapping[str, Any] = _NO, hint: str = "") -> Foreign:
     """Read the SAE at `path`.  `hint` is the full name of the source, which may contain model and site.
 
     `given` holds settings of `sae.specs.imports.ImportSpec`, which override the file's.  Settings that are
-    still missing are in the result's `asks`.  Raises UserError (field `source`) for a file that cannot be read.
+    still missing are in the result's `asks`.  Raises UserError (field `source`) for a file that cannot be read, and
+    (the setting's field) for a setting that contradicts the file.
     """
     found = find(path, hint)
     given = {key: value for key, value in given.items() if value not in ("", None, 0, 0.0)}
@@ -51,11 +54,26 @@ def read(path: Path, given: Mapping[str, Any] = _NO, hint: str = "") -> Foreign:
             foreign = bare.read(found, tensors, given)
     else:
         readers = {"saelens": saelens.read, "sparsify": sparsify.read, "saescope": own.read,
-                   "dictionary_learning": dictionary_learning.read}
+                   "dictionary_learning": dictionary_learning.read, "openmoss": openmoss.read,
+                   "circuit_tracer": circuit_tracer.read}
         foreign = readers[found.format](found, given)
     foreign.files = [found.weights.name, *([found.config.name] if found.config else [])]
+    _refuse_unused(given, foreign)
     _apply(given, foreign)
     return foreign
+
+
+def _refuse_unused(given: Mapping[str, Any], foreign: Foreign) -> None:
+    """Raise UserError for a setting that the reader did not use because the file states another value."""
+    w = foreign.weights
+    for name, stated in (("architecture", w.architecture), ("k", w.k)):
+        if name in given and given[name] != stated and name not in foreign.asks:
+            shown = stated or f"none: {w.architecture} has no k"
+            raise UserError(f"{name}: {given[name]} is given, but {foreign.files[0]} ({foreign.format}) states "
+                            f"{shown}; leave the setting out", name)
+    if "threshold" in given and not (REGISTRY[w.architecture].has_threshold and REGISTRY[w.architecture].has_k):
+        raise UserError(f"threshold: the one threshold of a BatchTopK is given, but {foreign.files[0]} is "
+                        f"{w.architecture}; leave the setting out", "threshold")
 
 
 def _apply(given: Mapping[str, Any], foreign: Foreign) -> None:
@@ -69,6 +87,8 @@ def _apply(given: Mapping[str, Any], foreign: Foreign) -> None:
         w.centred = given["subtract_b_dec"] == "yes"
         if w.centred and w.W_enc_LD.shape[1] != len(w.b_dec_D):
             raise UserError("subtract_b_dec: b_dec and the input have different widths", "subtract_b_dec")
+    if "threshold" in given:
+        w.threshold, foreign.calibrate = w.b_enc_L.new_tensor([float(given["threshold"])]), False
     if "normalize" in given:
         w.normalize = str(given["normalize"])
     if "input_scale" in given:
@@ -82,6 +102,8 @@ def _apply(given: Mapping[str, Any], foreign: Foreign) -> None:
              "trained on contexts that begin with BOS"}
     missing = {"model": not foreign.model, "hook": not foreign.hook, "out_hook": w.transcoder and not foreign.out_hook,
                "bos": foreign.bos is None}
+    for name, named in foreign.unknown_sites.items():
+        asked[name] += f"; the file names {named!r}, which is no site here"
     foreign.asks = {name: why for name, why in asked.items() if missing[name]} | foreign.asks
 
 

@@ -43,16 +43,15 @@ def read(found: Found, given: Mapping[str, Any]) -> Foreign:
         refuse(found.config, f"architecture {name[:40]!r}: "
                              f"{_IMPOSSIBLE.get(name, 'not supported; supported are ' + ', '.join(_ARCHITECTURES))}")
     rule, transcoder, _ = _ARCHITECTURES[name]
+    _refuse_activation(found, config, legacy)
     weights = _weights(found, config, tensors, name)
     out = Foreign(
         format=f"SAELens {version}".strip() if not legacy else f"SAELens before 6 ({version or 'no version'})",
         weights=weights, model=model_name(str(metadata.get("model_name") or "")),
-        hook=site(str(metadata.get("hook_name") or metadata.get("hf_hook_name") or "")),
         bos=metadata["prepend_bos"] if isinstance(metadata.get("prepend_bos"), bool) else None,
         context_length=metadata["context_size"] if isinstance(metadata.get("context_size"), int) else 0,
         trained_as=str(metadata.get("training_architecture") or name), dtype=tensors.dtype)
-    if transcoder:
-        out.out_hook = site(str(metadata.get("hook_name_out") or metadata.get("hf_hook_name_out") or ""))
+    out.name_sites(*(_named_site(metadata, end) for end in (("", "_out") if transcoder else ("",))))
     if metadata.get("hook_head_index") is not None:
         refuse(found.config, "reads one attention head, but no hook point here is a single head")
     if isinstance(metadata.get("l0"), int | float):
@@ -61,11 +60,29 @@ def read(found: Found, given: Mapping[str, Any]) -> Foreign:
         out.claims["l0"] = float(weights.k)
     out.details = {key: metadata[key] for key in ("dataset_path", "neuronpedia_id", "sae_lens_training_version",
                                                   "model_from_pretrained_kwargs") if metadata.get(key)}
+    if rule in ("batch_topk", "matryoshka") and weights.threshold is not None:
+        out.set_theta(float(weights.threshold))
     _normalization(found, config, metadata, given, out)
     _true_architecture(metadata, out)
     if legacy and rule == "gated":
         out.notes.append("gated files folded by SAELens 3.10 to 5 have a wrong r_mag, which the check detects")
     return out
+
+
+def _named_site(metadata: dict[str, Any], end: str) -> str:
+    """Return the file's name of a site: the one that is known here, if it has two."""
+    names = [str(metadata.get(f"{kind}{end}") or "") for kind in ("hook_name", "hf_hook_name")]
+    return next((name for name in names if site(name)), names[0] or names[1])
+
+
+def _refuse_activation(found: Found, config: dict[str, Any], legacy: bool) -> None:
+    """Refuse an activation function that no artefact can hold, and a TopK without k."""
+    name = str(config.get("activation_fn_str") or config.get("activation_fn") or "relu").lower()
+    if legacy and name not in ("relu", "topk", "jumprelu"):
+        refuse(found.config or "cfg.json", f"activation_fn_str {name[:40]!r} cannot be expressed here; relu and topk "
+                                           "can")
+    if legacy and name == "topk" and "k" not in config:
+        refuse(found.config or "cfg.json", "activation_fn_str is topk, but activation_fn_kwargs has no k")
 
 
 def _dict(value: Any) -> dict[str, Any]:
@@ -116,9 +133,10 @@ def _weights(found: Found, config: dict[str, Any], tensors: Tensors, name: str) 
             else tensors.take("log_threshold", (L,)).exp()
     if rule in ("batch_topk", "matryoshka"):  # only training checkpoints: inference files are jumprelu
         theta = tensors.number("topk_threshold")
-        if theta is None:
-            refuse(found.weights, f"is a {name} without its topk_threshold")
-        w.threshold = w.b_enc_L.new_tensor([theta])
+        if theta is None and not (isinstance(k, int | float) and 1 <= k <= L):
+            refuse(found.weights, f"is a {name} without its topk_threshold, and k is {k!r} in the config, so that no "
+                                  "threshold can be calibrated")
+        w.threshold = w.b_enc_L.new_tensor([-1.0 if theta is None else theta])
     # Inference files have the norms folded already, and the setting is missing or false.
     w.select_by_norm = rule in ("topk", "batch_topk", "matryoshka") and \
         bool(config.get("rescale_acts_by_decoder_norm", rule != "topk"))

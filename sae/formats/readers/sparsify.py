@@ -11,7 +11,7 @@ from typing import Any
 
 from sae.formats.detect import Found
 from sae.formats.foreign import Foreign, Weights
-from sae.formats.foreign_names import model_name, site
+from sae.formats.foreign_names import model_name
 from sae.formats.untrusted_tensors import read_json, read_tensors, refuse
 
 
@@ -45,9 +45,10 @@ def read(found: Found, given: Mapping[str, Any]) -> Foreign:
     name = found.folder.name
     out = Foreign(
         format="sparsify", weights=weights, model=model_name(str(training.get("model") or "")),
-        hook=site(name, reads=transcode), out_hook=site(name) if transcode else "", bos=False,
+        bos=False,
         context_length=training["ctx_len"] if isinstance(training.get("ctx_len"), int) else 0,
         trained_as="topk", claims={"l0": float(k)}, dtype=tensors.dtype, details={"hookpoint": name})
+    out.name_sites(name, name if transcode else "", module_reads=transcode)
     out.notes.append("sparsify joins documents without a BOS token")
     if config.get("multi_topk"):
         out.notes.append("trained with the Multi-TopK loss; inference keeps k latents")

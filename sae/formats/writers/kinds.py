@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ KINDS = {
 
 def members_of(
     kind: str, folder: Path, config: Mapping[str, Any], build: Build | None,
-    labels: Mapping[int, Explanation] | None = None,
+    labels: Mapping[int, Sequence[Explanation]] | None = None,
 ) -> Iterator[Member]:
     """Return the files of an export of the SAE in `folder`.  Raises UserError (field `format`, `sae` or `build`)."""
     check_kind(kind, config, has_build=build is not None)
@@ -70,5 +70,5 @@ def check_kind(kind: str, config: Mapping[str, Any], has_build: bool) -> None:
         if kind == "saelens":
             to_saelens.saelens_config(config)  # raises if SAELens cannot express the SAE
     elif not has_build:
-        raise UserError(f"build: {config['id']} has no feature index yet, which a {KINDS[kind].name} export needs; "
+        raise UserError(f"build: {config['id']} has no index yet, which a {KINDS[kind].name} export needs; "
                         f"make one with: saescope index --sae {config['id']}", "build")

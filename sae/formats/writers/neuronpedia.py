@@ -32,10 +32,12 @@ SCALARS = ("n_tokens", "n_contexts", "density", "mean_act", "std_act", "mean_pos
 
 @dataclass(frozen=True)
 class Explanation:
-    """A label of a latent, with its author."""
+    """An explanation of a latent, with its author, and the type and model of the way it was made."""
 
     text: str
     author: str = ""
+    type_name: str = ""
+    model: str = ""
 
 
 def source_id(config: Mapping[str, Any]) -> str:
@@ -44,7 +46,7 @@ def source_id(config: Mapping[str, Any]) -> str:
     return name if name.startswith(f"{layer}-") else f"{layer}-{name}"
 
 
-def members(exporter: Exporter, labels: Mapping[int, Explanation] | None = None) -> Iterator[Member]:
+def members(exporter: Exporter, labels: Mapping[int, Sequence[Explanation]] | None = None) -> Iterator[Member]:
     """Yield every file of the tree."""
     labels = labels or {}
     model, source = str(exporter.config["model"]["id"]), source_id(exporter.config)
@@ -59,16 +61,17 @@ def members(exporter: Exporter, labels: Mapping[int, Explanation] | None = None)
         yield f"{root}/activations/batch-{number}.jsonl.gz", gzipped(
             b"".join(_line(row) for row in activation_rows(exporter, contexts))
             for _, contexts in exporter.rows(batch))
-        lines = [_line(_explanation(model, source, i, labels[i])) for i in batch if i in labels and labels[i].text]
+        lines = [_line(_explanation(model, source, i, number, one)) for i in batch
+                 for number, one in enumerate(labels.get(i, ())) if one.text]
         if lines:
             yield f"{root}/explanations/batch-{number}.jsonl.gz", gzipped(lines)
 
 
-def feature_json(exporter: Exporter, latent: Latent, contexts: Sequence[Context], label: Explanation | None,
+def feature_json(exporter: Exporter, latent: Latent, contexts: Sequence[Context], explanations: Sequence[Explanation],
                  ) -> dict[str, Any]:
     """Return the answer of `GET /api/feature/{model}/{source}/{index}`: row, activations, explanations, source."""
     model, source = str(exporter.config["model"]["id"]), source_id(exporter.config)
-    explained = [_explanation(model, source, latent.latent, label)] if label and label.text else []
+    explained = [_explanation(model, source, latent.latent, number, one) for number, one in enumerate(explanations)]
     return feature_row(exporter, latent) | {
         "activations": list(activation_rows(exporter, contexts)), "explanations": explained,
         "source": _heads(exporter, model, source)["source"], "comments": [], "lists": []}
@@ -129,11 +132,11 @@ def activation_rows(exporter: Exporter, contexts: Sequence[Context]) -> Iterator
                          "doc_offset": c.doc_offset, "duplicates": c.duplicates}}
 
 
-def _explanation(model: str, source: str, latent: int, label: Explanation) -> dict[str, Any]:
+def _explanation(model: str, source: str, latent: int, number: int, one: Explanation) -> dict[str, Any]:
     return {
-        "id": f"{model}-{source}-{latent}", "modelId": model, "layer": source, "index": str(latent),
-        "description": label.text, "authorId": label.author or None, "typeName": None, "explanationModelName": None,
-        "embedding": None}
+        "id": f"{model}-{source}-{latent}" + (f"-{number}" if number else ""), "modelId": model, "layer": source,
+        "index": str(latent), "description": one.text, "authorId": one.author or None,
+        "typeName": one.type_name or None, "explanationModelName": one.model or None, "embedding": None}
 
 
 def _heads(exporter: Exporter, model: str, source: str) -> dict[str, dict[str, Any]]:

@@ -43,7 +43,7 @@ def _table(build: Build, name: str, order: str) -> Iterator[bytes]:
 def _readme(build: Build) -> str:
     tables = "\n".join(f"- `{name}.parquet`, sorted by {order}: {columns}"
                        for name, (columns, order) in _EXPORTED.items())
-    return f"""# Feature build {build.id} of {build.meta['sae_id']}
+    return f"""# Build {build.id} of {build.meta['sae_id']}
 
 Made by `{build.meta.get('command')}` over {build.meta.get('text')}. Activations are in units of a unit-norm decoder.
 BOS has `position` 0, and all tokens except BOS are counted. `token.piece` has the bytes of each token.

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.responses import StreamingResponse
 
 from app.access import accounts
-from app.access.middleware import CSP, SAFE_METHODS, HeadAsGet, TokenBuckets, first_segment, same_origin
+from app.access.middleware import CSP, SAFE_METHODS, HeadAsGet, TokenBuckets, first_segment, limited_pages, same_origin
 from app.pages.dependencies import admin_user, signed_in_user
 from app.settings import Settings
 from sae.errors import UserError
@@ -28,7 +28,7 @@ OPEN = {
 BY_HANDLER = {"/{model}/{name}/{number}/label"}
 # Steering, inspecting and measuring effects change nothing but their own stored results, and readers with a link may
 # do them; they are bounded by a rate limit and by the model worker's queue.
-OPEN_PREFIX = ("/steer", "/inspect", "/effects")
+OPEN_PREFIX = ("/steer", "/inspect", "/effects", "/api/steer", "/api/inspect")
 
 
 def _routes(router: Any, prefix: str = "") -> Iterator[tuple[str, APIRoute]]:
@@ -159,7 +159,7 @@ def test_sign_in_is_rate_limited(settings: Settings) -> None:
 def test_forwarded_headers_count_only_from_a_named_proxy(
     settings: Settings, proxies: str, scheme: str, counted: bool
 ) -> None:
-    """A client on this machine must not choose the address that its sign-in attempts are counted under."""
+    """Check that a client on this machine cannot choose the address that its sign-in attempts are counted under."""
     from app.cli import server_config
     from app.main import create_app
 
@@ -247,3 +247,10 @@ def test_head_of_a_stream_makes_nothing_but_headers() -> None:
     assert (answer.status_code, answer.headers["x-made"], answer.content) == (200, "yes", b"")
     assert len(made) < 5
     assert len(client.get("/").content) == 1_000_000
+
+
+@pytest.mark.parametrize(("path", "pages"), [
+    ("/api/steer", "steer"), ("/api/steer/x/stop", "steer"), ("/api/inspect", "inspect"), ("/steer.json", "steer"),
+    ("/effects/a/b/1", "effects"), ("/api", "api"), ("/api/runs", "runs")])
+def test_the_api_counts_against_the_limit_of_its_pages(path: str, pages: str) -> None:
+    assert limited_pages(path) == pages

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +13,8 @@ import psutil
 import pytest
 
 from app.library.builds import Builds
-from sae.errors import UserError
+from sae.errors import DamagedFile, UserError
+from sae.store.page_file import page_file_path
 from sae.workspace.paths import Workspace
 from tests.builds import make_build
 
@@ -95,3 +99,79 @@ def test_a_deleted_build_is_closed_as_soon_as_nobody_reads_it(workspace: Workspa
         pass
     assert opened(workspace) == {"b3"}
     builds.close()
+
+
+def test_an_older_build_takes_the_place_of_a_damaged_one(workspace: Workspace, file: Path) -> None:
+    put(workspace, file, "b1", "b2", "b3")
+    for name in ("b2", "b3"):
+        os.truncate(workspace.build("demo/x", name), 100_000)
+    builds = Builds(workspace)
+    with builds.use("demo/x", "b3") as build:
+        assert build.path.stem == "b1"
+    shutil.copy(file, workspace.build("demo/x", "b3"))  # mended
+    with builds.use("demo/x", "b3") as build:
+        assert build.path.stem == "b3"
+    builds.close()
+
+
+def test_a_damaged_build_without_another_one_says_what_to_do(workspace: Workspace, file: Path) -> None:
+    put(workspace, file, "b1")
+    os.truncate(workspace.build("demo/x", "b1"), 100_000)
+    builds = Builds(workspace)
+    for _ in range(2):
+        with pytest.raises(DamagedFile, match=r"b1.duckdb is damaged: it has 100,000 of its [\d,]+ bytes. Build it "
+                           "again with: saescope index --sae demo/x"), builds.use("demo/x", "b1"):
+            pass
+
+
+def test_a_block_that_is_damaged_later_is_named_and_then_avoided(workspace: Workspace, file: Path) -> None:
+    put(workspace, file, "b1", "b2")
+    path = workspace.build("demo/x", "b2")
+    builds = Builds(workspace)
+    with builds.use("demo/x", "b2"):
+        pass
+    builds.close()
+    content = path.read_bytes()
+    path.write_bytes(content[:12_288] + b"\xff" * (len(content) - 12_288))  # all blocks; the headers stay
+    builds = Builds(workspace)
+    with builds.use("demo/x", "b2") as build:
+        assert build.path.stem == "b1"
+    builds.close()
+
+
+def test_a_build_that_is_written_over_is_opened_again(workspace: Workspace, file: Path) -> None:
+    put(workspace, file, "b1")
+    builds = Builds(workspace)
+    path = workspace.build("demo/x", "b1")
+    with builds.use("demo/x", "b1") as first:
+        assert first.latent(3) is not None
+    os.truncate(page_file_path(path), 1000)
+    with builds.use("demo/x", "b1") as again:
+        assert again is not first
+        assert again.latent(3) is not None, "the page file was made again"
+    os.truncate(path, 100_000)
+    with pytest.raises(DamagedFile, match="is damaged"), builds.use("demo/x", "b1"):
+        pass
+    builds.close()
+
+
+def test_a_page_file_that_is_cut_while_it_is_read_does_not_end_the_process(workspace: Workspace, file: Path) -> None:
+    """Read a mapped file that another process truncates: without a check the system sends SIGBUS."""
+    put(workspace, file, "b1")
+    path = workspace.build("demo/x", "b1")
+    program = f"""
+import os
+from pathlib import Path
+from sae.errors import DamagedFile
+from sae.store.build import Build
+build = Build.open(Path({str(path)!r}))
+os.truncate({str(page_file_path(path))!r}, 0)
+for read in (lambda: build.latent(3), lambda: build.windows(3), lambda: build.snippets([3], 5)):
+    try:
+        read()
+    except DamagedFile as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.returncode
+    assert done.stdout.count("b1.arrow was changed on the disk while it was being read") == 3

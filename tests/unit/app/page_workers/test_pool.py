@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 
 from app.page_workers.pool import PageWorkerPool
 from app.settings import Settings
-from tests.unit.app.pages.conftest import BATCH
+from tests.unit.app.conftest import BATCH
 
 PAGES = (
     "/", "/index.json", f"/{BATCH}", f"/{BATCH}/4", f"/{BATCH}/4?window=long", f"/{BATCH}/4.json", f"/{BATCH}/latents",

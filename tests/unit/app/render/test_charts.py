@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.render.axis import Axis, edge_text, tick_text
-from app.render.charts import Bar, Frame, Marker, Series, Shade, histogram, line_chart, sparkline
+from app.render.axis import edge_text, tick_text
+from app.render.charts import Bar, Dot, Frame, Marker, Series, Shade, histogram, line_chart, scatter, sparkline
 
 
 def parse(markup: str) -> ElementTree.Element:
@@ -46,6 +46,22 @@ def test_what_the_top_of_the_chart_cuts_is_marked_with_its_value() -> None:
     labels = {n.text: n.get("y") for n in parse(markup).iter("text") if n.get("class") == "c-marker-label"}
     assert set(labels) == {"k = 1", "100% ↑"}
     assert len(set(labels.values())) == 2, "one is under the other"
+
+
+def test_dots_are_links_that_stand_where_their_values_say() -> None:
+    dots = [Dot(10, 0.2, 0, "<a>", "/demo/a"), Dot(20, 0.1, 1, "b", "/demo/b")]
+    markup = scatter(dots, Frame("FVU", x_label="L0", y_label="FVU"), ["TopK", "ReLU"])
+    tree = parse(markup)
+    marks = {n.get("href"): n.find("circle") for n in tree.iter("a")}
+    assert set(marks) == {"/demo/a", "/demo/b"}
+    first, second = marks["/demo/a"], marks["/demo/b"]
+    assert first is not None
+    assert second is not None
+    assert abs(float(second.get("cx", "").rstrip("%")) - 2 * float(first.get("cx", "").rstrip("%"))) < 0.02
+    assert float(second.get("cy", "")) > float(first.get("cy", ""))
+    assert "&lt;a&gt;: L0 10, FVU 0.2" in markup
+    assert "TopK" in markup
+    assert "No values yet" in scatter([], Frame("FVU"), [])
 
 
 def test_text_has_one_size_at_all_widths() -> None:
@@ -92,14 +108,6 @@ def test_sparkline_never_leaves_its_box(values: list[float]) -> None:
     for bar in tree.iter("rect"):
         assert float(bar.get("y", "")) >= -0.01
         assert float(bar.get("height", "")) <= 24.01
-
-
-@given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9), st.booleans())
-def test_ticks_lie_on_the_axis(low: float, span: float, log: bool) -> None:
-    axis = Axis(abs(low) + 1e-3 if log else low, (abs(low) + 1e-3 if log else low) + span, 0, 100, log)
-    ticks = axis.ticks()
-    assert 1 <= len(ticks) <= 14
-    assert all(-0.5 <= axis(t) <= 100.5 for t in ticks)
 
 
 def test_heat_classes_have_enough_contrast() -> None:

@@ -9,11 +9,14 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from fastapi.testclient import TestClient
 from jinja2 import UndefinedError
 from starlette.applications import Starlette
 from starlette.requests import Request
 
 from app.web.templating import STATIC, TEMPLATES, environment, is_htmx, render, static_url
+from tests.unit.app.conftest import BATCH
+from tests.unit.app.pages.html import page
 
 
 def request(**headers: str) -> Request:
@@ -23,7 +26,7 @@ def request(**headers: str) -> Request:
 
 
 def test_error_page_escapes_and_varies() -> None:
-    response = render(request(), "error.html", 404, title="Not <here>", message="<script>x</script>")
+    response = render(request(), "error.html", 404, title="Not <here>", message="<script>x</script>", links=[])
     body = bytes(response.body).decode()
     assert response.status_code == 404
     assert response.headers["Vary"] == "HX-Request, HX-Target"
@@ -40,14 +43,17 @@ def test_an_undefined_name_is_an_error() -> None:
 
 def test_the_switcher_lists_the_saes() -> None:
     asked = request()
-    asked.app.state.catalog = SimpleNamespace(list_saes=lambda: [{"id": "demo/one"}])
-    assert 'href="/demo/one"' in bytes(render(asked, "error.html", title="t", message="m").body).decode()
+    saes = [SimpleNamespace(id="demo/one", hidden=False), SimpleNamespace(id="demo/two", hidden=True)]
+    asked.app.state.catalog = SimpleNamespace(list_saes=lambda: saes)
+    page = bytes(render(asked, "error.html", title="t", message="m", links=[]).body).decode()
+    assert 'href="/demo/one"' in page
+    assert "demo/two" not in page
 
 
 def test_the_page_of_a_server_error_does_not_query_the_database() -> None:
     asked = request()
     asked.app.state.catalog = SimpleNamespace(list_saes=lambda: 1 / 0)
-    assert render(asked, "error.html", 500, title="t", message="m").status_code == 500
+    assert render(asked, "error.html", 500, title="t", message="m", links=[]).status_code == 500
 
 
 def test_htmx_is_recognised() -> None:
@@ -84,3 +90,14 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
     files = [*STATIC.rglob("*.css"), *STATIC.rglob("*.js"), *TEMPLATES.rglob("*.html")]
     for path in (p for p in files if "vendor" not in p.parts):
         assert not re.search(r"""(src|href)=["']https?:|@import|url\(\s*["']?https?:""", path.read_text()), path
+
+
+def test_the_header_says_who_is_signed_in(browsable: TestClient, admin: TestClient) -> None:
+    html = page(admin, f"/{BATCH}/4?sort=max&dir=desc")
+    assert "Account of ada" in html
+    assert 'href="/account"' in html
+    assert '<form method="post" action="/logout">' in html
+    browsable.cookies.clear()
+    html = page(browsable, f"/{BATCH}/4?sort=max&dir=desc")
+    assert f'href="/login?next=/{BATCH}/4%3Fsort%3Dmax%26dir%3Ddesc"' in html
+    assert "/logout" not in html

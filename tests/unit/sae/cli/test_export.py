@@ -66,5 +66,5 @@ def test_a_dashboard_has_no_weights_to_export(home: Path, tmp_path: Path, monkey
     write_json(tmp_path / "home" / "saes" / "demo" / "bare" / "sae.json", config | {"id": "demo/bare"})
     with pytest.raises(UserError, match="demo/bare has no weights here"):
         run(tmp_path / "home", monkeypatch, "--sae", "demo/bare", "--out", str(tmp_path / "out"))
-    with pytest.raises(UserError, match="no feature index yet"):
+    with pytest.raises(UserError, match="no index yet"):
         run(tmp_path / "home", monkeypatch, "--sae", "demo/bare", "--format", "parquet", "--out", str(tmp_path / "out"))

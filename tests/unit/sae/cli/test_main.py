@@ -119,7 +119,7 @@ def test_a_folder_that_is_no_run_is_refused(command: Command, tmp_path: Path) ->
 
 
 def test_the_program_itself_says_it_on_stderr(tmp_path: Path) -> None:
-    """Run the program as a launcher does, in a process of its own."""
+    """Run the program as a launcher does, in a separate process."""
     folder = folder_with(tmp_path / "run", '{"kind": "train", "spec": {"k": 0}}')
     command = [sys.executable, "-m", "sae", "run", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -209,7 +209,7 @@ def test_a_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
         def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
             return [[70_000] * 20 for _ in texts]
 
-    with pytest.raises(UserError, match="outside its vocabulary") as caught:
+    with pytest.raises(UserError, match=r"token 70000 in .*the tokens 0 to 8191") as caught:
         prepare(write_jsonl(tmp_path, ["a"]), "text", "train", Wild(), 8, Workspace(tmp_path))
     assert caught.value.field == "model"
 
@@ -252,3 +252,74 @@ def test_a_kill_leaves_nothing_that_is_taken_for_a_corpus(tmp_path: Path) -> Non
     corpus = make(text, tmp_path)
     assert list((tmp_path / "corpora").iterdir()) == [corpus.path]
     assert corpus.info["created"] <= time.time()
+
+
+# ---- repeated documents, chats, token ids
+
+
+def split_of_texts(corpus: Corpus) -> dict[bytes, set[bool]]:
+    """Return, for each context's text, the sides of held-out on which it stands."""
+    sides: dict[bytes, set[bool]] = {}
+    for row, length, held_out in zip(corpus.tokens, corpus.length, corpus.held_out, strict=True):
+        sides.setdefault(row[:length].tobytes(), set()).add(bool(held_out))
+    return sides
+
+
+@pytest.mark.parametrize("n", [3, 60])
+def test_identical_documents_are_never_on_both_sides_of_held_out(tmp_path: Path, n: int) -> None:
+    texts = [" ".join(f"w{i * 97 + j}" for j in range(30)) for i in range(n)]
+    corpus = make(write_jsonl(tmp_path, texts * 7), tmp_path)
+    assert len(corpus.documents) == 7 * n
+    assert all(len(sides) == 1 for sides in split_of_texts(corpus).values())
+    assert 0 < corpus.held_out.sum() < corpus.n_contexts
+
+
+def test_a_corpus_of_before_opens(tmp_path: Path) -> None:
+    corpus = make(write_jsonl(tmp_path, [f"text number {i} " * 9 for i in range(5)]), tmp_path)
+    (corpus.path / "same.npy").unlink()
+    assert Corpus.open(corpus.path).held_out.tolist() == corpus.held_out.tolist()
+
+
+class Chatty(Backed):
+    chat_template = "a template"
+
+    def apply_chat_template(self, messages: Any, **options: Any) -> list[int]:
+        assert options["add_generation_prompt"] is False
+        if messages[0]["role"] != "user":
+            raise ValueError("must start with the user")
+        text = "".join(f"<{m['role']}>{m['content']}" for m in messages)
+        return [0, *self.backend_tokenizer.encode(text, add_special_tokens=False).ids]
+
+
+def rows(folder: Path, column: str, values: Sequence[Any]) -> str:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps({column: value}) + "\n" for value in values))
+    return str(path)
+
+
+def test_chats_are_tokenised_by_the_template(tmp_path: Path) -> None:
+    lm = DemoTokens()
+    chat = [{"role": "user", "content": "What is a list?"}, {"role": "assistant", "content": "A sequence of items."}]
+    path = rows(tmp_path, "messages", [chat, chat])
+    with pytest.raises(UserError, match=r"rows.jsonl#1 is a chat, but .* no chat template") as caught:
+        prepare(path, "messages", "train", lm, 64, Workspace(tmp_path))
+    assert caught.value.field == "text_column"
+    lm.tokenizer = Chatty()
+    corpus = prepare(path, "messages", "train", lm, 64, Workspace(tmp_path))
+    assert lm.decode(rebuilt(corpus)["rows.jsonl#1"]) == "<user>What is a list?<assistant>A sequence of items."
+    assert (corpus.tokens[:, 1] != lm.bos_id).all()
+    path = rows(tmp_path, "messages", [chat[1:], chat])
+    with pytest.raises(UserError, match="must start with the user") as caught:
+        prepare(path, "messages", "train", lm, 64, Workspace(tmp_path))
+    assert caught.value.field == "text_column"
+
+
+def test_token_ids_are_taken_as_they_are_and_cut_at_bos(tmp_path: Path) -> None:
+    path = rows(tmp_path, "input_ids", [[0, 5, 6, 7, 0, 8, 9], [3, 4, 5]])
+    corpus = prepare(path, "input_ids", "train", LM, 16, Workspace(tmp_path))
+    assert rebuilt(corpus) == {"rows.jsonl#1.0": [5, 6, 7], "rows.jsonl#1.1": [8, 9], "rows.jsonl#2": [3, 4, 5]}
+    for bad in (70_000, -1, 8192):
+        path = rows(tmp_path, "input_ids", [[5, bad]])
+        with pytest.raises(UserError, match=f"holds token {bad}, but the model has the tokens 0 to 8191") as caught:
+            prepare(path, "input_ids", "train", LM, 16, Workspace(tmp_path))
+        assert caught.value.field == "text_column"

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae.data.texts import SEPARATOR, Document, find_text, is_source_text, python_files, source_documents
+from sae.data.documents import Document
+from sae.data.texts import SEPARATOR, find_text, is_source_text, python_files, source_documents
 from sae.errors import UserError
 
 

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from sae.data.activations import ActivationStream
 from sae.data.corpus import prepare
 from sae.distributed import ALONE, Group
-from sae.distributed.world import World, device_of, open_world
-from sae.errors import Interrupted, UserError
+from sae.distributed.world import World
+from sae.errors import Interrupted
 from sae.lm.bridge import LanguageModel
-from sae.specs.registry import TrainSpec, parse_spec
+from sae.specs.registry import TrainSpec
 from sae.training.loop import train
 from sae.training.trainer import SAETrainer
 from sae.workspace.paths import Workspace
@@ -114,26 +114,3 @@ def test_a_run_of_torchrun(tmp_path: Path) -> None:
     assert json.loads((folder / "status.json").read_text())["state"] == "succeeded"
     assert load_file(tmp_path / "saes" / "demo" / "x" / "sae.safetensors")["W_dec"].shape[0] == SPEC["n_latents"]
     assert not (folder / "ckpt").exists()
-
-
-@pytest.mark.parametrize(("world", "shards", "batch", "field"), [
-    ("1", 2, 64, "shards"), ("6", 4, 64, "shards"), ("6", 2, 64, "batch_tokens")])
-def test_processes_that_cannot_be_divided_are_refused(
-    world: str, shards: int, batch: int, field: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", world)
-    with pytest.raises(UserError, match=f"^{field}: ") as raised:
-        open_world(shards, batch)
-    assert raised.value.field == field
-
-
-def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert open_world(1, 63) is ALONE
-    assert device_of("auto") == "auto"
-    assert ALONE.agreed(True, False) == (True, False)
-
-
-def test_latents_that_shards_do_not_divide_are_refused() -> None:
-    with pytest.raises(UserError, match=r"^shards: 3 do not divide n_latents, 64"):
-        parse_spec("train", {"n_latents": 64, "k": 4, "shards": 3})

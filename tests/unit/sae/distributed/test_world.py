@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sae.autoencoder.architectures.data_statistics import DataStatistics
 from sae.distributed import ALONE, Group
-from sae.distributed.world import World
+from sae.distributed.world import World, device_of, open_world
+from sae.errors import UserError
 from sae.specs.registry import TrainSpec
 from sae.training.optimizer import OF_SPACE
 from sae.training.resampling import resample_if_due
@@ -122,3 +123,21 @@ def check_training(name: str, by_rank: list[dict[str, Any]], shards: int) -> Non
             torch.testing.assert_close(result["tensors"][tensor], share, rtol=1e-5, atol=1e-5,
                                        msg=lambda m, t=tensor: f"{name} {t}: {m}")
         assert torch.equal(result["silent"], alone["silent"].chunk(shards)[shard])
+
+
+@pytest.mark.parametrize(("world", "shards", "batch", "field"), [
+    ("1", 2, 64, "shards"), ("6", 4, 64, "shards"), ("6", 2, 64, "batch_tokens")])
+def test_processes_that_cannot_be_divided_are_refused(
+    world: str, shards: int, batch: int, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(UserError, match=f"^{field}: ") as raised:
+        open_world(shards, batch)
+    assert raised.value.field == field
+
+
+def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert open_world(1, 63) is ALONE
+    assert device_of("auto") == "auto"
+    assert ALONE.agreed(True, False) == (True, False)

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
+from sae.data.left_out import LeftOut
 from sae.errors import UserError
 from sae.evaluation.metrics import (
     calibrate_and_evaluate,
@@ -396,3 +397,24 @@ def test_topk_has_nothing_to_calibrate(demo_lm: LanguageModel, python_corpus: Co
     assert sae.config["threshold"] is None
     assert sae.sparsity.threshold is None
     assert sae.config["metrics"]["l0"] <= 5
+
+
+@pytest.mark.parametrize("by_norm", [False, True])
+def test_tokens_that_training_left_out_are_neither_replaced_nor_averaged(
+    demo_lm: LanguageModel, python_corpus: Corpus, tiny_sae: Any, by_norm: bool
+) -> None:
+    sae, contexts = tiny_sae("topk", "none"), np.array([1, 3])
+    tokens_PS = torch.from_numpy(python_corpus.tokens[contexts].astype(np.int64))
+    norm_PS = demo_lm.activations(tokens_PS, sae.hook).norm(dim=2)
+    limit, common = float(norm_PS[:, 1:].median()), int(tokens_PS[0, 1:].mode().values)
+    sae.config["left_out"] = (LeftOut(limit, (), 2.0) if by_norm else LeftOut(tokens=(common,))).record()
+    found = cross_entropy_metrics(demo_lm, sae, python_corpus, contexts, torch.zeros(sae.d_model))
+    real_PS = torch.arange(tokens_PS.shape[1]) < torch.from_numpy(python_corpus.length[contexts])[:, None]
+    kept_PS = real_PS & (norm_PS <= limit if by_norm else tokens_PS != common)
+    kept_PS[:, 0] = False
+    predicts_PS = kept_PS[:, :-1] & real_PS[:, 1:]
+    assert found["ce_tokens"] == int(predicts_PS.sum()) < int(real_PS[:, 1:-1].sum())
+    logits_PSV = demo_lm.logits(tokens_PS, {sae.hook: lambda x_PSD: torch.where(kept_PS[:, :, None], 0.0, x_PSD)})
+    loss_PS = torch.nn.functional.cross_entropy(
+        logits_PSV[:, :-1].transpose(1, 2), tokens_PS[:, 1:], reduction="none")
+    assert found["ce_zero"] == pytest.approx(float(loss_PS[predicts_PS].double().mean()), rel=1e-4)

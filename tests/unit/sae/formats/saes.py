@@ -7,13 +7,18 @@ latents fire, and x_hat is x.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tests import FIXTURES
+
 D = 256  # d_model of the embedded model
+SAES = FIXTURES / "saes"  # files that other libraries wrote, of width 12 with 40 latents
 
 
 def basis(seed: int = 0) -> Tensor:
@@ -43,4 +48,17 @@ def square(folder: Path, transposed: bool) -> Path:
     folder.mkdir(parents=True)
     save_file({"W_enc": U_DD.T.contiguous(), "W_dec": (U_DD.T if transposed else U_DD).contiguous(),
                "b_enc": torch.full((D,), lift), "b_dec": -lift * U_DD.sum(dim=0)}, folder / "tensors.safetensors")
+    return folder
+
+
+def edited(tmp_path: Path, case: str, **changes: Any) -> Path:
+    """Copy a folder of `SAES` and change its cfg.json."""
+    folder = tmp_path / "sae"
+    shutil.copytree(SAES / case, folder)
+    config = json.loads((folder / "cfg.json").read_text())
+    metadata = changes.pop("metadata", {})
+    config = {**config, **changes}
+    if metadata:
+        config["metadata"] = {**config["metadata"], **metadata}
+    (folder / "cfg.json").write_text(json.dumps(config))
     return folder

@@ -9,7 +9,6 @@ import random
 import shutil
 import struct
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from sae.errors import UserError
-from sae.formats import untrusted_tensors
 from sae.runs.create import start
 from sae.runs.execute import EXIT_USER, execute
 from sae.workspace.paths import Workspace
-from tests import FIXTURES
+from tests.unit.sae.formats.hostile import one_line, zip_of
+from tests.unit.sae.formats.saes import SAES
 
-SAES = FIXTURES / "saes"
 FOLDERS = {"saelens": "saelens/jumprelu", "checkpoint": "saelens/checkpoint_topk", "sparsify": "sparsify/topk/layers.3",
            "dictionary_learning": "dictionary_learning/batch_topk", "openai": "openai",
            "gemma_scope": "gemma_scope/gemma-scope-2b-pt-res/layer_20/width_40/average_l0_12",
@@ -183,13 +181,6 @@ CASES += [(kind, "bad config") for kind in CONFIGS]
 DAMAGES = EVERYWHERE | {"bad config": bad_config}
 
 
-def one_line(error: UserError | str) -> None:
-    text = str(error)
-    assert "\n" not in text
-    assert len(text) < 500
-    assert text.startswith("source: ")
-
-
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=st.sampled_from(CASES), seed=st.integers(0, 2**32 - 1))
 def test_two_hundred_damaged_files_are_refused_in_a_line(tmp_path: Path, case: tuple[str, str], seed: int) -> None:
@@ -220,37 +211,7 @@ def test_undamaged_files_are_accepted(tmp_path: Path, kind: str) -> None:
     assert start("import", {"source": str(folder), **facts}, Workspace(tmp_path / "home")).path.exists()
 
 
-class Larger:
-    """A tensor that claims to be larger than its storage."""
-
-    def __init__(self, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
-        self.size, self.stride = size, stride
-
-    def __reduce__(self) -> Any:
-        storage = torch.zeros(4)._typed_storage()  # type: ignore[no-untyped-call]
-        return torch._utils._rebuild_tensor_v2, (storage, 0, self.size, self.stride, False, OrderedDict())
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize(("size", "stride"), [
-    ((1 << 40,), (1,)), ((1 << 20, 1 << 20), (0, 0)), ((4,), (1 << 40,)), ((-1,), (1,))])
-def test_a_tensor_takes_no_more_memory_than_its_file(
-    tmp_path: Path, size: tuple[int, ...], stride: tuple[int, ...]
-) -> None:
-    torch.save({"encoder.weight": Larger(size, stride)}, tmp_path / "ae.pt")
-    with pytest.raises(UserError) as raised:
-        untrusted_tensors.read_tensors(tmp_path / "ae.pt")
-    one_line(raised.value)
-
-
 # ---- archives
-
-
-def zip_of(path: Path, *members: tuple[str | zipfile.ZipInfo, bytes], **how: Any) -> Path:
-    with zipfile.ZipFile(path, "w", **how) as archive:
-        for name, data in members:
-            archive.writestr(name, data)
-    return path
 
 
 def link(name: str) -> zipfile.ZipInfo:
@@ -285,13 +246,3 @@ def test_a_hostile_archive_is_refused_and_nothing_of_it_stays(name: str, tmp_pat
     assert {p.name for p in workspace.root.iterdir()} == {"runs"}
     assert {p.name for p in folder.path.iterdir()} <= {"spec.json", "status.json", "lock"}
     assert not list(tmp_path.rglob("evil*"))
-
-
-def test_an_archive_over_the_limit_is_refused(tmp_path: Path) -> None:
-    path = zip_of(tmp_path / "sae.zip", ("a.pt", os.urandom(5000)), ("b.pt", os.urandom(5000)))
-    (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="unpacks to more than 9,999 bytes"):
-        untrusted_tensors.unpack(path, tmp_path / "out", 9_999)
-    assert not list((tmp_path / "out").iterdir())
-    untrusted_tensors.unpack(path, tmp_path / "out", 10_000)
-    assert len(list((tmp_path / "out").iterdir())) == 2

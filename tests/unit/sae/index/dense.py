@@ -63,6 +63,12 @@ class Case:
             best[row[1]] = min(best.get(row[1], row), row)
         return sorted(best.values())
 
+    def text_at(self, context: int, position: int) -> tuple[int, ...]:
+        """Return the tokens around a peak by which two contexts count as the same; −1 outside the context."""
+        places = range(position - 16, position + 9)
+        inside = range(int(self.corpus.length[context]))
+        return tuple(int(self.corpus.tokens[context, place]) if place in inside else -1 for place in places)
+
 
 def dense_case(path: Path, lm: Any, sae: Autoencoder, corpus: Corpus, settings: IndexSettings = SETTINGS) -> Case:
     """Make a build, and compute all pre-activations and the selection rule densely."""

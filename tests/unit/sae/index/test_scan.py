@@ -27,7 +27,7 @@ from sae.store.writer import meta_table, new_build
 from sae.workspace.checkpoint import Saver
 from tests.toys import ToyModel, corpus_of, toy_corpus, toy_sae
 from tests.unit.sae.index.dense import SETTINGS
-from tests.unit.sae.index.test_shard import same
+from tests.unit.sae.index.random_text import same
 
 
 def everything(path: Path) -> dict[str, list[tuple[Any, ...]]]:
@@ -124,15 +124,6 @@ def test_a_checkpoint_of_other_scales_is_ignored(tmp_path: Path) -> None:
         with Saver(tmp_path / "i.pt") as saver:
             shard = scan(pool, corpus, contexts, scales, saver=saver)
         assert same(shard.state(), scan(pool, corpus, contexts, scales).state())
-
-
-def test_the_rows_of_every_table_are_in_its_order(tmp_path: Path) -> None:
-    build(ToyModel(), toy_sae(), toy_corpus(60), SETTINGS, tmp_path / "b.duckdb", provenance={})  # type: ignore[arg-type]
-    with duckdb.connect(str(tmp_path / "b.duckdb"), read_only=True) as con:
-        for name, (_, order) in TABLES.items():
-            query = (f"SELECT coalesce(bool_and(n = row), true) FROM (SELECT rowid AS row,"
-                     f" row_number() OVER (ORDER BY {order}) - 1 AS n FROM {name})")
-            assert con.execute(query).fetchone() == (True,), name
 
 
 def test_a_build_is_never_overwritten(tmp_path: Path) -> None:

@@ -108,3 +108,21 @@ def test_a_model_that_does_not_load_is_a_user_error(tmp_path: Path) -> None:
         assert pick_device("auto").type == "cpu"
         with pytest.raises(UserError, match="no CUDA"):
             pick_device("cuda:1")
+
+
+def test_a_model_that_shares_weights_has_hooks_of_its_own(demo_lm: LanguageModel) -> None:
+    other = demo_lm.share_weights()
+    tokens_PS = torch.arange(1, 9)[None]
+    hook = "blocks.1.hook_resid_post"
+    assert torch.equal(other.activations(tokens_PS, hook), demo_lm.activations(tokens_PS, hook))
+    mine, theirs = (next(lm.bridge.parameters()).data_ptr() for lm in (demo_lm, other))
+    assert mine == theirs
+    plain = other.logits(tokens_PS)
+    inside: list[torch.Tensor] = []
+
+    def edit(x_PSD: torch.Tensor) -> torch.Tensor:
+        inside.append(other.logits(tokens_PS))  # while the first model's hooks are on
+        return torch.zeros_like(x_PSD)
+
+    assert not torch.equal(demo_lm.logits(tokens_PS, {hook: edit}), plain)
+    assert torch.equal(inside[0], plain)

@@ -31,7 +31,7 @@ SAE = "demo/2-res-batchtopk-256"
 
 @dataclass
 class Run:
-    """A run folder in a workspace of its own."""
+    """A run folder in a separate workspace."""
 
     workspace: Workspace
     folder: RunFolder

@@ -18,13 +18,13 @@ from safetensors.torch import save_file
 from sae.autoencoder.artefact import Autoencoder
 from sae.autoencoder.config import read_config
 from sae.errors import UserError
-from sae.formats import fetch
 from sae.formats.foreign import MissingFacts
 from sae.runs import import_check, import_sae
 from sae.runs.create import start
 from sae.runs.execute import EXIT_CANCELLED, EXIT_OK, EXIT_USER, execute
 from sae.runs.folder import RunFolder
 from sae.workspace.paths import Workspace
+from tests import FIXTURES
 from tests.unit.sae.formats import saes
 
 if TYPE_CHECKING:
@@ -80,20 +80,6 @@ def test_an_sae_that_reconstructs_is_imported_with_where_it_came_from(
     assert not record["forced"]
     assert len(workspace.build_ids(sae_id)) == 1
     assert not folder.checkpoints.exists()
-
-
-def test_the_measurements_agree_with_their_definitions(
-    imported: Import, workspace: Workspace, demo_lm: LanguageModel, tmp_path: Path
-) -> None:
-    imported(saes.saelens(tmp_path / "sae", k=200))
-    sae = Autoencoder.load(workspace.sae("demo/2-res-topk-512"))
-    x_ND = torch.randn(100, saes.D) * 5
-    got = import_check.measure(sae, import_check.Sample(x_ND, x_ND))
-    dense_NL = sae.activation_of(x_ND, torch.arange(sae.n_latents))
-    error = (x_ND - (dense_NL @ sae.W_dec_LD + sae.b_dec_D)).square().sum()
-    assert got["fvu"] == pytest.approx(float(error / (x_ND - x_ND.mean(0)).square().sum()), rel=1e-5)
-    assert got["mean_activation"] == pytest.approx(float(dense_NL[dense_NL > 0].mean()), rel=1e-5)
-    assert got["l0"] == pytest.approx(float((dense_NL > 0).sum(1).float().mean()))
 
 
 def test_decoder_norms_do_not_change_the_measurements(imported: Import, workspace: Workspace, tmp_path: Path) -> None:
@@ -156,6 +142,8 @@ def test_all_missing_facts_are_asked_for_at_once(workspace: Workspace, tmp_path:
     ({"hook": "here"}, "hook: 'here' is no known site"),
     ({"model": "./none"}, "model: ./none is not a directory"),
     ({"name": "../x"}, "name: '../x' is not a usable name"),
+    ({"context_length": 4}, "context_length: 4 is not between 8 and"),
+    ({"context_length": 8192}, "context_length: 8192 is not between 8 and"),
     ({"source": "/nowhere/sae"}, "source: there is no file or folder /nowhere/sae"),
 ])
 def test_impossible_settings_are_refused_in_one_line(
@@ -271,6 +259,13 @@ def test_a_transcoder_is_measured_at_its_output(
     assert Autoencoder.load(workspace.sae(workspace.sae_ids()[0])).is_transcoder
 
 
+@pytest.mark.parametrize(("setting", "value"), [("k", 3), ("bos", "yes"), ("input_scale", 2.0)])
+def test_a_dashboard_refuses_settings_of_weights(imported: Import, setting: str, value: Any) -> None:
+    code, folder = imported(FIXTURES / "dashboards" / "saedashboard", model="demo", **{setting: value})
+    assert code == EXIT_USER
+    assert error_of(folder).startswith(f"{setting}: is for an SAE with weights, but ")
+
+
 # ---- Hugging Face
 
 
@@ -298,21 +293,6 @@ def test_a_hub_folder_comes_from_the_cache_without_a_network(
     code, folder = imported(address)
     assert code == EXIT_OK, folder.status()
     assert read_config(workspace.sae(workspace.sae_ids()[0]))["imported"]["source"] == address
-
-
-def test_only_the_files_of_one_sae_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = ["README.md", "l1/cfg.json", "l1/sae.safetensors", "l2/cfg.json", "l2/sae.safetensors", "config.json",
-             "l2/optimizer_0.pt", "l2/big.bin.md"]
-    fetched: list[str] = []
-    monkeypatch.setattr(fetch, "_names", lambda repo: files)
-    monkeypatch.setattr(fetch, "_download", lambda repo, name: fetched.append(name) or str(tmp_path / name))
-    path, hint = fetch.fetch("me/saes/l2", tmp_path, lambda words: None)
-    assert (path, hint) == (tmp_path / "l2" / "sae.safetensors", "me/saes/l2")
-    assert sorted(fetched) == ["config.json", "l2/cfg.json", "l2/sae.safetensors"]
-    with pytest.raises(UserError, match=r"^source: holds 2 SAEs; name one of them: me/saes/l1, me/saes/l2$"):
-        fetch.fetch("me/saes", tmp_path, lambda words: None)
-    with pytest.raises(UserError, match=r"^source: me/saes has no SAE under l3"):
-        fetch.fetch("me/saes/l3", tmp_path, lambda words: None)
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(imported: Import) -> None:

@@ -21,7 +21,7 @@ ONE, OTHER, THIRD = "demo/one", "demo/other", "gpt2/one"
 
 @pytest.fixture
 def full(workspace: Workspace) -> Workspace:
-    """A workspace with three SAEs, a build of each, and comparisons."""
+    """Make a workspace with three SAEs, a build of each, and comparisons."""
     for sae_id in (ONE, OTHER, THIRD):
         write_json(workspace.sae(sae_id) / "sae.json", {"schema_version": 1, "id": sae_id, "run": "r"})
         (workspace.sae(sae_id) / "sae.safetensors").write_bytes(bytes(100))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sae.errors import UserError
+from sae.errors import Cancelled, UserError
+from sae.runs import import_sae
+from sae.runs.execute import execute
 from sae.runs.folder import RunFolder, Status
-from sae.runs.names import claim_names, default_name, release
+from sae.runs.names import claim_names, default_name, owner, release
 from sae.specs.registry import SweepSpec, TrainSpec
-from sae.workspace.files import write_json
+from sae.workspace.files import lock, write_json
 from sae.workspace.paths import Workspace
 
 
@@ -92,3 +96,46 @@ def test_an_sae_from_elsewhere_keeps_its_name(workspace: Workspace) -> None:
     write_json(workspace.sae("demo/2-res-batchtopk-4k") / "sae.json", {"id": "demo/2-res-batchtopk-4k"})
     assert claim_names(TrainSpec(), "demo", run_of(workspace, "train-1"), workspace) == ["demo/2-res-batchtopk-4k-2"]
     assert workspace.sae_ids() == ["demo/2-res-batchtopk-4k"]  # a claim is no SAE
+
+
+def test_a_killed_run_frees_its_name_unless_it_is_resumed_at_once(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, spec = run_of(workspace, "train-1"), run_of(workspace, "train-2"), TrainSpec(name="mine")
+    claim_names(spec, "demo", first, workspace)
+    first.write_status(Status(state="running"))  # then the process is killed
+    with pytest.raises(UserError, match="a run is making it"):
+        claim_names(spec, "demo", second, workspace)
+    later = time.time() + 3600
+    monkeypatch.setattr(time, "time", lambda: later)
+    held = lock(first.path / "lock")
+    with held, pytest.raises(UserError):  # a process that is busy for long without a heartbeat
+        claim_names(spec, "demo", second, workspace)
+    assert owner("demo/mine", workspace) is None
+    assert claim_names(spec, "demo", second, workspace) == ["demo/mine"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("index out of range"), UserError("text: too short", "text"),
+                                   Cancelled("stopped")])
+def test_a_run_that_fails_removes_its_claim(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(*arguments: Any, **settings: Any) -> None:
+        assert owner("demo/mine", workspace) == "train-1"
+        raise error
+
+    monkeypatch.setattr("sae.runs.train.open_model_and_text", fails)
+    folder = RunFolder(workspace.run("train-1"))
+    folder.create("train", TrainSpec(name="mine").model_dump(mode="json"))
+    assert execute(folder, workspace) != 0
+    assert not workspace.sae("demo/mine").exists()
+    assert import_sae._taken("demo/mine", workspace) is False
+
+
+def test_an_import_may_take_a_name_whose_run_has_ended(workspace: Workspace) -> None:
+    first = run_of(workspace, "train-1")
+    claim_names(TrainSpec(name="mine"), "demo", first, workspace)
+    first.write_status(Status(state="running"))
+    assert import_sae._taken("demo/mine", workspace)
+    first.write_status(Status(state="failed"))
+    assert not import_sae._taken("demo/mine", workspace)

@@ -9,15 +9,9 @@ import pytest
 import torch
 
 from sae.errors import UserError
-from sae.lm.bridge import LanguageModel
 from sae.lm.row_model import RowModel
 from sae.steering.generation import Run, TextGenerator, write
 from sae.steering.request import MODES, Intervention, Sampling, SteeredPositions, SteerRequest
-
-
-@pytest.fixture(scope="module")
-def model(demo_lm: LanguageModel) -> RowModel:
-    return RowModel(demo_lm)
 
 
 @pytest.fixture(scope="module")

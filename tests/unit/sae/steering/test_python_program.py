@@ -24,18 +24,22 @@ def known(sae: Any, folder: Path) -> SnippetSae:
     return SnippetSae(str(folder), sae.config["architecture"], sae.config["normalize"])
 
 
-@pytest.mark.parametrize(("architecture", "normalize", "modes", "where"), [
-    ("batch_topk", "layer_norm", ("add",), SteeredPositions()),
-    ("topk", "none", ("add", "clamp"), SteeredPositions(positions="output")),
-    ("batch_topk", "none", ("scale", "ablate", "remove"), SteeredPositions(positions="from", start=4, special=True)),
+@pytest.mark.parametrize(("architecture", "normalize", "modes", "where", "kind"), [
+    ("batch_topk", "layer_norm", ("add",), SteeredPositions(), "hook_resid_post"),
+    ("topk", "none", ("add", "clamp"), SteeredPositions(positions="output"), "hook_resid_post"),
+    ("batch_topk", "none", ("scale", "ablate", "remove"), SteeredPositions(positions="from", start=4, special=True),
+     "hook_resid_post"),
+    ("batch_topk", "none", ("add",), SteeredPositions(), "hook_resid_mid"),
+    ("batch_topk", "none", ("add",), SteeredPositions(), "hook_mlp_in"),
 ])
 def test_the_program_writes_the_same_text(
     demo_lm: LanguageModel, tiny_sae: Any, tmp_path: Path, architecture: str, normalize: str, modes: tuple[Mode, ...],
-    where: SteeredPositions,
+    where: SteeredPositions, kind: str,
 ) -> None:
-    sae = tiny_sae(architecture, normalize, folder=tmp_path / "sae")
+    sae = tiny_sae(architecture, normalize, folder=tmp_path / "sae", kind=kind)
     sae_id = sae.config["id"]
-    interventions = tuple(Intervention(sae=sae_id, layer=2, latent=9 + n, mode=mode, strength=1.5, max_act=6.0)
+    strength = 40.0 if kind == "hook_mlp_in" else 1.5  # what the MLP takes in matters less
+    interventions = tuple(Intervention(sae=sae_id, layer=2, latent=9 + n, mode=mode, strength=strength, max_act=6.0)
                           for n, mode in enumerate(modes))
     request = SteerRequest(model="demo", prompt=PROMPT, interventions=interventions, where=where,
                            sampling=Sampling(temperature=0, length=16, repetition_penalty=1.2))

@@ -20,7 +20,6 @@ from sae.store.latent_query import (
     SORTS,
     TOKEN_SORTS,
     Filters,
-    decode_cursor,
     encode_cursor,
 )
 from sae.store.records import FLAGS
@@ -197,20 +196,11 @@ def test_a_made_up_cursor_is_refused(build: Build, cursor: str) -> None:
     assert caught.value.field == "cursor"
 
 
-@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(0, 2**31 - 1))
-def test_cursors_survive_exactly(key: float, latent: int) -> None:
-    assert decode_cursor(encode_cursor(key, latent)) == (key, latent)
-
-
-def test_unknown_sorts_and_filters_are_refused(build: Build) -> None:
+def test_unknown_sorts_are_refused(build: Build) -> None:
     with pytest.raises(UserError, match="sort"):
         build.latents("density; DROP TABLE latent")
     with pytest.raises(UserError, match="sort"):
         build.latents("lift")
-    with pytest.raises(UserError, match="flag"):
-        Filters(frozenset({"nice"}))
-    with pytest.raises(UserError, match="density"):
-        Filters(density="2")
 
 
 def test_tokens(build: Build, made: Synthetic) -> None:
@@ -293,7 +283,7 @@ def test_the_same_file_twice(build: Build, made: Synthetic) -> None:
 
 def test_what_is_no_build_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.duckdb").write_text("no database")
-    with pytest.raises(UserError, match="cannot be opened"):
+    with pytest.raises(UserError, match="it is not a DuckDB file"):
         Build.open(tmp_path / "a.duckdb")
     duckdb.connect(str(tmp_path / "b.duckdb")).close()
     with pytest.raises(UserError, match="not a saescope build"):

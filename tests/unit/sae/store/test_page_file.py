@@ -42,7 +42,7 @@ def test_the_file_says_what_the_build_says(made: Synthetic) -> None:
     build = Build.open(made.path)
     for latent in range(build.n_latents):
         (row,) = build._rows(f"SELECT * FROM {build._latents} WHERE latent = ?", [latent])
-        assert build.latent(latent) == latent_of(row)
+        assert build.latent(latent) == latent_of(row, build.meta.get("company_tokens"))
         assert build.windows(latent) == [cut(context) for context in build.contexts(latent)]
     assert build.latent(build.n_latents) is None
     best = {latent: build.contexts(latent)[:1] for latent in range(build.n_latents)}
@@ -135,3 +135,16 @@ def cut_row(row: dict[str, Any]) -> dict[str, Any]:
     fired = [(p - low, v) for p, v in zip(row["pos"], row["val"], strict=True) if low <= p < high]
     return {**row, "start": None if row["start"] is None else row["start"] + low, "peak": row["peak"] - low,
             "tokens": row["tokens"][low:high], "pos": [p for p, _ in fired], "val": [v for _, v in fired]}
+
+
+def test_shares_from_a_sample_have_an_interval(made: Synthetic) -> None:
+    build = Build.open(made.path)
+    (found,) = build._rows(f"SELECT * FROM {build._latents} WHERE latent = 0", [])
+    row = found | {
+        "n_tokens": 65, "together": [3], "together_given": [0.5], "together_lift": [2.0], "together_phi": [0.1]}
+    (estimated,) = latent_of(dict(row), 64).together
+    half = 1.959964 / 2 / (64 + 1.959964**2) ** 0.5  # Wilson's interval of a half
+    assert estimated.given_interval == pytest.approx((0.5 - half, 0.5 + half))
+    for n_tokens, sampled in ((64, 64), (65, None), (None, 64)):
+        (exact,) = latent_of(row | {"n_tokens": n_tokens}, sampled).together
+        assert exact.given_interval is None

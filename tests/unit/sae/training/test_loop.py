@@ -1,8 +1,7 @@
-"""The training loop: schedules, resuming bit for bit, folding, and features that are really found."""
+"""The training loop: schedules, resuming bit for bit, folding, sweeps and transcoders."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -13,51 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae.autoencoder.architectures.data_statistics import geometric_median
 from sae.autoencoder.artefact import Autoencoder
 from sae.autoencoder.normalization import Normalizer
 from sae.errors import UserError
 from sae.specs.registry import TrainSpec
 from sae.training import loop as engine
-from sae.training.loop import StoredActivations, Trained, artefact, learning_rate, train
-
-CPU = torch.device("cpu")
-
-
-class Stopped(Exception):
-    pass
-
-
-def mixtures(n_tokens: int, n_features: int, width: int, seed: int = 0, active: float = 0.05) -> tuple[Tensor, Tensor]:
-    """Return activations that are sparse sums of unit features, and the features [G, D]."""
-    generator = torch.Generator().manual_seed(seed)
-    features_GD = torch.randn(n_features, width, generator=generator)
-    features_GD /= features_GD.norm(dim=1, keepdim=True)
-    strength_NG = 1 + torch.rand(n_tokens, n_features, generator=generator)
-    strength_NG *= torch.rand(n_tokens, n_features, generator=generator) < active
-    return 4 * strength_NG @ features_GD + 0.5, features_GD
-
-
-def spec_of(**values: Any) -> TrainSpec:
-    return TrainSpec(**{
-        "n_latents": 40, "k": 3, "tokens": 64 * 20, "batch_tokens": 64, "warmup_steps": 3, "k_aux": 8,
-        "dead_after_tokens": 200, "normalize": "none", **values})
-
-
-def source_of(x_ND: Tensor) -> StoredActivations:
-    return StoredActivations(x_ND, 64, seed=2)
-
-
-def config_of(spec: TrainSpec) -> dict[str, Any]:
-    return {"architecture": spec.architecture, "normalize": spec.normalize, "k": spec.k}
-
-
-def stop_at(step: int) -> Callable[[int], None]:
-    def update(tokens: int) -> None:
-        if tokens == step * 64:
-            raise Stopped
-
-    return update
+from sae.training.loop import StoredActivations, Trained, artefact, learning_rate, train, train_all
+from tests.unit.sae.planted import mixtures
+from tests.unit.sae.training.small_runs import (
+    CPU,
+    GRID,
+    Stopped,
+    config_of,
+    rows_of,
+    source_of,
+    spec_of,
+    stop_at,
+)
 
 
 @pytest.mark.parametrize(("architecture", "normalize"), [("batch_topk", "dataset"), ("topk", "layer_norm")])
@@ -79,6 +50,20 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert resumed.trainer.sparsity.threshold == whole.trainer.sparsity.threshold
     assert resumed.normalizer == whole.normalizer
     assert torch.equal(resumed.trainer.silent_tokens_L, whole.trainer.silent_tokens_L)
+
+
+def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path: Path) -> None:
+    x_ND, _ = mixtures(500, 30, 16)
+    spec, checkpoint = spec_of(), tmp_path / "train.pt"
+    whole = train(spec, source_of(x_ND), CPU)
+    for step in (5, 9):
+        with pytest.raises(Stopped):
+            train(spec, source_of(x_ND), CPU, checkpoint=checkpoint, update=stop_at(step))
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    steps: list[int] = []
+    resumed = train(spec, source_of(x_ND), CPU, checkpoint=checkpoint, update=steps.append)
+    assert 64 * 5 <= steps[0] <= 64 * 6
+    assert all(torch.equal(tensor, resumed.trainer.tensors()[name]) for name, tensor in whole.trainer.tensors().items())
 
 
 def test_a_kill_loses_only_what_came_after_the_last_checkpoint(
@@ -139,15 +124,6 @@ def test_theta_is_of_the_last_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trained.trainer.sparsity.threshold == pytest.approx(sum(minima[18:]) / 2, rel=1e-9)
 
 
-def test_curves_are_sums_over_all_steps_since_the_last_row() -> None:
-    x_ND, _ = mixtures(500, 30, 16)
-    rows: list[dict[str, Any]] = []
-    train(spec_of(tokens=64 * 16), source_of(x_ND), CPU, row=lambda **row: rows.append(row))
-    assert rows[-1]["step"] == 16
-    assert sum(row["tokens"] for row in rows) >= rows[-1]["tokens"] == 64 * 16
-    assert all(0 < row["l0"] <= 3 and row["fvu"] > 0 and 0 <= row["dead"] <= 1 for row in rows)
-
-
 @pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
 def test_the_dataset_scale_is_folded_into_the_artefact(architecture: str) -> None:
     """Check that the artefact's codes and reconstructions on raw activations equal training's divided by s."""
@@ -181,9 +157,6 @@ def test_without_a_dataset_scale_the_artefact_is_what_was_trained() -> None:
     assert trained.normalizer == Normalizer("none")
 
 
-# ---- small parts
-
-
 def test_learning_rate_rises_stays_and_falls() -> None:
     rates = [learning_rate(step, 100, 2.0, 10, 0.3) for step in range(100)]
     assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
@@ -192,26 +165,6 @@ def test_learning_rate_rises_stays_and_falls() -> None:
     assert learning_rate(0, 5, 1.0, 0, 0.0) == learning_rate(4, 5, 1.0, 0, 0.0) == 1.0
     assert learning_rate(0, 1, 1.0, 50, 1.0) > 0
     assert learning_rate(0, 100, 1.0, 50, 0.0) == 1 / 20  # a warm-up is a fifth of the run at the most
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32), st.integers(2, 40), st.integers(1, 5))
-def test_no_point_near_the_geometric_median_is_nearer_to_the_rows(seed: int, n: int, width: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    x_ND = torch.randn(n, width, generator=generator, dtype=torch.float64)
-    median_D = geometric_median(x_ND, iterations=300)
-    best = (x_ND - median_D).norm(dim=1).sum()
-    for size in (1.0, 0.1, 0.01):
-        other_D = median_D + size * torch.randn(width, generator=generator, dtype=torch.float64)
-        assert (x_ND - other_D).norm(dim=1).sum() > best - 1e-3 * n
-
-
-def test_the_geometric_median_does_not_follow_outliers() -> None:
-    x_ND = torch.randn(101, 4, generator=torch.Generator().manual_seed(0))
-    x_ND[:20] += 1e4
-    assert geometric_median(x_ND).norm() < 1.5
-    assert x_ND.mean(dim=0).norm() > 1000
-    assert torch.isfinite(geometric_median(torch.zeros(3, 2))).all()
 
 
 def test_stored_activations_pass_over_everything_before_anything_comes_again() -> None:
@@ -234,3 +187,147 @@ def test_a_loss_that_is_no_number_says_so_and_keeps_the_last_good_checkpoint(tmp
         train(spec_of(), source_of(x_ND * float("nan")), CPU, checkpoint=checkpoint)
     assert refused.value.field == "lr"
     assert checkpoint.read_bytes() == good
+
+
+# ---- many SAEs on one stream
+
+
+def weights(trained: Trained | UserError) -> dict[str, Tensor]:
+    assert isinstance(trained, Trained)
+    return trained.trainer.tensors()
+
+
+def same(one: Trained | UserError, other: Trained | UserError) -> bool:
+    return all(torch.equal(tensor, weights(other)[name]) for name, tensor in weights(one).items())
+
+
+def test_an_sae_of_a_sweep_is_the_one_that_it_would_be_alone() -> None:
+    x_ND, _ = mixtures(500, 30, 16)
+    members = GRID.members()
+    together = train_all(members, source_of(x_ND), CPU)
+    assert len(together) == 8
+    for spec, outcome in zip(members, together, strict=True):
+        alone = train(spec, source_of(x_ND), CPU)
+        assert same(alone, outcome), spec
+        assert isinstance(outcome, Trained)
+        assert alone.trainer.sparsity.threshold == outcome.trainer.sparsity.threshold
+
+
+@settings(max_examples=4, deadline=None)
+@given(stops=st.lists(st.integers(1, 20), min_size=1, max_size=3, unique=True).map(sorted))
+def test_a_sweep_goes_on_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, stops: list[int]) -> None:
+    x_ND, _ = mixtures(500, 30, 16)
+    whole = train_all(GRID.members(), source_of(x_ND), CPU)
+    checkpoint = tmp_path_factory.mktemp("run") / "train.pt"
+    for step in stops:
+        with pytest.raises(Stopped):
+            train_all(GRID.members(), source_of(x_ND), CPU, checkpoint=checkpoint, update=stop_at(step))
+    resumed = train_all(GRID.members(), source_of(x_ND), CPU, checkpoint=checkpoint)
+    assert all(map(same, whole, resumed))
+
+
+def test_one_that_diverges_does_not_take_the_others_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x_ND, _ = mixtures(500, 30, 16)
+    specs = [spec_of(), spec_of(lr=1.0, architecture="relu", aux_alpha=0.0), spec_of(seed=1)]
+    monkeypatch.setattr(engine, "_LOG_S", 0.0)
+    plain_step = engine.SAETrainer.step
+
+    def step(self: Any, y_BD: Tensor, lr: float, target_BD: Tensor | None = None) -> Any:
+        result = plain_step(self, y_BD, lr, target_BD)
+        if self.spec.architecture == "relu" and self.steps_done == 8:
+            result.loss = torch.tensor(float("nan"))
+        return result
+
+    monkeypatch.setattr(engine.SAETrainer, "step", step)
+    checkpoint = tmp_path / "train.pt"
+    rows: list[dict[str, Any]] = []
+    with pytest.raises(Stopped):
+        train_all(specs, source_of(x_ND), CPU, checkpoint=checkpoint, update=stop_at(12))
+    first, second, third = train_all(specs, source_of(x_ND), CPU, checkpoint=checkpoint,
+                                     row=lambda **row: rows.append(row))
+    assert isinstance(second, UserError)
+    assert "no longer a number at step 7" in str(second)
+    assert second.field == "lr"
+    assert same(first, train(specs[0], source_of(x_ND), CPU))
+    assert same(third, train(specs[2], source_of(x_ND), CPU))
+    assert {row["member"] for row in rows} == {0, 2}
+    written = rows_of(specs, source_of(x_ND), CPU)
+    assert [row["member"] for row in written if "error" in row] == [1]
+    assert [row["member"] for row in written if row["step"] == 20] == [0, 2]
+
+
+# ---- transcoders
+
+
+def pairs(n_tokens: int = 3000, size: float = 0.05) -> tuple[StoredActivations, Tensor]:
+    """Return inputs and the targets that they determine: another direction for each input feature; both [N, 16 + 12].
+    """
+    x_ND, features_GD = mixtures(n_tokens, 30, 16)
+    generator = torch.Generator().manual_seed(5)
+    out_GD = torch.randn(30, 12, generator=generator)
+    strength_NG = ((x_ND - 0.5) @ torch.linalg.pinv(features_GD)).clamp(min=0)
+    both_NW = torch.cat([x_ND, size * (torch.tanh(strength_NG) @ out_GD + 6)], dim=1)
+    return StoredActivations(both_NW, 64, seed=2, widths=(16, 12)), both_NW
+
+
+def transcoder_spec(**values: Any) -> TrainSpec:
+    return spec_of(site="ln2.hook_normalized", out_site="hook_mlp_out", n_latents=64, **values)
+
+
+@pytest.mark.parametrize(("architecture", "normalize"), [
+    ("batch_topk", "none"), ("batch_topk", "dataset"), ("topk", "layer_norm"), ("matryoshka", "dataset")])
+def test_a_transcoder_learns_its_target_and_takes_raw_activations(architecture: str, normalize: str) -> None:
+    source, both_NW = pairs(size=1.0 if normalize == "none" else 0.05)  # nothing else brings a small target to size
+    spec = transcoder_spec(architecture=architecture, normalize=normalize, tokens=64 * 400, lr=3e-3, k=4)
+    rows: list[dict[str, Any]] = []
+    trained = train(spec, source, CPU, row=lambda **row: rows.append(row))
+    assert rows[-1]["fvu"] < 0.5
+    config = {**config_of(spec), "site": {"layer": 2, "hook": spec.hook, "out_hook": spec.out_hook}, "d_in": 16}
+    sae = artefact(trained, config)
+    assert sae.is_transcoder
+    x_ND, target_ND = both_NW.split([16, 12], dim=1)
+    if sae.sparsity.threshold is not None:  # TopK's own selection, so that both are the same function
+        sae.sparsity.threshold = max(sae.sparsity.threshold, 0.0)
+    y_ND, t_ND, scale = trained.inputs.apply([x_ND, target_ND])
+    trainer = trained.trainer
+    pre_NL = (y_ND - trainer.b_in_D) @ trainer.W_enc_LD.T + trainer.b_enc_L
+    s_out = trained.inputs.target.factor if trained.inputs.target else 1.0
+    torch.testing.assert_close(sae.pre_activations(x_ND), pre_NL.detach() / s_out, rtol=1e-4, atol=1e-5)
+    assert t_ND is not None
+    torch.testing.assert_close(t_ND * scale, target_ND, rtol=1e-5, atol=1e-6)
+    error = (target_ND - sae.reconstruct(x_ND)).square().sum()
+    assert float(error / (target_ND - target_ND.mean(dim=0)).square().sum()) < 0.6
+    assert (s_out == 1.0) == (normalize == "none")
+
+
+def test_a_transcoder_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    source, _ = pairs(500)
+    spec = transcoder_spec(normalize="dataset")
+    whole = train(spec, source, CPU)
+    with pytest.raises(Stopped):
+        train(spec, source, CPU, checkpoint=tmp_path / "t.pt", update=stop_at(7))
+    resumed = train(spec, source, CPU, checkpoint=tmp_path / "t.pt")
+    assert same(whole, resumed)
+    assert resumed.inputs == whole.inputs
+    assert "b_in" in weights(whole)
+
+
+@pytest.mark.parametrize("init", ["geometric_median", "mean"])
+def test_b_dec_starts_where_it_is_asked_to(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x_ND, _ = mixtures(500, 30, 16)
+    x_ND[:30] += 1000
+    starts: list[Tensor] = []
+
+    class Seen(engine.SAETrainer):
+        def __init__(self, spec: TrainSpec, start: Any, *rest: Any, **more: Any) -> None:
+            starts.append(start.b_dec_D)
+            super().__init__(spec, start, *rest, **more)
+
+    monkeypatch.setattr(engine, "SAETrainer", Seen)
+    train(spec_of(b_dec_init=init), source_of(x_ND), CPU)
+    far = float((starts[0] - x_ND[30:].mean(dim=0)).norm())
+    assert far > 100 if init == "mean" else far < 10
+    if init == "mean":
+        torch.testing.assert_close(starts[0], x_ND.mean(dim=0))

@@ -77,24 +77,6 @@ def test_gradients_are_those_of_autograd(
         torch.testing.assert_close(parameter.grad.double(), expected, rtol=1e-3, atol=5e-6, msg=lambda m, n=name: n + m)
 
 
-@pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
-def test_only_dead_rows_get_the_auxiliary_gradient_and_their_encoder_rows_do(architecture: str) -> None:
-    with_aux, without = make(architecture, aux_alpha=0.5), make(architecture, aux_alpha=0.0)
-    for trainer in (with_aux, without):
-        trainer.W_enc_LD.data[::8] *= 0.1  # too weak to be selected
-        selected = trainer.gradients(batch()).codes.latent_N.tolist()
-    never = [latent for latent in range(0, L, 8) if latent not in selected]
-    assert never
-    for grown, plain in zip(with_aux.parameters()[:3], without.parameters()[:3], strict=True):
-        assert grown.grad is not None
-        assert plain.grad is not None
-        changed_L = (grown.grad != plain.grad).reshape(L, -1).any(dim=1)
-        assert not changed_L[torch.arange(L) % 8 != 0].any()
-        assert plain.grad[never].abs().sum() == 0
-    assert with_aux.W_enc_LD.grad is not None
-    assert (with_aux.W_enc_LD.grad[never].norm(dim=1) > 0).all()
-
-
 @every_architecture
 @pytest.mark.parametrize("product_dtype", [torch.float32, torch.bfloat16])
 def test_a_step_keeps_the_decoder_on_the_sphere(architecture: str, product_dtype: torch.dtype) -> None:

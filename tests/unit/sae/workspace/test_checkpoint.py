@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from sae.errors import DamagedFile
 from sae.workspace import checkpoint as engine
 from sae.workspace.checkpoint import Saver, load_checkpoint, save_checkpoint
 
@@ -25,7 +27,7 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
         assert torch.equal(again["tensors"][name], tensor)
     del again["tensors"]
     assert again == state
-    assert [p.name for p in path.parent.iterdir()] == ["c.pt"]
+    assert {p.name for p in path.parent.iterdir()} <= {"c.pt", "c.pt.before"}
 
 
 def test_a_failure_while_saving_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +35,7 @@ def test_a_failure_while_saving_leaves_the_last_one(tmp_path: Path, monkeypatch:
     save_checkpoint(path, {"step": 1})
 
     def cut(state: Any, file: Any) -> None:
-        Path(file).write_bytes(b"half")
+        file.write(b"half")
         raise OSError("no space left")
 
     monkeypatch.setattr(engine.torch, "save", cut)
@@ -90,3 +92,30 @@ def test_a_saver_without_a_path_saves_nothing() -> None:
     with Saver(None) as saver:
         saver.save({"step": 1})
         assert saver.load() is None
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    at = content.index(torch.full((64,), 7.0).numpy().tobytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip, lambda path: path.write_bytes(b""), Path.unlink])
+def test_the_one_before_takes_the_place_of_a_damaged_one(tmp_path: Path, damage: Callable[[Path], Any]) -> None:
+    path = tmp_path / "c.pt"
+    for step in (1, 2, 3):
+        save_checkpoint(path, {"step": step, "x": torch.full((64,), 7.0)})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["c.pt", "c.pt.before"]
+    damage(path)
+    assert load_checkpoint(path)["step"] == 2
+    damage(engine.before_last(path))
+    if damage is Path.unlink:
+        assert load_checkpoint(path) is None
+    else:
+        with pytest.raises(DamagedFile, match=r"run: its checkpoint c.pt is damaged \(.*\); delete it"):
+            load_checkpoint(path)

@@ -71,7 +71,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path) -
     assert process.exitcode == -signal.SIGKILL
     assert not path.exists()
     assert len(list(tmp_path.iterdir())) == 1
-    alive = path.with_name(f".{path.name}.{files._HOST}-{os.getppid()}.tmp")  # another process is writing now
+    alive = path.with_name(f".{path.name}.{files.HOST}-{os.getppid()}.tmp")  # another process is writing now
     elsewhere = path.with_name(f".{path.name}.another_host-1.tmp")
     for other in (alive, elsewhere):
         other.write_text("half")

@@ -25,7 +25,7 @@ from sae.workspace.paths import Workspace
 from tests import FIXTURES
 from tests.builds import make_build
 from tests.unit.app.conftest import sae_config
-from tests.unit.app.pages.explore.test_explore_pages import page, text_of
+from tests.unit.app.pages.html import page, text_of
 
 SAE, REAL = "demo/2-res-batchtopk-4k", FIXTURES / "dashboards" / "saedashboard"
 L, D = 60, 8
@@ -79,7 +79,7 @@ def test_the_same_page_after_export_and_import(browser: TestClient, latent: int)
 def test_pages_of_a_dashboard_say_what_is_missing(browser: TestClient) -> None:
     sae = page(browser, "/tiny/0-res-tiny")
     for said in ("computed elsewhere", "SAEDashboard", "no weights here", "The file does not say",
-                 "nothing to steer with"):
+                 "steering needs the SAE"):
         assert said in sae
     latent = page(browser, "/tiny/0-res-tiny/0")
     assert "10.75" not in latent
@@ -100,7 +100,7 @@ def test_pages_of_a_dashboard_say_what_is_missing(browser: TestClient) -> None:
 
 def test_steering_a_dashboard_is_refused_with_the_reason(browser: TestClient) -> None:
     html = browser.get("/steer?sae=tiny/0-res-tiny&latent=0").text
-    assert "without weights to steer with" in html
+    assert "without weights, so it cannot steer" in html
 
 
 def test_neuronpedias_address(browser: TestClient) -> None:
@@ -179,7 +179,7 @@ def test_few_at_a_time_and_not_too_large(browser: TestClient) -> None:
     state.downloads = Downloads(1, 10**9)
     for _ in range(3):  # the place is given back every time
         zip_of(browser, "saescope")
-    state.downloads._places.acquire()
+    state.downloads._slots.acquire()
     busy = browser.get(f"/{SAE}/export/parquet.zip")
     assert (busy.status_code, busy.headers["retry-after"]) == (503, "30")
     state.downloads = Downloads(1, 1000)

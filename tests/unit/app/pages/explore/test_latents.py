@@ -11,9 +11,10 @@ from fastapi.testclient import TestClient
 from app.library import labels
 from app.pages.explore.latents_columns import MORE_SORTS
 from sae.store.build import Build
+from sae.store.latent_query import SORTS, TOKEN_SORTS
 from tests.builds import Synthetic
-from tests.unit.app.pages.conftest import BATCH
-from tests.unit.app.pages.explore.test_explore_pages import json_of, page, text_of
+from tests.unit.app.conftest import BATCH
+from tests.unit.app.pages.html import json_of, page, text_of
 
 TABLE = f"/{BATCH}/latents"
 
@@ -114,7 +115,7 @@ def test_the_old_name_of_alive(browsable: TestClient) -> None:
     assert 0 < new["total"] < 160
     html = page(browsable, f"{TABLE}?flag=living")
     assert "flag=alive" in html
-    assert "living" not in html
+    assert "living" not in text_of(html)
     assert json_of(browsable, f"/{BATCH}.json")["counts"]["alive"] == new["total"]
 
 
@@ -142,3 +143,45 @@ def test_output_scores_have_a_column_where_most_are_known_or_sorted_by(
     assert cells(page(browsable, f"{TABLE}?sort=score&dir=desc"), "output score")[:2] == ["+0.500", "–"]
     known |= dict.fromkeys(range(40), 0.25)
     assert cells(page(browsable, TABLE), "output score")[0] == "+0.250"
+
+
+def test_the_latent_table_pages_through_all(browsable: TestClient) -> None:
+    html = page(browsable, f"/{BATCH}/latents?sort=density&dir=desc")
+    seen: list[int] = []
+    while True:
+        seen += [int(n) for n in re.findall(r'<td class="num"><a href="/demo/2-res-batchtopk-4k/(\d+)', html)]
+        more = re.search(r'hx-get="([^"]+)"', html)
+        if more is None:
+            break
+        fragment = browsable.get(more[1].replace("&amp;", "&"), headers={"HX-Request": "true"})
+        assert "<html" not in fragment.text
+        assert "HX-Request" in fragment.headers["Vary"]
+        html = fragment.text
+    assert sorted(seen) == list(range(160))
+    body = json_of(browsable, f"/{BATCH}/latents.json?sort=density&dir=desc&limit=1000")
+    assert [row["latent"] for row in body["latents"]] == seen
+    assert body["provenance"]["build_id"] == "index-1"
+
+
+def test_json_lists_link_to_what_follows(browsable: TestClient) -> None:
+    response = browsable.get(f"/{BATCH}/latents.json?flag=alive&limit=5")
+    link = re.fullmatch(r'<(.+)>; rel="next"', response.headers["Link"])
+    assert link is not None
+    first, second = response.json(), json_of(browsable, link[1])
+    assert not {r["latent"] for r in first["latents"]} & {r["latent"] for r in second["latents"]}
+    assert first["total"] == second["total"]
+
+
+def test_facets_lead_to_as_many_latents_as_they_say(browsable: TestClient) -> None:
+    html = page(browsable, f"/{BATCH}/latents")
+    found = re.findall(r'href="([^"]+)"[^>]*>(?:[^<]+)</a> <span class="num muted">([\d,]+)</span>', html)
+    assert len(found) >= 10
+    for href, n in found:
+        url = href.replace("&amp;", "&").replace("/latents", "/latents.json", 1)
+        assert json_of(browsable, url)["total"] == int(n.replace(",", "")), href
+
+
+@pytest.mark.parametrize("sort", sorted(set(SORTS) - TOKEN_SORTS))
+def test_every_sort_of_the_table(browsable: TestClient, sort: str) -> None:
+    for way in ("asc", "desc"):
+        assert browsable.get(f"/{BATCH}/latents?sort={sort}&dir={way}").status_code == 200

@@ -11,8 +11,8 @@ from app.library import labels
 from sae.store.build import Build
 from sae.store.records import Rule
 from tests.builds import Synthetic
-from tests.unit.app.pages.conftest import BATCH, TOP
-from tests.unit.app.pages.explore.test_explore_pages import json_of, page, text_of
+from tests.unit.app.conftest import BATCH, TOP, write_sae
+from tests.unit.app.pages.html import json_of, page, text_of
 
 
 def found(client: TestClient, query: str) -> list[tuple[str, int]]:
@@ -78,13 +78,30 @@ def test_empty_groups_are_left_out(browsable: TestClient) -> None:
 
 
 def test_an_sae_without_an_index_is_no_empty_card(browsable: TestClient, made: dict[str, Synthetic]) -> None:
-    from tests.unit.app.conftest import write_sae
 
     write_sae(browsable.app.state.settings.workspace, "demo/no-index")  # type: ignore[attr-defined]
     browsable.app.state.catalog.sync()  # type: ignore[attr-defined]
     html = page(browsable, "/search?q=self")
-    assert "1 SAE has no feature index yet" in html
+    assert "1 SAE has no index yet" in html
     assert "demo/no-index" not in re.sub(r'<ul class="plain" id="sae-list">.*?</ul>', "", html, flags=re.DOTALL)
     with browsable.app.state.sessions() as db:  # type: ignore[attr-defined]
         labels.save(db, "demo/gone", 1, "ada", text="self")
     assert ("demo/gone", 1) not in found(browsable, "q=self")
+
+
+def test_search(browsable: TestClient) -> None:
+    assert browsable.get(f"/search?q=12&sae={BATCH}").headers["location"] == f"/{BATCH}/12"
+    html = page(browsable, "/search?q=12")
+    assert f'href="/{BATCH}/12"' in html
+    assert f'href="/{TOP}/12"' in html
+    assert "token=%23" in page(browsable, "/search?q=return")
+    assert "no token of the text read does" in page(browsable, "/search?q=zzzznowhere")
+    page(browsable, "/search")
+    page(browsable, "/search?q=%3Cscript%3E")
+
+
+def test_search_for_programs(admin: TestClient, browsable: TestClient) -> None:
+    admin.post(f"/{BATCH}/3/label", data={"text": "a docstring"})
+    found = browsable.get("/search.json?q=docstring").json()
+    assert [(row["sae"], row["latent"]) for row in found["labels"]] == [(BATCH, 3)]
+    assert set(found["tokens"]) == {BATCH, TOP}

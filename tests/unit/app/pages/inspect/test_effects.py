@@ -15,7 +15,6 @@ from app.main import create_app
 from app.settings import Settings
 from app.worker.cached_requests import CachedRequests
 from app.worker.protocol import Busy, Part
-from sae.store.build import Build
 from tests.builds import make_build
 from tests.unit.app.conftest import write_sae
 from tests.unit.app.fake_worker import FakeWorker
@@ -77,27 +76,6 @@ def test_effects_are_measured_on_request_and_kept(browser: TestClient, worker: F
     assert len(worker.asked) == 2  # nothing is measured twice
 
 
-def test_contexts_begin_with_bos_and_strengths_are_the_builds(browser: TestClient, worker: FakeWorker) -> None:
-    browser.post(f"/effects/{SAE}/2")
-    asked = {m.type: m.request for m in worker.asked}
-    home = browser.app.state.settings.home  # type: ignore[attr-defined]
-    build = Build.open(home / "builds" / SAE / "build-1.duckdb")
-    latent, bos = build.latent(2), build.meta["bos_token"]
-    assert latent is not None
-    assert asked["score"].max_acts == (latent.max_act,)
-    assert asked["ablate"].contexts
-    for ids in asked["ablate"].contexts:
-        assert ids[0] == bos
-        assert ids.count(bos) == 1
-    build.close()
-
-
-def test_a_latent_that_never_fired_has_no_score_and_nothing_to_ablate(browser: TestClient, worker: FakeWorker) -> None:
-    browser.post(f"/effects/{SAE}/{DEAD}")
-    assert [m.type for m in worker.asked] == ["score"]
-    assert "it never fired" in words_of(browser.get(f"/effects/{SAE}/{DEAD}").text)
-
-
 def test_what_goes_on_and_what_went_wrong_is_told(browser: TestClient, worker: FakeWorker) -> None:
     place = f"/effects/{SAE}/3"
     worker.says = [[Part(done=0.5), None], [Busy(retry_after_s=5)]]
@@ -140,5 +118,5 @@ def test_measured_scores_are_a_sortable_column(browser: TestClient) -> None:
     assert {row["latent"] for row in rest.json()["latents"]} == set(range(60)) - {9, 6, 4, 0, 1}
     assert '6" rel="next"' not in browser.get(f"/{SAE}/6?sort=score&dir=desc").text
     assert f'rel="next" href="/{SAE}/4?' in browser.get(f"/{SAE}/6?sort=score&dir=desc").text
-    filtered = browser.get(table + ".json?sort=score&dir=desc&flag=living&density=1e-2").json()
+    filtered = browser.get(table + ".json?sort=score&dir=desc&flag=alive&density=1e-2").json()
     assert all(row["density"] < 0.01 for row in filtered["latents"])

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from html import unescape
-from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
-from app.main import create_app
 from app.pages.inspect import own_text
-from app.settings import Settings
-from app.worker.cached_requests import CachedRequests
 from app.worker.protocol import Busy, Queued
-from tests.builds import make_build
-from tests.unit.app.conftest import write_sae
 from tests.unit.app.fake_worker import FakeWorker
 
 SAE = "demo/2-one"
@@ -25,37 +18,12 @@ TEXT = "def café(self):\n    return <b>&amp;"
 HTMX = {"HX-Request": "true", "HX-Target": "own-text"}
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    settings = Settings(home=tmp_path_factory.mktemp("own"), demo=False, database_url="")
-    write_sae(settings.workspace, SAE, n_latents=60)
-    path = settings.home / "builds" / SAE / "build-1.duckdb"
-    path.parent.mkdir(parents=True)
-    make_build(path, sae_id=SAE, n_latents=60)
-    return settings.home
-
-
-@pytest.fixture
-def browser(home: Path) -> Iterator[TestClient]:
-    app = create_app(Settings(home=home, demo=False, database_url="", steers_per_minute=1e6), supervise=False)
-    with TestClient(app, follow_redirects=False) as client:
-        app.state.worker = FakeWorker()
-        app.state.cached_requests = CachedRequests(app.state.worker)
-        yield client
-
-
-@pytest.fixture
-def worker(browser: TestClient) -> FakeWorker:
-    found: FakeWorker = browser.app.state.worker  # type: ignore[attr-defined]
-    return found
-
-
 def test_the_text_is_shaded_by_the_latent(browser: TestClient, worker: FakeWorker) -> None:
-    told = browser.get(f"{HERE}.json", params={"text": TEXT}).json()
+    shown = browser.get(f"{HERE}.json", params={"text": TEXT}).json()
     ids = worker.encode(TEXT)
-    assert told["tokens"] == ids
-    assert told["acts"] == pytest.approx([1.3 + i % 7 for i in ids])
-    assert (told["max"], told["firings"]) == (max(told["acts"][1:]), len(ids) - 1)  # BOS does not count
+    assert shown["tokens"] == ids
+    assert shown["acts"] == pytest.approx([1.3 + i % 7 for i in ids])
+    assert (shown["max"], shown["firings"]) == (max(shown["acts"][1:]), len(ids) - 1)  # BOS does not count
     assert worker.asked[-1].request.latents == (3,)
 
     part = browser.post(HERE, data={"text": TEXT}, headers=HTMX).text

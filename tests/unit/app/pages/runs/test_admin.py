@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 
 from app.pages.runs import spec_form
 from app.pages.runs.admin import TITLES
-from app.pages.runs.estimate import estimate
-from sae.lm.model_info import find_model
-from sae.specs.registry import POSITIONAL, SPECS, SweepSpec, TrainSpec, command_line, demo_spec, parse_spec
+from sae.specs.registry import POSITIONAL, SPECS, SweepSpec, TrainSpec, command_line, parse_spec
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import write_sae
 
@@ -77,11 +75,6 @@ def test_an_untouched_sweep_is_the_default_one_and_its_page_lists_its_saes(admin
 @pytest.mark.parametrize("preset", [key for key in spec_form.SWEEPS if key != "paper"])
 def test_presets_of_sweeps_start_as_they_are(admin: TestClient, preset: str) -> None:
     assert admin.post("/admin/sweep", data=_fields(admin.get(f"/admin/sweep?preset={preset}").text)).status_code == 303
-
-
-def test_the_papers_grid_is_one_run() -> None:
-    grid = spec_form.SWEEPS["paper"][2] | {"model": "demo", "text": "stdlib", "layer": 2}
-    assert len(SweepSpec(**grid).members()) == 36
 
 
 def test_a_sweeps_error_stands_at_its_field(admin: TestClient) -> None:
@@ -165,23 +158,6 @@ def test_the_estimate_follows_the_form(admin: TestClient) -> None:
     assert "not on this machine" in admin.get("/admin/train/estimate", params={"model": "gpt2"}).text
 
 
-def test_more_work_costs_more() -> None:
-    info, spec = find_model("demo"), demo_spec()
-    base = estimate(spec, info)
-    for change in ({"tokens": 10_000_000}, {"n_latents": 32_768}, {"reuse": 1}, {"index_tokens": 4_000_000}):
-        more = estimate(spec.model_copy(update=change), info)
-        assert more.high_s > base.high_s
-        assert more.disk > base.disk
-    assert base.low_s < base.high_s
-
-
-def test_the_speed_measured_here_is_used() -> None:
-    config = {"n_latents": 4096, "d_model": 256, "site": {"layer": 2}, "training": {"seconds": 3600.0, "tokens": 1e6}}
-    slow = estimate(demo_spec(), find_model("demo"), [{}, {"training": None}, config])
-    assert slow.low_s > estimate(demo_spec(), find_model("demo")).low_s
-    assert "workspace" in slow.basis
-
-
 @given(st.builds(
     TrainSpec, name=st.sampled_from(["", "a-b"]), text=st.sampled_from(["stdlib", "/a b/'c'"]),
     k=st.integers(1, 64), lr=st.sampled_from([0.0, 1e-4]), train_on_bos=st.booleans(), index=st.booleans(),
@@ -217,17 +193,6 @@ def test_the_command_line_has_every_option_of_the_command() -> None:
         shown = {word for word in shlex.split(command_line(kind, changed)) if word.startswith("--")}
         assert len(shown) == len(changed) - (kind in POSITIONAL)
         assert shown <= known
-
-
-def test_messages_are_in_plain_words(admin: TestClient) -> None:
-    page = html.unescape(admin.post("/admin/train", data={"k": "0", "tokens": "x", "lr": "2", "model": ""}).text)
-    for words in ("k must be a whole number of 1 or more", "tokens must be a whole number of 1,000 or more",
-                  "lr must be a number from 0 to 1", "model must not be empty"):
-        assert words in page, words
-    assert "Input should" not in page
-    page = html.unescape(admin.post("/admin/train", data={"k": "5000"}).text)
-    assert "5000 latents per token, but n_latents is 4096" in page
-    assert "k: k:" not in re.sub(r"<[^>]*>", "", page)
 
 
 @pytest.mark.parametrize("address", ["/admin/train?preset=own", "/admin/sweep?preset=paper", "/admin/index"])

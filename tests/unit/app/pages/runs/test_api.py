@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
+
+import pytest
 from fastapi.testclient import TestClient
 
+from app.pages.runs.api import EXAMPLES
 from sae.runs.folder import RunFolder
-from sae.specs.registry import TrainSpec
+from sae.specs.registry import SPECS, TrainSpec
 from sae.workspace.paths import Workspace
+from tests import FIXTURES
 from tests.unit.app.conftest import write_sae
 
 
@@ -17,7 +24,7 @@ def test_saes(client: TestClient, workspace: Workspace) -> None:
     assert client.get("/api/saes").json() == [{
         "model": "demo", "sae": "2-res-batchtopk-4k", "architecture": "batch_topk", "n_latents": 4096, "k": 32,
         "layer": 2, "hook": "blocks.2.hook_resid_post", "url": "/demo/2-res-batchtopk-4k", "build": None,
-        "metrics": {"fvu": 0.2}}]
+        "metrics": {"fvu": 0.2}, "note": "", "hidden": False}]
 
 
 def test_create_and_read_a_run(admin: TestClient, workspace: Workspace) -> None:
@@ -40,6 +47,37 @@ def test_bad_runs_name_the_field_and_store_nothing(admin: TestClient) -> None:
     ):
         answer = admin.post("/api/runs", json=body)
         assert (answer.status_code, answer.json()["field"]) == (422, field)
+    assert admin.get("/api/runs").json() == []
+
+
+def test_every_kind_of_run_is_started_and_described(admin: TestClient, workspace: Workspace) -> None:
+    for sae_id in ("demo/2-res-batchtopk-4k", "demo/2-res-topk-4k"):
+        write_sae(workspace, sae_id)
+    admin.app.state.catalog.sync()  # type: ignore[attr-defined]
+    page = html.unescape(admin.get("/api/docs").text)
+    assert set(EXAMPLES) == set(SPECS)
+    folder = FIXTURES / "saes" / "saelens" / "jumprelu"
+    for kind, body in EXAMPLES.items():
+        assert json.loads(re.findall(r"<pre[^>]*>(\{.*\})</pre>", page)[list(EXAMPLES).index(kind)]) == body
+        for name in SPECS[kind].model_fields:
+            assert f"<code>{name}</code>" in page
+        if kind == "import":
+            facts = {"model": "demo", "hook": "blocks.2.hook_resid_post", "source": str(folder)}
+            body = {"kind": kind, "spec": facts}
+        answer = admin.post("/api/runs", json=body)
+        assert answer.status_code == 201, answer.text
+        assert RunFolder(workspace.run(answer.json()["id"])).spec()[0] == kind
+
+
+@pytest.mark.parametrize(("body", "field"), [
+    ({"kind": "import", "spec": {"source": "/nowhere"}}, "source"), ({"kind": "import"}, "source"),
+    ({"kind": "compare", "spec": {"a": "demo/x", "b": "demo/y"}}, "a"),
+    ({"kind": "compare", "spec": {"a": "demo/x", "b": "demo/x"}}, "b"),
+    ({"kind": "sweep", "spec": {"k": [9000]}}, "k"), ({"kind": "train", "spec": {"text": "/nowhere.txt"}}, "text"),
+    ({"kind": "train", "spec": {"text": "\ud800"}}, "text")])
+def test_what_cannot_run_is_refused(admin: TestClient, body: dict[str, object], field: str) -> None:
+    answer = admin.post("/api/runs", content=json.dumps(body), headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
     assert admin.get("/api/runs").json() == []
 
 

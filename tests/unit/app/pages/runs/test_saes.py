@@ -10,7 +10,7 @@ from app.db.tables import Inspection, SteerRun
 from app.jobs import queue
 from app.library import labels
 from sae.workspace.paths import Workspace
-from tests.unit.app.pages.conftest import BATCH, TOP
+from tests.unit.app.conftest import BATCH, TOP
 
 PAGES = ("", "/latents", "/tokens", "/3", ".json", "/labels.json")
 

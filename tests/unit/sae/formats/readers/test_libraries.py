@@ -14,9 +14,8 @@ from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
 from sae.formats.readers.registry import load
-from tests import FIXTURES
+from tests.unit.sae.formats.saes import SAES
 
-SAES = FIXTURES / "saes"
 CASES = sorted(path.relative_to(SAES).as_posix().removesuffix(".expected.safetensors")
                for path in SAES.rglob("*.expected.safetensors"))
 REFUSED = {"sparsify/groupmax"}

@@ -1,0 +1,104 @@
+"""The files of explanations in the SAEs' folders, mirrored into the database.
+
+Runs and imports append to the files.  Only the bytes that were added since the last time are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.orm import Session
+
+from app.db.engine import SessionFactory
+from app.db.tables import ExplanationFile, ExplanationScore, LatentExplanation
+from sae.errors import UserError
+from sae.explain import results
+from sae.explain.records import Explanation, Score
+from sae.workspace.paths import Workspace
+
+_AT_ONCE = 500  # rows for each statement
+
+
+class ExplanationMirror:
+    """The mirror of a workspace."""
+
+    def __init__(self, workspace: Workspace, sessions: SessionFactory) -> None:
+        self._workspace, self._sessions = workspace, sessions
+        self._seen: dict[str, tuple[int, int]] = {}  # modification time and size, by SAE
+
+    def sync(self) -> bool:
+        """Mirror what was added to the files; return whether anything was."""
+        changed = {sae_id: mark for sae_id in self._workspace.sae_ids()
+                   if (mark := self._mark(sae_id)) is not None and self._seen.get(sae_id) != mark}
+        for sae_id, mark in changed.items():
+            with self._sessions() as db:
+                mirror(db, self._workspace, sae_id)
+            self._seen[sae_id] = mark
+        return bool(changed)
+
+    def _mark(self, sae_id: str) -> tuple[int, int] | None:
+        try:
+            stat = results.results_path(self._workspace.sae(sae_id)).stat()
+        except (OSError, UserError):  # no file, or no valid name
+            return None
+        return stat.st_mtime_ns, stat.st_size
+
+
+def mirror(db: Session, workspace: Workspace, sae_id: str) -> None:
+    """Add what was appended to the file of one SAE since the last time, and commit."""
+    folder = workspace.sae(sae_id)
+    mark = db.get(ExplanationFile, sae_id)
+    if mark is not None and mark.n_bytes > results.results_path(folder).stat().st_size:  # another file
+        for table in (LatentExplanation, ExplanationScore):
+            ids = select(LatentExplanation.id).where(
+                LatentExplanation.sae_id == sae_id, LatentExplanation.in_file.is_(False))
+            column = table.id if table is LatentExplanation else ExplanationScore.explanation_id
+            db.execute(delete(table).where(table.sae_id == sae_id, column.not_in(ids)))
+        mark.n_bytes = 0
+    records, n_bytes = results.read(folder, mark.n_bytes if mark else 0)
+    _store(db, sae_id, LatentExplanation, {r.id: _explanation(r) for r in records if isinstance(r, Explanation)})
+    _store(db, sae_id, ExplanationScore, {r.id: _score(r) for r in records if isinstance(r, Score)})
+    if mark is None:
+        db.add(ExplanationFile(sae_id=sae_id, n_bytes=n_bytes))
+    else:
+        mark.n_bytes = n_bytes
+    db.commit()
+
+
+def _store(
+    db: Session, sae_id: str, table: type[LatentExplanation] | type[ExplanationScore],
+    rows: dict[str, dict[str, Any]],
+) -> None:
+    """Insert the rows that are new, and update the others; whether one is chosen stays as it is."""
+    known = _known(db, sae_id, table, rows)
+    new = [{"sae_id": sae_id, "id": number, **values} for number, values in rows.items() if number not in known]
+    if table is LatentExplanation:
+        new = [{"chosen": False, "in_file": True, **values} for values in new]
+    for i in range(0, len(new), _AT_ONCE):
+        db.execute(insert(table), new[i : i + _AT_ONCE])
+    for number in known:
+        db.execute(update(table).where(table.sae_id == sae_id, table.id == number).values(**rows[number]))
+
+
+def _known(
+    db: Session, sae_id: str, table: type[LatentExplanation] | type[ExplanationScore], ids: Collection[str],
+) -> list[str]:
+    found: list[str] = []
+    wanted = list(ids)
+    for i in range(0, len(wanted), _AT_ONCE):
+        found += db.scalars(select(table.id).where(table.sae_id == sae_id, table.id.in_(wanted[i : i + _AT_ONCE])))
+    return found
+
+
+def _explanation(record: Explanation) -> dict[str, Any]:
+    limits = {"text": 2000, "kind": 10, "author": 100, "method": 100, "model": 200, "prompt_version": 100, "run": 80}
+    return {"latent": record.latent, "created": float(record.created),
+            **{name: str(getattr(record, name)).replace("\0", " ")[:limit] for name, limit in limits.items()}}
+
+
+def _score(record: Score) -> dict[str, Any]:
+    return {"explanation_id": record.explanation[:40], "latent": record.latent, "scorer": record.scorer[:40],
+            "model": record.model[:200], "value": float(record.value), "low": record.low, "high": record.high,
+            "f1": record.f1, "n": int(record.n), "created": float(record.created), "details": record.details}

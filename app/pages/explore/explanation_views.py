@@ -1,0 +1,152 @@
+"""The explanations of a latent as its page and its JSON show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.db.tables import ExplanationScore, Sae
+from app.library import explanations
+from app.library.explanations import GOOD_F1, Explained
+from app.render.numbers import fixed, percent
+from sae.store.build import Build
+from sae.store.latent_query import ALIVE
+from sae.store.latent_search import with_good_rule
+
+KIND_WORDS = {"rule": "rule", "person": "person", "model": "model"}
+SORT_WORDS = {"active": "active", "random": "random text", "similar": "similar latent", "near": "near miss"}
+# Each scorer: its name, and what its value is.
+SCORERS = {
+    "detection": ("detection", "Balanced accuracy of a model that says from the explanation in which texts the latent "
+                  "fires; 0.5 is chance"),
+    "fuzzing": ("fuzzing", "Balanced accuracy of a model that says from the explanation where the marked tokens are "
+                "right; 0.5 is chance"),
+    "simulation": ("simulation", "Correlation of the activations that a model predicts from the explanation with the "
+                   "real ones; 0 is chance"),
+    "intruder": ("intruder", "Share of rounds in which a model finds the text without firing among four with it; 0.2 "
+                 "is chance. It measures the latent and not an explanation"),
+    "embedding": ("embedding", "Probability that a text with a firing is nearer to the explanation than one without; "
+                  "0.5 is chance"),
+    "rule": ("rule F1", "F1 of the rule on contexts that it was not found on, token by token"),
+    "output": ("output", "How much steering with the latent raises the probability of the explanation's tokens, minus "
+               "the same for random directions"),
+    "imported": ("imported", "A score of another program"),
+}
+
+
+@dataclass(frozen=True)
+class ScoreLine:
+    """A score in words: `share` is the length of its bar, from 0 to 1."""
+
+    name: str
+    said: str
+    value: str
+    interval: str
+    share: float
+    notes: list[str]
+    wrong: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ExplanationLine:
+    """An explanation in words."""
+
+    id: str
+    text: str
+    made: str
+    created: float
+    chosen: bool
+    removable: bool
+    scores: list[ScoreLine]
+
+
+@dataclass(frozen=True)
+class Explanations:
+    """All explanations of a latent, and the scores of the latent itself."""
+
+    lines: list[ExplanationLine] = field(default_factory=list)
+    latent_scores: list[ScoreLine] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ShareExplained:
+    """The latents that an explanation of one kind explains at F1 ≥ 0.7, out of the alive ones."""
+
+    kind: str
+    n: int
+    share: float
+
+
+def explanations_of(db: Session, sae: Sae, latent: int, user: str | None = None) -> Explanations:
+    """Return the explanations of a latent; `user` is the name of the person who looks."""
+    found = explanations.of_latents(db, sae.id, [latent]).get(latent, [])
+    lines = [ExplanationLine(
+        one.row.id, one.row.text, _made(one), one.row.created, one.row.chosen,
+        user is not None and one.row.author == user and one.row.method == "page",
+        [score_line(score) for score in one.scores]) for one in found]
+    return Explanations(lines, [score_line(s) for s in explanations.scores_of_latent(db, sae.id, latent)])
+
+
+def explanations_json(db: Session, sae: Sae, latent: int) -> list[dict[str, Any]]:
+    """Return the explanations of a latent for its JSON."""
+    fields = ("id", "text", "kind", "author", "method", "model", "prompt_version", "run", "created", "chosen")
+    return [{**{name: getattr(one.row, name) for name in fields},
+             "scores": [_score_json(score) for score in one.scores]}
+            for one in explanations.of_latents(db, sae.id, [latent]).get(latent, [])]
+
+
+def _score_json(score: ExplanationScore) -> dict[str, Any]:
+    return {name: getattr(score, name) for name in (
+        "scorer", "value", "low", "high", "f1", "n", "model", "created", "details")}
+
+
+def score_line(score: ExplanationScore) -> ScoreLine:
+    name, said = SCORERS.get(score.scorer, (score.scorer, "A score"))
+    details = score.details or {}
+    interval = f"{fixed(score.low, 2)} to {fixed(score.high, 2)}" if score.low is not None else ""
+    notes = [f"F1 {fixed(score.f1, 2)}"] if score.f1 is not None and score.scorer != "rule" else []
+    if score.scorer == "rule" and "precision" in details:
+        notes.append(f"precision {percent(details['precision'])}, recall {percent(details['recall'])}")
+    sorts = details.get("sorts") if isinstance(details.get("sorts"), Mapping) else {}
+    for sort, values in (sorts or {}).items():
+        value = values.get("balanced_accuracy", values.get("auc"))
+        notes.append(f"against {SORT_WORDS.get(sort, sort)}: {fixed(value, 2)}")
+    if details.get("unparsable"):
+        notes.append(f"{details['unparsable']} answers could not be read")
+    if details.get("verified") is False:
+        notes.append("texts without firings were not verified")
+    wrong = [row for row in details.get("wrong") or [] if isinstance(row, Mapping)]
+    return ScoreLine(name, said, fixed(score.value, 2), interval, min(1.0, max(0.0, score.value)), notes,
+                     [{"text": str(row.get("text", "")), "sort": SORT_WORDS.get(str(row.get("sort")), ""),
+                       "answer": row.get("answer")} for row in wrong])
+
+
+def _made(one: Explained) -> str:
+    """Return who or what made an explanation."""
+    row = one.row
+    if row.kind == "model":
+        return " · ".join(part for part in (row.model or row.author, row.method, row.prompt_version) if part)
+    if row.kind == "rule":
+        return "found by counting"
+    return f"by {row.author}" if row.author else "by a person"
+
+
+def shares_explained(db: Session, build: Build, sae: Sae) -> list[ShareExplained]:
+    """Return the share of the alive latents that is explained well, by kind of explanation and by any of them.
+
+    The rules are those of the build; labels and other explanations without a score do not count.
+    """
+    alive = build.counts()[ALIVE]
+    by_kind = {"rule": with_good_rule(build, GOOD_F1)}
+    for latent, kinds in explanations.qualities(db, sae.id).items():
+        for kind, value in kinds.items():
+            if value >= GOOD_F1:
+                by_kind.setdefault(kind, set()).add(latent)
+    everything: set[int] = set().union(*by_kind.values())
+    rows = [(KIND_WORDS[kind], latents) for kind, latents in by_kind.items() if kind in KIND_WORDS]
+    rows += [("any", everything)] if len(rows) > 1 else []
+    return [ShareExplained(kind, len(latents), len(latents) / max(1, alive)) for kind, latents in rows]
+

@@ -1,0 +1,43 @@
+"""A language model loaded and checked: the check runs once for a model, and its table is kept in the workspace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from sae.errors import UserError
+from sae.lm.bridge import LanguageModel
+from sae.lm.conformance.check import check
+from sae.lm.conformance.report import Report, digest
+from sae.lm.model_info import DEMO
+from sae.workspace.paths import Workspace
+
+
+def open_model(name: str, device: str | torch.device = "auto", workspace: Workspace | None = None) -> LanguageModel:
+    """Load a language model, and check it if no earlier check is on record.  Raises UserError (field `model`).
+
+    Sites that do not hold are refused by the model from then on.  The embedded model is checked by the project's tests.
+    """
+    lm = LanguageModel.load(name, device)
+    if name != DEMO:
+        report = report_of(lm, workspace or Workspace.from_environment())
+        if report.error:
+            raise UserError(report.error, "model")
+    return lm
+
+
+def report_of(lm: LanguageModel, workspace: Workspace, *, again: bool = False) -> Report:
+    """Return the table of a loaded model and make the model refuse what does not hold."""
+    path = report_path(lm, workspace)
+    report = None if again else Report.load(path)
+    if report is None:
+        report = check(lm)
+        report.save(path)
+    lm.refused, lm.way = dict(report.refused), report.way
+    return report
+
+
+def report_path(lm: LanguageModel, workspace: Workspace) -> Path:
+    """Return the file that keeps the table of a model."""
+    return workspace.root / "conformance" / f"{lm.info.id}-{digest(lm.info, lm.device.type)}.json"

@@ -1,0 +1,200 @@
+"""The run that explains latents and scores the explanations.
+
+It appends to the file of explanations in the SAE's folder.  A run that is started again continues with the latents that
+are missing there, and finds the answers that it has paid for in its own folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from sae.errors import UserError
+from sae.explain import results
+from sae.explain.budget import Budget, BudgetSpent
+from sae.explain.checks import check_settings
+from sae.explain.choice import choose_latents
+from sae.explain.embedding import StaticEmbedder
+from sae.explain.endpoint import EndpointClient
+from sae.explain.endpoint_settings import find_endpoint
+from sae.explain.estimate import estimate_requests
+from sae.explain.examples import ExampleSource
+from sae.explain.explainers import MODEL_METHOD, RULE_METHOD
+from sae.explain.judging import Judge
+from sae.explain.pipeline import Outcome, Tools, outcomes
+from sae.explain.records import Explanation, Record
+from sae.explain.request_cache import FILE as REQUESTS
+from sae.explain.request_cache import RequestCache
+from sae.explain.templates import Template, load_templates
+from sae.runs.folder import RunFolder
+from sae.runs.progress import Reporter
+from sae.specs.explain import JUDGED, ExplainSpec
+from sae.store.build import Build
+from sae.workspace.paths import Workspace
+
+if TYPE_CHECKING:
+    from sae.autoencoder.artefact import Autoencoder
+    from sae.explain.chat import ChatModel
+    from sae.lm.bridge import LanguageModel
+
+PHASES = {"preparation": 5.0, "explanations": 95.0}
+_BATCH = 200  # latents whose rules are written together
+
+
+def check_explain(spec: ExplainSpec, workspace: Workspace) -> None:
+    """Raise UserError, whose `field` names the setting at fault, if the run could not work."""
+    from sae.autoencoder.config import read_config
+
+    check_settings(spec, weightless=read_config(workspace.sae(spec.sae)).get("weights") == "none")
+    if not workspace.build_ids(spec.sae):
+        raise UserError(f"sae: {spec.sae} has no index of contexts yet; make one with: saescope index --sae {spec.sae}",
+                        "sae")
+
+
+def run_explain(spec: ExplainSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
+    """Explain the latents that the spec names; return the run's result.  Raises UserError."""
+    check_explain(spec, workspace)
+    reporter.begin("preparation", unit="steps")
+    home = workspace.sae(spec.sae)
+    templates = load_templates(spec.prompts)
+    cache = RequestCache(folder.path / REQUESTS)
+    budget = Budget(spec.budget_tokens, spec.budget_money, spec.price_in, spec.price_out, cache.tokens_in,
+                    cache.tokens_out)
+    with contextlib.closing(Build.open(workspace.build(spec.sae, workspace.build_ids(spec.sae)[-1]))) as build:
+        latents = choose_latents(build, spec.latents, spec.seed)
+        _say_estimate(build, latents, spec, templates)
+        with _tools(spec, folder.id, home, build, cache, budget, templates, reporter) as tools:
+            done = _done(home, folder.id, spec, tools)
+            left = [latent for latent in latents if latent not in done]
+            return {"sae": spec.sae, **_explain(build, left, tools, home, reporter, len(latents), budget)}
+
+
+def _explain(
+    build: Build, latents: list[int], tools: Tools, home: Any, reporter: Reporter, total: int, budget: Budget,
+) -> dict[str, Any]:
+    """Explain latents, write the records, and return what was done."""
+    reporter.begin("explanations", total, "latents", done=total - len(latents))
+    counts: Counter[str] = Counter()
+    sums: dict[str, list[float]] = {}
+    waiting: list[Record] = []
+    stopped = ""
+    done = total - len(latents)
+    at_once = _BATCH if tools.judge is None and tools.source is None else 1
+    try:
+        for number, outcome in enumerate(outcomes(build, latents, tools), 1):
+            waiting += _records(outcome)
+            counts["explained" if outcome.explanation else "unexplained"] += 1
+            for score in outcome.scores:
+                sums.setdefault(score.scorer, []).append(score.value)
+            if len(waiting) >= at_once:
+                results.append(home, waiting)
+                waiting = []
+            spent = f"{budget.tokens:,} tokens" if budget.tokens else ""
+            reporter.update(done + number, message=spent + (f", {budget.spent:.4f}" if budget.spent else ""))
+    except BudgetSpent:
+        stopped = "the budget is spent"
+        print(stopped)
+    finally:
+        results.append(home, waiting)
+    means = {name: sum(values) / len(values) for name, values in sums.items()}
+    reporter.row(**{f"mean_{name}": value for name, value in means.items()})
+    return {"explained": counts["explained"], "unexplained": counts["unexplained"], "scores": means,
+            "tokens_in": budget.tokens_in, "tokens_out": budget.tokens_out, "money": budget.spent,
+            **({"stopped": stopped} if stopped else {})}
+
+
+def _records(outcome: Outcome) -> list[Record]:
+    """Return the records in the order in which they are written.
+
+    The explanation is last, so that one that is in the file has all of its scores there.
+    """
+    return [*outcome.scores, *([outcome.explanation] if outcome.explanation else [])]
+
+
+def _done(home: Any, run: str, spec: ExplainSpec, tools: Tools) -> set[int]:
+    """Return the latents that need no work: those of this run, and without `again` those of the same explainer."""
+    records, _ = results.read(home)
+    explained = [record for record in records if isinstance(record, Explanation)]
+    done = {one.latent for one in explained if one.run == run}
+    if spec.again:
+        return done
+    if tools.explainer == "rule":
+        return done | {one.latent for one in explained if one.method == RULE_METHOD and not tools.scorers}
+    assert tools.judge is not None
+    made_by = (MODEL_METHOD, tools.judge.model.name, tools.judge.templates["explain"].version)
+    return done | {one.latent for one in explained if (one.method, one.model, one.prompt_version) == made_by}
+
+
+@contextlib.contextmanager
+def _tools(
+    spec: ExplainSpec, run: str, home: Any, build: Build, cache: RequestCache, budget: Budget,
+    templates: dict[str, Template], reporter: Reporter,
+) -> Iterator[Tools]:
+    """Open what the run needs: the model that explains, the language model with the SAE, and the embeddings."""
+    from sae.autoencoder.config import read_config
+
+    config = read_config(home)
+    scorers = set(spec.scored_by)
+    with contextlib.ExitStack() as stack:
+        judge = None
+        if spec.asks_model:
+            model = _model(spec, cache, budget, reporter, stack)
+            judge = Judge(model, templates, spec.answer_tokens, seed=spec.seed)
+        needs_examples = bool(scorers & (JUDGED | {"embedding"}))
+        has_weights = config.get("weights") != "none"
+        reader = output = None
+        if has_weights and ((needs_examples and spec.verify) or "output" in scorers):
+            lm, sae = _language_model(spec, home, config, reporter)
+            from sae.explain.sae_reader import SaeReader
+
+            reader = SaeReader(lm, sae) if spec.verify else None
+            output = _output_scorer(lm, sae) if "output" in scorers else None
+        source = ExampleSource(build, reader, n_positives=spec.positives, n_negatives=spec.negatives,
+                               seed=spec.seed) if needs_examples else None
+        embedder = StaticEmbedder.load(spec.embedding_model) if "embedding" in scorers else None
+        yield Tools(run, spec.explainer, spec.scored_by, judge, source, embedder, output, spec.concurrency)
+
+
+def _model(
+    spec: ExplainSpec, cache: RequestCache, budget: Budget, reporter: Reporter, stack: contextlib.ExitStack,
+) -> ChatModel:
+    if spec.explainer == "local":
+        from sae.explain.local_model import LocalModel
+
+        reporter.update(0, message=f"loading {spec.model}")
+        return LocalModel.load(spec.model, spec.device, cache, budget, reporter.check)
+    client = EndpointClient(find_endpoint(spec.address, spec.model), cache, budget, timeout_s=spec.timeout_s,
+                            retries=spec.retries, check=reporter.check)
+    stack.callback(client.close)
+    return client
+
+
+def _language_model(
+    spec: ExplainSpec, home: Any, config: dict[str, Any], reporter: Reporter,
+) -> tuple[LanguageModel, Autoencoder]:
+    from sae.autoencoder.artefact import Autoencoder
+    from sae.lm.conformance.opening import open_model
+
+    reporter.update(0, message=f"loading {config['model']['name']}")
+    lm = open_model(config["model"]["name"], spec.device)
+    return lm, Autoencoder.load(home, lm.device)
+
+
+def _output_scorer(lm: LanguageModel, sae: Autoencoder) -> Any:
+    from sae.explain.output_side import output_side
+    from sae.lm.slow_row_model import open_row_model
+
+    rows = open_row_model(lm.share_weights())
+    return lambda explanation, max_act: output_side(rows, sae, explanation, max_act)
+
+
+def _say_estimate(build: Build, latents: list[int], spec: ExplainSpec, templates: dict[str, Template]) -> None:
+    if not spec.asks_model:
+        print(f"{len(latents):,} latents")
+        return
+    cost = estimate_requests(build, latents, spec, templates)
+    money = f", about {cost.money:.2f} in the unit of the prices" if cost.money is not None else ""
+    print(f"{cost.latents:,} latents: about {cost.requests:,} requests, {cost.tokens_in:,} tokens read and "
+          f"{cost.tokens_out:,} written{money}", flush=True)

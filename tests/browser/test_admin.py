@@ -1,0 +1,75 @@
+"""Accounts and SAEs as an administrator and a member meet them in a browser."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.conftest import Server, command_line
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_member_signs_in_where_it_was_and_out_again(browser: Browser, server: Server, page: Page) -> None:
+    server.sign_in(page)
+    page.goto(f"{server.address}/admin/users")
+    expect(page.get_by_role("checkbox", name="administrator")).not_to_be_checked()
+    page.fill("#f-name", "eve")
+    page.fill("#f-password", "correct horse")
+    page.get_by_role("button", name="Add user").click()
+    expect(page.get_by_role("link", name="eve", exact=True)).to_be_visible()
+
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    member = context.new_page()
+    member.goto(f"{server.address}/runs")
+    expect(member.get_by_role("link", name="Train an SAE")).to_have_count(0)
+    member.goto(f"{server.address}/login?next=/runs")
+    member.fill("#name", "eve")
+    member.fill("#password", "correct horse")
+    member.get_by_role("main").get_by_role("button", name="Sign in").click()
+    expect(member).to_have_url(f"{server.address}/runs")
+    member.goto(f"{server.address}/account")
+    assert member.evaluate("document.documentElement.scrollWidth") <= 390
+    member.fill("#f-current", "correct horse")
+    member.fill("#f-password", "battery staple")
+    member.fill("#f-again", "battery staple")
+    member.get_by_role("button", name="Change password").click()
+    expect(member.get_by_role("status")).to_contain_text("Your password is changed")
+    member.click("#sign-out")
+    member.go_back()
+    expect(member.get_by_role("heading", name="Sign in")).to_be_visible()  # not the page from the browser's memory
+    context.close()
+
+    page.goto(f"{server.address}/admin/users")
+    page.get_by_role("link", name="Remove eve").click()
+    page.get_by_role("button", name="Remove eve").click()
+    expect(page.get_by_role("link", name="eve", exact=True)).to_have_count(0)
+
+
+def test_an_sae_is_hidden_renamed_and_deleted(server: Server, page: Page) -> None:
+    (original,) = [path.parent.name for path in server.home.glob("saes/demo/*/sae.json")][:1]
+    command_line(server.home, "train", "--name", "throwaway", "--n-latents", "64", "--k", "4", "--tokens", "8192",
+                 "--batch-tokens", "1024", "--buffer-tokens", "4096", "--eval-tokens", "1000", "--ce-tokens", "256",
+                 "--index-tokens", "1000")
+    server.sign_in(page)
+    page.goto(f"{server.address}/admin/saes/demo/throwaway")
+    page.fill("#f-note", "for a test")
+    page.get_by_role("checkbox").check()
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("status")).to_contain_text("Saved")
+    page.goto(f"{server.address}/")
+    expect(page.locator("main")).not_to_contain_text("throwaway")
+    page.goto(f"{server.address}/admin/saes/demo/throwaway")
+    page.fill("#f-to", "other-name")
+    page.get_by_role("button", name="Rename").click()
+    expect(page.get_by_role("heading", name="demo/other-name")).to_be_visible()
+    page.goto(f"{server.address}/demo/other-name/latents")
+    expect(page.locator("table tbody tr").first).to_be_visible()
+    page.goto(f"{server.address}/admin")
+    page.get_by_role("link", name="Delete demo/other-name").click()
+    expect(page.get_by_role("main")).to_contain_text(re.compile(r"builds\s*1"))
+    page.get_by_role("button", name="Delete other-name").click()
+    expect(page.get_by_role("main")).not_to_contain_text("other-name")
+    assert [path.name for path in server.home.glob("*/demo/*")] == [original] * 2

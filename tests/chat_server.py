@@ -1,0 +1,198 @@
+"""A server that speaks OpenAI's chat completions over HTTP, with the faults that real endpoints have.
+
+A test gives it a `brain`, which makes the answer's text from the messages, and `faults`, a function from the number of
+a request to the name of its fault ("" for none):
+
+    429, 500, 401, 400   that status; 401 and 400 repeat the key in their message, as some services do
+    slow                 the answer takes longer than the client's timeout
+    drip                 the answer arrives byte by byte, for longer than the timeout
+    broken               the response is broken JSON
+    truncated            the connection ends in the middle of the response
+    redirect             a redirect to another address
+    empty                a response without choices
+    no_usage             no usage in the response
+    fenced               the answer is in a code fence, after a chain of thought
+    garbage              the answer is prose
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Brain = Callable[[list[dict[str, str]]], str]
+Faults = Callable[[int], str]
+SLOW_S = 1.5
+
+
+@dataclass
+class Served:
+    """A request: the time of its arrival, its body, headers and fault, and whether its answer was sent completely."""
+
+    body: dict[str, Any]
+    headers: dict[str, str]
+    fault: str
+    answered: bool = False
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        found: list[dict[str, str]] = self.body["messages"]
+        return found
+
+    @property
+    def key(self) -> str:
+        return json.dumps(self.messages, sort_keys=True)
+
+
+@dataclass
+class ChatServer:
+    """The server's address, and what it was asked."""
+
+    brain: Brain
+    faults: Faults
+    logprobs: bool = True
+    delay_s: float = 0.0
+    refuses: tuple[str, ...] = ()  # parameters that it does not take
+    address: str = ""
+    served: list[Served] = field(default_factory=list)
+    most_at_once: int = 0
+    _at_once: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def enter(self, one: Served) -> None:
+        with self._lock:
+            one.fault = self.faults(len(self.served))
+            self.served.append(one)
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+
+    def leave(self) -> None:
+        with self._lock:
+            self._at_once -= 1
+
+
+@contextmanager
+def chat_server(brain: Brain, faults: Faults = lambda number: "", **options: Any) -> Iterator[ChatServer]:
+    """Serve until the block ends."""
+    state = ChatServer(brain, faults, **options)
+
+    class Handler(_Handler):
+        server_state = state
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    state.address = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server_state: ChatServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._send(200, {"object": "list", "data": [{"id": "test-model", "object": "model"}]})
+
+    def do_POST(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        one = Served(json.loads(content), {name.lower(): value for name, value in self.headers.items()}, "")
+        state = self.server_state
+        state.enter(one)
+        try:
+            time.sleep(state.delay_s)
+            self._answer(state, one)
+        except (BrokenPipeError, ConnectionResetError):  # the client is gone
+            pass
+        finally:
+            state.leave()
+
+    def _answer(self, state: ChatServer, one: Served) -> None:
+        key = one.headers.get("authorization", "").removeprefix("Bearer ")
+        if one.fault in ("401", "400"):
+            self._send(int(one.fault), {"error": {"message": f"Incorrect API key provided: {key}."}})
+        elif one.fault in ("429", "500"):
+            self._send(int(one.fault), {"error": {"message": "try again"}}, {"Retry-After": "0"})
+        elif one.fault == "redirect":
+            self._send(302, {}, {"Location": "http://127.0.0.1:1/v1/chat/completions"})
+        elif refused := [name for name in state.refuses if name in one.body]:
+            self._send(400, {"error": {"message": f"Unsupported parameter: '{refused[0]}' is not supported."}})
+        elif one.fault == "broken":
+            self._raw(b'{"choices": [{"message": {"content": "')
+        elif one.fault == "empty":
+            self._send(200, {"choices": []})
+        else:
+            self._good(state, one, key)
+
+    def _good(self, state: ChatServer, one: Served, key: str) -> None:
+        text = state.brain(one.messages)
+        if one.fault == "fenced":
+            text = f"<think>It may be [1, 2] or {{\"answers\": [7]}}.</think>\nHere it is:\n```json\n{text}\n```\n"
+        elif one.fault == "garbage":
+            text = f"I am not sure.\nMy key is {key}."
+        choice: dict[str, Any] = {
+            "index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        if one.body.get("logprobs") and state.logprobs:
+            choice["logprobs"] = {"content": _logprobs(text)}
+        content: dict[str, Any] = {"id": "1", "object": "chat.completion", "choices": [choice]}
+        if one.fault != "no_usage":
+            n = sum(len(message["content"]) for message in one.messages) // 4
+            content["usage"] = {"prompt_tokens": n, "completion_tokens": len(text) // 4, "total_tokens": 0}
+        whole = json.dumps(content).encode()
+        if one.fault == "slow":
+            time.sleep(SLOW_S)
+        if one.fault == "truncated":
+            self._raw(whole[: len(whole) // 2], len(whole))
+            self.close_connection = True
+            return
+        if one.fault == "drip":
+            self._head(len(whole))
+            for byte in whole:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(SLOW_S / 20)
+            return
+        self._raw(whole)
+        one.answered = True
+
+    def _send(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
+        self._raw(json.dumps(content).encode(), status=status, headers=headers)
+
+    def _raw(
+        self, content: bytes, length: int | None = None, status: int = 200, headers: dict[str, str] | None = None,
+    ) -> None:
+        self._head(len(content) if length is None else length, status, headers)
+        self.wfile.write(content)
+
+    def _head(self, length: int, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        fixed = {"Content-Type": "application/json", "Content-Length": str(length)}
+        for name, value in {**fixed, **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+
+def _logprobs(text: str) -> list[dict[str, Any]]:
+    """Return tokens of an answer: numbers, and what is between them.  A number is meant with probability 0.9."""
+    rows = []
+    for part in re.findall(r"\d+|\D+", text):
+        others = [{"token": str(n), "logprob": math.log(0.1)} for n in (0, 1) if str(n) != part][:1]
+        known = [{"token": part, "logprob": math.log(0.9)}, *others] if part.isdecimal() else []
+        rows.append({"token": part, "logprob": math.log(0.9), "top_logprobs": known})
+    return rows
