@@ -71,13 +71,13 @@ def steps(sizes: Sizes, dry: bool) -> str:
     """Compare three steps of each architecture with the CPU's, in float32 products."""
     L, D, B = sizes.checked
     rows = []
-    for rule in RULES[:2] if dry else RULES:
+    for rule in RULES[:1] if dry else RULES:
         spec = TrainSpec(**rule, n_latents=L, k=sizes.k, batch_tokens=B, tokens=1000 * B, dead_after_tokens=B)
         made = [SAETrainer(spec, DataStatistics(torch.linspace(-1, 1, D), variance=float(D), input_scale=1.0),
                            torch.device(device), torch.float32) for device in ("cpu", "cuda")]
         generator = torch.Generator().manual_seed(0)
         losses: list[tuple[float, float]] = []
-        for _ in range(3):
+        for _ in range(1 if dry else 3):
             y_BD = torch.randn(B, D, generator=generator)
             here, there = (float(trainer.step(y_BD.to(device), 1e-3).loss) for trainer, device in zip(
                 made, ("cpu", "cuda"), strict=True))
@@ -95,7 +95,6 @@ def waits(sizes: Sizes, dry: bool) -> str:
     for _ in range(1 if dry else 5):
         trainer.step(y_BD, 1e-4)
     if dry:
-        trainer.step(y_BD, 1e-4)
         return "not counted in a dry run; the tests count them on the pretended device"
     torch.cuda.synchronize()
     with warnings.catch_warnings(record=True) as seen:

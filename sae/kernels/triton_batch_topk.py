@@ -191,7 +191,7 @@ def _starts_kernel(
         tl.store(starts + row, (total + tl.cumsum(number, axis=0) - number).to(tl.int64), mask=row < B)
         left -= tl.sum(given, axis=0)
         total += tl.sum(number, axis=0)
-    tl.store(starts + B, tl.cast(total, tl.int64))
+    tl.store(starts + B, total)
 
 
 @triton.jit
