@@ -19,7 +19,7 @@ CONFIG: dict[str, Any] = {
     "schema_version": 1, "id": "demo/2-res-x", "model": {"name": "demo", "id": "demo"},
     "site": {"layer": 2, "hook": "blocks.2.hook_resid_post"}, "architecture": "batch_topk", "n_latents": 12,
     "d_model": 256, "k": 12, "normalize": "layer_norm", "context_length": 128, "created": 1.0}
-LABELS = {4: Explanation("a dot", "ada"), 11: Explanation("no author"), 7: Explanation("", "ada")}
+LABELS = {4: [Explanation("a dot", "ada")], 11: [Explanation("no author")], 7: [Explanation("", "ada")]}
 
 
 @pytest.fixture(scope="module")
