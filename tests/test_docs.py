@@ -110,17 +110,6 @@ ELSEWHERE = {
 # Larger modules that still share a test file; each of them is to get its own.
 SHARED = {
     "sae/kernels/triton_batch_topk.py": "tests/unit/sae/kernels/test_triton_select.py",
-    "sae/lm/conformance/derivatives.py": "tests/unit/sae/lm/conformance/test_check.py",
-    "sae/lm/conformance/tiny_models.py": "tests/unit/sae/lm/conformance/test_architectures.py",
-    "sae/lm/conformance/truth.py": "tests/unit/sae/lm/conformance/test_check.py",
-    "sae/lm/dataflow.py": "tests/unit/sae/lm/test_logit_map.py",
-    "sae/lm/edit_points.py": "tests/unit/sae/lm/conformance/test_architectures.py",
-    "sae/lm/norms.py": "tests/unit/sae/lm/test_logit_map.py",
-    "sae/lm/places.py": "tests/unit/sae/lm/test_row_model.py",
-    "sae/runs/doctor.py": "tests/unit/app/test_cli_care.py",
-    "sae/runs/garbage.py": "tests/unit/app/test_cli_care.py",
-    "sae/runs/steps.py": "tests/unit/sae/runs/test_train.py",
-    "sae/training/memory.py": "tests/unit/sae/pretended/test_memory.py",
 }
 SMALL = 80  # lines; a larger module has a test file of its own
 

@@ -40,7 +40,8 @@ def test_the_wheel_serves_pages_without_the_checkout(python: Path, tmp_path: Pat
     names = {name: value for name, value in os.environ.items() if not name.startswith(("SAESCOPE_", "PYTHON"))}
     settings = {"SAESCOPE_HOME": str(tmp_path / "data"), "SAESCOPE_DEMO": "false", "SAESCOPE_PAGE_WORKERS": "0",
                 "PORT": "0"}
-    where = subprocess.run([python, "-c", "import app; print(app.__file__)"], capture_output=True, cwd=tmp_path)
+    where = subprocess.run([python, "-c", "import app; print(app.__file__)"], capture_output=True, cwd=tmp_path,
+                           env=names)
     assert str(ROOT).encode() not in where.stdout
     server = subprocess.Popen([python.with_name("saescope"), "serve"], cwd=tmp_path, env=names | settings, text=True,
                               stdout=subprocess.PIPE)

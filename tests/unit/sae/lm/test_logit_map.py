@@ -13,8 +13,6 @@ from torch import Tensor
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
 from sae.lm.conformance.tiny_models import write_tiny_model
-from sae.lm.dataflow import linear_matrix
-from sae.lm.norms import measure_norm
 
 Get = Callable[[str], LanguageModel]
 
@@ -122,17 +120,6 @@ def test_experts_have_no_matrix_in_common(models: Get, architecture: str) -> Non
     with pytest.raises(UserError, match="does not reach the residual stream by a matrix") as error:
         models(architecture).unembedding("blocks.1.mlp.hook_post")
     assert error.value.field == "site"
-
-
-def test_what_is_neither_norm_nor_matrix_is_said_to_be_none() -> None:
-    device = torch.device("cpu")
-    with pytest.raises(ValueError, match="no norm"):
-        measure_norm(torch.nn.GELU(), 16, device)
-    with pytest.raises(ValueError, match="not linear"):
-        linear_matrix(torch.nn.GELU(), 16, device)
-    identity = measure_norm(torch.nn.Identity(), 16, device)
-    assert torch.equal(identity.gain_D, torch.ones(16))
-    assert not identity.centred
 
 
 @pytest.mark.parametrize("architecture", ["Qwen3ForCausalLM", "Gemma3ForCausalLM", "GraniteForCausalLM"])

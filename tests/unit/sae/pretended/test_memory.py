@@ -15,7 +15,7 @@ from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
 from sae.specs.registry import TrainSpec
 from sae.training.loop import StoredActivations, train
-from sae.training.memory import fitting_bytes, largest, step_bytes, too_large
+from sae.training.memory import step_bytes
 from sae.training.trainer import SAETrainer
 from sae.workspace.paths import Workspace
 from tests.pretended import pretend
@@ -49,24 +49,6 @@ def test_the_formula_with_the_kernels() -> None:
     pytest.importorskip("triton", reason="Triton is not installed (pip install saescope[triton])")
     one = spec("batch_topk", 64, 16)
     assert 1.0 <= step_bytes(one, 64, dead_share=0) / peak(one, 64, triton=True) <= 1.25
-
-
-def test_the_largest_sizes_fit_and_the_next_do_not() -> None:
-    one = spec("batch_topk", 131_072, 4096)
-    limit = 0.3 * fitting_bytes([one], 4096)
-    n_latents, batch_tokens = largest(one, limit, 4096)
-    assert batch_tokens == 0  # the weights alone are too large
-    assert 0 < n_latents < 131_072
-    for n, fits in ((n_latents, True), (n_latents + 64, False)):
-        assert (fitting_bytes([one.model_copy(update={"n_latents": n})], 4096) <= limit) == fits
-    message = too_large([one], limit, 4096)
-    assert message is not None
-    assert message.startswith("n_latents: ")
-    assert f"{n_latents:,} latents with batches of 4,096 tokens would fit" in message
-    assert too_large([one], 4 * limit, 4096) is None
-    together = too_large([one, one], limit, 4096)
-    assert together is not None
-    assert together.endswith("train fewer SAEs together")
 
 
 def test_a_run_that_does_not_fit_is_refused_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,15 +62,20 @@ def records(workspace: Workspace) -> tuple[list[Explanation], list[Score]]:
 
 
 def test_rules_become_explanations_with_their_held_out_scores(indexed: Workspace) -> None:  # noqa: F811
+    import duckdb
+
+    from sae.store.build import Build
+
+    with duckdb.connect(str(indexed.build(SAE, indexed.build_ids(SAE)[-1]))) as con:  # the synthetic build has no rules
+        con.execute("UPDATE latent SET rule_kind = 'class', rule_tokens = [], rule_class = 'number', "
+                    "rule_precision = 0.5, rule_recall = 0.75, rule_f1 = latent / 10 WHERE latent IN (1, 2, 5)")
     folder = run(indexed, latents="all")
     assert execute(folder, indexed) == EXIT_OK
     explanations, scores = records(indexed)
-    from sae.store.build import Build
-
     opened = Build.open(indexed.build(SAE, indexed.build_ids(SAE)[-1]))
     expected = {latent: found.rule for latent in range(60) if (found := opened.latent(latent)) and found.rule}
     opened.close()
-    assert {one.latent for one in explanations} == set(expected)
+    assert {one.latent for one in explanations} == set(expected) == {1, 2, 5}
     assert {score.latent: score.value for score in scores} == {n: pytest.approx(r.f1) for n, r in expected.items()}
     assert all(one.kind == "rule" for one in explanations)
     assert result(folder)["explained"] == len(explanations)
