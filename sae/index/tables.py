@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
@@ -65,10 +66,12 @@ def make_tables(
     def columns(make: Callable[[Callable[[], None]], dict[str, Any]]) -> Callable[[Callable[[], None]], Made]:
         return lambda check: Made(columns=make(check))
 
+    # It runs the model, as the jobs below do in other threads, and a bridge must be used by one thread at a time.
+    unembedding_DV = lm.unembedding(sae.out_hook)
     run_jobs([
         lambda check: _contexts(corpus, shard, scales, settings),
         lambda check: Made(sample_tables(lm, sae, corpus, contexts, shard.extremes, read, check)),
-        lambda check: _logits(lm, sae, check),
+        lambda check: _logits(unembedding_DV, sae, check),
         lambda check: _tokens(shard, scales),
         *map(columns, latent_columns(sae, shard, scales)),
         lambda check: _map(sae, shard, settings),
@@ -89,8 +92,8 @@ def _tokens(shard: Shard, scales: IndexScales) -> Made:
     return Made({"token_latent": _token_latent_table(tokens)}, token_columns(tokens, scales.n_latents))
 
 
-def _logits(lm: LanguageModel, sae: Autoencoder, check: Callable[[], None]) -> Made:
-    effects = logit_effects(sae.W_dec_LD, lm.unembedding(sae.out_hook), LISTED_LOGITS, LOGIT_BINS, check)
+def _logits(unembedding_DV: Tensor, sae: Autoencoder, check: Callable[[], None]) -> Made:
+    effects = logit_effects(sae.W_dec_LD, unembedding_DV, LISTED_LOGITS, LOGIT_BINS, check)
     return Made(columns=logit_columns(effects), meta={"logit_edges": effects.edges.tolist()})
 
 

@@ -55,6 +55,9 @@ class FakeWorker:
         self.go = asyncio.Event()
         self.tokenizer = Tokenizer.from_file(str(DEMO_PATH / "tokenizer.json"))
 
+    def condition(self) -> str:
+        return "ok"
+
     async def ask(self, message: Any, stop: asyncio.Event | None = None) -> AsyncIterator[Event]:
         self.asked.append(message)
         if self.says:

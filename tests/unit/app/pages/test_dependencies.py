@@ -62,13 +62,18 @@ def test_a_cookie_names_its_user_who_stays_readable(sessions: SessionFactory, se
     assert asyncio.run(current_user(request(sessions, "guessed"))) is None
 
 
-def test_only_administrators_pass_where_they_are_needed() -> None:
+def test_only_administrators_pass_where_they_are_needed(sessions: SessionFactory) -> None:
     ada, eve = User(name="ada", is_admin=True), User(name="eve", is_admin=False)
-    assert asyncio.run(admin_user(ada)) is ada
+    by_cookie, by_token = request(sessions), request(sessions)
+    by_cookie.state.scopes, by_token.state.scopes = None, frozenset({"read"})
+    assert asyncio.run(admin_user(by_cookie, ada)) is ada
     assert asyncio.run(signed_in_user(eve)) is eve
     with pytest.raises(HTTPException, match="eve is not an administrator") as caught:
-        asyncio.run(admin_user(eve))
+        asyncio.run(admin_user(by_cookie, eve))
     assert caught.value.status_code == 403
-    for guard in (admin_user, signed_in_user):
-        with pytest.raises(SignInNeeded):
-            asyncio.run(guard(None))
+    with pytest.raises(HTTPException, match="no scope"):
+        asyncio.run(admin_user(by_token, ada))
+    with pytest.raises(SignInNeeded):
+        asyncio.run(admin_user(by_cookie, None))
+    with pytest.raises(SignInNeeded):
+        asyncio.run(signed_in_user(None))

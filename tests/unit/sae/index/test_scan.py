@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,6 +151,22 @@ def test_a_failure_while_writing_leaves_no_build(tmp_path: Path) -> None:
     with pytest.raises(duckdb.Error):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_map_to_the_logits_is_made_by_the_models_own_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs the model, and the tables' jobs read texts with the same model in other threads."""
+    threads: list[int] = []
+    right = ToyModel.unembedding
+
+    def unembedding(self: ToyModel, hook: str = "") -> torch.Tensor:
+        threads.append(threading.get_ident())
+        return right(self, hook)
+
+    monkeypatch.setattr(ToyModel, "unembedding", unembedding)
+    build(ToyModel(), toy_sae(), toy_corpus(20), SETTINGS, tmp_path / "b.duckdb", provenance={})  # type: ignore[arg-type]
+    assert threads == [threading.get_ident()]
 
 
 def test_contexts_of_one_text_token_and_an_sae_that_never_fires(tmp_path: Path) -> None:
