@@ -115,7 +115,8 @@ def test_the_loop_around_a_step_makes_the_host_wait_for_nothing() -> None:
     x_ND, _ = mixtures(200, 30, 8)
     spec = spec_of(n_latents=16, batch_tokens=16, dead_after_tokens=10**6, tokens=1024)
     with pretend("cuda", triton=True) as device:
-        loop = _Loop([spec], StoredActivations(x_ND.to("cuda"), 16), torch.device("cuda"), None, lambda **_: None, ALONE)
+        source = StoredActivations(x_ND.to("cuda"), 16)
+        loop = _Loop([spec], source, torch.device("cuda"), None, lambda **_: None, ALONE)
         first, second = x_ND[:32].to("cuda").split(16)
         loop.take(first)
         with device.counting() as counted:
