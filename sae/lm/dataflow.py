@@ -107,7 +107,7 @@ def proportional(ends: list[End], value_Tw: Tensor, side: Side) -> Iterator[tupl
     """Yield the ends at which a multiple of this value passes, and the factor that makes the value of it."""
     for end in ends:
         if end.side == side and end.value_Tw.shape == value_Tw.shape:
-            x, y = end.value_Tw.double(), value_Tw.double()
+            x, y = end.value_Tw.cpu().double(), value_Tw.cpu().double()
             factor = float((x * y).sum() / x.square().sum().clamp(min=1e-30))
             if abs(factor) > 1e-6 and alike(x * factor, y):
                 yield end, factor

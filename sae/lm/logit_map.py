@@ -112,8 +112,8 @@ def fit(total: Tensor, parts: list[Tensor]) -> list[float] | None:
     """Return the factors with which the parts make a sum, None where they do not make it."""
     if not parts or any(part.shape != total.shape for part in parts):
         return None
-    columns = torch.stack([part.reshape(-1).double().cpu() for part in parts], dim=1)
-    wanted = total.reshape(-1, 1).double().cpu()
+    columns = torch.stack([part.reshape(-1).cpu().double() for part in parts], dim=1)
+    wanted = total.reshape(-1, 1).cpu().double()
     factors = torch.linalg.lstsq(columns, wanted).solution
     return [float(x) for x in factors[:, 0]] if same(columns @ factors, wanted, 1e-3) else None
 
@@ -156,10 +156,10 @@ def _logit_scale(lm: LanguageModel) -> float:
     kept: list[Tensor] = []
     handle = inner(lm.bridge.unembed).register_forward_hook(lambda _module, _args, output: kept.append(output))
     try:
-        logits = lm.logits(probe_tokens(lm)).double()
+        logits = lm.logits(probe_tokens(lm)).cpu().double()  # an Apple GPU has no float64
     finally:
         handle.remove()
-    head = kept[-1].double() if kept else logits
+    head = kept[-1].cpu().double() if kept else logits
     if head.shape != logits.shape:
         return 1.0
     factor = float((head * logits).sum() / head.square().sum())

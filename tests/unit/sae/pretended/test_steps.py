@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from sae.distributed import ALONE
+from sae.training.loop import StoredActivations, _Loop
 from sae.training.trainer import SAETrainer, StepResult
 from tests.pretended import Counted, pretend
 from tests.unit.sae.pretended.steps import RULES, B, K, batches, trained, trainer_of
+from tests.unit.sae.training.test_loop import mixtures, spec_of
 
 pytest.importorskip("triton", reason="Triton is not installed (pip install saescope[triton])")
 
@@ -105,3 +108,18 @@ def test_a_batch_without_enough_positive_entries_has_empty_pairs() -> None:
         expected.sparsity.observe(reference.codes)
         assert found.sparsity.threshold == pytest.approx(expected.sparsity.threshold)
         same(found, expected)
+
+
+def test_the_loop_around_a_step_makes_the_host_wait_for_nothing() -> None:
+    """Takes steps as the loop does, with the sums of the curves and the check that the loss is finite."""
+    x_ND, _ = mixtures(200, 30, 8)
+    spec = spec_of(n_latents=16, batch_tokens=16, dead_after_tokens=10**6, tokens=1024)
+    with pretend("cuda", triton=True) as device:
+        source = StoredActivations(x_ND.to("cuda"), 16)
+        loop = _Loop([spec], source, torch.device("cuda"), None, lambda **_: None, ALONE)
+        first, second = x_ND[:32].to("cuda").split(16)
+        loop.take(first)
+        with device.counting() as counted:
+            loop.take(second)
+    assert counted.waits == []
+    assert counted.n_launches <= 70
