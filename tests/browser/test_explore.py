@@ -79,12 +79,14 @@ def test_a_drag_over_a_chart_zooms_and_is_in_the_address(page: Page, server: Ser
     plot = page.locator("#l0 .c-plot")
     box = plot.bounding_box()
     assert box is not None
-    high = float(plot.get_attribute("data-high") or 0)
+    plot_high = plot.get_attribute("data-high")
+    high = float(plot_high or 0)
     page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 20)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 40)
     page.mouse.up()
     expect(page).to_have_url(re.compile(r"l0=[\d.]+&l0=[\d.]+"))
+    expect(page.locator("#l0 .c-plot")).not_to_have_attribute("data-high", str(plot_high))
     assert float(page.locator("#l0 .c-plot").get_attribute("data-high") or 0) < 0.6 * high
     zoomed = page.locator("#l0 .c-plot").get_attribute("data-high")
     page.reload()
