@@ -28,7 +28,10 @@ def save_checkpoint(path: Path, state: Any) -> None:
         with open(temporary, "wb") as file:  # given a path, torch does not say why it could not write
             torch.save(state, file)
         if path.exists():
-            os.replace(path, before_last(path))
+            try:
+                os.link(path, before_last(path))  # `path` is there at every moment
+            except OSError:  # a file system without hard links
+                os.replace(path, before_last(path))
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Any | None:
