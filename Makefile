@@ -2,6 +2,7 @@
 #
 #   make run      install what is needed, start the program
 #   make test     the whole test suite
+#   make test-heavy  the conformance check of the architectures that take longest
 #   make lint     style, types and import rules
 #   make bench    every benchmark
 #   make install  only install
@@ -15,14 +16,14 @@
 PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13 python; do \
   $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 PIP_FLAGS ?=
-PYTEST_FLAGS ?= -n auto
+PYTEST_FLAGS ?= -n auto -m "not heavy"
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 MANIFESTS := pyproject.toml constraints.txt
 
-.PHONY: install run test lint bench clean
+.PHONY: install run test test-heavy lint bench clean
 
 install: $(VENV)/.installed
 
@@ -31,6 +32,9 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-heavy: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n auto -m heavy
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -33,7 +33,7 @@ def test_there_are_many_architectures() -> None:
 
 
 @pytest.mark.parametrize("architecture", [
-    pytest.param(name, marks=[pytest.mark.slow] if name in _HEAVY else []) for name in causal_architectures()])
+    pytest.param(name, marks=[pytest.mark.heavy] if name in _HEAVY else []) for name in causal_architectures()])
 def test_conformant_or_refused_with_one_line(architecture: str, tmp_path: Path) -> None:
     try:
         report = check_tiny(architecture, tmp_path / "model")
