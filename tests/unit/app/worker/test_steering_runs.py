@@ -250,6 +250,7 @@ def test_every_watcher_sees_the_end() -> None:
         assert live.viewers == 2
         for event in (Started(prompt=Text()), Done(columns={}, stopped=False, tokens=0, seconds=0)):
             live.take(event)
+            live.settled = live.final  # as when its result is stored
             live.notify()
             await asyncio.sleep(0.001)
         late = await watch(live)
