@@ -23,9 +23,11 @@ def check_command(
 
     lm = LanguageModel.load(model, device)
     report = report_of(lm, Workspace.from_environment(), again=again)
-    table = Table("what", "result", "detail", title=f"{report.model} ({report.architecture})", title_justify="left")
+    console = Console()
+    console.print(f"{report.model} ({report.architecture})", soft_wrap=True, markup=False, highlight=False)
+    table = Table("what", "result", "detail")
     for row in report.rows:
         table.add_row(row.subject, row.status, row.detail)
-    Console().print(table)
+    console.print(table)
     if report.error:
         raise UserError(report.error, "model")
