@@ -79,6 +79,7 @@ def explained_as(build: Build, text: str) -> list[tuple[int, str]]:
         f" ORDER BY latent LIMIT {LIMIT}", [text])]
 
 
-def with_good_rule(build: Build, f1: float) -> set[int]:
-    """Return the latents whose rule has at least this F1 on the half of the text on which it was not found."""
-    return {row["latent"] for row in build._rows("SELECT latent FROM latent WHERE rule_f1 >= ?", [f1])}
+def rule_qualities(build: Build, min_f1: float = 0.0) -> dict[int, float]:
+    """Return the F1 of each latent's rule on the half of the text on which it was not found, from `min_f1` up."""
+    rows = build._rows("SELECT latent, rule_f1 FROM latent WHERE rule_f1 >= ?", [min_f1])
+    return {row["latent"]: float(row["rule_f1"]) for row in rows}

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from markupsafe import Markup
 from sqlalchemy.orm import Session
 
 from app.db.tables import ExplanationScore, Sae
 from app.library import explanations
 from app.library.explanations import GOOD_F1, Explained
-from app.render.numbers import fixed, percent
+from app.render import charts
+from app.render.numbers import fixed, percent, whole
 from sae.store.build import Build
 from sae.store.latent_query import ALIVE
-from sae.store.latent_search import with_good_rule
+from sae.store.latent_search import rule_qualities
 
+BARS = 20  # of the histogram of scores
 KIND_WORDS = {"rule": "rule", "person": "person", "model": "model"}
 SORT_WORDS = {"active": "active", "random": "random text", "similar": "similar latent", "near": "near miss"}
 # Each scorer: its name, and what its value is.
@@ -134,19 +138,56 @@ def _made(one: Explained) -> str:
     return f"by {row.author}" if row.author else "by a person"
 
 
-def shares_explained(db: Session, build: Build, sae: Sae) -> list[ShareExplained]:
-    """Return the share of the alive latents that is explained well, by kind of explanation and by any of them.
+@dataclass(frozen=True)
+class ExplainedLatents:
+    """The best quality of each latent's explanations, by kind; `alive` is the number of alive latents.
 
-    The rules are those of the build; labels and other explanations without a score do not count.
+    The rules are those of the build.  Labels and other explanations without a score do not count.
     """
-    alive = build.counts()[ALIVE]
-    by_kind = {"rule": with_good_rule(build, GOOD_F1)}
-    for latent, kinds in explanations.qualities(db, sae.id).items():
-        for kind, value in kinds.items():
-            if value >= GOOD_F1:
-                by_kind.setdefault(kind, set()).add(latent)
-    everything: set[int] = set().union(*by_kind.values())
-    rows = [(KIND_WORDS[kind], latents) for kind, latents in by_kind.items() if kind in KIND_WORDS]
-    rows += [("any", everything)] if len(rows) > 1 else []
-    return [ShareExplained(kind, len(latents), len(latents) / max(1, alive)) for kind, latents in rows]
 
+    by_kind: dict[str, dict[int, float]]
+    alive: int
+
+    @classmethod
+    def read(cls, db: Session, build: Build, sae: Sae) -> ExplainedLatents:
+        by_kind = {"rule": rule_qualities(build)}
+        for latent, kinds in explanations.qualities(db, sae.id).items():
+            for kind, value in kinds.items():
+                if value >= 0 and kind in KIND_WORDS:
+                    found = by_kind.setdefault(kind, {})
+                    found[latent] = max(value, found.get(latent, value))
+        return cls({kind: found for kind, found in by_kind.items() if found}, build.counts()[ALIVE])
+
+    @property
+    def best(self) -> dict[int, float]:
+        """The best quality of each latent by any kind."""
+        out: dict[int, float] = {}
+        for found in self.by_kind.values():
+            for latent, value in found.items():
+                out[latent] = max(value, out.get(latent, value))
+        return out
+
+    def shares(self) -> list[ShareExplained]:
+        """Return the share of the alive latents that is explained well, by kind of explanation and by any of them."""
+        rows = {KIND_WORDS[kind]: found for kind, found in self.by_kind.items()}
+        if len(rows) > 1:
+            rows["any"] = self.best
+        good = {kind: sum(value >= GOOD_F1 for value in found.values()) for kind, found in rows.items()}
+        return [ShareExplained(kind, n, n / max(1, self.alive)) for kind, n in good.items()]
+
+    def chart(self) -> Markup | None:
+        """Draw how good the latents' best explanations are; None without any score."""
+        best = self.best
+        if not best:
+            return None
+        kinds = [(KIND_WORDS[kind], _bars(found)) for kind, found in self.by_kind.items()]
+        frame = charts.Frame(
+            "Latents by the score of their best explanation", "F1", "latents", 420, 200, y_format=whole, y_tick=whole)
+        return charts.histogram(
+            _bars(best), frame, outlines=kinds if len(kinds) > 1 else [], label="any",
+            markers=[charts.Marker(GOOD_F1, "explained")])
+
+
+def _bars(qualities: Mapping[int, float]) -> list[charts.Bar]:
+    counts = Counter(min(BARS - 1, max(0, int(value * BARS + 1e-9))) for value in qualities.values())
+    return [charts.Bar(i / BARS, (i + 1) / BARS, float(counts[i])) for i in range(BARS)]

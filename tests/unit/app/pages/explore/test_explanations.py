@@ -12,7 +12,9 @@ from app.access import accounts
 from sae.explain import results
 from sae.explain.records import Explanation, Score
 from sae.workspace.paths import Workspace
+from tests.builds import Synthetic
 from tests.unit.app.conftest import BATCH
+from tests.unit.app.library.test_latent_names import give_rules
 
 TEXT = "the keyword <raise> in Python"
 MODEL = Explanation(3, TEXT, "model", method="saescope", model="gpt-x", prompt_version="explain-1", run="r")
@@ -139,3 +141,29 @@ def test_the_form_estimates_and_starts_a_run(explained: TestClient, admin: TestC
         assert f'id="error-{field}"' in answer.text
     admin.post(f"/{BATCH}/7/label", data={"star": "1"})
     assert admin.post("/admin/explain", data=values | {"latents": "starred"}).status_code == 303
+
+
+def test_rules_of_the_build_count_as_explanations(
+    explained: TestClient, workspace: Workspace, made: dict[str, Synthetic]
+) -> None:
+    explained.app.state.builds.close()  # type: ignore[attr-defined]
+    give_rules(workspace.build(BATCH, made[BATCH].path.stem))  # good ones of 3 and 4, a weak one of 5
+    counts = explained.get(f"/{BATCH}/latents.json?explained=rule").json()
+    assert [row["latent"] for row in counts["latents"]] == [3, 4]
+    assert explained.get(f"/{BATCH}/latents.json?explained=none").json()["total"] == 157
+    rows = explained.get(f"/{BATCH}/latents.json?sort=explained&dir=desc").json()["latents"]
+    assert [row["latent"] for row in rows[:3]] == [3, 4, 5]
+    page = read(explained, f"/{BATCH}")
+    assert re.search(r"by a rule\s*2\s*", page)
+    assert "Latents by the score of their best explanation" in page
+
+
+def test_a_filter_of_the_table_chooses_the_latents_of_a_run(explained: TestClient, admin: TestClient) -> None:
+    page = admin.get(f"/{BATCH}/latents?explained=model").text
+    assert f'href="/{BATCH}/latents/explain?explained=model"' in page
+    answer = admin.get(f"/{BATCH}/latents/explain?explained=model")
+    assert answer.status_code == 303
+    assert answer.headers["location"] == f"/admin/explain?sae={BATCH.replace('/', '%2F')}&latents=%233%2C%235"
+    assert 'value="#3,#5"' in html.unescape(admin.get(answer.headers["location"]).text)
+    admin.cookies.clear()
+    assert admin.get(f"/{BATCH}/latents/explain").status_code in (303, 401)
