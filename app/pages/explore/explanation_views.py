@@ -10,11 +10,13 @@ from typing import Any
 from markupsafe import Markup
 from sqlalchemy.orm import Session
 
-from app.db.tables import ExplanationScore, Sae
+from app.db.tables import ExplanationScore, Sae, User
 from app.library import explanations
 from app.library.explanations import GOOD_F1, Explained
 from app.render import charts
 from app.render.numbers import fixed, percent, whole
+from sae.errors import UserError
+from sae.explain.endpoint_settings import find_endpoint
 from sae.store.build import Build
 from sae.store.latent_query import ALIVE
 from sae.store.latent_search import rule_qualities
@@ -69,10 +71,14 @@ class ExplanationLine:
 
 @dataclass(frozen=True)
 class Explanations:
-    """All explanations of a latent, and the scores of the latent itself."""
+    """All explanations of a latent, and the scores of the latent itself.
+
+    `endpoint` is the name of the model that the person who looks may ask for one more, or "".
+    """
 
     lines: list[ExplanationLine] = field(default_factory=list)
     latent_scores: list[ScoreLine] = field(default_factory=list)
+    endpoint: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,14 +90,23 @@ class ShareExplained:
     share: float
 
 
-def explanations_of(db: Session, sae: Sae, latent: int, user: str | None = None) -> Explanations:
-    """Return the explanations of a latent; `user` is the name of the person who looks."""
+def explanations_of(db: Session, sae: Sae, latent: int, user: User | None = None) -> Explanations:
+    """Return the explanations of a latent; `user` is the person who looks."""
     found = explanations.of_latents(db, sae.id, [latent]).get(latent, [])
     lines = [ExplanationLine(
         one.row.id, one.row.text, _made(one), one.row.created, one.row.chosen,
-        user is not None and one.row.author == user and one.row.method == "page",
+        user is not None and one.row.author == user.name and one.row.method == "page",
         [score_line(score) for score in one.scores]) for one in found]
-    return Explanations(lines, [score_line(s) for s in explanations.scores_of_latent(db, sae.id, latent)])
+    scores = [score_line(s) for s in explanations.scores_of_latent(db, sae.id, latent)]
+    return Explanations(lines, scores, _endpoint_model() if user is not None and user.is_admin else "")
+
+
+def _endpoint_model() -> str:
+    """Return the name of the model behind the endpoint that the server is set to, or ""."""
+    try:
+        return find_endpoint().model
+    except UserError:
+        return ""
 
 
 def explanations_json(db: Session, sae: Sae, latent: int) -> list[dict[str, Any]]:
