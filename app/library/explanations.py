@@ -194,6 +194,11 @@ def search(db: Session, sae_id: str, text: str, limit: int = 200) -> list[Latent
         LatentExplanation.latent).limit(limit)))
 
 
+def explained_latents(db: Session, sae_id: str) -> set[int]:
+    """Return the latents that have a stored explanation of any kind."""
+    return set(db.scalars(select(LatentExplanation.latent).where(LatentExplanation.sae_id == sae_id).distinct()))
+
+
 def named_latents(db: Session, sae: Sae, text: str) -> str:
     """Return a choice of latents for a run, in which `starred`, `tagged:<tag>` and `unexplained` are numbers.
 
@@ -257,6 +262,9 @@ def follow_label(db: Session, label: Label) -> None:
             db.delete(row)
         return
     _unchoose(db, label.sae_id, label.latent)
+    if row is not None and row.text != label.text:  # the scores are of the text before
+        db.execute(delete(ExplanationScore).where(
+            ExplanationScore.sae_id == label.sae_id, ExplanationScore.explanation_id == identity[1]))
     if row is None:
         row = LatentExplanation(sae_id=label.sae_id, id=identity[1], latent=label.latent, kind="person", method=LABEL)
         db.add(row)

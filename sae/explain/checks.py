@@ -21,7 +21,7 @@ def check_settings(spec: ExplainSpec, *, weightless: bool = False) -> None:
         raise UserError("scorers: the output side needs the SAE's weights, which are not here", "scorers")
     if spec.embedding_model and not Path(spec.embedding_model).is_dir():
         raise UserError(f"embedding_model: {spec.embedding_model} is not a folder", "embedding_model")
-    if spec.explainer == "local":
+    if spec.is_local:
         check_instruct_model(spec.model)
     elif spec.asks_model:
         find_endpoint(spec.address, spec.model)

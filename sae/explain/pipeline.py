@@ -6,7 +6,7 @@ that explains.  All records of a latent are complete before they are handed over
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
@@ -41,15 +41,20 @@ class Tools:
     embedder: Embedder | None = None
     output: OutputScorer | None = None
     concurrency: int = 1
+    existing: Mapping[int, Sequence[Explanation]] = field(default_factory=dict)  # by latent, to be scored
 
 
 @dataclass
 class Outcome:
-    """The records of a latent.  Without an explanation, `reason` says why there is none."""
+    """The records of a latent.  Without a new explanation, `reason` says why there is none.
+
+    `scored` are the explanations that are scored: the new one, or those that exist.
+    """
 
     latent: int
     explanation: Explanation | None = None
     scores: list[Score] = field(default_factory=list)
+    scored: list[Explanation] = field(default_factory=list)
     reason: str = ""
 
 
@@ -64,9 +69,8 @@ def outcomes(build: Build, latents: Sequence[int], tools: Tools) -> Iterator[Out
         n_refused, any_accepted = n_refused + refused, any_accepted or not refused
         if n_refused == _MAX_REFUSED and not any_accepted:
             raise UserError(f"model: {outcome.reason}", "model")
-        if tools.output is not None and outcome.explanation is not None:
-            score = tools.output(outcome.explanation, max_act)
-            outcome.scores += [score] if score is not None else []
+        if tools.output is not None:
+            outcome.scores += [score for one in outcome.scored if (score := tools.output(one, max_act)) is not None]
         yield outcome
 
 
@@ -124,7 +128,10 @@ def _explain_and_score(
     if found.dead:
         outcome.reason = "it never fired"
         return outcome
-    if tools.explainer == "rule":
+    if tools.explainer == "existing":
+        outcome.scored += tools.existing.get(found.latent, ())
+        outcome.reason = "its explanations are scored" if outcome.scored else "it has no explanation to score"
+    elif tools.explainer == "rule":
         made = by_rule(found, build.vocabulary, tools.run)
         if made is None:
             outcome.reason = "no short rule says when it fires"
@@ -138,19 +145,20 @@ def _explain_and_score(
             outcome.explanation = by_model(tools.judge, evidence, tools.run)
         else:
             outcome.reason = "it fires in no document of the half for explaining"
+    outcome.scored += [outcome.explanation] if outcome.explanation is not None else []
     if examples is not None:
-        scores = [_score(tools, name, found.latent, outcome.explanation, examples) for name in tools.scorers]
-        outcome.scores += [score for score in scores if score is not None]
+        if "intruder" in tools.scorers and tools.judge is not None:  # it judges the latent itself
+            outcome.scores += _known(judging.intruder(tools.judge, found.latent, examples))
+        outcome.scores += [score for explanation in outcome.scored for name in tools.scorers
+                           for score in _known(_score(tools, name, explanation, examples))]
     return outcome
 
 
-def _score(
-    tools: Tools, name: str, latent: int, explanation: Explanation | None, examples: Examples,
-) -> Score | None:
-    if name == "intruder" and tools.judge is not None:
-        return judging.intruder(tools.judge, latent, examples)
-    if explanation is None:
-        return None
+def _known(score: Score | None) -> list[Score]:
+    return [] if score is None else [score]
+
+
+def _score(tools: Tools, name: str, explanation: Explanation, examples: Examples) -> Score | None:
     if name == "embedding" and tools.embedder is not None:
         return embedding(tools.embedder, explanation, examples)
     if tools.judge is not None and name in _BY_JUDGE:

@@ -135,6 +135,8 @@ def score_line(score: ExplanationScore) -> ScoreLine:
         notes.append(f"against {SORT_WORDS.get(sort, sort)}: {fixed(value, 2)}")
     if details.get("unparsable"):
         notes.append(f"{details['unparsable']} answers could not be read")
+    if details.get("seen"):
+        notes.append("its author may have seen these texts")
     if details.get("verified") is False:
         notes.append("texts without firings were not verified")
     wrong = [row for row in details.get("wrong") or [] if isinstance(row, Mapping)]

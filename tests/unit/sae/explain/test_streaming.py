@@ -51,9 +51,9 @@ def test_a_failure_begins_again(ask: Callable[..., tuple[str, list[str]]], fault
     with chat_server(lambda messages: ANSWER, by_turn(fault)) as server:
         text, _ = ask(server, timeout_s=0.2)
         assert (text, len(server.served)) == (ANSWER, 2)
+    with chat_server(lambda messages: ANSWER, lambda number: fault) as server:
         with pytest.raises(UserError, match="failed 1 times") as error:
-            with chat_server(lambda messages: ANSWER, lambda number: fault) as always:
-                ask(always, retries=0, timeout_s=0.2)
+            ask(server, retries=0, timeout_s=0.2)
         assert error.value.field == "address"
 
 

@@ -256,3 +256,40 @@ def test_a_local_model_that_talks_nonsense_explains_nothing_and_the_run_ends(
     lines = [json.loads(line) for line in (run_folder.path / FILE).read_text().splitlines()]
     assert all(line["request"]["model"] == str(folder) for line in lines)
 
+
+
+def test_explanations_of_people_and_imports_are_scored(indexed: Workspace, server: ChatServer) -> None:  # noqa: F811
+    home = indexed.sae(SAE)
+    nothing = by_endpoint(indexed, server, explainer="existing")
+    assert execute(nothing, indexed) == EXIT_USER
+    assert "explainer: " in (nothing.path / "status.json").read_text()
+    execute(by_endpoint(indexed, server, latents="#0", scorers="intruder"), indexed)  # explained, without a score
+    [own], _ = records(indexed)
+    good, bad = Explanation(1, "wrong", "person", "ada", id="bad"), Explanation(0, own.text, "person", "ada", id="good")
+    results.write_people(home, [good, bad])
+    asked = len(server.served)
+    folder = by_endpoint(indexed, server, explainer="existing", latents="all")
+    assert execute(folder, indexed) == EXIT_OK
+    found = result(folder)
+    assert (found["scored"], found["explained"], found["unexplained"]) == (3, 0, 0)
+    explanations, scores = records(indexed)
+    assert explanations == [own]  # nothing new
+    by_id = {(score.explanation, score.scorer): score for score in scores}
+    assert {number for number, _ in by_id if number} == {own.id, "good", "bad"}
+    assert by_id["good", "detection"].value == by_id[own.id, "detection"].value > by_id["bad", "detection"].value
+    assert by_id["bad", "detection"].details["seen"] is True
+    assert by_id[own.id, "detection"].details["seen"] is False
+    assert len(server.served) > asked
+    asked = len(server.served)
+    again = by_endpoint(indexed, server, explainer="existing", latents="random:50")
+    assert execute(again, indexed) == EXIT_OK
+    assert result(again)["scored"] == 0
+    assert len(server.served) == asked  # nothing is scored twice
+
+
+def test_a_chosen_latent_has_an_explanation(indexed: Workspace, server: ChatServer) -> None:  # noqa: F811
+    results.append(indexed.sae(SAE), [Explanation(latent, f"t{latent}", "person") for latent in (0, 1, 2, 20)])
+    for choice, n in (("3", 3), ("densest:2", 2), ("all", 4), ("0,5,#2", 2)):
+        folder = by_endpoint(indexed, server, explainer="existing", latents=choice, again=True, scorers="detection")
+        assert execute(folder, indexed) == EXIT_OK
+        assert result(folder)["scored"] == n, choice

@@ -167,3 +167,28 @@ def test_a_filter_of_the_table_chooses_the_latents_of_a_run(explained: TestClien
     assert 'value="#3,#5"' in html.unescape(admin.get(answer.headers["location"]).text)
     admin.cookies.clear()
     assert admin.get(f"/{BATCH}/latents/explain").status_code in (303, 401)
+
+
+def test_a_run_scores_what_people_wrote(explained: TestClient, admin: TestClient, workspace: Workspace) -> None:
+    alive = {row["latent"] for row in admin.get(f"/{BATCH}/latents.json?flag=alive&limit=1000").json()["latents"]}
+    n = min(alive - {3, 5})
+    admin.post(f"/{BATCH}/{n}/label", data={"text": "a label"})
+    admin.post(f"/{BATCH}/{n}/explanations", data={"text": "a remark"})
+    assert 'explainer=existing">Score these…' in admin.get(f"/{BATCH}/{n}").text
+    page = admin.get(f"/admin/explain?sae={BATCH}&latents=%23{n}&explainer=existing").text
+    assert "<option selected>existing</option>" in page
+    values = {"sae": BATCH, "latents": "all", "explainer": "existing", "address": "http://localhost:1/v1",
+              "model": "m"}
+    said = html.unescape(re.sub(r"<[^>]*>", " ", admin.get("/admin/explain/estimate", params=values).text))
+    assert re.search(rf"latents\s+{len(alive & {n, 3, 5})}\s", said)  # those with an explanation
+    assert admin.post("/admin/explain", data=values).status_code == 303
+    people = results.read_all(workspace.sae(BATCH))
+    assert {one.text: one.id for one in people if isinstance(one, Explanation) and one.latent == n}.keys() == {
+        "a label", "a remark"}
+    results.append(workspace.sae(BATCH), [
+        Score(n, "detection", 0.9, 25, f"label-{n}", f1=0.9, details={"of": "a label", "seen": True})])
+    explained.app.state.catalog.sync_if_changed()  # type: ignore[attr-defined]
+    assert "its author may have seen these texts" in read(admin, f"/{BATCH}/{n}")
+    assert admin.get(f"/{BATCH}/latents.json").json()["names"][str(n)]["score"] == 0.9
+    admin.post(f"/{BATCH}/{n}/label", data={"text": "another label"})  # the score was of the text before
+    assert admin.get(f"/{BATCH}/latents.json").json()["names"][str(n)]["score"] is None
