@@ -37,8 +37,8 @@ class EndpointClient(ChatModel):
     """A model behind an endpoint.  It may be used by many threads at once."""
 
     def __init__(
-        self, endpoint: Endpoint, cache: RequestCache | None, budget: Budget, *, timeout_s: float = 60, retries: int = 6,
-        pause_s: float = 0.5, check: Callable[[], None] = lambda: None,
+        self, endpoint: Endpoint, cache: RequestCache | None, budget: Budget, *, timeout_s: float = 60,
+        retries: int = 6, pause_s: float = 0.5, check: Callable[[], None] = lambda: None,
     ) -> None:
         """Make a client.  `check` is called before each request and while it pauses; it raises to stop the run."""
         super().__init__(endpoint.model, cache, budget)

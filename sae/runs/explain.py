@@ -113,7 +113,8 @@ def _explain(
     means = {name: sum(values) / len(values) for name, values in sums.items()}
     reporter.row(**{f"mean_{name}": value for name, value in means.items()})
     return {"explained": counts["explained"], "unexplained": counts["unexplained"], "scores": means,
-            **({"scored": counts["scored"]} if tools.explainer == "existing" else {}), "tokens_in": budget.tokens_in, "tokens_out": budget.tokens_out, "money": budget.spent,
+            **({"scored": counts["scored"]} if tools.explainer == "existing" else {}),
+            "tokens_in": budget.tokens_in, "tokens_out": budget.tokens_out, "money": budget.spent,
             **({"stopped": stopped} if stopped else {})}
 
 

@@ -33,7 +33,7 @@ class TestedEndpoint:
 
 
 @router.post("/connection")
-def test_connection(
+def connection(
     request: Request, address: Annotated[str, Form()] = "", model: Annotated[str, Form()] = "",
 ) -> Response:
     """Ask the endpoint one short question, and say what its answer came with."""

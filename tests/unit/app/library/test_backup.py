@@ -18,7 +18,8 @@ def home(engine: Engine, tmp_path: Path) -> Path:
     """The workspace of the database, with a file of each sort."""
     home = tmp_path / "data"
     for name in ("saes/demo/x/sae.json", "builds/demo/x/b.duckdb", "runs/r-1/log.txt", "runs/r-1/progress.jsonl",
-                 "saes/demo/x/explanations.jsonl", "runs/r-1/cancel", "runs/r-1/.lock", "corpora/.c.tmp/tokens.bin", "secrets/key"):
+                 "saes/demo/x/explanations.jsonl", "runs/r-1/cancel", "runs/r-1/.lock",
+                 "corpora/.c.tmp/tokens.bin", "secrets/key"):
         path = home / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"of {name}")
@@ -87,6 +88,6 @@ def test_only_an_empty_or_half_restored_workspace_is_filled(engine: Engine, home
     (half / "saes").mkdir(parents=True)
     (half / RESTORING).touch()
     engine.dispose()
-    assert restore_backup(tmp_path / "copy", engine, half).files == 5
+    assert restore_backup(tmp_path / "copy", engine, half).files == 6
     assert {name for name in KEPT if (half / name).read_text() == f"of {name}"} == KEPT
     assert not (half / RESTORING).exists()
