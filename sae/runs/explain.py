@@ -17,7 +17,7 @@ from sae.explain import results
 from sae.explain.budget import Budget, BudgetSpent
 from sae.explain.checks import check_settings
 from sae.explain.choice import choose_latents
-from sae.explain.embedding import StaticEmbedder
+from sae.explain.embedding import find_embedder
 from sae.explain.endpoint import EndpointClient
 from sae.explain.endpoint_settings import find_endpoint
 from sae.explain.estimate import estimate_requests
@@ -167,7 +167,7 @@ def _tools(
             output = _output_scorer(lm, sae) if "output" in scorers else None
         source = ExampleSource(build, reader, n_positives=spec.positives, n_negatives=spec.negatives,
                                seed=spec.seed) if needs_examples else None
-        embedder = StaticEmbedder.load(spec.embedding_model) if "embedding" in scorers else None
+        embedder = find_embedder(spec.embedding_model) if "embedding" in scorers else None
         yield Tools(run, spec.explainer, spec.scored_by, judge, source, embedder, output, spec.concurrency)
 
 

@@ -57,7 +57,8 @@ class ExplainSpec(BaseSpec):
         5, "Texts without firings of each of three sorts: random, of similar latents, near misses", group="scores",
         ge=1, le=100)
     embedding_model: str = setting(
-        "", "Folder with static word embeddings in the layout of model2vec, for the embedding scorer", group="scores",
+        "", "Folder with static word embeddings in the layout of model2vec, for the embedding scorer; empty: "
+        "SAESCOPE_EMBEDDING_MODEL, or those of the extra saescope[embedding]", group="scores",
         max_length=4096)
     verify: bool = setting(
         True, "Compute the latent's activations on texts without firings, to be sure of them, if the SAE has weights",
@@ -100,8 +101,6 @@ class ExplainSpec(BaseSpec):
 
     @model_validator(mode="after")
     def _consistent(self) -> ExplainSpec:
-        if "embedding" in self.scorers and not self.embedding_model:
-            raise ValueError("embedding_model: the embedding scorer needs a folder with embeddings")
         if self.explainer == "local" and not self.model:
             raise ValueError("model: give the folder of a local instruct model")
         if self.budget_money and not (self.price_in or self.price_out):
