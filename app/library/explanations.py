@@ -69,25 +69,33 @@ def quality(score: ExplanationScore) -> float:
 
 def of_latents(db: Session, sae_id: str, latents: Collection[int]) -> dict[int, list[Explained]]:
     """Return the explanations of these latents: the chosen one first, then the best scored."""
+    return _with_scores(db, sae_id, latents)[0]
+
+
+def of_latent(db: Session, sae_id: str, latent: int) -> tuple[list[Explained], list[ExplanationScore]]:
+    """Return the explanations of a latent, and the scores that belong to the latent itself."""
+    found, own = _with_scores(db, sae_id, [latent])
+    return found.get(latent, []), own
+
+
+def _with_scores(
+    db: Session, sae_id: str, latents: Collection[int],
+) -> tuple[dict[int, list[Explained]], list[ExplanationScore]]:
     values = {"sae": sae_id, "latents": list(latents)}
     found: dict[int, list[Explained]] = {}
     by_id = {}
     for row in db.scalars(_OF_LATENTS, values):
         by_id[row.id] = one = Explained(row)
         found.setdefault(row.latent, []).append(one)
-    if by_id:
-        for score in sorted(db.scalars(_SCORES, values), key=lambda score: _ORDER.get(score.scorer, len(_ORDER))):
-            if score.explanation_id in by_id:
-                by_id[score.explanation_id].scores.append(score)
+    own = []
+    for score in sorted(db.scalars(_SCORES, values), key=lambda score: _ORDER.get(score.scorer, len(_ORDER))):
+        if score.explanation_id in by_id:
+            by_id[score.explanation_id].scores.append(score)
+        elif not score.explanation_id:
+            own.append(score)
     for rows in found.values():
         rows.sort(key=lambda one: (not one.row.chosen, -one.quality, one.row.created))
-    return found
-
-
-def scores_of_latent(db: Session, sae_id: str, latent: int) -> list[ExplanationScore]:
-    """Return the scores that belong to the latent itself."""
-    rows = db.scalars(_SCORES, {"sae": sae_id, "latents": [latent]})
-    return [row for row in rows if not row.explanation_id]
+    return found, own
 
 
 def names(

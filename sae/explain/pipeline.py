@@ -23,7 +23,8 @@ from sae.explain.judging import Judge
 from sae.explain.records import Explanation, Score
 from sae.explain.simulation import simulation
 from sae.store.build import Build
-from sae.store.records import Latent
+from sae.store.latent_search import rules_with_firings
+from sae.store.records import Latent, Rule
 
 _MAX_REFUSED = 5  # latents refused one after the other at the start: then something is wrong with the request itself
 OutputScorer = Callable[[Explanation, float], Score | None]
@@ -75,7 +76,10 @@ def outcomes(build: Build, latents: Sequence[int], tools: Tools) -> Iterator[Out
 
 
 def _outcomes(build: Build, latents: Sequence[int], tools: Tools) -> Iterator[tuple[Outcome, float]]:
-    if tools.judge is None and tools.source is None:  # only rules: there is nothing to wait for
+    if tools.explainer == "rule" and not tools.scorers:
+        yield from ((outcome, 0.0) for outcome in _rules(build, latents, tools.run))
+        return
+    if tools.judge is None and tools.source is None:  # there is nothing to wait for
         for latent in latents:
             found = build.latent(latent)
             if found is not None:
@@ -97,6 +101,24 @@ def _outcomes(build: Build, latents: Sequence[int], tools: Tools) -> Iterator[tu
             yield from _finished(running)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)  # an answer under way is paid for, so it is waited for
+
+
+def _rules(build: Build, latents: Sequence[int], run: str) -> Iterator[Outcome]:
+    """Yield the rules of latents, all of them read at once."""
+    known = rules_with_firings(build)
+    for latent in latents:
+        if latent in known:
+            yield _by_rule(Outcome(latent), *known[latent], build, run)
+
+
+def _by_rule(outcome: Outcome, rule: Rule | None, n_tokens: int, build: Build, run: str) -> Outcome:
+    made = by_rule(outcome.latent, rule, n_tokens, build.vocabulary, run)
+    if made is None:
+        outcome.reason = "no short rule says when it fires" if n_tokens else "it never fired"
+    else:
+        outcome.explanation = made[0]
+        outcome.scores.append(made[1])
+    return outcome
 
 
 def _finished(running: dict[Future[Outcome], float]) -> Iterator[tuple[Outcome, float]]:
@@ -132,12 +154,7 @@ def _explain_and_score(
         outcome.scored += tools.existing.get(found.latent, ())
         outcome.reason = "its explanations are scored" if outcome.scored else "it has no explanation to score"
     elif tools.explainer == "rule":
-        made = by_rule(found, build.vocabulary, tools.run)
-        if made is None:
-            outcome.reason = "no short rule says when it fires"
-        else:
-            outcome.explanation = made[0]
-            outcome.scores.append(made[1])
+        _by_rule(outcome, found.rule, found.n_tokens or 0, build, tools.run)
     else:
         assert tools.judge is not None
         assert evidence is not None

@@ -66,6 +66,14 @@ def rules_of(build: Build, min_f1: float, latents: Collection[int] | None = None
         [list(latents), min_f1]))
 
 
+def rules_with_firings(build: Build) -> dict[int, tuple[Rule | None, int]]:
+    """Return the rule of every latent, and the number of tokens on which it fires, in one query."""
+    rows = build._rows(f"SELECT {_RULE}, coalesce(n_tokens, 0) AS n_tokens FROM latent")
+    firings = {row["latent"]: row.pop("n_tokens") for row in rows}
+    rules = dict(_with_rules([row for row in rows if row["kind"] is not None]))
+    return {latent: (rules.get(latent), n) for latent, n in firings.items()}
+
+
 def _with_rules(rows: Iterable[dict[str, Any]]) -> list[tuple[int, Rule]]:
     return [(row.pop("latent"), Rule(**{**row, "tokens": row["tokens"] or []})) for row in rows]
 

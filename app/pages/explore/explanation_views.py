@@ -92,12 +92,12 @@ class ShareExplained:
 
 def explanations_of(db: Session, sae: Sae, latent: int, user: User | None = None) -> Explanations:
     """Return the explanations of a latent; `user` is the person who looks."""
-    found = explanations.of_latents(db, sae.id, [latent]).get(latent, [])
+    found, own = explanations.of_latent(db, sae.id, latent)
     lines = [ExplanationLine(
         one.row.id, one.row.text, _made(one), one.row.created, one.row.chosen,
         user is not None and one.row.author == user.name and one.row.method == "page",
         [score_line(score) for score in one.scores]) for one in found]
-    scores = [score_line(s) for s in explanations.scores_of_latent(db, sae.id, latent)]
+    scores = [score_line(score) for score in own]
     return Explanations(lines, scores, _endpoint_model() if user is not None and user.is_admin else "")
 
 

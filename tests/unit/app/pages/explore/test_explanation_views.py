@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.db.engine import SessionFactory
-from app.db.tables import ExplanationScore, LatentExplanation
+from app.db.tables import ExplanationScore, LatentExplanation, User
 from app.pages.explore import explanation_views
 from app.pages.explore.explanation_views import ExplainedLatents, explanations_json, explanations_of, score_line
 from sae.store.build import Build
@@ -62,7 +62,7 @@ def test_explanations_say_who_made_them_and_who_may_remove_them(sessions: Sessio
             explanation("e", "elsewhere", latent=4),
             score(explanation_id="a"), score("intruder", 0.8, explanation_id="")])
         db.commit()
-        found = explanations_of(db, ONE, 3, "ada")
+        found = explanations_of(db, ONE, 3, User(name="ada", is_admin=False))
         assert {line.text: line.made for line in found.lines} == {
             "mine": "by ada", "by a model": "m · saescope · p-1", "found": "found by counting",
             "unsigned": "by a person"}
