@@ -58,7 +58,8 @@ PLAN: dict[str, str] = {
     "sae.explain":
         "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.formats",
     "sae.evaluation":
-        "sae.errors sae.kernels sae.lm sae.data sae.autoencoder sae.autoencoder.architectures sae.index",
+        "sae.errors sae.kernels sae.lm sae.data sae.autoencoder sae.autoencoder.architectures sae.index "
+        "sae.workspace sae.store sae.explain",
     "sae.runs":
         "sae sae.errors sae.workspace sae.distributed sae.lm sae.store sae.data sae.specs sae.autoencoder "
         "sae.autoencoder.architectures sae.training sae.index sae.explain sae.formats sae.formats.readers "
