@@ -41,7 +41,7 @@ PLAN: dict[str, str] = {
     "sae.workspace": "sae.errors",
     "sae.kernels": "",
     "sae.distributed": "sae.errors sae.workspace sae.kernels",
-    "sae.lm": "sae.errors sae.workspace",
+    "sae.lm": "sae.errors sae.workspace sae.kernels",
     "sae.store": "sae.errors sae.workspace",
     "sae.data": "sae.errors sae.workspace sae.distributed sae.lm",
     "sae.specs": "sae.errors sae.faults sae.workspace sae.lm sae.store sae.data",
