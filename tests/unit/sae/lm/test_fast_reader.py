@@ -85,7 +85,8 @@ def test_what_reads_something_else_is_not_used(
 def test_linear_layers_are_computed_by_onednn(demo_lm: LanguageModel) -> None:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         pytest.skip("this torch has no oneDNN")
-    kinds = [type(module) for module in sae.lm.fast_reader._by_onednn(sae.lm.fast_reader._bare_model(demo_lm)).modules()]
+    model = sae.lm.fast_reader._by_onednn(sae.lm.fast_reader._bare_model(demo_lm))
+    kinds = [type(module) for module in model.modules()]
     assert torch.nn.Linear not in kinds
     assert kinds.count(sae.lm.fast_reader._Linear) == 7 * demo_lm.info.n_layers + 1
 
