@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,9 +30,10 @@ import numpy as np
 
 from benchmarks._peers import PEERS, environment
 from benchmarks._report import bar, bars_table, emit, table, write
+from sae.data.corpus import Corpus
 
 TOKENS, CONTEXT, LAYER, N_LATENTS, K, BATCH = 131_072, 128, 8, 12_288, 32, 4096
-INDEX_TOKENS = 65_536
+BUFFER, INDEX_TOKENS = 65_536, 65_536
 Figures = dict[str, Any]
 
 
@@ -48,7 +50,7 @@ def main() -> None:
         make_model(folder / "model")
         results: Figures = {"ours": ours(folder)}
         if not options.no_peer:
-            results["peer"] = peer(folder)
+            results["peers"] = peers(folder)
     tables, bars = report(results)
     if options.write:
         write("pipeline", "Training from start to saved SAE", str(__doc__).partition("\n\n    python")[0], tables)
@@ -71,21 +73,60 @@ def make_model(folder: Path) -> None:
 
 
 def ours(folder: Path) -> Figures:
-    """Return the seconds of each phase of our training, and of the index."""
+    """Return the seconds of each phase of our training and of the index, and the language model's share of training."""
     home = folder / "home"
     training = _watched(home, [
-        "train", "--model", str(folder / "model"), "--text", "stdlib", "--layer", str(LAYER), "--site", "resid_pre",
+        "train", "--model", str(folder / "model"), "--text", "stdlib", "--layer", str(LAYER), "--site", "hook_resid_pre",
         "--n-latents", str(N_LATENTS), "--k", str(K), "--tokens", str(TOKENS), "--batch-tokens", str(BATCH),
-        "--context-length", str(CONTEXT), "--name", "bench", "--no-index"])
-    index = _watched(home, ["index", "--sae", f"{_model_id(home)}/bench", "--index-tokens", str(INDEX_TOKENS)])
-    progress = next((home / "runs").glob("train-*/progress.jsonl")).read_text().splitlines()
-    rows = [json.loads(line) for line in progress]
-    return {"training": training, "index": index, "harvest_share": [row["lm_share"] for row in rows if "lm_share" in row]}
+        "--buffer-tokens", str(BUFFER), "--context-length", str(CONTEXT), "--name", "bench", "--no-index"])
+    sae = next(home.glob("saes/*/bench/sae.json")).parent
+    index = _watched(home, ["index", "--sae", f"{sae.parent.name}/bench", "--index-tokens", str(INDEX_TOKENS)])
+    lines = next((home / "runs").glob("train-*/progress.jsonl")).read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row.get("lm_tokens_per_s")]
+    speeds = [row["lm_tokens_per_s"] for row in rows]
+    return {"training": training, "index": index, "lm_tokens_per_s": statistics.median(speeds),
+            "sae_tokens_per_s": statistics.median(row["sae_tokens_per_s"] for row in rows)}
 
 
-def _model_id(home: Path) -> str:
-    config = next(home.glob("saes/*/bench/sae.json"))
-    return config.parent.parent.name
+def peers(folder: Path) -> Figures:
+    """Return the seconds of SAELens' runner by the class of its language model."""
+    corpus = Corpus.open(next((folder / "home" / "corpora").rglob("tokens.bin")).parent)
+    np.save(folder / "tokens.npy", corpus.tokens[: 2 * TOKENS // CONTEXT].astype(np.int64))
+    hooks = {"HookedTransformer": f"blocks.{LAYER}.hook_resid_pre",
+             "AutoModelForCausalLM": f"transformer.h.{LAYER - 1}"}
+    found = {}
+    for kind, hook in hooks.items():
+        asked = {"tokens": str(folder / "tokens.npy"), "model": str(folder / "model"), "class": kind, "hook": hook,
+                 "n_latents": N_LATENTS, "k": K, "context": CONTEXT, "n_tokens": TOKENS, "batch": BATCH,
+                 "buffer": BUFFER, "out": str(folder / f"peer-{kind}")}
+        done = subprocess.run([environment("saelens"), PEERS / "saelens_pipeline.py", json.dumps(asked)],
+                              env={**os.environ, "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
+                              capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"SAELens failed: {done.stderr[-2000:]}")
+        found[kind] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def report(results: Figures) -> tuple[str, list[dict[str, Any]]]:
+    """Return the tables and the bars."""
+    own = results["ours"]
+    phases = {**own["training"]["phases"], "the index, a command of its own": own["index"]["seconds"]}
+    total = own["training"]["seconds"]
+    rows = [[name, f"{seconds:.1f}", f"{seconds / total:.0%}"] for name, seconds in phases.items()]
+    tables = [table(["our phase", "seconds", "of the training command"], rows),
+              f"In training the language model reads {own['lm_tokens_per_s']:,.0f} tokens/s, and the SAE's steps take "
+              f"{own['sae_tokens_per_s']:,.0f} tokens/s."]
+    bars = []
+    if "peers" in results:
+        seconds = {"saescope": total} | {
+            f"SAELens, {kind}": found["seconds"] for kind, found in results["peers"].items()}
+        tables.append(table(["from start to saved SAE", "seconds", "over ours"], [
+            [name, f"{one:.1f}", f"{one / total:.2f}"] for name, one in seconds.items()]))
+        ratio = min(one for name, one in seconds.items() if name != "saescope") / total
+        bars.append(bar("SAELens' runner, the faster of two, over ours", ratio, "≥ 4", ratio >= 4))
+        tables.append(bars_table(bars))
+    return "\n\n".join(tables), bars
 
 
 def _watched(home: Path, words: list[str]) -> Figures:
@@ -111,3 +152,7 @@ def _watched(home: Path, words: list[str]) -> Figures:
         assert process.stderr
         raise RuntimeError(f"{words[0]} failed: {process.stderr.read()[-2000:]}")
     return {"seconds": time.perf_counter() - started, "phases": phases}
+
+
+if __name__ == "__main__":
+    main()

@@ -112,7 +112,7 @@ class _Linear(nn.Module):
     It multiplies float32 a tenth faster than the library behind `torch.mm`, and faster still on AMD's processors.
     """
 
-    def __init__(self, layer: nn.Module, low: bool) -> None:
+    def __init__(self, layer: Any, low: bool) -> None:
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
         self._low, self._transposed = low, type(layer) is not nn.Linear
