@@ -23,6 +23,7 @@ from rich.table import Table
 from sae.cli.check import check_command
 from sae.cli.explanations import app as explanations_app
 from sae.cli.export import register as register_exports
+from sae.cli.reproduce import reproduce_command
 from sae.cli.steer import steer_command
 from sae.errors import UserError
 from sae.runs.folder import ProgressFile, RunFolder, Status
@@ -75,6 +76,7 @@ for _kind in SPECS:
 
 app.command("check")(check_command)
 app.command("steer")(steer_command)
+app.command("reproduce")(reproduce_command)
 register_exports(app)
 app.add_typer(explanations_app, name="explanations")
 
