@@ -25,6 +25,8 @@ class Line:
     points: tuple[tuple[float, Spread], ...]
     dashed: bool = False
     joined: bool = True
+    marked: bool = True
+    colour: int | None = None  # None: its place among the lines
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,9 @@ def svg(figure: Figure) -> str:
         low = max(low, min(s.mean for line in lines for _, s in line.points) / 3)
     y_axis = _Axis(low, max(ys), figure.log_y, _HEIGHT - _BOTTOM, _TOP, padded=not figure.bars)
     parts = [_grid(figure, x_axis, y_axis)]
-    for number, line in enumerate(lines):
-        parts.append(_bars(line, x_axis, y_axis) if figure.bars else _series(line, number, x_axis, y_axis))
+    for number, line in enumerate(figure.lines):
+        colour = number if line.colour is None else line.colour
+        parts.append(_bars(line, x_axis, y_axis) if figure.bars else _series(line, colour, x_axis, y_axis))
     for x, label in figure.marks:
         at = x_axis.at(x)
         near_end = at > _WIDTH * 0.7
@@ -73,10 +76,12 @@ def legend(figure: Figure) -> str:
         return ""
     items = []
     for number, line in enumerate(figure.lines):
+        colour = number if line.colour is None else line.colour
         dash = ' stroke-dasharray="4 3"' if line.dashed else ""
-        path = f'<line class="s{number} line" x1="0" x2="28" y1="7" y2="7"{dash}/>' if line.joined else ""
-        items.append(f'<span><svg class="key" viewBox="0 0 28 14" aria-hidden="true">{path}'
-                     f'{_marker(number, 14, 7)}</svg> {escape(line.name)}</span>')
+        path = f'<line class="s{colour} line" x1="0" x2="28" y1="7" y2="7"{dash}/>' if line.joined else ""
+        marker = _marker(colour, 14, 7) if line.marked else ""
+        items.append(f'<span><svg class="key" viewBox="0 0 28 14" aria-hidden="true">{path}{marker}</svg> '
+                     f"{escape(line.name)}</span>")
     return f'<p class="legend">{"".join(items)}</p>'
 
 
@@ -149,7 +154,8 @@ def _series(line: Line, number: int, x_axis: _Axis, y_axis: _Axis) -> str:
         if s.low is not None and s.high is not None:
             parts.append(f'<line class="s{number} line" x1="{x:.1f}" x2="{x:.1f}" y1="{y_axis.at(s.low):.1f}" '
                          f'y2="{y_axis.at(s.high):.1f}"/>')
-        parts.append(_marker(number, x, y))
+        if line.marked:
+            parts.append(_marker(number, x, y))
     return "".join(parts)
 
 

@@ -27,10 +27,10 @@ _DEFINITIONS = (
     "NMSE is Σ‖x − x̂‖² / Σ‖x − mean‖² over held-out tokens without BOS. ΔCE is the language model's cross-entropy "
     "with the activations replaced by their reconstruction minus the clean one, in nats per predicted token. CE "
     "recovered is (CE of zero ablation − CE with the SAE) / (CE of zero ablation − clean CE). Dead latents fire on "
-    "none of the held-out tokens. An interval is the 95% interval of the mean over seeds by Student's t. Differences are "
-    "paired by seed, because a seed gives all SAEs the same start and the same batches. A claim that one SAE is better "
-    "is reproduced only if every setting's interval is on its side. The intervals are not widened for the number of "
-    "settings.")
+    "none of the held-out tokens. An interval is the 95% interval of the mean over seeds by Student's t. Differences "
+    "are paired by seed, because a seed gives all SAEs the same start and the same batches. A claim that one SAE is "
+    "better is reproduced only if every setting's interval is on its side. The intervals are not widened for the "
+    "number of settings.")
 
 
 def write(paper: Paper, setup: Setup, cells: Sequence[Cell], rows: Sequence[Row], command: str, folder: Path

@@ -9,16 +9,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from sae.evaluation.intervals import t_quantile
+
 Row = dict[str, Any]
-# Quantiles at 97.5% of Student's t with 1, 2, ... degrees of freedom.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-      2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045)
 _REACH = 1.25  # factor by which an interpolation in L0 may leave the measured range
-
-
-def t_quantile(freedom: int) -> float:
-    """Return the factor of a 95% interval of a mean over `freedom` + 1 seeds."""
-    return _T[min(freedom, len(_T)) - 1]
 
 
 @dataclass(frozen=True)

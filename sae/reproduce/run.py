@@ -10,14 +10,14 @@ from typing import Any
 from filelock import Timeout
 
 from sae.errors import UserError
-from sae.reproduce import batchtopk, report
+from sae.reproduce import batchtopk, report, topk_scaling
 from sae.reproduce.paper import Paper
 from sae.reproduce.setup import Setup, checked
 from sae.reproduce.train import measured
 from sae.workspace.files import lock
 from sae.workspace.paths import Workspace
 
-PAPERS: dict[str, Paper] = {paper.name: paper for paper in (batchtopk.PAPER,)}
+PAPERS: dict[str, Paper] = {paper.name: paper for paper in (batchtopk.PAPER, topk_scaling.PAPER)}
 _SAID_S = 5.0  # least seconds between two lines of progress of one phase
 
 
