@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sae.evaluation.intervals import t_quantile
+from sae.evaluation.student_t import t_quantile
 
 NAMES = ("alpha", "beta_k", "beta_n", "gamma", "zeta", "eta")
 PAPER = dict(zip(NAMES, (-0.50, 0.26, -0.017, -0.042, -1.32, -0.085), strict=True))  # GPT-4

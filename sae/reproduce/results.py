@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from sae.evaluation.intervals import t_quantile
+from sae.evaluation.student_t import t_quantile
 
 Row = dict[str, Any]
 _REACH = 1.25  # factor by which an interpolation in L0 may leave the measured range

@@ -15,7 +15,7 @@ import torch
 
 from sae.autoencoder.architectures import REGISTRY
 from sae.errors import UserError
-from sae.evaluation.intervals import t_quantile
+from sae.evaluation.student_t import t_quantile
 from sae.evaluation.synthetic.score import Chance, OfSAE, Oracle, score
 from sae.evaluation.synthetic.world import Recipe, SyntheticStream, World
 from sae.specs.registry import TrainSpec

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sae.evaluation import scaling_law
-from sae.evaluation.intervals import t_quantile
 from sae.evaluation.scaling_law import NAMES, PAPER, fit
+from sae.evaluation.student_t import t_quantile
 
 SIZES, KS = (512, 1024, 2048, 4096, 8192), (8, 16, 32, 64)
 GRID = [(n, k) for n in SIZES for k in KS]
