@@ -14,7 +14,8 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 RIDGE = 1e-4  # penalty ½·RIDGE·w² of a one-dimensional probe, which keeps w finite where classes separate
-_STEPS, _HALVINGS, _ENOUGH = 30, 6, 1e-7
+_STEPS, _HALVINGS = 30, 6
+_NOISE = 1e-6  # of a loss in float32
 # Inverse penalties that are tried, the weakest penalty first (as sae-probes does).
 INVERSE_PENALTIES = np.logspace(5, -5, 10)
 
@@ -32,41 +33,45 @@ class Probes:
 
 
 def _loss_L(logit_NL: Tensor, y_N: Tensor) -> Tensor:
-    return (torch.nn.functional.softplus(logit_NL) - y_N[:, None] * logit_NL).mean(dim=0)
+    loss_L: Tensor = torch.nn.functional.softplus(logit_NL).mean(dim=0) - y_N @ logit_NL / len(y_N)
+    return loss_L
 
 
-def fit_probes(z_NL: Tensor, y_N: Tensor) -> Probes:
+def fit_probes(z_NL: Tensor, y_N: Tensor, steps: int = _STEPS) -> Probes:
     """Fit a probe for every column of `z` by Newton's method, with the step halved while the loss would rise.
 
     Columns are standardised for the fit.  `y` holds 0 and 1.  Source: Gao et al. 2024, section 4.2.
     """
     mean_L, std_L = z_NL.mean(dim=0), z_NL.std(dim=0, correction=0)
     std_L = torch.where(std_L > 1e-12, std_L, 1.0)
-    u_NL = (z_NL - mean_L) / std_L
+    u_NL = (z_NL - mean_L).div_(std_L)
+    square_NL = u_NL.square()
     base = y_N.mean().clamp(1e-6, 1 - 1e-6)
     w_L, b_L = torch.zeros_like(mean_L), torch.full_like(mean_L, float(torch.logit(base)))
-    logit_NL = u_NL * w_L + b_L
-    loss_L = _loss_L(logit_NL, y_N)
-    for _ in range(_STEPS):
-        p_NL = logit_NL.sigmoid()
-        error_NL, weight_NL = p_NL - y_N[:, None], p_NL * (1 - p_NL)
-        gw_L, gb_L = (error_NL * u_NL).mean(dim=0) + RIDGE * w_L, error_NL.mean(dim=0)
-        wu_NL = weight_NL * u_NL
-        hww_L, hwb_L, hbb_L = (wu_NL * u_NL).mean(dim=0) + RIDGE, wu_NL.mean(dim=0), weight_NL.mean(dim=0) + 1e-9
+    before_L = _loss_L(u_NL * w_L + b_L, y_N)
+    uy_L, n = y_N @ u_NL / len(y_N), len(y_N)
+    for _ in range(steps):
+        p_NL = torch.addcmul(b_L, u_NL, w_L).sigmoid_()
+        gw_L = torch.linalg.vecdot(p_NL, u_NL, dim=0) / n - uy_L + RIDGE * w_L
+        gb_L = p_NL.mean(dim=0) - y_N.mean()
+        weight_NL = torch.addcmul(p_NL, p_NL, p_NL, value=-1)
+        hww_L = torch.linalg.vecdot(weight_NL, square_NL, dim=0) / n + RIDGE
+        hwb_L, hbb_L = torch.linalg.vecdot(weight_NL, u_NL, dim=0) / n, weight_NL.mean(dim=0) + 1e-9
         det_L = (hww_L * hbb_L - hwb_L.square()).clamp(min=1e-20)
         dw_L, db_L = (hbb_L * gw_L - hwb_L * gb_L) / det_L, (hww_L * gb_L - hwb_L * gw_L) / det_L
-        step_L, before_L = torch.ones_like(w_L), loss_L
+        step_L = torch.ones_like(w_L)
         for _ in range(_HALVINGS):
-            new_w_L, new_b_L = w_L - step_L * dw_L, b_L - step_L * db_L
-            logit_NL = u_NL * new_w_L + new_b_L
-            loss_L = _loss_L(logit_NL, y_N) + RIDGE / 2 * new_w_L.square()
-            rises_L = loss_L > before_L + 1e-9
+            loss_L = _loss_L(torch.addcmul(b_L - step_L * db_L, u_NL, w_L - step_L * dw_L), y_N)
+            loss_L = loss_L + RIDGE / 2 * (w_L - step_L * dw_L).square()
+            rises_L = loss_L > before_L + _NOISE
             if not bool(rises_L.any()):
                 break
             step_L = torch.where(rises_L, step_L / 2, step_L)
-        w_L, b_L = new_w_L, new_b_L
-        if float((before_L - loss_L).abs().max()) < _ENOUGH:
+        step_L = torch.where(rises_L, 0.0, step_L)
+        w_L, b_L, loss_L = w_L - step_L * dw_L, b_L - step_L * db_L, torch.where(rises_L, before_L, loss_L)
+        if float((before_L - loss_L).abs().max()) < _NOISE:
             break
+        before_L = loss_L
     return Probes(w_L / std_L, b_L - w_L * mean_L / std_L)
 
 
@@ -104,7 +109,7 @@ def fit_logistic(x_NF: Array, y_N: Array, inverse_penalty: float, start: Logisti
             size /= 2
         if found > value:
             break
-        w_G, done = w_G - size * step_G, value - found < 1e-9 * max(1.0, abs(value))
+        w_G, done = w_G - size * step_G, value - found < 1e-7 * abs(value) + 1e-9
         value = found
         if done:
             break
