@@ -103,6 +103,7 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
     reporter = (Follower if _rank() else Reporter)(folder, _phases(kind, values))
     reporter.catch_signals()
     try:
+        reporter.check()  # a cluster may start a job that was cancelled while it waited
         spec = parse_spec(kind, values)
         check_space(spec, folder, workspace)
         executors: dict[type, Callable[..., dict[str, Any]]] = {
