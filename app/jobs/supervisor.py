@@ -142,7 +142,7 @@ class Supervisor:
             handle = self.launchers[run.launcher].start(folder, run.attempt, place_of(run).resources)
         except ClusterAway as away:
             log.warning("%s: %s", run.id, away)
-            self._step(run, state="queued", waiting_for=str(away)[:200])
+            self._step(run, waiting_for=str(away)[:200])  # the job may have arrived; `_watch` finds out
             return
         except OSError as error:
             self._end(run, "failed", f"the run could not be started: {error}")
@@ -160,12 +160,13 @@ class Supervisor:
         except ClusterAway:
             return
         life = self._life(run, launcher, handle, status)
-        if handle is None or life == "ended":
+        unborn = life == "never_started" or (handle is None and status is None and not launcher.stops_with_server)
+        if unborn and run.cancel_asked is None:  # which says nothing about the run
+            self._step(run, state="queued", ref=None, ref_mark=None)
+            return
+        if handle is None or unborn or life == "ended":
             # The process may have written its final status after the first read.
             self._gone(run, self._status(run))
-            return
-        if life == "never_started":  # which says nothing about the run
-            self._step(run, state="queued", ref=None, ref_mark=None)
             return
         if run.cancel_asked is not None:
             self._enforce_cancel(run, launcher, handle, life)
