@@ -25,7 +25,7 @@ from app.jobs import queue
 from app.jobs.launchers.elsewhere import Elsewhere
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.lock import WorkspaceLock
-from app.jobs.places import make_clusters
+from app.jobs.places import chosen_place, make_clusters
 from app.jobs.supervisor import Supervisor
 from app.library.exports import Downloads
 from app.library.retention import keep_sweeping
@@ -78,8 +78,8 @@ _MODULES = (
 
 
 def create_app(
-    settings: Settings, *, lock: WorkspaceLock | None = None, launcher: LocalLauncher | None = None, supervise: bool = True,
-    page_workers: int = 0,
+    settings: Settings, *, lock: WorkspaceLock | None = None, launcher: LocalLauncher | None = None,
+    supervise: bool = True, page_workers: int = 0,
 ) -> FastAPI:
     """Make the application.
 
@@ -188,7 +188,8 @@ def start_demo(app: FastAPI) -> None:
     with app.state.sessions() as db:
         if queue.newest(db, 1):
             return
-        run = queue.enqueue(db, settings.workspace, "train", demo_spec().model_dump(), AUTOMATIC)
+        run = queue.enqueue(db, settings.workspace, "train", demo_spec().model_dump(), AUTOMATIC,
+                            place=chosen_place(settings, "train"))
         log.info("the workspace is empty: %s trains the demo SAE", run.id)
 
 

@@ -260,7 +260,8 @@ class Supervisor:
     def _end(self, run: Run, state: str, error: str | None, **values: object) -> None:
         values.setdefault("progress", run.progress)
         self._beats.forget(run.id)
-        self._step(run, state=state, error=error, finished=time.time(), ref=None, ref_mark=None, waiting_for=None, **values)
+        values |= {"ref": None, "ref_mark": None, "waiting_for": None}
+        self._step(run, state=state, error=error, finished=time.time(), **values)
         log.info("%s: %s%s", run.id, state, f": {error}" if error else "")
 
     def _step(self, run: Run, **values: object) -> bool:

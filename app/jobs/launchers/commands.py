@@ -16,7 +16,9 @@ def run_command(folder: RunFolder, python: str = "") -> list[str]:
     return [python or sys.executable, "-m", "sae", "run", "--quiet", str(folder.path)]
 
 
-def node_command(folder: RunFolder, resources: Resources, python: str = "", rendezvous: tuple[str, ...] = ()) -> list[str]:
+def node_command(
+    folder: RunFolder, resources: Resources, python: str = "", rendezvous: tuple[str, ...] = ()
+) -> list[str]:
     """Return the command for one node: a process for each GPU by torchrun if there are several, else one process.
 
     `rendezvous` holds torchrun's options that join several nodes.

@@ -1,4 +1,4 @@
-"""The launcher that runs jobs on a Ray cluster, through the HTTP interface of its dashboard (Ray Jobs, Ray 2.8 or later).
+"""The launcher that runs jobs on a Ray cluster, by Ray Jobs over HTTP (Ray 2.8 or later).
 
 The server needs no `ray` package.  The nodes share the workspace at the same path and have saescope installed.
 
@@ -154,8 +154,8 @@ def _node(one: dict[str, Any], used: dict[str, Any]) -> Node:
         found = usage.get(name) or ((0.0, total[name]) if name in total else None)
         return (float(found[0]), float(found[1])) if found else None
 
-    name = str(one.get("node_name") or one.get("node_ip"))
-    return Node(name + (" (head)" if one.get("is_head_node") else ""), str(one["state"]).lower(), pair("CPU"), pair("GPU"))
+    name = str(one.get("node_name") or one.get("node_ip")) + (" (head)" if one.get("is_head_node") else "")
+    return Node(name, str(one["state"]).lower(), pair("CPU"), pair("GPU"))
 
 
 def _free(pair: tuple[float | None, float] | None) -> float:

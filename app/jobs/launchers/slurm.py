@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import time
+from contextlib import suppress
 from typing import NamedTuple
 
 from app.jobs.launchers import Cluster, ClusterAway, Handle, Life, Node, Resources
@@ -68,8 +69,8 @@ class SlurmLauncher:
         command = " ".join(word if word in rendezvous else shlex.quote(word)
                            for word in node_command(folder, resources, self.python, rendezvous))
         lines = [
-            "#!/bin/bash", f"export SAESCOPE_HOME={shlex.quote(str(self.workspace.root))}", f"export {ATTEMPT}={attempt}",
-            "export PYTHONUNBUFFERED=1", f"export OMP_NUM_THREADS={resources.cpus or self.cpus}"]
+            "#!/bin/bash", f"export SAESCOPE_HOME={shlex.quote(str(self.workspace.root))}",
+            f"export {ATTEMPT}={attempt}", "export PYTHONUNBUFFERED=1", f"export OMP_NUM_THREADS={resources.cpus or self.cpus}"]
         if several:
             lines += ['HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
                       f"PORT=$(({_PORT} + SLURM_JOB_ID % 1000))",
@@ -120,10 +121,8 @@ class SlurmLauncher:
         return self._jobs
 
     def _quietly(self, *command: str) -> None:
-        try:
+        with suppress(ClusterAway):
             self._call(*command)
-        except ClusterAway:
-            pass
         self._seen = 0.0
 
     def _call(self, *command: str, script: str | None = None) -> str:

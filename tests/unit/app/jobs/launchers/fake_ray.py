@@ -161,7 +161,7 @@ def fake_ray(cpus: float = 4) -> Iterator[tuple[str, FakeRay]]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = _do  # noqa: N815  (as http.server calls them)
+        do_GET = do_POST = _do
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -271,8 +271,8 @@ def test_a_job_that_never_started_is_queued_again_without_being_counted(
 
 
 def test_a_waiting_job_is_cancelled_at_once_and_does_nothing_when_it_starts(
-    watcher: Supervisor, sessions: SessionFactory, submit: Submit, dashboard: tuple[str, FakeRay], launcher: RayLauncher,
-    workspace: Workspace,
+    watcher: Supervisor, sessions: SessionFactory, submit: Submit, dashboard: tuple[str, FakeRay],
+    launcher: RayLauncher, workspace: Workspace,
 ) -> None:
     launcher.room = lambda resources: True  # type: ignore[method-assign]
     dashboard[1].cpus = 0
