@@ -39,7 +39,8 @@ from sae.specs.training import (
 from sae.workspace.paths import typed_path
 
 __all__ = [
-    "SPECS", "Architecture", "CompareSpec", "EvaluateSpec", "ExplainSpec", "ImportSpec", "IndexSettings", "IndexSpec",
+    "SPECS", "Architecture", "CompareSpec", "EvaluateSpec", "ExplainSpec", "ImportSpec", "IndexPartSpec",
+    "IndexSettings", "IndexSpec",
     "Normalization", "SweepSpec", "TrainSpec", "as_text", "command_line", "demo_spec", "located", "parse_spec",
     "prefix_sizes"]
 
@@ -55,6 +56,17 @@ class IndexSpec(IndexSettings):
         0, "Text tokens read at most; 0: all of a file or directory, 20 million of a Hugging Face data set, or as for "
         "the training if the text is the same", group="what", unit="tokens", ge=0)
     device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
+    shards: int = setting(
+        1, "Parts of the text that are read separately and then merged, on a cluster at the same time; the rows do not "
+        "depend on it", group="stream", unit="parts", ge=1, le=1000,
+        why="a lost node costs one part; a part of less than 65,536 tokens for each thread is not worth a process")
+
+
+class IndexPartSpec(BaseSpec):
+    """One part of an index run's text, for a process of its own."""
+
+    run: str = setting(..., "The index run", group="what", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    part: int = setting(..., "Number of the part, counted from 1", group="what", ge=1, le=1000)
 
 
 class EvaluateSpec(BaseSpec):
@@ -85,9 +97,10 @@ class CompareSpec(BaseSpec):
 
 SPECS: dict[str, type[BaseSpec]] = {
     "train": TrainSpec, "sweep": SweepSpec, "index": IndexSpec, "evaluate": EvaluateSpec, "import": ImportSpec,
-    "compare": CompareSpec, "explain": ExplainSpec}
+    "compare": CompareSpec, "explain": ExplainSpec, "index-part": IndexPartSpec}
 
-RunSpec = TrainSpec | SweepSpec | IndexSpec | EvaluateSpec | ImportSpec | CompareSpec | ExplainSpec
+RunSpec = (
+    TrainSpec | SweepSpec | IndexSpec | EvaluateSpec | ImportSpec | CompareSpec | ExplainSpec | IndexPartSpec)
 
 POSITIONAL = {"import": "source"}  # the setting that a command takes without its name
 
