@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import Timeout
 
 from sae.errors import Cancelled, Interrupted, UserError
-from sae.runs import compare, explain, import_sae
+from sae.runs import compare, explain, import_sae, kept
 from sae.runs.folder import FINAL_STATES, RunFolder
 from sae.runs.names import release_run
 from sae.runs.progress import Follower, Reporter
@@ -32,6 +32,7 @@ from sae.runs.steps import (
     text_tokens_of,
 )
 from sae.specs.registry import (
+    ActivationsSpec,
     CompareSpec,
     EvaluateSpec,
     ExplainSpec,
@@ -57,6 +58,7 @@ PHASES: dict[str, dict[str, float]] = {
     "sweep": {"text": 4, "training": 60, "evaluation": 10, "index": 26},
     "index": {"text": 5, "index": 95},
     "index-part": {"text": 5, "index": 95},
+    "activations": kept.PHASES,
     "evaluate": {"text": 5, "evaluation": 95},
     "import": import_sae.PHASES,
     "compare": compare.PHASES,
@@ -122,7 +124,8 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
         check_space(spec, folder, workspace)
         executors: dict[type, Callable[..., dict[str, Any]]] = {
             TrainSpec: _train, SweepSpec: _train, IndexSpec: _index, EvaluateSpec: _evaluate, ImportSpec: _import,
-            CompareSpec: compare.run_compare, ExplainSpec: explain.run_explain, IndexPartSpec: _index_part}
+            CompareSpec: compare.run_compare, ExplainSpec: explain.run_explain, IndexPartSpec: _index_part,
+            ActivationsSpec: kept.run_activations}
         reporter.status.result = executors[type(spec)](spec, folder, workspace, reporter)
     except Interrupted:
         reporter.finish("interrupted")
@@ -181,6 +184,8 @@ def _phases(kind: str, values: dict[str, Any]) -> dict[str, float]:
     phases = dict(PHASES.get(kind, {}))  # `parse_spec` refuses a kind that does not exist
     if kind in ("train", "sweep", "import") and values.get("index") is False:
         del phases["index"]
+    if kind == "sweep" and kept.keeps_first(values):
+        phases = {"text": phases.pop("text"), "activations": 40, **phases}
     return phases
 
 

@@ -70,7 +70,8 @@ class SlurmLauncher:
                            for word in node_command(folder, resources, self.python, rendezvous))
         lines = [
             "#!/bin/bash", f"export SAESCOPE_HOME={shlex.quote(str(self.workspace.root))}",
-            f"export {ATTEMPT}={attempt}", "export PYTHONUNBUFFERED=1", f"export OMP_NUM_THREADS={resources.cpus or self.cpus}"]
+            f"export {ATTEMPT}={attempt}", "export PYTHONUNBUFFERED=1",
+            f"export OMP_NUM_THREADS={resources.cpus or self.cpus}"]
         if several:
             lines += ['HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
                       f"PORT=$(({_PORT} + SLURM_JOB_ID % 1000))",

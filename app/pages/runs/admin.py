@@ -24,24 +24,25 @@ from app.pages.dependencies import (
     admin_user,
 )
 from app.pages.runs import spec_form
-from app.pages.runs.estimate import Estimate, estimate
+from app.pages.runs.estimate import Estimate, estimate, site_width
 from app.pages.runs.explain_cost import explain_cost
 from app.pages.runs.place_form import place_from, place_group, read_place
 from app.pages.runs.runs import runs_now
 from app.pages.runs.spec_check import check_spec
+from app.render.numbers import size
 from app.web.templating import render
 from sae.errors import UserError
 from sae.explain.estimate import RequestEstimate
 from sae.lm.model_info import DEMO, find_model
-from sae.specs.registry import command_line, parse_spec
+from sae.specs.registry import ActivationsSpec, command_line, parse_spec
 from sae.workspace.paths import new_id, typed_path
 
 router = APIRouter(prefix="/admin", dependencies=[Depends(admin_user)], include_in_schema=False)
 
-Kind = Literal["train", "sweep", "index", "evaluate", "explain"]
+Kind = Literal["train", "sweep", "index", "evaluate", "explain", "activations"]
 TITLES = {"train": "Train an SAE", "sweep": "Train a grid of SAEs", "index": "Build an index",
-          "evaluate": "Evaluate an SAE", "explain": "Explain latents"}
-COSTLY = ("train", "sweep", "explain")  # their forms estimate the cost
+          "evaluate": "Evaluate an SAE", "explain": "Explain latents", "activations": "Keep activations"}
+COSTLY = ("train", "sweep", "explain", "activations")  # their forms estimate the cost
 
 
 @router.get("")
@@ -152,6 +153,8 @@ def _cost(
     """Return the estimate, or why there is none.  A hub name is not looked up while somebody types it."""
     if kind == "explain":
         return explain_cost(values, catalog, request.app.state.builds)
+    if kind == "activations":
+        return _size_on_disk(ActivationsSpec(**values))
     spec = spec_form.spec_of(kind, values)
     if spec is None:
         return "No estimate: a setting is at fault."
@@ -161,3 +164,15 @@ def _cost(
         return estimate(spec, find_model(spec.model), [sae.config for sae in catalog.list_saes()])
     except UserError as error:
         return str(error)
+
+
+def _size_on_disk(spec: ActivationsSpec) -> str:
+    """Return the size of kept activations, or why there is none."""
+    try:
+        if spec.model != DEMO and not typed_path(spec.model, "model").is_dir():
+            return "No estimate: the model is not on this machine, so its width is not known yet."
+        info = find_model(spec.model)
+    except UserError as error:
+        return str(error)
+    width = sum(site_width(site, info) for site in (spec.site, spec.out_site) if site) * len(spec.layers)
+    return f"{size(2 * spec.tokens * width)} on disk, or less if the text is shorter."

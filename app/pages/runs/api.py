@@ -34,6 +34,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "import": {"kind": "import", "spec": {"source": "owner/repo/folder", "name": "theirs"}},
     "compare": {"kind": "compare", "spec": {"a": "demo/2-res-batchtopk-4k", "b": "demo/2-res-topk-4k"}},
     "explain": {"kind": "explain", "spec": {"sae": "demo/2-res-batchtopk-4k", "latents": "densest:100"}},
+    "activations": {"kind": "activations", "spec": {"name": "code-2m", "layers": [0, 1, 2, 3], "tokens": 2_000_000}},
 }
 
 
@@ -98,10 +99,10 @@ class RunIn(BaseModel):
 
     model_config = {"json_schema_extra": {"examples": [EXAMPLES["train"]]}}
 
-    kind: Literal["train", "sweep", "index", "evaluate", "import", "compare", "explain"] = Field(
+    kind: Literal["train", "sweep", "index", "evaluate", "import", "compare", "explain", "activations"] = Field(
         description="train: one SAE; sweep: a grid of SAEs; index: the index of an SAE; evaluate: its metrics "
         "on held-out text; import: an SAE of another program; compare: two SAEs latent by latent; "
-        "explain: latents in words, with scores")
+        "explain: latents in words, with scores; activations: kept on disk for several trainings")
     spec: dict[str, Any] = Field(
         default_factory=dict, description="The settings by name, as listed for each kind; those left out have their "
         "defaults")

@@ -50,5 +50,6 @@ def _field(
 ) -> FormField:
     return FormField(
         name=name, label=label, kind="choice" if choices else "number",
-        value=typed.get(name, default if choices else ""), default=default, description=description, unit="", why="", choices=choices, range="",
+        value=typed.get(name, default if choices else ""),
+        default=default, description=description, unit="", why="", choices=choices, range="",
         error=errors.get(name, ""))

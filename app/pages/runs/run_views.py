@@ -27,7 +27,8 @@ _progress_files: OrderedDict[Path, ProgressFile] = OrderedDict()  # used longest
 _progress_lock = Lock()
 STALE_S = 120  # a heartbeat this old is mentioned; loading a large model takes a while without one
 _VERBS = {"train": "Train", "sweep": "Train", "index": "Index", "evaluate": "Evaluate", "import": "Import",
-          "compare": "Compare", "explain": "Explain", "index-part": "Index"}
+          "compare": "Compare", "explain": "Explain", "index-part": "Index",
+          "activations": "Keep activations"}
 # Title, unit and lines of each curve; a line is a name, a key in progress.jsonl, and an index into a list of values.
 CURVES: tuple[tuple[str, str, tuple[tuple[str, str, int | None], ...]], ...] = (
     ("FVU", "share of the variance not explained", (("FVU", "fvu", None),)),
@@ -82,6 +83,9 @@ class RunView:
             grid = (f"{as_text(spec.get('architecture', ''))}; L = {as_text(spec.get('n_latents', ''))}; "
                     f"k = {as_text(spec.get('k', ''))}").replace(",", ", ")
             return f"{kind} {spec.get('name') or 'a grid'} ({grid}) on {spec.get('model')}, layer {spec.get('layer')}"
+        if self.run.kind == "activations":
+            layers = as_text(spec.get("layers", "")).replace(",", ", ")
+            return f"{kind} of {spec.get('model')}, layers {layers}"
         return kind
 
     @property
@@ -195,6 +199,13 @@ class RunView:
         """Return the result of a finished comparison: `a`, `b`, and the MMCS of each in the other; else None."""
         result = self.status.result if self.run.kind == "compare" and self.status else {}
         return result if self.state == "succeeded" and {"a", "b", "mmcs_a", "mmcs_b"} <= result.keys() else None
+
+    @property
+    def kept(self) -> dict[str, Any] | None:
+        """Return the result of a run that kept activations: their name, tokens, bytes and sites; else None."""
+        result = self.status.result if self.run.kind == "activations" and self.status else {}
+        whole = {"activations", "tokens", "bytes", "sites"} <= result.keys()
+        return result if self.state == "succeeded" and whole else None
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields of `GET /api/runs`."""
