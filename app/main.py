@@ -22,9 +22,10 @@ from starlette.types import Scope
 from app.access.middleware import HeadAsGet, KnownHosts, RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
 from app.db.engine import upgrade
 from app.jobs import queue
-from app.jobs.launchers import Launcher
+from app.jobs.launchers.elsewhere import Elsewhere
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.lock import WorkspaceLock
+from app.jobs.places import chosen_place, make_clusters
 from app.jobs.supervisor import Supervisor
 from app.library.exports import Downloads
 from app.library.live_explanations import LiveExplanations
@@ -79,8 +80,8 @@ _MODULES = (
 
 
 def create_app(
-    settings: Settings, *, lock: WorkspaceLock | None = None, launcher: Launcher | None = None, supervise: bool = True,
-    page_workers: int = 0,
+    settings: Settings, *, lock: WorkspaceLock | None = None, launcher: LocalLauncher | None = None,
+    supervise: bool = True, page_workers: int = 0,
 ) -> FastAPI:
     """Make the application.
 
@@ -152,7 +153,7 @@ def _middleware(settings: Settings, limits: dict[str, TokenBuckets]) -> list[Mid
 
 
 def _open(
-    app: FastAPI, settings: Settings, stack: ExitStack, lock: WorkspaceLock | None, launcher: Launcher | None,
+    app: FastAPI, settings: Settings, stack: ExitStack, lock: WorkspaceLock | None, launcher: LocalLauncher | None,
     supervise: bool,
 ) -> None:
     open_workspace(settings.home)
@@ -169,7 +170,9 @@ def _open(
         state.sessions, worker, max_live=settings.worker_places + settings.worker_queue,
         grace_s=settings.steer_grace_s)
     steering.recover()
-    supervisor = Supervisor(settings, state.sessions, launcher or LocalLauncher(settings.workspace), state.catalog)
+    supervisor = Supervisor(
+        settings, state.sessions, launcher or LocalLauncher(settings.workspace), state.catalog,
+        [*make_clusters(settings), Elsewhere()])
     stack.callback(supervisor.stop)
     state.worker, state.supervisor, state.steering = worker, supervisor, steering
     state.live_explanations = LiveExplanations(settings.workspace)
@@ -188,7 +191,8 @@ def start_demo(app: FastAPI) -> None:
     with app.state.sessions() as db:
         if queue.newest(db, 1):
             return
-        run = queue.enqueue(db, settings.workspace, "train", demo_spec().model_dump(), AUTOMATIC)
+        run = queue.enqueue(db, settings.workspace, "train", demo_spec().model_dump(), AUTOMATIC,
+                            place=chosen_place(settings, "train"))
         log.info("the workspace is empty: %s trains the demo SAE", run.id)
 
 

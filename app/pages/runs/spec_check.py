@@ -15,8 +15,10 @@ from app.library.explanations import explained_latents, named_latents
 from sae.data.texts import STDLIB, find_text
 from sae.errors import UserError
 from sae.explain.checks import check_settings
-from sae.lm.model_info import check_layer, find_model, hub_message, hub_reachable
+from sae.lm.model_info import find_model, hub_message, hub_reachable
+from sae.runs.kept import check_layers
 from sae.specs.registry import (
+    ActivationsSpec,
     CompareSpec,
     EvaluateSpec,
     ExplainSpec,
@@ -35,6 +37,8 @@ def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> RunSpec:
     spec = located(parse_spec(kind, values))
     if isinstance(spec, TrainSpec | SweepSpec):
         _check_training(spec, catalog)
+    elif isinstance(spec, ActivationsSpec):
+        check_layers(spec)
     elif isinstance(spec, IndexSpec | EvaluateSpec):
         _check_sae("sae", spec.sae, catalog)
     elif isinstance(spec, CompareSpec):
@@ -49,8 +53,11 @@ def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> RunSpec:
 
 
 def _check_training(spec: TrainSpec | SweepSpec, catalog: Catalog) -> None:
+    check_layers(spec)
     info = find_model(spec.model)
-    check_layer(info, spec.layer, spec.context_length)
+    if spec.activations and not (catalog.workspace.activations(spec.activations) / "meta.json").exists():
+        raise UserError(f"activations: there are no finished activations {spec.activations} in this workspace",
+                        "activations")
     if spec.name:
         check_name(spec.name)
         if isinstance(spec, TrainSpec) and catalog.get_sae(f"{info.id}/{spec.name}") is not None:
