@@ -183,13 +183,13 @@ def texts(db: Session, sae_id: str) -> dict[int, str]:
     return {latent: one.text for latent, one in best.items()}
 
 
-def search(db: Session, sae_id: str, text: str, limit: int = 200) -> list[LatentExplanation]:
-    """Return the explanations that contain `text` in any case, except labels, which have a search of their own."""
+def search(db: Session, sae_ids: Collection[str], text: str, limit: int = 1000) -> list[LatentExplanation]:
+    """Return the explanations of these SAEs that contain `text` in any case, except labels, which have a search of their own."""
     pattern = text.replace("\0", " ").lower()
     for mark in ("\\", "%", "_"):
         pattern = pattern.replace(mark, f"\\{mark}")
     return list(db.scalars(select(LatentExplanation).where(
-        LatentExplanation.sae_id == sae_id, LatentExplanation.method != LABEL,
+        LatentExplanation.sae_id.in_(sae_ids), LatentExplanation.method != LABEL,
         func.lower(LatentExplanation.text).like(f"%{pattern}%", escape="\\")).order_by(
         LatentExplanation.latent).limit(limit)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 from sqlalchemy import bindparam, func, or_, select
@@ -44,6 +44,13 @@ def of_latents(db: Session, sae_id: str, latents: Collection[int]) -> dict[int, 
     return {row.latent: row for row in db.scalars(_OF_LATENTS, {"sae": sae_id, "latents": list(latents)})}
 
 
+def of_saes(db: Session, latents: Mapping[str, Collection[int]]) -> dict[tuple[str, int], Label]:
+    """Return the labels of latents of several SAEs, by SAE and number."""
+    numbers = {number for some in latents.values() for number in some}
+    rows = db.scalars(select(Label).where(Label.sae_id.in_(latents), Label.latent.in_(numbers)))
+    return {(row.sae_id, row.latent): row for row in rows if row.latent in latents[row.sae_id]}
+
+
 def texts(db: Session, sae_id: str) -> dict[int, str]:
     """Return the label texts of this SAE by latent; latents without a text are left out."""
     rows = db.execute(select(Label.latent, Label.text).where(Label.sae_id == sae_id, Label.text != ""))
@@ -55,15 +62,24 @@ def starred(db: Session, sae_id: str) -> frozenset[int]:
     return frozenset(db.scalars(select(Label.latent).where(Label.sae_id == sae_id, Label.starred)))
 
 
-def search(db: Session, text: str, sae_id: str | None = None, limit: int = 1000) -> list[Label]:
-    """Return the labels whose text or note contains `text` (in any case), of one SAE or of all, newest first."""
-    pattern = _without_nul(text).lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+def search(
+    db: Session, text: str, sae_ids: Collection[str] | None = None, limit: int = 1000,
+) -> list[Label]:
+    """Return the labels whose text or note contains `text` (in any case), of these SAEs or of all, newest first."""
+    pattern = _pattern(text)
     query = select(Label).where(or_(
-        func.lower(Label.text).like(f"%{pattern}%", escape="\\"),
-        func.lower(Label.note).like(f"%{pattern}%", escape="\\")))
-    if sae_id is not None:
-        query = query.where(Label.sae_id == sae_id)
+        func.lower(Label.text).like(pattern, escape="\\"), func.lower(Label.note).like(pattern, escape="\\")))
+    if sae_ids is not None:
+        query = query.where(Label.sae_id.in_(sae_ids))
     return list(db.scalars(query.order_by(Label.updated.desc(), Label.latent).limit(limit)))
+
+
+def with_tag(db: Session, tag: str, sae_ids: Collection[str]) -> list[Label]:
+    """Return the labels of these SAEs that have this tag, in any case."""
+    wanted = tag.strip().casefold()
+    rows = db.scalars(select(Label).where(
+        Label.sae_id.in_(sae_ids), func.lower(Label.tags).like(_pattern(tag.strip()), escape="\\")))
+    return [row for row in rows if wanted in row.tags.casefold().split(", ")]
 
 
 def everything(db: Session, sae_id: str) -> list[Label]:
@@ -152,6 +168,12 @@ def _cleaned(**given: str | None) -> dict[str, str]:
         if value is not None:
             out[field] = clean[field](_without_nul(value))
     return out
+
+
+def _pattern(text: str) -> str:
+    """Return the pattern of SQL's LIKE for a lower-case text that contains this one."""
+    escaped = _without_nul(text).lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"
 
 
 def _one_line(text: str) -> str:

@@ -163,7 +163,7 @@ def _among(
     """Return the latents that the filters by people leave; None for all.  `missing`: a token that does not exist."""
     sets = [frozenset[int]()] if missing else []
     if query.label:
-        sets.append(frozenset(row.latent for row in labels.search(db, query.label, sae_id)))
+        sets.append(frozenset(row.latent for row in labels.search(db, query.label, [sae_id])))
     if query.labelled:
         sets.append(frozenset(labels.texts(db, sae_id)))
     if query.tag:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
@@ -14,7 +15,7 @@ from app.db.tables import Label, Sae
 from app.library import labels
 from app.library.builds import Builds
 from app.library.catalog import Catalog
-from app.library.latent_search import FoundLatent, search_latents
+from app.library.latent_search import FoundLatent, search_saes
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep
 from app.pages.explore.latent_views import snippet
 from app.render.latent_words import RuleWords, rule_words
@@ -23,6 +24,7 @@ from app.web.parameters import whole_number
 from app.web.templating import render
 from sae.errors import UserError
 from sae.store.build import Build
+from sae.store.records import RULE_COLUMNS, rule_of
 
 router = APIRouter(include_in_schema=False)
 
@@ -105,13 +107,19 @@ def _with_number(saes: list[Sae], text: str) -> list[Sae]:
 
 def _search(db: Session, builds: Builds, saes: list[Sae], text: str) -> tuple[list[Result], list[TokenLink]]:
     """Return the latents of these SAEs that fit the text, best first, and the tokens that contain it."""
-    results: list[Result] = []
     tokens: list[TokenLink] = []
-    for sae, build in _open_builds(builds, saes) if text else ():
-        results += _results(build, sae, search_latents(db, build, sae.id, text), db)
-        tokens += [TokenLink(sae, token_label(t), f"/{sae.id}/latents?{urlencode({'token': f'#{t.token}'})}", t.n)
-                   for t in build.find_tokens(text, TOKENS_LISTED) if t.n != 0]
-    return sorted(results, key=lambda result: -result.found.score)[:LISTED], tokens
+    if not text:
+        return [], tokens
+
+    def opened() -> Iterator[tuple[str, Build]]:
+        for sae, build in _open_builds(builds, saes):
+            yield sae.id, build
+            tokens.extend(
+                TokenLink(sae, token_label(t), f"/{sae.id}/latents?{urlencode({'token': f'#{t.token}'})}", t.n)
+                for t in build.find_tokens(text, TOKENS_LISTED) if t.n != 0)
+
+    found = search_saes(db, [sae.id for sae in saes], opened(), text, LISTED)
+    return list(_results(db, builds, {sae.id: sae for sae in saes}, found)), tokens
 
 
 def _open_builds(builds: Builds, saes: list[Sae]) -> Iterator[tuple[Sae, Build]]:
@@ -126,17 +134,24 @@ def _open_builds(builds: Builds, saes: list[Sae]) -> Iterator[tuple[Sae, Build]]
             continue
 
 
-def _results(build: Build, sae: Sae, found: list[FoundLatent], db: Session) -> list[Result]:
-    """Return what the page shows of the latents: its context is on the token on which it was found to fire."""
-    rows = {row.latent: row for row in build.some(one.latent for one in found)}
-    written = labels.of_latents(db, sae.id, list(rows))
-    info, out = build.vocabulary, []
+def _results(db: Session, builds: Builds, saes: dict[str, Sae], found: list[FoundLatent]) -> Iterator[Result]:
+    """Yield what the page shows of the latents: the context is on the token on which the latent was found to fire."""
+    of_sae: dict[str, list[FoundLatent]] = {}
     for one in found:
-        row = rows.get(one.latent)
-        if row is None:  # a label of a latent that this build does not have
-            continue
-        rule = rule_words(row.rule, info)
-        context = build.snippets([one.latent], one.token).get(one.latent)
-        out.append(Result(sae, one, row.density, written.get(one.latent), rule if rule and rule.good else None,
-                          snippet(context, info, row.max_act)))
-    return out
+        of_sae.setdefault(one.sae, []).append(one)
+    written = labels.of_saes(db, {sae_id: [one.latent for one in some] for sae_id, some in of_sae.items()})
+    shown: dict[tuple[str, int], Result] = {}
+    for sae, build in _open_builds(builds, [saes[sae_id] for sae_id in of_sae]):
+        for one in of_sae[sae.id]:
+            if facts := build.facts(one.latent, "density", "max_act", *RULE_COLUMNS):
+                shown[sae.id, one.latent] = _result(build, sae, one, facts, written.get((sae.id, one.latent)))
+    for one in found:
+        if result := shown.get((one.sae, one.latent)):  # none for a label of a latent that this build does not have
+            yield result
+
+
+def _result(build: Build, sae: Sae, one: FoundLatent, facts: dict[str, Any], label: Label | None) -> Result:
+    rule = rule_words(rule_of(facts), build.vocabulary)
+    context = build.snippets([one.latent], one.token).get(one.latent)
+    return Result(sae, one, facts["density"], label, rule if rule and rule.good else None,
+                  snippet(context, build.vocabulary, facts["max_act"]))

@@ -104,7 +104,7 @@ def test_a_search_takes_every_character_for_itself(sessions: SessionFactory, tex
         labels.save(db, SAE, 4, "ada", text="100 %")
         labels.save(db, SAE, 5, "ada", text="a \\ b")
         labels.save(db, "demo/two", 3, "ada", text="docstring % \\")
-        assert [row.latent for row in labels.search(db, text, SAE)] == found
+        assert [row.latent for row in labels.search(db, text, [SAE])] == found
 
 
 def test_a_label_too_long_is_refused(sessions: SessionFactory) -> None:
