@@ -35,6 +35,7 @@ from app.page_workers.pool import PageWorkerPool
 from app.page_workers.process import MODULES as PAGE_WORKER_MODULES
 from app.pages.api import inspect as api_inspect
 from app.pages.api import saes as api_saes
+from app.pages.api import search as api_search
 from app.pages.api import steer as api_steer
 from app.pages.dependencies import current_user
 from app.pages.explore import (
@@ -49,7 +50,7 @@ from app.pages.explore import (
     overview,
     search,
 )
-from app.pages.inspect import effects, inspect, own_text
+from app.pages.inspect import effects, inspect, own_text, text_search
 from app.pages.runs import add_sae, admin, api, runs, saes
 from app.pages.runs.run_views import AUTOMATIC
 from app.pages.steer import form_page, run_page
@@ -71,8 +72,8 @@ log = logging.getLogger(__name__)
 
 # The modules of an SAE come last, because `/{model}/{sae}` matches any path of two segments.
 _MODULES = (
-    health, login, account, api_tokens, users, api, api_saes, api_steer, api_inspect, add_sae, saes, admin, runs,
-    form_page, run_page, inspect, own_text, effects, compare, home, search, l0, label_files, exports, explanations,
+    health, login, account, api_tokens, users, api, api_saes, api_search, api_steer, api_inspect, add_sae, saes, admin, runs,
+    form_page, run_page, inspect, own_text, effects, compare, home, text_search, search, l0, label_files, exports, explanations,
     latents, overview, latent)
 
 
@@ -130,7 +131,7 @@ def _document_json_routes(router: APIRouter) -> None:
 def _limits(settings: Settings) -> dict[str, TokenBuckets]:
     """Return the rate limits per client address, by the first segment of the path."""
     return {name: TokenBuckets(settings.logins_per_minute) for name in ("login", "account")} | {
-        pages: TokenBuckets(settings.steers_per_minute) for pages in ("steer", "inspect", "effects")}
+        pages: TokenBuckets(settings.steers_per_minute) for pages in ("steer", "inspect", "effects", "search")}
 
 
 def _middleware(settings: Settings, limits: dict[str, TokenBuckets]) -> list[Middleware]:

@@ -184,7 +184,7 @@ def texts(db: Session, sae_id: str) -> dict[int, str]:
 
 
 def search(db: Session, sae_ids: Collection[str], text: str, limit: int = 1000) -> list[LatentExplanation]:
-    """Return the explanations of these SAEs that contain `text` in any case, except labels, which have a search of their own."""
+    """Return the explanations of these SAEs that contain `text` in any case.  Labels have a search of their own."""
     pattern = text.replace("\0", " ").lower()
     for mark in ("\\", "%", "_"):
         pattern = pattern.replace(mark, f"\\{mark}")

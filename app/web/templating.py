@@ -31,7 +31,7 @@ from app.resources import STATIC, TEMPLATES
 from sae import __version__
 
 _DEFAULTS: dict[str, Any] = {
-    "user": None, "here": "/", "nav_saes": (), "current_sae": None, "section": "", "json_url": None, "search_text": "",
+    "user": None, "may_compute": True, "here": "/", "nav_saes": (), "current_sae": None, "section": "", "json_url": None, "search_text": "",
 }
 
 
@@ -81,7 +81,8 @@ def _frame(request: Request, status_code: int) -> dict[str, Any]:
     saes = catalog.list_saes() if catalog is not None and status_code < 500 and not is_htmx(request) else ()
     query = request.scope["query_string"].decode("latin-1")
     here = request.scope["path"] + (f"?{query}" if query else "")
-    return {"user": getattr(request.state, "user", None), "here": here,
+    user, settings = getattr(request.state, "user", None), getattr(request.app.state, "settings", None)
+    return {"user": user, "here": here, "may_compute": user is not None or settings is None or settings.open_to_compute,
             "nav_saes": [sae for sae in saes if not sae.hidden]}
 
 

@@ -146,6 +146,19 @@ def _firings(build: Build) -> Any:
     return out
 
 
+def firing_rates(build: Build) -> tuple[Any, Any]:
+    """Return density [L] and maximum activation [L] of every latent, 0 where it never fired."""
+    return build.kept(_firing_rates)
+
+
+def _firing_rates(build: Build) -> tuple[Any, Any]:
+    found = _arrays(build, "SELECT latent, density, max_act FROM latent")
+    out = tuple(np.zeros(max(build.n_latents, int(found["latent"].max(initial=-1)) + 1)) for _ in range(2))
+    for column, values in zip(out, (found["density"], found["max_act"]), strict=True):
+        column[found["latent"]] = np.nan_to_num(np.ma.filled(values, 0.0))
+    return out[0], out[1]
+
+
 def _among(values: Any, wanted: Sequence[int]) -> Any:
     """Return where an array has one of a few values."""
     found = np.zeros(len(values), dtype=bool)

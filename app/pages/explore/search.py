@@ -91,8 +91,14 @@ def search(
     return render(
         request, "explore/search.html", current_sae=current, search_text=text, q=text, results=results, tokens=tokens,
         numbers=_with_number(every, text), n_saes=len(every), unread=[row for row in every if not row.current_build],
-        inspect=f"/inspect?{urlencode({'sae': reader.id, 'text': text})}" if reads and reader else "",
+        on_text=_text_search(current, reader, text) if reads and reader else "",
         json_url=f"/search.json?{request.url.query}")
+
+
+def _text_search(current: Sae | None, reader: Sae, text: str) -> str:
+    """Return the address that lists the latents active on a text, of this SAE or of all SAEs of the reader's model."""
+    scope = {"sae": current.id} if current is not None else {"model": reader.model}
+    return f"/search/text?{urlencode({'q': text, **scope})}"
 
 
 def _searchable(catalog: Catalog, sae_id: str) -> list[Sae]:
