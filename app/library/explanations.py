@@ -15,6 +15,7 @@ from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from app.db.tables import ExplanationScore, Label, LatentExplanation, Sae
+from app.library import stars
 from app.render.latent_words import RuleWords
 from sae.errors import UserError
 from sae.explain.records import HEADLINE, MAX_TEXT
@@ -204,7 +205,7 @@ def named_latents(db: Session, sae: Sae, text: str) -> str:
         named = set(db.scalars(select(LatentExplanation.latent).where(LatentExplanation.sae_id == sae.id)))
         found = set(range(sae.n_latents)) - named
     elif kind == "starred" and not tag:
-        found = set(db.scalars(select(Label.latent).where(Label.sae_id == sae.id, Label.starred)))
+        found = set(stars.of_anyone(db, sae.id))
     elif kind == "tagged" and tag:
         rows = db.execute(select(Label.latent, Label.tags).where(Label.sae_id == sae.id, Label.tags != ""))
         found = {row.latent for row in rows if tag.strip() in row.tags.split(", ")}

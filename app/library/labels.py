@@ -1,4 +1,4 @@
-"""Labels, notes, tags and stars that people give to latents, and the earlier ones."""
+"""Labels, notes and tags that people give to latents, and the earlier ones."""
 
 from __future__ import annotations
 
@@ -57,11 +57,6 @@ def texts(db: Session, sae_id: str) -> dict[int, str]:
     return {row.latent: row.text for row in rows}
 
 
-def starred(db: Session, sae_id: str) -> frozenset[int]:
-    """Return the starred latents of this SAE."""
-    return frozenset(db.scalars(select(Label.latent).where(Label.sae_id == sae_id, Label.starred)))
-
-
 def search(
     db: Session, text: str, sae_ids: Collection[str] | None = None, limit: int = 1000,
 ) -> list[Label]:
@@ -103,11 +98,11 @@ def earlier(db: Session, sae_id: str, latent: int) -> list[EarlierLabel]:
 
 def save(
     db: Session, sae_id: str, latent: int, author: str, *, text: str | None = None, note: str | None = None,
-    tags: str | None = None, star: bool | None = None, seen: int | None = None,
+    tags: str | None = None, seen: int | None = None,
 ) -> Label:
     """Write the given values (None: unchanged) and commit.  Raises as `put` does."""
     return commit(db, lambda: put(
-        db, sae_id, latent, author, text=text, note=note, tags=tags, star=star, seen=seen))
+        db, sae_id, latent, author, text=text, note=note, tags=tags, seen=seen))
 
 
 def commit(db: Session, write: Callable[[], T]) -> T:
@@ -126,7 +121,7 @@ def commit(db: Session, write: Callable[[], T]) -> T:
 
 def put(
     db: Session, sae_id: str, latent: int, author: str, *, text: str | None = None, note: str | None = None,
-    tags: str | None = None, star: bool | None = None, seen: int | None = None,
+    tags: str | None = None, seen: int | None = None,
 ) -> Label:
     """Write the given values (None: unchanged) without a commit; the label that they replace goes into the history.
 
@@ -137,7 +132,7 @@ def put(
     row = get(db, sae_id, latent)
     unseen = row is not None and seen is not None and seen != row.version
     if row is None:
-        row = Label(sae_id=sae_id, latent=latent, text="", note="", tags="", starred=False, author=author,
+        row = Label(sae_id=sae_id, latent=latent, text="", note="", tags="", author=author,
                     updated=time.time(), version=0)
         db.add(row)
     changed = {name: value for name, value in values.items() if getattr(row, name) != value}
@@ -152,8 +147,6 @@ def put(
         row.author, row.updated, row.version = author, time.time(), row.version + 1
         if "text" in changed:
             explanations.follow_label(db, row)
-    if star is not None:
-        row.starred = star
     return row
 
 

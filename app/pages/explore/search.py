@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,11 +12,11 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app.db.tables import Label, Sae
-from app.library import labels
+from app.library import labels, stars
 from app.library.builds import Builds
 from app.library.catalog import Catalog
 from app.library.latent_search import FoundLatent, search_saes
-from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep
+from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, UserDep
 from app.pages.explore.latent_views import snippet
 from app.render.latent_words import RuleWords, rule_words
 from app.render.token_text import Row, token_label
@@ -42,6 +42,7 @@ class Result:
     label: Label | None
     rule: RuleWords | None
     snippet: Row | None
+    starred: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def search_json(
 
 @router.get("/search")
 def search(
-    request: Request, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, q: str = "", sae: str = "",
+    request: Request, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, user: UserDep, q: str = "", sae: str = "",
 ) -> Response:
     """Open the latent of a number, or list latents by label, rule, token and logit, of one SAE or of all."""
     text, every = q.strip()[:200], _searchable(catalog, sae)
@@ -86,6 +87,9 @@ def search(
     if current is not None and _with_number([current], text):
         return RedirectResponse(f"/{current.id}/{whole_number(text)}", 303)
     results, tokens = _search(db, builds, [current] if current else every, text)
+    if user is not None:
+        mine = stars.of_saes(db, user, {result.sae.id for result in results})
+        results = [replace(one, starred=(one.sae.id, one.found.latent) in mine) for one in results]
     reader = current or next((row for row in every if row.current_build and not row.weightless), None)
     reads = reader is not None and not reader.weightless and reader.current_build is not None
     return render(
