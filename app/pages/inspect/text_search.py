@@ -25,6 +25,7 @@ from app.pages.inspect.view import MEASURES, surprise
 from app.pages.sae_choice import computable_saes
 from app.render.token_text import Row
 from app.web.errors import wants_json
+from app.web.parameters import whole_number
 from app.web.templating import is_htmx, render
 from app.worker.cached_requests import PATIENCE_S, CachedRequest, fault_answer
 from app.worker.protocol import Inspect, Inspected, InspectedText, TextLatents
@@ -171,13 +172,15 @@ def label_texts(tools: Tools, found: Sequence[ActiveLatent]) -> dict[tuple[str, 
 @router.get("/search/text")
 async def show_text_search(
     request: Request, tools: ToolsDep, q: str = "", model: str = "", sae: str = "", rank: str = "max", dense: str = "",
+    first: str = "",
 ) -> Response:
-    """List the latents that are active on the text `q`; htmx asks for the list alone.
+    """List the latents that are active on the text `q`; htmx asks for the list alone, or for the `first` of it.
 
     With `sae` that SAE reads the text, with `model` all SAEs of the model.
     """
     saes = await run_in_threadpool(chosen_saes, tools, model, sae)
-    asked = TextSearch(q.replace("\r\n", "\n"), saes, rank if rank in MEASURES else "max", dense == "1")
+    asked = TextSearch(q.replace("\r\n", "\n"), saes, rank if rank in MEASURES else "max", dense == "1",
+                       min(whole_number(first) or LISTED, LISTED))
     if wants_json(request):
         text, found = await search(tools, asked)
         return await run_in_threadpool(
@@ -198,11 +201,12 @@ def _page(
     scope = {"sae": sae_id} if sae_id else {"model": asked.saes[0].model}
 
     def link(suffix: str = "", **changes: str) -> str:
-        pairs = {"q": asked.text, **scope, "rank": asked.rank, "dense": "1" if asked.dense else ""} | changes
+        pairs = {"q": asked.text, **scope, "rank": asked.rank, "dense": "1" if asked.dense else "",
+                 "first": str(asked.top) if asked.top < LISTED else ""} | changes
         return f"/search/text{suffix}?{urlencode({name: value for name, value in pairs.items() if value})}"
 
     context: dict[str, Any] = {
-        "asked": asked, "link": link, "measures": MEASURES, "rows": [], "waiting": "", "fault": "", "n_tokens": 0,
+        "asked": asked, "shortened": asked.top < LISTED, "link": link, "measures": MEASURES, "rows": [], "waiting": "", "fault": "", "n_tokens": 0,
         "model": asked.saes[0].model, "first": asked.saes[0], "current": current}
     status, headers = (422 if error and asked.text else 200), dict[str, str]()
     if cached is not None and cached.last is None:

@@ -180,7 +180,7 @@ def _all(
     request: Request, db: Session, error: UserError | None = None, name: str = "", description: str = "",
 ) -> Response:
     return render(
-        request, "lists/all.html", 422 if error else 200, section="lists", lists=lists.every(db), name=name,
+        request, "lists/all.html", 422 if error else 200, section="lists", lists=lists.every(db), list_name=name,
         description=description, json_url="/lists.json", **_fault(error))
 
 

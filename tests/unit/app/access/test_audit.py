@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from fastapi.testclient import TestClient
 
 from app.access import audit
@@ -16,7 +18,7 @@ def entries(client: TestClient) -> list[tuple[str, str, str]]:
 
 def test_changes_of_administrators_are_logged_with_what_they_made(admin: TestClient, browsable: TestClient) -> None:
     admin.post("/admin/users/save", data={"name": "eve", "password": "correct horse", "role": "reader"})
-    eve = int(admin.get("/admin/users").text.split("/admin/users/")[-1].split("/")[0].split('"')[0])
+    (eve,) = re.findall(r'/admin/users/(\d+)">eve<', admin.get("/admin/users").text)
     admin.post(f"/admin/users/{eve}/password", data={"password": "battery staple"})
     admin.post(f"/admin/saes/{BATCH}/note", data={"note": "the good one"})
     run = admin.post("/api/runs", json={"kind": "evaluate", "spec": {"sae": BATCH}})
