@@ -36,7 +36,9 @@ def hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def set_password(db: Session, name: str, password: str, *, admin: bool = True) -> User:
+def set_password(
+    db: Session, name: str, password: str, *, admin: bool = True, editor: bool = True,
+) -> User:
     """Create the user, or give an existing user this password and role, which ends its sessions.  Raises UserError."""
     name = _checked_name(name)
     _check_password_rules(password)
@@ -46,7 +48,7 @@ def set_password(db: Session, name: str, password: str, *, admin: bool = True) -
         db.add(user)
     else:
         db.execute(delete(LoginSession).where(LoginSession.user_id == user.id))
-    user.password_hash, user.is_admin = _hasher.hash(password), admin
+    user.password_hash, user.is_admin, user.is_editor = _hasher.hash(password), admin, editor
     if admin:
         _drop_links(db)
     db.commit()
@@ -61,10 +63,7 @@ def add_user(db: Session, name: str, password: str, role: str = "editor") -> Use
     _check_role(role)
     if db.scalar(select(User.id).where(User.name == name.strip())) is not None:
         raise UserError(f"name: the user {name.strip()} already exists; choose another name", "name")
-    user = set_password(db, name, password, admin=role == "administrator")
-    user.is_editor = role != "reader"
-    db.commit()
-    return user
+    return set_password(db, name, password, admin=role == "administrator", editor=role != "reader")
 
 
 def change_password(db: Session, user: User, current: str, new: str, session: str) -> None:

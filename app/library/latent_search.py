@@ -139,7 +139,7 @@ def _label_reason(label: Label, text: str) -> Reason:
 
 def _meant(build: Build, word: str) -> list[Token]:
     """Return the tokens that are the word, with or without a space; else in another case; else some that contain it."""
-    found = {token.token: token for form in (word, word.lower(), word.capitalize())
+    found = {token.token: token for form in dict.fromkeys((word, word.lower(), word.capitalize()))
              for token in build.find_tokens(form) if token.n != 0}
     bare = {token: token.piece.strip(b" ").decode(errors="replace") for token in found.values()}
     exact = [token for token, text in bare.items() if text == word]

@@ -205,7 +205,8 @@ class LatentPageFile:
         if i is None:
             return None
         batch = self._latents[b].select(columns) if columns else self._latents[b]
-        return batch.slice(i, 1).to_pylist()[0]
+        row: dict[str, Any] = batch.slice(i, 1).to_pylist()[0]
+        return row
 
     def lists(self, name: str) -> Iterator[tuple[Any, Any, Any]]:
         """Yield the column `name` of `latent`, whose values are lists, in parts: the numbers of the latents, the

@@ -206,7 +206,8 @@ def _page(
         return f"/search/text{suffix}?{urlencode({name: value for name, value in pairs.items() if value})}"
 
     context: dict[str, Any] = {
-        "asked": asked, "shortened": asked.top < LISTED, "link": link, "measures": MEASURES, "rows": [], "waiting": "", "fault": "", "n_tokens": 0,
+        "asked": asked, "shortened": asked.top < LISTED, "link": link, "measures": MEASURES,
+        "rows": [], "waiting": "", "fault": "", "n_tokens": 0,
         "model": asked.saes[0].model, "first": asked.saes[0], "current": current}
     status, headers = (422 if error and asked.text else 200), dict[str, str]()
     if cached is not None and cached.last is None:

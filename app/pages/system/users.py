@@ -37,10 +37,10 @@ def add_user(
     """Add a user.  `admin` is the old form of `role=administrator`, accepted for one release."""
     chosen = role or ("administrator" if admin else "editor")
     try:
-        made = accounts.add_user(db, name, password, chosen)
+        accounts.add_user(db, name, password, chosen)
     except UserError as error:
         return _list(request, me, db, error, name, chosen)
-    audit.say(request, f"{made.name}, {made.role}")
+    audit.say(request, f"{name.strip()}, {chosen}")
     return RedirectResponse("/admin/users", 303)
 
 
@@ -57,7 +57,7 @@ def set_password(
     """Give a user a new password.  The sessions of that user end."""
     user = _find(db, user_id)
     try:
-        accounts.set_password(db, user.name, password, admin=user.is_admin)
+        accounts.set_password(db, user.name, password, admin=user.is_admin, editor=user.is_editor)
     except UserError as error:
         return _user_page(request, me, db, user, error)
     audit.say(request, user.name)
