@@ -40,6 +40,7 @@ from app.pages.api import people as api_people
 from app.pages.api import saes as api_saes
 from app.pages.api import search as api_search
 from app.pages.api import steer as api_steer
+from app.pages.api import users as api_users
 from app.pages.dependencies import current_user
 from app.pages.explore import (
     compare,
@@ -77,9 +78,9 @@ log = logging.getLogger(__name__)
 
 # The modules of an SAE come last, because `/{model}/{sae}` matches any path of two segments.
 _MODULES = (
-    health, login, account, api_tokens, users, audit, api, api_saes, api_search, api_lists, api_people, api_steer,
-    api_inspect, add_sae, saes, admin, runs, form_page, run_page, lists, inspect, own_text, effects, compare, home,
-    text_search, search, l0, label_files, exports, explanations, latents, overview, people, latent)
+    health, login, account, api_tokens, users, audit, api, api_saes, api_search, api_lists, api_people, api_users,
+    api_steer, api_inspect, add_sae, saes, admin, runs, form_page, run_page, lists, inspect, own_text, effects,
+    compare, home, text_search, search, l0, label_files, exports, explanations, latents, overview, people, latent)
 
 
 def create_app(

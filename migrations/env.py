@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from alembic import context
 
-from app.db import people_tables  # noqa: F401  (it adds its tables to the metadata)
 from app.db.engine import make_engine
 from app.db.tables import Base
 from app.settings import Settings

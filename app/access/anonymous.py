@@ -13,7 +13,7 @@ _FORMS = ("/steer", "/inspect", "/search/text", "/api/search/text")
 
 
 def may_visit(settings: Settings, method: str, path: str) -> bool:
-    """Return whether a request of someone who is not signed in may go on.
+    """Return whether a request without a signed-in user is allowed.
 
     Reads that make the model work look like any other read.  They ask `may_compute` where the work is requested.
     """

@@ -42,13 +42,16 @@ class Imported:
 
 
 def as_json(sae_id: str, rows: Sequence[Label], starred: Collection[int] = ()) -> str:
-    """Return the labels as JSON, with the stars of whoever asks."""
+    """Return the labels as JSON, with the reader's stars."""
     values = _rows(rows, starred)
     return json.dumps({"sae": sae_id, "labels": values}, ensure_ascii=False, indent=1)
 
 
 def as_csv(rows: Sequence[Label], starred: Collection[int] = ()) -> str:
-    """Return the same as CSV, with a `'` before cells that a spreadsheet would take for a formula."""
+    """Return the labels as CSV, with the reader's stars.
+
+    Cells that a spreadsheet would take for a formula have a `'` before them.
+    """
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(COLUMNS)

@@ -1,4 +1,4 @@
-"""The stars of whoever asks: in the database for signed-in users, otherwise in a cookie of this browser.
+"""The stars of a reader: in the database for signed-in users, otherwise in a cookie of the browser.
 
 The cookie has the numbers of an SAE's starred latents and is sent to that SAE's pages alone.  So a visitor needs no
 account for stars, and the server keeps nothing about visitors.

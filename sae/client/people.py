@@ -65,7 +65,7 @@ class PeopleCalls:
 
 
 class AsyncPeopleCalls:
-    """The methods of the client that is awaited; they are those of `PeopleCalls`."""
+    """The methods of `PeopleCalls` for the client that is awaited."""
 
     url: str
 

@@ -1,4 +1,4 @@
-"""Two people at once in real browsers: nobody's words are lost, and stars stay with whoever gave them."""
+"""Two people at once in real browsers: no label is lost, and a star stays in its browser."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import Server
 
+SAE = "demo/2-res-batchtopk-512"
+
 
 def test_two_people_who_edit_one_latent_lose_nothing(browser: Browser, server: Server) -> None:
-    place = f"{server.address}/demo/{server.sae}/7"
+    place = f"{server.address}/{SAE}/7"
     people = [browser.new_context() for _ in range(2)]
     ada, eve = (context.new_page() for context in people)
     for page in (ada, eve):
@@ -32,7 +34,7 @@ def test_two_people_who_edit_one_latent_lose_nothing(browser: Browser, server: S
 
 
 def test_a_visitors_star_is_there_after_a_reload_and_in_no_other_browser(browser: Browser, server: Server) -> None:
-    place = f"{server.address}/demo/{server.sae}/7"
+    place = f"{server.address}/{SAE}/7"
     mine, other = browser.new_context(), browser.new_context()
     page = mine.new_page()
     page.goto(place)

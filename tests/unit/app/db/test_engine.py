@@ -9,7 +9,6 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
 from app.access import accounts
-from app.db import people_tables  # noqa: F401  (it adds its tables to the metadata)
 from app.db.engine import SessionFactory, alembic_config, make_engine, upgrade
 from app.db.tables import Base, Run
 from app.library import labels
