@@ -6,7 +6,7 @@ Shapes: L latents, T firings on the wanted tokens, V raised logits of all latent
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +115,10 @@ def _rules(build: Build, min_f1: float) -> _Rules:
     return _Rules(rows, token_M, np.repeat(np.arange(len(n_R)), n_R), np.concatenate([[0], n_R.cumsum()]))
 
 
+_RULE = ("latent, rule_kind AS kind, rule_tokens AS tokens, rule_class AS class_name, rule_precision AS precision,"
+         " rule_recall AS recall, rule_f1 AS f1")
+
+
 def with_rule(build: Build, tokens: Iterable[int], classes: Iterable[str], min_f1: float) -> list[tuple[int, Rule]]:
     """Return the latents whose rule names one of these tokens or classes, with an F1 of at least `min_f1`."""
     rules = build.kept(_rules, min_f1)
@@ -124,6 +128,27 @@ def with_rule(build: Build, tokens: Iterable[int], classes: Iterable[str], min_f
     return [rules.rule(r) for r in sorted(hits)[:LIMIT]]
 
 
+def rules_of(build: Build, min_f1: float, latents: Collection[int] | None = None) -> list[tuple[int, Rule]]:
+    """Return the rules of these latents (None: of all) whose F1 is at least `min_f1`."""
+    if latents is None:
+        return _with_rules(build._rows(f"SELECT {_RULE} FROM latent WHERE rule_f1 >= ?", [min_f1]))
+    return _with_rules(build._rows(
+        f"SELECT {_RULE} FROM latent WHERE latent IN (SELECT unnest(?::INTEGER[])) AND rule_f1 >= ?",
+        [list(latents), min_f1]))
+
+
+def rules_with_firings(build: Build) -> dict[int, tuple[Rule | None, int]]:
+    """Return the rule of every latent, and the number of tokens on which it fires, in one query."""
+    rows = build._rows(f"SELECT {_RULE}, coalesce(n_tokens, 0) AS n_tokens FROM latent")
+    firings = {row["latent"]: row.pop("n_tokens") for row in rows}
+    rules = dict(_with_rules([row for row in rows if row["kind"] is not None]))
+    return {latent: (rules.get(latent), n) for latent, n in firings.items()}
+
+
+def _with_rules(rows: Iterable[dict[str, Any]]) -> list[tuple[int, Rule]]:
+    return [(row.pop("latent"), Rule(**{**row, "tokens": row["tokens"] or []})) for row in rows]
+
+
 def explained_as(build: Build, text: str) -> list[tuple[int, str]]:
     """Return the latents with an imported explanation that contains `text` in any case, and the explanation."""
     if not build.n_rows("explanation"):
@@ -131,11 +156,6 @@ def explained_as(build: Build, text: str) -> list[tuple[int, str]]:
     return [(row["latent"], row["text"]) for row in build._rows(
         "SELECT latent, text FROM explanation WHERE contains(lower(text), lower(?))"
         f" ORDER BY latent LIMIT {LIMIT}", [text])]
-
-
-def with_good_rule(build: Build, f1: float) -> set[int]:
-    """Return the latents whose rule has at least this F1 on the half of the text on which it was not found."""
-    return {row["latent"] for row in build._rows("SELECT latent FROM latent WHERE rule_f1 >= ?", [f1])}
 
 
 def _firings(build: Build) -> Any:

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app.db.tables import Label, Sae
-from app.library import labels, stars
+from app.library import explanations, labels, stars
 from app.library.builds import Builds
 from app.library.catalog import Catalog
 from app.library.latent_search import FoundLatent, search_saes
@@ -34,13 +34,17 @@ TOKENS_LISTED = 12
 
 @dataclass(frozen=True)
 class Result:
-    """A latent that was found, as the page shows it; `rule` where it is good enough for a list."""
+    """A latent that was found, as the page shows it; `rule` where it is good enough for a list.
+
+    `name` is the chosen or best scored explanation, or "".
+    """
 
     sae: Sae
     found: FoundLatent
     density: float | None
     label: Label | None
     rule: RuleWords | None
+    name: str
     snippet: Row | None
     starred: bool = False
 
@@ -150,18 +154,24 @@ def _results(db: Session, builds: Builds, saes: dict[str, Sae], found: list[Foun
     for one in found:
         of_sae.setdefault(one.sae, []).append(one)
     written = labels.of_saes(db, {sae_id: [one.latent for one in some] for sae_id, some in of_sae.items()})
+    explained = explanations.explained_saes(db, of_sae)
     shown: dict[tuple[str, int], Result] = {}
     for sae, build in _open_builds(builds, [saes[sae_id] for sae_id in of_sae]):
+        found_here = [one.latent for one in of_sae[sae.id]]
+        names = explanations.names(db, sae.id, found_here) if sae.id in explained else {}
         for one in of_sae[sae.id]:
             if facts := build.facts(one.latent, "density", "max_act", *RULE_COLUMNS):
-                shown[sae.id, one.latent] = _result(build, sae, one, facts, written.get((sae.id, one.latent)))
+                name = names[one.latent].text if one.latent in names else ""
+                shown[sae.id, one.latent] = _result(build, sae, one, facts, written.get((sae.id, one.latent)), name)
     for one in found:
         if result := shown.get((one.sae, one.latent)):  # none for a label of a latent that this build does not have
             yield result
 
 
-def _result(build: Build, sae: Sae, one: FoundLatent, facts: dict[str, Any], label: Label | None) -> Result:
+def _result(
+    build: Build, sae: Sae, one: FoundLatent, facts: dict[str, Any], label: Label | None, name: str,
+) -> Result:
     rule = rule_words(rule_of(facts), build.vocabulary)
     context = build.snippets([one.latent], one.token).get(one.latent)
-    return Result(sae, one, facts["density"], label, rule if rule and rule.good else None,
+    return Result(sae, one, facts["density"], label, rule if rule and rule.good else None, name,
                   snippet(context, build.vocabulary, facts["max_act"]))
