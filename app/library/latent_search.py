@@ -91,7 +91,8 @@ def search_saes(
     best: list[tuple[float, str, int, dict[str, _Hit]]] = []
     for sae_id, build in builds:
         found: dict[int, dict[str, _Hit]] = {}
-        for hit in (*written.get(sae_id, ()), *_of_build(build, text), *_by_meaning(db, sae_id, text)):
+        literal = written.get(sae_id, [])
+        for hit in (*literal, *_of_build(build, text), *_by_meaning(db, sae_id, text, literal)):
             kinds = found.setdefault(hit.latent, {})
             if hit.kind not in kinds or hit.score > kinds[hit.kind].score:
                 kinds[hit.kind] = hit
@@ -123,8 +124,12 @@ def _of_build(build: Build, text: str) -> Iterator[_Hit]:
     yield from _by_tokens(build, tokens)
 
 
-def _by_meaning(db: Session, sae_id: str, text: str) -> Iterator[_Hit]:
+def _by_meaning(db: Session, sae_id: str, text: str, literal: list[_Hit]) -> Iterator[_Hit]:
+    """Yield explanations near to the text, except those that contain it and were found before."""
+    known = {(hit.latent, hit.say().value) for hit in literal if hit.kind == "explanation"}
     for latent, said, cosine in meaning.near(db, sae_id, text):
+        if (latent, said) in known:
+            continue
         reason = Reason("meaning", _MEANING + cosine, "similar meaning:", value=said)
         yield _Hit(latent, reason.kind, reason.score, partial(_same, reason))
 
