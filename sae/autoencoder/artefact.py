@@ -30,8 +30,9 @@ from sae.autoencoder.architectures import REGISTRY, make
 from sae.autoencoder.config import read_config
 from sae.autoencoder.normalization import KINDS, Normalizer
 from sae.errors import UserError
-from sae.kernels.bf16_screen import Screen, has_fast_bfloat16
+from sae.kernels.bf16_screen import Screen
 from sae.kernels.codes import Codes
+from sae.kernels.device import has_fast_bfloat16
 from sae.kernels.select import entries_above
 from sae.workspace.files import atomic_write, write_json
 
