@@ -119,7 +119,7 @@ class CoreSums(ReconstructionSums):
         error_N = wide(x_ND - x_hat_ND).square().sum(dim=1)
         around_N = (wide(x_ND) - wide(x_ND).mean(dim=0)).square().sum(dim=1)
         self.legacy += float((1 - error_N / around_N.clamp(min=1e-12)).sum())
-        _, row_N = batch.context_N.unique(return_inverse=True)
+        _, row_N = torch.unique(batch.context_N, return_inverse=True)
         pair = torch.unique(row_N.to(codes.latent_N.device)[codes.token_N] * codes.n_latents + codes.latent_N)
         self.contexts_L = torch.bincount(pair % codes.n_latents, minlength=codes.n_latents)
 
