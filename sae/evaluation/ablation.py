@@ -33,7 +33,8 @@ DEFINITIONS: dict[str, str] = {
     "share_latent":
         "Mean effective share of the logits that change if a latent is switched off at one token: the lower, the more "
         "specific are its effects.",
-    "share_channel": "Mean effective share of the logits that change if a random channel of the activations is set to zero.",
+    "share_channel":
+        "Mean effective share of the logits that change if a random channel of the activations is set to zero.",
     "share_random":
         "Mean effective share of the logits that change if a random direction is subtracted, with the length that the "
         "latent adds.",
@@ -42,7 +43,8 @@ DEFINITIONS: dict[str, str] = {
     "kl_ratio": "KL of the latents divided by KL of random directions: above 1 if latents matter more than noise.",
     "kl_wins": "Share of firings at which the latent's KL is higher than the random direction's.",
     "delta_ce_latent": "Mean rise in cross-entropy of the true next token with the latent switched off, in nats.",
-    "delta_ce_random": "Mean rise in cross-entropy of the true next token for a random direction of the same length, in nats.",
+    "delta_ce_random":
+        "Mean rise in cross-entropy of the true next token for a random direction of the same length, in nats.",
 }
 _LOGITS = 1 << 24  # entries of the logits of one pass: 64 MiB
 

@@ -124,7 +124,7 @@ class CoreSums(ReconstructionSums):
         self.contexts_L = torch.bincount(pair % codes.n_latents, minlength=codes.n_latents)
 
     def combined(self, other: CoreSums, sign: int = 1) -> CoreSums:
-        """Return the sums of both, or with sign −1 the sums without those of the other."""
+        """Return the sums over both texts, or with sign −1 the sums without the other text."""
         def both(a: Any, b: Any) -> Any:
             return b if a is None else a if b is None else a + sign * b
 

@@ -45,7 +45,7 @@ class Task:
     name: str
     train_N: NDArray[np.int64]  # rows of the activations
     test_N: NDArray[np.int64]
-    y_N: NDArray[np.float64]  # label of every row; only those of `train_N` and `test_N` count
+    y_N: NDArray[np.float64]  # label of every row; only the rows in `train_N` and `test_N` count
 
 
 @dataclass(frozen=True)
