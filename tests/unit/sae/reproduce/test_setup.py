@@ -12,7 +12,8 @@ def test_a_cell_becomes_a_training_with_the_shared_settings() -> None:
     setup = Setup(tokens=4_096, batch_tokens=512, layer=1, context_length=64)
     spec = setup.spec(Cell(architecture="topk", n_latents=256, k=8, multi_topk=True, detailed=True), 3)
     assert (spec.architecture, spec.n_latents, spec.k, spec.multi_topk, spec.seed) == ("topk", 256, 8, True, 3)
-    assert (spec.hook, spec.tokens, spec.batch_tokens, spec.context_length) == ("blocks.1.hook_resid_post", 4_096, 512, 64)
+    assert spec.hook == "blocks.1.hook_resid_post"
+    assert (spec.tokens, spec.batch_tokens, spec.context_length) == (4_096, 512, 64)
 
 
 def test_a_contradiction_is_one_line_that_names_the_setting() -> None:
