@@ -76,7 +76,6 @@ ELSEWHERE = {
     "sae/data/median_norm.py": "tests/unit/sae/data/test_left_out.py",
     "sae/distributed/checkpoint.py": "tests/unit/sae/distributed/test_run.py",
     "sae/errors.py": "tests/unit/sae/cli/test_main.py",
-    "sae/evaluation/student_t.py": "tests/unit/sae/evaluation/test_scaling_law.py",
     "sae/explain/budget.py": "tests/unit/sae/explain/test_endpoint.py",
     "sae/explain/checks.py": "tests/unit/sae/runs/test_explain.py",
     "sae/explain/choice.py": "tests/unit/sae/runs/test_explain.py",
