@@ -3,7 +3,7 @@
     L(n, k) = exp(α + β_k ln k + β_n ln n + γ ln k ln n) + exp(ζ + η ln k)
 
 The first term falls with n; the second is what no number of latents removes.  The fit minimises the squared error of
-ln L by Levenberg and Marquardt's method from several starts.  Intervals are those of the linearised fit.
+ln L by Levenberg and Marquardt's method from several starts.  Intervals come from the linearised fit.
 
 Shapes: N measured SAEs, 6 coefficients in the order of `NAMES`.
 """

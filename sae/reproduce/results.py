@@ -78,7 +78,7 @@ class Results:
         return Spread.of(found) if found else None
 
     def gain(self, better: str, worse: str, key: str, setting: str, **cell: Any) -> Comparison | None:
-        """Return by how many percent `key` of one architecture is below that of another in a cell, paired by seed."""
+        """Return by how many percent one architecture has less `key` than another in a cell, paired by seed."""
         one, other = self.of(better, **cell), self.of(worse, **cell)
         seeds = sorted(one.keys() & other.keys())
         if not seeds:
