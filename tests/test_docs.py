@@ -104,6 +104,8 @@ ELSEWHERE = {
     "sae/lm/conformance/report.py": "tests/unit/sae/lm/conformance/test_check.py",
     "sae/lm/library_config.py": "tests/unit/sae/lm/test_model_info.py",
     "sae/lm/reach.py": "tests/unit/sae/lm/test_row_model.py",
+    "sae/reproduce/claims.py": "tests/unit/sae/reproduce/test_batchtopk.py",
+    "sae/reproduce/paper.py": "tests/unit/sae/reproduce/test_report.py",
     "sae/runs/compare.py": "tests/browser/test_pages.py",
     "sae/runs/create.py": "tests/unit/sae/runs/test_execute.py",
     "sae/runs/inspect_source.py": "tests/unit/app/pages/runs/test_add_sae.py",
