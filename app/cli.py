@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,7 +43,7 @@ def serve(
     """Start the web program and print its address and, while there is no administrator, a one-time admin link."""
     import uvicorn
 
-    from app.access.accounts import admin_link
+    from app.access.first_admin import first_link
     from app.db.engine import make_engine, make_session_factory, upgrade
     from app.jobs.lock import WorkspaceLock
     from app.main import create_app
@@ -55,24 +55,22 @@ def serve(
     settings = Settings.load(**{name: value for name, value in given.items() if value is not None})
     logs.configure(settings.log)
     open_workspace(settings.home)
-    listener = _listen(settings.host, settings.port)
-    address = f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"
-    lock = WorkspaceLock(settings.home, address)
-    engine = make_engine(settings.url)
-    upgrade(engine)
-    link = admin_link(make_session_factory(engine), settings, address)
-    engine.dispose()
-    _announce(address, link)
-    if link and not settings.is_local:
-        typer.echo(f"warning: the program listens on {settings.host}, where other machines can reach it, and there is "
-                   "no administrator with a password yet. Anyone who learns the admin link can use it. Create an "
-                   "administrator now: saescope create-admin", err=True)
-    config = server_config(create_app(settings, lock=lock, page_workers=settings.n_page_workers), settings)
-    try:
-        with rare_collections(), suppress(KeyboardInterrupt):  # uvicorn raises it again after everything is closed
-            uvicorn.Server(config).run(sockets=[listener])
-    finally:
-        lock.release()
+    with closing(_listen(settings.host, settings.port)) as listener:
+        address = f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"
+        lock = WorkspaceLock(settings.home, address)
+        try:
+            engine = make_engine(settings.url)
+            try:
+                upgrade(engine)
+                link = first_link(make_session_factory(engine), settings, address)
+            finally:
+                engine.dispose()
+            _announce(address, link)
+            config = server_config(create_app(settings, lock=lock, page_workers=settings.n_page_workers), settings)
+            with rare_collections(), suppress(KeyboardInterrupt):  # uvicorn raises it again after all is closed
+                uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            lock.release()
     typer.echo("saescope has stopped; interrupted runs resume at the next start.")
 
 

@@ -71,6 +71,9 @@ class Settings(BaseSettings):
         "each request")
 
     session_days: float = Field(30, gt=0, description="Days after which a signed-in browser must sign in again")
+    admin_password: str = Field(
+        "", description="Password of the user admin, who is made at the start while there is no administrator with a "
+        "password")
     login_link_hours: float = Field(24, gt=0, description="Hours for which the one-time admin link is valid")
     trusted_origins: str = Field(
         "", description="Further origins of the program's own pages, comma-separated, such as https://sae.example.org: "

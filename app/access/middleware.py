@@ -18,6 +18,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.db.tables import User
 from app.web.errors import error_response
 
 CSP = (
@@ -219,10 +220,10 @@ def limited_pages(path: str) -> str:
     return first_segment(path.removeprefix("/api/"))
 
 
-def too_many(wait: float) -> tuple[str, dict[str, str]]:
+def too_many(wait: float, whose: str = "your address") -> tuple[str, dict[str, str]]:
     """Return the message and the headers for a client whose bucket is empty for `wait` more seconds."""
     seconds = int(wait) + 1
-    return f"Too many requests from your address; try again in {seconds} s.", {"Retry-After": str(seconds)}
+    return f"Too many requests from {whose}; try again in {seconds} s.", {"Retry-After": str(seconds)}
 
 
 def client_address(scope: Scope) -> str:
@@ -257,8 +258,20 @@ class RateLimit:
 def count_computing(request: Request) -> None:
     """Count a read that makes the model work against the limit of its pages.  Raises 429 if the limit is reached.
 
-    `RateLimit` has counted unsafe requests already.
+    `RateLimit` and `count_user` have counted unsafe requests already.
     """
-    buckets = request.app.state.limits.get(limited_pages(request.url.path))
-    if request.method in SAFE_METHODS and buckets is not None and (wait := buckets.take(client_address(request.scope))):
-        raise HTTPException(429, *too_many(wait))
+    if request.method in SAFE_METHODS:
+        _count(request, client_address(request.scope), "your address")
+        count_user(request, getattr(request.state, "user", None))
+
+
+def count_user(request: Request, user: User | None) -> None:
+    """Count a request against its user's limit, which holds at all addresses together.  Raises 429 at the limit."""
+    if user is not None:
+        _count(request, f"user {user.id}", "your account")
+
+
+def _count(request: Request, key: str, whose: str) -> None:
+    buckets = getattr(request.app.state, "limits", {}).get(limited_pages(request.url.path))
+    if buckets is not None and (wait := buckets.take(key)):
+        raise HTTPException(429, *too_many(wait, whose))

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from app.access import accounts, tokens
 from app.access.anonymous import may_visit
 from app.access.audit import mark_change
-from app.access.middleware import bearer_secret, count_computing, limited_pages
+from app.access.middleware import SAFE_METHODS, bearer_secret, count_computing, count_user, limited_pages
 from app.db.engine import SessionFactory
 from app.db.tables import User
 from app.jobs.supervisor import Supervisor
@@ -63,15 +63,22 @@ async def current_user(request: Request) -> User | None:
         token = bearer_secret(request.headers)
         if token is not None:
             await run_in_threadpool(_authorise_token, request, token)
+            _count_unsafe(request)
     if request.state.scopes is not None:
         user: User | None = request.state.user
         return user
     secret = request.cookies.get(accounts.COOKIE)
     user = await run_in_threadpool(_session_user, request.app.state.sessions, secret) if secret else None
     request.state.user = user
+    _count_unsafe(request)
     if user is None and not may_visit(request.app.state.settings, request.method, request.url.path):
         raise SignInNeeded
     return user
+
+
+def _count_unsafe(request: Request) -> None:
+    if request.method not in SAFE_METHODS:
+        count_user(request, request.state.user)
 
 
 def _authorise_token(request: Request, secret: str) -> None:
@@ -176,7 +183,7 @@ async def get_cached_requests(request: Request) -> VisitorRequests:
 
 
 def _let_compute(request: Request) -> None:
-    """Raise SignInNeeded if this visitor may only read, and 429 at the limit of the visitor's address."""
+    """Raise SignInNeeded if this visitor may only read, and 429 at the limit of the visitor's address or account."""
     if request.state.user is None and not request.app.state.settings.open_to_compute:
         raise SignInNeeded
     count_computing(request)
