@@ -41,7 +41,7 @@ def adopt_folders(db: Session, workspace: Workspace, launcher: LocalLauncher) ->
         except (OSError, ValueError, KeyError, TypeError):
             continue
         status = folder.status()
-        if kind not in SPECS or not isinstance(spec, dict) or (status is None and time.time() - begun < _SETTLE_S):
+        if kind not in SPECS or not isinstance(spec, dict) or (status is None and abs(time.time() - begun) < _SETTLE_S):
             continue
         db.add(Run(
             id=run_id, kind=kind, spec=spec, created=begun, requested_by=COMMAND_LINE,
@@ -62,7 +62,7 @@ def _standing(status: Status | None, launcher: LocalLauncher) -> dict[str, Any]:
     if status.state in FINAL_STATES:
         return known | {"state": status.state, "error": status.error, "finished": status.finished}
     if status.host not in ("", HOST):  # its process id means nothing here
-        fresh = time.time() - status.heartbeat < _SETTLE_S
+        fresh = abs(time.time() - status.heartbeat) < _SETTLE_S
         return known | ({"state": "running", "launcher": ELSEWHERE, "ref": status.host} if fresh else
                         {"state": "cancelled", "error": STOPPED, "finished": status.heartbeat})
     handle = launcher.handle_of(status.pid) if status.pid else None

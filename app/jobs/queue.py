@@ -23,7 +23,7 @@ from app.jobs.folders import reopen
 from app.jobs.launchers.elsewhere import ELSEWHERE
 from app.jobs.places import Place
 from sae.runs.folder import FINAL_STATES, Kind, RunFolder
-from sae.workspace.paths import Workspace, new_id
+from sae.workspace.paths import Workspace
 
 QUEUED = frozenset({"queued"})
 ACTIVE = frozenset({"starting", "running"})
@@ -52,7 +52,7 @@ def enqueue(
     if run := started_by(db, form_key):
         return run
     run = Run(
-        id=run_id or new_id(kind), kind=kind, spec=spec, state="queued", requested_by=requested_by,
+        id=run_id or workspace.new_run_id(kind), kind=kind, spec=spec, state="queued", requested_by=requested_by,
         sae_id=spec.get("sae"), form_key=form_key or None, **(place or Place()).columns())
     db.add(run)
     db.add_all(parts.parts_of(run))

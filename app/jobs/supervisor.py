@@ -58,7 +58,7 @@ class Supervisor:
         self.settings, self.sessions, self.launcher, self.catalog = settings, sessions, launcher, catalog
         self.launchers = {one.name: one for one in (launcher, *clusters)}
         self.clusters: tuple[Cluster, ...] = ()  # as they were seen last
-        self._beats = Heartbeats()
+        self._beats, self._cancels = Heartbeats(), Heartbeats()  # by a clock that never jumps
         self._looked = 0.0
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -175,7 +175,7 @@ class Supervisor:
             self._step(run, waiting_for=waiting_for)
         if status is None:
             return
-        if status.state in queue.FINISHED and time.time() - status.heartbeat > LINGER_S:
+        if status.state in queue.FINISHED and self._beats.silence(run.id, status.heartbeat) > LINGER_S:
             launcher.kill(handle)
         if run.state == "starting" or status.overall > run.progress:
             self._step(run, state="running", progress=max(run.progress, status.overall))
@@ -209,7 +209,7 @@ class Supervisor:
 
     def _enforce_cancel(self, run: Run, launcher: Launcher, handle: Handle, life: Life) -> None:
         """Request the cancellation by the cancel file first, then by SIGTERM, then by SIGKILL to the group."""
-        waited = time.time() - (run.cancel_asked or 0.0)
+        waited = self._cancels.silence(run.id, run.cancel_asked or 0.0)
         if life == "waiting":  # the cancel file stops the job should it start although it was taken back
             launcher.kill(handle)
             self._end(run, "cancelled", None)
@@ -260,6 +260,7 @@ class Supervisor:
     def _end(self, run: Run, state: str, error: str | None, **values: object) -> None:
         values.setdefault("progress", run.progress)
         self._beats.forget(run.id)
+        self._cancels.forget(run.id)
         values |= {"ref": None, "ref_mark": None, "waiting_for": None}
         self._step(run, state=state, error=error, finished=time.time(), **values)
         log.info("%s: %s%s", run.id, state, f": {error}" if error else "")

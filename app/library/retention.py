@@ -16,6 +16,8 @@ from app.db.tables import Inspection, SteerRun
 from app.settings import Settings
 
 EVERY_S = 600.0
+JUMP_S = 60.0
+DISTRUST_S = 86_400.0
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +40,31 @@ def sweep(sessions: SessionFactory, keep_days: float, keep: int, now: float | No
     return removed
 
 
+class Clock:
+    """The system's clock, compared with one that never jumps: after a jump, the age of everything may be wrong."""
+
+    def __init__(self) -> None:
+        self._offset, self._trusted_from = time.time() - time.monotonic(), 0.0
+
+    def steady(self) -> bool:
+        """Return whether the clock was not set by more than a minute in the last day."""
+        now = time.monotonic()
+        offset = time.time() - now
+        if abs(offset - self._offset) > JUMP_S:
+            log.warning("the clock was set by %+.0f s; nothing is deleted because of its age for a day",
+                        offset - self._offset)
+            self._trusted_from = now + DISTRUST_S
+        self._offset = offset
+        return now >= self._trusted_from
+
+
 async def keep_sweeping(sessions: SessionFactory, settings: Settings) -> None:
-    """Sweep at once and every ten minutes until cancelled."""
+    """Sweep at once and every ten minutes until cancelled, but not for a day after the clock was set."""
+    clock = Clock()
     while True:
+        if not clock.steady():
+            await asyncio.sleep(EVERY_S)
+            continue
         removed = await asyncio.to_thread(sweep, sessions, settings.keep_days, settings.keep_stored)
         if removed:
             log.info("deleted %d stored steering runs and inspections, which were too old or too many", removed)

@@ -17,7 +17,7 @@ from sae.specs.registry import (
     located,
     parse_spec,
 )
-from sae.workspace.paths import Workspace, new_id
+from sae.workspace.paths import Workspace
 
 
 def start(kind: str, values: dict[str, Any], workspace: Workspace) -> RunFolder:
@@ -31,6 +31,6 @@ def start(kind: str, values: dict[str, Any], workspace: Workspace) -> RunFolder:
         import_sae.look(spec, workspace)
     if isinstance(spec, ExplainSpec):
         explain.check_explain(spec, workspace)
-    folder = RunFolder(workspace.run(new_id(kind)))
+    folder = RunFolder(workspace.run(workspace.new_run_id(kind)))
     folder.create(kind, spec.model_dump(mode="json"))  # type: ignore[arg-type]
     return folder

@@ -13,13 +13,13 @@ import time
 from itertools import count
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from sae.errors import UserError
 from sae.lm.sites import KINDS
 from sae.runs.folder import FINAL_STATES, RunFolder
 from sae.specs.registry import ActivationsSpec, SweepSpec, TrainSpec
-from sae.workspace.files import lock, write_json
+from sae.workspace.files import is_locked, lock, write_json
 from sae.workspace.paths import Workspace, check_name, slug
 
 _CLAIM = "claim.json"
@@ -131,12 +131,7 @@ def _ended(run: Path) -> bool:
     status = RunFolder(run).status()
     if not (run / "spec.json").exists() or (status is not None and status.state in FINAL_STATES):
         return True
-    if status is None or status.state not in ("starting", "running") or time.time() - status.heartbeat < _KILLED_S:
+    if status is None or status.state not in ("starting", "running") or (
+            abs(time.time() - status.heartbeat) < _KILLED_S):  # after a jump of the clock, the lock decides
         return False
-    held = lock(run / "lock")  # the system frees the lock of a killed process
-    try:
-        held.acquire(blocking=False)
-    except Timeout:
-        return False
-    held.release()
-    return True
+    return not is_locked(run / "lock")  # the system frees the lock of a killed process

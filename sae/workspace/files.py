@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 HOST = socket.gethostname().partition(".")[0].replace("-", "_") or "host"
 
@@ -48,6 +48,17 @@ def lock(path: Path) -> FileLock:
     """Return the lock of this path.  The system releases it when the process that holds it ends, however it ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path, thread_local=False)
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether another process holds the lock of this path."""
+    held = lock(path)
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        return True
+    held.release()
+    return False
 
 
 def _flush(path: Path) -> None:

@@ -16,11 +16,15 @@ import os
 import re
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from sae.errors import UserError
 
+_STAMP_FORMAT = "%Y%m%d-%H%M%S"
+_STAMP = re.compile(r"\d{8}-\d{6}-")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 # First path segments that belong to pages of the program; no model may have such a name.
 RESERVED = frozenset({
@@ -67,7 +71,7 @@ def typed_path(text: str, field: str) -> Path:
 
 def new_id(kind: str) -> str:
     """Return a new identifier that sorts by time, e.g. `train-20261121-044501-3f9a07c2`."""
-    return f"{kind}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+    return f"{kind}-{time.strftime(_STAMP_FORMAT, time.gmtime())}-{secrets.token_hex(4)}"
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,21 @@ class Workspace:
 
     def build(self, sae_id: str, build_id: str) -> Path:
         return self.builds(sae_id) / f"{check_name(build_id, 'build')}.duckdb"
+
+    def new_run_id(self, kind: str) -> str:
+        """Return a new id for a run, which sorts after those of all runs here, also if the clock was set back.
+
+        A build is named after its run, and the last build counts.
+        """
+        new = new_id(kind)
+        stamps = (path.name.partition("-")[2] for path in self.root.glob("runs/*"))
+        latest = max((stamp[:15] for stamp in stamps if _STAMP.match(stamp)), default="")
+        if new.partition("-")[2][:15] >= latest:
+            return new
+        with suppress(ValueError, OverflowError):  # such as the 30th of February, in a folder that a person named
+            after = datetime.strptime(latest, _STAMP_FORMAT) + timedelta(seconds=1)
+            return f"{kind}-{after.strftime(_STAMP_FORMAT)}{new[-9:]}"
+        return new
 
     def sae_ids(self) -> list[str]:
         """Return the ids of all finished SAEs here, sorted."""

@@ -18,7 +18,7 @@ import psutil
 from app.jobs.launchers import Cluster, Handle, Life, Resources
 from app.jobs.launchers.commands import ATTEMPT, run_command
 from sae.runs.folder import RunFolder
-from sae.workspace.files import HOST
+from sae.workspace.files import HOST, is_locked
 from sae.workspace.paths import Workspace
 
 Command = Callable[[RunFolder], list[str]]
@@ -65,7 +65,9 @@ class LocalLauncher:
         status = folder.status()
         if status is None or status.pid is None or status.host not in ("", HOST):
             return None
-        return self.handle_of(status.pid) if time.time() - status.heartbeat <= _FRESH_S else None
+        # A run holds its lock also when the clock has jumped; the heartbeat shows a process that has no lock yet.
+        fresh = abs(time.time() - status.heartbeat) <= _FRESH_S
+        return self.handle_of(status.pid) if fresh or is_locked(folder.path / "lock") else None
 
     def handle_of(self, pid: int) -> Handle | None:
         """Return the handle of the process with this id, or None if there is none."""

@@ -97,7 +97,7 @@ def _start(request: Request, spec: ImportSpec, token: str, key: str, admin: User
     with state.sessions() as db:
         run = queue.started_by(db, key[:80])
         if run is None:
-            run_id = new_id("import")
+            run_id = workspace.new_run_id("import")
             if token:
                 _uploads(request).give(token, workspace.run(run_id) / UPLOAD)
                 spec = spec.model_copy(update={"source": str(workspace.run(run_id) / UPLOAD)})
