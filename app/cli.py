@@ -17,7 +17,7 @@ import typer
 from app.cli_care import register as register_care
 from sae.cli.main import app, guarded
 from sae.errors import UserError
-from sae.workspace.disk import open_workspace
+from sae.workspace.disk import ReadOnlyWorkspace, open_workspace
 
 if TYPE_CHECKING:
     import uvicorn
@@ -43,8 +43,6 @@ def serve(
     """Start the web program and print its address and, while there is no administrator, a one-time admin link."""
     import uvicorn
 
-    from app.access.first_admin import first_link
-    from app.db.engine import make_engine, make_session_factory, upgrade
     from app.jobs.lock import WorkspaceLock
     from app.main import create_app
     from app.settings import Settings
@@ -54,24 +52,36 @@ def serve(
     given = {"host": host, "port": port, "home": home, "demo": demo}
     settings = Settings.load(**{name: value for name, value in given.items() if value is not None})
     logs.configure(settings.log)
-    open_workspace(settings.home)
+    read_only = False
+    try:
+        open_workspace(settings.home)
+    except ReadOnlyWorkspace:
+        read_only = True
     with closing(_listen(settings.host, settings.port)) as listener:
         address = f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"
-        lock = WorkspaceLock(settings.home, address)
+        lock = None if read_only else WorkspaceLock(settings.home, address)
         try:
-            engine = make_engine(settings.url)
-            try:
-                upgrade(engine)
-                link = first_link(make_session_factory(engine), settings, address)
-            finally:
-                engine.dispose()
-            _announce(address, link)
+            _announce(address, None if read_only else _first_link(settings, address))
             config = server_config(create_app(settings, lock=lock, page_workers=settings.n_page_workers), settings)
             with rare_collections(), suppress(KeyboardInterrupt):  # uvicorn raises it again after all is closed
                 uvicorn.Server(config).run(sockets=[listener])
         finally:
-            lock.release()
+            if lock is not None:
+                lock.release()
     typer.echo("saescope has stopped; interrupted runs resume at the next start.")
+
+
+def _first_link(settings: Settings, address: str) -> str | None:
+    """Upgrade the database and return the one-time link to print, or None if there is an administrator."""
+    from app.access.first_admin import first_link
+    from app.db.engine import make_engine, make_session_factory, upgrade
+
+    engine = make_engine(settings.url)
+    try:
+        upgrade(engine)
+        return first_link(make_session_factory(engine), settings, address)
+    finally:
+        engine.dispose()
 
 
 def server_config(program: FastAPI, settings: Settings) -> uvicorn.Config:

@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from app.access.audit import AuditLog
-from app.access.middleware import HeadAsGet, KnownHosts, RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
+from app.access.middleware import HeadAsGet, KnownHosts, RateLimit, ReadOnly, SameOrigin, SecurityHeaders, TokenBuckets
 from app.db.engine import upgrade
 from app.jobs import queue
 from app.jobs.launchers.elsewhere import Elsewhere
@@ -30,6 +30,7 @@ from app.jobs.places import chosen_place, make_clusters
 from app.jobs.supervisor import Supervisor
 from app.library.exports import Downloads
 from app.library.live_explanations import LiveExplanations
+from app.library.read_only import with_readable_database
 from app.library.retention import keep_sweeping
 from app.library.stores import open_stores
 from app.library.uploads import UPLOAD_FORM_BYTES, Uploads
@@ -75,7 +76,7 @@ from app.worker.client import WorkerClient
 from app.worker.steering_runs import SteeringRuns
 from sae import __version__
 from sae.specs.registry import demo_spec
-from sae.workspace.disk import open_workspace
+from sae.workspace.disk import ReadOnlyWorkspace, open_workspace
 
 log = logging.getLogger(__name__)
 
@@ -102,10 +103,13 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ExitStack() as stack:
             await run_in_threadpool(_open, app, settings, stack, lock, launcher, supervise)
-            app.state.page_workers = PageWorkerPool(settings, page_workers) if page_workers else None
-            sweeping = asyncio.create_task(keep_sweeping(app.state.sessions, settings))
+            opened: Settings = app.state.settings
+            app.state.page_workers = PageWorkerPool(opened, page_workers) if page_workers else None
+            writing = not app.state.read_only
+            sweeping = asyncio.create_task(keep_sweeping(app.state.sessions, opened)) if writing else None
             yield
-            sweeping.cancel()
+            if sweeping is not None:
+                sweeping.cancel()
             if app.state.page_workers is not None:
                 await app.state.page_workers.close()
             await app.state.steering.close()
@@ -118,7 +122,7 @@ def create_app(
         dependencies=[Depends(current_user)])
     app.state.limits = _limits(settings)
     app.user_middleware = _middleware(settings, app.state.limits)
-    app.state.settings = settings
+    app.state.settings, app.state.read_only = settings, False
     app.state.downloads = Downloads(settings.exports_at_once, settings.max_export_bytes)
     errors.install(app, current_user)
     app.mount("/static", VersionedStatic(directory=STATIC), name="static")
@@ -156,6 +160,7 @@ def _middleware(settings: Settings, limits: dict[str, TokenBuckets]) -> list[Mid
         Middleware(SecurityHeaders),
         COMPRESS,
         Middleware(SameOrigin, trusted=settings.origins),
+        Middleware(ReadOnly),
         Middleware(RateLimit, limits=limits),
         Middleware(AuditLog),
     ]
@@ -165,27 +170,34 @@ def _open(
     app: FastAPI, settings: Settings, stack: ExitStack, lock: WorkspaceLock | None, launcher: LocalLauncher | None,
     supervise: bool,
 ) -> None:
-    open_workspace(settings.home)
-    if lock is None:
-        stack.callback(WorkspaceLock(settings.home).release)
     state = app.state
+    try:
+        open_workspace(settings.home)
+    except ReadOnlyWorkspace as fault:
+        log.warning("%s; until then the program shows what is there and stores nothing", fault)
+        state.read_only, settings = True, with_readable_database(settings, stack)
+    if lock is None and not state.read_only:
+        stack.callback(WorkspaceLock(settings.home).release)
     open_stores(state, settings, stack)
-    upgrade(state.engine)
-    Uploads(settings.home, settings.max_upload_bytes).sweep(everything_unfinished=True)
-    state.catalog.sync()
+    if not state.read_only:
+        upgrade(state.engine)
+        Uploads(settings.home, settings.max_upload_bytes).sweep(everything_unfinished=True)
+        state.catalog.sync()
     worker = WorkerClient(settings)
     stack.callback(worker.close)
     steering = SteeringRuns(
         state.sessions, worker, max_live=settings.worker_places + settings.worker_queue,
         grace_s=settings.steer_grace_s)
-    steering.recover()
     supervisor = Supervisor(
         settings, state.sessions, launcher or LocalLauncher(settings.workspace), state.catalog,
         [*make_clusters(settings), Elsewhere()])
-    stack.callback(supervisor.stop)
     state.worker, state.supervisor, state.steering = worker, supervisor, steering
     state.live_explanations = LiveExplanations(settings.workspace)
     state.cached_requests = CachedRequests(worker)
+    if state.read_only:
+        return  # runs that the database names may belong to a server elsewhere
+    steering.recover()
+    stack.callback(supervisor.stop)
     if settings.demo:
         start_demo(app)
     if supervise:

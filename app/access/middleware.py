@@ -184,6 +184,23 @@ class SameOrigin:
         return bearer_secret(headers) is not None or same_origin(scope["scheme"], headers, self.trusted)
 
 
+READ_ONLY = "The workspace is read-only: it can be browsed, and nothing can be stored, steered or inspected."
+
+
+class ReadOnly:
+    """Middleware that refuses unsafe requests while the workspace cannot be written (`app.state.read_only`)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        unsafe = scope["type"] == "http" and scope["method"] not in SAFE_METHODS
+        if unsafe and getattr(scope["app"].state, "read_only", False):
+            await error_response(Request(scope), 503, READ_ONLY)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
 class TokenBuckets:
     """Token buckets by key: `per_minute` tokens a minute each, at most `burst` saved up.
 

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from app.access import accounts, tokens
 from app.access.anonymous import may_visit
 from app.access.audit import mark_change
-from app.access.middleware import SAFE_METHODS, bearer_secret, count_computing, count_user, limited_pages
+from app.access.middleware import READ_ONLY, SAFE_METHODS, bearer_secret, count_computing, count_user, limited_pages
 from app.db.engine import SessionFactory
 from app.db.tables import User
 from app.jobs.supervisor import Supervisor
@@ -183,7 +183,13 @@ async def get_cached_requests(request: Request) -> VisitorRequests:
 
 
 def _let_compute(request: Request) -> None:
-    """Raise SignInNeeded if this visitor may only read, and 429 at the limit of the visitor's address or account."""
+    """Let a visitor's request to the model worker pass.
+
+    Raises 503 in a read-only workspace, SignInNeeded if this visitor may only read, and 429 at the limit of the
+    visitor's address or account.
+    """
+    if request.app.state.read_only:
+        raise HTTPException(503, READ_ONLY)
     if request.state.user is None and not request.app.state.settings.open_to_compute:
         raise SignInNeeded
     count_computing(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
 
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -31,6 +32,8 @@ def storage_fault(error: BaseException) -> StorageFault | None:
     """Return the answer to a fault of the disk or the database, or None for a fault of the program."""
     if isinstance(error, KINDS) and is_full(error):
         return StorageFault(507, "the disk is full")
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return _later("the workspace is read-only")
     if isinstance(error, PoolTimeout):
         return _later("the database has too many requests")
     if not isinstance(error, DBAPIError):

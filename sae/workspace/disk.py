@@ -11,6 +11,7 @@ from pathlib import Path
 from sae.errors import UserError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 # What SQLite, DuckDB, Rust and numpy say, which have no error numbers.
 _SAY_FULL = re.compile(r"disk is full|No space left on device|File too large|Disk quota exceeded|"
                        r"\d+ requested and \d+ written")
@@ -36,15 +37,22 @@ def fault_words(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in FULL:
         return f"the disk is full{where}; free some space, then run the same command again"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in READ_ONLY:
         return f"no permission to write{where}; change the permissions, or set another workspace in SAESCOPE_HOME"
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return f"a file is where a folder should be{where}; move it away, or set another workspace in SAESCOPE_HOME"
     return f"the disk failed{where}: {error.strerror}" if error.errno == errno.EIO else ""
 
 
+class ReadOnlyWorkspace(UserError):
+    """An error for a workspace that is there but cannot be written."""
+
+
 def open_workspace(home: Path) -> None:
-    """Make the workspace's folder if there is none.  Raises UserError if it is no folder or cannot be written."""
+    """Make the workspace's folder if there is none.
+
+    Raises UserError if it is no folder, and ReadOnlyWorkspace if it is one that cannot be written.
+    """
     if (home / RESTORING).exists():
         raise UserError(f"SAESCOPE_HOME: the workspace {home} is only partly restored; run 'saescope restore' again",
                         "SAESCOPE_HOME")
@@ -55,7 +63,8 @@ def open_workspace(home: Path) -> None:
         probe.unlink(missing_ok=True)
     except OSError as error:
         words = fault_words(error) or str(error)
-        raise UserError(f"SAESCOPE_HOME: the workspace {home} cannot be used: {words}", "SAESCOPE_HOME") from None
+        kind = ReadOnlyWorkspace if error.errno in READ_ONLY and home.is_dir() else UserError
+        raise kind(f"SAESCOPE_HOME: the workspace {home} cannot be used: {words}", "SAESCOPE_HOME") from None
 
 
 def need_space(folder: Path, n_bytes: float, purpose: str) -> None:

@@ -28,8 +28,8 @@ _STAMP = re.compile(r"\d{8}-\d{6}-")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 # First path segments that belong to pages of the program; no model may have such a name.
 RESERVED = frozenset({
-    "account", "admin", "api", "compare", "docs", "effects", "favicon.ico", "healthz", "inspect", "latents", "lists",
-    "login", "logout", "metrics", "openapi.json", "readyz", "robots.txt", "runs", "search", "static", "steer",
+    "account", "admin", "api", "compare", "docs", "effects", "favicon.ico", "healthz", "index", "inspect", "latents",
+    "lists", "login", "logout", "metrics", "openapi.json", "readyz", "robots.txt", "runs", "search", "static", "steer",
     "tokens"})
 
 
@@ -47,7 +47,7 @@ def check_name(name: str, field: str = "name") -> str:
             "beginning with a letter or a digit",
             field,
         )
-    if name.lower() in RESERVED:
+    if name.lower() in RESERVED or name.lower().endswith(".json"):  # `<page>.json` has the page's content as JSON
         raise UserError(f"{field}: {name!r} is taken by a page of the program; choose another", field)
     return name
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -33,21 +34,29 @@ def readyz(request: Request, response: Response, db: SessionDep, settings: Setti
         checks["database"] = "ok"
     except SQLAlchemyError as error:
         checks["database"] = f"{type(error).__name__}"
-    try:
-        probe = settings.home / ".ready"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-        checks["workspace"] = "ok"
-    except OSError as error:
-        checks["workspace"] = f"cannot be written: {error.strerror}"
-    free = shutil.disk_usage(settings.home).free if settings.home.is_dir() else 0
-    checks["disk"] = "ok" if free >= _LOW_BYTES else f"only {free / 1e6:,.0f} MB are free"
+    if request.app.state.read_only:
+        checks["workspace"] = "read-only"
+    else:
+        checks |= _check_writing(settings.home)
     checks["worker"] = request.app.state.worker.condition()
     checks["supervisor"] = "ok" if request.app.state.supervisor.healthy() else "its thread has ended"
     # A model worker that ended starts again with the next request, so pages need not wait for it.
-    ready = all(value == "ok" for name, value in checks.items() if name != "worker")
+    ready = all(value in ("ok", "read-only") for name, value in checks.items() if name != "worker")
     response.status_code = 200 if ready else 503
     return {"status": "ok" if ready else "not ready", "checks": checks}
+
+
+def _check_writing(home: Path) -> dict[str, str]:
+    """Return whether the workspace can be written, and whether there is room on its disk."""
+    try:
+        probe = home / ".ready"
+        probe.touch()
+        probe.unlink(missing_ok=True)
+        written = "ok"
+    except OSError as error:
+        written = f"cannot be written: {error.strerror}"
+    free = shutil.disk_usage(home).free if home.is_dir() else 0
+    return {"workspace": written, "disk": "ok" if free >= _LOW_BYTES else f"only {free / 1e6:,.0f} MB are free"}
 
 
 @router.get("/metrics", summary="Metrics for Prometheus", include_in_schema=False)
