@@ -59,6 +59,8 @@ def test_every_direct_dependency_is_pinned() -> None:
 # Small modules whose behaviour the tests of another one cover.
 ELSEWHERE = {
     "app/jobs/doctor.py": "tests/unit/app/test_cli_care.py",
+    "app/jobs/launchers/commands.py": "tests/unit/app/jobs/launchers/test_slurm.py",
+    "app/jobs/launchers/elsewhere.py": "tests/unit/app/jobs/launchers/test_ray.py",
     "app/library/latent_effects.py": "tests/unit/app/pages/inspect/test_effects.py",
     "app/library/stores.py": "tests/unit/app/page_workers/test_process.py",
     "app/pages/api/security.py": "tests/unit/app/pages/runs/test_api_docs.py",

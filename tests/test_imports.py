@@ -49,7 +49,7 @@ PLAN: dict[str, str] = {
     "sae.autoencoder": "sae.errors sae.faults sae.workspace sae.kernels sae.autoencoder.architectures",
     "sae.training":
         "sae.errors sae.kernels sae.distributed sae.data sae.specs sae.autoencoder sae.autoencoder.architectures",
-    "sae.index": "sae sae.workspace sae.kernels sae.lm sae.store sae.data sae.specs sae.autoencoder",
+    "sae.index": "sae.errors sae sae.workspace sae.kernels sae.lm sae.store sae.data sae.specs sae.autoencoder",
     "sae.steering": "sae.errors sae.faults sae.kernels sae.lm sae.store sae.autoencoder",
     "sae.formats": "sae.errors sae.workspace sae.lm sae.autoencoder.architectures",
     "sae.formats.readers": "sae sae.errors sae.lm sae.autoencoder sae.autoencoder.architectures sae.formats",
