@@ -59,9 +59,14 @@ def rendezvous() -> tuple[str, int]:
 def train_together(folder: RunFolder, nodes: int, gpus: int, cpus: int) -> int:
     """Train on all nodes and return the exit code: 0 if all of them succeeded.
 
-    Raises UserError (field `nodes`) if the cluster does not have that many nodes with these resources.
+    Raises UserError (field `nodes`) if the cluster does not have that many nodes with these resources, or Ray is not
+    installed.
     """
-    ray = import_module("ray")  # by name, because it has types only where it is installed
+    try:
+        ray = import_module("ray")  # by name, because it has types only where it is installed
+    except ModuleNotFoundError:
+        raise UserError(f"nodes: {sys.executable} lacks the package ray, which a training on several nodes needs; "
+                        "install it there with: pip install 'saescope[ray]'", "nodes") from None
     placement_group = import_module("ray.util.placement_group").placement_group
     strategy = import_module("ray.util.scheduling_strategies").PlacementGroupSchedulingStrategy
 

@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -35,6 +34,7 @@ from tests import ROOT
 from tests.unit.app.jobs.launchers.journey import INDEX, SAE, Journey, assert_same_as_here, write_text
 
 RAY = os.environ.get("SAESCOPE_TEST_RAY") or shutil.which("ray") or ""
+PYTHON = str(Path(RAY).with_name("python"))  # it has Ray, and saescope is on its path
 pytestmark = [pytest.mark.heavy, pytest.mark.skipif(not RAY, reason="Ray is not installed"), pytest.mark.timeout(2400)]
 
 def free_port() -> int:
@@ -100,7 +100,7 @@ def nodes() -> Iterator[TwoNodes]:
 def journey(
     nodes: TwoNodes, settings: Settings, sessions: SessionFactory, catalog: Catalog, workspace: Workspace
 ) -> Journey:
-    launcher = RayLauncher(workspace, nodes.address, cpus=1, python=sys.executable)
+    launcher = RayLauncher(workspace, nodes.address, cpus=1, python=PYTHON)
     nodes._wait(lambda: len(launcher.cluster().nodes) == 2)
     watcher = Supervisor(settings, sessions, LocalLauncher(workspace), catalog, [launcher])
     return Journey(watcher, sessions, workspace, "ray")
