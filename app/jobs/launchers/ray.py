@@ -56,7 +56,7 @@ class RayLauncher:
         if resources.nodes > 1:  # the job itself places one torchrun on each node
             command = [*run_command(folder, self.python)[:1], "-m", "sae.runs.ray_gang", str(folder.path),
                        f"--nodes={resources.nodes}", f"--gpus={resources.gpus}", f"--cpus={cpus}"]
-            asked: dict[str, Any] = {"entrypoint_num_cpus": 0.1}
+            asked: dict[str, Any] = {}  # it waits on the head, and must not take a CPU from the nodes
         else:
             command = node_command(folder, resources, self.python)
             asked = {"entrypoint_num_cpus": cpus}
