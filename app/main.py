@@ -28,6 +28,7 @@ from app.jobs.lock import WorkspaceLock
 from app.jobs.places import chosen_place, make_clusters
 from app.jobs.supervisor import Supervisor
 from app.library.exports import Downloads
+from app.library.live_explanations import LiveExplanations
 from app.library.retention import keep_sweeping
 from app.library.stores import open_stores
 from app.library.uploads import UPLOAD_FORM_BYTES, Uploads
@@ -40,6 +41,7 @@ from app.pages.api import steer as api_steer
 from app.pages.dependencies import current_user
 from app.pages.explore import (
     compare,
+    explain_latent,
     explanations,
     exports,
     home,
@@ -51,7 +53,7 @@ from app.pages.explore import (
     search,
 )
 from app.pages.inspect import effects, inspect, own_text
-from app.pages.runs import add_sae, admin, api, runs, saes
+from app.pages.runs import add_sae, admin, api, endpoint_test, runs, saes
 from app.pages.runs.run_views import AUTOMATIC
 from app.pages.steer import form_page, run_page
 from app.pages.system import account, api_tokens, health, login, users
@@ -72,9 +74,9 @@ log = logging.getLogger(__name__)
 
 # The modules of an SAE come last, because `/{model}/{sae}` matches any path of two segments.
 _MODULES = (
-    health, login, account, api_tokens, users, api, api_saes, api_steer, api_inspect, add_sae, saes, admin, runs,
-    form_page, run_page, inspect, own_text, effects, compare, home, search, l0, label_files, exports, explanations,
-    latents, overview, latent)
+    health, login, account, api_tokens, users, api, api_saes, api_steer, api_inspect, add_sae, saes, admin,
+    endpoint_test, runs, form_page, run_page, inspect, own_text, effects, compare, home, search, l0, label_files,
+    exports, explain_latent, explanations, latents, overview, latent)
 
 
 def create_app(
@@ -173,6 +175,7 @@ def _open(
         [*make_clusters(settings), Elsewhere()])
     stack.callback(supervisor.stop)
     state.worker, state.supervisor, state.steering = worker, supervisor, steering
+    state.live_explanations = LiveExplanations(settings.workspace)
     state.cached_requests = CachedRequests(worker)
     if settings.demo:
         start_demo(app)

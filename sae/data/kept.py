@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.data.activations import forward_rows
+from sae.data.activations import corpus_reader, forward_rows
 from sae.data.corpus import Corpus
 from sae.data.left_out import NOTHING, LeftOut
 from sae.errors import DamagedFile, UserError
 from sae.lm.bridge import LanguageModel
+from sae.lm.fast_reader import Read
 from sae.workspace.files import atomic_write, write_json
 
 CHUNK_TOKENS = 65_536  # least number in a chunk, so that one is written in seconds
@@ -81,23 +82,25 @@ def keep(
                         "name")
     write_json(folder / "plan.json", asdict(plan))
     contexts, done = _order(corpus)[: plan.contexts], 0
+    read, _ = corpus_reader(lm, corpus, plan.hooks, autocast=True)
     for chunk in range(plan.n_chunks):
         rows = contexts[chunk * plan.chunk_contexts : (chunk + 1) * plan.chunk_contexts]
         n_rows = int(corpus.length[rows].astype(np.int64).sum())
         if not _is_whole(folder, plan, chunk, n_rows):
-            _write_chunk(lm, corpus, plan, folder, chunk, rows, lambda n, before=done: update(before + n))  # type: ignore[misc]
+            _write_chunk(lm, read, corpus, plan, folder, chunk, rows,
+                         lambda n, before=done: update(before + n))  # type: ignore[misc]
         done += n_rows
         update(done)
     write_json(folder / "meta.json", asdict(plan))
 
 
 def _write_chunk(
-    lm: LanguageModel, corpus: Corpus, plan: Plan, folder: Path, chunk: int, contexts: np.ndarray,
+    lm: LanguageModel, read: Read, corpus: Corpus, plan: Plan, folder: Path, chunk: int, contexts: np.ndarray,
     update: Callable[[int], None],
 ) -> None:
     parts: list[list[Tensor]] = [[] for _ in plan.hooks]
     done = 0
-    for rows_NW in forward_rows(lm, corpus, contexts, plan.hooks, include_bos=True, autocast=True,
+    for rows_NW in forward_rows(lm, corpus, contexts, plan.hooks, include_bos=True, read=read,
                                 max_tokens=_PASS_TOKENS):
         for part, site_ND in zip(parts, torch.split(rows_NW, list(plan.widths), dim=1), strict=True):
             part.append(site_ND.to(torch.bfloat16).cpu())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
@@ -35,6 +35,7 @@ from sae.errors import UserError
 from sae.explain.estimate import RequestEstimate
 from sae.lm.model_info import DEMO, find_model
 from sae.runs.kept import list_kept
+from sae.specs.explain import Explainer
 from sae.specs.registry import ActivationsSpec, command_line, parse_spec
 from sae.workspace.paths import new_id, typed_path
 
@@ -70,7 +71,7 @@ def show_estimate(request: Request, kind: Kind, catalog: CatalogDep) -> Response
 @router.get("/{kind}")
 def form(
     request: Request, kind: Kind, db: SessionDep, catalog: CatalogDep, preset: str = "", sae: str = "", run: str = "",
-    latents: str = "",
+    latents: str = "", explainer: str = "",
 ) -> Response:
     """Show the form with a preset, or with the settings of an earlier `run`, whose SAE keeps its name."""
     typed = spec_form.preset(kind, preset)
@@ -78,6 +79,8 @@ def form(
         typed["sae"] = sae
     if latents and "latents" in typed:
         typed["latents"] = latents
+    if explainer in get_args(Explainer) and "explainer" in typed:
+        typed["explainer"] = explainer
     earlier = db.get(Run, run) if run else None
     if earlier is not None and earlier.kind == kind:
         typed |= earlier.spec

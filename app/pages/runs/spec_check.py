@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from app.library.catalog import Catalog
-from app.library.explanations import named_latents
+from app.library.explanation_mirror import write_people
+from app.library.explanations import explained_latents, named_latents
 from sae.data.texts import STDLIB, find_text
 from sae.errors import UserError
 from sae.explain.checks import check_settings
@@ -76,6 +77,8 @@ def _check_sae(field: str, sae_id: str, catalog: Catalog, weights: bool = True) 
 def _checked_explain(spec: ExplainSpec, catalog: Catalog) -> ExplainSpec:
     """Return the spec with the latents that people have starred, tagged or left unexplained as numbers.
 
+    The explanations of people are written to the SAE's folder for a run that scores them.
+
     Whether there is an index is checked when the run begins: a run that makes it may wait in the queue before.
     """
     _check_sae("sae", spec.sae, catalog, weights=False)
@@ -83,6 +86,10 @@ def _checked_explain(spec: ExplainSpec, catalog: Catalog) -> ExplainSpec:
     assert sae is not None
     with catalog.sessions() as db:
         spec = spec.model_copy(update={"latents": named_latents(db, sae, spec.latents)})
+        if spec.explainer == "existing":
+            if not explained_latents(db, sae.id):
+                raise UserError(f"explainer: {sae.id} has no explanations to score", "explainer")
+            write_people(db, catalog.workspace, sae.id)
     check_settings(spec, weightless=sae.weightless)
     return spec
 
