@@ -44,7 +44,9 @@ class RayLauncher:
     ) -> None:
         self.workspace, self.address, self.cpus, self.python, self.stop_s = workspace, address, cpus, python, stop_s
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(base_url=address, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
+        self._http = httpx.Client(
+            base_url=address, headers=headers, timeout=_TIMEOUT_S, trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=0))  # a head that is started again closes kept ones
         self._away_until, self._fault = 0.0, ""
 
     def start(self, folder: RunFolder, attempt: int, resources: Resources) -> Handle:

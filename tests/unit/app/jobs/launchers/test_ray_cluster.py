@@ -34,7 +34,7 @@ from tests import ROOT
 from tests.unit.app.jobs.launchers.journey import INDEX, SAE, Journey, assert_same_as_here, write_text
 
 RAY = os.environ.get("SAESCOPE_TEST_RAY") or shutil.which("ray") or ""
-PYTHON = str(Path(RAY).with_name("python"))  # it has Ray, and saescope is on its path
+PYTHON = str(Path(RAY or "ray").with_name("python"))  # it has Ray, and saescope is on its path
 pytestmark = [pytest.mark.heavy, pytest.mark.skipif(not RAY, reason="Ray is not installed"), pytest.mark.timeout(2400)]
 
 def free_port() -> int:
