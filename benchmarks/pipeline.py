@@ -77,7 +77,8 @@ def ours(folder: Path) -> Figures:
     home = folder / "home"
     training = _watched(home, [
         "train", "--model", str(folder / "model"), "--text", "stdlib", "--layer", str(LAYER),
-        "--site", "hook_resid_pre", "--n-latents", str(N_LATENTS), "--k", str(K), "--tokens", str(TOKENS), "--batch-tokens", str(BATCH),
+        "--site", "hook_resid_pre",
+        "--n-latents", str(N_LATENTS), "--k", str(K), "--tokens", str(TOKENS), "--batch-tokens", str(BATCH),
         "--buffer-tokens", str(BUFFER), "--context-length", str(CONTEXT), "--name", "bench", "--no-index"])
     sae = next(home.glob("saes/*/bench/sae.json")).parent
     index = _watched(home, ["index", "--sae", f"{sae.parent.name}/bench", "--index-tokens", str(INDEX_TOKENS)])

@@ -60,6 +60,8 @@ def test_every_direct_dependency_is_pinned() -> None:
 ELSEWHERE = {
     "app/db/people_tables.py": "tests/unit/app/library/test_lists.py",
     "app/jobs/doctor.py": "tests/unit/app/test_cli_care.py",
+    "app/jobs/launchers/commands.py": "tests/unit/app/jobs/launchers/test_slurm.py",
+    "app/jobs/launchers/elsewhere.py": "tests/unit/app/jobs/launchers/test_ray.py",
     "app/library/comments.py": "tests/unit/app/pages/explore/test_people.py",
     "app/library/latent_effects.py": "tests/unit/app/pages/inspect/test_effects.py",
     "app/library/stores.py": "tests/unit/app/page_workers/test_process.py",
