@@ -46,6 +46,7 @@ from app.pages.explore import (
     label_files,
     latent,
     latents,
+    latents_download,
     overview,
     search,
 )
@@ -73,7 +74,7 @@ log = logging.getLogger(__name__)
 _MODULES = (
     health, login, account, api_tokens, users, api, api_saes, api_steer, api_inspect, add_sae, saes, admin, runs,
     form_page, run_page, inspect, own_text, effects, compare, home, search, l0, label_files, exports, explanations,
-    latents, overview, latent)
+    latents, latents_download, overview, latent)
 
 
 def create_app(

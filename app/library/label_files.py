@@ -53,11 +53,12 @@ def as_csv(rows: Sequence[Label]) -> str:
     writer = csv.writer(out)
     writer.writerow(COLUMNS)
     for row in rows:
-        writer.writerow([_harmless(getattr(row, name)) for name in COLUMNS])
+        writer.writerow([harmless(getattr(row, name)) for name in COLUMNS])
     return out.getvalue()
 
 
-def _harmless(value: Any) -> Any:
+def harmless(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULA else value
 
 
@@ -124,7 +125,7 @@ def _csv_rows(text: str) -> list[Any]:
         reader = csv.DictReader(io.StringIO(text))
         if "latent" not in (reader.fieldnames or ()):
             raise UserError("file: the first line has no column “latent”", "file")
-        return [{name: value.removeprefix("'") if _harmless(value[1:]) != value[1:] and value[0] == "'" else value
+        return [{name: value.removeprefix("'") if harmless(value[1:]) != value[1:] and value[0] == "'" else value
                  for name, value in row.items() if name and isinstance(value, str)} for row in reader]
     except csv.Error as error:
         raise UserError(f"file: it is not CSV: {error}", "file") from None

@@ -225,7 +225,8 @@ class Build:
         extra += ", g.value AS logit" if filters is not None and filters.logit is not None else ""
         rows = self._rows(
             f"SELECT l.latent, l.n_tokens, l.density, l.max_act, l.mean_act, l.logit_kurtosis, l.logit_skew, l.mean_l0,"
-            f" {', '.join(f'l.{flag}' for flag in FLAGS)}, l.logit_pos, l.skew_act, l.max_phi, l.rule_kind,"
+            f" {', '.join(f'l.{flag}' for flag in FLAGS)}, l.logit_pos, l.skew_act, l.max_phi,"
+            f" l.neighbour_cos[1] AS nearest_cos, l.mean_position, l.rule_kind,"
             f" l.rule_tokens, l.rule_class, l.rule_precision, l.rule_recall, l.rule_f1, {query.key} AS sort_key{extra}"
             f" FROM {query.source}{query.where}{query.order()} LIMIT {limit + 1}", query.parameters)
         more = len(rows) > limit

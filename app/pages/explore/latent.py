@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Request
@@ -109,7 +110,7 @@ def latent(
 
 def _sides(query: ListQuery, build: Build, db: Session, sae: Sae, latent: int) -> tuple[int | None, int | None]:
     """Return the latents before and after it in the list of `query`, or by number if it is not in that list."""
-    if query != ListQuery():
+    if replace(query, columns=()) != ListQuery():
         asked = resolve(query, build, db, sae.id)
         before, after = build.around(latent, asked.key, asked.descending, asked.filters, asked.token)
         if before is not None or after is not None:
