@@ -190,9 +190,9 @@ class Context:
 class LatentRow:
     """A row of the latent table.
 
-    `sort_value` is the number that the list is sorted by (None: unknown).  `nearest_cos` is the cosine of its decoder row
-    with the nearest other one.  The `token_*` fields are set in a list
-    filtered by token.  `logit` is set in a list filtered by a raised logit: one unit of the latent adds so much to it.
+    `sort_value` is the number that the list is sorted by (None: unknown).  `nearest_cos` is the cosine of its decoder
+    row with the nearest other one.  The `token_*` fields are set in a list filtered by token.  `logit` is set in a
+    list filtered by a raised logit: one unit of the latent adds so much to it.
     """
 
     latent: int

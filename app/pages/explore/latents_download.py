@@ -93,7 +93,8 @@ def _fields(
 
     number = pa.float64()
     fields = [
-        Field("latent", pa.int32(), lambda row: row.latent), Field("label", pa.string(), lambda r: written.get(r.latent)),
+        Field("latent", pa.int32(), lambda row: row.latent),
+        Field("label", pa.string(), lambda row: written.get(row.latent)),
         Field("explanation", pa.string(), lambda row: names.get(row.latent)), Field("rule", pa.string(), rule),
         Field("kinds", pa.list_(pa.string()), lambda row: list(row.flags)),
         Field("firings", pa.int64(), lambda row: row.n_tokens)]
