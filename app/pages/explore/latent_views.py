@@ -108,7 +108,7 @@ def bands(build: Build, latent: Latent, window: str, most: int = CONTEXTS_SHOWN)
 
 @dataclass(frozen=True)
 class Bin:
-    """A bin of the activation histogram: its interval, its firings, and the contexts whose strongest firing is in it."""
+    """A bin of the activation histogram: its interval, its firings, and the stored contexts that peak in it."""
 
     number: int
     values: str

@@ -1,4 +1,4 @@
-"""The columns of the latent table: the usual ones depend on the filters and the sort, and a reader may choose others."""
+"""The columns of the latent table: the usual ones depend on filters and sort, and a reader may choose others."""
 
 from __future__ import annotations
 

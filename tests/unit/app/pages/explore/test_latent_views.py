@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from fastapi.testclient import TestClient
@@ -102,7 +103,7 @@ def test_band_limits_are_at_the_edges_where_the_index_cuts_them(build: Build) ->
         drawn = {marker.x: marker.label for marker in latent_views._band_markers(one, meta, edges)}
         band_K = bands_of_bins(torch.tensor([hist]))[0].tolist()
         filled = [i for i, n in enumerate(hist) if n]
-        changes = {edges[i] for before, i in zip(filled, filled[1:], strict=False) if band_K[before] != band_K[i]}
+        changes = {edges[i] for before, i in pairwise(filled) if band_K[before] != band_K[i]}
         assert set(drawn) == changes
         assert set(drawn.values()) <= {"q25", "q50", "q75", "q95"}
 
