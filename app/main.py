@@ -47,6 +47,7 @@ from app.pages.explore import (
     latent,
     latents,
     latents_download,
+    map,
     overview,
     search,
 )
@@ -74,7 +75,7 @@ log = logging.getLogger(__name__)
 _MODULES = (
     health, login, account, api_tokens, users, guide, api, api_saes, api_steer, api_inspect, add_sae, saes, admin, runs,
     form_page, run_page, inspect, own_text, effects, compare, home, search, l0, label_files, exports, explanations,
-    latents, latents_download, overview, latent)
+    latents, latents_download, map, overview, latent)
 
 
 def create_app(

@@ -320,11 +320,6 @@ class Build:
         step = 1 / _DENSITY_BINS_PER_DECADE
         return [(10 ** (row["bin"] * step), 10 ** ((row["bin"] + 1) * step), row["n"]) for row in rows]
 
-    def map_points(self) -> list[tuple[int, float, float, float]]:
-        """Return (latent, x, y, density) of every latent that has coordinates on the map."""
-        rows = self._rows("SELECT latent, map_x, map_y, density FROM latent WHERE map_x IS NOT NULL ORDER BY latent")
-        return [tuple(row.values()) for row in rows]
-
     def firings_by_density(self) -> list[tuple[float, float, float]]:
         """Return what the latents of each fifth of a decade of density add to the mean L0: (from, below, latents per
         token).
