@@ -52,7 +52,7 @@ from app.pages.explore import (
     search,
 )
 from app.pages.inspect import effects, inspect, own_text
-from app.pages.runs import add_sae, admin, api, runs, saes
+from app.pages.runs import add_sae, admin, api, curves_together, runs, saes
 from app.pages.runs.run_views import AUTOMATIC
 from app.pages.steer import form_page, run_page
 from app.pages.system import account, api_tokens, guide, health, login, users
@@ -73,9 +73,9 @@ log = logging.getLogger(__name__)
 
 # The modules of an SAE come last, because `/{model}/{sae}` matches any path of two segments.
 _MODULES = (
-    health, login, account, api_tokens, users, guide, api, api_saes, api_steer, api_inspect, add_sae, saes, admin, runs,
-    form_page, run_page, inspect, own_text, effects, compare, home, search, l0, label_files, exports, explanations,
-    latents, latents_download, map, overview, latent)
+    health, login, account, api_tokens, users, guide, api, api_saes, api_steer, api_inspect, add_sae, saes, admin,
+    curves_together, runs, form_page, run_page, inspect, own_text, effects, compare, home, search, l0, label_files,
+    exports, explanations, latents, latents_download, map, overview, latent)
 
 
 def create_app(

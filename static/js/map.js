@@ -28,9 +28,8 @@
   }
 
   function place(svg, event) {
-    const at = svg.getBoundingClientRect();
-    const view = box(svg);
-    return [view.x + view.width * (event.clientX - at.left) / at.width, view.y + view.height * (event.clientY - at.top) / at.height];
+    const screen = svg.getScreenCTM();
+    return [(event.clientX - screen.e) / screen.a, (event.clientY - screen.f) / screen.d];
   }
 
   // Zoom so that the point under the pointer stays there.
@@ -62,12 +61,12 @@
   document.addEventListener("dragstart", (event) => { if (planeOf(event.target)) event.preventDefault(); });
   document.addEventListener("pointermove", (event) => {
     if (!drag) return;
-    const at = drag.svg.getBoundingClientRect();
+    const screen = drag.svg.getScreenCTM();
     const view = box(drag.svg);
-    const [dx, dy] = [(event.clientX - drag.x) / at.width, (event.clientY - drag.y) / at.height];
+    const [dx, dy] = [(event.clientX - drag.x) / screen.a, (event.clientY - drag.y) / screen.d];
     drag.moved ||= Math.hypot(event.clientX - drag.x, event.clientY - drag.y) > 4;
     if (!drag.moved) return;
-    show(drag.svg, drag.view.x - dx * view.width + view.width / 2, drag.view.y - dy * view.height + view.height / 2, WIDTH / view.width);
+    show(drag.svg, drag.view.x - dx + view.width / 2, drag.view.y - dy + view.height / 2, WIDTH / view.width);
   });
   document.addEventListener("pointerup", () => {
     if (!drag) return;

@@ -46,8 +46,8 @@ class Tables:
         self._con.execute(
             "CREATE TABLE latent AS SELECT i AS latent, CASE WHEN i NOT IN (2, 5) THEN i / 2 END AS map_x,"
             " CASE WHEN i NOT IN (2, 5) THEN 1.0 END AS map_y, i / 100 AS density, CASE WHEN i = 3 THEN [4, 5]"
-            " WHEN i = 4 THEN [3] ELSE []::INTEGER[] END AS neighbours, CASE WHEN i = 3 THEN [0.9, 0.8] WHEN i = 4 THEN [0.9]"
-            " ELSE []::FLOAT[] END AS neighbour_cos FROM range(6) AS t(i)")
+            " WHEN i = 4 THEN [3] ELSE []::INTEGER[] END AS neighbours, CASE WHEN i = 3 THEN [0.9, 0.8]"
+            " WHEN i = 4 THEN [0.9] ELSE []::FLOAT[] END AS neighbour_cos FROM range(6) AS t(i)")
 
     def arrow(self, sql: str, batch_rows: int) -> Any:
         self.asked += 1
