@@ -35,14 +35,15 @@ class View:
     @classmethod
     def read(cls, params: QueryParams) -> View:
         """Read a window from a query; what is no number, or outside, becomes the nearest window that there is."""
-        def number(name: str, default: float) -> float:
+        def number(text: str, default: float) -> float:
             try:
-                value = float(params.get(name, ""))
+                value = float(text)
             except ValueError:
                 return default
             return value if np.isfinite(value) else default
 
-        return cls(number("zoom", 1.0), number("x", 0.5), number("y", 0.5)).inside()
+        return cls(number(params.get("zoom", ""), 1.0), number(params.get("x", ""), 0.5),
+                   number(params.get("y", ""), 0.5)).inside()
 
     def inside(self) -> View:
         """Return the window moved and zoomed so that it is a part of the map."""
