@@ -74,12 +74,15 @@ def test_python_code_of_the_guide_is_python() -> None:
 
 
 # What makes a run of the guide small enough for a test; an option that is given twice counts as given last.
-_TRAINED = ["--tokens", "8192", "--n-latents", "64", "--k", "4", "--batch-tokens", "512", "--buffer-tokens", "4096", "--eval-tokens", "1024", "--ce-tokens", "256", "--index-tokens", "4096", "--layer", "2"]
-_SMALL = {"train": _TRAINED, "evaluate": ["--eval-tokens", "1024", "--ce-tokens", "256"], "steer": ["--length", "4"]}
+_TRAINED = ["--tokens", "8192", "--n-latents", "64", "--k", "4", "--batch-tokens", "512", "--buffer-tokens", "4096",
+            "--eval-tokens", "1024", "--ce-tokens", "256", "--index-tokens", "4096", "--layer", "2"]
+_SMALL = {"train": _TRAINED, "evaluate": ["--eval-tokens", "1024", "--ce-tokens", "256"], "steer": ["--length", "4"],
+          "compare": ["--compare-tokens", "2048"]}
 _ELSEWHERE = ("saescope demo", "--explainer endpoint")  # the whole demo run, and a language model at an address
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(900)
 def test_the_commands_of_two_chapters_run_on_stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Carry out *The first hour* and *My own model and text* with the embedded model and a tiny text."""
     monkeypatch.setenv("SAESCOPE_HOME", str(tmp_path / "data"))
