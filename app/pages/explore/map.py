@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.library import explanations
+from app.library.latent_names import all_names
 from app.library.latent_search import search_latents
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep
 from app.pages.explore.map_views import COLOURS, look
@@ -53,9 +53,9 @@ def show_map(
     with open_build(builds, sae) as build:
         points = map_points(build)
         kind = kind if len(points.latent_N) else "density"
-        names = explanations.texts(db, sae.id)
+        names = all_names(db, build, sae.id)
         found = [one.latent for one in search_latents(db, build, sae.id, text, HITS)] if text else []
-        shown = look(kind, points, build, db, sae.id, names, only)
+        shown = look(kind, points, build, db, sae.id, names.maps[0], only)
         on_map = set(points.latent_N.tolist()).intersection(found)
         picture = plane(points, view, shown.colours, sae.id, names, found)
 

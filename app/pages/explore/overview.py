@@ -10,12 +10,12 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app.db.tables import Sae
-from app.library import labels
+from app.library import explanations, labels
 from app.library.catalog import Catalog
 from app.library.exports import links_of_sae
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
 from app.pages.explore import latent_views, sae_views
-from app.pages.explore.explanation_views import shares_explained
+from app.pages.explore.explanation_views import ExplainedLatents
 from app.pages.explore.sae_list import COLUMNS, SaeTable, in_order, trade_off
 from app.pages.json_twin import json_response
 from app.pages.provenance import architecture_name, training_warning
@@ -92,11 +92,12 @@ def show_sae(
             request, "explore/overview.html", sae, build.meta, build=build, counts=build.counts(), **common,
             l0_chart=sae_views.l0_chart(l0, sae, build.meta.get("bos_l0")) if (l0 := build.l0_hist()) else None,
             density_chart=sae_views.density_chart(build), cosine_chart=sae_views.cosine_chart(build),
-            norm_chart=sae_views.norm_chart(build), shares_explained=shares_explained(db, build, sae),
+            norm_chart=sae_views.norm_chart(build), explained=ExplainedLatents.read(db, build, sae),
             starts=[(s, _start_rows(build, db, sae, s)) for s in starts])
 
 
 def _start_rows(build: Build, db: Session, sae: Sae, start: sae_views.Start) -> list[latent_views.TableRow]:
     rows = {row.latent: row for row in build.some(start.latents)}
     written = labels.of_latents(db, sae.id, start.latents)
-    return latent_views.table_rows(build, [rows[i] for i in start.latents], written)
+    names = explanations.names(db, sae.id, start.latents)
+    return latent_views.table_rows(build, [rows[i] for i in start.latents], written, names=names)
