@@ -59,7 +59,7 @@ PLAN: dict[str, str] = {
         "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.formats",
     "sae.evaluation":
         "sae.errors sae.kernels sae.lm sae.data sae.specs sae.autoencoder sae.autoencoder.architectures sae.training "
-        "sae.index",
+        "sae.index sae.workspace sae.store sae.explain",
     "sae.evaluation.synthetic":
         "sae.errors sae.kernels sae.data sae.specs sae.autoencoder sae.autoencoder.architectures sae.training "
         "sae.evaluation",
