@@ -28,7 +28,8 @@ MODEL_LIBRARIES = ("sae.lm.bridge", "sae.lm.conformance.tiny_models", "sae.lm.li
 WORKER = frozenset({"app.worker.server", "app.worker.engine"})
 TORCH_FREE = (
     "sae", "sae.autoencoder.config", "sae.cli.export", "sae.cli.main", "sae.client", "sae.data.corpus",
-    "sae.data.texts", "sae.errors", "sae.explain.checks", "sae.explain.estimate", "sae.explain.results",
+    "sae.data.texts", "sae.errors", "sae.evaluation.registry",
+    "sae.evaluation.results", "sae.explain.checks", "sae.explain.estimate", "sae.explain.results",
     "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds", "sae.lm.model_info",
     "sae.lm.tokens", "sae.runs.folder", "sae.specs.registry", "sae.store.build", "sae.store.schema",
     "sae.training.memory", "sae.workspace.paths")
@@ -58,7 +59,7 @@ PLAN: dict[str, str] = {
     "sae.explain":
         "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.formats",
     "sae.evaluation":
-        "sae.errors sae.kernels sae.lm sae.data sae.autoencoder sae.autoencoder.architectures sae.index",
+        "sae.errors sae.workspace sae.kernels sae.lm sae.data sae.autoencoder sae.autoencoder.architectures sae.index",
     "sae.runs":
         "sae sae.errors sae.workspace sae.distributed sae.lm sae.store sae.data sae.specs sae.autoencoder "
         "sae.autoencoder.architectures sae.training sae.index sae.explain sae.formats sae.formats.readers "

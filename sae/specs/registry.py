@@ -20,6 +20,7 @@ from sae.data.texts import STDLIB
 from sae.errors import UserError
 from sae.faults import DEVICE
 from sae.lm.model_info import DEMO
+from sae.specs.evaluate import EvaluateSpec
 from sae.specs.explain import ExplainSpec
 from sae.specs.imports import ImportSpec
 from sae.specs.training import (
@@ -54,15 +55,6 @@ class IndexSpec(IndexSettings):
     text_tokens: int = setting(
         0, "Text tokens read at most; 0: all of a file or directory, 20 million of a Hugging Face data set, or as for "
         "the training if the text is the same", group="what", unit="tokens", ge=0)
-    device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
-
-
-class EvaluateSpec(BaseSpec):
-    """An evaluation of an existing SAE on held-out text."""
-
-    sae: str = setting(..., "The SAE, as <model>/<name>", group="what", pattern=r"^[^/]+/[^/]+$")
-    eval_tokens: int = setting(100_000, "Held-out text tokens", group="evaluation", unit="tokens", ge=1_000)
-    ce_tokens: int = setting(16_384, "Held-out text tokens for ΔCE", group="evaluation", unit="tokens", ge=256)
     device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
 
 
@@ -116,7 +108,8 @@ def _existing(value: str) -> Path | None:
 
 def located(spec: Spec) -> Spec:
     """Return the spec with absolute paths of the local model and text, so that it means the same in every folder."""
-    local = [("model", DEMO), ("text", STDLIB), ("source", ""), ("prompts", ""), ("embedding_model", "")]
+    local = [("model", DEMO), ("text", STDLIB), ("source", ""), ("prompts", ""), ("embedding_model", ""),
+             ("labels", "")]
     if getattr(spec, "explainer", "local") != "local":  # the model is a name at an endpoint, not a folder
         local.remove(("model", DEMO))
     paths = {
