@@ -79,7 +79,7 @@ PLAN: dict[str, str] = {
     "app.access": "app.settings app.db app.web sae.errors",
     "app.library":
         "app.settings app.db app.render app.web sae sae.errors sae.workspace sae.store sae.data sae.autoencoder "
-        "sae.explain sae.formats sae.formats.writers",
+        "sae.explain sae.formats sae.formats.writers sae.evaluation",
     "app.jobs.launchers": "sae.workspace sae.runs",
     "app.jobs": "app.settings app.db app.library app.jobs.launchers sae.errors sae.workspace sae.specs sae.runs",
     "app.worker": "app.settings app.db app.web sae sae.errors sae.lm sae.autoencoder sae.steering",

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.db.tables import (
     EarlierLabel,
+    Evaluation,
     ExplanationFile,
     ExplanationScore,
     Inspection,
@@ -26,7 +27,8 @@ from sae.runs.folder import RunFolder
 from sae.runs.manage import SaeFiles, delete_sae_files, files_of, rename_sae_files
 from sae.workspace.paths import Workspace
 
-_BY_SAE = (Label, EarlierLabel, LatentEffect, LatentExplanation, ExplanationScore, ExplanationFile)
+_BY_SAE = (Label, EarlierLabel, LatentEffect, LatentExplanation, ExplanationScore, ExplanationFile,
+           Evaluation)
 
 
 @dataclass(frozen=True)

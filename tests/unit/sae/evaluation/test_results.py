@@ -33,7 +33,8 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_nan_is_written_as_null(tmp_path: Path) -> None:
-    write_result(tmp_path, StoredResult("core", (StoredValue("a", float("nan"), float("-inf")),), {"b": [float("inf")]}))
+    result = StoredResult("core", (StoredValue("a", float("nan"), float("-inf")),), {"b": [float("inf")]})
+    write_result(tmp_path, result)
     found = read_result(tmp_path, "core")
     assert found is not None
     assert (found.values[0].value, found.values[0].low, found.detail) == (None, None, {"b": [None]})
