@@ -92,7 +92,7 @@ PLAN: dict[str, str] = {
         "sae.workspace sae.lm sae.data sae.specs sae.explain sae.formats sae.runs",
     "app.pages.explore":
         "app.db app.render app.web app.access app.library app.jobs app.pages app.pages.runs sae.errors "
-        "sae.workspace sae.store sae.specs sae.explain sae.formats sae.formats.writers sae.runs",
+        "sae.workspace sae.store sae.specs sae.explain sae.formats sae.formats.writers sae.evaluation sae.runs",
     "app.pages.inspect":
         "app.db app.render app.web app.library app.worker app.pages app.pages.explore sae.errors sae.workspace "
         "sae.lm sae.store sae.steering",

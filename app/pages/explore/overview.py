@@ -14,7 +14,7 @@ from app.library import explanations, labels
 from app.library.catalog import Catalog
 from app.library.exports import links_of_sae
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
-from app.pages.explore import latent_views, sae_views
+from app.pages.explore import latent_views, quality_views, sae_views
 from app.pages.explore.explanation_views import shares_explained
 from app.pages.explore.sae_list import COLUMNS, SaeTable, in_order, trade_off
 from app.pages.json_twin import json_response
@@ -104,7 +104,8 @@ def show_sae(
     rows = sae_views.training_rows(sae, workspace)
     common: dict[str, Any] = {
         "metrics": sae_views.metrics(sae), "architecture": architecture_name(sae.architecture),
-        "curves": sae_views.curve_charts(rows), "exports": links_of_sae(sae)}
+        "curves": sae_views.curve_charts(rows), "exports": links_of_sae(sae),
+        **quality_views.parts(workspace.sae(sae.id))}
     if sae.current_build is None:
         return page(request, "explore/overview.html", sae, None, json_url="/api/saes", build=None, **common)
     with open_build(builds, sae) as build:

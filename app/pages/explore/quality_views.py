@@ -1,0 +1,141 @@
+"""The quality of an SAE as its page shows it: values with intervals, anchors, definitions and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from app.library.evaluations import results_of
+from app.render import charts
+from app.render.numbers import compact, duration, moment, number, percent, whole
+from app.render.numbers import size as byte_size
+from sae.evaluation.keys import key_of
+from sae.evaluation.registry import ENTRIES
+from sae.evaluation.results import StoredResult, StoredValue
+
+CORE = "core"
+
+
+@dataclass(frozen=True)
+class QualityRow:
+    """A value with its interval, its definition, and the same value of each anchor."""
+
+    name: str
+    definition: str
+    value: str
+    interval: str  # "" where none is known
+    n: str
+    note: str
+    anchors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """The result of one measure.  `rows` are shown at once, `more` on demand."""
+
+    measure: str
+    title: str
+    about: str
+    rows: list[QualityRow]
+    more: list[QualityRow]
+    anchors: list[tuple[str, str]]  # name and note
+    figures: list[Markup]
+    facts: list[tuple[str, str]]  # what the numbers depend on
+    refused: str
+
+
+def parts(folder: Path) -> dict[str, Any]:
+    """Return the parts of an SAE's page: its `core` section or None, and the other sections (`measured`)."""
+    found = [section(result) for result in results_of(folder)]
+    return {"core": next((one for one in found if one.measure == CORE), None),
+            "measured": [one for one in found if one.measure != CORE]}
+
+
+def section(result: StoredResult) -> Section:
+    """Return a measure's section."""
+    entry = ENTRIES.get(result.measure)
+    rows = [(key_of(value.key).main, _row(value, result)) for value in result.values]
+    main = [row for is_main, row in rows if is_main]
+    rest = [row for is_main, row in rows if not is_main]
+    if not main and len(rest) <= 16:
+        main, rest = rest, []
+    elif not main:
+        main, rest = rest[:12], rest[12:]
+    return Section(
+        result.measure, entry.title if entry else result.measure, entry.about if entry else "", main, rest,
+        [(anchor.name, anchor.note) for anchor in result.anchors], figures(result.detail), _facts(result),
+        result.refused)
+
+
+def written(key: str, value: float | None) -> str:
+    """Write a value of a measure: four significant digits, shares as percentages."""
+    if key_of(key).form == "percent":
+        return percent(value)
+    if value is None:
+        return number(value)
+    size = abs(value)
+    return number(value, 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 1)
+
+
+def _row(value: StoredValue, result: StoredResult) -> QualityRow:
+    shown = key_of(value.key)
+    known = value.low is not None and value.high is not None
+    anchors = tuple(
+        written(value.key, found.value if (found := anchor.value(value.key)) else None) for anchor in result.anchors)
+    return QualityRow(
+        shown.name, value.definition, written(value.key, value.value),
+        f"{written(value.key, value.low)} to {written(value.key, value.high)}" if known else "",
+        whole(value.n), value.note, anchors)
+
+
+def _facts(result: StoredResult) -> list[tuple[str, str]]:
+    seeds = ", ".join(map(str, result.seeds))
+    facts = [
+        ("text", result.text), ("held-out tokens", whole(result.tokens) if result.tokens else ""),
+        ("labels", result.labels), ("seeds" if len(result.seeds) > 1 else "seed", seeds), ("build", result.build),
+        ("run", result.run), ("measured", moment(result.created) if result.created else ""),
+        ("took", duration(result.seconds) if result.seconds else ""),
+        ("memory of the run", byte_size(result.peak_bytes) if result.peak_bytes else ""),
+        ("saescope", result.saescope_version), ("command", result.command)]
+    return [(name, said) for name, said in facts if said]
+
+
+# ---- figures
+
+
+def figures(detail: dict[str, Any]) -> list[Markup]:
+    """Draw the figures of a measure's detail, which are plain JSON; one that is not understood is left out.
+
+    Each has a `title`, `x_label`, `y_label`, and either `series` (a list of `label` and `points`) or `bars` (a list of
+    low end, high end and count), with `markers` (a list of x and label).
+    """
+    drawn = []
+    for figure in detail.get("figures") or []:
+        try:
+            drawn.append(_figure(figure))
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError):
+            continue
+    return drawn
+
+
+def _figure(figure: dict[str, Any]) -> Markup:
+    markers = [charts.Marker(float(x), str(label)) for x, label in figure.get("markers", ())]
+    title, x_label, y_label = (str(figure.get(name, "")) for name in ("title", "x_label", "y_label"))
+    if "bars" in figure:
+        bars = [charts.Bar(float(low), float(high), float(n)) for low, high, n in figure["bars"]]
+        frame = charts.Frame(title, x_label, y_label, 420, 220, y_format=_share_or_count(bars),
+                             y_tick=_share_or_count(bars))
+        return charts.histogram(bars, frame, markers=markers)
+    series = [charts.Series(str(one["label"]), [(float(x), float(y)) for x, y in one["points"] if y is not None])
+              for one in figure["series"]]
+    return charts.line_chart(
+        series, title=title, x_label=x_label, y_label=y_label, width=420, height=220, markers=markers,
+        log_y=bool(figure.get("log_y")), zero=bool(figure.get("zero")))
+
+
+def _share_or_count(bars: Sequence[charts.Bar]) -> charts.Format:
+    return percent if max((bar.n for bar in bars), default=0) <= 1 else compact

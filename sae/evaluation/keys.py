@@ -1,0 +1,71 @@
+"""Names of the values of measures, how they are written, and which direction is better.  No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Better = Literal["low", "high", ""]
+
+
+@dataclass(frozen=True)
+class Key:
+    """A value as pages show it.  `form` is number or percent."""
+
+    name: str
+    better: Better = ""
+    form: str = "number"
+    main: bool = False  # whether it is shown before the others
+
+
+KEYS: dict[str, Key] = {
+    "fvu": Key("FVU", "low", main=True),
+    "explained_variance": Key("Explained variance", "high", main=True),
+    "explained_variance_legacy": Key("Explained variance (legacy)", "high"),
+    "nmse": Key("NMSE", "low"),
+    "mse": Key("MSE", "low"),
+    "cossim": Key("Cosine of x and x̂", "high", main=True),
+    "l2_norm_in": Key("‖x‖"),
+    "l2_norm_out": Key("‖x̂‖"),
+    "l2_ratio": Key("‖x̂‖ / ‖x‖", main=True),
+    "relative_reconstruction_bias": Key("Relative reconstruction bias"),
+    "l0": Key("L0, held-out text", "low", main=True),
+    "l0_std": Key("L0 spread"),
+    "l1": Key("L1"),
+    "alive_share": Key("Alive, held-out text", "high", "percent", main=True),
+    "dead_fraction": Key("Dead, held-out text", "low", "percent"),
+    "freq_over_1_percent": Key("Latents on over 1% of tokens", form="percent"),
+    "freq_over_10_percent": Key("Latents on over 10% of tokens", form="percent"),
+    "normalized_freq_over_1_percent": Key("Firings of latents over 1%", form="percent"),
+    "normalized_freq_over_10_percent": Key("Firings of latents over 10%", form="percent"),
+    "average_max_encoder_cosine_sim": Key("Nearest encoder row"),
+    "average_max_decoder_cosine_sim": Key("Nearest decoder row"),
+    "encoder_decoder_cosine": Key("Encoder with decoder row"),
+    "ce_clean": Key("CE without the SAE"),
+    "ce_sae": Key("CE with the SAE", "low"),
+    "ce_zero": Key("CE at zero"),
+    "ce_mean": Key("CE at the mean"),
+    "delta_ce": Key("ΔCE", "low", main=True),
+    "ce_recovered_zero": Key("CE recovered (zero)", "high", "percent"),
+    "ce_recovered_mean": Key("CE recovered (mean)", "high", "percent", main=True),
+    "kl_sae": Key("KL with the SAE", "low"),
+    "kl_zero": Key("KL at zero"),
+    "kl_mean": Key("KL at the mean"),
+    "kl_recovered_zero": Key("KL recovered (zero)", "high", "percent"),
+    "kl_recovered_mean": Key("KL recovered (mean)", "high", "percent", main=True),
+}
+_BETTER: tuple[tuple[str, Better], ...] = (  # words in keys that are not listed
+    ("accuracy", "high"), ("auc", "high"), ("f1", "high"), ("precision", "high"), ("recall", "high"),
+    ("mcc", "high"), ("mmcs", "high"), ("loss", "low"), ("fvu", "low"), ("absorption", "low"))
+_SPELLED = {"auc": "AUC", "f1": "F1", "fvu": "FVU", "l0": "L0", "ce": "CE", "kl": "KL", "mcc": "MCC", "mmcs": "MMCS",
+            "sae": "SAE", "n2g": "N2G", "llm": "LLM"}
+
+
+def key_of(key: str) -> Key:
+    """Return how a value is shown; a key that is not listed is spelled out."""
+    if key in KEYS:
+        return KEYS[key]
+    words = key.split("_")
+    better = next((better for word, better in _BETTER if word in words), "")
+    name = " ".join(_SPELLED.get(word, word) for word in words)
+    return Key(name[:1].upper() + name[1:], better)
