@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sae.evaluation.measure import Measure
@@ -21,13 +21,14 @@ class Entry:
     about: str  # one sentence
     seconds: float  # time for the demo's SAE on two cores, which gives its share of a run's progress and its estimate
     anchored: bool = False  # whether a random dictionary is measured next to the SAE
+    sizes: Mapping[str, str] = field(default_factory=dict)  # argument of the class -> setting of the run
 
 
 ENTRIES: dict[str, Entry] = {
     "core": Entry(
         "sae.evaluation.core", "Core", "Reconstruction, sparsity and the model's loss",
         "Numbers that need only held-out text: error of the reconstruction, active latents, loss with the SAE.",
-        30, anchored=True),
+        40, anchored=True, sizes={"n_tokens": "eval_tokens", "ce_tokens": "ce_tokens"}),
     "probing": Entry(
         "sae.evaluation.probing", "Probing", "Probes",
         "Known properties of texts and tokens, read from one latent or from a few.", 30),
@@ -56,9 +57,13 @@ ENTRIES: dict[str, Entry] = {
 }
 
 
-def load_measure(name: str) -> tuple[Measure, Mapping[str, str]]:
-    """Return the measure and the definition of each of its keys.  Raises KeyError for an unknown name."""
+def load_measure(name: str, settings: Mapping[str, Any]) -> tuple[Measure, Mapping[str, str]]:
+    """Return the measure in the sizes that a run's settings give, and the definition of each of its keys.
+
+    Raises KeyError for an unknown name.
+    """
     entry = ENTRIES[name]
     module = import_module(entry.module)
-    measure: Measure = getattr(module, entry.class_name)()
+    sizes = {argument: settings[setting] for argument, setting in entry.sizes.items()}
+    measure: Measure = getattr(module, entry.class_name)(**sizes)
     return measure, getattr(module, "DEFINITIONS", {})

@@ -1,4 +1,4 @@
-"""The run that measures an SAE: its metrics on held-out text, then one measure after another.
+"""The run that measures an SAE, one measure after another.
 
 Each measure's file is written as soon as it is complete.  A run that is started again skips the measures whose file it
 has written.
@@ -31,17 +31,19 @@ if TYPE_CHECKING:
     from sae.lm.bridge import LanguageModel
 
 _PARTS = 1000  # steps of a measure's progress
+_METRICS = ("fvu", "l0", "l0_std", "ce_clean", "ce_sae", "delta_ce", "ce_zero", "ce_mean", "ce_recovered_zero",
+            "ce_recovered_mean")
+_ANCHOR_SHARE = 4  # an anchor is measured on this part of the tokens, because its numbers need fewer digits
 _ANCHOR_TOKENS = 8_192  # on which the random dictionary's θ is set
 
 
 def phases(values: Mapping[str, Any]) -> dict[str, float]:
-    """Return each phase's share of the run's time: the text, the metrics, and every measure."""
+    """Return each phase's share of the run's time: the text, and every measure."""
     try:
         names = parse_spec("evaluate", dict(values)).measures  # type: ignore[union-attr]
     except UserError:  # the run will say so
         names = ()
-    shares = {"text": 4.0, **({"evaluation": 20.0} if "core" in names else {})}
-    return shares | {name: ENTRIES[name].seconds * (2 if ENTRIES[name].anchored else 1) for name in names}
+    return {"text": 4.0} | {name: ENTRIES[name].seconds for name in names}
 
 
 def run_evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def run_evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, re
     Raises UserError if the SAE, its text or the labels cannot be used, or if no measure is possible.
     """
     from sae.autoencoder.artefact import Autoencoder
-    from sae.autoencoder.config import read_config
+    from sae.autoencoder.config import read_config, update_config
 
     home = workspace.sae(spec.sae)
     config = read_config(home)
@@ -60,8 +62,6 @@ def run_evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, re
                                      config["context_length"], workspace, reporter, text_tokens=text_tokens_of(config))
     sae = Autoencoder.load(home, lm.device)
     result: dict[str, Any] = {"sae": spec.sae}
-    if "core" in spec.measures:
-        result["metrics"] = _metrics(spec, sae, lm, corpus, workspace, reporter)
     refused: dict[str, str] = {}
     for name in spec.measures:
         found = read_result(home, name)
@@ -72,23 +72,23 @@ def run_evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, re
         if found.refused:
             refused[name] = found.refused
             print(f"{name}: {found.refused}", flush=True)
+        elif name == "core":
+            result["metrics"] = metrics_of(found, sae.n_latents)
+            reporter.row(**result["metrics"])
+            update_config(home, metrics=result["metrics"])
     if len(refused) == len(spec.measures):
         raise UserError(next(iter(refused.values())), "measures")
     return {**result, "measured": [name for name in spec.measures if name not in refused], "refused": refused}
 
 
-def _metrics(
-    spec: EvaluateSpec, sae: Autoencoder, lm: LanguageModel, corpus: Corpus, workspace: Workspace, reporter: Reporter,
-) -> dict[str, Any]:
-    """Compute the metrics of `sae.json` and store them there."""
-    from sae.autoencoder.config import update_config
-    from sae.evaluation.metrics import evaluate
-
-    reporter.begin("evaluation")
-    metrics = evaluate(lm, sae, corpus, spec.eval_tokens, spec.ce_tokens, reporter.update)
-    reporter.row(**metrics)
-    update_config(workspace.sae(spec.sae), metrics=metrics)
-    return metrics
+def metrics_of(core: StoredResult, n_latents: int) -> dict[str, Any]:
+    """Return the metrics of `sae.json`, which tables and cards show, from the values of the core measure."""
+    values = {value.key: value for value in core.values if value.value is not None}
+    found: dict[str, Any] = {key: values[key].value for key in _METRICS if key in values}
+    if (alive := values.get("alive_share")) is not None and alive.value is not None:
+        found |= {"dead_fraction": 1 - alive.value, "dead": round(n_latents * (1 - alive.value))}
+    sizes = {"tokens": "fvu", "ce_tokens": "delta_ce"}
+    return found | {name: int(n) for name, key in sizes.items() if key in values and (n := values[key].n) is not None}
 
 
 def _measured(
@@ -96,7 +96,7 @@ def _measured(
     workspace: Workspace, reporter: Reporter,
 ) -> StoredResult:
     """Return the result of one measure, or its refusal."""
-    measure, definitions = load_measure(name)
+    measure, definitions = load_measure(name, spec.model_dump())
     builds = workspace.build_ids(spec.sae)
     subjects = [_subject(spec, seed, sae, lm, corpus, workspace.build(spec.sae, builds[-1]) if builds else None)
                 for seed in range(spec.seed, spec.seed + spec.seeds)]
@@ -110,12 +110,17 @@ def _measured(
     if line := measure.refuse(subjects[0]):
         return StoredResult(refused=line, **common)
     anchored = ENTRIES[name].anchored
-    parts = _parts(len(subjects) + anchored, reporter)
+    parts = _parts([1.0] * len(subjects) + [1 / _ANCHOR_SHARE] * anchored, reporter)
     try:
         results = [measure.run(subject, next(parts)) for subject in subjects]
     except UserError as error:
         return StoredResult(refused=str(error), **common)
-    anchors = (_random_anchor(measure, subjects[0], definitions, next(parts)),) if anchored else ()
+    anchors: tuple[Anchor, ...] = ()
+    if anchored:
+        settings = spec.model_dump()
+        smaller = {name: settings[name] // _ANCHOR_SHARE for name in ENTRIES[name].sizes.values()}
+        rough = load_measure(name, settings | smaller)[0]
+        anchors = (_random_anchor(rough, subjects[0], definitions, next(parts)),)
     return StoredResult(
         values=_values(results, definitions), detail=results[0].detail, anchors=anchors, seconds=time.time() - started,
         peak_bytes=_peak_bytes(), **common)
@@ -156,11 +161,14 @@ def _random_anchor(
     return Anchor(RANDOM, _values([found], definitions), RANDOM_NOTE)
 
 
-def _parts(n: int, reporter: Reporter) -> Iterator[Callable[[int, int], None]]:
-    """Yield the progress callbacks of `n` equal parts of a phase."""
-    for number in range(n):
-        def report(done: int, total: int, number: int = number) -> None:
-            reporter.update(_PARTS * (number + min(1.0, done / max(total, 1))) / n)
+def _parts(shares: Sequence[float], reporter: Reporter) -> Iterator[Callable[[int, int], None]]:
+    """Yield the progress callbacks of the parts of a phase, which take these shares of its time."""
+    total = sum(shares)
+    for number, share in enumerate(shares):
+        before = sum(shares[:number])
+
+        def report(done: int, of: int, before: float = before, share: float = share) -> None:
+            reporter.update(_PARTS * (before + share * min(1.0, done / max(of, 1))) / total)
 
         yield report
 

@@ -12,7 +12,7 @@ from sae.errors import UserError
 from sae.evaluation import registry
 from sae.evaluation.anchors import RANDOM, random_dictionary
 from sae.evaluation.measure import Progress, Result, Subject, Value
-from sae.evaluation.results import read_result, read_results
+from sae.evaluation.results import StoredResult, StoredValue, read_result, read_results
 from sae.lm.bridge import LanguageModel
 from sae.runs import evaluate
 from sae.runs.create import start
@@ -38,7 +38,8 @@ class Norms:
         self.calls.append(subject.seed)
         progress(1, 2)
         norm = float(subject.sae.W_enc_LD.norm(dim=1).mean())
-        return Result("core", (Value("norm", norm + subject.seed, n=subject.sae.n_latents), Value("none", None)),
+        return Result("core", (Value("norm", norm + subject.seed, n=subject.sae.n_latents), Value("none", None),
+                               Value("l0", 3.0), Value("alive_share", 0.75)),
                       {"nan": float("nan")})
 
 
@@ -54,11 +55,10 @@ class Refusing(Norms):
 
 @pytest.fixture(autouse=True)
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """Replace the measures by ones that take no time, and the metrics by one number."""
+    """Replace the measures by ones that take no time."""
     made: dict[str, Any] = {"core": Norms, "probing": Refusing}
     Norms.calls = []
-    monkeypatch.setattr(evaluate, "load_measure", lambda name: (made[name](), {"norm": "The mean norm."}))
-    monkeypatch.setattr("sae.evaluation.metrics.evaluate", lambda *_: {"fvu": 0.5})
+    monkeypatch.setattr(evaluate, "load_measure", lambda name, _: (made[name](), {"norm": "The mean norm."}))
     return made
 
 
@@ -87,7 +87,7 @@ def test_a_measure_is_stored_with_its_anchor_and_what_it_depends_on(home: Path, 
     assert code == EXIT_OK
     result = read_result(home, "core")
     assert result is not None
-    value, none = result.values
+    value, none, *_ = result.values
     assert Norms.calls == [1, 2, 3, 1], "three seeds, then the anchor with the first"
     assert (value.key, value.n, value.definition) == ("norm", 48, "The mean norm.")
     assert value.value == pytest.approx(((value.low or 0) + (value.high or 0)) / 2)
@@ -101,7 +101,14 @@ def test_a_measure_is_stored_with_its_anchor_and_what_it_depends_on(home: Path, 
     assert result.text.endswith("text.txt")
     assert result.peak_bytes > 1e6
     assert result.command.startswith(f"saescope evaluate --sae {SAE}")
-    assert json.loads((home / "sae.json").read_text())["metrics"] == {"fvu": 0.5}
+    assert json.loads((home / "sae.json").read_text())["metrics"] == {"l0": 3.0, "dead": 12, "dead_fraction": 0.25}
+
+
+def test_the_metrics_come_from_the_core_measure() -> None:
+    core = StoredResult("core", (StoredValue("fvu", 0.25, n=500), StoredValue("delta_ce", None),
+                                 StoredValue("alive_share", 0.9), StoredValue("cossim", 0.8)))
+    assert evaluate.metrics_of(core, 1000) == {
+        "fvu": 0.25, "dead": 100, "dead_fraction": pytest.approx(0.1), "tokens": 500}
 
 
 def test_an_impossible_measure_is_refused_in_one_line_and_the_others_are_made(
@@ -111,7 +118,7 @@ def test_an_impossible_measure_is_refused_in_one_line_and_the_others_are_made(
     status = folder.status()
     assert code == EXIT_OK
     assert status is not None
-    assert status.phases == ["text", "evaluation", "core", "probing"]
+    assert status.phases == ["text", "core", "probing"]
     assert status.result["measured"] == ["core"]
     assert status.result["refused"] == {"probing": "labels: there is only one class"}
     assert [(one.measure, bool(one.refused)) for one in read_results(home)] == [("core", False), ("probing", True)]
