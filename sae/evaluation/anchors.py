@@ -15,15 +15,16 @@ from sae.evaluation.metrics import calibrate_threshold, read_and_target
 
 _SEED = 0x5AE00000  # far from the seeds with which SAEs start, which draw their directions in the same way
 RANDOM = "random dictionary"
-RANDOM_NOTE = ("As many random directions, each its own encoder; the bias is the mean activation, and one threshold "
-               "gives the SAE's L0.")
+RANDOM_NOTE = ("as many random directions, each its own encoder row; the bias is the mean activation, one threshold "
+               "gives the SAE's L0, and one factor makes the error smallest")
 
 
 def random_dictionary(sae: Autoencoder, rows_NW: Tensor, seed: int = 0) -> Autoencoder:
     """Return a dictionary of random unit directions with the SAE's width, number of latents and L0.
 
     The encoder row of a latent is its decoder row; a transcoder's two sides are drawn separately, because they are
-    different spaces.  `rows_NW` are activations at the SAE's sites, which give the biases and θ.
+    different spaces.  `rows_NW` are activations at the SAE's sites, which give the biases, θ and one factor of all
+    activations.
     """
     x_ND, target_ND = read_and_target(sae, rows_NW)
     generator = torch.Generator().manual_seed(_SEED + seed)
@@ -40,7 +41,15 @@ def random_dictionary(sae: Autoencoder, rows_NW: Tensor, seed: int = 0) -> Autoe
         "threshold": None, "metrics": {}}
     dictionary = Autoencoder(tensors, config)
     dictionary.sparsity.threshold = calibrate_threshold(dictionary, [x_ND], k)
+    dictionary.activation_scale_L = _best_factor(dictionary, x_ND, target_ND).expand(sae.n_latents)
     return dictionary
+
+
+def _best_factor(dictionary: Autoencoder, x_ND: Tensor, target_ND: Tensor) -> Tensor:
+    """Return the least-squares factor of all activations: without it, correlated directions add up to too much."""
+    added_ND = dictionary.reconstruct(x_ND) - dictionary.b_dec_D
+    wanted_ND = target_ND - dictionary.b_dec_D
+    return (added_ND * wanted_ND).sum() / added_ND.square().sum().clamp(min=1e-12)
 
 
 def _directions(n: int, width: int, generator: torch.Generator) -> Tensor:

@@ -20,7 +20,7 @@ class Key:
 
 KEYS: dict[str, Key] = {
     "fvu": Key("FVU", "low", main=True),
-    "explained_variance": Key("Explained variance", "high", main=True),
+    "explained_variance": Key("Explained variance", "high"),
     "explained_variance_legacy": Key("Explained variance (legacy)", "high"),
     "nmse": Key("NMSE", "low"),
     "mse": Key("MSE", "low"),
@@ -32,7 +32,7 @@ KEYS: dict[str, Key] = {
     "l0": Key("L0, held-out text", "low", main=True),
     "l0_std": Key("L0 spread"),
     "l1": Key("L1"),
-    "alive_share": Key("Alive, held-out text", "high", "percent", main=True),
+    "alive_share": Key("Alive, held-out text", "high", "percent", True),
     "dead_fraction": Key("Dead, held-out text", "low", "percent"),
     "freq_over_1_percent": Key("Latents on over 1% of tokens", form="percent"),
     "freq_over_10_percent": Key("Latents on over 10% of tokens", form="percent"),

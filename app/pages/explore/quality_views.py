@@ -72,9 +72,9 @@ def section(result: StoredResult) -> Section:
 
 
 def written(key: str, value: float | None) -> str:
-    """Write a value of a measure: four significant digits, shares as percentages."""
-    if key_of(key).form == "percent":
-        return percent(value)
+    """Write a value of a measure in about four significant digits, shares as percentages."""
+    if value is not None and key_of(key).form == "percent":
+        return f"{number(100 * value, 2 if abs(value) < 0.1 else 1)}%"
     if value is None:
         return number(value)
     size = abs(value)

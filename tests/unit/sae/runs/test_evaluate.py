@@ -187,4 +187,14 @@ def test_a_random_dictionary_has_the_shape_and_the_l0_of_the_sae(tiny_sae: TinyS
     l0 = len(sae.codes(x_ND[:, :width]).latent_N) / 500
     assert len(dictionary.codes(x_ND[:, :width]).latent_N) / 500 == pytest.approx(l0, abs=1)
     assert not torch.allclose(dictionary.W_dec_LD, sae.W_dec_LD)
+    target_ND = x_ND[:, width:] if transcoder else x_ND
+    scale_L = dictionary.activation_scale_L
+    assert scale_L is not None
+
+    def error(factor: float) -> float:
+        dictionary.activation_scale_L = scale_L * factor
+        return float((dictionary.reconstruct(x_ND[:, :width]) - target_ND).square().sum())
+
+    assert error(1.0) < min(error(0.9), error(1.1)), "no other factor is better"
+    assert error(1.0) < float((target_ND - target_ND.mean(dim=0)).square().sum()), "better than the mean"
     assert dictionary.config["id"] != sae.config["id"]
