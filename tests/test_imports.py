@@ -66,7 +66,7 @@ PLAN: dict[str, str] = {
         "sae.formats.dashboards sae.evaluation",
     "sae.cli":
         "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.explain "
-        "sae.formats.writers sae.runs",
+        "sae.formats.writers sae.evaluation sae.runs",
     "sae.demo": "sae.errors sae.workspace sae.lm sae.data",
     "sae.client": "sae",
     "sae.__main__": "sae.cli",

@@ -23,6 +23,7 @@ from rich.table import Table
 from sae.cli.check import check_command
 from sae.cli.explanations import app as explanations_app
 from sae.cli.export import register as register_exports
+from sae.cli.measures import app as saebench_app
 from sae.cli.steer import steer_command
 from sae.errors import UserError
 from sae.runs.folder import ProgressFile, RunFolder, Status
@@ -37,7 +38,7 @@ _HELP = {
     "train": "Train an SAE, evaluate it on held-out text, and build its index.",
     "sweep": "Train a grid of SAEs (architectures × sizes × k) on one pass of activations.",
     "index": "Rebuild the index of an SAE, with other text or settings.",
-    "evaluate": "Measure an SAE on held-out text.",
+    "evaluate": "Measure an SAE on held-out text, by one or more measures.",
     "import": "Add an SAE or a dashboard made by another program; it is checked on real activations.",
     "compare": "Compare two SAEs of one language model, latent by latent."}
 
@@ -77,6 +78,7 @@ app.command("check")(check_command)
 app.command("steer")(steer_command)
 register_exports(app)
 app.add_typer(explanations_app, name="explanations")
+app.add_typer(saebench_app, name="saebench")
 
 
 @app.command()

@@ -21,6 +21,7 @@ class Key:
 KEYS: dict[str, Key] = {
     "fvu": Key("FVU", "low", main=True),
     "explained_variance": Key("Explained variance", "high"),
+    "saebench_explained_variance": Key("Explained variance (SAEBench)", "high"),
     "explained_variance_legacy": Key("Explained variance (legacy)", "high"),
     "nmse": Key("NMSE", "low"),
     "mse": Key("MSE", "low"),

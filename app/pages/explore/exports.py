@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from urllib.parse import quote
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Request
@@ -20,11 +21,15 @@ from app.library.exports import Downloads
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
 from app.pages.json_twin import of_build, unchanged
 from app.pages.sae_page import find_sae, latent_number, open_build
+from app.web.errors import NotHere
 from sae.errors import UserError
+from sae.evaluation import saebench
+from sae.evaluation.results import read_result
 from sae.formats.writers import circuit_tracer, neuronpedia
 from sae.formats.writers.dashboard_rows import Exporter
 from sae.formats.writers.mapped_tensors import mapped
 from sae.formats.writers.neuronpedia import Explanation, source_id
+from sae.formats.writers.saelens import saelens_config
 
 router = APIRouter()
 
@@ -38,6 +43,24 @@ def export(
     sae = find_sae(catalog, model, name)
     downloads: Downloads = request.app.state.downloads
     return downloads.start(kind, sae, workspace, builds, _explanations(db, sae))
+
+
+@router.get("/{model}/{name}/saebench.json", summary="The core measure as a result file of SAEBench", tags=["saes"])
+def saebench_json(model: str, name: str, catalog: CatalogDep, workspace: WorkspaceDep) -> Response:
+    """Return the numbers of the core measure in SAEBench's form."""
+    sae = find_sae(catalog, model, name)
+    core = read_result(workspace.sae(sae.id), "core")
+    if core is None or not core.values:
+        raise NotHere(f"{sae.id} was not measured. On the command line: saescope evaluate --sae {sae.id}",
+                      ("Evaluate it", f"/admin/evaluate?sae={quote(sae.id, safe='')}"))
+    try:
+        saelens = saelens_config(sae.config)
+    except UserError:  # SAELens cannot express the SAE, but its numbers can be written
+        saelens = {}
+    return Response(json.dumps(saebench.result_json(core, sae.config, saelens), indent=2, allow_nan=False),
+                    media_type="application/json", headers={
+                        "Content-Disposition": f'inline; filename="{saebench.file_name(sae.config)}"',
+                        "Cache-Control": "no-cache"})
 
 
 @router.get("/{model}/{name}/{number}.npy", include_in_schema=False)

@@ -37,10 +37,11 @@ router = APIRouter(include_in_schema=False)
 @router.get("/{model}.json")
 def model_json(model: str, db: SessionDep, catalog: CatalogDep, workspace: WorkspaceDep) -> JSONResponse:
     """Return the SAEs of a language model with their measures, the one with the lowest FVU first."""
-    saes = _saes_of(catalog, model)
+    published = read_published(workspace, model)
+    saes = _saes_of(catalog, model, bool(published))
     rows = rows_of(saes, values_of(db, [sae.id for sae in saes]))
     return JSONResponse({
-        "model": model, "published": [asdict(one) for one in read_published(workspace, model)],
+        "model": model, "published": [asdict(one) for one in published],
         "saes": [sae_out(sae).model_dump() | {"values": {key: asdict(value) for key, value in row.values.items()}}
                  for sae, row in zip(saes, rows, strict=True)]})
 
@@ -50,17 +51,19 @@ def show_model(
     request: Request, model: str, db: SessionDep, catalog: CatalogDep, workspace: WorkspaceDep,
 ) -> Response:
     """Show the SAEs of a language model in one table, and plots of two measures."""
-    saes = _saes_of(catalog, model)
-    rows = rows_of(saes, values_of(db, [sae.id for sae in saes])) + published_rows(read_published(workspace, model))
+    published = read_published(workspace, model)
+    saes = _saes_of(catalog, model, bool(published))
+    rows = rows_of(saes, values_of(db, [sae.id for sae in saes])) + published_rows(published)
     return render(
         request, "explore/model.html", model=model, view=model_page(rows, ModelQuery.read(request.query_params)),
         warning=training_warning(saes), json_url=f"/{model}.json")
 
 
-def _saes_of(catalog: Catalog, model: str) -> list[Sae]:
+def _saes_of(catalog: Catalog, model: str, others: bool) -> list[Sae]:
+    """Return the SAEs of a language model.  Raises 404 if there is none, unless `others` were published."""
     saes = catalog.list_saes()
     found = in_order([sae for sae in saes if sae.model == model], "fvu")
-    if not found:
+    if not found and not others:
         models = sorted({sae.model for sae in saes})
         raise NotHere(f"There is no page /{model} here, and no language model of that name has an SAE.",
                       *[(f"SAEs of {name}", f"/{name}") for name in models[:8]])

@@ -1,0 +1,45 @@
+"""Tests of `saescope saebench`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sae.cli.main import app
+from sae.errors import UserError
+from sae.evaluation.published import read_published
+from sae.evaluation.results import write_result
+from sae.workspace.paths import Workspace
+from tests.unit.conftest import TinySae
+from tests.unit.sae.evaluation.test_saebench import core, theirs
+
+
+def run(*words: str) -> str:
+    done = CliRunner().invoke(app, ["saebench", *words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout.strip()
+
+
+def test_results_go_out_and_in(
+    workspace: Workspace, tiny_sae: TinySae, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAESCOPE_HOME", str(workspace.root))
+    monkeypatch.chdir(tmp_path)
+    name = tiny_sae().config["id"]
+    tiny_sae(folder=workspace.sae(name))
+    with pytest.raises(UserError, match="was not measured"):
+        run("export", "--sae", name)
+    write_result(workspace.sae(name), core(l0=4.0))
+    path = Path(run("export", "--sae", name))
+    assert path.name == f"{name.replace('/', '_')}_eval_results.json"
+    assert json.loads(path.read_text())["sae_cfg_dict"]["d_sae"] == 48
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(theirs()))
+    assert run("import", str(path), str(other)).splitlines()[1].startswith("pythia-70m: release/blocks.3/x (core, 9")
+    assert [one.values["l0"] for one in read_published(workspace, "demo")] == [4.0]
+    other.write_text("{}")
+    with pytest.raises(UserError, match=r"other\.json is no result"):
+        run("import", str(other))
