@@ -89,7 +89,7 @@ PLAN: dict[str, str] = {
     "app.pages.system": "app.settings app.db app.web app.access app.pages sae.errors",
     "app.pages.runs":
         "app.settings app.db app.render app.web app.access app.library app.jobs app.pages sae.errors sae.faults "
-        "sae.workspace sae.lm sae.data sae.specs sae.explain sae.formats sae.runs",
+        "sae.workspace sae.lm sae.data sae.specs sae.explain sae.formats sae.evaluation sae.runs",
     "app.pages.explore":
         "app.db app.render app.web app.access app.library app.jobs app.pages app.pages.runs sae.errors "
         "sae.workspace sae.store sae.specs sae.explain sae.formats sae.formats.writers sae.evaluation sae.runs",

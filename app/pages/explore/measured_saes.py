@@ -129,8 +129,8 @@ def points(rows: Sequence[MeasuredSae], x: str, y: str) -> list[Point]:
     found = []
     for same in groups.values():
         first = same[0]
-        name = first.name if len(same) == 1 else f"{first.name} and {len(same) - 1} more seeds"
-        found.append(Point(name, first.href, first.architecture, _merged([row.values[x] for row in same]),
+        more = f" and {len(same) - 1} more seed{'s' if len(same) > 2 else ''}" if len(same) > 1 else ""
+        found.append(Point(first.name + more, first.href, first.architecture, _merged([row.values[x] for row in same]),
                            _merged([row.values[y] for row in same]), len(same), bool(first.published)))
     return found
 

@@ -16,6 +16,7 @@ from app.library.catalog import Catalog
 from app.pages.dependencies import AdminDep, CatalogDep, SessionDep, SettingsDep, WorkspaceDep, admin_user
 from app.pages.runs import spec_form
 from app.pages.runs.estimate import Estimate, estimate
+from app.pages.runs.evaluate_cost import evaluate_cost
 from app.pages.runs.explain_cost import explain_cost
 from app.pages.runs.runs import runs_now
 from app.pages.runs.spec_check import check_spec
@@ -31,7 +32,7 @@ router = APIRouter(prefix="/admin", dependencies=[Depends(admin_user)], include_
 Kind = Literal["train", "sweep", "index", "evaluate", "explain"]
 TITLES = {"train": "Train an SAE", "sweep": "Train a grid of SAEs", "index": "Build an index",
           "evaluate": "Evaluate an SAE", "explain": "Explain latents"}
-COSTLY = ("train", "sweep", "explain")  # their forms estimate the cost
+COSTLY = ("train", "sweep", "evaluate", "explain")  # their forms estimate the cost
 
 
 @router.get("")
@@ -135,6 +136,8 @@ def _cost(
     """Return the estimate, or why there is none.  A hub name is not looked up while somebody types it."""
     if kind == "explain":
         return explain_cost(values, catalog, request.app.state.builds)
+    if kind == "evaluate":
+        return evaluate_cost(values, catalog)
     spec = spec_form.spec_of(kind, values)
     if spec is None:
         return "No estimate: a setting is at fault."

@@ -1,0 +1,87 @@
+"""Tests of the quality of an SAE: how its measures are written and drawn, and what its page shows of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.library import evaluations
+from app.pages.explore.quality_views import figures, section, written
+from sae.evaluation.results import Anchor, StoredResult, StoredValue, write_result
+from sae.workspace.paths import Workspace
+from tests.unit.app.conftest import BATCH
+from tests.unit.app.pages.html import page
+
+LINES = {"title": "Recovery", "x_label": "k", "y_label": "FVU",
+         "series": [{"label": "TopK", "points": [[1, 0.5], [2, None], [4, 0.25]]}]}
+BARS = {"title": "L0", "x_label": "latents", "bars": [[0, 1, 3], [1, 2, 5]], "markers": [[1.5, "BOS"]]}
+CORE = StoredResult(
+    "core", (StoredValue("fvu", 0.1311, 0.1288, 0.1335, 50_000, definition="share of the variance"),
+             StoredValue("nmse", 0.02), StoredValue("ce_recovered_mean", None, note="the model is not hurt")),
+    anchors=(Anchor("random dictionary", (StoredValue("fvu", 0.6),), "drawn at random"),), seeds=(0, 1), run="run-1",
+    text="stdlib", tokens=5000, created=1.0, seconds=90.0, command="saescope evaluate", peak_bytes=900_000_000)
+
+
+@pytest.mark.parametrize(("key", "value", "text"), [
+    ("fvu", 0.13113, "0.1311"), ("l0", 32.146, "32.15"), ("l0", 321.46, "321.5"), ("x", 2.31149, "2.311"),
+    ("alive_share", 0.99436, "99.4%"), ("ce_recovered_zero", 0.012345, "1.23%"), ("fvu", None, "–"),
+    ("alive_share", None, "–"), ("x", -0.00001, "−1.0e−5")])
+def test_numbers_have_four_digits(key: str, value: float | None, text: str) -> None:
+    assert written(key, value) == text
+
+
+def test_a_section_has_the_main_rows_first() -> None:
+    found = section(CORE)
+    assert [row.name for row in found.rows] == ["FVU", "CE recovered (mean)"]
+    assert [row.name for row in found.more] == ["NMSE"]
+    fvu = found.rows[0]
+    assert (fvu.value, fvu.interval, fvu.n, fvu.anchors) == ("0.1311", "0.1288 to 0.1335", "50,000", ("0.6000",))
+    assert found.rows[1].anchors == ("–",)
+    facts = dict(found.facts)
+    assert (facts["seeds"], facts["took"], facts["memory of the run"]) == ("0, 1", "1 min 30 s", "900 MB")
+    assert "labels" not in facts
+
+
+def test_a_measure_without_main_rows_shows_its_first_ones() -> None:
+    many = section(StoredResult("own", tuple(StoredValue(f"key_{i}", 1.0) for i in range(20))))
+    assert (many.title, len(many.rows), len(many.more)) == ("own", 12, 8)
+    assert section(StoredResult("own", (StoredValue("k_f1", 1.0),))).rows[0].name == "K F1"
+
+
+def test_figures_are_drawn_from_plain_json() -> None:
+    lines, bars = figures({"figures": [LINES, BARS]})
+    assert "Recovery" in lines
+    assert lines.count("<polyline") == 1
+    assert "BOS" in bars
+    assert bars.count("<rect") == 2
+
+
+@pytest.mark.parametrize("figure", [
+    3, {}, {"series": 3}, {"bars": [[1]]}, {"series": [{"label": "a", "points": "ab"}]}])
+def test_a_figure_that_is_not_understood_is_left_out(figure: Any) -> None:
+    assert figures({"figures": [figure]}) == []
+
+
+def test_the_page_shows_measures_with_anchors_and_definitions(browsable: TestClient, workspace: Workspace) -> None:
+    assert "With intervals, and next to a random dictionary" in page(browsable, f"/{BATCH}")
+    folder = workspace.sae(BATCH)
+    write_result(folder, CORE)
+    write_result(folder, StoredResult("recovery", (StoredValue("fvu_at_2k", 0.5),), {"figures": [LINES]}))
+    write_result(folder, StoredResult("absorption", refused="this model cannot spell: F1 <0.31>"))
+    html = page(browsable, f"/{BATCH}")
+    for said in ("0.1288 to 0.1335", "share of the variance", "drawn at random", "1 more numbers", "Recovery",
+                 "this model cannot spell: F1 &lt;0.31&gt;", f"/{BATCH}/saebench.json", "/runs/run-1"):
+        assert said in html
+    assert "With intervals, and next to" not in html
+
+
+def test_numbers_for_each_latent_are_not_kept(workspace: Workspace) -> None:
+    folder = workspace.sae("demo/x")
+    write_result(folder, StoredResult("core", detail={"latents": {"a": [1]}, "tokens": 3}))
+    write_result(folder, StoredResult("zeta"))
+    (folder / "evaluation" / "broken.json").write_text("{")
+    found = evaluations.results_of(folder)
+    assert [one.measure for one in found] == ["core", "zeta"]
+    assert found[0].detail == {"tokens": 3}
