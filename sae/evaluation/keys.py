@@ -67,6 +67,6 @@ def key_of(key: str) -> Key:
     if key in KEYS:
         return KEYS[key]
     words = key.split("_")
-    better = next((better for word, better in _BETTER if word in words), "")
+    better: Better = next((better for word, better in _BETTER if word in words), "")
     name = " ".join(_SPELLED.get(word, word) for word in words)
     return Key(name[:1].upper() + name[1:], better)

@@ -134,7 +134,7 @@ def _values(rows: Sequence[dict[str, Any]]) -> tuple[StoredValue, ...]:
             raise ValueError("a value is no number")
         found.append(StoredValue(
             key=str(row["key"]), note=str(row.get("note", "")), definition=str(row.get("definition", "")),
-            **numbers))  # type: ignore[arg-type]
+            **numbers))
     return tuple(found)
 
 

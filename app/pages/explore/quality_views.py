@@ -46,6 +46,7 @@ class Section:
     figures: list[Markup]
     facts: list[tuple[str, str]]  # what the numbers depend on
     refused: str
+    read: str = ""  # the text behind the numbers, in a sentence
 
 
 def parts(folder: Path) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def section(result: StoredResult) -> Section:
     return Section(
         result.measure, entry.title if entry else result.measure, entry.about if entry else "", main, rest,
         [(anchor.name, anchor.note) for anchor in result.anchors], figures(result.detail), _facts(result),
-        result.refused)
+        result.refused, _read_words(result))
 
 
 def written(key: str, value: float | None) -> str:
@@ -90,6 +91,15 @@ def _row(value: StoredValue, result: StoredResult) -> QualityRow:
         shown.name, value.definition, written(value.key, value.value),
         f"{written(value.key, value.low)} to {written(value.key, value.high)}" if known else "",
         whole(value.n), value.note, anchors)
+
+
+def _read_words(result: StoredResult) -> str:
+    """Say how much text is behind the core numbers, of which those of the loss have less."""
+    sizes = [value.n if (value := result.value(key)) else None for key in ("fvu", "delta_ce")]
+    if sizes[0] is None:
+        return ""
+    loss = f", CE and KL on {whole(sizes[1])} of them" if sizes[1] is not None else ""
+    return f"Estimates on {whole(sizes[0])} held-out tokens{loss}."
 
 
 def _facts(result: StoredResult) -> list[tuple[str, str]]:
