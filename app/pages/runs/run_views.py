@@ -181,6 +181,12 @@ class RunView:
         result = self.status.result if self.run.kind == "compare" and self.status else {}
         return result if self.state == "succeeded" and {"a", "b", "mmcs_a", "mmcs_b"} <= result.keys() else None
 
+    @property
+    def refused(self) -> dict[str, str]:
+        """Return the measures that an evaluation could not make, each with the reason."""
+        found = self.status.result.get("refused") if self.run.kind == "evaluate" and self.status else None
+        return {str(name): str(said) for name, said in found.items()} if isinstance(found, dict) else {}
+
     def as_json(self) -> dict[str, Any]:
         """Return the fields of `GET /api/runs`."""
         run, status = self.run, self.status if self.status else Status()
