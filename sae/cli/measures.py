@@ -23,18 +23,19 @@ app = typer.Typer(no_args_is_help=True, help="Read and write result files of SAE
 @app.command("export")
 def export_command(
     sae: Annotated[str, typer.Option(help="The SAE, as <model>/<name>")],
+    measure: Annotated[str, typer.Option(help=f"One of {', '.join(saebench.KINDS)}")] = "core",
     out: Annotated[Path | None, typer.Option(help="File to write; by default SAEBench's own name for it")] = None,
 ) -> None:
-    """Write the core measure of an SAE as a result file of SAEBench."""
+    """Write a measure of an SAE as a result file of SAEBench."""
     workspace = Workspace.from_environment()
     config = read_config(workspace, sae)
-    core = read_result(workspace.sae(sae), "core") or StoredResult("core")
+    result = read_result(workspace.sae(sae), measure) or StoredResult(measure)
     try:
         saelens = saelens_config(config)
     except UserError:  # SAELens cannot express the SAE, but its numbers can be written
         saelens = {}
-    path = out or Path(saebench.file_name(config))
-    content = saebench.result_json(core, config, saelens)
+    content = saebench.result_json(result, config, saelens)
+    path = out or Path(saebench.file_name(config, measure))
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False), encoding="utf-8")
     print(path)

@@ -54,6 +54,29 @@ KEYS: dict[str, Key] = {
     "kl_mean": Key("KL at the mean"),
     "kl_recovered_zero": Key("KL recovered (zero)", "high", "percent"),
     "kl_recovered_mean": Key("KL recovered (mean)", "high", "percent", main=True),
+    "probe_loss": Key("Probe loss of the best latent", "low", main=True),
+    "probe_loss_train": Key("Probe loss on train examples", "low"),
+    "probe_loss_base": Key("Loss of guessing", main=True),
+    "tasks": Key("Tasks", main=True),
+    "concept_f1": Key("Concept F1", "high", main=True),
+    "concept_f1_chosen": Key("Concept F1 on the other half", "high"),
+    "concept_token_f1": Key("Concept F1 by token", "high", main=True),
+    "concepts_over_half": Key("Concepts with F1 over 0.5", "high", main=True),
+    "pairs_over_half": Key("Pairs with F1 over 0.5", "high"),
+    "concepts": Key("Concepts", main=True),
+    "mmcs": Key("MMCS with another seed", "high", main=True),
+    "mmcs_random": Key("MMCS with random directions", main=True),
+    "shared": Key("Shared latents", "high", "percent", True),
+    "kept": Key("Kept", "", "percent", True),
+    "split": Key("Split", "", "percent", True),
+    "lost": Key("Lost", "", "percent", True),
+    "novel": Key("Novel", "", "percent", True),
+    "mean_absorption_fraction_score": Key("Absorption fraction", "low", main=True),
+    "mean_full_absorption_score": Key("Full absorption", "low", main=True),
+    "mean_num_split_features": Key("Main latents of a letter", main=True),
+    "letters": Key("Letters", main=True),
+    "decoder_fraction_variance_explained": Key("Decoder variance explained", "low", "percent", True),
+    "random_fraction_variance_explained": Key("The same, random directions", "", "percent", True),
 }
 _BETTER: tuple[tuple[str, Better], ...] = (  # words in keys that are not listed
     ("accuracy", "high"), ("auc", "high"), ("f1", "high"), ("precision", "high"), ("recall", "high"),
@@ -67,6 +90,12 @@ def key_of(key: str) -> Key:
     if key in KEYS:
         return KEYS[key]
     words = key.split("_")
+    if words[0] == "sparse" and len(words) == 3:  # probes on the best few latents
+        score = _SPELLED.get(words[2], words[2])
+        return Key(f"Best latent: {score}" if words[1] == "1" else f"{words[1]} latents: {score}", "high",
+                   main=words[2] == "accuracy")
+    if words[0] == "raw" and len(words) == 2:
+        return Key(f"Raw activations: {_SPELLED.get(words[1], words[1])}", "high", main=words[1] == "accuracy")
     better: Better = next((better for word, better in _BETTER if word in words), "")
     name = " ".join(_SPELLED.get(word, word) for word in words)
     return Key(name[:1].upper() + name[1:], better)

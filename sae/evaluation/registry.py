@@ -48,6 +48,9 @@ ENTRIES: dict[str, Entry] = {
     "stability": Entry(
         "sae.evaluation.stability", "Stability", "Stability between seeds",
         "The share of directions that an SAE of another seed has, too.", 5),
+    "splitting": Entry(
+        "sae.evaluation.splitting", "Splitting", "Splitting between sizes",
+        "What becomes of latents in an SAE with more of them.", 5),
     "absorption": Entry(
         "sae.evaluation.absorption", "Absorption", "Feature absorption",
         "The share of first-letter cases in which another latent hides the letter's own.", 30),

@@ -1,4 +1,4 @@
-"""SAEBench's result JSON: our core measure in its form, and its files as published results.  No torch.
+"""SAEBench's result JSON: our measures in its form, and its files as published results.  No torch.
 
 The top level has SAEBench's keys in its order.  Numbers are under its names, but by our definitions, which
 `eval_config` states where they differ:
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,49 +54,65 @@ CORE: dict[str, tuple[str, str]] = {
     "average_max_decoder_cosine_sim": ("misc_metrics", "average_max_decoder_cosine_sim"),
     "alive_share": ("misc_metrics", "frac_alive"),
 }
+_PROBING: dict[str, tuple[str, str]] = {
+    **{f"raw_{score}": ("llm", f"llm_test_{score}") for score in ("accuracy", "auc", "f1")},
+    **{f"sparse_{k}_{score}": ("sae", f"sae_top_{k}_test_{score}") for k in (1, 2, 5, 16)
+       for score in ("accuracy", "auc", "f1")}}
+_ABSORPTION: dict[str, tuple[str, str]] = {
+    key: ("mean", key) for key in (
+        "mean_absorption_fraction_score", "mean_full_absorption_score", "mean_num_split_features",
+        "std_dev_absorption_fraction_score", "std_dev_full_absorption_score", "std_dev_num_split_features")}
+_META: dict[str, tuple[str, str]] = {
+    "decoder_fraction_variance_explained": ("meta_structure", "decoder_fraction_variance_explained"),
+    "train_time_seconds": ("meta_structure", "train_time_seconds"),
+    "final_reconstruction_mse": ("meta_structure", "final_reconstruction_mse")}
+# Our measure -> SAEBench's type of evaluation, and the places of the numbers.
+KINDS: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
+    "core": ("core", CORE), "probing": ("sparse_probing_sae_probes", _PROBING),
+    "absorption": ("absorption_first_letter", _ABSORPTION),
+    "meta_sae": ("meta_structure_decoder_variance", _META)}
 DETAILS = ("feature_density", "consistent_activation_heuristic", "encoder_bias", "encoder_norm",
            "encoder_decoder_cosine_sim", "max_decoder_cosine_sim", "max_encoder_cosine_sim")
 THEIR_VARIANCE = "saebench_explained_variance"  # its own formula, which is not ours
-_OURS = {place: key for key, place in CORE.items()}
-_KIND = "core"
+_OURS = {kind: {place: key for key, place in places.items()} for kind, places in KINDS.values()}
 _MAX_BYTES = 200_000_000
+_SCORES = ("accuracy", "auc", "f1")
 _DEFINITIONS = {
     "explained_variance": "1 - sum|x - x_hat|^2 / sum|x - mean|^2 over all tokens, sums in float64",
     "kl": "log-softmax; BOS is never ablated and never averaged",
     "ablation": "zero, except at BOS"}
+_CORE_CONFIG = {"exclude_special_tokens_from_reconstruction": True, "ablate_bos": False, "definitions": _DEFINITIONS}
 
 
-def result_json(core: StoredResult, config: Mapping[str, Any], saelens: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the core measure of an SAE in SAEBench's form.
+def result_json(result: StoredResult, config: Mapping[str, Any], saelens: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a measure of an SAE in SAEBench's form.
 
     `config` is the SAE's `sae.json`, `saelens` its configuration as SAELens writes it, or {} if SAELens cannot.
-    Raises UserError (field `sae`) if the SAE has no core result.
+    Raises UserError (field `measure`) if SAEBench has no such measure or the SAE was not measured by it.
     """
-    if not core.values:
-        raise UserError(f"sae: {config['id']} was not measured; saescope evaluate --sae {config['id']}", "sae")
-    numbers = {value.key: value.value for value in core.values}
-    sizes = {value.key: value.n for value in core.values}
-    numbers |= {"tokens_reconstruction": sizes.get("delta_ce"), "tokens_sparsity": sizes.get("l0")}
+    name = result.measure
+    if name not in KINDS:
+        raise UserError(f"measure: {name} is none of those that SAEBench has: {', '.join(KINDS)}", "measure")
+    if not result.values:
+        raise UserError(f"measure: {config['id']} was not measured by {name}; saescope evaluate --sae {config['id']} "
+                        f"--measures {name}", "measure")
+    kind, places = KINDS[name]
+    numbers = {value.key: value.value for value in result.values} | _further(result)
     metrics: dict[str, dict[str, float | None]] = {}
-    for key, (category, name) in CORE.items():
-        metrics.setdefault(category, {})[name] = numbers.get(key)
-    columns = core.detail.get("latents") or {}
-    n_latents = max((len(column) for column in columns.values()), default=0)
-    details = [{"index": i, **{name: columns[name][i] if name in columns else None for name in DETAILS}}
-               for i in range(n_latents)]
-    release, name = str(config["id"]).split("/", 1)
+    for key, (category, theirs) in places.items():
+        metrics.setdefault(category, {})[theirs] = numbers.get(key)
+    release, which = str(config["id"]).split("/", 1)
     return {
-        "eval_type_id": _KIND,
+        "eval_type_id": kind,
         "eval_config": {
-            "dataset": core.text, "context_size": config.get("context_length"), "seed": (core.seeds or (0,))[0],
-            "exclude_special_tokens_from_reconstruction": True, "ablate_bos": False, "definitions": _DEFINITIONS,
-            "measured_by": f"saescope {core.saescope_version}"},
-        "eval_id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"saescope:{config['id']}:{core.run}:{core.created}")),
-        "datetime_epoch_millis": int(1000 * core.created),
+            "dataset": result.text, "context_size": config.get("context_length"), "seed": (result.seeds or (0,))[0],
+            "measured_by": f"saescope {result.saescope_version}", **(_CORE_CONFIG if name == "core" else {})},
+        "eval_id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"saescope:{config['id']}:{name}:{result.run}:{result.created}")),
+        "datetime_epoch_millis": int(1000 * result.created),
         "eval_result_metrics": metrics,
-        "eval_result_details": details,
+        "eval_result_details": _details(result),
         "sae_bench_commit_hash": "",
-        "sae_lens_id": name,
+        "sae_lens_id": which,
         "sae_lens_release_id": release,
         "sae_lens_version": str((saelens.get("metadata") or {}).get("sae_lens_version", "")),
         "sae_cfg_dict": dict(saelens),
@@ -103,9 +120,43 @@ def result_json(core: StoredResult, config: Mapping[str, Any], saelens: Mapping[
     }
 
 
-def file_name(config: Mapping[str, Any]) -> str:
-    """Return the name that SAEBench gives the file."""
-    return f"{str(config['id']).replace('/', '_')}_eval_results.json"
+def _further(result: StoredResult) -> dict[str, float | None]:
+    """Return numbers of the form that are no values of the measure: sizes, and spreads over letters."""
+    sizes = {value.key: value.n for value in result.values}
+    if result.measure == "core":
+        return {"tokens_reconstruction": sizes.get("delta_ce"), "tokens_sparsity": sizes.get("l0")}
+    if result.measure != "absorption":
+        return {}
+    columns = {"absorption_fraction_score": "mean_absorption_fraction", "full_absorption_score": "full_absorption_rate",
+               "num_split_features": "num_split_features"}
+    letters = result.detail.get("letters") or []
+    return {f"std_dev_{key}": _spread([row[name] for row in letters]) for key, name in columns.items()}
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _details(result: StoredResult) -> list[dict[str, Any]]:
+    """Return the rows of the measure: latents, tasks or letters."""
+    if result.measure == "core":
+        columns = result.detail.get("latents") or {}
+        n_latents = max((len(column) for column in columns.values()), default=0)
+        return [{"index": i, **{name: columns[name][i] if name in columns else None for name in DETAILS}}
+                for i in range(n_latents)]
+    if result.measure == "probing":
+        return [{"dataset_name": row["task"], **{f"llm_test_{name}": row["raw"][name] for name in _SCORES},
+                 **{f"sae_top_{k}_test_{name}": scores[name] for k, scores in row["sparse"].items()
+                    for name in _SCORES}} for row in result.detail.get("tasks") or []]
+    return [{name: row.get(name) for name in (
+        "first_letter", "mean_absorption_fraction", "full_absorption_rate", "num_probe_true_positives",
+        "num_split_features")} for row in result.detail.get("letters") or []]
+
+
+def file_name(config: Mapping[str, Any], measure: str = "core") -> str:
+    """Return the name that SAEBench gives the file, which it keeps in a folder for each type of evaluation."""
+    kind = "" if measure == "core" else f"_{KINDS[measure][0]}"
+    return f"{str(config['id']).replace('/', '_')}{kind}_eval_results.json"
 
 
 # ---- reading
@@ -174,13 +225,13 @@ def _is_ours(content: Mapping[str, Any]) -> str:
 def _values(content: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers under our keys where there is one, and ΔCE, which follows from two of them."""
     values: dict[str, float] = {}
-    is_core, ours = content["eval_type_id"] == _KIND, bool(_is_ours(content))
+    is_core, ours = content["eval_type_id"] == "core", bool(_is_ours(content))
     for category, numbers in content["eval_result_metrics"].items():
         for name, number in (numbers.items() if isinstance(numbers, dict) else ()):
             value = _number(number)
             if value is None or (is_core and value == -1 and "kl" in name):  # SAEBench's mark of a KL that overflowed
                 continue
-            key = _OURS.get((category, name), str(name)[:80]) if is_core else str(name)[:80]
+            key = _OURS.get(str(content["eval_type_id"]), {}).get((category, name), str(name)[:80])
             values[THEIR_VARIANCE if key == "explained_variance" and is_core and not ours else key] = value
     if is_core:
         for name in ("tokens_reconstruction", "tokens_sparsity"):

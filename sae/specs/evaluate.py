@@ -10,7 +10,7 @@ from sae.faults import DEVICE
 from sae.specs.training import DEVICES, BaseSpec, listed, setting
 
 MeasureName = Literal[
-    "core", "probing", "concepts", "n2g", "ablation", "recovery", "stability", "absorption", "meta_sae"]
+    "core", "probing", "concepts", "n2g", "ablation", "recovery", "stability", "splitting", "absorption", "meta_sae"]
 MEASURES: tuple[str, ...] = get_args(MeasureName)  # in the order in which a run makes them
 
 

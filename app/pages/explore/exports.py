@@ -45,21 +45,25 @@ def export(
     return downloads.start(kind, sae, workspace, builds, _explanations(db, sae))
 
 
-@router.get("/{model}/{name}/saebench.json", summary="The core measure as a result file of SAEBench", tags=["saes"])
-def saebench_json(model: str, name: str, catalog: CatalogDep, workspace: WorkspaceDep) -> Response:
-    """Return the numbers of the core measure in SAEBench's form."""
+@router.get("/{model}/{name}/saebench.json", summary="A measure as a result file of SAEBench", tags=["saes"])
+def saebench_json(
+    model: str, name: str, catalog: CatalogDep, workspace: WorkspaceDep, measure: str = "core",
+) -> Response:
+    """Return the numbers of a measure (core, probing, absorption or meta_sae) in SAEBench's form."""
     sae = find_sae(catalog, model, name)
-    core = read_result(workspace.sae(sae.id), "core")
-    if core is None or not core.values:
-        raise NotHere(f"{sae.id} was not measured. On the command line: saescope evaluate --sae {sae.id}",
-                      ("Evaluate it", f"/admin/evaluate?sae={quote(sae.id, safe='')}"))
+    if measure not in saebench.KINDS:
+        raise HTTPException(422, f"measure: {measure[:40]!r} is not one of {', '.join(saebench.KINDS)}")
+    result = read_result(workspace.sae(sae.id), measure)
+    if result is None or not result.values:
+        raise NotHere(f"{sae.id} was not measured. On the command line: saescope evaluate --sae {sae.id} "
+                      f"--measures {measure}", ("Evaluate it", f"/admin/evaluate?sae={quote(sae.id, safe='')}"))
     try:
         saelens = saelens_config(sae.config)
     except UserError:  # SAELens cannot express the SAE, but its numbers can be written
         saelens = {}
-    return Response(json.dumps(saebench.result_json(core, sae.config, saelens), indent=2, allow_nan=False),
+    return Response(json.dumps(saebench.result_json(result, sae.config, saelens), indent=2, allow_nan=False),
                     media_type="application/json", headers={
-                        "Content-Disposition": f'inline; filename="{saebench.file_name(sae.config)}"',
+                        "Content-Disposition": f'inline; filename="{saebench.file_name(sae.config, measure)}"',
                         "Cache-Control": "no-cache"})
 
 

@@ -121,7 +121,7 @@ def show_sae(
     common: dict[str, Any] = {
         "metrics": sae_views.metrics(sae), "architecture": architecture_name(sae.architecture),
         "curves": sae_views.curve_charts(rows), "exports": links_of_sae(sae),
-        **quality_views.parts(workspace.sae(sae.id))}
+        **quality_views.parts(workspace.sae(sae.id), sae.id)}
     if sae.current_build is None:
         return page(request, "explore/overview.html", sae, None, json_url="/api/saes", build=None, **common)
     with open_build(builds, sae) as build:

@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from app.library.evaluations import results_of
+from app.pages.explore.quality_tables import DetailTable, tables
 from app.render import charts
 from app.render.numbers import compact, duration, moment, number, percent, whole
 from app.render.numbers import size as byte_size
@@ -44,19 +45,20 @@ class Section:
     more: list[QualityRow]
     anchors: list[tuple[str, str]]  # name and note
     figures: list[Markup]
+    tables: list[DetailTable]
     facts: list[tuple[str, str]]  # what the numbers depend on
     refused: str
     read: str = ""  # the text behind the numbers, in a sentence
 
 
-def parts(folder: Path) -> dict[str, Any]:
+def parts(folder: Path, sae_id: str) -> dict[str, Any]:
     """Return the parts of an SAE's page: its `core` section or None, and the other sections (`measured`)."""
-    found = [section(result) for result in results_of(folder)]
+    found = [section(result, sae_id) for result in results_of(folder)]
     return {"core": next((one for one in found if one.measure == CORE), None),
             "measured": [one for one in found if one.measure != CORE]}
 
 
-def section(result: StoredResult) -> Section:
+def section(result: StoredResult, sae_id: str) -> Section:
     """Return a measure's section."""
     entry = ENTRIES.get(result.measure)
     rows = [(key_of(value.key).main, _row(value, result)) for value in result.values]
@@ -68,8 +70,8 @@ def section(result: StoredResult) -> Section:
         main, rest = rest[:12], rest[12:]
     return Section(
         result.measure, entry.title if entry else result.measure, entry.about if entry else "", main, rest,
-        [(anchor.name, anchor.note) for anchor in result.anchors], figures(result.detail), _facts(result),
-        result.refused, _read_words(result))
+        [(anchor.name, anchor.note) for anchor in result.anchors], figures(result.detail),
+        tables(result.detail, sae_id), _facts(result), result.refused, _read_words(result))
 
 
 def written(key: str, value: float | None) -> str:
@@ -124,12 +126,21 @@ def figures(detail: dict[str, Any]) -> list[Markup]:
     low end, high end and count), with `markers` (a list of x and label).
     """
     drawn = []
-    for figure in detail.get("figures") or []:
+    for figure in [*(detail.get("figures") or []), *_cosines(detail)]:
         try:
             drawn.append(_figure(figure))
         except (TypeError, ValueError, KeyError, IndexError, AttributeError):
             continue
     return drawn
+
+
+def _cosines(detail: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the figure of the largest cosines between seeds, if the measure counted them."""
+    counts = detail.get("histogram_of_largest_cosines")
+    if not isinstance(counts, list) or not counts:
+        return []
+    return [{"title": "Largest cosine with a latent of another seed", "x_label": "cosine", "y_label": "latents",
+             "bars": [[i / len(counts), (i + 1) / len(counts), n] for i, n in enumerate(counts)]}]
 
 
 def _figure(figure: dict[str, Any]) -> Markup:

@@ -83,7 +83,7 @@ def test_our_own_file_is_read_back() -> None:
 
 
 def test_an_sae_without_the_measure_is_refused() -> None:
-    with pytest.raises(UserError, match="demo/one was not measured"):
+    with pytest.raises(UserError, match="demo/one was not measured by core"):
         saebench.result_json(StoredResult("core"), CONFIG, {})
 
 
@@ -94,6 +94,38 @@ def test_their_numbers_get_our_keys_where_the_formula_is_the_same() -> None:
     assert found.values == {
         "kl_sae": 0.5, "ce_sae": 3.5, "ce_clean": 3.25, "delta_ce": 0.25, "saebench_explained_variance": 0.9,
         "explained_variance_legacy": 0.7, "l0": 50.5, "alive_share": 0.8, "new_number": 4.0}
+
+
+def test_tasks_and_letters_go_out() -> None:
+    scores = {"accuracy": 0.5, "auc": 0.6, "f1": 0.7}
+    probing = StoredResult("probing", (StoredValue("sparse_5_auc", 0.75), StoredValue("raw_f1", 0.9)), {
+        "tasks": [{"task": "t", "raw": scores, "sparse": {"1": scores}}]})
+    content = saebench.result_json(probing, CONFIG, CFG)
+    assert content["eval_type_id"] == "sparse_probing_sae_probes"
+    assert content["eval_result_metrics"]["sae"]["sae_top_5_test_auc"] == 0.75
+    assert content["eval_result_metrics"]["llm"] == {
+        "llm_test_accuracy": None, "llm_test_auc": None, "llm_test_f1": 0.9}
+    assert content["eval_result_details"][0]["sae_top_1_test_f1"] == 0.7
+    assert saebench.read_content(content, "x")[0].values == {"sparse_5_auc": 0.75, "raw_f1": 0.9}
+
+    letters = [{"first_letter": "a", "mean_absorption_fraction": 0.25, "full_absorption_rate": 0.0,
+                "num_split_features": 2, "probe_f1": 0.9},
+               {"first_letter": "b", "mean_absorption_fraction": 0.75, "full_absorption_rate": 0.0,
+                "num_split_features": 2}]
+    absorption = StoredResult("absorption", (StoredValue("mean_absorption_fraction_score", 0.5),), {"letters": letters})
+    content = saebench.result_json(absorption, CONFIG, {})
+    assert content["eval_type_id"] == "absorption_first_letter"
+    mean = content["eval_result_metrics"]["mean"]
+    assert mean["std_dev_absorption_fraction_score"] == pytest.approx(0.125**0.5)
+    assert mean["mean_full_absorption_score"] is None
+    assert list(content["eval_result_details"][0]) == [
+        "first_letter", "mean_absorption_fraction", "full_absorption_rate", "num_probe_true_positives",
+        "num_split_features"]
+
+
+def test_a_measure_that_saebench_does_not_have_is_refused() -> None:
+    with pytest.raises(UserError, match="measure: n2g is none of those"):
+        saebench.result_json(StoredResult("n2g", (StoredValue("a", 1.0),)), CONFIG, {})
 
 
 def test_other_types_and_wrapped_files_are_read(tmp_path: Path) -> None:

@@ -128,3 +128,5 @@ def test_the_file_of_saebench(measured: Path, browsable: TestClient, workspace: 
     write_sae(workspace, "demo/other")
     browsable.app.state.catalog.sync()  # type: ignore[attr-defined]
     assert browsable.get("/demo/other/saebench.json").status_code == 404
+    assert browsable.get(f"/{BATCH}/saebench.json?measure=n2g").status_code == 422
+    assert browsable.get(f"/{BATCH}/saebench.json?measure=probing").status_code == 404

@@ -33,7 +33,7 @@ def test_numbers_have_four_digits(key: str, value: float | None, text: str) -> N
 
 
 def test_a_section_has_the_main_rows_first() -> None:
-    found = section(CORE)
+    found = section(CORE, BATCH)
     assert [row.name for row in found.rows] == ["FVU", "CE recovered (mean)"]
     assert [row.name for row in found.more] == ["NMSE"]
     fvu = found.rows[0]
@@ -45,9 +45,9 @@ def test_a_section_has_the_main_rows_first() -> None:
 
 
 def test_a_measure_without_main_rows_shows_its_first_ones() -> None:
-    many = section(StoredResult("own", tuple(StoredValue(f"key_{i}", 1.0) for i in range(20))))
+    many = section(StoredResult("own", tuple(StoredValue(f"key_{i}", 1.0) for i in range(20))), BATCH)
     assert (many.title, len(many.rows), len(many.more)) == ("own", 12, 8)
-    assert section(StoredResult("own", (StoredValue("k_f1", 1.0),))).rows[0].name == "K F1"
+    assert section(StoredResult("own", (StoredValue("k_f1", 1.0),)), BATCH).rows[0].name == "K F1"
 
 
 def test_figures_are_drawn_from_plain_json() -> None:
@@ -62,6 +62,13 @@ def test_figures_are_drawn_from_plain_json() -> None:
     3, {}, {"series": 3}, {"bars": [[1]]}, {"series": [{"label": "a", "points": "ab"}]}])
 def test_a_figure_that_is_not_understood_is_left_out(figure: Any) -> None:
     assert figures({"figures": [figure]}) == []
+
+
+def test_seeds_have_a_histogram_of_cosines() -> None:
+    (drawn,) = figures({"histogram_of_largest_cosines": [1, 0, 3, 5]})
+    assert "another seed" in drawn
+    assert drawn.count("<rect") == 3
+    assert figures({"histogram_of_largest_cosines": 3}) == []
 
 
 def test_the_page_shows_measures_with_anchors_and_definitions(browsable: TestClient, workspace: Workspace) -> None:
