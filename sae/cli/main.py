@@ -24,7 +24,9 @@ from sae.cli.check import check_command
 from sae.cli.explanations import app as explanations_app
 from sae.cli.export import register as register_exports
 from sae.cli.measures import app as saebench_app
+from sae.cli.reproduce import reproduce_command
 from sae.cli.steer import steer_command
+from sae.cli.synthetic import synthetic_command
 from sae.errors import UserError
 from sae.runs.folder import ProgressFile, RunFolder, Status
 from sae.specs.registry import POSITIONAL, SPECS, as_text, demo_spec
@@ -76,6 +78,8 @@ for _kind in SPECS:
 
 app.command("check")(check_command)
 app.command("steer")(steer_command)
+app.command("reproduce")(reproduce_command)
+app.command("synthetic")(synthetic_command)
 register_exports(app)
 app.add_typer(explanations_app, name="explanations")
 app.add_typer(saebench_app, name="saebench")

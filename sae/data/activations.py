@@ -30,6 +30,7 @@ from sae.data.left_out import NOTHING, LeftOut
 from sae.distributed import ALONE, Group
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
+from sae.lm.fast_reader import Read, reader
 
 _FORWARD_TOKENS = 8192  # tokens in one forward pass of the language model, if no step waits for it
 
@@ -54,7 +55,7 @@ def context_batches(
 
 def shared_rows(
     group: Group, lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, hooks: Sequence[str], *, include_bos: bool,
-    width: int, dtype: torch.dtype, autocast: bool, max_tokens: int, left_out: LeftOut = NOTHING,
+    width: int, dtype: torch.dtype, read: Read, max_tokens: int, left_out: LeftOut = NOTHING,
 ) -> Iterator[Tensor]:
     """Yield the rows of `forward_rows`, with the forward passes dealt out among the processes of a group.
 
@@ -62,7 +63,7 @@ def shared_rows(
     all passes, in `dtype`.
     """
     if group.world == 1:
-        yield from forward_rows(lm, corpus, contexts, hooks, include_bos=include_bos, autocast=autocast,
+        yield from forward_rows(lm, corpus, contexts, hooks, include_bos=include_bos, read=read,
                                 max_tokens=max_tokens, left_out=left_out, replace=True)
         return
     per_pass = max(1, max_tokens // corpus.context_length)
@@ -73,7 +74,7 @@ def shared_rows(
         own_NW = torch.zeros(max(sizes), width, dtype=dtype, device=lm.device)
         if group.rank < len(dealt):
             own_NW[: sizes[group.rank]] = next(forward_rows(
-                lm, corpus, dealt[group.rank], hooks, include_bos=include_bos, autocast=autocast,
+                lm, corpus, dealt[group.rank], hooks, include_bos=include_bos, read=read,
                 max_tokens=max_tokens, left_out=left_out, replace=True))
         for size, rows_NW in zip(sizes, group.gather(own_NW), strict=False):
             yield rows_NW[:size]
@@ -81,10 +82,11 @@ def shared_rows(
 
 def forward_rows(
     lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, hooks: Sequence[str], *, include_bos: bool,
-    autocast: bool = False, max_tokens: int = _FORWARD_TOKENS, left_out: LeftOut = NOTHING, replace: bool = False,
+    read: Read | None = None, max_tokens: int = _FORWARD_TOKENS, left_out: LeftOut = NOTHING, replace: bool = False,
 ) -> Iterator[Tensor]:
     """Yield the activations of the contexts' real tokens, [N, W] float32 per forward pass, in the order of the text.
 
+    `read` computes them from tokens [P, S]; without it the model's bridge does.
     Activations of several sites are concatenated.  The first site decides which tokens are left out; they are missing
     from the rows, or for `replace` replaced by others.
     """
@@ -92,10 +94,11 @@ def forward_rows(
         if not include_bos:
             real_PS[:, 0] = False
         real_PS = real_PS.to(lm.device)
-        sites = [x_PSD[real_PS] for x_PSD in lm.activations_at(tokens_PS.to(lm.device), hooks, autocast=autocast)]
+        tokens_PS = tokens_PS.to(lm.device)
+        sites = [x_PSD[real_PS] for x_PSD in (read(tokens_PS) if read else lm.activations_at(tokens_PS, hooks))]
         rows_NW = sites[0] if len(sites) == 1 else torch.cat(sites, dim=1)
         if left_out:
-            out_N = left_out.mask(sites[0], tokens_PS.to(lm.device)[real_PS])
+            out_N = left_out.mask(sites[0], tokens_PS[real_PS])
             rows_NW = left_out.replaced(rows_NW, out_N) if replace else rows_NW[~out_N]
         yield rows_NW
 
@@ -146,8 +149,10 @@ class ActivationStream:
     def __post_init__(self) -> None:
         self.group = self.group.apart()  # the harvesting thread has separate communicators
         self.hooks = [self.hook, self.out_hook] if self.out_hook else [self.hook]
-        one = torch.tensor([[self.lm.bos_id]], device=self.lm.device)
-        self.widths = tuple(x_PSD.shape[2] for x_PSD in self.lm.activations_at(one, self.hooks))
+        self._read = reader(self.lm, self.hooks, autocast=self.dtype == torch.bfloat16)
+        # The reader is chosen on the first context of the corpus, so that a resumed run chooses the same.
+        first = torch.from_numpy(self.corpus.tokens[:1].astype(np.int64)).to(self.lm.device)
+        self.widths = tuple(x_PSD.shape[2] for x_PSD in self._read(first))
         self.chunk_tokens -= self.chunk_tokens % self.batch_tokens
         self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
         count = self.corpus.length[self.corpus.contexts(self.split, self.seed)].astype(np.int64)
@@ -272,7 +277,7 @@ class ActivationStream:
             try:
                 for rows_NW in shared_rows(
                     self.group, self.lm, self.corpus, contexts[first:last], self.hooks, include_bos=self.include_bos,
-                    width=sum(self.widths), dtype=dtype, autocast=self.dtype == torch.bfloat16,
+                    width=sum(self.widths), dtype=dtype, read=self._read,
                     max_tokens=self._pass_tokens, left_out=self.left_out,
                 ):
                     rows_NW = rows_NW[skip : skip + left]

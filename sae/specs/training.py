@@ -172,8 +172,8 @@ def listed(value: Any) -> Any:
 
 
 _Architectures = Annotated[tuple[Architecture, ...], BeforeValidator(listed)]
-_Sizes = Annotated[tuple[Annotated[int, Field(ge=8, le=4_194_304)], ...], BeforeValidator(listed)]
-_Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(listed)]
+Sizes = Annotated[tuple[Annotated[int, Field(ge=8, le=4_194_304)], ...], BeforeValidator(listed)]
+Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(listed)]
 _Coefficients = Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeValidator(listed)]
 
 
@@ -183,9 +183,9 @@ class _DictionaryGrid(BaseSpec):
     architecture: _Architectures = setting(
         ("batch_topk", "topk"), "Architectures, separated by commas: batch_topk, topk, matryoshka, jumprelu, gated, "
         "relu", group="sae", min_length=1, why="two architectures show a trade-off")
-    n_latents: _Sizes = setting(
+    n_latents: Sizes = setting(
         (2048, 4096), "Dictionary sizes (L), separated by commas", group="sae", unit="latents", min_length=1)
-    k: _Counts = setting(
+    k: Counts = setting(
         (16, 32, 64), "Latents per token, separated by commas; for architectures with a k", group="sae",
         unit="latents", min_length=1, why="the paper's three settings")
     l1_coefficient: _Coefficients = setting(
