@@ -41,9 +41,9 @@ def _read(path: Path, changed: int, size: int) -> StoredResult | None:
 
 
 def values_of(db: Session, sae_ids: Collection[str]) -> dict[str, dict[str, Evaluation]]:
-    """Return the rows of SAEs by id and key; of a key that two measures have, the newer one."""
+    """Return the rows of SAEs by id and key; of a key that several measures have, the core one or the newest."""
     found: dict[str, dict[str, Evaluation]] = {sae_id: {} for sae_id in sae_ids}
-    rows = db.scalars(select(Evaluation).where(Evaluation.sae_id.in_(list(sae_ids))).order_by(Evaluation.created))
-    for row in rows:
+    rows = db.scalars(select(Evaluation).where(Evaluation.sae_id.in_(list(sae_ids))))
+    for row in sorted(rows, key=lambda row: (row.measure == "core", row.created)):
         found[row.sae_id][row.key] = row
     return found

@@ -40,10 +40,10 @@ ENTRIES: dict[str, Entry] = {
         "sae.evaluation.n2g", "N2G", "N2G patterns",
         "Token patterns found from top contexts, which predict where a latent fires.", 40),
     "ablation": Entry(
-        "sae.evaluation.ablation_sparsity", "AblationSparsity", "Effects of ablation",
+        "sae.evaluation.ablation", "Ablation", "Effects of ablation",
         "The share of next-token logits that the ablation of a latent changes.", 40),
     "recovery": Entry(
-        "sae.evaluation.recovery_figures", "Recovery", "Recovery with other numbers of latents",
+        "sae.evaluation.recovery_curves", "Recovery", "Recovery with other numbers of latents",
         "The error when a token may use more or fewer latents than in training.", 20),
     "stability": Entry(
         "sae.evaluation.stability", "Stability", "Stability between seeds",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from app.library.evaluations import results_of
+from app.pages.explore.quality_figures import figures
 from app.pages.explore.quality_tables import DetailTable, tables
-from app.render import charts
-from app.render.numbers import compact, duration, moment, number, percent, whole
+from app.render.numbers import duration, moment, number, whole
 from app.render.numbers import size as byte_size
 from sae.evaluation.keys import key_of
 from sae.evaluation.registry import ENTRIES
@@ -114,49 +113,3 @@ def _facts(result: StoredResult) -> list[tuple[str, str]]:
         ("memory of the run", byte_size(result.peak_bytes) if result.peak_bytes else ""),
         ("saescope", result.saescope_version), ("command", result.command)]
     return [(name, said) for name, said in facts if said]
-
-
-# ---- figures
-
-
-def figures(detail: dict[str, Any]) -> list[Markup]:
-    """Draw the figures of a measure's detail, which are plain JSON; one that is not understood is left out.
-
-    Each has a `title`, `x_label`, `y_label`, and either `series` (a list of `label` and `points`) or `bars` (a list of
-    low end, high end and count), with `markers` (a list of x and label).
-    """
-    drawn = []
-    for figure in [*(detail.get("figures") or []), *_cosines(detail)]:
-        try:
-            drawn.append(_figure(figure))
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError):
-            continue
-    return drawn
-
-
-def _cosines(detail: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the figure of the largest cosines between seeds, if the measure counted them."""
-    counts = detail.get("histogram_of_largest_cosines")
-    if not isinstance(counts, list) or not counts:
-        return []
-    return [{"title": "Largest cosine with a latent of another seed", "x_label": "cosine", "y_label": "latents",
-             "bars": [[i / len(counts), (i + 1) / len(counts), n] for i, n in enumerate(counts)]}]
-
-
-def _figure(figure: dict[str, Any]) -> Markup:
-    markers = [charts.Marker(float(x), str(label)) for x, label in figure.get("markers", ())]
-    title, x_label, y_label = (str(figure.get(name, "")) for name in ("title", "x_label", "y_label"))
-    if "bars" in figure:
-        bars = [charts.Bar(float(low), float(high), float(n)) for low, high, n in figure["bars"]]
-        frame = charts.Frame(title, x_label, y_label, 420, 220, y_format=_share_or_count(bars),
-                             y_tick=_share_or_count(bars))
-        return charts.histogram(bars, frame, markers=markers)
-    series = [charts.Series(str(one["label"]), [(float(x), float(y)) for x, y in one["points"] if y is not None])
-              for one in figure["series"]]
-    return charts.line_chart(
-        series, title=title, x_label=x_label, y_label=y_label, width=420, height=220, markers=markers,
-        log_y=bool(figure.get("log_y")), zero=bool(figure.get("zero")))
-
-
-def _share_or_count(bars: Sequence[charts.Bar]) -> charts.Format:
-    return percent if max((bar.n for bar in bars), default=0) <= 1 else compact

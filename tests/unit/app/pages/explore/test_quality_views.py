@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from fastapi.testclient import TestClient
 
 from app.library import evaluations
-from app.pages.explore.quality_views import figures, section, written
+from app.pages.explore.quality_views import section, written
 from sae.evaluation.results import Anchor, StoredResult, StoredValue, write_result
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import BATCH
 from tests.unit.app.pages.html import page
 
-LINES = {"title": "Recovery", "x_label": "k", "y_label": "FVU",
-         "series": [{"label": "TopK", "points": [[1, 0.5], [2, None], [4, 0.25]]}]}
-BARS = {"title": "L0", "x_label": "latents", "bars": [[0, 1, 3], [1, 2, 5]], "markers": [[1.5, "BOS"]]}
+CURVES = {"own_k": 2, "curves": {"topk": [{"k": 1, "fvu": 0.5}, {"k": 2, "fvu": 0.25}]}}
 CORE = StoredResult(
     "core", (StoredValue("fvu", 0.1311, 0.1288, 0.1335, 50_000, definition="share of the variance"),
              StoredValue("nmse", 0.02), StoredValue("ce_recovered_mean", None, note="the model is not hurt")),
@@ -50,36 +46,15 @@ def test_a_measure_without_main_rows_shows_its_first_ones() -> None:
     assert section(StoredResult("own", (StoredValue("k_f1", 1.0),)), BATCH).rows[0].name == "K F1"
 
 
-def test_figures_are_drawn_from_plain_json() -> None:
-    lines, bars = figures({"figures": [LINES, BARS]})
-    assert "Recovery" in lines
-    assert lines.count("<polyline") == 1
-    assert "BOS" in bars
-    assert bars.count("<rect") == 2
-
-
-@pytest.mark.parametrize("figure", [
-    3, {}, {"series": 3}, {"bars": [[1]]}, {"series": [{"label": "a", "points": "ab"}]}])
-def test_a_figure_that_is_not_understood_is_left_out(figure: Any) -> None:
-    assert figures({"figures": [figure]}) == []
-
-
-def test_seeds_have_a_histogram_of_cosines() -> None:
-    (drawn,) = figures({"histogram_of_largest_cosines": [1, 0, 3, 5]})
-    assert "another seed" in drawn
-    assert drawn.count("<rect") == 3
-    assert figures({"histogram_of_largest_cosines": 3}) == []
-
-
 def test_the_page_shows_measures_with_anchors_and_definitions(browsable: TestClient, workspace: Workspace) -> None:
     assert "With intervals, and next to a random dictionary" in page(browsable, f"/{BATCH}")
     folder = workspace.sae(BATCH)
     write_result(folder, CORE)
-    write_result(folder, StoredResult("recovery", (StoredValue("fvu_at_2k", 0.5),), {"figures": [LINES]}))
+    write_result(folder, StoredResult("recovery", (StoredValue("fvu_at_2k", 0.5),), CURVES))
     write_result(folder, StoredResult("absorption", refused="this model cannot spell: F1 <0.31>"))
     html = page(browsable, f"/{BATCH}")
-    for said in ("0.1288 to 0.1335", "share of the variance", "drawn at random", "1 more numbers", "Recovery",
-                 "this model cannot spell: F1 &lt;0.31&gt;", f"/{BATCH}/saebench.json", "/runs/run-1"):
+    for said in ("0.1288 to 0.1335", "share of the variance", "drawn at random", "1 more numbers",
+                 "Progressive recovery", "this model cannot spell: F1 &lt;0.31&gt;", f"/{BATCH}/saebench.json", "/runs/run-1"):
         assert said in html
     assert "With intervals, and next to" not in html
 
