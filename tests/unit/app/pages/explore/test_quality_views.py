@@ -54,7 +54,8 @@ def test_the_page_shows_measures_with_anchors_and_definitions(browsable: TestCli
     write_result(folder, StoredResult("absorption", refused="this model cannot spell: F1 <0.31>"))
     html = page(browsable, f"/{BATCH}")
     for said in ("0.1288 to 0.1335", "share of the variance", "drawn at random", "1 more numbers",
-                 "Progressive recovery", "this model cannot spell: F1 &lt;0.31&gt;", f"/{BATCH}/saebench.json", "/runs/run-1"):
+                 "Progressive recovery", "this model cannot spell: F1 &lt;0.31&gt;", f"/{BATCH}/saebench.json",
+                 "/runs/run-1"):
         assert said in html
     assert "With intervals, and next to" not in html
 
