@@ -59,6 +59,7 @@ def test_every_direct_dependency_is_pinned() -> None:
 # Small modules whose behaviour the tests of another one cover.
 ELSEWHERE = {
     "app/jobs/doctor.py": "tests/unit/app/test_cli_care.py",
+    "app/library/evaluations.py": "tests/unit/app/pages/explore/test_quality_views.py",
     "app/library/latent_effects.py": "tests/unit/app/pages/inspect/test_effects.py",
     "app/library/stores.py": "tests/unit/app/page_workers/test_process.py",
     "app/pages/api/security.py": "tests/unit/app/pages/runs/test_api_docs.py",
@@ -76,6 +77,9 @@ ELSEWHERE = {
     "sae/data/median_norm.py": "tests/unit/sae/data/test_left_out.py",
     "sae/distributed/checkpoint.py": "tests/unit/sae/distributed/test_run.py",
     "sae/errors.py": "tests/unit/sae/cli/test_main.py",
+    "sae/evaluation/anchors.py": "tests/unit/sae/runs/test_evaluate.py",
+    "sae/evaluation/measure.py": "tests/unit/sae/runs/test_evaluate.py",
+    "sae/evaluation/published.py": "tests/unit/sae/evaluation/test_saebench.py",
     "sae/explain/budget.py": "tests/unit/sae/explain/test_endpoint.py",
     "sae/explain/checks.py": "tests/unit/sae/runs/test_explain.py",
     "sae/explain/choice.py": "tests/unit/sae/runs/test_explain.py",
@@ -101,6 +105,7 @@ ELSEWHERE = {
     "sae/runs/compare.py": "tests/browser/test_pages.py",
     "sae/runs/create.py": "tests/unit/sae/runs/test_execute.py",
     "sae/runs/inspect_source.py": "tests/unit/app/pages/runs/test_add_sae.py",
+    "sae/specs/evaluate.py": "tests/unit/sae/runs/test_evaluate.py",
     "sae/specs/imports.py": "tests/unit/sae/runs/test_import_sae.py",
     "sae/store/connection.py": "tests/unit/sae/store/test_build.py",
     "sae/store/context_pool.py": "tests/unit/sae/explain/test_examples.py",
