@@ -42,7 +42,9 @@ _HELP = {
     "index": "Rebuild the index of an SAE, with other text or settings.",
     "evaluate": "Measure an SAE on held-out text, by one or more measures.",
     "import": "Add an SAE or a dashboard made by another program; it is checked on real activations.",
-    "compare": "Compare two SAEs of one language model, latent by latent."}
+    "compare": "Compare two SAEs of one language model, latent by latent.",
+    "activations": "Keep activations of a text on disk, for several trainings on one pass of the language model.",
+    "index-part": "Read one part of an index run's text, in a process or on a machine of its own."}
 
 
 def _spec_command(kind: str) -> Callable[..., None]:

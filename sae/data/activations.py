@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ from sae.distributed import ALONE, Group
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
 from sae.lm.fast_reader import Read, reader
+
+if TYPE_CHECKING:
+    from sae.data.kept import KeptActivations
 
 _FORWARD_TOKENS = 8192  # tokens in one forward pass of the language model, if no step waits for it
 
@@ -51,6 +55,18 @@ def context_batches(
         tokens_PS[order] = torch.from_numpy(corpus.tokens[rows[order]].astype(np.int64))
         real_PS = positions_S < torch.from_numpy(corpus.length[rows].astype(np.int64))[:, None]
         yield rows, tokens_PS, real_PS
+
+
+def corpus_reader(
+    lm: LanguageModel, corpus: Corpus, hooks: Sequence[str], *, autocast: bool
+) -> tuple[Read, tuple[int, ...]]:
+    """Return the reader of a corpus' activations, and the width of each site.
+
+    It is chosen on the first context of the corpus, so that a run that resumes chooses the same.
+    """
+    read = reader(lm, hooks, autocast=autocast)
+    first_PS = torch.from_numpy(corpus.tokens[:1].astype(np.int64)).to(lm.device)
+    return read, tuple(x_PSD.shape[2] for x_PSD in read(first_PS))
 
 
 def shared_rows(
@@ -145,17 +161,19 @@ class ActivationStream:
     timing: Timing = field(default_factory=Timing)
     left_out: LeftOut = NOTHING  # tokens whose places others take
     group: Group = ALONE  # the processes that share the language model's work; each gets whole batches
+    kept: KeptActivations | None = None  # read instead of the language model
 
     def __post_init__(self) -> None:
         self.group = self.group.apart()  # the harvesting thread has separate communicators
         self.hooks = [self.hook, self.out_hook] if self.out_hook else [self.hook]
-        self._read = reader(self.lm, self.hooks, autocast=self.dtype == torch.bfloat16)
-        # The reader is chosen on the first context of the corpus, so that a resumed run chooses the same.
-        first = torch.from_numpy(self.corpus.tokens[:1].astype(np.int64)).to(self.lm.device)
-        self.widths = tuple(x_PSD.shape[2] for x_PSD in self._read(first))
+        if self.kept:
+            self.widths = self.kept.widths(self.hooks)
+        else:
+            self._read, self.widths = corpus_reader(
+                self.lm, self.corpus, self.hooks, autocast=self.dtype == torch.bfloat16)
         self.chunk_tokens -= self.chunk_tokens % self.batch_tokens
         self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
-        count = self.corpus.length[self.corpus.contexts(self.split, self.seed)].astype(np.int64)
+        count = self.corpus.length[self._contexts(self.seed)].astype(np.int64)
         self.epoch_tokens = int((count - (0 if self.include_bos else 1)).sum())
         # More than the text holds would only repeat it within one chunk.
         whole = max(self.batch_tokens, self.epoch_tokens - self.epoch_tokens % self.batch_tokens)
@@ -275,11 +293,14 @@ class ActivationStream:
             last = int(np.searchsorted(ends, offset + left, side="left")) + 1
             dtype = torch.float32 if self.dtype == torch.float16 else self.dtype  # its range is checked here
             try:
-                for rows_NW in shared_rows(
+                rows = self.kept.rows(
+                    contexts[first:last], self.hooks, include_bos=self.include_bos, left_out=self.left_out,
+                    max_tokens=self._pass_tokens,
+                ) if self.kept else shared_rows(
                     self.group, self.lm, self.corpus, contexts[first:last], self.hooks, include_bos=self.include_bos,
                     width=sum(self.widths), dtype=dtype, read=self._read,
-                    max_tokens=self._pass_tokens, left_out=self.left_out,
-                ):
+                    max_tokens=self._pass_tokens, left_out=self.left_out)
+                for rows_NW in rows:
                     rows_NW = rows_NW[skip : skip + left]
                     skip, left, position = 0, left - len(rows_NW), position + len(rows_NW)
                     self._check_range(rows_NW)
@@ -310,10 +331,16 @@ class ActivationStream:
 
     # ---- orders
 
+    def _contexts(self, seed: int) -> np.ndarray:
+        """Return the contexts of an epoch, which are those of the split, or those whose activations were kept."""
+        if self.kept is None:
+            return self.corpus.contexts(self.split, seed)
+        return np.random.default_rng(seed).permutation(np.sort(self.kept.contexts))
+
     def _text_order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the contexts of an epoch in its order, and the running count of their tokens."""
         if self._epoch is None or self._epoch[0] != epoch:
-            contexts = self.corpus.contexts(self.split, self.seed + epoch)
+            contexts = self._contexts(self.seed + epoch)
             count = self.corpus.length[contexts].astype(np.int64) - (0 if self.include_bos else 1)
             self._epoch = (epoch, contexts, np.cumsum(count))
         return self._epoch[1], self._epoch[2]

@@ -29,7 +29,7 @@ class MetaSae:
 
     name = "meta_sae"
 
-    def __init__(self, steps: int = 1_500, rows: int = 256) -> None:
+    def __init__(self, steps: int = 1_000, rows: int = 256) -> None:
         self.steps, self.rows = steps, rows
 
     def refuse(self, subject: Subject) -> str | None:

@@ -151,6 +151,9 @@ th { color: var(--soft); font-weight: 600; } .cells td, .cells th { white-space:
 .claims td:first-child { width: 34%; min-width: 13rem; } .claims td:nth-child(2) { min-width: 16rem; }
 .claims td:last-child { white-space: nowrap; font-weight: 600; } .where, .caption { color: var(--soft); }
 .where { display: block; font-size: .87rem; } td.reproduced { color: var(--s2); } td.not { color: var(--ink); }
+@media (max-width: 640px) { .claims thead { display: none; }
+  .claims, .claims tbody, .claims tr, .claims td { display: block; width: auto !important; }
+  .claims tr { border-bottom: 1px solid var(--line); padding: 8px 0; } .claims td { border: 0; padding: 2px 0; } }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 24px; }
 figure { margin: 0; min-width: 0; } figure svg { width: 100%; height: auto; display: block; }
 figure p { margin: .3rem 0; } pre { overflow-x: auto; } summary { cursor: pointer; color: var(--soft); }

@@ -6,10 +6,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from sae.errors import UserError
-from sae.lm.model_info import check_layer, find_model
-from sae.runs import explain, import_sae
+from sae.runs import explain, import_sae, kept
 from sae.runs.folder import RunFolder
 from sae.specs.registry import (
+    ActivationsSpec,
     ExplainSpec,
     ImportSpec,
     SweepSpec,
@@ -23,8 +23,8 @@ from sae.workspace.paths import Workspace, new_id
 def start(kind: str, values: dict[str, Any], workspace: Workspace) -> RunFolder:
     """Check a spec and make a run folder for it.  Raises UserError."""
     spec = located(parse_spec(kind, values))
-    if isinstance(spec, TrainSpec | SweepSpec):
-        check_layer(find_model(spec.model), spec.layer, spec.context_length)
+    if isinstance(spec, TrainSpec | SweepSpec | ActivationsSpec):
+        kept.check_layers(spec)
     if getattr(spec, "map", "pca") == "umap" and find_spec("umap") is None:
         raise UserError("map: UMAP is not installed here; pip install 'saescope[umap]', or choose pca", "map")
     if isinstance(spec, ImportSpec):

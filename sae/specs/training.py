@@ -193,6 +193,9 @@ class _DictionaryGrid(BaseSpec):
         group="sae", min_length=1)
 
 
+Layers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(listed)]
+
+
 class _SharedSettings(BaseSpec):
     """The settings that all dictionaries of a run share: rules, training, stream, evaluation."""
 
@@ -261,6 +264,9 @@ class _SharedSettings(BaseSpec):
         why="data parallelism alone is faster until an SAE and Adam's state no longer fit into one GPU")
     seed: int = setting(0, "Seed of everything random in the run", group="training", ge=0, lt=2**31)
 
+    activations: str = setting(
+        "", "Kept activations to train on, by their name; empty: the language model computes them during the training",
+        group="stream", max_length=80, why="several runs on the same text then need the language model only once")
     buffer_tokens: int = setting(
         262_144, "Activations kept in memory and shuffled together; the same number is gathered in the meantime",
         group="stream", unit="tokens", ge=1_024, why="thousands of contexts are mixed in every batch")
@@ -288,6 +294,11 @@ class TrainSpec(_SharedSettings, _SingleDictionary, _Subject, IndexSettings):
         """Return the SAEs of the run: this one."""
         return [self]
 
+    @property
+    def all_layers(self) -> tuple[int, ...]:
+        """Return the blocks whose sites are read."""
+        return (self.layer,)
+
     @model_validator(mode="after")
     def _consistent(self) -> TrainSpec:
         for field, message in _contradictions(self):
@@ -296,14 +307,27 @@ class TrainSpec(_SharedSettings, _SingleDictionary, _Subject, IndexSettings):
 
 
 class SweepSpec(_SharedSettings, _DictionaryGrid, _Subject, IndexSettings):
-    """A sweep: every architecture with every size and every k, trained on one pass of activations."""
+    """A sweep: every architecture with every size and every k, trained on one pass of activations.
+
+    With several layers, each layer gets the whole grid.  The activations of all layers are then kept on the disk
+    during the run, so that the language model still makes a single pass.
+    """
+
+    layers: Layers = setting(
+        (), "Blocks, separated by commas, each of which gets the whole grid; empty: the block `layer` alone",
+        group="what", why="an SAE for every layer costs one pass of the language model")
+
+    @property
+    def all_layers(self) -> tuple[int, ...]:
+        """Return the blocks whose sites are read."""
+        return self.layers or (self.layer,)
 
     def members(self) -> list[TrainSpec]:
         """Return the SAEs of the run, each as the spec of a separate training run without a name."""
-        shared = self.model_dump(exclude={"name", "architecture", "n_latents", "k", "l1_coefficient"})
+        shared = self.model_dump(exclude={"name", "architecture", "n_latents", "k", "l1_coefficient", "layers"})
         return [
-            TrainSpec(**{**shared, "architecture": architecture, "n_latents": n_latents, knob: value})
-            for architecture in self.architecture for n_latents in self.n_latents
+            TrainSpec(**{**shared, "layer": layer, "architecture": architecture, "n_latents": n_latents, knob: value})
+            for layer in self.all_layers for architecture in self.architecture for n_latents in self.n_latents
             for knob, value in self._knobs(architecture)]
 
     def _knobs(self, architecture: str) -> list[tuple[str, float]]:
@@ -316,7 +340,8 @@ class SweepSpec(_SharedSettings, _DictionaryGrid, _Subject, IndexSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> SweepSpec:
-        n = sum(len(self.n_latents) * len(self._knobs(architecture)) for architecture in self.architecture)
+        n = len(self.all_layers) * sum(
+            len(self.n_latents) * len(self._knobs(architecture)) for architecture in self.architecture)
         if n > _MAX_MEMBERS:
             raise ValueError(f"architecture: this sweep has {n} SAEs; at most {_MAX_MEMBERS} are allowed")
         try:

@@ -48,17 +48,17 @@ class Estimate:
 def work(spec: TrainSpec | SweepSpec, info: ModelInfo) -> float:
     """Return the floating-point operations of the whole run.  The language model reads once for all SAEs."""
     per_block = 24 * info.d_model**2  # attention and MLP of one block, one token: 12 D² weights, 2 operations each
-    to_site = per_block * (spec.layer + 1)
+    to_site = per_block * (max(spec.all_layers) + 1)
     whole_lm = per_block * info.n_layers + 2 * info.d_model * info.d_vocab
     members = spec.members()
-    encode = sum(2 * member.n_latents * _width(member.site, info) for member in members)
-    train = spec.tokens * (3 * encode + to_site / spec.reuse)
+    encode = sum(2 * member.n_latents * site_width(member.site, info) for member in members)
+    train = spec.tokens * (3 * encode + (0 if spec.activations else to_site / spec.reuse))
     evaluate = 2 * spec.eval_tokens * (to_site + encode) + spec.ce_tokens * ((3 + len(members)) * whole_lm + encode)
     index = spec.index_tokens * (len(members) * to_site + encode) if spec.index else 0
     return train + evaluate + index
 
 
-def _width(site: str, info: ModelInfo) -> int:
+def site_width(site: str, info: ModelInfo) -> int:
     """Return the coordinates at a site.  Not every config has the MLP's hidden width; four times d_model is usual."""
     return info.d_model * (4 if site == "mlp.hook_post" else 1)
 
@@ -104,8 +104,8 @@ def estimate(spec: TrainSpec | SweepSpec, info: ModelInfo, configs: Iterable[dic
         basis += "; a GPU is here, with which it may take far less"
     seconds = work(spec, info) / speed
     members = spec.members()
-    sae_floats = sum(2 * member.n_latents * _width(member.site, info) for member in members)
-    width = sum(_width(site, info) for site in (spec.site, spec.out_site) if site)
+    sae_floats = sum(2 * member.n_latents * site_width(member.site, info) for member in members)
+    width = sum(site_width(site, info) for site in (spec.site, spec.out_site) if site)
     largest = max(member.n_latents for member in members)
     total_latents = sum(member.n_latents for member in members)
     lm_floats = 12 * info.n_layers * info.d_model**2 + 2 * info.d_vocab * info.d_model
@@ -119,10 +119,12 @@ def estimate(spec: TrainSpec | SweepSpec, info: ModelInfo, configs: Iterable[dic
         + 2 * 4 * spec.batch_tokens * largest)  # and what selection needs, of one at a time
     text = spec.tokens / spec.reuse + 2 * spec.eval_tokens + (spec.index_tokens if spec.index else 0)
     contexts = total_latents * (spec.top_contexts + 4 * spec.band_contexts) if spec.index else 0
-    disk = 4 * sae_floats + 3 * 4 * sae_floats + 4 * text + 300 * contexts
+    several = len(spec.all_layers) if len(spec.all_layers) > 1 and not spec.activations else 0
+    kept = 2 * spec.tokens / spec.reuse * width * several  # the activations of several layers, in bfloat16
+    disk = 4 * sae_floats + 3 * 4 * sae_floats + 4 * text + 300 * contexts + kept
     made = Estimate(_START_S + seconds / spread, _START_S + seconds * spread, memory, disk, basis)
     if spec.device == "cuda" or (spec.device == "auto" and has_gpu()):
-        d_in, d_out = _width(spec.site, info), _width(spec.out_site or spec.site, info)
+        d_in, d_out = site_width(spec.site, info), site_width(spec.out_site or spec.site, info)
         rest = 4 * lm_floats + buffer_bytes
         free = free_gpu_memory()
         return replace(made, gpu_memory=rest + fitting_bytes(members, d_in, d_out),
