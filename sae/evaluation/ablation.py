@@ -42,7 +42,7 @@ DEFINITIONS: dict[str, str] = {
     "delta_ce_latent": "Mean rise in cross-entropy of the true next token with the latent switched off, in nats.",
     "delta_ce_random": "The same with a random direction of the same length.",
 }
-_LOGITS = 1 << 26  # entries of the logits of one pass: 256 MiB
+_LOGITS = 1 << 24  # entries of the logits of one pass: 64 MiB
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Firing:
 class Ablation:
     """Sparsity of ablation effects, and their size compared with random directions."""
 
-    n_firings: int = 64
+    n_firings: int = 128
     n_tokens: int = 20_000  # among whose firings they are drawn
     name: str = "ablation"
 
@@ -70,7 +70,7 @@ class Ablation:
         drawing, ablating = stages(progress, 1, 3)
         firings = draw_firings(subject, self.n_firings, self.n_tokens, drawing)
         rows = effects(subject, firings, ablating)
-        shares = [mean_of(f"share_{kind}", [row["share"][kind] for row in rows]) for kind in KINDS]
+        shares = [mean_of(f"share_{kind}", [row["share"][kind] for row in rows], share=True) for kind in KINDS]
         kl = {kind: np.array([row["kl"][kind] for row in rows]) for kind in KINDS}
 
         def ratio(i: int | None) -> dict[str, float | None]:
@@ -81,7 +81,7 @@ class Ablation:
         values = [
             *shares, *(mean_of(f"kl_{kind}", kl[kind].tolist()) for kind in ("latent", "random")),
             Value("kl_ratio", found.value, found.low, found.high, len(rows)),
-            mean_of("kl_wins", (kl["latent"] > kl["random"]).astype(float).tolist()),
+            mean_of("kl_wins", (kl["latent"] > kl["random"]).astype(float).tolist(), share=True),
             *(mean_of(f"delta_ce_{kind}", [row["delta_ce"][kind] for row in rows]) for kind in ("latent", "random"))]
         return Result(self.name, tuple(values), {"positions": POSITIONS, "firings": rows})
 

@@ -201,9 +201,9 @@ def _outcome(
     table.sort(key=lambda row: -row["f1"])  # type: ignore[operator]
     f1 = [float(row["f1"]) for row in table]  # type: ignore[arg-type]
     values = (
-        mean_of("concept_f1", f1),
-        mean_of("concept_f1_chosen", [float(row["f1_chosen"]) for row in table]),  # type: ignore[arg-type]
-        mean_of("concept_token_f1", [float(row["token_f1"]) for row in table]),  # type: ignore[arg-type]
+        mean_of("concept_f1", f1, share=True),
+        mean_of("concept_f1_chosen", [float(row["f1_chosen"]) for row in table], share=True),  # type: ignore[arg-type]
+        mean_of("concept_token_f1", [float(row["token_f1"]) for row in table], share=True),  # type: ignore[arg-type]
         Value("concepts_over_half", sum(value > 0.5 for value in f1), n=len(f1)),
         Value("pairs_over_half", pairs), Value("concepts", len(f1)))
     return values, {"concepts": table, "tokens_chosen_on": n_tokens[0], "tokens_scored_on": n_tokens[1]}

@@ -70,8 +70,8 @@ class Probing:
         table.sort(key=lambda row: row["probe_loss"])
         values = [mean_of(key, [row[key] for row in table])
                   for key in ("probe_loss", "probe_loss_train", "probe_loss_base")]
-        values += [mean_of(f"raw_{score}", [row["raw"][score] for row in table]) for score in _SCORES]
-        values += [mean_of(f"sparse_{k}_{score}", [row["sparse"][str(k)][score] for row in table])
+        values += [mean_of(f"raw_{score}", [row["raw"][score] for row in table], share=True) for score in _SCORES]
+        values += [mean_of(f"sparse_{k}_{score}", [row["sparse"][str(k)][score] for row in table], share=True)
                    for k in self.ks for score in _SCORES]
         values.append(Value("tasks", len(table)))
         return Result(self.name, tuple(values), {"tasks": table, "ks": list(self.ks)})

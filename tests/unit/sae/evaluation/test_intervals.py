@@ -40,6 +40,12 @@ def test_nineteen_of_twenty_intervals_hold_a_ratio_of_sums() -> None:
     assert 0.91 <= hits / 300 <= 0.98
 
 
+def test_an_interval_of_shares_ends_at_one() -> None:
+    found = mean_of("m", [1.0, 1.0, 0.9], share=True)
+    assert (found.high, found.n) == (1.0, 3)
+    assert found.low == mean_of("m", [1.0, 1.0, 0.9]).low
+
+
 def test_numbers_that_cannot_be_computed_have_no_interval() -> None:
     assert mean_of("m", []).value is None
     assert mean_of("m", [3.0]).low is None
