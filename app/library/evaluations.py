@@ -14,7 +14,7 @@ from app.db.tables import Evaluation
 from sae.evaluation.registry import ENTRIES
 from sae.evaluation.results import FOLDER, StoredResult, read_result
 
-PER_LATENT = "latents"  # the part of a detail that has a row for each latent, which no page shows as a whole
+PER_LATENT = "latents"  # columns with a number for each latent, which no page shows as a whole
 
 
 def results_of(folder: Path) -> list[StoredResult]:
@@ -36,8 +36,8 @@ def _mark(path: Path) -> tuple[int, int]:
 @lru_cache(maxsize=64)
 def _read(path: Path, changed: int, size: int) -> StoredResult | None:
     result = read_result(path.parent.parent, path.stem)
-    return result and replace(
-        result, detail={key: value for key, value in result.detail.items() if key != PER_LATENT})
+    return result and replace(result, detail={
+        key: value for key, value in result.detail.items() if key != PER_LATENT or not isinstance(value, dict)})
 
 
 def values_of(db: Session, sae_ids: Collection[str]) -> dict[str, dict[str, Evaluation]]:

@@ -95,6 +95,15 @@ KEYS: dict[str, Key] = {
     "recovery_fvu_double_topk": Key("FVU at twice L0 over FVU, TopK(k)", "low"),
     "recovery_fvu_double_threshold": Key("FVU at twice L0 over FVU, one threshold", "low"),
     "l0_bos": Key("L0 on BOS"),
+    "n2g_precision": Key("Precision, held-out text", "high", "percent", True),
+    "n2g_recall": Key("Recall, held-out text", "high", "percent", True),
+    "n2g_f1": Key("F1, held-out text", "high", main=True),
+    "n2g_top_precision": Key("Precision, top contexts", "high", "percent", True),
+    "n2g_top_recall": Key("Recall, top contexts", "high", "percent", True),
+    "n2g_explained": Key("Firings that give a pattern", "", "percent"),
+    "rule_precision": Key("Precision of short rules", "high", "percent", True),
+    "rule_recall": Key("Recall of short rules", "high", "percent", True),
+    "rule_f1": Key("F1 of short rules", "high", main=True),
 }
 _BETTER: tuple[tuple[str, Better], ...] = (  # words in keys that are not listed
     ("accuracy", "high"), ("auc", "high"), ("f1", "high"), ("precision", "high"), ("recall", "high"),

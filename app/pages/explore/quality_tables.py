@@ -8,7 +8,7 @@ from typing import Any
 
 from app.render.numbers import number, percent, whole
 
-_SHOWN = 12
+_SHOWN, _LISTED = 12, 3
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class DetailTable:
     more: list[list[DetailCell]]
 
 
-# Key of the detail -> title, and columns: a path into the row, a heading, and a kind (text, latent, count, share, or
-# number).  A column that no row has is left out.
+# Key of the detail -> title, and columns: a path into the row, a heading, and a kind (text, patterns, latent, count,
+# share, or number).  A column that no row has is left out.
 _Columns = Sequence[tuple[str, str, str]]
 _TABLES: dict[str, tuple[str, _Columns]] = {
     "tasks": ("Tasks and the best latent of each", (
@@ -50,9 +50,16 @@ _TABLES: dict[str, tuple[str, _Columns]] = {
         ("probe_f1", "F1 of the probe", "number"), ("num_probe_true_positives", "words", "count"))),
     "most_split": ("Latents with the most parts in the larger SAE", (
         ("latent", "latent of the smaller SAE", "count"), ("parts", "parts", "count"))),
-    "latent_rows": ("Latents", (
-        ("latent", "latent", "latent"), ("precision", "precision", "share"), ("recall", "recall", "share"),
-        ("f1", "F1", "number"), ("pattern", "pattern", "text"), ("n", "n", "count"))),
+    "latents": ("Latents and their patterns", (
+        ("latent", "latent", "latent"), ("patterns", "patterns (* is any token)", "patterns"), ("precision", "precision", "share"),
+        ("recall", "recall", "share"), ("top_precision", "precision, top", "share"),
+        ("top_recall", "recall, top", "share"), ("rule_f1", "F1 of its rule", "number"),
+        ("firings", "firings", "count"))),
+    "firings": ("Firings that were switched off", (
+        ("latent", "latent", "latent"), ("share.latent", "effective share", "share"),
+        ("share.channel", "one channel", "share"), ("share.random", "random direction", "share"),
+        ("kl.latent", "KL", "number"), ("kl.random", "KL, random direction", "number"),
+        ("delta_ce.latent", "ΔCE", "number"))),
 }
 
 
@@ -79,6 +86,8 @@ def _at(row: Any, path: str) -> Any:
 
 
 def _cell(value: Any, kind: str, sae_id: str) -> DetailCell:
+    if kind == "patterns":
+        return DetailCell(_patterns(value) or "–")
     if kind == "text":
         return DetailCell(str(value) if value is not None else "–")
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -87,3 +96,11 @@ def _cell(value: Any, kind: str, sae_id: str) -> DetailCell:
         return DetailCell(str(int(value)), f"/{sae_id}/{int(value)}", numeric=True)
     written = {"count": whole, "share": percent}.get(kind, lambda one: number(one, 3))
     return DetailCell(written(value), numeric=True)
+
+
+def _patterns(value: Any) -> str:
+    """Write the first token patterns, each in quotes; a wildcard is an asterisk."""
+    patterns = [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    shown = ["“" + "".join("*" if token is None else str(token) for token in one.get("tokens") or []) + "”"
+             + (" at the start" if one.get("at_start") else "") for one in patterns[:_LISTED]]
+    return ", ".join(shown) + (f" and {len(patterns) - _LISTED} more" if len(patterns) > _LISTED else "")

@@ -28,3 +28,15 @@ def test_a_missing_cell_is_a_dash() -> None:
     (table,) = tables({"concepts": [{"concept": None, "f1": "x"}, {"concept": "a", "f1": 0.5}]}, "demo/x")
     assert [cell.text for cell in table.rows[0]] == ["–", "–"]
     assert [cell.text for cell in table.rows[1]] == ["a", "0.500"]
+
+
+def test_patterns_are_listed_up_to_three() -> None:
+    def pattern(*tokens: str | None, at_start: bool = False) -> dict[str, Any]:
+        return {"tokens": list(tokens), "at_start": at_start}
+
+    many = [pattern("def", None, "("), pattern("x", at_start=True), pattern("c"), pattern("d"), pattern("e")]
+    rows = [{"latent": 1, "patterns": many}, {"latent": 2, "patterns": []},
+            {"latent": 3, "patterns": 5}]
+    (table,) = tables({"latents": rows}, "demo/x")
+    assert [row[1].text for row in table.rows] == ["“def*(”, “x” at the start, “c” and 2 more", "–", "–"]
+    assert tables({"latents": {"density": [0.1]}}, "demo/x") == [], "columns with a number for each latent"
