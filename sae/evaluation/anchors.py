@@ -49,7 +49,8 @@ def _best_factor(dictionary: Autoencoder, x_ND: Tensor, target_ND: Tensor) -> Te
     """Return the least-squares factor of all activations: without it, correlated directions add up to too much."""
     added_ND = dictionary.reconstruct(x_ND) - dictionary.b_dec_D
     wanted_ND = target_ND - dictionary.b_dec_D
-    return (added_ND * wanted_ND).sum() / added_ND.square().sum().clamp(min=1e-12)
+    factor: Tensor = (added_ND * wanted_ND).sum() / added_ND.square().sum().clamp(min=1e-12)
+    return factor
 
 
 def _directions(n: int, width: int, generator: torch.Generator) -> Tensor:

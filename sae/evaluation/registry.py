@@ -28,23 +28,23 @@ ENTRIES: dict[str, Entry] = {
     "core": Entry(
         "sae.evaluation.core", "Core", "Reconstruction, sparsity and the model's loss",
         "Numbers that need only held-out text: error of the reconstruction, active latents, loss with the SAE.",
-        40, anchored=True, sizes={"n_tokens": "eval_tokens", "ce_tokens": "ce_tokens"}),
+        30, anchored=True, sizes={"n_tokens": "eval_tokens", "ce_tokens": "ce_tokens"}),
     "probing": Entry(
         "sae.evaluation.probing", "Probing", "Probes",
-        "Known properties of texts and tokens, read from one latent or from a few.", 30),
+        "Known properties of texts and tokens, read from one latent or from a few.", 20),
     "concepts": Entry(
         "sae.evaluation.concepts", "Concepts", "Concepts",
         "Labelled tokens, matched with the latent whose firings agree best; chosen on one half, scored on the other.",
-        30),
+        20),
     "n2g": Entry(
         "sae.evaluation.n2g", "N2G", "N2G patterns",
-        "Token patterns found from top contexts, which predict where a latent fires.", 40),
+        "Token patterns found from top contexts, which predict where a latent fires.", 30),
     "ablation": Entry(
         "sae.evaluation.ablation", "Ablation", "Effects of ablation",
-        "The share of next-token logits that the ablation of a latent changes.", 40),
+        "The share of next-token logits that the ablation of a latent changes.", 10),
     "recovery": Entry(
         "sae.evaluation.recovery_curves", "Recovery", "Recovery with other numbers of latents",
-        "The error when a token may use more or fewer latents than in training.", 20),
+        "The error when a token may use more or fewer latents than in training.", 8),
     "stability": Entry(
         "sae.evaluation.stability", "Stability", "Stability between seeds",
         "The share of directions that an SAE of another seed has, too.", 5),
@@ -53,10 +53,10 @@ ENTRIES: dict[str, Entry] = {
         "What becomes of latents in an SAE with more of them.", 5),
     "absorption": Entry(
         "sae.evaluation.absorption", "Absorption", "Feature absorption",
-        "The share of first-letter cases in which another latent hides the letter's own.", 30),
+        "The share of first-letter cases in which another latent hides the letter's own.", 8),
     "meta_sae": Entry(
         "sae.evaluation.meta_sae", "MetaSae", "Shared structure of the decoder",
-        "The variance of decoder directions that a small SAE of them explains.", 20),
+        "The variance of decoder directions that a small SAE of them explains.", 25),
 }
 
 

@@ -51,8 +51,9 @@ _TABLES: dict[str, tuple[str, _Columns]] = {
     "most_split": ("Latents with the most parts in the larger SAE", (
         ("latent", "latent of the smaller SAE", "count"), ("parts", "parts", "count"))),
     "latents": ("Latents and their patterns", (
-        ("latent", "latent", "latent"), ("patterns", "patterns (* is any token)", "patterns"), ("precision", "precision", "share"),
-        ("recall", "recall", "share"), ("top_precision", "precision, top", "share"),
+        ("latent", "latent", "latent"), ("patterns", "patterns (* is any token)", "patterns"),
+        ("precision", "precision", "share"), ("recall", "recall", "share"),
+        ("top_precision", "precision, top", "share"),
         ("top_recall", "recall, top", "share"), ("rule_f1", "F1 of its rule", "number"),
         ("firings", "firings", "count"))),
     "firings": ("Firings that were switched off", (
@@ -94,8 +95,8 @@ def _cell(value: Any, kind: str, sae_id: str) -> DetailCell:
         return DetailCell("–", numeric=True)
     if kind == "latent":
         return DetailCell(str(int(value)), f"/{sae_id}/{int(value)}", numeric=True)
-    written = {"count": whole, "share": percent}.get(kind, lambda one: number(one, 3))
-    return DetailCell(written(value), numeric=True)
+    written = whole(value) if kind == "count" else percent(value) if kind == "share" else number(value, 3)
+    return DetailCell(written, numeric=True)
 
 
 def _patterns(value: Any) -> str:
