@@ -10,7 +10,7 @@ Better = Literal["low", "high", ""]
 
 @dataclass(frozen=True)
 class Key:
-    """A value as pages show it.  `form` is number or percent."""
+    """A value as pages show it.  `form` is number, percent or whole."""
 
     name: str
     better: Better = ""
@@ -57,13 +57,13 @@ KEYS: dict[str, Key] = {
     "probe_loss": Key("Probe loss of the best latent", "low", main=True),
     "probe_loss_train": Key("Probe loss on train examples", "low"),
     "probe_loss_base": Key("Loss of guessing", main=True),
-    "tasks": Key("Tasks", main=True),
+    "tasks": Key("Tasks", "", "whole", True),
     "concept_f1": Key("Concept F1", "high", main=True),
     "concept_f1_chosen": Key("Concept F1 on the other half", "high"),
     "concept_token_f1": Key("Concept F1 by token", "high", main=True),
-    "concepts_over_half": Key("Concepts with F1 over 0.5", "high", main=True),
-    "pairs_over_half": Key("Pairs with F1 over 0.5", "high"),
-    "concepts": Key("Concepts", main=True),
+    "concepts_over_half": Key("Concepts with F1 over 0.5", "high", "whole", True),
+    "pairs_over_half": Key("Pairs with F1 over 0.5", "high", "whole"),
+    "concepts": Key("Concepts", "", "whole", True),
     "mmcs": Key("MMCS with another seed", "high", main=True),
     "mmcs_random": Key("MMCS with random directions", main=True),
     "shared": Key("Shared latents", "high", "percent", True),
@@ -74,7 +74,7 @@ KEYS: dict[str, Key] = {
     "mean_absorption_fraction_score": Key("Absorption fraction", "low", main=True),
     "mean_full_absorption_score": Key("Full absorption", "low", main=True),
     "mean_num_split_features": Key("Main latents of a letter", main=True),
-    "letters": Key("Letters", main=True),
+    "letters": Key("Letters", "", "whole", True),
     "decoder_fraction_variance_explained": Key("Decoder variance explained", "low", "percent", True),
     "random_fraction_variance_explained": Key("The same, random directions", "", "percent", True),
     "share_latent": Key("Effective share of logits", "low", "percent", True),
@@ -90,11 +90,11 @@ KEYS: dict[str, Key] = {
     "refinement_size": Key("Size of refinement", main=True),
     "fvu_own": Key("FVU, own activations", "low", main=True),
     "fvu_refined": Key("FVU, refined", "low", main=True),
-    "recovery_best_k_topk": Key("Best k, TopK(k)", main=True),
-    "recovery_best_k_threshold": Key("Best k, one threshold", main=True),
+    "recovery_best_k_topk": Key("Best k, TopK(k)", "", "whole", True),
+    "recovery_best_k_threshold": Key("Best k, one threshold", "", "whole", True),
     "recovery_fvu_double_topk": Key("FVU at twice L0 over FVU, TopK(k)", "low"),
     "recovery_fvu_double_threshold": Key("FVU at twice L0 over FVU, one threshold", "low"),
-    "l0_bos": Key("L0 on BOS"),
+    "l0_bos": Key("L0 on BOS", "", "whole"),
     "n2g_precision": Key("Precision, held-out text", "high", "percent", True),
     "n2g_recall": Key("Recall, held-out text", "high", "percent", True),
     "n2g_f1": Key("F1, held-out text", "high", main=True),

@@ -40,8 +40,8 @@ def _recovery(detail: dict[str, Any]) -> Markup:
 
 
 def _last_k(detail: dict[str, Any]) -> float:
-    """Return where the x axis ends: at 8 times the SAE's own L0, beyond which little happens."""
-    return 8.0 * float(detail.get("own_k") or 1 << 30)
+    """Return where the x axis ends: at 4 times the SAE's own L0, beyond which little happens."""
+    return 4.0 * float(detail.get("own_k") or 1 << 30)
 
 
 def _refinement(detail: dict[str, Any]) -> Markup:

@@ -42,8 +42,8 @@ _TABLES: dict[str, tuple[str, _Columns]] = {
     "concepts": ("Concepts and the best latent of each", (
         ("concept", "concept", "text"), ("latent", "latent", "latent"), ("f1", "F1", "number"),
         ("precision", "precision", "share"), ("span_recall", "recall by span", "share"),
-        ("recall", "recall by token", "share"), ("share", "fires above, of its maximum", "share"),
-        ("base_rate", "share of tokens", "share"), ("spans", "spans", "count"))),
+        ("recall", "recall by token", "share"), ("share", "above, of max", "share"),
+        ("base_rate", "of tokens", "share"), ("spans", "spans", "count"))),
     "letters": ("First letters", (
         ("first_letter", "letter", "text"), ("mean_absorption_fraction", "absorption", "share"),
         ("full_absorption_rate", "full absorption", "share"), ("num_split_features", "main latents", "count"),

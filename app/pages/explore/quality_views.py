@@ -54,7 +54,7 @@ def parts(folder: Path, sae_id: str) -> dict[str, Any]:
     """Return the parts of an SAE's page: its `core` section or None, and the other sections (`measured`)."""
     found = [section(result, sae_id) for result in results_of(folder)]
     return {"core": next((one for one in found if one.measure == CORE), None),
-            "measured": [one for one in found if one.measure != CORE]}
+            "measured": sorted((one for one in found if one.measure != CORE), key=lambda one: bool(one.refused))}
 
 
 def section(result: StoredResult, sae_id: str) -> Section:
@@ -75,7 +75,10 @@ def section(result: StoredResult, sae_id: str) -> Section:
 
 def written(key: str, value: float | None) -> str:
     """Write a value of a measure in about four significant digits, shares as percentages."""
-    if value is not None and key_of(key).form == "percent":
+    form = key_of(key).form
+    if form == "whole":
+        return whole(value)
+    if value is not None and form == "percent":
         return f"{number(100 * value, 2 if abs(value) < 0.1 else 1)}%"
     if value is None:
         return number(value)

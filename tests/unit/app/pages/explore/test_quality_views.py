@@ -23,7 +23,7 @@ CORE = StoredResult(
 @pytest.mark.parametrize(("key", "value", "text"), [
     ("fvu", 0.13113, "0.1311"), ("l0", 32.146, "32.15"), ("l0", 321.46, "321.5"), ("x", 2.31149, "2.311"),
     ("alive_share", 0.99436, "99.4%"), ("ce_recovered_zero", 0.012345, "1.23%"), ("fvu", None, "–"),
-    ("alive_share", None, "–"), ("x", -0.00001, "−1.0e−5")])
+    ("alive_share", None, "–"), ("tasks", 28.0, "28"), ("x", -0.00001, "−1.0e−5")])
 def test_numbers_have_four_digits(key: str, value: float | None, text: str) -> None:
     assert written(key, value) == text
 
