@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from app.db.tables import Sae
 from app.library import explanations, labels
 from app.library.catalog import Catalog
-from app.library.evaluations import values_of
+from app.library.evaluations import results_of, values_of
 from app.library.exports import links_of_sae
 from app.library.latent_names import all_names
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
@@ -103,11 +103,14 @@ def any_latent(model: str, name: str, catalog: CatalogDep, builds: BuildsDep) ->
 
 
 @router.get("/{model}/{name}.json")
-def sae_json(request: Request, model: str, name: str, catalog: CatalogDep, builds: BuildsDep) -> Response:
+def sae_json(
+    request: Request, model: str, name: str, catalog: CatalogDep, builds: BuildsDep, workspace: WorkspaceDep,
+) -> Response:
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         return json_response(request, sae, build, lambda: {
             "config": sae.config, "meta": build.meta, "counts": build.counts(), "l0_hist": build.l0_hist(),
+            "measures": [asdict(result) for result in results_of(workspace.sae(sae.id))],
             "density_histogram": build.density_histogram()}, build_only=False)  # an evaluation changes the metrics
 
 

@@ -10,7 +10,7 @@ from app.pages.explore.quality_views import section, written
 from sae.evaluation.results import Anchor, StoredResult, StoredValue, write_result
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import BATCH
-from tests.unit.app.pages.html import page
+from tests.unit.app.pages.html import json_of, page
 
 CURVES = {"own_k": 2, "curves": {"topk": [{"k": 1, "fvu": 0.5}, {"k": 2, "fvu": 0.25}]}}
 CORE = StoredResult(
@@ -58,6 +58,8 @@ def test_the_page_shows_measures_with_anchors_and_definitions(browsable: TestCli
                  "/runs/run-1"):
         assert said in html
     assert "With intervals, and next to" not in html
+    assert [one["measure"] for one in json_of(browsable, f"/{BATCH}.json")["measures"]] == [
+        "core", "recovery", "absorption"]
 
 
 def test_numbers_for_each_latent_are_not_kept(workspace: Workspace) -> None:
