@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
 from sae.evaluation.metrics import calibrate_threshold, read_and_target
+from sae.kernels.unit_rows import normalize_
 
 _SEED = 0x5AE00000  # far from the seeds with which SAEs start, which draw their directions in the same way
 RANDOM = "random dictionary"
@@ -55,4 +56,5 @@ def _best_factor(dictionary: Autoencoder, x_ND: Tensor, target_ND: Tensor) -> Te
 
 def _directions(n: int, width: int, generator: torch.Generator) -> Tensor:
     rows = torch.randn(n, width, generator=generator)
-    return rows / rows.norm(dim=1, keepdim=True)
+    normalize_(rows)
+    return rows

@@ -10,8 +10,9 @@ from markupsafe import Markup
 
 from app.pages.explore.measured_saes import Measured, MeasuredSae, Point, front, keys_in, points
 from app.pages.explore.quality_views import written
+from app.render.axis import tick_text
 from app.render.charts import Frame
-from app.render.numbers import compact, whole
+from app.render.numbers import compact, percent, whole
 from app.render.trade_off import Spot, trade_off
 from sae.evaluation.keys import key_of
 
@@ -205,7 +206,8 @@ def _plot(found: Sequence[Point], x: str, y: str) -> Markup:
         fronts.append((number, [_spot(point, names) for point in front(own, key_of(x).better, key_of(y).better)]))
     frame = Frame(
         f"{_short(y)} against {_short(x)}", _short(x), _short(y), 560, 340,
-        x_format=lambda value: written(x, value), y_format=lambda value: written(y, value))
+        x_format=lambda value: written(x, value), y_format=lambda value: written(y, value),
+        y_tick=percent if key_of(y).form == "percent" else tick_text)
     return trade_off(spots, frame, names, fronts)
 
 
