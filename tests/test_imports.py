@@ -59,8 +59,8 @@ PLAN: dict[str, str] = {
     "sae.explain":
         "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.formats",
     "sae.evaluation":
-        "sae.errors sae.workspace sae.kernels sae.lm sae.data sae.specs sae.autoencoder "
-        "sae.autoencoder.architectures sae.training sae.index",
+        "sae.errors sae.workspace sae.kernels sae.lm sae.store sae.data sae.specs sae.autoencoder "
+        "sae.autoencoder.architectures sae.training sae.index sae.explain",
     "sae.evaluation.synthetic":
         "sae.errors sae.kernels sae.data sae.specs sae.autoencoder sae.autoencoder.architectures sae.training "
         "sae.evaluation",

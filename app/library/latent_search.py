@@ -78,12 +78,15 @@ def _reasons(db: Session, build: Build, sae_id: str, text: str) -> Iterator[tupl
     for tag, latents in labels.tagged(db, sae_id).items():
         if tag.casefold() == text.casefold():
             yield from ((latent, Reason("tag", _TAG, "tag", value=tag)) for latent in latents)
-    for row in explanations.search(db, sae_id, text):
+    literal = explanations.search(db, sae_id, text)
+    for row in literal:
         yield row.latent, Reason("explanation", _EXPLANATION, "explanation", value=row.text)
     for latent, said in explained_as(build, text):
         yield latent, Reason("explanation", _EXPLANATION, "explanation", value=said)
+    known = {(row.latent, row.text) for row in literal}
     for latent, said, cosine in meaning.near(db, sae_id, text):
-        yield latent, Reason("meaning", _MEANING + cosine, "similar meaning:", value=said)
+        if (latent, said) not in known:
+            yield latent, Reason("meaning", _MEANING + cosine, "similar meaning:", value=said)
     tokens = {token.token: token for word in text.split()[:MAX_WORDS] for token in _meant(build, word)}
     yield from _by_rule(build, tokens, text)
     yield from _by_tokens(build, tokens)

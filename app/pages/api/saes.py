@@ -105,7 +105,7 @@ class TableQuery(BaseModel):
     density: str = Field(default="", description="1e-5, 1e-4, 1e-3, 1e-2, 1e-1 or 1: the upper end of a range")
     token: str = Field(default="", description="A token on which they fire, as text or #id")
     logit: str = Field(default="", description="A token whose logit they raise, as text or #id")
-    label: str = Field(default="", description="A part of the label or note")
+    label: str = Field(default="", description="A part of the label, note or an explanation")
     labelled: str = Field(default="", description="1: only labelled ones")
     tag: str = ""
     starred: str = Field(default="", description="1: only starred ones")

@@ -33,7 +33,7 @@ class ListQuery:
     """Sort and filters as the URL names them.
 
     `token` is text to look for among the tokens, or `#<id>`.  `logit` names in the same way a token whose logit a
-    latent raises, and `label` is text in labels and notes.
+    latent raises, and `label` is text in labels, notes and explanations.
     """
 
     sort: str = ""
@@ -165,7 +165,8 @@ def _among(
     """Return the latents that the filters by people leave; None for all.  `missing`: a token that does not exist."""
     sets = [frozenset[int]()] if missing else []
     if query.label:
-        sets.append(frozenset(row.latent for row in labels.search(db, query.label, sae_id)))
+        said = {row.latent for row in explanations.search(db, sae_id, query.label, limit=build.n_latents)}
+        sets.append(frozenset({row.latent for row in labels.search(db, query.label, sae_id)} | said))
     if query.labelled:
         sets.append(frozenset(labels.texts(db, sae_id)))
     if query.tag:
