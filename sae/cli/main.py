@@ -24,10 +24,12 @@ from sae.cli.check import check_command
 from sae.cli.explanations import app as explanations_app
 from sae.cli.export import register as register_exports
 from sae.cli.measures import app as saebench_app
+from sae.cli.measures import measure_table
 from sae.cli.reproduce import reproduce_command
 from sae.cli.steer import steer_command
 from sae.cli.synthetic import synthetic_command
 from sae.errors import UserError
+from sae.evaluation.results import read_result
 from sae.runs.folder import ProgressFile, RunFolder, Status
 from sae.specs.registry import POSITIONAL, SPECS, as_text, demo_spec
 from sae.workspace.disk import fault_words
@@ -114,7 +116,11 @@ def _start_and_watch(kind: str, values: dict[str, Any]) -> None:
     console.print(f"run {folder.id}  ({folder.path})", highlight=False)
     code = _watch(folder, workspace)
     status = folder.status()
-    if code == 0 and status and status.result.get("metrics"):
+    if code == 0 and status and "measured" in status.result:
+        for name in status.result["measured"]:
+            result = read_result(workspace.sae(status.result["sae"]), name)
+            console.print(measure_table(result) if result else name)
+    elif code == 0 and status and status.result.get("metrics"):
         console.print(_metrics(status.result["metrics"]))
     if code == 0 and status and status.result.get("members"):
         console.print(_members(status.result["members"]))

@@ -7,17 +7,37 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from sae.cli.export import read_config
 from sae.errors import UserError
 from sae.evaluation import saebench
 from sae.evaluation.published import write_published
+from sae.evaluation.registry import ENTRIES
 from sae.evaluation.results import StoredResult, read_result
 from sae.formats.writers.saelens import saelens_config
 from sae.workspace.files import atomic_write
 from sae.workspace.paths import Workspace
 
 app = typer.Typer(no_args_is_help=True, help="Read and write result files of SAEBench.")
+
+
+def measure_table(result: StoredResult) -> Table:
+    """Return the values of a measure, each with its interval and the same value of the anchors."""
+    entry = ENTRIES.get(result.measure)
+    table = Table("", "value", "95% interval", *(anchor.name for anchor in result.anchors),
+                  title=entry.title if entry else result.measure, title_justify="left")
+    for value in result.values:
+        known = value.low is not None and value.high is not None
+        anchors = (anchor.value(value.key) for anchor in result.anchors)
+        interval = f"{_written(value.low)} to {_written(value.high)}" if known else ""
+        table.add_row(value.key, _written(value.value), interval,
+                      *(_written(found.value if found else None) for found in anchors))
+    return table
+
+
+def _written(number: float | None) -> str:
+    return "–" if number is None else f"{number:.4g}"
 
 
 @app.command("export")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from sae.cli.main import app
+from sae.cli.measures import measure_table
 from sae.errors import UserError
 from sae.evaluation.published import read_published
-from sae.evaluation.results import write_result
+from sae.evaluation.results import Anchor, StoredResult, StoredValue, write_result
 from sae.workspace.paths import Workspace
 from tests.unit.conftest import TinySae
 from tests.unit.sae.evaluation.test_saebench import core, theirs
@@ -43,3 +46,13 @@ def test_results_go_out_and_in(
     other.write_text("{}")
     with pytest.raises(UserError, match=r"other\.json is no result"):
         run("import", str(other))
+
+
+def test_a_table_has_intervals_and_anchors() -> None:
+    result = StoredResult("core", (StoredValue("fvu", 0.13113, 0.1288, 0.1335), StoredValue("none", None)),
+                          anchors=(Anchor("random dictionary", (StoredValue("fvu", 0.6),)),))
+    console = Console(width=100, file=io.StringIO())
+    console.print(measure_table(result))
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    for words in ("0.1311", "0.1288 to 0.1335", "random dictionary", "0.6", "–"):
+        assert words in said
