@@ -58,13 +58,19 @@ def test_every_direct_dependency_is_pinned() -> None:
 
 # Small modules whose behaviour the tests of another one cover.
 ELSEWHERE = {
+    "app/db/people_tables.py": "tests/unit/app/library/test_lists.py",
     "app/jobs/doctor.py": "tests/unit/app/test_cli_care.py",
+    "app/library/comments.py": "tests/unit/app/pages/explore/test_people.py",
     "app/library/evaluations.py": "tests/unit/app/pages/explore/test_quality_views.py",
     "app/library/latent_effects.py": "tests/unit/app/pages/inspect/test_effects.py",
     "app/library/stores.py": "tests/unit/app/page_workers/test_process.py",
+    "app/pages/api/search.py": "tests/unit/app/pages/inspect/test_text_search.py",
     "app/pages/api/security.py": "tests/unit/app/pages/runs/test_api_docs.py",
+    "app/pages/lists/views.py": "tests/unit/app/pages/lists/test_pages.py",
     "app/pages/runs/explain_cost.py": "tests/unit/app/pages/explore/test_explanations.py",
+    "app/pages/stars.py": "tests/unit/app/pages/explore/test_people.py",
     "app/pages/system/api_tokens.py": "tests/unit/app/access/test_tokens.py",
+    "app/pages/system/audit.py": "tests/unit/app/access/test_audit.py",
     "app/resources.py": "tests/test_wheel.py",
     "app/worker/server.py": "tests/unit/app/worker/test_engine.py",
     "sae/autoencoder/architectures/batch.py": "tests/unit/sae/autoencoder/architectures/test_planted.py",
@@ -80,7 +86,6 @@ ELSEWHERE = {
     "sae/evaluation/anchors.py": "tests/unit/sae/runs/test_evaluate.py",
     "sae/evaluation/measure.py": "tests/unit/sae/runs/test_evaluate.py",
     "sae/evaluation/published.py": "tests/unit/sae/evaluation/test_saebench.py",
-    "sae/evaluation/student_t.py": "tests/unit/sae/evaluation/test_scaling_law.py",
     "sae/explain/budget.py": "tests/unit/sae/explain/test_endpoint.py",
     "sae/explain/checks.py": "tests/unit/sae/runs/test_explain.py",
     "sae/explain/choice.py": "tests/unit/sae/runs/test_explain.py",

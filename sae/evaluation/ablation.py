@@ -33,14 +33,18 @@ DEFINITIONS: dict[str, str] = {
     "share_latent":
         "Mean effective share of the logits that change if a latent is switched off at one token: the lower, the more "
         "specific are its effects.",
-    "share_channel": "The same if a random channel of the activations is set to zero instead.",
-    "share_random": "The same if a random direction is subtracted instead, with the length that the latent adds.",
+    "share_channel":
+        "Mean effective share of the logits that change if a random channel of the activations is set to zero.",
+    "share_random":
+        "Mean effective share of the logits that change if a random direction is subtracted, with the length that the "
+        "latent adds.",
     "kl_latent": "Mean KL divergence of the next token, unchanged ‖ latent switched off, in nats.",
     "kl_random": "Mean KL divergence of the next token, unchanged ‖ random direction of the same length, in nats.",
     "kl_ratio": "KL of the latents divided by KL of random directions: above 1 if latents matter more than noise.",
     "kl_wins": "Share of firings at which the latent's KL is higher than the random direction's.",
     "delta_ce_latent": "Mean rise in cross-entropy of the true next token with the latent switched off, in nats.",
-    "delta_ce_random": "The same with a random direction of the same length.",
+    "delta_ce_random":
+        "Mean rise in cross-entropy of the true next token for a random direction of the same length, in nats.",
 }
 _LOGITS = 1 << 24  # entries of the logits of one pass: 64 MiB
 

@@ -24,7 +24,7 @@ def student_quantile(degrees: int) -> float:
     exact = {1: 12.706205, 2: 4.302653, 3: 3.182446}
     z = 1.959963985
     terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
-    return exact.get(degrees, z + sum(term / degrees ** (i + 1) for i, term in enumerate(terms)))
+    return exact.get(degrees, z + float(sum(term / degrees ** (i + 1) for i, term in enumerate(terms))))
 
 
 def jackknife(numbers: Callable[[int | None], Numbers], n_parts: int) -> dict[str, Value]:

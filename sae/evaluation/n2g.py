@@ -33,7 +33,7 @@ DEFINITIONS: dict[str, str] = {
     "n2g_top_recall": "Recall in the contexts of held-out text where the latent fires most strongly.",
     "n2g_explained": "Share of the strongest firings that give a pattern: a short end of the text is enough there.",
     "rule_precision": "Precision of the short rules of latents' pages, found and measured on the same text.",
-    "rule_recall": "Recall of the same rules; 0 for a latent without a rule.",
+    "rule_recall": "Recall of these rules; 0 for a latent without a rule.",
     "rule_f1": "Harmonic mean of the rules' precision and recall: mean over latents.",
 }
 _MIN_FIRINGS = 10  # in the half where patterns are found
@@ -122,13 +122,14 @@ def read_firings(
         token_N, latent_N = codes.token_N.cpu().numpy(), codes.latent_N.cpu().numpy()
         kept = np.isin(latent_N, latents) if latents is not None else np.ones(len(latent_N), dtype=np.bool_)
         place_N = (batch.context_N * subject.corpus.context_length + batch.position_N).numpy()
-        parts.append((place_N[token_N[kept]], latent_N[kept], codes.value_N.double().cpu().numpy()[kept]))
+        parts.append((place_N[token_N[kept]], latent_N[kept], codes.value_N.cpu().double().numpy()[kept]))
     return Firings(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def strongest_texts(subject: Subject, firings: Firings, n: int) -> list[Text]:
     """Return the texts that end at a latent's strongest firings, at most one of each context."""
-    S, out, seen = subject.corpus.context_length, [], set()
+    S, out = subject.corpus.context_length, list[Text]()
+    seen = set[int]()
     for i in np.argsort(-firings.value_N, kind="stable").tolist():
         context, position = divmod(int(firings.place_N[i]), S)
         if context not in seen and len(out) < n:

@@ -62,7 +62,7 @@ def end_activations(subject: Subject) -> Ask:
             codes = sae.codes(x_PSD[torch.arange(len(rows)), last])
             wanted = torch.tensor([latents[i] for i in rows], device=codes.latent_N.device)
             found = codes.where(codes.latent_N == wanted[codes.token_N])
-            out[np.array(rows)[found.token_N.cpu().numpy()]] = found.value_N.double().cpu().numpy()
+            out[np.array(rows)[found.token_N.cpu().numpy()]] = found.value_N.cpu().double().numpy()
         return out
 
     return ask

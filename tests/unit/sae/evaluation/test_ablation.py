@@ -73,7 +73,8 @@ def test_effects_are_those_of_each_text_alone(subject: Any) -> None:
                 out = x_1SD.clone()
                 out[0, at] = change_D(out[0, at])
                 return out
-            return subject.model.logits(ids, {subject.sae.out_hook: edit})[0, at : at + POSITIONS].double()
+            found: torch.Tensor = subject.model.logits(ids, {subject.sae.out_hook: edit})[0, at : at + POSITIONS]
+            return found.double()
 
         def without_channel(x_D: torch.Tensor, channel: int = int(channel_N[number])) -> torch.Tensor:
             return torch.where(torch.arange(256) == channel, 0.0, x_D)
