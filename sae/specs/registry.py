@@ -21,6 +21,7 @@ from sae.errors import UserError
 from sae.faults import DEVICE
 from sae.lm.model_info import DEMO
 from sae.lm.sites import Kind as Site
+from sae.specs.evaluate import EvaluateSpec
 from sae.specs.explain import ExplainSpec
 from sae.specs.imports import ImportSpec
 from sae.specs.training import (
@@ -102,15 +103,6 @@ class ActivationsSpec(BaseSpec):
         return [f"blocks.{layer}.{site}" for layer in self.layers for site in sites]
 
 
-class EvaluateSpec(BaseSpec):
-    """An evaluation of an existing SAE on held-out text."""
-
-    sae: str = setting(..., "The SAE, as <model>/<name>", group="what", pattern=r"^[^/]+/[^/]+$")
-    eval_tokens: int = setting(100_000, "Held-out text tokens", group="evaluation", unit="tokens", ge=1_000)
-    ce_tokens: int = setting(16_384, "Held-out text tokens for ΔCE", group="evaluation", unit="tokens", ge=256)
-    device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
-
-
 class CompareSpec(BaseSpec):
     """A comparison of two SAEs of one language model."""
 
@@ -164,7 +156,8 @@ def _existing(value: str) -> Path | None:
 
 def located(spec: Spec) -> Spec:
     """Return the spec with absolute paths of the local model and text, so that it means the same in every folder."""
-    local = [("model", DEMO), ("text", STDLIB), ("source", ""), ("prompts", ""), ("embedding_model", "")]
+    local = [("model", DEMO), ("text", STDLIB), ("source", ""), ("prompts", ""), ("embedding_model", ""),
+             ("labels", "")]
     if isinstance(spec, ExplainSpec) and not spec.is_local:  # the model is a name at an endpoint, not a folder
         local.remove(("model", DEMO))
     paths = {

@@ -78,10 +78,12 @@ def show_tokens(request: Request, model: str, name: str, catalog: CatalogDep, bu
         most, fewest = l0_views.extremes(build)
         first, first_build = others[0] if others else (None, None)
         samples = l0_views.Samples.read(build, first_build)
+        metrics = sae.config.get("metrics") or {}
         return page(
             request, "explore/l0.html", sae, build.meta, section="tokens", others=[one for one, _ in others],
             other=first, chart=chart, mean=mean, spread=spread, most=most, fewest=fewest,
-            l0_held_out=(sae.config.get("metrics") or {}).get("l0"), bos_words=l0_views.bos_words(bos, sae.k),
+            l0_held_out=metrics.get("l0"), held_out_tokens=metrics.get("tokens"),
+            theta=sae.config.get("threshold") or {}, bos_words=l0_views.bos_words(bos, sae.k),
             warning=training_warning([sae, *(one for one, _ in others)]), most_others=l0_views.MOST_OTHERS,
             peers=[(peer, training_tokens(peer)) for peer in l0_views.peers_of(catalog, sae)],
             positions=l0_views.position_chart(named), fvu_chart=l0_views.fvu_chart(named),

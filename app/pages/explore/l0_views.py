@@ -99,8 +99,8 @@ def fvu_chart(builds: Mapping[str, Build]) -> Markup | None:
         if points:
             series.append(charts.Series(name, points))
     return charts.line_chart(
-        series, title="FVU by position", x_label="position in the context", y_label="variance unexplained", zero=True,
-        width=560, height=220, x_format=tick_text) if series else None
+        series, title="FVU by position, index's text", x_label="position in the context",
+        y_label="variance unexplained", zero=True, width=560, height=220, x_format=tick_text) if series else None
 
 
 def by_density_chart(build: Build) -> Markup:

@@ -1,4 +1,4 @@
-"""SAEs side by side: the table of the home page and of a model's page, and which SAE is the best one."""
+"""SAEs side by side: the table of the home page, and which SAE is the best one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from markupsafe import Markup
-
 from app.db.tables import Sae
 from app.pages.provenance import architecture_name, training_tokens
-from app.render import charts
-from app.render.numbers import number
 
 Value = float | str | None
 
@@ -110,17 +106,6 @@ def in_order(saes: Sequence[Sae], key: str, descending: bool = False) -> list[Sa
     known = [sae for sae in saes if of(sae) is not None]
     unknown = [sae for sae in saes if of(sae) is None]
     return sorted(known, key=lambda sae: _comparable(of(sae)), reverse=descending) + unknown
-
-
-def trade_off(saes: Sequence[Sae]) -> Markup:
-    """Draw FVU against L0 of the SAEs that were measured, coloured by architecture."""
-    fvu, l0 = _BY_KEY["fvu"].of, _BY_KEY["l0"].of
-    names = sorted({architecture_name(sae.architecture) for sae in saes})
-    dots = [charts.Dot(float(x), float(y), names.index(architecture_name(sae.architecture)), sae.name, f"/{sae.id}")
-            for sae in saes if (x := l0(sae)) is not None and (y := fvu(sae)) is not None]
-    frame = charts.Frame(
-        "FVU against L0", "L0", "FVU", 800, 300, x_format=lambda x: number(x, 1), y_format=lambda y: number(y, 3))
-    return charts.scatter(dots, frame, names)
 
 
 def best(saes: Sequence[Sae]) -> Sae | None:

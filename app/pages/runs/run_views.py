@@ -201,6 +201,12 @@ class RunView:
         return result if self.state == "succeeded" and {"a", "b", "mmcs_a", "mmcs_b"} <= result.keys() else None
 
     @property
+    def refused(self) -> dict[str, str]:
+        """Return the measures that an evaluation could not make, each with the reason."""
+        found = self.status.result.get("refused") if self.run.kind == "evaluate" and self.status else None
+        return {str(name): str(said) for name, said in found.items()} if isinstance(found, dict) else {}
+
+    @property
     def kept(self) -> dict[str, Any] | None:
         """Return the result of a run that kept activations: their name, tokens, bytes and sites; else None."""
         result = self.status.result if self.run.kind == "activations" and self.status else {}

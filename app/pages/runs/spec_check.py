@@ -29,7 +29,7 @@ from sae.specs.registry import (
     located,
     parse_spec,
 )
-from sae.workspace.paths import check_name
+from sae.workspace.paths import check_name, typed_path
 
 
 def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> RunSpec:
@@ -41,6 +41,8 @@ def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> RunSpec:
         check_layers(spec)
     elif isinstance(spec, IndexSpec | EvaluateSpec):
         _check_sae("sae", spec.sae, catalog)
+        if isinstance(spec, EvaluateSpec) and spec.labels and not typed_path(spec.labels, "labels").is_file():
+            raise UserError(f"labels: there is no file {spec.labels} on this machine", "labels")
     elif isinstance(spec, CompareSpec):
         _check_sae("a", spec.a, catalog)
         _check_sae("b", spec.b, catalog)

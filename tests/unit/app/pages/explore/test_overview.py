@@ -34,7 +34,7 @@ def test_the_page_of_a_model_lists_its_saes(browsable: TestClient, workspace: Wo
     browsable.app.state.catalog.sync()  # type: ignore[attr-defined]
     html = page(browsable, "/demo")
     assert "short on 200 k tokens" in html
-    assert f'<a href="/{TOP}" aria-label="{TOP.removeprefix("demo/")}: L0 12.0, FVU 0.184"><circle' in html
+    assert f'<a href="/{TOP}" aria-label="{TOP.removeprefix("demo/")}: L0 12.01, FVU 0.1842"><circle' in html
     assert len(json_of(browsable, "/demo.json")["saes"]) == 3
     assert set(links(page(browsable, "/nobody", 404))) == {"/demo", "/"}
 

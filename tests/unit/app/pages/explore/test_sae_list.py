@@ -7,7 +7,7 @@ import re
 import pytest
 from fastapi.testclient import TestClient
 
-from app.pages.explore.sae_list import COLUMNS, SaeTable, best, in_order, trade_off
+from app.pages.explore.sae_list import COLUMNS, SaeTable, best, in_order
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import BATCH, TOP, write_sae
 from tests.unit.app.pages.explore.records import sae
@@ -69,13 +69,6 @@ def test_the_best_has_an_index_weights_and_the_lowest_fvu() -> None:
     assert best([NONE, board, ONE, TWO]) is TWO
     assert best([NONE, board]) is board
     assert best([NONE]) is None
-
-
-def test_only_measured_saes_are_points() -> None:
-    chart = trade_off([ONE, TWO, NONE])
-    assert chart.count("<circle class=\"c-dot c-d") == 1 + 2, "one point, and the legend's"
-    assert 'href="/demo/one"' in chart
-    assert "No values yet" in trade_off([NONE])
 
 
 def test_a_row_leaves_out_the_name() -> None:
