@@ -213,8 +213,8 @@ class Engine:
         request, started = message.request, time.monotonic()
         model, saes = self._load(request.model, message.folders, send, request.saes)
         lm, special = model.rows.lm, set(model.special_ids)
-        texts = [list(ids) for ids in request.ids] or [
-            [lm.bos_id, *ids] for ids in lm.encode_many(request.texts)]
+        start = lm.start if any(saes[sae_id].reads_bos for sae_id in request.saes) else []
+        texts = [list(ids) for ids in request.ids] or [[*start, *ids] for ids in lm.encode_many(request.texts)]
         for number, ids in enumerate(texts):
             _check_ids(ids, MAX_TEXT_TOKENS, lm.info.d_vocab, f"{'ids' if request.ids else 'texts'}.{number}")
         out = []

@@ -90,6 +90,11 @@ class Autoencoder:
         return bool(self.config.get("site", {}).get("out_hook"))
 
     @property
+    def reads_bos(self) -> bool:
+        """Return whether it reads contexts that begin with BOS."""
+        return bool(self.config.get("bos", {}).get("prepended", True))
+
+    @property
     def device(self) -> torch.device:
         return self.W_dec_LD.device
 

@@ -86,7 +86,9 @@ class LanguageModel:
         self.info = info
         self.device = torch.device(bridge.cfg.device or "cpu")
         self.tokenizer = bridge.tokenizer
-        self.bos_id = context_start(self.tokenizer, info.d_vocab, info.name)
+        start = context_start(self.tokenizer, info.d_vocab)
+        self.has_bos = start is not None
+        self.bos_id = 0 if start is None else start  # without BOS it only pads
         self.special_ids = special_ids(self.tokenizer)
         self.end_ids = end_ids(self.tokenizer, getattr(bridge.original_model, "generation_config", None))
         self.refused: dict[str, str] = {}  # hook points that the conformance check refuses, and the reason
@@ -129,6 +131,11 @@ class LanguageModel:
         return all(torch.allclose(a, b) for a, b in zip(found, other.activations_at(tokens, hooks), strict=True))
 
     # ---- text
+
+    @property
+    def start(self) -> list[int]:
+        """Return the tokens with which a text begins: BOS, or none where the tokenizer has no such token."""
+        return [self.bos_id] if self.has_bos else []
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, without BOS."""
@@ -177,7 +184,7 @@ class LanguageModel:
                 list(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
         except Exception as error:  # templates are programs and can raise anything
             raise UserError(f"chat: the template of {self.info.name} refuses this: {error}", "chat") from error
-        if ids[:1] == [self.bos_id] or not has_own_bos(self.tokenizer):  # a stand-in for BOS is no part of a chat
+        if ids[:1] == [self.bos_id] or not (self.has_bos and has_own_bos(self.tokenizer)):  # a stand-in for BOS is no part of a chat
             return list(ids)
         return [self.bos_id, *ids]
 

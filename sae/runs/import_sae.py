@@ -72,7 +72,7 @@ def import_sae(
     if finished and _made_by(finished, folder, workspace):  # an earlier process of this run published it
         sae = Autoencoder.load(workspace.sae(finished))
         lm, corpus = open_(sae.config["model"]["name"], *_text(spec), sae.config["context_length"], workspace, reporter,
-                           text_tokens=spec.text_tokens)
+                           text_tokens=spec.text_tokens, bos=sae.config["bos"]["prepended"])
         sae = sae.to(lm.device)
     else:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)  # a killed process may have left files
@@ -124,7 +124,7 @@ def _imported(
     foreign.context_length = max(length, 8)
     hooks = [hook for hook in (foreign.hook, foreign.out_hook) if hook]
     lm, corpus = open_(foreign.model, *_text(spec), foreign.context_length, workspace, reporter, hooks,
-                       text_tokens=spec.text_tokens)
+                       text_tokens=spec.text_tokens, bos=bool(foreign.bos))
     sae = _checked(spec, foreign, sae_id, lm, corpus, reporter)
     sae.config["run"] = folder.id
     (folder.path / _NOTE).write_text(sae_id, encoding="utf-8")

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 def open_model_and_text(
     model: str, device: str, text: str, column: str, split: str, context_length: int, workspace: Workspace,
-    reporter: Reporter, hooks: Sequence[str] = (), *, text_tokens: int = 0,
+    reporter: Reporter, hooks: Sequence[str] = (), *, text_tokens: int = 0, bos: bool = True,
 ) -> tuple[LanguageModel, Corpus]:
     """Load the language model and the tokenised text, of which at most `text_tokens` are read (0: the usual number).
+
+    `bos` says whether contexts begin with BOS.
 
     Raises UserError (field `site`) before it reads the text if the model lacks one of `hooks`.
     """
@@ -41,7 +43,7 @@ def open_model_and_text(
         return False
 
     corpus = prepare(text, column, split, lm, context_length, workspace,
-                     lambda done, total: reporter.update(done, total), stop, max_tokens=text_tokens or None)
+                     lambda done, total: reporter.update(done, total), stop, max_tokens=text_tokens or None, bos=bos)
     return lm, corpus
 
 
@@ -51,6 +53,11 @@ def text_of(config: dict[str, Any], text: str, column: str, split: str) -> tuple
         return text, column, split
     training = config["training"] if "text" in config["training"] else config["imported"]
     return training["text"], training["text_column"], training["text_split"]
+
+
+def with_bos(config: dict[str, Any]) -> bool:
+    """Return whether an SAE reads contexts that begin with BOS."""
+    return bool(config.get("bos", {}).get("prepended", True))
 
 
 def text_tokens_of(config: dict[str, Any], text: str = "", text_tokens: int = 0) -> int:

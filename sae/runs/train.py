@@ -50,7 +50,8 @@ def train_members(
         group.wait()  # the main process prepares the text first; the others then read it from disk
     lm, corpus = open_model_and_text(
         spec.model, device_of(spec.device), spec.text, spec.text_column, spec.text_split, spec.context_length,
-        workspace, reporter, [hook for hook in (spec.hook, spec.out_hook) if hook], text_tokens=spec.text_tokens)
+        workspace, reporter, [hook for hook in (spec.hook, spec.out_hook) if hook], text_tokens=spec.text_tokens,
+        bos=spec.bos)
     if group.is_main:
         group.wait()
     # An earlier process of this run may have saved some of the SAEs.
@@ -131,7 +132,7 @@ def _artefact(
         "schema_version": 1, "id": sae_id, "model": {"name": spec.model, "id": lm.info.id}, "site": site,
         "architecture": spec.architecture, "n_latents": spec.n_latents, "d_model": tensors["W_dec"].shape[1], **width,
         "k": spec.k if REGISTRY[spec.architecture].has_k else None, "normalize": spec.normalize,
-        "weight_processing": "raw", "bos": {"prepended": True, "trained_on": spec.train_on_bos},
+        "weight_processing": "raw", "bos": {"prepended": spec.bos, "trained_on": spec.train_on_bos},
         "context_length": spec.context_length, "threshold": None, "metrics": {},
         "training": {**spec.model_dump(mode="json"), "text_fingerprint": corpus.info["fingerprint"],
                      "corpus": corpus.id, "seconds": trained.seconds, "tokens_per_s": spec.tokens / trained.seconds,

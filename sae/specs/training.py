@@ -132,6 +132,9 @@ class _Subject(BaseSpec):
     context_length: int = setting(
         128, "Tokens per context, BOS included", group="what", unit="tokens", ge=8, le=8192,
         why="the length used in the BatchTopK paper (appendix A.1)")
+    bos: bool = setting(
+        True, "Whether every context begins with BOS", group="what",
+        why="most models were trained so; without it, the first token of a context takes its place in the attention")
 
     @property
     def hook(self) -> str:
@@ -219,7 +222,8 @@ class _SharedSettings(BaseSpec):
         "layer_norm", "Input normalisation: none, one scale for the data set (folded into the weights), "
         "or per-token layer norm (kept as an attribute of the SAE)", group="sae")
     train_on_bos: bool = setting(
-        True, "Whether the BOS position is among the training tokens", group="sae",
+        True, "Whether the first position of a context, which is BOS if contexts begin with it, is among the training "
+        "tokens", group="sae",
         why="as in the paper, whose histogram of latents per token shows BOS as a separate peak")
 
     tokens: int = setting(

@@ -201,6 +201,6 @@ def prompt_ids(lm: LanguageModel, request: SteerRequest) -> list[int]:
     if request.chat:
         ids = lm.chat_ids([message.model_dump() for message in request.chat])
     else:
-        ids = [lm.bos_id, *lm.encode(request.prompt)]
+        ids = [*lm.start, *lm.encode(request.prompt)]
     check_room(len(ids), request.sampling.length, lm.info.n_ctx, lm.info.name)
     return ids

@@ -18,7 +18,7 @@ from app.pages.explore import latent_views, sae_views
 from app.pages.explore.explanation_views import shares_explained
 from app.pages.explore.sae_list import COLUMNS, SaeTable, in_order, trade_off
 from app.pages.json_twin import json_response
-from app.pages.provenance import architecture_name, training_warning
+from app.pages.provenance import architecture_name, first_position, training_warning
 from app.pages.runs.api import sae_out
 from app.pages.sae_page import find_sae, open_build, page
 from app.render import plane
@@ -111,7 +111,8 @@ def show_sae(
         starts = sae_views.starts(sae, build)
         return page(
             request, "explore/overview.html", sae, build.meta, build=build, counts=build.counts(), **common,
-            l0_chart=sae_views.l0_chart(l0, sae, build.meta.get("bos_l0")) if (l0 := build.l0_hist()) else None,
+            l0_chart=sae_views.l0_chart(
+                l0, sae, build.meta.get("bos_l0"), first=first_position(build.meta)) if (l0 := build.l0_hist()) else None,
             density_chart=sae_views.density_chart(build), cosine_chart=sae_views.cosine_chart(build),
             norm_chart=sae_views.norm_chart(build), shares_explained=shares_explained(db, build, sae),
             starts=[(s, _start_rows(build, db, sae, s)) for s in starts])
