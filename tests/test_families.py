@@ -1,6 +1,6 @@
 """Runs from training to steering with tiny random models of families that have little in common with the embedded one.
 
-A recurrent model, attention with sinks and a mixture of experts, linear attention, alibi positions, and parallel blocks.
+A recurrent model, a mixture of experts with attention sinks, linear attention, alibi positions, parallel blocks.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def test_training_leads_to_an_index_and_to_steered_text(
     sae = Autoencoder.load(workspace.sae(sae_id))
     assert 0 < sae.config["metrics"]["fvu"] < 1
     build = Build.open(workspace.build(sae_id, workspace.build_ids(sae_id)[-1]))
-    strongest = max((latent for number in range(64) if (latent := build.latent(number)) is not None and not latent.dead),
-                    key=lambda latent: latent.density or 0)
+    latents = [found for number in range(64) if (found := build.latent(number)) is not None and not found.dead]
+    strongest = max(latents, key=lambda latent: latent.density or 0)
     assert strongest.logit_pos
     build.close()
 

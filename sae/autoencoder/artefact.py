@@ -95,6 +95,11 @@ class Autoencoder:
         return bool(self.config.get("bos", {}).get("prepended", True))
 
     @property
+    def reads_markup(self) -> bool:
+        """Return whether special tokens that are spelled in a text are read as these tokens."""
+        return bool(self.config.get("markup"))
+
+    @property
     def device(self) -> torch.device:
         return self.W_dec_LD.device
 

@@ -3,8 +3,9 @@
 Each document is tokenised separately and cut into contexts of S positions: BOS, then S - 1 text tokens, or S text
 tokens in a corpus without BOS.  The last context of a document may be shorter; it is padded on the right, and its real
 length is stored.  The first position of a context is never counted in a statistic: it is BOS, or a token that sees no
-text before it.  Documents are never joined.  A context needs two text tokens, so a document's last token is dropped if it would be alone.  A chat is
-tokenised by the tokenizer's chat template.  Token ids are taken as they are, and cut into documents at every BOS.
+text before it.  Documents are never joined.  A context needs two text tokens, so a document's last token is dropped if
+it would be alone.  A chat is tokenised by the tokenizer's chat template.  Token ids are taken as they are, and cut into
+documents at every BOS.
 
     tokens.bin      uint16 (uint32 for vocabularies over 65,536) [contexts, S]
     length.npy      int32 [contexts], real positions, BOS counted
@@ -61,7 +62,7 @@ class Tokenises(Protocol):
     bos_id: int
     tokenizer: Any
 
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def encode_many(self, texts: Sequence[str], *, markup: bool = False) -> list[list[int]]: ...
 
 
 @dataclass(frozen=True)
@@ -135,23 +136,24 @@ def prepare(
     *,
     max_tokens: int | None = None,
     bos: bool = True,
+    markup: bool = False,
 ) -> Corpus:
     """Return the corpus of `text` (see `sae.data.texts`), made now or found in the workspace.
 
     `progress(done_documents, total_documents)` is called as the work proceeds, with total 0 if it is unknown.
     `max_tokens` stops after the document that reaches this number of text tokens; a Hugging Face data set stops at 20
-    million by default.  `bos` says whether contexts begin with BOS.  Raises UserError (field `text`, `text_column` or
-    `text_split`; `model` or `bos` for a tokenizer that does not fit) for a text that cannot be used, and Cancelled when
-    `cancelled()` becomes true.
+    million by default.  `bos` says whether contexts begin with BOS.  `markup` says whether special tokens that are
+    spelled in a text are read as these tokens.  Raises UserError (field `text`, `text_column` or `text_split`; `model`
+    or `bos` for a tokenizer that does not fit) for a text that cannot be used, and Cancelled when `cancelled()` is true.
     """
     if bos and not getattr(lm, "has_bos", True):
-        raise UserError("bos: the tokenizer of this model has no BOS and no EOS token within its embedding, so contexts "
-                        "cannot begin with one; set bos to no", "bos")
+        raise UserError("bos: the tokenizer of this model has no BOS and no EOS token within its embedding, so "
+                        "contexts cannot begin with one; set bos to no", "bos")
     source = find_text(text, column, split)
     limit = ENDLESS_TOKENS if max_tokens is None and source.endless else max_tokens
     tokeniser = tokeniser_fingerprint(lm)
     template = str(getattr(lm.tokenizer, "chat_template", None) or "")
-    path = workspace.corpus(_corpus_id(source, tokeniser + template, context_length, limit, bos))
+    path = workspace.corpus(_corpus_id(source, tokeniser + template, context_length, limit, bos, markup))
     if path.exists():
         try:
             return Corpus.open(path)
@@ -162,11 +164,11 @@ def prepare(
             temporary.mkdir()
             with open(temporary / "tokens.bin", "wb") as file:
                 writer = _Writer(file, context_length, lm.bos_id, _vocabulary(lm), bos)
-                _read_all(source, lm, writer, limit, progress, cancelled)
+                _read_all(source, lm, writer, limit, progress, cancelled, markup=markup)
             writer.finish(temporary, {
                 "schema_version": SCHEMA_VERSION, "id": path.name, "text": text, "kind": source.kind, "column": column,
                 "split": split, "fingerprint": source.fingerprint, "tokeniser_fingerprint": tokeniser,
-                "max_tokens": limit, "bos": bos, "created": time.time()})
+                "max_tokens": limit, "bos": bos, "markup": markup, "created": time.time()})
     except OSError:
         if not path.exists():  # otherwise another process was faster, and its corpus is used
             raise
@@ -195,6 +197,8 @@ def _read_all(
     limit: int | None,
     progress: Callable[[int, int], None] | None,
     cancelled: Callable[[], bool] | None,
+    *,
+    markup: bool,
 ) -> None:
     total = source.count()
     done = 0
@@ -202,7 +206,7 @@ def _read_all(
         if cancelled is not None and cancelled():
             raise Cancelled("stopped while reading the text")
         pieces = [_pieces(document.text) for document in documents]
-        ids = _encode(lm, [piece for parts in pieces for piece in parts])
+        ids = _encode(lm, [piece for parts in pieces for piece in parts], markup)
         for document, parts in zip(documents, pieces, strict=True):
             if document.ids is not None:
                 _add_ids(document, document.ids, lm, writer)
@@ -250,7 +254,7 @@ def _add_ids(document: Document, ids: list[int], lm: Tokenises, writer: _Writer)
         writer.add(document.name if len(parts) == 1 else f"{document.name}.{number}", part)
 
 
-def _encode(lm: Tokenises, pieces: list[str]) -> Iterator[NDArray[np.int64]]:
+def _encode(lm: Tokenises, pieces: list[str], markup: bool) -> Iterator[NDArray[np.int64]]:
     """Yield the token ids of every piece, a few long pieces at a time because lists of Python integers are large."""
     start = 0
     while start < len(pieces):
@@ -258,7 +262,8 @@ def _encode(lm: Tokenises, pieces: list[str]) -> Iterator[NDArray[np.int64]]:
         while end < len(pieces) and (size == 0 or size + len(pieces[end]) <= 2 * _BATCH_CHARACTERS):
             size += len(pieces[end])
             end += 1
-        for ids in lm.encode_many(pieces[start:end]):
+        part = pieces[start:end]
+        for ids in lm.encode_many(part, markup=True) if markup else lm.encode_many(part):
             yield np.array(ids, dtype=np.int64)
         start = end
 
@@ -370,9 +375,11 @@ def _vocabulary(lm: Tokenises) -> int:
     return int(info.d_vocab) if info is not None else len(lm.tokenizer)
 
 
-def _corpus_id(source: TextSource, tokeniser: str, context_length: int, limit: int | None, bos: bool) -> str:
+def _corpus_id(
+    source: TextSource, tokeniser: str, context_length: int, limit: int | None, bos: bool, markup: bool,
+) -> str:
     """Return the corpus's name, for people, followed by a digest of everything that decides the content."""
     facts = [SCHEMA_VERSION, source.kind, source.name, source.fingerprint, tokeniser, context_length, limit]
-    key = json.dumps(facts if bos else [*facts, "without BOS"])
+    key = json.dumps([*facts, *["without BOS"] * (not bos), *["markup"] * markup])
     last = re.split(r"[/\\]", source.name.rstrip("/\\"))[-1]
     return f"{slug(last)[:40].rstrip('-._')}-{context_length}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"

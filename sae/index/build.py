@@ -97,7 +97,8 @@ def _meta(
         "text": corpus.info["text"], "text_fingerprint": corpus.info["fingerprint"], "corpus": corpus.id,
         "contexts": len(contexts), "documents": len(np.unique(corpus.doc[contexts])),
         "context_length": corpus.context_length, "created": time.time(),
-        "settings": settings.model_dump(include=set(IndexSettings.model_fields)), "bos_token": lm.bos_id if corpus.has_bos else None,
+        "settings": settings.model_dump(include=set(IndexSettings.model_fields)),
+        "bos_token": lm.bos_id if corpus.has_bos else None,
         "bands": [{"band": b, "name": name, "q_low": low, "q_high": high} for b, name, low, high in BANDS],
         "near": NEAR if settings.near_misses else None,
     }

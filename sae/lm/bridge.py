@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 # Set before the import: transformer_lens imports an experiment tracker that would look for a login.
@@ -36,8 +37,9 @@ from sae.lm.edit_points import in_order, middle_edit, normalized_edit
 from sae.lm.logit_map import inner, logit_map, probe_tokens, residual_scale
 from sae.lm.model_info import ModelInfo, find_model, hub_message
 from sae.lm.norms import Norm, epsilon_of, measure_norm
+from sae.lm.pieces import all_pieces
+from sae.lm.sentencepiece_file import sentencepiece_tokenizer
 from sae.lm.special_tokens import check_embedded, context_start, end_ids, has_own_bos, special_ids
-from sae.lm.tokens import piece_bytes
 
 __all__ = ["Cache", "CacheBase", "Edit", "Edits", "LanguageModel", "pick_device"]
 
@@ -81,11 +83,11 @@ def pick_device(name: str = "auto") -> torch.device:
 class LanguageModel:
     """A causal language model, evaluated in float32 unless `autocast` says otherwise."""
 
-    def __init__(self, bridge: TransformerBridge, info: ModelInfo) -> None:
+    def __init__(self, bridge: TransformerBridge, info: ModelInfo, tokenizer: Any = None) -> None:
         self.bridge = bridge
         self.info = info
         self.device = torch.device(bridge.cfg.device or "cpu")
-        self.tokenizer = bridge.tokenizer
+        self.tokenizer = tokenizer or bridge.tokenizer
         start = context_start(self.tokenizer, info.d_vocab)
         self.has_bos = start is not None
         self.bos_id = 0 if start is None else start  # without BOS it only pads
@@ -103,18 +105,22 @@ class LanguageModel:
         info = find_model(name)
         target = pick_device(device) if isinstance(device, str) else device
         try:
+            tokenizer = sentencepiece_tokenizer(Path(info.source), name) if info.local else None
             bridge = TransformerBridge.boot_transformers(info.source, device=str(target), dtype=torch.float32)
+        except UserError:
+            raise
         except Exception as error:  # loaders raise many kinds; each means that the name given does not load
             message = (f"model: {name} does not load: {type(error).__name__}: {error}"
                        if info.local else hub_message("model", name, error))
             raise UserError(message, "model") from error
         bridge.eval()
-        return cls(bridge, info)
+        return cls(bridge, info, tokenizer)
 
     def share_weights(self) -> LanguageModel:
         """Return a copy with shared weights, for another thread."""
         shared = [*self.bridge.parameters(), *self.bridge.buffers()]
-        other = LanguageModel(copy.deepcopy(self.bridge, {id(tensor): tensor for tensor in shared}), self.info)
+        other = LanguageModel(copy.deepcopy(self.bridge, {id(tensor): tensor for tensor in shared}), self.info,
+                              self.tokenizer)
         other.refused, other.way = self.refused, self.way
         return other
 
@@ -137,20 +143,19 @@ class LanguageModel:
         """Return the tokens with which a text begins: BOS, or none where the tokenizer has no such token."""
         return [self.bos_id] if self.has_bos else []
 
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of `text`, without BOS."""
-        ids = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-        check_embedded([ids], self.info.d_vocab, self.info.name)
-        return ids
+    def encode(self, text: str, *, markup: bool = False) -> list[int]:
+        """Return the token ids of `text` (see `encode_many`)."""
+        return self.encode_many([text], markup=markup)[0]
 
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each document, without BOS.
+    def encode_many(self, texts: Sequence[str], *, markup: bool = False) -> list[list[int]]:
+        """Return the token ids of each text, without BOS.
 
-        Text is data: a special token spelled in a document is tokenised as plain characters.  So a BOS in the ids is
-        always one that the program inserted.
+        Text is data: a special token that is spelled in it is tokenised as plain characters, unless `markup` is set.
         """
         ids = list(self.tokenizer(
-            list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
+            list(texts), add_special_tokens=False, split_special_tokens=not markup, verbose=False)["input_ids"])
+        if markup and self.has_bos:
+            ids = [row[1:] if row[:1] == [self.bos_id] else row for row in ids]
         if len(self.tokenizer) > self.info.d_vocab:
             check_embedded(ids, self.info.d_vocab, self.info.name)
         return ids
@@ -161,16 +166,8 @@ class LanguageModel:
 
     @cached_property
     def _vocabulary(self) -> tuple[list[bytes], list[bool]]:
-        backend = self.tokenizer.backend_tokenizer
-        byte_level = "ByteLevel" in repr(backend.pre_tokenizer) + repr(backend.decoder)
         special = set(self.special_ids)
-        pieces = self.tokenizer.convert_ids_to_tokens(range(min(len(self.tokenizer), self.info.d_vocab)))
-        values = [piece_bytes(piece or "", byte_level) for piece in pieces]
-        for token, added in self.tokenizer.added_tokens_decoder.items():  # these stand for their own text
-            if token < len(values):
-                values[token] = added.content.encode()
-        missing = self.info.d_vocab - len(values)  # embedding rows that no token uses
-        return values + [b""] * missing, [i in special for i in range(self.info.d_vocab)]
+        return all_pieces(self.tokenizer, self.info.d_vocab), [i in special for i in range(self.info.d_vocab)]
 
     def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Return BOS and the tokens of a chat up to the start of the answer, formatted by the model's own template.
@@ -184,7 +181,8 @@ class LanguageModel:
                 list(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
         except Exception as error:  # templates are programs and can raise anything
             raise UserError(f"chat: the template of {self.info.name} refuses this: {error}", "chat") from error
-        if ids[:1] == [self.bos_id] or not (self.has_bos and has_own_bos(self.tokenizer)):  # a stand-in for BOS is no part of a chat
+        # A stand-in for BOS is no part of a chat.
+        if ids[:1] == self.start or not (self.has_bos and has_own_bos(self.tokenizer)):
             return list(ids)
         return [self.bos_id, *ids]
 

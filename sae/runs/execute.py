@@ -23,7 +23,7 @@ from sae.runs.folder import FINAL_STATES, RunFolder
 from sae.runs.names import release_run
 from sae.runs.progress import Follower, Reporter
 from sae.runs.space import check_space
-from sae.runs.steps import build_index, open_model_and_text, text_of, text_tokens_of, with_bos
+from sae.runs.steps import build_index, open_model_and_text, reading_of, text_of, text_tokens_of
 from sae.specs.registry import (
     CompareSpec,
     EvaluateSpec,
@@ -193,7 +193,7 @@ def _index(spec: IndexSpec, folder: RunFolder, workspace: Workspace, reporter: R
     lm, corpus = open_model_and_text(config["model"]["name"], spec.device, text, column, split,
                                      config["context_length"], workspace, reporter,
                                      text_tokens=text_tokens_of(config, spec.text, spec.text_tokens),
-                                     bos=with_bos(config))
+                                     **reading_of(config))
     sae = Autoencoder.load(workspace.sae(spec.sae), lm.device)
     return {"sae": spec.sae, "build": build_index(spec, sae, lm, corpus, folder, workspace, reporter)}
 
@@ -206,7 +206,7 @@ def _evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, repor
     config = read_config(workspace.sae(spec.sae))
     lm, corpus = open_model_and_text(config["model"]["name"], spec.device, *text_of(config, "", "text", "train"),
                                      config["context_length"], workspace, reporter, text_tokens=text_tokens_of(config),
-                                     bos=with_bos(config))
+                                     **reading_of(config))
     sae = Autoencoder.load(workspace.sae(spec.sae), lm.device)
     reporter.begin("evaluation")
     metrics = evaluate(lm, sae, corpus, spec.eval_tokens, spec.ce_tokens, reporter.update)

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 def open_model_and_text(
     model: str, device: str, text: str, column: str, split: str, context_length: int, workspace: Workspace,
     reporter: Reporter, hooks: Sequence[str] = (), *, text_tokens: int = 0, bos: bool = True,
+    markup: bool = False,
 ) -> tuple[LanguageModel, Corpus]:
     """Load the language model and the tokenised text, of which at most `text_tokens` are read (0: the usual number).
 
-    `bos` says whether contexts begin with BOS.
+    `bos` says whether contexts begin with BOS, `markup` whether special tokens that are spelled in a text are read as
+    these tokens.
 
     Raises UserError (field `site`) before it reads the text if the model lacks one of `hooks`.
     """
@@ -43,7 +45,8 @@ def open_model_and_text(
         return False
 
     corpus = prepare(text, column, split, lm, context_length, workspace,
-                     lambda done, total: reporter.update(done, total), stop, max_tokens=text_tokens or None, bos=bos)
+                     lambda done, total: reporter.update(done, total), stop, max_tokens=text_tokens or None, bos=bos,
+                     markup=markup)
     return lm, corpus
 
 
@@ -55,9 +58,9 @@ def text_of(config: dict[str, Any], text: str, column: str, split: str) -> tuple
     return training["text"], training["text_column"], training["text_split"]
 
 
-def with_bos(config: dict[str, Any]) -> bool:
-    """Return whether an SAE reads contexts that begin with BOS."""
-    return bool(config.get("bos", {}).get("prepended", True))
+def reading_of(config: dict[str, Any]) -> dict[str, bool]:
+    """Return how an SAE reads texts: whether contexts begin with BOS, and whether they have markup."""
+    return {"bos": bool(config.get("bos", {}).get("prepended", True)), "markup": bool(config.get("markup"))}
 
 
 def text_tokens_of(config: dict[str, Any], text: str = "", text_tokens: int = 0) -> int:

@@ -51,7 +51,7 @@ def train_members(
     lm, corpus = open_model_and_text(
         spec.model, device_of(spec.device), spec.text, spec.text_column, spec.text_split, spec.context_length,
         workspace, reporter, [hook for hook in (spec.hook, spec.out_hook) if hook], text_tokens=spec.text_tokens,
-        bos=spec.bos)
+        bos=spec.bos, markup=spec.markup)
     if group.is_main:
         group.wait()
     # An earlier process of this run may have saved some of the SAEs.
@@ -133,6 +133,7 @@ def _artefact(
         "architecture": spec.architecture, "n_latents": spec.n_latents, "d_model": tensors["W_dec"].shape[1], **width,
         "k": spec.k if REGISTRY[spec.architecture].has_k else None, "normalize": spec.normalize,
         "weight_processing": "raw", "bos": {"prepended": spec.bos, "trained_on": spec.train_on_bos},
+        **({"markup": True} if spec.markup else {}),
         "context_length": spec.context_length, "threshold": None, "metrics": {},
         "training": {**spec.model_dump(mode="json"), "text_fingerprint": corpus.info["fingerprint"],
                      "corpus": corpus.id, "seconds": trained.seconds, "tokens_per_s": spec.tokens / trained.seconds,

@@ -81,7 +81,8 @@ def show_tokens(request: Request, model: str, name: str, catalog: CatalogDep, bu
         return page(
             request, "explore/l0.html", sae, build.meta, section="tokens", others=[one for one, _ in others],
             other=first, chart=chart, mean=mean, spread=spread, most=most, fewest=fewest,
-            l0_held_out=(sae.config.get("metrics") or {}).get("l0"), bos_words=l0_views.bos_words(bos, sae.k, first_position(build.meta)),
+            l0_held_out=(sae.config.get("metrics") or {}).get("l0"),
+            bos_words=l0_views.bos_words(bos, sae.k, first_position(build.meta)),
             first_position=first_position(build.meta),
             warning=training_warning([sae, *(one for one, _ in others)]), most_others=l0_views.MOST_OTHERS,
             peers=[(peer, training_tokens(peer)) for peer in l0_views.peers_of(catalog, sae)],

@@ -112,7 +112,8 @@ def show_sae(
         return page(
             request, "explore/overview.html", sae, build.meta, build=build, counts=build.counts(), **common,
             l0_chart=sae_views.l0_chart(
-                l0, sae, build.meta.get("bos_l0"), first=first_position(build.meta)) if (l0 := build.l0_hist()) else None,
+                l0, sae, build.meta.get("bos_l0"), first=first_position(build.meta),
+            ) if (l0 := build.l0_hist()) else None,
             density_chart=sae_views.density_chart(build), cosine_chart=sae_views.cosine_chart(build),
             norm_chart=sae_views.norm_chart(build), shares_explained=shares_explained(db, build, sae),
             starts=[(s, _start_rows(build, db, sae, s)) for s in starts])

@@ -56,7 +56,7 @@ def test_special_tokens_of_the_tokenizer_file_alone_are_special(tmp_path: Path) 
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens([AddedToken("<|user|>", special=True), "<|plain|>"])
     lm = model_with(tmp_path, tokenizer)
-    (header,), (plain,) = lm.encode("<|user|>"), lm.encode("<|plain|>")
+    (header,), (plain,) = lm.encode("<|user|>", markup=True), lm.encode("<|plain|>", markup=True)
     assert header in lm.special_ids
     assert plain not in lm.special_ids
     assert lm.vocabulary()[1][header]
@@ -122,4 +122,4 @@ def test_a_chat_begins_with_bos_only_where_the_tokenizer_has_one(tmp_path: Path,
     lm = model_with(tmp_path, tokenizer)
     assert has_own_bos(lm.tokenizer) == own
     ids = lm.chat_ids([{"role": "user", "content": "hi"}])
-    assert ids == [*([0] if own else []), *lm.encode("<|user|>hi")]
+    assert ids == [*([0] if own else []), *lm.encode("<|user|>hi", markup=True)]
