@@ -144,7 +144,7 @@ def prepare(
     `max_tokens` stops after the document that reaches this number of text tokens; a Hugging Face data set stops at 20
     million by default.  `bos` says whether contexts begin with BOS.  `markup` says whether special tokens that are
     spelled in a text are read as these tokens.  Raises UserError (field `text`, `text_column` or `text_split`; `model`
-    or `bos` for a tokenizer that does not fit) for a text that cannot be used, and Cancelled when `cancelled()` is true.
+    or `bos` for a tokenizer that does not fit) for a text that cannot be used, and Cancelled if `cancelled()` is true.
     """
     if bos and not getattr(lm, "has_bos", True):
         raise UserError("bos: the tokenizer of this model has no BOS and no EOS token within its embedding, so "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
@@ -24,24 +25,29 @@ from app.pages.sae_page import find_sae, open_build, page
 from app.render import plane
 from app.web.errors import NotHere
 from app.web.templating import render
+from sae.lm.conformance.report import latest
+from sae.lm.model_info import DEMO
 from sae.store.build import Build
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/{model}.json")
-def model_json(model: str, catalog: CatalogDep) -> JSONResponse:
-    """Return the SAEs of a language model, the one with the lowest FVU first."""
-    return JSONResponse({"model": model, "saes": [sae_out(sae).model_dump() for sae in _saes_of(catalog, model)]})
+def model_json(model: str, catalog: CatalogDep, workspace: WorkspaceDep) -> JSONResponse:
+    """Return the SAEs of a language model, the one with the lowest FVU first, and its conformance table."""
+    saes = [sae_out(sae).model_dump() for sae in _saes_of(catalog, model)]
+    report = latest(model, workspace)
+    return JSONResponse({"model": model, "saes": saes, "conformance": asdict(report) if report else None})
 
 
 @router.get("/{model}")
-def show_model(request: Request, model: str, catalog: CatalogDep) -> Response:
-    """List the SAEs of a language model."""
+def show_model(request: Request, model: str, catalog: CatalogDep, workspace: WorkspaceDep) -> Response:
+    """List the SAEs of a language model and show what its conformance check found."""
     saes = _saes_of(catalog, model)
     return render(
         request, "explore/model.html", model=model, table=SaeTable.read(saes, request.query_params), columns=COLUMNS,
-        warning=training_warning(saes), chart=trade_off(saes) if len(saes) > 1 else None, json_url=f"/{model}.json")
+        warning=training_warning(saes), chart=trade_off(saes) if len(saes) > 1 else None, json_url=f"/{model}.json",
+        report=latest(model, workspace), embedded=model == DEMO)
 
 
 def _saes_of(catalog: Catalog, model: str) -> list[Sae]:

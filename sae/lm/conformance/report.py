@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 from sae.lm.model_info import ModelInfo
 from sae.workspace.files import write_json
+from sae.workspace.paths import Workspace
 
 Status = Literal["holds", "slow", "refused"]
 FORMAT = 1  # of the file; also changes with what is checked
@@ -60,6 +62,15 @@ class Report:
             return cls(rows=rows, **value)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
+
+
+def latest(model_id: str, workspace: Workspace) -> Report | None:
+    """Return the newest report that the workspace keeps of a model; None if it was never checked here."""
+    files = (workspace.root / "conformance").glob(f"{glob.escape(model_id)}-{'[0-9a-f]' * 24}.json")
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        if (report := Report.load(path)) is not None:
+            return report
+    return None
 
 
 def digest(info: ModelInfo, device: str) -> str:
