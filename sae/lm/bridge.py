@@ -16,7 +16,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 # Set before the import: transformer_lens imports an experiment tracker that would look for a login.
@@ -27,26 +26,25 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.sources.transformers import source as _transformers_source
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache as CacheBase
 from transformers.utils import logging as transformers_logging
 
 from sae.errors import UserError
+from sae.lm.dataflow import compared_in
 from sae.lm.edit_points import in_order, middle_edit, normalized_edit
+from sae.lm.loading import LoadSettings, load_bridge, load_plain
 from sae.lm.logit_map import inner, logit_map, probe_tokens, residual_scale
-from sae.lm.model_info import ModelInfo, find_model, hub_message
+from sae.lm.model_info import ModelInfo, find_model
 from sae.lm.norms import Norm, epsilon_of, measure_norm
 from sae.lm.pieces import all_pieces
-from sae.lm.sentencepiece_file import sentencepiece_tokenizer
+from sae.lm.shared_weights import original_name, with_weights_of
 from sae.lm.special_tokens import check_embedded, context_start, end_ids, has_own_bos, special_ids
 
 __all__ = ["Cache", "CacheBase", "Edit", "Edits", "LanguageModel", "pick_device"]
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
-# Only text is read here.  For a model of images it would run `pip install torchvision`, in a user's environment.
-_transformers_source.load_modality_processor = lambda *_args, **_kwargs: None
 
 # transformers calls this for every layer: (module, query, key, value, mask, **settings) -> (output, None).
 AttentionFunction = Callable[..., tuple[Tensor, None]]
@@ -81,12 +79,17 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 class LanguageModel:
-    """A causal language model, evaluated in float32 unless `autocast` says otherwise."""
+    """A causal language model.
+
+    It is evaluated in the number format of its weights, float32 by default, unless `autocast` says otherwise.  What
+    leaves and enters it is float32.
+    """
 
     def __init__(self, bridge: TransformerBridge, info: ModelInfo, tokenizer: Any = None) -> None:
         self.bridge = bridge
         self.info = info
         self.device = torch.device(bridge.cfg.device or "cpu")
+        self.dtype = next(bridge.original_model.parameters()).dtype
         self.tokenizer = tokenizer or bridge.tokenizer
         start = context_start(self.tokenizer, info.d_vocab)
         self.has_bos = start is not None
@@ -104,16 +107,7 @@ class LanguageModel:
         """Load `demo`, a local directory, or a hub name.  Raises UserError (field `model`)."""
         info = find_model(name)
         target = pick_device(device) if isinstance(device, str) else device
-        try:
-            tokenizer = sentencepiece_tokenizer(Path(info.source), name) if info.local else None
-            bridge = TransformerBridge.boot_transformers(info.source, device=str(target), dtype=torch.float32)
-        except UserError:
-            raise
-        except Exception as error:  # loaders raise many kinds; each means that the name given does not load
-            message = (f"model: {name} does not load: {type(error).__name__}: {error}"
-                       if info.local else hub_message("model", name, error))
-            raise UserError(message, "model") from error
-        bridge.eval()
+        bridge, tokenizer = load_bridge(info, target, LoadSettings.from_environment())
         return cls(bridge, info, tokenizer)
 
     def share_weights(self) -> LanguageModel:
@@ -197,20 +191,21 @@ class LanguageModel:
         if attention is not None:
             name = f"{attention.__module__}.{attention.__qualname__}"  # unique, so that no other function replaces it
             AttentionInterface.register(name, attention)
-        model = type(self.bridge.original_model).from_pretrained(
-            self.info.source, dtype=torch.float32, attn_implementation=name).to(self.device).eval()
-        ours = dict(self.named_weights())
-        linear = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Linear)}
-        for name, tensor in model.named_parameters() if share else ():
-            if name in ours and ours[name].shape == tensor.shape:
-                if self.device.type == "cpu" and id(tensor) in linear:
-                    ours[name].data = ours[name].data.t().contiguous().t()
-                tensor.data = ours[name].data
+        if share:
+            model = with_weights_of(self.bridge.original_model, dict(self.named_weights()), name)
+            if model is not None:
+                return model.requires_grad_(False)
+        settings = LoadSettings(self.dtype, LoadSettings.from_environment().remote_code)
+        model = load_plain(self.info, settings, type(self.bridge.original_model), name).to(self.device).eval()
+        for weight, tensor in self.named_weights() if share else ():
+            found = dict(model.named_parameters()).get(weight)
+            if found is not None and found.shape == tensor.shape:
+                found.data = tensor.data
         return model.requires_grad_(False)
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the parameters with the names that they have in the plain Hugging Face model."""
-        return ((_hf_name(name), tensor) for name, tensor in self.bridge.original_model.named_parameters())
+        return ((original_name(name), tensor) for name, tensor in self.bridge.original_model.named_parameters())
 
     def component(self, hook: str) -> tuple[list[str], str]:
         """Locate a hook point in the Hugging Face model: the module's possible names, and its end (`hook_in`, …).
@@ -236,7 +231,7 @@ class LanguageModel:
                  if module is getattr(part, "original_component", None)]
         if "." in path or not hasattr(part, path) or not names:
             raise UserError(f"hook: {self.info.name} has no hook point {hook}", "hook")
-        return [_hf_name(name) for name in names], path
+        return [original_name(name) for name in names], path
 
     # ---- forward passes
 
@@ -348,7 +343,8 @@ class LanguageModel:
         name = f"{hook.rpartition('.')[0]}.hook_mlp_out"
         if name not in self._scales:
             try:
-                self._scales[name] = residual_scale(self, name)
+                with compared_in(self.dtype):
+                    self._scales[name] = residual_scale(self, name)
             except UserError:
                 self._scales[name] = None
         return self._scales[name]
@@ -391,13 +387,8 @@ def _by_text(edit: Edit, tokens_PS: Tensor) -> Edit:
     return by_text
 
 
-def _hf_name(name: str) -> str:
-    """Return the name that a module or parameter of a bridge has in the original model."""
-    return name.replace("._original_component", "")
-
-
 def _as_hook(edit: Edit) -> Callable[[Tensor, Any], Tensor]:
     def hook_fn(resid_PSD: Tensor, hook: Any) -> Tensor:
-        return edit(resid_PSD)
+        return edit(resid_PSD.float()).to(resid_PSD.dtype)
 
     return hook_fn

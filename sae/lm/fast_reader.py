@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sae.lm.bridge import LanguageModel
+from sae.lm.dataflow import loosened
 
 Read = Callable[[Tensor], list[Tensor]]
 
@@ -37,7 +38,9 @@ def reader(lm: LanguageModel, hooks: Sequence[str]) -> Read:
     def read(tokens_PS: Tensor) -> list[Tensor]:
         if not chosen:
             bare = (_bare_reader(lm, hooks, attention) for attention in ("sdpa", "eager"))
-            chosen.append(next((one for one in bare if one and _agree(one, by_bridge, tokens_PS[:1])), by_bridge))
+            near = loosened(1e-4, lm.dtype)
+            agreeing = (one for one in bare if one and _agree(one, by_bridge, tokens_PS[:1], near))
+            chosen.append(next(agreeing, by_bridge))
         return chosen[0](tokens_PS)
 
     return read
@@ -122,12 +125,12 @@ def _listen(module: nn.Module, end: str, hook: str, kept: dict[str, Tensor], wan
         raise ValueError(end)
 
 
-def _agree(bare: Read, by_bridge: Read, tokens_PS: Tensor) -> bool:
+def _agree(bare: Read, by_bridge: Read, tokens_PS: Tensor, near: float) -> bool:
     """Return whether both readers give the same activations for some contexts, up to rounding."""
     expected = by_bridge(tokens_PS)
     try:
         found = bare(tokens_PS)
     except Exception:  # an unusual architecture may raise anything
         return False
-    return all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-4 * float(b.std()))
+    return all(a.shape == b.shape and torch.allclose(a, b, rtol=near, atol=near * float(b.std()))
                for a, b in zip(found, expected, strict=True))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,18 +34,33 @@ class ModelInfo:
     d_model: int
     n_ctx: int
     d_vocab: int
+    adapter: str = ""  # the folder of a LoRA adapter; `source` is then its base model
 
 
 def find_model(name: str) -> ModelInfo:
     """Resolve `name`.  Raises UserError (field `model`) if the model is not available."""
     path = DEMO_PATH if name == DEMO else typed_path(name, "model")
     if path.is_dir():
+        if (path / "adapter_config.json").is_file() and not (path / "config.json").exists():
+            return _of_adapter(path, name)
         config = _read_config(path / "config.json", name)
         return _info(name, DEMO if name == DEMO else slug(path.resolve().name), str(path.resolve()), True, config)
     if path.exists() or name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise UserError(f"model: {name} is not a directory with a Hugging Face model in it", "model")
     source, config = _from_hub(name)
     return _info(name, slug(name.rpartition("/")[2]), source, source != name, config)
+
+
+def _of_adapter(path: Path, name: str) -> ModelInfo:
+    """Return the base model of a LoRA adapter, with the adapter's folder.  Raises UserError (field `model`)."""
+    base = _read_config(path / "adapter_config.json", name).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise UserError(f"model: {path / 'adapter_config.json'} does not name the adapter's base model", "model")
+    near = path / base if (path / base).is_dir() else typed_path(base, "model")
+    if near.is_dir() and not (near / "config.json").exists():
+        raise UserError(f"model: the base model of {name}, {near}, has no config.json", "model")
+    info = find_model(str(near) if near.is_dir() else base)
+    return replace(info, name=name, id=slug(path.resolve().name), adapter=str(path.resolve()))
 
 
 def check_layer(info: ModelInfo, layer: int, context_length: int) -> None:

@@ -40,4 +40,5 @@ def report_of(lm: LanguageModel, workspace: Workspace, *, again: bool = False) -
 
 def report_path(lm: LanguageModel, workspace: Workspace) -> Path:
     """Return the file that keeps the table of a model."""
-    return workspace.root / "conformance" / f"{lm.info.id}-{digest(lm.info, lm.device.type)}.json"
+    dtype = str(lm.dtype).removeprefix("torch.")
+    return workspace.root / "conformance" / f"{lm.info.id}-{digest(lm.info, lm.device.type, dtype)}.json"

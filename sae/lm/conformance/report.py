@@ -73,11 +73,14 @@ def latest(model_id: str, workspace: Workspace) -> Report | None:
     return None
 
 
-def digest(info: ModelInfo, device: str) -> str:
+def digest(info: ModelInfo, device: str, dtype: str = "float32") -> str:
     """Return a name for what a check depends on: the model's files, the libraries and the kind of device."""
     about: dict[str, Any] = {"format": FORMAT, "device": device, "source": info.source,
                              "versions": [version(name) for name in _LIBRARIES]}
-    for file in sorted(Path(info.source).iterdir()) if Path(info.source).is_dir() else ():
+    if dtype != "float32":
+        about["dtype"] = dtype
+    for file in [file for folder in filter(None, (info.source, info.adapter)) if Path(folder).is_dir()
+                 for file in sorted(Path(folder).iterdir())]:
         if file.suffix == ".json" and file.stat().st_size < 1 << 20:
             about[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
         elif file.is_file():
