@@ -33,7 +33,8 @@ from transformers.utils import logging as transformers_logging
 from sae.errors import UserError
 from sae.lm.dataflow import compared_in
 from sae.lm.edit_points import in_order, middle_edit, normalized_edit
-from sae.lm.loading import LoadSettings, load_bridge, load_plain
+from sae.lm.load_settings import LoadSettings
+from sae.lm.loading import load_bridge, load_plain
 from sae.lm.logit_map import inner, logit_map, probe_tokens, residual_scale
 from sae.lm.model_info import ModelInfo, find_model
 from sae.lm.norms import Norm, epsilon_of, measure_norm
@@ -109,6 +110,11 @@ class LanguageModel:
         target = pick_device(device) if isinstance(device, str) else device
         bridge, tokenizer = load_bridge(info, target, LoadSettings.from_environment())
         return cls(bridge, info, tokenizer)
+
+    @property
+    def dtype_name(self) -> str:
+        """Return the number format of the weights: float32, bfloat16 or float16."""
+        return str(self.dtype).removeprefix("torch.")
 
     def share_weights(self) -> LanguageModel:
         """Return a copy with shared weights, for another thread."""
@@ -195,7 +201,7 @@ class LanguageModel:
             model = with_weights_of(self.bridge.original_model, dict(self.named_weights()), name)
             if model is not None:
                 return model.requires_grad_(False)
-        settings = LoadSettings(self.dtype, LoadSettings.from_environment().remote_code)
+        settings = LoadSettings(self.dtype_name, LoadSettings.from_environment().remote_code)
         model = load_plain(self.info, settings, type(self.bridge.original_model), name).to(self.device).eval()
         for weight, tensor in self.named_weights() if share else ():
             found = dict(model.named_parameters()).get(weight)

@@ -1,15 +1,9 @@
-"""How language models are loaded: their number format, code that comes with a model, adapters, tokenizers.
-
-The settings are in the environment, so that runs, page workers and the model worker of one server have the same ones.
-"""
+"""Loading of language models: their number format, code that comes with a model, adapters, tokenizers."""
 
 from __future__ import annotations
 
 import json
-import os
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +12,12 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources.transformers import source as _transformers_source
 
 from sae.errors import UserError
+from sae.lm.load_settings import LoadSettings
 from sae.lm.model_info import ModelInfo, hub_message
 from sae.lm.sentencepiece_file import sentencepiece_tokenizer
 
 # Only text is read here.  For a model of images it would run `pip install torchvision`, in a user's environment.
 _transformers_source.load_modality_processor = lambda *_args, **_kwargs: None
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_YES, _NO = ("1", "true", "yes"), ("", "0", "false", "no")
-
-
-@dataclass(frozen=True)
-class LoadSettings:
-    """The number format of the weights, and whether Python code in a model's folder may run."""
-
-    dtype: torch.dtype = torch.float32
-    remote_code: bool = False
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> LoadSettings:
-        """Read `SAESCOPE_MODEL_DTYPE` and `SAESCOPE_REMOTE_CODE`.  Raises UserError with the variable as the field."""
-        dtype = environment.get("SAESCOPE_MODEL_DTYPE", "").strip() or "float32"
-        if dtype not in DTYPES:
-            raise UserError(f"SAESCOPE_MODEL_DTYPE: {dtype!r} is not one of {', '.join(DTYPES)}",
-                            "SAESCOPE_MODEL_DTYPE")
-        code = environment.get("SAESCOPE_REMOTE_CODE", "").strip().lower()
-        if code not in (*_YES, *_NO):
-            raise UserError(f"SAESCOPE_REMOTE_CODE: {code!r} is neither true nor false", "SAESCOPE_REMOTE_CODE")
-        return cls(DTYPES[dtype], code in _YES)
 
 
 def load_bridge(info: ModelInfo, device: torch.device, settings: LoadSettings) -> tuple[TransformerBridge, Any]:
@@ -55,8 +27,8 @@ def load_bridge(info: ModelInfo, device: torch.device, settings: LoadSettings) -
         tokenizer = sentencepiece_tokenizer(Path(info.source), info.name) if info.local else None
         merged = merged_model(info, settings) if info.adapter else None
         bridge = TransformerBridge.boot_transformers(
-            info.source, device=str(device), dtype=settings.dtype, trust_remote_code=settings.remote_code,
-            hf_model=merged)
+            info.source, device=str(device), dtype=getattr(torch, settings.dtype),
+            trust_remote_code=settings.remote_code, hf_model=merged)
     except UserError:
         raise
     except Exception as error:  # loaders raise many kinds; each means that the name given does not load
@@ -72,7 +44,7 @@ def load_plain(info: ModelInfo, settings: LoadSettings, kind: Any, attention: st
         model = merged_model(info, settings)
         model.set_attn_implementation(attention)
         return model
-    return kind.from_pretrained(info.source, dtype=settings.dtype, attn_implementation=attention,
+    return kind.from_pretrained(info.source, dtype=getattr(torch, settings.dtype), attn_implementation=attention,
                                 trust_remote_code=settings.remote_code)
 
 
@@ -86,7 +58,8 @@ def merged_model(info: ModelInfo, settings: LoadSettings) -> Any:
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(
-        info.source, dtype=settings.dtype, attn_implementation="eager", trust_remote_code=settings.remote_code)
+        info.source, dtype=getattr(torch, settings.dtype), attn_implementation="eager",
+        trust_remote_code=settings.remote_code)
     with warnings.catch_warnings():  # of transformers, about names that peft uses
         warnings.simplefilter("ignore", FutureWarning)
         return PeftModel.from_pretrained(base, info.adapter).merge_and_unload()

@@ -121,6 +121,11 @@ def _trained(
     return saes
 
 
+def _format(lm: LanguageModel) -> dict[str, str]:
+    """Return the number format of the language model where it is not float32."""
+    return {} if lm.dtype == torch.float32 else {"dtype": lm.dtype_name}
+
+
 def _artefact(
     spec: TrainSpec, sae_id: str, trained: Trained, lm: LanguageModel, corpus: Corpus, folder: RunFolder, n_saes: int
 ) -> Autoencoder:
@@ -129,7 +134,7 @@ def _artefact(
     site = {"layer": spec.layer, "hook": spec.hook} | ({"out_hook": spec.out_hook} if spec.out_hook else {})
     width = {"d_in": tensors["W_enc"].shape[1]} if spec.out_hook else {}
     sae = artefact(trained, {
-        "schema_version": 1, "id": sae_id, "model": {"name": spec.model, "id": lm.info.id}, "site": site,
+        "schema_version": 1, "id": sae_id, "model": {"name": spec.model, "id": lm.info.id, **_format(lm)}, "site": site,
         "architecture": spec.architecture, "n_latents": spec.n_latents, "d_model": tensors["W_dec"].shape[1], **width,
         "k": spec.k if REGISTRY[spec.architecture].has_k else None, "normalize": spec.normalize,
         "weight_processing": "raw", "bos": {"prepended": spec.bos, "trained_on": spec.train_on_bos},

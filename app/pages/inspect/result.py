@@ -183,7 +183,8 @@ def result_json(asked: InspectionQuery, shown: Result, view: DisplayOptions) -> 
              "latents": [[latent, act] for latent, act in row]}
             for i, piece, special, l0, row in zip(side.reading.ids, side.reading.pieces, side.reading.special,
                                                   side.reading.l0, side.reading.firings, strict=True)],
-        "mean_l0": side.mean_l0, "longer_than_training_context": side.beyond, "latents": [_latent_json(line.found) for line in side.lines]}
+        "mean_l0": side.mean_l0, "longer_than_training_context": side.beyond,
+        "latents": [_latent_json(line.found) for line in side.lines]}
         for side in shown.sides]
     return {
         **asked.json(), "rank": view.rank, "measures": MEASURES, "dense_shown": view.dense,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sae.lm.load_settings import LoadSettings
 from sae.lm.model_info import ModelInfo
 from sae.specs.registry import SweepSpec, TrainSpec
 
@@ -102,7 +103,7 @@ def estimate(spec: TrainSpec | SweepSpec, info: ModelInfo, configs: Iterable[dic
     lm_floats = 12 * info.n_layers * info.d_model**2 + 2 * info.d_vocab * info.d_model
     buffer = min(spec.buffer_tokens, max(1, spec.tokens // spec.reuse))
     memory = (
-        _PROGRAM_BYTES + 4 * lm_floats
+        _PROGRAM_BYTES + LoadSettings.from_environment().weight_bytes * lm_floats
         + 4 * 4 * sae_floats  # weights, gradients and Adam's two moments
         + 2 * (4 if spec.buffer_dtype == "float32" else 2) * buffer * width  # two chunks of activations
         + 2 * spec.batch_tokens * total_latents  # pre-activations of a batch, kept by every SAE

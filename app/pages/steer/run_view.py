@@ -87,8 +87,10 @@ class RunView:
     def beyond(self) -> list[str]:
         """Return a sentence about each SAE whose training had shorter contexts than the longest text of this run."""
         longest = self.start + max((column.tokens for column in self.columns), default=0)
-        return [f"The text is longer than the contexts of {facts.context_length:,} tokens on which {sae_id} was trained."
-                for sae_id, facts in self.facts.items() if facts.context_length and longest > facts.context_length]
+        shorter = {sae_id: length for sae_id, facts in self.facts.items()
+                   if (length := facts.context_length) and longest > length}
+        return [f"The text is longer than the contexts of {length:,} tokens on which {sae_id} was trained."
+                for sae_id, length in shorter.items()]
 
     @property
     def written(self) -> int:

@@ -40,5 +40,4 @@ def report_of(lm: LanguageModel, workspace: Workspace, *, again: bool = False) -
 
 def report_path(lm: LanguageModel, workspace: Workspace) -> Path:
     """Return the file that keeps the table of a model."""
-    dtype = str(lm.dtype).removeprefix("torch.")
-    return workspace.root / "conformance" / f"{lm.info.id}-{digest(lm.info, lm.device.type, dtype)}.json"
+    return workspace.root / "conformance" / f"{lm.info.id}-{digest(lm.info, lm.device.type, lm.dtype_name)}.json"

@@ -16,7 +16,7 @@ from sae.lm.bridge import LanguageModel
 from sae.lm.conformance.check import check
 from sae.lm.conformance.opening import open_model, report_path
 from sae.lm.conformance.tiny_models import write_tiny_model
-from sae.lm.loading import LoadSettings
+from sae.lm.load_settings import LoadSettings
 from sae.lm.model_info import find_model
 from sae.lm.row_model import RowModel
 from sae.lm.slow_row_model import open_row_model
@@ -77,6 +77,13 @@ def test_a_wrong_setting_is_named(name: str, value: str) -> None:
     assert error.value.field == name
 
 
+def test_the_estimate_of_memory_knows_the_format() -> None:
+    assert LoadSettings.from_environment({}).weight_bytes == 4
+    settings = LoadSettings.from_environment({"SAESCOPE_MODEL_DTYPE": "bfloat16", "SAESCOPE_REMOTE_CODE": "1"})
+    assert settings == LoadSettings("bfloat16", True)
+    assert settings.weight_bytes == 2
+
+
 def test_code_of_a_model_runs_only_with_leave(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "own"
     shutil.copytree(llama, folder)
@@ -84,7 +91,8 @@ def test_code_of_a_model_runs_only_with_leave(llama: Path, tmp_path: Path, monke
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "code.OwnConfig", "AutoModelForCausalLM": "code.Own"}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "code.py").write_text(
-        f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\nfrom transformers import LlamaConfig, LlamaForCausalLM\n"
+        f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
         "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
         "class Own(LlamaForCausalLM):\n    config_class = OwnConfig\n")
     with pytest.raises(UserError, match="Python code of its own, which runs only if SAESCOPE_REMOTE_CODE=1"):
