@@ -24,7 +24,8 @@ from tests import ROOT
 
 HEAVY = frozenset({"torch", "transformers", "transformer_lens"})
 # Modules, and packages with what is in them, that import transformer_lens or transformers.
-MODEL_LIBRARIES = ("sae.lm.bridge", "sae.lm.conformance.tiny_models", "sae.lm.library_config", "sae.demo")
+MODEL_LIBRARIES = ("sae.lm.bridge", "sae.lm.loading", "sae.lm.sentencepiece_file", "sae.lm.conformance.tiny_models",
+                   "sae.lm.library_config", "sae.demo")
 WORKER = frozenset({"app.worker.server", "app.worker.engine"})
 TORCH_FREE = (
     "sae", "sae.autoencoder.config", "sae.cli.export", "sae.cli.main", "sae.client", "sae.data.corpus",

@@ -1,4 +1,4 @@
-"""The interface to language models: the only file that imports transformer_lens or transformers.
+"""The interface to language models; with `loading`, the only file that imports transformer_lens.
 
 A `LanguageModel` wraps one TransformerBridge.  **It must be used by one thread at a time**: hooks are attached to the
 shared module tree, so a second thread would silently get the first one's edits.  A second thread uses a copy made by

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sae.errors import UserError
+from sae.lm.item_files import item_files
 from sae.lm.library_config import SIZE_KEYS, library_sizes, sizes_in
 from sae.workspace.paths import slug, typed_path
 
@@ -35,6 +36,7 @@ class ModelInfo:
     n_ctx: int
     d_vocab: int
     adapter: str = ""  # the folder of a LoRA adapter; `source` is then its base model
+    items: bool = False  # vectors of anything instead of a model (`sae.lm.item_files`)
 
 
 def find_model(name: str) -> ModelInfo:
@@ -43,6 +45,9 @@ def find_model(name: str) -> ModelInfo:
     if path.is_dir():
         if (path / "adapter_config.json").is_file() and not (path / "config.json").exists():
             return _of_adapter(path, name)
+        if files := item_files(path):
+            return ModelInfo(name, slug(path.resolve().name), str(path.resolve()), True, 1, files[0].width, NO_LIMIT,
+                             1 + sum(file.n_items for file in files), items=True)
         config = _read_config(path / "config.json", name)
         return _info(name, DEMO if name == DEMO else slug(path.resolve().name), str(path.resolve()), True, config)
     if path.exists() or name.startswith(("/", ".", "~")) or name.count("/") > 1:

@@ -162,6 +162,9 @@ class SlowRowModel(RowModel):
 
 def open_row_model(lm: LanguageModel) -> RowModel:
     """Return the fast row model where it computes this model, else the slow one.  Raises UserError (field `model`)."""
+    if not isinstance(lm, LanguageModel):
+        raise UserError(f"model: {lm.info.name} holds vectors and no language model, so it reads and writes no text",
+                        "model")
     if lm.way in ("cached", "whole"):
         return SlowRowModel(lm)
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 from sae.errors import UserError
 from sae.lm.model_info import check_layer, find_model
@@ -19,11 +20,25 @@ from sae.specs.registry import (
 )
 from sae.workspace.paths import Workspace, new_id
 
+Trained = TypeVar("Trained", TrainSpec, SweepSpec)
+
+
+def _of_items(spec: Trained) -> Trained:
+    """Return the spec of training on vectors of anything: their folder is the text, too, and there is one layer."""
+    if not find_model(spec.model).items:
+        return spec
+    if spec.out_site:
+        raise UserError("out_site: a transcoder needs a language model, and this is a folder of vectors", "out_site")
+    own = {"text": os.path.abspath(spec.model), "layer": 0, "site": "hook_resid_post", "bos": True,
+           "train_on_bos": False, "markup": False}
+    return spec.model_copy(update=own)
+
 
 def start(kind: str, values: dict[str, Any], workspace: Workspace) -> RunFolder:
     """Check a spec and make a run folder for it.  Raises UserError."""
     spec = located(parse_spec(kind, values))
     if isinstance(spec, TrainSpec | SweepSpec):
+        spec = _of_items(spec)
         check_layer(find_model(spec.model), spec.layer, spec.context_length)
     if getattr(spec, "map", "pca") == "umap" and find_spec("umap") is None:
         raise UserError("map: UMAP is not installed here; pip install 'saescope[umap]', or choose pca", "map")
