@@ -95,9 +95,9 @@ def test_pages_show_items_and_steering_says_why_not(made: Workspace) -> None:
         for path in ("/", "/vectors", f"/{SAE}", f"/{SAE}/latents", f"/{SAE}/tokens", f"/{SAE}/{number}.json"):
             assert browser.get(path).status_code == 200, path
         page = browser.get(f"/{SAE}/{number}")
-        import os; open('/tmp/t/bring_items.html','w').write(page.text)
         assert page.status_code == 200
         assert "item " in page.text or "b#" in page.text
+        assert "Top logits" not in page.text
     with pytest.raises(UserError, match="holds vectors and no language model"):
         open_row_model(open_model(str(read_config(made.sae(SAE))["model"]["name"]), "cpu", made))
 
