@@ -10,6 +10,8 @@
 #
 # PYTHON=python3.12 make run        another interpreter (3.11 or newer)
 # PIP_FLAGS="--index-url ..."       another package index, such as one with CPU or CUDA builds of torch
+# UV= make run                      install with pip although uv is there
+# TORCH=cu128 make run              with uv: the build of torch (cpu, auto, cu128, ...) instead of the one chosen here
 # PORT=9000 make run                any setting of the program (see README)
 
 # The first interpreter that is new enough.
@@ -20,7 +22,17 @@ PYTEST_FLAGS ?= -n auto -m "not heavy"
 
 VENV := .venv
 BIN := $(VENV)/bin
+# uv installs several times faster than pip, and chooses the build of torch: without NVIDIA's driver the one for CPUs,
+# which is gigabytes smaller.  pip takes the build that its package index gives.
+UV ?= $(shell command -v uv)
+TORCH ?= $(if $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi),auto,cpu)
+ifeq ($(UV),)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
+HOW = pip, and torch as its package index gives it
+else
+INSTALL = $(UV) pip install --quiet --python $(BIN)/python --torch-backend $(TORCH) $(PIP_FLAGS) -c constraints.txt
+HOW = uv, and the build "$(TORCH)" of torch$(if $(filter cpu,$(TORCH)), (no NVIDIA driver was found))
+endif
 MANIFESTS := pyproject.toml constraints.txt
 
 .PHONY: install run test test-heavy lint bench clean
@@ -57,7 +69,7 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.installed: $(MANIFESTS) | $(VENV)/.made
-	@echo "Installing saescope into $(VENV) (the first time this takes minutes)"
+	@echo 'Installing saescope into $(VENV) with $(HOW); the first time this takes minutes'
 	$(INSTALL) -e .
 	@touch $@
 

@@ -22,11 +22,13 @@ from starlette.types import Scope
 from app.access.middleware import HeadAsGet, KnownHosts, RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
 from app.db.engine import upgrade
 from app.jobs import queue
-from app.jobs.launchers import Launcher
+from app.jobs.launchers.elsewhere import Elsewhere
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.lock import WorkspaceLock
+from app.jobs.places import chosen_place, make_clusters
 from app.jobs.supervisor import Supervisor
 from app.library.exports import Downloads
+from app.library.live_explanations import LiveExplanations
 from app.library.retention import keep_sweeping
 from app.library.stores import open_stores
 from app.library.uploads import UPLOAD_FORM_BYTES, Uploads
@@ -39,6 +41,7 @@ from app.pages.api import steer as api_steer
 from app.pages.dependencies import current_user
 from app.pages.explore import (
     compare,
+    explain_latent,
     explanations,
     exports,
     home,
@@ -50,7 +53,7 @@ from app.pages.explore import (
     search,
 )
 from app.pages.inspect import effects, inspect, own_text
-from app.pages.runs import add_sae, admin, api, runs, saes
+from app.pages.runs import add_sae, admin, api, endpoint_test, runs, saes
 from app.pages.runs.run_views import AUTOMATIC
 from app.pages.steer import form_page, run_page
 from app.pages.system import account, api_tokens, health, login, users
@@ -71,14 +74,14 @@ log = logging.getLogger(__name__)
 
 # The modules of an SAE come last, because `/{model}/{sae}` matches any path of two segments.
 _MODULES = (
-    health, login, account, api_tokens, users, api, api_saes, api_steer, api_inspect, add_sae, saes, admin, runs,
-    form_page, run_page, inspect, own_text, effects, compare, home, search, l0, label_files, exports, explanations,
-    latents, overview, latent)
+    health, login, account, api_tokens, users, api, api_saes, api_steer, api_inspect, add_sae, saes, admin,
+    endpoint_test, runs, form_page, run_page, inspect, own_text, effects, compare, home, search, l0, label_files,
+    exports, explain_latent, explanations, latents, overview, latent)
 
 
 def create_app(
-    settings: Settings, *, lock: WorkspaceLock | None = None, launcher: Launcher | None = None, supervise: bool = True,
-    page_workers: int = 0,
+    settings: Settings, *, lock: WorkspaceLock | None = None, launcher: LocalLauncher | None = None,
+    supervise: bool = True, page_workers: int = 0,
 ) -> FastAPI:
     """Make the application.
 
@@ -150,7 +153,7 @@ def _middleware(settings: Settings, limits: dict[str, TokenBuckets]) -> list[Mid
 
 
 def _open(
-    app: FastAPI, settings: Settings, stack: ExitStack, lock: WorkspaceLock | None, launcher: Launcher | None,
+    app: FastAPI, settings: Settings, stack: ExitStack, lock: WorkspaceLock | None, launcher: LocalLauncher | None,
     supervise: bool,
 ) -> None:
     open_workspace(settings.home)
@@ -167,9 +170,12 @@ def _open(
         state.sessions, worker, max_live=settings.worker_places + settings.worker_queue,
         grace_s=settings.steer_grace_s)
     steering.recover()
-    supervisor = Supervisor(settings, state.sessions, launcher or LocalLauncher(settings.workspace), state.catalog)
+    supervisor = Supervisor(
+        settings, state.sessions, launcher or LocalLauncher(settings.workspace), state.catalog,
+        [*make_clusters(settings), Elsewhere()])
     stack.callback(supervisor.stop)
     state.worker, state.supervisor, state.steering = worker, supervisor, steering
+    state.live_explanations = LiveExplanations(settings.workspace)
     state.cached_requests = CachedRequests(worker)
     if settings.demo:
         start_demo(app)
@@ -185,7 +191,8 @@ def start_demo(app: FastAPI) -> None:
     with app.state.sessions() as db:
         if queue.newest(db, 1):
             return
-        run = queue.enqueue(db, settings.workspace, "train", demo_spec().model_dump(), AUTOMATIC)
+        run = queue.enqueue(db, settings.workspace, "train", demo_spec().model_dump(), AUTOMATIC,
+                            place=chosen_place(settings, "train"))
         log.info("the workspace is empty: %s trains the demo SAE", run.id)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sae.errors import UserError
@@ -51,6 +51,20 @@ class Settings(BaseSettings):
         30, ge=0, description="Seconds that a cancelled run has to stop at a safe point, and again after SIGTERM")
     shutdown_grace_s: float = Field(
         20, ge=0, description="Seconds that runs have to write a checkpoint when the server stops")
+
+    launcher: Literal["local", "ray", "slurm"] = Field(
+        "local", description="Where runs are executed if they do not say otherwise: on this machine, or on a cluster")
+    ray_address: str = Field(
+        "", pattern=r"^$|^https?://", description="Address of a Ray cluster's dashboard, such as http://head:8265; "
+        "empty: no Ray")
+    ray_token: str = Field("", description="Token of a Ray cluster that asks for one (RAY_AUTH_MODE=token)")
+    slurm: bool = Field(False, description="Whether runs may be submitted to Slurm from this machine")
+    slurm_options: str = Field(
+        "", description="Further options of sbatch for every run, such as --partition=gpu --time=12:00:00")
+    cluster_runs: int = Field(8, ge=1, le=1000, description="Runs that are submitted to a cluster at the same time")
+    cluster_cpus: int = Field(4, ge=1, le=1024, description="CPUs asked of a cluster for a run, on each node")
+    cluster_python: str = Field(
+        "", description="Python on the cluster's nodes, with saescope installed; empty: the same path as here")
 
     log: Literal["text", "json"] = Field(
         "text", description="Form of the log: text, or json with one object per line, the request's id and a line for "
@@ -123,6 +137,12 @@ class Settings(BaseSettings):
                     f"{proxy!r} is not an IP address or network, such as 127.0.0.1 or 10.0.0.0/8") from None
         return value
 
+    @model_validator(mode="after")
+    def _launcher_is_there(self) -> Settings:
+        if self.launcher == "ray" and not self.ray_address:
+            raise ValueError("SAESCOPE_LAUNCHER: ray needs the address of the cluster in SAESCOPE_RAY_ADDRESS")
+        return self
+
     @classmethod
     def load(cls, **values: Any) -> Settings:
         """Read the settings from `values`, the environment and the secrets folder.  Raises UserError."""
@@ -132,7 +152,9 @@ class Settings(BaseSettings):
             return cls(**more, **values)
         except ValidationError as error:
             first = faults(error, cls)[0]
-            name = str(first.path[0]) if first.path else "settings"
+            if not first.path:  # a rule about several settings, whose message names one
+                raise UserError(first.words, first.words.partition(":")[0]) from None
+            name = str(first.path[0])
             name = name if name.isupper() else f"SAESCOPE_{name.upper()}"
             raise UserError(f"{name}: {first.words}", name) from None
 

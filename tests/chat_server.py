@@ -13,6 +13,9 @@ a request to the name of its fault ("" for none):
     no_usage             no usage in the response
     fenced               the answer is in a code fence, after a chain of thought
     garbage              the answer is prose
+    unstreamed           the whole answer, although a stream was asked for
+
+A request with `stream` gets server-sent events; `truncated` ends them in the middle, and `drip` sends them slowly.
 """
 
 from __future__ import annotations
@@ -146,6 +149,9 @@ class _Handler(BaseHTTPRequestHandler):
             text = f"<think>It may be [1, 2] or {{\"answers\": [7]}}.</think>\nHere it is:\n```json\n{text}\n```\n"
         elif one.fault == "garbage":
             text = f"I am not sure.\nMy key is {key}."
+        if one.body.get("stream") and one.fault != "unstreamed":
+            self._stream(one, text)
+            return
         choice: dict[str, Any] = {
             "index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         if one.body.get("logprobs") and state.logprobs:
@@ -169,6 +175,26 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(SLOW_S / 20)
             return
         self._raw(whole)
+        one.answered = True
+
+    def _stream(self, one: Served, text: str) -> None:
+        """Send the text in parts of five characters, then the end."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        parts = [text[i : i + 5] for i in range(0, len(text), 5)]
+        self.wfile.write(b": hello\n\n")
+        for part in parts[: len(parts) // 2] if one.fault == "truncated" else parts:
+            if one.fault == "drip":
+                time.sleep(SLOW_S / 20)
+            row = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": part}}]}
+            self.wfile.write(f"data: {json.dumps(row)}\n\n".encode())
+            self.wfile.flush()
+        if one.fault == "truncated":
+            return
+        self.wfile.write(b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n')
         one.answered = True
 
     def _send(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:

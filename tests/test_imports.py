@@ -42,7 +42,7 @@ PLAN: dict[str, str] = {
     "sae.workspace": "sae.errors",
     "sae.kernels": "",
     "sae.distributed": "sae.errors sae.workspace sae.kernels",
-    "sae.lm": "sae.errors sae.workspace",
+    "sae.lm": "sae.errors sae.workspace sae.kernels",
     "sae.store": "sae.errors sae.workspace",
     "sae.data": "sae.errors sae.workspace sae.distributed sae.lm",
     "sae.specs": "sae.errors sae.faults sae.workspace sae.lm sae.store sae.data",
@@ -59,14 +59,21 @@ PLAN: dict[str, str] = {
     "sae.explain":
         "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.formats",
     "sae.evaluation":
-        "sae.errors sae.kernels sae.lm sae.data sae.autoencoder sae.autoencoder.architectures sae.index",
+        "sae.errors sae.kernels sae.lm sae.data sae.specs sae.autoencoder sae.autoencoder.architectures sae.training "
+        "sae.index",
+    "sae.evaluation.synthetic":
+        "sae.errors sae.kernels sae.data sae.specs sae.autoencoder sae.autoencoder.architectures sae.training "
+        "sae.evaluation",
+    "sae.reproduce":
+        "sae sae.errors sae.workspace sae.lm sae.data sae.specs sae.autoencoder sae.autoencoder.architectures "
+        "sae.training sae.evaluation",
     "sae.runs":
         "sae sae.errors sae.workspace sae.distributed sae.lm sae.store sae.data sae.specs sae.autoencoder "
         "sae.autoencoder.architectures sae.training sae.index sae.explain sae.formats sae.formats.readers "
         "sae.formats.dashboards sae.evaluation",
     "sae.cli":
         "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.explain "
-        "sae.formats.writers sae.runs",
+        "sae.formats.writers sae.evaluation.synthetic sae.reproduce sae.runs",
     "sae.demo": "sae.errors sae.workspace sae.lm sae.data",
     "sae.client": "sae",
     "sae.__main__": "sae.cli",
@@ -89,7 +96,7 @@ PLAN: dict[str, str] = {
     "app.pages.system": "app.settings app.db app.web app.access app.pages sae.errors",
     "app.pages.runs":
         "app.settings app.db app.render app.web app.access app.library app.jobs app.pages sae.errors sae.faults "
-        "sae.workspace sae.lm sae.data sae.specs sae.explain sae.formats sae.runs",
+        "sae.workspace sae.lm sae.data sae.specs sae.explain sae.training sae.formats sae.runs",
     "app.pages.explore":
         "app.db app.render app.web app.access app.library app.jobs app.pages app.pages.runs sae.errors "
         "sae.workspace sae.store sae.specs sae.explain sae.formats sae.formats.writers sae.runs",

@@ -156,8 +156,13 @@ class Run(Base):
     launched: Mapped[float | None]  # start of the present (or last) process
     started: Mapped[float | None]  # start of the first process
     finished: Mapped[float | None]
-    pid: Mapped[int | None]
-    pid_started: Mapped[str | None] = mapped_column(String(80))  # distinguishes it from a later process with this pid
+    launcher: Mapped[str] = mapped_column(String(20), default="local", server_default="local")
+    resources: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # asked of a cluster
+    attempt: Mapped[int] = mapped_column(default=0, server_default="0")  # number of the present (or last) process
+    ref: Mapped[str | None] = mapped_column(String(160))  # the launcher's name of the process: see `Handle`
+    ref_mark: Mapped[str | None] = mapped_column(String(80))  # tells it from a later process with this name
+    waiting_for: Mapped[str | None] = mapped_column(String(200))  # what keeps a started run from running
+    parent: Mapped[str | None] = mapped_column(String(80), index=True)  # the run that this one is a part of
     cancel_asked: Mapped[float | None]
     requested_by: Mapped[str] = mapped_column(String(80), default="")
     form_key: Mapped[str | None] = mapped_column(String(80), unique=True)  # so that a form sent twice starts one run

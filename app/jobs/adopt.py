@@ -14,9 +14,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.tables import Run
-from app.jobs.launchers import Launcher
+from app.jobs.launchers.elsewhere import ELSEWHERE
+from app.jobs.launchers.local import LocalLauncher
 from sae.runs.folder import FINAL_STATES, RunFolder, Status
 from sae.specs.registry import SPECS
+from sae.workspace.files import HOST
 from sae.workspace.paths import Workspace
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ STOPPED = "stopped on the command line; it can be resumed from its last checkpoi
 _SETTLE_S = 60  # a folder without a status is left alone this long, because its program may be starting
 
 
-def adopt_folders(db: Session, workspace: Workspace, launcher: Launcher) -> list[str]:
+def adopt_folders(db: Session, workspace: Workspace, launcher: LocalLauncher) -> list[str]:
     """Add a row for every unknown run folder and return their ids.  An unreadable folder is skipped."""
     present = {path.parent.name: path for path in workspace.root.glob("runs/*/spec.json")}
     unknown = present.keys() - set(db.scalars(select(Run.id)))
@@ -51,7 +53,7 @@ def adopt_folders(db: Session, workspace: Workspace, launcher: Launcher) -> list
     return adopted
 
 
-def _standing(status: Status | None, launcher: Launcher) -> dict[str, Any]:
+def _standing(status: Status | None, launcher: LocalLauncher) -> dict[str, Any]:
     if status is None:
         return {"state": "cancelled", "error": STOPPED}
     known: dict[str, Any] = {
@@ -59,7 +61,11 @@ def _standing(status: Status | None, launcher: Launcher) -> dict[str, Any]:
         "sae_id": status.result.get("sae")}
     if status.state in FINAL_STATES:
         return known | {"state": status.state, "error": status.error, "finished": status.finished}
-    handle = launcher.find(status.pid) if status.pid else None
+    if status.host not in ("", HOST):  # its process id means nothing here
+        fresh = time.time() - status.heartbeat < _SETTLE_S
+        return known | ({"state": "running", "launcher": ELSEWHERE, "ref": status.host} if fresh else
+                        {"state": "cancelled", "error": STOPPED, "finished": status.heartbeat})
+    handle = launcher.handle_of(status.pid) if status.pid else None
     if handle is None:
         return known | {"state": "cancelled", "error": STOPPED, "finished": status.heartbeat}
-    return known | {"state": "running", "pid": handle.pid, "pid_started": handle.started}
+    return known | {"state": "running", "ref": handle.ref, "ref_mark": handle.mark}

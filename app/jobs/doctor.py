@@ -67,7 +67,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
 
 def _rows(db: Session, workspace: Workspace) -> Iterator[Finding]:
     for run in db.scalars(select(Run).where(Run.state.in_(ACTIVE))):
-        if run.pid is not None and start_mark(run.pid) != run.pid_started:
+        if run.launcher == "local" and run.ref is not None and start_mark(int(run.ref)) != run.ref_mark:
             yield Finding("stale", f"run {run.id}", "the database calls it active, but its process is gone",
                           "A running server queues it again within a second.")
     for run_id in db.scalars(select(Run.id)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from sqlalchemy import select, update
@@ -18,7 +18,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.db.tables import Run
+from app.jobs import parts
 from app.jobs.folders import reopen
+from app.jobs.launchers.elsewhere import ELSEWHERE
+from app.jobs.places import Place
 from sae.runs.folder import FINAL_STATES, Kind, RunFolder
 from sae.workspace.paths import Workspace, new_id
 
@@ -38,19 +41,21 @@ def transition(db: Session, run_id: str, before: Collection[str], **values: Any)
 
 def enqueue(
     db: Session, workspace: Workspace, kind: Kind, spec: dict[str, Any], requested_by: str = "", run_id: str = "",
-    form_key: str = "",
+    form_key: str = "", place: Place | None = None,
 ) -> Run:
     """Queue a new run, write its folder with a fixed `spec.json`, and return it.
 
-    `run_id` names a run whose folder already holds files.  `form_key` makes a form that is sent twice (a double click)
-    start one run: the second call returns the run of the first.
+    `place` says where it is executed (default: on this machine).  On a cluster, an index in several parts also gets a
+    run for each part.  `run_id` names a run whose folder already holds files.  `form_key` makes a form that is sent
+    twice (a double click) start one run: the second call returns the run of the first.
     """
     if run := started_by(db, form_key):
         return run
     run = Run(
         id=run_id or new_id(kind), kind=kind, spec=spec, state="queued", requested_by=requested_by,
-        sae_id=spec.get("sae"), form_key=form_key or None)
+        sae_id=spec.get("sae"), form_key=form_key or None, **(place or Place()).columns())
     db.add(run)
+    db.add_all(parts.parts_of(run))
     try:
         db.commit()  # before the folder, because a folder without a row looks like a run of the command line
     except IntegrityError:  # the same form came twice at the same moment
@@ -68,17 +73,18 @@ def started_by(db: Session, form_key: str) -> Run | None:
     return db.scalar(select(Run).where(Run.form_key == form_key)) if form_key else None
 
 
-def claim(db: Session) -> Run | None:
-    """Set the oldest queued run to `starting` and return it, or None if no run is queued."""
-    while True:
-        run_id = db.scalar(select(Run.id).where(Run.state == "queued").order_by(Run.created, Run.id).limit(1))
-        if run_id is None:
-            return None
-        if transition(
-            db, run_id, QUEUED, state="starting", launched=time.time(), pid=None, pid_started=None,
-            finished=None, error=None,
+def claim(db: Session, fits: Callable[[Run], bool] = lambda run: True) -> Run | None:
+    """Set the oldest queued run that `fits` to `starting` and return it, or None if there is none.
+
+    A run in parts waits until all of them have succeeded.
+    """
+    for run in db.scalars(select(Run).where(Run.state == "queued").order_by(Run.created, Run.id)).all():
+        if parts.complete(db, run) and fits(run) and transition(
+            db, run.id, QUEUED, state="starting", launched=time.time(), attempt=run.attempt + 1, ref=None,
+            ref_mark=None, waiting_for=None, finished=None, error=None,
         ):
-            return db.get_one(Run, run_id, populate_existing=True)
+            return db.get_one(Run, run.id, populate_existing=True)
+    return None
 
 
 def active(db: Session) -> list[Run]:
@@ -90,6 +96,8 @@ def active(db: Session) -> list[Run]:
 def cancel(db: Session, workspace: Workspace, run_id: str) -> bool:
     """Cancel a queued run at once and an active one at its next safe point; return whether the run was either."""
     now = time.time()
+    for part in parts.ids_of(db, run_id):
+        cancel(db, workspace, part)
     if transition(db, run_id, QUEUED, state="cancelled", finished=now, cancel_asked=now):
         return True
     # The database comes first, so that a process that ends between the two steps counts as cancelled, not as lost.
@@ -106,10 +114,13 @@ def resume(db: Session, workspace: Workspace, run_id: str, requested_by: str = "
     state = db.scalar(select(Run.state).where(Run.id == run_id))
     if state not in RESUMABLE:
         return False
+    for part in parts.ids_of(db, run_id):
+        resume(db, workspace, part, requested_by)
     reopen(RunFolder(workspace.run(run_id)))  # before it is queued, so that its process does not find it ended
+    launcher = db.scalar(select(Run.launcher).where(Run.id == run_id))
     return transition(
         db, run_id, RESUMABLE, state="queued", cancel_asked=None, finished=None, error=None, requeues=0,
-        requested_by=requested_by)
+        launcher="local" if launcher == ELSEWHERE else launcher, requested_by=requested_by)
 
 
 def delete(db: Session, workspace: Workspace, run_id: str) -> bool:
@@ -118,6 +129,8 @@ def delete(db: Session, workspace: Workspace, run_id: str) -> bool:
     # The guarded transition keeps the supervisor from starting the run while its folder is deleted.
     if run is None or not transition(db, run_id, QUEUED | FINISHED, state="cancelled"):
         return False
+    for part in parts.ids_of(db, run_id):
+        delete(db, workspace, part)
     shutil.rmtree(workspace.run(run_id), ignore_errors=True)
     db.delete(run)
     db.commit()

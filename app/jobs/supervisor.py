@@ -3,10 +3,13 @@
 Its knowledge of a run is the row, the process and the folder's `status.json`, and nothing else.  So it can
 be killed at any moment, and the next supervisor continues:
 
-- it adopts a process that is still running (its id *and* its start are stored);
+- it adopts a process that is still running (its launcher, its name there and a mark of its start are stored);
 - it records one that succeeded, however long ago;
 - it marks one that vanished as lost and queues the run again, to resume from its checkpoint.  After
   `MAX_REQUEUES` such restarts without progress the run has failed.
+
+A cluster's record of a job may be wrong, late or lost.  The heartbeat in the run's folder then decides, and a process
+id of another host never does.
 """
 
 from __future__ import annotations
@@ -14,14 +17,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+
+from sqlalchemy.orm import Session
 
 from app.db.engine import SessionFactory
 from app.db.tables import Run
-from app.jobs import queue
+from app.jobs import parts, queue
 from app.jobs.adopt import COMMAND_LINE, STOPPED, adopt_folders
 from app.jobs.folders import last_line
-from app.jobs.launchers import Handle, Launcher
+from app.jobs.heartbeats import Heartbeats
+from app.jobs.launchers import Cluster, ClusterAway, Handle, Launcher, Life
+from app.jobs.launchers.local import LocalLauncher
+from app.jobs.places import place_of
 from app.library.catalog import Catalog
 from app.settings import Settings
 from sae.runs.folder import RunFolder, Status
@@ -30,14 +40,26 @@ log = logging.getLogger(__name__)
 
 MAX_REQUEUES = 3
 SYNC_S = 5.0  # seconds between two checks for SAEs and runs from elsewhere
+CLUSTERS_S = 10.0  # seconds between two looks at the state of the clusters
+SILENT_S = 120.0  # a run of an unreachable place without a heartbeat for so long is not waited for
 LINGER_S = 60.0  # a process that is still running this long after its final status is killed
 
 
 class Supervisor:
-    """The supervisor of all runs.  `tick()` checks each of them once."""
+    """The supervisor of all runs.  `tick()` checks each of them once.
 
-    def __init__(self, settings: Settings, sessions: SessionFactory, launcher: Launcher, catalog: Catalog) -> None:
+    `launcher` starts runs on this machine; `clusters` are the launchers of other places.
+    """
+
+    def __init__(
+        self, settings: Settings, sessions: SessionFactory, launcher: LocalLauncher, catalog: Catalog,
+        clusters: Sequence[Launcher] = (),
+    ) -> None:
         self.settings, self.sessions, self.launcher, self.catalog = settings, sessions, launcher, catalog
+        self.launchers = {one.name: one for one in (launcher, *clusters)}
+        self.clusters: tuple[Cluster, ...] = ()  # as they were seen last
+        self._beats = Heartbeats()
+        self._looked = 0.0
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -80,14 +102,17 @@ class Supervisor:
         with self.sessions() as db:
             for run in queue.active(db):
                 self._watch(run)
+        with self.sessions() as db:
+            parts.give_up(db)
         while not self._stopping.is_set():
             with self.sessions() as db:
-                if len(queue.active(db)) >= self.settings.max_runs:
-                    break
-                claimed = queue.claim(db)
+                claimed = queue.claim(db, self._room(db))
             if claimed is None:
                 break
             self._launch(claimed)
+        if time.monotonic() - self._looked >= CLUSTERS_S:
+            self._looked = time.monotonic()
+            self.clusters = tuple(seen for one in self.launchers.values() if (seen := one.cluster()))
         if time.monotonic() - self._synced >= SYNC_S:
             self._synced = time.monotonic()
             self.catalog.sync_if_changed()
@@ -99,57 +124,99 @@ class Supervisor:
     def _folder(self, run: Run) -> RunFolder:
         return RunFolder(self.settings.workspace.run(run.id))
 
+    def _room(self, db: Session) -> Callable[[Run], bool]:
+        """Return the test whether a queued run can start now: its launcher is there, and has room."""
+        active = Counter(run.launcher for run in queue.active(db))
+
+        def fits(run: Run) -> bool:
+            limit = self.settings.max_runs if run.launcher == self.launcher.name else self.settings.cluster_runs
+            launcher = self.launchers.get(run.launcher)
+            return launcher is not None and active[run.launcher] < limit and launcher.room(place_of(run).resources)
+
+        return fits
+
     def _launch(self, run: Run) -> None:
         folder = self._folder(run)
         try:
             folder.create(run.kind, run.spec)  # type: ignore[arg-type]  # checked when it was queued
-            handle = self.launcher.start(folder)
+            handle = self.launchers[run.launcher].start(folder, run.attempt, place_of(run).resources)
+        except ClusterAway as away:
+            log.warning("%s: %s", run.id, away)
+            self._step(run, waiting_for=str(away)[:200])  # the job may have arrived; `_watch` finds out
+            return
         except OSError as error:
             self._end(run, "failed", f"the run could not be started: {error}")
             return
-        log.info("%s: started as process %d", run.id, handle.pid)
-        self._step(run, started=run.started or time.time(), pid=handle.pid, pid_started=handle.started)
+        log.info("%s: started by the launcher %s as %s", run.id, handle.launcher, handle.ref)
+        self._step(run, started=run.started or time.time(), ref=handle.ref, ref_mark=handle.mark)
 
     def _watch(self, run: Run) -> None:
+        launcher = self.launchers.get(run.launcher)
+        if launcher is None:
+            return  # of a cluster that the settings no longer name
         status = self._status(run)
-        handle = self._handle(run, status)
-        if handle is None or not self.launcher.alive(handle):
+        try:
+            handle = self._handle(run, launcher)
+        except ClusterAway:
+            return
+        life = self._life(run, launcher, handle, status)
+        unborn = life == "never_started" or (handle is None and status is None and not launcher.stops_with_server)
+        if unborn and run.cancel_asked is None:  # which says nothing about the run
+            self._step(run, state="queued", ref=None, ref_mark=None)
+            return
+        if handle is None or unborn or life == "ended":
             # The process may have written its final status after the first read.
             self._gone(run, self._status(run))
             return
         if run.cancel_asked is not None:
-            self._enforce_cancel(run, handle)
+            self._enforce_cancel(run, launcher, handle, life)
+        waiting_for = {"waiting": "a free place on the cluster", "unknown": "an answer of the cluster"}.get(life)
+        if waiting_for != run.waiting_for:
+            self._step(run, waiting_for=waiting_for)
         if status is None:
             return
         if status.state in queue.FINISHED and time.time() - status.heartbeat > LINGER_S:
-            self.launcher.kill(handle)
+            launcher.kill(handle)
         if run.state == "starting" or status.overall > run.progress:
             self._step(run, state="running", progress=max(run.progress, status.overall))
 
-    def _handle(self, run: Run, status: Status | None) -> Handle | None:
-        if run.pid is not None:
-            return Handle(run.pid, run.pid_started or "")
-        # A server that was killed between starting the process and storing its id leaves none here.  The
-        # run's status has the id, and a recent heartbeat shows that it is still the same process.
-        if status is None or status.pid is None or time.time() - status.heartbeat > 10:
-            return None
-        handle = self.launcher.find(status.pid)
+    def _life(self, run: Run, launcher: Launcher, handle: Handle | None, status: Status | None) -> Life:
+        """Return the state of a run's job.  Where the launcher cannot know, the run's folder decides."""
+        life = launcher.life(handle) if handle else "ended"
+        silent_s = self._beats.silence(run.id, status.heartbeat if status else 0.0)
+        final = status is not None and status.state in queue.FINISHED
+        if life == "unknown" and silent_s > SILENT_S:
+            return "ended" if final or run.cancel_asked is not None or run.requested_by == COMMAND_LINE else life
+        if life == "ended" and status is not None and not final and silent_s < launcher.settle_s:
+            return "running"  # the job's record may be gone before its process is
+        return life
+
+    def _handle(self, run: Run, launcher: Launcher) -> Handle | None:
+        if run.ref is not None:
+            return Handle(run.launcher, run.ref, run.ref_mark or "")
+        # A server that was killed between starting the process and storing its handle leaves none here.
+        handle = launcher.find(self._folder(run), run.attempt)
         if handle is not None:
-            self._step(run, pid=handle.pid, pid_started=handle.started)
+            self._step(run, ref=handle.ref, ref_mark=handle.mark)
         return handle
 
     def _status(self, run: Run) -> Status | None:
         """Return the status if the present process wrote it, and None if an earlier one did."""
         status = self._folder(run).status()
-        return status if status is not None and status.heartbeat >= (run.launched or 0.0) else None
+        if status is None or status.attempt is not None:  # clocks of other hosts differ, so the number is better
+            return status if status is not None and status.attempt == run.attempt else None
+        return status if status.heartbeat >= (run.launched or 0.0) else None
 
-    def _enforce_cancel(self, run: Run, handle: Handle) -> None:
+    def _enforce_cancel(self, run: Run, launcher: Launcher, handle: Handle, life: Life) -> None:
         """Request the cancellation by the cancel file first, then by SIGTERM, then by SIGKILL to the group."""
         waited = time.time() - (run.cancel_asked or 0.0)
-        if waited > 2 * self.settings.cancel_grace_s:
-            self.launcher.kill(handle)
+        if life == "waiting":  # the cancel file stops the job should it start although it was taken back
+            launcher.kill(handle)
+            self._end(run, "cancelled", None)
+        elif waited > 2 * self.settings.cancel_grace_s:
+            launcher.kill(handle)
         elif waited > self.settings.cancel_grace_s:
-            self.launcher.terminate(handle)
+            launcher.terminate(handle)
         elif self._folder(run).path.is_dir():
             self._folder(run).request_cancel()
 
@@ -185,14 +252,16 @@ class Supervisor:
             return
         reason = f"the process vanished; the run resumes from its last checkpoint (last line of its log: {last})"
         log.warning("%s: %s", run.id, reason)
-        if self._step(run, state="lost", error=reason, progress=run.progress, pid=None, pid_started=None):
+        if self._step(run, state="lost", error=reason, progress=run.progress, ref=None, ref_mark=None):
             with self.sessions() as db:
                 queue.transition(
                     db, run.id, {"lost"}, state="queued", requeues=turn, requeue_mark=run.progress)
 
     def _end(self, run: Run, state: str, error: str | None, **values: object) -> None:
         values.setdefault("progress", run.progress)
-        self._step(run, state=state, error=error, finished=time.time(), pid=None, pid_started=None, **values)
+        self._beats.forget(run.id)
+        values |= {"ref": None, "ref_mark": None, "waiting_for": None}
+        self._step(run, state=state, error=error, finished=time.time(), **values)
         log.info("%s: %s%s", run.id, state, f": {error}" if error else "")
 
     def _step(self, run: Run, **values: object) -> bool:
@@ -204,24 +273,25 @@ class Supervisor:
     def _stop_runs(self) -> None:
         with self.sessions() as db:
             active = [
-                (run, handle) for run in queue.active(db)
-                if run.requested_by != COMMAND_LINE and (handle := self._handle(run, self._status(run)))]
-        for _, handle in active:
-            self.launcher.terminate(handle)
+                (run, launcher, handle) for run in queue.active(db)
+                if run.requested_by != COMMAND_LINE and (launcher := self.launchers.get(run.launcher))
+                and launcher.stops_with_server and (handle := self._handle(run, launcher))]
+        for _, launcher, handle in active:
+            launcher.terminate(handle)
         deadline = time.monotonic() + self.settings.shutdown_grace_s
-        while any(self.launcher.alive(handle) for _, handle in active) and time.monotonic() < deadline:
+        while any(one.life(handle) != "ended" for _, one, handle in active) and time.monotonic() < deadline:
             time.sleep(0.05)
-        for _, handle in active:
-            self.launcher.kill(handle)
-        for _, handle in active:
+        for _, launcher, handle in active:
+            launcher.kill(handle)
+        for _, launcher, handle in active:
             with suppress(TimeoutError):
-                self._wait_until_gone(handle)
-        for run, _ in active:
+                self._wait_until_gone(launcher, handle)
+        for run, _, _ in active:
             self._stopped(run)
 
-    def _wait_until_gone(self, handle: Handle) -> None:
+    def _wait_until_gone(self, launcher: Launcher, handle: Handle) -> None:
         deadline = time.monotonic() + 5
-        while self.launcher.alive(handle):
+        while launcher.life(handle) != "ended":
             if time.monotonic() > deadline:
                 raise TimeoutError
             time.sleep(0.02)
@@ -234,4 +304,4 @@ class Supervisor:
             self._gone(run, status)
             return
         progress = max(run.progress, status.overall if status else 0.0)
-        self._step(run, state="queued", progress=progress, pid=None, pid_started=None)
+        self._step(run, state="queued", progress=progress, ref=None, ref_mark=None)

@@ -33,7 +33,8 @@ from sae.workspace.files import atomic_write, write_json
 
 FORMAT = 1
 FOLDERS = ("saes", "builds", "comparisons", "corpora", "runs")
-_APPENDED = frozenset({"progress.jsonl", "log.txt"})  # a link to them would go on changing
+# Links to these would go on changing.
+_APPENDED = frozenset({"progress.jsonl", "log.txt", "explanations.jsonl", "requests.jsonl"})
 _SKIPPED = frozenset({"lock", ".lock", "cancel"})
 
 

@@ -67,6 +67,15 @@ def mirror(db: Session, workspace: Workspace, sae_id: str) -> None:
     db.commit()
 
 
+def write_people(db: Session, workspace: Workspace, sae_id: str) -> None:
+    """Write the explanations of people to the SAE's folder, where a run that scores explanations reads them."""
+    rows = db.scalars(select(LatentExplanation).where(
+        LatentExplanation.sae_id == sae_id, LatentExplanation.in_file.is_(False)).order_by(LatentExplanation.latent))
+    results.write_people(workspace.sae(sae_id), [
+        Explanation(row.latent, row.text, row.kind, row.author, row.method, created=row.created, id=row.id)
+        for row in rows])
+
+
 def _store(
     db: Session, sae_id: str, table: type[LatentExplanation] | type[ExplanationScore],
     rows: dict[str, dict[str, Any]],

@@ -69,25 +69,33 @@ def quality(score: ExplanationScore) -> float:
 
 def of_latents(db: Session, sae_id: str, latents: Collection[int]) -> dict[int, list[Explained]]:
     """Return the explanations of these latents: the chosen one first, then the best scored."""
+    return _with_scores(db, sae_id, latents)[0]
+
+
+def of_latent(db: Session, sae_id: str, latent: int) -> tuple[list[Explained], list[ExplanationScore]]:
+    """Return the explanations of a latent, and the scores that belong to the latent itself."""
+    found, own = _with_scores(db, sae_id, [latent])
+    return found.get(latent, []), own
+
+
+def _with_scores(
+    db: Session, sae_id: str, latents: Collection[int],
+) -> tuple[dict[int, list[Explained]], list[ExplanationScore]]:
     values = {"sae": sae_id, "latents": list(latents)}
     found: dict[int, list[Explained]] = {}
     by_id = {}
     for row in db.scalars(_OF_LATENTS, values):
         by_id[row.id] = one = Explained(row)
         found.setdefault(row.latent, []).append(one)
-    if by_id:
-        for score in sorted(db.scalars(_SCORES, values), key=lambda score: _ORDER.get(score.scorer, len(_ORDER))):
-            if score.explanation_id in by_id:
-                by_id[score.explanation_id].scores.append(score)
+    own = []
+    for score in sorted(db.scalars(_SCORES, values), key=lambda score: _ORDER.get(score.scorer, len(_ORDER))):
+        if score.explanation_id in by_id:
+            by_id[score.explanation_id].scores.append(score)
+        elif not score.explanation_id:
+            own.append(score)
     for rows in found.values():
         rows.sort(key=lambda one: (not one.row.chosen, -one.quality, one.row.created))
-    return found
-
-
-def scores_of_latent(db: Session, sae_id: str, latent: int) -> list[ExplanationScore]:
-    """Return the scores that belong to the latent itself."""
-    rows = db.scalars(_SCORES, {"sae": sae_id, "latents": [latent]})
-    return [row for row in rows if not row.explanation_id]
+    return found, own
 
 
 def names(
@@ -194,6 +202,11 @@ def search(db: Session, sae_id: str, text: str, limit: int = 200) -> list[Latent
         LatentExplanation.latent).limit(limit)))
 
 
+def explained_latents(db: Session, sae_id: str) -> set[int]:
+    """Return the latents that have a stored explanation of any kind."""
+    return set(db.scalars(select(LatentExplanation.latent).where(LatentExplanation.sae_id == sae_id).distinct()))
+
+
 def named_latents(db: Session, sae: Sae, text: str) -> str:
     """Return a choice of latents for a run, in which `starred`, `tagged:<tag>` and `unexplained` are numbers.
 
@@ -257,6 +270,9 @@ def follow_label(db: Session, label: Label) -> None:
             db.delete(row)
         return
     _unchoose(db, label.sae_id, label.latent)
+    if row is not None and row.text != label.text:  # the scores are of the text before
+        db.execute(delete(ExplanationScore).where(
+            ExplanationScore.sae_id == label.sae_id, ExplanationScore.explanation_id == identity[1]))
     if row is None:
         row = LatentExplanation(sae_id=label.sae_id, id=identity[1], latent=label.latent, kind="person", method=LABEL)
         db.add(row)

@@ -1,5 +1,7 @@
 """Latents found by a text: by their label, their rule, the tokens on which they fire, and the logits that they raise.
 
+Where there are word embeddings, explanations of a similar meaning are found, too.
+
 Each of these is a reason with a score; the scores of a latent's best reason of each kind add up.  Of a text of several
 words, every word is looked up as a token, and the label is compared with the whole text.
 """
@@ -12,7 +14,7 @@ from dataclasses import dataclass, field
 from sqlalchemy.orm import Session
 
 from app.db.tables import Label
-from app.library import explanations, labels
+from app.library import explanations, labels, meaning
 from app.render.latent_words import SHOWN_F1, rule_words
 from app.render.numbers import number, percent, signed
 from app.render.token_text import token_label
@@ -23,7 +25,7 @@ from sae.store.records import CLASSES, Token
 MAX_WORDS = 4
 _TOKENS_OF_A_WORD = 4  # `raise`, ` raise`, `Raise`, ` Raise`
 # The score of a reason: its kind's own, plus a share from 0 to 1 of how well it fits.
-_LABEL, _TAG, _EXPLANATION, _NOTE, _RULE, _FIRES, _LOGIT = 4.0, 3.5, 3.0, 2.5, 2.0, 1.0, 0.0
+_LABEL, _TAG, _EXPLANATION, _NOTE, _RULE, _MEANING, _FIRES, _LOGIT = 4.0, 3.5, 3.0, 2.5, 2.0, 1.5, 1.0, 0.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ def _reasons(db: Session, build: Build, sae_id: str, text: str) -> Iterator[tupl
         yield row.latent, Reason("explanation", _EXPLANATION, "explanation", value=row.text)
     for latent, said in explained_as(build, text):
         yield latent, Reason("explanation", _EXPLANATION, "explanation", value=said)
+    for latent, said, cosine in meaning.near(db, sae_id, text):
+        yield latent, Reason("meaning", _MEANING + cosine, "similar meaning:", value=said)
     tokens = {token.token: token for word in text.split()[:MAX_WORDS] for token in _meant(build, word)}
     yield from _by_rule(build, tokens, text)
     yield from _by_tokens(build, tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -29,8 +29,8 @@ class Point:
 At = Callable[[Point], tuple[float, float]]
 
 
-def plane(build: Build, sae_id: str, names: dict[int, str]) -> Markup:
-    """Return an SVG whose points link to their latents; `names` are labels for the tooltips."""
+def plane(build: Build, sae_id: str, names: Mapping[int, str], ringed: Collection[int] = ()) -> Markup:
+    """Return an SVG whose points link to their latents; `names` are for the tooltips, and `ringed` have a ring."""
     points = [Point(*row) for row in build.map_points()]
     if not points:
         return Markup("")
@@ -42,19 +42,21 @@ def plane(build: Build, sae_id: str, names: dict[int, str]) -> Markup:
         up = (point.y - low_y) / ((high_y - low_y) or 1)
         return _EDGE + across * (_WIDTH - 2 * _EDGE), _HEIGHT - _EDGE - up * (_HEIGHT - 2 * _EDGE)
 
-    marks = _points(points, at, sae_id, names) if len(points) <= POINTS else _cells(points, at, sae_id)
+    marks = _points(points, at, sae_id, names, ringed) if len(points) <= POINTS else _cells(points, at, sae_id)
     return Markup(
         f'<svg class="plane" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="group" aria-label="Map of {len(points)} decoder '
         f'directions">{"".join(marks)}</svg>')
 
 
-def _points(points: Sequence[Point], at: At, sae_id: str, names: dict[int, str]) -> list[str]:
+def _points(
+    points: Sequence[Point], at: At, sae_id: str, names: Mapping[int, str], ringed: Collection[int],
+) -> list[str]:
     out = []
     for point in sorted(points, key=lambda p: -p.density):
         x, y = at(point)
         size = 2 + sum(point.density >= step for step in SIZES)
         name = f" · {names[point.latent]}" if point.latent in names else ""
-        css = ' class="named"' if name else ""
+        css = ' class="named"' if point.latent in ringed else ""
         out.append(
             f'<a href="/{sae_id}/{point.latent}" tabindex="-1"><circle{css} cx="{x:.1f}" cy="{y:.1f}" r="{size}">'
             f"<title>{point.latent}{escape(name)} · {density(point.density)}</title></circle></a>")

@@ -30,8 +30,9 @@ from sae.autoencoder.architectures import REGISTRY, make
 from sae.autoencoder.config import read_config
 from sae.autoencoder.normalization import KINDS, Normalizer
 from sae.errors import UserError
-from sae.kernels.bf16_screen import Screen, has_fast_bfloat16
+from sae.kernels.bf16_screen import Screen
 from sae.kernels.codes import Codes
+from sae.kernels.device import has_fast_bfloat16
 from sae.kernels.select import entries_above
 from sae.workspace.files import atomic_write, write_json
 
@@ -108,6 +109,10 @@ class Autoencoder:
     def pre_activations(self, x_BD: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the pre-activations before selection, [B, L] float32."""
         return torch.addmm(self.b_enc_L, self._read(x_BD), self.W_enc_LD.T, out=out)
+
+    def pre_activations_of(self, x_BD: Tensor, latents: Tensor) -> Tensor:
+        """Return the pre-activations [B, n] of the given latents only."""
+        return torch.addmm(self.b_enc_L[latents], self._read(x_BD), self.W_enc_LD[latents].T)
 
     def _read(self, x_BD: Tensor) -> Tensor:
         """Return the vectors that the encoder's rows are multiplied with, [B, D]."""
@@ -192,7 +197,7 @@ class Autoencoder:
         If the rule is `independent`, only those rows are computed; TopK needs all of them.
         """
         if self.sparsity.independent:
-            pre = torch.addmm(self.b_enc_L[latents], self._read(x_BD), self.W_enc_LD[latents].T)
+            pre = self.pre_activations_of(x_BD, latents)
             active = self.sparsity.select(pre, latents)
             out = torch.zeros_like(pre)
             out[active.token_N, active.latent_N] = active.value_N

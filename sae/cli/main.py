@@ -23,7 +23,9 @@ from rich.table import Table
 from sae.cli.check import check_command
 from sae.cli.explanations import app as explanations_app
 from sae.cli.export import register as register_exports
+from sae.cli.reproduce import reproduce_command
 from sae.cli.steer import steer_command
+from sae.cli.synthetic import synthetic_command
 from sae.errors import UserError
 from sae.runs.folder import ProgressFile, RunFolder, Status
 from sae.specs.registry import POSITIONAL, SPECS, as_text, demo_spec
@@ -39,7 +41,9 @@ _HELP = {
     "index": "Rebuild the index of an SAE, with other text or settings.",
     "evaluate": "Measure an SAE on held-out text.",
     "import": "Add an SAE or a dashboard made by another program; it is checked on real activations.",
-    "compare": "Compare two SAEs of one language model, latent by latent."}
+    "compare": "Compare two SAEs of one language model, latent by latent.",
+    "activations": "Keep activations of a text on disk, for several trainings on one pass of the language model.",
+    "index-part": "Read one part of an index run's text, in a process or on a machine of its own."}
 
 
 def _spec_command(kind: str) -> Callable[..., None]:
@@ -75,6 +79,8 @@ for _kind in SPECS:
 
 app.command("check")(check_command)
 app.command("steer")(steer_command)
+app.command("reproduce")(reproduce_command)
+app.command("synthetic")(synthetic_command)
 register_exports(app)
 app.add_typer(explanations_app, name="explanations")
 

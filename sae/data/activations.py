@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,6 +31,10 @@ from sae.data.left_out import NOTHING, LeftOut
 from sae.distributed import ALONE, Group
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
+from sae.lm.fast_reader import Read, reader
+
+if TYPE_CHECKING:
+    from sae.data.kept import KeptActivations
 
 _FORWARD_TOKENS = 8192  # tokens in one forward pass of the language model, if no step waits for it
 
@@ -52,9 +57,21 @@ def context_batches(
         yield rows, tokens_PS, real_PS
 
 
+def corpus_reader(
+    lm: LanguageModel, corpus: Corpus, hooks: Sequence[str], *, autocast: bool
+) -> tuple[Read, tuple[int, ...]]:
+    """Return the reader of a corpus' activations, and the width of each site.
+
+    It is chosen on the first context of the corpus, so that a run that resumes chooses the same.
+    """
+    read = reader(lm, hooks, autocast=autocast)
+    first_PS = torch.from_numpy(corpus.tokens[:1].astype(np.int64)).to(lm.device)
+    return read, tuple(x_PSD.shape[2] for x_PSD in read(first_PS))
+
+
 def shared_rows(
     group: Group, lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, hooks: Sequence[str], *, include_bos: bool,
-    width: int, dtype: torch.dtype, autocast: bool, max_tokens: int, left_out: LeftOut = NOTHING,
+    width: int, dtype: torch.dtype, read: Read, max_tokens: int, left_out: LeftOut = NOTHING,
 ) -> Iterator[Tensor]:
     """Yield the rows of `forward_rows`, with the forward passes dealt out among the processes of a group.
 
@@ -62,7 +79,7 @@ def shared_rows(
     all passes, in `dtype`.
     """
     if group.world == 1:
-        yield from forward_rows(lm, corpus, contexts, hooks, include_bos=include_bos, autocast=autocast,
+        yield from forward_rows(lm, corpus, contexts, hooks, include_bos=include_bos, read=read,
                                 max_tokens=max_tokens, left_out=left_out, replace=True)
         return
     per_pass = max(1, max_tokens // corpus.context_length)
@@ -73,7 +90,7 @@ def shared_rows(
         own_NW = torch.zeros(max(sizes), width, dtype=dtype, device=lm.device)
         if group.rank < len(dealt):
             own_NW[: sizes[group.rank]] = next(forward_rows(
-                lm, corpus, dealt[group.rank], hooks, include_bos=include_bos, autocast=autocast,
+                lm, corpus, dealt[group.rank], hooks, include_bos=include_bos, read=read,
                 max_tokens=max_tokens, left_out=left_out, replace=True))
         for size, rows_NW in zip(sizes, group.gather(own_NW), strict=False):
             yield rows_NW[:size]
@@ -81,10 +98,11 @@ def shared_rows(
 
 def forward_rows(
     lm: LanguageModel, corpus: Corpus, contexts: np.ndarray, hooks: Sequence[str], *, include_bos: bool,
-    autocast: bool = False, max_tokens: int = _FORWARD_TOKENS, left_out: LeftOut = NOTHING, replace: bool = False,
+    read: Read | None = None, max_tokens: int = _FORWARD_TOKENS, left_out: LeftOut = NOTHING, replace: bool = False,
 ) -> Iterator[Tensor]:
     """Yield the activations of the contexts' real tokens, [N, W] float32 per forward pass, in the order of the text.
 
+    `read` computes them from tokens [P, S]; without it the model's bridge does.
     Activations of several sites are concatenated.  The first site decides which tokens are left out; they are missing
     from the rows, or for `replace` replaced by others.
     """
@@ -92,10 +110,11 @@ def forward_rows(
         if not include_bos:
             real_PS[:, 0] = False
         real_PS = real_PS.to(lm.device)
-        sites = [x_PSD[real_PS] for x_PSD in lm.activations_at(tokens_PS.to(lm.device), hooks, autocast=autocast)]
+        tokens_PS = tokens_PS.to(lm.device)
+        sites = [x_PSD[real_PS] for x_PSD in (read(tokens_PS) if read else lm.activations_at(tokens_PS, hooks))]
         rows_NW = sites[0] if len(sites) == 1 else torch.cat(sites, dim=1)
         if left_out:
-            out_N = left_out.mask(sites[0], tokens_PS.to(lm.device)[real_PS])
+            out_N = left_out.mask(sites[0], tokens_PS[real_PS])
             rows_NW = left_out.replaced(rows_NW, out_N) if replace else rows_NW[~out_N]
         yield rows_NW
 
@@ -142,15 +161,19 @@ class ActivationStream:
     timing: Timing = field(default_factory=Timing)
     left_out: LeftOut = NOTHING  # tokens whose places others take
     group: Group = ALONE  # the processes that share the language model's work; each gets whole batches
+    kept: KeptActivations | None = None  # read instead of the language model
 
     def __post_init__(self) -> None:
         self.group = self.group.apart()  # the harvesting thread has separate communicators
         self.hooks = [self.hook, self.out_hook] if self.out_hook else [self.hook]
-        one = torch.tensor([[self.lm.bos_id]], device=self.lm.device)
-        self.widths = tuple(x_PSD.shape[2] for x_PSD in self.lm.activations_at(one, self.hooks))
+        if self.kept:
+            self.widths = self.kept.widths(self.hooks)
+        else:
+            self._read, self.widths = corpus_reader(
+                self.lm, self.corpus, self.hooks, autocast=self.dtype == torch.bfloat16)
         self.chunk_tokens -= self.chunk_tokens % self.batch_tokens
         self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
-        count = self.corpus.length[self.corpus.contexts(self.split, self.seed)].astype(np.int64)
+        count = self.corpus.length[self._contexts(self.seed)].astype(np.int64)
         self.epoch_tokens = int((count - (0 if self.include_bos else 1)).sum())
         # More than the text holds would only repeat it within one chunk.
         whole = max(self.batch_tokens, self.epoch_tokens - self.epoch_tokens % self.batch_tokens)
@@ -270,11 +293,14 @@ class ActivationStream:
             last = int(np.searchsorted(ends, offset + left, side="left")) + 1
             dtype = torch.float32 if self.dtype == torch.float16 else self.dtype  # its range is checked here
             try:
-                for rows_NW in shared_rows(
+                rows = self.kept.rows(
+                    contexts[first:last], self.hooks, include_bos=self.include_bos, left_out=self.left_out,
+                    max_tokens=self._pass_tokens,
+                ) if self.kept else shared_rows(
                     self.group, self.lm, self.corpus, contexts[first:last], self.hooks, include_bos=self.include_bos,
-                    width=sum(self.widths), dtype=dtype, autocast=self.dtype == torch.bfloat16,
-                    max_tokens=self._pass_tokens, left_out=self.left_out,
-                ):
+                    width=sum(self.widths), dtype=dtype, read=self._read,
+                    max_tokens=self._pass_tokens, left_out=self.left_out)
+                for rows_NW in rows:
                     rows_NW = rows_NW[skip : skip + left]
                     skip, left, position = 0, left - len(rows_NW), position + len(rows_NW)
                     self._check_range(rows_NW)
@@ -305,10 +331,16 @@ class ActivationStream:
 
     # ---- orders
 
+    def _contexts(self, seed: int) -> np.ndarray:
+        """Return the contexts of an epoch, which are those of the split, or those whose activations were kept."""
+        if self.kept is None:
+            return self.corpus.contexts(self.split, seed)
+        return np.random.default_rng(seed).permutation(np.sort(self.kept.contexts))
+
     def _text_order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the contexts of an epoch in its order, and the running count of their tokens."""
         if self._epoch is None or self._epoch[0] != epoch:
-            contexts = self.corpus.contexts(self.split, self.seed + epoch)
+            contexts = self._contexts(self.seed + epoch)
             count = self.corpus.length[contexts].astype(np.int64) - (0 if self.include_bos else 1)
             self._epoch = (epoch, contexts, np.cumsum(count))
         return self._epoch[1], self._epoch[2]

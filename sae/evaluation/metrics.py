@@ -26,21 +26,20 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
-from sae.data.activations import context_batches, forward_rows
+from sae.data.activations import forward_rows
 from sae.data.corpus import Corpus
 from sae.data.left_out import NOTHING, LeftOut
 from sae.errors import UserError
+from sae.evaluation.substitution import ABLATIONS, recovered, substitution_sums
+from sae.kernels.codes import Codes
 from sae.kernels.device import wide
 from sae.kernels.select import batch_topk
-from sae.lm.bridge import Edit, Edits, LanguageModel
+from sae.lm.bridge import LanguageModel
 
 Progress = Callable[[int, int], None]  # called with tokens done and tokens in total; may raise to stop
-_LOGITS = 1 << 27  # entries of the logits in memory at once: 512 MiB
-_ABLATIONS = ("clean", "zero", "mean")
 
 
 def held_out_contexts(corpus: Corpus, n_tokens: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -134,8 +133,8 @@ def calibrate_threshold(sae: Autoencoder, activations: list[Tensor], k: int) -> 
 
 
 @dataclass
-class _Sums:
-    """Accumulators of one pass over activations."""
+class ReconstructionSums:
+    """Accumulators of activations and their reconstructions, which can be added and subtracted."""
 
     n: int = 0
     error: float = 0.0
@@ -143,33 +142,38 @@ class _Sums:
     l0: float = 0.0
     l0_square: float = 0.0
     total_D: Tensor | None = None
-    fired_L: Tensor | None = None
+    fires_L: Tensor | None = None  # tokens on which each latent is active
 
-    def add(self, x_ND: Tensor, x_hat_ND: Tensor, l0_N: Tensor, latent_N: Tensor, n_latents: int) -> None:
+    def add(self, x_ND: Tensor, x_hat_ND: Tensor, codes: Codes) -> None:
+        """Add some tokens: their targets, their reconstructions and their codes."""
         self.n += len(x_ND)
         # Squares of float32 activations summed in float64: per token first, then over tokens.
         self.error += float(wide(x_ND - x_hat_ND).square().sum())
         self.square += float(wide(x_ND).square().sum())
+        l0_N = codes.l0_B()
         self.l0 += float(l0_N.sum())
         self.l0_square += float(wide(l0_N).square().sum())
         total_D = wide(x_ND).sum(dim=0)
         self.total_D = total_D if self.total_D is None else self.total_D + total_D
-        fired_L = torch.zeros(n_latents, dtype=torch.bool, device=x_ND.device)
-        fired_L[latent_N] = True
-        self.fired_L = fired_L if self.fired_L is None else self.fired_L | fired_L
+        fires_L = torch.bincount(codes.latent_N, minlength=codes.n_latents)
+        self.fires_L = fires_L if self.fires_L is None else self.fires_L + fires_L
+
+    @property
+    def variance(self) -> float:
+        """Return Σ‖x − x_mean‖²."""
+        assert self.total_D is not None
+        return self.square - float(self.total_D.square().sum()) / self.n
 
     @property
     def fvu(self) -> float:
-        assert self.total_D is not None
-        variance = self.square - float(self.total_D.square().sum()) / self.n
-        return self.error / variance
+        return self.error / self.variance
 
     def metrics(self) -> dict[str, Any]:
-        assert self.fired_L is not None
-        dead, mean = int((~self.fired_L).sum()), self.l0 / self.n
+        assert self.fires_L is not None
+        dead, mean = int((self.fires_L == 0).sum()), self.l0 / self.n
         return {
             "fvu": self.fvu, "l0": mean, "l0_std": max(0.0, self.l0_square / self.n - mean**2) ** 0.5,
-            "dead": dead, "dead_fraction": dead / len(self.fired_L), "tokens": self.n}
+            "dead": dead, "dead_fraction": dead / len(self.fires_L), "tokens": self.n}
 
 
 def reconstruction_metrics(sae: Autoencoder, activations: Iterable[Tensor]) -> dict[str, Any]:
@@ -179,12 +183,12 @@ def reconstruction_metrics(sae: Autoencoder, activations: Iterable[Tensor]) -> d
 
 def reconstruction_metrics_of(saes: Sequence[Autoencoder], activations: Iterable[Tensor]) -> list[dict[str, Any]]:
     """Compute the reconstruction metrics of several SAEs in one pass over the activations."""
-    all_sums = [_Sums() for _ in saes]
+    all_sums = [ReconstructionSums() for _ in saes]
     for rows_NW in activations:
         for sae, sums in zip(saes, all_sums, strict=True):
             x_ND, target_ND = read_and_target(sae, rows_NW)
             codes = sae.codes(x_ND)
-            sums.add(target_ND, sae.decode(codes, x_ND), codes.l0_B(), codes.latent_N, sae.n_latents)
+            sums.add(target_ND, sae.decode(codes, x_ND), codes)
     return [sums.metrics() for sums in all_sums]
 
 
@@ -208,68 +212,13 @@ def cross_entropy_metrics_of(
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Compute ΔCE and CE recovered for several SAEs of one site, which share the clean and the ablated passes."""
-    left_out = left_out_of(saes[0])
-    sums = dict.fromkeys((*_ABLATIONS, *range(len(saes))), 0.0)
-    n_predicted, done, total = 0, 0, counted_tokens(corpus, contexts)
-    for _, tokens_PS, real_PS in context_batches(
-            corpus, contexts, max_tokens=min(4096, _LOGITS // lm.info.d_vocab)):
-        tokens_PS, real_PS = tokens_PS.to(lm.device), real_PS.to(lm.device)
-        counted_PS = real_PS.clone()
-        counted_PS[:, 0] = False
-        if left_out:
-            x_ND = lm.activations(tokens_PS, saes[0].hook)[counted_PS]
-            counted_PS[counted_PS.clone()] = ~left_out.mask(x_ND, tokens_PS[counted_PS])
-        predicts_PS = counted_PS[:, :-1] & real_PS[:, 1:]
-        zero, mean = torch.zeros_like, lambda x_ND: mean_D.expand_as(x_ND)
-        passes: dict[str | int, Edits] = {
-            "clean": {}, "zero": {saes[0].out_hook: _replacing(counted_PS, zero)},
-            "mean": {saes[0].out_hook: _replacing(counted_PS, mean)}}
-        passes |= {i: _substitution(sae, counted_PS) for i, sae in enumerate(saes)}
-        for name, edits in passes.items():
-            sums[name] += _loss(lm.logits(tokens_PS, edits), tokens_PS, predicts_PS)
-        n_predicted += int(predicts_PS.sum())
-        done += int(counted_PS.sum())
-        if progress:
-            progress(done, total)
-    clean, zeroed, averaged = (sums[name] / n_predicted for name in _ABLATIONS)
-
-    def recovered(ablated: float, ce: float) -> float | None:
-        return (ablated - ce) / (ablated - clean) if ablated != clean else None
-
+    sums = substitution_sums(lm, saes, corpus, contexts, mean_D, progress, left_out=left_out_of(saes[0]))
+    n_predicted = int(sums.predicted_P.sum())
+    clean, zeroed, averaged = (float(sums.ce[name].sum()) / n_predicted for name in ABLATIONS)
     return [{
         "ce_clean": clean, "ce_sae": ce, "delta_ce": ce - clean, "ce_zero": zeroed, "ce_mean": averaged,
-        "ce_recovered_zero": recovered(zeroed, ce), "ce_recovered_mean": recovered(averaged, ce),
-        "ce_tokens": n_predicted} for ce in (sums[i] / n_predicted for i in range(len(saes)))]
-
-
-def _loss(logits_PSV: Tensor, tokens_PS: Tensor, predicts_PS: Tensor) -> float:
-    """Sum the losses at the predicting positions, one context at a time to keep copies of logits small."""
-    return sum(
-        float(wide(F.cross_entropy(logits_SV[:-1][predicts_S], tokens_S[1:][predicts_S], reduction="none")).sum())
-        for logits_SV, tokens_S, predicts_S in zip(logits_PSV, tokens_PS, predicts_PS, strict=True))
-
-
-def _replacing(where_PS: Tensor, make: Callable[[Tensor], Tensor]) -> Edit:
-    """Return an edit that replaces the activations [N, D] at `where_PS` with `make(activations)`."""
-    def edit(x_PSD: Tensor) -> Tensor:
-        out, found = x_PSD.clone(), x_PSD[where_PS]
-        out[where_PS] = make(found.flatten(1)).reshape(found.shape).to(out.dtype)  # concatenates heads
-        return out
-
-    return edit
-
-
-def _substitution(sae: Autoencoder, where_PS: Tensor) -> Edits:
-    """Return the edits that replace an SAE's target with its reconstruction."""
-    if not sae.is_transcoder:
-        return {sae.hook: _replacing(where_PS, sae.reconstruct)}
-    read: list[Tensor] = []
-
-    def keep(x_PSD: Tensor) -> Tensor:
-        read[:] = [x_PSD[where_PS].flatten(1)]
-        return x_PSD
-
-    return {sae.hook: keep, sae.out_hook: _replacing(where_PS, lambda _: sae.reconstruct(read[0]))}
+        "ce_recovered_zero": recovered(zeroed, ce, clean), "ce_recovered_mean": recovered(averaged, ce, clean),
+        "ce_tokens": n_predicted} for ce in (float(sums.ce[i].sum()) / n_predicted for i in range(len(saes)))]
 
 
 def evaluate(
@@ -338,7 +287,7 @@ def _stages(
     """
     ce = _first_tokens(corpus, evaluation, n_ce_tokens)
     sizes = [counted_tokens(corpus, contexts) for contexts in (calibration, evaluation, ce)]
-    sizes[1], sizes[2] = sizes[1] * n_saes, sizes[2] * (len(_ABLATIONS) + n_saes) * 3 // 2
+    sizes[1], sizes[2] = sizes[1] * n_saes, sizes[2] * (len(ABLATIONS) + n_saes) * 3 // 2
     starts, total = [0, sizes[0], sizes[0] + sizes[1]], sum(sizes)
 
     def stage(start: int, size: int) -> Progress:

@@ -53,7 +53,8 @@ class Answer:
 class ChatModel(ABC):
     """A model that answers messages, with a cache of its answers and a budget."""
 
-    def __init__(self, name: str, cache: RequestCache, budget: Budget) -> None:
+    def __init__(self, name: str, cache: RequestCache | None, budget: Budget) -> None:
+        """Make a model; without a cache every request is sent."""
         self.name, self.cache, self.budget = name, cache, budget
 
     def ask(self, messages: Messages, max_tokens: int, logprobs: bool = False) -> Answer:
@@ -64,7 +65,7 @@ class ChatModel(ABC):
         request = {"model": self.name, "messages": messages, "max_tokens": max_tokens, "temperature": 0,
                    "logprobs": logprobs}
         key = key_of(request)
-        if (known := self.cache.get(key)) is not None:
+        if self.cache is not None and (known := self.cache.get(key)) is not None:
             return Answer.from_json(known)
         n_in = sum(tokens_in(message["content"]) for message in messages)
         self.budget.reserve(n_in, max_tokens)
@@ -73,7 +74,8 @@ class ChatModel(ABC):
             self.budget.pay(answer.tokens_in, answer.tokens_out)
         finally:
             self.budget.release(n_in, max_tokens)
-        self.cache.put(key, request, answer.to_json())
+        if self.cache is not None:
+            self.cache.put(key, request, answer.to_json())
         return answer
 
     @abstractmethod

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sae.errors import UserError
 from sae.explain.choice import check_choice
+from sae.explain.embedding_files import has_embedder
 from sae.explain.endpoint_settings import find_endpoint
 from sae.explain.templates import load_templates
 from sae.lm.model_info import find_model
@@ -21,7 +22,10 @@ def check_settings(spec: ExplainSpec, *, weightless: bool = False) -> None:
         raise UserError("scorers: the output side needs the SAE's weights, which are not here", "scorers")
     if spec.embedding_model and not Path(spec.embedding_model).is_dir():
         raise UserError(f"embedding_model: {spec.embedding_model} is not a folder", "embedding_model")
-    if spec.explainer == "local":
+    if "embedding" in spec.scored_by and not has_embedder(spec.embedding_model):
+        raise UserError("embedding_model: give a folder with embeddings, or install saescope[embedding]",
+                        "embedding_model")
+    if spec.is_local:
         check_instruct_model(spec.model)
     elif spec.asks_model:
         find_endpoint(spec.address, spec.model)

@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import random
 import re
+from collections.abc import Collection
 
 from sae.errors import UserError
 from sae.store.build import Build
@@ -25,10 +27,15 @@ def check_choice(text: str) -> None:
         raise UserError(f"latents: {text[:60]!r} is no choice of latents; {_HELP}", "latents")
 
 
-def choose_latents(build: Build, text: str, seed: int = 0) -> list[int]:
-    """Return the chosen latents by number.  Raises UserError (field `latents`)."""
+def choose_latents(build: Build, text: str, seed: int = 0, among: Collection[int] | None = None) -> list[int]:
+    """Return the chosen latents by number, only those of `among` if it is given.
+
+    Raises UserError (field `latents`).
+    """
     check_choice(text)
     text = text.strip()
+    if among is not None:
+        return _choose_among(build, text, seed, frozenset(among))
     if text == "all":
         return _densest(build, build.n_latents)
     if match := _COUNT.fullmatch(text):
@@ -39,6 +46,17 @@ def choose_latents(build: Build, text: str, seed: int = 0) -> list[int]:
         if latent >= build.n_latents:
             raise UserError(f"latents: there is no latent {latent}; the last one is {build.n_latents - 1}", "latents")
     return list(dict.fromkeys(chosen))
+
+
+def _choose_among(build: Build, text: str, seed: int, among: frozenset[int]) -> list[int]:
+    match = _COUNT.fullmatch(text)
+    if text != "all" and not match:
+        return [latent for latent in choose_latents(build, text) if latent in among]
+    known = [latent for latent in _densest(build, build.n_latents) if latent in among]
+    if match is None or len(known) <= int(match[2]):
+        return known
+    n = int(match[2])
+    return known[:n] if match[1] == "densest" else sorted(random.Random(seed).sample(sorted(known), n))
 
 
 def _densest(build: Build, n: int) -> list[int]:

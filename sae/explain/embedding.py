@@ -1,7 +1,8 @@
 """The embedding scorer: are the texts in which the latent fires nearer to its explanation than the others?  No torch.
 
-The value is the AUC of the cosine between the explanation and a text.  It needs no language model, only a folder with
-static word embeddings in the layout of model2vec: `model.safetensors` with `embeddings` [V, D], and `tokenizer.json`.
+The value is the AUC of the cosine between the explanation and a text.  It needs no language model, only static word
+embeddings: those of the extra `embedding` (the files in the package wordllama), or a folder in the layout of model2vec
+with `model.safetensors`, which has `embeddings` [V, D], and `tokenizer.json`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tokenizers import Tokenizer
 
 from sae.errors import UserError
 from sae.explain import measures
+from sae.explain.embedding_files import PACKAGE, embedder_folder, package_files
 from sae.explain.examples import SORTS, Examples
 from sae.explain.judging import MIN_POSITIVES
 from sae.explain.records import Explanation, Score
@@ -44,12 +46,25 @@ class StaticEmbedder:
     def load(cls, folder: str) -> StaticEmbedder:
         """Read a folder.  Raises UserError (field `embedding_model`)."""
         path = Path(folder)
+        return cls._read(path.name, path / "model.safetensors", path / "tokenizer.json", folder)
+
+    @classmethod
+    def of_package(cls) -> StaticEmbedder:
+        """Read the embeddings of the extra.  Raises UserError (field `embedding_model`) if it is not installed."""
+        files = package_files()
+        if files is None:
+            raise UserError("embedding_model: give a folder with embeddings, or install saescope[embedding]",
+                            "embedding_model")
+        return cls._read(PACKAGE, *files, PACKAGE)
+
+    @classmethod
+    def _read(cls, name: str, weights: Path, vocabulary: Path, said: str) -> StaticEmbedder:
         try:
-            tensors = load_file(path / "model.safetensors")
-            tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+            tensors = load_file(weights)
+            tokenizer = Tokenizer.from_file(str(vocabulary))
             table = next(tensors[name] for name in ("embeddings", "embedding.weight") if name in tensors)
         except Exception as error:  # the tokenizer's library raises this class itself
-            raise UserError(f"embedding_model: {folder} is not a folder with static embeddings (model.safetensors and "
+            raise UserError(f"embedding_model: {said} is not a folder with static embeddings (model.safetensors and "
                             f"tokenizer.json): {type(error).__name__}", "embedding_model") from None
         table = table.astype(np.float32)
         if "mapping" in tensors:  # tokens share rows
@@ -60,7 +75,7 @@ class StaticEmbedder:
         tokenizer.no_truncation()
         model = json.loads(tokenizer.to_str())["model"]
         unknown = tokenizer.token_to_id(model["unk_token"]) if isinstance(model.get("unk_token"), str) else None
-        return cls(path.name, tokenizer, table, unknown)
+        return cls(name, tokenizer, table, unknown)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         out = np.zeros((len(texts), self._table_VD.shape[1]), np.float32)
@@ -70,6 +85,15 @@ class StaticEmbedder:
                 row[:] = self._table_VD[ids].mean(axis=0)
                 row /= np.linalg.norm(row) + 1e-32
         return out
+
+
+def find_embedder(folder: str = "") -> StaticEmbedder:
+    """Return the embeddings in a folder; without one those that `SAESCOPE_EMBEDDING_MODEL` names, else of the extra.
+
+    Raises UserError (field `embedding_model`) if there are none.
+    """
+    folder = embedder_folder(folder)
+    return StaticEmbedder.load(folder) if folder else StaticEmbedder.of_package()
 
 
 def embedding(embedder: Embedder, explanation: Explanation, examples: Examples, seed: int = 0) -> Score | None:

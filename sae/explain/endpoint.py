@@ -23,9 +23,10 @@ from sae.explain.endpoint_settings import KEY, Endpoint
 from sae.explain.request_cache import RequestCache
 from sae.explain.templates import Messages
 
-_FOR_A_MOMENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+FOR_A_MOMENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _MAX_PAUSE_S = 60.0
-_MAX_BYTES = 10_000_000
+PATH = "/chat/completions"
+MAX_BYTES = 10_000_000
 # A parameter that an endpoint may refuse: the words in its refusal, and what is sent instead.
 _INSTEAD: dict[str, dict[str, str]] = {
     "max_tokens": {"max_tokens": "max_completion_tokens"}, "temperature": {"temperature": ""},
@@ -36,8 +37,8 @@ class EndpointClient(ChatModel):
     """A model behind an endpoint.  It may be used by many threads at once."""
 
     def __init__(
-        self, endpoint: Endpoint, cache: RequestCache, budget: Budget, *, timeout_s: float = 60, retries: int = 6,
-        pause_s: float = 0.5, check: Callable[[], None] = lambda: None,
+        self, endpoint: Endpoint, cache: RequestCache | None, budget: Budget, *, timeout_s: float = 60,
+        retries: int = 6, pause_s: float = 0.5, check: Callable[[], None] = lambda: None,
     ) -> None:
         """Make a client.  `check` is called before each request and while it pauses; it raises to stop the run."""
         super().__init__(endpoint.model, cache, budget)
@@ -60,24 +61,32 @@ class EndpointClient(ChatModel):
 
     def _answer(self, messages: Messages, max_tokens: int, logprobs: bool) -> Answer:
         while True:
-            body: dict[str, Any] = {
-                "model": self.name, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
-            if logprobs:
-                body |= {"logprobs": True, "top_logprobs": N_OPTIONS}
-            refused = set(self._refused)
-            for parameter in refused:
-                for name, instead in _INSTEAD[parameter].items():
-                    if name in body:
-                        value = body.pop(name)
-                        body |= {instead: value} if instead else {}
+            body = self._body(messages, max_tokens, logprobs)
             try:
-                return self._read(self._repeated("POST", "/chat/completions", body), messages)
+                return self._read(self._repeated("POST", PATH, body), messages)
             except RequestRefused as refusal:
-                said = str(refusal)
-                new = next((name for name in _INSTEAD if name in said and name not in refused and name in body), None)
-                if new is None:
+                if not self._learn(refusal, body):
                     raise
-                self._refused.add(new)
+
+    def _body(self, messages: Messages, max_tokens: int, logprobs: bool) -> dict[str, Any]:
+        """Return the request without the parameters that the endpoint is known to refuse."""
+        body: dict[str, Any] = {"model": self.name, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
+        if logprobs:
+            body |= {"logprobs": True, "top_logprobs": N_OPTIONS}
+        for parameter in set(self._refused):
+            for name, instead in _INSTEAD[parameter].items():
+                if name in body:
+                    value = body.pop(name)
+                    body |= {instead: value} if instead else {}
+        return body
+
+    def _learn(self, refusal: RequestRefused, body: dict[str, Any]) -> bool:
+        """Remember the parameter of `body` that a refusal names; return whether it names a new one."""
+        said = str(refusal)
+        new = next((name for name in _INSTEAD if name in said and name not in self._refused and name in body), None)
+        if new is not None:
+            self._refused.add(new)
+        return new is not None
 
     def _read(self, content: dict[str, Any], messages: Messages) -> Answer:
         """Return the answer in a response.  An answer without a text counts as an empty one, which nobody can parse."""
@@ -111,8 +120,8 @@ class EndpointClient(ChatModel):
                         fault = "its response is no JSON object"
                     except ValueError:
                         fault = "its response is broken JSON"
-                elif status in _FOR_A_MOMENT:
-                    fault, pause = f"status {status}", _asked_pause(headers)
+                elif status in FOR_A_MOMENT:
+                    fault, pause = f"status {status}", asked_pause(headers)
                 else:
                     raise self._final(status, headers, text)
             if attempt < self._retries:
@@ -134,8 +143,8 @@ class EndpointClient(ChatModel):
                 content += part
                 if time.monotonic() > until:
                     raise _TooSlow(f"no complete response within {self._timeout_s:g} s")
-                if len(content) > _MAX_BYTES:
-                    raise _TooSlow(f"a response of more than {_MAX_BYTES:,} bytes")
+                if len(content) > MAX_BYTES:
+                    raise _TooSlow(f"a response of more than {MAX_BYTES:,} bytes")
             return response.status_code, response.headers, content.decode("utf-8", "replace")
 
     def _final(self, status: int, headers: httpx.Headers, text: str) -> Exception:
@@ -161,7 +170,7 @@ class _TooSlow(Exception):
     """A response that takes too long or is too large."""
 
 
-def _asked_pause(headers: httpx.Headers) -> float | None:
+def asked_pause(headers: httpx.Headers) -> float | None:
     """Return the seconds to wait that a response asks for, or None."""
     try:
         return max(0.0, float(headers.get("retry-after", "")))

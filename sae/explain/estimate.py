@@ -43,7 +43,7 @@ def estimate_requests(
     excerpts = [excerpt for evidence in shown for excerpt in evidence.excerpts]
     excerpt_tokens = sum(tokens_in(e.text(e.active)) for e in excerpts) // max(1, len(excerpts))
     requests = n_in = n_out = 0
-    if spec.explainer != "rule" and shown:
+    if spec.explains_by_model and shown:
         requests, n_out = 1, _SHORT_ANSWER
         n_in = sum(_size(explain_messages(templates["explain"], one)) for one in shown) // len(shown)
     n_texts = spec.positives + 3 * spec.negatives

@@ -9,24 +9,27 @@ from sae.explain.excerpts import Excerpt
 from sae.explain.judging import Judge
 from sae.explain.records import Explanation, Score
 from sae.explain.templates import Messages, Template, numbered
-from sae.store.records import Latent, Vocabulary
+from sae.store.records import Rule, Vocabulary
 
 RULE_METHOD = "saescope-rule"
 MODEL_METHOD = "saescope"
 NONE = "(none)"
 
 
-def by_rule(found: Latent, info: Vocabulary, run: str = "") -> tuple[Explanation, Score] | None:
+def by_rule(
+    latent: int, rule: Rule | None, n_tokens: int, info: Vocabulary, run: str = "",
+) -> tuple[Explanation, Score] | None:
     """Return the rule of a latent as an explanation, with its score, or None if it has no rule.
 
-    The index finds a rule on one half of the contexts and scores it on the other, position by position.
+    The index finds a rule on one half of the contexts and scores it on the other, position by position.  `n_tokens` is
+    the number of tokens on which the latent fires.
     """
-    rule, text = found.rule, rule_text(found.rule, info)
+    text = rule_text(rule, info)
     if rule is None or text is None:
         return None
-    explanation = Explanation(found.latent, text, "rule", method=RULE_METHOD, run=run)
+    explanation = Explanation(latent, text, "rule", method=RULE_METHOD, run=run)
     score = Score(
-        found.latent, "rule", float(rule.f1), found.n_tokens or 0, explanation.id, f1=float(rule.f1),
+        latent, "rule", float(rule.f1), n_tokens, explanation.id, f1=float(rule.f1),
         details={"precision": float(rule.precision), "recall": float(rule.recall)})
     return explanation, score
 

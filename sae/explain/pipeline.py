@@ -6,7 +6,7 @@ that explains.  All records of a latent are complete before they are handed over
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
@@ -23,7 +23,8 @@ from sae.explain.judging import Judge
 from sae.explain.records import Explanation, Score
 from sae.explain.simulation import simulation
 from sae.store.build import Build
-from sae.store.records import Latent
+from sae.store.latent_search import rules_with_firings
+from sae.store.records import Latent, Rule
 
 _MAX_REFUSED = 5  # latents refused one after the other at the start: then something is wrong with the request itself
 OutputScorer = Callable[[Explanation, float], Score | None]
@@ -41,15 +42,20 @@ class Tools:
     embedder: Embedder | None = None
     output: OutputScorer | None = None
     concurrency: int = 1
+    existing: Mapping[int, Sequence[Explanation]] = field(default_factory=dict)  # by latent, to be scored
 
 
 @dataclass
 class Outcome:
-    """The records of a latent.  Without an explanation, `reason` says why there is none."""
+    """The records of a latent.  Without a new explanation, `reason` says why there is none.
+
+    `scored` are the explanations that are scored: the new one, or those that exist.
+    """
 
     latent: int
     explanation: Explanation | None = None
     scores: list[Score] = field(default_factory=list)
+    scored: list[Explanation] = field(default_factory=list)
     reason: str = ""
 
 
@@ -64,14 +70,16 @@ def outcomes(build: Build, latents: Sequence[int], tools: Tools) -> Iterator[Out
         n_refused, any_accepted = n_refused + refused, any_accepted or not refused
         if n_refused == _MAX_REFUSED and not any_accepted:
             raise UserError(f"model: {outcome.reason}", "model")
-        if tools.output is not None and outcome.explanation is not None:
-            score = tools.output(outcome.explanation, max_act)
-            outcome.scores += [score] if score is not None else []
+        if tools.output is not None:
+            outcome.scores += [score for one in outcome.scored if (score := tools.output(one, max_act)) is not None]
         yield outcome
 
 
 def _outcomes(build: Build, latents: Sequence[int], tools: Tools) -> Iterator[tuple[Outcome, float]]:
-    if tools.judge is None and tools.source is None:  # only rules: there is nothing to wait for
+    if tools.explainer == "rule" and not tools.scorers:
+        yield from ((outcome, 0.0) for outcome in _rules(build, latents, tools.run))
+        return
+    if tools.judge is None and tools.source is None:  # there is nothing to wait for
         for latent in latents:
             found = build.latent(latent)
             if found is not None:
@@ -93,6 +101,24 @@ def _outcomes(build: Build, latents: Sequence[int], tools: Tools) -> Iterator[tu
             yield from _finished(running)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)  # an answer under way is paid for, so it is waited for
+
+
+def _rules(build: Build, latents: Sequence[int], run: str) -> Iterator[Outcome]:
+    """Yield the rules of latents, all of them read at once."""
+    known = rules_with_firings(build)
+    for latent in latents:
+        if latent in known:
+            yield _by_rule(Outcome(latent), *known[latent], build, run)
+
+
+def _by_rule(outcome: Outcome, rule: Rule | None, n_tokens: int, build: Build, run: str) -> Outcome:
+    made = by_rule(outcome.latent, rule, n_tokens, build.vocabulary, run)
+    if made is None:
+        outcome.reason = "no short rule says when it fires" if n_tokens else "it never fired"
+    else:
+        outcome.explanation = made[0]
+        outcome.scores.append(made[1])
+    return outcome
 
 
 def _finished(running: dict[Future[Outcome], float]) -> Iterator[tuple[Outcome, float]]:
@@ -124,13 +150,11 @@ def _explain_and_score(
     if found.dead:
         outcome.reason = "it never fired"
         return outcome
-    if tools.explainer == "rule":
-        made = by_rule(found, build.vocabulary, tools.run)
-        if made is None:
-            outcome.reason = "no short rule says when it fires"
-        else:
-            outcome.explanation = made[0]
-            outcome.scores.append(made[1])
+    if tools.explainer == "existing":
+        outcome.scored += tools.existing.get(found.latent, ())
+        outcome.reason = "its explanations are scored" if outcome.scored else "it has no explanation to score"
+    elif tools.explainer == "rule":
+        _by_rule(outcome, found.rule, found.n_tokens or 0, build, tools.run)
     else:
         assert tools.judge is not None
         assert evidence is not None
@@ -138,19 +162,20 @@ def _explain_and_score(
             outcome.explanation = by_model(tools.judge, evidence, tools.run)
         else:
             outcome.reason = "it fires in no document of the half for explaining"
+    outcome.scored += [outcome.explanation] if outcome.explanation is not None else []
     if examples is not None:
-        scores = [_score(tools, name, found.latent, outcome.explanation, examples) for name in tools.scorers]
-        outcome.scores += [score for score in scores if score is not None]
+        if "intruder" in tools.scorers and tools.judge is not None:  # it judges the latent itself
+            outcome.scores += _known(judging.intruder(tools.judge, found.latent, examples))
+        outcome.scores += [score for explanation in outcome.scored for name in tools.scorers
+                           for score in _known(_score(tools, name, explanation, examples))]
     return outcome
 
 
-def _score(
-    tools: Tools, name: str, latent: int, explanation: Explanation | None, examples: Examples,
-) -> Score | None:
-    if name == "intruder" and tools.judge is not None:
-        return judging.intruder(tools.judge, latent, examples)
-    if explanation is None:
-        return None
+def _known(score: Score | None) -> list[Score]:
+    return [] if score is None else [score]
+
+
+def _score(tools: Tools, name: str, explanation: Explanation, examples: Examples) -> Score | None:
     if name == "embedding" and tools.embedder is not None:
         return embedding(tools.embedder, explanation, examples)
     if tools.judge is not None and name in _BY_JUDGE:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 KINDS = ("rule", "person", "model")
@@ -82,7 +82,8 @@ def digest(*parts: Any) -> str:
 
 def to_json(record: Record) -> dict[str, Any]:
     """Return the JSON object of a record."""
-    return {"explanation" if isinstance(record, Explanation) else "score": asdict(record)}
+    kind = "explanation" if isinstance(record, Explanation) else "score"
+    return {kind: {name: getattr(record, name) for name in record.__dataclass_fields__}}
 
 
 def from_json(value: Any) -> Record | None:

@@ -9,10 +9,11 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sae.explain.records import Record, from_json, to_json
-from sae.workspace.files import lock
+from sae.explain.records import Explanation, Record, from_json, to_json
+from sae.workspace.files import atomic_write, lock
 
 FILE = "explanations.jsonl"
+PEOPLE = "people.jsonl"  # explanations that a server has in its database, for runs that score them
 
 
 def results_path(folder: Path) -> Path:
@@ -43,6 +44,18 @@ def read(folder: Path, offset: int = 0) -> tuple[list[Record], int]:
         return [], 0
     whole, newline, _ = content.rpartition(b"\n")
     return list(_records(whole.split(b"\n"))), offset + len(whole) + len(newline)
+
+
+def write_people(folder: Path, explanations: Sequence[Explanation]) -> None:
+    """Write the explanations of people, as a server has them, next to the file of the SAE in `folder`."""
+    with atomic_write(folder / PEOPLE) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(to_json(one), ensure_ascii=False) + "\n" for one in explanations)
+
+
+def read_all(folder: Path) -> list[Record]:
+    """Return the records of the SAE's file, and the explanations of people that a server has left next to it."""
+    people = folder / PEOPLE
+    return [*read(folder)[0], *(read_file(people) if people.is_file() else ())]
 
 
 def read_file(path: Path) -> list[Record]:

@@ -21,13 +21,14 @@ _LAYOUT = 2  # layout of a checkpoint; a checkpoint with another layout is ignor
 
 def scan(
     pool: EncoderPool, corpus: Corpus, contexts: np.ndarray, scales: IndexScales, *, saver: Saver | None = None,
-    read: Sequence[ForwardPass] = (), update: Callable[[int], None] = lambda tokens: None,
+    read: Sequence[ForwardPass] = (), update: Callable[[int], None] = lambda tokens: None, per_round: int = 0,
 ) -> Shard:
     """Return the aggregates of `contexts`.
 
     `saver` saves the aggregates after every round, and the scan resumes from what it saved.  `read` holds
     passes over the first contexts that were made already, BOS included.  `update(tokens)` receives the number
-    of counted tokens read so far and may raise to stop.  Raises ValueError without contexts.
+    of counted tokens read so far and may raise to stop.  A round reads `per_round` contexts (0: the number that suits
+    the pool).  Raises ValueError without contexts.
     """
     kind = {"layout": _LAYOUT, "frame": asdict(scales)}
     state = saver.load() if saver else None
@@ -35,7 +36,7 @@ def scan(
         state = None
     merged = Shard.from_state(state["shard"]) if state else None
     done = int(state["contexts"]) if state else 0
-    per_round = len(pool.encoders) * max(1, SHARD_TOKENS // corpus.context_length)
+    per_round = per_round or contexts_per_round(pool, corpus)
     while done < len(contexts):
         first = [one.counted() for one in read] if done == 0 else []
         known = sum(one.tokens.n_contexts for one in first)
@@ -58,6 +59,11 @@ def scan(
     if merged is None:
         raise ValueError("no contexts to read")
     return merged
+
+
+def contexts_per_round(pool: EncoderPool, corpus: Corpus) -> int:
+    """Return the number of contexts that a round of the scan reads."""
+    return len(pool.encoders) * max(1, SHARD_TOKENS // corpus.context_length)
 
 
 def _counted(corpus: Corpus, contexts: np.ndarray) -> int:

@@ -28,12 +28,6 @@ _FAR = 2.0  # times the median norm: a longer token would lower the bound for al
 _MOST = 1 / 32  # of all pairs: if more pass the screen, the float32 product is as fast
 
 
-def has_fast_bfloat16() -> bool:
-    """Return whether this processor multiplies bfloat16 in hardware."""
-    return any(getattr(torch.cpu, name, lambda: False)() for name in (
-        "_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-
-
 class Screen:
     """An encoder, W [L, D] and b [L], prepared for screening."""
 

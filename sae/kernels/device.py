@@ -29,6 +29,12 @@ def wide(tensor: Tensor) -> Tensor:
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
+def has_fast_bfloat16() -> bool:
+    """Return whether this processor multiplies bfloat16 in hardware."""
+    return any(getattr(torch.cpu, name, lambda: False)() for name in (
+        "_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+
+
 def sum_dtype(device: torch.device) -> torch.dtype:
     """Return the type in which long sums are kept on a device: float64, or float32 on an Apple GPU."""
     return torch.float32 if device.type == "mps" else torch.float64

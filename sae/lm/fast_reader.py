@@ -17,19 +17,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sae.kernels.device import has_fast_bfloat16
 from sae.lm.bridge import LanguageModel
 from sae.lm.dataflow import loosened
 
 Read = Callable[[Tensor], list[Tensor]]
 
 
-def reader(lm: LanguageModel, hooks: Sequence[str]) -> Read:
+def reader(lm: LanguageModel, hooks: Sequence[str], *, autocast: bool = False) -> Read:
     """Return a function that computes `lm.activations_at(·, hooks)`, for one thread at a time.
 
-    On a CPU it uses the model without its bridge if the two agree on the first context.
+    On a CPU it uses the model without its bridge if the two agree on the first context.  With `autocast` the linear
+    layers multiply in bfloat16, which a CPU is asked to do only if its hardware can.
     """
+    autocast = autocast and (lm.device.type != "cpu" or has_fast_bfloat16())
+
     def by_bridge(tokens_PS: Tensor) -> list[Tensor]:
-        return lm.activations_at(tokens_PS, hooks)
+        return lm.activations_at(tokens_PS, hooks, autocast=autocast)
 
     if lm.device.type != "cpu":
         return by_bridge
@@ -37,23 +41,42 @@ def reader(lm: LanguageModel, hooks: Sequence[str]) -> Read:
 
     def read(tokens_PS: Tensor) -> list[Tensor]:
         if not chosen:
-            bare = (_bare_reader(lm, hooks, attention) for attention in ("sdpa", "eager"))
-            near = loosened(1e-4, lm.dtype)
-            agreeing = (one for one in bare if one and _agree(one, by_bridge, tokens_PS[:1], near))
-            chosen.append(next(agreeing, by_bridge))
+            chosen.append(_chosen(lm, hooks, tokens_PS[:1], by_bridge, autocast) or by_bridge)
         return chosen[0](tokens_PS)
 
     return read
+
+
+def _chosen(
+    lm: LanguageModel, hooks: Sequence[str], tokens_PS: Tensor, by_bridge: Read, autocast: bool
+) -> Read | None:
+    """Return the reader without the bridge that agrees with the bridge on some contexts, if there is one.
+
+    Under autocast it must be as near to float32 as the bridge is, up to a factor of two.
+    """
+    expected = lm.activations_at(tokens_PS, hooks)
+    for attention in ("sdpa", "eager"):
+        if not _agree(_bare_reader(lm, hooks, attention), expected, tokens_PS, loosened(1e-4, lm.dtype)):
+            continue
+        if not autocast:
+            return _bare_reader(lm, hooks, attention)
+        low = _bare_reader(lm, hooks, attention, low=True)
+        own, allowed = _distance(low, expected, tokens_PS), _distance(by_bridge, expected, tokens_PS)
+        return low if own <= 2 * allowed else None
+    return None
 
 
 class _Reached(Exception):
     """The forward pass has computed all requested activations."""
 
 
-def _bare_reader(lm: LanguageModel, hooks: Sequence[str], attention: str) -> Read | None:
-    """Return a reader without the bridge, or None for a model or hook point for which this does not work."""
+def _bare_reader(lm: LanguageModel, hooks: Sequence[str], attention: str, *, low: bool = False) -> Read | None:
+    """Return a reader without the bridge, or None for a model or hook point for which this does not work.
+
+    With `low` its linear layers multiply in bfloat16, and everything else is as under autocast.
+    """
     try:
-        model = _by_onednn(_bare(lm))
+        model = _by_onednn(_bare_model(lm), low)
         model.set_attn_implementation(attention)
         modules = dict(model.named_modules())
         kept: dict[str, Tensor] = {}
@@ -66,14 +89,14 @@ def _bare_reader(lm: LanguageModel, hooks: Sequence[str], attention: str) -> Rea
     @torch.no_grad()
     def read(tokens_PS: Tensor) -> list[Tensor]:
         kept.clear()
-        with contextlib.suppress(_Reached):
+        with torch.autocast("cpu", torch.bfloat16, enabled=low), contextlib.suppress(_Reached):
             model(input_ids=tokens_PS, use_cache=False)
         return [kept[hook].flatten(2).float() for hook in hooks]
 
     return read
 
 
-def _bare(lm: LanguageModel) -> Any:
+def _bare_model(lm: LanguageModel) -> Any:
     """Return the Hugging Face model on the same weights, with the bridge's parts removed."""
     model = lm.bridge.original_model
     replacement: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
@@ -85,27 +108,41 @@ def _bare(lm: LanguageModel) -> Any:
 
 
 class _Linear(nn.Module):
-    """An `nn.Linear` computed by oneDNN.
+    """A linear layer computed by oneDNN, in float32 or bfloat16.
 
     It multiplies float32 a tenth faster than the library behind `torch.mm`, and faster still on AMD's processors.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, layer: Any, low: bool) -> None:
         super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
+        self.weight, self.bias = layer.weight, layer.bias
+        self._low, self._transposed = low, type(layer) is not nn.Linear
+        self._cast: tuple[Tensor, Tensor | None] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        weight, bias = self._cast or self._weights()
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(weight.dtype), weight, bias, "none", [], "")
         return y
 
+    def _weights(self) -> tuple[Tensor, Tensor | None]:
+        if not self._low:
+            return self.weight, self.bias
+        weight = self.weight.t() if self._transposed else self.weight
+        # Cast at the first use: layers after the hook point are never used.
+        self._cast = (weight.to(torch.bfloat16).contiguous(),
+                      None if self.bias is None else self.bias.to(torch.bfloat16))
+        return self._cast
 
-def _by_onednn(model: Any) -> Any:
-    """Let oneDNN compute all linear layers of the model, if this torch supports it."""
+
+def _by_onednn(model: Any, low: bool = False) -> Any:
+    """Let oneDNN compute the linear layers of the model, if this torch supports it."""
     if torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         for module in list(model.modules()):
             for name, child in module.named_children():
-                if type(child) is nn.Linear and child.weight.dtype == torch.float32:
-                    setattr(module, name, _Linear(child))
+                # Conv1D, a linear layer with a transposed weight, is worth its copy only in bfloat16.
+                linear = type(child) is nn.Linear or (low and type(child).__name__ == "Conv1D")
+                if linear and child.weight.dtype == torch.float32:
+                    setattr(module, name, _Linear(child, low))
     return model
 
 
@@ -125,12 +162,25 @@ def _listen(module: nn.Module, end: str, hook: str, kept: dict[str, Tensor], wan
         raise ValueError(end)
 
 
-def _agree(bare: Read, by_bridge: Read, tokens_PS: Tensor, near: float) -> bool:
-    """Return whether both readers give the same activations for some contexts, up to rounding."""
-    expected = by_bridge(tokens_PS)
+def _found(read: Read | None, expected: list[Tensor], tokens_PS: Tensor) -> list[Tensor] | None:
+    """Return what a reader reads if it works and has the expected shapes."""
     try:
-        found = bare(tokens_PS)
+        found = read(tokens_PS) if read else None
     except Exception:  # an unusual architecture may raise anything
-        return False
-    return all(a.shape == b.shape and torch.allclose(a, b, rtol=near, atol=near * float(b.std()))
-               for a, b in zip(found, expected, strict=True))
+        return None
+    return found if found and all(a.shape == b.shape for a, b in zip(found, expected, strict=True)) else None
+
+
+def _agree(read: Read | None, expected: list[Tensor], tokens_PS: Tensor, near: float) -> bool:
+    """Return whether a reader gives these activations for some contexts, up to rounding."""
+    found = _found(read, expected, tokens_PS)
+    return found is not None and all(
+        torch.allclose(a, b, rtol=near, atol=near * float(b.std())) for a, b in zip(found, expected, strict=True))
+
+
+def _distance(read: Read | None, expected: list[Tensor], tokens_PS: Tensor) -> float:
+    """Return the largest relative distance of what a reader reads to what is expected, over the hook points."""
+    found = _found(read, expected, tokens_PS)
+    if found is None:
+        return torch.inf
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))

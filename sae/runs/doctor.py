@@ -20,6 +20,7 @@ from sae.store.build import Build
 from sae.store.connection import connect
 from sae.store.damage import check_build_size
 from sae.store.page_file import LatentPageFile, page_file_path
+from sae.workspace.files import HOST
 from sae.workspace.paths import Workspace
 
 _SILENT_S = 60.0  # a run without a heartbeat for this long, and without a process, has stopped
@@ -121,7 +122,7 @@ def _runs(workspace: Workspace) -> Iterator[Finding]:
             yield Finding("damaged", what, "its status.json cannot be read",
                           "It does not matter: the run resumes from its checkpoint.", (path / "status.json").unlink)
         elif status and status.state not in FINAL_STATES and time.time() - status.heartbeat > _SILENT_S and not (
-                status.pid and psutil.pid_exists(status.pid)):
+                status.host in ("", HOST) and status.pid and psutil.pid_exists(status.pid)):
             yield Finding("stale", what, f"its status says {status.state}, but its process is gone",
                           f"A running server resumes it; on the command line: saescope run {path}")
 

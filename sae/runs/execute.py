@@ -13,22 +13,32 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
 from sae.errors import Cancelled, Interrupted, UserError
-from sae.runs import compare, explain, import_sae
+from sae.runs import compare, explain, import_sae, kept
 from sae.runs.folder import FINAL_STATES, RunFolder
 from sae.runs.names import release_run
 from sae.runs.progress import Follower, Reporter
 from sae.runs.space import check_space
-from sae.runs.steps import build_index, open_model_and_text, reading_of, text_of, text_tokens_of
+from sae.runs.steps import (
+    build_index,
+    index_of_part,
+    open_model_and_text,
+    parts_folder,
+    reading_of,
+    text_of,
+    text_tokens_of,
+)
 from sae.specs.registry import (
+    ActivationsSpec,
     CompareSpec,
     EvaluateSpec,
     ExplainSpec,
     ImportSpec,
+    IndexPartSpec,
     IndexSpec,
     SweepSpec,
     TrainSpec,
@@ -38,11 +48,18 @@ from sae.workspace.disk import is_full
 from sae.workspace.files import lock
 from sae.workspace.paths import Workspace
 
+if TYPE_CHECKING:
+    from sae.autoencoder.artefact import Autoencoder
+    from sae.data.corpus import Corpus
+    from sae.lm.bridge import LanguageModel
+
 # Each phase's share of the whole run's time, for the estimate of the time left.
 PHASES: dict[str, dict[str, float]] = {
     "train": {"text": 4, "training": 60, "evaluation": 10, "index": 26},
     "sweep": {"text": 4, "training": 60, "evaluation": 10, "index": 26},
     "index": {"text": 5, "index": 95},
+    "index-part": {"text": 5, "index": 95},
+    "activations": kept.PHASES,
     "evaluate": {"text": 5, "evaluation": 95},
     "import": import_sae.PHASES,
     "compare": compare.PHASES,
@@ -103,11 +120,13 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
     reporter = (Follower if _rank() else Reporter)(folder, _phases(kind, values))
     reporter.catch_signals()
     try:
+        reporter.check()  # a cluster may start a job that was cancelled while it waited
         spec = parse_spec(kind, values)
         check_space(spec, folder, workspace)
         executors: dict[type, Callable[..., dict[str, Any]]] = {
             TrainSpec: _train, SweepSpec: _train, IndexSpec: _index, EvaluateSpec: _evaluate, ImportSpec: _import,
-            CompareSpec: compare.run_compare, ExplainSpec: explain.run_explain}
+            CompareSpec: compare.run_compare, ExplainSpec: explain.run_explain, IndexPartSpec: _index_part,
+            ActivationsSpec: kept.run_activations}
         reporter.status.result = executors[type(spec)](spec, folder, workspace, reporter)
     except Interrupted:
         reporter.finish("interrupted")
@@ -166,6 +185,8 @@ def _phases(kind: str, values: dict[str, Any]) -> dict[str, float]:
     phases = dict(PHASES.get(kind, {}))  # `parse_spec` refuses a kind that does not exist
     if kind in ("train", "sweep", "import") and values.get("index") is False:
         del phases["index"]
+    if kind == "sweep" and kept.keeps_first(values):
+        phases = {"text": phases.pop("text"), "activations": 40, **phases}
     return phases
 
 
@@ -185,6 +206,23 @@ def _train(
 
 
 def _index(spec: IndexSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
+    sae, lm, corpus = _opened(spec, workspace, reporter)
+    return {"sae": spec.sae, "build": build_index(spec, sae, lm, corpus, folder, workspace, reporter)}
+
+
+def _index_part(spec: IndexPartSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
+    from sae.index.build import build_part
+
+    index = index_of_part(spec, workspace)
+    sae, lm, corpus = _opened(index, workspace, reporter)
+    reporter.begin("index", index.index_tokens // index.shards)
+    build_part(lm, sae, corpus, index, parts_folder(RunFolder(workspace.run(spec.run))), spec.part, index.shards,
+               checkpoint=folder.checkpoints / "index.pt", update=reporter.update)
+    return {"sae": index.sae}
+
+
+def _opened(spec: IndexSpec, workspace: Workspace, reporter: Reporter) -> tuple[Autoencoder, LanguageModel, Corpus]:
+    """Return the SAE, the language model and the text of an index."""
     from sae.autoencoder.artefact import Autoencoder
     from sae.autoencoder.config import read_config
 
@@ -194,8 +232,7 @@ def _index(spec: IndexSpec, folder: RunFolder, workspace: Workspace, reporter: R
                                      config["context_length"], workspace, reporter,
                                      text_tokens=text_tokens_of(config, spec.text, spec.text_tokens),
                                      **reading_of(config))
-    sae = Autoencoder.load(workspace.sae(spec.sae), lm.device)
-    return {"sae": spec.sae, "build": build_index(spec, sae, lm, corpus, folder, workspace, reporter)}
+    return Autoencoder.load(workspace.sae(spec.sae), lm.device), lm, corpus
 
 
 def _evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sae.errors import UserError
@@ -16,11 +17,12 @@ from sae.explain import results
 from sae.explain.budget import Budget, BudgetSpent
 from sae.explain.checks import check_settings
 from sae.explain.choice import choose_latents
-from sae.explain.embedding import StaticEmbedder
+from sae.explain.embedding import find_embedder
 from sae.explain.endpoint import EndpointClient
 from sae.explain.endpoint_settings import find_endpoint
 from sae.explain.estimate import estimate_requests
 from sae.explain.examples import ExampleSource
+from sae.explain.existing import unscored, with_text
 from sae.explain.explainers import MODEL_METHOD, RULE_METHOD
 from sae.explain.judging import Judge
 from sae.explain.pipeline import Outcome, Tools, outcomes
@@ -63,11 +65,20 @@ def run_explain(spec: ExplainSpec, folder: RunFolder, workspace: Workspace, repo
     budget = Budget(spec.budget_tokens, spec.budget_money, spec.price_in, spec.price_out, cache.tokens_in,
                     cache.tokens_out)
     with contextlib.closing(Build.open(workspace.build(spec.sae, workspace.build_ids(spec.sae)[-1]))) as build:
-        latents = choose_latents(build, spec.latents, spec.seed)
+        known = results.read_all(home) if spec.explainer == "existing" else []
+        among = {one.latent for one in known if isinstance(one, Explanation)} if known else None
+        if spec.explainer == "existing" and not among:
+            raise UserError(f"explainer: {spec.sae} has no explanations to score", "explainer")
+        latents = choose_latents(build, spec.latents, spec.seed, among)
         _say_estimate(build, latents, spec, templates)
         with _tools(spec, folder.id, home, build, cache, budget, templates, reporter) as tools:
-            done = _done(home, folder.id, spec, tools)
-            left = [latent for latent in latents if latent not in done]
+            if spec.explainer == "existing":
+                judge = tools.judge.model.name if tools.judge else ""
+                tools = replace(tools, existing=unscored(known, spec.scored_by, judge, spec.again))
+                left = [latent for latent in latents if latent in tools.existing]
+            else:
+                done = _done(home, folder.id, spec, tools)
+                left = [latent for latent in latents if latent not in done]
             return {"sae": spec.sae, **_explain(build, left, tools, home, reporter, len(latents), budget)}
 
 
@@ -85,7 +96,8 @@ def _explain(
     try:
         for number, outcome in enumerate(outcomes(build, latents, tools), 1):
             waiting += _records(outcome)
-            counts["explained" if outcome.explanation else "unexplained"] += 1
+            counts["explained" if outcome.explanation else "unexplained"] += tools.explainer != "existing"
+            counts["scored"] += len(outcome.scored) if tools.explainer == "existing" else 0
             for score in outcome.scores:
                 sums.setdefault(score.scorer, []).append(score.value)
             if len(waiting) >= at_once:
@@ -101,6 +113,7 @@ def _explain(
     means = {name: sum(values) / len(values) for name, values in sums.items()}
     reporter.row(**{f"mean_{name}": value for name, value in means.items()})
     return {"explained": counts["explained"], "unexplained": counts["unexplained"], "scores": means,
+            **({"scored": counts["scored"]} if tools.explainer == "existing" else {}),
             "tokens_in": budget.tokens_in, "tokens_out": budget.tokens_out, "money": budget.spent,
             **({"stopped": stopped} if stopped else {})}
 
@@ -110,7 +123,8 @@ def _records(outcome: Outcome) -> list[Record]:
 
     The explanation is last, so that one that is in the file has all of its scores there.
     """
-    return [*outcome.scores, *([outcome.explanation] if outcome.explanation else [])]
+    new = [outcome.explanation] if outcome.explanation else []
+    return [*outcome.scores, *new] if new else [with_text(score, outcome.scored) for score in outcome.scores]
 
 
 def _done(home: Any, run: str, spec: ExplainSpec, tools: Tools) -> set[int]:
@@ -153,14 +167,14 @@ def _tools(
             output = _output_scorer(lm, sae) if "output" in scorers else None
         source = ExampleSource(build, reader, n_positives=spec.positives, n_negatives=spec.negatives,
                                seed=spec.seed) if needs_examples else None
-        embedder = StaticEmbedder.load(spec.embedding_model) if "embedding" in scorers else None
+        embedder = find_embedder(spec.embedding_model) if "embedding" in scorers else None
         yield Tools(run, spec.explainer, spec.scored_by, judge, source, embedder, output, spec.concurrency)
 
 
 def _model(
     spec: ExplainSpec, cache: RequestCache, budget: Budget, reporter: Reporter, stack: contextlib.ExitStack,
 ) -> ChatModel:
-    if spec.explainer == "local":
+    if spec.is_local:
         from sae.explain.local_model import LocalModel
 
         reporter.update(0, message=f"loading {spec.model}")

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from sae.errors import UserError
 from sae.workspace.files import write_json
 
-Kind = Literal["train", "sweep", "index", "evaluate", "import", "compare", "explain"]
+Kind = Literal["train", "sweep", "index", "evaluate", "import", "compare", "explain", "index-part", "activations"]
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 HEARTBEAT_S = 1.0
 
@@ -45,6 +45,8 @@ class Status:
     error: str | None = None
     result: dict[str, Any] = field(default_factory=dict)  # {"sae": id, "build": id, ...}
     pid: int | None = None
+    host: str = ""  # where `pid` is; "": unknown
+    attempt: int | None = None  # of the supervisor that started the process; None: someone else did
     started: float | None = None
     finished: float | None = None
     heartbeat: float = 0.0
@@ -90,9 +92,9 @@ class ProgressFile:
             self._rows.append(row)
 
 
-def _order(row: dict[str, Any]) -> tuple[int, int]:
-    """Return a training row's sort key: its step, then the number of its SAE in a sweep."""
-    return row.get("step", 0), row.get("member", 0)
+def _order(row: dict[str, Any]) -> tuple[int, int, int]:
+    """Return a training row's sort key: its site, of several, its step, and the number of its SAE in a sweep."""
+    return row.get("site", 0), row.get("step", 0), row.get("member", 0)
 
 
 class RunFolder:

@@ -18,9 +18,9 @@ from filelock import FileLock, Timeout
 from sae.errors import UserError
 from sae.lm.sites import KINDS
 from sae.runs.folder import FINAL_STATES, RunFolder
-from sae.specs.registry import SweepSpec, TrainSpec
+from sae.specs.registry import ActivationsSpec, SweepSpec, TrainSpec
 from sae.workspace.files import lock, write_json
-from sae.workspace.paths import Workspace, check_name
+from sae.workspace.paths import Workspace, check_name, slug
 
 _CLAIM = "claim.json"
 _KILLED_S = 30.0  # a run without a process and without a heartbeat for so long is not about to be resumed
@@ -48,6 +48,11 @@ def claim_names(spec: TrainSpec | SweepSpec, model_id: str, folder: RunFolder, w
                 write_json(claim, {"run": folder.id, "folder": str(folder.path.resolve())})
     note.write_text("\n".join(ids), encoding="utf-8")
     return ids
+
+
+def kept_name(spec: ActivationsSpec, folder: RunFolder) -> str:
+    """Return the name of the activations that a run keeps."""
+    return spec.name or slug(folder.id.partition("-")[2] or folder.id)
 
 
 def names_lock(workspace: Workspace) -> FileLock:
@@ -84,7 +89,8 @@ def _wanted(spec: TrainSpec | SweepSpec, member: TrainSpec) -> str:
     several = isinstance(spec, SweepSpec)
     if not spec.name:
         return default_name(member, several)
-    return check_name(f"{spec.name}-{_kind(member, True)}" if several else spec.name)
+    layer = f"{member.layer}-" if several and spec.layers else ""  # type: ignore[union-attr]
+    return check_name(f"{spec.name}-{layer}{_kind(member, True)}" if several else spec.name)
 
 
 def _kind(spec: TrainSpec, detailed: bool) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from sae.errors import Cancelled, Interrupted
 from sae.runs.folder import HEARTBEAT_S, RunFolder, Status
 from sae.workspace.disk import is_full
+from sae.workspace.files import HOST
 
 
 class Reporter:
@@ -23,7 +24,10 @@ class Reporter:
     def __init__(self, folder: RunFolder, phases: dict[str, float]) -> None:
         self.folder = folder
         self.weights = phases
-        self.status = Status(state="running", phases=list(phases), pid=os.getpid(), started=time.time())
+        attempt = os.environ.get("SAESCOPE_ATTEMPT", "")
+        self.status = Status(
+            state="running", phases=list(phases), pid=os.getpid(), host=HOST, started=time.time(),
+            attempt=int(attempt) if attempt.isdecimal() else None)
         self._interrupted = False
         self._written = 0.0
         self._marks: deque[tuple[float, float]] = deque(maxlen=200)

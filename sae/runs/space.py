@@ -6,7 +6,8 @@ from sae.autoencoder.config import read_config
 from sae.errors import UserError
 from sae.lm.model_info import find_model
 from sae.runs.folder import RunFolder
-from sae.specs.registry import EvaluateSpec, IndexSpec, SweepSpec, TrainSpec
+from sae.runs.names import kept_name
+from sae.specs.registry import ActivationsSpec, EvaluateSpec, IndexSpec, SweepSpec, TrainSpec
 from sae.specs.training import IndexSettings
 from sae.store.schema import BANDS
 from sae.workspace.disk import need_space
@@ -25,10 +26,22 @@ def bytes_needed(spec: object, workspace: Workspace) -> float:
         d_model = find_model(spec.model).d_model
         n_latents = [member.n_latents for member in spec.members()]
         weights = sum(n_latents) * 2 * d_model * (_CHECKPOINT_BYTES + _ARTEFACT_BYTES)
-        return weights + (sum(build_bytes(spec, n) for n in n_latents) if spec.index else 0)
+        return weights + _kept_bytes(spec) + (sum(build_bytes(spec, n) for n in n_latents) if spec.index else 0)
+    if isinstance(spec, ActivationsSpec):
+        return _kept_bytes(spec)
     if isinstance(spec, IndexSpec):
         return build_bytes(spec, int(read_config(workspace.sae(spec.sae))["n_latents"]))
     return 0
+
+
+def _kept_bytes(spec: TrainSpec | SweepSpec | ActivationsSpec) -> float:
+    """Return the bytes of the activations that a run keeps.  Each site counts as wide as the residual stream."""
+    if isinstance(spec, ActivationsSpec):
+        return 2.0 * spec.tokens * len(spec.hooks) * find_model(spec.model).d_model
+    if len(spec.all_layers) == 1 or spec.activations:
+        return 0.0
+    n_sites = len(spec.all_layers) * (2 if spec.out_site else 1)
+    return 2.0 * spec.tokens / spec.reuse * n_sites * find_model(spec.model).d_model
 
 
 def build_bytes(settings: IndexSettings, n_latents: int) -> float:
@@ -48,5 +61,7 @@ def check_space(spec: object, folder: RunFolder, workspace: Workspace) -> None:
         needed = bytes_needed(spec, workspace)
     except (UserError, KeyError):  # the run itself says what is wrong with its model or its SAE
         return
-    there = sum(file.stat().st_size for file in folder.checkpoints.rglob("*") if file.is_file())
+    kept = [workspace.activations(kept_name(spec, folder))] if isinstance(spec, ActivationsSpec) else []
+    there = sum(file.stat().st_size for place in (folder.checkpoints, *kept) for file in place.rglob("*")
+                if file.is_file())
     need_space(folder.path, max(0.0, needed - there), "this run")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sae.errors import UserError
 from sae.runs.folder import RunFolder
 from sae.runs.manage import still_there
 from sae.runs.progress import Reporter
-from sae.specs.registry import IndexSettings, IndexSpec, command_line
+from sae.specs.registry import IndexPartSpec, IndexSettings, IndexSpec, command_line, parse_spec
 from sae.workspace.paths import Workspace, slug
 
 if TYPE_CHECKING:
@@ -88,8 +90,52 @@ def build_index(
             reporter.begin("index", settings.index_tokens * of, done=settings.index_tokens * number)
         model = IndexSpec if isinstance(settings, IndexSpec) else IndexSettings  # a training spec has other fields too
         command = command_line("index", {"sae": sae_id, **settings.model_dump(include=set(model.model_fields))})
+        provenance = {"run": folder.id, "command": command}
         with still_there(workspace, sae_id, path):
-            build(lm, sae, corpus, settings, path, provenance={"run": folder.id, "command": command},
+            if isinstance(settings, IndexSpec) and settings.shards > 1:
+                _in_parts(settings, sae, lm, corpus, path, folder, reporter, provenance)
+                return build_id
+            build(lm, sae, corpus, settings, path, provenance=provenance,
                   checkpoint=folder.checkpoints / ("index.pt" if of == 1 else f"index-{number}.pt"),
                   update=lambda done, total: reporter.update(total * number + done, total * of))
     return build_id
+
+
+def _in_parts(
+    spec: IndexSpec, sae: Autoencoder, lm: LanguageModel, corpus: Corpus, path: Path, folder: RunFolder,
+    reporter: Reporter, provenance: dict[str, Any],
+) -> None:
+    """Make the parts that no other process has made, then merge all of them."""
+    from sae.index.build import build_part, merge_parts
+
+    parts, n_parts, before = parts_folder(folder), spec.shards, 0
+
+    def update(done: int, total: int) -> None:
+        nonlocal before
+        reporter.update(before + done, max(spec.index_tokens, before + total))
+        before += total if done == total else 0
+
+    for number in range(1, n_parts + 1):
+        build_part(lm, sae, corpus, spec, parts, number, n_parts, checkpoint=folder.checkpoints / f"part-{number}.pt",
+                   update=update)
+    merge_parts(lm, sae, corpus, spec, path, parts, n_parts, provenance=provenance,
+                update=lambda done, total: reporter.update(done, total, message="merging the parts"))
+
+
+def parts_folder(folder: RunFolder) -> Path:
+    """Return the folder of an index run's finished parts, which goes with its checkpoints."""
+    return folder.checkpoints / "parts"
+
+
+def index_of_part(spec: IndexPartSpec, workspace: Workspace) -> IndexSpec:
+    """Return the index that a part belongs to.  Raises UserError (field `run` or `part`)."""
+    folder = RunFolder(workspace.run(spec.run))
+    if not (folder.path / "spec.json").exists():
+        raise UserError(f"run: there is no run {spec.run} in this workspace", "run")
+    kind, values = folder.spec()
+    index = parse_spec(kind, values)
+    if not isinstance(index, IndexSpec):
+        raise UserError(f"run: {spec.run} is not an index run", "run")
+    if spec.part > index.shards:
+        raise UserError(f"part: {spec.run} has {index.shards} parts, so there is no part {spec.part}", "part")
+    return index

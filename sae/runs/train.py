@@ -20,8 +20,9 @@ from sae.distributed import Group
 from sae.distributed.world import device_of, open_world
 from sae.errors import UserError
 from sae.evaluation.metrics import calibrate_and_evaluate, held_out_contexts
-from sae.lm.model_info import check_layer, find_model
+from sae.lm.model_info import find_model
 from sae.runs.folder import RunFolder
+from sae.runs.kept import check_layers, kept_for
 from sae.runs.names import claim_names, release
 from sae.runs.progress import Reporter
 from sae.runs.steps import build_index, open_model_and_text
@@ -31,6 +32,8 @@ from sae.workspace.paths import Workspace
 
 if TYPE_CHECKING:
     from sae.data.corpus import Corpus
+    from sae.data.kept import KeptActivations
+    from sae.data.left_out import LeftOut
     from sae.lm.bridge import LanguageModel
 
 
@@ -43,15 +46,15 @@ def train_members(
     An SAE that failed has an "error" instead of metrics.
     """
     info = find_model(spec.model)
-    check_layer(info, spec.layer, spec.context_length)
+    check_layers(spec)
     group = open_world(spec.shards, spec.batch_tokens)
     sae_ids = group.from_main(claim_names(spec, info.id, folder, workspace) if group.is_main else [])
     if not group.is_main:
         group.wait()  # the main process prepares the text first; the others then read it from disk
     lm, corpus = open_model_and_text(
         spec.model, device_of(spec.device), spec.text, spec.text_column, spec.text_split, spec.context_length,
-        workspace, reporter, [hook for hook in (spec.hook, spec.out_hook) if hook], text_tokens=spec.text_tokens,
-        bos=spec.bos, markup=spec.markup)
+        workspace, reporter, [hook for site in _sites(spec.members()) for hook in site if hook],
+        text_tokens=spec.text_tokens, bos=spec.bos, markup=spec.markup)
     if group.is_main:
         group.wait()
     # An earlier process of this run may have saved some of the SAEs.
@@ -87,32 +90,34 @@ def _trained(
     """
     held_out_contexts(corpus, spec.eval_tokens)  # refuses too little text before the training, not after it
     members = spec.members()
-    left_out = find_left_out(lm, corpus, spec.hook, spec.skip_norm, spec.skip_tokens)
-    if left_out:
-        print(f"left out of training, metrics and index: {left_out}", flush=True)
-    reporter.begin("training", spec.tokens, message="reading the first activations")
-    stream = ActivationStream(
-        lm, corpus, spec.hook, spec.batch_tokens, spec.buffer_tokens, spec.reuse, spec.train_on_bos, spec.seed,
-        dtype=getattr(torch, spec.buffer_dtype), out_hook=spec.out_hook, n_steps=spec.tokens // spec.batch_tokens,
-        group=group, left_out=left_out,
-        # The language model's passes renew the heartbeat too.  Several processes must all stop after the same step,
-        # so they do not stop here.
-        check=reporter.beat if group.world > 1 else lambda: reporter.update(reporter.status.done))
-    outcomes = train_all(
-        members, stream, lm.device, checkpoint=folder.checkpoints / "train.pt",
-        update=lambda tokens: reporter.update(tokens, message=""), row=reporter.row, group=group)
-    fresh, saes = {}, dict(known)
-    for member, sae_id, outcome in zip(members, sae_ids, outcomes, strict=True):
-        if isinstance(outcome, UserError):
-            saes[sae_id] = str(outcome)
-        elif sae_id not in known:
-            fresh[sae_id] = saes[sae_id] = _artefact(member, sae_id, outcome, lm, corpus, folder, len(members))
-            if left_out:
-                fresh[sae_id].config["left_out"] = left_out.record()
+    kept = kept_for(spec, lm, corpus, folder, workspace, reporter)
+    sites = _sites(members)
+    reporter.begin("training", spec.tokens * len(sites), message="reading the first activations")
+    fresh, saes = dict[str, Autoencoder](), dict(known)
+    for number, site in enumerate(sites):
+        chosen = [i for i, member in enumerate(members) if (member.hook, member.out_hook) == site]
+        left_out = find_left_out(lm, corpus, site[0], spec.skip_norm, spec.skip_tokens)
+        if left_out:
+            print(f"left out of training, metrics and index: {left_out}", flush=True)
+        outcomes = _train_site([members[i] for i in chosen], number, len(sites), chosen[0], lm, corpus, kept, left_out,
+                               folder, reporter, group)
+        for i, outcome in zip(chosen, outcomes, strict=True):
+            sae_id = sae_ids[i]
+            if isinstance(outcome, UserError):
+                saes[sae_id] = str(outcome)
+            elif sae_id not in known:
+                fresh[sae_id] = saes[sae_id] = _artefact(members[i], sae_id, outcome, lm, corpus, folder, len(members))
+                if left_out:
+                    fresh[sae_id].config["left_out"] = left_out.record()
     if not fresh or not group.is_main:
         return saes
     reporter.begin("evaluation")
-    calibrate_and_evaluate(lm, list(fresh.values()), corpus, spec.eval_tokens, spec.ce_tokens, reporter.update)
+    by_site = [some for site in sites if (some := [
+        sae for sae in fresh.values() if (sae.hook, sae.out_hook if sae.is_transcoder else "") == site])]
+    for number, some in enumerate(by_site):
+        calibrate_and_evaluate(
+            lm, some, corpus, spec.eval_tokens, spec.ce_tokens,
+            lambda done, total, before=number: reporter.update(total * before + done, total * len(by_site)))  # type: ignore[misc]
     for sae_id, sae in fresh.items():
         several = {"member": sae_ids.index(sae_id)} if len(sae_ids) > 1 else {}
         reporter.row(**several, **sae.config["metrics"])
@@ -124,6 +129,34 @@ def _trained(
 def _format(lm: LanguageModel) -> dict[str, str]:
     """Return the number format of the language model where it is not float32."""
     return {} if lm.dtype == torch.float32 else {"dtype": lm.dtype_name}
+
+
+def _sites(members: list[TrainSpec]) -> list[tuple[str, str]]:
+    """Return the sites of a run's SAEs, (the hook that is read, a transcoder's second one or ""), each once."""
+    return list(dict.fromkeys((member.hook, member.out_hook) for member in members))
+
+
+def _train_site(
+    members: list[TrainSpec], site: int, n_sites: int, first: int, lm: LanguageModel, corpus: Corpus,
+    kept: KeptActivations | None, left_out: LeftOut, folder: RunFolder, reporter: Reporter, group: Group,
+) -> list[Trained | UserError]:
+    """Train the SAEs of one site, which is number `site` of the run; their own numbers begin with `first`."""
+    spec = members[0]
+    stream = ActivationStream(
+        lm, corpus, spec.hook, spec.batch_tokens, spec.buffer_tokens, spec.reuse, spec.train_on_bos, spec.seed,
+        dtype=getattr(torch, spec.buffer_dtype), out_hook=spec.out_hook, n_steps=spec.tokens // spec.batch_tokens,
+        group=group, left_out=left_out, kept=kept,
+        # The language model's passes renew the heartbeat too.  Several processes must all stop after the same step,
+        # so they do not stop here.
+        check=reporter.beat if group.world > 1 else lambda: reporter.update(reporter.status.done))
+
+    def row(**values: Any) -> None:
+        several = {"site": site, "member": first + values.get("member", 0)} if n_sites > 1 else {}
+        reporter.row(**{**values, **several})
+
+    return train_all(
+        members, stream, lm.device, checkpoint=folder.checkpoints / (f"train-{site}.pt" if n_sites > 1 else "train.pt"),
+        update=lambda tokens: reporter.update(spec.tokens * site + tokens, message=""), row=row, group=group)
 
 
 def _artefact(

@@ -5,6 +5,7 @@ The key of an endpoint is no setting: `sae.explain.endpoint_settings` reads it f
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, model_validator
@@ -12,7 +13,7 @@ from pydantic import BeforeValidator, model_validator
 from sae.faults import DEVICE
 from sae.specs.training import DEVICES, BaseSpec, listed, setting
 
-Explainer = Literal["rule", "endpoint", "local"]
+Explainer = Literal["rule", "endpoint", "local", "existing"]
 Scorer = Literal["detection", "fuzzing", "simulation", "intruder", "embedding", "output"]
 JUDGED = frozenset({"detection", "fuzzing", "simulation", "intruder"})  # scorers that ask a model
 _Scorers = Annotated[tuple[Scorer, ...], BeforeValidator(listed)]
@@ -30,13 +31,15 @@ class ExplainSpec(BaseSpec):
         False, "Explain also latents that this explainer has explained before, with the same model and prompt",
         group="what")
     explainer: Explainer = setting(
-        "rule", "Explainer: the rule that the index found, a model behind an endpoint, or a local instruct model",
+        "rule", "Explainer: the rule that the index found, a model behind an endpoint, a local instruct model, or "
+        "existing: nothing new, but the explanations of people, imports and earlier runs are scored",
         group="explainer", why="a rule needs no model; the demo's own model cannot explain")
     address: str = setting(
         "", "Address of an OpenAI-compatible endpoint, such as http://localhost:8000/v1; empty: SAESCOPE_LLM_URL. The "
         "key is read from SAESCOPE_LLM_KEY or the secrets folder", group="explainer", max_length=2000)
     model: str = setting(
-        "", "Name of the endpoint's model (empty: SAESCOPE_LLM_MODEL), or the folder of a local instruct model",
+        "", "Name of the endpoint's model (empty: SAESCOPE_LLM_MODEL), or the folder of a local instruct model, with a "
+        "slash in it",
         group="explainer", max_length=4096)
     prompts: str = setting(
         "", "Folder with prompts that replace the program's own, such as explain.txt", group="explainer",
@@ -46,14 +49,16 @@ class ExplainSpec(BaseSpec):
         why="models that reason before they answer need thousands")
     scorers: _Scorers = setting(
         (), "Scorers, separated by commas: detection, fuzzing, simulation, intruder, embedding, output; empty: "
-        "detection and fuzzing where a model explains. A rule always has its precision and recall", group="scores")
+        "detection and fuzzing, except for the rule explainer. A rule always has its precision and recall",
+        group="scores")
     positives: int = setting(
         10, "Texts with firings on which an explanation is scored", group="scores", ge=3, le=200)
     negatives: int = setting(
         5, "Texts without firings of each of three sorts: random, of similar latents, near misses", group="scores",
         ge=1, le=100)
     embedding_model: str = setting(
-        "", "Folder with static word embeddings in the layout of model2vec, for the embedding scorer", group="scores",
+        "", "Folder with static word embeddings in the layout of model2vec, for the embedding scorer; empty: "
+        "SAESCOPE_EMBEDDING_MODEL, or those of the extra saescope[embedding]", group="scores",
         max_length=4096)
     verify: bool = setting(
         True, "Compute the latent's activations on texts without firings, to be sure of them, if the SAE has weights",
@@ -80,12 +85,22 @@ class ExplainSpec(BaseSpec):
     @property
     def asks_model(self) -> bool:
         """Return whether any step asks a model."""
-        return self.explainer != "rule" or bool(JUDGED & set(self.scored_by))
+        return self.explains_by_model or bool(JUDGED & set(self.scored_by))
+
+    @property
+    def explains_by_model(self) -> bool:
+        """Return whether a model writes the explanations."""
+        return self.explainer in ("endpoint", "local")
+
+    @property
+    def is_local(self) -> bool:
+        """Return whether the model that explains or judges is a local one, in a folder."""
+        if self.explainer in ("rule", "existing"):
+            return "/" in self.model and Path(self.model).is_dir()
+        return self.explainer == "local"
 
     @model_validator(mode="after")
     def _consistent(self) -> ExplainSpec:
-        if "embedding" in self.scorers and not self.embedding_model:
-            raise ValueError("embedding_model: the embedding scorer needs a folder with embeddings")
         if self.explainer == "local" and not self.model:
             raise ValueError("model: give the folder of a local instruct model")
         if self.budget_money and not (self.price_in or self.price_out):

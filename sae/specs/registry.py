@@ -11,7 +11,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticUndefined
@@ -20,15 +20,19 @@ from sae.data.texts import STDLIB
 from sae.errors import UserError
 from sae.faults import DEVICE
 from sae.lm.model_info import DEMO
+from sae.lm.sites import Kind as Site
 from sae.specs.explain import ExplainSpec
 from sae.specs.imports import ImportSpec
 from sae.specs.training import (
     DEVICES,
+    MARKUP,
     TEXT_COLUMN,
     TEXT_SPLIT,
+    TEXT_TOKENS,
     Architecture,
     BaseSpec,
     IndexSettings,
+    Layers,
     Normalization,
     SweepSpec,
     TrainSpec,
@@ -39,7 +43,8 @@ from sae.specs.training import (
 from sae.workspace.paths import typed_path
 
 __all__ = [
-    "SPECS", "Architecture", "CompareSpec", "EvaluateSpec", "ExplainSpec", "ImportSpec", "IndexSettings", "IndexSpec",
+    "SPECS", "ActivationsSpec", "Architecture", "CompareSpec", "EvaluateSpec", "ExplainSpec", "ImportSpec", "IndexPartSpec",
+    "IndexSettings", "IndexSpec",
     "Normalization", "SweepSpec", "TrainSpec", "as_text", "command_line", "demo_spec", "located", "parse_spec",
     "prefix_sizes"]
 
@@ -55,6 +60,50 @@ class IndexSpec(IndexSettings):
         0, "Text tokens read at most; 0: all of a file or directory, 20 million of a Hugging Face data set, or as for "
         "the training if the text is the same", group="what", unit="tokens", ge=0)
     device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
+    shards: int = setting(
+        1, "Parts of the text that are read separately and then merged, on a cluster at the same time; the rows do not "
+        "depend on it", group="stream", unit="parts", ge=1, le=1000,
+        why="a lost node costs one part; a part of less than 65,536 tokens for each thread is not worth a process")
+
+
+class IndexPartSpec(BaseSpec):
+    """One part of an index run's text, for a process of its own."""
+
+    run: str = setting(..., "The index run", group="what", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    part: int = setting(..., "Number of the part, counted from 1", group="what", ge=1, le=1000)
+
+
+class ActivationsSpec(BaseSpec):
+    """A run that keeps activations of a text on disk, for several trainings on one pass of the language model."""
+
+    name: str = setting(
+        "", "Name of the kept activations; empty: made from the run's id", group="what", max_length=80,
+        pattern=r"^$|^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    model: str = setting(
+        "demo", "Language model: 'demo' (embedded), a Hugging Face name, or a local directory", group="what",
+        min_length=1, max_length=4096)
+    text: str = setting(
+        "stdlib", "Text: 'stdlib', a file or a directory of text or of rows, or a Hugging Face data set", group="what",
+        min_length=1, max_length=4096)
+    text_column: str = setting("text", TEXT_COLUMN, group="what")
+    text_split: str = setting("train", TEXT_SPLIT, group="what")
+    text_tokens: int = setting(0, TEXT_TOKENS, group="what", unit="tokens", ge=0)
+    layers: Layers = setting((2,), "Blocks, separated by commas", group="what", min_length=1)
+    site: Site = setting("hook_resid_post", "Site of each block", group="what")
+    out_site: Literal["", Site] = setting("", "A second site of each block, for transcoders", group="what")
+    context_length: int = setting(128, "Tokens per context, BOS included", group="what", unit="tokens", ge=8, le=8192)
+    bos: bool = setting(True, "Whether every context begins with BOS", group="what")
+    markup: bool = setting(False, MARKUP, group="what")
+    tokens: int = setting(
+        2_000_000, "Activations kept of each site, at most all of the text's training split", group="stream",
+        unit="tokens", ge=1_000, why="each takes two bytes for each coordinate of its site")
+    device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
+
+    @property
+    def hooks(self) -> list[str]:
+        """Return the hook points that are kept."""
+        sites = [self.site, *([self.out_site] if self.out_site else [])]
+        return [f"blocks.{layer}.{site}" for layer in self.layers for site in sites]
 
 
 class EvaluateSpec(BaseSpec):
@@ -85,9 +134,12 @@ class CompareSpec(BaseSpec):
 
 SPECS: dict[str, type[BaseSpec]] = {
     "train": TrainSpec, "sweep": SweepSpec, "index": IndexSpec, "evaluate": EvaluateSpec, "import": ImportSpec,
-    "compare": CompareSpec, "explain": ExplainSpec}
+    "compare": CompareSpec, "explain": ExplainSpec, "index-part": IndexPartSpec,
+    "activations": ActivationsSpec}
 
-RunSpec = TrainSpec | SweepSpec | IndexSpec | EvaluateSpec | ImportSpec | CompareSpec | ExplainSpec
+RunSpec = (
+    TrainSpec | SweepSpec | IndexSpec | EvaluateSpec | ImportSpec | CompareSpec | ExplainSpec | IndexPartSpec
+    | ActivationsSpec)
 
 POSITIONAL = {"import": "source"}  # the setting that a command takes without its name
 
@@ -117,7 +169,7 @@ def _existing(value: str) -> Path | None:
 def located(spec: Spec) -> Spec:
     """Return the spec with absolute paths of the local model and text, so that it means the same in every folder."""
     local = [("model", DEMO), ("text", STDLIB), ("source", ""), ("prompts", ""), ("embedding_model", "")]
-    if getattr(spec, "explainer", "local") != "local":  # the model is a name at an endpoint, not a folder
+    if isinstance(spec, ExplainSpec) and not spec.is_local:  # the model is a name at an endpoint, not a folder
         local.remove(("model", DEMO))
     paths = {
         name: os.path.abspath(path) for name, default in local

@@ -132,15 +132,12 @@ class _Subject(BaseSpec):
         "", "Site of the block that a transcoder reconstructs, for example hook_mlp_out from ln2.hook_normalized; "
         "empty: the site that is read", group="what",
         why="for batch_topk, topk and matryoshka")
-    markup: bool = setting(
-        False, MARKUP, group="what", why="a text about a chat template is then read as text; columns of messages "
-        "always go through the template")
+    markup: bool = setting(False, MARKUP, group="what", why="columns of messages always go through the template")
     context_length: int = setting(
         128, "Tokens per context, BOS included", group="what", unit="tokens", ge=8, le=8192,
         why="the length used in the BatchTopK paper (appendix A.1)")
     bos: bool = setting(
-        True, "Whether every context begins with BOS", group="what",
-        why="most models were trained so; without it, the first token of a context takes its place in the attention")
+        True, "Whether every context begins with BOS", group="what", why="most models were trained so")
 
     @property
     def hook(self) -> str:
@@ -181,8 +178,8 @@ def listed(value: Any) -> Any:
 
 
 _Architectures = Annotated[tuple[Architecture, ...], BeforeValidator(listed)]
-_Sizes = Annotated[tuple[Annotated[int, Field(ge=8, le=4_194_304)], ...], BeforeValidator(listed)]
-_Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(listed)]
+Sizes = Annotated[tuple[Annotated[int, Field(ge=8, le=4_194_304)], ...], BeforeValidator(listed)]
+Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(listed)]
 _Coefficients = Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeValidator(listed)]
 
 
@@ -192,14 +189,17 @@ class _DictionaryGrid(BaseSpec):
     architecture: _Architectures = setting(
         ("batch_topk", "topk"), "Architectures, separated by commas: batch_topk, topk, matryoshka, jumprelu, gated, "
         "relu", group="sae", min_length=1, why="two architectures show a trade-off")
-    n_latents: _Sizes = setting(
+    n_latents: Sizes = setting(
         (2048, 4096), "Dictionary sizes (L), separated by commas", group="sae", unit="latents", min_length=1)
-    k: _Counts = setting(
+    k: Counts = setting(
         (16, 32, 64), "Latents per token, separated by commas; for architectures with a k", group="sae",
         unit="latents", min_length=1, why="the paper's three settings")
     l1_coefficient: _Coefficients = setting(
         (0.12,), "ReLU and gated, instead of k: weights of the mean sum of activations, separated by commas",
         group="sae", min_length=1)
+
+
+Layers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(listed)]
 
 
 class _SharedSettings(BaseSpec):
@@ -271,6 +271,9 @@ class _SharedSettings(BaseSpec):
         why="data parallelism alone is faster until an SAE and Adam's state no longer fit into one GPU")
     seed: int = setting(0, "Seed of everything random in the run", group="training", ge=0, lt=2**31)
 
+    activations: str = setting(
+        "", "Kept activations to train on, by their name; empty: the language model computes them during the training",
+        group="stream", max_length=80, why="several runs on the same text then need the language model only once")
     buffer_tokens: int = setting(
         262_144, "Activations kept in memory and shuffled together; the same number is gathered in the meantime",
         group="stream", unit="tokens", ge=1_024, why="thousands of contexts are mixed in every batch")
@@ -298,6 +301,11 @@ class TrainSpec(_SharedSettings, _SingleDictionary, _Subject, IndexSettings):
         """Return the SAEs of the run: this one."""
         return [self]
 
+    @property
+    def all_layers(self) -> tuple[int, ...]:
+        """Return the blocks whose sites are read."""
+        return (self.layer,)
+
     @model_validator(mode="after")
     def _consistent(self) -> TrainSpec:
         for field, message in _contradictions(self):
@@ -306,14 +314,27 @@ class TrainSpec(_SharedSettings, _SingleDictionary, _Subject, IndexSettings):
 
 
 class SweepSpec(_SharedSettings, _DictionaryGrid, _Subject, IndexSettings):
-    """A sweep: every architecture with every size and every k, trained on one pass of activations."""
+    """A sweep: every architecture with every size and every k, trained on one pass of activations.
+
+    With several layers, each layer gets the whole grid.  The activations of all layers are then kept on the disk
+    during the run, so that the language model still makes a single pass.
+    """
+
+    layers: Layers = setting(
+        (), "Blocks, separated by commas, each of which gets the whole grid; empty: the block `layer` alone",
+        group="what", why="an SAE for every layer costs one pass of the language model")
+
+    @property
+    def all_layers(self) -> tuple[int, ...]:
+        """Return the blocks whose sites are read."""
+        return self.layers or (self.layer,)
 
     def members(self) -> list[TrainSpec]:
         """Return the SAEs of the run, each as the spec of a separate training run without a name."""
-        shared = self.model_dump(exclude={"name", "architecture", "n_latents", "k", "l1_coefficient"})
+        shared = self.model_dump(exclude={"name", "architecture", "n_latents", "k", "l1_coefficient", "layers"})
         return [
-            TrainSpec(**{**shared, "architecture": architecture, "n_latents": n_latents, knob: value})
-            for architecture in self.architecture for n_latents in self.n_latents
+            TrainSpec(**{**shared, "layer": layer, "architecture": architecture, "n_latents": n_latents, knob: value})
+            for layer in self.all_layers for architecture in self.architecture for n_latents in self.n_latents
             for knob, value in self._knobs(architecture)]
 
     def _knobs(self, architecture: str) -> list[tuple[str, float]]:
@@ -326,7 +347,8 @@ class SweepSpec(_SharedSettings, _DictionaryGrid, _Subject, IndexSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> SweepSpec:
-        n = sum(len(self.n_latents) * len(self._knobs(architecture)) for architecture in self.architecture)
+        n = len(self.all_layers) * sum(
+            len(self.n_latents) * len(self._knobs(architecture)) for architecture in self.architecture)
         if n > _MAX_MEMBERS:
             raise ValueError(f"architecture: this sweep has {n} SAEs; at most {_MAX_MEMBERS} are allowed")
         try:

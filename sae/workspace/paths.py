@@ -2,6 +2,7 @@
 
     app.db                              the web program's own database
     corpora/<id>/                       tokenised text
+    activations/<name>/                 activations that are kept for several trainings
     saes/<model>/<sae>/                 sae.safetensors, sae.json
     runs/<id>/                          one folder per run
     builds/<model>/<sae>/<build>.duckdb finished builds, immutable
@@ -85,6 +86,9 @@ class Workspace:
 
     def corpus(self, corpus_id: str) -> Path:
         return self.root / "corpora" / check_name(corpus_id, "corpus")
+
+    def activations(self, name: str) -> Path:
+        return self.root / "activations" / check_name(name, "activations")
 
     def run(self, run_id: str) -> Path:
         return self.root / "runs" / check_name(run_id, "run")

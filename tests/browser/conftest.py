@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +88,14 @@ def command_line(home: Path, *words: str) -> None:
     """A command of `saescope` in a workspace, to its end."""
     subprocess.run([sys.executable, "-m", "sae", *words], env=_environment(home), check=True, timeout=280,
                    stdout=subprocess.DEVNULL)
+
+
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until something holds; fail if it does not hold in time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.1)
 
 
 def _environment(home: Path) -> dict[str, str]:

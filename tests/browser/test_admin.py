@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import Server, command_line
+from tests.browser.conftest import Server, command_line, until
 
 pytestmark = pytest.mark.browser
 
@@ -54,7 +54,9 @@ def test_an_sae_is_hidden_renamed_and_deleted(server: Server, page: Page) -> Non
                  "--batch-tokens", "1024", "--buffer-tokens", "4096", "--eval-tokens", "1000", "--ce-tokens", "256",
                  "--index-tokens", "1000")
     server.sign_in(page)
-    page.goto(f"{server.address}/admin/saes/demo/throwaway")
+    place = f"{server.address}/admin/saes/demo/throwaway"
+    until(lambda: page.request.get(place).ok)  # the server looks for new SAEs every few seconds
+    page.goto(place)
     page.fill("#f-note", "for a test")
     page.get_by_role("checkbox").check()
     page.get_by_role("button", name="Save").click()

@@ -9,54 +9,68 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
 import psutil
 
-from app.jobs.launchers import Handle
+from app.jobs.launchers import Cluster, Handle, Life, Resources
+from app.jobs.launchers.commands import ATTEMPT, run_command
 from sae.runs.folder import RunFolder
+from sae.workspace.files import HOST
 from sae.workspace.paths import Workspace
 
 Command = Callable[[RunFolder], list[str]]
 
-
-def run_command(folder: RunFolder) -> list[str]:
-    """Return the command that executes or resumes a run folder."""
-    return [sys.executable, "-m", "sae", "run", "--quiet", str(folder.path)]
+_FRESH_S = 10  # a heartbeat this young shows that a status is its process's
 
 
 class LocalLauncher:
     """A launcher that starts `command(folder)` and appends its output to the folder's `log.txt`."""
 
+    name, stops_with_server, settle_s = "local", True, 0.0
+
     def __init__(self, workspace: Workspace, command: Command = run_command) -> None:
         self.workspace, self.command = workspace, command
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
-    def start(self, folder: RunFolder) -> Handle:
+    def start(self, folder: RunFolder, attempt: int = 1, resources: Resources = Resources()) -> Handle:  # noqa: B008
         folder.path.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "SAESCOPE_HOME": str(self.workspace.root), "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "SAESCOPE_HOME": str(self.workspace.root), "PYTHONUNBUFFERED": "1",
+                       ATTEMPT: str(attempt)}
         with open(folder.log, "ab") as log:
             child = subprocess.Popen(
                 self.command(folder), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 env=environment, start_new_session=True)
         self._children[child.pid] = child
-        return Handle(child.pid, start_mark(child.pid) or "")
+        return Handle(self.name, str(child.pid), start_mark(child.pid) or "")
+
+    def life(self, handle: Handle) -> Life:
+        return "running" if self.alive(handle) else "ended"
 
     def alive(self, handle: Handle) -> bool:
-        child = self._children.get(handle.pid)
+        """Return whether this process is still running."""
+        pid = int(handle.ref)
+        child = self._children.get(pid)
         if child is not None and child.poll() is not None:  # a child of this process; poll() also reaps it
-            del self._children[handle.pid]
+            del self._children[pid]
             return False
-        mark = start_mark(handle.pid)
+        mark = start_mark(pid)
         if child is not None and mark is None:
             return True  # its main thread has ended and others have not; it cannot be collected yet
-        return mark is not None and mark == handle.started
+        return mark is not None and mark == handle.mark
 
-    def find(self, pid: int) -> Handle | None:
+    def find(self, folder: RunFolder, attempt: int) -> Handle | None:
+        status = folder.status()
+        if status is None or status.pid is None or status.host not in ("", HOST):
+            return None
+        return self.handle_of(status.pid) if time.time() - status.heartbeat <= _FRESH_S else None
+
+    def handle_of(self, pid: int) -> Handle | None:
+        """Return the handle of the process with this id, or None if there is none."""
         mark = start_mark(pid)
-        return None if mark is None else Handle(pid, mark)
+        return None if mark is None else Handle(self.name, str(pid), mark)
 
     def terminate(self, handle: Handle) -> None:
         self._signal(handle, signal.SIGTERM)
@@ -64,14 +78,21 @@ class LocalLauncher:
     def kill(self, handle: Handle) -> None:
         self._signal(handle, signal.SIGKILL)
 
+    def room(self, resources: Resources) -> bool:
+        return True
+
+    def cluster(self) -> Cluster | None:
+        return None
+
     def _signal(self, handle: Handle, number: signal.Signals) -> None:
         if self.alive(handle):
+            pid = int(handle.ref)
             with suppress(ProcessLookupError, PermissionError):
                 # A process from the command line may share its group with others, which must not get the signal.
-                if os.getpgid(handle.pid) == handle.pid:
-                    os.killpg(handle.pid, number)
+                if os.getpgid(pid) == pid:
+                    os.killpg(pid, number)
                 else:
-                    os.kill(handle.pid, number)
+                    os.kill(pid, number)
 
 
 def start_mark(pid: int) -> str | None:

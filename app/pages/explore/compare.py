@@ -15,9 +15,18 @@ from sqlalchemy.orm import Session
 
 from app.db.tables import Run, Sae
 from app.jobs import queue
+from app.jobs.places import chosen_place
 from app.library import explanations
 from app.library.catalog import Catalog
-from app.pages.dependencies import AdminDep, BuildsDep, CatalogDep, SessionDep, SupervisorDep, WorkspaceDep
+from app.pages.dependencies import (
+    AdminDep,
+    BuildsDep,
+    CatalogDep,
+    SessionDep,
+    SettingsDep,
+    SupervisorDep,
+    WorkspaceDep,
+)
 from app.pages.explore.compare_views import Sides, comparable, cosine_chart
 from app.pages.explore.sae_list import COLUMNS, best
 from app.pages.provenance import training_warning
@@ -122,13 +131,14 @@ def show(
 @router.post("/compare")
 def start(
     db: SessionDep, catalog: CatalogDep, workspace: WorkspaceDep, supervisor: SupervisorDep, admin: AdminDep,
-    a: Annotated[str, Form()], b: Annotated[str, Form()],
+    settings: SettingsDep, a: Annotated[str, Form()], b: Annotated[str, Form()],
 ) -> Response:
     """Queue the run that compares two SAEs."""
     spec = parse_spec("compare", {"a": a, "b": b})
     if refused := _refusal(catalog, _sae(catalog, a), _sae(catalog, b)):
         raise UserError(f"b: {refused}", "b")
-    run = queue.enqueue(db, workspace, "compare", spec.model_dump(), admin.name)
+    place = chosen_place(settings, "compare")
+    run = queue.enqueue(db, workspace, "compare", spec.model_dump(), admin.name, place=place)
     supervisor.wake()
     return RedirectResponse(f"/runs/{run.id}", 303)
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from app.db.tables import Sae
 from app.library.builds import Builds
 from app.library.catalog import Catalog
+from app.library.latent_names import rule_names
 from app.pages.explore.latent_views import snippet
 from app.render import charts
 from app.render.numbers import percent
@@ -21,7 +22,7 @@ from sae.store.comparison import PARTNER_COSINE, Comparison, Match, Split
 
 @dataclass(frozen=True)
 class LatentCell:
-    """A latent in a cell of the table: its number, strongest context and label."""
+    """A latent in a cell of the table: its number, strongest context and name."""
 
     latent: int
     snippet: Row | None
@@ -47,15 +48,16 @@ class SplitLine:
 
 
 class Sides:
-    """Both SAEs of a page: `mine`, whose latents are listed, and `other`, with their contexts and labels."""
+    """Both SAEs of a page: `mine`, whose latents are listed, and `other`, with their contexts and names."""
 
-    def __init__(self, mine: Sae, other: Sae, builds: Builds, labels: dict[str, dict[int, str]]) -> None:
-        self.mine, self.other, self._builds, self._labels = mine, other, builds, labels
+    def __init__(self, mine: Sae, other: Sae, builds: Builds, names: dict[str, dict[int, str]]) -> None:
+        self.mine, self.other, self._builds, self._names = mine, other, builds, names
 
     def cells(self, sae: Sae, latents: Iterable[int]) -> dict[int, LatentCell]:
         """Return cells of these latents of one of the two; without a build there are no contexts."""
         wanted = sorted(set(latents))
         rows: dict[int, Row | None] = {}
+        names: dict[int, str] = {}
         with ExitStack() as stack:
             try:
                 build = stack.enter_context(self._builds.use(sae.id, str(sae.current_build)))
@@ -64,9 +66,10 @@ class Sides:
             if build is not None:
                 contexts = build.snippets(wanted)
                 info = build.vocabulary
+                names = rule_names(build, wanted)
                 rows = {latent: snippet(contexts.get(latent), info) for latent in wanted}
-        written = self._labels.get(sae.id, {})
-        return {latent: LatentCell(latent, rows.get(latent), written.get(latent, "")) for latent in wanted}
+        names |= self._names.get(sae.id, {})
+        return {latent: LatentCell(latent, rows.get(latent), names.get(latent, "")) for latent in wanted}
 
     def pairs(self, matches: Sequence[Match]) -> list[PairLine]:
         """Return the matches, each with the cells of its latents."""

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from markupsafe import Markup
 from sqlalchemy.orm import Session
 
-from app.db.tables import ExplanationScore, Sae
+from app.db.tables import ExplanationScore, Sae, User
 from app.library import explanations
 from app.library.explanations import GOOD_F1, Explained
-from app.render.numbers import fixed, percent
+from app.render import charts
+from app.render.numbers import fixed, percent, whole
+from sae.errors import UserError
+from sae.explain.endpoint_settings import find_endpoint
 from sae.store.build import Build
 from sae.store.latent_query import ALIVE
-from sae.store.latent_search import with_good_rule
+from sae.store.latent_search import rule_qualities
 
+BARS = 20  # of the histogram of scores
 KIND_WORDS = {"rule": "rule", "person": "person", "model": "model"}
 SORT_WORDS = {"active": "active", "random": "random text", "similar": "similar latent", "near": "near miss"}
 # Each scorer: its name, and what its value is.
@@ -65,10 +71,14 @@ class ExplanationLine:
 
 @dataclass(frozen=True)
 class Explanations:
-    """All explanations of a latent, and the scores of the latent itself."""
+    """All explanations of a latent, and the scores of the latent itself.
+
+    `endpoint` is the name of the model that the person who looks may ask for one more, or "".
+    """
 
     lines: list[ExplanationLine] = field(default_factory=list)
     latent_scores: list[ScoreLine] = field(default_factory=list)
+    endpoint: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,14 +90,23 @@ class ShareExplained:
     share: float
 
 
-def explanations_of(db: Session, sae: Sae, latent: int, user: str | None = None) -> Explanations:
-    """Return the explanations of a latent; `user` is the name of the person who looks."""
-    found = explanations.of_latents(db, sae.id, [latent]).get(latent, [])
+def explanations_of(db: Session, sae: Sae, latent: int, user: User | None = None) -> Explanations:
+    """Return the explanations of a latent; `user` is the person who looks."""
+    found, own = explanations.of_latent(db, sae.id, latent)
     lines = [ExplanationLine(
         one.row.id, one.row.text, _made(one), one.row.created, one.row.chosen,
-        user is not None and one.row.author == user and one.row.method == "page",
+        user is not None and one.row.author == user.name and one.row.method == "page",
         [score_line(score) for score in one.scores]) for one in found]
-    return Explanations(lines, [score_line(s) for s in explanations.scores_of_latent(db, sae.id, latent)])
+    scores = [score_line(score) for score in own]
+    return Explanations(lines, scores, _endpoint_model() if user is not None and user.is_admin else "")
+
+
+def _endpoint_model() -> str:
+    """Return the name of the model behind the endpoint that the server is set to, or ""."""
+    try:
+        return find_endpoint().model
+    except UserError:
+        return ""
 
 
 def explanations_json(db: Session, sae: Sae, latent: int) -> list[dict[str, Any]]:
@@ -116,6 +135,8 @@ def score_line(score: ExplanationScore) -> ScoreLine:
         notes.append(f"against {SORT_WORDS.get(sort, sort)}: {fixed(value, 2)}")
     if details.get("unparsable"):
         notes.append(f"{details['unparsable']} answers could not be read")
+    if details.get("seen"):
+        notes.append("its author may have seen these texts")
     if details.get("verified") is False:
         notes.append("texts without firings were not verified")
     wrong = [row for row in details.get("wrong") or [] if isinstance(row, Mapping)]
@@ -134,19 +155,56 @@ def _made(one: Explained) -> str:
     return f"by {row.author}" if row.author else "by a person"
 
 
-def shares_explained(db: Session, build: Build, sae: Sae) -> list[ShareExplained]:
-    """Return the share of the alive latents that is explained well, by kind of explanation and by any of them.
+@dataclass(frozen=True)
+class ExplainedLatents:
+    """The best quality of each latent's explanations, by kind; `alive` is the number of alive latents.
 
-    The rules are those of the build; labels and other explanations without a score do not count.
+    The rules are those of the build.  Labels and other explanations without a score do not count.
     """
-    alive = build.counts()[ALIVE]
-    by_kind = {"rule": with_good_rule(build, GOOD_F1)}
-    for latent, kinds in explanations.qualities(db, sae.id).items():
-        for kind, value in kinds.items():
-            if value >= GOOD_F1:
-                by_kind.setdefault(kind, set()).add(latent)
-    everything: set[int] = set().union(*by_kind.values())
-    rows = [(KIND_WORDS[kind], latents) for kind, latents in by_kind.items() if kind in KIND_WORDS]
-    rows += [("any", everything)] if len(rows) > 1 else []
-    return [ShareExplained(kind, len(latents), len(latents) / max(1, alive)) for kind, latents in rows]
 
+    by_kind: dict[str, dict[int, float]]
+    alive: int
+
+    @classmethod
+    def read(cls, db: Session, build: Build, sae: Sae) -> ExplainedLatents:
+        by_kind = {"rule": rule_qualities(build)}
+        for latent, kinds in explanations.qualities(db, sae.id).items():
+            for kind, value in kinds.items():
+                if value >= 0 and kind in KIND_WORDS:
+                    found = by_kind.setdefault(kind, {})
+                    found[latent] = max(value, found.get(latent, value))
+        return cls({kind: found for kind, found in by_kind.items() if found}, build.counts()[ALIVE])
+
+    @property
+    def best(self) -> dict[int, float]:
+        """The best quality of each latent by any kind."""
+        out: dict[int, float] = {}
+        for found in self.by_kind.values():
+            for latent, value in found.items():
+                out[latent] = max(value, out.get(latent, value))
+        return out
+
+    def shares(self) -> list[ShareExplained]:
+        """Return the share of the alive latents that is explained well, by kind of explanation and by any of them."""
+        rows = {KIND_WORDS[kind]: found for kind, found in self.by_kind.items()}
+        if len(rows) > 1:
+            rows["any"] = self.best
+        good = {kind: sum(value >= GOOD_F1 for value in found.values()) for kind, found in rows.items()}
+        return [ShareExplained(kind, n, n / max(1, self.alive)) for kind, n in good.items()]
+
+    def chart(self) -> Markup | None:
+        """Draw how good the latents' best explanations are; None without any score."""
+        best = self.best
+        if not best:
+            return None
+        kinds = [(KIND_WORDS[kind], _bars(found)) for kind, found in self.by_kind.items()]
+        frame = charts.Frame(
+            "Latents by the score of their best explanation", "F1", "latents", 420, 200, y_format=whole, y_tick=whole)
+        return charts.histogram(
+            _bars(best), frame, outlines=kinds if len(kinds) > 1 else [], label="any",
+            markers=[charts.Marker(GOOD_F1, "explained")])
+
+
+def _bars(qualities: Mapping[int, float]) -> list[charts.Bar]:
+    counts = Counter(min(BARS - 1, max(0, int(value * BARS + 1e-9))) for value in qualities.values())
+    return [charts.Bar(i / BARS, (i + 1) / BARS, float(counts[i])) for i in range(BARS)]

@@ -91,4 +91,4 @@ def _answer(request: Request, db: SessionDep, sae: Sae, latent: int, user: User)
     if not is_htmx(request):
         return RedirectResponse(f"/{sae.id}/{latent}#explanations", 303)
     return render(request, "explore/_explanations.html", sae=sae, number=latent,
-                  explained=explanations_of(db, sae, latent, user.name))
+                  explained=explanations_of(db, sae, latent, user), failed="")

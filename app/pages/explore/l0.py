@@ -10,9 +10,9 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response
 
 from app.db.tables import Sae
-from app.library import labels
 from app.library.builds import Builds
 from app.library.catalog import Catalog
+from app.library.latent_names import names_of
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep
 from app.pages.explore import l0_views, sae_views
 from app.pages.json_twin import json_response
@@ -113,11 +113,11 @@ def show_token(
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         found = _find_sample(build, sample, position)
-        written = labels.of_latents(db, sae.id, [latent for latent, _ in build.sample_latents(sample, position)])
+        names = names_of(db, build, sae.id, [latent for latent, _ in build.sample_latents(sample, position)])
         token = build.vocabulary[found.tokens[position]]
         context: dict[str, Any] = {
             "sample": found, "position": position, "token_label": token_label(token), "l0": found.l0[position],
-            "firings": l0_views.firings(build, sample, position, {i: row.text for i, row in written.items()})}
+            "firings": l0_views.firings(build, sample, position, names)}
         if is_htmx(request):
             return render(request, "explore/_l0_token_latents.html", sae=sae, **context)
         return page(request, "explore/l0_token.html", sae, build.meta, section="tokens", **context)

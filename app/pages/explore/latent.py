@@ -104,7 +104,7 @@ def latent(
             exports=links_of_latent(sae, found.latent), fires_on=fires_on, followed_by=followed_by,
             flag_words=FLAG_WORDS, logit_chart=latent_views.logit_chart(found, build.meta, zooms["logits"]),
             relations=relations(build, found, explanations.names(db, sae.id, related_latents(found))),
-            explained=explanations_of(db, sae, found.latent, user.name if user else None))
+            explained=explanations_of(db, sae, found.latent, user), failed="")
 
 
 def _sides(query: ListQuery, build: Build, db: Session, sae: Sae, latent: int) -> tuple[int | None, int | None]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 
 from app.library import explanations, labels
 from app.library.label_files import Imported
-from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep
+from app.pages.dependencies import AdminDep, BuildsDep, CatalogDep, SessionDep
 from app.pages.explore import latent_views
 from app.pages.explore.latents_columns import sort_names, table_columns
 from app.pages.explore.latents_query import ListQuery, Resolved, explanation_counts, resolve
@@ -27,6 +28,7 @@ from sae.store.records import Token
 router = APIRouter(include_in_schema=False)
 
 PAGE_ROWS = 50
+EXPLAINED_AT_ONCE = 5000  # latents of a filter; their numbers are in an address
 DENSITY_NAMES = {
     "1e-5": "below 0.001%", "1e-4": "0.001 to 0.01%", "1e-3": "0.01 to 0.1%", "1e-2": "0.1 to 1%", "1e-1": "1 to 10%",
     "1": "10% and more",
@@ -92,7 +94,7 @@ def latents(
             response = render(request, "explore/_latent_rows.html", sae=sae, **table)
             response.headers["HX-Replace-Url"] = f"/{sae.id}/latents{query.plus(shown=n_shown)}"
             return response
-        explained = explanation_counts(db, sae)
+        explained = explanation_counts(build, db, sae)
         return page(
             request, "explore/latents.html", sae, build.meta, section="latents", **table, faults=faults,
             imported=_imported(imported), json_url=f"/{sae.id}/latents.json{query.string()}",
@@ -103,6 +105,26 @@ def latents(
             explained=explained, n_starred=len(labels.starred(db, sae.id)),
             n_labelled=len(labels.texts(db, sae.id)),
             tags={tag: len(latents) for tag, latents in labels.tagged(db, sae.id).items()})
+
+
+@router.get("/{model}/{name}/latents/explain")
+def explain_latents(
+    request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, admin: AdminDep,
+) -> Response:
+    """Lead to the form of a run that explains the first latents of the table with these filters and this sort."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        query, _ = ListQuery.read(request.query_params).usable()
+        asked = resolve(query, build, db, sae.id)
+        chosen, cursor = list[int](), ""
+        while len(chosen) < EXPLAINED_AT_ONCE:
+            found = _rows(build, asked, cursor, min(MAX_PAGE, EXPLAINED_AT_ONCE - len(chosen)))
+            chosen += [row.latent for row in found.rows]
+            if found.next_cursor is None:
+                break
+            cursor = found.next_cursor
+    numbers = ",".join(f"#{latent}" for latent in chosen)
+    return RedirectResponse(f"/admin/explain?{urlencode({'sae': sae.id, 'latents': numbers or 'unexplained'})}", 303)
 
 
 def _rows(build: Build, asked: Resolved, cursor: str, limit: int) -> Page:

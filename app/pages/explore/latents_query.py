@@ -15,8 +15,10 @@ from starlette.datastructures import QueryParams
 
 from app.db.tables import Sae
 from app.library import explanations, labels, latent_effects
+from app.render.latent_words import SHOWN_F1
 from sae.store.build import Build
 from sae.store.latent_query import ALIVE, DENSITIES, LOGIT_SORT, SCORE_SORT, SORTS, TOKEN_SORTS, Filters
+from sae.store.latent_search import rule_qualities
 from sae.store.records import FLAGS, Token
 
 EXPLAINED_SORT = "explained"  # by the quality of the best explanation, which the build does not contain
@@ -141,7 +143,7 @@ def resolve(query: ListQuery, build: Build, db: Session, sae_id: str) -> Resolve
     sort, keys = query.sort, scores
     if sort == LABEL_SORT:
         keys = _places(labels.texts(db, sae_id))
-    explained = explanations.qualities(db, sae_id) if query.explained or sort == EXPLAINED_SORT else {}
+    explained = qualities(build, db, sae_id) if query.explained or sort == EXPLAINED_SORT else {}
     if sort == EXPLAINED_SORT:
         keys = {latent: best for latent, kinds in explained.items() if (best := max(kinds.values())) >= 0}
     needs = dict.fromkeys(TOKEN_SORTS, token is not None) | dict.fromkeys(
@@ -191,10 +193,21 @@ def _tokens(text: str, build: Build) -> list[Token]:
     return build.find_tokens(text) if text else []
 
 
-def explanation_counts(db: Session, sae: Sae) -> dict[str, int]:
+def qualities(build: Build, db: Session, sae_id: str) -> dict[int, dict[str, float]]:
+    """Return the best quality of each explained latent by kind, in which a good rule of the build counts as one."""
+    found = explanations.qualities(db, sae_id)
+    for latent, f1 in rule_qualities(build, SHOWN_F1).items():
+        kinds = found.setdefault(latent, {})
+        kinds["rule"] = max(f1, kinds.get("rule", -1.0))
+    return found
+
+
+def explanation_counts(build: Build, db: Session, sae: Sae) -> dict[str, int]:
     """Return the number of latents for each value of the filter `explained` that leaves any; {} without explanations.
     """
     by_kind = explanations.latents_by_kind(db, sae.id)
+    if ruled := set(rule_qualities(build, SHOWN_F1)):
+        by_kind["rule"] = by_kind.get("rule", set()) | ruled
     explained: set[int] = set().union(*by_kind.values())
     counts = {"any": len(explained), "none": sae.n_latents - len(explained)}
     counts |= {kind: len(latents) for kind, latents in by_kind.items()}

@@ -14,9 +14,10 @@ from app.db.tables import Sae
 from app.library import explanations, labels
 from app.library.catalog import Catalog
 from app.library.exports import links_of_sae
+from app.library.latent_names import all_names
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
 from app.pages.explore import latent_views, sae_views
-from app.pages.explore.explanation_views import shares_explained
+from app.pages.explore.explanation_views import ExplainedLatents
 from app.pages.explore.sae_list import COLUMNS, SaeTable, in_order, trade_off
 from app.pages.json_twin import json_response
 from app.pages.provenance import architecture_name, first_position, training_warning
@@ -75,9 +76,9 @@ def show_map(
     """Show the plane of decoder directions."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
-        names = explanations.texts(db, sae.id)
-        return page(request, "explore/map.html", sae, build.meta, plane=plane.plane(build, sae.id, names),
-                    named=bool(names))
+        names = all_names(db, build, sae.id)
+        return page(request, "explore/map.html", sae, build.meta, named=bool(names.maps[0]),
+                    plane=plane.plane(build, sae.id, names, names.maps[0].keys()))
 
 
 @router.get("/{model}/{name}/random")
@@ -121,11 +122,12 @@ def show_sae(
                 l0, sae, build.meta.get("bos_l0"), first=first_position(build.meta),
             ) if (l0 := build.l0_hist()) else None,
             density_chart=sae_views.density_chart(build), cosine_chart=sae_views.cosine_chart(build),
-            norm_chart=sae_views.norm_chart(build), shares_explained=shares_explained(db, build, sae),
+            norm_chart=sae_views.norm_chart(build), explained=ExplainedLatents.read(db, build, sae),
             starts=[(s, _start_rows(build, db, sae, s)) for s in starts])
 
 
 def _start_rows(build: Build, db: Session, sae: Sae, start: sae_views.Start) -> list[latent_views.TableRow]:
     rows = {row.latent: row for row in build.some(start.latents)}
     written = labels.of_latents(db, sae.id, start.latents)
-    return latent_views.table_rows(build, [rows[i] for i in start.latents], written)
+    names = explanations.names(db, sae.id, start.latents)
+    return latent_views.table_rows(build, [rows[i] for i in start.latents], written, names=names)

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app.db.tables import Label, Sae
-from app.library import labels
+from app.library import explanations, labels
 from app.library.builds import Builds
 from app.library.catalog import Catalog
 from app.library.latent_search import FoundLatent, search_latents
@@ -32,13 +32,17 @@ TOKENS_LISTED = 12
 
 @dataclass(frozen=True)
 class Result:
-    """A latent that was found, as the page shows it; `rule` where it is good enough for a list."""
+    """A latent that was found, as the page shows it; `rule` where it is good enough for a list.
+
+    `name` is the chosen or best scored explanation, or "".
+    """
 
     sae: Sae
     found: FoundLatent
     density: float | None
     label: Label | None
     rule: RuleWords | None
+    name: str
     snippet: Row | None
 
 
@@ -130,6 +134,7 @@ def _results(build: Build, sae: Sae, found: list[FoundLatent], db: Session) -> l
     """Return what the page shows of the latents: its context is on the token on which it was found to fire."""
     rows = {row.latent: row for row in build.some(one.latent for one in found)}
     written = labels.of_latents(db, sae.id, list(rows))
+    names = explanations.names(db, sae.id, list(rows))
     info, out = build.vocabulary, []
     for one in found:
         row = rows.get(one.latent)
@@ -138,5 +143,5 @@ def _results(build: Build, sae: Sae, found: list[FoundLatent], db: Session) -> l
         rule = rule_words(row.rule, info)
         context = build.snippets([one.latent], one.token).get(one.latent)
         out.append(Result(sae, one, row.density, written.get(one.latent), rule if rule and rule.good else None,
-                          snippet(context, info, row.max_act)))
+                          names[one.latent].text if one.latent in names else "", snippet(context, info, row.max_act)))
     return out

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.db.tables import Inspection, Sae
-from app.library import explanations, labels
+from app.library.latent_names import all_names, names_of
 from app.pages.dependencies import SessionDep, Tools, ToolsDep
 from app.pages.earlier import INSPECTED
 from app.pages.inspect.form import (
@@ -95,7 +95,7 @@ def show_earlier(request: Request, tools: ToolsDep) -> Response:
 
 @router.get("/inspect/card")
 def card(request: Request, tools: ToolsDep, sae: str, latent: QueryNumber) -> Response:
-    """Show a latent in short: label, density, strongest contexts."""
+    """Show a latent in short: name, density, strongest contexts."""
     row = tools.catalog.get_sae(sae)
     if row is None or row.current_build is None:
         raise HTTPException(404, f"There is no SAE {sae} with an index here.")
@@ -103,8 +103,8 @@ def card(request: Request, tools: ToolsDep, sae: str, latent: QueryNumber) -> Re
         found = build.latent(latent)
         if found is None:
             raise HTTPException(404, f"{sae} has no latent {latent}.")
-        label = labels.get(tools.db, row.id, latent)
-        return render(request, "inspect/_card.html", label=label, card=card_of(build, found))
+        name = names_of(tools.db, build, row.id, [latent]).get(latent, "")
+        return render(request, "inspect/_card.html", latent_name=name, card=card_of(build, found))
 
 
 @router.get("/inspect/{inspection_id}")
@@ -193,9 +193,9 @@ def _show(
 
 def _result(tools: Tools, place: InspectionUrl, saes: list[Sae], answer: Inspected) -> Result:
     with ExitStack() as stack:
+        builds = [stack.enter_context(open_build(tools.builds, sae)) for sae in saes]
         opened: OpenedSAE = [
-            (sae, stack.enter_context(open_build(tools.builds, sae)), explanations.texts(tools.db, sae.id))
-            for sae in saes]
+            (sae, build, all_names(tools.db, build, sae.id)) for sae, build in zip(saes, builds, strict=True)]
         return result(place.asked, readings(answer), opened, place.view)
 
 

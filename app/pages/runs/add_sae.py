@@ -15,6 +15,7 @@ from starlette.datastructures import UploadFile
 
 from app.db.tables import User
 from app.jobs import queue
+from app.jobs.places import chosen_place
 from app.library.uploads import Uploads
 from app.pages.dependencies import AdminDep, WorkspaceDep, admin_user
 from app.pages.runs import spec_form
@@ -100,7 +101,8 @@ def _start(request: Request, spec: ImportSpec, token: str, key: str, admin: User
             if token:
                 _uploads(request).give(token, workspace.run(run_id) / UPLOAD)
                 spec = spec.model_copy(update={"source": str(workspace.run(run_id) / UPLOAD)})
-            run = queue.enqueue(db, workspace, "import", spec.model_dump(), admin.name, run_id, key[:80])
+            run = queue.enqueue(db, workspace, "import", spec.model_dump(), admin.name, run_id, key[:80],
+                                place=chosen_place(state.settings, "import"))
         run_id = run.id
     state.supervisor.wake()
     return RedirectResponse(f"/runs/{run_id}", 303)

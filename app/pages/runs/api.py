@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 
 from app.db.tables import Run, Sae
 from app.jobs import queue
-from app.pages.dependencies import AdminDep, CatalogDep, SessionDep, SupervisorDep, WorkspaceDep
+from app.jobs.places import chosen_place
+from app.pages.dependencies import AdminDep, CatalogDep, SessionDep, SettingsDep, SupervisorDep, WorkspaceDep
 from app.pages.runs import spec_form
 from app.pages.runs.add_sae import inspect_import
 from app.pages.runs.run_views import RunView, all_progress, view
@@ -33,6 +34,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "import": {"kind": "import", "spec": {"source": "owner/repo/folder", "name": "theirs"}},
     "compare": {"kind": "compare", "spec": {"a": "demo/2-res-batchtopk-4k", "b": "demo/2-res-topk-4k"}},
     "explain": {"kind": "explain", "spec": {"sae": "demo/2-res-batchtopk-4k", "latents": "densest:100"}},
+    "activations": {"kind": "activations", "spec": {"name": "code-2m", "layers": [0, 1, 2, 3], "tokens": 2_000_000}},
 }
 
 
@@ -77,7 +79,19 @@ class RunOut(BaseModel):
     finished: float | None
     requested_by: str
     cancelling: bool
+    launcher: str = Field(description="local, ray or slurm; elsewhere: a command line on another host")
+    waiting_for: str | None = Field(description="What keeps a run that was submitted from running")
+    parent: str | None = Field(description="The run that this one is a part of")
     url: str
+
+
+class PlaceIn(BaseModel):
+    """A place where a run is executed, and what it asks of a cluster on each node."""
+
+    launcher: Literal["", "local", "ray", "slurm"] = Field("", description="Empty: as the server's settings say")
+    cpus: int = Field(0, ge=0, le=1024, description="0: as the server's settings say")
+    gpus: int = Field(0, ge=0, le=16)
+    nodes: int = Field(1, ge=1, le=1024, description="Nodes that train together")
 
 
 class RunIn(BaseModel):
@@ -85,13 +99,14 @@ class RunIn(BaseModel):
 
     model_config = {"json_schema_extra": {"examples": [EXAMPLES["train"]]}}
 
-    kind: Literal["train", "sweep", "index", "evaluate", "import", "compare", "explain"] = Field(
+    kind: Literal["train", "sweep", "index", "evaluate", "import", "compare", "explain", "activations"] = Field(
         description="train: one SAE; sweep: a grid of SAEs; index: the index of an SAE; evaluate: its metrics "
         "on held-out text; import: an SAE of another program; compare: two SAEs latent by latent; "
-        "explain: latents in words, with scores")
+        "explain: latents in words, with scores; activations: kept on disk for several trainings")
     spec: dict[str, Any] = Field(
         default_factory=dict, description="The settings by name, as listed for each kind; those left out have their "
         "defaults")
+    place: PlaceIn = Field(default_factory=PlaceIn, description="Where it is executed; left out: the server's default")
 
 
 def sae_out(sae: Sae) -> SaeOut:
@@ -127,14 +142,15 @@ def read_curves(run_id: str, db: SessionDep, workspace: WorkspaceDep) -> list[di
 @router.post("/runs", status_code=201, summary="Queue a run of any kind (administrators)", tags=["runs"])
 def create_run(
     body: RunIn, admin: AdminDep, db: SessionDep, workspace: WorkspaceDep, catalog: CatalogDep,
-    supervisor: SupervisorDep,
+    supervisor: SupervisorDep, settings: SettingsDep,
 ) -> RunOut:
     """Check the settings as the forms do, and queue the run.  The source of an import is a path or a hub name."""
     spec = check_spec(body.kind, body.spec, catalog)
     if isinstance(spec, ImportSpec):
         for field, message in inspect_import(spec, workspace)[1].items():
             raise UserError(f"{field}: {message}", field)
-    run = queue.enqueue(db, workspace, body.kind, spec.model_dump(mode="json"), admin.name)
+    place = chosen_place(settings, body.kind, **body.place.model_dump())
+    run = queue.enqueue(db, workspace, body.kind, spec.model_dump(mode="json"), admin.name, place=place)
     supervisor.wake()
     return _out(view(run, workspace, queue.waiting(db)))
 

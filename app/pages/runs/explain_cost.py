@@ -6,7 +6,7 @@ from typing import Any
 
 from app.library.builds import Builds
 from app.library.catalog import Catalog
-from app.library.explanations import named_latents
+from app.library.explanations import explained_latents, named_latents
 from sae.errors import UserError
 from sae.explain.choice import choose_latents
 from sae.explain.estimate import RequestEstimate, estimate_requests
@@ -24,8 +24,9 @@ def explain_cost(values: dict[str, Any], catalog: Catalog, builds: Builds) -> Re
             return None
         with catalog.sessions() as db:
             chosen = named_latents(db, sae, spec.latents)
+            among = explained_latents(db, sae.id) if spec.explainer == "existing" else None
         with builds.use(sae.id, sae.current_build) as build:
-            latents = choose_latents(build, chosen, spec.seed)
+            latents = choose_latents(build, chosen, spec.seed, among)
             if not spec.asks_model:
                 return f"{len(latents):,} latents; no model is asked, so this costs seconds."
             return estimate_requests(build, latents, spec, load_templates(spec.prompts))

@@ -27,7 +27,8 @@ _progress_files: OrderedDict[Path, ProgressFile] = OrderedDict()  # used longest
 _progress_lock = Lock()
 STALE_S = 120  # a heartbeat this old is mentioned; loading a large model takes a while without one
 _VERBS = {"train": "Train", "sweep": "Train", "index": "Index", "evaluate": "Evaluate", "import": "Import",
-          "compare": "Compare", "explain": "Explain"}
+          "compare": "Compare", "explain": "Explain", "index-part": "Index",
+          "activations": "Keep activations"}
 # Title, unit and lines of each curve; a line is a name, a key in progress.jsonl, and an index into a list of values.
 CURVES: tuple[tuple[str, str, tuple[tuple[str, str, int | None], ...]], ...] = (
     ("FVU", "share of the variance not explained", (("FVU", "fvu", None),)),
@@ -66,6 +67,8 @@ class RunView:
     def title(self) -> str:
         """Its work in a line: "Train demo/… ", "Index demo/2-res-batchtopk-4k"."""
         spec, kind = self.run.spec, _VERBS.get(self.run.kind, self.run.kind)
+        if self.run.kind == "index-part":
+            return f"{kind} {self.run.sae_id or 'an SAE'}, part {spec.get('part')}"
         if self.run.sae_id:
             return f"{kind} {self.run.sae_id}"
         if self.run.kind == "compare":
@@ -80,6 +83,9 @@ class RunView:
             grid = (f"{as_text(spec.get('architecture', ''))}; L = {as_text(spec.get('n_latents', ''))}; "
                     f"k = {as_text(spec.get('k', ''))}").replace(",", ", ")
             return f"{kind} {spec.get('name') or 'a grid'} ({grid}) on {spec.get('model')}, layer {spec.get('layer')}"
+        if self.run.kind == "activations":
+            layers = as_text(spec.get("layers", "")).replace(",", ", ")
+            return f"{kind} of {spec.get('model')}, layers {layers}"
         return kind
 
     @property
@@ -122,8 +128,19 @@ class RunView:
     def starting(self) -> bool:
         """Whether its process is still loading its libraries and the model, and has nothing to show."""
         status = self.status
-        return self.going and (status is None or not (
+        return self.going and not self.run.waiting_for and (status is None or not (
             status.done or status.total or status.phase not in ("", *status.phases[:1])))
+
+    @property
+    def where(self) -> str:
+        """The place where it is executed, with what it asks for; "" for this machine."""
+        if self.run.launcher == "local":
+            return ""
+        name = {"ray": "Ray", "slurm": "Slurm", "elsewhere": f"another host ({self.run.ref})"}[self.run.launcher]
+        asked = self.run.resources or {}
+        words = [f"{asked[key]} {unit}" for key, unit in (("nodes", "nodes"), ("gpus", "GPUs"), ("cpus", "CPUs"))
+                 if asked.get(key, 0) > (1 if key == "nodes" else 0)]
+        return ", ".join([f"on {name}", *words])
 
     @property
     def can_delete(self) -> bool:
@@ -134,6 +151,8 @@ class RunView:
         """The state in a few words, with the place in the queue."""
         if self.going and self.run.cancel_asked is not None:
             return "stopping"
+        if self.going and self.run.waiting_for:
+            return "waiting"
         if self.starting:
             return "starting"
         return f"queued, {ordinal(self.place)}" if self.state == "queued" and self.place else self.state
@@ -181,6 +200,13 @@ class RunView:
         result = self.status.result if self.run.kind == "compare" and self.status else {}
         return result if self.state == "succeeded" and {"a", "b", "mmcs_a", "mmcs_b"} <= result.keys() else None
 
+    @property
+    def kept(self) -> dict[str, Any] | None:
+        """Return the result of a run that kept activations: their name, tokens, bytes and sites; else None."""
+        result = self.status.result if self.run.kind == "activations" and self.status else {}
+        whole = {"activations", "tokens", "bytes", "sites"} <= result.keys()
+        return result if self.state == "succeeded" and whole else None
+
     def as_json(self) -> dict[str, Any]:
         """Return the fields of `GET /api/runs`."""
         run, status = self.run, self.status if self.status else Status()
@@ -191,6 +217,7 @@ class RunView:
             "eta_s": status.eta_s if self.going else None, "message": status.message, "error": run.error,
             "sae": run.sae_id, "build": self.build, "created": run.created, "started": run.started,
             "finished": run.finished, "requested_by": run.requested_by, "cancelling": self.word == "stopping",
+            "launcher": run.launcher, "waiting_for": run.waiting_for, "parent": run.parent,
             "url": f"/runs/{run.id}",
         }
 

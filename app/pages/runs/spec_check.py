@@ -10,12 +10,15 @@ from importlib.util import find_spec
 from typing import Any
 
 from app.library.catalog import Catalog
-from app.library.explanations import named_latents
+from app.library.explanation_mirror import write_people
+from app.library.explanations import explained_latents, named_latents
 from sae.data.texts import STDLIB, find_text
 from sae.errors import UserError
 from sae.explain.checks import check_settings
-from sae.lm.model_info import check_layer, find_model, hub_message, hub_reachable
+from sae.lm.model_info import find_model, hub_message, hub_reachable
+from sae.runs.kept import check_layers
 from sae.specs.registry import (
+    ActivationsSpec,
     CompareSpec,
     EvaluateSpec,
     ExplainSpec,
@@ -34,6 +37,8 @@ def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> RunSpec:
     spec = located(parse_spec(kind, values))
     if isinstance(spec, TrainSpec | SweepSpec):
         _check_training(spec, catalog)
+    elif isinstance(spec, ActivationsSpec):
+        check_layers(spec)
     elif isinstance(spec, IndexSpec | EvaluateSpec):
         _check_sae("sae", spec.sae, catalog)
     elif isinstance(spec, CompareSpec):
@@ -48,8 +53,11 @@ def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> RunSpec:
 
 
 def _check_training(spec: TrainSpec | SweepSpec, catalog: Catalog) -> None:
+    check_layers(spec)
     info = find_model(spec.model)
-    check_layer(info, spec.layer, spec.context_length)
+    if spec.activations and not (catalog.workspace.activations(spec.activations) / "meta.json").exists():
+        raise UserError(f"activations: there are no finished activations {spec.activations} in this workspace",
+                        "activations")
     if spec.name:
         check_name(spec.name)
         if isinstance(spec, TrainSpec) and catalog.get_sae(f"{info.id}/{spec.name}") is not None:
@@ -68,6 +76,8 @@ def _check_sae(field: str, sae_id: str, catalog: Catalog, weights: bool = True) 
 def _checked_explain(spec: ExplainSpec, catalog: Catalog) -> ExplainSpec:
     """Return the spec with the latents that people have starred, tagged or left unexplained as numbers.
 
+    The explanations of people are written to the SAE's folder for a run that scores them.
+
     Whether there is an index is checked when the run begins: a run that makes it may wait in the queue before.
     """
     _check_sae("sae", spec.sae, catalog, weights=False)
@@ -75,6 +85,10 @@ def _checked_explain(spec: ExplainSpec, catalog: Catalog) -> ExplainSpec:
     assert sae is not None
     with catalog.sessions() as db:
         spec = spec.model_copy(update={"latents": named_latents(db, sae, spec.latents)})
+        if spec.explainer == "existing":
+            if not explained_latents(db, sae.id):
+                raise UserError(f"explainer: {sae.id} has no explanations to score", "explainer")
+            write_people(db, catalog.workspace, sae.id)
     check_settings(spec, weightless=sae.weightless)
     return spec
 

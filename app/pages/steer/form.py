@@ -62,7 +62,7 @@ class SaeFacts:
 class Chip:
     """A latent of the form.  `sae` to `factor` are as typed; the rest is looked up.
 
-    `label` is the token that it fires on most, `promotes` those whose logits it raises most.
+    `name` is its name, `label` the token that it fires on most, `promotes` those whose logits it raises most.
     Add adds `strength` and clamp sets `target`, both in units of the latent's maximum.  Scale multiplies by `factor`.
     """
 
@@ -74,6 +74,7 @@ class Chip:
     factor: str = ""
     facts: SaeFacts | None = None
     max_act: float | None = None
+    name: str = ""
     label: str = ""
     promotes: list[str] = field(default_factory=list)
     errors: dict[str, str] = field(default_factory=dict)

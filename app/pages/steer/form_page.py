@@ -248,16 +248,17 @@ async def _begin(
         return await run_in_threadpool(_show_faults, request, form, sources, 503)
     row = await run_in_threadpool(_store, db, form, steer, sweep)
     live = runs.start(row.id, _message(steer, sweep, workspace))
-    return _created(request, row, live)
+    return _created(request, row, live, form)
 
 
-def _created(request: Request, row: SteerRun, live: LiveRun) -> Response:
+def _created(request: Request, row: SteerRun, live: LiveRun, form: Form) -> Response:
     place = f"/steer/{row.id}"
     response: Response
     if wants_json(request):
         response = JSONResponse({"id": row.id, "url": place}, 201, {"Location": place})
     elif is_htmx(request):
-        response = render(request, "steer/_result.html", headers={"HX-Push-Url": place},
+        names = {f"{chip.sae}/{chip.number}": chip.name for chip in form.chips if chip.name}
+        response = render(request, "steer/_result.html", headers={"HX-Push-Url": place}, latent_names=names,
                           **run_context(run_view(row, live)))
     else:
         response = RedirectResponse(place, 303)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
+
 from sqlalchemy.orm import Session
 
 from app.db.tables import Inspection, Sae
 from app.library.builds import Builds
 from app.library.catalog import Catalog
+from app.library.latent_names import names_of
 from app.pages.sae_choice import computable_saes
 from app.pages.steer.example import beginning, example_latent
 from app.pages.steer.form import Chip, Form, SaeFacts, default_values
@@ -80,11 +84,25 @@ class Sources:
             form.prompt = self.prompt(form.facts)
 
     def name(self, form: Form) -> None:
-        """Look up the tokens of the latents whose SAE is still here; nothing else changes."""
+        """Look up names and tokens of the latents whose SAE is still here; nothing else changes."""
         for chip in form.chips:
             found = Chip(chip.sae, chip.latent)
             self._look_up(found)
-            chip.label, chip.promotes = found.label, found.promotes
+            chip.name, chip.label, chip.promotes = found.name, found.label, found.promotes
+
+    def names(self, latents: Iterable[tuple[str, int]]) -> dict[str, str]:
+        """Return the names of latents (SAE, number) by `<sae>/<number>`; an SAE that is gone has none."""
+        by_sae: dict[str, set[int]] = {}
+        for sae_id, latent in latents:
+            by_sae.setdefault(sae_id, set()).add(latent)
+        out = {}
+        for sae_id, numbers in by_sae.items():
+            sae = self._catalog.get_sae(sae_id)
+            if sae is None or sae.current_build is None:
+                continue
+            with suppress(UserError), self._builds.use(sae.id, sae.current_build) as build:
+                out |= {f"{sae_id}/{n}": name for n, name in names_of(self.db, build, sae_id, numbers).items()}
+        return out
 
     def _look_up(self, chip: Chip) -> None:
         sae = self._catalog.get_sae(chip.sae) if chip.sae else None
@@ -99,6 +117,8 @@ class Sources:
             with self._builds.use(sae.id, sae.current_build) as build:
                 chip.facts = facts(sae, build)
                 _look_up(chip, build)
+                if (number := chip.number) is not None:
+                    chip.name = names_of(self.db, build, sae.id, [number]).get(number, "")
 
     def example(self, sae_id: str | None) -> Form:
         """Return a form to begin with: a latent of this SAE (or of the best), and a prompt.

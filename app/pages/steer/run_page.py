@@ -72,15 +72,16 @@ def show_python(found: FoundDep, sources: SourcesDep, workspace: WorkspaceDep) -
 def show(request: Request, found: FoundDep, sources: SourcesDep, by: QueryNumber | None = None) -> Response:
     """Show the run, and the form filled with its request."""
     run = found.view(by)
+    names = sources.names((i.sae, i.latent) for i in run.request.interventions)
     if is_htmx(request):
-        return render(request, "steer/_result.html", **run_context(run))
+        return render(request, "steer/_result.html", latent_names=names, **run_context(run))
     form = form_of(run.request, run.facts)
     if run.sweep:
         form.values["sweep"] = strengths_text(run.sweep.strengths)
         form.values["sweep_of"] = str(run.sweep.place)
     sources.name(form)
     context = form_page(request, form, sources) | {"json_url": f"/steer/{run.id}.json"}
-    return render(request, "steer/page.html", **context | run_context(run))
+    return render(request, "steer/page.html", latent_names=names, **context | run_context(run))
 
 
 @router.post("/steer/{run_id}/stop")

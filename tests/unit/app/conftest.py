@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, make_url, text
 
@@ -24,6 +25,8 @@ from app.jobs.supervisor import Supervisor
 from app.library.catalog import Catalog
 from app.settings import Settings
 from sae.runs.folder import RunFolder
+from sae.store.build import Build
+from sae.store.page_file import page_file_path
 from sae.workspace.files import write_json
 from sae.workspace.paths import Workspace
 from tests.builds import Synthetic, make_build
@@ -50,6 +53,14 @@ def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
     with server.begin() as connection:
         connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
     server.dispose()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_passwords() -> Iterator[None]:
+    """Hash passwords with the least work; `test_accounts` holds the parameters that the program uses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accounts, "_hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -153,11 +164,15 @@ def write_sae(workspace: Workspace, sae_id: str = "demo/2-res-batchtopk-4k", **c
 
 @pytest.fixture(scope="package")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Synthetic]:
+    """Make two builds with their page files, for copies."""
     folder = tmp_path_factory.mktemp("builds")
-    return {
+    builds = {
         BATCH: make_build(folder / "index-1.duckdb", n_latents=160, n_contexts=40, sae_id=BATCH),
         TOP: make_build(
             folder / "index-2.duckdb", n_latents=160, n_contexts=40, sae_id=TOP, architecture="topk")}
+    for build in builds.values():
+        Build.open(build.path).close()  # makes the page file
+    return builds
 
 
 @pytest.fixture
@@ -166,7 +181,8 @@ def browsable(client: TestClient, workspace: Workspace, made: dict[str, Syntheti
     for sae_id, build in made.items():
         target = workspace.build(sae_id, build.path.stem)
         target.parent.mkdir(parents=True)
-        shutil.copy(build.path, target)
+        for file in (build.path, page_file_path(build.path)):
+            shutil.copy(file, target.with_name(file.name))
         architecture = "topk" if sae_id == TOP else "batch_topk"
         write_json(workspace.sae(sae_id) / "sae.json", {
             "schema_version": 1, "id": sae_id, "model": {"name": "demo", "id": "demo"},

@@ -202,7 +202,7 @@ def test_doctor_finds_each_kind_and_mends_what_is_safe(full: Workspace, sessions
     write_json(claim, {"run": "none", "folder": str(full.run("none"))})
     with sessions() as db:
         labels.save(db, "demo/old", 1, "ada", text="x")
-        db.add(Run(id="train-7", kind="train", spec={}, state="running", pid=2**22 + 1, pid_started="1.0"))
+        db.add(Run(id="train-7", kind="train", spec={}, state="running", ref=str(2**22 + 1), ref_mark="1.0"))
         db.commit()
     code, said = run("doctor", "--deep")
     assert code == 1

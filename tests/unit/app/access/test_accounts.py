@@ -85,6 +85,11 @@ def test_only_the_newest_link_works_and_only_in_time(sessions: SessionFactory, s
         assert accounts.redeem_link(db, new) is None
 
 
+def test_passwords_are_hashed_with_the_work_that_argon2_recommends() -> None:
+    """The parameters are the second recommended option of RFC 9106, section 4."""
+    assert accounts._NOBODY.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
+
+
 def test_links_are_printed_until_there_is_a_password(sessions: SessionFactory, settings: Settings) -> None:
     link = accounts.admin_link(sessions, settings, "http://here")
     assert link is not None

@@ -84,7 +84,7 @@ def test_cancelling_reaches_a_process_without_its_own_group(
     sessions: SessionFactory, workspace: Workspace, launcher: LocalLauncher
 ) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
-        handle = launcher.find(process.pid)
+        handle = launcher.handle_of(process.pid)
         assert handle is not None
         assert os.getpgid(process.pid) == os.getpgid(0)  # a signal to that group would end the tests
         launcher.terminate(handle)

@@ -43,6 +43,10 @@ def _get(sessions: SessionFactory, run_id: str) -> Run:
         return db.get_one(Run, run_id)
 
 
+def _pid(run: Run) -> int:
+    return int(run.ref or 0)
+
+
 def _until(supervisor: Supervisor, reached: Callable[[], bool], seconds: float = 30) -> None:
     """Call `tick` until `reached()`."""
     deadline = time.monotonic() + seconds
@@ -80,7 +84,7 @@ def test_runs_succeed_one_after_another(
     _until(supervisor, done)
     assert all(second == "queued" for first, second in states if first in ("queued", "starting", "running"))
     run = _get(sessions, first)
-    assert (run.progress, run.sae_id, run.pid, run.error) == (1.0, "demo/fake", None, None)
+    assert (run.progress, run.sae_id, run.ref, run.error) == (1.0, "demo/fake", None, None)
     assert run.finished is not None
     assert run.started is not None
     assert supervisor.catalog.get_sae("demo/fake") is not None
@@ -92,7 +96,7 @@ def test_a_killed_run_resumes_from_its_checkpoint(
 ) -> None:
     run_id = submit(steps=30, step_s=0.02)
     _until(supervisor, lambda: _get(sessions, run_id).progress > 0.1)
-    os.kill(_get(sessions, run_id).pid or 0, signal.SIGKILL)
+    os.kill(_pid(_get(sessions, run_id)), signal.SIGKILL)
     _until(supervisor, lambda: _get(sessions, run_id).state == "succeeded")
     starts = _starts(workspace, run_id)
     assert len(starts) == 2
@@ -135,7 +139,7 @@ def test_a_run_that_ignores_requests_is_killed(
     with _running(supervisor, sessions, workspace, run_id) as run, sessions() as db:
         queue.cancel(db, workspace, run_id)
     _until(supervisor, lambda: _get(sessions, run_id).state == "cancelled")
-    assert launcher.find(run.pid or 0) is None
+    assert launcher.handle_of(_pid(run)) is None
 
 
 def test_the_next_supervisor_adopts_a_running_process(
@@ -154,7 +158,7 @@ def test_the_next_supervisor_adopts_a_running_process(
 def _alive(supervisor: Supervisor, run_id: str) -> bool:
     """Return whether the run's process is alive; the check also reaps an ended child of this test."""
     run = _get(supervisor.sessions, run_id)
-    handle = supervisor.launcher.find(run.pid) if run.pid else None
+    handle = supervisor.launcher.handle_of(_pid(run)) if run.ref else None
     return handle is not None and supervisor.launcher.alive(handle)
 
 
@@ -163,7 +167,7 @@ def test_a_process_whose_id_was_never_stored_is_adopted(
 ) -> None:
     run_id = submit(steps=30, step_s=0.03)
     with _running(supervisor, sessions, workspace, run_id), sessions() as db:
-        queue.transition(db, run_id, queue.ACTIVE, state="starting", pid=None, pid_started=None)
+        queue.transition(db, run_id, queue.ACTIVE, state="starting", ref=None, ref_mark=None)
     _until(supervisor, lambda: _get(sessions, run_id).state == "succeeded")
     assert len(_starts(workspace, run_id)) == 1
 
@@ -177,7 +181,7 @@ def test_another_process_with_the_same_id_is_not_ours(
             claimed = queue.claim(db)
             assert claimed is not None
             queue.transition(
-                db, run_id, queue.ACTIVE, state="running", pid=stranger.pid, pid_started="another boot:1")
+                db, run_id, queue.ACTIVE, state="running", ref=str(stranger.pid), ref_mark="another boot:1")
         _until(supervisor, lambda: _get(sessions, run_id).state == "succeeded")
         assert stranger.poll() is None
         stranger.kill()
@@ -192,12 +196,12 @@ def test_stopping_the_server_stops_runs_which_resume_later(
     deadline = time.monotonic() + 30
     while not _get(sessions, run_id).progress and time.monotonic() < deadline:
         time.sleep(0.01)
-    pid = _get(sessions, run_id).pid
+    pid = int(_get(sessions, run_id).ref or 0)
     supervisor.stop()
-    assert pid is not None
-    assert launcher.find(pid) is None
+    assert pid
+    assert launcher.handle_of(pid) is None
     run = _get(sessions, run_id)
-    assert (run.state, run.requeues, run.pid) == ("queued", 0, None)
+    assert (run.state, run.requeues, run.ref) == ("queued", 0, None)
     heir = Supervisor(settings, sessions, launcher, catalog)
     _until(heir, lambda: _get(sessions, run_id).state == "succeeded")
     starts = _starts(workspace, run_id)
@@ -211,7 +215,7 @@ def test_stopping_kills_a_run_that_does_not_stop(
     run_id = submit(behave="stubborn", steps=100_000)
     with _running(supervisor, sessions, workspace, run_id) as run:
         supervisor.stop()
-    assert launcher.find(run.pid or 0) is None
+    assert launcher.handle_of(_pid(run)) is None
     assert _get(sessions, run_id).state == "queued"
 
 
@@ -220,7 +224,7 @@ def test_a_deleted_folder_breaks_nothing(
 ) -> None:
     gone, other = submit(steps=1000, step_s=0.02), submit(steps=1)
     with _running(supervisor, sessions, workspace, gone) as run:
-        os.kill(run.pid or 0, signal.SIGKILL)
+        os.kill(_pid(run), signal.SIGKILL)
         while _alive(supervisor, gone):
             time.sleep(0.01)
         shutil.rmtree(workspace.run(gone))

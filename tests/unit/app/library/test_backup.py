@@ -18,7 +18,8 @@ def home(engine: Engine, tmp_path: Path) -> Path:
     """The workspace of the database, with a file of each sort."""
     home = tmp_path / "data"
     for name in ("saes/demo/x/sae.json", "builds/demo/x/b.duckdb", "runs/r-1/log.txt", "runs/r-1/progress.jsonl",
-                 "runs/r-1/cancel", "runs/r-1/.lock", "corpora/.c.tmp/tokens.bin", "secrets/key"):
+                 "saes/demo/x/explanations.jsonl", "runs/r-1/cancel", "runs/r-1/.lock",
+                 "corpora/.c.tmp/tokens.bin", "secrets/key"):
         path = home / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"of {name}")
@@ -29,7 +30,8 @@ def names(backup: Path) -> set[str]:
     return {path.relative_to(backup / "files").as_posix() for path in (backup / "files").rglob("*") if path.is_file()}
 
 
-KEPT = {"saes/demo/x/sae.json", "builds/demo/x/b.duckdb", "runs/r-1/log.txt", "runs/r-1/progress.jsonl"}
+KEPT = {"saes/demo/x/sae.json", "builds/demo/x/b.duckdb", "runs/r-1/log.txt", "runs/r-1/progress.jsonl",
+        "saes/demo/x/explanations.jsonl"}
 
 
 def test_locks_hidden_files_and_secrets_stay_behind(engine: Engine, home: Path, tmp_path: Path) -> None:
@@ -57,7 +59,7 @@ def test_every_damage_is_found(engine: Engine, home: Path, tmp_path: Path, damag
     path.unlink()
     if damage != "missing":
         path.write_text(text[:-1] + ("!" if damage == "changed" else ""))
-    with pytest.raises(UserError, match="1 of 5 files are missing or damaged: files/saes/demo/x/") as caught:
+    with pytest.raises(UserError, match="1 of 6 files are missing or damaged: files/saes/demo/x/") as caught:
         check_backup(tmp_path / "copy")
     assert caught.value.field == "src"
 
@@ -86,6 +88,6 @@ def test_only_an_empty_or_half_restored_workspace_is_filled(engine: Engine, home
     (half / "saes").mkdir(parents=True)
     (half / RESTORING).touch()
     engine.dispose()
-    assert restore_backup(tmp_path / "copy", engine, half).files == 5
+    assert restore_backup(tmp_path / "copy", engine, half).files == 6
     assert {name for name in KEPT if (half / name).read_text() == f"of {name}"} == KEPT
     assert not (half / RESTORING).exists()

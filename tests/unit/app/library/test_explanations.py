@@ -123,7 +123,7 @@ def test_the_quality_by_kind_and_the_search(folder: Path, catalog: Catalog, sess
         assert [row.text for row in explanations.search(db, SAE, "RAISE_")] == ["100% raise_"]
         assert [row.text for row in explanations.search(db, SAE, "0%")] == ["100% raise_"]
         assert explanations.search(db, SAE, "e%s") == []
-        assert [score.scorer for score in explanations.scores_of_latent(db, SAE, 7)] == ["intruder"]
+        assert [score.scorer for score in explanations.of_latent(db, SAE, 7)[1]] == ["intruder"]
 
 
 def test_they_go_where_the_sae_goes(

@@ -16,7 +16,7 @@ SAE = "demo/x"
 
 def draw(points: list[tuple[int, float, float, float]], names: dict[int, str] | None = None) -> ElementTree.Element:
     build: Any = SimpleNamespace(map_points=lambda: points)
-    return ElementTree.fromstring(plane.plane(build, SAE, names or {}))
+    return ElementTree.fromstring(plane.plane(build, SAE, names or {}, names or {}))
 
 
 def circles(tree: ElementTree.Element) -> dict[int, ElementTree.Element]:

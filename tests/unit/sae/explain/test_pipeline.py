@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sae.errors import UserError
+from sae.explain import pipeline
 from sae.explain.budget import BudgetSpent
 from sae.explain.chat import RequestRefused
 from sae.explain.examples import ExampleSource
@@ -39,6 +40,8 @@ def give_rules(build: Build, monkeypatch: pytest.MonkeyPatch, *ruled: int) -> No
     right, rule = build.latent, Rule("class", [], "number", 0.5, 0.75, 0.6)
     monkeypatch.setattr(build, "latent", lambda n: (
         replace(found, rule=rule) if (found := right(n)) is not None and n in ruled else found))
+    monkeypatch.setattr(pipeline, "rules_with_firings", lambda build: {
+        n: (found.rule, found.n_tokens or 0) for n in range(build.n_latents) if (found := build.latent(n))})
 
 
 def test_rules_are_explained_in_order_with_their_scores(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 import sae.lm.fast_reader
+from sae.kernels.device import has_fast_bfloat16
 from sae.lm.bridge import LanguageModel
 from sae.lm.fast_reader import reader
 from sae.lm.model_info import DEMO_PATH
@@ -69,7 +70,7 @@ def test_what_reads_something_else_is_not_used(
 ) -> None:
     bare, hook, tokens_PS = sae.lm.fast_reader._bare_reader, "blocks.1.hook_resid_post", torch.arange(24).view(3, 8)
 
-    def off(lm: LanguageModel, hooks: Any, attention: str) -> Any:
+    def off(lm: LanguageModel, hooks: Any, attention: str, *, low: bool = False) -> Any:
         read = bare(lm, hooks, attention)
         assert read is not None
         return (lambda tokens_PS: [x_PSD * 1.01 for x_PSD in read(tokens_PS)]) if attention in wrong else read
@@ -84,7 +85,8 @@ def test_what_reads_something_else_is_not_used(
 def test_linear_layers_are_computed_by_onednn(demo_lm: LanguageModel) -> None:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         pytest.skip("this torch has no oneDNN")
-    kinds = [type(module) for module in sae.lm.fast_reader._by_onednn(sae.lm.fast_reader._bare(demo_lm)).modules()]
+    model = sae.lm.fast_reader._by_onednn(sae.lm.fast_reader._bare_model(demo_lm))
+    kinds = [type(module) for module in model.modules()]
     assert torch.nn.Linear not in kinds
     assert kinds.count(sae.lm.fast_reader._Linear) == 7 * demo_lm.info.n_layers + 1
 
@@ -93,3 +95,34 @@ def test_what_is_no_bridge_reads_by_itself() -> None:
     lm, tokens_PS = ToyModel(), torch.arange(24).view(3, 8)
     read = reader(lm, ["blocks.1.hook_resid_post"])  # type: ignore[arg-type]
     assert torch.equal(read(tokens_PS)[0], lm.activations(tokens_PS, ""))
+
+
+def test_in_bfloat16_a_reader_is_as_near_to_float32_as_the_bridge(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks, tokens_PS = ["blocks.1.hook_resid_post", "blocks.0.attn.hook_z"], torch.tensor([TOKENS, TOKENS[::-1]])
+    for fast in (True, False):
+        monkeypatch.setattr(sae.lm.fast_reader, "has_fast_bfloat16", lambda fast=fast: fast)
+        found = reader(model, hooks, autocast=True)(tokens_PS)
+        by_bridge = model.activations_at(tokens_PS, hooks, autocast=fast)
+        for own, bridge, exact in zip(found, by_bridge, model.activations_at(tokens_PS, hooks), strict=True):
+            assert own.dtype == torch.float32
+            assert (own - exact).norm() <= 2.5 * (bridge - exact).norm() + 1e-4 * exact.norm()
+            assert bool((own - exact).norm() > 1e-4 * exact.norm()) == fast
+
+
+@pytest.mark.skipif(not has_fast_bfloat16(), reason="this processor does not multiply bfloat16")
+@pytest.mark.parametrize("off", [1.0, 1.1])
+def test_a_reader_in_bfloat16_that_is_too_far_off_is_not_used(
+    demo_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, off: float
+) -> None:
+    bare, hook, tokens_PS = sae.lm.fast_reader._bare_reader, "blocks.1.hook_resid_post", torch.arange(24).view(3, 8)
+
+    def scaled(lm: LanguageModel, hooks: Any, attention: str, *, low: bool = False) -> Any:
+        read = bare(lm, hooks, attention, low=low)
+        assert read is not None
+        return (lambda tokens_PS: [x_PSD * off for x_PSD in read(tokens_PS)]) if low else read
+
+    monkeypatch.setattr(sae.lm.fast_reader, "_bare_reader", scaled)
+    found = reader(demo_lm, [hook], autocast=True)(tokens_PS)[0]
+    assert torch.equal(found, demo_lm.activations(tokens_PS, hook, autocast=True)) == (off == 1.1)

@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import signal
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from sae.errors import UserError
 from sae.explain import results
@@ -25,6 +27,7 @@ from tests.chat_server import ChatServer, chat_server
 from tests.runs import begin, end_of, wait_for
 from tests.unit.sae.explain.brain import brain
 from tests.unit.sae.explain.conftest import SAE, build, indexed, synthetic  # noqa: F401  (fixtures)
+from tests.unit.sae.explain.parrot import write_parrot
 
 KEY = "sk-test-4711-never-to-be-seen"
 FAULTS = ("", "429", "", "500", "", "fenced", "no_usage", "", "broken", "truncated", "", "slow", "garbage", "empty", "")
@@ -256,3 +259,66 @@ def test_a_local_model_that_talks_nonsense_explains_nothing_and_the_run_ends(
     lines = [json.loads(line) for line in (run_folder.path / FILE).read_text().splitlines()]
     assert all(line["request"]["model"] == str(folder) for line in lines)
 
+
+
+def test_explanations_of_people_and_imports_are_scored(indexed: Workspace, server: ChatServer) -> None:  # noqa: F811
+    home = indexed.sae(SAE)
+    nothing = by_endpoint(indexed, server, explainer="existing")
+    assert execute(nothing, indexed) == EXIT_USER
+    assert "explainer: " in (nothing.path / "status.json").read_text()
+    execute(by_endpoint(indexed, server, latents="#0", scorers="intruder"), indexed)  # explained, without a score
+    [own], _ = records(indexed)
+    good, bad = Explanation(1, "wrong", "person", "ada", id="bad"), Explanation(0, own.text, "person", "ada", id="good")
+    results.write_people(home, [good, bad])
+    asked = len(server.served)
+    folder = by_endpoint(indexed, server, explainer="existing", latents="all")
+    assert execute(folder, indexed) == EXIT_OK
+    found = result(folder)
+    assert (found["scored"], found["explained"], found["unexplained"]) == (3, 0, 0)
+    explanations, scores = records(indexed)
+    assert explanations == [own]  # nothing new
+    by_id = {(score.explanation, score.scorer): score for score in scores}
+    assert {number for number, _ in by_id if number} == {own.id, "good", "bad"}
+    assert by_id["good", "detection"].value == by_id[own.id, "detection"].value > by_id["bad", "detection"].value
+    assert by_id["bad", "detection"].details["seen"] is True
+    assert by_id[own.id, "detection"].details["seen"] is False
+    assert len(server.served) > asked
+    asked = len(server.served)
+    again = by_endpoint(indexed, server, explainer="existing", latents="random:50")
+    assert execute(again, indexed) == EXIT_OK
+    assert result(again)["scored"] == 0
+    assert len(server.served) == asked  # nothing is scored twice
+
+
+def test_a_chosen_latent_has_an_explanation(indexed: Workspace, server: ChatServer) -> None:  # noqa: F811
+    results.append(indexed.sae(SAE), [Explanation(latent, f"t{latent}", "person") for latent in (0, 1, 2, 20)])
+    for choice, n in (("3", 3), ("densest:2", 2), ("all", 4), ("0,5,#2", 2)):
+        folder = by_endpoint(indexed, server, explainer="existing", latents=choice, again=True, scorers="detection")
+        assert execute(folder, indexed) == EXIT_OK
+        assert result(folder)["scored"] == n, choice
+
+
+def test_the_command_explains_twenty_latents_by_a_local_model_without_a_network(
+    indexed: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:
+    from sae.cli.main import app
+
+    def refuse(*_: Any) -> None:
+        raise OSError("no network")
+
+    write_parrot(tmp_path / "parrot", "the names of functions")
+    monkeypatch.setenv("SAESCOPE_HOME", str(indexed.root))
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    done = CliRunner().invoke(app, [
+        "explain", "--sae", SAE, "--latents", "20", "--explainer", "local", "--model", str(tmp_path / "parrot"),
+        "--device", "cpu", "--scorers", "detection", "--positives", "3", "--negatives", "2"])
+    assert done.exit_code == 0, done.output
+    explanations, scores = records(indexed)
+    assert len(explanations) >= 15  # of the twenty some fire in no document of the explaining half
+    assert {one.text for one in explanations} == {"the names of functions"}
+    assert {(one.kind, one.model, one.prompt_version) for one in explanations} == {
+        ("model", str(tmp_path / "parrot"), "explain-1")}
+    assert scores
+    for score in scores:  # its answer to the question of the scorer cannot be read, which counts as wrong
+        assert score.details["unparsable"] == score.n
+        assert score.value == 0.0

@@ -32,7 +32,7 @@ def test_a_model_is_scored_by_detection_and_fuzzing_unless_others_are_named() ->
 
 
 @pytest.mark.parametrize(("values", "field"), [
-    ({"scorers": "embedding"}, "embedding_model"), ({"explainer": "local"}, "model"),
+    ({"explainer": "local"}, "model"),
     ({"budget_money": 1}, "budget_money"),
     ({"scorers": "guessing"}, "scorers"), ({"explainer": "oracle"}, "explainer"), ({"positives": 2}, "positives"),
     ({"sae": "no-slash"}, "sae"), ({"answer_tokens": 15}, "answer_tokens"), ({"latents": ""}, "latents")])

@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from app.jobs.launchers import Handle
-from app.jobs.launchers.local import LocalLauncher, run_command, start_mark
+from app.jobs.launchers.commands import run_command
+from app.jobs.launchers.local import LocalLauncher, start_mark
 from sae.runs.folder import RunFolder
 from sae.workspace.paths import Workspace
 
@@ -32,10 +33,10 @@ def test_a_process_whose_threads_outlive_its_main_thread_is_collected(workspace:
     deadline, seen = time.monotonic() + 60, False
     while launcher.alive(handle):
         assert time.monotonic() < deadline
-        seen |= psutil.Process(handle.pid).status() == psutil.STATUS_ZOMBIE
+        seen |= psutil.Process(int(handle.ref)).status() == psutil.STATUS_ZOMBIE
         time.sleep(0.01)
     assert seen, "its main thread ended first"
-    assert not psutil.pid_exists(handle.pid)
+    assert not psutil.pid_exists(int(handle.ref))
     assert launcher._children == {}
 
 
@@ -65,7 +66,7 @@ def test_a_run_is_started_in_its_own_session_and_ended(local: LocalLauncher, wor
     folder = RunFolder(workspace.run("run-1"))
     handle = local.start(folder)
     assert local.alive(handle)
-    assert os.getsid(handle.pid) == handle.pid, "Ctrl-C in the server's terminal does not reach it"
+    assert os.getsid(int(handle.ref)) == int(handle.ref), "Ctrl-C in the server's terminal does not reach it"
     getattr(local, way)(handle)
     assert ended(local, handle)
     assert local._children == {}
@@ -84,17 +85,17 @@ def test_output_is_appended_to_the_log_of_the_folder(workspace: Workspace) -> No
 def test_another_server_finds_the_process_again(local: LocalLauncher, workspace: Workspace) -> None:
     handle = local.start(RunFolder(workspace.run("run-1")))
     other = LocalLauncher(workspace)
-    assert other.find(handle.pid) == handle
+    assert other.handle_of(int(handle.ref)) == handle
     assert other.alive(handle)
-    assert other.find(GONE) is None
+    assert other.handle_of(GONE) is None
     other.kill(handle)
     assert ended(local, handle)
 
 
 def test_a_later_process_with_the_same_id_is_not_the_run(workspace: Workspace) -> None:
     launcher, mine = LocalLauncher(workspace), os.getpid()
-    assert launcher.alive(Handle(mine, start_mark(mine) or ""))
-    stranger = Handle(mine, "1.00")
+    assert launcher.alive(Handle("local", str(mine), start_mark(mine) or ""))
+    stranger = Handle("local", str(mine), "1.00")
     assert not launcher.alive(stranger)
     launcher.kill(stranger)  # which would end this test
     assert start_mark(GONE) is None

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from app.db.engine import SessionFactory
-from app.db.tables import ExplanationScore, LatentExplanation
+from app.db.tables import ExplanationScore, LatentExplanation, User
 from app.pages.explore import explanation_views
-from app.pages.explore.explanation_views import explanations_json, explanations_of, score_line, shares_explained
+from app.pages.explore.explanation_views import ExplainedLatents, explanations_json, explanations_of, score_line
 from sae.store.build import Build
 from tests.unit.app.pages.explore.records import sae
 
@@ -62,7 +62,7 @@ def test_explanations_say_who_made_them_and_who_may_remove_them(sessions: Sessio
             explanation("e", "elsewhere", latent=4),
             score(explanation_id="a"), score("intruder", 0.8, explanation_id="")])
         db.commit()
-        found = explanations_of(db, ONE, 3, "ada")
+        found = explanations_of(db, ONE, 3, User(name="ada", is_admin=False))
         assert {line.text: line.made for line in found.lines} == {
             "mine": "by ada", "by a model": "m · saescope · p-1", "found": "found by counting",
             "unsigned": "by a person"}
@@ -79,13 +79,20 @@ def test_explanations_say_who_made_them_and_who_may_remove_them(sessions: Sessio
 def test_only_good_explanations_explain(
     sessions: SessionFactory, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(explanation_views, "with_good_rule", lambda build, f1: {3, 5})
+    monkeypatch.setattr(explanation_views, "rule_qualities", lambda build: {3: 0.7, 5: 1.0, 9: 0.2})
     with sessions() as db:
-        assert [(row.kind, row.n) for row in shares_explained(db, build, ONE)] == [("rule", 2)]
+        assert [(row.kind, row.n) for row in ExplainedLatents.read(db, build, ONE).shares()] == [("rule", 2)]
         db.add_all([explanation("a", "good"), score(explanation_id="a", f1=0.7),
                     explanation("b", "weak", latent=4), score(explanation_id="b", latent=4, f1=0.69),
                     explanation("c", "unscored", latent=6)])
         db.commit()
-        shares = {row.kind: row for row in shares_explained(db, build, ONE)}
+        found = ExplainedLatents.read(db, build, ONE)
+        shares = {row.kind: row for row in found.shares()}
     assert {kind: row.n for kind, row in shares.items()} == {"rule": 2, "model": 1, "any": 2}
+    assert found.best == {3: 0.7, 4: pytest.approx(0.69), 5: 1.0, 9: pytest.approx(0.2)}
+    assert {bar.low: bar.n for bar in explanation_views._bars(found.best) if bar.n} == {
+        0.2: 1, 0.65: 1, 0.7: 1, 0.95: 1}
+    drawn = str(found.chart())
+    assert "Latents by the score of their best explanation" in drawn
+    assert ExplainedLatents({}, 5).chart() is None
     assert shares["any"].share == pytest.approx(2 / build.counts()["alive"])

@@ -12,7 +12,9 @@ from app.access import accounts
 from sae.explain import results
 from sae.explain.records import Explanation, Score
 from sae.workspace.paths import Workspace
+from tests.builds import Synthetic
 from tests.unit.app.conftest import BATCH
+from tests.unit.app.library.test_latent_names import give_rules
 
 TEXT = "the keyword <raise> in Python"
 MODEL = Explanation(3, TEXT, "model", method="saescope", model="gpt-x", prompt_version="explain-1", run="r")
@@ -139,3 +141,54 @@ def test_the_form_estimates_and_starts_a_run(explained: TestClient, admin: TestC
         assert f'id="error-{field}"' in answer.text
     admin.post(f"/{BATCH}/7/label", data={"star": "1"})
     assert admin.post("/admin/explain", data=values | {"latents": "starred"}).status_code == 303
+
+
+def test_rules_of_the_build_count_as_explanations(
+    explained: TestClient, workspace: Workspace, made: dict[str, Synthetic]
+) -> None:
+    explained.app.state.builds.close()  # type: ignore[attr-defined]
+    give_rules(workspace.build(BATCH, made[BATCH].path.stem))  # good ones of 3 and 4, a weak one of 5
+    counts = explained.get(f"/{BATCH}/latents.json?explained=rule").json()
+    assert [row["latent"] for row in counts["latents"]] == [3, 4]
+    assert explained.get(f"/{BATCH}/latents.json?explained=none").json()["total"] == 157
+    rows = explained.get(f"/{BATCH}/latents.json?sort=explained&dir=desc").json()["latents"]
+    assert [row["latent"] for row in rows[:3]] == [3, 4, 5]
+    page = read(explained, f"/{BATCH}")
+    assert re.search(r"by a rule\s*2\s*", page)
+    assert "Latents by the score of their best explanation" in page
+
+
+def test_a_filter_of_the_table_chooses_the_latents_of_a_run(explained: TestClient, admin: TestClient) -> None:
+    page = admin.get(f"/{BATCH}/latents?explained=model").text
+    assert f'href="/{BATCH}/latents/explain?explained=model"' in page
+    answer = admin.get(f"/{BATCH}/latents/explain?explained=model")
+    assert answer.status_code == 303
+    assert answer.headers["location"] == f"/admin/explain?sae={BATCH.replace('/', '%2F')}&latents=%233%2C%235"
+    assert 'value="#3,#5"' in html.unescape(admin.get(answer.headers["location"]).text)
+    admin.cookies.clear()
+    assert admin.get(f"/{BATCH}/latents/explain").status_code in (303, 401)
+
+
+def test_a_run_scores_what_people_wrote(explained: TestClient, admin: TestClient, workspace: Workspace) -> None:
+    alive = {row["latent"] for row in admin.get(f"/{BATCH}/latents.json?flag=alive&limit=1000").json()["latents"]}
+    n = min(alive - {3, 5})
+    admin.post(f"/{BATCH}/{n}/label", data={"text": "a label"})
+    admin.post(f"/{BATCH}/{n}/explanations", data={"text": "a remark"})
+    assert 'explainer=existing">Score these…' in admin.get(f"/{BATCH}/{n}").text
+    page = admin.get(f"/admin/explain?sae={BATCH}&latents=%23{n}&explainer=existing").text
+    assert "<option selected>existing</option>" in page
+    values = {"sae": BATCH, "latents": "all", "explainer": "existing", "address": "http://localhost:1/v1",
+              "model": "m"}
+    said = html.unescape(re.sub(r"<[^>]*>", " ", admin.get("/admin/explain/estimate", params=values).text))
+    assert re.search(rf"latents\s+{len(alive & {n, 3, 5})}\s", said)  # those with an explanation
+    assert admin.post("/admin/explain", data=values).status_code == 303
+    people = results.read_all(workspace.sae(BATCH))
+    assert {one.text: one.id for one in people if isinstance(one, Explanation) and one.latent == n}.keys() == {
+        "a label", "a remark"}
+    results.append(workspace.sae(BATCH), [
+        Score(n, "detection", 0.9, 25, f"label-{n}", f1=0.9, details={"of": "a label", "seen": True})])
+    explained.app.state.catalog.sync_if_changed()  # type: ignore[attr-defined]
+    assert "its author may have seen these texts" in read(admin, f"/{BATCH}/{n}")
+    assert admin.get(f"/{BATCH}/latents.json").json()["names"][str(n)]["score"] == 0.9
+    admin.post(f"/{BATCH}/{n}/label", data={"text": "another label"})  # the score was of the text before
+    assert admin.get(f"/{BATCH}/latents.json").json()["names"][str(n)]["score"] is None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.pages.runs import estimate as module
 from app.pages.runs.estimate import estimate, measured_speeds, usual_speed, work
 from sae.lm.model_info import find_model
 from sae.specs.registry import SweepSpec, demo_spec
+from sae.training.memory import fitting_bytes
 
 
 def test_more_work_costs_more() -> None:
@@ -40,6 +43,35 @@ def test_one_slow_run_does_not_decide() -> None:
         expected, basis=expected.basis.replace("4", "5"))
     sweep = [config("slow", 2000.0)] * 6  # one run, however many SAEs it made
     assert estimate(demo_spec(), info, [*sweep, *usual]).high_s == expected.high_s
+
+
+def test_the_memory_of_a_gpu_is_by_the_formula_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    info, spec = find_model("demo"), demo_spec().model_copy(update={"device": "cuda"})
+    assert estimate(demo_spec().model_copy(update={"device": "cpu"}), info).gpu_memory is None
+    monkeypatch.setattr(module, "free_gpu_memory", lambda: 141e9)
+    found = estimate(spec, info)
+    assert found.gpu_memory is not None
+    step = fitting_bytes([spec], info.d_model)
+    assert step < found.gpu_memory < step + 1e9, "the language model and its activations are small here"
+    assert found.too_large is None
+    monkeypatch.setattr(module, "free_gpu_memory", lambda: found.gpu_memory - 1e6)
+    assert (estimate(spec, info).too_large or "").startswith("n_latents: training needs about")
+    monkeypatch.setattr(module, "free_gpu_memory", lambda: None)
+    assert estimate(spec, info).too_large is None
+
+
+@pytest.mark.parametrize(("output", "free"), [("81000\n40000\n", 81000 * 2**20), ("", None), ("[N/A]\n", None)])
+def test_the_driver_says_how_much_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, free: float | None
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\nprintf '{output}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert module.free_gpu_memory() == free
+    program.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert module.free_gpu_memory() is None
 
 
 def test_only_trainings_of_some_length_are_measures() -> None:

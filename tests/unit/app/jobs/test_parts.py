@@ -1,0 +1,94 @@
+"""Tests of runs in parts: the parts run at the same time, their parent after all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from app.db.engine import SessionFactory
+from app.db.tables import Run
+from app.jobs import parts, queue
+from app.jobs.launchers.local import LocalLauncher
+from app.jobs.places import Place
+from app.jobs.supervisor import Supervisor
+from app.library.catalog import Catalog
+from app.settings import Settings
+from sae.runs.folder import RunFolder
+from sae.workspace.paths import Workspace
+from tests.unit.app.conftest import fake_command
+
+
+class NearCluster(LocalLauncher):
+    """A launcher that calls this machine a cluster."""
+
+    name, stops_with_server = "ray", False
+
+
+@pytest.fixture
+def watcher(settings: Settings, sessions: SessionFactory, workspace: Workspace, catalog: Catalog) -> Supervisor:
+    return Supervisor(settings, sessions, LocalLauncher(workspace, fake_command), catalog,
+                      [NearCluster(workspace, fake_command)])
+
+
+@pytest.fixture
+def index(sessions: SessionFactory, workspace: Workspace) -> str:
+    with sessions() as db:
+        return queue.enqueue(db, workspace, "index", {"sae": "demo/x", "shards": 3}, "ada", place=Place("ray")).id
+
+
+def states(sessions: SessionFactory, run_id: str) -> dict[str, str]:
+    with sessions() as db:
+        return {name: db.get_one(Run, name).state for name in [run_id, *parts.ids_of(db, run_id)]}
+
+
+def tick_until(watcher: Supervisor, seen: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not seen():
+        assert time.monotonic() < deadline
+        watcher.tick()
+        time.sleep(0.01)
+
+
+def test_the_parent_starts_after_its_parts(
+    watcher: Supervisor, sessions: SessionFactory, workspace: Workspace, index: str
+) -> None:
+    assert list(states(sessions, index)) == [index, *(f"{index}-part-{n}" for n in (1, 2, 3))]
+    watcher.tick()
+    watcher.tick()
+    now = states(sessions, index)
+    assert now.pop(index) == "queued"
+    assert set(now.values()) <= {"starting", "running"}, "all parts at the same time"
+    tick_until(watcher, lambda: states(sessions, index)[index] == "succeeded")
+    assert set(states(sessions, index).values()) == {"succeeded"}
+    assert RunFolder(workspace.run(f"{index}-part-2")).spec() == ("index-part", {"run": index, "part": 2})
+
+
+def test_a_failed_part_ends_its_parent_and_both_are_resumed(
+    watcher: Supervisor, sessions: SessionFactory, workspace: Workspace, index: str
+) -> None:
+    with sessions() as db:
+        queue.transition(db, f"{index}-part-2", queue.QUEUED, state="failed", error="the disk is full")
+    watcher.tick()
+    with sessions() as db:
+        run = db.get_one(Run, index)
+        assert (run.state, run.error) == ("failed", f"{index}-part-2: the disk is full")
+        assert queue.resume(db, workspace, index)
+    tick_until(watcher, lambda: states(sessions, index)[index] == "succeeded")
+
+
+def test_cancelling_and_deleting_the_parent_reaches_its_parts(
+    sessions: SessionFactory, workspace: Workspace, index: str
+) -> None:
+    with sessions() as db:
+        assert queue.cancel(db, workspace, index)
+        assert set(states(sessions, index).values()) == {"cancelled"}
+        assert queue.delete(db, workspace, index)
+        assert parts.ids_of(db, index) == []
+
+
+def test_this_machine_makes_the_parts_in_one_run(sessions: SessionFactory, workspace: Workspace) -> None:
+    with sessions() as db:
+        run = queue.enqueue(db, workspace, "index", {"sae": "demo/x", "shards": 3})
+        assert parts.ids_of(db, run.id) == []
