@@ -102,16 +102,6 @@ def test_pages_show_items_and_steering_says_why_not(made: Workspace) -> None:
         open_row_model(open_model(str(read_config(made.sae(SAE))["model"]["name"]), "cpu", made))
 
 
-@pytest.mark.parametrize(("array", "said"), [
-    (np.zeros((3, 4), np.int64), "no matrix of floating-point numbers"), (np.zeros(4, np.float32), "no matrix"),
-    (np.array([{}]), "cannot be read")])
-def test_other_files_are_refused(tmp_path: Path, array: np.ndarray, said: str) -> None:
-    np.save(tmp_path / "x.npy", array)
-    with pytest.raises(UserError, match=said) as error:
-        item_files(tmp_path)
-    assert error.value.field == "model"
-
-
 def test_widths_lines_and_numbers_that_do_not_fit_are_named(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.full((3, 4), np.nan, np.float32))
     (tmp_path / "x.txt").write_text("one\ntwo\n")

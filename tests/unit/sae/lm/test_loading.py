@@ -16,9 +16,7 @@ from sae.lm.bridge import LanguageModel
 from sae.lm.conformance.check import check
 from sae.lm.conformance.opening import open_model, report_path
 from sae.lm.conformance.tiny_models import write_tiny_model
-from sae.lm.load_settings import LoadSettings
 from sae.lm.model_info import find_model
-from sae.lm.row_model import RowModel
 from sae.lm.slow_row_model import open_row_model
 from sae.workspace.paths import Workspace
 
@@ -70,20 +68,6 @@ def test_tables_of_different_formats_are_kept_apart(
     assert len(paths) == 2
 
 
-@pytest.mark.parametrize(("name", "value"), [("SAESCOPE_MODEL_DTYPE", "int8"), ("SAESCOPE_REMOTE_CODE", "perhaps")])
-def test_a_wrong_setting_is_named(name: str, value: str) -> None:
-    with pytest.raises(UserError, match=f"^{name}: ") as error:
-        LoadSettings.from_environment({name: value})
-    assert error.value.field == name
-
-
-def test_the_estimate_of_memory_knows_the_format() -> None:
-    assert LoadSettings.from_environment({}).weight_bytes == 4
-    settings = LoadSettings.from_environment({"SAESCOPE_MODEL_DTYPE": "bfloat16", "SAESCOPE_REMOTE_CODE": "1"})
-    assert settings == LoadSettings("bfloat16", True)
-    assert settings.weight_bytes == 2
-
-
 def test_code_of_a_model_runs_only_with_leave(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "own"
     shutil.copytree(llama, folder)
@@ -103,20 +87,6 @@ def test_code_of_a_model_runs_only_with_leave(llama: Path, tmp_path: Path, monke
     with contextlib.suppress(UserError):  # transformer_lens may not know the architecture
         LanguageModel.load(str(folder), "cpu")
     assert (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "GPT2LMHeadModel", "Gemma2ForCausalLM"])
-def test_steering_has_the_same_weights_in_memory_once(
-    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_tiny_model(architecture, tmp_path)
-    lm = LanguageModel.load(str(tmp_path), "cpu")
-    monkeypatch.setattr("sae.lm.bridge.load_plain", lambda *_: pytest.fail("a second copy was loaded"))
-    plain = lm.plain()
-    ours = {tensor.untyped_storage().data_ptr() for tensor in lm.bridge.original_model.parameters()}
-    assert {tensor.untyped_storage().data_ptr() for tensor in plain.parameters()} <= ours
-    assert torch.allclose(plain(torch.tensor([TOKENS])).logits, lm.logits(torch.tensor([TOKENS])), atol=1e-4)
-    assert isinstance(open_row_model(lm), RowModel)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
