@@ -50,7 +50,7 @@ PLAN: dict[str, str] = {
     "sae.autoencoder": "sae.errors sae.faults sae.workspace sae.kernels sae.autoencoder.architectures",
     "sae.training":
         "sae.errors sae.kernels sae.distributed sae.data sae.specs sae.autoencoder sae.autoencoder.architectures",
-    "sae.index": "sae sae.workspace sae.kernels sae.lm sae.store sae.data sae.specs sae.autoencoder",
+    "sae.index": "sae sae.errors sae.workspace sae.kernels sae.lm sae.store sae.data sae.specs sae.autoencoder",
     "sae.steering": "sae.errors sae.faults sae.kernels sae.lm sae.store sae.autoencoder",
     "sae.formats": "sae.errors sae.workspace sae.lm sae.autoencoder.architectures",
     "sae.formats.readers": "sae sae.errors sae.lm sae.autoencoder sae.autoencoder.architectures sae.formats",
@@ -99,7 +99,7 @@ PLAN: dict[str, str] = {
         "sae.workspace sae.lm sae.data sae.specs sae.explain sae.training sae.formats sae.runs",
     "app.pages.explore":
         "app.db app.render app.web app.access app.library app.jobs app.pages app.pages.runs sae.errors "
-        "sae.workspace sae.store sae.specs sae.explain sae.formats sae.formats.writers sae.runs",
+        "sae.workspace sae.lm sae.store sae.specs sae.explain sae.formats sae.formats.writers sae.runs",
     "app.pages.inspect":
         "app.db app.render app.web app.library app.worker app.pages app.pages.explore sae.errors sae.workspace "
         "sae.lm sae.store sae.steering",

@@ -31,7 +31,7 @@ def sentencepiece_tokenizer(folder: Path, model: str) -> Any:
     if not path.is_file() or (folder / "tokenizer.json").exists():
         return None
     from sentencepiece import SentencePieceProcessor
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
     proto = ModelProto()
     try:
