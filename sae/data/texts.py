@@ -56,9 +56,9 @@ def find_text(text: str, column: str = "text", split: str = "train") -> TextSour
         return _of_files(text, "stdlib", files, root, functools.partial(source_documents, root, files))
     path = typed_path(text, "text")
     if path.is_dir():
-        if files := item_files(path):
-            return TextSource(text, "items", fingerprint(path), functools.partial(_item_documents, files),
-                              lambda: len(files))
+        if vectors := item_files(path):
+            return TextSource(text, "items", fingerprint(path), functools.partial(_item_documents, vectors),
+                              lambda: len(vectors))
         return _of_folder(text, path, column, split)
     if path.is_file():
         return _file_source(text, path, column)

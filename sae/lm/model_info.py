@@ -92,7 +92,8 @@ def _info(name: str, model_id: str, source: str, local: bool, config: dict[str, 
     for size, keys in SIZE_KEYS.items():
         if size not in sizes:
             raise UserError(f"model: the config of {name} has none of {', '.join(keys)}", "model")
-    return ModelInfo(name, model_id, source, local, **sizes)
+    return ModelInfo(name, model_id, source, local, sizes["n_layers"], sizes["d_model"], sizes["n_ctx"],
+                     sizes["d_vocab"])
 
 
 def _read_config(path: Path, name: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from sae.specs.registry import (
 )
 from sae.workspace.paths import Workspace, new_id
 
-Trained = TypeVar("Trained", TrainSpec, SweepSpec)
+Trained = TypeVar("Trained", bound=TrainSpec | SweepSpec)
 
 
 def _of_items(spec: Trained) -> Trained:

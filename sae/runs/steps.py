@@ -60,7 +60,7 @@ def text_of(config: dict[str, Any], text: str, column: str, split: str) -> tuple
     return training["text"], training["text_column"], training["text_split"]
 
 
-def reading_of(config: dict[str, Any]) -> dict[str, bool]:
+def reading_of(config: dict[str, Any]) -> dict[str, Any]:
     """Return how an SAE reads texts: whether contexts begin with BOS, and whether they have markup."""
     return {"bos": bool(config.get("bos", {}).get("prepended", True)), "markup": bool(config.get("markup"))}
 
