@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import Any
 
 from sae.errors import UserError
 from sae.lm.model_info import find_model
@@ -21,10 +21,8 @@ from sae.specs.registry import (
 )
 from sae.workspace.paths import Workspace, new_id
 
-Trained = TypeVar("Trained", bound=TrainSpec | SweepSpec)
 
-
-def _of_items(spec: Trained) -> Trained:
+def _of_items(spec: TrainSpec | SweepSpec) -> TrainSpec | SweepSpec:
     """Return the spec of training on vectors of anything: their folder is the text, too, and there is one layer."""
     if spec.out_site:
         raise UserError("out_site: a transcoder needs a language model, and this is a folder of vectors", "out_site")
