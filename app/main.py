@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from app.access.audit import AuditLog
 from app.access.middleware import HeadAsGet, KnownHosts, RateLimit, SameOrigin, SecurityHeaders, TokenBuckets
 from app.db.engine import upgrade
 from app.jobs import queue
@@ -36,8 +37,12 @@ from app.page_workers.middleware import DispatchToPageWorkers
 from app.page_workers.pool import PageWorkerPool
 from app.page_workers.process import MODULES as PAGE_WORKER_MODULES
 from app.pages.api import inspect as api_inspect
+from app.pages.api import lists as api_lists
+from app.pages.api import people as api_people
 from app.pages.api import saes as api_saes
+from app.pages.api import search as api_search
 from app.pages.api import steer as api_steer
+from app.pages.api import users as api_users
 from app.pages.dependencies import current_user
 from app.pages.explore import (
     compare,
@@ -50,13 +55,15 @@ from app.pages.explore import (
     latent,
     latents,
     overview,
+    people,
     search,
 )
-from app.pages.inspect import effects, inspect, own_text
+from app.pages.inspect import effects, inspect, own_text, text_search
+from app.pages.lists import pages as lists
 from app.pages.runs import add_sae, admin, api, endpoint_test, runs, saes
 from app.pages.runs.run_views import AUTOMATIC
 from app.pages.steer import form_page, run_page
-from app.pages.system import account, api_tokens, health, login, users
+from app.pages.system import account, api_tokens, audit, health, login, users
 from app.resources import STATIC
 from app.settings import Settings
 from app.web import errors
@@ -74,9 +81,10 @@ log = logging.getLogger(__name__)
 
 # The modules of an SAE come last, because `/{model}/{sae}` matches any path of two segments.
 _MODULES = (
-    health, login, account, api_tokens, users, api, api_saes, api_steer, api_inspect, add_sae, saes, admin,
-    endpoint_test, runs, form_page, run_page, inspect, own_text, effects, compare, home, search, l0, label_files,
-    exports, explain_latent, explanations, latents, overview, latent)
+    health, login, account, api_tokens, users, audit, api, api_saes, api_search, api_lists, api_people, api_users,
+    api_steer, api_inspect, add_sae, saes, admin, endpoint_test, runs, form_page, run_page, lists, inspect, own_text,
+    effects, compare, home, text_search, search, l0, label_files, exports, explain_latent, explanations, latents,
+    overview, people, latent)
 
 
 def create_app(
@@ -133,7 +141,7 @@ def _document_json_routes(router: APIRouter) -> None:
 def _limits(settings: Settings) -> dict[str, TokenBuckets]:
     """Return the rate limits per client address, by the first segment of the path."""
     return {name: TokenBuckets(settings.logins_per_minute) for name in ("login", "account")} | {
-        pages: TokenBuckets(settings.steers_per_minute) for pages in ("steer", "inspect", "effects")}
+        pages: TokenBuckets(settings.steers_per_minute) for pages in ("steer", "inspect", "effects", "search")}
 
 
 def _middleware(settings: Settings, limits: dict[str, TokenBuckets]) -> list[Middleware]:
@@ -149,6 +157,7 @@ def _middleware(settings: Settings, limits: dict[str, TokenBuckets]) -> list[Mid
         COMPRESS,
         Middleware(SameOrigin, trusted=settings.origins),
         Middleware(RateLimit, limits=limits),
+        Middleware(AuditLog),
     ]
 
 

@@ -83,6 +83,9 @@ class Settings(BaseSettings):
         "X-Forwarded-Proto headers are believed; *: any. Empty: forwarded headers are ignored")
     secure_cookies: bool = Field(
         False, description="Mark cookies Secure even if the request came over http (behind a TLS proxy)")
+    anonymous: Literal["compute", "read", "nothing"] = Field(
+        "compute", description="What people may do who are not signed in: compute (read, search, inspect and steer), "
+        "read (pages and their JSON), or nothing")
     max_body_bytes: int = Field(2_000_000, ge=1_000, description="Largest request body that is accepted, in bytes")
     max_upload_bytes: int = Field(
         8_000_000_000, ge=1_000, description="Largest upload of an SAE that is accepted, in bytes, also when unpacked")
@@ -171,6 +174,11 @@ class Settings(BaseSettings):
     def is_local(self) -> bool:
         """Return whether only this machine can reach the program."""
         return self.host in _LOOPBACK or self.host.startswith("127.")
+
+    @property
+    def open_to_compute(self) -> bool:
+        """Return whether people who are not signed in may let the model work."""
+        return self.anonymous == "compute"
 
     @property
     def n_page_workers(self) -> int:

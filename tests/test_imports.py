@@ -60,7 +60,7 @@ PLAN: dict[str, str] = {
         "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.formats",
     "sae.evaluation":
         "sae.errors sae.kernels sae.lm sae.data sae.specs sae.autoencoder sae.autoencoder.architectures sae.training "
-        "sae.index",
+        "sae.index sae.workspace sae.store sae.explain",
     "sae.evaluation.synthetic":
         "sae.errors sae.kernels sae.data sae.specs sae.autoencoder sae.autoencoder.architectures sae.training "
         "sae.evaluation",
@@ -106,13 +106,16 @@ PLAN: dict[str, str] = {
     "app.pages.steer":
         "app.db app.render app.web app.library app.worker app.pages sae.errors sae.faults sae.workspace sae.lm "
         "sae.store sae.steering",
+    "app.pages.lists":
+        "app.db app.render app.web app.library app.worker app.pages app.pages.explore app.pages.inspect sae.errors "
+        "sae.steering sae.store",
     "app.pages.api":
-        "app.db app.library app.web app.worker app.pages app.pages.runs app.pages.explore app.pages.inspect "
-        "app.pages.steer sae.errors sae.steering",
+        "app.db app.access app.library app.web app.worker app.pages app.pages.runs app.pages.explore "
+        "app.pages.inspect app.pages.lists app.pages.steer sae.errors sae.steering",
     "app.page_workers": "app.settings app.db app.web app.access app.library app.pages app.pages.explore",
     "app.main":
         "app.resources app.settings app.db app.web app.access app.library app.jobs app.jobs.launchers app.worker "
-        "app.pages app.pages.system app.pages.runs app.pages.explore app.pages.inspect app.pages.steer "
+        "app.pages app.pages.system app.pages.runs app.pages.explore app.pages.inspect app.pages.lists app.pages.steer "
         "app.pages.api app.page_workers sae sae.specs sae.workspace",
     "app.cli_care": "app.settings app.db app.library app.jobs sae.errors sae.runs",
     "app.cli":

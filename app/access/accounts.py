@@ -24,6 +24,7 @@ from sae.errors import UserError
 COOKIE = "saescope_session"
 LINK_USER = "local-admin"  # the user whom the one-time link signs in; it has no password
 MIN_PASSWORD = 8
+ROLES = ("reader", "editor", "administrator")
 
 _hasher = PasswordHasher()
 # Checked when the name is unknown, so that the time taken does not show which names exist.
@@ -35,7 +36,9 @@ def hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def set_password(db: Session, name: str, password: str, *, admin: bool = True) -> User:
+def set_password(
+    db: Session, name: str, password: str, *, admin: bool = True, editor: bool = True,
+) -> User:
     """Create the user, or give an existing user this password and role, which ends its sessions.  Raises UserError."""
     name = _checked_name(name)
     _check_password_rules(password)
@@ -45,18 +48,22 @@ def set_password(db: Session, name: str, password: str, *, admin: bool = True) -
         db.add(user)
     else:
         db.execute(delete(LoginSession).where(LoginSession.user_id == user.id))
-    user.password_hash, user.is_admin = _hasher.hash(password), admin
+    user.password_hash, user.is_admin, user.is_editor = _hasher.hash(password), admin, editor
     if admin:
         _drop_links(db)
     db.commit()
     return user
 
 
-def add_user(db: Session, name: str, password: str, *, admin: bool = False) -> User:
-    """Create a user.  Raises UserError if the name is taken, or the name or the password is not usable."""
+def add_user(db: Session, name: str, password: str, role: str = "editor") -> User:
+    """Create a user with a role of `ROLES`.
+
+    Raises UserError if the name is taken, or the name, the password or the role is not usable.
+    """
+    _check_role(role)
     if db.scalar(select(User.id).where(User.name == name.strip())) is not None:
         raise UserError(f"name: the user {name.strip()} already exists; choose another name", "name")
-    return set_password(db, name, password, admin=admin)
+    return set_password(db, name, password, admin=role == "administrator", editor=role != "reader")
 
 
 def change_password(db: Session, user: User, current: str, new: str, session: str) -> None:
@@ -71,10 +78,13 @@ def change_password(db: Session, user: User, current: str, new: str, session: st
     end_sessions(db, user.id, but=session)
 
 
-def set_role(db: Session, user: User, *, admin: bool) -> None:
-    """Make a user an administrator or an ordinary user.  Raises UserError for the last administrator."""
+def set_role(db: Session, user: User, role: str) -> None:
+    """Give a user a role of `ROLES`.  Raises UserError for the last administrator and for an unknown role."""
+    _check_role(role)
+    admin = role == "administrator"
     allowed = or_(literal(admin), _spare_admin(user))
-    changed = db.execute(update(User).where(User.id == user.id, allowed).values(is_admin=admin))
+    changed = db.execute(update(User).where(User.id == user.id, allowed).values(
+        is_admin=admin, is_editor=role != "reader"))
     _refuse_last_admin(db, user, changed.rowcount)  # type: ignore[attr-defined]
     if admin:
         _drop_links(db)
@@ -188,6 +198,11 @@ def _checked_name(name: str) -> str:
     if name == LINK_USER:
         raise UserError(f"name: {LINK_USER} is reserved for the one-time link; choose another name", "name")
     return name
+
+
+def _check_role(role: str) -> None:
+    if role not in ROLES:
+        raise UserError(f"role: there is no role {role!r}; choose from {', '.join(ROLES)}", "role")
 
 
 def _check_password_rules(password: str) -> None:

@@ -79,9 +79,9 @@ def revoke_token(db: Session, user_id: int, token_id: str) -> None:
 def scope_of(method: str, pages: str) -> str:
     """Return the scope that a request needs, by its method and the group of pages of its path.
 
-    Inspecting a text changes nothing, although texts are sent by POST.  Handlers for administrators also ask for
+    Reading a text changes nothing, although texts are sent by POST.  Handlers for administrators also ask for
     `admin`.
     """
-    if method in SAFE_METHODS or pages == "inspect":
+    if method in SAFE_METHODS or pages in ("inspect", "search"):
         return "read"
     return "steer" if pages in ("steer", "effects") else "write"

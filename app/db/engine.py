@@ -15,6 +15,7 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.db import people_tables  # noqa: F401  (so that the metadata has every table, for backups)
 from app.db.start_faults import check_pages, named_faults
 from app.resources import MIGRATIONS
 from sae.errors import UserError

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, MetaData, String, Text
+from sqlalchemy import JSON, ForeignKey, Index, MetaData, String, Text, true
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 NAMING = {
@@ -36,7 +36,13 @@ class User(Base):
     name: Mapped[str] = mapped_column(String(80), unique=True)
     password_hash: Mapped[str | None] = mapped_column(String(255))
     is_admin: Mapped[bool] = mapped_column(default=False)
+    is_editor: Mapped[bool] = mapped_column(default=True, server_default=true())
     created: Mapped[float] = mapped_column(default=time.time)
+
+    @property
+    def role(self) -> str:
+        """Return `administrator`, `editor` or `reader`.  A reader writes nothing but its own stars."""
+        return "administrator" if self.is_admin else "editor" if self.is_editor else "reader"
 
 
 class LoginSession(Base):
@@ -174,7 +180,7 @@ class Run(Base):
 
 
 class Label(Base):
-    """A latent's label, note, tags and star.  Kept when the SAE's folder disappears, because it may come back.
+    """A latent's label, note and tags.  Kept when the SAE's folder disappears, because it may come back.
 
     `version` counts the changes of text, note and tags.  An update names the version that it replaces, so that
     SQLAlchemy raises StaleDataError if somebody else was faster.
@@ -185,7 +191,6 @@ class Label(Base):
     sae_id: Mapped[str] = mapped_column(String(170), primary_key=True)
     latent: Mapped[int] = mapped_column(primary_key=True)
     text: Mapped[str] = mapped_column(Text, default="")
-    starred: Mapped[bool] = mapped_column(default=False)
     note: Mapped[str] = mapped_column(Text, default="")
     tags: Mapped[str] = mapped_column(Text, default="", server_default="")  # sorted and separated by ", "
     author: Mapped[str] = mapped_column(String(80), default="")

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
+from app.db.people_tables import Comment, ListMember, Star
 from app.db.tables import (
     EarlierLabel,
     ExplanationFile,
@@ -26,7 +27,8 @@ from sae.runs.folder import RunFolder
 from sae.runs.manage import SaeFiles, delete_sae_files, files_of, rename_sae_files
 from sae.workspace.paths import Workspace
 
-_BY_SAE = (Label, EarlierLabel, LatentEffect, LatentExplanation, ExplanationScore, ExplanationFile)
+_BY_SAE = (Label, EarlierLabel, LatentEffect, LatentExplanation, ExplanationScore, ExplanationFile, Star, Comment,
+           ListMember)
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Belongings:
     """The files and rows that are deleted with an SAE, and the runs that must end before."""
 
     files: SaeFiles
-    labels: int  # latents with a label, a note, tags or a star
+    labels: int  # latents with a label, a note or tags
     effects: int  # latents with measured effects
     runs: list[Run]
 

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 class Builds:
     """The open builds, by (SAE id, build id)."""
 
-    def __init__(self, workspace: Workspace, capacity: int = 8) -> None:
+    def __init__(self, workspace: Workspace, capacity: int = 16) -> None:
         self._workspace, self._capacity = workspace, capacity
         self._open: OrderedDict[Key, Build] = OrderedDict()  # the least recently used first
         self._n_users: dict[Key, int] = {}

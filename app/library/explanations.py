@@ -11,10 +11,11 @@ import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import bindparam, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from app.db.tables import ExplanationScore, Label, LatentExplanation, Sae
+from app.library import stars
 from app.render.latent_words import RuleWords
 from sae.errors import UserError
 from sae.explain.records import HEADLINE, MAX_TEXT
@@ -96,6 +97,12 @@ def _with_scores(
     for rows in found.values():
         rows.sort(key=lambda one: (not one.row.chosen, -one.quality, one.row.created))
     return found, own
+
+
+def explained_saes(db: Session, sae_ids: Collection[str]) -> frozenset[str]:
+    """Return the SAEs among these that have an explanation or a label."""
+    some = exists().where(LatentExplanation.sae_id == Sae.id)
+    return frozenset(db.scalars(select(Sae.id).where(Sae.id.in_(sae_ids), some)))
 
 
 def names(
@@ -191,13 +198,13 @@ def texts(db: Session, sae_id: str) -> dict[int, str]:
     return {latent: one.text for latent, one in best.items()}
 
 
-def search(db: Session, sae_id: str, text: str, limit: int = 200) -> list[LatentExplanation]:
-    """Return the explanations that contain `text` in any case, except labels, which have a search of their own."""
+def search(db: Session, sae_ids: Collection[str], text: str, limit: int = 1000) -> list[LatentExplanation]:
+    """Return the explanations of these SAEs that contain `text` in any case.  Labels have a search of their own."""
     pattern = text.replace("\0", " ").lower()
     for mark in ("\\", "%", "_"):
         pattern = pattern.replace(mark, f"\\{mark}")
     return list(db.scalars(select(LatentExplanation).where(
-        LatentExplanation.sae_id == sae_id, LatentExplanation.method != LABEL,
+        LatentExplanation.sae_id.in_(sae_ids), LatentExplanation.method != LABEL,
         func.lower(LatentExplanation.text).like(f"%{pattern}%", escape="\\")).order_by(
         LatentExplanation.latent).limit(limit)))
 
@@ -217,7 +224,7 @@ def named_latents(db: Session, sae: Sae, text: str) -> str:
         named = set(db.scalars(select(LatentExplanation.latent).where(LatentExplanation.sae_id == sae.id)))
         found = set(range(sae.n_latents)) - named
     elif kind == "starred" and not tag:
-        found = set(db.scalars(select(Label.latent).where(Label.sae_id == sae.id, Label.starred)))
+        found = set(stars.of_anyone(db, sae.id))
     elif kind == "tagged" and tag:
         rows = db.execute(select(Label.latent, Label.tags).where(Label.sae_id == sae.id, Label.tags != ""))
         found = {row.latent for row in rows if tag.strip() in row.tags.split(", ")}

@@ -14,7 +14,7 @@ import csv
 import io
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,23 +41,34 @@ class Imported:
     unchanged: int = 0
 
 
-def as_json(sae_id: str, rows: Sequence[Label]) -> str:
-    """Return the labels as JSON."""
-    values = [{name: getattr(row, name) for name in COLUMNS} for row in rows]
+def as_json(sae_id: str, rows: Sequence[Label], starred: Collection[int] = ()) -> str:
+    """Return the labels as JSON, with the reader's stars."""
+    values = _rows(rows, starred)
     return json.dumps({"sae": sae_id, "labels": values}, ensure_ascii=False, indent=1)
 
 
-def as_csv(rows: Sequence[Label]) -> str:
-    """Return the labels as CSV, with a `'` before cells that a spreadsheet would take for a formula."""
+def as_csv(rows: Sequence[Label], starred: Collection[int] = ()) -> str:
+    """Return the labels as CSV, with the reader's stars.
+
+    Cells that a spreadsheet would take for a formula have a `'` before them.
+    """
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow([_harmless(getattr(row, name)) for name in COLUMNS])
+    writer.writerows([[harmless(row[name]) for name in COLUMNS] for row in _rows(rows, starred)])
     return out.getvalue()
 
 
-def _harmless(value: Any) -> Any:
+def _rows(rows: Sequence[Label], starred: Collection[int]) -> list[dict[str, Any]]:
+    """Return the labels, and the latents that have nothing but a star, as rows."""
+    bare = [Label(latent=latent, text="", tags="", note="", author="", updated=0.0)
+            for latent in sorted(set(starred) - {row.latent for row in rows})]
+    return [{name: row.latent in starred if name == "starred" else getattr(row, name) for name in COLUMNS}
+            for row in (*rows, *bare)]
+
+
+def harmless(value: Any) -> Any:
+    """Return a cell of CSV with a `'` before it if a spreadsheet would take it for a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULA else value
 
 
@@ -124,7 +135,7 @@ def _csv_rows(text: str) -> list[Any]:
         reader = csv.DictReader(io.StringIO(text))
         if "latent" not in (reader.fieldnames or ()):
             raise UserError("file: the first line has no column “latent”", "file")
-        return [{name: value.removeprefix("'") if _harmless(value[1:]) != value[1:] and value[0] == "'" else value
+        return [{name: value.removeprefix("'") if harmless(value[1:]) != value[1:] and value[0] == "'" else value
                  for name, value in row.items() if name and isinstance(value, str)} for row in reader]
     except csv.Error as error:
         raise UserError(f"file: it is not CSV: {error}", "file") from None
@@ -164,16 +175,24 @@ def _of_explanation(row: dict[str, Any]) -> dict[str, Any]:
     return {"latent": row["index"], "text": said}
 
 
-def store(db: Session, sae: Sae, rows: Sequence[dict[str, Any]], author: str) -> Imported:
-    """Store all rows in one transaction.  Values that a row does not give stay unchanged."""
+def store(
+    db: Session, sae: Sae, rows: Sequence[dict[str, Any]], author: str, star: Callable[..., None] | None = None,
+) -> Imported:
+    """Store all rows in one transaction.  Values that a row does not give stay unchanged.
+
+    `star(latent, on=…)` stores the stars without a commit; without it they are not stored.
+    """
 
     def write() -> Imported:
         before: dict[int, tuple[Any, ...]] = {}
         after: dict[int, tuple[Any, ...]] = {}
         for row in rows:
-            latent = row["latent"]
+            latent, on = row["latent"], row.get("star")
+            if star is not None and on is not None:
+                star(latent, on=on)
             before.setdefault(latent, _written(labels.get(db, sae.id, latent)))
-            after[latent] = _written(labels.put(db, sae.id, author=author, **row))
+            after[latent] = _written(labels.put(
+                db, sae.id, author=author, **{name: value for name, value in row.items() if name != "star"}))
         new = sum(not any(said) for said in before.values())
         replaced = sum(any(said) and said != after[latent] for latent, said in before.items())
         return Imported(new, replaced, len(before) - new - replaced)
@@ -182,4 +201,4 @@ def store(db: Session, sae: Sae, rows: Sequence[dict[str, Any]], author: str) ->
 
 
 def _written(label: Label | None) -> tuple[Any, ...]:
-    return () if label is None else (label.text, label.note, label.tags, label.starred)
+    return () if label is None else (label.text, label.note, label.tags)

@@ -1,9 +1,9 @@
-"""Labels, notes, tags and stars that people give to latents, and the earlier ones."""
+"""Labels, notes and tags that people give to latents, and the earlier ones."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 from sqlalchemy import bindparam, func, or_, select
@@ -44,26 +44,37 @@ def of_latents(db: Session, sae_id: str, latents: Collection[int]) -> dict[int, 
     return {row.latent: row for row in db.scalars(_OF_LATENTS, {"sae": sae_id, "latents": list(latents)})}
 
 
+def of_saes(db: Session, latents: Mapping[str, Collection[int]]) -> dict[tuple[str, int], Label]:
+    """Return the labels of latents of several SAEs, by SAE and number."""
+    numbers = {number for some in latents.values() for number in some}
+    rows = db.scalars(select(Label).where(Label.sae_id.in_(latents), Label.latent.in_(numbers)))
+    return {(row.sae_id, row.latent): row for row in rows if row.latent in latents[row.sae_id]}
+
+
 def texts(db: Session, sae_id: str) -> dict[int, str]:
     """Return the label texts of this SAE by latent; latents without a text are left out."""
     rows = db.execute(select(Label.latent, Label.text).where(Label.sae_id == sae_id, Label.text != ""))
     return {row.latent: row.text for row in rows}
 
 
-def starred(db: Session, sae_id: str) -> frozenset[int]:
-    """Return the starred latents of this SAE."""
-    return frozenset(db.scalars(select(Label.latent).where(Label.sae_id == sae_id, Label.starred)))
-
-
-def search(db: Session, text: str, sae_id: str | None = None, limit: int = 1000) -> list[Label]:
-    """Return the labels whose text or note contains `text` (in any case), of one SAE or of all, newest first."""
-    pattern = _without_nul(text).lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+def search(
+    db: Session, text: str, sae_ids: Collection[str] | None = None, limit: int = 1000,
+) -> list[Label]:
+    """Return the labels whose text or note contains `text` (in any case), of these SAEs or of all, newest first."""
+    pattern = _pattern(text)
     query = select(Label).where(or_(
-        func.lower(Label.text).like(f"%{pattern}%", escape="\\"),
-        func.lower(Label.note).like(f"%{pattern}%", escape="\\")))
-    if sae_id is not None:
-        query = query.where(Label.sae_id == sae_id)
+        func.lower(Label.text).like(pattern, escape="\\"), func.lower(Label.note).like(pattern, escape="\\")))
+    if sae_ids is not None:
+        query = query.where(Label.sae_id.in_(sae_ids))
     return list(db.scalars(query.order_by(Label.updated.desc(), Label.latent).limit(limit)))
+
+
+def with_tag(db: Session, tag: str, sae_ids: Collection[str]) -> list[Label]:
+    """Return the labels of these SAEs that have this tag, in any case."""
+    wanted = tag.strip().casefold()
+    rows = db.scalars(select(Label).where(
+        Label.sae_id.in_(sae_ids), func.lower(Label.tags).like(_pattern(tag.strip()), escape="\\")))
+    return [row for row in rows if wanted in row.tags.casefold().split(", ")]
 
 
 def everything(db: Session, sae_id: str) -> list[Label]:
@@ -87,11 +98,11 @@ def earlier(db: Session, sae_id: str, latent: int) -> list[EarlierLabel]:
 
 def save(
     db: Session, sae_id: str, latent: int, author: str, *, text: str | None = None, note: str | None = None,
-    tags: str | None = None, star: bool | None = None, seen: int | None = None,
+    tags: str | None = None, seen: int | None = None,
 ) -> Label:
     """Write the given values (None: unchanged) and commit.  Raises as `put` does."""
     return commit(db, lambda: put(
-        db, sae_id, latent, author, text=text, note=note, tags=tags, star=star, seen=seen))
+        db, sae_id, latent, author, text=text, note=note, tags=tags, seen=seen))
 
 
 def commit(db: Session, write: Callable[[], T]) -> T:
@@ -110,7 +121,7 @@ def commit(db: Session, write: Callable[[], T]) -> T:
 
 def put(
     db: Session, sae_id: str, latent: int, author: str, *, text: str | None = None, note: str | None = None,
-    tags: str | None = None, star: bool | None = None, seen: int | None = None,
+    tags: str | None = None, seen: int | None = None,
 ) -> Label:
     """Write the given values (None: unchanged) without a commit; the label that they replace goes into the history.
 
@@ -121,7 +132,7 @@ def put(
     row = get(db, sae_id, latent)
     unseen = row is not None and seen is not None and seen != row.version
     if row is None:
-        row = Label(sae_id=sae_id, latent=latent, text="", note="", tags="", starred=False, author=author,
+        row = Label(sae_id=sae_id, latent=latent, text="", note="", tags="", author=author,
                     updated=time.time(), version=0)
         db.add(row)
     changed = {name: value for name, value in values.items() if getattr(row, name) != value}
@@ -136,8 +147,6 @@ def put(
         row.author, row.updated, row.version = author, time.time(), row.version + 1
         if "text" in changed:
             explanations.follow_label(db, row)
-    if star is not None:
-        row.starred = star
     return row
 
 
@@ -152,6 +161,12 @@ def _cleaned(**given: str | None) -> dict[str, str]:
         if value is not None:
             out[field] = clean[field](_without_nul(value))
     return out
+
+
+def _pattern(text: str) -> str:
+    """Return the pattern of SQL's LIKE for a lower-case text that contains this one."""
+    escaped = _without_nul(text).lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"
 
 
 def _one_line(text: str) -> str:

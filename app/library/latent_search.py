@@ -8,8 +8,11 @@ words, every word is looked up as a token, and the label is compared with the wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from heapq import nsmallest
+from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
@@ -19,8 +22,8 @@ from app.render.latent_words import SHOWN_F1, rule_words
 from app.render.numbers import number, percent, signed
 from app.render.token_text import token_label
 from sae.store.build import Build
-from sae.store.latent_search import explained_as, firing_on, raising, with_rule
-from sae.store.records import CLASSES, Token
+from sae.store.latent_search import TokenHit, explained_as, firing_on, raising, with_rule
+from sae.store.records import CLASSES, Rule, Token
 
 MAX_WORDS = 4
 _TOKENS_OF_A_WORD = 4  # `raise`, ` raise`, `Raise`, ` Raise`
@@ -46,6 +49,7 @@ class FoundLatent:
 
     latent: int
     reasons: dict[str, Reason] = field(default_factory=dict)
+    sae: str = ""
 
     @property
     def score(self) -> float:
@@ -62,31 +66,81 @@ class FoundLatent:
         return self.reasons["fires"].token if "fires" in self.reasons else None
 
 
+class _Hit(NamedTuple):
+    """A reason before it is put into words, which costs more than finding it."""
+
+    latent: int
+    kind: str
+    score: float
+    say: Callable[[], Reason]
+
+
+Written = dict[str, list[_Hit]]  # the hits among labels, tags and explanations, by the id of their SAE
+
+
 def search_latents(db: Session, build: Build, sae_id: str, text: str, limit: int = 40) -> list[FoundLatent]:
     """Return the latents of an SAE that fit `text`, best first."""
-    found: dict[int, FoundLatent] = {}
-    for latent, reason in _reasons(db, build, sae_id, text):
-        reasons = found.setdefault(latent, FoundLatent(latent)).reasons
-        if reason.kind not in reasons or reason.score > reasons[reason.kind].score:
-            reasons[reason.kind] = reason
-    return sorted(found.values(), key=lambda one: (-one.score, one.latent))[:limit]
+    return search_saes(db, [sae_id], [(sae_id, build)], text, limit)
 
 
-def _reasons(db: Session, build: Build, sae_id: str, text: str) -> Iterator[tuple[int, Reason]]:
-    for label in labels.search(db, text, sae_id):
-        yield label.latent, _label_reason(label, text)
-    for tag, latents in labels.tagged(db, sae_id).items():
-        if tag.casefold() == text.casefold():
-            yield from ((latent, Reason("tag", _TAG, "tag", value=tag)) for latent in latents)
-    for row in explanations.search(db, sae_id, text):
-        yield row.latent, Reason("explanation", _EXPLANATION, "explanation", value=row.text)
+def search_saes(
+    db: Session, sae_ids: Collection[str], builds: Iterable[tuple[str, Build]], text: str, limit: int = 40,
+) -> list[FoundLatent]:
+    """Return the latents of several SAEs that fit `text`, best first; `builds` yields each SAE with its build."""
+    written = _written(db, sae_ids, text)
+    best: list[tuple[float, str, int, dict[str, _Hit]]] = []
+    for sae_id, build in builds:
+        found: dict[int, dict[str, _Hit]] = {}
+        literal = written.get(sae_id, [])
+        for hit in (*literal, *_of_build(build, text), *_by_meaning(db, sae_id, text, literal)):
+            kinds = found.setdefault(hit.latent, {})
+            if hit.kind not in kinds or hit.score > kinds[hit.kind].score:
+                kinds[hit.kind] = hit
+        best += [(-sum(hit.score for hit in kinds.values()), sae_id, latent, kinds) for latent, kinds in found.items()]
+    return [FoundLatent(latent, {kind: hit.say() for kind, hit in kinds.items()}, sae_id)
+            for _, sae_id, latent, kinds in nsmallest(limit, best, key=lambda row: row[:3])]
+
+
+def _written(db: Session, sae_ids: Collection[str], text: str) -> Written:
+    """Return what people and models wrote about latents of these SAEs that fits the text."""
+    out: Written = {}
+    for label in labels.search(db, text, sae_ids):
+        reason = _label_reason(label, text)
+        out.setdefault(label.sae_id, []).append(_Hit(label.latent, reason.kind, reason.score, partial(_same, reason)))
+    for label in labels.with_tag(db, text, sae_ids):
+        reason = Reason("tag", _TAG, "tag", value=text)
+        out.setdefault(label.sae_id, []).append(_Hit(label.latent, reason.kind, reason.score, partial(_same, reason)))
+    for row in explanations.search(db, sae_ids, text):
+        out.setdefault(row.sae_id, []).append(_explained(row.latent, row.text))
+    return out
+
+
+def _of_build(build: Build, text: str) -> Iterator[_Hit]:
+    """Yield what the build itself says."""
     for latent, said in explained_as(build, text):
-        yield latent, Reason("explanation", _EXPLANATION, "explanation", value=said)
-    for latent, said, cosine in meaning.near(db, sae_id, text):
-        yield latent, Reason("meaning", _MEANING + cosine, "similar meaning:", value=said)
+        yield _explained(latent, said)
     tokens = {token.token: token for word in text.split()[:MAX_WORDS] for token in _meant(build, word)}
     yield from _by_rule(build, tokens, text)
     yield from _by_tokens(build, tokens)
+
+
+def _by_meaning(db: Session, sae_id: str, text: str, literal: list[_Hit]) -> Iterator[_Hit]:
+    """Yield explanations near to the text, except those that contain it and were found before."""
+    known = {(hit.latent, hit.say().value) for hit in literal if hit.kind == "explanation"}
+    for latent, said, cosine in meaning.near(db, sae_id, text):
+        if (latent, said) in known:
+            continue
+        reason = Reason("meaning", _MEANING + cosine, "similar meaning:", value=said)
+        yield _Hit(latent, reason.kind, reason.score, partial(_same, reason))
+
+
+def _same(reason: Reason) -> Reason:
+    return reason
+
+
+def _explained(latent: int, said: str) -> _Hit:
+    return _Hit(latent, "explanation", _EXPLANATION,
+                lambda: Reason("explanation", _EXPLANATION, "explanation", value=said))
 
 
 def _label_reason(label: Label, text: str) -> Reason:
@@ -98,7 +152,7 @@ def _label_reason(label: Label, text: str) -> Reason:
 
 def _meant(build: Build, word: str) -> list[Token]:
     """Return the tokens that are the word, with or without a space; else in another case; else some that contain it."""
-    found = {token.token: token for form in (word, word.lower(), word.capitalize())
+    found = {token.token: token for form in dict.fromkeys((word, word.lower(), word.capitalize()))
              for token in build.find_tokens(form) if token.n != 0}
     bare = {token: token.piece.strip(b" ").decode(errors="replace") for token in found.values()}
     exact = [token for token, text in bare.items() if text == word]
@@ -106,24 +160,35 @@ def _meant(build: Build, word: str) -> list[Token]:
     return (exact or alike or list(bare))[:_TOKENS_OF_A_WORD]
 
 
-def _by_rule(build: Build, tokens: Iterable[int], text: str) -> Iterator[tuple[int, Reason]]:
+def _by_rule(build: Build, tokens: Iterable[int], text: str) -> Iterator[_Hit]:
     classes = [name for name, words in CLASSES.items() if text.casefold() in words.casefold()]
     for latent, rule in with_rule(build, tokens, classes, SHOWN_F1):
-        said = rule_words(rule, build.vocabulary)
-        assert said is not None
-        value = f"precision {percent(rule.precision)}, recall {percent(rule.recall)}"
         about = _RULE if rule.kind in ("token", "class") else _FIRES  # a rule may also name the token before or after
-        yield latent, Reason("rule", about + rule.f1, said.words, said.labels, value)
+        yield _Hit(latent, "rule", about + rule.f1, partial(_rule_reason, rule, build, about + rule.f1))
 
 
-def _by_tokens(build: Build, tokens: dict[int, Token]) -> Iterator[tuple[int, Reason]]:
+def _rule_reason(rule: Rule, build: Build, score: float) -> Reason:
+    said = rule_words(rule, build.vocabulary)
+    assert said is not None
+    value = f"precision {percent(rule.precision)}, recall {percent(rule.recall)}"
+    return Reason("rule", score, said.words, said.labels, value)
+
+
+def _by_tokens(build: Build, tokens: dict[int, Token]) -> Iterator[_Hit]:
     for hit in firing_on(build, tokens):
-        share = f", {percent(hit.n / hit.n_tokens)} of its firings" if hit.n_tokens else ""
-        lift = f"lift {number(hit.lift, 1)}×" if hit.lift is not None else f"{hit.n} firings"
-        yield hit.latent, Reason(
-            "fires", _FIRES + hit.f1, "fires on", [token_label(tokens[hit.token])], f"{lift}{share}", hit.token)
+        yield _Hit(hit.latent, "fires", _FIRES + hit.f1, partial(_firing_reason, hit, tokens[hit.token]))
     rises = raising(build, tokens)
     top = max((value for _, _, value in rises), default=1.0)
     for latent, token, value in rises:
-        yield latent, Reason(
-            "logit", _LOGIT + value / top, "raises the logit of", [token_label(tokens[token])], signed(value))
+        score = _LOGIT + value / top
+        yield _Hit(latent, "logit", score, partial(_logit_reason, score, tokens[token], value))
+
+
+def _firing_reason(hit: TokenHit, token: Token) -> Reason:
+    share = f", {percent(hit.n / hit.n_tokens)} of its firings" if hit.n_tokens else ""
+    lift = f"lift {number(hit.lift, 1)}×" if hit.lift is not None else f"{hit.n} firings"
+    return Reason("fires", _FIRES + hit.f1, "fires on", [token_label(token)], f"{lift}{share}", hit.token)
+
+
+def _logit_reason(score: float, token: Token, value: float) -> Reason:
+    return Reason("logit", score, "raises the logit of", [token_label(token)], signed(value))

@@ -9,8 +9,10 @@ import logging
 from collections import OrderedDict
 from functools import cache
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -28,7 +30,7 @@ LIMIT = 20
 _KEPT = 4  # SAEs whose embedded explanations are kept
 _TEXTS = select(LatentExplanation.latent, LatentExplanation.text)
 
-_embedded: OrderedDict[str, tuple[list[Any], Any]] = OrderedDict()
+_embedded: OrderedDict[str, tuple[list[tuple[int, str]], NDArray[np.float32]]] = OrderedDict()
 _lock = Lock()
 
 
@@ -51,7 +53,8 @@ def near(db: Session, sae_id: str, text: str) -> list[tuple[int, str, float]]:
     embedder = _embedder()
     if embedder is None or not text.strip():
         return []
-    rows = [tuple(row) for row in db.execute(_TEXTS.where(LatentExplanation.sae_id == sae_id))]
+    rows: list[tuple[int, str]] = [
+        (latent, said) for latent, said in db.execute(_TEXTS.where(LatentExplanation.sae_id == sae_id))]
     if not rows:
         return []
     with _lock:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def reads_bos(config: Mapping[str, Any]) -> bool:
+def reads_bos(config: Mapping[str, Any] | None) -> bool:
     """Return whether an SAE reads contexts that begin with BOS."""
-    return bool((config.get("bos") or {}).get("prepended", True))
+    return bool(((config or {}).get("bos") or {}).get("prepended", True))
 
 
-def beyond_training(config: Mapping[str, Any], n_tokens: int) -> int | None:
+def beyond_training(config: Mapping[str, Any] | None, n_tokens: int) -> int | None:
     """Return the length of the contexts in an SAE's training if a text of `n_tokens` is longer, else None."""
-    length = config.get("context_length")
+    length = (config or {}).get("context_length")
     return length if isinstance(length, int) and n_tokens > length else None

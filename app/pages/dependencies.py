@@ -16,6 +16,8 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.access import accounts, tokens
+from app.access.anonymous import may_visit
+from app.access.audit import mark_change
 from app.access.middleware import bearer_secret, count_computing, limited_pages
 from app.db.engine import SessionFactory
 from app.db.tables import User
@@ -67,6 +69,8 @@ async def current_user(request: Request) -> User | None:
     secret = request.cookies.get(accounts.COOKIE)
     user = await run_in_threadpool(_session_user, request.app.state.sessions, secret) if secret else None
     request.state.user = user
+    if user is None and not may_visit(request.app.state.settings, request.method, request.url.path):
+        raise SignInNeeded
     return user
 
 
@@ -107,6 +111,7 @@ async def admin_user(request: Request, user: UserDep) -> User:
     if not user.is_admin:
         raise HTTPException(403, f"{user.name} is not an administrator.")
     need_scope(request, "admin")
+    mark_change(request, user)
     return user
 
 
@@ -118,6 +123,16 @@ async def signed_in_user(user: UserDep) -> User:
 
 
 SignedInDep = Annotated[User, Depends(signed_in_user)]
+
+
+async def editor_user(user: SignedInDep) -> User:
+    """Return the signed-in user, who may write.  Signed-out visitors get /login (pages) or 401, readers 403."""
+    if not (user.is_editor or user.is_admin):
+        raise HTTPException(403, f"{user.name} may read here but not write; an administrator can change that.")
+    return user
+
+
+EditorDep = Annotated[User, Depends(editor_user)]
 
 
 async def browser_user(request: Request, user: SignedInDep) -> User:
@@ -157,7 +172,14 @@ async def get_steering(request: Request) -> SteeringRuns:
 
 async def get_cached_requests(request: Request) -> VisitorRequests:
     """Return the requests to the model worker, which count against the limit of the visitor's address."""
-    return VisitorRequests(request.app.state.cached_requests, partial(count_computing, request))
+    return VisitorRequests(request.app.state.cached_requests, partial(_let_compute, request))
+
+
+def _let_compute(request: Request) -> None:
+    """Raise SignInNeeded if this visitor may only read, and 429 at the limit of the visitor's address."""
+    if request.state.user is None and not request.app.state.settings.open_to_compute:
+        raise SignInNeeded
+    count_computing(request)
 
 
 WorkspaceDep = Annotated[Workspace, Depends(get_workspace)]

@@ -135,7 +135,10 @@ def install(app: FastAPI, find_user: Callable[[Request], Awaitable[Any]] | None 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if find_user is not None and not hasattr(request.state, "user"):
-            await find_user(request)
+            try:
+                await find_user(request)
+            except SignInNeeded:
+                return sign_in_response(request)
         usual = HTTPStatus(error.status_code).phrase  # Starlette's default detail adds nothing to the status
         message = "" if error.detail == usual else str(error.detail)
         links = error.links if isinstance(error, NotHere) else ()

@@ -6,7 +6,8 @@ A route calls `render(request, "explore/home.html", saes=…)`.  Every template 
   duration bytes moment`;
 - `static('css/base.css')`: the address of a file with the hash of its content, which browsers may
   cache forever;
-- `version`, `user` (None when signed out), `nav_saes` (for the switcher), and the following, which a
+- `version`, `user` (None when signed out), `may_write` and `may_compute` (what the user may do),
+  `nav_saes` (for the switcher), and the following, which a
   route may set: `current_sae` (anything with `.id`), `section` ("latents", "tokens", "steer",
   "runs", "admin"), `json_url` (the address of the page as JSON), `search_text`.
 
@@ -31,7 +32,8 @@ from app.resources import STATIC, TEMPLATES
 from sae import __version__
 
 _DEFAULTS: dict[str, Any] = {
-    "user": None, "here": "/", "nav_saes": (), "current_sae": None, "section": "", "json_url": None, "search_text": "",
+    "user": None, "may_compute": True, "may_write": False, "here": "/", "nav_saes": (), "current_sae": None,
+    "section": "", "json_url": None, "search_text": "",
 }
 
 
@@ -81,7 +83,10 @@ def _frame(request: Request, status_code: int) -> dict[str, Any]:
     saes = catalog.list_saes() if catalog is not None and status_code < 500 and not is_htmx(request) else ()
     query = request.scope["query_string"].decode("latin-1")
     here = request.scope["path"] + (f"?{query}" if query else "")
-    return {"user": getattr(request.state, "user", None), "here": here,
+    user, settings = getattr(request.state, "user", None), getattr(request.app.state, "settings", None)
+    return {"user": user, "here": here,
+            "may_compute": user is not None or settings is None or settings.open_to_compute,
+            "may_write": user is not None and user.role != "reader",
             "nav_saes": [sae for sae in saes if not sae.hidden]}
 
 

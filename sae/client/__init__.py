@@ -10,11 +10,16 @@ It needs httpx, and pandas for `to_frame`.  It imports neither torch nor the web
 
 from sae.client.clients import AsyncClient, Client
 from sae.client.records import (
+    ActiveLatent,
+    Comment,
     Context,
     FoundLatent,
     Label,
     Latent,
+    LatentList,
+    LatentOnText,
     LatentTable,
+    ListMember,
     Model,
     Reason,
     Run,
@@ -28,5 +33,6 @@ from sae.client.records import (
 from sae.client.requests import SaescopeError
 
 __all__ = [
-    "AsyncClient", "Client", "Context", "FoundLatent", "Label", "Latent", "LatentTable", "Model", "Reason", "Run",
-    "Sae", "SaescopeError", "SteerEvent", "SteeringResult", "TextActivations", "TextLatent", "TextToken"]
+    "ActiveLatent", "AsyncClient", "Client", "Comment", "Context", "FoundLatent", "Label", "Latent", "LatentList",
+    "LatentOnText", "LatentTable", "ListMember", "Model", "Reason", "Run", "Sae", "SaescopeError", "SteerEvent",
+    "SteeringResult", "TextActivations", "TextLatent", "TextToken"]

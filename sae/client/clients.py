@@ -9,7 +9,9 @@ from typing import Any, Literal, TypeVar
 import httpx
 
 from sae.client import requests
+from sae.client.people import AsyncPeopleCalls, PeopleCalls
 from sae.client.records import (
+    ActiveLatent,
     FoundLatent,
     Label,
     Latent,
@@ -43,7 +45,7 @@ class _Base:
         return f"{type(self).__name__}({self.url!r})"
 
 
-class Client(_Base):
+class Client(_Base, PeopleCalls):
     """A client that waits for each answer.  Raises SaescopeError for what the server refuses.
 
     `sae` is always an id such as `demo/2-res-batchtopk-4k`.  Steering takes latents as dictionaries with `sae`,
@@ -94,6 +96,13 @@ class Client(_Base):
     def search(self, text: str, sae: str | None = None, limit: int = 20) -> list[FoundLatent]:
         """Return the latents that fit a text, best first, of one SAE or of all."""
         return self._send(requests.search(text, sae, limit))
+
+    def search_text(
+        self, text: str, sae: str | None = None, *, model: str | None = None, rank: Rank = "max", dense: bool = False,
+        top: int = 20,
+    ) -> list[ActiveLatent]:
+        """Return the latents active on a text, best first, of one SAE or of all SAEs of a model."""
+        return self._send(requests.search_text(text, sae, model, rank, dense, top))
 
     def latent(self, sae: str, latent: int) -> Latent:
         """Return a latent with its contexts and its label."""
@@ -173,7 +182,7 @@ class Client(_Base):
         return self._send(requests.cancel_run(run_id))
 
 
-class AsyncClient(_Base):
+class AsyncClient(_Base, AsyncPeopleCalls):
     """A client whose methods are awaited; they are `Client`'s."""
 
     def __init__(self, url: str = ADDRESS, token: str | None = None, timeout: float = _TIMEOUT_S) -> None:
@@ -218,6 +227,13 @@ class AsyncClient(_Base):
     async def search(self, text: str, sae: str | None = None, limit: int = 20) -> list[FoundLatent]:
         """Return the latents that fit a text, best first, of one SAE or of all."""
         return await self._send(requests.search(text, sae, limit))
+
+    async def search_text(
+        self, text: str, sae: str | None = None, *, model: str | None = None, rank: Rank = "max", dense: bool = False,
+        top: int = 20,
+    ) -> list[ActiveLatent]:
+        """Return the latents active on a text, best first, of one SAE or of all SAEs of a model."""
+        return await self._send(requests.search_text(text, sae, model, rank, dense, top))
 
     async def latent(self, sae: str, latent: int) -> Latent:
         """Return a latent with its contexts and its label."""

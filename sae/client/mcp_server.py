@@ -16,7 +16,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 
 from sae import __version__
-from sae.client.clients import AsyncClient
+from sae.client.clients import AsyncClient, Rank
 from sae.client.records import Context, Latent
 from sae.client.requests import SaescopeError
 
@@ -49,6 +49,31 @@ def make_server(client: AsyncClient, *, allow_steer: bool = False) -> MCPServer:
         `sae` is the id of the SAE to search; empty: all of them.
         """
         return [asdict(one) for one in await _asked(client.search(text, sae or None, limit))]
+
+    @server.tool(annotations=_READS)
+    async def search_by_text(
+        text: str, model: str = "", sae: str = "", rank: Rank = "surprise", limit: int = 10
+    ) -> list[dict[str, Any]]:
+        """Find the latents that are active on a text, over all SAEs of a model, or with `sae` of that SAE alone.
+
+        `rank` is max or sum (in units of each latent's own maximum), or surprise (in bits), which favours latents
+        that are rare elsewhere.  Always-on latents are left out.
+        """
+        found = await _asked(client.search_text(text, sae or None, model=model or None, rank=rank, top=limit))
+        return [asdict(one) for one in found]
+
+    @server.tool(annotations=_READS)
+    async def lists(list_id: str = "") -> list[dict[str, Any]]:
+        """List the named lists of latents that people have made, or with `list_id` the latents of one with notes."""
+        if list_id:
+            return [asdict(one) for one in (await _asked(client.latent_list(list_id))).latents]
+        return [{name: value for name, value in asdict(one).items() if name != "latents"}
+                for one in await _asked(client.lists())]
+
+    @server.tool(annotations=_READS)
+    async def comments(sae: str, latent: int) -> list[dict[str, Any]]:
+        """Read what people have commented on a latent."""
+        return [asdict(one) for one in await _asked(client.comments(sae, latent))]
 
     @server.tool(annotations=_READS)
     async def get_latent(sae: str, latent: int, contexts: int = 8) -> dict[str, Any]:

@@ -222,6 +222,78 @@ class TextActivations:
 
 
 @dataclass(frozen=True)
+class ActiveLatent:
+    """A latent that is active on a text, by its `score` in the ranking that was asked for."""
+
+    sae: str
+    latent: int
+    label: str
+    score: float
+    max: float
+    sum: float
+    n: int
+    peak: int
+    token: str
+    surprise: float
+    density: float
+    max_act: float
+
+
+@dataclass(frozen=True)
+class Comment:
+    """A comment on a latent."""
+
+    id: int
+    text: str
+    author: str
+    created: float
+
+
+@dataclass(frozen=True)
+class ListMember:
+    """A latent of a list, with its label and the note on it."""
+
+    sae: str
+    latent: int
+    label: str
+    note: str
+    author: str
+    added: float
+
+
+@dataclass(frozen=True)
+class LatentList:
+    """A named list of `n` latents; `url` is its page.  `latents` is empty where only the lists were asked for."""
+
+    id: str
+    name: str
+    description: str
+    test_text: str
+    author: str
+    updated: float
+    url: str
+    n: int
+    latents: list[ListMember] = field(default_factory=list)
+
+    def to_frame(self) -> DataFrame:
+        """Return its latents, one a row."""
+        return frame([vars(one) for one in self.latents], ("sae", "latent", "label", "note", "author", "added"))
+
+
+@dataclass(frozen=True)
+class LatentOnText:
+    """A latent of a list on a text: its activation on each token, and its maximum, also as a share of its own."""
+
+    sae: str
+    latent: int
+    max: float
+    n: int
+    share: float | None
+    tokens: list[str]
+    acts: list[float]
+
+
+@dataclass(frozen=True)
 class SteerEvent:
     """A moment of a steering run: its state, what it waits for, and the texts so far."""
 

@@ -13,11 +13,16 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from sae.client.records import (
+    ActiveLatent,
+    Comment,
     Context,
     FoundLatent,
     Label,
     Latent,
+    LatentList,
+    LatentOnText,
     LatentTable,
+    ListMember,
     Model,
     Reason,
     Run,
@@ -59,6 +64,8 @@ Flow = Generator[Call, Any, T]
 
 def answer(status: int, content: bytes, headers: Mapping[str, str]) -> Any:
     """Return the JSON of an answer.  Raises SaescopeError for an error, and for an answer that is no JSON."""
+    if status == 204:
+        return None
     if 200 <= status < 300:
         if "json" in headers.get("content-type", ""):
             return json.loads(content)
@@ -138,7 +145,76 @@ def write_label(sae_id: str, number: int, change: Mapping[str, Any]) -> Flow[Lab
     return record(Label, (yield Call("PUT", f"{_sae_path(sae_id)}/latents/{number}/label", json=body)))
 
 
+def comments(sae_id: str, number: int) -> Flow[list[Comment]]:
+    rows = yield Call("GET", f"{_sae_path(sae_id)}/latents/{number}/comments")
+    return [record(Comment, row) for row in rows]
+
+
+def comment(sae_id: str, number: int, text: str) -> Flow[Comment]:
+    path = f"{_sae_path(sae_id)}/latents/{number}/comments"
+    return record(Comment, (yield Call("POST", path, json={"text": text})))
+
+
+def stars(sae_id: str) -> Flow[list[int]]:
+    return list((yield Call("GET", f"{_sae_path(sae_id)}/stars")))
+
+
+def star(sae_id: str, number: int, on: bool) -> Flow[None]:
+    yield Call("PUT", f"{_sae_path(sae_id)}/latents/{number}/star", json={"starred": on})
+
+
+# ---- lists
+
+
+def lists(base: str) -> Flow[list[LatentList]]:
+    rows = yield Call("GET", "/api/lists")
+    return [_list(base, row) for row in rows]
+
+
+def latent_list(base: str, list_id: str) -> Flow[LatentList]:
+    return _list(base, (yield Call("GET", f"/api/lists/{_part(list_id)}")))
+
+
+def create_list(base: str, name: str, description: str, test_text: str) -> Flow[LatentList]:
+    body = {"name": name, "description": description, "test_text": test_text}
+    return _list(base, (yield Call("POST", "/api/lists", json=body)))
+
+
+def delete_list(list_id: str) -> Flow[None]:
+    yield Call("DELETE", f"/api/lists/{_part(list_id)}")
+
+
+def add_to_list(base: str, list_id: str, sae_id: str, number: int, note: str | None) -> Flow[LatentList]:
+    body = {} if note is None else {"note": note}
+    return _list(base, (yield Call("PUT", _member_path(list_id, sae_id, number), json=body)))
+
+
+def remove_from_list(base: str, list_id: str, sae_id: str, number: int) -> Flow[LatentList]:
+    return _list(base, (yield Call("DELETE", _member_path(list_id, sae_id, number))))
+
+
+def list_on_text(list_id: str, text: str) -> Flow[list[LatentOnText]]:
+    rows = yield Call("GET", f"/api/lists/{_part(list_id)}/text", {"text": text})
+    return [record(LatentOnText, row) for row in rows]
+
+
+def _list(base: str, row: Mapping[str, Any]) -> LatentList:
+    members = [record(ListMember, one) for one in row.get("latents", [])]
+    return record(LatentList, row, url=f"{base}{row['url']}", latents=members)
+
+
+def _member_path(list_id: str, sae_id: str, number: int) -> str:
+    return f"/api/lists/{_part(list_id)}/latents/{_sae_path(sae_id).removeprefix('/api/saes/')}/{number}"
+
+
 # ---- the model
+
+
+def search_text(text: str, sae_id: str | None, model: str | None, rank: str, dense: bool, top: int) -> Flow[
+        list[ActiveLatent]]:
+    body = {"text": text, "sae": sae_id or "", "model": model or "", "rank": rank, "dense": dense, "top": top}
+    found = yield Call("POST", "/api/search/text", json=body)
+    return [record(ActiveLatent, row) for row in found["latents"]]
 
 
 def activations(

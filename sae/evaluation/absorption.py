@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from sae.evaluation.first_letters import F1_NEEDED, LETTERS, LETTERS_NEEDED, Spelling, main_latents, spelling_of
+from sae.evaluation.intervals import student_quantile
 from sae.evaluation.measure import Progress, Result, Subject, Value
-from sae.evaluation.student_t import t_quantile
 
 _SHARE = 0.4  # of the probe's projection that absorbers must carry
 _COSINE = 0.1  # least cosine of an absorber with the probe
@@ -147,7 +147,7 @@ def _mean(key: str, values: list[float]) -> Value:
     mean = fmean(values)
     if len(values) < 2:
         return Value(key, mean, n=1)
-    half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    half = student_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
     return Value(key, mean, mean - half, mean + half, len(values))
 
 

@@ -36,7 +36,7 @@ class Annotations:
 
 
 def annotate(subject: Subject) -> Annotations:
-    """Return the spans in the subject's contexts: those of its label file, or else those of Python's parser.
+    """Return the spans in the subject's contexts, from its label file or else from Python's parser.
 
     Raises UserError (field `labels`, or `text` without a file) if there are none.
     """

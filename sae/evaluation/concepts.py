@@ -198,12 +198,12 @@ def _outcome(
                    for latent in order[:_LISTED].tolist()]
         table.append({"concept": concepts[c], "spans": int(scored.spans_C[c]), "tokens": int(scored.tokens_C[c]),
                       "base_rate": int(scored.tokens_C[c]) / max(n_tokens[1], 1), **latents[0], "latents": latents})
-    table.sort(key=lambda row: -row["f1"])  # type: ignore[operator]
-    f1 = [float(row["f1"]) for row in table]  # type: ignore[arg-type]
+    table.sort(key=lambda row: -row["f1"])
+    f1 = [float(row["f1"]) for row in table]
     values = (
-        mean_of("concept_f1", f1),
-        mean_of("concept_f1_chosen", [float(row["f1_chosen"]) for row in table]),  # type: ignore[arg-type]
-        mean_of("concept_token_f1", [float(row["token_f1"]) for row in table]),  # type: ignore[arg-type]
+        mean_of("concept_f1", f1, share=True),
+        mean_of("concept_f1_chosen", [float(row["f1_chosen"]) for row in table], share=True),
+        mean_of("concept_token_f1", [float(row["token_f1"]) for row in table], share=True),
         Value("concepts_over_half", sum(value > 0.5 for value in f1), n=len(f1)),
         Value("pairs_over_half", pairs), Value("concepts", len(f1)))
     return values, {"concepts": table, "tokens_chosen_on": n_tokens[0], "tokens_scored_on": n_tokens[1]}

@@ -119,12 +119,12 @@ class CoreSums(ReconstructionSums):
         error_N = wide(x_ND - x_hat_ND).square().sum(dim=1)
         around_N = (wide(x_ND) - wide(x_ND).mean(dim=0)).square().sum(dim=1)
         self.legacy += float((1 - error_N / around_N.clamp(min=1e-12)).sum())
-        _, row_N = batch.context_N.unique(return_inverse=True)
+        _, row_N = torch.unique(batch.context_N, return_inverse=True)
         pair = torch.unique(row_N.to(codes.latent_N.device)[codes.token_N] * codes.n_latents + codes.latent_N)
         self.contexts_L = torch.bincount(pair % codes.n_latents, minlength=codes.n_latents)
 
     def combined(self, other: CoreSums, sign: int = 1) -> CoreSums:
-        """Return the sums of both, or with sign −1 the sums without those of the other."""
+        """Return the sums over both texts, or with sign −1 the sums without the other text."""
         def both(a: Any, b: Any) -> Any:
             return b if a is None else a if b is None else a + sign * b
 

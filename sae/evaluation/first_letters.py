@@ -87,7 +87,7 @@ def _activations(subject: Subject, prefix: list[int], tokens: list[int], progres
     """Return the SAE's input at every word that ends the prompt, [W, D]."""
     model, rows = subject.model, []
     start = torch.tensor(prefix[-(model.info.n_ctx - 1):])
-    for part in torch.tensor(tokens).split(max(1, 8192 // (len(start) + 1))):
+    for part in torch.split(torch.tensor(tokens), max(1, 8192 // (len(start) + 1))):
         prompts_PS = torch.cat([start.expand(len(part), -1), part[:, None]], dim=1).to(model.device)
         rows.append(model.activations(prompts_PS, subject.sae.hook)[:, -1].flatten(1).float())
         progress(sum(map(len, rows)), len(tokens))
@@ -108,7 +108,7 @@ def _probe(x_WD: Tensor, letter_W: Tensor, generator: torch.Generator) -> tuple[
     epochs = max(_EPOCHS, -(-_STEPS * _BATCH // len(y_WD)))
     for epoch in range(epochs):
         adam.param_groups[0]["lr"] = 1e-2 * (1e-5 / 1e-2) ** (epoch / (epochs - 1))
-        for rows in torch.randperm(len(y_WD), generator=generator).split(_BATCH):
+        for rows in torch.split(torch.randperm(len(y_WD), generator=generator), _BATCH):
             adam.zero_grad()
             torch.nn.functional.binary_cross_entropy_with_logits(
                 probe(y_WD[rows]), wanted_WA[rows], pos_weight=weight_A).backward()  # type: ignore[no-untyped-call]

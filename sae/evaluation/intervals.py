@@ -24,7 +24,7 @@ def student_quantile(degrees: int) -> float:
     exact = {1: 12.706205, 2: 4.302653, 3: 3.182446}
     z = 1.959963985
     terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
-    return exact.get(degrees, z + sum(term / degrees ** (i + 1) for i, term in enumerate(terms)))
+    return exact.get(degrees, z + float(sum(term / degrees ** (i + 1) for i, term in enumerate(terms))))
 
 
 def jackknife(numbers: Callable[[int | None], Numbers], n_parts: int) -> dict[str, Value]:
@@ -51,8 +51,11 @@ def _jackknifed(key: str, value: float | None, without: Sequence[float | None]) 
     return Value(key, value, value - half, value + half)
 
 
-def mean_of(key: str, values: Sequence[float], note: str = "") -> Value:
-    """Return the mean of independent items with its interval; `n` is their number."""
+def mean_of(key: str, values: Sequence[float], note: str = "", *, share: bool = False) -> Value:
+    """Return the mean of independent items with its interval; `n` is their number.
+
+    The interval of a mean of shares ends at 0 and 1.
+    """
     n = len(values)
     if not n:
         return Value(key, None, n=0, note=note or "nothing was measured")
@@ -60,4 +63,5 @@ def mean_of(key: str, values: Sequence[float], note: str = "") -> Value:
     if n == 1:
         return Value(key, mean, n=1, note=note)
     half = student_quantile(n - 1) * math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
-    return Value(key, mean, mean - half, mean + half, n, note)
+    low, high = (max(0.0, mean - half), min(1.0, mean + half)) if share else (mean - half, mean + half)
+    return Value(key, mean, low, high, n, note)

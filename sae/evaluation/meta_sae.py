@@ -29,7 +29,7 @@ class MetaSae:
 
     name = "meta_sae"
 
-    def __init__(self, steps: int = 1_500, rows: int = 256) -> None:
+    def __init__(self, steps: int = 1_000, rows: int = 256) -> None:
         self.steps, self.rows = steps, rows
 
     def refuse(self, subject: Subject) -> str | None:
@@ -42,9 +42,8 @@ class MetaSae:
         generator = torch.Generator().manual_seed(subject.seed)
         own_LD = subject.sae.W_dec_LD.detach().float()
         random_LD = torch.randn(own_LD.shape, generator=generator).to(own_LD.device)
-        total = 2 * self.steps
-        shares = [self._explained(rows_LD, subject.seed, lambda done, start=start: progress(start + done, total))
-                  for start, rows_LD in ((0, own_LD), (self.steps, random_LD))]
+        shares = [self._explained(own_LD, subject.seed, lambda done: progress(done, 2 * self.steps)),
+                  self._explained(random_LD, subject.seed, lambda done: progress(self.steps + done, 2 * self.steps))]
         keys = ("decoder_fraction_variance_explained", "random_fraction_variance_explained")
         return Result(self.name, tuple(
             Value(key, value, n=len(own_LD)) for key, value in zip(keys, shares, strict=True)),

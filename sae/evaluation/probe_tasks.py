@@ -45,7 +45,7 @@ class Task:
     name: str
     train_N: NDArray[np.int64]  # rows of the activations
     test_N: NDArray[np.int64]
-    y_N: NDArray[np.float64]  # label of every row; only those of `train_N` and `test_N` count
+    y_N: NDArray[np.float64]  # label of every row; only the rows in `train_N` and `test_N` count
 
 
 @dataclass(frozen=True)
@@ -181,9 +181,9 @@ def _of_tokens(subject: Subject, n_train: int, n_test: int, n_tokens: int, progr
     for concept, name in enumerate(annotations.concepts):
         y_N, rows = np.zeros(len(places)), []
         for (place_M, carries_MC), n in zip(parts, (n_train, n_test), strict=True):
-            place_M, y_M = (array[np.isin(place_M, places)] for array in (place_M, carries_MC[:, concept]))
-            at_M = np.searchsorted(places, place_M)
-            y_N[at_M] = y_M
+            read_M = np.isin(place_M, places)  # not the tokens that training left out
+            at_M = np.searchsorted(places, place_M[read_M])
+            y_N[at_M] = carries_MC[read_M, concept]
             rows.append(balanced(at_M, y_N, n, rng))
         if min(map(len, rows)) >= 2 * MIN_EXAMPLES:
             tasks.append(Task(name, rows[0], rows[1], y_N))

@@ -35,7 +35,7 @@ DEFINITIONS: dict[str, str] = {
     "probe_loss":
         "Cross-entropy in nats of a probe on the best single latent, which is chosen on the train examples: mean over "
         "tasks on test examples.",
-    "probe_loss_train": "The same probes' cross-entropy on the train examples.",
+    "probe_loss_train": "Cross-entropy in nats of these probes on the train examples.",
     "probe_loss_base": "Cross-entropy of guessing each task's share of positive examples, without any latent.",
     **{f"raw_{score}": _RAW.format("weighted F1" if score == "f1" else score) for score in _SCORES},
     **{f"sparse_{k}_{score}": _SPARSE.format(k, "weighted F1" if score == "f1" else score)
@@ -75,8 +75,8 @@ class Probing:
         table.sort(key=lambda row: row["probe_loss"])
         values = [mean_of(key, [row[key] for row in table])
                   for key in ("probe_loss", "probe_loss_train", "probe_loss_base")]
-        values += [mean_of(f"raw_{score}", [row["raw"][score] for row in table]) for score in _SCORES]
-        values += [mean_of(f"sparse_{k}_{score}", [row["sparse"][str(k)][score] for row in table])
+        values += [mean_of(f"raw_{score}", [row["raw"][score] for row in table], share=True) for score in _SCORES]
+        values += [mean_of(f"sparse_{k}_{score}", [row["sparse"][str(k)][score] for row in table], share=True)
                    for k in self.ks for score in _SCORES]
         values.append(Value("tasks", len(table)))
         return Result(self.name, tuple(values), {"tasks": table, "ks": list(self.ks)})
@@ -90,18 +90,18 @@ def probe(
     y_train, y_test = task.y_N[task.train_N], task.y_N[task.test_N]
     latent, train_loss, test_loss = best_latent(sae, x_train, y_train, x_test, y_test, progress)
     ranked = rank_latents(sae, x_train, y_train, max(ks))
-    acts_train, acts_test = (sae.activation_of(x, ranked).double().cpu().numpy() for x in (x_train, x_test))
+    acts_train, acts_test = (sae.activation_of(x, ranked).cpu().double().numpy() for x in (x_train, x_test))
     sparse = {}
     for k in ks:
         model = fit_best_logistic(acts_train[:, :k], y_train, seed)
         sparse[str(k)] = {**_scores(model.logits(acts_test[:, :k]), y_test), "latents": ranked[:k].tolist()}
-    raw = fit_best_logistic(x_train.double().cpu().numpy(), y_train, seed)
+    raw = fit_best_logistic(x_train.cpu().double().numpy(), y_train, seed)
     base = min(max(float(y_train.mean()), 1e-9), 1 - 1e-9)
     return {
         "task": task.name, "n_train": len(y_train), "n_test": len(y_test), "positive": float(y_test.mean()),
         "latent": latent, "probe_loss": test_loss, "probe_loss_train": train_loss,
         "probe_loss_base": float(-(y_test * math.log(base) + (1 - y_test) * math.log(1 - base)).mean()),
-        "sparse": sparse, "raw": _scores(raw.logits(x_test.double().cpu().numpy()), y_test)}
+        "sparse": sparse, "raw": _scores(raw.logits(x_test.cpu().double().numpy()), y_test)}
 
 
 def best_latent(

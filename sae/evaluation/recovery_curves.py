@@ -90,14 +90,15 @@ class Recovery:
 
 def refinement_values(refined: Refinement, n: int) -> list[Value]:
     """Return the numbers of a refinement of `n` tokens; those that are sums over tokens have intervals."""
-    before, moved = refined.before.value_N.double(), (refined.after.value_N - refined.before.value_N).double()
+    before = refined.before.value_N.cpu().double()
+    moved = refined.after.value_N.cpu().double() - before
     if not len(before):
         return [Value("refinement_bias", None, n=n, note="no latent is active"),
                 Value("refinement_size", None, n=n, note="no latent is active"),
                 Value("fvu_own", refined.fvu_before, n=n), Value("fvu_refined", refined.fvu_after, n=n)]
     n_parts = min(20, n)
     part_P = (refined.before.token_N * n_parts // n).cpu()
-    sums_3 = np.stack([np.bincount(part_P, weights=column.cpu(), minlength=n_parts)
+    sums_3 = np.stack([np.bincount(part_P, weights=column, minlength=n_parts)
                        for column in (before, moved, moved.abs())])
 
     def numbers(i: int | None) -> dict[str, float | None]:

@@ -3,7 +3,7 @@
     L(n, k) = exp(α + β_k ln k + β_n ln n + γ ln k ln n) + exp(ζ + η ln k)
 
 The first term falls with n; the second is what no number of latents removes.  The fit minimises the squared error of
-ln L by Levenberg and Marquardt's method from several starts.  Intervals are those of the linearised fit.
+ln L by Levenberg and Marquardt's method from several starts.  Intervals come from the linearised fit.
 
 Shapes: N measured SAEs, 6 coefficients in the order of `NAMES`.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sae.evaluation.student_t import t_quantile
+from sae.evaluation.intervals import student_quantile
 
 NAMES = ("alpha", "beta_k", "beta_n", "gamma", "zeta", "eta")
 PAPER = dict(zip(NAMES, (-0.50, 0.26, -0.017, -0.042, -1.32, -0.085), strict=True))  # GPT-4
@@ -43,7 +43,7 @@ class Law:
         for i, name in enumerate(NAMES):
             value = float(self.coefficients[i])
             half = None if self.covariance is None else (
-                t_quantile(self.n_points - len(NAMES)) * math.sqrt(self.covariance[i, i]))
+                student_quantile(self.n_points - len(NAMES)) * math.sqrt(self.covariance[i, i]))
             out[name] = (value, None, None) if half is None else (value, value - half, value + half)
         return out
 

@@ -44,7 +44,8 @@ def of_other_seeds(subject: Subject) -> list[tuple[str, Path]]:
     if not mine:
         return []
     return [(name, folder) for name, folder, config in same_site(subject)
-            if config.get("architecture") == own["architecture"] and _settings(config) == mine
+            if all(config.get(key) == own.get(key) for key in ("architecture", "n_latents", "k"))
+            and _settings(config) == mine
             and config["training"].get("seed") != own["training"].get("seed")]
 
 

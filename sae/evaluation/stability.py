@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from sae.evaluation.compare import nearest_between
+from sae.evaluation.intervals import student_quantile
 from sae.evaluation.measure import Progress, Result, Subject, Value
 from sae.evaluation.siblings import alive_of, load, of_other_seeds
-from sae.evaluation.student_t import t_quantile
 
 SHARED = 0.7  # cosine from which two latents count as one, as in Leask et al. 2025
 _BINS = 20
@@ -67,5 +67,5 @@ def _over(key: str, values: list[float]) -> Value:
     if len(values) < 2:
         return Value(key, mean, n=len(values), note="one other seed; an interval needs two")
     spread = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    half = t_quantile(len(values) - 1) * spread / len(values) ** 0.5
+    half = student_quantile(len(values) - 1) * spread / len(values) ** 0.5
     return Value(key, mean, mean - half, mean + half, len(values))

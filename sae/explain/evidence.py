@@ -1,14 +1,15 @@
 """Evidence about a latent that an explainer is shown, from the explaining half of the documents.  No torch.
 
-The contexts, and the counts of tokens in them, come from that half alone.  The rule and the logits are properties of
-the whole build: the rule is a choice of at most five tokens, and the logits depend on the weights alone.
+The contexts, and the counts of tokens in them, come from that half alone.  A rule of tokens keeps the tokens that occur
+there, and is scored there.  A rule of a class of tokens is one of a dozen, so it is shown as the index scored it.  The
+logits depend on the weights alone.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sae.explain.excerpts import Excerpt, cut_context, document_of, in_scoring_half
@@ -47,7 +48,7 @@ def evidence_of(build: Build, found: Latent) -> Evidence:
     contexts = [c for c in build.contexts(found.latent) if not in_scoring_half(document_of(c))]
     firing = [c for c in contexts if c.band != NEAR_BAND]
     own, after = _counts(firing)
-    rule = found.rule
+    rule = rule_in(contexts, found.rule)
     return Evidence(
         found.latent, rule_text(rule, info), rule.precision if rule else None, rule.recall if rule else None,
         _tokens(own, info), _tokens(after, info),
@@ -56,6 +57,27 @@ def evidence_of(build: Build, found: Latent) -> Evidence:
         near=_cut([c for c in contexts if c.band == NEAR_BAND][:N_NEAR], info),
         promoted=[quoted(t, info) for t, _ in found.logit_pos[:N_TOKENS]],
         suppressed=[quoted(t, info) for t, _ in found.logit_neg[:N_TOKENS]])
+
+
+def rule_in(contexts: Sequence[Context], rule: Rule | None) -> Rule | None:
+    """Return a rule with the tokens that it gets right in these contexts, and its scores there; None without any."""
+    if rule is None or rule.class_name is not None:
+        return rule
+    shift = {"previous": -1, "next": 1}.get(rule.kind, 0)
+    hits: Counter[int] = Counter()
+    matches: Counter[int] = Counter()
+    firings = 0
+    for tokens, i, act in _places(contexts):
+        firings += act > 0
+        if 0 <= i + shift < len(tokens) and tokens[i + shift] in rule.tokens:
+            matches[tokens[i + shift]] += 1
+            hits[tokens[i + shift]] += act > 0
+    kept = [token for token in rule.tokens if hits[token]]
+    if not kept:
+        return None
+    right = sum(hits[token] for token in kept)
+    precision, recall = right / sum(matches[token] for token in kept), right / firings
+    return Rule(rule.kind, kept, None, precision, recall, 2 * precision * recall / (precision + recall))
 
 
 def rule_text(rule: Rule | None, info: Vocabulary) -> str | None:
@@ -87,17 +109,23 @@ def _counts(contexts: Iterable[Context]) -> tuple[Counter[int], Counter[int]]:
     """Count the tokens on which the latent fires in these contexts, and the tokens that follow."""
     own: Counter[int] = Counter()
     after: Counter[int] = Counter()
-    seen: set[tuple[int, int]] = set()  # contexts of several bands may be one text
+    for tokens, i, act in _places(contexts):
+        if act > 0:
+            own[tokens[i]] += 1
+            if i + 1 < len(tokens):
+                after[tokens[i + 1]] += 1
+    return own, after
+
+
+def _places(contexts: Iterable[Context]) -> Iterator[tuple[list[int], int, float]]:
+    """Yield (tokens, index, activation) of every place once: contexts of several bands may be one text."""
+    seen: set[tuple[int, int]] = set()
     for c in contexts:
         for i, act in enumerate(c.acts):
             place = (c.ctx, (c.start or 0) + i)
-            if act <= 0 or place in seen:
-                continue
-            seen.add(place)
-            own[c.tokens[i]] += 1
-            if i + 1 < len(c.tokens):
-                after[c.tokens[i + 1]] += 1
-    return own, after
+            if place not in seen:
+                seen.add(place)
+                yield c.tokens, i, act
 
 
 def _tokens(counts: Counter[int], info: Vocabulary) -> list[tuple[str, int]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,7 +42,10 @@ def reader(lm: LanguageModel, hooks: Sequence[str], *, autocast: bool = False) -
 
     def read(tokens_PS: Tensor) -> list[Tensor]:
         if not chosen:
-            chosen.append(_chosen(lm, hooks, tokens_PS[:1], by_bridge, autocast) or by_bridge)
+            found = _chosen(lm, hooks, tokens_PS[:1], by_bridge, autocast)
+            chosen.append(found or by_bridge)
+            _say(f"activations are read {'without' if found else 'by'} the bridge, in "
+                 f"{'bfloat16' if autocast else 'float32'}")
         return chosen[0](tokens_PS)
 
     return read
@@ -64,6 +68,12 @@ def _chosen(
         own, allowed = _distance(low, expected, tokens_PS), _distance(by_bridge, expected, tokens_PS)
         return low if own <= 2 * allowed else None
     return None
+
+
+@functools.cache
+def _say(text: str) -> None:
+    """Write a line to the run's log once, however many threads read."""
+    print(text, flush=True)
 
 
 class _Reached(Exception):

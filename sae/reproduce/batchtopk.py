@@ -31,16 +31,16 @@ def claims(results: Results, setup: Setup) -> list[Claim]:
     for key, name, better, _ in _METRICS:
         out.append(compared(
             f"At a fixed L0 of 32, BatchTopK has {better} than TopK across dictionary sizes.",
-            "section 4, figure 1 left", f"{name} of BatchTopK below that of TopK",
+            "section 4, figure 1 left", f"{name} of BatchTopK below TopK's",
             [results.gain("batch_topk", "topk", key, f"L = {size:,}", n_latents=size, k=setup.k)
              for size in setup.sizes]))
         out.append(compared(
             f"At a fixed dictionary size, BatchTopK has {better} than TopK at every k.", "section 4, figure 1 right",
-            f"{name} of BatchTopK below that of TopK",
+            f"{name} of BatchTopK below TopK's",
             [results.gain("batch_topk", "topk", key, f"k = {k}", n_latents=setup.size, k=k) for k in setup.ks]))
         out.append(compared(
             f"BatchTopK has {better} than JumpReLU at all levels of sparsity (on GPT-2 Small).",
-            "section 4, figure 1 right", f"{name} of BatchTopK, interpolated to JumpReLU's L0, below that of JumpReLU",
+            "section 4, figure 1 right", f"{name} of BatchTopK, interpolated to JumpReLU's L0, below JumpReLU's",
             [results.gain_at_equal_l0("batch_topk", "jumprelu", key, f"k = {k}", setup.size, k=k)
              for k in setup.ks]))
     return [*out, _l0_is_specified(results, setup), _l0_varies(results, setup), _bos_is_low(results, setup), untested(

@@ -23,5 +23,5 @@ class Paper:
     cells: Callable[[Setup], list[Cell]]
     claims: Callable[[Results, Setup], list[Claim]]
     figures: Callable[[Results, Setup], list[Figure]]
-    defaults: dict[str, Any] = field(default_factory=dict)  # settings that differ from those of `Setup`
+    defaults: dict[str, Any] = field(default_factory=dict)  # settings that differ from the defaults of `Setup`
     quick: dict[str, Any] = field(default_factory=dict)  # settings of the quick grid

@@ -84,13 +84,20 @@ class Content:
 <pre>{escape(self.command)}</pre>
 <p>Language model {escape(s.model)}, text {escape(s.text)}, <code>blocks.{s.layer}.hook_resid_post</code>; every SAE
 saw {s.tokens:,} activations in {s.tokens // s.batch_tokens:,} steps of {s.batch_tokens:,}. saescope {__version__},
-{datetime.date.today().isoformat()}; {escape(machine())}.</p>
+{datetime.date.today().isoformat()}; {escape(machine())}; {self._minutes():.0f} minutes for training and measuring.</p>
 <p>{escape(self.paper.differs)}</p>
 <p>{escape(_DEFINITIONS)}</p>"""
         title = escape(f"{self.paper.title}, reproduced")
         return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
                 f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>'
                 f"<body><main>\n{body}\n</main></body></html>\n")
+
+    def _minutes(self) -> float:
+        """Return the minutes that all seeds took, without what was done before an interruption."""
+        longest: dict[int, float] = {}
+        for row in self.results.rows:
+            longest[row["seed"]] = max(longest.get(row["seed"], 0.0), row.get("seconds_of_seed", 0.0))
+        return sum(longest.values()) / 60
 
     def _claims(self) -> str:
         rows = "".join(
@@ -151,6 +158,9 @@ th { color: var(--soft); font-weight: 600; } .cells td, .cells th { white-space:
 .claims td:first-child { width: 34%; min-width: 13rem; } .claims td:nth-child(2) { min-width: 16rem; }
 .claims td:last-child { white-space: nowrap; font-weight: 600; } .where, .caption { color: var(--soft); }
 .where { display: block; font-size: .87rem; } td.reproduced { color: var(--s2); } td.not { color: var(--ink); }
+@media (max-width: 640px) { .claims thead { display: none; }
+  .claims, .claims tbody, .claims tr, .claims td { display: block; width: auto !important; }
+  .claims tr { border-bottom: 1px solid var(--line); padding: 8px 0; } .claims td { border: 0; padding: 2px 0; } }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 24px; }
 figure { margin: 0; min-width: 0; } figure svg { width: 100%; height: auto; display: block; }
 figure p { margin: .3rem 0; } pre { overflow-x: auto; } summary { cursor: pointer; color: var(--soft); }

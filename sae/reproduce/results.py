@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from sae.evaluation.student_t import t_quantile
+from sae.evaluation.intervals import student_quantile
 
 Row = dict[str, Any]
 _REACH = 1.25  # factor by which an interpolation in L0 may leave the measured range
@@ -33,7 +33,7 @@ class Spread:
         if len(found) < 2:
             return cls(mean, len(found))
         sd = statistics.stdev(found)
-        half = t_quantile(len(found) - 1) * sd / math.sqrt(len(found))
+        half = student_quantile(len(found) - 1) * sd / math.sqrt(len(found))
         return cls(mean, len(found), sd, mean - half, mean + half)
 
     def text(self, form: str = ".3f", unit: str = "") -> str:
@@ -78,7 +78,7 @@ class Results:
         return Spread.of(found) if found else None
 
     def gain(self, better: str, worse: str, key: str, setting: str, **cell: Any) -> Comparison | None:
-        """Return by how many percent `key` of one architecture is below that of another in a cell, paired by seed."""
+        """Return by how many percent one architecture has less `key` than another in a cell, paired by seed."""
         one, other = self.of(better, **cell), self.of(worse, **cell)
         seeds = sorted(one.keys() & other.keys())
         if not seeds:

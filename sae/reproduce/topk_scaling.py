@@ -76,18 +76,18 @@ def _refinement(results: Results, setup: Setup) -> list[Claim]:
     out.append(Claim(says, where, f"Σ(f* − f)/Σf is {bias.text('+.3f')} at k = {setup.k}; up to {_UNBIASED} in size "
                      "counts as not biased.", verdict))
     out.append(compared(
-        "The refinement of TopK is smaller in magnitude than that of ReLU.", where, "Σ|f* − f|/Σf of TopK below it",
+        "The refinement of TopK is smaller in magnitude than ReLU's.", where, "Σ|f* − f|/Σf of TopK below it",
         [_paired(topk, rows, lambda row: row["refinement"]["size"], label) for label, rows in relu]))
     out.append(compared(
         "Refinement closes only part of the gap between ReLU and TopK.", where,
-        "MSE of TopK, interpolated to ReLU's L0, below that of refined ReLU",
+        "MSE of TopK, interpolated to ReLU's L0, below refined ReLU's",
         [_below_refined(results, rows, size, label) for label, rows in relu]))
     return out
 
 
 def _paired(better: dict[int, Row], worse: dict[int, Row], read: Callable[[Row], float], setting: str
             ) -> Comparison | None:
-    """Return by how many percent a figure of one SAE is below that of another, paired by seed."""
+    """Return by how many percent one SAE has less of a figure than another, paired by seed."""
     seeds = sorted(better.keys() & worse.keys())
     gains = [100 * (1 - read(better[seed]) / read(worse[seed])) for seed in seeds]
     return Comparison(setting, Spread.of(gains)) if gains else None
@@ -110,7 +110,7 @@ def _recovery(row: Row, k: int, rule: str = "topk") -> float:
 
 
 def _ks_of(rows: dict[int, Row], wanted: Iterable[int]) -> list[int]:
-    """Return those of the wanted k' that were measured."""
+    """Return the wanted k' that were measured."""
     first = next(iter(rows.values()), None)
     return [k for k in wanted if first and str(k) in first["recovery"]["topk"]]
 
@@ -121,14 +121,14 @@ def _progressive(results: Results, setup: Setup) -> list[Claim]:
     far = _ks_of(topk, [8 * k])
     return [
         compared(f"TopK is a progressive code only up to the k of training: MSE is worse at 8k = {8 * k} than at k.",
-                 where, "MSE at 8k above that at k", [_over_seeds(
+                 where, "MSE at 8k above MSE at k", [_over_seeds(
                      topk, lambda row: 100 * (_recovery(row, 8 * k) / _recovery(row, k) - 1), "TopK") for _ in far]),
         compared("Multi-TopK is a progressive code at all k': MSE is not worse at 8k than at k.", where,
-                 "MSE at 8k below that at k", [_over_seeds(
+                 "MSE at 8k below MSE at k", [_over_seeds(
                      multi, lambda row: 100 * (1 - _recovery(row, 8 * k) / _recovery(row, k)), "Multi-TopK")
                      for _ in far]),
         compared("Multi-TopK does slightly worse than TopK at k.", "section 5.3.1",
-                 "MSE of TopK below that of Multi-TopK", [_paired(topk, multi, lambda row: row["fvu"], f"k = {k}")])]
+                 "MSE of TopK below Multi-TopK's", [_paired(topk, multi, lambda row: row["fvu"], f"k = {k}")])]
 
 
 def _thresholds(results: Results, setup: Setup) -> list[Claim]:
@@ -144,7 +144,7 @@ def _thresholds(results: Results, setup: Setup) -> list[Claim]:
         _superimposed("For TopK, the curves of a fixed k' and of a fixed threshold are superimposed below the L0 of "
                       "training.", where, [_over_seeds(topk, worse(at), f"k' = {at}") for at in below]),
         compared("For TopK, a fixed threshold is worse than a fixed k' above the L0 of training.", where,
-                 "MSE of the threshold above that of TopK(k')",
+                 "MSE of the threshold above TopK(k')'s",
                  [_over_seeds(topk, worse(at), f"k' = {at}") for at in above]),
         _superimposed("With Multi-TopK the two curves are nearly superimposed.", where,
                       [_over_seeds(multi, worse(at), f"k' = {at}") for at in [*below, *above]])]
@@ -157,7 +157,7 @@ def _superimposed(says: str, where: str, comparisons: list[Comparison | None]) -
     largest = max(abs(one.difference.mean) for one in known)
     listed = "; ".join(f"{one.setting}: {one.difference.text('+.1f', '%')}" for one in known)
     verdict: Verdict = "reproduced" if largest <= _SUPERIMPOSED else "not reproduced"
-    return Claim(says, where, f"MSE of the threshold above that of TopK(k'): {listed}. Up to {_SUPERIMPOSED:g}% counts "
+    return Claim(says, where, f"MSE of the threshold above TopK(k')'s: {listed}. Up to {_SUPERIMPOSED:g}% counts "
                  "as superimposed.", verdict)
 
 

@@ -44,10 +44,8 @@ from sae.workspace.paths import typed_path
 
 __all__ = [
     "SPECS", "ActivationsSpec", "Architecture", "CompareSpec", "EvaluateSpec", "ExplainSpec", "ImportSpec",
-    "IndexPartSpec",
-    "IndexSettings", "IndexSpec",
-    "Normalization", "SweepSpec", "TrainSpec", "as_text", "command_line", "demo_spec", "located", "parse_spec",
-    "prefix_sizes"]
+    "IndexPartSpec", "IndexSettings", "IndexSpec", "Normalization", "SweepSpec", "TrainSpec", "as_text", "command_line",
+    "demo_spec", "located", "parse_spec", "prefix_sizes"]
 
 
 class IndexSpec(IndexSettings):
@@ -96,7 +94,7 @@ class ActivationsSpec(BaseSpec):
     bos: bool = setting(True, "Whether every context begins with BOS", group="what")
     markup: bool = setting(False, MARKUP, group="what")
     tokens: int = setting(
-        2_000_000, "Activations kept of each site, at most all of the text's training split", group="stream",
+        2_000_000, "Activations kept of each site, at most all of the text's training split", group="what",
         unit="tokens", ge=1_000, why="each takes two bytes for each coordinate of its site")
     device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
 

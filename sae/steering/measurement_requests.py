@@ -16,7 +16,7 @@ from sae.steering.request import MAX_SEED, FrozenModel, SteerRequest
 MAX_STRENGTHS = 16
 MAX_CONCEPT_TOKENS = 200
 MAX_TEXTS = 2
-MAX_SAES = 2
+MAX_SAES = 64  # that one forward pass serves
 MAX_TEXT_CHARACTERS = 20_000
 MAX_TEXT_TOKENS = 2048
 MAX_TOP = 200
@@ -84,7 +84,7 @@ class ReadoutRequest(FrozenModel):
 
 
 class InspectRequest(FrozenModel):
-    """Request for the latents of one or two SAEs that fire on one or two texts.
+    """Request for the latents of one or more SAEs that fire on one or two texts.
 
     Either `texts` or `ids` (such as a context of a build, BOS first) is given.  The answer lists the `top` strongest
     latents per token, and `latents` wherever they fire.

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 
@@ -48,9 +48,11 @@ from sae.store.records import (
     latent_row_of,
 )
 from sae.store.schema import NEAR_BAND, SCHEMA_VERSION, TOP_BAND
+from sae.store.token_search import find_tokens
 
 MAX_PAGE = 1000
 _DENSITY_BINS_PER_DECADE = 5
+T = TypeVar("T")
 
 
 class Build:
@@ -60,6 +62,7 @@ class Build:
         self.path, self.meta, self._connection = path, meta, connection
         self._mark = file_mark(path)
         self._page_file = LatentPageFile.open_or_make(path, self.id)
+        self._kept: dict[Hashable, Any] = {}
 
     @classmethod
     def open(cls, path: Path) -> Build:
@@ -114,6 +117,14 @@ class Build:
     def n_latents(self) -> int:
         return int(self.meta["n_latents"])
 
+    def kept(self, make: Callable[..., T], *arguments: Hashable) -> T:
+        """Return `make(self, *arguments)`, which is made once."""
+        key = (make, *arguments)
+        if key not in self._kept:
+            self._kept[key] = make(self, *arguments)
+        made: T = self._kept[key]
+        return made
+
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
         with reading(self.path):
             cursor = self._connection.cursor()
@@ -130,6 +141,14 @@ class Build:
         """Return all facts about one latent, or None if there is no such number."""
         row = self._page_file.latent(latent)
         return latent_of(row, self.meta.get("company_tokens")) if row else None
+
+    def facts(self, latent: int, *columns: str) -> dict[str, Any]:
+        """Return some columns of a latent's row, quickly; {} if there is no such number."""
+        return self._page_file.latent(latent, columns) or {}
+
+    def listed(self, column: str) -> Iterator[tuple[Any, Any, Any]]:
+        """Yield a column of lists over all latents (see `LatentPageFile.lists`)."""
+        return self._page_file.lists(column)
 
     def contexts(self, latent: int) -> list[Context]:
         """Return its contexts: band 0 (strongest first), the activation bands from strong to weak, and near misses."""
@@ -343,19 +362,8 @@ class Build:
             "SELECT token, piece, special, n FROM token"))
 
     def find_tokens(self, text: str, limit: int = 20) -> list[Token]:
-        """Find tokens by their text: first equal ones, then equal up to a leading space, then by prefix, then by
-        substring.
-        """
-        wanted = text.encode()
-        if not wanted:
-            return []
-        ranked = []
-        for entry in self.vocabulary.values():
-            bare = entry.piece.strip(b" ")
-            if wanted in entry.piece:
-                closeness = (entry.piece != wanted, bare != wanted, not bare.startswith(wanted))
-                ranked.append((closeness, -(entry.n or 0), entry.token))
-        return [self.vocabulary[token] for _, _, token in sorted(ranked)[:limit]]
+        """Find tokens by their text (see `sae.store.token_search`)."""
+        return find_tokens(self.vocabulary, text, limit)
 
     # Latents per token
 

@@ -1,15 +1,23 @@
-"""Latents of a build by the tokens of a text: what they fire on, what they raise, and their rules."""
+"""Latents of a build by the tokens of a text: what they fire on, what they raise, and their rules.
+
+A search looks through every latent of many builds, so it compares whole columns, which are kept as arrays.
+Shapes: L latents, T firings on the wanted tokens, V raised logits of all latents, R good rules, M their tokens.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from sae.store.build import Build
+from sae.store.damage import reading
 from sae.store.records import Rule
 
 LIMIT = 40  # latents for each kind of question
+_UNKNOWN = -1  # the number of firings of a latent, where a dashboard does not say it
 
 
 @dataclass(frozen=True)
@@ -29,19 +37,82 @@ class TokenHit:
 
 def firing_on(build: Build, tokens: Iterable[int]) -> list[TokenHit]:
     """Return the latents that fire on one of these tokens, those first that fire on it most exclusively."""
-    return [TokenHit(**row) for row in build._rows(
-        "SELECT t.latent, t.token, t.n, l.n_tokens, t.lift,"
-        " 2 * t.n / (coalesce(l.n_tokens, t.n) + greatest(coalesce(k.n, 0), t.n)) AS f1"
-        " FROM token_latent t JOIN latent l ON l.latent = t.latent JOIN token k ON k.token = t.token"
-        f" WHERE t.token IN (SELECT unnest(?::INTEGER[])) ORDER BY f1 DESC, t.latent LIMIT {LIMIT}", [list(tokens)])]
+    wanted = list(tokens)
+    if not wanted:
+        return []
+    listed = ", ".join(str(int(token)) for token in wanted)  # without a parameter, DuckDB reads only their rows
+    found = _arrays(build, f"SELECT latent, token, n, lift FROM token_latent WHERE token IN ({listed})")
+    latent_T, token_T, n_T = found["latent"], found["token"], np.ma.filled(found["n"], 0)
+    firings_L = build.kept(_firings)
+    firings_T = firings_L[latent_T]
+    occurrences = {token: build.vocabulary[token].n or 0 for token in wanted}
+    n_token_T = np.array([occurrences[token] for token in token_T.tolist()], dtype=np.int64)
+    f1_T = 2 * n_T / np.maximum(np.where(firings_T == _UNKNOWN, n_T, firings_T) + np.maximum(n_token_T, n_T), 1)
+    lift_T = np.ma.filled(found["lift"].astype(np.float64), np.nan)
+    return [TokenHit(int(latent_T[i]), int(token_T[i]), int(n_T[i]), _known(firings_T[i], _UNKNOWN),
+                     None if np.isnan(lift_T[i]) else float(lift_T[i]), float(f1_T[i]))
+            for i in np.lexsort((latent_T, -f1_T))[:LIMIT]]
 
 
 def raising(build: Build, tokens: Iterable[int]) -> list[tuple[int, int, float]]:
     """Return (latent, token, rise) where the token is among those whose logit the latent raises most."""
-    return [tuple(row.values()) for row in build._rows(
-        "SELECT latent, token, value FROM (SELECT latent, unnest(logit_pos) AS token,"
-        " unnest(logit_pos_value) AS value FROM latent) WHERE token IN (SELECT unnest(?::INTEGER[]))"
-        f" ORDER BY value DESC, latent LIMIT {LIMIT}", [list(tokens)])]
+    logits = build.kept(_raised_logits)
+    hit_V = np.flatnonzero(_among(logits.token_V, list(tokens)))
+    hit_V = hit_V[np.lexsort((hit_V, -logits.value_V[hit_V]))[:LIMIT]]  # the values are in the order of the latents
+    rows = logits.latent_L[np.searchsorted(logits.start_L, hit_V, "right") - 1]
+    return list(zip(rows.tolist(), logits.token_V[hit_V].tolist(), logits.value_V[hit_V].tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class _RaisedLogits:
+    """The tokens whose logits each latent raises most, latent after latent, from `start_L` on."""
+
+    latent_L: Any
+    start_L: Any
+    token_V: Any
+    value_V: Any
+
+
+def _raised_logits(build: Build) -> _RaisedLogits:
+    """Copy the lists from the page file, so that a search neither asks DuckDB nor reads a file that may change."""
+    parts = list(zip(build.listed("logit_pos"), build.listed("logit_pos_value"), strict=True))
+    sizes = np.cumsum([0, *(len(tokens) for (_, _, tokens), _ in parts)])
+    token_V = np.concatenate([np.empty(0, np.int32), *(tokens for (_, _, tokens), _ in parts)])
+    small = np.uint16 if token_V.max(initial=0) < 1 << 16 else np.int32
+    return _RaisedLogits(
+        np.concatenate([np.empty(0, np.int64), *(latents for (latents, _, _), _ in parts)]),
+        np.concatenate([np.empty(0, np.int64), *(
+            offsets[:-1] + size for ((_, offsets, _), _), size in zip(parts, sizes, strict=False))]),
+        token_V.astype(small), np.concatenate([np.empty(0, np.float32), *(values for _, (_, _, values) in parts)]))
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """The rules of a build with some F1 or more, the best first.  Rule r has the tokens from `start_R[r]` on."""
+
+    rows: dict[str, Any]
+    token_M: Any
+    rule_M: Any
+    start_R: Any
+
+    def rule(self, r: int) -> tuple[int, Rule]:
+        """Return a rule and its latent."""
+        tokens = self.token_M[self.start_R[r] : self.start_R[r + 1]].tolist()
+        name = self.rows["rule_class"][r]
+        return int(self.rows["latent"][r]), Rule(
+            str(self.rows["rule_kind"][r]), tokens, name if isinstance(name, str) else None,
+            *(float(self.rows[f"rule_{part}"][r]) for part in ("precision", "recall", "f1")))
+
+
+def _rules(build: Build, min_f1: float) -> _Rules:
+    rows = {name: np.ma.filled(column, None) if column.dtype == object else np.ma.getdata(column)
+            for name, column in _arrays(
+                build, "SELECT latent, rule_kind, rule_class, rule_tokens, rule_precision, rule_recall, rule_f1"
+                " FROM latent WHERE rule_f1 >= ? ORDER BY rule_f1 DESC, latent", [min_f1]).items()}
+    lists = [() if one is None else np.ma.getdata(one) for one in rows.pop("rule_tokens")]
+    n_R = np.array([len(one) for one in lists], dtype=np.int64)
+    token_M = np.concatenate([np.empty(0, np.int64), *lists]).astype(np.int64)
+    return _Rules(rows, token_M, np.repeat(np.arange(len(n_R)), n_R), np.concatenate([[0], n_R.cumsum()]))
 
 
 _RULE = ("latent, rule_kind AS kind, rule_tokens AS tokens, rule_class AS class_name, rule_precision AS precision,"
@@ -50,11 +121,11 @@ _RULE = ("latent, rule_kind AS kind, rule_tokens AS tokens, rule_class AS class_
 
 def with_rule(build: Build, tokens: Iterable[int], classes: Iterable[str], min_f1: float) -> list[tuple[int, Rule]]:
     """Return the latents whose rule names one of these tokens or classes, with an F1 of at least `min_f1`."""
-    return _with_rules(build._rows(
-        f"SELECT {_RULE} FROM latent WHERE rule_f1 >= ? AND"
-        " (rule_class IN (SELECT unnest(?::VARCHAR[])) OR latent IN (SELECT latent FROM (SELECT latent,"
-        " unnest(rule_tokens) AS token FROM latent) WHERE token IN (SELECT unnest(?::INTEGER[]))))"
-        f" ORDER BY rule_f1 DESC, latent LIMIT {LIMIT}", [min_f1, list(classes), list(tokens)]))
+    rules = build.kept(_rules, min_f1)
+    hits = set(rules.rule_M[_among(rules.token_M, list(tokens))].tolist())
+    for name in classes:
+        hits.update(np.flatnonzero(rules.rows["rule_class"] == name).tolist())
+    return [rules.rule(r) for r in sorted(hits)[:LIMIT]]
 
 
 def rules_of(build: Build, min_f1: float, latents: Collection[int] | None = None) -> list[tuple[int, Rule]]:
@@ -90,4 +161,47 @@ def explained_as(build: Build, text: str) -> list[tuple[int, str]]:
 def rule_qualities(build: Build, min_f1: float = 0.0) -> dict[int, float]:
     """Return the F1 of each latent's rule on the half of the text on which it was not found, from `min_f1` up."""
     rows = build._rows("SELECT latent, rule_f1 FROM latent WHERE rule_f1 >= ?", [min_f1])
-    return {row["latent"]: float(row["rule_f1"]) for row in rows}
+    return {row["latent"]: round(float(row["rule_f1"]), 6) for row in rows}  # a stored 0.7 is slightly less
+
+
+def _firings(build: Build) -> Any:
+    """Return the number of firings of every latent by its number; `_UNKNOWN` where it is not known."""
+    found = _arrays(build, "SELECT latent, n_tokens FROM latent")
+    out = np.full(max(build.n_latents, int(found["latent"].max(initial=-1)) + 1), _UNKNOWN, dtype=np.int64)
+    out[found["latent"]] = np.ma.filled(found["n_tokens"], _UNKNOWN)
+    return out
+
+
+def firing_rates(build: Build) -> tuple[Any, Any]:
+    """Return density [L] and maximum activation [L] of every latent, 0 where it never fired."""
+    return build.kept(_firing_rates)
+
+
+def _firing_rates(build: Build) -> tuple[Any, Any]:
+    found = _arrays(build, "SELECT latent, density, max_act FROM latent")
+    out = tuple(np.zeros(max(build.n_latents, int(found["latent"].max(initial=-1)) + 1)) for _ in range(2))
+    for column, values in zip(out, (found["density"], found["max_act"]), strict=True):
+        column[found["latent"]] = np.nan_to_num(np.ma.filled(values, 0.0))
+    return out[0], out[1]
+
+
+def _among(values: Any, wanted: Sequence[int]) -> Any:
+    """Return where an array has one of a few values."""
+    found = np.zeros(len(values), dtype=bool)
+    for one in wanted:
+        found |= values == one
+    return found
+
+
+def _known(value: Any, unknown: int) -> int | None:
+    return None if value == unknown else int(value)
+
+
+def _arrays(build: Build, sql: str, parameters: Sequence[Any] = ()) -> dict[str, Any]:
+    """Return the columns of a query as numpy arrays."""
+    with reading(build.path):
+        cursor = build._connection.cursor()
+        try:
+            return dict(cursor.execute(sql, list(parameters)).fetchnumpy())
+        finally:
+            cursor.close()

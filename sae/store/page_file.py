@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -196,10 +196,26 @@ class LatentPageFile:
         stat = os.fstat(self._descriptor)
         return stat.st_size, stat.st_mtime_ns
 
-    def latent(self, latent: int) -> dict[str, Any] | None:
-        """Return the latent's row of `latent`, with the columns of `latent_edges` if the build has any."""
+    def latent(self, latent: int, columns: Sequence[str] = ()) -> dict[str, Any] | None:
+        """Return the latent's row of `latent`, with the columns of `latent_edges` if the build has any.
+
+        With `columns` the row has these alone.
+        """
         b, i = self._locate(latent)
-        return None if i is None else self._latents[b].slice(i, 1).to_pylist()[0]
+        if i is None:
+            return None
+        batch = self._latents[b].select(columns) if columns else self._latents[b]
+        row: dict[str, Any] = batch.slice(i, 1).to_pylist()[0]
+        return row
+
+    def lists(self, name: str) -> Iterator[tuple[Any, Any, Any]]:
+        """Yield the column `name` of `latent`, whose values are lists, in parts: the numbers of the latents, the
+        offset at which each list begins, and the values of all lists.  The arrays are mapped, not copied.
+        """
+        self._locate(0)
+        for numbers, batch in zip(self._numbers, self._latents, strict=True):
+            column = batch.column(name)
+            yield numbers, column.offsets.to_numpy(), column.values.to_numpy(zero_copy_only=False)
 
     def contexts(self, latent: int, most: int | None = None) -> list[dict[str, Any]]:
         """Return its rows of `context` by band and rank (at most `most`), cut to `WINDOW` around the peak."""

@@ -287,7 +287,7 @@ def latent_of(row: dict[str, Any], sampled: int | None = None) -> Latent:
         encoder_neighbours=_pairs(row.pop("encoder_neighbours"), row.pop("encoder_neighbour_cos")),
         together=_cofiring(row, "together", sampled), implies=_cofiring(row, "implies", sampled),
         implied_by=_cofiring(row, "implied_by"),
-        rule=_rule(row), **row)
+        rule=rule_of(row), **row)
 
 
 def _cofiring(row: dict[str, Any], name: str, sampled: int | None = None) -> list[CofiringLatent]:
@@ -299,7 +299,10 @@ def _cofiring(row: dict[str, Any], name: str, sampled: int | None = None) -> lis
         for other, given, lift, phi in zip(*columns, strict=True)]
 
 
-def _rule(row: dict[str, Any]) -> Rule | None:
+RULE_COLUMNS = tuple(f"rule_{name}" for name in ("kind", "tokens", "class", "precision", "recall", "f1"))
+
+
+def rule_of(row: dict[str, Any]) -> Rule | None:
     kind, tokens, class_name, *scores = (
         row.pop(f"rule_{name}") for name in ("kind", "tokens", "class", "precision", "recall", "f1"))
     return Rule(kind, tokens or [], class_name, *scores) if kind else None
@@ -307,7 +310,7 @@ def _rule(row: dict[str, Any]) -> Rule | None:
 
 def latent_row_of(row: dict[str, Any]) -> LatentRow:
     del row["sort_key"]
-    return LatentRow(flags=_flags(row), rule=_rule(row), **{**row, "logit_pos": row["logit_pos"] or []})
+    return LatentRow(flags=_flags(row), rule=rule_of(row), **{**row, "logit_pos": row["logit_pos"] or []})
 
 
 def context_of(row: dict[str, Any], document: str) -> Context:

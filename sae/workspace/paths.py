@@ -24,8 +24,9 @@ from sae.errors import UserError
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 # First path segments that belong to pages of the program; no model may have such a name.
 RESERVED = frozenset({
-    "account", "admin", "api", "compare", "docs", "effects", "favicon.ico", "healthz", "inspect", "latents", "login",
-    "logout", "metrics", "openapi.json", "readyz", "robots.txt", "runs", "search", "static", "steer", "tokens"})
+    "account", "admin", "api", "compare", "docs", "effects", "favicon.ico", "healthz", "inspect", "latents", "lists",
+    "login", "logout", "metrics", "openapi.json", "readyz", "robots.txt", "runs", "search", "static", "steer",
+    "tokens"})
 
 
 def slug(text: str) -> str:

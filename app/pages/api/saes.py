@@ -12,10 +12,10 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from app.db.tables import Label
-from app.library import labels
+from app.db.tables import Label, User
+from app.library import labels, stars
 from app.pages.api.security import BEARER
-from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, SignedInDep
+from app.pages.dependencies import BuildsDep, CatalogDep, EditorDep, SessionDep, UserDep
 from app.pages.explore import latent, latents, search
 from app.pages.runs.api import SaeOut, sae_out
 from app.pages.sae_page import find_sae, latent_number
@@ -74,7 +74,7 @@ class LabelOut(BaseModel):
     text: str
     note: str
     tags: list[str]
-    starred: bool
+    starred: bool = Field(description="Whether you have starred it")
     author: str
     updated: float | None
     version: int = Field(description="The number of changes; send it back with a change, so that none is lost")
@@ -105,7 +105,7 @@ class TableQuery(BaseModel):
     density: str = Field(default="", description="1e-5, 1e-4, 1e-3, 1e-2, 1e-1 or 1: the upper end of a range")
     token: str = Field(default="", description="A token on which they fire, as text or #id")
     logit: str = Field(default="", description="A token whose logit they raise, as text or #id")
-    label: str = Field(default="", description="A part of the label or note")
+    label: str = Field(default="", description="A part of the label, note or an explanation")
     labelled: str = Field(default="", description="1: only labelled ones")
     tag: str = ""
     starred: str = Field(default="", description="1: only starred ones")
@@ -142,9 +142,9 @@ def search_latents(
             responses=_example(_TABLE_EXAMPLE))
 def read_table(
     request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
-    query: Annotated[TableQuery, Query()],
+    user: UserDep, query: Annotated[TableQuery, Query()],
 ) -> Response:
-    return latents.latents_json(request, model, name, db, catalog, builds, query.cursor, query.limit)
+    return latents.latents_json(request, model, name, db, catalog, builds, user, query.cursor, query.limit)
 
 
 @router.get("/saes/{model}/{name}/latents/{number}", summary="All that the build knows of a latent", tags=["latents"],
@@ -157,50 +157,57 @@ def read_latent(
 
 
 @router.get("/saes/{model}/{name}/labels", summary="Every label of an SAE", tags=["labels"])
-def list_labels(model: str, name: str, db: SessionDep, catalog: CatalogDep) -> list[LabelOut]:
+def list_labels(model: str, name: str, db: SessionDep, catalog: CatalogDep, user: UserDep) -> list[LabelOut]:
     sae = find_sae(catalog, model, name)
-    return [_label_out(sae.id, row.latent, row) for row in labels.everything(db, sae.id)]
+    mine = stars.of_user(db, user, sae.id) if user else frozenset[int]()
+    return [_label_out(sae.id, row.latent, row, row.latent in mine) for row in labels.everything(db, sae.id)]
 
 
 @router.get("/saes/{model}/{name}/latents/{number}/label", summary="A latent's label and earlier ones", tags=["labels"])
-def read_label(model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep) -> LabelOut:
+def read_label(
+    model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, user: UserDep
+) -> LabelOut:
     sae = find_sae(catalog, model, name)
-    return _with_history(db, sae.id, latent_number(sae, number))
+    return _with_history(db, user, sae.id, latent_number(sae, number))
 
 
 @router.put("/saes/{model}/{name}/latents/{number}/label", summary="Change a latent's label (scope write)",
             tags=["labels"], response_model=LabelOut,
             responses={409: {"description": "Somebody else changed it: `theirs` is what is stored"}})
 def write_label(
-    model: str, name: str, number: str, body: LabelIn, db: SessionDep, catalog: CatalogDep, user: SignedInDep
+    model: str, name: str, number: str, body: LabelIn, db: SessionDep, catalog: CatalogDep, user: EditorDep
 ) -> LabelOut | Response:
     sae = find_sae(catalog, model, name)
     place = latent_number(sae, number)
     try:
         labels.save(
-            db, sae.id, place, user.name, text=body.text, note=body.note, star=body.starred, seen=body.version,
+            db, sae.id, place, user.name, text=body.text, note=body.note, seen=body.version,
             tags=None if body.tags is None else ",".join(body.tags))
+        if body.starred is not None:
+            stars.put(db, user, sae.id, place, on=body.starred)
+            db.commit()
     except labels.LabelConflict as conflict:
-        theirs = _label_out(sae.id, place, conflict.theirs)
+        theirs = _label_out(sae.id, place, conflict.theirs, place in stars.of_user(db, user, sae.id))
         return JSONResponse(
             {"error": f"version: {conflict}", "status": 409, "field": "version", "theirs": theirs.model_dump()}, 409)
-    return _with_history(db, sae.id, place)
+    return _with_history(db, user, sae.id, place)
 
 
-def _with_history(db: Session, sae_id: str, number: int) -> LabelOut:
-    shown = _label_out(sae_id, number, labels.get(db, sae_id, number))
+def _with_history(db: Session, user: User | None, sae_id: str, number: int) -> LabelOut:
+    starred = user is not None and number in stars.of_user(db, user, sae_id)
+    shown = _label_out(sae_id, number, labels.get(db, sae_id, number), starred)
     shown.earlier = [EarlierLabelOut(
         text=row.text, note=row.note, tags=_tags(row.tags), author=row.author, updated=row.updated)
         for row in labels.earlier(db, sae_id, number)]
     return shown
 
 
-def _label_out(sae_id: str, number: int, row: Label | None) -> LabelOut:
+def _label_out(sae_id: str, number: int, row: Label | None, starred: bool) -> LabelOut:
     if row is None:
-        return LabelOut(sae=sae_id, latent=number, text="", note="", tags=[], starred=False, author="", updated=None,
+        return LabelOut(sae=sae_id, latent=number, text="", note="", tags=[], starred=starred, author="", updated=None,
                         version=0)
     return LabelOut(
-        sae=sae_id, latent=number, text=row.text, note=row.note, tags=_tags(row.tags), starred=row.starred,
+        sae=sae_id, latent=number, text=row.text, note=row.note, tags=_tags(row.tags), starred=starred,
         author=row.author, updated=row.updated, version=row.version)
 
 

@@ -12,7 +12,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from app.db.tables import Sae, User
 from app.library import explanations
-from app.pages.dependencies import AdminDep, CatalogDep, SessionDep, SignedInDep, WorkspaceDep
+from app.pages.dependencies import AdminDep, CatalogDep, EditorDep, SessionDep, WorkspaceDep
 from app.pages.explore.explanation_views import explanations_of
 from app.pages.sae_page import find_sae, latent_number
 from app.web.templating import is_htmx, render
@@ -55,7 +55,7 @@ def read_explanations(
 
 @router.post("/{model}/{name}/{number}/explanations")
 def write_explanation(
-    request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, user: SignedInDep,
+    request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, user: EditorDep,
     text: Annotated[str, Form()] = "",
 ) -> Response:
     """Store an explanation of the person who is signed in."""
@@ -69,7 +69,7 @@ def write_explanation(
 @router.post("/{model}/{name}/{number}/explanations/{explanation}/{action}")
 def change_explanation(
     request: Request, model: str, name: str, number: str, explanation: str, action: str, db: SessionDep,
-    catalog: CatalogDep, user: SignedInDep,
+    catalog: CatalogDep, user: EditorDep,
 ) -> Response:
     """Choose an explanation as the latent's name or take that back (`choose`), or delete one's own (`delete`)."""
     sae = find_sae(catalog, model, name)

@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Request, UploadFile
 from fastapi.responses import RedirectResponse, Response
 
-from app.library import label_files, labels
-from app.pages.dependencies import CatalogDep, SessionDep, SignedInDep
+from app.library import label_files, labels, stars
+from app.pages.dependencies import CatalogDep, EditorDep, SessionDep, UserDep
 from app.pages.sae_page import find_sae
+from app.pages.stars import starred
 
 router = APIRouter(include_in_schema=False)
 
 @router.get("/{model}/{name}/labels.json")
-def labels_json(model: str, name: str, db: SessionDep, catalog: CatalogDep) -> Response:
-    """Return all labels, notes, tags and stars of this SAE as JSON."""
+def labels_json(
+    request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, user: UserDep
+) -> Response:
+    """Return all labels, notes and tags of this SAE, and your stars, as JSON."""
     sae = find_sae(catalog, model, name)
-    text = label_files.as_json(sae.id, labels.everything(db, sae.id))
+    text = label_files.as_json(sae.id, labels.everything(db, sae.id), starred(request, db, user, sae.id))
     return _file(text, "application/json", f"{sae.name}-labels.json")
 
 
 @router.get("/{model}/{name}/labels.csv")
-def labels_csv(model: str, name: str, db: SessionDep, catalog: CatalogDep) -> Response:
-    """Return all labels, notes, tags and stars of this SAE as CSV."""
+def labels_csv(
+    request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, user: UserDep
+) -> Response:
+    """Return all labels, notes and tags of this SAE, and your stars, as CSV."""
     sae = find_sae(catalog, model, name)
-    return _file(label_files.as_csv(labels.everything(db, sae.id)), "text/csv", f"{sae.name}-labels.csv")
+    text = label_files.as_csv(labels.everything(db, sae.id), starred(request, db, user, sae.id))
+    return _file(text, "text/csv", f"{sae.name}-labels.csv")
 
 
 @router.post("/{model}/{name}/labels")
 def read_labels(
-    request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, user: SignedInDep,
+    request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, user: EditorDep,
     file: Annotated[UploadFile, File()],
 ) -> Response:
     """Store the labels of a file, all or none.  The table then says how many latents had none, or another one."""
     sae = find_sae(catalog, model, name)
     content = file.file.read(label_files.MAX_BYTES + 1)
-    done = label_files.store(db, sae, label_files.read(content, sae), user.name)
+    done = label_files.store(db, sae, label_files.read(content, sae), user.name, partial(stars.put, db, user, sae.id))
     return RedirectResponse(
         f"/{sae.id}/latents?labelled=1&imported={done.new}-{done.replaced}-{done.unchanged}", 303)
 

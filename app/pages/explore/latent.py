@@ -10,20 +10,21 @@ from sqlalchemy.orm import Session
 
 from app.access.middleware import CSP_EMBED
 from app.db.tables import Label, Sae
-from app.library import explanations, labels
+from app.library import comments, explanations, labels, lists
 from app.library.documents import WINDOW, DocumentView, document_view, open_corpus
 from app.library.exports import links_of_latent
-from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, UserDep, WorkspaceDep
+from app.pages.dependencies import BuildsDep, CatalogDep, EditorDep, SessionDep, UserDep, WorkspaceDep
 from app.pages.explore import latent_views
 from app.pages.explore.explanation_views import explanations_json, explanations_of
 from app.pages.explore.latents_query import ListQuery, resolve
 from app.pages.explore.related_latents import related_latents, relations
 from app.pages.json_twin import json_response, of_build
 from app.pages.sae_page import find_sae, latent_number, open_build, page
+from app.pages.stars import star as put_star
+from app.pages.stars import starred
 from app.render.latent_words import FLAG_NAMES, FLAG_WORDS, rule_words
 from app.render.token_text import WINDOWS
 from app.render.zoom import Zoom
-from app.web.errors import SignInNeeded
 from app.web.parameters import PathNumber, QueryNumber, whole_number
 from app.web.templating import fragment, is_htmx, render
 from sae.errors import UserError
@@ -96,7 +97,8 @@ def latent(
             response = page(request, "explore/embed.html", sae, build.meta, **shown)
             response.headers["Content-Security-Policy"] = CSP_EMBED
             return response
-        before, after = _sides(query, build, db, sae, found.latent)
+        stars = starred(request, db, user, sae.id)
+        before, after = _sides(query, build, db, sae, found.latent, stars)
         fires_on, followed_by = latent_views.firing_lines(build, found)
         return page(
             request, "explore/latent.html", sae, build.meta, section="latents", **shown, before=before, after=after,
@@ -104,13 +106,17 @@ def latent(
             exports=links_of_latent(sae, found.latent), fires_on=fires_on, followed_by=followed_by,
             flag_words=FLAG_WORDS, logit_chart=latent_views.logit_chart(found, build.meta, zooms["logits"]),
             relations=relations(build, found, explanations.names(db, sae.id, related_latents(found))),
-            explained=explanations_of(db, sae, found.latent, user), failed="")
+            explained=explanations_of(db, sae, found.latent, user), failed="",
+            starred=found.latent in stars, comments=comments.of_latent(db, sae.id, found.latent),
+            in_lists=lists.with_latent(db, sae.id, found.latent))
 
 
-def _sides(query: ListQuery, build: Build, db: Session, sae: Sae, latent: int) -> tuple[int | None, int | None]:
+def _sides(
+    query: ListQuery, build: Build, db: Session, sae: Sae, latent: int, stars: frozenset[int],
+) -> tuple[int | None, int | None]:
     """Return the latents before and after it in the list of `query`, or by number if it is not in that list."""
     if query != ListQuery():
-        asked = resolve(query, build, db, sae.id)
+        asked = resolve(query, build, db, sae.id, stars)
         before, after = build.around(latent, asked.key, asked.descending, asked.filters, asked.token)
         if before is not None or after is not None:
             return before, after
@@ -160,28 +166,26 @@ async def label_form(request: Request) -> dict[str, str]:
 
 @router.post("/{model}/{name}/{number}/label")
 def write_label(
-    request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, user: UserDep,
+    request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, user: EditorDep,
     form: Annotated[dict[str, str], Depends(label_form)],
 ) -> Response:
-    """Store label, note, tags or star; a field that is not in the form stays unchanged.
+    """Store label, note or tags; a field that is not in the form stays unchanged.
 
     `seen` is the version that the form was filled from.  Where somebody replaced it, nothing is stored and the answer
-    (409) shows both.
+    (409) shows both.  `star` has an address of its own now and is accepted here for one release.
     """
-    if user is None:
-        raise SignInNeeded
     sae = find_sae(catalog, model, name)
     latent = latent_number(sae, number)
     written = {field: form.get(field) for field in ("text", "note", "tags")}
-    star = form["star"] == "1" if "star" in form else None
     theirs = None
+    if "star" in form:
+        put_star(request, Response(), db, user, sae.id, latent, on=form["star"] == "1")
     try:
-        label = labels.save(
-            db, sae.id, latent, user.name, **written, star=star, seen=whole_number(form.get("seen", "")))
+        label = labels.save(db, sae.id, latent, user.name, **written, seen=whole_number(form.get("seen", "")))
     except labels.LabelConflict as conflict:
         theirs = conflict.theirs
         mine = {field: getattr(theirs, field) if value is None else value for field, value in written.items()}
-        label = Label(**mine, starred=theirs.starred, author="", version=theirs.version)
+        label = Label(**mine, author="", version=theirs.version)
     if theirs is None and not is_htmx(request):
         return RedirectResponse(f"/{sae.id}/{latent}", 303)
     return render(

@@ -10,12 +10,13 @@ from fastapi.responses import RedirectResponse, Response
 
 from app.library import explanations, labels
 from app.library.label_files import Imported
-from app.pages.dependencies import AdminDep, BuildsDep, CatalogDep, SessionDep
+from app.pages.dependencies import AdminDep, BuildsDep, CatalogDep, SessionDep, UserDep
 from app.pages.explore import latent_views
 from app.pages.explore.latents_columns import sort_names, table_columns
 from app.pages.explore.latents_query import ListQuery, Resolved, explanation_counts, resolve
 from app.pages.json_twin import json_response
 from app.pages.sae_page import find_sae, open_build, page
+from app.pages.stars import starred
 from app.render.latent_words import FLAG_NAMES, FLAG_WORDS
 from app.render.token_text import token_label
 from app.web.parameters import QueryNumber, whole_number
@@ -37,14 +38,14 @@ DENSITY_NAMES = {
 
 @router.get("/{model}/{name}/latents.json")
 def latents_json(
-    request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, cursor: str = "",
-    limit: QueryNumber = PAGE_ROWS,
+    request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, user: UserDep,
+    cursor: str = "", limit: QueryNumber = PAGE_ROWS,
 ) -> Response:
     """Return a page of the latent table."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         query = ListQuery.read(request.query_params)
-        asked = resolve(query, build, db, sae.id)
+        asked = resolve(query, build, db, sae.id, starred(request, db, user, sae.id) if query.starred else frozenset())
         found = _rows(build, asked, cursor, limit)
         scores, names = asked.scores, explanations.names(db, sae.id, [row.latent for row in found.rows])
         response = json_response(request, sae, build, lambda: {
@@ -61,8 +62,8 @@ def latents_json(
 
 @router.get("/{model}/{name}/latents")
 def latents(
-    request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, cursor: str = "",
-    shown: str = "", imported: str = "",
+    request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, user: UserDep,
+    cursor: str = "", shown: str = "", imported: str = "",
 ) -> Response:
     """Show the latent table.  htmx asks for the rows after a cursor and gets rows alone.
 
@@ -74,7 +75,8 @@ def latents(
     before = min(whole_number(shown) or 0, MAX_PAGE)
     with open_build(builds, sae) as build:
         query, faults = ListQuery.read(request.query_params).usable()
-        asked = resolve(query, build, db, sae.id)
+        stars = starred(request, db, user, sae.id)
+        asked = resolve(query, build, db, sae.id, stars)
         try:
             found = _rows(build, asked, cursor, PAGE_ROWS if cursor else max(before, PAGE_ROWS))
         except UserError as error:
@@ -89,7 +91,7 @@ def latents(
                 build, found.rows, written, asked.token,
                 explanations.names(db, sae.id, [row.latent for row in found.rows])),
             "total": found.total, "next_cursor": found.next_cursor, "flag_names": FLAG_NAMES, "shown": n_shown,
-            "flag_words": FLAG_WORDS, "columns": table_columns(asked, found.rows)}
+            "flag_words": FLAG_WORDS, "starred": stars, "columns": table_columns(asked, found.rows)}
         if is_htmx(request) and cursor:
             response = render(request, "explore/_latent_rows.html", sae=sae, **table)
             response.headers["HX-Replace-Url"] = f"/{sae.id}/latents{query.plus(shown=n_shown)}"
@@ -102,7 +104,7 @@ def latents(
             facets=build.facets(asked.filters, asked.token), densities=DENSITY_NAMES, cursor=cursor,
             sorts=sort_names(asked, bool(explained)), tokens=_labelled(asked.tokens),
             logit_tokens=_labelled(asked.logit_tokens),
-            explained=explained, n_starred=len(labels.starred(db, sae.id)),
+            explained=explained, n_starred=len(stars),
             n_labelled=len(labels.texts(db, sae.id)),
             tags={tag: len(latents) for tag, latents in labels.tagged(db, sae.id).items()})
 
@@ -115,7 +117,7 @@ def explain_latents(
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         query, _ = ListQuery.read(request.query_params).usable()
-        asked = resolve(query, build, db, sae.id)
+        asked = resolve(query, build, db, sae.id, starred(request, db, admin, sae.id))
         chosen, cursor = list[int](), ""
         while len(chosen) < EXPLAINED_AT_ONCE:
             found = _rows(build, asked, cursor, min(MAX_PAGE, EXPLAINED_AT_ONCE - len(chosen)))

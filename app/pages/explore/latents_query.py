@@ -33,7 +33,7 @@ class ListQuery:
     """Sort and filters as the URL names them.
 
     `token` is text to look for among the tokens, or `#<id>`.  `logit` names in the same way a token whose logit a
-    latent raises, and `label` is text in labels and notes.
+    latent raises, and `label` is text in labels, notes and explanations.
     """
 
     sort: str = ""
@@ -135,8 +135,13 @@ class Resolved:
         return SCORE_SORT if self.sort in (LABEL_SORT, EXPLAINED_SORT) else self.sort
 
 
-def resolve(query: ListQuery, build: Build, db: Session, sae_id: str) -> Resolved:
-    """Look up labels and tokens.  Raises UserError for flags, densities or sorts that do not exist."""
+def resolve(
+    query: ListQuery, build: Build, db: Session, sae_id: str, starred: frozenset[int] = frozenset(),
+) -> Resolved:
+    """Look up labels and tokens; `starred` are the reader's starred latents.
+
+    Raises UserError for flags, densities or sorts that do not exist.
+    """
     tokens, logit_tokens = _tokens(query.token, build), _tokens(query.logit, build)
     token, logit = (found[0].token if found else None for found in (tokens, logit_tokens))
     scores = latent_effects.scores(db, sae_id, build.id)
@@ -154,24 +159,26 @@ def resolve(query: ListQuery, build: Build, db: Session, sae_id: str) -> Resolve
         default = "lift" if token is not None else LOGIT_SORT if logit is not None else "latent"
         sort, descending = default, default != "latent"
     missing = (bool(query.token) and token is None) or (bool(query.logit) and logit is None)
-    among = _among(query, db, sae_id, missing, explained, build)
+    among = _among(query, db, sae_id, missing, explained, build, starred)
     filters = Filters(query.flags, query.density, among, logit, tuple(keys.items()))
     return Resolved(sort, descending, filters, token, scores, tokens, logit_tokens)
 
 
 def _among(
     query: ListQuery, db: Session, sae_id: str, missing: bool, explained: dict[int, dict[str, float]], build: Build,
+    starred: frozenset[int],
 ) -> frozenset[int] | None:
     """Return the latents that the filters by people leave; None for all.  `missing`: a token that does not exist."""
     sets = [frozenset[int]()] if missing else []
     if query.label:
-        sets.append(frozenset(row.latent for row in labels.search(db, query.label, sae_id)))
+        said = {row.latent for row in explanations.search(db, [sae_id], query.label, limit=build.n_latents)}
+        sets.append(frozenset({row.latent for row in labels.search(db, query.label, [sae_id])} | said))
     if query.labelled:
         sets.append(frozenset(labels.texts(db, sae_id)))
     if query.tag:
         sets.append(labels.tagged(db, sae_id).get(query.tag, frozenset()))
     if query.starred:
-        sets.append(labels.starred(db, sae_id))
+        sets.append(starred)
     if query.explained == "none":
         sets.append(frozenset(range(build.n_latents)).difference(explained))
     elif query.explained:

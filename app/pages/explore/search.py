@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
@@ -11,11 +12,11 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app.db.tables import Label, Sae
-from app.library import explanations, labels
+from app.library import explanations, labels, stars
 from app.library.builds import Builds
 from app.library.catalog import Catalog
-from app.library.latent_search import FoundLatent, search_latents
-from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep
+from app.library.latent_search import FoundLatent, search_saes
+from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, UserDep
 from app.pages.explore.latent_views import snippet
 from app.render.latent_words import RuleWords, rule_words
 from app.render.token_text import Row, token_label
@@ -23,6 +24,7 @@ from app.web.parameters import whole_number
 from app.web.templating import render
 from sae.errors import UserError
 from sae.store.build import Build
+from sae.store.records import RULE_COLUMNS, rule_of
 
 router = APIRouter(include_in_schema=False)
 
@@ -44,6 +46,7 @@ class Result:
     rule: RuleWords | None
     name: str
     snippet: Row | None
+    starred: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def search_json(
 
 @router.get("/search")
 def search(
-    request: Request, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, q: str = "", sae: str = "",
+    request: Request, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, user: UserDep, q: str = "", sae: str = "",
 ) -> Response:
     """Open the latent of a number, or list latents by label, rule, token and logit, of one SAE or of all."""
     text, every = q.strip()[:200], _searchable(catalog, sae)
@@ -88,13 +91,22 @@ def search(
     if current is not None and _with_number([current], text):
         return RedirectResponse(f"/{current.id}/{whole_number(text)}", 303)
     results, tokens = _search(db, builds, [current] if current else every, text)
+    if user is not None:
+        mine = stars.of_saes(db, user, {result.sae.id for result in results})
+        results = [replace(one, starred=(one.sae.id, one.found.latent) in mine) for one in results]
     reader = current or next((row for row in every if row.current_build and not row.weightless), None)
     reads = reader is not None and not reader.weightless and reader.current_build is not None
     return render(
         request, "explore/search.html", current_sae=current, search_text=text, q=text, results=results, tokens=tokens,
         numbers=_with_number(every, text), n_saes=len(every), unread=[row for row in every if not row.current_build],
-        inspect=f"/inspect?{urlencode({'sae': reader.id, 'text': text})}" if reads and reader else "",
+        on_text=_text_search(current, reader, text) if reads and reader else "",
         json_url=f"/search.json?{request.url.query}")
+
+
+def _text_search(current: Sae | None, reader: Sae, text: str) -> str:
+    """Return the address that lists the latents active on a text, of this SAE or of all SAEs of the reader's model."""
+    scope = {"sae": current.id} if current is not None else {"model": reader.model}
+    return f"/search/text?{urlencode({'q': text, **scope})}"
 
 
 def _searchable(catalog: Catalog, sae_id: str) -> list[Sae]:
@@ -109,13 +121,19 @@ def _with_number(saes: list[Sae], text: str) -> list[Sae]:
 
 def _search(db: Session, builds: Builds, saes: list[Sae], text: str) -> tuple[list[Result], list[TokenLink]]:
     """Return the latents of these SAEs that fit the text, best first, and the tokens that contain it."""
-    results: list[Result] = []
     tokens: list[TokenLink] = []
-    for sae, build in _open_builds(builds, saes) if text else ():
-        results += _results(build, sae, search_latents(db, build, sae.id, text), db)
-        tokens += [TokenLink(sae, token_label(t), f"/{sae.id}/latents?{urlencode({'token': f'#{t.token}'})}", t.n)
-                   for t in build.find_tokens(text, TOKENS_LISTED) if t.n != 0]
-    return sorted(results, key=lambda result: -result.found.score)[:LISTED], tokens
+    if not text:
+        return [], tokens
+
+    def opened() -> Iterator[tuple[str, Build]]:
+        for sae, build in _open_builds(builds, saes):
+            yield sae.id, build
+            tokens.extend(
+                TokenLink(sae, token_label(t), f"/{sae.id}/latents?{urlencode({'token': f'#{t.token}'})}", t.n)
+                for t in build.find_tokens(text, TOKENS_LISTED) if t.n != 0)
+
+    found = search_saes(db, [sae.id for sae in saes], opened(), text, LISTED)
+    return list(_results(db, builds, {sae.id: sae for sae in saes}, found)), tokens
 
 
 def _open_builds(builds: Builds, saes: list[Sae]) -> Iterator[tuple[Sae, Build]]:
@@ -130,18 +148,30 @@ def _open_builds(builds: Builds, saes: list[Sae]) -> Iterator[tuple[Sae, Build]]
             continue
 
 
-def _results(build: Build, sae: Sae, found: list[FoundLatent], db: Session) -> list[Result]:
-    """Return what the page shows of the latents: its context is on the token on which it was found to fire."""
-    rows = {row.latent: row for row in build.some(one.latent for one in found)}
-    written = labels.of_latents(db, sae.id, list(rows))
-    names = explanations.names(db, sae.id, list(rows))
-    info, out = build.vocabulary, []
+def _results(db: Session, builds: Builds, saes: dict[str, Sae], found: list[FoundLatent]) -> Iterator[Result]:
+    """Yield what the page shows of the latents: the context is on the token on which the latent was found to fire."""
+    of_sae: dict[str, list[FoundLatent]] = {}
     for one in found:
-        row = rows.get(one.latent)
-        if row is None:  # a label of a latent that this build does not have
-            continue
-        rule = rule_words(row.rule, info)
-        context = build.snippets([one.latent], one.token).get(one.latent)
-        out.append(Result(sae, one, row.density, written.get(one.latent), rule if rule and rule.good else None,
-                          names[one.latent].text if one.latent in names else "", snippet(context, info, row.max_act)))
-    return out
+        of_sae.setdefault(one.sae, []).append(one)
+    written = labels.of_saes(db, {sae_id: [one.latent for one in some] for sae_id, some in of_sae.items()})
+    explained = explanations.explained_saes(db, of_sae)
+    shown: dict[tuple[str, int], Result] = {}
+    for sae, build in _open_builds(builds, [saes[sae_id] for sae_id in of_sae]):
+        found_here = [one.latent for one in of_sae[sae.id]]
+        names = explanations.names(db, sae.id, found_here) if sae.id in explained else {}
+        for one in of_sae[sae.id]:
+            if facts := build.facts(one.latent, "density", "max_act", *RULE_COLUMNS):
+                name = names[one.latent].text if one.latent in names else ""
+                shown[sae.id, one.latent] = _result(build, sae, one, facts, written.get((sae.id, one.latent)), name)
+    for one in found:
+        if result := shown.get((one.sae, one.latent)):  # none for a label of a latent that this build does not have
+            yield result
+
+
+def _result(
+    build: Build, sae: Sae, one: FoundLatent, facts: dict[str, Any], label: Label | None, name: str,
+) -> Result:
+    rule = rule_words(rule_of(facts), build.vocabulary)
+    context = build.snippets([one.latent], one.token).get(one.latent)
+    return Result(sae, one, facts["density"], label, rule if rule and rule.good else None, name,
+                  snippet(context, build.vocabulary, facts["max_act"]))

@@ -34,6 +34,7 @@ from app.web.templating import render
 from sae.errors import UserError
 from sae.explain.estimate import RequestEstimate
 from sae.lm.model_info import DEMO, find_model
+from sae.runs.kept import list_kept
 from sae.specs.explain import Explainer
 from sae.specs.registry import ActivationsSpec, command_line, parse_spec
 from sae.workspace.paths import new_id, typed_path
@@ -54,7 +55,8 @@ def overview(
     """Show what can be started, what is running, the clusters, and the SAEs of the workspace."""
     return render(
         request, "runs/admin.html", section="admin", runs=runs_now(db, workspace), saes=catalog.list_saes(),
-        damaged=catalog.damaged(), clusters=supervisor.clusters, cluster_names=names_of(launcher_names(settings)),
+        damaged=catalog.damaged(), clusters=supervisor.clusters, kept=list_kept(workspace),
+        cluster_names=names_of(launcher_names(settings)),
         n_users=db.scalar(select(func.count()).select_from(User)), settings=settings,
         disk=shutil.disk_usage(settings.home))
 

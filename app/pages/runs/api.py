@@ -106,7 +106,8 @@ class RunIn(BaseModel):
     spec: dict[str, Any] = Field(
         default_factory=dict, description="The settings by name, as listed for each kind; those left out have their "
         "defaults")
-    place: PlaceIn = Field(default_factory=PlaceIn, description="Where it is executed; left out: the server's default")
+    place: PlaceIn = Field(
+        default=PlaceIn.model_validate({}), description="Where it is executed; left out: the server's default")
 
 
 def sae_out(sae: Sae) -> SaeOut:

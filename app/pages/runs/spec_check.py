@@ -16,7 +16,7 @@ from sae.data.texts import STDLIB, find_text
 from sae.errors import UserError
 from sae.explain.checks import check_settings
 from sae.lm.model_info import find_model, hub_message, hub_reachable
-from sae.runs.kept import check_layers
+from sae.runs.kept import check_layers, list_kept
 from sae.specs.registry import (
     ActivationsSpec,
     CompareSpec,
@@ -55,9 +55,10 @@ def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> RunSpec:
 def _check_training(spec: TrainSpec | SweepSpec, catalog: Catalog) -> None:
     check_layers(spec)
     info = find_model(spec.model)
-    if spec.activations and not (catalog.workspace.activations(spec.activations) / "meta.json").exists():
-        raise UserError(f"activations: there are no finished activations {spec.activations} in this workspace",
-                        "activations")
+    names = [kept.name for kept in list_kept(catalog.workspace)]
+    if spec.activations and spec.activations not in names:
+        raise UserError(f"activations: there are no finished activations {spec.activations!r} in this workspace (there "
+                        f"are: {', '.join(names) or 'none yet'})", "activations")
     if spec.name:
         check_name(spec.name)
         if isinstance(spec, TrainSpec) and catalog.get_sae(f"{info.id}/{spec.name}") is not None:

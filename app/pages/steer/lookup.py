@@ -95,7 +95,7 @@ class Sources:
         by_sae: dict[str, set[int]] = {}
         for sae_id, latent in latents:
             by_sae.setdefault(sae_id, set()).add(latent)
-        out = {}
+        out: dict[str, str] = {}
         for sae_id, numbers in by_sae.items():
             sae = self._catalog.get_sae(sae_id)
             if sae is None or sae.current_build is None:

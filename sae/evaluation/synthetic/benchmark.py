@@ -15,7 +15,7 @@ import torch
 
 from sae.autoencoder.architectures import REGISTRY
 from sae.errors import UserError
-from sae.evaluation.student_t import t_quantile
+from sae.evaluation.intervals import student_quantile
 from sae.evaluation.synthetic.score import Chance, OfSAE, Oracle, score
 from sae.evaluation.synthetic.world import Recipe, SyntheticStream, World
 from sae.specs.registry import TrainSpec
@@ -113,7 +113,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         line: dict[str, Any] = {"dictionary": name, "seeds": len(own)}
         for key in SCORES if own else ():
             values = [row[key] for row in own]
-            half = (t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+            half = (student_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
                     if len(values) > 1 else None)
             line[key] = {"mean": statistics.fmean(values), "half": half}
         out.append(line)

@@ -130,7 +130,7 @@ def score(
     f1_L = 2 * hits_L / (fired_L + present_L).clamp(min=1)
     found = {
         "f1": float(f1_L.mean()), "precision": float(precision_L.mean()), "recall": float(recall_L.mean()),
-        "uniqueness": len(nearest_L.unique()) / n_latents,
+        "uniqueness": len(torch.unique(nearest_L)) / n_latents,
         "explained_variance": 1 - error / (square - float(sum_D.square().sum()) / n), "shrinkage": ratio / n,
         "l0": float(fired_L.sum()) / n, "dead": float((fired_L == 0).double().mean())}
     return {"mcc": mcc(cosine_LF), **found} if matching else found

@@ -84,7 +84,7 @@ class World:
         b = self.recipe.branching
         for level in self.levels:
             parent_NG = truth_NF[:, level.parents]
-            child_NGb = truth_NF[:, level.first : level.first + b * level.n].unflatten(1, (-1, b))
+            child_NGb = truth_NF[:, level.first : level.first + b * level.n].reshape(n, -1, b)
             child_NGb = child_NGb * (parent_NG / self.mean_F[level.parents])[..., None]
             chance_NGb = torch.rand(child_NGb.shape, generator=generator, device=self.device) * (child_NGb > 0)
             winner_NGb = torch.zeros_like(child_NGb).scatter_(2, chance_NGb.argmax(dim=2, keepdim=True), 1.0)
@@ -164,7 +164,7 @@ def raised(probability_F: Tensor, trees: list[Level], branching: int) -> Tensor:
     out_F = probability_F.clone()
     for level in trees:
         span = slice(level.first, level.first + branching * level.n)
-        child_Gb = probability_F[span].unflatten(0, (-1, branching))
+        child_Gb = probability_F[span].reshape(-1, branching)
         parent_G1 = probability_F[level.parents][:, None]
         rivals_Gb = child_Gb.sum(dim=1, keepdim=True) - child_Gb
         out_F[span] = (child_Gb / parent_G1 * (1 + rivals_Gb / parent_G1)).flatten()
@@ -179,7 +179,7 @@ def orthogonal(features_FD: Tensor, steps: int, lr: float) -> Tensor:
     for _ in range(steps):
         with torch.no_grad():
             gradient_FD = torch.empty_like(rows_FD)
-            for part in torch.arange(n, device=rows_FD.device).split(max(1, _PIECE // n)):
+            for part in torch.split(torch.arange(n, device=rows_FD.device), max(1, _PIECE // n)):
                 dots_PF = rows_FD[part] @ rows_FD.T
                 own_P1 = dots_PF.gather(1, part[:, None])
                 # Each pair counts twice in the sum, and each side has its own gradient.

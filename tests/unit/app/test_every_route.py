@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 import app.main
 from app.access import accounts
+from app.db.people_tables import Comment, LatentList, ListMember
 from app.db.tables import User
 from app.settings import Settings
 from app.worker.cached_requests import CachedRequests
@@ -42,7 +43,8 @@ LOOKED_UP = re.compile(
 SANE = {
     "model": "demo", "name": "2-one", "source": "2-one", "number": "3", "index": "3", "sample": "0", "position": "1",
     "ctx": "0", "key": "steered", "run_id": "steer-1", "kind": "train", "sae": SAE, "latent": "3", "mode": "add",
-    "strength": "1", "prompt": "def", "text": "def f", "a": SAE, "b": OTHER, "sweep": "1 2", "fork": "steer-1"}
+    "strength": "1", "prompt": "def", "list_id": "fuzz", "comment": "1", "role": "editor", "q": "def", "on": "1",
+    "text": "def f", "a": SAE, "b": OTHER, "sweep": "1 2", "fork": "steer-1"}
 ODD = [
     "", "-1", str(10**40), "9" * 5000, "\u00b2", "NaN", "#999999999", "..", "\x00", "\ud800", "x" * 3000]
 METHODS = ["GET", "GET", "GET", "POST", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "ÄB"]
@@ -186,6 +188,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
                            headers={"accept": "application/json"}).json()
         client.get(f"/steer/{done['id']}/events")
         client.steer_id = done["id"]  # type: ignore[attr-defined]
+        with program.state.sessions() as db:
+            db.add_all([LatentList(id="fuzz", name="one", author="ada"), Comment(
+                sae_id=SAE, latent=3, text="seen", author="ada")])
+            db.add(ListMember(list_id="fuzz", sae_id=SAE, latent=3, author="ada"))
+            db.commit()
         yield client
     shutil.rmtree(config.home)
 

@@ -124,7 +124,7 @@ def test_admin_needs_the_scope_and_the_role(program: TestClient) -> None:
     with accounts_of() as db:
         accounts.set_password(db, "ada", "correct horse")
         user = db.query(User).filter_by(name="grace").one()
-        accounts.set_role(db, user, admin=False)
+        accounts.set_role(db, user, "editor")
     assert program.post("/api/runs", json=body, headers=all_scopes).status_code == 403
 
 

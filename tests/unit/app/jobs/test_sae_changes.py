@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import func, select
 
+from app.access import accounts
 from app.db.engine import SessionFactory
+from app.db.people_tables import Comment, ListMember, Star
 from app.db.tables import EarlierLabel, Inspection, Label, LatentEffect, Run, SteerRun
 from app.jobs import queue
 from app.jobs.sae_changes import belongings, busy_runs, delete_sae, rename_sae
-from app.library import labels
+from app.library import labels, lists, stars
 from sae.errors import UserError
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import write_sae
@@ -29,6 +31,10 @@ def two(workspace: Workspace, sessions: SessionFactory) -> SessionFactory:
             labels.save(db, sae_id, 3, "ada", text="first")
             labels.save(db, sae_id, 3, "ada", text="second")
             db.add(LatentEffect(sae_id=sae_id, build_id="index-1", latent=3, score=0.5))
+            db.add(Comment(sae_id=sae_id, latent=3, text="seen", author="ada"))
+            one = lists.create(db, "ada", f"of {sae_id}")
+            lists.put(db, one, sae_id, 3, "ada")
+            stars.put(db, accounts.set_password(db, f"user of {sae_id}", "correct horse"), sae_id, 3, on=True)
             db.commit()
     return sessions
 
@@ -36,12 +42,12 @@ def two(workspace: Workspace, sessions: SessionFactory) -> SessionFactory:
 def rows_of(sessions: SessionFactory, sae_id: str) -> list[int]:
     with sessions() as db:
         return [db.scalar(select(func.count()).select_from(table).where(table.sae_id == sae_id)) or 0
-                for table in (Label, EarlierLabel, LatentEffect)]
+                for table in (Label, EarlierLabel, LatentEffect, Comment, ListMember, Star)]
 
 
 def test_what_belongs_to_an_sae_is_counted(two: SessionFactory, workspace: Workspace) -> None:
     with two() as db:
-        labels.save(db, ONE, 4, "ada", star=True)
+        labels.save(db, ONE, 4, "ada", note="x")
         found = belongings(db, workspace, ONE)
         assert (found.labels, found.effects, found.runs) == (2, 1, [])
         with pytest.raises(UserError, match="demo/none") as caught:
@@ -55,7 +61,7 @@ def test_deleting_takes_files_and_rows_of_this_sae_alone(two: SessionFactory, wo
         db.commit()
         delete_sae(db, workspace, ONE)
         assert db.get(SteerRun, "steer-1") is not None, "a record of a past result"
-    assert (rows_of(two, ONE), rows_of(two, TWO)) == ([0, 0, 0], [1, 1, 1])
+    assert (rows_of(two, ONE), rows_of(two, TWO)) == ([0] * 6, [1] * 6)
     assert (workspace.sae(ONE).exists(), workspace.build(ONE, "index-1").exists()) == (False, False)
     assert workspace.sae(TWO).is_dir()
 
@@ -75,7 +81,7 @@ def test_renaming_moves_rows_and_every_mention(two: SessionFactory, workspace: W
         assert db.get_one(SteerRun, "steer-1").request == {"saes": {"demo/best": {"id": "demo/best"}, TWO: {}}}
         assert db.get_one(Inspection, "i").request["saes"] == [TWO, "demo/best"]
         assert labels.texts(db, "demo/best") == {3: "second"}
-    assert (rows_of(two, ONE), rows_of(two, "demo/best")) == ([0, 0, 0], [1, 1, 1])
+    assert (rows_of(two, ONE), rows_of(two, "demo/best")) == ([0] * 6, [1] * 6)
 
 
 @pytest.mark.parametrize("name", ["two", "a/b", ""])
@@ -85,7 +91,7 @@ def test_a_name_that_is_taken_or_not_usable_changes_nothing(
     with two() as db, pytest.raises(UserError) as caught:
         rename_sae(db, workspace, ONE, name)
     assert caught.value.field == "name"
-    assert rows_of(two, ONE) == rows_of(two, TWO) == [1, 1, 1]
+    assert rows_of(two, ONE) == rows_of(two, TWO) == [1] * 6
 
 
 def test_runs_that_make_or_read_it_are_in_the_way(two: SessionFactory, workspace: Workspace) -> None:

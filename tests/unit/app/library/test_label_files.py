@@ -26,32 +26,39 @@ def test_out_and_in_again(sessions: SessionFactory, rows: dict[int, tuple[str, s
         for row in labels.everything(db, SAE.id):
             db.delete(row)
         db.commit()
-        for latent, (text, note, tags, star) in rows.items():
-            labels.save(db, SAE.id, latent, "ada", text=text, note=note, tags=tags, star=star)
+        for latent, (text, note, tags, _) in rows.items():
+            labels.save(db, SAE.id, latent, "ada", text=text, note=note, tags=tags)
+        starred = {latent for latent, row in rows.items() if row[3]}
         before = _values(labels.everything(db, SAE.id))
-        files = [label_files.as_json(SAE.id, labels.everything(db, SAE.id)),
-                 label_files.as_csv(labels.everything(db, SAE.id))]
+        files = [label_files.as_json(SAE.id, labels.everything(db, SAE.id), starred),
+                 label_files.as_csv(labels.everything(db, SAE.id), starred)]
         for file in files:
             for row in labels.everything(db, SAE.id):
                 db.delete(row)
             db.commit()
-            done = label_files.store(db, SAE, label_files.read(file.encode(), SAE), "eve")
+            again: dict[int, bool] = {}
+
+            def star(latent: int, on: bool, again: dict[int, bool] = again) -> None:
+                again[latent] = on
+
+            done = label_files.store(db, SAE, label_files.read(file.encode(), SAE), "eve", star)
             assert done == label_files.Imported(new=len(rows))
+            assert again == {latent: latent in starred for latent in rows}
             assert _values(labels.everything(db, SAE.id)) == before
 
 
 def _values(rows: list[Any]) -> list[tuple[Any, ...]]:
-    return [(row.latent, row.text, row.note.replace("\r\n", "\n").replace("\r", "\n"), row.tags, row.starred)
+    return [(row.latent, row.text, row.note.replace("\r\n", "\n").replace("\r", "\n"), row.tags)
             for row in rows]
 
 
 def test_values_that_a_file_does_not_give_stay(sessions: SessionFactory) -> None:
     with sessions() as db:
-        labels.save(db, SAE.id, 3, "ada", text="kept", note="kept too", tags="b, a ,b", star=True)
+        labels.save(db, SAE.id, 3, "ada", text="kept", note="kept too", tags="b, a ,b")
         label_files.store(db, SAE, label_files.read(b"latent,note\n3,new\n", SAE), "eve")
         row = labels.get(db, SAE.id, 3)
         assert row is not None
-        assert (row.text, row.note, row.tags, row.starred, row.author) == ("kept", "new", "a, b", True, "eve")
+        assert (row.text, row.note, row.tags, row.author) == ("kept", "new", "a, b", "eve")
         assert labels.tagged(db, SAE.id) == {"a": frozenset({3}), "b": frozenset({3})}
 
 

@@ -14,13 +14,11 @@ SAE = "demo/one"
 def test_what_is_not_given_stays_as_it_was(sessions: SessionFactory) -> None:
     with sessions() as db:
         labels.save(db, SAE, 3, "ada", text="  inside\n a  docstring ", note=" seen twice\n")
-        labels.save(db, SAE, 3, "eve", star=True)
         row = labels.get(db, SAE, 3)
         assert row is not None
-        # A star does not change the author of the text.
-        assert (row.text, row.note, row.starred, row.author) == ("inside a docstring", "seen twice", True, "ada")
-        labels.save(db, SAE, 3, "eve", text="", star=False)
-        assert (row.text, row.note, labels.starred(db, SAE)) == ("", "seen twice", frozenset())
+        assert (row.text, row.note, row.author) == ("inside a docstring", "seen twice", "ada")
+        labels.save(db, SAE, 3, "eve", text="")
+        assert (row.text, row.note) == ("", "seen twice")
 
 
 def test_two_first_labels_at_once(sessions: SessionFactory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,13 +30,13 @@ def test_two_first_labels_at_once(sessions: SessionFactory, monkeypatch: pytest.
         if late:
             late = False
             with sessions() as other:
-                labels.save(other, SAE, 3, "ada", text="hers", star=True)
+                labels.save(other, SAE, 3, "ada", text="hers", note="hers")
         return row
 
     monkeypatch.setattr(labels, "get", get)
     with sessions() as db:
         row = labels.save(db, SAE, 3, "eve", text="ours")
-        assert (row.text, row.starred, row.author) == ("ours", True, "eve")
+        assert (row.text, row.note, row.author) == ("ours", "hers", "eve")
 
 
 def test_two_changes_at_once(sessions: SessionFactory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +69,6 @@ def test_two_changes_at_once(sessions: SessionFactory, monkeypatch: pytest.Monke
 def test_a_change_of_what_was_not_seen_is_a_conflict(sessions: SessionFactory) -> None:
     with sessions() as db:
         assert labels.save(db, SAE, 3, "ada", text="a", note="", tags="", seen=0).version == 1
-        labels.save(db, SAE, 3, "ada", star=True)  # a star is nothing to disagree about
         labels.save(db, SAE, 3, "eve", text="b", note="n", tags="", seen=1)
         with pytest.raises(labels.LabelConflict) as conflict:
             labels.save(db, SAE, 3, "ada", text="a", note="", tags="t", seen=1)
@@ -104,7 +101,7 @@ def test_a_search_takes_every_character_for_itself(sessions: SessionFactory, tex
         labels.save(db, SAE, 4, "ada", text="100 %")
         labels.save(db, SAE, 5, "ada", text="a \\ b")
         labels.save(db, "demo/two", 3, "ada", text="docstring % \\")
-        assert [row.latent for row in labels.search(db, text, SAE)] == found
+        assert [row.latent for row in labels.search(db, text, [SAE])] == found
 
 
 def test_a_label_too_long_is_refused(sessions: SessionFactory) -> None:

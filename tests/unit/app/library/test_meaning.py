@@ -68,4 +68,8 @@ def test_the_search_page_says_why(embeddings: Path, browsable: TestClient, works
     browsable.app.state.catalog.sync_if_changed()  # type: ignore[attr-defined]
     [found] = browsable.get("/search.json", params={"q": "kitten", "sae": BATCH}).json()["latents"]
     assert (found["latent"], found["reasons"][0]["kind"], found["reasons"][0]["value"]) == (5, "meaning", "a cat")
+    literal = browsable.get("/search.json", params={"q": "a cat", "sae": BATCH}).json()["latents"][0]
+    kinds = {reason["kind"] for reason in literal["reasons"]}
+    assert "explanation" in kinds
+    assert "meaning" not in kinds  # the same text is no second reason
     assert "similar meaning" in browsable.get("/search", params={"q": "kitten", "sae": BATCH}).text

@@ -12,11 +12,11 @@ import pytest
 from mcp import Client as Assistant
 from mcp import StdioServerParameters
 
-from sae.client import AsyncClient, Context
+from sae.client import AsyncClient, Client, Context
 from sae.client.mcp_server import make_server, marked
 from tests.unit.sae.client.conftest import SAE, Served
 
-READS = ["activations_of_text", "get_latent", "list_saes", "search_latents"]
+READS = ["activations_of_text", "comments", "get_latent", "list_saes", "lists", "search_by_text", "search_latents"]
 
 
 def assist(served: Served, talk: Callable[[Assistant], Awaitable[None]], **options: bool) -> None:
@@ -60,6 +60,24 @@ def test_an_assistant_finds_reads_and_tests_a_latent(served: Served) -> None:
         assert any("self" in one["token"] for one in read["fires_on"])
         acts = await call(assistant, "activations_of_text", sae=SAE, text="def read(self):", latents=[latent])
         assert len(acts["activations"][str(latent)]) == len(acts["tokens"])
+
+    assist(served, talk)
+
+
+def test_an_assistant_searches_by_a_text_and_reads_what_people_wrote(served: Served) -> None:
+    with Client(served.url, served.token) as client:
+        made = client.create_list("for assistants")
+        client.add_to_list(made.id, SAE, 6, "a note")
+        client.comment(SAE, 6, "seen")
+
+    async def talk(assistant: Assistant) -> None:
+        found = await call(assistant, "search_by_text", text="def read(self):", limit=4)
+        assert len(found) == 4
+        assert [one["score"] for one in found] == sorted((one["score"] for one in found), reverse=True)
+        assert "for assistants" in [one["name"] for one in await call(assistant, "lists")]
+        (member,) = await call(assistant, "lists", list_id=made.id)
+        assert (member["latent"], member["note"]) == (6, "a note")
+        assert [one["text"] for one in await call(assistant, "comments", sae=SAE, latent=6)] == ["seen"]
 
     assist(served, talk)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
 from sae.evaluation.absorption import DEFINITIONS, Absorption, word_scores
-from sae.evaluation.first_letters import LETTERS, f1_score, sparse_probe, words_of
+from sae.evaluation.first_letters import LETTERS
 from sae.evaluation.measure import Subject
 from sae.lm.bridge import LanguageModel
 from tests.toys import ToyModel, toy_corpus
@@ -137,18 +137,3 @@ def test_the_score_of_a_word(parts: list[float], main: list[int], whole: float, 
     cosine = torch.tensor([0.9, 0.5, 0.05 if parts[2] > 1 else 0.5] + [0.0] * 7)
     found = word_scores(torch.arange(3), torch.tensor(parts), cosine, main, whole)
     assert found == (pytest.approx(score[0]), score[1])
-
-
-def test_words_are_whole_ascii_tokens_with_their_letters() -> None:
-    tokens, letters = words_of(cast(LanguageModel, SpellingModel()), 5, 0)
-    assert len(tokens) == 26 * 5
-    assert all(WORDS[token - 3][0] == LETTERS[letter] for token, letter in zip(tokens, letters, strict=True))
-    assert f1_score(torch.tensor([True, False]), torch.tensor([False, False])) == 0.0
-
-
-def test_the_sparse_probe_gives_a_latent_that_never_fires_no_weight() -> None:
-    subject = subject_of(planted(0))
-    x = subject.model.activations(torch.arange(3, 3 + len(WORDS))[None], "")[0]
-    weight = sparse_probe(subject.sae.codes(x), torch.tensor([LETTERS.index(word[0]) for word in WORDS]))
-    assert torch.equal(weight[:26].argmax(dim=0), torch.arange(26))
-    assert bool((weight[:26].diag() > 5 * weight[26:].abs().max()).all())

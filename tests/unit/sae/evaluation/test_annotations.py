@@ -39,8 +39,9 @@ def test_labels_of_a_file_are_at_the_tokens_they_overlap(subject: Any, tmp_path:
     """Check, token by token, that a token is in the span exactly if its bytes overlap it."""
     text, pieces = text_of(subject), subject.model.vocabulary()[0]
     start = text.index("def insort_right")
-    rows = [{"document": "bisect.py", "start": start + 4, "end": start + 190, "label": "head"},
-            {"document": "bisect.py", "start": 0, "end": 1, "label": "first"}]
+    rows: list[dict[str, Any]] = [
+        {"document": "bisect.py", "start": start + 4, "end": start + 190, "label": "head"},
+        {"document": "bisect.py", "start": 0, "end": 1, "label": "first"}]
     found = annotate(replace(subject, labels=write(tmp_path / "l.jsonl", *rows)))
     assert sorted(found.concepts) == ["first", "head"]
     assert set(subject.corpus.doc[found.contexts]) == {0}

@@ -79,7 +79,7 @@ def test_sums_over_blocks_give_the_formulas_over_all_tokens(result: Result, sae:
     heuristic = columns["consistent_activation_heuristic"]
     assert heuristic[3] is None
     latent = int(density_L.argmax())
-    in_contexts = len(context_N[acts[:, latent] > 0].unique())
+    in_contexts = len(torch.unique(context_N[acts[:, latent] > 0]))
     assert heuristic[latent] == pytest.approx(int((acts[:, latent] > 0).sum()) / in_contexts, rel=1e-4)
 
 
@@ -97,7 +97,8 @@ def test_losses_are_the_ones_of_whole_distributions(result: Result, sae: Any, su
         def changed(make: Any, ids: torch.Tensor = ids) -> torch.Tensor:
             def edit(x_1SD: torch.Tensor) -> torch.Tensor:
                 return torch.cat([x_1SD[:, :1], make(x_1SD[0, 1:])[None]], dim=1)
-            return subject.model.logits(ids, {sae.hook: edit})[0, 1:-1].double().log_softmax(-1)
+            out: torch.Tensor = subject.model.logits(ids, {sae.hook: edit})[0, 1:-1].double().log_softmax(-1)
+            return out
 
         clean = subject.model.logits(ids)[0, 1:-1].double().log_softmax(-1)
         for name, make in (("clean", lambda x: x), ("sae", sae.reconstruct), ("zero", torch.zeros_like),
@@ -125,7 +126,7 @@ def test_the_result_is_plain_json_with_a_definition_for_every_value(result: Resu
             assert value.low <= value.value <= value.high
 
 
-def test_a_perfect_reconstruction_and_none_are_told_apart(sae: Any, subject_of: Any) -> None:
+def test_a_perfect_reconstruction_has_perfect_scores(sae: Any, subject_of: Any) -> None:
     subject = subject_of(sae, [0, 1, 2])
     original = type(sae).decode
     try:

@@ -48,7 +48,7 @@ def test_probes_of_single_latents_have_the_lowest_loss() -> None:
             value.backward()
             return value  # type: ignore[no-any-return]
 
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
         expected = float(loss().detach() - RIDGE / 2 * w[0].detach().square())
         assert float(probes.loss_L(z_NL, y_N)[latent]) == pytest.approx(expected, abs=2e-4), latent
 

@@ -45,7 +45,7 @@ def test_each_concept_covers_its_source(concept: str, expected: list[str]) -> No
     assert texts(concept) == expected
 
 
-def test_keywords_and_strings_are_told_from_docstrings() -> None:
+def test_docstrings_are_no_strings() -> None:
     assert texts("keyword") == ["import", "class", "async", "def", "for", "in", "if", "and", "raise", "return", "for",
                                 "in"]
     assert '"""A class."""' not in texts("string")

@@ -36,7 +36,7 @@ def test_curves_and_refinement_are_those_of_the_first_tokens(subject: Any, resul
     for rule in ("topk", "threshold"):
         curve = {point["k"]: point["fvu"] for point in result.detail["curves"][rule]}
         assert {1, 2, 4, 8, 16, 32, k, min(2 * k, 40)} == set(curve)
-        assert curve == pytest.approx(progressive_recovery(subject.sae, x_ND, curve, rule), rel=1e-4)  # type: ignore[arg-type]
+        assert curve == pytest.approx(progressive_recovery(subject.sae, x_ND, curve, rule), rel=1e-4)
         assert found[f"recovery_best_k_{rule}"] == min(curve, key=lambda at: curve[at])
         assert found[f"recovery_fvu_double_{rule}"] == pytest.approx(curve[min(2 * k, 40)] / curve[k])
     direct = refine(subject.sae, x_ND[:60])

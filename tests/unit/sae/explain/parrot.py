@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ def write_parrot(folder: Path, answer: str) -> None:
     assert len(set(ids)) == len(ids), "a token leads to one other token"
     embed_VD = torch.randn(V, D, generator=torch.Generator().manual_seed(0))
     unembed_VD = torch.zeros(V, D)
-    for here, following in zip(ids, ids[1:], strict=False):
+    for here, following in pairwise(ids):
         unembed_VD[following] = embed_VD[here]
     layer = "model.layers.0."
     shapes = {"self_attn.q_proj": (D, D), "self_attn.k_proj": (D, D), "self_attn.v_proj": (D, D),

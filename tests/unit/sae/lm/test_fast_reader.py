@@ -114,7 +114,7 @@ def test_in_bfloat16_a_reader_is_as_near_to_float32_as_the_bridge(
 @pytest.mark.skipif(not has_fast_bfloat16(), reason="this processor does not multiply bfloat16")
 @pytest.mark.parametrize("off", [1.0, 1.1])
 def test_a_reader_in_bfloat16_that_is_too_far_off_is_not_used(
-    demo_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, off: float
+    demo_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], off: float
 ) -> None:
     bare, hook, tokens_PS = sae.lm.fast_reader._bare_reader, "blocks.1.hook_resid_post", torch.arange(24).view(3, 8)
 
@@ -124,5 +124,7 @@ def test_a_reader_in_bfloat16_that_is_too_far_off_is_not_used(
         return (lambda tokens_PS: [x_PSD * off for x_PSD in read(tokens_PS)]) if low else read
 
     monkeypatch.setattr(sae.lm.fast_reader, "_bare_reader", scaled)
+    sae.lm.fast_reader._say.cache_clear()
     found = reader(demo_lm, [hook], autocast=True)(tokens_PS)[0]
     assert torch.equal(found, demo_lm.activations(tokens_PS, hook, autocast=True)) == (off == 1.1)
+    assert f"read {'by' if off == 1.1 else 'without'} the bridge, in bfloat16" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from tests.unit.sae.reproduce.rows import rows_of
 def test_a_spread_is_students_interval() -> None:
     values = [1.0, 2.0, 4.0]
     found = Spread.of(values)
-    half = 4.303 * statistics.stdev(values) / math.sqrt(3)
+    half = 4.302653 * statistics.stdev(values) / math.sqrt(3)
     assert (found.mean, found.n) == (pytest.approx(7 / 3), 3)
     assert (found.low, found.high) == (pytest.approx(7 / 3 - half), pytest.approx(7 / 3 + half))
     alone = Spread.of([0.5])

@@ -76,6 +76,8 @@ def test_the_table_names_sorts_and_filters(explained: TestClient) -> None:
     assert explained.get(f"/{BATCH}/latents.json?explained=person").json()["total"] == 0
     assert "explained" in read(explained, f"/{BATCH}/latents?sort=explained")
     assert explained.get(f"/{BATCH}/latents?explained=nobody").status_code == 422
+    by_text = explained.get(f"/{BATCH}/latents.json", params={"label": "KEYWORD"}).json()
+    assert [row["latent"] for row in by_text["latents"]] == [3]
 
 
 def test_the_search_finds_explanations(explained: TestClient) -> None:

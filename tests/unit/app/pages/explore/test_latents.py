@@ -87,8 +87,9 @@ def test_a_starred_latent_keeps_label_and_rule(
     rule = RuleWords("fires on", ["self"], Rule("token", [1], None, 0.9, 0.9, 0.9))
     monkeypatch.setattr("app.pages.explore.latent_views.rule_words", lambda rule_, info: rule)
     with browsable.app.state.sessions() as db:  # type: ignore[attr-defined]
-        labels.save(db, BATCH, 3, "ada", star=True)
-        labels.save(db, BATCH, 4, "ada", text="the receiver", star=True)
+        labels.save(db, BATCH, 4, "ada", text="the receiver")
+    for latent in (3, 4):
+        browsable.post(f"/{BATCH}/{latent}/star", data={"on": "1"})
     html = page(browsable, f"{TABLE}?starred=1")
     texts = [" ".join(text.split()) for text in cells(html, "label or rule")]
     assert texts[0].startswith("★ fires on self")

@@ -136,13 +136,13 @@ def test_a_list_by_token_is_sorted_by_lift_unless_it_is_asked_otherwise(
 
 def test_filters_of_people_meet(sessions: SessionFactory, build: Build) -> None:
     with sessions() as db:
-        labels.save(db, BATCH, 3, "ada", text="beta", tags="code", star=True)
+        labels.save(db, BATCH, 3, "ada", text="beta", tags="code")
         labels.save(db, BATCH, 4, "ada", text="Alpha", tags="code")
-        labels.save(db, BATCH, 5, "ada", note="beta", star=True)
+        labels.save(db, BATCH, 5, "ada", note="beta")
         for query, among in ((ListQuery(label="BETA"), {3, 5}), (ListQuery(label="beta", starred=True), {3, 5}),
                              (ListQuery(labelled=True, starred=True), {3}), (ListQuery(tag="code"), {3, 4}),
                              (ListQuery(tag="none"), set()), (ListQuery(tag="code", token="zzzznowhere"), set())):
-            assert resolve(query, build, db, BATCH).filters.among == among, query
+            assert resolve(query, build, db, BATCH, frozenset({3, 5})).filters.among == among, query
         assert resolve(ListQuery(), build, db, BATCH).filters.among is None
         by_label = resolve(ListQuery("label"), build, db, BATCH)
         assert (by_label.key, dict(by_label.filters.scores)) == ("score", {3: 1.0, 4: 0.0})

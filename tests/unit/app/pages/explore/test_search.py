@@ -61,11 +61,11 @@ def test_a_rule_finds_its_latent(browsable: TestClient, monkeypatch: pytest.Monk
     assert "precision 90%, recall 80%" in page(browsable, f"/search?q=end%20of%20its%20line&sae={BATCH}")
 
 
-def test_a_phrase_leads_to_the_inspector(browsable: TestClient) -> None:
+def test_a_phrase_is_read_by_the_model(browsable: TestClient) -> None:
     html = page(browsable, f"/search?q=return+self&sae={BATCH}")
-    link = re.search(r'href="(/inspect\?[^"]+)">Latents active on this text', html)
+    link = re.search(r'href="(/search/text\?[^"]+)">Latents active on this text', html)
     assert link is not None
-    assert link[1].endswith("text=return+self")
+    assert "q=return+self" in link[1]
     assert len(found(browsable, f"q=return+self&sae={BATCH}")) > 5  # and its words are looked up as tokens
     assert "Latents active on this text" in page(browsable, "/search?q=zzzz+nowhere")
 

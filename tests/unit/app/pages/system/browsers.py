@@ -9,9 +9,9 @@ from app.access import accounts
 CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0 Safari/537.36"
 
 
-def add_user(client: TestClient, name: str, *, admin: bool = False) -> int:
+def add_user(client: TestClient, name: str, role: str = "editor") -> int:
     with client.app.state.sessions() as db:  # type: ignore[attr-defined]
-        return accounts.add_user(db, name, "correct horse", admin=admin).id
+        return accounts.add_user(db, name, "correct horse", role).id
 
 
 def sign_in(client: TestClient, name: str, password: str = "correct horse", **more: str) -> TestClient:

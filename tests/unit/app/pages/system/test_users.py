@@ -14,7 +14,7 @@ from tests.unit.app.pages.system.browsers import add_user, sign_in
 
 def test_users_are_added_and_removed(admin: TestClient) -> None:
     page = admin.get("/admin/users").text
-    assert 'name="admin" value="yes">' in page  # not ticked until somebody ticks it
+    assert "<option selected>editor</option>" in page
     answer = admin.post("/admin/users/save", data={"name": "eve", "password": "short"})
     assert answer.status_code == 422
     assert "8 characters" in answer.text
@@ -51,10 +51,12 @@ def test_an_administrator_sets_password_and_role_and_ends_sessions(admin: TestCl
     assert browser.get("/account").status_code == 303
     browser = sign_in(admin, "eve", "battery staple")
     assert browser.get("/admin").status_code == 403
-    admin.post(f"/admin/users/{eve}/role", data={"admin": "yes"})
+    admin.post(f"/admin/users/{eve}/role", data={"role": "administrator"})
     assert browser.get("/admin").status_code == 200
-    admin.post(f"/admin/users/{eve}/role")
+    admin.post(f"/admin/users/{eve}/role", data={"role": "reader"})
     assert browser.get("/admin").status_code == 403
+    assert "reader" in admin.get(f"/admin/users/{eve}").text
+    assert admin.post(f"/admin/users/{eve}/role", data={"role": "owner"}).status_code == 422
 
 
 def test_the_last_administrator_stays(admin: TestClient) -> None:
@@ -72,7 +74,7 @@ def test_the_last_administrator_stays(admin: TestClient) -> None:
     answer = admin.post(f"/admin/users/{me}/delete", data={"sure": "yes"})
     assert answer.status_code == 409
     assert "last administrator" in answer.text
-    add_user(admin, "eve", admin=True)
+    add_user(admin, "eve", "administrator")
     assert admin.post(f"/admin/users/{me}/delete", data={"sure": "yes"}).status_code == 303
 
 
@@ -83,5 +85,5 @@ def test_making_an_administrator_ends_unused_links(client: TestClient) -> None:
         accounts.add_user(db, "eve", "correct horse")
         assert client.get("/login", params={"token": first}).status_code == 303
         second = accounts.make_login_link(db, state.settings)
-        accounts.add_user(db, "ada", "correct horse", admin=True)
+        accounts.add_user(db, "ada", "correct horse", "administrator")
     assert client.get("/login", params={"token": second}).status_code == 401
