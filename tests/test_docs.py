@@ -15,7 +15,8 @@ from tests import ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = (
     "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "sae/demo/model/README.md",
-    *(f"docs/decisions/{path.name}" for path in sorted((ROOT / "docs" / "decisions").glob("*.md"))))
+    *(f"docs/decisions/{path.name}" for path in sorted((ROOT / "docs" / "decisions").glob("*.md"))),
+    *(f"docs/guide/{path.name}" for path in sorted((ROOT / "docs" / "guide").glob("*.md"))))
 
 
 def test_every_setting_stands_in_the_readme_with_its_default() -> None:
@@ -79,6 +80,7 @@ ELSEWHERE = {
     "sae/autoencoder/architectures/relu.py": "tests/unit/sae/autoencoder/architectures/test_planted.py",
     "sae/autoencoder/architectures/topk.py": "tests/unit/sae/autoencoder/architectures/test_planted.py",
     "sae/autoencoder/config.py": "tests/unit/sae/autoencoder/test_artefact.py",
+    "sae/cli/curves.py": "tests/unit/sae/runs/test_curve_export.py",
     "sae/cli/explanations.py": "tests/unit/sae/explain/exchange/test_formats.py",
     "sae/data/documents.py": "tests/unit/sae/data/test_texts.py",
     "sae/data/median_norm.py": "tests/unit/sae/data/test_left_out.py",

@@ -49,6 +49,12 @@ class Catalog:
         sae = self._saes().get(sae_id)
         return None if sae is None or sae.damage else sae
 
+    def renamed(self, sae_id: str) -> str | None:
+        """Return the id of the SAE that had the id `sae_id` before it was renamed; None if there is none."""
+        model, _, name = sae_id.partition("/")
+        return next((sae.id for sae in self.list_saes()
+                     if sae.model == model and name in (sae.config.get("former_names") or ())), None)
+
     def damaged(self) -> dict[str, str]:
         """Return why an SAE cannot be used, or not computed with, by the id of the SAE."""
         return {sae.id: fault for sae in self._saes().values() if (fault := sae.damage or sae.weights_fault)}

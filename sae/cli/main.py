@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sae.cli.check import check_command
+from sae.cli.curves import curves_command
 from sae.cli.explanations import app as explanations_app
 from sae.cli.export import register as register_exports
 from sae.cli.reproduce import reproduce_command
@@ -78,6 +79,7 @@ for _kind in SPECS:
 
 
 app.command("check")(check_command)
+app.command("curves")(curves_command)
 app.command("steer")(steer_command)
 app.command("reproduce")(reproduce_command)
 app.command("synthetic")(synthetic_command)

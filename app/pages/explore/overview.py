@@ -1,4 +1,4 @@
-"""A model's SAEs; an SAE's page, the map of its directions, and a random latent of it."""
+"""A model's SAEs; an SAE's page, and a random latent of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from app.db.tables import Sae
 from app.library import explanations, labels
 from app.library.catalog import Catalog
 from app.library.exports import links_of_sae
-from app.library.latent_names import all_names
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
 from app.pages.explore import latent_views, sae_views
 from app.pages.explore.explanation_views import ExplainedLatents
@@ -23,7 +22,6 @@ from app.pages.json_twin import json_response
 from app.pages.provenance import architecture_name, first_position, training_warning
 from app.pages.runs.api import sae_out
 from app.pages.sae_page import find_sae, open_build, page
-from app.render import plane
 from app.web.errors import NotHere
 from app.web.templating import render
 from sae.lm.conformance.report import latest
@@ -59,26 +57,6 @@ def _saes_of(catalog: Catalog, model: str) -> list[Sae]:
         raise NotHere(f"There is no page /{model} here, and no language model of that name has an SAE.",
                       *[(f"SAEs of {name}", f"/{name}") for name in models[:8]])
     return found
-
-
-@router.get("/{model}/{name}/map.json")
-def map_json(request: Request, model: str, name: str, catalog: CatalogDep, builds: BuildsDep) -> Response:
-    sae = find_sae(catalog, model, name)
-    with open_build(builds, sae) as build:
-        return json_response(request, sae, build, lambda: {
-            "map": build.meta.get("map"), "columns": ["latent", "x", "y", "density"], "points": build.map_points()})
-
-
-@router.get("/{model}/{name}/map")
-def show_map(
-    request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
-) -> Response:
-    """Show the plane of decoder directions."""
-    sae = find_sae(catalog, model, name)
-    with open_build(builds, sae) as build:
-        names = all_names(db, build, sae.id)
-        return page(request, "explore/map.html", sae, build.meta, named=bool(names.maps[0]),
-                    plane=plane.plane(build, sae.id, names, names.maps[0].keys()))
 
 
 @router.get("/{model}/{name}/random")

@@ -260,7 +260,8 @@ def curves(
     """
     shown = []
     for label, unit, lines in CURVES[:first]:
-        series = [charts.Series(name, points) for name, key, place in lines if (points := _points(rows, key, place))]
+        series = [charts.Series(name, points) for name, key, place in lines
+                  if (points := curve_points(rows, key, place))]
         if label == "loss":  # most architectures have no sparsity part
             series = [one for one in series if any(y for _, y in one.points)]
         if series:
@@ -270,7 +271,8 @@ def curves(
     return shown
 
 
-def _points(rows: Sequence[dict[str, Any]], key: str, place: int | None) -> list[tuple[float, float]]:
+def curve_points(rows: Sequence[dict[str, Any]], key: str, place: int | None) -> list[tuple[float, float]]:
+    """Return (tokens, value) of each row that has the value `key`; `place` is an index if the value is a list."""
     found = []
     for row in rows:
         value = row.get(key)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 
-import pytest
 from fastapi.testclient import TestClient
 
-from app.render import plane
 from sae.lm.conformance.report import Report, Row
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import BATCH, TOP, write_sae
@@ -63,17 +61,3 @@ def test_random_leads_to_an_alive_latent(browsable: TestClient) -> None:
     response = browsable.get(f"/{BATCH}/random")
     assert response.status_code == 303
     assert "Top contexts" in page(browsable, response.headers["location"])
-
-
-def test_the_map(browsable: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "This build has no map" in browsable.get(f"/{BATCH}/map").text  # the synthetic one has no places
-    places = [(i, i % 7, i % 5, 10.0 ** -(i % 5)) for i in range(60)]
-    monkeypatch.setattr("sae.store.build.Build.map_points", lambda _: places)
-    points = browsable.get(f"/{BATCH}/map").text
-    assert points.count("<circle") == 60
-    assert f'href="/{BATCH}/59"' in points
-    assert len(browsable.get(f"/{BATCH}/map.json").json()["points"]) == 60
-    monkeypatch.setattr(plane, "POINTS", 10)
-    cells = browsable.get(f"/{BATCH}/map").text
-    assert "<circle" not in cells
-    assert cells.count('class="cell') == 35

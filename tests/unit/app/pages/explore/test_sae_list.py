@@ -31,6 +31,14 @@ def test_many_saes_are_a_table_with_the_best_first(browsable: TestClient, worksp
     assert order("?sort=trained&dir=asc")[0] == "sweep-0"
     assert order("?sort=nonsense&dir=desc") == order("?sort=fvu&dir=desc")
     assert 'aria-sort="ascending"' in page(browsable, "/")
+    assert order("?filter=SWEEP+demo&sort=l0") == ["sweep-0", "sweep-1", "sweep-2"]
+    assert order("?filter=resid_post+nothing") == []
+    assert "No SAE contains all of these words." in page(browsable, "/?filter=nothing")
+    html = page(browsable, "/?group=architecture&filter=res")
+    assert re.findall(r'scope="rowgroup" colspan="\d+">([^<]+) <span class="muted">(\d+)', html) == [
+        ("BatchTopK", "4"), ("TopK", "1")]
+    assert '?sort=l0&amp;dir=asc&amp;filter=res&amp;group=architecture' in html
+    assert order("?group=nonsense") == order("")
 
 
 # ---- without a page
