@@ -24,7 +24,8 @@ from tests import ROOT
 
 HEAVY = frozenset({"torch", "transformers", "transformer_lens"})
 # Modules, and packages with what is in them, that import transformer_lens or transformers.
-MODEL_LIBRARIES = ("sae.lm.bridge", "sae.lm.conformance.tiny_models", "sae.lm.library_config", "sae.demo")
+MODEL_LIBRARIES = ("sae.lm.bridge", "sae.lm.loading", "sae.lm.sentencepiece_file", "sae.lm.conformance.tiny_models",
+                   "sae.lm.library_config", "sae.demo")
 WORKER = frozenset({"app.worker.server", "app.worker.engine"})
 TORCH_FREE = (
     "sae", "sae.autoencoder.config", "sae.cli.export", "sae.cli.main", "sae.client", "sae.data.corpus",
@@ -99,7 +100,7 @@ PLAN: dict[str, str] = {
         "sae.workspace sae.lm sae.data sae.specs sae.explain sae.training sae.formats sae.evaluation sae.runs",
     "app.pages.explore":
         "app.db app.render app.web app.access app.library app.jobs app.pages app.pages.runs sae.errors "
-        "sae.workspace sae.store sae.specs sae.explain sae.formats sae.formats.writers sae.evaluation sae.runs",
+        "sae.workspace sae.lm sae.store sae.specs sae.explain sae.formats sae.formats.writers sae.evaluation sae.runs",
     "app.pages.inspect":
         "app.db app.render app.web app.library app.worker app.pages app.pages.explore sae.errors sae.workspace "
         "sae.lm sae.store sae.steering",

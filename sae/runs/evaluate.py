@@ -20,7 +20,7 @@ from sae.evaluation.results import Anchor, StoredResult, StoredValue, read_resul
 from sae.runs.folder import RunFolder
 from sae.runs.names import names_lock
 from sae.runs.progress import Reporter
-from sae.runs.steps import open_model_and_text, text_of, text_tokens_of
+from sae.runs.steps import open_model_and_text, reading_of, text_of, text_tokens_of
 from sae.specs.registry import EvaluateSpec, command_line, parse_spec
 from sae.workspace.paths import Workspace
 
@@ -59,7 +59,8 @@ def run_evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, re
     if spec.labels and not Path(spec.labels).is_file():
         raise UserError(f"labels: there is no file {spec.labels}", "labels")
     lm, corpus = open_model_and_text(config["model"]["name"], spec.device, *text_of(config, "", "text", "train"),
-                                     config["context_length"], workspace, reporter, text_tokens=text_tokens_of(config))
+                                     config["context_length"], workspace, reporter, text_tokens=text_tokens_of(config),
+                                     **reading_of(config))
     sae = Autoencoder.load(home, lm.device)
     result: dict[str, Any] = {"sae": spec.sae}
     refused: dict[str, str] = {}

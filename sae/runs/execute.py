@@ -28,6 +28,7 @@ from sae.runs.steps import (
     index_of_part,
     open_model_and_text,
     parts_folder,
+    reading_of,
     text_of,
     text_tokens_of,
 )
@@ -230,7 +231,8 @@ def _opened(spec: IndexSpec, workspace: Workspace, reporter: Reporter) -> tuple[
     text, column, split = text_of(config, spec.text, spec.text_column, spec.text_split)
     lm, corpus = open_model_and_text(config["model"]["name"], spec.device, text, column, split,
                                      config["context_length"], workspace, reporter,
-                                     text_tokens=text_tokens_of(config, spec.text, spec.text_tokens))
+                                     text_tokens=text_tokens_of(config, spec.text, spec.text_tokens),
+                                     **reading_of(config))
     return Autoencoder.load(workspace.sae(spec.sae), lm.device), lm, corpus
 
 

@@ -38,7 +38,7 @@ def run_activations(
     check_layers(spec)
     lm, corpus = open_model_and_text(
         spec.model, spec.device, spec.text, spec.text_column, spec.text_split, spec.context_length, workspace, reporter,
-        spec.hooks, text_tokens=spec.text_tokens)
+        spec.hooks, text_tokens=spec.text_tokens, bos=spec.bos, markup=spec.markup)
     plan = plan_kept(lm, corpus, spec.hooks, spec.tokens)
     name = kept_name(spec, folder)
     reporter.begin("activations", plan.tokens, message=size_words(plan))

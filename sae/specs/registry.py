@@ -26,6 +26,7 @@ from sae.specs.explain import ExplainSpec
 from sae.specs.imports import ImportSpec
 from sae.specs.training import (
     DEVICES,
+    MARKUP,
     TEXT_COLUMN,
     TEXT_SPLIT,
     TEXT_TOKENS,
@@ -91,6 +92,8 @@ class ActivationsSpec(BaseSpec):
     site: Site = setting("hook_resid_post", "Site of each block", group="what")
     out_site: Literal["", Site] = setting("", "A second site of each block, for transcoders", group="what")
     context_length: int = setting(128, "Tokens per context, BOS included", group="what", unit="tokens", ge=8, le=8192)
+    bos: bool = setting(True, "Whether every context begins with BOS", group="what")
+    markup: bool = setting(False, MARKUP, group="what")
     tokens: int = setting(
         2_000_000, "Activations kept of each site, at most all of the text's training split", group="what",
         unit="tokens", ge=1_000, why="each takes two bytes for each coordinate of its site")

@@ -22,12 +22,14 @@ from app.pages.explore.measured_saes import published_rows, rows_of
 from app.pages.explore.model_page import ModelQuery, model_page
 from app.pages.explore.sae_list import in_order
 from app.pages.json_twin import json_response
-from app.pages.provenance import architecture_name, training_warning
+from app.pages.provenance import architecture_name, first_position, training_warning
 from app.pages.runs.api import sae_out
 from app.pages.sae_page import find_sae, open_build, page
 from app.web.errors import NotHere
 from app.web.templating import render
 from sae.evaluation.published import read_published
+from sae.lm.conformance.report import latest
+from sae.lm.model_info import DEMO
 from sae.store.build import Build
 
 router = APIRouter(include_in_schema=False)
@@ -35,12 +37,14 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/{model}.json")
 def model_json(model: str, db: SessionDep, catalog: CatalogDep, workspace: WorkspaceDep) -> JSONResponse:
-    """Return the SAEs of a language model with their measures, the one with the lowest FVU first."""
+    """Return the SAEs of a language model with their measures, the one with the lowest FVU first, and its
+    conformance table."""
     published = read_published(workspace, model)
     saes = _saes_of(catalog, model, bool(published))
     rows = rows_of(saes, values_of(db, [sae.id for sae in saes]))
+    report = latest(model, workspace)
     return JSONResponse({
-        "model": model, "published": [asdict(one) for one in published],
+        "model": model, "conformance": asdict(report) if report else None, "published": [asdict(one) for one in published],
         "saes": [sae_out(sae).model_dump() | {"values": {key: asdict(value) for key, value in row.values.items()}}
                  for sae, row in zip(saes, rows, strict=True)]})
 
@@ -49,13 +53,14 @@ def model_json(model: str, db: SessionDep, catalog: CatalogDep, workspace: Works
 def show_model(
     request: Request, model: str, db: SessionDep, catalog: CatalogDep, workspace: WorkspaceDep,
 ) -> Response:
-    """Show the SAEs of a language model in one table, and plots of two measures."""
+    """Show the SAEs of a language model in one table, plots of two measures, and what its conformance check found."""
     published = read_published(workspace, model)
     saes = _saes_of(catalog, model, bool(published))
     rows = rows_of(saes, values_of(db, [sae.id for sae in saes])) + published_rows(published)
     return render(
         request, "explore/model.html", model=model, view=model_page(rows, ModelQuery.read(request.query_params)),
-        warning=training_warning(saes), json_url=f"/{model}.json")
+        warning=training_warning(saes), json_url=f"/{model}.json", report=latest(model, workspace),
+        embedded=model == DEMO)
 
 
 def _saes_of(catalog: Catalog, model: str, others: bool) -> list[Sae]:
@@ -110,7 +115,9 @@ def show_sae(
         starts = sae_views.starts(sae, build)
         return page(
             request, "explore/overview.html", sae, build.meta, build=build, counts=build.counts(), **common,
-            l0_chart=sae_views.l0_chart(l0, sae, build.meta.get("bos_l0")) if (l0 := build.l0_hist()) else None,
+            l0_chart=sae_views.l0_chart(
+                l0, sae, build.meta.get("bos_l0"), first=first_position(build.meta),
+            ) if (l0 := build.l0_hist()) else None,
             density_chart=sae_views.density_chart(build), cosine_chart=sae_views.cosine_chart(build),
             norm_chart=sae_views.norm_chart(build), explained=ExplainedLatents.read(db, build, sae),
             starts=[(s, _start_rows(build, db, sae, s)) for s in starts])
