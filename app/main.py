@@ -55,16 +55,18 @@ from app.pages.explore import (
     label_files,
     latent,
     latents,
+    latents_download,
+    map,
     overview,
     people,
     search,
 )
 from app.pages.inspect import effects, inspect, own_text, text_search
 from app.pages.lists import pages as lists
-from app.pages.runs import add_sae, admin, api, endpoint_test, runs, saes
+from app.pages.runs import add_sae, admin, api, curves_together, endpoint_test, runs, saes
 from app.pages.runs.run_views import AUTOMATIC
 from app.pages.steer import form_page, run_page
-from app.pages.system import account, api_tokens, audit, health, login, users
+from app.pages.system import account, api_tokens, audit, guide, health, login, users
 from app.resources import STATIC
 from app.settings import Settings
 from app.web import errors
@@ -82,10 +84,10 @@ log = logging.getLogger(__name__)
 
 # The modules of an SAE come last, because `/{model}/{sae}` matches any path of two segments.
 _MODULES = (
-    health, login, account, api_tokens, users, audit, api, api_saes, api_search, api_lists, api_people, api_users,
-    api_steer, api_inspect, add_sae, saes, admin, endpoint_test, runs, form_page, run_page, lists, inspect, own_text,
-    effects, compare, home, text_search, search, l0, label_files, exports, explain_latent, explanations, latents,
-    overview, people, latent)
+    health, login, account, api_tokens, users, audit, guide, api, api_saes, api_search, api_lists, api_people,
+    api_users, api_steer, api_inspect, add_sae, saes, admin, endpoint_test, curves_together, runs, form_page, run_page,
+    lists, inspect, own_text, effects, compare, home, text_search, search, l0, label_files, exports, explain_latent,
+    explanations, latents, latents_download, map, overview, people, latent)
 
 
 def create_app(

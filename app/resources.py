@@ -1,4 +1,4 @@
-"""The folders of templates, static files and migrations: next to `app` in a checkout, inside it in a wheel."""
+"""The folders of templates, static files, migrations and guide: next to `app` in a checkout, inside it in a wheel."""
 
 from __future__ import annotations
 
@@ -7,3 +7,4 @@ from pathlib import Path
 _APP = Path(__file__).resolve().parent
 _ROOT = _APP if (_APP / "templates").is_dir() else _APP.parent
 TEMPLATES, STATIC, MIGRATIONS = _ROOT / "templates", _ROOT / "static", _ROOT / "migrations"
+GUIDE = _ROOT / "guide" if _ROOT == _APP else _ROOT / "docs" / "guide"

@@ -76,7 +76,8 @@ def ours(folder: Path) -> Figures:
     """Return the seconds of each phase of our training and of the index, and the language model's share of training."""
     home = folder / "home"
     training = _watched(home, [
-        "train", "--model", str(folder / "model"), "--text", "stdlib", "--layer", str(LAYER), "--site", "hook_resid_pre",
+        "train", "--model", str(folder / "model"), "--text", "stdlib", "--layer", str(LAYER),
+        "--site", "hook_resid_pre",
         "--n-latents", str(N_LATENTS), "--k", str(K), "--tokens", str(TOKENS), "--batch-tokens", str(BATCH),
         "--buffer-tokens", str(BUFFER), "--context-length", str(CONTEXT), "--name", "bench", "--no-index"])
     sae = next(home.glob("saes/*/bench/sae.json")).parent

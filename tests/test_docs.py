@@ -15,7 +15,8 @@ from tests import ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = (
     "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "sae/demo/model/README.md",
-    *(f"docs/decisions/{path.name}" for path in sorted((ROOT / "docs" / "decisions").glob("*.md"))))
+    *(f"docs/decisions/{path.name}" for path in sorted((ROOT / "docs" / "decisions").glob("*.md"))),
+    *(f"docs/guide/{path.name}" for path in sorted((ROOT / "docs" / "guide").glob("*.md"))))
 
 
 def test_every_setting_stands_in_the_readme_with_its_default() -> None:
@@ -60,7 +61,10 @@ def test_every_direct_dependency_is_pinned() -> None:
 ELSEWHERE = {
     "app/db/people_tables.py": "tests/unit/app/library/test_lists.py",
     "app/jobs/doctor.py": "tests/unit/app/test_cli_care.py",
+    "app/jobs/launchers/commands.py": "tests/unit/app/jobs/launchers/test_slurm.py",
+    "app/jobs/launchers/elsewhere.py": "tests/unit/app/jobs/launchers/test_ray.py",
     "app/library/comments.py": "tests/unit/app/pages/explore/test_people.py",
+    "app/library/evaluations.py": "tests/unit/app/pages/explore/test_quality_views.py",
     "app/library/latent_effects.py": "tests/unit/app/pages/inspect/test_effects.py",
     "app/library/stores.py": "tests/unit/app/page_workers/test_process.py",
     "app/pages/api/search.py": "tests/unit/app/pages/inspect/test_text_search.py",
@@ -77,11 +81,15 @@ ELSEWHERE = {
     "sae/autoencoder/architectures/relu.py": "tests/unit/sae/autoencoder/architectures/test_planted.py",
     "sae/autoencoder/architectures/topk.py": "tests/unit/sae/autoencoder/architectures/test_planted.py",
     "sae/autoencoder/config.py": "tests/unit/sae/autoencoder/test_artefact.py",
+    "sae/cli/curves.py": "tests/unit/sae/runs/test_curve_export.py",
     "sae/cli/explanations.py": "tests/unit/sae/explain/exchange/test_formats.py",
     "sae/data/documents.py": "tests/unit/sae/data/test_texts.py",
     "sae/data/median_norm.py": "tests/unit/sae/data/test_left_out.py",
     "sae/distributed/checkpoint.py": "tests/unit/sae/distributed/test_run.py",
     "sae/errors.py": "tests/unit/sae/cli/test_main.py",
+    "sae/evaluation/anchors.py": "tests/unit/sae/runs/test_evaluate.py",
+    "sae/evaluation/measure.py": "tests/unit/sae/runs/test_evaluate.py",
+    "sae/evaluation/published.py": "tests/unit/sae/evaluation/test_saebench.py",
     "sae/explain/budget.py": "tests/unit/sae/explain/test_endpoint.py",
     "sae/explain/checks.py": "tests/unit/sae/runs/test_explain.py",
     "sae/explain/choice.py": "tests/unit/sae/runs/test_explain.py",
@@ -109,6 +117,7 @@ ELSEWHERE = {
     "sae/runs/compare.py": "tests/browser/test_pages.py",
     "sae/runs/create.py": "tests/unit/sae/runs/test_execute.py",
     "sae/runs/inspect_source.py": "tests/unit/app/pages/runs/test_add_sae.py",
+    "sae/specs/evaluate.py": "tests/unit/sae/runs/test_evaluate.py",
     "sae/specs/imports.py": "tests/unit/sae/runs/test_import_sae.py",
     "sae/store/connection.py": "tests/unit/sae/store/test_build.py",
     "sae/store/context_pool.py": "tests/unit/sae/explain/test_examples.py",

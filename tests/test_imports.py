@@ -24,11 +24,13 @@ from tests import ROOT
 
 HEAVY = frozenset({"torch", "transformers", "transformer_lens"})
 # Modules, and packages with what is in them, that import transformer_lens or transformers.
-MODEL_LIBRARIES = ("sae.lm.bridge", "sae.lm.conformance.tiny_models", "sae.lm.library_config", "sae.demo")
+MODEL_LIBRARIES = ("sae.lm.bridge", "sae.lm.loading", "sae.lm.sentencepiece_file", "sae.lm.conformance.tiny_models",
+                   "sae.lm.library_config", "sae.demo")
 WORKER = frozenset({"app.worker.server", "app.worker.engine"})
 TORCH_FREE = (
     "sae", "sae.autoencoder.config", "sae.cli.export", "sae.cli.main", "sae.client", "sae.data.corpus",
-    "sae.data.texts", "sae.errors", "sae.explain.checks", "sae.explain.estimate", "sae.explain.results",
+    "sae.data.texts", "sae.errors", "sae.evaluation.registry",
+    "sae.evaluation.results", "sae.explain.checks", "sae.explain.estimate", "sae.explain.results",
     "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds", "sae.lm.model_info",
     "sae.lm.tokens", "sae.runs.folder", "sae.specs.registry", "sae.store.build", "sae.store.schema",
     "sae.training.memory", "sae.workspace.paths")
@@ -58,8 +60,8 @@ PLAN: dict[str, str] = {
     "sae.explain":
         "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.formats",
     "sae.evaluation":
-        "sae.errors sae.kernels sae.lm sae.data sae.specs sae.autoencoder sae.autoencoder.architectures sae.training "
-        "sae.index sae.workspace sae.store sae.explain",
+        "sae.errors sae.workspace sae.kernels sae.lm sae.store sae.data sae.specs sae.autoencoder "
+        "sae.autoencoder.architectures sae.training sae.index sae.explain",
     "sae.evaluation.synthetic":
         "sae.errors sae.kernels sae.data sae.specs sae.autoencoder sae.autoencoder.architectures sae.training "
         "sae.evaluation",
@@ -72,7 +74,7 @@ PLAN: dict[str, str] = {
         "sae.formats.dashboards sae.evaluation",
     "sae.cli":
         "sae.errors sae.workspace sae.lm sae.store sae.specs sae.autoencoder sae.steering sae.explain "
-        "sae.formats.writers sae.evaluation.synthetic sae.reproduce sae.runs",
+        "sae.formats.writers sae.evaluation sae.evaluation.synthetic sae.reproduce sae.runs",
     "sae.demo": "sae.errors sae.workspace sae.lm sae.data",
     "sae.client": "sae",
     "sae.__main__": "sae.cli",
@@ -85,7 +87,7 @@ PLAN: dict[str, str] = {
     "app.access": "app.settings app.db app.web sae.errors",
     "app.library":
         "app.settings app.db app.render app.web sae sae.errors sae.workspace sae.store sae.data sae.autoencoder "
-        "sae.explain sae.formats sae.formats.writers",
+        "sae.explain sae.formats sae.formats.writers sae.evaluation",
     "app.jobs.launchers": "sae.workspace sae.runs",
     "app.jobs": "app.settings app.db app.library app.jobs.launchers sae.errors sae.workspace sae.specs sae.runs",
     "app.worker": "app.settings app.db app.web sae sae.errors sae.lm sae.autoencoder sae.steering",
@@ -95,10 +97,10 @@ PLAN: dict[str, str] = {
     "app.pages.system": "app.settings app.db app.web app.access app.pages sae.errors",
     "app.pages.runs":
         "app.settings app.db app.render app.web app.access app.library app.jobs app.pages sae.errors sae.faults "
-        "sae.workspace sae.lm sae.data sae.specs sae.explain sae.training sae.formats sae.runs",
+        "sae.workspace sae.lm sae.data sae.specs sae.explain sae.training sae.formats sae.evaluation sae.runs",
     "app.pages.explore":
         "app.db app.render app.web app.access app.library app.jobs app.pages app.pages.runs sae.errors "
-        "sae.workspace sae.store sae.specs sae.explain sae.formats sae.formats.writers sae.runs",
+        "sae.workspace sae.lm sae.store sae.specs sae.explain sae.formats sae.formats.writers sae.evaluation sae.runs",
     "app.pages.inspect":
         "app.db app.render app.web app.library app.worker app.pages app.pages.explore sae.errors sae.workspace "
         "sae.lm sae.store sae.steering",

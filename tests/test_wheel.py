@@ -54,6 +54,8 @@ def test_the_wheel_serves_pages_without_the_checkout(python: Path, tmp_path: Pat
         assert style is not None
         with urllib.request.urlopen(address + style[1], timeout=30) as answer:
             assert answer.status == 200
+        with urllib.request.urlopen(f"{address}/docs/first-hour", timeout=30) as answer:
+            assert b"saescope demo" in answer.read()
     finally:
         server.terminate()
         server.communicate(timeout=30)

@@ -31,6 +31,7 @@ class ToyModel:
     """A stand-in for `LanguageModel` made of look-up tables."""
 
     bos_id = 0
+    dtype = torch.float32
     device = torch.device("cpu")
     info = ModelInfo("toy", "toy", "toy", True, 3, D, 512, V)
 

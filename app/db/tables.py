@@ -315,3 +315,20 @@ class ExplanationFile(Base):
 
     sae_id: Mapped[str] = mapped_column(String(170), primary_key=True)
     n_bytes: Mapped[int]
+
+
+class Evaluation(Base):
+    """One number of a measure of an SAE, with its 95% interval.  It mirrors the measure's file in the SAE's folder."""
+
+    __tablename__ = "evaluations"
+
+    sae_id: Mapped[str] = mapped_column(String(170), primary_key=True)
+    measure: Mapped[str] = mapped_column(String(40), primary_key=True)
+    key: Mapped[str] = mapped_column(String(80), primary_key=True)
+    value: Mapped[float]
+    low: Mapped[float | None]
+    high: Mapped[float | None]
+    n: Mapped[float | None]  # size of the sample, which may be beyond 32 bits
+    definition: Mapped[str] = mapped_column(Text, default="")
+    run: Mapped[str] = mapped_column(String(80), default="")
+    created: Mapped[float] = mapped_column(default=time.time)

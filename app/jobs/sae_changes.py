@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from app.db.people_tables import Comment, ListMember, Star
 from app.db.tables import (
     EarlierLabel,
+    Evaluation,
     ExplanationFile,
     ExplanationScore,
     Inspection,
@@ -28,7 +29,7 @@ from sae.runs.manage import SaeFiles, delete_sae_files, files_of, rename_sae_fil
 from sae.workspace.paths import Workspace
 
 _BY_SAE = (Label, EarlierLabel, LatentEffect, LatentExplanation, ExplanationScore, ExplanationFile, Star, Comment,
-           ListMember)
+           ListMember, Evaluation)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from app.db.engine import SessionFactory
 from app.db.tables import Sae
+from app.library.evaluation_mirror import EvaluationMirror
 from app.library.explanation_mirror import ExplanationMirror
 from app.library.sae_notes import NOTES, read_notes
 from sae.autoencoder.config_check import load_config, weights_fault
@@ -35,7 +36,7 @@ class Catalog:
         """Make a catalog.  It caches the rows, which every page needs, until `changes()` (`Changes`) differs."""
         self.workspace, self.sessions, self._changes = workspace, sessions, changes
         self._seen: Signature | None = None
-        self._explanations = ExplanationMirror(workspace, sessions)
+        self._mirrors = (ExplanationMirror(workspace, sessions), EvaluationMirror(workspace, sessions))
         self._kept: tuple[int | None, dict[str, Sae]] = (None, {})  # replaced as a whole, so threads need no lock
 
     def list_saes(self) -> list[Sae]:
@@ -48,6 +49,12 @@ class Catalog:
         """Return the SAE with this id (`<model>/<name>`), or None if there is none or it is damaged."""
         sae = self._saes().get(sae_id)
         return None if sae is None or sae.damage else sae
+
+    def renamed(self, sae_id: str) -> str | None:
+        """Return the id of the SAE that had the id `sae_id` before it was renamed; None if there is none."""
+        model, _, name = sae_id.partition("/")
+        return next((sae.id for sae in self.list_saes()
+                     if sae.model == model and name in (sae.config.get("former_names") or ())), None)
 
     def damaged(self) -> dict[str, str]:
         """Return why an SAE cannot be used, or not computed with, by the id of the SAE."""
@@ -79,14 +86,19 @@ class Catalog:
             for row in known.values():
                 db.delete(row)
             db.commit()
-        self._explanations.sync()
+        self._sync_results()
 
     def sync_if_changed(self) -> bool:
-        """Call `sync()` if an SAE, a build or explanations changed, and return whether they did."""
+        """Call `sync()` if an SAE, a build, explanations or measures changed, and return whether they did."""
         if self._signature() == self._seen:
-            return self._explanations.sync()
+            return self._sync_results()
         self.sync()
         return True
+
+    def _sync_results(self) -> bool:
+        """Mirror the files of results that changed, and return whether any did."""
+        changed = [mirror.sync() for mirror in self._mirrors]
+        return any(changed)
 
     def _signature(self) -> Signature:
         entries = []

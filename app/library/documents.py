@@ -74,14 +74,15 @@ def document_view(build: Build, corpus: Corpus, latent: Latent, ctx: int, first:
         raise UserError(f"context: the text has {corpus.n_contexts:,} contexts; there is no context {ctx}", "context")
     rows = np.flatnonzero(corpus.doc == corpus.doc[ctx])
     rows = rows[np.argsort(corpus.offset[rows])]
-    tokens = np.concatenate([corpus.tokens[row, 1 : corpus.length[row]] for row in rows]).astype(np.int64)
-    lengths = np.cumsum(corpus.length[rows].astype(np.int64) - 1)
+    bos = int(corpus.has_bos)  # positions of a context that are not text
+    tokens = np.concatenate([corpus.tokens[row, bos : corpus.length[row]] for row in rows]).astype(np.int64)
+    lengths = np.cumsum(corpus.length[rows].astype(np.int64) - bos)
     begin_of = dict(zip(rows.tolist(), [0, *lengths.tolist()], strict=False))  # each context's start in the document
     acts = np.zeros(len(tokens))
     known = [c for c in build.contexts(latent.latent) if corpus.doc[c.ctx] == corpus.doc[ctx]]
     places = []
     for context in known:
-        begin = begin_of[context.ctx] + (context.start or 0) - 1  # the window's first token; position 0 is BOS
+        begin = begin_of[context.ctx] + (context.start or 0) - bos  # the window's first token
         places.append(Place(context, begin + context.peak))
         for i, act in enumerate(context.acts):
             if act > 0 and 0 <= begin + i < len(acts):

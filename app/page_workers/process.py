@@ -26,13 +26,13 @@ from starlette.types import Message
 from app.access.middleware import SecurityHeaders
 from app.library.stores import open_stores
 from app.pages.dependencies import current_user
-from app.pages.explore import home, l0, latent, latents, overview, search
+from app.pages.explore import home, l0, latent, latents, map, overview, search
 from app.settings import Settings
 from app.web import errors, logs
 from app.web.compression import COMPRESS
 from app.web.gc_tuning import rare_collections
 
-MODULES = (home, search, l0, latents, overview, latent)  # their GET routes need only what `open_stores` opens
+MODULES = (home, search, l0, latents, map, overview, latent)  # their GET routes need only what `open_stores` opens
 
 log = logging.getLogger(__name__)
 

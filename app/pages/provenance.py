@@ -46,6 +46,11 @@ def training_warning(saes: Sequence[Sae]) -> str:
     return f"Trained for different lengths: {trained}. Differences may come from that, not from the architecture."
 
 
+def first_position(meta: dict[str, Any]) -> str:
+    """Return the name of the first position of the contexts of a build, which is not counted."""
+    return "first token" if str(meta.get("bos_rule") or "").startswith("no BOS") else "BOS"
+
+
 def provenance_words(sae: Sae, meta: dict[str, Any] | None) -> list[str]:
     """Return the parts of the provenance strip: what was measured, on what, under which conventions."""
     k = f", k = {sae.k}" if sae.k else ""
@@ -55,7 +60,8 @@ def provenance_words(sae: Sae, meta: dict[str, Any] | None) -> list[str]:
     if (tokens := training_tokens(sae)) is not None:
         words.append(f"trained on {compact(tokens)} tokens")
     if meta:
-        words += [f"indexed on {compact(meta['tokens'])} tokens of {meta['text']}", "BOS not counted"]
+        counted = "BOS not counted" if first_position(meta) == "BOS" else "without BOS, first tokens not counted"
+        words += [f"indexed on {compact(meta['tokens'])} tokens of {meta['text']}", counted]
     words.append(NORMALIZATIONS.get(sae.config.get("normalize", ""), str(sae.config.get("normalize"))))
     if meta:
         words.append(f"build {meta['build_id']}")

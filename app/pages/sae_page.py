@@ -14,7 +14,7 @@ from app.db.tables import Sae
 from app.library.builds import Builds
 from app.library.catalog import Catalog
 from app.pages.provenance import provenance_words
-from app.web.errors import NotHere
+from app.web.errors import NotHere, Renamed
 from app.web.parameters import whole_number
 from app.web.templating import render
 from sae.errors import DamagedFile, UserError
@@ -22,12 +22,17 @@ from sae.store.build import Build
 
 
 def find_sae(catalog: Catalog, model: str, name: str) -> Sae:
-    """Return the SAE at this address.  Raises 404 with links to the model's SAEs, and 503 if its file is damaged."""
+    """Return the SAE at this address.
+
+    Raises 404 with links to the model's SAEs, 503 if its file is damaged, and Renamed if it has another name now.
+    """
     sae = catalog.get_sae(f"{model}/{name}")
     if sae is None:
         if damage := catalog.damaged().get(f"{model}/{name}"):
             raise HTTPException(503, f"{model}/{name} is damaged: {damage}. Restore the file from a backup, or delete "
                                      f"the SAE with: saescope delete {model}/{name}")
+        if (now := catalog.renamed(f"{model}/{name}")) is not None:
+            raise Renamed(f"{model}/{name}", now)
         others = [(row.id, f"/{row.id}") for row in catalog.list_saes() if row.model == model]
         more = [(f"All SAEs of {model}", f"/{model}")] if others else []
         raise NotHere(f"There is no SAE {model}/{name} here.", *others[:8], *more)

@@ -71,7 +71,8 @@ class Series:
 class Bar(NamedTuple):
     """One bin of a histogram, from `low` to `high`, holding `n`.
 
-    `kind` is a colour class: "", "alt", "blue", "orange" or "accent".  `note` is added to its hover.
+    `kind` is a colour class: "", "alt", "blue", "orange" or "accent".  `note` is added to its hover.  A bar with an
+    `href` is a link, and so is its line of the table.
     """
 
     low: float
@@ -79,6 +80,7 @@ class Bar(NamedTuple):
     n: float
     kind: str = ""
     note: str = ""
+    href: str = ""
 
 
 Outlines = Sequence[tuple[str, Sequence[Bar]]]  # further histograms by name
@@ -176,8 +178,10 @@ def histogram(
     heads = [frame.x_label or "from", "to", frame.y_label or "n"]
     rows = [[frame.x_format(b.low), frame.x_format(b.high), frame.y_format(b.n)] for b in bars if b.n > 0]
     span = f' data-low="{x_axis.low:.6g}" data-high="{x_axis.high:.6g}"{" data-log" if frame.log_x else ""}'
-    rest = _table(heads, rows) + (zoom.form(x_axis.low, x_axis.high) if zoom else Markup(""))
-    return _figure(frame, _svg(parts, frame, span if zoom else ""), legend, rest)
+    links = [bar.href for bar in bars if bar.n > 0]
+    rest = _table(heads, rows, links) + (zoom.form(x_axis.low, x_axis.high) if zoom else Markup(""))
+    svg = _svg(parts, frame, span if zoom else "", role="group" if any(links) else "img")
+    return _figure(frame, svg, legend, rest)
 
 
 def scatter(dots: Sequence[Dot], frame: Frame, names: Sequence[str]) -> Markup:
@@ -253,12 +257,16 @@ def _figure(frame: Frame, svg: str, legend: str, rest: Markup) -> Markup:
     return Markup(f'<figure class="chart">{caption}{legend}{svg}{rest}</figure>')
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], links: Sequence[str] = ()) -> Markup:
     if not rows:
         return Markup("")
     head = "".join(f'<th scope="col" class="num">{escape(h)}</th>' for h in heads)
     # All cells are escaped at once: there may be hundreds.
     cells = escape("\x1e".join(["\x1f".join(row) for row in rows]))
+    if any(links):
+        lines = (line.partition("\x1f") for line in cells.split("\x1e"))
+        cells = "\x1e".join(f'<a href="{escape(href)}">{first}</a>{mark}{rest}' if href else f"{first}{mark}{rest}"
+                            for href, (first, mark, rest) in zip(links, lines, strict=True))
     body = cells.replace("\x1f", '</td><td class="num">').replace("\x1e", '</td></tr><tr><td class="num">')
     return Markup(
         '<details><summary>table</summary><div class="table-twin"><table class="data tight">'
@@ -289,10 +297,11 @@ def _bar(bar: Bar, x_axis: Axis, y_axis: Axis, frame: Frame) -> str:
     span = low if bar.high - bar.low == 1 else f"{low} to {high}"
     hover = f"{span}: {frame.y_format(bar.n)}{' · ' + bar.note if bar.note else ''}"
     kind = f" {bar.kind}" if bar.kind else ""
-    return (
+    mark = (
         f'<rect class="c-bar{kind}" x="{left}%" y="{min(top, frame.base - 0.5)}"'
         f' width="{max(right - left - gap, 0.1):.2f}%" height="{max(frame.base - top, 0.5):.2f}">'
         f"<title>{escape(hover)}</title></rect>")
+    return f'<a href="{escape(bar.href)}" tabindex="-1">{mark}</a>' if bar.href else mark
 
 
 def _outline(bars: Sequence[Bar], number: int, x_axis: Axis, y_axis: Axis, base: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -49,6 +50,14 @@ class NotHere(HTTPException):
     def __init__(self, message: str, *links: Link) -> None:
         super().__init__(404, message)
         self.links = links
+
+
+class Renamed(Exception):
+    """An error for the address of an SAE by a former name; the answer redirects to the same page of the new one."""
+
+    def __init__(self, old: str, new: str) -> None:
+        super().__init__(f"{old} is now {new}")
+        self.old, self.new = old, new
 
 
 class SignInNeeded(Exception):
@@ -173,9 +182,16 @@ def install(app: FastAPI, find_user: Callable[[Request], Awaitable[Any]] | None 
     def signed_out(request: Request, _error: Exception) -> Response:
         return sign_in_response(request)
 
+    def renamed(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Renamed)
+        path = re.sub(rf"/{re.escape(error.old)}(?=[/.]|$)", f"/{error.new}", request.url.path, count=1)
+        query = f"?{request.url.query}" if request.url.query else ""
+        # 307: a method stays the same, and nothing is cached, because another SAE may get the old name.
+        return RedirectResponse(f"{quote(path)}{query}", 307)
+
     for kind, handler in (
         (HTTPException, http), (UserError, user_error), (RequestValidationError, invalid),
-        (SignInNeeded, signed_out), (Exception, broken),
+        (SignInNeeded, signed_out), (Renamed, renamed), (Exception, broken),
     ):
         app.add_exception_handler(kind, handler)
     for storage_kind in STORAGE_FAULTS:

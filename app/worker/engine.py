@@ -213,8 +213,9 @@ class Engine:
         request, started = message.request, time.monotonic()
         model, saes = self._load(request.model, message.folders, send, request.saes)
         lm, special = model.rows.lm, set(model.special_ids)
-        texts = [list(ids) for ids in request.ids] or [
-            [lm.bos_id, *ids] for ids in lm.encode_many(request.texts)]
+        start = lm.start if any(saes[sae_id].reads_bos for sae_id in request.saes) else []
+        texts = [list(ids) for ids in request.ids] or [[*start, *ids] for ids in lm.encode_many(
+                request.texts, markup=any(saes[sae_id].reads_markup for sae_id in request.saes))]
         for number, ids in enumerate(texts):
             _check_ids(ids, MAX_TEXT_TOKENS, lm.info.d_vocab, f"{'ids' if request.ids else 'texts'}.{number}")
         out = []
@@ -284,7 +285,7 @@ class Engine:
         if not room:
             sampling = request.sampling.model_copy(update={"length": 0})
             request = request.model_copy(update={"sampling": sampling})
-        return model, saes, prompt_ids(model.rows.lm, request)
+        return model, saes, prompt_ids(model.rows.lm, request, saes.values())
 
     def _load(
         self, name: str, folders: Mapping[str, str], send: Send, wanted: Sequence[str]

@@ -91,6 +91,16 @@ class Autoencoder:
         return bool(self.config.get("site", {}).get("out_hook"))
 
     @property
+    def reads_bos(self) -> bool:
+        """Return whether it reads contexts that begin with BOS."""
+        return bool(self.config.get("bos", {}).get("prepended", True))
+
+    @property
+    def reads_markup(self) -> bool:
+        """Return whether special tokens that are spelled in a text are read as these tokens."""
+        return bool(self.config.get("markup"))
+
+    @property
     def device(self) -> torch.device:
         return self.W_dec_LD.device
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sae.errors import UserError
+from sae.lm.model_info import find_model
 from sae.workspace.paths import Workspace
 
 
@@ -21,6 +22,8 @@ def check_command(
     from sae.lm.bridge import LanguageModel
     from sae.lm.conformance.opening import report_of
 
+    if find_model(model).items:
+        raise UserError(f"model: {model} holds vectors and no language model, so there is nothing to check", "model")
     lm = LanguageModel.load(model, device)
     report = report_of(lm, Workspace.from_environment(), again=again)
     console = Console()

@@ -21,12 +21,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sae.cli.check import check_command
+from sae.cli.curves import curves_command
 from sae.cli.explanations import app as explanations_app
 from sae.cli.export import register as register_exports
+from sae.cli.measures import app as saebench_app
+from sae.cli.measures import measure_table
 from sae.cli.reproduce import reproduce_command
 from sae.cli.steer import steer_command
 from sae.cli.synthetic import synthetic_command
 from sae.errors import UserError
+from sae.evaluation.results import read_result
 from sae.runs.folder import ProgressFile, RunFolder, Status
 from sae.specs.registry import POSITIONAL, SPECS, as_text, demo_spec
 from sae.workspace.disk import fault_words
@@ -39,7 +43,7 @@ _HELP = {
     "train": "Train an SAE, evaluate it on held-out text, and build its index.",
     "sweep": "Train a grid of SAEs (architectures × sizes × k) on one pass of activations.",
     "index": "Rebuild the index of an SAE, with other text or settings.",
-    "evaluate": "Measure an SAE on held-out text.",
+    "evaluate": "Measure an SAE on held-out text, by one or more measures.",
     "import": "Add an SAE or a dashboard made by another program; it is checked on real activations.",
     "compare": "Compare two SAEs of one language model, latent by latent.",
     "activations": "Keep activations of a text on disk, for several trainings on one pass of the language model.",
@@ -78,11 +82,13 @@ for _kind in SPECS:
 
 
 app.command("check")(check_command)
+app.command("curves")(curves_command)
 app.command("steer")(steer_command)
 app.command("reproduce")(reproduce_command)
 app.command("synthetic")(synthetic_command)
 register_exports(app)
 app.add_typer(explanations_app, name="explanations")
+app.add_typer(saebench_app, name="saebench")
 
 
 @app.command()
@@ -112,7 +118,11 @@ def _start_and_watch(kind: str, values: dict[str, Any]) -> None:
     console.print(f"run {folder.id}  ({folder.path})", highlight=False)
     code = _watch(folder, workspace)
     status = folder.status()
-    if code == 0 and status and status.result.get("metrics"):
+    if code == 0 and status and "measured" in status.result:
+        for name in status.result["measured"]:
+            result = read_result(workspace.sae(status.result["sae"]), name)
+            console.print(measure_table(result) if result else name)
+    elif code == 0 and status and status.result.get("metrics"):
         console.print(_metrics(status.result["metrics"]))
     if code == 0 and status and status.result.get("members"):
         console.print(_members(status.result["members"]))

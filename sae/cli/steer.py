@@ -123,7 +123,7 @@ def _texts(workspace: Workspace, sae_id: str, request: SteerRequest, device: str
     lm = open_model(sae.config["model"]["name"], target, workspace)
     check_saes(lm, {sae_id: sae})
     pieces = lm.vocabulary()[0]  # the tokenizer's decode() would drop a leading space
-    run = Run.of(request, prompt_ids(lm, request), {sae_id: sae}, lm.special_ids)
+    run = Run.of(request, prompt_ids(lm, request, [sae]), {sae_id: sae}, lm.special_ids)
     for columns in write(open_row_model(lm), run):
         yield [_shown(b"".join(pieces[token] for token in column.output)) for column in columns]
 

@@ -1,14 +1,16 @@
 """Text as token contexts on disk, memory-mapped.  No torch.
 
-Each document is tokenised separately and cut into contexts of S positions: BOS, then S - 1 text tokens.  The last
-context of a document may be shorter; it is padded on the right with BOS, and its real length is stored.  Documents are
-never joined.  A context needs two text tokens, so a document's last token is dropped if it would be alone.  A chat is
-tokenised by the tokenizer's chat template.  Token ids are taken as they are, and cut into documents at every BOS.
+Each document is tokenised separately and cut into contexts of S positions: BOS, then S - 1 text tokens, or S text
+tokens in a corpus without BOS.  The last context of a document may be shorter; it is padded on the right, and its real
+length is stored.  The first position of a context is never counted in a statistic: it is BOS, or a token that sees no
+text before it.  Documents are never joined.  A context needs two text tokens, so a document's last token is dropped if
+it would be alone.  A chat is tokenised by the tokenizer's chat template.  Token ids are taken as they are, and cut into
+documents at every BOS.
 
     tokens.bin      uint16 (uint32 for vocabularies over 65,536) [contexts, S]
     length.npy      int32 [contexts], real positions, BOS counted
     doc.npy         int32 [contexts], index into documents.json
-    offset.npy      int64 [contexts], index in its document of the context's first text token
+    offset.npy      int64 [contexts], index in its document of the token at position 1
     same.npy        int32 [documents], the first document with the same tokens: a document's own number, or a lower one
     documents.json  names of the documents that have contexts
     corpus.json     counts, the source of the text, fingerprints
@@ -60,7 +62,7 @@ class Tokenises(Protocol):
     bos_id: int
     tokenizer: Any
 
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def encode_many(self, texts: Sequence[str], *, markup: bool = False) -> list[list[int]]: ...
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,13 @@ class Corpus:
         return int(self.tokens.shape[0])
 
     @property
+    def has_bos(self) -> bool:
+        """Return whether every context begins with BOS."""
+        return bool(self.info.get("bos", True))
+
+    @property
     def n_tokens(self) -> int:
-        """Count the text tokens, without BOS and padding."""
+        """Count the tokens without the first position of each context and without padding."""
         return int(self.length.sum()) - self.n_contexts
 
     def contexts(self, split: Split, seed: int) -> NDArray[np.int64]:
@@ -128,19 +135,25 @@ def prepare(
     cancelled: Callable[[], bool] | None = None,
     *,
     max_tokens: int | None = None,
+    bos: bool = True,
+    markup: bool = False,
 ) -> Corpus:
     """Return the corpus of `text` (see `sae.data.texts`), made now or found in the workspace.
 
     `progress(done_documents, total_documents)` is called as the work proceeds, with total 0 if it is unknown.
     `max_tokens` stops after the document that reaches this number of text tokens; a Hugging Face data set stops at 20
-    million by default.  Raises UserError (field `text`, `text_column` or `text_split`; `model` for a tokenizer that
-    does not fit) for a text that cannot be used, and Cancelled when `cancelled()` becomes true.
+    million by default.  `bos` says whether contexts begin with BOS.  `markup` says whether special tokens that are
+    spelled in a text are read as these tokens.  Raises UserError (field `text`, `text_column` or `text_split`; `model`
+    or `bos` for a tokenizer that does not fit) for a text that cannot be used, and Cancelled if `cancelled()` is true.
     """
+    if bos and not getattr(lm, "has_bos", True):
+        raise UserError("bos: the tokenizer of this model has no BOS and no EOS token within its embedding, so "
+                        "contexts cannot begin with one; set bos to no", "bos")
     source = find_text(text, column, split)
     limit = ENDLESS_TOKENS if max_tokens is None and source.endless else max_tokens
     tokeniser = tokeniser_fingerprint(lm)
     template = str(getattr(lm.tokenizer, "chat_template", None) or "")
-    path = workspace.corpus(_corpus_id(source, tokeniser + template, context_length, limit))
+    path = workspace.corpus(_corpus_id(source, tokeniser + template, context_length, limit, bos, markup))
     if path.exists():
         try:
             return Corpus.open(path)
@@ -150,12 +163,12 @@ def prepare(
         with atomic_write(path) as temporary:
             temporary.mkdir()
             with open(temporary / "tokens.bin", "wb") as file:
-                writer = _Writer(file, context_length, lm.bos_id, _vocabulary(lm))
-                _read_all(source, lm, writer, limit, progress, cancelled)
+                writer = _Writer(file, context_length, lm.bos_id, _vocabulary(lm), bos)
+                _read_all(source, lm, writer, limit, progress, cancelled, markup=markup)
             writer.finish(temporary, {
                 "schema_version": SCHEMA_VERSION, "id": path.name, "text": text, "kind": source.kind, "column": column,
                 "split": split, "fingerprint": source.fingerprint, "tokeniser_fingerprint": tokeniser,
-                "max_tokens": limit, "created": time.time()})
+                "max_tokens": limit, "bos": bos, "markup": markup, "created": time.time()})
     except OSError:
         if not path.exists():  # otherwise another process was faster, and its corpus is used
             raise
@@ -184,6 +197,8 @@ def _read_all(
     limit: int | None,
     progress: Callable[[int, int], None] | None,
     cancelled: Callable[[], bool] | None,
+    *,
+    markup: bool,
 ) -> None:
     total = source.count()
     done = 0
@@ -191,7 +206,7 @@ def _read_all(
         if cancelled is not None and cancelled():
             raise Cancelled("stopped while reading the text")
         pieces = [_pieces(document.text) for document in documents]
-        ids = _encode(lm, [piece for parts in pieces for piece in parts])
+        ids = _encode(lm, [piece for parts in pieces for piece in parts], markup)
         for document, parts in zip(documents, pieces, strict=True):
             if document.ids is not None:
                 _add_ids(document, document.ids, lm, writer)
@@ -239,7 +254,7 @@ def _add_ids(document: Document, ids: list[int], lm: Tokenises, writer: _Writer)
         writer.add(document.name if len(parts) == 1 else f"{document.name}.{number}", part)
 
 
-def _encode(lm: Tokenises, pieces: list[str]) -> Iterator[NDArray[np.int64]]:
+def _encode(lm: Tokenises, pieces: list[str], markup: bool) -> Iterator[NDArray[np.int64]]:
     """Yield the token ids of every piece, a few long pieces at a time because lists of Python integers are large."""
     start = 0
     while start < len(pieces):
@@ -247,7 +262,8 @@ def _encode(lm: Tokenises, pieces: list[str]) -> Iterator[NDArray[np.int64]]:
         while end < len(pieces) and (size == 0 or size + len(pieces[end]) <= 2 * _BATCH_CHARACTERS):
             size += len(pieces[end])
             end += 1
-        for ids in lm.encode_many(pieces[start:end]):
+        part = pieces[start:end]
+        for ids in lm.encode_many(part, markup=True) if markup else lm.encode_many(part):
             yield np.array(ids, dtype=np.int64)
         start = end
 
@@ -294,9 +310,10 @@ def _held_out(documents: list[str], doc: NDArray[np.int32], same: NDArray[Any]) 
 class _Writer:
     """A writer that appends documents to the tokens of one corpus and keeps the facts about its contexts."""
 
-    def __init__(self, file: BinaryIO, context_length: int, bos_id: int, vocabulary: int) -> None:
+    def __init__(self, file: BinaryIO, context_length: int, bos_id: int, vocabulary: int, bos: bool) -> None:
         self.file = file  # receives the tokens
-        self.bos_id = bos_id
+        self.bos_id = bos_id  # also the padding
+        self.first = 1 if bos else 0  # position of a context's first text token
         self.vocabulary = vocabulary
         self.dtype = np.dtype(np.uint16 if vocabulary <= 1 << 16 else np.uint32)
         self.context_length = context_length
@@ -310,7 +327,7 @@ class _Writer:
 
     def add(self, name: str, ids: NDArray[np.int64]) -> None:
         """Cut one document's tokens into contexts and append them."""
-        body = self.context_length - 1
+        body = self.context_length - self.first
         if len(ids) % body < MIN_TEXT_TOKENS:  # the rest is too short for a context
             ids = ids[: len(ids) - len(ids) % body]
         n_contexts = -(-len(ids) // body)
@@ -323,12 +340,12 @@ class _Writer:
         rows_NS = np.full((n_contexts, self.context_length), self.bos_id, dtype=self.dtype)
         padded = np.full(n_contexts * body, self.bos_id, dtype=self.dtype)
         padded[: len(ids)] = ids
-        rows_NS[:, 1:] = padded.reshape(n_contexts, body)
+        rows_NS[:, self.first :] = padded.reshape(n_contexts, body)
         rows_NS.tofile(self.file)
         start = np.arange(n_contexts, dtype=np.int64) * body
-        self.length.append((np.minimum(len(ids) - start, body) + 1).astype(np.int32))
+        self.length.append((np.minimum(len(ids) - start, body) + self.first).astype(np.int32))
         self.doc.append(np.full(n_contexts, len(self.documents), dtype=np.int32))
-        self.offset.append(start)
+        self.offset.append(start + 1 - self.first)
         self.same.append(self._seen.setdefault(hashlib.sha256(ids.tobytes()).digest()[:16], len(self.documents)))
         self.documents.append(name)
         self.n_tokens += len(ids)
@@ -358,8 +375,11 @@ def _vocabulary(lm: Tokenises) -> int:
     return int(info.d_vocab) if info is not None else len(lm.tokenizer)
 
 
-def _corpus_id(source: TextSource, tokeniser: str, context_length: int, limit: int | None) -> str:
+def _corpus_id(
+    source: TextSource, tokeniser: str, context_length: int, limit: int | None, bos: bool, markup: bool,
+) -> str:
     """Return the corpus's name, for people, followed by a digest of everything that decides the content."""
-    key = json.dumps([SCHEMA_VERSION, source.kind, source.name, source.fingerprint, tokeniser, context_length, limit])
+    facts = [SCHEMA_VERSION, source.kind, source.name, source.fingerprint, tokeniser, context_length, limit]
+    key = json.dumps([*facts, *["without BOS"] * (not bos), *["markup"] * markup])
     last = re.split(r"[/\\]", source.name.rstrip("/\\"))[-1]
     return f"{slug(last)[:40].rstrip('-._')}-{context_length}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"

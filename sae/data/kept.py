@@ -102,7 +102,7 @@ def _write_chunk(
     done = 0
     for rows_NW in forward_rows(lm, corpus, contexts, plan.hooks, include_bos=True, read=read,
                                 max_tokens=_PASS_TOKENS):
-        for part, site_ND in zip(parts, rows_NW.split(list(plan.widths), dim=1), strict=True):
+        for part, site_ND in zip(parts, torch.split(rows_NW, list(plan.widths), dim=1), strict=True):
             part.append(site_ND.to(torch.bfloat16).cpu())
         done += len(rows_NW)
         update(done)

@@ -19,6 +19,7 @@ from pathlib import Path
 from sae.data import rows
 from sae.data.documents import Document, document_of
 from sae.errors import UserError
+from sae.lm.item_files import ItemFile, fingerprint, item_files
 from sae.lm.model_info import hub_message, hub_reachable
 from sae.workspace.paths import typed_path
 
@@ -55,6 +56,9 @@ def find_text(text: str, column: str = "text", split: str = "train") -> TextSour
         return _of_files(text, "stdlib", files, root, functools.partial(source_documents, root, files))
     path = typed_path(text, "text")
     if path.is_dir():
+        if vectors := item_files(path):
+            return TextSource(text, "items", fingerprint(path), functools.partial(_item_documents, vectors),
+                              lambda: len(vectors))
         return _of_folder(text, path, column, split)
     if path.is_file():
         return _file_source(text, path, column)
@@ -64,6 +68,14 @@ def find_text(text: str, column: str = "text", split: str = "train") -> TextSour
     key = f"{text}|{column}|{split}"
     return TextSource(
         text, "dataset", _digest(key), functools.partial(_dataset_documents, text, column, split), lambda: 0, True)
+
+
+def _item_documents(files: list[ItemFile]) -> Iterator[Document]:
+    """Yield the items of each file as token ids; token 0 stands before every context."""
+    first = 1
+    for file in files:
+        yield Document(file.path.name, ids=list(range(first, first + file.n_items)))
+        first += file.n_items
 
 
 # ---- Python source

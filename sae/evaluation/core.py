@@ -69,24 +69,6 @@ DEFINITIONS: dict[str, str] = {
     "kl_recovered_zero": "1 − KL with SAE / KL zero-ablated; 1 is perfect.",
     "kl_recovered_mean": "1 − KL with SAE / KL mean-ablated; 1 is perfect.",
 }
-# Places of the numbers in SAEBench's result JSON, eval type `core`.
-SAEBENCH: dict[str, tuple[str, str]] = {
-    "kl_recovered_zero": ("model_behavior_preservation", "kl_div_score"),
-    "kl_zero": ("model_behavior_preservation", "kl_div_with_ablation"),
-    "kl_sae": ("model_behavior_preservation", "kl_div_with_sae"),
-    "ce_recovered_zero": ("model_performance_preservation", "ce_loss_score"),
-    "ce_zero": ("model_performance_preservation", "ce_loss_with_ablation"),
-    "ce_sae": ("model_performance_preservation", "ce_loss_with_sae"),
-    "ce_clean": ("model_performance_preservation", "ce_loss_without_sae"),
-    **{key: ("reconstruction_quality", key) for key in (
-        "explained_variance", "explained_variance_legacy", "mse", "cossim")},
-    **{key: ("shrinkage", key) for key in ("l2_norm_in", "l2_norm_out", "l2_ratio", "relative_reconstruction_bias")},
-    "l0": ("sparsity", "l0"), "l1": ("sparsity", "l1"),
-    **{key: ("misc_metrics", key) for key in (
-        "freq_over_1_percent", "freq_over_10_percent", "normalized_freq_over_1_percent",
-        "normalized_freq_over_10_percent", "average_max_encoder_cosine_sim", "average_max_decoder_cosine_sim")},
-    "alive_share": ("misc_metrics", "frac_alive"),
-}
 _MIN_BLOCKS, _MAX_BLOCKS, _BLOCK_CONTEXTS = 20, 100, 16  # SAEBench's batch has 16 contexts, too
 _CE_COST = 7.5  # a token of ΔCE goes through the whole model five times
 

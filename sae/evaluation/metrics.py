@@ -270,6 +270,8 @@ def _evaluate(
     """Compute all metrics.  `target_ND` holds targets on other text, whose mean is used by mean ablation."""
     rows = counted_rows(lm, corpus, contexts, sites(saes[0]), stages[0], left_out_of(saes[0]))
     metrics = reconstruction_metrics_of(saes, rows)
+    if lm.info.items:  # vectors lead to no logits
+        return metrics
     for_ce = _first_tokens(corpus, contexts, n_ce_tokens)
     ce = cross_entropy_metrics_of(lm, saes, corpus, for_ce, target_ND.mean(dim=0), stages[1])
     return [{**one, **other} for one, other in zip(metrics, ce, strict=True)]

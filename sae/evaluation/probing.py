@@ -42,11 +42,6 @@ DEFINITIONS: dict[str, str] = {
        for k in KS for score in _SCORES},
     "tasks": "Number of tasks that have enough examples.",
 }
-# Places of the numbers in SAEBench's result JSON, eval type `sparse_probing_sae_probes`.
-SAEBENCH: dict[str, tuple[str, str]] = {
-    **{f"raw_{score}": ("llm", f"llm_test_{score}") for score in _SCORES},
-    **{f"sparse_{k}_{score}": ("sae", f"sae_top_{k}_test_{score}") for k in KS for score in _SCORES},
-}
 _CHUNK = 1 << 18  # entries of [examples, latents] that are probed at once, so that they stay in the cache
 _FIRST_STEPS, _REFINED = 3, 64
 

@@ -58,7 +58,7 @@ def effects(model: RowModel, sae: Autoencoder, push_QD: Tensor, tokens: Sequence
     """Return how much each direction raises the summed probability of `tokens` after each neutral prompt, [P, Q]."""
     out = []
     for prompt in PROMPTS:
-        ids = [model.lm.bos_id, *model.lm.encode(prompt)]
+        ids = [*model.lm.start, *model.lm.encode(prompt)]
         base = model.read(ids).softmax(0)[list(tokens)].sum()
         p_QV = model.read_many([ids] * len(push_QD), adding(sae, push_QD)).softmax(dim=1)
         out.append((p_QV[:, list(tokens)].sum(dim=1) - base).cpu().double().numpy())

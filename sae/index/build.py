@@ -29,6 +29,9 @@ from sae.workspace.checkpoint import Saver, load_checkpoint, save_checkpoint
 
 __all__ = ["build", "build_part", "contexts_to_read", "merge_parts", "part_path"]
 
+_BOS_RULES = {True: "BOS first in every context; not among the counted tokens",
+              False: "no BOS; the first token of every context is not among the counted tokens"}
+
 
 Update = Callable[[int, int], None]
 
@@ -146,14 +149,15 @@ def _meta(
         "model": config["model"], "site": config["site"], "architecture": config["architecture"],
         "n_latents": sae.n_latents, "d_model": sae.d_model, "k": sae.k, "theta": sae.sparsity.threshold,
         "normalize": config["normalize"], "train_on_bos": config["bos"]["trained_on"],
-        "bos_rule": "BOS first in every context; not among the counted tokens"
+        "bos_rule": _BOS_RULES[corpus.has_bos]
                     + (f"; left out: {left_out}" if left_out else ""),
         "left_out": left_out.record(),
         "weight_processing": config["weight_processing"], "decoder_norm": "unit",
         "text": corpus.info["text"], "text_fingerprint": corpus.info["fingerprint"], "corpus": corpus.id,
         "contexts": len(contexts), "documents": len(np.unique(corpus.doc[contexts])),
         "context_length": corpus.context_length, "created": time.time(),
-        "settings": settings.model_dump(include=set(IndexSettings.model_fields)), "bos_token": lm.bos_id,
+        "settings": settings.model_dump(include=set(IndexSettings.model_fields)),
+        "bos_token": lm.bos_id if corpus.has_bos else None,
         "bands": [{"band": b, "name": name, "q_low": low, "q_high": high} for b, name, low, high in BANDS],
         "near": NEAR if settings.near_misses else None,
     }

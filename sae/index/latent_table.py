@@ -96,6 +96,15 @@ def _next_columns(shard: Shard, scales: IndexScales) -> dict[str, Any]:
     return {"next_tokens": following["token"], "next_token_n": following["n"], "next_token_lift": following["lift"]}
 
 
+def no_logit_columns(n_latents: int) -> dict[str, Any]:
+    """Return the columns of a build whose latents have no effect on logits."""
+    rows, values = pa.list_(pa.int32()), pa.list_(pa.float32())
+    kinds = {"logit_pos": rows, "logit_pos_value": values, "logit_neg": rows, "logit_neg_value": values,
+             "logit_hist": pa.list_(pa.uint32()), "logit_std": pa.float32(), "logit_skew": pa.float32(),
+             "logit_kurtosis": pa.float32()}
+    return {name: pa.nulls(n_latents, kind) for name, kind in kinds.items()}
+
+
 def logit_columns(effects: LogitEffects) -> dict[str, Any]:
     return {
         "logit_pos": _rows(effects.top_LK.numpy().astype(np.int32)),

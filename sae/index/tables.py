@@ -21,7 +21,7 @@ from sae.data.corpus import Corpus
 from sae.index.cofiring import SAMPLED
 from sae.index.context_tables import choose, place_reader, text_reader
 from sae.index.directions import logit_effects, planar_map
-from sae.index.latent_table import latent_columns, logit_columns, map_columns, token_columns
+from sae.index.latent_table import latent_columns, logit_columns, map_columns, no_logit_columns, token_columns
 from sae.index.sample_tables import Strongest, sample_tables
 from sae.index.scales import IndexScales
 from sae.index.shard import Shard
@@ -67,7 +67,7 @@ def make_tables(
         return lambda check: Made(columns=make(check))
 
     # It runs the model, as the jobs below do in other threads, and a bridge must be used by one thread at a time.
-    unembedding_DV = lm.unembedding(sae.out_hook)
+    unembedding_DV = None if lm.info.items else lm.unembedding(sae.out_hook)
     run_jobs([
         lambda check: _contexts(corpus, shard, scales, settings),
         lambda check: Made(sample_tables(lm, sae, corpus, contexts, shard.extremes, read, check)),
@@ -92,7 +92,9 @@ def _tokens(shard: Shard, scales: IndexScales) -> Made:
     return Made({"token_latent": _token_latent_table(tokens)}, token_columns(tokens, scales.n_latents))
 
 
-def _logits(unembedding_DV: Tensor, sae: Autoencoder, check: Callable[[], None]) -> Made:
+def _logits(unembedding_DV: Tensor | None, sae: Autoencoder, check: Callable[[], None]) -> Made:
+    if unembedding_DV is None:
+        return Made(columns=no_logit_columns(sae.n_latents), meta={"logit_edges": None})
     effects = logit_effects(sae.W_dec_LD, unembedding_DV, LISTED_LOGITS, LOGIT_BINS, check)
     return Made(columns=logit_columns(effects), meta={"logit_edges": effects.edges.tolist()})
 

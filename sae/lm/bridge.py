@@ -1,4 +1,4 @@
-"""The interface to language models: the only file that imports transformer_lens or transformers.
+"""The interface to language models; with `loading`, the only file that imports transformer_lens.
 
 A `LanguageModel` wraps one TransformerBridge.  **It must be used by one thread at a time**: hooks are attached to the
 shared module tree, so a second thread would silently get the first one's edits.  A second thread uses a copy made by
@@ -26,25 +26,26 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.sources.transformers import source as _transformers_source
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache as CacheBase
 from transformers.utils import logging as transformers_logging
 
 from sae.errors import UserError
+from sae.lm.dataflow import compared_in
 from sae.lm.edit_points import in_order, middle_edit, normalized_edit
+from sae.lm.load_settings import LoadSettings
+from sae.lm.loading import load_bridge, load_plain
 from sae.lm.logit_map import inner, logit_map, probe_tokens, residual_scale
-from sae.lm.model_info import ModelInfo, find_model, hub_message
+from sae.lm.model_info import ModelInfo, find_model
 from sae.lm.norms import Norm, epsilon_of, measure_norm
+from sae.lm.pieces import all_pieces
+from sae.lm.shared_weights import original_name, with_weights_of
 from sae.lm.special_tokens import check_embedded, context_start, end_ids, has_own_bos, special_ids
-from sae.lm.tokens import piece_bytes
 
 __all__ = ["Cache", "CacheBase", "Edit", "Edits", "LanguageModel", "pick_device"]
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
-# Only text is read here.  For a model of images it would run `pip install torchvision`, in a user's environment.
-_transformers_source.load_modality_processor = lambda *_args, **_kwargs: None
 
 # transformers calls this for every layer: (module, query, key, value, mask, **settings) -> (output, None).
 AttentionFunction = Callable[..., tuple[Tensor, None]]
@@ -79,14 +80,21 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 class LanguageModel:
-    """A causal language model, evaluated in float32 unless `autocast` says otherwise."""
+    """A causal language model.
 
-    def __init__(self, bridge: TransformerBridge, info: ModelInfo) -> None:
+    It is evaluated in the number format of its weights, float32 by default, unless `autocast` says otherwise.  What
+    leaves and enters it is float32.
+    """
+
+    def __init__(self, bridge: TransformerBridge, info: ModelInfo, tokenizer: Any = None) -> None:
         self.bridge = bridge
         self.info = info
         self.device = torch.device(bridge.cfg.device or "cpu")
-        self.tokenizer = bridge.tokenizer
-        self.bos_id = context_start(self.tokenizer, info.d_vocab, info.name)
+        self.dtype = next(bridge.original_model.parameters()).dtype
+        self.tokenizer = tokenizer or bridge.tokenizer
+        start = context_start(self.tokenizer, info.d_vocab)
+        self.has_bos = start is not None
+        self.bos_id = 0 if start is None else start  # without BOS it only pads
         self.special_ids = special_ids(self.tokenizer)
         self.end_ids = end_ids(self.tokenizer, getattr(bridge.original_model, "generation_config", None))
         self.refused: dict[str, str] = {}  # hook points that the conformance check refuses, and the reason
@@ -100,19 +108,19 @@ class LanguageModel:
         """Load `demo`, a local directory, or a hub name.  Raises UserError (field `model`)."""
         info = find_model(name)
         target = pick_device(device) if isinstance(device, str) else device
-        try:
-            bridge = TransformerBridge.boot_transformers(info.source, device=str(target), dtype=torch.float32)
-        except Exception as error:  # loaders raise many kinds; each means that the name given does not load
-            message = (f"model: {name} does not load: {type(error).__name__}: {error}"
-                       if info.local else hub_message("model", name, error))
-            raise UserError(message, "model") from error
-        bridge.eval()
-        return cls(bridge, info)
+        bridge, tokenizer = load_bridge(info, target, LoadSettings.from_environment())
+        return cls(bridge, info, tokenizer)
+
+    @property
+    def dtype_name(self) -> str:
+        """Return the number format of the weights: float32, bfloat16 or float16."""
+        return str(self.dtype).removeprefix("torch.")
 
     def share_weights(self) -> LanguageModel:
         """Return a copy with shared weights, for another thread."""
         shared = [*self.bridge.parameters(), *self.bridge.buffers()]
-        other = LanguageModel(copy.deepcopy(self.bridge, {id(tensor): tensor for tensor in shared}), self.info)
+        other = LanguageModel(copy.deepcopy(self.bridge, {id(tensor): tensor for tensor in shared}), self.info,
+                              self.tokenizer)
         other.refused, other.way = self.refused, self.way
         return other
 
@@ -130,20 +138,24 @@ class LanguageModel:
 
     # ---- text
 
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of `text`, without BOS."""
-        ids = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-        check_embedded([ids], self.info.d_vocab, self.info.name)
-        return ids
+    @property
+    def start(self) -> list[int]:
+        """Return the tokens with which a text begins: BOS, or none where the tokenizer has no such token."""
+        return [self.bos_id] if self.has_bos else []
 
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each document, without BOS.
+    def encode(self, text: str, *, markup: bool = False) -> list[int]:
+        """Return the token ids of `text` (see `encode_many`)."""
+        return self.encode_many([text], markup=markup)[0]
 
-        Text is data: a special token spelled in a document is tokenised as plain characters.  So a BOS in the ids is
-        always one that the program inserted.
+    def encode_many(self, texts: Sequence[str], *, markup: bool = False) -> list[list[int]]:
+        """Return the token ids of each text, without BOS.
+
+        Text is data: a special token that is spelled in it is tokenised as plain characters, unless `markup` is set.
         """
         ids = list(self.tokenizer(
-            list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
+            list(texts), add_special_tokens=False, split_special_tokens=not markup, verbose=False)["input_ids"])
+        if markup and self.has_bos:
+            ids = [row[1:] if row[:1] == [self.bos_id] else row for row in ids]
         if len(self.tokenizer) > self.info.d_vocab:
             check_embedded(ids, self.info.d_vocab, self.info.name)
         return ids
@@ -154,16 +166,8 @@ class LanguageModel:
 
     @cached_property
     def _vocabulary(self) -> tuple[list[bytes], list[bool]]:
-        backend = self.tokenizer.backend_tokenizer
-        byte_level = "ByteLevel" in repr(backend.pre_tokenizer) + repr(backend.decoder)
         special = set(self.special_ids)
-        pieces = self.tokenizer.convert_ids_to_tokens(range(min(len(self.tokenizer), self.info.d_vocab)))
-        values = [piece_bytes(piece or "", byte_level) for piece in pieces]
-        for token, added in self.tokenizer.added_tokens_decoder.items():  # these stand for their own text
-            if token < len(values):
-                values[token] = added.content.encode()
-        missing = self.info.d_vocab - len(values)  # embedding rows that no token uses
-        return values + [b""] * missing, [i in special for i in range(self.info.d_vocab)]
+        return all_pieces(self.tokenizer, self.info.d_vocab), [i in special for i in range(self.info.d_vocab)]
 
     def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Return BOS and the tokens of a chat up to the start of the answer, formatted by the model's own template.
@@ -177,7 +181,8 @@ class LanguageModel:
                 list(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
         except Exception as error:  # templates are programs and can raise anything
             raise UserError(f"chat: the template of {self.info.name} refuses this: {error}", "chat") from error
-        if ids[:1] == [self.bos_id] or not has_own_bos(self.tokenizer):  # a stand-in for BOS is no part of a chat
+        # A stand-in for BOS is no part of a chat.
+        if ids[:1] == self.start or not (self.has_bos and has_own_bos(self.tokenizer)):
             return list(ids)
         return [self.bos_id, *ids]
 
@@ -192,20 +197,21 @@ class LanguageModel:
         if attention is not None:
             name = f"{attention.__module__}.{attention.__qualname__}"  # unique, so that no other function replaces it
             AttentionInterface.register(name, attention)
-        model = type(self.bridge.original_model).from_pretrained(
-            self.info.source, dtype=torch.float32, attn_implementation=name).to(self.device).eval()
-        ours = dict(self.named_weights())
-        linear = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Linear)}
-        for name, tensor in model.named_parameters() if share else ():
-            if name in ours and ours[name].shape == tensor.shape:
-                if self.device.type == "cpu" and id(tensor) in linear:
-                    ours[name].data = ours[name].data.t().contiguous().t()
-                tensor.data = ours[name].data
+        if share:
+            model = with_weights_of(self.bridge.original_model, dict(self.named_weights()), name)
+            if model is not None:
+                return model.requires_grad_(False)
+        settings = LoadSettings(self.dtype_name, LoadSettings.from_environment().remote_code)
+        model = load_plain(self.info, settings, type(self.bridge.original_model), name).to(self.device).eval()
+        for weight, tensor in self.named_weights() if share else ():
+            found = dict(model.named_parameters()).get(weight)
+            if found is not None and found.shape == tensor.shape:
+                found.data = tensor.data
         return model.requires_grad_(False)
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the parameters with the names that they have in the plain Hugging Face model."""
-        return ((_hf_name(name), tensor) for name, tensor in self.bridge.original_model.named_parameters())
+        return ((original_name(name), tensor) for name, tensor in self.bridge.original_model.named_parameters())
 
     def component(self, hook: str) -> tuple[list[str], str]:
         """Locate a hook point in the Hugging Face model: the module's possible names, and its end (`hook_in`, …).
@@ -231,7 +237,7 @@ class LanguageModel:
                  if module is getattr(part, "original_component", None)]
         if "." in path or not hasattr(part, path) or not names:
             raise UserError(f"hook: {self.info.name} has no hook point {hook}", "hook")
-        return [_hf_name(name) for name in names], path
+        return [original_name(name) for name in names], path
 
     # ---- forward passes
 
@@ -343,7 +349,8 @@ class LanguageModel:
         name = f"{hook.rpartition('.')[0]}.hook_mlp_out"
         if name not in self._scales:
             try:
-                self._scales[name] = residual_scale(self, name)
+                with compared_in(self.dtype):
+                    self._scales[name] = residual_scale(self, name)
             except UserError:
                 self._scales[name] = None
         return self._scales[name]
@@ -386,13 +393,8 @@ def _by_text(edit: Edit, tokens_PS: Tensor) -> Edit:
     return by_text
 
 
-def _hf_name(name: str) -> str:
-    """Return the name that a module or parameter of a bridge has in the original model."""
-    return name.replace("._original_component", "")
-
-
 def _as_hook(edit: Edit) -> Callable[[Tensor, Any], Tensor]:
     def hook_fn(resid_PSD: Tensor, hook: Any) -> Tensor:
-        return edit(resid_PSD)
+        return edit(resid_PSD.float()).to(resid_PSD.dtype)
 
     return hook_fn

@@ -8,6 +8,8 @@ Shapes: T tokens of all texts, w width of a tensor.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,12 +80,40 @@ def record(block: nn.Module, run: Callable[[], Any], n_tokens: int) -> list[End]
     return [end for end in ends if times[id(end.module)] == 1]
 
 
+# The least tolerance of comparisons in number formats with fewer bits than float32, in units of the rms.
+_ROUNDING = {torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+def loosened(tolerance: float, dtype: torch.dtype) -> float:
+    """Return the tolerance for numbers of a model in this format."""
+    return max(tolerance, _ROUNDING.get(dtype, 0.0))
+
+
+def dtype_of(module: Any) -> torch.dtype:
+    """Return the number format in which a module computes; float32 for one without weights."""
+    parameters = module.parameters() if isinstance(module, nn.Module) else iter(())
+    return next((tensor.dtype for tensor in parameters if tensor.is_floating_point()), torch.float32)
+
+
+_format: ContextVar[torch.dtype] = ContextVar("format", default=torch.float32)
+
+
+@contextmanager
+def compared_in(dtype: torch.dtype) -> Iterator[None]:
+    """Compare the numbers of a model in this format: `same`, `alike` and what uses them become looser."""
+    token = _format.set(dtype)
+    try:
+        yield
+    finally:
+        _format.reset(token)
+
+
 def same(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
     """Whether two tensors are equal but for rounding."""
     if a.shape != b.shape:
         return False
     size = float(b.float().square().mean().sqrt())
-    return bool((a.float() - b.float()).abs().max() <= tolerance * max(size, 1e-12))
+    return bool((a.float() - b.float()).abs().max() <= loosened(tolerance, _format.get()) * max(size, 1e-12))
 
 
 def alike(a_Tw: Tensor, b_Tw: Tensor, tolerance: float = 1e-4) -> bool:
@@ -94,7 +124,7 @@ def alike(a_Tw: Tensor, b_Tw: Tensor, tolerance: float = 1e-4) -> bool:
     if a_Tw.shape != b_Tw.shape:
         return False
     size = float(b_Tw.float().square().mean().sqrt())
-    off_T = (a_Tw.float() - b_Tw.float()).abs().amax(dim=-1) > tolerance * max(size, 1e-12)
+    off_T = (a_Tw.float() - b_Tw.float()).abs().amax(dim=-1) > loosened(tolerance, _format.get()) * max(size, 1e-12)
     return int(off_T.sum()) <= len(a_Tw) // 8
 
 
@@ -140,6 +170,6 @@ def linear_matrix(module: nn.Module, width: int, device: torch.device) -> Tensor
 
 
 def _apply(module: nn.Module, x_Nw: Tensor) -> Tensor:
-    out = first_tensor(module(x_Nw[None]))
+    out = first_tensor(module(x_Nw[None].to(dtype_of(module))))
     assert out is not None
     return out.float().reshape(len(x_Nw), -1)

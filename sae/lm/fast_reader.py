@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sae.kernels.device import has_fast_bfloat16
 from sae.lm.bridge import LanguageModel
+from sae.lm.dataflow import loosened
 
 Read = Callable[[Tensor], list[Tensor]]
 
@@ -59,7 +60,7 @@ def _chosen(
     """
     expected = lm.activations_at(tokens_PS, hooks)
     for attention in ("sdpa", "eager"):
-        if not _agree(_bare_reader(lm, hooks, attention), expected, tokens_PS):
+        if not _agree(_bare_reader(lm, hooks, attention), expected, tokens_PS, loosened(1e-4, lm.dtype)):
             continue
         if not autocast:
             return _bare_reader(lm, hooks, attention)
@@ -180,11 +181,11 @@ def _found(read: Read | None, expected: list[Tensor], tokens_PS: Tensor) -> list
     return found if found and all(a.shape == b.shape for a, b in zip(found, expected, strict=True)) else None
 
 
-def _agree(read: Read | None, expected: list[Tensor], tokens_PS: Tensor) -> bool:
-    """Return whether a reader gives these activations for some contexts, up to the rounding of float32."""
+def _agree(read: Read | None, expected: list[Tensor], tokens_PS: Tensor, near: float) -> bool:
+    """Return whether a reader gives these activations for some contexts, up to rounding."""
     found = _found(read, expected, tokens_PS)
     return found is not None and all(
-        torch.allclose(a, b, rtol=1e-4, atol=1e-4 * float(b.std())) for a, b in zip(found, expected, strict=True))
+        torch.allclose(a, b, rtol=near, atol=near * float(b.std())) for a, b in zip(found, expected, strict=True))
 
 
 def _distance(read: Read | None, expected: list[Tensor], tokens_PS: Tensor) -> float:

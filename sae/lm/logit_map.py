@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sae.errors import UserError
-from sae.lm.dataflow import End, equal_to, linear_matrix, output_of, record, same
+from sae.lm.dataflow import End, compared_in, equal_to, linear_matrix, output_of, record, same
 from sae.lm.norms import Norm, measure_norm
 
 if TYPE_CHECKING:
@@ -39,6 +39,11 @@ def logit_map(lm: LanguageModel, hook: str) -> Tensor:
     Without a hook, and for sites of the residual stream, w is D.  Raises UserError (field `site`) where directions
     reach the residual stream by something else than a matrix.
     """
+    with compared_in(lm.dtype):
+        return _logit_map(lm, hook)
+
+
+def _logit_map(lm: LanguageModel, hook: str) -> Tensor:
     final = final_norm(lm)
     W_U_DV: Tensor = lm.bridge.W_U.detach().float()
     centred_DV = final.then(W_U_DV)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from sae.errors import UserError
+from sae.lm.item_files import item_files
 from sae.lm.library_config import SIZE_KEYS, library_sizes, sizes_in
 from sae.workspace.paths import slug, typed_path
 
@@ -34,18 +35,37 @@ class ModelInfo:
     d_model: int
     n_ctx: int
     d_vocab: int
+    adapter: str = ""  # the folder of a LoRA adapter; `source` is then its base model
+    items: bool = False  # vectors of anything instead of a model (`sae.lm.item_files`)
 
 
 def find_model(name: str) -> ModelInfo:
     """Resolve `name`.  Raises UserError (field `model`) if the model is not available."""
     path = DEMO_PATH if name == DEMO else typed_path(name, "model")
     if path.is_dir():
+        if (path / "adapter_config.json").is_file() and not (path / "config.json").exists():
+            return _of_adapter(path, name)
+        if files := item_files(path):
+            return ModelInfo(name, slug(path.resolve().name), str(path.resolve()), True, 1, files[0].width, NO_LIMIT,
+                             1 + sum(file.n_items for file in files), items=True)
         config = _read_config(path / "config.json", name)
         return _info(name, DEMO if name == DEMO else slug(path.resolve().name), str(path.resolve()), True, config)
     if path.exists() or name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise UserError(f"model: {name} is not a directory with a Hugging Face model in it", "model")
     source, config = _from_hub(name)
     return _info(name, slug(name.rpartition("/")[2]), source, source != name, config)
+
+
+def _of_adapter(path: Path, name: str) -> ModelInfo:
+    """Return the base model of a LoRA adapter, with the adapter's folder.  Raises UserError (field `model`)."""
+    base = _read_config(path / "adapter_config.json", name).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise UserError(f"model: {path / 'adapter_config.json'} does not name the adapter's base model", "model")
+    near = path / base if (path / base).is_dir() else typed_path(base, "model")
+    if near.is_dir() and not (near / "config.json").exists():
+        raise UserError(f"model: the base model of {name}, {near}, has no config.json", "model")
+    info = find_model(str(near) if near.is_dir() else base)
+    return replace(info, name=name, id=slug(path.resolve().name), adapter=str(path.resolve()))
 
 
 def check_layer(info: ModelInfo, layer: int, context_length: int) -> None:
@@ -72,7 +92,8 @@ def _info(name: str, model_id: str, source: str, local: bool, config: dict[str, 
     for size, keys in SIZE_KEYS.items():
         if size not in sizes:
             raise UserError(f"model: the config of {name} has none of {', '.join(keys)}", "model")
-    return ModelInfo(name, model_id, source, local, **sizes)
+    return ModelInfo(name, model_id, source, local, sizes["n_layers"], sizes["d_model"], sizes["n_ctx"],
+                     sizes["d_vocab"])
 
 
 def _read_config(path: Path, name: str) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sae.lm.dataflow import dtype_of, loosened
+
 _N = 8  # random vectors
 _SIZE = 8.0  # their rms, so that a norm's epsilon does not show
 
@@ -58,23 +60,25 @@ def measure_norm(module: Callable[..., Any], width: int, device: torch.device) -
 
     Raises ValueError for a module that is neither.
     """
+    dtype = dtype_of(module)
+    near = loosened(1e-3, dtype)
     x_ND = _SIZE * torch.randn(_N, width, generator=torch.Generator().manual_seed(0)).to(device)
-    bias_D = module(torch.zeros(1, 1, width, device=device)).float()[0, 0]
+    bias_D = module(torch.zeros(1, 1, width, device=device, dtype=dtype)).float()[0, 0]
 
     def gains(x_ND: Tensor) -> Tensor:
-        out: Tensor = module(x_ND[None]).float()[0] - bias_D
+        out: Tensor = module(x_ND[None].to(dtype)).float()[0] - bias_D
         return out
 
     out_ND = gains(x_ND)
-    if torch.allclose(out_ND, x_ND, rtol=1e-5, atol=1e-6):
+    if torch.allclose(out_ND, x_ND, rtol=loosened(1e-5, dtype), atol=loosened(1e-6, dtype)):
         return Norm(torch.ones(width, device=device), bias_D, centred=False)
-    centred = torch.allclose(gains(x_ND + _SIZE), out_ND, rtol=1e-3, atol=1e-3)
+    centred = torch.allclose(gains(x_ND + _SIZE), out_ND, rtol=near, atol=near)
     unit_ND = normalized(x_ND, centred)
     gain_D = (out_ND * unit_ND).sum(0) / unit_ND.square().sum(0)
-    if not torch.allclose(gain_D * unit_ND, out_ND, rtol=1e-3, atol=1e-3 * float(out_ND.std())):
+    if not torch.allclose(gain_D * unit_ND, out_ND, rtol=near, atol=near * float(out_ND.std())):
         raise ValueError(f"{type(module).__name__} is no norm over its input")
     exact = (candidate for candidate in _candidates(module, gain_D)
-             if torch.allclose(candidate, gain_D, rtol=1e-3, atol=1e-3))
+             if torch.allclose(candidate, gain_D, rtol=near, atol=near))
     return Norm(next(exact, gain_D), bias_D, centred)
 
 

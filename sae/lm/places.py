@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sae.errors import UserError
-from sae.lm.dataflow import End, alike, equal_to, proportional, record
+from sae.lm.dataflow import End, alike, compared_in, equal_to, proportional, record
 from sae.lm.logit_map import probe_tokens
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class Places:
             (expected,) = self._lm.activations_at(tokens, [hook])
             expected_Tw = expected.flatten(0, 1)
             ends = record(self._block(hook), lambda: self._run(tokens), tokens.numel())
-            place = self._believed(module, end, ends, expected_Tw) or _searched(ends, expected_Tw)
+            with compared_in(self._lm.dtype):
+                place = self._believed(module, end, ends, expected_Tw) or _searched(ends, expected_Tw)
             if place is None:
                 raise UserError(f"site: {self._lm.info.name} cannot be steered at {hook}: no module of it takes in or "
                                 "gives out these activations", "site")
@@ -95,7 +96,8 @@ def _searched(ends: list[End], expected_Tw: Tensor) -> Place | None:
 def _shaped(edit: Edit, shape: tuple[int, int]) -> Edit:
     """The edit of a site where some models lay the texts end to end, as [P·S, D]."""
     def shaped(x: Tensor) -> Tensor:
-        return edit(x.view(*shape, -1)).reshape(x.shape) if x.dim() == 2 else edit(x)
+        out = edit(x.float().view(*shape, -1)).reshape(x.shape) if x.dim() == 2 else edit(x.float())
+        return out.to(x.dtype)
 
     return shaped
 

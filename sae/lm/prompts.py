@@ -14,7 +14,8 @@ from sae.lm.model_info import ModelInfo
 def prompt_length(info: ModelInfo, prompt: str) -> int | None:
     """Count the tokens of `prompt` with BOS.  Returns None if the model's tokenizer.json is not on this disk.
 
-    The language model encodes with the same file, so the count is exact.
+    The language model encodes with the same file, so the count is exact for a text without markup, and otherwise an
+    upper limit.
     """
     path = _tokenizer_file(info)
     return None if path is None else 1 + len(_tokenizer(path).encode(prompt, add_special_tokens=False).ids)
@@ -22,7 +23,9 @@ def prompt_length(info: ModelInfo, prompt: str) -> int | None:
 
 @lru_cache(maxsize=4)
 def _tokenizer(path: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(path))
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.encode_special_tokens = True  # as plain characters
+    return tokenizer
 
 
 def _tokenizer_file(info: ModelInfo) -> Path | None:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from sae.errors import UserError
 from sae.lm.bridge import CacheBase, Edits, LanguageModel
+from sae.lm.dataflow import loosened
 from sae.lm.places import Places
 from sae.lm.reach import SHORT, reading_length, sample_text
 
@@ -115,7 +116,7 @@ class _Step:
         values[self._row, :, self._position] = v[self._used, :, 0]
         out = q.new_zeros(*q.shape[:3], v.shape[3])
         for size, indices in self._buckets.items():
-            mask = self._mask(size, settings["window"])
+            mask = self._mask(size, settings["window"], q.dtype)
             if self._whole and (len(indices) > _ONE_BY_ONE or q.is_cuda):
                 whole = _attend(q, keys[:, :, :size], values[:, :, :size], mask, settings)
                 if len(indices) == ROWS:
@@ -129,14 +130,14 @@ class _Step:
                     out[i : i + 1] = _attend(q[i : i + 1], k1, v1, mask[i : i + 1], settings)
         return out
 
-    def _mask(self, size: int, window: int | None) -> Tensor:
+    def _mask(self, size: int, window: int | None, dtype: torch.dtype) -> Tensor:
         """Return the mask [M, 1, 1, size]: 0 where a row's token may attend, −∞ elsewhere."""
         if (size, window) not in self._masks:
             last = torch.tensor(self._lengths, device=self._device)[:, None]
             back = last - torch.arange(size, device=self._device)
             seen = (back >= 0) if window is None else (back >= 0) & (back < window)
             seen[:, 0] |= ~seen.any(dim=1)  # the output of rows longer than `size` is not used
-            mask = torch.zeros(len(self._order), 1, 1, size, device=self._device)
+            mask = torch.zeros(len(self._order), 1, 1, size, device=self._device, dtype=dtype)
             self._masks[size, window] = mask.masked_fill_(~seen[:, None, None, :], -torch.inf)
         return self._masks[size, window]
 
@@ -284,7 +285,8 @@ class RowModel:
                 many, few = (self.step(rows, order, {1: tokens[i]}, {1: i}) for order in orders)
                 found.append(many[1])
             expected = self.lm.logits(torch.tensor([tokens], device=self.device))[0]
-            same = torch.allclose(torch.stack(found), expected, atol=1e-3 * float(expected.std()) + 1e-4, rtol=1e-3)
+            near = loosened(1e-3, self.lm.dtype)
+            same = torch.allclose(torch.stack(found), expected, atol=near * float(expected.std()) + 1e-4, rtol=near)
         except Exception as error:  # whatever an unusual architecture raises
             raise UserError(f"model: {self.lm.info.name} cannot be decoded here: {type(error).__name__}: {error}",
                             "model") from error

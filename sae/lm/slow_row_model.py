@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sae.errors import UserError
 from sae.lm.bridge import Edit, Edits, LanguageModel
-from sae.lm.dataflow import same
+from sae.lm.dataflow import loosened, same
 from sae.lm.reach import SHORT, reading_length, sample_text
 from sae.lm.row_model import RowModel, Rows
 
@@ -139,7 +139,7 @@ class SlowRowModel(RowModel):
         tokens = sample_text(self.lm, SHORT if self.lm.way else reading_length(self.lm))
         try:
             expected = self.lm.logits(torch.tensor([tokens], device=self.device))[0]
-            if not same(self.read(tokens, whole=True), expected, 1e-3):
+            if not same(self.read(tokens, whole=True), expected, loosened(1e-3, self.lm.dtype)):
                 raise UserError(f"model: {self.lm.info.name} gives other logits than transformer_lens computes for it",
                                 "model")
         except UserError:
@@ -157,11 +157,14 @@ class SlowRowModel(RowModel):
             found = [self.step(rows, [0], {0: tokens[i]}, {0: i})[0] for i in range(n, len(tokens))]
         except Exception:  # whatever an unusual architecture raises
             return False
-        return same(torch.stack(found), expected_SV[n:], 1e-3)
+        return same(torch.stack(found), expected_SV[n:], loosened(1e-3, self.lm.dtype))
 
 
 def open_row_model(lm: LanguageModel) -> RowModel:
     """Return the fast row model where it computes this model, else the slow one.  Raises UserError (field `model`)."""
+    if not isinstance(lm, LanguageModel):
+        raise UserError(f"model: {lm.info.name} holds vectors and no language model, so it reads and writes no text",
+                        "model")
     if lm.way in ("cached", "whole"):
         return SlowRowModel(lm)
     try:

@@ -12,16 +12,12 @@ from typing import Any
 from sae.errors import UserError
 
 
-def context_start(tokenizer: Any, d_vocab: int, model: str) -> int:
-    """Return the id with which every context begins: BOS, or EOS in its place.
-
-    Raises UserError (field `model`) where the tokenizer has neither within the embedding.
-    """
+def context_start(tokenizer: Any, d_vocab: int) -> int | None:
+    """Return the id with which contexts begin: BOS, or EOS in its place; None where neither is in the embedding."""
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None and token < d_vocab:
             return int(token)
-    raise UserError(f"model: the tokenizer of {model} has no BOS and no EOS token that the model knows, and every "
-                    "context begins with one", "model")
+    return None
 
 
 def has_own_bos(tokenizer: Any) -> bool:

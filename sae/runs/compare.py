@@ -13,7 +13,7 @@ from sae.errors import UserError
 from sae.runs.folder import RunFolder
 from sae.runs.manage import still_there
 from sae.runs.progress import Reporter
-from sae.runs.steps import open_model_and_text, text_of, text_tokens_of
+from sae.runs.steps import open_model_and_text, reading_of, text_of, text_tokens_of
 from sae.specs.registry import CompareSpec, command_line
 from sae.store.comparison import comparison_path, write_comparison
 from sae.workspace.paths import Workspace
@@ -38,7 +38,8 @@ def run_compare(spec: CompareSpec, folder: RunFolder, workspace: Workspace, repo
     _check(configs)
     config = configs[0]
     lm, corpus = open_model_and_text(config["model"]["name"], spec.device, *text_of(config, "", "text", "train"),
-                                     config["context_length"], workspace, reporter, text_tokens=text_tokens_of(config))
+                                     config["context_length"], workspace, reporter, text_tokens=text_tokens_of(config),
+                                     **reading_of(config))
     from sae.evaluation.compare import compare, joint_firings
     from sae.index.build import contexts_to_read
 
@@ -63,6 +64,9 @@ def _check(configs: list[dict[str, Any]]) -> None:
     one, two = configs
     if one["model"]["id"] != two["model"]["id"]:
         raise UserError(f"b: {two['id']} belongs to another language model than {one['id']}", "b")
+    if reading_of(one)["bos"] != reading_of(two)["bos"]:
+        raise UserError("b: one of the two SAEs reads contexts that begin with BOS and the other one reads contexts "
+                        "without it, so they do not read the same activations", "b")
     if one["d_model"] != two["d_model"]:
         raise UserError(f"b: {two['id']} writes to a space of width {two['d_model']}, but {one['id']} writes to one "
                         f"of width {one['d_model']}; their directions cannot be compared", "b")

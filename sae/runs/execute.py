@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import Timeout
 
 from sae.errors import Cancelled, Interrupted, UserError
-from sae.runs import compare, explain, import_sae, kept
+from sae.runs import compare, evaluate, explain, import_sae, kept
 from sae.runs.folder import FINAL_STATES, RunFolder
 from sae.runs.names import release_run
 from sae.runs.progress import Follower, Reporter
@@ -28,6 +28,7 @@ from sae.runs.steps import (
     index_of_part,
     open_model_and_text,
     parts_folder,
+    reading_of,
     text_of,
     text_tokens_of,
 )
@@ -59,7 +60,6 @@ PHASES: dict[str, dict[str, float]] = {
     "index": {"text": 5, "index": 95},
     "index-part": {"text": 5, "index": 95},
     "activations": kept.PHASES,
-    "evaluate": {"text": 5, "evaluation": 95},
     "import": import_sae.PHASES,
     "compare": compare.PHASES,
     "explain": explain.PHASES,
@@ -123,9 +123,9 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
         spec = parse_spec(kind, values)
         check_space(spec, folder, workspace)
         executors: dict[type, Callable[..., dict[str, Any]]] = {
-            TrainSpec: _train, SweepSpec: _train, IndexSpec: _index, EvaluateSpec: _evaluate, ImportSpec: _import,
-            CompareSpec: compare.run_compare, ExplainSpec: explain.run_explain, IndexPartSpec: _index_part,
-            ActivationsSpec: kept.run_activations}
+            TrainSpec: _train, SweepSpec: _train, IndexSpec: _index, EvaluateSpec: evaluate.run_evaluate,
+            ImportSpec: _import, CompareSpec: compare.run_compare, ExplainSpec: explain.run_explain,
+            IndexPartSpec: _index_part, ActivationsSpec: kept.run_activations}
         reporter.status.result = executors[type(spec)](spec, folder, workspace, reporter)
     except Interrupted:
         reporter.finish("interrupted")
@@ -181,6 +181,8 @@ def _rank() -> int:
 
 
 def _phases(kind: str, values: dict[str, Any]) -> dict[str, float]:
+    if kind == "evaluate":
+        return evaluate.phases(values)
     phases = dict(PHASES.get(kind, {}))  # `parse_spec` refuses a kind that does not exist
     if kind in ("train", "sweep", "import") and values.get("index") is False:
         del phases["index"]
@@ -229,24 +231,9 @@ def _opened(spec: IndexSpec, workspace: Workspace, reporter: Reporter) -> tuple[
     text, column, split = text_of(config, spec.text, spec.text_column, spec.text_split)
     lm, corpus = open_model_and_text(config["model"]["name"], spec.device, text, column, split,
                                      config["context_length"], workspace, reporter,
-                                     text_tokens=text_tokens_of(config, spec.text, spec.text_tokens))
+                                     text_tokens=text_tokens_of(config, spec.text, spec.text_tokens),
+                                     **reading_of(config))
     return Autoencoder.load(workspace.sae(spec.sae), lm.device), lm, corpus
-
-
-def _evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
-    from sae.autoencoder.artefact import Autoencoder
-    from sae.autoencoder.config import read_config, update_config
-    from sae.evaluation.metrics import evaluate
-
-    config = read_config(workspace.sae(spec.sae))
-    lm, corpus = open_model_and_text(config["model"]["name"], spec.device, *text_of(config, "", "text", "train"),
-                                     config["context_length"], workspace, reporter, text_tokens=text_tokens_of(config))
-    sae = Autoencoder.load(workspace.sae(spec.sae), lm.device)
-    reporter.begin("evaluation")
-    metrics = evaluate(lm, sae, corpus, spec.eval_tokens, spec.ce_tokens, reporter.update)
-    reporter.row(**metrics)
-    update_config(workspace.sae(spec.sae), metrics=metrics)
-    return {"sae": spec.sae, "metrics": metrics}
 
 
 def _import(spec: ImportSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:

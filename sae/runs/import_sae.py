@@ -24,6 +24,7 @@ from sae.lm.sites import KINDS, check_site, parse_site
 from sae.runs.folder import RunFolder
 from sae.runs.names import owner
 from sae.runs.progress import Reporter
+from sae.runs.steps import reading_of
 from sae.specs.imports import ImportSpec
 from sae.workspace.paths import Workspace, check_name
 
@@ -72,7 +73,7 @@ def import_sae(
     if finished and _made_by(finished, folder, workspace):  # an earlier process of this run published it
         sae = Autoencoder.load(workspace.sae(finished))
         lm, corpus = open_(sae.config["model"]["name"], *_text(spec), sae.config["context_length"], workspace, reporter,
-                           text_tokens=spec.text_tokens)
+                           text_tokens=spec.text_tokens, **reading_of(sae.config))
         sae = sae.to(lm.device)
     else:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)  # a killed process may have left files
@@ -124,7 +125,7 @@ def _imported(
     foreign.context_length = max(length, 8)
     hooks = [hook for hook in (foreign.hook, foreign.out_hook) if hook]
     lm, corpus = open_(foreign.model, *_text(spec), foreign.context_length, workspace, reporter, hooks,
-                       text_tokens=spec.text_tokens)
+                       text_tokens=spec.text_tokens, bos=bool(foreign.bos), markup=spec.markup)
     sae = _checked(spec, foreign, sae_id, lm, corpus, reporter)
     sae.config["run"] = folder.id
     (folder.path / _NOTE).write_text(sae_id, encoding="utf-8")
@@ -208,6 +209,8 @@ def _checked(
     kept = {name: value for name, value in measured.items() if math.isfinite(value)}
     reporter.row(**kept)
     sae.config["metrics"] = kept
+    if spec.markup:
+        sae.config["markup"] = True
     uploaded = Path(spec.source).name == UPLOAD
     sae.config["imported"] |= {
         "source": f"upload of {', '.join(foreign.files)}" if uploaded else spec.source,

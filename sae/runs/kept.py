@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sae.lm.model_info import check_layer, find_model
@@ -36,7 +38,7 @@ def run_activations(
     check_layers(spec)
     lm, corpus = open_model_and_text(
         spec.model, spec.device, spec.text, spec.text_column, spec.text_split, spec.context_length, workspace, reporter,
-        spec.hooks, text_tokens=spec.text_tokens)
+        spec.hooks, text_tokens=spec.text_tokens, bos=spec.bos, markup=spec.markup)
     plan = plan_kept(lm, corpus, spec.hooks, spec.tokens)
     name = kept_name(spec, folder)
     reporter.begin("activations", plan.tokens, message=size_words(plan))
@@ -70,6 +72,31 @@ def kept_for(
     reporter.begin("activations", plan.tokens, message=size_words(plan))
     keep(lm, corpus, plan, place, reporter.update)
     return KeptActivations(place, corpus)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Finished activations of the workspace, as their `meta.json` describes them."""
+
+    name: str
+    model: str
+    hooks: tuple[str, ...]
+    tokens: int
+    context_length: int
+    n_bytes: int
+
+
+def list_kept(workspace: Workspace) -> list[Kept]:
+    """Return the finished activations of the workspace by name, without those that cannot be read."""
+    found = []
+    for path in sorted((workspace.root / "activations").glob("*/meta.json")):
+        try:
+            meta = json.loads(path.read_text(encoding="utf-8"))
+            found.append(Kept(path.parent.name, meta["model"], tuple(meta["hooks"]), meta["tokens"],
+                              meta["context_length"], 2 * meta["tokens"] * sum(meta["widths"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
 
 
 def size_words(plan: Plan) -> str:

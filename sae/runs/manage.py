@@ -17,7 +17,7 @@ from pathlib import Path
 
 import duckdb
 
-from sae.autoencoder.config import update_config
+from sae.autoencoder.config import read_config, update_config
 from sae.errors import UserError
 from sae.runs.names import names_lock, owner
 from sae.store.comparison import comparison_path
@@ -60,7 +60,7 @@ def delete_sae_files(workspace: Workspace, sae_id: str) -> None:
 
 
 def rename_sae_files(workspace: Workspace, sae_id: str, name: str) -> str:
-    """Give an SAE another name under its model and return its new id.
+    """Give an SAE another name under its model and return its new id; its `sae.json` keeps the former names.
 
     Raises UserError: field `sae` if there is no such SAE, field `name` if the name is not usable or not free.  If it
     is interrupted, the same call completes it.
@@ -78,7 +78,9 @@ def rename_sae_files(workspace: Workspace, sae_id: str, name: str) -> str:
         for path, a, b in list(comparisons_of(workspace, sae_id)):
             other = b if a == sae_id else a
             _rewrite_comparison(path, comparison_path(workspace, new_id, other), sae_id, new_id)
-        update_config(workspace.sae(sae_id), id=new_id)
+        former = read_config(workspace.sae(sae_id)).get("former_names") or []
+        update_config(workspace.sae(sae_id), id=new_id, former_names=[
+            one for one in dict.fromkeys([*former, sae_id.partition("/")[2]]) if one != name])
         os.rename(workspace.sae(sae_id), workspace.sae(new_id))
     return new_id
 

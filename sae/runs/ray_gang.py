@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -50,30 +51,33 @@ def run_on_node(command: list[str], folder: str) -> int:
 
 def rendezvous() -> tuple[str, int]:
     """Return this node's address in the cluster and a free port."""
-    import ray  # type: ignore[import-not-found, unused-ignore]
-
     with socket.socket() as one:
         one.bind(("", 0))
-        return str(ray.util.get_node_ip_address()), int(one.getsockname()[1])
+        return str(import_module("ray.util").get_node_ip_address()), int(one.getsockname()[1])
 
 
 def train_together(folder: RunFolder, nodes: int, gpus: int, cpus: int) -> int:
     """Train on all nodes and return the exit code: 0 if all of them succeeded.
 
-    Raises UserError (field `nodes`) if the cluster does not have that many nodes with these resources.
+    Raises UserError (field `nodes`) if the cluster does not have that many nodes with these resources, or Ray is not
+    installed.
     """
-    import ray
-    from ray.util.placement_group import placement_group
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+    try:
+        ray = import_module("ray")  # by name, because it has types only where it is installed
+    except ModuleNotFoundError:
+        raise UserError(f"nodes: {sys.executable} lacks the package ray, which a training on several nodes needs; "
+                        "install it there with: pip install 'saescope[ray]'", "nodes") from None
+    placement_group = import_module("ray.util.placement_group").placement_group
+    strategy = import_module("ray.util.scheduling_strategies").PlacementGroupSchedulingStrategy
 
     ray.init(address="auto")
-    resources: dict[str, float] = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+    resources = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
     group = placement_group([resources] * nodes, strategy="STRICT_SPREAD")
     if not group.wait(600):
         raise UserError(f"nodes: the cluster has no {nodes} nodes with {cpus} CPUs and {gpus} GPUs free", "nodes")
 
     def on(node: int, work: Callable[..., Any]) -> Any:
-        place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=node)
+        place = strategy(group, placement_group_bundle_index=node)
         return ray.remote(work).options(
             num_cpus=cpus, num_gpus=gpus, max_retries=0, scheduling_strategy=place).remote
 

@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 
 def open_model_and_text(
     model: str, device: str, text: str, column: str, split: str, context_length: int, workspace: Workspace,
-    reporter: Reporter, hooks: Sequence[str] = (), *, text_tokens: int = 0,
+    reporter: Reporter, hooks: Sequence[str] = (), *, text_tokens: int = 0, bos: bool = True,
+    markup: bool = False,
 ) -> tuple[LanguageModel, Corpus]:
     """Load the language model and the tokenised text, of which at most `text_tokens` are read (0: the usual number).
+
+    `bos` says whether contexts begin with BOS, `markup` whether special tokens that are spelled in a text are read as
+    these tokens.
 
     Raises UserError (field `site`) before it reads the text if the model lacks one of `hooks`.
     """
@@ -43,7 +47,8 @@ def open_model_and_text(
         return False
 
     corpus = prepare(text, column, split, lm, context_length, workspace,
-                     lambda done, total: reporter.update(done, total), stop, max_tokens=text_tokens or None)
+                     lambda done, total: reporter.update(done, total), stop, max_tokens=text_tokens or None, bos=bos,
+                     markup=markup)
     return lm, corpus
 
 
@@ -53,6 +58,11 @@ def text_of(config: dict[str, Any], text: str, column: str, split: str) -> tuple
         return text, column, split
     training = config["training"] if "text" in config["training"] else config["imported"]
     return training["text"], training["text_column"], training["text_split"]
+
+
+def reading_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Return how an SAE reads texts: whether contexts begin with BOS, and whether they have markup."""
+    return {"bos": bool(config.get("bos", {}).get("prepended", True)), "markup": bool(config.get("markup"))}
 
 
 def text_tokens_of(config: dict[str, Any], text: str = "", text_tokens: int = 0) -> int:

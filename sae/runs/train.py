@@ -54,7 +54,7 @@ def train_members(
     lm, corpus = open_model_and_text(
         spec.model, device_of(spec.device), spec.text, spec.text_column, spec.text_split, spec.context_length,
         workspace, reporter, [hook for site in _sites(spec.members()) for hook in site if hook],
-        text_tokens=spec.text_tokens)
+        text_tokens=spec.text_tokens, bos=spec.bos, markup=spec.markup)
     if group.is_main:
         group.wait()
     # An earlier process of this run may have saved some of the SAEs.
@@ -126,6 +126,11 @@ def _trained(
     return saes
 
 
+def _format(lm: LanguageModel) -> dict[str, str]:
+    """Return the number format of the language model where it is not float32."""
+    return {} if lm.dtype == torch.float32 else {"dtype": lm.dtype_name}
+
+
 def _sites(members: list[TrainSpec]) -> list[tuple[str, str]]:
     """Return the sites of a run's SAEs, (the hook that is read, a transcoder's second one or ""), each once."""
     return list(dict.fromkeys((member.hook, member.out_hook) for member in members))
@@ -162,10 +167,11 @@ def _artefact(
     site = {"layer": spec.layer, "hook": spec.hook} | ({"out_hook": spec.out_hook} if spec.out_hook else {})
     width = {"d_in": tensors["W_enc"].shape[1]} if spec.out_hook else {}
     sae = artefact(trained, {
-        "schema_version": 1, "id": sae_id, "model": {"name": spec.model, "id": lm.info.id}, "site": site,
+        "schema_version": 1, "id": sae_id, "model": {"name": spec.model, "id": lm.info.id, **_format(lm)}, "site": site,
         "architecture": spec.architecture, "n_latents": spec.n_latents, "d_model": tensors["W_dec"].shape[1], **width,
         "k": spec.k if REGISTRY[spec.architecture].has_k else None, "normalize": spec.normalize,
-        "weight_processing": "raw", "bos": {"prepended": True, "trained_on": spec.train_on_bos},
+        "weight_processing": "raw", "bos": {"prepended": spec.bos, "trained_on": spec.train_on_bos},
+        **({"markup": True} if spec.markup else {}),
         "context_length": spec.context_length, "threshold": None, "metrics": {},
         "training": {**spec.model_dump(mode="json"), "text_fingerprint": corpus.info["fingerprint"],
                      "corpus": corpus.id, "seconds": trained.seconds, "tokens_per_s": spec.tokens / trained.seconds,

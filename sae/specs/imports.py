@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sae.faults import DEVICE
-from sae.specs.training import DEVICES, TEXT_COLUMN, TEXT_SPLIT, TEXT_TOKENS, IndexSettings, setting
+from sae.specs.training import DEVICES, MARKUP, TEXT_COLUMN, TEXT_SPLIT, TEXT_TOKENS, IndexSettings, setting
 
 YesNo = Literal["", "yes", "no"]
 
@@ -57,6 +57,7 @@ class ImportSpec(IndexSettings):
     text_column: str = setting("text", TEXT_COLUMN, group="evaluation")
     text_split: str = setting("train", TEXT_SPLIT, group="evaluation")
     text_tokens: int = setting(0, TEXT_TOKENS, group="evaluation", unit="tokens", ge=0)
+    markup: bool = setting(False, MARKUP, group="evaluation")
     check_tokens: int = setting(
         8_192, "Text tokens on which FVU, L0 and the mean activation are measured", group="evaluation", unit="tokens",
         ge=256, le=1_000_000, why="enough to recognise a transposed or wrongly normalised SAE")

@@ -21,10 +21,12 @@ from sae.errors import UserError
 from sae.faults import DEVICE
 from sae.lm.model_info import DEMO
 from sae.lm.sites import Kind as Site
+from sae.specs.evaluate import EvaluateSpec
 from sae.specs.explain import ExplainSpec
 from sae.specs.imports import ImportSpec
 from sae.specs.training import (
     DEVICES,
+    MARKUP,
     TEXT_COLUMN,
     TEXT_SPLIT,
     TEXT_TOKENS,
@@ -42,10 +44,9 @@ from sae.specs.training import (
 from sae.workspace.paths import typed_path
 
 __all__ = [
-    "SPECS", "ActivationsSpec", "Architecture", "CompareSpec", "EvaluateSpec", "ExplainSpec", "ImportSpec", "IndexPartSpec",
-    "IndexSettings", "IndexSpec",
-    "Normalization", "SweepSpec", "TrainSpec", "as_text", "command_line", "demo_spec", "located", "parse_spec",
-    "prefix_sizes"]
+    "SPECS", "ActivationsSpec", "Architecture", "CompareSpec", "EvaluateSpec", "ExplainSpec", "ImportSpec",
+    "IndexPartSpec", "IndexSettings", "IndexSpec", "Normalization", "SweepSpec", "TrainSpec", "as_text", "command_line",
+    "demo_spec", "located", "parse_spec", "prefix_sizes"]
 
 
 class IndexSpec(IndexSettings):
@@ -91,8 +92,10 @@ class ActivationsSpec(BaseSpec):
     site: Site = setting("hook_resid_post", "Site of each block", group="what")
     out_site: Literal["", Site] = setting("", "A second site of each block, for transcoders", group="what")
     context_length: int = setting(128, "Tokens per context, BOS included", group="what", unit="tokens", ge=8, le=8192)
+    bos: bool = setting(True, "Whether every context begins with BOS", group="what")
+    markup: bool = setting(False, MARKUP, group="what")
     tokens: int = setting(
-        2_000_000, "Activations kept of each site, at most all of the text's training split", group="stream",
+        2_000_000, "Activations kept of each site, at most all of the text's training split", group="what",
         unit="tokens", ge=1_000, why="each takes two bytes for each coordinate of its site")
     device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
 
@@ -101,15 +104,6 @@ class ActivationsSpec(BaseSpec):
         """Return the hook points that are kept."""
         sites = [self.site, *([self.out_site] if self.out_site else [])]
         return [f"blocks.{layer}.{site}" for layer in self.layers for site in sites]
-
-
-class EvaluateSpec(BaseSpec):
-    """An evaluation of an existing SAE on held-out text."""
-
-    sae: str = setting(..., "The SAE, as <model>/<name>", group="what", pattern=r"^[^/]+/[^/]+$")
-    eval_tokens: int = setting(100_000, "Held-out text tokens", group="evaluation", unit="tokens", ge=1_000)
-    ce_tokens: int = setting(16_384, "Held-out text tokens for ΔCE", group="evaluation", unit="tokens", ge=256)
-    device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
 
 
 class CompareSpec(BaseSpec):
@@ -165,7 +159,8 @@ def _existing(value: str) -> Path | None:
 
 def located(spec: Spec) -> Spec:
     """Return the spec with absolute paths of the local model and text, so that it means the same in every folder."""
-    local = [("model", DEMO), ("text", STDLIB), ("source", ""), ("prompts", ""), ("embedding_model", "")]
+    local = [("model", DEMO), ("text", STDLIB), ("source", ""), ("prompts", ""), ("embedding_model", ""),
+             ("labels", "")]
     if isinstance(spec, ExplainSpec) and not spec.is_local:  # the model is a name at an endpoint, not a folder
         local.remove(("model", DEMO))
     paths = {

@@ -29,6 +29,9 @@ TEXT_COLUMN = ("Column that holds the documents of a file of rows or of a data s
 TEXT_SPLIT = "Split of a Hugging Face data set, or of a folder whose files are named after splits"
 TEXT_TOKENS = "Text tokens read at most; 0: all of a file or directory, 20 million of a Hugging Face data set"
 
+MARKUP = ("Whether special tokens that are spelled in a text, such as <|im_start|>, are read as these tokens; else "
+          "they are plain characters. Inspection and steering read texts in the same way")
+
 _WITH_K = ("batch_topk", "topk", "matryoshka")  # architectures that keep k latents, exactly or on average
 _WITH_L1 = ("relu", "gated")
 _MAX_MEMBERS = 256
@@ -129,9 +132,12 @@ class _Subject(BaseSpec):
         "", "Site of the block that a transcoder reconstructs, for example hook_mlp_out from ln2.hook_normalized; "
         "empty: the site that is read", group="what",
         why="for batch_topk, topk and matryoshka")
+    markup: bool = setting(False, MARKUP, group="what", why="columns of messages always go through the template")
     context_length: int = setting(
         128, "Tokens per context, BOS included", group="what", unit="tokens", ge=8, le=8192,
         why="the length used in the BatchTopK paper (appendix A.1)")
+    bos: bool = setting(
+        True, "Whether every context begins with BOS", group="what", why="most models were trained so")
 
     @property
     def hook(self) -> str:
@@ -222,7 +228,8 @@ class _SharedSettings(BaseSpec):
         "layer_norm", "Input normalisation: none, one scale for the data set (folded into the weights), "
         "or per-token layer norm (kept as an attribute of the SAE)", group="sae")
     train_on_bos: bool = setting(
-        True, "Whether the BOS position is among the training tokens", group="sae",
+        True, "Whether the first position of a context, which is BOS if contexts begin with it, is among the training "
+        "tokens", group="sae",
         why="as in the paper, whose histogram of latents per token shows BOS as a separate peak")
 
     tokens: int = setting(

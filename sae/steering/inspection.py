@@ -57,19 +57,37 @@ def inspect_text(
 ) -> tuple[list[Reading], list[int]]:
     """Return one reading per SAE, and the positions at which the text was split (see `windows`).
 
-    `special` says which tokens of `ids` are special, such as BOS.  `latents` are listed wherever they fire.
+    `special` says which tokens of `ids` are special, such as BOS.  `latents` are listed wherever they fire.  An SAE
+    whose contexts do not begin with BOS reads the text without it: it has no latents at a BOS of `ids`, and its ranking
+    leaves out the text's first token, which its index does not count.
     """
-    hooks = list(dict.fromkeys(sae.hook for sae in saes))
-    sites: dict[str, list[Tensor]] = {hook: [] for hook in hooks}
-    cuts, at = [], 0
-    for number, window in enumerate(windows(ids, model.lm.bos_id, model.lm.info.n_ctx)):
-        shown = window if number == 0 else window[1:]  # an inserted BOS is not part of the text
-        if number:
-            cuts.append(at)
-        at += len(shown)
-        for hook, x_SD in _read(model, window, hooks).items():
-            sites[hook].append(x_SD[-len(shown) :])
-    return [_reading(sae.codes(torch.cat(sites[sae.hook])), special, top, latents) for sae in saes], cuts
+    n_ctx, bos_id = model.lm.info.n_ctx, model.lm.bos_id
+    begins = model.lm.has_bos and ids[0] == bos_id
+    split = windows(ids, bos_id, n_ctx) if begins else [list(ids[i : i + n_ctx]) for i in range(0, len(ids), n_ctx)]
+    sizes = [len(window) - (1 if begins and number else 0) for number, window in enumerate(split)]
+    readings: list[Reading] = []
+    sites: dict[tuple[str, bool], Tensor] = {}
+    for sae in saes:
+        skip = 1 if begins and not sae.reads_bos else 0
+        if (sae.hook, bool(skip)) not in sites:
+            hooks = list(dict.fromkeys(other.hook for other in saes if other.reads_bos == sae.reads_bos))
+            for hook, x_SD in _read_all(model, [window[skip:] for window in split], sizes, hooks).items():
+                sites[hook, bool(skip)] = x_SD
+        codes = sae.codes(sites[sae.hook, bool(skip)])
+        uncounted = list(special)
+        if not sae.reads_bos and skip < len(ids):
+            codes = Codes(codes.token_N + skip, codes.latent_N, codes.value_N, codes.n_tokens + skip, codes.n_latents)
+            uncounted[skip] = True
+        readings.append(_reading(codes, uncounted, top, latents))
+    return readings, [sum(sizes[:number]) for number in range(1, len(sizes))]
+
+
+def _read_all(
+    model: RowModel, split: Sequence[Sequence[int]], sizes: Sequence[int], hooks: Sequence[str]
+) -> dict[str, Tensor]:
+    """Return the activations at the hook points, without the BOS that begins a later window: each [S, D]."""
+    found = [_read(model, window, hooks) for window in split]
+    return {hook: torch.cat([part[hook][-size:] for part, size in zip(found, sizes, strict=True)]) for hook in hooks}
 
 
 def _read(model: RowModel, ids: Sequence[int], hooks: Sequence[str]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ directions.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -193,14 +193,14 @@ def check_saes(lm: LanguageModel, saes: Mapping[str, Autoencoder]) -> None:
                 f"{lm.info.n_layers} blocks of width {lm.info.d_model}", "sae")
 
 
-def prompt_ids(lm: LanguageModel, request: SteerRequest) -> list[int]:
-    """Return BOS and the prompt's tokens.
+def prompt_ids(lm: LanguageModel, request: SteerRequest, saes: Iterable[Autoencoder] = ()) -> list[int]:
+    """Return BOS and the prompt's tokens, with markup if one of `saes` reads texts with it.
 
     Raises UserError (field `prompt`, `chat` or `length`) if they do not fit into the model's context.
     """
     if request.chat:
         ids = lm.chat_ids([message.model_dump() for message in request.chat])
     else:
-        ids = [lm.bos_id, *lm.encode(request.prompt)]
+        ids = [*lm.start, *lm.encode(request.prompt, markup=any(sae.reads_markup for sae in saes))]
     check_room(len(ids), request.sampling.length, lm.info.n_ctx, lm.info.name)
     return ids

@@ -51,7 +51,7 @@ def output_scores(
     """
     for number, latent in enumerate(latents):
         check_latent(sae_id, sae, latent, f"latents.{number}")
-    texts = [[model.lm.bos_id, *model.lm.encode(prompt)] for prompt in prompts]
+    texts = [[*model.lm.start, *model.lm.encode(prompt)] for prompt in prompts]
     if max(map(len, texts)) > model.lm.info.n_ctx:
         raise UserError(
             f"prompts: one is longer than {model.lm.info.n_ctx:,} tokens, the most that the model reads", "prompts")

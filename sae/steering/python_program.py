@@ -143,6 +143,7 @@ class SnippetSae:
     architecture: str
     normalize: str
     out_hook: str | None = None
+    markup: bool = False  # whether special tokens that are spelled in a prompt are read as these tokens
 
 
 def render(request: SteerRequest, saes: Mapping[str, SnippetSae], source: str, title: str = "") -> str | None:
@@ -157,7 +158,8 @@ def render(request: SteerRequest, saes: Mapping[str, SnippetSae], source: str, t
     s, where = request.sampling, request.where
     return _HEAD.format(
         title=(title or "A steering run of saescope").replace('"', "'").replace("\\", "/"), seed=s.seed, source=source,
-        prompt=_prompt(request), folders=repr({name: sae.folder for name, sae in used.items()}),
+        prompt=_prompt(request, any(sae.markup for sae in used.values())),
+        folders=repr({name: sae.folder for name, sae in used.items()}),
         interventions=_list(request.interventions), special=where.special,
         first={"all": "0", "output": "n_prompt", "from": str(where.start)}[where.positions],
         temperature=s.temperature, top_p=s.top_p, top_k=s.top_k, penalty=s.repetition_penalty, length=s.length,
@@ -169,9 +171,10 @@ def _covered(sae: SnippetSae) -> bool:
             and sae.normalize in ("none", "dataset", "layer_norm"))
 
 
-def _prompt(request: SteerRequest) -> str:
+def _prompt(request: SteerRequest, markup: bool) -> str:
     if not request.chat:
-        return f"ids = [bos, *tokenizer({request.prompt!r}, add_special_tokens=False)[\"input_ids\"]]"
+        return (f"ids = [bos, *tokenizer({request.prompt!r}, add_special_tokens=False, "
+                f"split_special_tokens={not markup})[\"input_ids\"]]")
     messages = json.dumps([message.model_dump() for message in request.chat])
     return (f"ids = tokenizer.apply_chat_template({messages}, add_generation_prompt=True, return_dict=False)\n"
             "ids = ids if ids[0] == bos or tokenizer.init_kwargs.get('bos_token', bos) is None else [bos, *ids]")

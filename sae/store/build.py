@@ -244,7 +244,8 @@ class Build:
         extra += ", g.value AS logit" if filters is not None and filters.logit is not None else ""
         rows = self._rows(
             f"SELECT l.latent, l.n_tokens, l.density, l.max_act, l.mean_act, l.logit_kurtosis, l.logit_skew, l.mean_l0,"
-            f" {', '.join(f'l.{flag}' for flag in FLAGS)}, l.logit_pos, l.skew_act, l.max_phi, l.rule_kind,"
+            f" {', '.join(f'l.{flag}' for flag in FLAGS)}, l.logit_pos, l.skew_act, l.max_phi,"
+            f" l.neighbour_cos[1] AS nearest_cos, l.mean_position, l.rule_kind,"
             f" l.rule_tokens, l.rule_class, l.rule_precision, l.rule_recall, l.rule_f1, {query.key} AS sort_key{extra}"
             f" FROM {query.source}{query.where}{query.order()} LIMIT {limit + 1}", query.parameters)
         more = len(rows) > limit
@@ -337,11 +338,6 @@ class Build:
             " FROM latent WHERE density > 0 GROUP BY bin ORDER BY bin")
         step = 1 / _DENSITY_BINS_PER_DECADE
         return [(10 ** (row["bin"] * step), 10 ** ((row["bin"] + 1) * step), row["n"]) for row in rows]
-
-    def map_points(self) -> list[tuple[int, float, float, float]]:
-        """Return (latent, x, y, density) of every latent that has coordinates on the map."""
-        rows = self._rows("SELECT latent, map_x, map_y, density FROM latent WHERE map_x IS NOT NULL ORDER BY latent")
-        return [tuple(row.values()) for row in rows]
 
     def firings_by_density(self) -> list[tuple[float, float, float]]:
         """Return what the latents of each fifth of a decade of density add to the mean L0: (from, below, latents per

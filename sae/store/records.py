@@ -190,8 +190,9 @@ class Context:
 class LatentRow:
     """A row of the latent table.
 
-    `sort_value` is the number that the list is sorted by (None: unknown).  The `token_*` fields are set in a list
-    filtered by token.  `logit` is set in a list filtered by a raised logit: one unit of the latent adds so much to it.
+    `sort_value` is the number that the list is sorted by (None: unknown).  `nearest_cos` is the cosine of its decoder
+    row with the nearest other one.  The `token_*` fields are set in a list filtered by token.  `logit` is set in a
+    list filtered by a raised logit: one unit of the latent adds so much to it.
     """
 
     latent: int
@@ -206,6 +207,8 @@ class LatentRow:
     logit_pos: list[int]
     skew_act: float | None = None
     max_phi: float | None = None
+    nearest_cos: float | None = None
+    mean_position: float | None = None
     rule: Rule | None = None
     token_n: int | None = None
     token_max: float | None = None

@@ -213,6 +213,7 @@
       drag = { svg, band, start: place(event, svg) };
       event.preventDefault();
     });
+    document.addEventListener("dragstart", (event) => { if (drag) event.preventDefault(); });
     document.addEventListener("pointermove", (event) => {
       if (!drag) return;
       const [low, high] = stretch(event);
@@ -226,6 +227,10 @@
       drag.band.remove();
       drag = null;
       if (high - low < 0.02) return;
+      // The drag ends on a bar that may be a link, which must not be followed.
+      const stay = (click) => { if (click.target.closest("svg[data-low]")) click.preventDefault(); };
+      addEventListener("click", stay, { capture: true });
+      setTimeout(() => removeEventListener("click", stay, { capture: true }));
       const details = svg.closest("figure").querySelector(".zoom");
       const [first, last] = details.querySelectorAll("input[type=number]");
       first.value = value(svg, low).toPrecision(4);

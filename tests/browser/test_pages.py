@@ -37,7 +37,10 @@ def paths(server: Server) -> dict[str, str]:
         run = client.get("/api/runs").json()[0]["id"]
     latent = f"/{SAE}/{busy}"
     return {
-        "home": "/", "sae": f"/{SAE}", "map": f"/{SAE}/map", "latents": f"/{SAE}/latents",
+        "home": "/", "sae": f"/{SAE}", "map": f"/{SAE}/map?colour=cluster&q=self", "latents": f"/{SAE}/latents",
+        "latents-columns": f"/{SAE}/latents?columns=density,mean,l0,cosine,position,rule,phi",
+        "guide": "/docs/steering", "guide-search": "/docs?q=latent", "curves": f"/runs/curves?line={run}",
+        "latent-bin": f"{latent}?bin=30",
         "latents-token": f"/{SAE}/latents?token=self&sort=lift&dir=desc",
         "latents-none": f"/{SAE}/latents?label=nothing",
         "latent": latent, "latent-lines": f"{latent}?window=full&nl=1", "latent-zoomed": f"{latent}?acts=0.5&acts=3",

@@ -44,7 +44,9 @@ class RayLauncher:
     ) -> None:
         self.workspace, self.address, self.cpus, self.python, self.stop_s = workspace, address, cpus, python, stop_s
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(base_url=address, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
+        self._http = httpx.Client(
+            base_url=address, headers=headers, timeout=_TIMEOUT_S, trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=0))  # a head that is started again closes kept ones
         self._away_until, self._fault = 0.0, ""
 
     def start(self, folder: RunFolder, attempt: int, resources: Resources) -> Handle:
@@ -56,7 +58,7 @@ class RayLauncher:
         if resources.nodes > 1:  # the job itself places one torchrun on each node
             command = [*run_command(folder, self.python)[:1], "-m", "sae.runs.ray_gang", str(folder.path),
                        f"--nodes={resources.nodes}", f"--gpus={resources.gpus}", f"--cpus={cpus}"]
-            asked: dict[str, Any] = {"entrypoint_num_cpus": 0.1}
+            asked: dict[str, Any] = {}  # it waits on the head, and must not take a CPU from the nodes
         else:
             command = node_command(folder, resources, self.python)
             asked = {"entrypoint_num_cpus": cpus}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from urllib.parse import quote
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Request
@@ -20,11 +21,15 @@ from app.library.exports import Downloads
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
 from app.pages.json_twin import of_build, unchanged
 from app.pages.sae_page import find_sae, latent_number, open_build
+from app.web.errors import NotHere
 from sae.errors import UserError
+from sae.evaluation import saebench
+from sae.evaluation.results import read_result
 from sae.formats.writers import circuit_tracer, neuronpedia
 from sae.formats.writers.dashboard_rows import Exporter
 from sae.formats.writers.mapped_tensors import mapped
 from sae.formats.writers.neuronpedia import Explanation, source_id
+from sae.formats.writers.saelens import saelens_config
 
 router = APIRouter()
 
@@ -38,6 +43,28 @@ def export(
     sae = find_sae(catalog, model, name)
     downloads: Downloads = request.app.state.downloads
     return downloads.start(kind, sae, workspace, builds, _explanations(db, sae))
+
+
+@router.get("/{model}/{name}/saebench.json", summary="A measure as a result file of SAEBench", tags=["saes"])
+def saebench_json(
+    model: str, name: str, catalog: CatalogDep, workspace: WorkspaceDep, measure: str = "core",
+) -> Response:
+    """Return the numbers of a measure (core, probing, absorption or meta_sae) in SAEBench's form."""
+    sae = find_sae(catalog, model, name)
+    if measure not in saebench.KINDS:
+        raise HTTPException(422, f"measure: {measure[:40]!r} is not one of {', '.join(saebench.KINDS)}")
+    result = read_result(workspace.sae(sae.id), measure)
+    if result is None or not result.values:
+        raise NotHere(f"{sae.id} was not measured. On the command line: saescope evaluate --sae {sae.id} "
+                      f"--measures {measure}", ("Evaluate it", f"/admin/evaluate?sae={quote(sae.id, safe='')}"))
+    try:
+        saelens = saelens_config(sae.config)
+    except UserError:  # SAELens cannot express the SAE, but its numbers can be written
+        saelens = {}
+    return Response(json.dumps(saebench.result_json(result, sae.config, saelens), indent=2, allow_nan=False),
+                    media_type="application/json", headers={
+                        "Content-Disposition": f'inline; filename="{saebench.file_name(sae.config, measure)}"',
+                        "Cache-Control": "no-cache"})
 
 
 @router.get("/{model}/{name}/{number}.npy", include_in_schema=False)

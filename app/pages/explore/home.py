@@ -9,7 +9,7 @@ from app.db.tables import Sae
 from app.library.builds import Builds
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
 from app.pages.explore import sae_views
-from app.pages.explore.sae_list import COLUMNS, HINTS, SaeTable, best
+from app.pages.explore.sae_list import COLUMNS, GROUPS, HINTS, SaeTable, best
 from app.pages.runs.api import sae_out
 from app.pages.runs.runs import card_charts, runs_now
 from app.web.templating import render
@@ -41,13 +41,13 @@ def home(
     request: Request, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, workspace: WorkspaceDep,
 ) -> Response:
     """Show what the program does, three ways in, and the SAEs: as cards, or as a table where there are many."""
-    table = SaeTable.read([sae for sae in catalog.list_saes() if not sae.hidden], request.query_params)
-    runs = runs_now(db, workspace)
-    first = best(table.saes)
+    shown = [sae for sae in catalog.list_saes() if not sae.hidden]
+    table, runs = SaeTable.read(shown, request.query_params), runs_now(db, workspace)
+    first = best(shown)
     first_card = _card(first, builds) if first else None
-    few = table.saes if len(table.saes) <= CARDS else []
+    few = table.saes if len(shown) <= CARDS else []
     return render(
-        request, "explore/home.html", first=first_card, table=table, columns=COLUMNS, hints=HINTS,
+        request, "explore/home.html", first=first_card, table=table, columns=COLUMNS, hints=HINTS, groups=list(GROUPS),
         cards=[first_card if first_card and sae is first else _card(sae, builds) for sae in few],
         runs=[(run, card_charts(run, workspace)) for run in runs], phases=PHASES, damaged=catalog.damaged(),
         json_url="/index.json")

@@ -16,7 +16,7 @@ from app.library.latent_names import names_of
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep
 from app.pages.explore import l0_views, sae_views
 from app.pages.json_twin import json_response
-from app.pages.provenance import training_tokens, training_warning
+from app.pages.provenance import first_position, training_tokens, training_warning
 from app.pages.sae_page import find_sae, open_build, page
 from app.render.token_text import token_label
 from app.render.zoom import Zoom
@@ -71,17 +71,21 @@ def show_tokens(request: Request, model: str, name: str, catalog: CatalogDep, bu
         zoom = Zoom.read(request, "l0")
         chart = sae_views.l0_chart(
             rows, sae, bos, others=[(sae_views.l0_label(one), other.l0_hist()) for one, other in others],
-            width=800, height=280, title="", zoom=zoom)
+            width=800, height=280, title="", zoom=zoom, first=first_position(build.meta))
         if request.headers.get("HX-Target") == zoom.name:
             return fragment(chart)
         mean, spread = l0_views.mean_and_spread(rows)
         most, fewest = l0_views.extremes(build)
         first, first_build = others[0] if others else (None, None)
         samples = l0_views.Samples.read(build, first_build)
+        metrics = sae.config.get("metrics") or {}
         return page(
             request, "explore/l0.html", sae, build.meta, section="tokens", others=[one for one, _ in others],
             other=first, chart=chart, mean=mean, spread=spread, most=most, fewest=fewest,
-            l0_held_out=(sae.config.get("metrics") or {}).get("l0"), bos_words=l0_views.bos_words(bos, sae.k),
+            l0_held_out=metrics.get("l0"), held_out_tokens=metrics.get("tokens"),
+            theta=sae.config.get("threshold") or {},
+            bos_words=l0_views.bos_words(bos, sae.k, first_position(build.meta)),
+            first_position=first_position(build.meta),
             warning=training_warning([sae, *(one for one, _ in others)]), most_others=l0_views.MOST_OTHERS,
             peers=[(peer, training_tokens(peer)) for peer in l0_views.peers_of(catalog, sae)],
             positions=l0_views.position_chart(named), fvu_chart=l0_views.fvu_chart(named),

@@ -99,8 +99,8 @@ def fvu_chart(builds: Mapping[str, Build]) -> Markup | None:
         if points:
             series.append(charts.Series(name, points))
     return charts.line_chart(
-        series, title="FVU by position", x_label="position in the context", y_label="variance unexplained", zero=True,
-        width=560, height=220, x_format=tick_text) if series else None
+        series, title="FVU by position, index's text", x_label="position in the context",
+        y_label="variance unexplained", zero=True, width=560, height=220, x_format=tick_text) if series else None
 
 
 def by_density_chart(build: Build) -> Markup:
@@ -169,10 +169,12 @@ def firings(build: Build, sample: int, position: int, label_of: dict[int, str]) 
         for latent, act in found]
 
 
-def bos_words(bos_l0: int | None, k: int | None) -> str:
-    """Return a sentence that explains the BOS peak; "" if the build does not know it."""
+def bos_words(bos_l0: int | None, k: int | None, first: str = "BOS") -> str:
+    """Return a sentence about the L0 of the first position; "" if the build does not know it."""
     if bos_l0 is None:
         return ""
+    if first != "BOS":
+        return f"{first.capitalize()} of a context, without BOS before it: most often {bos_l0} latents."
     if k is None or bos_l0 < k:
         return f"BOS: {bos_l0} latents (it is always the same, so few suffice)."
     if bos_l0 == k:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
+from markupsafe import Markup
 from sqlalchemy.orm import Session
 
 from app.access.middleware import CSP_EMBED
@@ -64,10 +67,12 @@ def _latent_values(build: Build, latent: Latent) -> dict[str, Any]:
 def latent(
     request: Request, model: str, name: str, number: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
     user: UserDep, window: str = "short", nl: str = "", contexts: str = "", embed: str = "",
+    bin: str = "",
 ) -> Response:
     """Show a latent.  htmx asks for a part: the contexts (with another window, or more of them), or a zoomed chart.
 
-    `contexts` is how many are shown of each band; `embed=1` is for a frame of another site.
+    `contexts` is how many are shown of each band.  `bin` is a bin of the activation histogram: only the contexts that
+    peak in it are shown.  `embed=1` is for a frame of another site.
     """
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
@@ -78,20 +83,22 @@ def latent(
         shown: dict[str, Any] = {
             "latent": found, "bands": latent_views.bands(build, found, window, most), "window": window,
             "newlines": nl == "1", "windows": tuple(w for w in WINDOWS if w != "snippet"), "query": query,
-            "n_contexts": most, "more": most + latent_views.CONTEXTS_SHOWN}
+            "n_contexts": most, "more": most + latent_views.CONTEXTS_SHOWN,
+            "bin": latent_views.bin_contexts(build, found, window, whole_number(bin))}
         zooms = {name: Zoom.read(request, name) for name in ("acts", "logits")}
         target = request.headers.get("HX-Target")
         if target == "contexts":
             return of_build(render(request, "explore/_contexts.html", sae=sae, **shown), build, request)
         if target in zooms:
-            draw = latent_views.activation_chart if target == "acts" else latent_views.logit_chart
-            return of_build(fragment(draw(found, build.meta, zooms[target])), build, request)
+            chart = (latent_views.logit_chart(found, build.meta, zooms[target]) if target == "logits"
+                     else _activation_chart(request, found, build, zooms[target], shown["bin"]))
+            return of_build(fragment(chart), build, request)
         adds, removes = latent_views.logit_lines(build, found)
         label = labels.get(db, sae.id, found.latent)
         shown |= {
             "label": label, "adds": adds, "removes": removes, "flag_names": FLAG_NAMES,
-            "activation_chart": latent_views.activation_chart(
-                found, build.meta, zooms["acts"] if embed != "1" else None),
+            "activation_chart": latent_views.activation_chart(found, build.meta) if embed == "1" else (
+                _activation_chart(request, found, build, zooms["acts"], shown["bin"])),
             "rule": rule_words(found.rule, build.vocabulary)}
         if embed == "1":
             response = page(request, "explore/embed.html", sae, build.meta, **shown)
@@ -111,11 +118,22 @@ def latent(
             in_lists=lists.with_latent(db, sae.id, found.latent))
 
 
+def _activation_chart(
+    request: Request, latent: Latent, build: Build, zoom: Zoom, chosen: latent_views.Bin | None,
+) -> Markup:
+    """Draw the activations with bars that lead to the contexts of their bin."""
+    rest = urlencode([(key, value) for key, value in request.query_params.multi_items() if key != "bin"])
+    base = f"{request.url.path}?{rest}&bin=" if rest else f"{request.url.path}?bin="
+    return latent_views.activation_chart(
+        latent, build.meta, zoom, bin_href=lambda number: f"{base}{number}#contexts",
+        chosen=chosen.number if chosen else None)
+
+
 def _sides(
     query: ListQuery, build: Build, db: Session, sae: Sae, latent: int, stars: frozenset[int],
 ) -> tuple[int | None, int | None]:
     """Return the latents before and after it in the list of `query`, or by number if it is not in that list."""
-    if query != ListQuery():
+    if replace(query, columns=()) != ListQuery():
         asked = resolve(query, build, db, sae.id, stars)
         before, after = build.around(latent, asked.key, asked.descending, asked.filters, asked.token)
         if before is not None or after is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from markupsafe import Markup
 from app.db.tables import Label
 from app.library.explanations import Name
 from app.render import charts
+from app.render.axis import edge_text
 from app.render.latent_words import RuleWords, rule_words
 from app.render.numbers import number, percent
 from app.render.token_text import Row, context_row, signed_class, token_label
@@ -104,6 +106,33 @@ def bands(build: Build, latent: Latent, window: str, most: int = CONTEXTS_SHOWN)
     return out
 
 
+@dataclass(frozen=True)
+class Bin:
+    """A bin of the activation histogram: its interval, its firings, and the stored contexts that peak in it."""
+
+    number: int
+    values: str
+    firings: int
+    rows: list[Row]
+
+
+def bin_contexts(build: Build, latent: Latent, window: str, number: int | None) -> Bin | None:
+    """Return a bin with the stored contexts that peak in it, strongest first; None where there is no such bin.
+
+    The first bin is open below, and the last one above.
+    """
+    edges, hist = activation_edges(latent, build.meta), latent.hist or []
+    if number is None or number >= len(hist) or number + 1 >= len(edges):
+        return None
+    low = -math.inf if number == 0 else edges[number]
+    high = math.inf if number + 2 == len(edges) else edges[number + 1]
+    contexts = build.windows(latent.latent) if window == "short" else build.contexts(latent.latent)
+    inside = [one for one in contexts if one.band != NEAR_BAND and low <= one.act < high]
+    rows = [context_row(one, build.vocabulary, latent.max_act or 0.0, window)
+            for one in sorted(inside, key=lambda one: -one.act)]
+    return Bin(number, f"{edge_text(edges[number])} to {edge_text(edges[number + 1])}", hist[number], rows)
+
+
 def _interval(band: Mapping[str, Any]) -> str:
     if band["q_low"] is None:
         return "drawn from one interval of its values"
@@ -112,12 +141,14 @@ def _interval(band: Mapping[str, Any]) -> str:
 
 def activation_chart(
     latent: Latent, meta: Mapping[str, Any], zoom: Zoom | None = None, marked: float | None = None,
+    bin_href: Callable[[int], str] | None = None, chosen: int | None = None,
 ) -> Markup:
-    """Draw the histogram of its firing activations, in log-spaced bins (imported: the file's bins).
+    """Draw the histogram of its firing activations, in log-spaced bins (imported: the file's bins), with band limits.
 
-    Empty ends are cut off.  `marked` is an activation on another text.
+    Empty ends are cut off.  `marked` is an activation on another text.  `bin_href` gives the address to which a bar
+    leads, and `chosen` is the bin whose contexts are shown.
     """
-    edges = latent.hist_edges or [float(edge) for edge in [meta["hist_low"], *(meta["hist_edges"] or [])] if edge]
+    edges = activation_edges(latent, meta)
     if not latent.hist or len(edges) < 2:
         return Markup("")
     log = log_spaced(edges)
@@ -127,10 +158,32 @@ def activation_chart(
     bars = []
     for i, n in enumerate(latent.hist[first:last], first):
         if i + 1 < len(edges):
-            bars.append(charts.Bar(edges[i], edges[i + 1], n, note=f"{percent(n / total)} of firings"))
+            bars.append(charts.Bar(
+                edges[i], edges[i + 1], n, "accent" if i == chosen else "", f"{percent(n / total)} of firings",
+                bin_href(i) if bin_href else ""))
     frame = charts.Frame("Activations", "activation (log bins)" if log else "activation", "tokens", 500, 170, log)
     return charts.histogram(
-        bars, frame, markers=[charts.Marker(marked, "your text")] if marked else [], zoom=zoom)
+        bars, frame, markers=[*_band_markers(latent, meta, edges),
+                              *([charts.Marker(marked, "your text")] if marked else [])], zoom=zoom)
+
+
+def activation_edges(latent: Latent, meta: Mapping[str, Any]) -> list[float]:
+    """Return the edges of the bins of its activations, one more than there are bins; [] where they are not known."""
+    return latent.hist_edges or [float(edge) for edge in [meta["hist_low"], *(meta["hist_edges"] or [])] if edge]
+
+
+def _band_markers(latent: Latent, meta: Mapping[str, Any], edges: Sequence[float]) -> list[charts.Marker]:
+    """Return the limits of the bands.  A bin is in the band of the quantile at its middle, so limits are edges."""
+    total, below, limits = sum(latent.hist or ()), 0, dict[float, str]()
+    quantiles = sorted({q for band in meta.get("bands") or () for q in (band["q_low"], band["q_high"]) if q})
+    for i, n in enumerate(latent.hist or ()):
+        middle = (below + n / 2) / (total or 1)
+        while n and quantiles and middle >= quantiles[0]:
+            label = f"q{100 * quantiles.pop(0):.0f}"
+            if below:  # of several limits at one edge, the highest is named
+                limits[edges[i]] = label
+        below += n
+    return [charts.Marker(x, label) for x, label in limits.items()]
 
 
 def logit_chart(latent: Latent, meta: Mapping[str, Any], zoom: Zoom | None = None) -> Markup:

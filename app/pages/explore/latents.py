@@ -12,7 +12,7 @@ from app.library import explanations, labels
 from app.library.label_files import Imported
 from app.pages.dependencies import AdminDep, BuildsDep, CatalogDep, SessionDep, UserDep
 from app.pages.explore import latent_views
-from app.pages.explore.latents_columns import sort_names, table_columns
+from app.pages.explore.latents_columns import CHOOSABLE, sort_names, table_columns
 from app.pages.explore.latents_query import ListQuery, Resolved, explanation_counts, resolve
 from app.pages.json_twin import json_response
 from app.pages.sae_page import find_sae, open_build, page
@@ -91,7 +91,7 @@ def latents(
                 build, found.rows, written, asked.token,
                 explanations.names(db, sae.id, [row.latent for row in found.rows])),
             "total": found.total, "next_cursor": found.next_cursor, "flag_names": FLAG_NAMES, "shown": n_shown,
-            "flag_words": FLAG_WORDS, "starred": stars, "columns": table_columns(asked, found.rows)}
+            "flag_words": FLAG_WORDS, "starred": stars, "columns": table_columns(asked, found.rows, query.columns)}
         if is_htmx(request) and cursor:
             response = render(request, "explore/_latent_rows.html", sae=sae, **table)
             response.headers["HX-Replace-Url"] = f"/{sae.id}/latents{query.plus(shown=n_shown)}"
@@ -104,7 +104,7 @@ def latents(
             facets=build.facets(asked.filters, asked.token), densities=DENSITY_NAMES, cursor=cursor,
             sorts=sort_names(asked, bool(explained)), tokens=_labelled(asked.tokens),
             logit_tokens=_labelled(asked.logit_tokens),
-            explained=explained, n_starred=len(stars),
+            choosable=CHOOSABLE.values(), explained=explained, n_starred=len(stars),
             n_labelled=len(labels.texts(db, sae.id)),
             tags={tag: len(latents) for tag, latents in labels.tagged(db, sae.id).items()})
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
@@ -24,6 +24,7 @@ from sae.store.records import FLAGS, Token
 EXPLAINED_SORT = "explained"  # by the quality of the best explanation, which the build does not contain
 LABEL_SORT = "label"  # by the labels, which the build does not contain
 _ALIASES = {"living": ALIVE}  # the flag's old name, accepted for one release
+COLUMNS = frozenset({*SORTS, SCORE_SORT, "top"}) - TOKEN_SORTS - {"latent"}  # those that may be chosen
 EXPLAINED = ("any", "person", "model", "rule", "none")
 _TOKEN_ID = re.compile(r"#([0-9]{1,9})")
 
@@ -47,6 +48,7 @@ class ListQuery:
     tag: str = ""
     starred: bool = False
     explained: str = ""  # rule, person, model, any or none: the explanations that a latent has
+    columns: tuple[str, ...] = ()  # the columns that are shown besides the number and the context; (): the usual ones
 
     @classmethod
     def read(cls, params: QueryParams) -> ListQuery:
@@ -58,7 +60,8 @@ class ListQuery:
             token=params.get("token", "")[:200], logit=params.get("logit", "")[:200],
             label=params.get("label", "").strip()[:200], labelled=params.get("labelled") == "1",
             tag=params.get("tag", "")[:200],
-            starred=params.get("starred") == "1", explained=params.get("explained", "")[:20])
+            starred=params.get("starred") == "1", explained=params.get("explained", "")[:20],
+            columns=_columns(params.getlist("columns")))
 
     def string(self, **changes: Any) -> str:
         """Return the query string after `changes`, with its `?`; empty for the plain list."""
@@ -67,14 +70,18 @@ class ListQuery:
         pairs += [("flag", flag) for flag in sorted(new.flags)]
         pairs += [("density", new.density), ("token", new.token), ("logit", new.logit), ("label", new.label),
                   ("labelled", "1" if new.labelled else ""), ("tag", new.tag), ("starred", "1" if new.starred else ""),
-                  ("explained", new.explained)]
-        text = urlencode([(name, value) for name, value in pairs if value])
+                  ("explained", new.explained), ("columns", ",".join(new.columns))]
+        text = urlencode([(name, value) for name, value in pairs if value], safe=",")
         return f"?{text}" if text else ""
 
     def plus(self, **extra: object) -> str:
         """Return the query string with further parameters, which are no part of the list's state."""
         text, more = self.string(), urlencode(extra)
         return f"{text}&{more}" if text else f"?{more}"
+
+    def fields(self) -> list[tuple[str, str]]:
+        """Return what a form must contain to keep the list's state except its columns: pairs (name, value)."""
+        return parse_qsl(self.string(columns=()).removeprefix("?"))
 
     def toggled(self, flag: str) -> str:
         """Return the query string with this flag added or removed."""
@@ -107,10 +114,17 @@ class ListQuery:
             faults.append(f"sort: the table has no {self.sort!r} to sort by")
         if self.explained and self.explained not in EXPLAINED:
             faults.append(f"explained: {self.explained!r} is not one of {', '.join(EXPLAINED)}")
+        faults += [f"columns: the table has no column {name!r}" for name in self.columns if name not in COLUMNS]
         return replace(
             self, explained=self.explained if self.explained in EXPLAINED else "", flags=self.flags & flags,
             density=self.density if self.density in DENSITIES else "",
+            columns=tuple(name for name in self.columns if name in COLUMNS),
             sort=self.sort if self.sort in sorts else ""), faults
+
+
+def _columns(values: list[str]) -> tuple[str, ...]:
+    """Return the names of columns, of fields of a form or separated by commas, each once."""
+    return tuple(dict.fromkeys(name for value in values for name in value[:400].split(",") if name))
 
 
 @dataclass(frozen=True)

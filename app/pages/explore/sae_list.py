@@ -1,17 +1,14 @@
-"""SAEs side by side: the table of the home page and of a model's page, and which SAE is the best one."""
+"""SAEs side by side: the table of the home page, and which SAE is the best one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from markupsafe import Markup
+from urllib.parse import urlencode
 
 from app.db.tables import Sae
 from app.pages.provenance import architecture_name, training_tokens
-from app.render import charts
-from app.render.numbers import number
 
 Value = float | str | None
 
@@ -53,16 +50,25 @@ COLUMNS = (
            "whether there is an index of contexts, which is what makes latents browsable", True),
 )
 _BY_KEY = {column.key: column for column in COLUMNS}
+GROUPS: dict[str, Callable[[Sae], str]] = {
+    "model": lambda sae: sae.model, "layer": lambda sae: f"{sae.model}, layer {sae.layer}",
+    "architecture": lambda sae: architecture_name(sae.architecture)}
 HINTS = {column.key: column.definition for column in COLUMNS}
 
 
 @dataclass(frozen=True)
 class SaeTable:
-    """SAEs in an order that their page's address says: `?sort=l0&dir=desc`."""
+    """SAEs in the order, choice and groups that their page's address says: `?sort=l0&filter=topk&group=model`.
+
+    `text` has words that an SAE's name, site or architecture must contain, all of them.  `group` is a name of GROUPS.
+    """
 
     saes: list[Sae]
     sort: str
     descending: bool
+    text: str = ""
+    group: str = ""
+    n_all: int = 0
 
     @classmethod
     def read(cls, saes: Sequence[Sae], query: Mapping[str, str]) -> SaeTable:
@@ -70,12 +76,24 @@ class SaeTable:
         key = query.get("sort", "")
         key = key if key in _BY_KEY else "fvu"
         descending = query.get("dir") == "desc" if "dir" in query else _BY_KEY[key].best_high
-        return cls(in_order(saes, key, descending), key, descending)
+        text, group = query.get("filter", "").strip()[:200], query.get("group", "")
+        chosen = [sae for sae in saes if _contains(sae, text.casefold().split())]
+        group = group if group in GROUPS else ""
+        return cls(in_order(chosen, key, descending), key, descending, text, group, len(saes))
 
     def href(self, column: Column) -> str:
         """Return the address that sorts by a column, the other way round where it is sorted by already."""
         descending = not self.descending if column.key == self.sort else column.best_high
-        return f"?sort={column.key}&dir={'desc' if descending else 'asc'}"
+        kept = {"filter": self.text, "group": self.group}
+        rest = urlencode({name: value for name, value in kept.items() if value})
+        return f"?sort={column.key}&dir={'desc' if descending else 'asc'}{'&' if rest else ''}{rest}"
+
+    def groups(self) -> list[tuple[str, list[Sae]]]:
+        """Return the SAEs of each group under its name, in the order of the first of each; one group without a name."""
+        found: dict[str, list[Sae]] = {}
+        for sae in self.saes:
+            found.setdefault(GROUPS[self.group](sae) if self.group else "", []).append(sae)
+        return list(found.items())
 
     def cells(self, sae: Sae) -> list[tuple[Column, Value]]:
         """Return the row of an SAE, without its name and whether it is indexed."""
@@ -90,21 +108,15 @@ def in_order(saes: Sequence[Sae], key: str, descending: bool = False) -> list[Sa
     return sorted(known, key=lambda sae: _comparable(of(sae)), reverse=descending) + unknown
 
 
-def trade_off(saes: Sequence[Sae]) -> Markup:
-    """Draw FVU against L0 of the SAEs that were measured, coloured by architecture."""
-    fvu, l0 = _BY_KEY["fvu"].of, _BY_KEY["l0"].of
-    names = sorted({architecture_name(sae.architecture) for sae in saes})
-    dots = [charts.Dot(float(x), float(y), names.index(architecture_name(sae.architecture)), sae.name, f"/{sae.id}")
-            for sae in saes if (x := l0(sae)) is not None and (y := fvu(sae)) is not None]
-    frame = charts.Frame(
-        "FVU against L0", "L0", "FVU", 800, 300, x_format=lambda x: number(x, 1), y_format=lambda y: number(y, 3))
-    return charts.scatter(dots, frame, names)
-
-
 def best(saes: Sequence[Sae]) -> Sae | None:
     """Return the SAE to begin with: of those with an index and weights the one with the lowest FVU."""
     browsable = [sae for sae in saes if sae.current_build]
     return next(iter(in_order([sae for sae in browsable if not sae.weightless], "fvu") or browsable), None)
+
+
+def _contains(sae: Sae, words: Sequence[str]) -> bool:
+    said = f"{sae.id} {sae.hook} {architecture_name(sae.architecture)}".casefold()
+    return all(word in said for word in words)
 
 
 def _comparable(value: Value) -> Any:

@@ -115,13 +115,16 @@ def _binned(values: list[int], most: int) -> list[float]:
 def l0_chart(
     rows: list[L0Count], sae: Sae, bos_l0: int | None, *, others: Sequence[tuple[str, list[L0Count]]] = (),
     width: int = 560, height: int = 240, title: str = "Latents per token", zoom: Zoom | None = None,
+    first: str = "BOS",
 ) -> Markup:
-    """Draw the distribution of L0 over counted tokens, with k and BOS named and perhaps other SAEs as outlines."""
+    """Draw the distribution of L0 over counted tokens, with k and the first position named and perhaps other SAEs as
+    outlines.
+    """
     bars = _shares(rows)
     outlines = [(name, _shares(some)) for name, some in others]
     markers = [charts.Marker(sae.k + 0.5, f"k = {sae.k}")] if sae.k is not None else []
     if bos_l0 is not None:
-        markers.append(charts.Marker(bos_l0 + 0.5, f"BOS: {bos_l0} latents"))
+        markers.append(charts.Marker(bos_l0 + 0.5, f"{first}: {bos_l0} latents"))
     frame = charts.Frame(
         title, "active latents", "share of tokens", width, height, y_format=percent, y_tick=percent,
         y_top=_share_top([bars, *(shares for _, shares in outlines)]))

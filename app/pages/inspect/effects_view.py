@@ -38,9 +38,9 @@ def score_message(sae: Sae, build: Build, latents: Sequence[int], workspace: Wor
 
 def ablation_message(sae: Sae, build: Build, latent: Latent, workspace: Workspace) -> Ablate | None:
     """Return the request for ablation effects on the latent's strongest contexts; None if it has none."""
-    bos = int(build.meta["bos_token"])
+    bos = build.meta["bos_token"]  # None: contexts do not begin with BOS
     rows = [c.tokens for c in build.contexts(latent.latent) if c.band == TOP_BAND][:CONTEXTS]
-    contexts = tuple(tuple(ids if ids[0] == bos else [bos, *ids]) for ids in rows if len(ids) > 1)
+    contexts = tuple(tuple(ids if bos in (None, ids[0]) else [bos, *ids]) for ids in rows if len(ids) > 1)
     if not contexts:
         return None
     request = AblationRequest(

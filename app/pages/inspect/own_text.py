@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.db.tables import Sae
+from app.library.sae_reading import beyond_training
 from app.pages.dependencies import Tools, ToolsDep
 from app.pages.explore import latent_views
 from app.pages.inspect.form import InspectForm, check
@@ -90,7 +91,8 @@ def _show(
         if wants_json(request):
             return JSONResponse(_json(sae, build, latent, found, waiting, fault), status, headers)
         context: dict[str, Any] = {
-            "sae": sae, "latent": latent, "text": form.text, "waiting": waiting, "fault": fault, "found": found}
+            "sae": sae, "latent": latent, "text": form.text, "waiting": waiting, "fault": fault, "found": found,
+            "beyond": beyond_training(sae.config, len(found.ids)) if found else None}
         if is_htmx(request):
             zoom = Zoom("acts", f"/{sae.id}/{number}")
             chart = latent_views.activation_chart(latent, build.meta, zoom, found.max if found else None)
@@ -122,4 +124,5 @@ def _json(
     if found is None:
         return {"error": fault} if fault else {"state": waiting}
     return {"provenance": provenance(sae, build.meta), "latent": latent.latent, "tokens": found.ids, "acts": found.acts,
-            "max": found.max, "firings": found.n_firings}
+            "max": found.max, "firings": found.n_firings,
+            "longer_than_training_context": beyond_training(sae.config, len(found.ids))}

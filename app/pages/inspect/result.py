@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.db.tables import Sae
+from app.library.sae_reading import beyond_training, reads_bos
 from app.pages.inspect.form import DisplayOptions, InspectionQuery
 from app.pages.inspect.view import (
     MEASURES,
@@ -79,9 +80,14 @@ class TextPanel:
         return sum(l0) / max(len(l0), 1)
 
     @property
-    def special_l0(self) -> int:
-        """The L0 of the first token, BOS."""
-        return self.reading.l0[0]
+    def special_l0(self) -> int | None:
+        """The L0 of BOS; None for an SAE that reads a text without it."""
+        return self.reading.l0[0] if self.reading.special[0] and reads_bos(self.sae.config) else None
+
+    @property
+    def beyond(self) -> int | None:
+        """The length of the contexts in the SAE's training, if this text is longer."""
+        return beyond_training(self.sae.config, len(self.reading.ids))
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,8 @@ def result_json(asked: InspectionQuery, shown: Result, view: DisplayOptions) -> 
              "latents": [[latent, act] for latent, act in row]}
             for i, piece, special, l0, row in zip(side.reading.ids, side.reading.pieces, side.reading.special,
                                                   side.reading.l0, side.reading.firings, strict=True)],
-        "mean_l0": side.mean_l0, "latents": [_latent_json(line.found) for line in side.lines]}
+        "mean_l0": side.mean_l0, "longer_than_training_context": side.beyond,
+        "latents": [_latent_json(line.found) for line in side.lines]}
         for side in shown.sides]
     return {
         **asked.json(), "rank": view.rank, "measures": MEASURES, "dense_shown": view.dense,

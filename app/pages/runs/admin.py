@@ -25,6 +25,7 @@ from app.pages.dependencies import (
 )
 from app.pages.runs import spec_form
 from app.pages.runs.estimate import Estimate, estimate, site_width
+from app.pages.runs.evaluate_cost import evaluate_cost
 from app.pages.runs.explain_cost import explain_cost
 from app.pages.runs.place_form import place_from, place_group, read_place
 from app.pages.runs.runs import runs_now
@@ -34,6 +35,7 @@ from app.web.templating import render
 from sae.errors import UserError
 from sae.explain.estimate import RequestEstimate
 from sae.lm.model_info import DEMO, find_model
+from sae.runs.kept import list_kept
 from sae.specs.explain import Explainer
 from sae.specs.registry import ActivationsSpec, command_line, parse_spec
 from sae.workspace.paths import new_id, typed_path
@@ -43,7 +45,7 @@ router = APIRouter(prefix="/admin", dependencies=[Depends(admin_user)], include_
 Kind = Literal["train", "sweep", "index", "evaluate", "explain", "activations"]
 TITLES = {"train": "Train an SAE", "sweep": "Train a grid of SAEs", "index": "Build an index",
           "evaluate": "Evaluate an SAE", "explain": "Explain latents", "activations": "Keep activations"}
-COSTLY = ("train", "sweep", "explain", "activations")  # their forms estimate the cost
+COSTLY = ("train", "sweep", "evaluate", "explain", "activations")  # their forms estimate the cost
 
 
 @router.get("")
@@ -54,7 +56,8 @@ def overview(
     """Show what can be started, what is running, the clusters, and the SAEs of the workspace."""
     return render(
         request, "runs/admin.html", section="admin", runs=runs_now(db, workspace), saes=catalog.list_saes(),
-        damaged=catalog.damaged(), clusters=supervisor.clusters, cluster_names=names_of(launcher_names(settings)),
+        damaged=catalog.damaged(), clusters=supervisor.clusters, kept=list_kept(workspace),
+        cluster_names=names_of(launcher_names(settings)),
         n_users=db.scalar(select(func.count()).select_from(User)), settings=settings,
         disk=shutil.disk_usage(settings.home))
 
@@ -156,6 +159,8 @@ def _cost(
     """Return the estimate, or why there is none.  A hub name is not looked up while somebody types it."""
     if kind == "explain":
         return explain_cost(values, catalog, request.app.state.builds)
+    if kind == "evaluate":
+        return evaluate_cost(values, catalog)
     if kind == "activations":
         return _size_on_disk(ActivationsSpec(**values))
     spec = spec_form.spec_of(kind, values)

@@ -100,13 +100,14 @@ class RunIn(BaseModel):
     model_config = {"json_schema_extra": {"examples": [EXAMPLES["train"]]}}
 
     kind: Literal["train", "sweep", "index", "evaluate", "import", "compare", "explain", "activations"] = Field(
-        description="train: one SAE; sweep: a grid of SAEs; index: the index of an SAE; evaluate: its metrics "
+        description="train: one SAE; sweep: a grid of SAEs; index: the index of an SAE; evaluate: its measures "
         "on held-out text; import: an SAE of another program; compare: two SAEs latent by latent; "
         "explain: latents in words, with scores; activations: kept on disk for several trainings")
     spec: dict[str, Any] = Field(
         default_factory=dict, description="The settings by name, as listed for each kind; those left out have their "
         "defaults")
-    place: PlaceIn = Field(default_factory=PlaceIn, description="Where it is executed; left out: the server's default")
+    place: PlaceIn = Field(
+        default=PlaceIn.model_validate({}), description="Where it is executed; left out: the server's default")
 
 
 def sae_out(sae: Sae) -> SaeOut:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sae.lm.load_settings import LoadSettings
 from sae.lm.model_info import ModelInfo
 from sae.specs.registry import SweepSpec, TrainSpec
 from sae.training.memory import fitting_bytes, too_large
@@ -112,7 +113,7 @@ def estimate(spec: TrainSpec | SweepSpec, info: ModelInfo, configs: Iterable[dic
     buffer = min(spec.buffer_tokens, max(1, spec.tokens // spec.reuse))
     buffer_bytes = 2 * (4 if spec.buffer_dtype == "float32" else 2) * buffer * width  # two chunks of activations
     memory = (
-        _PROGRAM_BYTES + 4 * lm_floats
+        _PROGRAM_BYTES + LoadSettings.from_environment().weight_bytes * lm_floats
         + 4 * 4 * sae_floats  # weights, gradients and Adam's two moments
         + buffer_bytes
         + 2 * spec.batch_tokens * total_latents  # pre-activations of a batch, kept by every SAE

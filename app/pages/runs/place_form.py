@@ -22,7 +22,7 @@ def read_place(form: Mapping[str, Any]) -> dict[str, str]:
 
 def place_from(settings: Settings, kind: str, typed: Mapping[str, str]) -> Place:
     """Return the place that was asked for.  Raises UserError, whose field is one of `FIELDS`."""
-    return chosen_place(settings, kind, **typed)  # type: ignore[arg-type]  # the names are those of its parameters
+    return chosen_place(settings, kind, **typed)
 
 
 def place_group(settings: Settings, kind: str, typed: Mapping[str, str], errors: Mapping[str, str]) -> FormGroup | None:
@@ -41,7 +41,7 @@ def place_group(settings: Settings, kind: str, typed: Mapping[str, str], errors:
             _field("nodes", "Nodes", "1", "Nodes that train together", typed, errors)]
     else:
         fields.append(_field("gpus", "GPUs", "0", "GPUs asked of the cluster, at most one", typed, errors))
-    return FormGroup("Place", fields, open=True)
+    return FormGroup("Where it runs", fields, open=True)
 
 
 def _field(

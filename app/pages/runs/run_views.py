@@ -201,6 +201,12 @@ class RunView:
         return result if self.state == "succeeded" and {"a", "b", "mmcs_a", "mmcs_b"} <= result.keys() else None
 
     @property
+    def refused(self) -> dict[str, str]:
+        """Return the measures that an evaluation could not make, each with the reason."""
+        found = self.status.result.get("refused") if self.run.kind == "evaluate" and self.status else None
+        return {str(name): str(said) for name, said in found.items()} if isinstance(found, dict) else {}
+
+    @property
     def kept(self) -> dict[str, Any] | None:
         """Return the result of a run that kept activations: their name, tokens, bytes and sites; else None."""
         result = self.status.result if self.run.kind == "activations" and self.status else {}
@@ -260,7 +266,8 @@ def curves(
     """
     shown = []
     for label, unit, lines in CURVES[:first]:
-        series = [charts.Series(name, points) for name, key, place in lines if (points := _points(rows, key, place))]
+        series = [charts.Series(name, points) for name, key, place in lines
+                  if (points := curve_points(rows, key, place))]
         if label == "loss":  # most architectures have no sparsity part
             series = [one for one in series if any(y for _, y in one.points)]
         if series:
@@ -270,7 +277,8 @@ def curves(
     return shown
 
 
-def _points(rows: Sequence[dict[str, Any]], key: str, place: int | None) -> list[tuple[float, float]]:
+def curve_points(rows: Sequence[dict[str, Any]], key: str, place: int | None) -> list[tuple[float, float]]:
+    """Return (tokens, value) of each row that has the value `key`; `place` is an index if the value is a list."""
     found = []
     for row in rows:
         value = row.get(key)

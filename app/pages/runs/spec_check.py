@@ -16,7 +16,7 @@ from sae.data.texts import STDLIB, find_text
 from sae.errors import UserError
 from sae.explain.checks import check_settings
 from sae.lm.model_info import find_model, hub_message, hub_reachable
-from sae.runs.kept import check_layers
+from sae.runs.kept import check_layers, list_kept
 from sae.specs.registry import (
     ActivationsSpec,
     CompareSpec,
@@ -29,7 +29,7 @@ from sae.specs.registry import (
     located,
     parse_spec,
 )
-from sae.workspace.paths import check_name
+from sae.workspace.paths import check_name, typed_path
 
 
 def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> RunSpec:
@@ -41,6 +41,8 @@ def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> RunSpec:
         check_layers(spec)
     elif isinstance(spec, IndexSpec | EvaluateSpec):
         _check_sae("sae", spec.sae, catalog)
+        if isinstance(spec, EvaluateSpec) and spec.labels and not typed_path(spec.labels, "labels").is_file():
+            raise UserError(f"labels: there is no file {spec.labels} on this machine", "labels")
     elif isinstance(spec, CompareSpec):
         _check_sae("a", spec.a, catalog)
         _check_sae("b", spec.b, catalog)
@@ -55,9 +57,10 @@ def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> RunSpec:
 def _check_training(spec: TrainSpec | SweepSpec, catalog: Catalog) -> None:
     check_layers(spec)
     info = find_model(spec.model)
-    if spec.activations and not (catalog.workspace.activations(spec.activations) / "meta.json").exists():
-        raise UserError(f"activations: there are no finished activations {spec.activations} in this workspace",
-                        "activations")
+    names = [kept.name for kept in list_kept(catalog.workspace)]
+    if spec.activations and spec.activations not in names:
+        raise UserError(f"activations: there are no finished activations {spec.activations!r} in this workspace (there "
+                        f"are: {', '.join(names) or 'none yet'})", "activations")
     if spec.name:
         check_name(spec.name)
         if isinstance(spec, TrainSpec) and catalog.get_sae(f"{info.id}/{spec.name}") is not None:

@@ -55,6 +55,7 @@ class SaeFacts:
     normalize: str
     build: str
     median_norm: float
+    context_length: int | None = None  # of the SAE's training
 
 
 @dataclass

@@ -155,7 +155,8 @@ def facts(sae: Sae, build: Build) -> SaeFacts:
     return SaeFacts(
         id=sae.id, model=str(config["model"]["name"]), layer=sae.layer, n_latents=sae.n_latents,
         d_model=int(config["d_model"]), normalize=str(config["normalize"]), build=build.id,
-        median_norm=float(build.meta.get("median_resid_norm") or 0.0))
+        median_norm=float(build.meta.get("median_resid_norm") or 0.0),
+        context_length=config.get("context_length"))
 
 
 def _look_up(chip: Chip, build: Build) -> None:

@@ -84,6 +84,15 @@ class RunView:
             base.output == column.output for base, column in steered)
 
     @property
+    def beyond(self) -> list[str]:
+        """Return a sentence about each SAE whose training had shorter contexts than the longest text of this run."""
+        longest = self.start + max((column.tokens for column in self.columns), default=0)
+        shorter = {sae_id: length for sae_id, facts in self.facts.items()
+                   if (length := facts.context_length) and longest > length}
+        return [f"The text is longer than the contexts of {length:,} tokens on which {sae_id} was trained."
+                for sae_id, length in shorter.items()]
+
+    @property
     def written(self) -> int:
         """The number of tokens of the longest output so far."""
         return max((len(text.ids) for text in self.growing.values()), default=0)
@@ -142,8 +151,10 @@ def columns(
 
 def prompt_pieces(request: SteerRequest, prompt: Text, by: int | None = None) -> list[Piece]:
     """Return the prompt's pieces without BOS, which tells a reader nothing; positions still count it."""
-    shown = Text(ids=prompt.ids[1:], pieces=prompt.pieces[1:], acts=prompt.acts[1:])
-    return pieces(request, shown, 1, by)
+    text = b"".join(prompt.token_bytes()).decode(errors="replace")
+    n = 0 if request.prompt and text == request.prompt else 1  # some tokenizers have no BOS
+    shown = Text(ids=prompt.ids[n:], pieces=prompt.pieces[n:], acts=prompt.acts[n:])
+    return pieces(request, shown, n, by)
 
 
 def pieces(request: SteerRequest, text: Text, start: int, by: int | None = None) -> list[Piece]:

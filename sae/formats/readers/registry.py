@@ -125,7 +125,7 @@ def convert(foreign: Foreign, sae_id: str = "") -> Autoencoder:
         "site": {"layer": parse_site(foreign.hook)[0] if foreign.hook else 0, "hook": foreign.hook},
         "architecture": folded.architecture, "n_latents": L, "d_model": D,
         "k": folded.k if REGISTRY[folded.architecture].has_k else None, "normalize": folded.normalize,
-        "weight_processing": "raw", "bos": {"prepended": True, "trained_on": bool(foreign.bos)},
+        "weight_processing": "raw", "bos": {"prepended": bool(foreign.bos), "trained_on": bool(foreign.bos)},
         "context_length": foreign.context_length or 128, "threshold": threshold, "metrics": {}, "training": {},
         "imported": {
             "format": foreign.format, "files": foreign.files, "dtype": foreign.dtype, "folds": done,

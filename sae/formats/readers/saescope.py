@@ -37,7 +37,7 @@ def read(found: Found, given: Mapping[str, Any]) -> Foreign:
         format=f"saescope {config.get('saescope_version', '')}".strip(), weights=weights,
         model=str(model.get("name") or "") if isinstance(model, dict) else "", hook=sae.hook,
         out_hook=str(config["site"].get("out_hook") or ""),
-        bos=bool(bos.get("trained_on")) if isinstance(bos, dict) else None,
+        bos=bool(bos.get("prepended")) if isinstance(bos, dict) else None,
         context_length=config["context_length"] if isinstance(config.get("context_length"), int) else 0,
         trained_as=config["architecture"], claims=claims, dtype="float32",
         details={"training": config.get("training")})

@@ -16,7 +16,7 @@ from sae.lm.bridge import LanguageModel
 from sae.lm.conformance.derivatives import agrees
 from sae.lm.conformance.report import Report
 from sae.lm.conformance.truth import Block, Truth
-from sae.lm.dataflow import same
+from sae.lm.dataflow import compared_in, same
 from sae.lm.reach import SHORT, reading_length, sample_text, windows
 from sae.lm.sites import KINDS
 from sae.lm.slow_row_model import SlowRowModel, open_row_model
@@ -33,7 +33,8 @@ def check(lm: LanguageModel) -> Report:
     """
     report = Report(lm.info.name, type(lm.bridge.original_model).__name__)
     try:
-        _Check(lm, report).run()
+        with compared_in(lm.dtype):
+            _Check(lm, report).run()
     except UserError as error:
         report.error = str(error)
     except Exception as error:  # whatever an unusual architecture raises

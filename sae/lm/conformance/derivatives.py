@@ -40,8 +40,10 @@ def agrees(truth: Truth, last: nn.Module, block: Block, kind: str, lists_wV: Ten
     found_nV = (plus - minus) / 2
     found_nV = found_nV - found_nV.mean(-1, keepdim=True)
     expected_nV = d_nw @ lists_wV
+    cosine_n = torch.nn.functional.cosine_similarity(found_nV.cpu().double(), expected_nV.cpu().double(), dim=-1)
+    if truth.lm.dtype != torch.float32:
+        return bool((cosine_n > 0.99).all())
     if normed:  # a scale of its own for each token
-        cosine_n = torch.nn.functional.cosine_similarity(found_nV.double(), expected_nV.double(), dim=-1)
         return bool((cosine_n > 1 - 1e-4).all())
     centred_nD = through_nD - through_nD.mean(-1, keepdim=True)
     sizes = [torch.ones_like(x_nD[:, :1])] + [
@@ -63,7 +65,7 @@ def _away_from_norm(block: Block, kind: str, d_nw: Tensor) -> tuple[Tensor, bool
     if any(end.module is block.places[_OUTPUTS[kind]].module for end in equal_to(block.ends, product_TD, "hook_out")):
         return d_nw, False
     matrix_wD = linear_matrix(place.module, d_nw.shape[1], d_nw.device)
-    product_nD = product_TD[_FIRST : _FIRST + _N]
+    product_nD = product_TD[_FIRST : _FIRST + _N].float()
     scale_nw = product_nD @ matrix_wD.T
     mean_nw = matrix_wD.sum(dim=1).expand_as(scale_nw)
     d_nw = _without(d_nw, mean_nw)
@@ -73,14 +75,16 @@ def _away_from_norm(block: Block, kind: str, d_nw: Tensor) -> tuple[Tensor, bool
 def _changes(truth: Truth, block: Block, kind: str, d_nw: Tensor, tokens_1T: Tensor) -> Tensor:
     """Return what directions at a site become in what the block adds, by small changes in the real model: [n, D]."""
     place, out = block.places[kind], block.places[_OUTPUTS[kind]]
-    step = 1e-2 * float(place.value_Tw.std() / d_nw.std())
+    # A small step would be lost in the rounding of a format with few bits.
+    share = 1e-2 if truth.lm.dtype == torch.float32 else 0.3
+    step = share * float(place.value_Tw.std() / d_nw.std())
     results = []
     for sign in (1, -1):
         kept: list[Tensor] = []
 
         def edit(x: Tensor, sign: int = sign) -> Tensor:
             changed = x.reshape(tokens_1T.numel(), -1).clone()
-            changed[_FIRST : _FIRST + _N] += sign * step * d_nw
+            changed[_FIRST : _FIRST + _N] += (sign * step * d_nw).to(x.dtype)
             return changed.reshape(x.shape)
 
         before = place.module.register_forward_pre_hook(lambda _m, args, edit=edit: (edit(args[0]), *args[1:]))
@@ -100,7 +104,7 @@ def _end(truth: Truth, last: nn.Module, x_nD: Tensor, tokens_1T: Tensor) -> Tens
         old = first_tensor(output)
         assert old is not None
         new = old.clone()
-        new.view(tokens_1T.numel(), -1)[_FIRST : _FIRST + _N] = x_nD
+        new.view(tokens_1T.numel(), -1)[_FIRST : _FIRST + _N] = x_nD.to(new.dtype)
         return (new, *output[1:]) if isinstance(output, tuple) else new
 
     head: list[Tensor] = []

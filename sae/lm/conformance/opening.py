@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from sae.errors import UserError
-from sae.lm.bridge import LanguageModel
+from sae.lm.bridge import LanguageModel, pick_device
 from sae.lm.conformance.check import check
 from sae.lm.conformance.report import Report, digest
-from sae.lm.model_info import DEMO
+from sae.lm.item_model import ItemModel
+from sae.lm.model_info import DEMO, find_model
 from sae.workspace.paths import Workspace
 
 
@@ -19,6 +21,9 @@ def open_model(name: str, device: str | torch.device = "auto", workspace: Worksp
 
     Sites that do not hold are refused by the model from then on.  The embedded model is checked by the project's tests.
     """
+    info = find_model(name)
+    if info.items:  # vectors of anything, in the place of a model for training and indexing
+        return cast(LanguageModel, ItemModel(info, pick_device(device) if isinstance(device, str) else device))
     lm = LanguageModel.load(name, device)
     if name != DEMO:
         report = report_of(lm, workspace or Workspace.from_environment())
@@ -40,4 +45,4 @@ def report_of(lm: LanguageModel, workspace: Workspace, *, again: bool = False) -
 
 def report_path(lm: LanguageModel, workspace: Workspace) -> Path:
     """Return the file that keeps the table of a model."""
-    return workspace.root / "conformance" / f"{lm.info.id}-{digest(lm.info, lm.device.type)}.json"
+    return workspace.root / "conformance" / f"{lm.info.id}-{digest(lm.info, lm.device.type, lm.dtype_name)}.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 from sae.lm.model_info import ModelInfo
 from sae.workspace.files import write_json
+from sae.workspace.paths import Workspace
 
 Status = Literal["holds", "slow", "refused"]
 FORMAT = 1  # of the file; also changes with what is checked
@@ -62,11 +64,23 @@ class Report:
             return None
 
 
-def digest(info: ModelInfo, device: str) -> str:
+def latest(model_id: str, workspace: Workspace) -> Report | None:
+    """Return the newest report that the workspace keeps of a model; None if it was never checked here."""
+    files = (workspace.root / "conformance").glob(f"{glob.escape(model_id)}-{'[0-9a-f]' * 24}.json")
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        if (report := Report.load(path)) is not None:
+            return report
+    return None
+
+
+def digest(info: ModelInfo, device: str, dtype: str = "float32") -> str:
     """Return a name for what a check depends on: the model's files, the libraries and the kind of device."""
     about: dict[str, Any] = {"format": FORMAT, "device": device, "source": info.source,
                              "versions": [version(name) for name in _LIBRARIES]}
-    for file in sorted(Path(info.source).iterdir()) if Path(info.source).is_dir() else ():
+    if dtype != "float32":
+        about["dtype"] = dtype
+    for file in [file for folder in filter(None, (info.source, info.adapter)) if Path(folder).is_dir()
+                 for file in sorted(Path(folder).iterdir())]:
         if file.suffix == ".json" and file.stat().st_size < 1 << 20:
             about[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
         elif file.is_file():

@@ -198,7 +198,7 @@ class Block:
         place, shape, scale = self.places[kind], (1, tokens_1T.numel()), self.scales.get(kind, 1.0)
 
         def shaped(x: Tensor) -> Tensor:
-            return edit(scale * x.reshape(*shape, -1)).reshape(x.shape) / scale
+            return (edit(scale * x.float().reshape(*shape, -1)).reshape(x.shape) / scale).to(x.dtype)
 
         handles = []
         try:
@@ -272,8 +272,8 @@ def _edit_normal(edit: Edit, width: int) -> Callable[..., Any]:
             norm = measure_norm(module, width, x.device)
         finally:
             module._measuring = False  # type: ignore[assignment]
-        normal = (output - norm.bias_D) / norm.gain_D
+        normal = (output.float() - norm.bias_D) / norm.gain_D
         out: Tensor = norm.bias_D + norm.gain_D * edit(normal)
-        return out
+        return out.to(output.dtype)
 
     return hook

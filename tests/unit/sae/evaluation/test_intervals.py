@@ -7,8 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from sae.evaluation.intervals import jackknife, mean_of
-from sae.evaluation.student_t import t_quantile
+from sae.evaluation.intervals import jackknife, mean_of, student_quantile
+
+
+@pytest.mark.parametrize(("degrees", "quantile"), [(1, 12.7062), (3, 3.1824), (4, 2.7764), (10, 2.2281), (120, 1.9799)])
+def test_student_s_quantile_is_the_table_s(degrees: int, quantile: float) -> None:
+    assert student_quantile(degrees) == pytest.approx(quantile, rel=0.01)
 
 
 def test_the_jackknife_of_a_mean_is_student_s_interval() -> None:
@@ -17,7 +21,7 @@ def test_the_jackknife_of_a_mean_is_student_s_interval() -> None:
     expected = mean_of("m", values.tolist())
     assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
     assert expected.high - expected.value == pytest.approx(  # type: ignore[operator]
-        t_quantile(11) * values.std(ddof=1) / math.sqrt(12))
+        student_quantile(11) * values.std(ddof=1) / math.sqrt(12))
 
 
 def test_nineteen_of_twenty_intervals_hold_a_ratio_of_sums() -> None:

@@ -12,7 +12,8 @@ from sklearn.linear_model import LogisticRegression
 
 from sae.evaluation import probe_tasks
 from sae.evaluation.probe_tasks import Examples, Task
-from sae.evaluation.probing import DEFINITIONS, KS, SAEBENCH, Probing, best_latent, probe, rank_latents
+from sae.evaluation.probing import DEFINITIONS, KS, Probing, best_latent, probe, rank_latents
+from sae.evaluation.saebench import KINDS
 from tests.toys import D, toy_sae
 
 
@@ -86,7 +87,7 @@ def test_python_s_syntax_is_probed(subject_of: Any, tiny_sae: Any, monkeypatch: 
     seen: list[float] = []
     result = Probing(n_train=40, n_test=30, ks=(1, 2, 5, 16)).run(subject, lambda done, of: seen.append(done / of))
     assert {value.key for value in result.values} == set(DEFINITIONS)
-    assert set(SAEBENCH) <= set(DEFINITIONS)
+    assert set(KINDS["probing"][1]) <= set(DEFINITIONS)
     json.dumps(result.detail, allow_nan=False)
     assert seen == sorted(seen)
     assert seen[-1] == 1

@@ -41,7 +41,7 @@ def sae_for(lm: LanguageModel, n_latents: int = 16) -> Autoencoder:
     W_LD = torch.randn(n_latents, D, generator=torch.Generator().manual_seed(5))
     W_LD /= W_LD.norm(dim=1, keepdim=True)
     return Autoencoder(
-        {"W_enc": W_LD, "b_enc": torch.zeros(n_latents), "W_dec": W_LD, "b_dec": torch.zeros(D)},
+        {"W_enc": W_LD.clone(), "b_enc": torch.zeros(n_latents), "W_dec": W_LD, "b_dec": torch.zeros(D)},
         {"schema_version": 1, "id": "m/s", "model": {"name": lm.info.name, "id": "m"},
          "site": {"layer": 1, "hook": "blocks.1.hook_resid_post"}, "architecture": "relu", "n_latents": n_latents,
          "d_model": D, "k": 4, "normalize": "none", "weight_processing": "raw",

@@ -10,14 +10,16 @@ import pytest
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
+from sae.data.corpus import prepare
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
 from sae.lm.conformance.tiny_models import byte_tokenizer, write_tiny_model
 from sae.lm.row_model import RowModel
 from sae.lm.special_tokens import has_own_bos
 from sae.steering.generation import Run, write
-from sae.steering.interventions import Steering
-from sae.steering.request import Intervention, Sampling
+from sae.steering.interventions import Steering, prompt_ids
+from sae.steering.request import Intervention, Sampling, parse_request
+from sae.workspace.paths import Workspace
 from tests.unit.sae.lm.test_slow_row_model import sae_for
 
 TEMPLATE = "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}"
@@ -54,7 +56,7 @@ def test_special_tokens_of_the_tokenizer_file_alone_are_special(tmp_path: Path) 
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens([AddedToken("<|user|>", special=True), "<|plain|>"])
     lm = model_with(tmp_path, tokenizer)
-    (header,), (plain,) = lm.encode("<|user|>"), lm.encode("<|plain|>")
+    (header,), (plain,) = lm.encode("<|user|>", markup=True), lm.encode("<|plain|>", markup=True)
     assert header in lm.special_ids
     assert plain not in lm.special_ids
     assert lm.vocabulary()[1][header]
@@ -93,12 +95,21 @@ def test_a_tokenizer_larger_than_the_embedding_is_said_to_be(tmp_path: Path) -> 
         assert error.value.field == "model"
 
 
-def test_no_bos_and_no_eos_within_the_embedding_is_refused(tmp_path: Path) -> None:
+def test_without_bos_and_eos_in_the_embedding_texts_are_read_without(tmp_path: Path) -> None:
     tokenizer = without_roles()
     tokenizer.add_tokens([f"<{i}>" for i in range(60)])
-    with pytest.raises(UserError, match="no BOS and no EOS token that the model knows") as error:
-        model_with(tmp_path, tokenizer)
-    assert error.value.field == "model"
+    lm = model_with(tmp_path / "model", tokenizer)
+    assert lm.start == []
+    text = tmp_path / "text.txt"
+    text.write_text("some text\n" * 20)
+    with pytest.raises(UserError, match="contexts cannot begin with one; set bos to no") as error:
+        prepare(str(text), "text", "train", lm, 16, Workspace(tmp_path / "home"))
+    assert error.value.field == "bos"
+    corpus = prepare(str(text), "text", "train", lm, 16, Workspace(tmp_path / "home"), bos=False)
+    assert corpus.tokens[0].tolist() == lm.encode("some text\nsome t")
+    request = parse_request({"model": "-", "prompt": "some", "interventions": [
+        {"sae": "tiny/x", "layer": 1, "latent": 0, "mode": "ablate", "max_act": 1}]})
+    assert prompt_ids(lm, request) == lm.encode("some")
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -111,4 +122,4 @@ def test_a_chat_begins_with_bos_only_where_the_tokenizer_has_one(tmp_path: Path,
     lm = model_with(tmp_path, tokenizer)
     assert has_own_bos(lm.tokenizer) == own
     ids = lm.chat_ids([{"role": "user", "content": "hi"}])
-    assert ids == [*([0] if own else []), *lm.encode("<|user|>hi")]
+    assert ids == [*([0] if own else []), *lm.encode("<|user|>hi", markup=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,12 +12,14 @@ import pytest
 
 from sae.errors import Cancelled, UserError
 from sae.runs import import_sae
+from sae.runs.create import start
 from sae.runs.execute import execute
 from sae.runs.folder import RunFolder, Status
 from sae.runs.names import claim_names, default_name, owner, release
 from sae.specs.registry import SweepSpec, TrainSpec
 from sae.workspace.files import lock, write_json
 from sae.workspace.paths import Workspace
+from tests.runs import begin, end_of, wait_for
 
 
 def run_of(workspace: Workspace, name: str) -> RunFolder:
@@ -113,6 +116,22 @@ def test_a_killed_run_frees_its_name_unless_it_is_resumed_at_once(
         claim_names(spec, "demo", second, workspace)
     assert owner("demo/mine", workspace) is None
     assert claim_names(spec, "demo", second, workspace) == ["demo/mine"]
+
+
+def test_sigkill_frees_the_name_of_a_run(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("a line of the text\n" * 20_000)
+    folder = start("train", {"name": "mine", "text": str(text), "tokens": 10_000_000, "device": "cpu"}, workspace)
+    process = begin(folder.path)
+    wait_for(process, lambda: (workspace.sae("demo/mine") / "claim.json").exists())
+    other = run_of(workspace, "train-2")
+    with pytest.raises(UserError, match="a run is making it"):
+        claim_names(TrainSpec(name="mine"), "demo", other, workspace)
+    process.kill()
+    assert end_of(process) == -signal.SIGKILL
+    monkeypatch.setattr("sae.runs.names._KILLED_S", 0.0)  # in which a supervisor would resume it
+    assert owner("demo/mine", workspace) is None
+    assert claim_names(TrainSpec(name="mine"), "demo", other, workspace) == ["demo/mine"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("index out of range"), UserError("text: too short", "text"),

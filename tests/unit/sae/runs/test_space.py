@@ -72,7 +72,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line(
     folder = start("evaluate", {"sae": "demo/x"}, workspace)
     folder.checkpoints.mkdir()
     (folder.checkpoints / "train.pt.before").write_bytes(b"x")
-    monkeypatch.setattr(engine, "_evaluate", full)
+    monkeypatch.setattr(engine.evaluate, "run_evaluate", full)
     assert execute(folder, workspace) == EXIT_USER
     said = capfd.readouterr().err
     assert said.startswith("error: disk: the disk is full; free some space")

@@ -96,6 +96,17 @@ def test_a_job_asks_for_its_resources_and_names_its_run(
     assert "fake run begins: well" in folder.log.read_text()
 
 
+def test_a_job_for_several_nodes_takes_nothing_from_them_itself(
+    launcher: RayLauncher, workspace: Workspace, dashboard: tuple[str, FakeRay]
+) -> None:
+    dashboard[1].cpus = -1  # nothing is started here
+    launcher.start(folder_of(workspace), 1, Resources(gpus=8, nodes=2))
+    body = dashboard[1].asked[0]
+    assert not [name for name in body if name.startswith("entrypoint_num")]
+    assert "-m sae.runs.ray_gang" in body["entrypoint"]
+    assert "--nodes=2 --gpus=8 --cpus=2" in body["entrypoint"]
+
+
 def test_no_secret_of_the_server_is_sent(
     launcher: RayLauncher, workspace: Workspace, dashboard: tuple[str, FakeRay], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,19 +10,16 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from app.db.engine import SessionFactory
-from app.db.tables import Run
-from app.jobs import parts, queue
+from app.jobs import parts
 from app.jobs.launchers import Resources
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.launchers.ray import RayLauncher
@@ -30,20 +27,15 @@ from app.jobs.places import Place
 from app.jobs.supervisor import Supervisor
 from app.library.catalog import Catalog
 from app.settings import Settings
+from sae.autoencoder.artefact import Autoencoder
 from sae.runs.folder import RunFolder
-from sae.specs.registry import located, parse_spec
 from sae.workspace.paths import Workspace
 from tests import ROOT
-from tests.unit.sae.index.test_scan import everything
+from tests.unit.app.jobs.launchers.journey import INDEX, SAE, Journey, assert_same_as_here, write_text
 
 RAY = os.environ.get("SAESCOPE_TEST_RAY") or shutil.which("ray") or ""
-pytestmark = [pytest.mark.heavy, pytest.mark.skipif(not RAY, reason="Ray is not installed"), pytest.mark.timeout(900)]
-
-TRAIN: dict[str, Any] = {
-    "name": "tiny", "n_latents": 256, "k": 8, "context_length": 32, "tokens": 200_000, "batch_tokens": 256,
-    "buffer_tokens": 8192, "eval_tokens": 2_000, "ce_tokens": 512, "index": False, "device": "cpu"}
-INDEX: dict[str, Any] = {"sae": "demo/tiny", "index_tokens": 400_000, "top_contexts": 4, "device": "cpu"}
-
+PYTHON = str(Path(RAY or "ray").with_name("python"))  # it has Ray, and saescope is on its path
+pytestmark = [pytest.mark.heavy, pytest.mark.skipif(not RAY, reason="Ray is not installed"), pytest.mark.timeout(2400)]
 
 def free_port() -> int:
     with socket.socket() as one:
@@ -105,78 +97,42 @@ def nodes() -> Iterator[TwoNodes]:
 
 
 @pytest.fixture
-def text(tmp_path: Path) -> Path:
-    """Write about 500,000 tokens of Python."""
-    folder = tmp_path / "text"
-    folder.mkdir()
-    size = 0
-    for source in sorted(Path(os.__file__).parent.glob("*.py")):
-        if size < 2_200_000:
-            size += Path(shutil.copy(source, folder)).stat().st_size
-    return folder
-
-
-def local_run(workspace: Workspace, kind: str, values: dict[str, Any]) -> None:
-    folder = RunFolder(workspace.run(f"{kind}-here"))
-    folder.create(kind, values)  # type: ignore[arg-type]
-    subprocess.run([sys.executable, "-m", "sae", "run", str(folder.path)], check=True, cwd=ROOT,
-                   env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+def journey(
+    nodes: TwoNodes, settings: Settings, sessions: SessionFactory, catalog: Catalog, workspace: Workspace
+) -> Journey:
+    launcher = RayLauncher(workspace, nodes.address, cpus=1, python=PYTHON)
+    nodes._wait(lambda: len(launcher.cluster().nodes) == 2)
+    watcher = Supervisor(settings, sessions, LocalLauncher(workspace), catalog, [launcher])
+    return Journey(watcher, sessions, workspace, "ray")
 
 
 def test_a_lost_node_costs_one_part_and_nothing_else(
-    nodes: TwoNodes, settings: Settings, sessions: SessionFactory, catalog: Catalog, workspace: Workspace, text: Path,
-    tmp_path: Path,
+    nodes: TwoNodes, journey: Journey, workspace: Workspace, tmp_path: Path
 ) -> None:
-    launcher = RayLauncher(workspace, nodes.address, cpus=1, python=sys.executable)
-    watcher = Supervisor(settings, sessions, LocalLauncher(workspace), catalog, [launcher])
-    nodes._wait(lambda: len(launcher.cluster().nodes) == 2)
+    launcher = journey.watcher.launchers["ray"]
     assert launcher.room(Resources(cpus=1, nodes=2))
     assert not launcher.room(Resources(cpus=2))
-
-    def go(kind: str, values: dict[str, Any]) -> str:
-        spec = located(parse_spec(kind, values)).model_dump(mode="json")
-        with sessions() as db:
-            return queue.enqueue(db, workspace, kind, spec, place=Place("ray")).id  # type: ignore[arg-type]
-
-    def state(run_id: str) -> str:
-        with sessions() as db:
-            run = db.get_one(Run, run_id)
-            assert run.state not in ("failed", "cancelled"), run.error
-            return run.state
-
-    def until(seen: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 600
-        while not seen():
-            assert time.monotonic() < deadline
-            watcher.tick()
-            time.sleep(0.2)
-
-    train = {**TRAIN, "text": str(text)}
-    run_id = go("train", train)
-    until(lambda: state(run_id) == "succeeded")
-
-    index = go("index", {**INDEX, "shards": 4})
-    with sessions() as db:
+    train = write_text(tmp_path / "text")
+    run_id = journey.go("train", train)
+    journey.until(lambda: journey.succeeded(run_id))
+    index = journey.go("index", {**INDEX, "shards": 4})
+    with journey.sessions() as db:
         names = parts.ids_of(db, index)
 
     def both_nodes_work() -> bool:
         found = [RunFolder(workspace.run(name)).status() for name in names]
         return sum(one is not None and one.state == "running" and one.phase == "index" for one in found) >= 2
 
-    until(both_nodes_work)
+    journey.until(both_nodes_work)
     os.killpg(nodes.second.pid, signal.SIGKILL)  # the raylet and all that it started
-    until(lambda: state(index) == "succeeded")
-    with sessions() as db:
-        attempts = [db.get_one(Run, name).attempt for name in names]
+    journey.until(lambda: journey.succeeded(index))
+    attempts = [journey.run(name).attempt for name in names]
     assert sum(attempts) == len(names) + 1, f"one part was made again: {attempts}"
+    assert_same_as_here(workspace, train, Workspace(tmp_path / "here"))
 
-    here = Workspace(tmp_path / "here")
-    local_run(here, "train", train)
-    local_run(here, "index", INDEX)
-    for name in ("sae.safetensors",):
-        assert (workspace.sae("demo/tiny") / name).read_bytes() == (here.sae("demo/tiny") / name).read_bytes()
-    there = everything(next(workspace.builds("demo/tiny").glob("*.duckdb")))
-    alone = everything(next(here.builds("demo/tiny").glob("*.duckdb")))
-    changing = {"run", "command", "build_id"}
-    there["meta"], alone["meta"] = ([row for row in rows["meta"] if row[0] not in changing] for rows in (there, alone))
-    assert there == alone
+
+def test_two_nodes_train_together(journey: Journey, workspace: Workspace, tmp_path: Path) -> None:
+    train = {**write_text(tmp_path / "text"), "shards": 2}
+    run_id = journey.go("train", train, Place("ray", Resources(cpus=1, nodes=2)))
+    journey.until(lambda: journey.succeeded(run_id))
+    assert Autoencoder.load(workspace.sae(SAE)).n_latents == 256

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 
 from app.db.engine import SessionFactory
 from app.db.tables import Run
-from app.jobs import queue
+from app.jobs import parts, queue
 from app.jobs.launchers import ClusterAway, Handle, Resources, slurm
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.launchers.slurm import SlurmLauncher
@@ -25,6 +27,7 @@ from sae.runs.folder import RunFolder
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import fake_command
 from tests.unit.app.jobs.launchers.fake_ray import until
+from tests.unit.app.jobs.launchers.journey import INDEX, Journey, assert_same_as_here, write_text
 
 
 @pytest.fixture
@@ -180,3 +183,32 @@ def test_a_stubborn_run_is_cancelled_in_three_steps(
     asked = (slurm_home / "scancels").read_text().splitlines()
     assert asked[0] == "--signal=TERM --full 101"
     assert asked[-1] == "101"
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(2400)
+def test_the_whole_journey_with_real_runs(
+    settings: Settings, sessions: SessionFactory, workspace: Workspace, catalog: Catalog, slurm_home: Path,
+    tmp_path: Path,
+) -> None:
+    """Train and index in parts; the time limit ends the training, and a node takes one part with it."""
+    launcher = SlurmLauncher(workspace, cpus=1, python=str(slurm_home / "python"))
+    (slurm_home / "python").write_text(
+        f'#!/bin/bash\nexport PYTHONPATH={shlex.quote(os.getcwd())}\nexec {sys.executable} "$@"\n')
+    (slurm_home / "python").chmod(0o755)
+    watcher = Supervisor(settings, sessions, LocalLauncher(workspace), catalog, [launcher])
+    journey = Journey(watcher, sessions, workspace, "slurm")
+    train = write_text(tmp_path / "text")
+    run_id = journey.go("train", train)
+    journey.until(lambda: journey.run(run_id).progress > 0.2)
+    os.kill(int((slurm_home / "101.pid").read_text()), signal.SIGTERM)
+    journey.until(lambda: journey.succeeded(run_id))
+    assert journey.run(run_id).attempt == 2
+    index = journey.go("index", {**INDEX, "shards": 3})
+    with sessions() as db:
+        part = parts.ids_of(db, index)[0]
+    journey.until(lambda: journey.run(part).progress > 0.2)
+    os.killpg(int((slurm_home / f"{journey.run(part).ref}.pid").read_text()), signal.SIGKILL)
+    journey.until(lambda: journey.succeeded(index))
+    assert journey.run(part).attempt == 2
+    assert_same_as_here(workspace, train, Workspace(tmp_path / "here"))

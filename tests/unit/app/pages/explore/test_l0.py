@@ -23,7 +23,8 @@ def test_latents_per_token(browsable: TestClient) -> None:
     assert "BOS: 8 latents (it is always the same, so few suffice)." in html
     assert 'class="c-outline c-o0"' in html, "the TopK SAE as an outline"
     assert "exactly 12" in html
-    assert "(mean on held-out text: <b class=\"mono\">12.01</b>)" in html
+    assert "L0, held-out text: <b class=\"mono\">12.01</b> on average over 100,000 tokens." in html
+    assert "L0, index: " in html
     assert 'class="pair"' in html
     body = json_of(browsable, f"/{BATCH}/tokens.json")
     assert "100% ↑" in html, "the TopK SAE's bar is cut, and says so"

@@ -215,3 +215,24 @@ def test_a_document_that_is_not_here(browsable: TestClient) -> None:
     page = browsable.get(f"/{BATCH}/9/source/0")
     assert page.status_code == 404
     assert "no longer has the tokens" in page.text
+
+
+def test_a_bar_leads_to_the_contexts_of_its_bin(browsable: TestClient) -> None:
+    html = page(browsable, f"/{BATCH}/3?sort=max")
+    bars = {int(number): unescape(href) for href, number in re.findall(
+        rf'<a href="(/{BATCH}/3\?[^"]*bin=(\d+)#contexts)" tabindex="-1"><rect', html)}
+    assert len(bars) > 3
+    n_stored = []
+    for href in bars.values():
+        shown = page(browsable, href.partition("#")[0])
+        contexts = shown[shown.index('id="contexts"'):shown.index('id="facts"')]
+        said = re.search(r"(\d+) stored contexts? with the strongest firing in this bin", contexts)
+        assert said is not None
+        assert len(re.findall(r"<li[^>]*ctx", contexts)) == int(said[1])
+        assert ("None is stored." in contexts) == (said[1] == "0")
+        assert "All contexts" in contexts
+        assert "sort=max" in contexts
+        n_stored.append(int(said[1]))
+        assert len(re.findall(r'class="c-bar accent"', shown)) == 1
+    assert sum(n_stored) > 0
+    assert "stored contexts with" not in page(browsable, f"/{BATCH}/3?bin=9999"), "such a bin does not exist"

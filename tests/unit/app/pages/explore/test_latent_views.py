@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from fastapi.testclient import TestClient
@@ -90,3 +91,35 @@ def test_tokens_are_listed_with_their_numbers(build: Build) -> None:
     here, after = latent_views.firing_lines(build, one)
     assert (len(here), here[0].n, here[0].value, after[0].value) == (latent_views.TOKENS_LISTED, 9, 3.0, None)
     assert latent_views.logit_lines(build, latent()) == ([], [])
+
+
+def test_band_limits_are_at_the_edges_where_the_index_cuts_them(build: Build) -> None:
+    bands_of_bins = pytest.importorskip("sae.index.context_tables").bands_of_bins
+    torch = pytest.importorskip("torch")
+    meta = build.meta
+    for hist in ([0, 3, 1, 4, 0, 9, 2, 1], [100, 1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 100], [0] * 8):
+        edges = [float(2**i) for i in range(9)]
+        one = latent(hist=hist, hist_edges=edges)
+        drawn = {marker.x: marker.label for marker in latent_views._band_markers(one, meta, edges)}
+        band_K = bands_of_bins(torch.tensor([hist]))[0].tolist()
+        filled = [i for i, n in enumerate(hist) if n]
+        changes = {edges[i] for before, i in pairwise(filled) if band_K[before] != band_K[i]}
+        assert set(drawn) == changes
+        assert set(drawn.values()) <= {"q25", "q50", "q75", "q95"}
+
+
+def test_a_bin_has_the_contexts_that_peak_in_it_and_no_others(build: Build) -> None:
+    one = build.latent(3)
+    assert one is not None
+    assert one.hist is not None
+    stored = [c for c in build.contexts(3) if c.band != NEAR_BAND]
+    bins = [latent_views.bin_contexts(build, one, "full", i) for i in range(len(one.hist))]
+    counted = [row.context.act for found in bins if found for row in found.rows]
+    assert sorted(counted) == sorted(c.act for c in stored), "every stored context is in one bin"
+    for found in bins:
+        assert found is not None
+        acts = [row.context.act for row in found.rows]
+        assert acts == sorted(acts, reverse=True)
+        assert len(acts) <= found.firings
+    assert latent_views.bin_contexts(build, one, "full", len(one.hist)) is None
+    assert latent_views.bin_contexts(build, one, "full", None) is None

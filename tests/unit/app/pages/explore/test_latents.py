@@ -186,3 +186,17 @@ def test_facets_lead_to_as_many_latents_as_they_say(browsable: TestClient) -> No
 def test_every_sort_of_the_table(browsable: TestClient, sort: str) -> None:
     for way in ("asc", "desc"):
         assert browsable.get(f"/{BATCH}/latents?sort={sort}&dir={way}").status_code == 200
+
+
+def test_columns_are_in_the_address_and_stay_there(browsable: TestClient) -> None:
+    html = page(browsable, f"{TABLE}?columns=l0&columns=cosine&sort=max&dir=desc")
+    heads = [text_of(head).split(" ?")[0].strip() for head in re.findall(r"<th [^>]*>(.*?)</th>", html, re.DOTALL)]
+    assert [head.split("\n")[0].rstrip(" ↓?") for head in heads][2:] == ["max", "mean L0", "neighbour cosine"]
+    rows = json_of(browsable, f"{TABLE}.json?sort=max&dir=desc")["latents"]
+    assert cells(html, "mean L0") == ["–" if r["mean_l0"] is None else f"{r['mean_l0']:.1f}" for r in rows]
+    links = [unescape(link) for link in re.findall(r'href="([^"]*)"', html)]
+    assert f"{TABLE}.csv?sort=max&dir=desc&columns=l0,cosine" in links
+    assert any(link.startswith(f"{TABLE}?sort=cosine") and "columns=l0,cosine" in link for link in links)
+    assert re.search(r'name="columns" value="l0" checked', html)
+    assert not re.search(r'name="columns" value="density" checked', html)
+    assert "no column &#39;nonsense&#39;" in page(browsable, f"{TABLE}?columns=nonsense,l0", 422)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.pages.explore.latents_columns import MORE_SORTS, sort_names, table_columns
-from app.pages.explore.latents_query import LABEL_SORT, Resolved
+from app.pages.explore.latents_columns import CHOOSABLE, MORE_SORTS, sort_names, table_columns
+from app.pages.explore.latents_query import COLUMNS, LABEL_SORT, Resolved
 from sae.store.latent_query import LOGIT_SORT, SCORE_SORT, SORTS, Filters
 from tests.unit.app.pages.explore.records import row
 
@@ -62,3 +62,19 @@ def test_every_sort_of_the_store_has_a_name() -> None:
     assert set(names) == {*SORTS, LABEL_SORT, SCORE_SORT, LOGIT_SORT}
     assert names[LABEL_SORT] == "label"
     assert not {"lift", LOGIT_SORT, SCORE_SORT} & set(sort_names(asked()))
+
+
+def test_chosen_columns_come_in_their_order_and_on_a_phone_too() -> None:
+    found = table_columns(asked(), ROWS, ("l0", "density", "top"))
+    assert [column.id for column in found] == ["latent", LABEL_SORT, "l0", "density", "top"]
+    assert not any(column.extra for column in found)
+    assert [c.id for c in table_columns(asked("max"), ROWS, ("l0",))][2:] == ["max", "l0"], "the sorted one stays"
+    assert [c.id for c in table_columns(asked("lift", token=5), ROWS, ("l0",))][2:] == ["lift", "token", "l0"]
+
+
+def test_what_may_be_chosen_is_what_an_address_accepts() -> None:
+    assert set(CHOOSABLE) == COLUMNS
+    one = row(0)
+    for column in CHOOSABLE.values():
+        assert column.id in ("top", SCORE_SORT) or column.value is not None
+        assert column.value is None or column.number(one) == column.value(one)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
+import os
+
 from fastapi.testclient import TestClient
 
-from app.render import plane
+from sae.lm.conformance.report import Report, Row
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import BATCH, TOP, write_sae
 from tests.unit.app.pages.html import json_of, links, page
@@ -36,26 +37,27 @@ def test_the_page_of_a_model_lists_its_saes(browsable: TestClient, workspace: Wo
     browsable.app.state.catalog.sync()  # type: ignore[attr-defined]
     html = page(browsable, "/demo")
     assert "short on 200 k tokens" in html
-    assert f'<a href="/{TOP}" aria-label="{TOP.removeprefix("demo/")}: L0 12.0, FVU 0.184"><circle' in html
+    assert f'<a href="/{TOP}" aria-label="{TOP.removeprefix("demo/")}: L0 12.01, FVU 0.1842"><circle' in html
     assert len(json_of(browsable, "/demo.json")["saes"]) == 3
     assert set(links(page(browsable, "/nobody", 404))) == {"/demo", "/"}
+
+
+def test_the_page_of_a_model_shows_what_holds_of_it(browsable: TestClient, workspace: Workspace) -> None:
+    assert "tests compare the embedded model" in page(browsable, "/demo")
+    assert json_of(browsable, "/demo.json")["conformance"] is None
+    old, new = (Report("demo", "LlamaForCausalLM", [Row("logits", "holds"), Row("attn.hook_z", status, "no <matrix>")])
+                for status in ("holds", "refused"))
+    for report, number in ((old, "0"), (new, "1")):
+        report.save(workspace.root / "conformance" / f"demo-{number * 24}.json")
+    os.utime(workspace.root / "conformance" / f"demo-{'0' * 24}.json", (1, 1))
+    Report("other", "X").save(workspace.root / "conformance" / f"demo-other-{'2' * 24}.json")
+    html = page(browsable, "/demo")
+    assert "plain LlamaForCausalLM" in html
+    assert "<td>refused</td><td>no &lt;matrix&gt;</td>" in html
+    assert json_of(browsable, "/demo.json")["conformance"]["rows"][1]["status"] == "refused"
 
 
 def test_random_leads_to_an_alive_latent(browsable: TestClient) -> None:
     response = browsable.get(f"/{BATCH}/random")
     assert response.status_code == 303
     assert "Top contexts" in page(browsable, response.headers["location"])
-
-
-def test_the_map(browsable: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "This build has no map" in browsable.get(f"/{BATCH}/map").text  # the synthetic one has no places
-    places = [(i, i % 7, i % 5, 10.0 ** -(i % 5)) for i in range(60)]
-    monkeypatch.setattr("sae.store.build.Build.map_points", lambda _: places)
-    points = browsable.get(f"/{BATCH}/map").text
-    assert points.count("<circle") == 60
-    assert f'href="/{BATCH}/59"' in points
-    assert len(browsable.get(f"/{BATCH}/map.json").json()["points"]) == 60
-    monkeypatch.setattr(plane, "POINTS", 10)
-    cells = browsable.get(f"/{BATCH}/map").text
-    assert "<circle" not in cells
-    assert cells.count('class="cell') == 35

@@ -7,7 +7,7 @@ import re
 import pytest
 from fastapi.testclient import TestClient
 
-from app.pages.explore.sae_list import COLUMNS, SaeTable, best, in_order, trade_off
+from app.pages.explore.sae_list import COLUMNS, SaeTable, best, in_order
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import BATCH, TOP, write_sae
 from tests.unit.app.pages.explore.records import sae
@@ -31,6 +31,14 @@ def test_many_saes_are_a_table_with_the_best_first(browsable: TestClient, worksp
     assert order("?sort=trained&dir=asc")[0] == "sweep-0"
     assert order("?sort=nonsense&dir=desc") == order("?sort=fvu&dir=desc")
     assert 'aria-sort="ascending"' in page(browsable, "/")
+    assert order("?filter=SWEEP+demo&sort=l0") == ["sweep-0", "sweep-1", "sweep-2"]
+    assert order("?filter=resid_post+nothing") == []
+    assert "No SAE contains all of these words." in page(browsable, "/?filter=nothing")
+    html = page(browsable, "/?group=architecture&filter=res")
+    assert re.findall(r'scope="rowgroup" colspan="\d+">([^<]+) <span class="muted">(\d+)', html) == [
+        ("BatchTopK", "4"), ("TopK", "1")]
+    assert '?sort=l0&amp;dir=asc&amp;filter=res&amp;group=architecture' in html
+    assert order("?group=nonsense") == order("")
 
 
 # ---- without a page
@@ -61,13 +69,6 @@ def test_the_best_has_an_index_weights_and_the_lowest_fvu() -> None:
     assert best([NONE, board, ONE, TWO]) is TWO
     assert best([NONE, board]) is board
     assert best([NONE]) is None
-
-
-def test_only_measured_saes_are_points() -> None:
-    chart = trade_off([ONE, TWO, NONE])
-    assert chart.count("<circle class=\"c-dot c-d") == 1 + 2, "one point, and the legend's"
-    assert 'href="/demo/one"' in chart
-    assert "No values yet" in trade_off([NONE])
 
 
 def test_a_row_leaves_out_the_name() -> None:

@@ -55,7 +55,7 @@ def test_every_kind_of_run_is_started_and_described(admin: TestClient, workspace
         write_sae(workspace, sae_id)
     admin.app.state.catalog.sync()  # type: ignore[attr-defined]
     page = html.unescape(admin.get("/api/docs").text)
-    assert set(EXAMPLES) == set(SPECS)
+    assert set(EXAMPLES) == set(SPECS) - {"index-part"}, "parts are queued with their index run"
     folder = FIXTURES / "saes" / "saelens" / "jumprelu"
     for kind, body in EXAMPLES.items():
         assert json.loads(re.findall(r"<pre[^>]*>(\{.*\})</pre>", page)[list(EXAMPLES).index(kind)]) == body

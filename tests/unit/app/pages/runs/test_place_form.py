@@ -12,6 +12,7 @@ from app.db.tables import Run
 from app.jobs.launchers import Cluster, Node
 from app.jobs.launchers.local import LocalLauncher
 from app.settings import Settings
+from sae.workspace.files import write_json
 
 
 @pytest.fixture
@@ -84,3 +85,32 @@ def test_a_run_that_waits_on_the_cluster_says_so(cluster_admin: TestClient) -> N
     page = cluster_admin.get(f"/runs/{run_id}").text
     assert "for a free place on the cluster" in page
     assert "loading torch" not in page
+
+
+def test_kept_activations_are_listed_and_a_wrong_name_is_refused(admin: TestClient, settings: Settings) -> None:
+    def refusal() -> str:
+        sent = admin.post("/admin/train", data={"activations": "code-3m", "index": "yes"})
+        assert sent.status_code == 422
+        return sent.text
+
+    assert "(there are: none yet)" in refusal()
+    assert "Kept activations" not in admin.get("/admin").text
+    write_json(settings.workspace.activations("code-2m") / "meta.json", {
+        "model": "demo", "hooks": ["blocks.1.hook_resid_post"], "widths": [256], "tokens": 2_000_000,
+        "context_length": 128})
+    write_json(settings.workspace.activations("torn") / "meta.json", {})
+    page = admin.get("/admin").text
+    for words in ("code-2m", "blocks.1.hook_resid_post", "1 GB"):
+        assert words in page
+    assert "torn" not in page
+    assert "(there are: code-2m)" in refusal()
+
+
+def test_the_form_of_kept_activations_says_their_size_first(admin: TestClient) -> None:
+    page = admin.get("/admin/activations/estimate", params={"layers": "0,1", "tokens": "1,000,000"}).text
+    assert "GB on disk, or less" in page
+    sent = admin.post("/admin/activations", data={"name": "code", "layers": "0,9"})
+    assert sent.status_code == 422
+    sent = admin.post("/admin/activations", data={"name": "code", "layers": "0,1", "tokens": "5000"})
+    assert sent.status_code == 303
+    assert "Keep activations of demo, layers 0, 1" in admin.get(sent.headers["location"]).text

@@ -172,6 +172,13 @@ def test_times_are_wall_clock_and_silence_is_mentioned() -> None:
     assert shown(state="failed", status=status, now=1e9).silent_s is None
 
 
+def test_an_evaluation_says_what_it_could_not_measure() -> None:
+    result = {"refused": {"absorption": "this model cannot spell"}}
+    assert shown("evaluate", "succeeded", Status(state="succeeded", result=result)).refused == result["refused"]
+    assert shown("train", "succeeded", Status(state="succeeded", result=result)).refused == {}
+    assert shown("evaluate", "failed", Status(state="failed", result={"refused": 3})).refused == {}
+
+
 def test_a_comparison_is_shown_once_it_is_whole() -> None:
     whole = {"a": "x", "b": "y", "mmcs_a": 0.5, "mmcs_b": 0.25}
     assert shown("compare", "succeeded", Status(state="succeeded", result=whole)).comparison == whole

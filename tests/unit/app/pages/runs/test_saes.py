@@ -95,15 +95,29 @@ def test_renaming_moves_everything(boss: TestClient, workspace: Workspace) -> No
         queue.cancel(db, workspace, run.id)
     answer = boss.post(f"/admin/saes/{BATCH}/rename", data={"to": "best"})
     assert answer.headers["location"] == "/admin/saes/demo/best?saved=1"
-    assert boss.get(f"/{BATCH}").status_code == 404
-    for page in PAGES:
+    for page in (*PAGES, ".json", "/latents?sort=max&token=a%20b"):
         assert boss.get(f"/demo/best{page}").status_code == 200, page
+        moved = boss.get(f"/{BATCH}{page}")
+        assert (moved.status_code, moved.headers["location"]) == (307, f"/demo/best{page}")
+    assert boss.get(f"/{BATCH}-else").status_code == 404
     assert "kept" in boss.get("/admin/saes/demo/best").text
     assert _labels(boss, "demo/best") == {3: "braces"}
     with boss.app.state.sessions() as db:  # type: ignore[attr-defined]
         assert db.get_one(SteerRun, "steer-1").request == _request("demo/best")
         assert db.get_one(Inspection, "i1").request == {"sae": "demo/best", "text": f"about {BATCH}"}
     assert boss.get(f"/api/runs/{run.id}").json()["sae"] == "demo/best"
+
+
+def test_a_former_name_that_another_sae_gets_is_its(boss: TestClient, workspace: Workspace) -> None:
+    name = BATCH.partition("/")[2]
+    for sae, to in ((BATCH, "best"), ("demo/best", "better"), (TOP, name)):
+        boss.post(f"/admin/saes/{sae}/rename", data={"to": to})
+    assert boss.get(f"/{BATCH}").status_code == 200, "it is the other one now"
+    assert boss.get("/demo/best").headers["location"] == "/demo/better"
+    assert boss.get(f"/{TOP}").headers["location"] == f"/{BATCH}"
+    boss.post("/admin/saes/demo/better/rename", data={"to": "best"})
+    assert boss.get("/demo/best").status_code == 200
+    assert boss.get("/demo/better").headers["location"] == "/demo/best"
 
 
 @pytest.mark.parametrize("to", ["", "a b", "../x", "admin", TOP.partition("/")[2], "demo/x"])

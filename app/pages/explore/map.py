@@ -1,0 +1,73 @@
+"""The map of an SAE's decoder directions."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from app.library.latent_names import all_names
+from app.library.latent_search import search_latents
+from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep
+from app.pages.explore.map_views import COLOURS, look
+from app.pages.json_twin import json_response
+from app.pages.sae_page import find_sae, open_build, page
+from app.render.plane import View, plane
+from app.web.parameters import whole_number
+from app.web.templating import is_htmx, render
+from sae.store.map_points import map_points
+
+router = APIRouter(include_in_schema=False)
+
+HITS = 500  # latents that a search rings
+
+
+@router.get("/{model}/{name}/map.json")
+def map_json(request: Request, model: str, name: str, catalog: CatalogDep, builds: BuildsDep) -> Response:
+    """Return the place of every latent on the map."""
+    sae = find_sae(catalog, model, name)
+    with open_build(builds, sae) as build:
+        def values() -> dict[str, Any]:
+            points = map_points(build)
+            columns = (points.latent_N, points.x_N, points.y_N, points.density_N)
+            return {"map": build.meta.get("map"), "columns": ["latent", "x", "y", "density"],
+                    "points": list(zip(*(column.tolist() for column in columns), strict=True))}
+
+        return json_response(request, sae, build, values)
+
+
+@router.get("/{model}/{name}/map")
+def show_map(
+    request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
+    colour: str = "", q: str = "", cluster: str = "",
+) -> Response:
+    """Show a window of the map (`zoom`, `x`, `y`), coloured, with the latents ringed that a search finds.
+
+    htmx asks for the map alone.
+    """
+    sae = find_sae(catalog, model, name)
+    kind, text, view = colour if colour in COLOURS else "density", q.strip()[:200], View.read(request.query_params)
+    only = whole_number(cluster) if kind == "cluster" else None
+    with open_build(builds, sae) as build:
+        points = map_points(build)
+        kind = kind if len(points.latent_N) else "density"
+        names = all_names(db, build, sae.id)
+        found = [one.latent for one in search_latents(db, build, sae.id, text, HITS)] if text else []
+        shown = look(kind, points, build, db, sae.id, names.maps[0], only)
+        on_map = set(points.latent_N.tolist()).intersection(found)
+        picture = plane(points, view, shown.colours, sae.id, names, found)
+
+        def href(at: View = view, **changes: object) -> str:
+            state = {"colour": kind if kind != "density" else "", "q": text, "cluster": only, **changes}
+            state |= {"zoom": at.zoom, "x": at.x, "y": at.y} if at != View() else {}
+            query = urlencode({key: value for key, value in state.items() if value not in ("", None)})
+            return f"/{sae.id}/map{'?' if query else ''}{query}"
+
+        context: dict[str, Any] = {
+            "plane": picture, "look": shown, "colour": kind, "colour_names": COLOURS, "q": text, "view": view,
+            "whole_map": View(), "href": href, "n_found": len(found), "n_ringed": len(on_map), "only": only}
+        if is_htmx(request):
+            return render(request, "explore/_map.html", sae=sae, **context)
+        return page(request, "explore/map.html", sae, build.meta, **context)

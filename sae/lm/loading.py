@@ -1,0 +1,84 @@
+"""Loading of language models: their number format, code that comes with a model, adapters, tokenizers."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources.transformers import source as _transformers_source
+
+from sae.errors import UserError
+from sae.lm.load_settings import LoadSettings
+from sae.lm.model_info import ModelInfo, hub_message
+from sae.lm.sentencepiece_file import sentencepiece_tokenizer
+
+# Only text is read here.  For a model of images it would run `pip install torchvision`, in a user's environment.
+_transformers_source.load_modality_processor = lambda *_args, **_kwargs: None
+
+
+def load_bridge(info: ModelInfo, device: torch.device, settings: LoadSettings) -> tuple[TransformerBridge, Any]:
+    """Load a model; return its bridge, and a tokenizer if it is not the bridge's.  Raises UserError (field `model`)."""
+    _check_code(info, settings)
+    try:
+        tokenizer = sentencepiece_tokenizer(Path(info.source), info.name) if info.local else None
+        merged = merged_model(info, settings) if info.adapter else None
+        bridge = TransformerBridge.boot_transformers(
+            info.source, device=str(device), dtype=getattr(torch, settings.dtype),
+            trust_remote_code=settings.remote_code, hf_model=merged)
+    except UserError:
+        raise
+    except Exception as error:  # loaders raise many kinds; each means that the name given does not load
+        message = (f"model: {info.name} does not load: {type(error).__name__}: {error}"
+                   if info.local else hub_message("model", info.name, error))
+        raise UserError(message, "model") from error
+    return bridge.eval(), tokenizer
+
+
+def load_plain(info: ModelInfo, settings: LoadSettings, kind: Any, attention: str) -> Any:
+    """Return the plain Hugging Face model of class `kind`, with the attention function of that name."""
+    if info.adapter:
+        model = merged_model(info, settings)
+        model.set_attn_implementation(attention)
+        return model
+    return kind.from_pretrained(info.source, dtype=getattr(torch, settings.dtype), attn_implementation=attention,
+                                trust_remote_code=settings.remote_code)
+
+
+def merged_model(info: ModelInfo, settings: LoadSettings) -> Any:
+    """Return the base model of a LoRA adapter with the adapter added to its weights.  Raises UserError."""
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise UserError(f"model: {info.name} is a LoRA adapter, which needs peft; pip install 'saescope[peft]'",
+                        "model") from None
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(
+        info.source, dtype=getattr(torch, settings.dtype), attn_implementation="eager",
+        trust_remote_code=settings.remote_code)
+    with warnings.catch_warnings():  # of transformers, about names that peft uses
+        warnings.simplefilter("ignore", FutureWarning)
+        return PeftModel.from_pretrained(base, info.adapter).merge_and_unload()
+
+
+def _check_code(info: ModelInfo, settings: LoadSettings) -> None:
+    """Raise UserError for a model whose own Python code would have to run without leave."""
+    if settings.remote_code or not info.local:
+        return
+    try:
+        config = json.loads((Path(info.source) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(config, dict) and config.get("auto_map") and not _known(str(config.get("model_type"))):
+        raise UserError(f"model: {info.name} comes with Python code of its own, which runs only if "
+                        "SAESCOPE_REMOTE_CODE=1 is set; set it if you trust this model's authors", "model")
+
+
+def _known(model_type: str) -> bool:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return model_type in CONFIG_MAPPING
