@@ -6,12 +6,13 @@ disconnects and the stream is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from itertools import chain
 from threading import BoundedSemaphore
 
 from fastapi import HTTPException
 from fastapi.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from app.db.tables import Sae
 from app.library.builds import Builds
@@ -51,6 +52,24 @@ def links_of_latent(sae: Sae, latent: int) -> list[Link]:
     return found
 
 
+class _Export(StreamingResponse):
+    """A zip that is sent while it is made.  Its generator is closed at once when the browser disconnects.
+
+    The interrupted tasks of a request refer to each other, so otherwise the generator, and with it the slot, would wait
+    for the garbage collector.
+    """
+
+    def __init__(self, first: bytes, chunks: Generator[bytes], headers: Mapping[str, str]) -> None:
+        super().__init__(chain([first], chunks), media_type="application/zip", headers=headers)
+        self._chunks = chunks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._chunks.close()
+
+
 class Downloads:
     """The active exports: at most `at_once`, each at most `max_bytes`."""
 
@@ -80,7 +99,7 @@ class Downloads:
         except UserError as error:
             raise HTTPException(404, str(error)) from None
         name = f"{sae.name}-{kind}.zip"
-        return StreamingResponse(chain([first], chunks), media_type="application/zip", headers={
+        return _Export(first, chunks, {
             "Content-Disposition": f'attachment; filename="{name}"', "Content-Encoding": "identity",
             "Cache-Control": "no-store"})
 
@@ -94,7 +113,7 @@ class Downloads:
 
     def _stream(
         self, kind: str, sae: Sae, workspace: Workspace, builds: Builds, labels: Mapping[int, Sequence[Explanation]],
-    ) -> Iterator[bytes]:
+    ) -> Generator[bytes]:
         try:
             folder, root = workspace.sae(sae.id), f"{sae.name}-{kind}"
             if KINDS[kind].of == "weights":

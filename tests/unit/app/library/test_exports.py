@@ -98,6 +98,23 @@ def test_a_reader_who_leaves_gives_the_slot_back(indexed: Workspace) -> None:
     body_of(start(downloads, indexed))
 
 
+def test_a_browser_that_disconnects_gives_the_slot_back_at_once(indexed: Workspace) -> None:
+    """Check that the slot is free although the interrupted response is still referenced, as in a cycle of objects."""
+    downloads = Downloads(1, 10**9)
+    response = start(downloads, indexed)
+
+    async def leave() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def wait_for_the_browser(message: object) -> None:
+        await asyncio.sleep(60)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "asgi": {"spec_version": "2.3"}}
+    asyncio.run(response(scope, leave, wait_for_the_browser))
+    body_of(start(downloads, indexed))
+    assert response.status_code == 200
+
+
 def test_a_refused_export_takes_no_slot(indexed: Workspace) -> None:
     downloads = Downloads(1, 10**9)
     gone = sae_of("index-2")
