@@ -94,7 +94,7 @@ PLAN: dict[str, str] = {
     "app.pages":
         "app.settings app.db app.render app.web app.access app.library app.jobs app.worker sae sae.errors "
         "sae.workspace sae.store",
-    "app.pages.system": "app.settings app.db app.web app.access app.pages sae.errors",
+    "app.pages.system": "app.resources app.settings app.db app.render app.web app.access app.pages sae.errors",
     "app.pages.runs":
         "app.settings app.db app.render app.web app.access app.library app.jobs app.pages sae.errors sae.faults "
         "sae.workspace sae.lm sae.data sae.specs sae.explain sae.training sae.formats sae.evaluation sae.runs",

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0011"
-down_revision = "0013"
+revision = "people"
+down_revision = "run_handles"
 branch_labels = None
 depends_on = None
 

@@ -93,4 +93,4 @@ def _card(request: Request, one: LiveExplanation, user: User) -> str:
     with request.app.state.sessions() as db:
         explained = explanations_of(db, sae, one.latent, user)
     return render_to_string("explore/_explanations.html", sae=sae, number=one.latent, explained=explained, user=user,
-                            failed=one.error)
+                            may_write=True, failed=one.error)

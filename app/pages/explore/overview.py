@@ -44,7 +44,8 @@ def model_json(model: str, db: SessionDep, catalog: CatalogDep, workspace: Works
     rows = rows_of(saes, values_of(db, [sae.id for sae in saes]))
     report = latest(model, workspace)
     return JSONResponse({
-        "model": model, "conformance": asdict(report) if report else None, "published": [asdict(one) for one in published],
+        "model": model, "conformance": asdict(report) if report else None,
+        "published": [asdict(one) for one in published],
         "saes": [sae_out(sae).model_dump() | {"values": {key: asdict(value) for key, value in row.values.items()}}
                  for sae, row in zip(saes, rows, strict=True)]})
 

@@ -19,7 +19,8 @@ from app.web.errors import SignInNeeded
 
 
 def request(sessions: SessionFactory, cookie: str = "") -> Request:
-    app = SimpleNamespace(state=SimpleNamespace(sessions=sessions))
+    """Make a request to a program that everybody may use."""
+    app = SimpleNamespace(state=SimpleNamespace(sessions=sessions, settings=Settings()))
     headers = [(b"cookie", f"{accounts.COOKIE}={cookie}".encode())] if cookie else []
     return Request({"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": headers, "app": app,
                     "state": {}})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0013"
+revision = "run_handles"
 down_revision = "api_tokens"
 branch_labels = None
 depends_on = None
