@@ -1,7 +1,7 @@
 # saescope in one container; the workspace is the volume /data.
 #
 #   docker build -t saescope .
-#   docker run -p 8000:8000 -v saescope:/data saescope
+#   docker run -p 8000:8000 -v saescope:/data -e SAESCOPE_ADMIN_PASSWORD=... saescope   # later without the password
 #
 # Build arguments:
 #   TORCH_INDEX_URL  a package index to take torch from, such as one with CPU-only builds (smaller)

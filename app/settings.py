@@ -94,8 +94,8 @@ class Settings(BaseSettings):
         8_000_000_000, ge=1_000, description="Largest upload of an SAE that is accepted, in bytes, also when unpacked")
     logins_per_minute: float = Field(10, gt=0, description="Sign-in attempts per minute from one address")
     steers_per_minute: float = Field(
-        60, gt=0, description="Steering requests per minute from one address, and of one user; the same limit applies to "
-        "inspections and to measurements")
+        60, gt=0, description="Steering requests per minute from one address, and of one user; the same limit applies "
+        "to inspections and to measurements")
     keep_days: float = Field(
         180, gt=0, description="Days after which stored steering runs and inspections are deleted")
     keep_stored: int = Field(
