@@ -25,6 +25,7 @@ from torch import Tensor
 from sae.evaluation.intervals import jackknife, mean_of
 from sae.evaluation.measure import Progress, Result, Subject, Value
 from sae.evaluation.reading import first_contexts, read_tokens, stages
+from sae.kernels.device import wide
 from sae.lm.bridge import Edit
 
 POSITIONS = 16
@@ -153,7 +154,7 @@ def _effects_of(
     for kind, change in changes.items():
         changed = _read(lm.logits(tokens_PS.to(lm.device), {sae.out_hook: _at(places, change)}), at_P, end_P)
         for row, before_TV, after_TV, token in zip(out, clean, changed, next_P, strict=True):
-            p_V, q_V = before_TV[0].double().log_softmax(0), after_TV[0].double().log_softmax(0)
+            p_V, q_V = wide(before_TV[0]).log_softmax(0), wide(after_TV[0]).log_softmax(0)
             row["share"][kind] = effective_share(after_TV - before_TV)
             row["kl"][kind] = float((p_V.exp() * (p_V - q_V)).sum())
             row["delta_ce"][kind] = float(p_V[token] - q_V[token])
@@ -177,6 +178,6 @@ def _read(logits_PSV: Tensor, at_P: Tensor, end_P: Tensor) -> list[Tensor]:
 
 def effective_share(change_TV: Tensor) -> float:
     """Return (‖v‖₁ / ‖v‖₂)² / (V·T) of the change without its median at each position; 1/(V·T) if nothing changes."""
-    v_TV = change_TV.double() - change_TV.double().median(dim=1, keepdim=True).values
+    v_TV = wide(change_TV) - wide(change_TV).median(dim=1, keepdim=True).values
     square, n = float(v_TV.square().sum()), math.prod(v_TV.shape)
     return float(v_TV.abs().sum()) ** 2 / square / n if square else 1 / n

@@ -117,7 +117,7 @@ class CoreSums(ReconstructionSums):
         if not self.n:
             return {}
         assert self.fires_L is not None
-        density_L = self.fires_L.double() / self.n
+        density_L = wide(self.fires_L) / self.n
         firings = float(density_L.sum())
         found = self.metrics()
         values: dict[str, float | None] = {
@@ -130,7 +130,7 @@ class CoreSums(ReconstructionSums):
             "l0_std": found["l0_std"], "l1": self.l1 / self.n, "alive_share": 1 - found["dead_fraction"]}
         for percent in (1, 10):
             often_L = density_L > percent / 100
-            values[f"freq_over_{percent}_percent"] = float(often_L.double().mean())
+            values[f"freq_over_{percent}_percent"] = float(wide(often_L).mean())
             values[f"normalized_freq_over_{percent}_percent"] = _share(float(density_L[often_L].sum()), firings)
         return values
 
@@ -220,11 +220,11 @@ def direction_cosines(subject: Subject, check: Callable[[], None]) -> tuple[list
             continue
         itself_L = numbers_L2[:, 0] == torch.arange(len(numbers_L2))
         highest_L = torch.where(itself_L, cosine_L2[:, 1], cosine_L2[:, 0])
-        values.append(Value(f"average_max_{side}_cosine_sim", float(highest_L.double().mean()), n=sae.n_latents))
+        values.append(Value(f"average_max_{side}_cosine_sim", float(wide(highest_L).mean()), n=sae.n_latents))
         columns[f"max_{side}_cosine_sim"] = _rounded(highest_L)
     if sae.W_enc_LD.shape == sae.W_dec_LD.shape:
         own_L = F.cosine_similarity(sae.W_enc_LD, sae.W_dec_LD, dim=1)
-        values.append(Value("encoder_decoder_cosine", float(own_L.double().mean()), n=sae.n_latents))
+        values.append(Value("encoder_decoder_cosine", float(wide(own_L).mean()), n=sae.n_latents))
         columns["encoder_decoder_cosine_sim"] = _rounded(own_L)
     columns["encoder_norm"] = _rounded(sae.W_enc_LD.norm(dim=1))
     columns["encoder_bias"] = _rounded(sae.b_enc_L)
@@ -240,5 +240,5 @@ def _per_latent(total: CoreSums) -> dict[str, list[Any]]:
     assert total.fires_L is not None
     assert total.contexts_L is not None
     per_context = _rounded(total.fires_L / total.contexts_L.clamp(min=1))
-    return {"feature_density": _rounded(total.fires_L.double() / total.n), "consistent_activation_heuristic": [
+    return {"feature_density": _rounded(wide(total.fires_L) / total.n), "consistent_activation_heuristic": [
         found if n else None for found, n in zip(per_context, total.contexts_L.tolist(), strict=True)]}

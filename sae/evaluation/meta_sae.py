@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sae.evaluation.measure import Progress, Result, Subject, Value
+from sae.kernels.device import wide
 from sae.specs.registry import TrainSpec
 from sae.training.loop import StoredActivations, artefact, train
 
@@ -57,8 +58,8 @@ class MetaSae:
         trained = train(spec, StoredActivations(rows_LD, batch, seed), rows_LD.device,
                         update=lambda tokens: update(min(tokens // batch, self.steps)))
         meta = artefact(trained, {"architecture": "batch_topk", "normalize": "dataset", "k": _K})
-        error = (rows_LD - meta.reconstruct(rows_LD)).double().square().sum()
-        return 1 - float(error / rows_LD.double().square().sum())
+        error = wide(rows_LD - meta.reconstruct(rows_LD)).square().sum()
+        return 1 - float(error / wide(rows_LD).square().sum())
 
 
 def centred_unit_rows(W_LD: Tensor) -> Tensor:

@@ -56,7 +56,13 @@
   document.addEventListener("pointerdown", (event) => {
     const svg = planeOf(event.target);
     if (!svg || event.button !== 0 || event.pointerType === "touch") return;
-    drag = { svg, x: event.clientX, y: event.clientY, view: { x: box(svg).x, y: box(svg).y }, moved: false };
+    drag = { svg, x: event.clientX, y: event.clientY, view: { x: box(svg).x, y: box(svg).y }, moved: false, missed: false };
+  });
+  // A drawing that arrives during a drag would take the dragged one away.
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    if (!drag || event.detail.target.id !== "map") return;
+    event.detail.shouldSwap = false;
+    drag.missed = true;
   });
   document.addEventListener("dragstart", (event) => { if (planeOf(event.target)) event.preventDefault(); });
   document.addEventListener("pointermove", (event) => {
@@ -70,11 +76,12 @@
   });
   document.addEventListener("pointerup", () => {
     if (!drag) return;
-    const { svg, moved } = drag;
+    const { svg, moved, missed } = drag;
     drag = null;
-    if (!moved) return;
+    if (!moved && !missed) return;
     const view = box(svg);
     show(svg, view.x + view.width / 2, view.y + view.height / 2, WIDTH / view.width);
+    if (!moved) return;
     // The drag ends on a point that is a link, which must not be followed.
     const stay = (click) => { if (planeOf(click.target)) click.preventDefault(); };
     addEventListener("click", stay, { capture: true });

@@ -81,9 +81,9 @@ def test_a_drag_over_a_chart_zooms_and_is_in_the_address(page: Page, server: Ser
     assert box is not None
     plot_high = plot.get_attribute("data-high")
     high = float(plot_high or 0)
-    plot.hover(position={"x": box["width"] / 4, "y": 20})  # `hover` waits until the layout is still
+    plot.hover(position={"x": box["width"] / 50, "y": 20})  # `hover` waits until the layout is still
     page.mouse.down()
-    plot.hover(position={"x": box["width"] / 2, "y": 40}, force=True)
+    plot.hover(position={"x": box["width"] / 4, "y": 40}, force=True)
     page.mouse.up()
     expect(page).to_have_url(re.compile(r"l0=[\d.]+&l0=[\d.]+"))
     expect(page.locator("#l0 .c-plot")).not_to_have_attribute("data-high", str(plot_high))

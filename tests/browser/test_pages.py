@@ -34,7 +34,7 @@ def paths(server: Server) -> dict[str, str]:
         for address in (steered, sweep):
             while client.get(f"{address}.json").json()["state"] in ("queued", "running"):
                 time.sleep(0.2)
-        run = client.get("/api/runs").json()[0]["id"]
+        run = next(one["id"] for one in client.get("/api/runs").json() if one["kind"] == "train")
     latent = f"/{SAE}/{busy}"
     return {
         "home": "/", "sae": f"/{SAE}", "map": f"/{SAE}/map?colour=cluster&q=self", "latents": f"/{SAE}/latents",

@@ -59,7 +59,7 @@ def test_the_awaited_client_does_the_same(served: Served) -> None:
             await client.comment(SAE, 4, "seen")
             assert [one.text for one in await client.comments(SAE, 4)] == ["seen"]
             await client.star(SAE, 4)
-            assert await client.stars(SAE) == [4]
+            assert 4 in await client.stars(SAE)
             await client.star(SAE, 4, on=False)
             assert await client.search_text(TEXT, SAE, dense=True, top=2)
 

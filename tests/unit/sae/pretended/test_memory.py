@@ -91,6 +91,8 @@ def test_the_language_models_passes_are_halved_once(
         return read(self, tokens_PS, *args, **options)
 
     monkeypatch.setattr(LanguageModel, "activations_at", small)
+    monkeypatch.setattr("sae.data.activations.reader", lambda lm, hooks, autocast: lambda tokens_PS: lm.activations_at(
+        tokens_PS, hooks))  # as on a GPU
     for one, other in zip(stream().batches(), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
     assert capsys.readouterr().out.count("now reads 128 tokens at once") == 1

@@ -81,7 +81,10 @@ def everything(root: Path, text: Path, device: str) -> Workspace:
 
 @pytest.fixture(scope="module")
 def on_the_cpu(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Workspace:
-    return everything(tmp_path_factory.mktemp("runs"), text, "cpu")
+    with pytest.MonkeyPatch.context() as patch:  # the language model is read by its bridge, as on a device
+        patch.setattr("sae.data.activations.reader", lambda lm, hooks, autocast: lambda tokens_PS: lm.activations_at(
+            tokens_PS, hooks, autocast=autocast))
+        return everything(tmp_path_factory.mktemp("runs"), text, "cpu")
 
 
 @pytest.mark.parametrize("device", ["cuda:1", "mps"])

@@ -193,7 +193,7 @@ def test_a_random_dictionary_has_the_shape_and_the_l0_of_the_sae(tiny_sae: TinyS
 
     def error(factor: float) -> float:
         dictionary.activation_scale_L = scale_L * factor
-        return float((dictionary.reconstruct(x_ND[:, :width]) - target_ND).square().sum())
+        return float((dictionary.reconstruct(x_ND[:, :width]) - target_ND).double().square().sum())
 
     assert error(1.0) < min(error(0.9), error(1.1)), "no other factor is better"
     assert error(1.0) < float((target_ND - target_ND.mean(dim=0)).square().sum()), "better than the mean"
