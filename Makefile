@@ -2,7 +2,7 @@
 #
 #   make run      install what is needed, start the program
 #   make test     the whole test suite
-#   make test-heavy  the conformance check of the architectures that take longest
+#   make test-heavy  the slowest tests
 #   make lint     style, types and import rules
 #   make bench    every benchmark
 #   make install  only install

@@ -158,7 +158,9 @@ def histogram(
     `label` names the bars in the legend.  `zoom` adds a form for a range of the x axis.
     """
     if zoom:
-        bars, outlines = _within(zoom, bars), [(name, _within(zoom, some)) for name, some in outlines]
+        near, others = _within(zoom, bars), [(name, _within(zoom, some)) for name, some in outlines]
+        if near or any(some for _, some in others):  # otherwise the whole axis
+            bars, outlines = near, others
         frame = frame if zoom.low is None else replace(frame, y_top=None)
     counted = [*bars, *(bar for _, some in outlines for bar in some)]
     if not any(bar.n > 0 for bar in counted):
@@ -210,10 +212,10 @@ def _count_axis(frame: Frame, counted: Sequence[Bar]) -> Axis:
 
 
 def _within(zoom: Zoom, bars: Sequence[Bar]) -> list[Bar]:
-    """Return the bars that overlap the zoomed range, or all of them if none does."""
+    """Return the bars that overlap the zoomed range."""
     if zoom.low is None or zoom.high is None:
         return list(bars)
-    return [bar for bar in bars if bar.high > zoom.low and bar.low < zoom.high] or list(bars)
+    return [bar for bar in bars if bar.high > zoom.low and bar.low < zoom.high]
 
 
 def sparkline(values: Sequence[float], *, title: str, width: int = 120, height: int = 24, bars: bool = True) -> Markup:

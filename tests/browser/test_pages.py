@@ -72,7 +72,9 @@ def visit(page: Page, server: Server, name: str, path: str, width: int) -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme", "axe"), [
-    (1280, "light", True), (1280, "dark", False), (390, "light", False), (390, "dark", True)])
+    (1280, "light", True), (390, "dark", True),
+    pytest.param(1280, "dark", False, marks=pytest.mark.heavy),
+    pytest.param(390, "light", False, marks=pytest.mark.heavy)])
 def test_every_page_fits_and_axe_finds_nothing(
     browser: Browser, server: Server, paths: dict[str, str], width: int, scheme: str, axe: bool
 ) -> None:

@@ -237,7 +237,7 @@ def test_no_single_parameter_breaks_the_server(name: str, send: Callable[..., No
 
 @pytest.mark.parametrize("name", ROUTES)
 def test_no_request_breaks_the_server(name: str, send: Callable[..., None]) -> None:
-    @settings(max_examples=5, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=3, suppress_health_check=[HealthCheck.too_slow])
     @given(anything(ROUTES[name]))
     def try_one(sent: Hostile) -> None:
         send(sent)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from app.render.axis import edge_text, tick_text
 from app.render.charts import Bar, Dot, Frame, Marker, Series, Shade, histogram, line_chart, scatter, sparkline
+from app.render.zoom import Zoom
 
 
 def parse(markup: str) -> ElementTree.Element:
@@ -23,6 +24,19 @@ def test_histogram_bars_are_proportional() -> None:
     heights = [float(r.get("height", "")) for r in tree.iter("rect") if "c-bar" in (r.get("class") or "")]
     assert len(heights) == 2
     assert abs(heights[0] / heights[1] - 2) < 0.02
+
+
+def test_a_zoom_leaves_out_what_is_elsewhere() -> None:
+    """An outline outside the range does not widen the axis; a range without anything shows the whole axis."""
+    bars, outlines = [Bar(0, 1, 3), Bar(5, 6, 10)], [("other", [Bar(90, 91, 7)])]
+
+    def high(low: float, high: float) -> str:
+        markup = histogram(bars, Frame("L0"), outlines=outlines, zoom=Zoom("l0", "/", low=low, high=high))
+        return re.findall(r'data-high="([^"]+)"', markup)[0]
+
+    assert high(4, 20) == "6"
+    assert high(80, 99) == "91"
+    assert high(30, 40) == "91"
 
 
 def test_histogram_with_everything() -> None:

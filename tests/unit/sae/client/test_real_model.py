@@ -15,6 +15,7 @@ from tests.unit.sae.client.conftest import running
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.heavy
 def test_activations_and_steering_agree_with_the_model(tmp_path: Path, tiny_sae: TinySae) -> None:
     settings = Settings(home=tmp_path, demo=False, database_url="")
     sae = tiny_sae()

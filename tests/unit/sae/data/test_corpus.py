@@ -80,7 +80,7 @@ def rebuilt(corpus: Corpus) -> dict[str, list[int]]:
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=60).filter(lambda text: SEPARATOR not in text)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(texts=st.lists(words, min_size=1, max_size=6), length=st.integers(3, 24))
 def test_contexts_rebuild_the_documents(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], length: int
@@ -228,6 +228,7 @@ def test_cancelling_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "corpora").iterdir()) == []
 
 
+@pytest.mark.heavy
 def test_a_kill_leaves_nothing_that_is_taken_for_a_corpus(tmp_path: Path) -> None:
     text = write_jsonl(tmp_path, ["word " * 900] * 4)
     script = textwrap.dedent(f"""

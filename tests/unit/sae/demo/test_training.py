@@ -44,6 +44,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Roots:
     return roots
 
 
+@pytest.mark.heavy
 def test_a_killed_training_resumes_to_the_same_weights(roots: Roots, tmp_path: Path) -> None:
     whole = pretrain(TINY, tmp_path / "whole", roots, checkpoint_every=3)
     script = textwrap.dedent(f"""

@@ -99,6 +99,7 @@ def test_two_processes_are_one(tmp_path: Path, demo_lm: LanguageModel) -> None:
     assert any(expected[kind]["whole"]["row"]["aux_loss"] > 0 for kind in expected)
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_a_run_of_torchrun(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "train-x"

@@ -80,7 +80,8 @@ def _with_ties(seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("world", "worlds"), [
-    (2, [(1, list(ARCHITECTURES)), (2, list(ARCHITECTURES))]), (4, [(2, ["batch_topk", "topk"])])])
+    (2, [(1, list(ARCHITECTURES)), (2, list(ARCHITECTURES))]),
+    pytest.param(4, [(2, ["batch_topk", "topk"])], marks=pytest.mark.heavy)])
 def test_several_processes_are_one(world: int, worlds: list[tuple[int, list[str]]], tmp_path: Path) -> None:
     results = in_processes(everything, world, tmp_path, worlds)
     for number, (shards, architectures) in enumerate(worlds):

@@ -21,7 +21,7 @@ def _two_bundles(n: int) -> torch.Tensor:
     return rows * (0.5 + torch.rand(2 * n, 1, generator=generator))
 
 
-@pytest.mark.parametrize(("asked", "made"), [("pca", "PCA"), ("umap", "UMAP")])
+@pytest.mark.parametrize(("asked", "made"), [("pca", "PCA"), pytest.param("umap", "UMAP", marks=pytest.mark.heavy)])
 def test_map_keeps_bundles_of_directions_apart(asked: str, made: str) -> None:
     n = 40
     alive_L = torch.ones(2 * n, dtype=torch.bool)

@@ -14,6 +14,7 @@ from tests import ROOT
 pytest.importorskip("triton", reason="Triton is not installed (pip install saescope[triton])")
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_a_dry_run_reports_every_part(tmp_path: Path) -> None:
     out = tmp_path / "gpu.md"

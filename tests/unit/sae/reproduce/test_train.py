@@ -19,6 +19,7 @@ def stable(data: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "seconds_of_seed"} for row in rows]
 
 
+@pytest.mark.heavy
 def test_a_stopped_grid_goes_on_and_ends_with_the_same_numbers(
     command: Callable[..., tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,7 @@ def test_a_status_that_cannot_be_written_does_not_end_a_run(
         reporter.finish("succeeded")
 
 
+@pytest.mark.heavy
 def test_a_real_run_says_that_the_disk_is_full_and_resumes(workspace: Workspace, tmp_path: Path) -> None:
     """Limit the size of files, which the system reports like a full disk, and then lift the limit."""
     text = tmp_path / "text.txt"

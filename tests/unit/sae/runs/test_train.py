@@ -43,7 +43,8 @@ def new_run(root: Path, text: Path, name: str) -> tuple[Workspace, RunFolder]:
     return workspace, start(kind, {"text": str(text), **COMMON, **values}, workspace)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.heavy) if name in ("sweep", "gated heads") else name for name in KINDS])
 def test_killed_without_warning_it_ends_with_the_same_weights(tmp_path: Path, text: Path, name: str) -> None:
     whole, folder = new_run(tmp_path / "whole", text, name)
     undisturbed = begin(folder.path)

@@ -88,7 +88,7 @@ filters = st.builds(
     among=st.none() | st.frozensets(st.integers(-1, 130)))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sort=st.sampled_from(sorted(SORTS)), descending=st.booleans(), filters=filters, limit=st.integers(1, 60),
        by_token=st.booleans())
 def test_paging_neither_skips_nor_repeats(
