@@ -23,10 +23,17 @@ from sae.explain.records import HEADLINE, MAX_TEXT
 LABEL = "label"  # the method of the explanation that follows a label
 GOOD_F1 = 0.7  # an explanation that is this good explains its latent
 # These statements are built once: every page of a latent asks them.
-_OF_LATENTS = select(LatentExplanation).where(
-    LatentExplanation.sae_id == bindparam("sae"), LatentExplanation.latent.in_(bindparam("latents", expanding=True)))
-_SCORES = select(ExplanationScore).where(
-    ExplanationScore.sae_id == bindparam("sae"), ExplanationScore.latent.in_(bindparam("latents", expanding=True)))
+_THESE = (LatentExplanation.sae_id == bindparam("sae"),
+          LatentExplanation.latent.in_(bindparam("latents", expanding=True)))
+_THEIRS = (ExplanationScore.sae_id == bindparam("sae"),
+           ExplanationScore.latent.in_(bindparam("latents", expanding=True)))
+_OF_LATENTS, _SCORES = select(LatentExplanation).where(*_THESE), select(ExplanationScore).where(*_THEIRS)
+_NAMES = select(
+    LatentExplanation.id, LatentExplanation.latent, LatentExplanation.kind, LatentExplanation.text,
+    LatentExplanation.chosen, LatentExplanation.created).where(*_THESE)
+_NAME_SCORES = select(
+    ExplanationScore.explanation_id, ExplanationScore.scorer, ExplanationScore.value, ExplanationScore.f1).where(
+    *_THEIRS, ExplanationScore.scorer.in_(HEADLINE))
 _ORDER = {scorer: place for place, scorer in enumerate((*HEADLINE, "intruder"))}
 
 
@@ -109,20 +116,22 @@ def names(
     db: Session, sae_id: str, latents: Collection[int], rules: Mapping[int, RuleWords | None] | None = None,
 ) -> dict[int, Name]:
     """Return the shown names of latents; one without any explanation and without a good rule is left out."""
-    out = {latent: name for latent, rows in of_latents(db, sae_id, latents).items() if (name := _name(rows))}
+    values = {"sae": sae_id, "latents": list(latents)}
+    rows = db.execute(_NAMES, values).all()  # columns, for many pages ask for the names of a hundred latents
+    best: dict[str, tuple[int, str, float]] = {}
+    for number, scorer, value, f1 in db.execute(_NAME_SCORES, values) if rows else ():
+        score = (_ORDER[scorer], scorer, value if f1 is None else f1)
+        best[number] = min(best.get(number, score), score)
+    out: dict[int, Name] = {}
+    none = (len(_ORDER), "", -1.0)
+    for row in sorted(rows, key=lambda row: (not row.chosen, -best.get(row.id, none)[2], row.created)):
+        if row.latent not in out and (row.chosen or row.id in best):
+            _, scorer, value = best.get(row.id, none)
+            out[row.latent] = Name(row.text, row.kind, value if scorer else None, scorer, row.id)
     for latent, rule in (rules or {}).items():
         if latent not in out and rule is not None and rule.good:
             out[latent] = Name(" ".join([rule.words, *rule.labels]), "rule", rule.rule.f1, "rule", rule=rule)
     return out
-
-
-def _name(rows: list[Explained]) -> Name | None:
-    first = rows[0]
-    if not first.row.chosen and first.best is None:
-        return None
-    best = first.best
-    return Name(first.row.text, first.row.kind, None if best is None else quality(best),
-                "" if best is None else best.scorer, first.row.id)
 
 
 def everything(db: Session, sae_id: str, latent: int | None = None) -> dict[int, list[LatentExplanation]]:

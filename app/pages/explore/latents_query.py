@@ -217,7 +217,7 @@ def _tokens(text: str, build: Build) -> list[Token]:
 def qualities(build: Build, db: Session, sae_id: str) -> dict[int, dict[str, float]]:
     """Return the best quality of each explained latent by kind, in which a good rule of the build counts as one."""
     found = explanations.qualities(db, sae_id)
-    for latent, f1 in rule_qualities(build, SHOWN_F1).items():
+    for latent, f1 in build.kept(rule_qualities, SHOWN_F1).items():
         kinds = found.setdefault(latent, {})
         kinds["rule"] = max(f1, kinds.get("rule", -1.0))
     return found
@@ -227,9 +227,9 @@ def explanation_counts(build: Build, db: Session, sae: Sae) -> dict[str, int]:
     """Return the number of latents for each value of the filter `explained` that leaves any; {} without explanations.
     """
     by_kind = explanations.latents_by_kind(db, sae.id)
-    if ruled := set(rule_qualities(build, SHOWN_F1)):
-        by_kind["rule"] = by_kind.get("rule", set()) | ruled
-    explained: set[int] = set().union(*by_kind.values())
-    counts = {"any": len(explained), "none": sae.n_latents - len(explained)}
-    counts |= {kind: len(latents) for kind, latents in by_kind.items()}
+    ruled = build.kept(rule_qualities, SHOWN_F1)  # of most latents, so it is counted and not copied
+    explained = len(ruled) + len(set().union(*by_kind.values()) - ruled.keys())
+    counts = {kind: len(latents) for kind, latents in by_kind.items()}
+    counts["rule"] = len(ruled) + len(by_kind.get("rule", set()) - ruled.keys())
+    counts |= {"any": explained, "none": sae.n_latents - explained}
     return {key: counts[key] for key in EXPLAINED if counts.get(key)} if explained else {}
