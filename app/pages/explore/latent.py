@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from app.access.middleware import CSP_EMBED
 from app.db.tables import Label, Sae
-from app.library import comments, explanations, labels, lists
+from app.library import comments, explanations, labels, lists, written
 from app.library.documents import WINDOW, DocumentView, document_view, open_corpus
 from app.library.exports import links_of_latent
 from app.pages.dependencies import BuildsDep, CatalogDep, EditorDep, SessionDep, UserDep, WorkspaceDep
@@ -94,7 +94,8 @@ def latent(
                      else _activation_chart(request, found, build, zooms[target], shown["bin"]))
             return of_build(fragment(chart), build, request)
         adds, removes = latent_views.logit_lines(build, found)
-        label = labels.get(db, sae.id, found.latent)
+        stored = written.about(db, sae.id, found.latent)
+        label = labels.get(db, sae.id, found.latent) if stored.label else None
         shown |= {
             "label": label, "adds": adds, "removes": removes, "flag_names": FLAG_NAMES,
             "activation_chart": latent_views.activation_chart(found, build.meta) if embed == "1" else (
@@ -109,13 +110,16 @@ def latent(
         fires_on, followed_by = latent_views.firing_lines(build, found)
         return page(
             request, "explore/latent.html", sae, build.meta, section="latents", **shown, before=before, after=after,
-            earlier=labels.earlier(db, sae.id, found.latent), explanations=build.explanations(found.latent),
+            earlier=labels.earlier(db, sae.id, found.latent) if stored.earlier else [],
+            explanations=build.explanations(found.latent),
             exports=links_of_latent(sae, found.latent), fires_on=fires_on, followed_by=followed_by,
             flag_words=FLAG_WORDS, logit_chart=latent_views.logit_chart(found, build.meta, zooms["logits"]),
             relations=relations(build, found, explanations.names(db, sae.id, related_latents(found))),
-            explained=explanations_of(db, sae, found.latent, user), failed="",
-            starred=found.latent in stars, comments=comments.of_latent(db, sae.id, found.latent),
-            in_lists=lists.with_latent(db, sae.id, found.latent))
+            explained=explanations_of(
+                db, sae, found.latent, user, known_empty=not (stored.explanations or stored.scores)), failed="",
+            starred=found.latent in stars,
+            comments=comments.of_latent(db, sae.id, found.latent) if stored.comments else [],
+            in_lists=lists.with_latent(db, sae.id, found.latent) if stored.listed else [])
 
 
 def _activation_chart(
