@@ -12,11 +12,15 @@ from app.db.tables import EarlierLabel, ExplanationScore, Label, LatentExplanati
 
 _ABOUT = select(*(
     exists().where(table.sae_id == bindparam("sae"), table.latent == bindparam("latent"))
-    for table in (Label, EarlierLabel, LatentExplanation, ExplanationScore, Comment, ListMember)))
+    for table in (Label, EarlierLabel, LatentExplanation, ExplanationScore, Comment, ListMember)),
+    exists().where(LatentExplanation.sae_id == bindparam("sae")))
 
 
 class Written(NamedTuple):
-    """Whether a latent has a label, earlier labels, explanations, scores, comments, and a place in a list."""
+    """Whether a latent has a label, earlier labels, explanations, scores, comments, and a place in a list.
+
+    `any_explained` is about all latents of its SAE.
+    """
 
     label: bool
     earlier: bool
@@ -24,6 +28,7 @@ class Written(NamedTuple):
     scores: bool
     comments: bool
     listed: bool
+    any_explained: bool
 
 
 def about(db: Session, sae_id: str, latent: int) -> Written:

@@ -114,7 +114,8 @@ def latent(
             explanations=build.explanations(found.latent),
             exports=links_of_latent(sae, found.latent), fires_on=fires_on, followed_by=followed_by,
             flag_words=FLAG_WORDS, logit_chart=latent_views.logit_chart(found, build.meta, zooms["logits"]),
-            relations=relations(build, found, explanations.names(db, sae.id, related_latents(found))),
+            relations=relations(build, found, explanations.names(db, sae.id, related_latents(found)) if (
+                stored.any_explained) else {}),
             explained=explanations_of(
                 db, sae, found.latent, user, known_empty=not (stored.explanations or stored.scores)), failed="",
             starred=found.latent in stars,

@@ -15,11 +15,12 @@ def test_each_kind_is_known_apart(sessions: SessionFactory, workspace: Workspace
     with sessions() as db:
         assert not any(written.about(db, BATCH, 3))
         comments.write(db, BATCH, 3, "seen", "ada")
-        assert written.about(db, BATCH, 3) == (False, False, False, False, True, False)
+        assert written.about(db, BATCH, 3) == (False, False, False, False, True, False, False)
         labels.save(db, BATCH, 3, "ada", text="first")
         labels.save(db, BATCH, 3, "eve", text="second")
         found = written.about(db, BATCH, 3)
         assert found.label
         assert found.earlier
         assert not found.listed
-        assert not any(written.about(db, BATCH, 4))
+        assert found.any_explained, "a label is an explanation"
+        assert not any(written.about(db, BATCH, 4)[:-1])
