@@ -228,8 +228,8 @@ def explanation_counts(build: Build, db: Session, sae: Sae) -> dict[str, int]:
     """
     by_kind = explanations.latents_by_kind(db, sae.id)
     ruled = build.kept(rule_qualities, SHOWN_F1)  # of most latents, so it is counted and not copied
-    explained = len(ruled) + len(set().union(*by_kind.values()) - ruled.keys())
+    explained = len(ruled) + len([latent for latent in set().union(*by_kind.values()) if latent not in ruled])
     counts = {kind: len(latents) for kind, latents in by_kind.items()}
-    counts["rule"] = len(ruled) + len(by_kind.get("rule", set()) - ruled.keys())
+    counts["rule"] = len(ruled) + len([latent for latent in by_kind.get("rule", ()) if latent not in ruled])
     counts |= {"any": explained, "none": sae.n_latents - explained}
     return {key: counts[key] for key in EXPLAINED if counts.get(key)} if explained else {}
