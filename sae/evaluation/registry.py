@@ -57,6 +57,9 @@ ENTRIES: dict[str, Entry] = {
     "meta_sae": Entry(
         "sae.evaluation.meta_sae", "MetaSae", "Shared structure of the decoder",
         "The variance of decoder directions that a small SAE of them explains.", 25),
+    "explained": Entry(
+        "sae.evaluation.explained", "Explained", "Explained latents",
+        "The share of latents that an explanation by a rule, a person or a model explains.", 1),
 }
 
 

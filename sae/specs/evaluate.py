@@ -10,7 +10,8 @@ from sae.faults import DEVICE
 from sae.specs.training import DEVICES, BaseSpec, listed, setting
 
 MeasureName = Literal[
-    "core", "probing", "concepts", "n2g", "ablation", "recovery", "stability", "splitting", "absorption", "meta_sae"]
+    "core", "probing", "concepts", "n2g", "ablation", "recovery", "stability", "splitting", "absorption", "meta_sae",
+    "explained"]
 MEASURES: tuple[str, ...] = get_args(MeasureName)  # in the order in which a run makes them
 
 
