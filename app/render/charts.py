@@ -3,8 +3,8 @@
 Every chart is a `<figure class="chart">` with a title, an SVG (`role="img"`), `<title>` hovers on its marks and the
 same numbers as a table in `<details>`.  There are no inline styles: colours are classes in `static/css/charts.css`.
 
-The SVG's box is the plot itself; the ticks and names around it overflow into its margins.  Positions along x
-are percentages of the box and heights are pixels, so a chart is as wide as its column and its text has one size at all
+The SVG's box is the plot itself; the ticks and names around it overflow into its margins.  Positions along x are
+percentages of the box and heights are pixels, so a chart is as wide as its column and its text has one size at all
 widths.  A polyline cannot have percentages, so lines are in a nested SVG that is stretched over the box.
 
     line_chart([Series("FVU", [(tokens, fvu), …])], title="FVU", x_label="tokens")
@@ -157,11 +157,12 @@ def histogram(
 
     `label` names the bars in the legend.  `zoom` adds a form for a range of the x axis.
     """
-    if zoom:
-        near, others = _within(zoom, bars), [(name, _within(zoom, some)) for name, some in outlines]
+    if zoom and zoom.low is not None and zoom.high is not None:
+        low, high = zoom.low, zoom.high
+        near, others = _within(low, high, bars), [(name, _within(low, high, some)) for name, some in outlines]
         if near or any(some for _, some in others):  # otherwise the whole axis
             bars, outlines = near, others
-        frame = frame if zoom.low is None else replace(frame, y_top=None)
+        frame = replace(frame, y_top=None)
     counted = [*bars, *(bar for _, some in outlines for bar in some)]
     if not any(bar.n > 0 for bar in counted):
         return _figure(frame, "", "", Markup('<p class="muted">Nothing was counted.</p>'))
@@ -211,11 +212,9 @@ def _count_axis(frame: Frame, counted: Sequence[Bar]) -> Axis:
     return Axis(least / 2 if frame.log_y else 0.0, top, frame.base, 0, frame.log_y)
 
 
-def _within(zoom: Zoom, bars: Sequence[Bar]) -> list[Bar]:
-    """Return the bars that overlap the zoomed range."""
-    if zoom.low is None or zoom.high is None:
-        return list(bars)
-    return [bar for bar in bars if bar.high > zoom.low and bar.low < zoom.high]
+def _within(low: float, high: float, bars: Sequence[Bar]) -> list[Bar]:
+    """Return the bars that overlap a range of the axis."""
+    return [bar for bar in bars if bar.high > low and bar.low < high]
 
 
 def sparkline(values: Sequence[float], *, title: str, width: int = 120, height: int = 24, bars: bool = True) -> Markup:

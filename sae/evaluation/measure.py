@@ -39,7 +39,7 @@ class Value:
     """One number of a measure with its uncertainty."""
 
     key: str  # stable, snake_case, unique within the measure
-    value: float | None  # None if it cannot be told from the data; `note` says why
+    value: float | None  # None if the data do not say; `note` says why
     low: float | None = None  # 95% interval, where one is known
     high: float | None = None
     n: int | None = None  # size of the sample behind it

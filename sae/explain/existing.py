@@ -9,7 +9,7 @@ from sae.explain.explainers import MODEL_METHOD
 from sae.explain.records import Explanation, Record, Score
 
 OF = "of"  # in a score's details: the text that was scored, as people may change theirs
-SEEN = "seen"  # in a score's details: whoever wrote the text may have seen the texts that score it
+SEEN = "seen"  # in a score's details: the author of the text may have seen the texts that score it
 
 
 def unscored(

@@ -18,7 +18,7 @@ def middle_edit(hook: str, edit: Edit, mlp_scale: float | None) -> Points:
     """Return the hook points at which an edit of `hook_resid_mid` is done: the MLP's input and the block's output.
 
     The bridge's `hook_resid_mid` is the input of the MLP's norm: the residual stream passes it by,
-    and an edit there changes the MLP alone.  So the block's output is made anew of the edited stream and of what
+    and an edit there changes the MLP alone.  So the block's output is made again of the edited stream and of what
     the MLP adds, times `mlp_scale`: a stream that is set to 0 is exactly 0.  Without a scale, the MLP's part is the
     difference between the block's output and the unedited stream.  What the edit leaves alone keeps its bits.
     """
