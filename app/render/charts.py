@@ -9,7 +9,6 @@ widths.  A polyline cannot have percentages, so lines are in a nested SVG that i
 
     line_chart([Series("FVU", [(tokens, fvu), …])], title="FVU", x_label="tokens")
     histogram([Bar(0, 1, 17), …], Frame("Latents per token", x_label="latents"), markers=[Marker(32, "k = 32")])
-    sparkline([3, 5, 4], title="latents per token")
 """
 
 from __future__ import annotations
