@@ -121,7 +121,7 @@ def activation_rows(exporter: Exporter, contexts: Sequence[Context]) -> Iterator
         values = [nine(v) if v else 0 for v in c.acts]
         top = max(range(len(values)), key=values.__getitem__)
         yield {
-            "id": f"{exporter.build.id}-{c.latent}-{c.band}-{c.rank}", "modelId": model, "layer": source,
+            "id": f"{exporter.build.id}-{c.latent}-{c.band}-{c.rank}", "modelId": model, "layer": source, "source": source,
             "index": str(c.latent), "creatorId": CREATOR, "createdAt": created, "tokens": exporter.texts(c.tokens),
             "dataIndex": str(c.ctx), "values": values, "maxValue": values[top], "maxValueTokenIndex": top,
             "minValue": min(values), "dataSource": str(exporter.meta.get("text") or ""), "dfaValues": [],
@@ -135,8 +135,9 @@ def activation_rows(exporter: Exporter, contexts: Sequence[Context]) -> Iterator
 def _explanation(model: str, source: str, latent: int, number: int, one: Explanation) -> dict[str, Any]:
     return {
         "id": f"{model}-{source}-{latent}" + (f"-{number}" if number else ""), "modelId": model, "layer": source,
-        "index": str(latent), "description": one.text, "authorId": one.author or None,
-        "typeName": one.type_name or None, "explanationModelName": one.model or None, "embedding": None}
+        "index": str(latent), "description": one.text, "authorId": one.author or CREATOR,
+        "typeName": one.type_name or None, "explanationModelName": one.model or None, "embedding": None,
+        "source": source}
 
 
 def _heads(exporter: Exporter, model: str, source: str) -> dict[str, dict[str, Any]]:
