@@ -121,9 +121,10 @@ def delphi(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return delphi's scorers.  Its package imports vllm for a client that is not used here, so a stand-in serves."""
     pytest.importorskip("delphi")
     if "vllm" not in sys.modules:
-        for name, values in {"vllm": ("LLM", "SamplingParams"), "vllm.distributed": (), "vllm.inputs": ("TokensPrompt",),
-                             "vllm.distributed.parallel_state": (
-                                 "destroy_distributed_environment", "destroy_model_parallel")}.items():
+        for name, values in {
+                "vllm": ("LLM", "SamplingParams"), "vllm.distributed": (), "vllm.inputs": ("TokensPrompt",),
+                "vllm.distributed.parallel_state": (
+                    "destroy_distributed_environment", "destroy_model_parallel")}.items():
             module = types.ModuleType(name)
             for value in values:
                 setattr(module, value, object)

@@ -24,7 +24,8 @@ app = typer.Typer(no_args_is_help=True, help="Import or export the explanations 
 def import_command(
     path: Annotated[Path, typer.Argument(help="A file or folder of Neuronpedia, delphi, SAEBench or saescope")],
     sae: Annotated[str, _SAE],
-    source: Annotated[str, typer.Option(help="The source in a file of several, such as 6-res-jb, or the module in a folder of delphi, such as layers.5")] = "",
+    source: Annotated[str, typer.Option(help="The source in a file of several, such as 6-res-jb, or the module in a "
+                                        "folder of delphi, such as layers.5")] = "",
 ) -> None:
     """Add explanations with their type, model and scores to an SAE.  Those that it has already are skipped."""
     workspace = Workspace.from_environment()

@@ -47,7 +47,8 @@ def read(path: Path, source: str = "") -> Iterator[Record]:
     found = {file: parts for file in sorted(folder.glob("*.txt")) if (parts := _parts(file)) is not None}
     modules = sorted({module for module, _ in found.values()})
     if len(modules) > 1 and not source:
-        raise UserError(f"source: the folder has several modules ({', '.join(modules[:9])}); name one of them", "source")
+        raise UserError(f"source: the folder has several modules ({', '.join(modules[:9])}); name one of them",
+                        "source")
     for file, (module, latent) in found.items():
         if source and module != source:
             continue

@@ -121,8 +121,9 @@ def activation_rows(exporter: Exporter, contexts: Sequence[Context]) -> Iterator
         values = [nine(v) if v else 0 for v in c.acts]
         top = max(range(len(values)), key=values.__getitem__)
         yield {
-            "id": f"{exporter.build.id}-{c.latent}-{c.band}-{c.rank}", "modelId": model, "layer": source, "source": source,
-            "index": str(c.latent), "creatorId": CREATOR, "createdAt": created, "tokens": exporter.texts(c.tokens),
+            "id": f"{exporter.build.id}-{c.latent}-{c.band}-{c.rank}", "modelId": model, "layer": source,
+            "source": source, "index": str(c.latent), "creatorId": CREATOR, "createdAt": created,
+            "tokens": exporter.texts(c.tokens),
             "dataIndex": str(c.ctx), "values": values, "maxValue": values[top], "maxValueTokenIndex": top,
             "minValue": min(values), "dataSource": str(exporter.meta.get("text") or ""), "dfaValues": [],
             "dfaTargetIndex": None, "dfaMaxValue": None, "lossValues": [], "logitContributions": None,
