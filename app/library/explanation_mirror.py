@@ -57,7 +57,8 @@ def mirror(db: Session, workspace: Workspace, sae_id: str) -> None:
             db.execute(delete(table).where(table.sae_id == sae_id, column.not_in(ids)))
         mark.n_bytes = 0
     records, n_bytes = results.read(folder, mark.n_bytes if mark else 0)
-    _store(db, sae_id, LatentExplanation, {r.id: _explanation(r) for r in records if isinstance(r, Explanation)}.values())
+    texts = {r.id: _explanation(r) for r in records if isinstance(r, Explanation)}  # the last one of each id
+    _store(db, sae_id, LatentExplanation, texts.values())
     _store(db, sae_id, ExplanationScore, {r.id: _score(r) for r in records if isinstance(r, Score)}.values())
     if mark is None:
         db.add(ExplanationFile(sae_id=sae_id, n_bytes=n_bytes))
@@ -102,6 +103,7 @@ def _explanation(record: Explanation) -> dict[str, Any]:
 
 
 def _score(record: Score) -> dict[str, Any]:
-    return {"id": record.id, "explanation_id": record.explanation[:40], "latent": record.latent, "scorer": record.scorer[:40],
-            "model": record.model[:200], "value": float(record.value), "low": record.low, "high": record.high,
-            "f1": record.f1, "n": int(record.n), "created": float(record.created), "details": record.details}
+    return {"id": record.id, "explanation_id": record.explanation[:40], "latent": record.latent,
+            "scorer": record.scorer[:40], "model": record.model[:200], "value": float(record.value), "low": record.low,
+            "high": record.high, "f1": record.f1, "n": int(record.n), "created": float(record.created),
+            "details": record.details}

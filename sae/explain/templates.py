@@ -1,7 +1,7 @@
 """The prompts, as versioned files that an administrator can override by a folder with files of the same names.
 
-The folder is that of a run, or `SAESCOPE_LLM_PROMPTS`.  A file begins with `version: <name>`, followed by messages, each under a line with its role in square brackets.
-`{{name}}` stands for a value.
+The folder is that of a run, or `SAESCOPE_LLM_PROMPTS`.  A file begins with `version: <name>`, followed by messages,
+each under a line with its role in square brackets.  `{{name}}` stands for a value.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ def run_context(run: RunView, names: Mapping[str, str]) -> dict[str, Any]:
     """Return what the result's templates need of a run; `names` are those of its latents by `<sae>/<number>`."""
     return {
         "run": run, "latent_names": names, "mode_names": MODE_NAMES, "kl_chart": kl_chart(run),
-        "rows": sweep_rows(run) if run.sweep else [], "sweep_charts": sweep_charts(run), "perplexity_times": PERPLEXITY_TIMES, "repetition_more": REPETITION_MORE,
-        "verdict": _verdict(run)}
+        "rows": sweep_rows(run) if run.sweep else [], "sweep_charts": sweep_charts(run),
+        "perplexity_times": PERPLEXITY_TIMES, "repetition_more": REPETITION_MORE, "verdict": _verdict(run)}
 
 
 def _verdict(run: RunView) -> Verdict | None:
