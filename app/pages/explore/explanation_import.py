@@ -15,7 +15,7 @@ from app.pages.dependencies import AdminDep
 from app.pages.sae_page import find_sae
 from sae.errors import UserError
 from sae.explain.exchange import formats
-from sae.explain.records import Record
+from sae.explain.records import Explanation, Record
 
 router = APIRouter(include_in_schema=False)
 
@@ -47,7 +47,9 @@ def _store(request: Request, sae_id: str, files: list[tuple[str, object]], field
         raise UserError("file: choose a file of explanations, or give a path on this server", "file")
     added = formats.add(workspace.sae(sae.id), records)
     state.catalog.sync_if_changed()
-    return RedirectResponse(f"/{sae.id}/latents?explained=any&added={added}", 303)
+    kinds = {one.kind for one in records if isinstance(one, Explanation)}  # the table shows what has come
+    return RedirectResponse(
+        f"/{sae.id}/latents?explained={kinds.pop() if len(kinds) == 1 else 'any'}&added={added}", 303)
 
 
 def _of_upload(uploads: Uploads, files: list[tuple[str, object]], n_latents: int, source: str) -> list[Record]:

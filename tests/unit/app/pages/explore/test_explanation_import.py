@@ -42,7 +42,7 @@ def texts(workspace: Workspace) -> dict[int, str]:
 @pytest.mark.parametrize("root", ["", "run/", "deep/run/"])
 def test_a_zip_of_delphis_folder(browsable: TestClient, admin: TestClient, workspace: Workspace, root: str) -> None:
     done = admin.post(HERE, files={"file": ("run.zip", zipped(delphi(root, "layers.5")))})
-    assert done.headers["location"] == f"/{BATCH}/latents?explained=any&added=1"
+    assert done.headers["location"] == f"/{BATCH}/latents?explained=model&added=1"
     [one] = admin.get(f"/{BATCH}/3.json").json()["explanations"]
     assert (one["text"], one["scores"][0]["value"]) == ("cats", 0.75)
     assert "1 explanation imported." in admin.get(done.headers["location"]).text
