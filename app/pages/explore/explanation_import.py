@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
@@ -35,7 +36,7 @@ async def read_explanations(request: Request, model: str, name: str, admin: Admi
         return await run_in_threadpool(_store, request, f"{model}/{name}", files, fields)
 
 
-def _store(request: Request, sae_id: str, files: list[tuple[str, object]], fields: dict[str, str]) -> Response:
+def _store(request: Request, sae_id: str, files: list[tuple[str, BinaryIO]], fields: dict[str, str]) -> Response:
     state = request.app.state
     workspace, source = state.settings.workspace, fields.get("source", "")
     sae = find_sae(state.catalog, *sae_id.split("/"))
@@ -52,9 +53,9 @@ def _store(request: Request, sae_id: str, files: list[tuple[str, object]], field
         f"/{sae.id}/latents?explained={kinds.pop() if len(kinds) == 1 else 'any'}&added={added}", 303)
 
 
-def _of_upload(uploads: Uploads, files: list[tuple[str, object]], n_latents: int, source: str) -> list[Record]:
+def _of_upload(uploads: Uploads, files: list[tuple[str, BinaryIO]], n_latents: int, source: str) -> list[Record]:
     """Return the records of uploaded files, which are deleted again."""
-    token = uploads.stage(files)  # type: ignore[arg-type]
+    token = uploads.stage(files)
     staged = uploads.find(token)
     assert staged is not None
     try:

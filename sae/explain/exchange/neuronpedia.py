@@ -18,7 +18,7 @@ from sae.errors import UserError
 from sae.explain.explainers import RULE_METHOD
 from sae.explain.records import MAX_TEXT, Explanation, Record, Score, digest
 from sae.formats import untrusted_json
-from sae.formats.writers.neuronpedia import CREATOR
+from sae.formats.foreign_names import CREATOR
 
 
 def files_in(path: Path) -> list[Path]:

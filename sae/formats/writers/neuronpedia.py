@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sae.errors import UserError
+from sae.formats.foreign_names import CREATOR
 from sae.formats.histogram_bins import nine
 from sae.formats.writers.archive import Member, gzipped
 from sae.formats.writers.dashboard_rows import Exporter
@@ -24,7 +25,6 @@ from sae.formats.writers.saelens import saelens_config
 from sae.store.records import Context, Latent, TokenFirings
 
 BATCH = 1024
-CREATOR = "saescope"
 # Numbers of a latent that only the extra key `saescope` holds.
 SCALARS = ("n_tokens", "n_contexts", "density", "mean_act", "std_act", "mean_position", "logit_std", "logit_skew",
            "logit_kurtosis", "encoder_norm", "encoder_decoder_cos", "mean_l0")
