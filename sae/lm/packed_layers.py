@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 _MOST_BYTES = 512 << 20  # of all copies
+_WORTH_IT = 1_000_000  # entries of a weight; a small one is in the cache of the processor anyway
 _ROWS = 16  # that the order of the copy is chosen for; it serves other numbers as well
 
 
@@ -30,10 +31,13 @@ class PackedLinear(nn.Module):
         return y
 
 
-def pack(model: nn.Module) -> None:
-    """Exchange the linear layers of a model on the CPU, the largest first, as far as the memory for copies reaches."""
+def pack(model: nn.Module) -> int:
+    """Exchange the large linear layers of a model on the CPU, and return the bytes of the copies.
+
+    The largest comes first, as far as the memory for copies reaches.
+    """
     if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
-        return
+        return 0
     found = [(parent, name, child, weight_oi) for parent in model.modules() for name, child in parent.named_children()
              if (weight_oi := _weight(child)) is not None]
     left = _MOST_BYTES
@@ -42,14 +46,15 @@ def pack(model: nn.Module) -> None:
         if size <= left:
             left -= size
             setattr(parent, name, PackedLinear(child, weight_oi))
+    return _MOST_BYTES - left
 
 
 def _weight(layer: Any) -> Tensor | None:
-    """Return the weight [out, in] of a layer that can be exchanged."""
+    """Return the weight [out, in] of a layer that can be exchanged and is worth it."""
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor) or weight.dtype != torch.float32 or weight.device.type != "cpu":
         return None
-    if weight.numel() < 1_000_000:
+    if weight.numel() < _WORTH_IT:
         return None
     if type(layer) is nn.Linear:
         return weight.detach()

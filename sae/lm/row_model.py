@@ -225,6 +225,7 @@ class RowModel:
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
         self.device = lm.device
+        self.packed_bytes = 0  # of the copies of weights
         self._few = 0
         self._check()
 
@@ -237,7 +238,7 @@ class RowModel:
     @cached_property
     def _model(self) -> Any:
         model = self.lm.plain(_attention)
-        pack(model)
+        self.packed_bytes = pack(model)
         return model
 
     @cached_property
