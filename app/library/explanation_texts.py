@@ -53,9 +53,11 @@ class Texts:
     def search(self, text: str, limit: int) -> list[FoundText]:
         """Return explanations that contain every word of `text` in any case, best first; `limit` are looked at."""
         whole = _fold(text.replace(_BETWEEN, " ")).strip()
-        words = sorted(whole.split(), key=len, reverse=True)
+        words = whole.split()
         if not words:
             return []
+        if len(words) > 1:
+            words.sort(key=self._all.count)  # the texts with the rarest are the fewest
         found = []
         for place in self._containing(words[0]):
             said = self._folded[place]

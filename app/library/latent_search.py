@@ -27,7 +27,7 @@ from sae.store.latent_search import TokenHit, explained_as, firing_on, raising, 
 from sae.store.records import CLASSES, Rule, Token
 
 MAX_WORDS = 4
-EXPLANATIONS = 500  # of each SAE, that are ranked
+EXPLANATIONS, BEST_EXPLANATIONS = 500, 100  # of each SAE: that are ranked, and the best of these, that are kept
 _TOKENS_OF_A_WORD = 4  # `raise`, ` raise`, `Raise`, ` Raise`
 # The score of a reason: its kind's own, plus a share from 0 to 1 of how well it fits.
 _LABEL, _TAG, _EXPLANATION, _NOTE, _RULE, _ACTIVE = 4.0, 3.5, 3.0, 2.5, 2.0, 2.0
@@ -130,7 +130,8 @@ def _written(db: Session, sae_ids: Collection[str], text: str) -> Hits:
         reason = Reason("tag", _TAG, "tag", value=text)
         out.setdefault(label.sae_id, []).append(Hit(label.latent, reason.kind, reason.score, partial(_same, reason)))
     for sae_id, rows in explanations.search(db, sae_ids, text, EXPLANATIONS).items():
-        out.setdefault(sae_id, []).extend(_explained(row.latent, row.text, row.share) for row in rows)
+        best = rows[:BEST_EXPLANATIONS]
+        out.setdefault(sae_id, []).extend(_explained(row.latent, row.text, row.share) for row in best)
     return out
 
 
@@ -145,8 +146,9 @@ def _of_build(build: Build, text: str) -> Iterator[Hit]:
 
 def _by_meaning(db: Session, sae_id: str, text: str, literal: list[Hit]) -> Iterator[Hit]:
     """Yield explanations near to the text, except those that contain it and were found before."""
-    known = {(hit.latent, hit.say().value) for hit in literal if hit.kind == "explanation"}
-    for latent, said, cosine in meaning.near(db, sae_id, text):
+    near = meaning.near(db, sae_id, text)
+    known = {(hit.latent, hit.say().value) for hit in literal if near and hit.kind == "explanation"}
+    for latent, said, cosine in near:
         if (latent, said) in known:
             continue
         reason = Reason("meaning", _MEANING + cosine, "similar meaning:", value=said)

@@ -1,19 +1,21 @@
 """Latents of a build by the tokens of a text: what they fire on, what they raise, and their rules.
 
 A search looks through every latent of many builds, so it compares whole columns, which are kept as arrays.
-Shapes: L latents, T firings on the wanted tokens, V raised logits of all latents, R good rules, M their tokens.
+Shapes: L latents, T firings on the wanted tokens, R good rules, M their tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import Any
 
 import numpy as np
 
 from sae.store.build import Build
 from sae.store.facets import columns
+from sae.store.firings import firings_on
 from sae.store.raised_logits import raised_logits
 from sae.store.records import Rule
 
@@ -41,15 +43,12 @@ def firing_on(build: Build, tokens: Iterable[int]) -> list[TokenHit]:
     wanted = list(tokens)
     if not wanted:
         return []
-    listed = ", ".join(str(int(token)) for token in wanted)  # without a parameter, DuckDB reads only their rows
-    found = columns(build, f"SELECT latent, token, n, lift FROM token_latent WHERE token IN ({listed})")
-    latent_T, token_T, n_T = found["latent"], found["token"], np.ma.filled(found["n"], 0)
+    token_T, latent_T, n_T, lift_T = firings_on(build, wanted)
     firings_L = build.kept(_firings)
     firings_T = firings_L[latent_T]
     occurrences = {token: build.vocabulary[token].n or 0 for token in wanted}
     n_token_T = np.array([occurrences[token] for token in token_T.tolist()], dtype=np.int64)
     f1_T = 2 * n_T / np.maximum(np.where(firings_T == _UNKNOWN, n_T, firings_T) + np.maximum(n_token_T, n_T), 1)
-    lift_T = np.ma.filled(found["lift"].astype(np.float64), np.nan)
     return [TokenHit(int(latent_T[i]), int(token_T[i]), int(n_T[i]), _known(firings_T[i], _UNKNOWN),
                      None if np.isnan(lift_T[i]) else float(lift_T[i]), float(f1_T[i]))
             for i in np.lexsort((latent_T, -f1_T))[:LIMIT]]
@@ -58,10 +57,9 @@ def firing_on(build: Build, tokens: Iterable[int]) -> list[TokenHit]:
 def raising(build: Build, tokens: Iterable[int]) -> list[tuple[int, int, float]]:
     """Return (latent, token, rise) where the token is among those whose logit the latent raises most."""
     logits = build.kept(raised_logits)
-    hit_V = np.flatnonzero(_among(logits.token_V, list(tokens)))
-    hit_V = hit_V[np.lexsort((hit_V, -logits.value_V[hit_V]))[:LIMIT]]  # the values are in the order of the latents
-    rows = logits.latents(hit_V)
-    return list(zip(rows.tolist(), logits.token_V[hit_V].tolist(), logits.value_V[hit_V].tolist(), strict=True))
+    found = [(latent, int(token), value) for token in dict.fromkeys(tokens) for latent, value in zip(
+        *(column.tolist() for column in logits.of_token(int(token))), strict=True)]
+    return nsmallest(LIMIT, found, key=lambda hit: (-hit[2], hit[0]))
 
 
 @dataclass(frozen=True)

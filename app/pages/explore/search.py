@@ -99,7 +99,7 @@ def search_json(
 
 def found_json(db: Session, builds: Builds, scope: Scope, text: str, read: Read | None = None) -> JSONResponse:
     """Return the JSON of a search."""
-    results, tokens = _search(db, builds, scope.chosen, text, read.active if read else {})
+    results, tokens = _search(db, builds, scope.chosen, text, read.active if read else {}, numbers_only=True)
     by_sae: dict[str, list[dict[str, object]]] = {row.id: [] for row in scope.chosen if text}
     for link in tokens:
         by_sae[link.sae.id].append({"token": link.token, "latents": link.latents, "n": link.n})
@@ -154,8 +154,12 @@ def _with_number(saes: list[Sae], text: str) -> list[Sae]:
 
 def _search(
     db: Session, builds: Builds, saes: list[Sae], text: str, active: Mapping[str, Sequence[Hit]],
+    numbers_only: bool = False,
 ) -> tuple[list[Result], list[TokenLink]]:
-    """Return the latents of these SAEs that fit the text, best first, and the tokens that contain it."""
+    """Return the latents of these SAEs that fit the text, best first, and the tokens that contain it.
+
+    With `numbers_only`, the results have no context, rule and name: they take longer than the search.
+    """
     tokens: list[TokenLink] = []
     if not text:
         return [], tokens
@@ -168,7 +172,7 @@ def _search(
                 for t in build.find_tokens(text, TOKENS_LISTED) if t.n != 0)
 
     found = search_saes(db, [sae.id for sae in saes], opened(), text, LISTED, active)
-    return list(_results(db, builds, {sae.id: sae for sae in saes}, found)), tokens
+    return list(_results(db, builds, {sae.id: sae for sae in saes}, found, numbers_only)), tokens
 
 
 def _open_builds(builds: Builds, saes: list[Sae]) -> Iterator[tuple[Sae, Build]]:
@@ -183,17 +187,24 @@ def _open_builds(builds: Builds, saes: list[Sae]) -> Iterator[tuple[Sae, Build]]
             continue
 
 
-def _results(db: Session, builds: Builds, saes: dict[str, Sae], found: list[FoundLatent]) -> Iterator[Result]:
+def _results(
+    db: Session, builds: Builds, saes: dict[str, Sae], found: list[FoundLatent], numbers_only: bool,
+) -> Iterator[Result]:
     """Yield what the page shows of the latents: the context is on the token on which the latent was found to fire."""
     of_sae: dict[str, list[FoundLatent]] = {}
     for one in found:
         of_sae.setdefault(one.sae, []).append(one)
     written = labels.of_saes(db, {sae_id: [one.latent for one in some] for sae_id, some in of_sae.items()})
-    explained = explanations.explained_saes(db, of_sae)
+    explained = explanations.explained_saes(db, of_sae) if not numbers_only else ()
     shown: dict[tuple[str, int], Result] = {}
     for sae, build in _open_builds(builds, [saes[sae_id] for sae_id in of_sae]):
         found_here = [one.latent for one in of_sae[sae.id]]
         names = explanations.names(db, sae.id, found_here) if sae.id in explained else {}
+        if numbers_only:
+            shown |= {(sae.id, one.latent): Result(
+                sae, one, facts["density"], written.get((sae.id, one.latent)), None, "", None)
+                for one in of_sae[sae.id] if (facts := build.facts(one.latent, "density"))}
+            continue
         for one in of_sae[sae.id]:
             if facts := build.facts(one.latent, "density", "max_act", *RULE_COLUMNS):
                 name = names[one.latent].text if one.latent in names else ""
