@@ -15,6 +15,7 @@ from app.db.tables import Label, Sae, User
 from app.library import explanations, labels, stars
 from app.library.builds import Builds
 from app.library.catalog import Catalog
+from app.library.explanations import Name
 from app.library.latent_search import FoundLatent, Hit, is_phrase, search_saes
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, UserDep
 from app.pages.explore.latent_views import snippet
@@ -207,17 +208,19 @@ def _results(
             continue
         for one in of_sae[sae.id]:
             if facts := build.facts(one.latent, "density", "max_act", *RULE_COLUMNS):
-                name = names[one.latent].text if one.latent in names else ""
-                shown[sae.id, one.latent] = _result(build, sae, one, facts, written.get((sae.id, one.latent)), name)
+                shown[sae.id, one.latent] = _result(
+                    build, sae, one, facts, written.get((sae.id, one.latent)), names.get(one.latent))
     for one in found:
         if result := shown.get((one.sae, one.latent)):  # none for a label of a latent that this build does not have
             yield result
 
 
 def _result(
-    build: Build, sae: Sae, one: FoundLatent, facts: dict[str, Any], label: Label | None, name: str,
+    build: Build, sae: Sae, one: FoundLatent, facts: dict[str, Any], label: Label | None, name: Name | None,
 ) -> Result:
     rule = rule_words(rule_of(facts), build.vocabulary)
     context = build.snippets([one.latent], one.token).get(one.latent)
-    return Result(sae, one, facts["density"], label, rule if rule and rule.good else None, name,
+    good = rule if rule and rule.good else None
+    said = name.text if name and not (good and name.kind == "rule") else ""  # a rule is not said twice
+    return Result(sae, one, facts["density"], label, good, said,
                   snippet(context, build.vocabulary, facts["max_act"]))
