@@ -1,7 +1,7 @@
 """The names of transformer_lens and transformers that this program uses, imported without what it does not use.
 
 The two libraries import others at once that only rare uses of them need: `datasets` with pandas and pyarrow,
-`scipy.optimize`, and torch's compiler.  These are a third of the time until a language model can be loaded, in every
+`scipy.optimize`, and torch's compiler.  These are a quarter of the time until a language model is loaded, in every
 process that loads one.  Here they are imported when they are first used.
 """
 
