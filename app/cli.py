@@ -59,7 +59,7 @@ def serve(
         read_only = True
     with closing(_listen(settings.host, settings.port)) as listener:
         address = f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"
-        lock = None if read_only else WorkspaceLock(settings.home, address)
+        lock = None if read_only else WorkspaceLock(settings.home, address, shared=settings.several_servers)
         try:
             _announce(address, None if read_only else _first_link(settings, address))
             config = server_config(create_app(settings, lock=lock, page_workers=settings.n_page_workers), settings)
