@@ -74,11 +74,14 @@ def make_token(home: Path, database_url: str = "") -> str:
     return secret
 
 
-def start(home: Path, token: str, database_url: str = "", **more: str) -> RunningServer:
+SERVE = "from app.cli import main; main()"
+
+
+def start(home: Path, token: str, database_url: str = "", program: str = SERVE, **more: str) -> RunningServer:
     """Start a server and wait until it answers."""
     with open(home / "serve.log", "a") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", "from app.cli import main; main()", "serve"], stdout=subprocess.PIPE, stderr=log,
+            [sys.executable, "-c", program, "serve"], stdout=subprocess.PIPE, stderr=log,
             env=environment(home, database_url, **more), text=True)
     assert process.stdout is not None
     said = process.stdout.readline()

@@ -107,6 +107,8 @@ def test_nginx_accepts_the_configuration(tmp_path: Path) -> None:
         config = config.replace(name, "127.0.0.1")
     config = config.replace("listen 80;", "listen 127.0.0.1:8080;")
     whole = tmp_path / "nginx.conf"
-    whole.write_text(f"pid {tmp_path}/pid; error_log stderr; events {{}} http {{ {config} }}")
+    places = " ".join(
+        f"{name}_temp_path {tmp_path}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    whole.write_text(f"pid {tmp_path}/pid; error_log stderr; events {{}} http {{ access_log off; {places} {config} }}")
     done = subprocess.run([nginx, "-t", "-c", str(whole), "-p", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
