@@ -55,6 +55,16 @@ class RunningServer:
         self.process.kill()
         self.process.wait()
 
+    def close(self) -> None:
+        """Kill the server and close what this process has of it."""
+        self.kill()
+        self.client.close()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+_started: list[RunningServer] = []
+
 
 def environment(home: Path, database_url: str = "", **more: str) -> dict[str, str]:
     return {**os.environ, "SAESCOPE_HOME": str(home), "DATABASE_URL": database_url, "PORT": "0",
@@ -88,8 +98,10 @@ def start(home: Path, token: str, database_url: str = "", program: str = SERVE, 
     address = re.findall(r"http://\S+", said)
     assert address, f"the server did not start: {said}{(home / 'serve.log').read_text()[-2000:]}"
     client = httpx.Client(base_url=address[0], headers={"Authorization": f"Bearer {token}"}, timeout=120)
+    server = RunningServer(process, address[0], client)
+    _started.append(server)
     until(lambda: _answers(client), 120)
-    return RunningServer(process, address[0], client)
+    return server
 
 
 def _answers(client: httpx.Client) -> bool:
@@ -105,8 +117,10 @@ def nothing_left(home: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        for process in processes(home):
-            process.kill()
+        for server in _started:
+            server.close()
+        _started.clear()
+        kill_each(processes(home))
 
 
 def processes(home: Path, *words: str) -> list[psutil.Process]:

@@ -64,7 +64,7 @@ class Team:
         self._turn = 0
 
     def restart(self, number: int) -> None:
-        self.servers[number].kill()
+        self.servers[number].kill()  # its client may be in use in the other thread
         time.sleep(0.2)
         self.servers[number] = self._start()
 
@@ -151,7 +151,7 @@ class Killer:
     def _run(self) -> None:
         try:
             while self.total < KILLS:
-                time.sleep(self._random.uniform(0.5, 4.0))
+                time.sleep(self._random.uniform(0.5, 8.0))
                 if self.total < self._until:
                     self._kill(self._random.choice(("server", "run", "run", "worker", "page worker", "page worker")))
         except BaseException as fault:
