@@ -40,7 +40,7 @@ ON_POSTGRES = frozenset({
     "test_engine", "test_tables", "test_accounts", "test_queue", "test_parts", "test_lists",
     "test_labels", "test_stars", "test_latent_search", "test_evaluation_mirror", "test_explanation_mirror",
     "test_written", "test_retention", "test_cli_care", "test_presence", "test_lease", "test_rate_limits",
-    "test_relay", "test_relayed_runs",
+    "test_relay", "test_relayed_runs", "test_clock",
     "test_servers_together"})
 
 
