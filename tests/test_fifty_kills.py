@@ -231,17 +231,29 @@ def _strongest(workspace: Workspace) -> int:
     return max(found, key=found.__getitem__)
 
 
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_text(Path(json.__file__).read_text(encoding="utf-8") * 3, encoding="utf-8")
+    return text
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, text: Path) -> dict[str, Any]:
+    """Make everything once without a kill."""
+    home = tmp_path_factory.mktemp("quiet") / "home"
+    with nothing_left(home):
+        return journey(Team(home, make_token(home), "", 1), text, None)
+
+
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
-def test_nothing_is_lost_and_the_rest_is_the_same(database: str, tmp_path: Path) -> None:
+def test_nothing_is_lost_and_the_rest_is_the_same(
+    database: str, undisturbed: dict[str, Any], text: Path, tmp_path: Path
+) -> None:
     if database == "postgres" and not postgres.available():
         pytest.skip("Postgres is not installed")
     seed = int(SEED or random.SystemRandom().randrange(10_000))
     print(f"seed {seed}", flush=True)
-    text = tmp_path / "text.txt"
-    text.write_text(Path(json.__file__).read_text(encoding="utf-8") * 3, encoding="utf-8")
-    quiet = tmp_path / "quiet"
-    with nothing_left(quiet):
-        undisturbed = journey(Team(quiet, make_token(quiet), "", 1), text, None)
     home = tmp_path / "home"
     if database == "sqlite":
         with nothing_left(home):
