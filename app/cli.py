@@ -58,7 +58,7 @@ def serve(
         read_only = True
     with closing(_listen(settings.host, settings.port)) as listener:
         address = f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"
-        lock = None if read_only else WorkspaceLock(settings.home, address)
+        lock = None if read_only else WorkspaceLock(settings.home, address, shared=settings.several_servers)
         try:
             from app.main import create_app  # it takes more than a second, which a wrong setting need not wait for
 

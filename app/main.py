@@ -21,6 +21,7 @@ from starlette.types import Scope
 
 from app.access.audit import AuditLog
 from app.access.middleware import HeadAsGet, KnownHosts, RateLimit, ReadOnly, SameOrigin, SecurityHeaders, TokenBuckets
+from app.db.clock import shared_by_servers
 from app.db.engine import upgrade
 from app.jobs import queue
 from app.jobs.launchers.elsewhere import Elsewhere
@@ -69,6 +70,9 @@ from app.pages.runs.run_views import AUTOMATIC
 from app.pages.steer import form_page, run_page
 from app.pages.system import account, api_tokens, audit, guide, health, login, users
 from app.resources import STATIC
+from app.servers.presence import Presence
+from app.servers.rate_limits import SharedBuckets
+from app.servers.relay import Relay
 from app.settings import Settings
 from app.web import errors
 from app.web.compression import COMPRESS
@@ -76,6 +80,7 @@ from app.web.logs import RequestIds
 from app.web.metrics import CountRequests
 from app.worker.cached_requests import CachedRequests
 from app.worker.client import WorkerClient
+from app.worker.relayed_runs import Exchange
 from app.worker.steering_runs import SteeringRuns
 from sae import __version__
 from sae.specs.registry import demo_spec
@@ -110,10 +115,13 @@ def create_app(
             opened: Settings = app.state.settings
             app.state.page_workers = PageWorkerPool(opened, page_workers) if page_workers else None
             writing = not app.state.read_only
-            sweeping = asyncio.create_task(keep_sweeping(app.state.sessions, opened)) if writing else None
+            tasks = [asyncio.create_task(keep_sweeping(app.state.sessions, opened))] if writing else []
+            if app.state.steering.relay is not None:
+                exchange = Exchange(app.state.steering, app.state.steering.relay, opened.workspace)
+                tasks.append(asyncio.create_task(exchange.keep()))
             yield
-            if sweeping is not None:
-                sweeping.cancel()
+            for task in tasks:
+                task.cancel()
             if app.state.page_workers is not None:
                 await app.state.page_workers.close()
             await app.state.steering.close()
@@ -182,20 +190,22 @@ def _open(
         log.warning("%s; until then the program shows what is there and stores nothing", fault)
         state.read_only, settings = True, with_readable_database(settings, stack)
     if lock is None and not state.read_only:
-        stack.callback(WorkspaceLock(settings.home).release)
+        stack.callback(WorkspaceLock(settings.home, shared=settings.several_servers).release)
     open_stores(state, settings, stack)
+    presence = None
     if not state.read_only:
         upgrade(state.engine)
-        Uploads(settings.home, settings.max_upload_bytes).sweep(everything_unfinished=True)
+        presence = _join_servers(app, settings, stack, supervises=supervise and settings.supervisor)
+        Uploads(settings.home, settings.max_upload_bytes).sweep(everything_unfinished=presence is None)
         state.catalog.sync()
     worker = WorkerClient(settings)
     stack.callback(worker.close)
     steering = SteeringRuns(
         state.sessions, worker, max_live=settings.worker_places + settings.worker_queue,
-        grace_s=settings.steer_grace_s)
+        grace_s=settings.steer_grace_s, relay=Relay(state.sessions, presence) if presence else None)
     supervisor = Supervisor(
         settings, state.sessions, launcher or LocalLauncher(settings.workspace), state.catalog,
-        [*make_clusters(settings), Elsewhere()])
+        [*make_clusters(settings), Elsewhere()], presence)
     state.worker, state.supervisor, state.steering = worker, supervisor, steering
     state.live_explanations = LiveExplanations(settings.workspace)
     state.cached_requests = CachedRequests(worker)
@@ -205,8 +215,21 @@ def _open(
     stack.callback(supervisor.stop)
     if settings.demo:
         start_demo(app)
-    if supervise:
+    if supervise and settings.supervisor:
         supervisor.start()
+
+
+def _join_servers(app: FastAPI, settings: Settings, stack: ExitStack, *, supervises: bool) -> Presence | None:
+    """Join the servers on the database and share the rate limits with them; None if there can be no other."""
+    state = app.state
+    if not shared_by_servers(state.engine):
+        return None
+    presence = Presence(state.sessions, supervises=supervises)
+    presence.open()
+    stack.callback(presence.close)
+    for group, buckets in _limits(settings).items():
+        state.limits[group] = SharedBuckets(state.engine, group, buckets)
+    return presence
 
 
 def start_demo(app: FastAPI) -> None:
@@ -217,7 +240,7 @@ def start_demo(app: FastAPI) -> None:
     with app.state.sessions() as db:
         if queue.newest(db, 1):
             return
-        run = queue.enqueue(db, settings.workspace, "train", demo_spec().model_dump(), AUTOMATIC,
+        run = queue.enqueue(db, settings.workspace, "train", demo_spec().model_dump(), AUTOMATIC, form_key="demo",
                             place=chosen_place(settings, "train"))
         log.info("the workspace is empty: %s trains the demo SAE", run.id)
 

@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     demo: bool = Field(True, description="Start the demo run automatically when the workspace is empty")
     max_runs: int = Field(1, ge=1, le=64, description="Runs that are executed at the same time; the others wait")
     poll_s: float = Field(0.5, gt=0, le=60, description="Seconds between two checks of the runs")
+    supervisor: bool = Field(
+        True, description="Whether this server may start and watch runs; of several servers on one Postgres database, "
+        "one of those that may does so, and another takes over if it ends")
     cancel_grace_s: float = Field(
         30, ge=0, description="Seconds that a cancelled run has to stop at a safe point, and again after SIGTERM")
     shutdown_grace_s: float = Field(
@@ -172,6 +175,11 @@ class Settings(BaseSettings):
     def url(self) -> str:
         """Return the SQLAlchemy address of the app database."""
         return self.database_url or f"sqlite:///{self.workspace.database}"
+
+    @property
+    def several_servers(self) -> bool:
+        """Return whether several servers may share the workspace, because its database is a Postgres server."""
+        return self.database_url.startswith("postgres")
 
     @property
     def is_local(self) -> bool:

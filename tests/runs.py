@@ -52,11 +52,16 @@ def _run(folder: str, home: str) -> None:
     log = os.open(os.path.join(folder, "log.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    sys.argv = ["saescope", "run", folder]
+    save_often()
+
+
+def save_often() -> None:
+    """Be `saescope` with the arguments of this process, and save runs far more often."""
     from sae.cli.main import main
     from sae.index import scan
     from sae.training import loop
 
     loop._CHECKPOINT_S = 0.1
     scan.SHARD_TOKENS = 8192  # one pass of the language model
-    sys.argv = ["saescope", "run", folder]
     main()

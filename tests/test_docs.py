@@ -60,6 +60,7 @@ def test_every_direct_dependency_is_pinned() -> None:
 # Small modules whose behaviour the tests of another one cover.
 ELSEWHERE = {
     "app/db/people_tables.py": "tests/unit/app/library/test_lists.py",
+    "app/db/server_tables.py": "tests/unit/app/servers/test_relay.py",
     "app/jobs/doctor.py": "tests/unit/app/test_cli_care.py",
     "app/jobs/launchers/commands.py": "tests/unit/app/jobs/launchers/test_slurm.py",
     "app/jobs/launchers/elsewhere.py": "tests/unit/app/jobs/launchers/test_ray.py",

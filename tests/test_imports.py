@@ -85,16 +85,19 @@ PLAN: dict[str, str] = {
     "app.render": "sae.lm sae.store",
     "app.web": "app.resources app.settings app.render sae sae.errors sae.faults sae.workspace",
     "app.access": "app.settings app.db app.web sae.errors",
+    "app.servers": "app.db app.access sae.workspace",
     "app.library":
         "app.settings app.db app.render app.web sae sae.errors sae.workspace sae.store sae.data sae.autoencoder "
         "sae.explain sae.formats sae.formats.writers sae.evaluation",
     "app.jobs.launchers": "sae.workspace sae.runs",
-    "app.jobs": "app.settings app.db app.library app.jobs.launchers sae.errors sae.workspace sae.specs sae.runs",
-    "app.worker": "app.settings app.db app.web sae sae.errors sae.lm sae.autoencoder sae.steering",
+    "app.jobs":
+        "app.settings app.db app.servers app.library app.jobs.launchers sae.errors sae.workspace sae.specs sae.runs",
+    "app.worker":
+        "app.settings app.db app.web app.servers sae sae.errors sae.workspace sae.lm sae.autoencoder sae.steering",
     "app.pages":
         "app.settings app.db app.render app.web app.access app.library app.jobs app.worker sae sae.errors "
         "sae.workspace sae.store",
-    "app.pages.system": "app.resources app.settings app.db app.render app.web app.access app.pages sae.errors",
+    "app.pages.system": "app.resources app.settings app.db app.render app.web app.access app.jobs app.pages sae.errors",
     "app.pages.runs":
         "app.settings app.db app.render app.web app.access app.library app.jobs app.pages sae.errors sae.faults "
         "sae.workspace sae.lm sae.data sae.specs sae.explain sae.training sae.formats sae.evaluation sae.runs",
@@ -115,9 +118,9 @@ PLAN: dict[str, str] = {
         "app.pages.inspect app.pages.lists app.pages.steer sae.errors sae.steering",
     "app.page_workers": "app.settings app.db app.web app.access app.library app.pages app.pages.explore",
     "app.main":
-        "app.resources app.settings app.db app.web app.access app.library app.jobs app.jobs.launchers app.worker "
-        "app.pages app.pages.system app.pages.runs app.pages.explore app.pages.inspect app.pages.lists app.pages.steer "
-        "app.pages.api app.page_workers sae sae.specs sae.workspace",
+        "app.resources app.settings app.db app.web app.access app.servers app.library app.jobs app.jobs.launchers "
+        "app.worker app.pages app.pages.system app.pages.runs app.pages.explore app.pages.inspect app.pages.lists "
+        "app.pages.steer app.pages.api app.page_workers sae sae.specs sae.workspace",
     "app.cli_care": "app.settings app.db app.library app.jobs sae.errors sae.runs",
     "app.cli":
         "app.cli_care app.settings app.db app.web app.access app.jobs app.main sae.errors sae.workspace sae.cli "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.access import accounts
+from app.db.clock import one_at_a_time
 from app.db.engine import SessionFactory
 from app.settings import Settings
 from sae.errors import UserError
@@ -17,6 +18,7 @@ def first_link(factory: SessionFactory, settings: Settings, address: str) -> str
     and other machines can reach the program, because the first visitor with the link would own it.
     """
     with factory() as db:
+        one_at_a_time(db, "first administrator")
         if accounts.has_admin(db):
             return None
         if settings.admin_password:

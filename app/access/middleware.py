@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from threading import Lock
 from urllib.parse import urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -207,6 +208,8 @@ class TokenBuckets:
     The least recently used keys are dropped beyond `max_keys`, so that strangers cannot fill the memory.
     """
 
+    blocking = False  # whether `take` waits for a database
+
     def __init__(self, per_minute: float, burst: float | None = None, max_keys: int = 10_000) -> None:
         self.rate = per_minute / 60
         self.burst = burst if burst is not None else max(1.0, per_minute)
@@ -264,7 +267,7 @@ class RateLimit:
             # A one-time link is redeemed by GET: guessing it counts as signing in.
             counted = scope["method"] not in SAFE_METHODS or (path == "/login" and b"token=" in scope["query_string"])
             buckets = self.limits.get(limited_pages(path)) if counted else None
-            wait = buckets.take(client_address(scope)) if buckets else 0.0
+            wait = await _take(buckets, client_address(scope)) if buckets else 0.0
             if wait:
                 message, headers = too_many(wait)
                 await error_response(Request(scope), 429, message, headers=headers)(scope, receive, send)
@@ -272,23 +275,27 @@ class RateLimit:
         await self.app(scope, receive, send)
 
 
-def count_computing(request: Request) -> None:
+async def _take(buckets: TokenBuckets, key: str) -> float:
+    return await run_in_threadpool(buckets.take, key) if buckets.blocking else buckets.take(key)
+
+
+async def count_computing(request: Request) -> None:
     """Count a read that makes the model work against the limit of its pages.  Raises 429 if the limit is reached.
 
     `RateLimit` and `count_user` have counted unsafe requests already.
     """
     if request.method in SAFE_METHODS:
-        _count(request, client_address(request.scope), "your address")
-        count_user(request, getattr(request.state, "user", None))
+        await _count(request, client_address(request.scope), "your address")
+        await count_user(request, getattr(request.state, "user", None))
 
 
-def count_user(request: Request, user: User | None) -> None:
+async def count_user(request: Request, user: User | None) -> None:
     """Count a request against its user's limit, which holds at all addresses together.  Raises 429 at the limit."""
     if user is not None:
-        _count(request, f"user {user.id}", "your account")
+        await _count(request, f"user {user.id}", "your account")
 
 
-def _count(request: Request, key: str, whose: str) -> None:
+async def _count(request: Request, key: str, whose: str) -> None:
     buckets = getattr(request.app.state, "limits", {}).get(limited_pages(request.url.path))
-    if buckets is not None and (wait := buckets.take(key)):
+    if buckets is not None and (wait := await _take(buckets, key)):
         raise HTTPException(429, *too_many(wait, whose))

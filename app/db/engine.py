@@ -13,7 +13,8 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.db import people_tables  # noqa: F401  (so that the metadata has every table, for backups)
+from app.db import people_tables, server_tables  # noqa: F401  (so that the metadata has every table, for backups)
+from app.db.clock import one_at_a_time
 from app.db.start_faults import check_pages, named_faults, newer
 from app.resources import MIGRATIONS
 from sae.errors import UserError
@@ -116,6 +117,11 @@ def upgrade(engine: Engine) -> None:
     with named_faults(engine):
         check_pages(engine)
         try:
-            command.upgrade(alembic_config(engine), "head")
+            if engine.dialect.name == "sqlite":
+                command.upgrade(alembic_config(engine), "head")
+                return
+            with engine.connect() as connection:  # several servers may start at the same moment
+                one_at_a_time(connection, "upgrade")
+                command.upgrade(alembic_config(engine), "head")
         except CommandError:
             raise newer(engine) from None

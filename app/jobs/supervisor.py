@@ -33,6 +33,7 @@ from app.jobs.launchers import Cluster, ClusterAway, Handle, Launcher, Life
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.places import place_of
 from app.library.catalog import Catalog
+from app.servers.presence import Leadership, OnlyServer
 from app.settings import Settings
 from sae.runs.folder import RunFolder, Status
 
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 MAX_REQUEUES = 3
 SYNC_S = 5.0  # seconds between two checks for SAEs and runs from elsewhere
 CLUSTERS_S = 10.0  # seconds between two looks at the state of the clusters
+SILENT_HERE_S = 60.0  # the same, of a run that a server on another machine started
 SILENT_S = 120.0  # a run of an unreachable place without a heartbeat for so long is not waited for
 LINGER_S = 60.0  # a process that is still running this long after its final status is killed
 
@@ -53,12 +55,13 @@ class Supervisor:
 
     def __init__(
         self, settings: Settings, sessions: SessionFactory, launcher: LocalLauncher, catalog: Catalog,
-        clusters: Sequence[Launcher] = (),
+        clusters: Sequence[Launcher] = (), leadership: Leadership | None = None,
     ) -> None:
         self.settings, self.sessions, self.launcher, self.catalog = settings, sessions, launcher, catalog
         self.launchers = {one.name: one for one in (launcher, *clusters)}
         self.clusters: tuple[Cluster, ...] = ()  # as they were seen last
         self._beats, self._cancels = Heartbeats(), Heartbeats()  # by a clock that never jumps
+        self._leadership, self._led = leadership or OnlyServer(), False
         self._looked = 0.0
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -67,8 +70,6 @@ class Supervisor:
 
     def start(self) -> None:
         """Start the supervisor's thread."""
-        with self.sessions() as db:
-            queue.recover(db)
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
         self._thread.start()
 
@@ -80,13 +81,21 @@ class Supervisor:
         """Check the runs now, because one was queued or cancelled."""
         self._wake.set()
 
+    def leads(self) -> bool:
+        """Return whether the runs are supervised here, and not by another server."""
+        return self._leadership.leads()
+
     def stop(self) -> None:
-        """Stop the thread and every run (checkpoint, then end); the runs resume at the next start."""
+        """Stop the thread and every run (checkpoint, then end); the runs resume at the next start.
+
+        Runs that another server supervises go on.
+        """
         self._stopping.set()
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
-        self._stop_runs()
+        if self.leads():
+            self._stop_runs()
 
     def _loop(self) -> None:
         while not self._stopping.is_set():
@@ -98,26 +107,42 @@ class Supervisor:
             self._wake.wait(self.settings.poll_s)
 
     def tick(self) -> None:
-        """Check every active run, then start queued runs up to the limit."""
+        """Check every active run, then start queued runs up to the limit, unless another server does."""
+        if not self._begin_leading():
+            self._look_at_clusters()
+            return
         with self.sessions() as db:
             for run in queue.active(db):
                 self._watch(run)
         with self.sessions() as db:
             parts.give_up(db)
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and self.leads():
             with self.sessions() as db:
                 claimed = queue.claim(db, self._room(db))
             if claimed is None:
                 break
             self._launch(claimed)
-        if time.monotonic() - self._looked >= CLUSTERS_S:
-            self._looked = time.monotonic()
-            self.clusters = tuple(seen for one in self.launchers.values() if (seen := one.cluster()))
+        self._look_at_clusters()
         if time.monotonic() - self._synced >= SYNC_S:
             self._synced = time.monotonic()
             self.catalog.sync_if_changed()
             with self.sessions() as db:
                 adopt_folders(db, self.settings.workspace, self.launcher)
+
+    def _begin_leading(self) -> bool:
+        """Return whether this server leads.  At the beginning of its lead it forgets what it knew of the runs."""
+        leads = self.leads()
+        if leads and not self._led:
+            self._beats, self._cancels = Heartbeats(), Heartbeats()
+            with self.sessions() as db:
+                queue.recover(db)
+        self._led = leads
+        return leads
+
+    def _look_at_clusters(self) -> None:
+        if time.monotonic() - self._looked >= CLUSTERS_S:
+            self._looked = time.monotonic()
+            self.clusters = tuple(seen for one in self.launchers.values() if (seen := one.cluster()))
 
     # -- one run -----------------------------------------------------------------------------
 
@@ -185,6 +210,8 @@ class Supervisor:
         life = launcher.life(handle) if handle else "ended"
         silent_s = self._beats.silence(run.id, status.heartbeat if status else 0.0)
         final = status is not None and status.state in queue.FINISHED
+        if life == "unknown" and launcher is self.launcher:  # its machine alone could know; a lock guards the folder
+            return "ended" if final or silent_s > SILENT_HERE_S else "running"
         if life == "unknown" and silent_s > SILENT_S:
             return "ended" if final or run.cancel_asked is not None or run.requested_by == COMMAND_LINE else life
         if life == "ended" and status is not None and not final and silent_s < launcher.settle_s:
@@ -276,7 +303,8 @@ class Supervisor:
             active = [
                 (run, launcher, handle) for run in queue.active(db)
                 if run.requested_by != COMMAND_LINE and (launcher := self.launchers.get(run.launcher))
-                and launcher.stops_with_server and (handle := self._handle(run, launcher))]
+                and launcher.stops_with_server and (handle := self._handle(run, launcher))
+                and launcher.life(handle) != "unknown"]
         for _, launcher, handle in active:
             launcher.terminate(handle)
         deadline = time.monotonic() + self.settings.shutdown_grace_s

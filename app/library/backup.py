@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, func, insert, select, text
+from sqlalchemy import Engine, Table, func, insert, select, text
 
 from app.db.engine import upgrade
 from app.db.tables import Base
@@ -154,7 +154,7 @@ def _copy_database(engine: Engine, target: Path) -> list[str]:
         return ["app.db"]
     with open(target / "rows.jsonl", "w", encoding="utf-8") as file, engine.connect() as connection:
         connection = connection.execution_options(isolation_level="SERIALIZABLE")  # one moment for all tables
-        for table in Base.metadata.sorted_tables:
+        for table in _kept_tables():
             for row in connection.execute(select(table)).mappings():
                 file.write(json.dumps({"table": table.name, "row": dict(row)}) + "\n")
     return ["rows.jsonl"]
@@ -170,7 +170,7 @@ def _restore_database(source: Path, engine: Engine, home: Path) -> None:
         raise UserError("src: the backup has a SQLite database; restore it without DATABASE_URL", "src")
     upgrade(engine)
     with engine.begin() as connection:
-        for table in reversed(Base.metadata.sorted_tables):
+        for table in reversed(_kept_tables()):
             if connection.scalar(select(func.count()).select_from(table)):
                 raise UserError(f"home: the database is not empty ({table.name} has rows); use an empty one", "home")
         tables = Base.metadata.tables
@@ -179,9 +179,16 @@ def _restore_database(source: Path, engine: Engine, home: Path) -> None:
                 entry = json.loads(line)
                 connection.execute(insert(tables[entry["table"]]), entry["row"])
         if connection.dialect.name == "postgresql":  # rows with given numbers do not move its counters
-            for name in ("users", "label_history"):
-                connection.execute(text(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'),"
-                                        f" (SELECT coalesce(max(id), 0) + 1 FROM {name}), false)"))
+            for table in _kept_tables():
+                if (column := table.autoincrement_column) is not None:
+                    connection.execute(text(
+                        f"SELECT setval(pg_get_serial_sequence('{table.name}', '{column.name}'),"
+                        f" (SELECT coalesce(max({column.name}), 0) + 1 FROM {table.name}), false)"))
+
+
+def _kept_tables() -> list[Table]:
+    """Return the tables that belong in a backup, in the order in which they can be filled."""
+    return [table for table in Base.metadata.sorted_tables if not table.info.get("passing")]
 
 
 def _entry(path: Path) -> tuple[int, str]:

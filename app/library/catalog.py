@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from app.db.clock import one_at_a_time
 from app.db.engine import SessionFactory
 from app.db.tables import Sae
 from app.library.evaluation_mirror import EvaluationMirror
@@ -73,6 +74,7 @@ class Catalog:
         """Update the table from the folders.  A damaged SAE is logged and gets a row that says what is wrong."""
         self._seen = self._signature()
         with self.sessions() as db:
+            one_at_a_time(db, "catalog")
             known = {row.id: row for row in db.scalars(select(Sae))}
             for sae_id, _, builds in self._seen:
                 values = self._read(sae_id)

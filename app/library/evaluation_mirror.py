@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
+from app.db.clock import one_at_a_time
 from app.db.engine import SessionFactory
 from app.db.tables import Evaluation
 from sae.errors import UserError
@@ -29,6 +30,7 @@ class EvaluationMirror:
         changed = [sae_id for sae_id, mark in marks.items() if seen.get(sae_id, ()) != mark]
         for sae_id in changed:
             with self._sessions() as db:
+                one_at_a_time(db, "evaluations")
                 mirror(db, self._workspace, sae_id)
         self._seen = marks
         return bool(changed)

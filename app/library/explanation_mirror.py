@@ -12,6 +12,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from app.db.clock import one_at_a_time
 from app.db.engine import SessionFactory
 from app.db.tables import ExplanationFile, ExplanationScore, LatentExplanation
 from sae.errors import UserError
@@ -33,6 +34,7 @@ class ExplanationMirror:
                    if (mark := self._mark(sae_id)) is not None and self._seen.get(sae_id) != mark}
         for sae_id, mark in changed.items():
             with self._sessions() as db:
+                one_at_a_time(db, "explanations")
                 mirror(db, self._workspace, sae_id)
             self._seen[sae_id] = mark
         return bool(changed)

@@ -63,22 +63,22 @@ async def current_user(request: Request) -> User | None:
         token = bearer_secret(request.headers)
         if token is not None:
             await run_in_threadpool(_authorise_token, request, token)
-            _count_unsafe(request)
+            await _count_unsafe(request)
     if request.state.scopes is not None:
         user: User | None = request.state.user
         return user
     secret = request.cookies.get(accounts.COOKIE)
     user = await run_in_threadpool(_session_user, request.app.state.sessions, secret) if secret else None
     request.state.user = user
-    _count_unsafe(request)
+    await _count_unsafe(request)
     if user is None and not may_visit(request.app.state.settings, request.method, request.url.path):
         raise SignInNeeded
     return user
 
 
-def _count_unsafe(request: Request) -> None:
+async def _count_unsafe(request: Request) -> None:
     if request.method not in SAFE_METHODS:
-        count_user(request, request.state.user)
+        await count_user(request, request.state.user)
 
 
 def _authorise_token(request: Request, secret: str) -> None:
@@ -182,7 +182,7 @@ async def get_cached_requests(request: Request) -> VisitorRequests:
     return VisitorRequests(request.app.state.cached_requests, partial(_let_compute, request))
 
 
-def _let_compute(request: Request) -> None:
+async def _let_compute(request: Request) -> None:
     """Let a visitor's request to the model worker pass.
 
     Raises 503 in a read-only workspace, SignInNeeded if this visitor may only read, and 429 at the limit of the
@@ -192,7 +192,7 @@ def _let_compute(request: Request) -> None:
         raise HTTPException(503, READ_ONLY)
     if request.state.user is None and not request.app.state.settings.open_to_compute:
         raise SignInNeeded
-    count_computing(request)
+    await count_computing(request)
 
 
 WorkspaceDep = Annotated[Workspace, Depends(get_workspace)]

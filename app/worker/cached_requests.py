@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
 
 from app.worker.client import WorkerClient
@@ -135,17 +135,17 @@ class CachedRequests:
 class VisitorRequests:
     """The cached requests as one visitor sends them: `count` is called before each new one and may raise."""
 
-    def __init__(self, cached_requests: CachedRequests, count: Callable[[], None]) -> None:
+    def __init__(self, cached_requests: CachedRequests, count: Callable[[], Awaitable[None]]) -> None:
         self._cached_requests, self._count = cached_requests, count
         self.hint, self.going = cached_requests.hint, cached_requests.going
 
-    def begin(self, key: Hashable, message: Any) -> CachedRequest:
+    async def begin(self, key: Hashable, message: Any) -> CachedRequest:
         """Do as `CachedRequests.begin`, and count the request if it is new."""
         if self.going(key) is None:
-            self._count()
+            await self._count()
         return self._cached_requests.begin(key, message)
 
     async def ask(self, key: Hashable, message: Any, patience_s: float) -> CachedRequest:
         """Do as `CachedRequests.ask`, and count the request if it is new."""
-        self.begin(key, message)
+        await self.begin(key, message)
         return await self._cached_requests.ask(key, message, patience_s)

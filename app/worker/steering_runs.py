@@ -15,10 +15,14 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import select, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from app.db.engine import SessionFactory
+from app.db.server_tables import RelayedRun
 from app.db.tables import SteerRun
+from app.servers.relay import Relay, forget
 from app.web.storage_faults import storage_fault
 from app.worker.cached_requests import busy_message, queue_message
 from app.worker.client import WorkerClient
@@ -45,7 +49,7 @@ STORE_AFTER_S = (0.2, 1.0, 3.0)  # pauses before a result that could not be stor
 STORE_LATER_S = 30.0  # after these, while the page keeps the text
 UNSTORED_KEPT = 64  # results that are kept without being stored
 FINAL_STATES = frozenset({"succeeded", "failed", "stopped"})
-_INTERRUPTED = "The server was stopped before this run had finished; run it again."
+INTERRUPTED = "The server was stopped before this run had finished; run it again."
 
 
 class LiveRun:
@@ -67,6 +71,7 @@ class LiveRun:
         self.viewers = 0
         self.seen = time.monotonic()
         self.stop = asyncio.Event()
+        self.version = 0  # grows with every change
         self._changed = asyncio.Event()
 
     @property
@@ -111,6 +116,7 @@ class LiveRun:
 
     def notify(self) -> None:
         """Wake all watchers."""
+        self.version += 1
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -133,8 +139,13 @@ class LiveRun:
 class SteeringRuns:
     """The active steering runs.  Use it on the event loop, except `get` and `recover`."""
 
-    def __init__(self, sessions: SessionFactory, worker: WorkerClient, *, max_live: int, grace_s: float) -> None:
-        self._sessions, self._worker, self._max_live, self._grace_s = sessions, worker, max_live, grace_s
+    def __init__(
+        self, sessions: SessionFactory, worker: WorkerClient, *, max_live: int, grace_s: float,
+        relay: Relay | None = None,
+    ) -> None:
+        """Make an empty set of runs; `relay` shares them with other servers, if there can be any."""
+        self.sessions, self._worker, self._max_live, self._grace_s = sessions, worker, max_live, grace_s
+        self.relay = relay
         self._live: dict[str, LiveRun] = {}
         self._unstored: dict[str, LiveRun] = {}  # finished, but not in the database yet; the oldest first
         self._tasks: set[asyncio.Task[None]] = set()
@@ -153,11 +164,24 @@ class SteeringRuns:
         return live
 
     def recover(self) -> None:
-        """Mark as failed the runs that were active when the server last ended.  Call it once, at start."""
-        with self._sessions() as db:
-            db.execute(update(SteerRun).where(SteerRun.state.in_(("queued", "running")))
-                       .values(state="failed", error=_INTERRUPTED))
+        """Mark as failed the runs that were active when the server last ended.  Call it once, at start.
+
+        Runs that are shared with other servers are left to `Exchange`.
+        """
+        with self.sessions() as db:
+            db.execute(update(SteerRun).where(
+                SteerRun.state.in_(("queued", "running")), SteerRun.id.not_in(select(RelayedRun.id)))
+                .values(state="failed", error=INTERRUPTED))
             db.commit()
+
+    def announce(self, db: Session, run_id: str) -> None:
+        """Add to the transaction that stores a new run what other servers need to know of it."""
+        if self.relay is not None:
+            self.relay.announce(db, run_id)
+
+    def active(self) -> dict[str, LiveRun]:
+        """Return the runs that this server executes, by their ids."""
+        return dict(self._live)
 
     def start(self, run_id: str, message: Generate | Sweep) -> LiveRun:
         """Start the run, whose row must already be in the database."""
@@ -173,8 +197,19 @@ class SteeringRuns:
         if live := self._live.get(run_id):
             live.stop.set()
 
+    async def stop_anywhere(self, run_id: str) -> None:
+        """Stop the run as `stop` does, also if another server executes it."""
+        if run_id in self._live or self.relay is None:
+            self.stop(run_id)
+        else:
+            await asyncio.to_thread(self.relay.ask_stop, run_id)
+
     async def close(self) -> None:
-        """Stop all runs and wait at most 5 s until they are stored."""
+        """Leave the runs to another server, or stop them all and wait at most 5 s until they are stored."""
+        if self.relay is not None and self._live and await asyncio.to_thread(self._leave, self.relay):
+            for task in self._tasks | self._later:
+                task.cancel()
+            return
         for live in self._live.values():
             live.stop.set()
         if self._live:
@@ -249,8 +284,22 @@ class SteeringRuns:
                 return
             await asyncio.sleep(min(0.5, self._grace_s / 4 + 0.01))
 
+    def _leave(self, relay: Relay) -> bool:
+        """Give the runs to the other servers; return whether there are any."""
+        try:
+            if not relay.others():
+                return False
+            relay.release(list(self._live))
+        except SQLAlchemyError:  # the database is away
+            return False
+        return True
+
     def _store(self, live: LiveRun) -> None:
-        with self._sessions() as db:
+        with self.sessions() as db:
+            if self.relay is not None and not self.relay.owns(db, live.id):
+                return  # this process was paused, and another server writes the same text
             db.execute(update(SteerRun).where(SteerRun.id == live.id)
                        .values(state=live.state, result=live.result, error=live.error))
+            if live.final and self.relay is not None:
+                forget(db, live.id)
             db.commit()

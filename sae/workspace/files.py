@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ import psutil
 from filelock import FileLock, Timeout
 
 HOST = socket.gethostname().partition(".")[0].replace("-", "_") or "host"
+
+_numbers = count(1)
+_thread = threading.local()
 
 
 @contextmanager
@@ -26,8 +31,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     file at `path` is replaced; raises OSError if a folder `path` exists already.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
-    temporary = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_thread_part()}{HOST}-{os.getpid()}.tmp")
+    _remove_leftovers(path, temporary)
     try:
         yield temporary
         for written in temporary.rglob("*") if temporary.is_dir() else [temporary]:
@@ -66,10 +71,19 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _remove_leftovers(path: Path) -> None:
-    for old in path.parent.glob(f".{path.name}.{HOST}-*.tmp"):
+def _thread_part() -> str:
+    """Return what tells this thread's temporary files from those of other threads that write the same path."""
+    if threading.current_thread() is threading.main_thread():
+        return ""
+    if not hasattr(_thread, "number"):
+        _thread.number = next(_numbers)
+    return f"{_thread.number}."
+
+
+def _remove_leftovers(path: Path, own: Path) -> None:
+    for old in (*path.parent.glob(f".{path.name}.{HOST}-*.tmp"), *path.parent.glob(f".{path.name}.*.{HOST}-*.tmp")):
         pid = old.name.removesuffix(".tmp").rpartition("-")[2]
-        if pid == str(os.getpid()) or not (pid.isdecimal() and psutil.pid_exists(int(pid))):
+        if old == own or not (pid.isdecimal() and psutil.pid_exists(int(pid))):
             _remove(old)
 
 

@@ -16,6 +16,11 @@ RUN_MS = 200_000
 
 
 def test_from_home_to_a_steered_text_and_a_run_of_ones_own(page: Page, server: Server) -> None:
+    walk(page, server, "my-own")
+
+
+def walk(page: Page, server: Server, name: str) -> None:
+    """Go the whole way; the SAE of one's own gets this name."""
     page.goto(server.address)
     page.get_by_role("link", name=re.compile("2-res-batchtopk-512")).first.click()
     expect(page).to_have_url(server.address + SAE)
@@ -47,9 +52,9 @@ def test_from_home_to_a_steered_text_and_a_run_of_ones_own(page: Page, server: S
     server.sign_in(page)
     page.goto(server.address + "/admin/train")
     page.get_by_role("link", name="Quick trial").or_(page.get_by_role("button", name="Quick trial")).click()
-    for name, value in {"n_latents": "256", "tokens": "40000", "eval_tokens": "5000", "index_tokens": "20000",
-                        "name": "my-own", "batch_tokens": "1024", "buffer_tokens": "20480"}.items():
-        field = page.locator(f"[name={name}]")
+    for field_name, value in {"n_latents": "256", "tokens": "40000", "eval_tokens": "5000", "index_tokens": "20000",
+                              "name": name, "batch_tokens": "1024", "buffer_tokens": "20480"}.items():
+        field = page.locator(f"[name={field_name}]")
         if not field.is_visible():
             field.locator("xpath=ancestor::details/summary").click()
         field.fill(value)
@@ -57,5 +62,5 @@ def test_from_home_to_a_steered_text_and_a_run_of_ones_own(page: Page, server: S
     expect(page).to_have_url(re.compile(r"/runs/train-"))
     expect(page.get_by_text("succeeded").first).to_be_visible(timeout=RUN_MS)
     page.screenshot(path=artefacts() / "run.png")
-    page.goto(server.address + "/demo/my-own")
+    page.goto(f"{server.address}/demo/{name}")
     expect(page.get_by_role("link", name="Browse latents")).to_be_visible()

@@ -44,13 +44,17 @@ class LocalLauncher:
                 self.command(folder), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 env=environment, start_new_session=True)
         self._children[child.pid] = child
-        return Handle(self.name, str(child.pid), start_mark(child.pid) or "")
+        return Handle(self.name, str(child.pid), _with_host(start_mark(child.pid) or "", HOST))
 
     def life(self, handle: Handle) -> Life:
+        if host_of(handle) != HOST:  # of a server on another machine; the run's folder tells whether it is alive
+            return "unknown"
         return "running" if self.alive(handle) else "ended"
 
     def alive(self, handle: Handle) -> bool:
-        """Return whether this process is still running."""
+        """Return whether this process is still running, on this machine."""
+        if host_of(handle) != HOST:
+            return False
         pid = int(handle.ref)
         child = self._children.get(pid)
         if child is not None and child.poll() is not None:  # a child of this process; poll() also reaps it
@@ -59,20 +63,24 @@ class LocalLauncher:
         mark = start_mark(pid)
         if child is not None and mark is None:
             return True  # its main thread has ended and others have not; it cannot be collected yet
-        return mark is not None and mark == handle.mark
+        return mark is not None and mark == handle.mark.partition("@")[0]
 
     def find(self, folder: RunFolder, attempt: int) -> Handle | None:
         status = folder.status()
-        if status is None or status.pid is None or status.host not in ("", HOST):
+        if status is None or status.pid is None:
             return None
         # A run holds its lock also when the clock has jumped; the heartbeat shows a process that has no lock yet.
         fresh = abs(time.time() - status.heartbeat) <= _FRESH_S
-        return self.handle_of(status.pid) if fresh or is_locked(folder.path / "lock") else None
+        if not (fresh or is_locked(folder.path / "lock")):
+            return None
+        if status.host not in ("", HOST):
+            return Handle(self.name, str(status.pid), _with_host("", status.host))
+        return self.handle_of(status.pid)
 
     def handle_of(self, pid: int) -> Handle | None:
         """Return the handle of the process with this id, or None if there is none."""
         mark = start_mark(pid)
-        return None if mark is None else Handle(self.name, str(pid), mark)
+        return None if mark is None else Handle(self.name, str(pid), _with_host(mark, HOST))
 
     def terminate(self, handle: Handle) -> None:
         self._signal(handle, signal.SIGTERM)
@@ -95,6 +103,15 @@ class LocalLauncher:
                     os.killpg(pid, number)
                 else:
                     os.kill(pid, number)
+
+
+def host_of(handle: Handle) -> str:
+    """Return the machine whose process the handle names."""
+    return handle.mark.partition("@")[2] or HOST
+
+
+def _with_host(mark: str, host: str) -> str:
+    return f"{mark}@{host[:50]}"
 
 
 def start_mark(pid: int) -> str | None:

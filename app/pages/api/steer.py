@@ -174,7 +174,7 @@ def _plain(text: Text) -> str:
 @router.post("/{run_id}/stop", summary="Stop a run within a token (scope steer)")
 async def stop(found: FoundDep, runs: SteeringDep) -> dict[str, Any]:
     """Stop the run; a finished one stays as it is."""
-    runs.stop(found.row.id)
+    await runs.stop_anywhere(found.row.id)
     return run_json(found.row, found.live)
 
 

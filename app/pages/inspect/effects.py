@@ -106,7 +106,7 @@ async def _answer(
         wanted = [known is None or known.tokens is None, known is None or known.ablation is None]
         for key, message, want in zip(_keys(sae, number), messages, wanted, strict=True):
             if want and message is not None:  # both are asked before either is waited for
-                tools.cached_requests.begin(key, message)
+                await tools.cached_requests.begin(key, message)
         for key, message, want in zip(_keys(sae, number), messages, wanted, strict=True):
             if want and message is not None:
                 pending.append(await tools.cached_requests.ask(key, message, patience_s))

@@ -83,7 +83,7 @@ async def _created(request: Request, tools: Tools, asked: InspectionQuery, place
         response = await _answer(request, tools, place, patience_s=0.3)
         response.headers["HX-Push-Url"] = place.link()
         return response
-    tools.cached_requests.begin(*await run_in_threadpool(keyed_message, tools, asked))  # the page finds it active
+    await tools.cached_requests.begin(*await run_in_threadpool(keyed_message, tools, asked))  # the page finds it active
     return RedirectResponse(place.link(), 303)
 
 

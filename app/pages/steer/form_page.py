@@ -38,7 +38,8 @@ from app.pages.steer.sweep_strengths import default_strengths, strengths_text
 from app.web.errors import wants_json
 from app.web.parameters import whole_number
 from app.web.templating import is_htmx, render
-from app.worker.protocol import Generate, Sweep, Warm
+from app.worker.protocol import Warm
+from app.worker.relayed_runs import message_of
 from app.worker.steering_runs import LiveRun
 from sae.steering.measurement_requests import MAX_STRENGTHS, SweepRequest
 from sae.steering.request import MAX_LATENTS, MAX_LENGTH, MAX_SAMPLES, MODES, SteerRequest
@@ -242,12 +243,12 @@ async def _begin(
     workspace: Workspace, form: Form, steer: SteerRequest, sweep: SweepRequest | None,
 ) -> Response:
     if data.get("replaces"):  # the run that this page showed so far stops at once
-        runs.stop(str(data["replaces"]))
+        await runs.stop_anywhere(str(data["replaces"]))
     if runs.full:
         form.errors["form"] = _BUSY
         return await run_in_threadpool(_show_faults, request, form, sources, 503)
-    row = await run_in_threadpool(_store, db, form, steer, sweep)
-    live = runs.start(row.id, _message(steer, sweep, workspace))
+    row = await run_in_threadpool(_store, db, runs, form, steer, sweep)
+    live = runs.start(row.id, message_of(row.request, workspace))
     return _created(request, row, live, form)
 
 
@@ -302,7 +303,9 @@ def _show_faults(request: Request, form: Form, sources: Sources, status: int) ->
     return render(request, "steer/page.html", status, headers, **form_page(request, form, sources))
 
 
-def _store(db: SessionDep, form: Form, steer: SteerRequest, sweep: SweepRequest | None) -> SteerRun:
+def _store(
+    db: SessionDep, runs: SteeringDep, form: Form, steer: SteerRequest, sweep: SweepRequest | None,
+) -> SteerRun:
     facts = {chip.facts.id: chip.facts for chip in form.chips if chip.facts}
     first = facts[steer.interventions[0].sae]
     asked: dict[str, Any] = {
@@ -311,10 +314,7 @@ def _store(db: SessionDep, form: Form, steer: SteerRequest, sweep: SweepRequest 
         asked["sweep"] = sweep.model_dump(mode="json", exclude={"request"})
     row = SteerRun(id=new_id("steer"), sae_id=first.id, build_id=first.build, state="queued", request=asked)
     db.add(row)
+    runs.announce(db, row.id)
     db.commit()
     return row
 
-
-def _message(steer: SteerRequest, sweep: SweepRequest | None, workspace: Workspace) -> Generate | Sweep:
-    folders = {i.sae: str(workspace.sae(i.sae)) for i in steer.interventions}
-    return Sweep(request=sweep, folders=folders) if sweep else Generate(request=steer, folders=folders)

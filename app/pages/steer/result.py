@@ -16,6 +16,7 @@ from app.pages.steer.run_view import RunView, run_view
 from app.pages.steer.sweep_strengths import PERPLEXITY_TIMES, REPETITION_MORE, Verdict, verdict
 from app.pages.steer.sweep_view import sweep_charts, sweep_rows
 from app.web.templating import render_to_string
+from app.worker.relayed_runs import remote_run
 from app.worker.steering_runs import LiveRun, SteeringRuns
 
 
@@ -37,7 +38,7 @@ def find(db: Session, runs: SteeringRuns, run_id: str) -> Found:
     row = db.get(SteerRun, run_id)
     if row is None:
         raise HTTPException(404, f"There is no steering run {run_id}.")
-    return Found(row, live)
+    return Found(row, live or remote_run(db, runs, row))
 
 
 def run_context(run: RunView, names: Mapping[str, str]) -> dict[str, Any]:

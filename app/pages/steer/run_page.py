@@ -96,7 +96,7 @@ def show(
 @router.post("/steer/{run_id}/stop")
 async def stop(request: Request, found: FoundDep, runs: SteeringDep) -> Response:
     """Stop the run within a token.  A finished run stays as it is."""
-    runs.stop(found.row.id)
+    await runs.stop_anywhere(found.row.id)
     return Response(status_code=204) if is_htmx(request) else RedirectResponse(f"/steer/{found.row.id}", 303)
 
 

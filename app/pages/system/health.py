@@ -12,9 +12,11 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.tables import LoginSession, Run, Sae, SteerRun
+from app.jobs.supervisor import Supervisor
 from app.pages.dependencies import SessionDep, SettingsDep
 from app.web import metrics
 
+ELSEWHERE = "another server supervises the runs"
 _LOW_BYTES = 100_000_000  # with less free space the server is not ready, because it could soon store nothing
 
 router = APIRouter(tags=["health"])
@@ -39,9 +41,11 @@ def readyz(request: Request, response: Response, db: SessionDep, settings: Setti
     else:
         checks |= _check_writing(settings.home)
     checks["worker"] = request.app.state.worker.condition()
-    checks["supervisor"] = "ok" if request.app.state.supervisor.healthy() else "its thread has ended"
+    supervisor: Supervisor = request.app.state.supervisor
+    checks["supervisor"] = (
+        "its thread has ended" if not supervisor.healthy() else "ok" if supervisor.leads() else ELSEWHERE)
     # A model worker that ended starts again with the next request, so pages need not wait for it.
-    ready = all(value in ("ok", "read-only") for name, value in checks.items() if name != "worker")
+    ready = all(value in ("ok", "read-only", ELSEWHERE) for name, value in checks.items() if name != "worker")
     response.status_code = 200 if ready else 503
     return {"status": "ok" if ready else "not ready", "checks": checks}
 

@@ -1,22 +1,20 @@
 """The fixtures of the tests of `app`: a workspace, its database and the program.
 
-If `SAESCOPE_TEST_POSTGRES` names a Postgres database that tests may write to, every test with a
-database runs twice: on SQLite, and on Postgres in its own schema.
+Where Postgres is installed, the tests of `ON_POSTGRES` run twice: on SQLite, and on Postgres in a database of their
+own.  If `SAESCOPE_TEST_POSTGRES` names a Postgres database that tests may use, every test with a database does.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from argon2 import PasswordHasher
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, make_url
 
 from app.access import accounts
 from app.db.engine import SessionFactory, make_engine, make_session_factory, upgrade
@@ -29,6 +27,7 @@ from sae.store.build import Build
 from sae.store.page_file import page_file_path
 from sae.workspace.files import write_json
 from sae.workspace.paths import Workspace
+from tests import postgres
 from tests.builds import Synthetic, make_build
 
 FAKE_RUN = Path(__file__).with_name("fake_run.py")
@@ -36,23 +35,47 @@ BATCH, TOP = "demo/2-res-batchtopk-4k", "demo/2-res-topk-4k"
 METRICS = {"fvu": 0.1842, "l0": 12.01, "delta_ce": 0.081, "dead": 17, "dead_fraction": 0.05, "tokens": 100_000}
 
 
-POSTGRES = os.environ.get("SAESCOPE_TEST_POSTGRES", "")
+# Every file whose tests depend on how the database compares, counts, locks or stores.
+ON_POSTGRES = frozenset({
+    "test_engine", "test_tables", "test_accounts", "test_queue", "test_parts", "test_lists",
+    "test_labels", "test_stars", "test_latent_search", "test_evaluation_mirror", "test_explanation_mirror",
+    "test_written", "test_retention", "test_cli_care", "test_presence", "test_lease", "test_rate_limits",
+    "test_relay", "test_relayed_runs", "test_clock",
+    "test_servers_together"})
 
 
-@pytest.fixture(params=["sqlite", "postgres"] if POSTGRES else ["sqlite"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "database_url" in metafunc.fixturenames:
+        too = postgres.GIVEN or (postgres.available() and metafunc.module.__name__.rpartition(".")[2] in ON_POSTGRES)
+        metafunc.parametrize("database_url", ["sqlite", "postgres"] if too else ["sqlite"], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """Start a Postgres cluster for the tests of this process."""
+    with postgres.cluster() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> Iterator[str]:
+    """Make a Postgres database with all tables, for copies."""
+    with postgres.database(postgres_server) as address:
+        engine = make_engine(address)
+        upgrade(engine)
+        engine.dispose()
+        yield str(make_url(address).database)
+
+
+@pytest.fixture
 def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Provide the address of an empty database; the empty string means SQLite in the workspace."""
+    """Provide the address of a database without rows; the empty string means SQLite in the workspace."""
     if request.param == "sqlite":
         yield ""
         return
-    schema = f"test_{uuid.uuid4().hex}"
-    server = make_engine(POSTGRES)
-    with server.begin() as connection:
-        connection.execute(text(f"CREATE SCHEMA {schema}"))
-    yield make_url(POSTGRES).update_query_dict({"options": f"-csearch_path={schema}"}).render_as_string(False)
-    with server.begin() as connection:
-        connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
-    server.dispose()
+    template = request.getfixturevalue("postgres_template")
+    with postgres.database(request.getfixturevalue("postgres_server"), template) as address:
+        yield address
 
 
 @pytest.fixture(scope="session", autouse=True)

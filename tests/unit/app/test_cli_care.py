@@ -14,10 +14,12 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.db.engine import SessionFactory, make_engine, make_session_factory
+from app.db.people_tables import Comment
 from app.db.tables import Label, Run, User
 from app.jobs import queue
 from app.library import backup as engine_backup
 from app.library import labels
+from app.servers.presence import Presence
 from app.settings import Settings
 from sae.errors import UserError
 from sae.runs.folder import RunFolder, Status
@@ -25,6 +27,7 @@ from sae.store.page_file import page_file_path
 from sae.workspace.disk import RESTORING
 from sae.workspace.files import HOST, write_json
 from sae.workspace.paths import Workspace
+from tests import postgres
 from tests.builds import make_build
 from tests.unit.app.conftest import write_sae
 from tests.unit.app.pages.explore.test_damaged_saes import write_weights
@@ -105,6 +108,37 @@ def test_what_is_backed_up_comes_back(full: Workspace, settings: Settings, tmp_p
         assert [(row.id, row.state) for row in db.scalars(select(Run))] == [("train-1", "cancelled")]
     engine.dispose()
     assert run("doctor", "--home", str(new))[0] == 0
+
+
+def test_a_postgres_database_comes_back_in_another(
+    full: Workspace, settings: Settings, sessions: SessionFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    if not settings.database_url:
+        pytest.skip("this database is SQLite")
+    presence = Presence(sessions)  # of a running server, which is not part of a backup
+    presence.beat()
+    with sessions() as db:
+        db.add(Comment(sae_id=SAE, latent=3, author="ada", text="braces, too"))
+        db.commit()
+    assert run("backup", str(tmp_path / "copy"))[0] == 0
+    assert "servers" not in (tmp_path / "copy" / "rows.jsonl").read_text()
+    server, template = (request.getfixturevalue(name) for name in ("postgres_server", "postgres_template"))
+    with postgres.database(server, template) as other:
+        monkeypatch.setenv("DATABASE_URL", other)
+        code, said = run("restore", str(tmp_path / "copy"), "--home", str(tmp_path / "new"))
+        assert code == 0, said
+        assert files_of(tmp_path / "new") == files_of(full.root)
+        engine = make_engine(other)
+        with make_session_factory(engine)() as db:
+            assert [(row.latent, row.text) for row in db.scalars(select(Label))] == [(3, "braces")]
+            db.add(Comment(sae_id=SAE, latent=3, author="ada", text="the next one"))  # gets a number of its own
+            db.add(User(name="eve"))
+            db.commit()
+            assert list(db.scalars(select(Comment.text).order_by(Comment.id))) == ["braces, too", "the next one"]
+        engine.dispose()
+        assert "the database is not empty" in run(
+            "restore", str(tmp_path / "copy"), "--home", str(tmp_path / "third"))[1]
 
 
 def test_a_damaged_backup_is_refused_whole(full: Workspace, settings: Settings, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from app.db.engine import SessionFactory, alembic_config, make_engine, upgrade
 from app.db.tables import Base, Run
 from app.library import labels
 from sae.errors import UserError
-from tests.unit.app.conftest import POSTGRES
+from tests import postgres
 
 
 def _differences(engine: Engine) -> list[object]:
@@ -59,11 +59,11 @@ def test_a_nul_character_breaks_no_database(sessions: SessionFactory) -> None:
         assert accounts.check_password(db, "ada\0", "correct horse") is None
 
 
-def test_postgres() -> None:
+def test_postgres(request: pytest.FixtureRequest) -> None:
     """Show in the summary of a test run whether the tests also ran on Postgres."""
-    if not POSTGRES:
-        pytest.skip("SAESCOPE_TEST_POSTGRES names no database: the tests of the app database ran on SQLite alone")
-    engine = make_engine(POSTGRES)
+    if not postgres.available():
+        pytest.skip("Postgres is not installed here: the tests of the app database ran on SQLite alone")
+    engine = make_engine(request.getfixturevalue("postgres_server"))
     assert engine.dialect.name == "postgresql"
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT 1")) == 1

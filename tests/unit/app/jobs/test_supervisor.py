@@ -241,3 +241,55 @@ def test_a_run_that_cannot_be_started_has_failed(
     run_id = submit()
     _until(supervisor, lambda: _get(sessions, run_id).state == "failed")
     assert "could not be started" in (_get(sessions, run_id).error or "")
+
+
+class Lease:
+    """A lease that a test gives and takes."""
+
+    held = False
+
+    def leads(self) -> bool:
+        return self.held
+
+
+def test_only_the_leader_starts_watches_and_stops_runs(
+    settings: Settings, sessions: SessionFactory, launcher: LocalLauncher, catalog: Catalog, submit: Submit
+) -> None:
+    first, second = Lease(), Lease()
+    here, there = (Supervisor(settings, sessions, launcher, catalog, leadership=lease) for lease in (first, second))
+    run_id = submit(steps=10_000)
+    here.tick()
+    assert _get(sessions, run_id).state == "queued"
+    first.held = True
+    _until(here, lambda: _get(sessions, run_id).state == "running")
+    there.stop()  # leaves the runs of the leader alone
+    assert _get(sessions, run_id).state == "running"
+    pid, first.held, second.held = _pid(_get(sessions, run_id)), False, True
+    here.tick()
+    there.tick()
+    assert (_get(sessions, run_id).state, _pid(_get(sessions, run_id))) == ("running", pid), "taken over as it is"
+    there._stopping.clear()
+    here.stop()
+    assert _get(sessions, run_id).state == "running"
+    there.stop()
+    assert _get(sessions, run_id).state == "queued"
+
+
+def test_a_run_of_a_dead_machine_resumes_here(
+    supervisor: Supervisor, sessions: SessionFactory, workspace: Workspace, submit: Submit,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_id = submit(steps=10_000)
+    _until(supervisor, lambda: _get(sessions, run_id).state == "running")
+    os.killpg(_pid(_get(sessions, run_id)), signal.SIGKILL)
+    with sessions() as db:
+        run = db.get_one(Run, run_id)
+        run.ref_mark = "1.00@another"
+        db.commit()
+    supervisor.tick()
+    assert _get(sessions, run_id).state == "running", "it may be alive there"
+    monkeypatch.setattr("app.jobs.supervisor.SILENT_HERE_S", 0.0)
+    _until(supervisor, lambda: _get(sessions, run_id).attempt == 2)
+    with sessions() as db:
+        queue.cancel(db, workspace, run_id)
+    _until(supervisor, lambda: _get(sessions, run_id).state == "cancelled")

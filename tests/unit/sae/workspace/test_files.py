@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,26 @@ def test_a_block_that_raises_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         write()
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_that_write_one_path_are_not_in_each_others_way(tmp_path: Path) -> None:
+    path, both = tmp_path / "file.txt", threading.Barrier(2)
+
+    def write(text: str) -> None:
+        with atomic_write(path) as temporary:
+            temporary.write_text(text)
+            both.wait(30)  # both temporary files exist now
+        seen.append(path.read_text())
+
+    seen: list[str] = []
+    threads = [threading.Thread(target=write, args=(text,)) for text in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert set(seen) <= {"one", "two"}
+    assert len(seen) == 2
     assert list(tmp_path.iterdir()) == [path]
 
 

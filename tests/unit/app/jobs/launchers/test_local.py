@@ -13,7 +13,7 @@ import pytest
 from app.jobs.launchers import Handle
 from app.jobs.launchers.commands import run_command
 from app.jobs.launchers.local import LocalLauncher, start_mark
-from sae.runs.folder import RunFolder
+from sae.runs.folder import RunFolder, Status
 from sae.workspace.paths import Workspace
 
 # The main thread ends before another one, as it does while torch's threads end: the system then calls the process a
@@ -104,3 +104,16 @@ def test_a_later_process_with_the_same_id_is_not_the_run(workspace: Workspace) -
 def test_the_command_resumes_a_folder(workspace: Workspace) -> None:
     folder = RunFolder(workspace.run("run-1"))
     assert run_command(folder) == [sys.executable, "-m", "sae", "run", "--quiet", str(folder.path)]
+
+
+def test_a_process_of_another_machine_is_neither_judged_nor_touched(local: LocalLauncher, workspace: Workspace) -> None:
+    folder = RunFolder(workspace.run("run-1"))
+    handle = local.start(folder)
+    assert local.life(handle) == "running"
+    elsewhere = Handle("local", handle.ref, f"{handle.mark.partition('@')[0]}@another")
+    assert local.life(elsewhere) == "unknown"
+    local.kill(elsewhere)
+    assert local.life(handle) == "running"
+    assert local.life(Handle("local", handle.ref, handle.mark.partition("@")[0])) == "running", "of an earlier version"
+    folder.write_status(Status(state="running", pid=int(handle.ref), host="another"))
+    assert local.find(folder, 1) == Handle("local", handle.ref, "@another")
