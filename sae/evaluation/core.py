@@ -48,7 +48,8 @@ DEFINITIONS: dict[str, str] = {
     "l2_norm_out": "Mean norm ‖x̂‖ of the reconstructions.",
     "l2_ratio": "Mean over tokens of ‖x̂‖ / ‖x‖; below 1 the reconstruction shrinks activations.",
     "relative_reconstruction_bias":
-        "Σ‖x̂‖² / Σ x·x̂ over all tokens: 1 if no rescaling of x̂ would improve it, below 1 for shrinkage (Rajamanoharan et al. 2024).",
+        "Σ‖x̂‖² / Σ x·x̂ over all tokens: 1 if no rescaling of x̂ would improve it, below 1 for shrinkage (Rajamanoharan "
+        "et al. 2024).",
     "l0": "Mean number of active latents per token.",
     "l0_std": "Standard deviation of the number of active latents over tokens.",
     "l1": "Mean over tokens of the sum of activations, in the SAE's units, for decoder rows of unit norm.",
@@ -70,8 +71,8 @@ DEFINITIONS: dict[str, str] = {
     "ce_recovered_zero": "(CE zero-ablated − CE with SAE) / (CE zero-ablated − CE clean); 1 is perfect.",
     "ce_recovered_mean": "(CE mean-ablated − CE with SAE) / (CE mean-ablated − CE clean); 1 is perfect.",
     "kl_sae":
-        "KL divergence of next-token distributions, unchanged ‖ with reconstruction, in nats. Mean over positions whose "
-        "next token is in the context; SAELens also counts the last position.",
+        "KL divergence of next-token distributions, unchanged ‖ with reconstruction, in nats. Mean over positions "
+        "whose next token is in the context; SAELens also counts the last position.",
     "kl_zero":
         "KL divergence of next-token distributions, unchanged ‖ zero-ablated except on BOS, in nats. SAELens also "
         "replaces BOS, and counts the last position.",
