@@ -10,7 +10,13 @@ import pytest
 
 from sae.errors import UserError
 from sae.evaluation import saebench
-from sae.evaluation.published import PublishedResult, read_published, write_published
+from sae.evaluation.published import (
+    PublishedResult,
+    read_all_published,
+    read_published,
+    remove_published,
+    write_published,
+)
 from sae.evaluation.results import StoredResult, StoredValue
 from sae.workspace.paths import Workspace
 
@@ -170,3 +176,22 @@ def test_published_results_are_kept_by_model(workspace: Workspace) -> None:
     path.write_text(json.dumps({"model": "m", "name": "n", "kind": "core", "source": "s", "values": {"a": "b"}}))
     assert len(read_published(workspace, "pythia-70m")) == 1
     assert read_published(workspace, "other") == []
+
+
+def test_hostile_numbers_and_sizes_are_refused_in_one_line() -> None:
+    huge = theirs(eval_result_metrics={"sparsity": {"l0": 10**400, "l1": 2.0}})
+    assert saebench.read_content(huge, "f")[0].values == {"l1": 2.0}
+    many = theirs(eval_result_metrics={"a": {f"n{i}": i for i in range(501)}})
+    with pytest.raises(UserError, match="f is no result of SAEBench: eval_result_metrics holds 501 numbers"):
+        saebench.read_content(many, "f")
+    with pytest.raises(UserError, match="f holds 1001 results; at most 1000 are read"):
+        saebench.read_content({f"r{i}": theirs() for i in range(1001)}, "f")
+
+
+def test_published_results_of_one_sae_are_removed(workspace: Workspace) -> None:
+    for name, kind in (("a", "core"), ("a", "scr"), ("b", "core")):
+        write_published(workspace, PublishedResult("m", name, kind, "SAEBench", values={"l0": 1.0}))
+    write_published(workspace, PublishedResult("n", "a", "core", "SAEBench", values={"l0": 1.0}))
+    assert remove_published(workspace, "m", "a")
+    assert not remove_published(workspace, "m", "a")
+    assert [(one.model, one.name) for one in read_all_published(workspace)] == [("m", "b"), ("n", "a")]
