@@ -48,7 +48,7 @@ def relations(build: Build, latent: Latent, names: Mapping[int, Name]) -> list[R
     info = build.vocabulary
     sample = build.meta.get("company_tokens")
     basis = (f". For a latent with more than {sample} firings, shares are estimated from {sample} of them, drawn at "
-             "random, and P is shown with its 95% interval") if sample else ""
+             "random, and each figure is shown with its 95% interval") if sample else ""
 
     def row(other: int, *values: str) -> Related:
         return Related(other, list(values), snippet(snippets.get(other), info),
@@ -58,8 +58,9 @@ def relations(build: Build, latent: Latent, names: Mapping[int, Name]) -> list[R
         return [row(other, fixed(cosine, 3)) for other, cosine in pairs]
 
     def cofiring(latents: Sequence[CofiringLatent]) -> list[Related]:
-        return [row(c.latent, percent(c.given) + _interval(c.given_interval), fixed(c.phi, 2), f"{number(c.lift, 1)}×")
-                for c in latents]
+        return [row(c.latent, percent(c.given) + _interval(c.given_interval, ".0%"),
+                    fixed(c.phi, 2) + _interval(c.phi_interval, ".2f"),
+                    f"{number(c.lift, 1)}×" + _interval(c.lift_interval, ".1f")) for c in latents]
 
     given, given_other = ["P(other | this)", "φ", "lift"], ["P(this | other)", "φ", "lift"]
     kinds = [
@@ -79,5 +80,5 @@ def relations(build: Build, latent: Latent, names: Mapping[int, Name]) -> list[R
     return [kind for kind in kinds if kind.rows]
 
 
-def _interval(interval: tuple[float, float] | None) -> str:
-    return f" ({interval[0]:.0%}–{interval[1]:.0%})" if interval else ""
+def _interval(interval: tuple[float, float] | None, form: str) -> str:
+    return f" ({interval[0]:{form}} to {interval[1]:{form}})" if interval else ""
