@@ -9,6 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.pages.runs import published
+from sae.evaluation.published import write_published
+from sae.evaluation.synthetic.kept import results
 from sae.workspace.paths import Workspace
 from tests.unit.sae.evaluation.test_saebench import theirs
 
@@ -42,6 +44,19 @@ def test_uploaded_results_stand_in_the_table_and_the_plot_of_their_model(
     assert "The results were removed." in admin.get(gone.headers["location"]).text
     assert "release/blocks.3/x" not in admin.get("/demo").text
     assert admin.post(f"{PAGE}/remove", data={"model": "demo", "sae": "release/blocks.3/x"}).status_code == 422
+
+
+def test_a_synthetic_world_has_a_page_with_its_anchors(client: TestClient, workspace: Workspace) -> None:
+    rows = [{"dictionary": name, "seed": seed, "mcc": mcc, "explained_variance": mcc, "l0": 2.0, "dead": 0.0}
+            for name, seed, mcc in (("perfect", None, 1.0), ("random", None, 0.25), ("batch_topk", 0, 0.625))]
+    for one in results("small", rows, {"batch_topk": {"mcc": 0.757}}, 128, 2):
+        write_published(workspace, one)
+    page = client.get("/synthetic-small?x=l0&y=mcc&sort=mcc&dir=desc").text
+    names = ["perfect dictionary", "batch_topk, mean of seeds", "batch_topk, seed 0", "random dictionary"]
+    places = [page.index(f'<td class="mono">{name}<span') for name in names]
+    assert places == sorted(places)
+    assert "BatchTopK, published" in page
+    assert "All SAEs of this model are published results" in page
 
 
 def test_all_files_are_kept_or_none(admin: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
