@@ -13,7 +13,8 @@ _NAMES = {"perfect": "perfect dictionary", "random": "random dictionary"}
 
 
 def results(
-    profile: str, rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Mapping[str, float]], n_latents: int, k: int
+    profile: str, rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Mapping[str, float]], n_latents: int,
+    k: int,
 ) -> list[PublishedResult]:
     """Return one result for each dictionary and seed, and for each published score of the same profile.
 
