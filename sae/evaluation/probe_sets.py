@@ -102,7 +102,7 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str,
     """Yield the rows of a compressed CSV with their lines."""
     try:
         with pa.input_stream(str(path), compression="zstd") as stream, io.TextIOWrapper(
-                io.BufferedReader(stream), encoding="utf-8", newline="") as file:  # type: ignore[type-var]
+                io.BufferedReader(stream), encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
