@@ -24,8 +24,9 @@ def test_a_table_for_each_relation_that_is_known(build: Build) -> None:
     assert [(row.latent, row.values, row.label) for row in found["decoder"].rows] == [
         (4, ["0.750"], "closes"), (9, ["0.500"], "")]
     assert found["encoder"].rows[0].values == ["−0.125"]
-    assert found["together"].rows[0].values == [
-        "50% (38% to 62%)", "0.25 (0.18 to 0.32)", "12.0× (9.1 to 14.9)"]
+    assert found["together"].rows[0].values == ["50%", "0.25", "12.0×"]
+    assert found["together"].rows[0].intervals == ["38%–62%", "0.18–0.32", "9.1–14.9"]
+    assert found["implied_by"].rows[0].intervals == ["", "", ""]
     assert found["implied_by"].rows[0].values == ["95%", "0.50", "3.0×"]
     for one in found.values():
         assert all(len(row.values) == len(one.columns) for row in one.rows)
