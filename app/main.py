@@ -48,6 +48,7 @@ from app.pages.dependencies import current_user
 from app.pages.explore import (
     compare,
     explain_latent,
+    explanation_import,
     explanations,
     exports,
     home,
@@ -87,7 +88,7 @@ _MODULES = (
     health, login, account, api_tokens, users, audit, guide, api, api_saes, api_search, api_lists, api_people,
     api_users, api_steer, api_inspect, add_sae, saes, published, admin, endpoint_test, curves_together, runs,
     form_page, run_page, lists, inspect, own_text, effects, compare, home, text_search, search, l0, label_files,
-    exports, explain_latent, explanations, latents, latents_download, map, overview, people, latent)
+    exports, explain_latent, explanation_import, explanations, latents, latents_download, map, overview, people, latent)
 
 
 def create_app(
@@ -128,7 +129,8 @@ def create_app(
     app.state.downloads = Downloads(settings.exports_at_once, settings.max_export_bytes)
     errors.install(app, current_user)
     app.mount("/static", VersionedStatic(directory=STATIC), name="static")
-    largest = {add_sae: settings.max_upload_bytes + UPLOAD_FORM_BYTES, published: published.FORM_BYTES}
+    largest = {**dict.fromkeys((add_sae, explanation_import), settings.max_upload_bytes + UPLOAD_FORM_BYTES),
+               published: published.FORM_BYTES}
     for module in _MODULES:
         _document_json_routes(module.router)
         app.include_router(module.router, max_body_size=largest.get(module))
