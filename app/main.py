@@ -65,7 +65,7 @@ from app.pages.explore import (
 )
 from app.pages.inspect import effects, found, inspect, own_text, text_search
 from app.pages.lists import pages as lists
-from app.pages.runs import add_sae, admin, api, curves_together, endpoint_test, runs, saes
+from app.pages.runs import add_sae, admin, api, curves_together, endpoint_test, published, runs, saes
 from app.pages.runs.run_views import AUTOMATIC
 from app.pages.steer import form_page, run_page
 from app.pages.system import account, api_tokens, audit, guide, health, login, users
@@ -91,10 +91,9 @@ log = logging.getLogger(__name__)
 # The modules of an SAE come last, because `/{model}/{sae}` matches any path of two segments.
 _MODULES = (
     health, login, account, api_tokens, users, audit, guide, api, api_saes, api_search, api_lists, api_people,
-    api_users, api_steer, api_inspect, add_sae, saes, admin, endpoint_test, curves_together, runs, form_page, run_page,
-    lists, inspect, own_text, effects, compare, home, text_search, found, search, l0, label_files, exports,
-    explain_latent, explanation_import, explanations, latents, latents_download, map, overview, people, latent)
-_UPLOADS = (add_sae, explanation_import)  # modules that accept large files
+    api_users, api_steer, api_inspect, add_sae, saes, published, admin, endpoint_test, curves_together, runs,
+    form_page, run_page, lists, inspect, own_text, effects, compare, home, text_search, found, search, l0, label_files,
+    exports, explain_latent, explanation_import, explanations, latents, latents_download, map, overview, people, latent)
 
 
 def create_app(
@@ -138,11 +137,11 @@ def create_app(
     app.state.downloads = Downloads(settings.exports_at_once, settings.max_export_bytes)
     errors.install(app, current_user)
     app.mount("/static", VersionedStatic(directory=STATIC), name="static")
+    largest = {**dict.fromkeys((add_sae, explanation_import), settings.max_upload_bytes + UPLOAD_FORM_BYTES),
+               published: published.FORM_BYTES}
     for module in _MODULES:
         _document_json_routes(module.router)
-        app.include_router(
-            module.router,
-            max_body_size=settings.max_upload_bytes + UPLOAD_FORM_BYTES if module in _UPLOADS else None)
+        app.include_router(module.router, max_body_size=largest.get(module))
     return app
 
 

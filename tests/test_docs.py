@@ -90,7 +90,6 @@ ELSEWHERE = {
     "sae/errors.py": "tests/unit/sae/cli/test_main.py",
     "sae/evaluation/anchors.py": "tests/unit/sae/runs/test_evaluate.py",
     "sae/evaluation/measure.py": "tests/unit/sae/runs/test_evaluate.py",
-    "sae/evaluation/published.py": "tests/unit/sae/evaluation/test_saebench.py",
     "sae/explain/budget.py": "tests/unit/sae/explain/test_endpoint.py",
     "sae/explain/checks.py": "tests/unit/sae/runs/test_explain.py",
     "sae/explain/choice.py": "tests/unit/sae/runs/test_explain.py",

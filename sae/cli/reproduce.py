@@ -31,7 +31,7 @@ def reproduce_command(
     device: Annotated[str | None, typer.Option(help="cpu, cuda[:n], mps or auto")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results; default: reproduce/PAPER in the workspace")
                    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A tiny grid, to see that everything works")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A grid of seconds to minutes, as a check")] = False,
 ) -> None:
     """Train a paper's grid of SAEs on a model, and write a report of its claims and figures (HTML and JSON).
 

@@ -11,7 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from sae.errors import UserError
+from sae.evaluation.published import write_published
+from sae.evaluation.synthetic.kept import results
 from sae.workspace.files import write_json
+from sae.workspace.paths import Workspace
 
 
 def synthetic_command(
@@ -22,6 +25,8 @@ def synthetic_command(
     tokens: Annotated[int | None, typer.Option(help="Samples to train on; default: the profile's")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda[:n], mps or auto")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Write all scores to this JSON file")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the scores, so that the page /synthetic-PROFILE has them")
+                    ] = False,
 ) -> None:
     """Train every architecture on activations made of known features, and score how well it finds them."""
     from dataclasses import asdict, replace
@@ -50,6 +55,11 @@ def synthetic_command(
     lines = summary(rows)
     console.print(_table(lines, chosen.published))
     console.print(f"{time.monotonic() - started:.0f} s", highlight=False)
+    if keep:
+        workspace = Workspace.from_environment()
+        for result in results(profile, rows, chosen.published, chosen.n_latents, chosen.k):
+            write_published(workspace, result)
+        console.print(f"the page /synthetic-{profile} has these scores in a table and a plot", highlight=False)
     if out:
         write_json(out, {"profile": profile, "settings": asdict(chosen), "rows": rows, "summary": lines})
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from sae.errors import UserError
 from sae.evaluation.measure import Subject
+from sae.evaluation.probe_sets import are_probe_sets
 from sae.evaluation.python_concepts import Span, python_spans
 from sae.lm.bridge import LanguageModel
 
@@ -136,6 +137,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     raise UserError(f"labels: {path.name}, line {number} is not a JSON object", "labels")
                 yield number, row
     except OSError as error:
+        if are_probe_sets(path):
+            raise UserError(f"labels: {path} has labelled texts, which only probing reads; concepts need token "
+                            "annotations", "labels") from None
         raise UserError(f"labels: {path} cannot be read: {error.strerror}", "labels") from None
     except ValueError as error:
         if isinstance(error, UserError):

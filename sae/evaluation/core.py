@@ -7,6 +7,12 @@ The definitions stand in `DEFINITIONS`.  They follow SAEBench's core evaluation 
     ablation            never touches BOS
     mse                 is divided once by the number of tokens
 
+SAELens' own evaluation (6.54) gives the same numbers to 1e-4 but for these, and for each the cause is known exactly:
+
+    KL                  SAELens also averages the last position of a context, which predicts no token that is there
+    ablation at zero    SAELens sets BOS to zero, too, although it leaves BOS out of the average (CE and KL)
+    bias of the norm    SAELens averages the quotients of batches; here it is one quotient of sums over all tokens
+
 Shapes: N tokens, P contexts, B blocks of contexts, L latents, D width.
 """
 
@@ -42,7 +48,8 @@ DEFINITIONS: dict[str, str] = {
     "l2_norm_out": "Mean norm ‖x̂‖ of the reconstructions.",
     "l2_ratio": "Mean over tokens of ‖x̂‖ / ‖x‖; below 1 the reconstruction shrinks activations.",
     "relative_reconstruction_bias":
-        "Σ‖x̂‖² / Σ x·x̂: 1 if no rescaling of x̂ would improve it, below 1 for shrinkage (Rajamanoharan et al. 2024).",
+        "Σ‖x̂‖² / Σ x·x̂ over all tokens: 1 if no rescaling of x̂ would improve it, below 1 for shrinkage (Rajamanoharan "
+        "et al. 2024).",
     "l0": "Mean number of active latents per token.",
     "l0_std": "Standard deviation of the number of active latents over tokens.",
     "l1": "Mean over tokens of the sum of activations, in the SAE's units, for decoder rows of unit norm.",
@@ -58,13 +65,17 @@ DEFINITIONS: dict[str, str] = {
     "encoder_decoder_cosine": "Mean over latents of the cosine between its encoder row and its decoder row.",
     "ce_clean": "Cross-entropy of the unchanged language model, in nats per predicted token.",
     "ce_sae": "Cross-entropy with the activations replaced by their reconstruction.",
-    "ce_zero": "Cross-entropy with the activations replaced by zero, except on BOS.",
+    "ce_zero": "Cross-entropy with the activations replaced by zero, except on BOS, which SAELens replaces, too.",
     "ce_mean": "Cross-entropy with the activations replaced by their mean, except on BOS.",
     "delta_ce": "Cross-entropy with the reconstruction minus the clean cross-entropy, in nats.",
     "ce_recovered_zero": "(CE zero-ablated − CE with SAE) / (CE zero-ablated − CE clean); 1 is perfect.",
     "ce_recovered_mean": "(CE mean-ablated − CE with SAE) / (CE mean-ablated − CE clean); 1 is perfect.",
-    "kl_sae": "KL divergence of next-token distributions, unchanged ‖ with reconstruction, in nats.",
-    "kl_zero": "KL divergence of next-token distributions, unchanged ‖ zero-ablated, in nats.",
+    "kl_sae":
+        "KL divergence of next-token distributions, unchanged ‖ with reconstruction, in nats. Mean over positions "
+        "whose next token is in the context; SAELens also counts the last position.",
+    "kl_zero":
+        "KL divergence of next-token distributions, unchanged ‖ zero-ablated except on BOS, in nats. SAELens also "
+        "replaces BOS, and counts the last position.",
     "kl_mean": "KL divergence of next-token distributions, unchanged ‖ mean-ablated, in nats.",
     "kl_recovered_zero": "1 − KL with SAE / KL zero-ablated; 1 is perfect.",
     "kl_recovered_mean": "1 − KL with SAE / KL mean-ablated; 1 is perfect.",

@@ -5,6 +5,8 @@ others.  The example is the last token of the text.  A file of token annotations
 syntax (`sae.evaluation.annotations`), gives one task for each concept.  The examples are then tokens of the held-out
 text: half of them carry the concept.
 
+A data set of sae-probes (`sae.evaluation.probe_sets`) is one task, with the last token of each text as its example.
+
 Train and test examples are of different texts, or of different documents.
 
 Shapes: N examples, D width of the SAE's input, S positions.
@@ -29,6 +31,7 @@ from sae.data.corpus import Corpus
 from sae.errors import UserError
 from sae.evaluation.annotations import KEYS, Annotations, annotate, read_jsonl
 from sae.evaluation.measure import Progress, Subject
+from sae.evaluation.probe_sets import MIN_TEST, ProbeSet, read_set, split
 from sae.evaluation.reading import first_contexts, halves, read_tokens
 
 MIN_EXAMPLES = 20  # of each class, in train and test together
@@ -131,8 +134,7 @@ def _of_texts(subject: Subject, path: Path, n_train: int, n_test: int, progress:
             tasks.append(Task(str(name), train_N, test_N, y_N))
     if not tasks:
         raise UserError(f"labels: {path.name} has too few texts of each label for train and test", "labels")
-    longest = min(subject.corpus.context_length, subject.model.info.n_ctx) - 1
-    return Examples(_last_tokens(subject, [ids[i][-longest:] for i in order[:n]], progress), tasks)
+    return Examples(last_tokens(subject, [ids[i] for i in order[:n]], progress), tasks)
 
 
 def _check_classes(path: Path, name: str, y_N: NDArray[np.float64]) -> None:
@@ -143,9 +145,14 @@ def _check_classes(path: Path, name: str, y_N: NDArray[np.float64]) -> None:
 
 
 @torch.no_grad()
-def _last_tokens(subject: Subject, ids: list[list[int]], progress: Progress) -> Tensor:
-    """Return the SAE's input at the last token of every text, [N, D].  Longer texts are cut at their start."""
+def last_tokens(subject: Subject, ids: list[list[int]], progress: Progress) -> Tensor:
+    """Return the SAE's input at the last token of every text, [N, D]; of an empty text, at BOS.
+
+    Texts that are longer than the SAE's context are cut at their start.
+    """
     lm, out = subject.model, torch.empty(len(ids), len(subject.sae.b_in_D))
+    longest = min(subject.corpus.context_length, lm.info.n_ctx) - 1
+    ids = [tokens[-longest:] for tokens in ids]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     for start in range(0, len(order), _BATCH):
         rows = order[start : start + _BATCH]
@@ -157,6 +164,25 @@ def _last_tokens(subject: Subject, ids: list[list[int]], progress: Progress) -> 
         out[rows] = x_PSD[torch.arange(len(rows)), length].cpu()
         progress(start + len(rows), len(order))
     return out.to(subject.sae.device)
+
+
+def examples_of_set(
+    subject: Subject, probe_set: ProbeSet, n_train: int, n_test: int, progress: Progress
+) -> Examples:
+    """Read the activations of a data set of sae-probes: `n_train` texts, if it has them, and up to `n_test` others.
+
+    Raises UserError (field `labels`) if it has too few texts.
+    """
+    texts, y_N = read_set(probe_set)
+    n_fitted, n_positive = min(len(texts) - MIN_TEST, n_train), int(y_N.sum())
+    if n_fitted < 2 or min(n_positive, len(y_N) - n_positive) <= n_fitted / 2:
+        raise UserError(f"labels: {probe_set.path.name} has {len(texts)} texts, of which {n_positive} are positive; a "
+                        f"probe needs more than {max(n_fitted // 2, 1)} of either kind, and {MIN_TEST} to test it",
+                        "labels")
+    train_N, test_N = split(y_N, n_fitted, len(texts) - n_fitted - 1, subject.seed)
+    chosen, rows = np.concatenate([train_N, test_N[:n_test]]), np.arange(len(train_N) + min(len(test_N), n_test))
+    x_ND = last_tokens(subject, subject.model.encode_many([texts[i] for i in chosen]), progress)
+    return Examples(x_ND, [Task(probe_set.name, rows[: len(train_N)], rows[len(train_N) :], y_N[chosen])])
 
 
 def balanced(

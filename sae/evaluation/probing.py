@@ -12,6 +12,7 @@ Shapes: N examples, L latents, D width, K latents of a k-sparse probe.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,8 @@ from sae.autoencoder.artefact import Autoencoder
 from sae.evaluation.intervals import mean_of
 from sae.evaluation.logistic import auc, fit_best_logistic, fit_probes, weighted_f1
 from sae.evaluation.measure import Progress, Result, Subject, Value
-from sae.evaluation.probe_tasks import Examples, Task, load_examples
+from sae.evaluation.probe_sets import are_probe_sets, list_sets
+from sae.evaluation.probe_tasks import Examples, Task, examples_of_set, load_examples
 from sae.evaluation.reading import stages
 
 KS = (1, 2, 5, 16)
@@ -44,11 +46,12 @@ DEFINITIONS: dict[str, str] = {
 }
 _CHUNK = 1 << 18  # entries of [examples, latents] that are probed at once, so that they stay in the cache
 _FIRST_STEPS, _REFINED = 3, 64
+_SET_TRAIN = 1_024  # train texts of a data set of sae-probes, as the package has it
 
 
 @dataclass(frozen=True)
 class Probing:
-    """Probes for the tasks of a label file, or of Python's syntax."""
+    """Probes for the tasks of a label file, for the data sets of sae-probes, or for Python's syntax."""
 
     n_train: int = 1_000
     n_test: int = 1_000
@@ -62,12 +65,7 @@ class Probing:
         return None
 
     def run(self, subject: Subject, progress: Progress) -> Result:
-        reading, probing = stages(progress, 1, 6)
-        examples = load_examples(subject, self.n_train, self.n_test, self.n_tokens, reading)
-        parts = stages(probing, *[1.0] * len(examples.tasks))
-        table = [probe(subject.sae, examples, task, self.ks, part, subject.seed)
-                 for task, part in zip(examples.tasks, parts, strict=True)]
-        table.sort(key=lambda row: row["probe_loss"])
+        table = sorted(self._rows(subject, progress), key=lambda row: row["probe_loss"])
         values = [mean_of(key, [row[key] for row in table])
                   for key in ("probe_loss", "probe_loss_train", "probe_loss_base")]
         values += [mean_of(f"raw_{score}", [row["raw"][score] for row in table], share=True) for score in _SCORES]
@@ -75,6 +73,21 @@ class Probing:
                    for k in self.ks for score in _SCORES]
         values.append(Value("tasks", len(table)))
         return Result(self.name, tuple(values), {"tasks": table, "ks": list(self.ks)})
+
+    def _rows(self, subject: Subject, progress: Progress) -> Iterator[dict[str, Any]]:
+        """Yield the scores of each task.  Data sets of sae-probes are read one at a time."""
+        if are_probe_sets(subject.labels):
+            assert subject.labels is not None
+            sets = list_sets(subject.labels)
+            for one, part in zip(sets, stages(progress, *[1.0] * len(sets)), strict=True):
+                reading, probing = stages(part, 3, 1)
+                examples = examples_of_set(subject, one, _SET_TRAIN, self.n_test, reading)
+                yield probe(subject.sae, examples, examples.tasks[0], self.ks, probing, subject.seed)
+            return
+        reading, probing = stages(progress, 1, 6)
+        examples = load_examples(subject, self.n_train, self.n_test, self.n_tokens, reading)
+        for task, part in zip(examples.tasks, stages(probing, *[1.0] * len(examples.tasks)), strict=True):
+            yield probe(subject.sae, examples, task, self.ks, part, subject.seed)
 
 
 def probe(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,30 @@ def write_published(workspace: Workspace, result: PublishedResult) -> Path:
 
 def read_published(workspace: Workspace, model: str) -> list[PublishedResult]:
     """Return the published results of a language model's SAEs; a damaged file is left out."""
-    found = []
-    for path in sorted(_folder(workspace, model).glob("*.json")):
+    return [result for _, result in _files(_folder(workspace, model))]
+
+
+def read_all_published(workspace: Workspace) -> list[PublishedResult]:
+    """Return the published results of all language models, sorted by model and SAE."""
+    folders = sorted((workspace.root / FOLDER).glob("*/"))
+    return sorted((result for folder in folders for _, result in _files(folder)),
+                  key=lambda one: (one.model, one.name, one.kind))
+
+
+def remove_published(workspace: Workspace, model: str, name: str) -> bool:
+    """Delete the results of one published SAE; return whether there were any."""
+    found = [path for path, result in _files(_folder(workspace, model)) if result.name == name]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return bool(found)
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, PublishedResult]]:
+    for path in sorted(folder.glob("*.json")):
         try:
-            found.append(_checked(json.loads(path.read_text(encoding="utf-8"))))
+            yield path, _checked(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             continue
-    return found
 
 
 def _folder(workspace: Workspace, model: str) -> Path:

@@ -76,6 +76,7 @@ DETAILS = ("feature_density", "consistent_activation_heuristic", "encoder_bias",
 THEIR_VARIANCE = "saebench_explained_variance"  # its own formula, which is not ours
 _OURS = {kind: {place: key for key, place in places.items()} for kind, places in KINDS.values()}
 _MAX_BYTES = 200_000_000
+_MAX_RESULTS, _MAX_NUMBERS = 1_000, 500  # of a file, and of a result
 _SCORES = ("accuracy", "auc", "f1")
 _DEFINITIONS = {
     "explained_variance": "1 - sum|x - x_hat|^2 / sum|x - mean|^2 over all tokens, sums in float64",
@@ -167,11 +168,21 @@ def read_file(path: Path) -> list[PublishedResult]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise UserError(f"file: {path} is larger than {_MAX_BYTES // 10**6} MB", "file")
-        return read_content(json.loads(path.read_text(encoding="utf-8")), path.name)
+        return read_bytes(path.read_bytes(), path.name)
     except FileNotFoundError:
         raise UserError(f"file: there is no file {path}", "file") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"file: {path} is not JSON: {error}", "file") from None
+    except OSError as error:
+        raise UserError(f"file: {path} cannot be read: {error.strerror}", "file") from None
+
+
+def read_bytes(data: bytes, name: str) -> list[PublishedResult]:
+    """Return the results in the content of a file.  Raises UserError (field `file`) that names the file."""
+    try:
+        content = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        said = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"file: {name} is not JSON: {said}", "file") from None
+    return read_content(content, name)
 
 
 def read_content(content: Any, name: str) -> list[PublishedResult]:
@@ -181,6 +192,8 @@ def read_content(content: Any, name: str) -> list[PublishedResult]:
     """
     if isinstance(content, dict) and "eval_type_id" not in content:
         inner = [one for one in content.values() if isinstance(one, dict) and "eval_type_id" in one]
+        if len(inner) > _MAX_RESULTS:
+            raise UserError(f"file: {name} holds {len(inner)} results; at most {_MAX_RESULTS} are read", "file")
         if inner and len(inner) == len(content):
             return [_read(one, name) for one in inner]
     return [_read(content, name)]
@@ -204,6 +217,8 @@ def _read(content: Any, name: str) -> PublishedResult:
     values = _values(content)
     if not values:
         raise fault("eval_result_metrics holds no number")
+    if len(values) > _MAX_NUMBERS:
+        raise fault(f"eval_result_metrics holds {len(values)} numbers, more than {_MAX_NUMBERS}")
     release, which = (str(content.get(key) or "")[:150] for key in ("sae_lens_release_id", "sae_lens_id"))
     ours = _is_ours(content)
     return PublishedResult(
@@ -254,8 +269,13 @@ def _architecture(cfg: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
 
 
 def _number(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if is_number else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _whole(value: Any) -> int | None:

@@ -15,6 +15,7 @@ import psutil
 
 from sae import __version__
 from sae.errors import UserError
+from sae.evaluation.probe_sets import check_labels
 from sae.evaluation.registry import ENTRIES, load_measure
 from sae.evaluation.results import Anchor, StoredResult, StoredValue, read_result, write_result
 from sae.runs.folder import RunFolder
@@ -56,8 +57,7 @@ def run_evaluate(spec: EvaluateSpec, folder: RunFolder, workspace: Workspace, re
 
     home = workspace.sae(spec.sae)
     config = read_config(home)
-    if spec.labels and not Path(spec.labels).is_file():
-        raise UserError(f"labels: there is no file {spec.labels}", "labels")
+    check_labels(Path(spec.labels) if spec.labels else None)
     lm, corpus = open_model_and_text(config["model"]["name"], spec.device, *text_of(config, "", "text", "train"),
                                      config["context_length"], workspace, reporter, text_tokens=text_tokens_of(config),
                                      **reading_of(config))

@@ -33,8 +33,9 @@ class EvaluateSpec(BaseSpec):
         ("core",), f"Measures, separated by commas: {', '.join(MEASURES)}; all: every one that this SAE allows",
         group="what", why="core takes seconds, the others up to minutes each")
     labels: str = setting(
-        "", "File of labelled texts (CSV or JSONL) for probing, or of token annotations (JSONL) for concepts; empty: "
-        "labels that are made from Python source", group="what", max_length=4096)
+        "", "File of labelled texts (CSV or JSONL) for probing, or of token annotations (JSONL) for concepts; "
+        "sae-probes: the 113 data sets of that package, if it is installed; empty: labels that are made from Python "
+        "source", group="what", max_length=4096)
     eval_tokens: int = setting(100_000, "Held-out text tokens", group="evaluation", unit="tokens", ge=1_000)
     ce_tokens: int = setting(16_384, "Held-out text tokens for ΔCE", group="evaluation", unit="tokens", ge=256)
     seed: int = setting(0, "Seed of the choice of text and of every random choice of a measure", group="evaluation",

@@ -160,7 +160,7 @@ def _existing(value: str) -> Path | None:
 def located(spec: Spec) -> Spec:
     """Return the spec with absolute paths of the local model and text, so that it means the same in every folder."""
     local = [("model", DEMO), ("text", STDLIB), ("source", ""), ("prompts", ""), ("embedding_model", ""),
-             ("labels", "")]
+             ("labels", "sae-probes")]
     if isinstance(spec, ExplainSpec) and not spec.is_local:  # the model is a name at an endpoint, not a folder
         local.remove(("model", DEMO))
     paths = {

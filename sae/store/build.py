@@ -141,7 +141,8 @@ class Build:
     def latent(self, latent: int) -> Latent | None:
         """Return all facts about one latent, or None if there is no such number."""
         row = self._page_file.latent(latent)
-        return latent_of(row, self.meta.get("company_tokens")) if row else None
+        return latent_of(row, self.meta.get("company_tokens"), lambda other: self.facts(other, "n_tokens").get(
+            "n_tokens")) if row else None
 
     def facts(self, latent: int, *columns: str) -> dict[str, Any]:
         """Return some columns of a latent's row, quickly; {} if there is no such number."""

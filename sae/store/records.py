@@ -106,6 +106,23 @@ class CofiringLatent:
     phi: float
     given_interval: tuple[float, float] | None = None  # of 95%; None where `given` is exact, or n is unknown
 
+    @property
+    def lift_interval(self) -> tuple[float, float] | None:
+        """Return the 95% interval of `lift`, in which `given` alone is estimated; None where it is exact."""
+        if self.given_interval is None:
+            return None
+        low, high = self.given_interval
+        return low * self.lift / self.given, high * self.lift / self.given
+
+    @property
+    def phi_interval(self) -> tuple[float, float] | None:
+        """Return the 95% interval of `phi`, which is linear in `given`; None where it is exact, or `lift` is 1."""
+        density = self.given / self.lift  # of the other latent
+        if self.given_interval is None or abs(self.given - density) < 1e-6 * density:
+            return None
+        low, high = ((end - density) * self.phi / (self.given - density) for end in self.given_interval)
+        return max(low, -1.0), min(high, 1.0)
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -274,8 +291,14 @@ def _pairs(ids: list[int] | None, values: list[float] | None) -> list[tuple[int,
     return list(zip(ids or [], values or [], strict=True))
 
 
-def latent_of(row: dict[str, Any], sampled: int | None = None) -> Latent:
-    """Make the record; `sampled` is the number of firings that co-firing is estimated from, if any."""
+def latent_of(
+    row: dict[str, Any], sampled: int | None = None, firings_of: Callable[[int], int | None] = lambda _: None
+) -> Latent:
+    """Make the record.
+
+    `sampled` is the number of firings that co-firing is estimated from, if any.  `firings_of` returns the number of
+    another latent's firings, among which P(this latent | other) was sampled.
+    """
     top = zip(row.pop("top_tokens") or [], row.pop("top_token_n") or [], row.pop("top_token_lift") or [],
               row.pop("top_token_max") or [], strict=True)
     after = zip(row.pop("next_tokens") or [], row.pop("next_token_n") or [], row.pop("next_token_lift") or [],
@@ -289,17 +312,22 @@ def latent_of(row: dict[str, Any], sampled: int | None = None) -> Latent:
         neighbours=_pairs(row.pop("neighbours"), row.pop("neighbour_cos")),
         encoder_neighbours=_pairs(row.pop("encoder_neighbours"), row.pop("encoder_neighbour_cos")),
         together=_cofiring(row, "together", sampled), implies=_cofiring(row, "implies", sampled),
-        implied_by=_cofiring(row, "implied_by"),
+        implied_by=_cofiring(row, "implied_by", sampled, firings_of),
         rule=rule_of(row), **row)
 
 
-def _cofiring(row: dict[str, Any], name: str, sampled: int | None = None) -> list[CofiringLatent]:
+def _cofiring(
+    row: dict[str, Any], name: str, sampled: int | None, firings_of: Callable[[int], int | None] | None = None
+) -> list[CofiringLatent]:
+    """Return the latents of a list; their shares are of this latent's firings, or else of `firings_of(other)`."""
     columns = [row.pop(name + suffix) or [] for suffix in ("", "_given", "_lift", "_phi")]
-    estimated = sampled is not None and (row["n_tokens"] or 0) > sampled
-    return [
-        CofiringLatent(
-            other, given, lift, phi, share_interval(given, float(sampled)) if estimated and sampled else None)
-        for other, given, lift, phi in zip(*columns, strict=True)]
+
+    def interval(other: int, given: float) -> tuple[float, float] | None:
+        firings = firings_of(other) if firings_of else row["n_tokens"]
+        return share_interval(given, float(sampled)) if sampled and (firings or 0) > sampled else None
+
+    return [CofiringLatent(other, given, lift, phi, interval(other, given))
+            for other, given, lift, phi in zip(*columns, strict=True)]
 
 
 RULE_COLUMNS = tuple(f"rule_{name}" for name in ("kind", "tokens", "class", "precision", "recall", "f1"))

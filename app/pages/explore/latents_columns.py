@@ -53,7 +53,8 @@ _PLAIN = (
            said="Kurtosis of the latent's effect on the logits over the vocabulary. A high one means that it promotes "
                 "few tokens", value=lambda row: row.logit_kurtosis),
     Column("phi", "strongest co-firing φ", "phi",
-           said="The highest correlation φ of its firing with the firing of another latent",
+           said="The highest correlation φ of its firing with the firing of another latent. For a latent with more "
+                "than 64 firings it is estimated from 64 of them; the latent's page has its interval",
            value=lambda row: row.max_phi),
 )
 _SCORE = Column("score", "output score", SCORE_SORT,

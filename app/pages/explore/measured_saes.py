@@ -109,8 +109,8 @@ def published_rows(results: Sequence[PublishedResult]) -> list[MeasuredSae]:
         values = {key: Measured(value) for key, value in one.values.items()}
         earlier = rows.get(one.name)
         rows[one.name] = replace(earlier, values={**earlier.values, **values}) if earlier else MeasuredSae(
-            one.name, "", one.hook, architecture_name(one.architecture), one.n_latents, one.k, None, values,
-            published=one.source, group=f"published {one.name}")
+            one.name, "", one.hook, architecture_name(one.architecture) or "not stated", one.n_latents, one.k, None,
+            values, published=one.source, group=f"published {one.name}")
     return list(rows.values())
 
 

@@ -61,7 +61,7 @@ def show_model(
     return render(
         request, "explore/model.html", model=model, view=model_page(rows, ModelQuery.read(request.query_params)),
         warning=training_warning(saes), json_url=f"/{model}.json", report=latest(model, workspace),
-        embedded=model == DEMO)
+        embedded=model == DEMO, local=bool(saes))
 
 
 def _saes_of(catalog: Catalog, model: str, others: bool) -> list[Sae]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.library.explanations import Name
@@ -16,12 +16,13 @@ from sae.store.records import CofiringLatent, Latent
 
 @dataclass(frozen=True)
 class Related:
-    """Another latent, with a number for each column of its table."""
+    """Another latent, with a number for each column of its table, and its interval ("" where it is exact)."""
 
     latent: int
     values: list[str]
     snippet: Row | None
     label: str
+    intervals: list[str]
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,19 @@ def relations(build: Build, latent: Latent, names: Mapping[int, Name]) -> list[R
     info = build.vocabulary
     sample = build.meta.get("company_tokens")
     basis = (f". For a latent with more than {sample} firings, shares are estimated from {sample} of them, drawn at "
-             "random, and P is shown with its 95% interval") if sample else ""
+             "random, and each figure is shown with its 95% interval") if sample else ""
 
-    def row(other: int, *values: str) -> Related:
+    def row(other: int, *values: str, intervals: Sequence[str] = ()) -> Related:
         return Related(other, list(values), snippet(snippets.get(other), info),
-                       names[other].text if other in names else "")
+                       names[other].text if other in names else "", list(intervals) or [""] * len(values))
 
     def cosines(pairs: Sequence[tuple[int, float]]) -> list[Related]:
         return [row(other, fixed(cosine, 3)) for other, cosine in pairs]
 
     def cofiring(latents: Sequence[CofiringLatent]) -> list[Related]:
-        return [row(c.latent, percent(c.given) + _interval(c.given_interval), fixed(c.phi, 2), f"{number(c.lift, 1)}×")
-                for c in latents]
+        return [row(c.latent, percent(c.given), fixed(c.phi, 2), f"{number(c.lift, 1)}×", intervals=(
+            _interval(c.given_interval, "{:.0%}".format), _interval(c.phi_interval, lambda phi: fixed(phi, 2)),
+            _interval(c.lift_interval, lambda lift: number(lift, 1)))) for c in latents]
 
     given, given_other = ["P(other | this)", "φ", "lift"], ["P(this | other)", "φ", "lift"]
     kinds = [
@@ -79,5 +81,5 @@ def relations(build: Build, latent: Latent, names: Mapping[int, Name]) -> list[R
     return [kind for kind in kinds if kind.rows]
 
 
-def _interval(interval: tuple[float, float] | None) -> str:
-    return f" ({interval[0]:.0%}–{interval[1]:.0%})" if interval else ""
+def _interval(interval: tuple[float, float] | None, write: Callable[[float], str]) -> str:
+    return f"{write(interval[0])}–{write(interval[1])}" if interval else ""

@@ -14,6 +14,7 @@ from app.library.explanation_mirror import write_people
 from app.library.explanations import explained_latents, named_latents
 from sae.data.texts import STDLIB, find_text
 from sae.errors import UserError
+from sae.evaluation.probe_sets import check_labels
 from sae.explain.checks import check_settings
 from sae.lm.model_info import find_model, hub_message, hub_reachable
 from sae.runs.kept import check_layers, list_kept
@@ -41,8 +42,8 @@ def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> RunSpec:
         check_layers(spec)
     elif isinstance(spec, IndexSpec | EvaluateSpec):
         _check_sae("sae", spec.sae, catalog)
-        if isinstance(spec, EvaluateSpec) and spec.labels and not typed_path(spec.labels, "labels").is_file():
-            raise UserError(f"labels: there is no file {spec.labels} on this machine", "labels")
+        if isinstance(spec, EvaluateSpec) and spec.labels:
+            check_labels(typed_path(spec.labels, "labels"))
     elif isinstance(spec, CompareSpec):
         _check_sae("a", spec.a, catalog)
         _check_sae("b", spec.b, catalog)

@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from sae.cli.main import app
 from sae.errors import UserError
+from sae.evaluation.published import read_published
 from sae.evaluation.synthetic import benchmark
+from sae.workspace.paths import Workspace
 from tests.unit.sae.evaluation.synthetic.test_benchmark import TINY
 
 
@@ -21,14 +23,22 @@ def test_the_table_has_the_anchors_the_architectures_and_published_scores(
     monkeypatch.setenv("COLUMNS", "200")
     tiny = replace(TINY, eval_samples=500, published={"topk": {"mcc": 0.757}})
     monkeypatch.setitem(benchmark.PROFILES, "small", tiny)
+    monkeypatch.setenv("SAESCOPE_HOME", str(tmp_path / "home"))
     done = CliRunner().invoke(app, ["synthetic", "--architectures", "topk", "--tokens", "2560", "--device", "cpu",
-                                    "--out", str(tmp_path / "s.json")])
+                                    "--keep", "--out", str(tmp_path / "s.json")])
     assert done.exit_code == 0, done.output
     for text in ("perfect", "random", "topk", "published, L0 = 25: topk", "0.757"):
         assert text in done.output
     record = json.loads((tmp_path / "s.json").read_text())
     assert [row["dictionary"] for row in record["rows"]] == ["perfect", "random", "topk"]
     assert record["settings"]["tokens"] == 2560
+    kept = {one.name: one for one in read_published(Workspace(tmp_path / "home"), "synthetic-small")}
+    assert set(kept) == {"perfect dictionary", "random dictionary", "topk, seed 0", "topk, mean of seeds"}
+    assert kept["perfect dictionary"].values["mcc"] == pytest.approx(1)
+    assert kept["random dictionary"].values["f1"] < kept["topk, seed 0"].values["f1"] < 1
+    trained = record["rows"][2]
+    assert kept["topk, seed 0"].values["fvu"] == pytest.approx(1 - trained["explained_variance"])
+    assert (kept["topk, mean of seeds"].source, kept["topk, mean of seeds"].values) == ("SynthSAEBench", {"mcc": 0.757})
 
 
 @pytest.mark.parametrize(("options", "says"), [

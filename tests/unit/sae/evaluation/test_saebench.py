@@ -10,9 +10,8 @@ import pytest
 
 from sae.errors import UserError
 from sae.evaluation import saebench
-from sae.evaluation.published import PublishedResult, read_published, write_published
+from sae.evaluation.published import PublishedResult
 from sae.evaluation.results import StoredResult, StoredValue
-from sae.workspace.paths import Workspace
 
 TOP = ["eval_type_id", "eval_config", "eval_id", "datetime_epoch_millis", "eval_result_metrics", "eval_result_details",
        "sae_bench_commit_hash", "sae_lens_id", "sae_lens_release_id", "sae_lens_version", "sae_cfg_dict",
@@ -159,14 +158,11 @@ def test_a_file_that_is_no_json_is_refused(tmp_path: Path) -> None:
         saebench.read_file(tmp_path / "x")
 
 
-def test_published_results_are_kept_by_model(workspace: Workspace) -> None:
-    one = PublishedResult("pythia-70m", "a/b", "core", "SAEBench", values={"l0": 1.0})
-    path = write_published(workspace, one)
-    write_published(workspace, PublishedResult("pythia-70m", "a-b", "core", "SAEBench", values={"l0": 2.0}))
-    write_published(workspace, one)
-    assert len(read_published(workspace, "pythia-70m")) == 2, "two names with one slug, one of them twice"
-    path.write_text('{"model": 3}')
-    assert len(read_published(workspace, "Pythia-70m")) == 1
-    path.write_text(json.dumps({"model": "m", "name": "n", "kind": "core", "source": "s", "values": {"a": "b"}}))
-    assert len(read_published(workspace, "pythia-70m")) == 1
-    assert read_published(workspace, "other") == []
+def test_hostile_numbers_and_sizes_are_refused_in_one_line() -> None:
+    huge = theirs(eval_result_metrics={"sparsity": {"l0": 10**400, "l1": 2.0}})
+    assert saebench.read_content(huge, "f")[0].values == {"l1": 2.0}
+    many = theirs(eval_result_metrics={"a": {f"n{i}": i for i in range(501)}})
+    with pytest.raises(UserError, match="f is no result of SAEBench: eval_result_metrics holds 501 numbers"):
+        saebench.read_content(many, "f")
+    with pytest.raises(UserError, match="f holds 1001 results; at most 1000 are read"):
+        saebench.read_content({f"r{i}": theirs() for i in range(1001)}, "f")

@@ -145,6 +145,25 @@ def test_shares_from_a_sample_have_an_interval(made: Synthetic) -> None:
     (estimated,) = latent_of(dict(row), 64).together
     half = 1.959964 / 2 / (64 + 1.959964**2) ** 0.5  # Wilson's interval of a half
     assert estimated.given_interval == pytest.approx((0.5 - half, 0.5 + half))
+    # φ and lift follow from the share and from densities that are exact: here of the other latent 0.25.
+    slope = estimated.phi / 0.25
+    assert estimated.phi_interval == pytest.approx(((0.25 - half) * slope, (0.25 + half) * slope))
+    assert estimated.lift_interval == pytest.approx(((0.5 - half) / 0.25, (0.5 + half) / 0.25))
     for n_tokens, sampled in ((64, 64), (65, None), (None, 64)):
         (exact,) = latent_of(row | {"n_tokens": n_tokens}, sampled).together
         assert exact.given_interval is None
+    # Of the latents that fire only when this one does, each share was sampled among the other's firings.
+    row |= {"implied_by": [3, 4], "implied_by_given": [0.95, 1.0], "implied_by_lift": [9.0, 9.0],
+            "implied_by_phi": [0.5, 0.5]}
+    often, seldom = latent_of(dict(row), 64, {3: 65, 4: 64}.get).implied_by
+    assert often.given_interval is not None
+    assert often.given_interval[0] < 0.95 < often.given_interval[1]
+    assert (seldom.given_interval, seldom.phi_interval, seldom.lift_interval) == (None, None, None)
+
+
+def test_a_build_knows_the_firings_of_the_other_latents(made: Synthetic) -> None:
+    build = Build.open(made.path)
+    build.meta["company_tokens"] = 1  # every share is then an estimate
+    pairs = [one for i in range(build.n_latents) if (found := build.latent(i)) for one in found.implied_by]
+    assert all((one.given_interval is not None) == ((build.facts(one.latent, "n_tokens")["n_tokens"] or 0) > 1)
+               for one in pairs)

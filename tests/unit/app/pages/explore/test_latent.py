@@ -111,8 +111,10 @@ def test_related_latents_have_heads(browsable: TestClient, monkeypatch: pytest.M
     cofiring = page(browsable, f"/{BATCH}/4").partition('id="together"')[2].partition("</table>")[0]
     assert re.findall(r"<th [^>]*>([^<]*)</th>", cofiring) == [
         "latent", "P(other | this)", "φ", "lift", "strongest context"]
-    assert re.findall(r'<td class="num">([^<]+)</td>', cofiring) == [
-        "50%", "−0.25", "12.0×", "50% (38%–62%)", "0.40", "12.0×"]
+    assert re.findall(r'<td class="num">([^<]+)<', cofiring) == [
+        "50%", "−0.25", "12.0×", "50%", "0.40", "12.0×"]
+    # Where the share is an estimate, each figure has its interval under it.
+    assert re.findall(r'<span class="muted under">([^<]+)</span>', cofiring) == ["38%–62%", "0.30–0.50", "9.1–14.9"]
 
 
 def test_one_can_skip_the_contexts(browsable: TestClient) -> None:

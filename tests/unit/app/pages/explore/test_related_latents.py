@@ -10,7 +10,7 @@ from tests.unit.app.pages.explore.records import latent
 
 ONE = latent(
     neighbours=[(4, 0.75), (9, 0.5)], encoder_neighbours=[(4, -0.125)],
-    together=[CofiringLatent(11, 0.5, 12.0, -0.25, (0.38, 0.62))], implied_by=[CofiringLatent(2, 0.95, 3.0, 0.5)])
+    together=[CofiringLatent(11, 0.5, 12.0, 0.25, (0.38, 0.62))], implied_by=[CofiringLatent(2, 0.95, 3.0, 0.5)])
 
 
 def test_every_named_latent_is_looked_up_once() -> None:
@@ -24,7 +24,9 @@ def test_a_table_for_each_relation_that_is_known(build: Build) -> None:
     assert [(row.latent, row.values, row.label) for row in found["decoder"].rows] == [
         (4, ["0.750"], "closes"), (9, ["0.500"], "")]
     assert found["encoder"].rows[0].values == ["−0.125"]
-    assert found["together"].rows[0].values == ["50% (38%–62%)", "−0.25", "12.0×"]
+    assert found["together"].rows[0].values == ["50%", "0.25", "12.0×"]
+    assert found["together"].rows[0].intervals == ["38%–62%", "0.18–0.32", "9.1–14.9"]
+    assert found["implied_by"].rows[0].intervals == ["", "", ""]
     assert found["implied_by"].rows[0].values == ["95%", "0.50", "3.0×"]
     for one in found.values():
         assert all(len(row.values) == len(one.columns) for row in one.rows)

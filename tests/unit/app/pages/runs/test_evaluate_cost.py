@@ -38,6 +38,7 @@ def test_more_measures_seeds_and_tokens_take_longer(known: Catalog) -> None:
 
     assert of() < of(seeds=3) < of(measures="all", seeds=3)
     assert of(eval_tokens=1000) < of()
+    assert of(measures="probing") < of(measures="probing", labels="sae-probes")
     assert "GB of memory" in (evaluate_cost({"sae": BATCH}, known) or "")
 
 

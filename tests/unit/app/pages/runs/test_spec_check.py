@@ -31,6 +31,7 @@ def saes(catalog: Catalog, workspace: Workspace) -> Catalog:
     ("index", {"sae": "demo/none"}, "sae", "there are: demo/"),
     ("evaluate", {"sae": "demo/board"}, "sae", "without weights"),
     ("evaluate", {"sae": "demo/one", "labels": "/nowhere.csv"}, "labels", "no file /nowhere.csv"),
+    ("evaluate", {"sae": "demo/one", "labels": "/"}, "labels", "has no probing_datasets_MASTER.csv.zst"),
     ("compare", {"a": "demo/one", "b": "demo/none"}, "b", "no SAE demo/none")])
 def test_a_mistake_is_refused_at_its_field(
     saes: Catalog, kind: str, values: dict[str, Any], field: str, words: str
