@@ -143,6 +143,15 @@ def proportional(ends: list[End], value_Tw: Tensor, side: Side) -> Iterator[tupl
                 yield end, factor
 
 
+def columns_of(whole_TW: Tensor, part_Tw: Tensor) -> Tensor | None:
+    """Return the columns of a wider tensor that hold these values in their order, [w]; None if there are none."""
+    if whole_TW.dim() != 2 or whole_TW.shape[0] != part_Tw.shape[0] or whole_TW.shape[1] <= part_Tw.shape[1]:
+        return None
+    whole, part = whole_TW.float(), part_Tw.float()
+    nearest = torch.cat([torch.cdist(some.T, whole.T).argmin(dim=1) for some in part.split(1024, dim=1)])
+    return nearest if len(nearest.unique()) == len(nearest) and alike(whole[:, nearest], part) else None
+
+
 def output_of(ends: list[End], module: nn.Module) -> Tensor | None:
     """Return what left a module."""
     return next((end.value_Tw for end in ends if end.module is module and end.side == "hook_out"), None)

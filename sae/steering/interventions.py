@@ -19,6 +19,7 @@ from torch import Tensor
 from sae.autoencoder.artefact import Autoencoder
 from sae.errors import UserError
 from sae.lm.bridge import Edit, LanguageModel
+from sae.lm.sites import OWN_WIDTH, kind_of
 from sae.steering.request import Intervention, SteeredPositions, SteerRequest, check_room
 
 
@@ -186,7 +187,7 @@ def _random_rows(n: int, like_ND: Tensor, name: str) -> Tensor:
 def check_saes(lm: LanguageModel, saes: Mapping[str, Autoencoder]) -> None:
     """Raise UserError (field `sae`) if an SAE was made for another language model."""
     for sae_id, sae in saes.items():
-        wide = sae.hook.endswith(("hook_z", "mlp.hook_post"))  # sites with widths of their own
+        wide = kind_of(sae.hook) in OWN_WIDTH
         if sae.layer >= lm.info.n_layers or (not wide and sae.d_model != lm.info.d_model):
             raise UserError(
                 f"sae: {sae_id} reads block {sae.layer} of a model of width {sae.d_model}, but {lm.info.name} has "

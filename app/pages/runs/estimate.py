@@ -60,7 +60,9 @@ def work(spec: TrainSpec | SweepSpec, info: ModelInfo) -> float:
 
 
 def site_width(site: str, info: ModelInfo) -> int:
-    """Return the coordinates at a site.  Not every config has the MLP's hidden width; four times d_model is usual."""
+    """Return the coordinates at a site, at most.  Not every config has the MLP's hidden width; four times d_model is
+    usual.
+    """
     return info.d_model * (4 if site == "mlp.hook_post" else 1)
 
 

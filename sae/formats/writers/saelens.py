@@ -27,6 +27,7 @@ import numpy as np
 from sae.errors import UserError
 from sae.formats.writers.archive import Member
 from sae.formats.writers.mapped_tensors import mapped, stream
+from sae.lm.sites import split_head
 
 SAELENS_VERSION = "6.54.12"  # the version this was checked against; loaders before 6 drop the metadata
 _ARCHITECTURES = {
@@ -106,7 +107,7 @@ def saelens_config(config: Mapping[str, Any]) -> dict[str, Any]:
     cfg: dict[str, Any] = {
         "architecture": architecture, "d_in": config.get("d_in", config["d_model"]), "d_sae": config["n_latents"],
         "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True, "normalize_activations": normalization,
-        "reshape_activations": "hook_z" if site["hook"].endswith("hook_z") else "none",
+        "reshape_activations": "hook_z" if site["hook"].endswith("hook_z") else "none",  # one head has no z to reshape
         "metadata": _metadata(config)}
     if architecture == "topk":
         cfg |= {"k": config["k"], "rescale_acts_by_decoder_norm": False}
@@ -119,10 +120,11 @@ def saelens_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     site, training, bos = config["site"], config.get("training") or {}, config.get("bos") or {}
-    metrics = config.get("metrics") or {}
+    metrics, (hook, head) = config.get("metrics") or {}, split_head(site["hook"])
     architecture = config["architecture"]
     metadata = {
-        "model_name": config["model"]["name"], "hook_name": site["hook"], "hook_name_out": site.get("out_hook"),
+        "model_name": config["model"]["name"], "hook_name": hook, "hook_head_index": head if head >= 0 else None,
+        "hook_name_out": site.get("out_hook"),
         "prepend_bos": bool(bos.get("prepended", True)), "context_size": config.get("context_length"),
         "dataset_path": training.get("text"), "model_class_name": "HookedTransformer",
         "training_architecture": _TRAINED_AS.get(architecture, architecture), "training_k": config.get("k"),

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from sae.lm.conformance.truth import Block, Truth
-from sae.lm.dataflow import equal_to, first_tensor, linear_matrix, output_of, same
+from sae.lm.dataflow import entering, equal_to, first_tensor, linear_matrix, output_of, same
+from sae.lm.logit_map import fit
+from sae.lm.sites import EMBED
 
 _N, _FIRST = 4, 2  # directions, each at a position of its own from the first on
 _OUTPUTS = {"attn.hook_z": "hook_attn_out", "mlp.hook_post": "hook_mlp_out"}
@@ -49,6 +51,27 @@ def agrees(truth: Truth, last: nn.Module, block: Block, kind: str, lists_wV: Ten
     sizes = [torch.ones_like(x_nD[:, :1])] + [
         (x_nD.square() + d_nD.square()).mean(-1, keepdim=True).sqrt() for d_nD in (through_nD, centred_nD)]
     return any(same(found_nV * size_n1, expected_nV, 5e-3) for size_n1 in sizes)
+
+
+@torch.no_grad()
+def taken_in(truth: Truth, first: nn.Module, embedding: Block, tokens_1T: Tensor) -> float:
+    """Return the factor with which the first block takes in what the embedding gives out; 0 where there is none."""
+    inputs: list[Tensor] = []
+
+    def keep(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        value = entering(args, kwargs)
+        assert value is not None
+        inputs.append(value.reshape(tokens_1T.numel(), -1).double())
+
+    changes = embedding.places[EMBED].value_Tw.flip(0)
+    handle = first.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        for change in (torch.zeros_like(changes), changes):
+            embedding.edited_logits(EMBED, lambda x, change=change: x + change.float(), tokens_1T)
+    finally:
+        handle.remove()
+    factors = fit(inputs[1] - inputs[0], [changes.double()])
+    return factors[0] if factors else 0.0
 
 
 def _without(x: Tensor, direction: Tensor) -> Tensor:

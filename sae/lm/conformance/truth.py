@@ -21,6 +21,7 @@ from sae.lm.bridge import LanguageModel
 from sae.lm.dataflow import End, entering, equal_to, linear_matrix, output_of, proportional, record, same
 from sae.lm.logit_map import fit
 from sae.lm.norms import measure_norm, normalized
+from sae.lm.sites import EMBED
 
 Edit = Callable[[Tensor], Tensor]  # of [1, T, w]
 
@@ -57,6 +58,24 @@ class Truth:
                     return order
         raise UserError(f"model: {self.lm.info.name} does not run its blocks once, one after the other", "model")
 
+    def embedding(self, value_TD: Tensor, tokens_1T: Tensor) -> Block | None:
+        """Return the token embedding, or a norm next to it, as a block of its own; None if neither gives these numbers
+        out."""
+        try:
+            table: nn.Module = self.model.get_input_embeddings()
+        except (AttributeError, NotImplementedError):
+            return None
+        owner = next((module for module in self.model.modules() if table in module.children()), None)
+        near = [] if owner is None else [module for module in owner.children() if not any(
+            isinstance(part, nn.ModuleList) for part in module.modules())]
+        for module in (table, *near):
+            found = Block(self, module, record(module, lambda: self.logits(tokens_1T), tokens_1T.numel()))
+            for end in found.ends:
+                if end.module is module and end.side == "hook_out" and same(end.value_Tw, value_TD):
+                    found.places[EMBED] = end
+                    return found
+        return None
+
     def block(self, module: nn.Module, tokens_1T: Tensor) -> Block:
         """Record one block while it reads a text."""
         return Block(self, module, record(module, lambda: self.logits(tokens_1T), tokens_1T.numel()))
@@ -72,6 +91,7 @@ class Block:
     places: dict[str, End] = field(default_factory=dict)
     factors: dict[str, float] = field(default_factory=dict)  # with which the stream takes in what they add
     scales: dict[str, float] = field(default_factory=dict)  # of sites that are multiples of what passes at the place
+    columns: dict[str, Tensor] = field(default_factory=dict)  # of sites that are some columns of what passes there
 
     @property
     def entering(self) -> Tensor:
@@ -197,14 +217,18 @@ class Block:
         """Return the logits [T, V] with an edit at a recognised site."""
         place, shape, scale = self.places[kind], (1, tokens_1T.numel()), self.scales.get(kind, 1.0)
 
+        own = self.columns.get(kind, slice(None))
+
         def shaped(x: Tensor) -> Tensor:
-            return (edit(scale * x.float().reshape(*shape, -1)).reshape(x.shape) / scale).to(x.dtype)
+            out = x.float().reshape(*shape, -1).clone()
+            out[..., own] = edit(scale * out[..., own]) / scale
+            return out.reshape(x.shape).to(x.dtype)
 
         handles = []
         try:
             if kind == "hook_resid_mid":
                 handles += self._edit_middle(place.module, shaped)
-            elif kind == "ln2.hook_normalized":
+            elif kind.endswith(".hook_normalized"):
                 edited = _edit_normal(shaped, self.truth.width)
                 handles.append(place.module.register_forward_hook(edited, with_kwargs=True))
             elif place.side == "hook_in":
