@@ -195,13 +195,14 @@ def check_saes(lm: LanguageModel, saes: Mapping[str, Autoencoder]) -> None:
 
 
 def prompt_ids(lm: LanguageModel, request: SteerRequest, saes: Iterable[Autoencoder] = ()) -> list[int]:
-    """Return BOS and the prompt's tokens, with markup if one of `saes` reads texts with it.
+    """Return BOS and the prompt's tokens, with markup if the request or else one of `saes` says so.
 
     Raises UserError (field `prompt`, `chat` or `length`) if they do not fit into the model's context.
     """
     if request.chat:
         ids = lm.chat_ids([message.model_dump() for message in request.chat])
     else:
-        ids = [*lm.start, *lm.encode(request.prompt, markup=any(sae.reads_markup for sae in saes))]
+        markup = any(sae.reads_markup for sae in saes) if request.markup is None else request.markup
+        ids = [*lm.start, *lm.encode(request.prompt, markup=markup)]
     check_room(len(ids), request.sampling.length, lm.info.n_ctx, lm.info.name)
     return ids

@@ -85,13 +85,13 @@ def hooks_of(hook, edit):
     """Where an edit of a hook point is done: the residual stream passes hook_resid_mid by."""
     whole, _, head = hook.partition(":h")
     if head:  # one head is some of the coordinates of all
+        own = slice(int(head) * width_of[hook], (int(head) + 1) * width_of[hook])
+
         def of_all(x, hook=None):
             out = x.reshape(x.shape[0], x.shape[1], -1).clone()
-            own = slice(int(head) * width_of[hook_name], (int(head) + 1) * width_of[hook_name])
             out[..., own] = edit(out[..., own])
             return out.view(x.shape)
 
-        hook_name = hook
         return [(whole, of_all)]
     if not hook.endswith("hook_resid_mid"):
         return [(hook.replace("hook_mlp_in", "ln2.hook_in"), edit)]
@@ -170,7 +170,7 @@ def render(request: SteerRequest, saes: Mapping[str, SnippetSae], source: str, t
     s, where = request.sampling, request.where
     return _HEAD.format(
         title=(title or "A steering run of saescope").replace('"', "'").replace("\\", "/"), seed=s.seed, source=source,
-        prompt=_prompt(request, any(sae.markup for sae in used.values())),
+        prompt=_prompt(request, any(sae.markup for sae in used.values()) if request.markup is None else request.markup),
         folders=repr({name: sae.folder for name, sae in used.items()}),
         interventions=_list(request.interventions), special=where.special,
         first={"all": "0", "output": "n_prompt", "from": str(where.start)}[where.positions],

@@ -55,8 +55,7 @@ def read(found: Found, given: Mapping[str, Any]) -> Foreign:
     names = [_named_site(metadata, end) for end in (("", "_out") if transcoder else ("",))]
     head = metadata.get("hook_head_index")
     if head is not None:
-        if not isinstance(head, int) or isinstance(head, bool) or not site(names[0]) or \
-                kind_of(site(names[0])) not in HEADS:
+        if not isinstance(head, int) or isinstance(head, bool) or head < 0 or kind_of(site(names[0])) not in HEADS:
             refuse(found.config, f"reads head {head!r} of {names[0][:80]!r}, but {', '.join(HEADS)} alone have heads")
         names[0] = f"{split_head(site(names[0]))[0]}:h{head}"
     out.name_sites(*names)

@@ -27,7 +27,6 @@ import numpy as np
 from sae.errors import UserError
 from sae.formats.writers.archive import Member
 from sae.formats.writers.mapped_tensors import mapped, stream
-from sae.lm.sites import split_head
 
 SAELENS_VERSION = "6.54.12"  # the version this was checked against; loaders before 6 drop the metadata
 _ARCHITECTURES = {
@@ -120,10 +119,10 @@ def saelens_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     site, training, bos = config["site"], config.get("training") or {}, config.get("bos") or {}
-    metrics, (hook, head) = config.get("metrics") or {}, split_head(site["hook"])
+    metrics, (hook, _, head) = config.get("metrics") or {}, site["hook"].partition(":h")
     architecture = config["architecture"]
     metadata = {
-        "model_name": config["model"]["name"], "hook_name": hook, "hook_head_index": head if head >= 0 else None,
+        "model_name": config["model"]["name"], "hook_name": hook, "hook_head_index": int(head) if head else None,
         "hook_name_out": site.get("out_hook"),
         "prepend_bos": bool(bos.get("prepended", True)), "context_size": config.get("context_length"),
         "dataset_path": training.get("text"), "model_class_name": "HookedTransformer",

@@ -1,6 +1,6 @@
-"""The plain Hugging Face model, loaded once more, with sites and edits of its own.
+"""The plain Hugging Face model, made once more, with sites and edits of its own.
 
-Nothing here asks the bridge.  The residual stream is what enters and leaves a block; the other sites have to fit
+Its weights are the bridge's where these are what the model's files hold; else it is loaded a second time.  Nothing here asks the bridge.  The residual stream is what enters and leaves a block; the other sites have to fit
 between them by arithmetic.  Edits are forward hooks at the modules where the site's numbers pass.
 
 Shapes: T tokens of a text, w width of a site, D width of the residual stream, V vocabulary.
@@ -22,17 +22,19 @@ from sae.lm.dataflow import End, entering, equal_to, linear_matrix, output_of, p
 from sae.lm.logit_map import fit
 from sae.lm.norms import measure_norm, normalized
 from sae.lm.sites import EMBED
+from sae.lm.weight_files import equal_to_files
 
 Edit = Callable[[Tensor], Tensor]  # of [1, T, w]
 
 
 class Truth:
-    """The plain model with weights of its own."""
+    """The plain model."""
 
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
-        self.model = lm.plain(share=False)
-        ours = dict(lm.named_weights())
+        shared = equal_to_files(lm.info, lm.named_weights())
+        self.model = lm.plain(share=shared)
+        ours = {} if shared else dict(lm.named_weights())
         for name, tensor in self.model.named_parameters():
             if name in ours and torch.equal(ours[name], tensor):  # what is equal need not be there twice
                 tensor.data = ours[name].data
