@@ -1,7 +1,8 @@
 """The plain Hugging Face model, made once more, with sites and edits of its own.
 
-Its weights are the bridge's where these are what the model's files hold; else it is loaded a second time.  Nothing here asks the bridge.  The residual stream is what enters and leaves a block; the other sites have to fit
-between them by arithmetic.  Edits are forward hooks at the modules where the site's numbers pass.
+Its weights are the bridge's where these are what the model's files hold; else it is loaded a second time.  Nothing else
+here asks the bridge.  The residual stream is what enters and leaves a block; the other sites have to fit between them
+by arithmetic.  Edits are forward hooks at the modules where the site's numbers pass.
 
 Shapes: T tokens of a text, w width of a site, D width of the residual stream, V vocabulary.
 """
