@@ -77,11 +77,16 @@ class LanguageModel:
     leaves and enters it is float32.
     """
 
-    def __init__(self, bridge: TransformerBridge, info: ModelInfo, tokenizer: Any = None) -> None:
+    def __init__(
+        self, bridge: TransformerBridge, info: ModelInfo, tokenizer: Any = None, settings: LoadSettings | None = None,
+    ) -> None:
         self.bridge = bridge
         self.info = info
         self.device = torch.device(bridge.cfg.device or "cpu")
         self.dtype = next(bridge.original_model.parameters()).dtype
+        self.settings = settings or LoadSettings(self.dtype_name, LoadSettings.from_environment().remote_code)
+        # The format whose rounding its numbers have: 8 bits round the activations, too.
+        self.rounding = torch.bfloat16 if self.settings.bits == 8 else self.dtype
         self.tokenizer = tokenizer or bridge.tokenizer
         start = context_start(self.tokenizer, info.d_vocab)
         self.has_bos = start is not None
@@ -99,19 +104,27 @@ class LanguageModel:
         """Load `demo`, a local directory, or a hub name.  Raises UserError (field `model`)."""
         info = find_model(name)
         target = pick_device(device) if isinstance(device, str) else device
-        bridge, tokenizer = load_bridge(info, target, LoadSettings.from_environment())
-        return cls(bridge, info, tokenizer)
+        settings = LoadSettings.from_environment()
+        bridge, tokenizer = load_bridge(info, target, settings)
+        return cls(bridge, info, tokenizer, settings)
 
     @property
     def dtype_name(self) -> str:
         """Return the number format of the weights: float32, bfloat16 or float16."""
         return str(self.dtype).removeprefix("torch.")
 
+    @property
+    def format_name(self) -> str:
+        """Return the number format of the weights, and the bits of those of linear layers if they have fewer."""
+        return self.dtype_name + (f" in {self.settings.bits} bits" if self.settings.bits else "")
+
     def share_weights(self) -> LanguageModel:
-        """Return a copy with shared weights, for another thread."""
+        """Return a copy with shared weights, for another thread; this model itself where they cannot be shared."""
+        if self.settings.placed:
+            return self
         shared = [*self.bridge.parameters(), *self.bridge.buffers()]
         other = LanguageModel(copy.deepcopy(self.bridge, {id(tensor): tensor for tensor in shared}), self.info,
-                              self.tokenizer)
+                              self.tokenizer, self.settings)
         other.refused, other.way = self.refused, self.way
         return other
 
@@ -188,12 +201,12 @@ class LanguageModel:
         if attention is not None:
             name = f"{attention.__module__}.{attention.__qualname__}"  # unique, so that no other function replaces it
             AttentionInterface.register(name, attention)
+        share = share and not self.settings.placed
         if share:
             model = with_weights_of(self.bridge.original_model, dict(self.named_weights()), name)
             if model is not None:
                 return model.requires_grad_(False)
-        settings = LoadSettings(self.dtype_name, LoadSettings.from_environment().remote_code)
-        model = load_plain(self.info, settings, type(self.bridge.original_model), name).to(self.device).eval()
+        model = load_plain(self.info, self.settings, type(self.bridge.original_model), name, self.device).eval()
         for weight, tensor in self.named_weights() if share else ():
             found = dict(model.named_parameters()).get(weight)
             if found is not None and found.shape == tensor.shape:
@@ -243,7 +256,7 @@ class LanguageModel:
                 raise UserError(f"site: nothing passes {hook} in {self.info.name}", "site")
             if kept[hook].dim() == 4 and kept[hook].shape[:2] != tokens_PS.shape:
                 raise UserError(f"site: {self.info.name} has no {hook} token by token", "site")
-        found = (kept[hook].reshape(*tokens_PS.shape, -1).float() for hook in whole)
+        found = (kept[hook].reshape(*tokens_PS.shape, -1).float().to(self.device) for hook in whole)
         return [x_PSD[..., self.head_columns(hook, x_PSD.shape[-1])] for hook, x_PSD in zip(hooks, found, strict=True)]
 
     def head_columns(self, hook: str, width: int) -> slice:
@@ -255,7 +268,7 @@ class LanguageModel:
         """Return next-token logits [P, S, V]; `edits` maps a hook point to the edit of its activations."""
         with self._hooked(edits, tokens_PS):
             out: Tensor = self.bridge(tokens_PS, return_type="logits")
-        return out.float()
+        return out.float().to(self.device)
 
     @torch.no_grad()
     def step(
@@ -270,7 +283,7 @@ class LanguageModel:
         past = {} if cache is None else {"past_key_values": cache.state}
         with self._hooked(edits, tokens_PS):
             out, state = self.bridge(tokens_PS, return_type="logits_and_cache", **past)
-        return out.float(), Cache(state, (cache.length if cache else 0) + tokens_PS.shape[1])
+        return out.float().to(self.device), Cache(state, (cache.length if cache else 0) + tokens_PS.shape[1])
 
     @torch.no_grad()
     def unembedding(self, hook: str = "") -> Tensor:
@@ -329,7 +342,7 @@ class LanguageModel:
         name = f"{hook.rpartition('.')[0]}.hook_mlp_out"
         if name not in self._scales:
             try:
-                with compared_in(self.dtype):
+                with compared_in(self.rounding):
                     self._scales[name] = residual_scale(self, name)
             except UserError:
                 self._scales[name] = None
@@ -350,7 +363,8 @@ class LanguageModel:
         with contextlib.ExitStack() as stack:
             if pairs:
                 try:
-                    stack.enter_context(self.bridge.hooks(fwd_hooks=[(name, as_hook(edit)) for name, edit in pairs]))
+                    hooks = [(name, as_hook(edit, self.device)) for name, edit in pairs]
+                    stack.enter_context(self.bridge.hooks(fwd_hooks=hooks))
                 except (KeyError, ValueError) as error:
                     raise UserError(
                         f"site: {self.info.name} lacks one of {', '.join(name for name, _ in pairs)} (a block that "

@@ -37,7 +37,7 @@ def reader(lm: LanguageModel, hooks: Sequence[str], *, autocast: bool = False) -
     def by_bridge(tokens_PS: Tensor) -> list[Tensor]:
         return lm.activations_at(tokens_PS, hooks, autocast=autocast)
 
-    if lm.device.type != "cpu":
+    if lm.device.type != "cpu" or lm.settings.placed:
         return by_bridge
     chosen: list[Read] = []
 
@@ -61,7 +61,7 @@ def _chosen(
     """
     expected = lm.activations_at(tokens_PS, hooks)
     for attention in ("sdpa", "eager"):
-        if not _agree(_bare_reader(lm, hooks, attention), expected, tokens_PS, loosened(1e-4, lm.dtype)):
+        if not _agree(_bare_reader(lm, hooks, attention), expected, tokens_PS, loosened(1e-4, lm.rounding)):
             continue
         if not autocast:
             return _bare_reader(lm, hooks, attention)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sae.errors import UserError
@@ -87,9 +88,9 @@ def by_text(edit: Edit, tokens_PS: Tensor) -> Edit:
     return texts
 
 
-def as_hook(edit: Edit) -> Callable[[Tensor, Any], Tensor]:
-    """Return an edit of float32 activations as a hook of transformer_lens."""
+def as_hook(edit: Edit, device: torch.device) -> Callable[[Tensor, Any], Tensor]:
+    """Return an edit of float32 activations on a device as a hook of transformer_lens."""
     def hook_fn(resid_PSD: Tensor, hook: Any) -> Tensor:
-        return edit(resid_PSD.float()).to(resid_PSD.dtype)
+        return edit(resid_PSD.float().to(device)).to(resid_PSD)
 
     return hook_fn

@@ -44,14 +44,14 @@ def logit_map(lm: LanguageModel, hook: str) -> Tensor:
     if (kind := kind_of(base)) in NO_LOGITS:
         raise UserError(f"site: directions at {kind} have no logits of their own, because attention mixes them",
                         "site")
-    with compared_in(lm.dtype):
+    with compared_in(lm.rounding):
         whole_wV = _logit_map(lm, base)
     return whole_wV if head < 0 else whole_wV[lm.head_columns(hook, len(whole_wV))]
 
 
 def _logit_map(lm: LanguageModel, hook: str) -> Tensor:
     final = final_norm(lm)
-    W_U_DV: Tensor = lm.bridge.W_U.detach().float()
+    W_U_DV = _unembedding_matrix(lm)
     centred_DV = final.then(W_U_DV)
     centred_DV = (centred_DV - centred_DV.mean(dim=1, keepdim=True)).mul_(_logit_scale(lm))
     kind = kind_of(hook)
@@ -62,6 +62,13 @@ def _logit_map(lm: LanguageModel, hook: str) -> Tensor:
     if kind in _OUTPUTS.values():
         return centred_DV * residual_scale(lm, hook)
     return centred_DV
+
+
+def _unembedding_matrix(lm: LanguageModel) -> Tensor:
+    """Return W_U [D, V], measured on the module where its weights are not plain tensors here."""
+    if not lm.settings.placed:
+        return lm.bridge.W_U.detach().float()  # type: ignore[no-any-return]
+    return linear_matrix(inner(lm.bridge.unembed), lm.info.d_model, lm.device)
 
 
 def embedding_scale(lm: LanguageModel) -> float:
@@ -157,7 +164,7 @@ def _record(lm: LanguageModel, hook: str, out_hook: str) -> tuple[Tensor, Tensor
     def run() -> None:
         kept.extend(lm.activations_at(tokens, [hook, out_hook, f"{block}.hook_resid_post"]))
 
-    ends = record(lm.bridge.blocks[int(block.split(".")[1])], run, tokens.numel())
+    ends = record(lm.bridge.blocks[int(block.split(".")[1])], run, tokens.numel(), lm.device)
     return kept[0].flatten(0, 1), kept[1].flatten(0, 1), ends
 
 

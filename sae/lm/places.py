@@ -67,7 +67,7 @@ class Places:
             expected_Tw = expected.flatten(0, 1)
             within = module if hook == EMBED and module is not None else self._block(hook)
             ends = record(within, lambda: self._run(tokens), tokens.numel())
-            with compared_in(self._lm.dtype):
+            with compared_in(self._lm.rounding):
                 place = self._believed(module, end, ends, expected_Tw) or _searched(ends, expected_Tw)
                 if place is None and kind_of(hook) in HEADS:
                     place = _among_columns(ends, expected_Tw)

@@ -34,7 +34,7 @@ def check(lm: LanguageModel) -> Report:
     """
     report = Report(lm.info.name, type(lm.bridge.original_model).__name__)
     try:
-        with compared_in(lm.dtype):
+        with compared_in(lm.rounding):
             _Check(lm, report).run()
     except UserError as error:
         report.error = str(error)

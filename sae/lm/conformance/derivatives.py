@@ -43,7 +43,7 @@ def agrees(truth: Truth, last: nn.Module, block: Block, kind: str, lists_wV: Ten
     found_nV = found_nV - found_nV.mean(-1, keepdim=True)
     expected_nV = d_nw @ lists_wV
     cosine_n = torch.nn.functional.cosine_similarity(found_nV.cpu().double(), expected_nV.cpu().double(), dim=-1)
-    if truth.lm.dtype != torch.float32:
+    if truth.lm.rounding != torch.float32:
         return bool((cosine_n > 0.99).all())
     if normed:  # a scale of its own for each token
         return bool((cosine_n > 1 - 1e-4).all())
@@ -99,7 +99,7 @@ def _changes(truth: Truth, block: Block, kind: str, d_nw: Tensor, tokens_1T: Ten
     """Return what directions at a site become in what the block adds, by small changes in the real model: [n, D]."""
     place, out = block.places[kind], block.places[_OUTPUTS[kind]]
     # A small step would be lost in the rounding of a format with few bits.
-    share = 1e-2 if truth.lm.dtype == torch.float32 else 0.3
+    share = 1e-2 if truth.lm.rounding == torch.float32 else 0.3
     step = share * float(place.value_Tw.std() / d_nw.std())
     results = []
     for sign in (1, -1):

@@ -33,9 +33,9 @@ class Truth:
 
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
-        shared = equal_to_files(lm.info, lm.named_weights())
+        shared = not lm.settings.placed and equal_to_files(lm.info, lm.named_weights())
         self.model = lm.plain(share=shared)
-        ours = {} if shared else dict(lm.named_weights())
+        ours = {} if shared or lm.settings.placed else dict(lm.named_weights())
         for name, tensor in self.model.named_parameters():
             if name in ours and torch.equal(ours[name], tensor):  # what is equal need not be there twice
                 tensor.data = ours[name].data
@@ -45,7 +45,7 @@ class Truth:
     def logits(self, tokens_1T: Tensor) -> Tensor:
         """Return the logits [T, V] of one text, read without a cache."""
         out: Tensor = self.model(input_ids=tokens_1T, use_cache=False).logits
-        return out[0].float()
+        return out[0].float().to(self.lm.device)
 
     def blocks(self, tokens_1T: Tensor) -> list[nn.Module]:
         """Return the list of as many modules as the model has blocks, each of which feeds the next."""
@@ -72,7 +72,7 @@ class Truth:
         near = [] if owner is None else [module for module in owner.children() if not any(
             isinstance(part, nn.ModuleList) for part in module.modules())]
         for module in (table, *near):
-            found = Block(self, module, record(module, lambda: self.logits(tokens_1T), tokens_1T.numel()))
+            found = self.block(module, tokens_1T)
             for end in found.ends:
                 if end.module is module and end.side == "hook_out" and same(end.value_Tw, value_TD):
                     found.places[EMBED] = end
@@ -81,7 +81,7 @@ class Truth:
 
     def block(self, module: nn.Module, tokens_1T: Tensor) -> Block:
         """Record one block while it reads a text."""
-        return Block(self, module, record(module, lambda: self.logits(tokens_1T), tokens_1T.numel()))
+        return Block(self, module, record(module, lambda: self.logits(tokens_1T), tokens_1T.numel(), self.lm.device))
 
 
 @dataclass
@@ -223,9 +223,9 @@ class Block:
         own = self.columns.get(kind, slice(None))
 
         def shaped(x: Tensor) -> Tensor:
-            out = x.float().reshape(*shape, -1).clone()
+            out = x.float().reshape(*shape, -1).clone().to(self.truth.lm.device)
             out[..., own] = edit(scale * out[..., own]) / scale
-            return out.reshape(x.shape).to(x.dtype)
+            return out.reshape(x.shape).to(x)
 
         handles = []
         try:
