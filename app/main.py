@@ -51,6 +51,7 @@ from app.pages.explore import (
     explanations,
     exports,
     home,
+    items,
     l0,
     label_files,
     latent,
@@ -87,7 +88,7 @@ _MODULES = (
     health, login, account, api_tokens, users, audit, guide, api, api_saes, api_search, api_lists, api_people,
     api_users, api_steer, api_inspect, add_sae, saes, admin, endpoint_test, curves_together, runs, form_page, run_page,
     lists, inspect, own_text, effects, compare, home, text_search, search, l0, label_files, exports, explain_latent,
-    explanations, latents, latents_download, map, overview, people, latent)
+    explanations, latents, latents_download, map, overview, people, items, latent)
 
 
 def create_app(
