@@ -42,6 +42,11 @@ class LoadSettings:
         return self.bits / 8 if self.bits else BYTES[self.dtype]
 
     @property
+    def other_bytes(self) -> float:
+        """Return the bytes of one number of the embeddings, which keep the number format."""
+        return BYTES[self.dtype]
+
+    @property
     def placed(self) -> bool:
         """Return whether the weights are not plain tensors on one device, so that they cannot be shared or moved."""
         return bool(self.bits or self.device_map)

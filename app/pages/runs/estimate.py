@@ -111,11 +111,13 @@ def estimate(spec: TrainSpec | SweepSpec, info: ModelInfo, configs: Iterable[dic
     width = sum(site_width(site, info) for site in (spec.site, spec.out_site) if site)
     largest = max(member.n_latents for member in members)
     total_latents = sum(member.n_latents for member in members)
-    lm_floats = 12 * info.n_layers * info.d_model**2 + 2 * info.d_vocab * info.d_model
+    loading = LoadSettings.from_environment()
+    lm_bytes = (loading.weight_bytes * 12 * info.n_layers * info.d_model**2
+                + loading.other_bytes * 2 * info.d_vocab * info.d_model)
     buffer = min(spec.buffer_tokens, max(1, spec.tokens // spec.reuse))
     buffer_bytes = 2 * (4 if spec.buffer_dtype == "float32" else 2) * buffer * width  # two chunks of activations
     memory = (
-        _PROGRAM_BYTES + LoadSettings.from_environment().weight_bytes * lm_floats
+        _PROGRAM_BYTES + lm_bytes
         + 4 * 4 * sae_floats  # weights, gradients and Adam's two moments
         + buffer_bytes
         + 2 * spec.batch_tokens * total_latents  # pre-activations of a batch, kept by every SAE
