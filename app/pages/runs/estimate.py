@@ -130,7 +130,7 @@ def estimate(spec: TrainSpec | SweepSpec, info: ModelInfo, configs: Iterable[dic
     made = Estimate(_START_S + seconds / spread, _START_S + seconds * spread, memory, disk, basis)
     if spec.device == "cuda" or (spec.device == "auto" and has_gpu()):
         d_in, d_out = site_width(spec.site, info), site_width(spec.out_site or spec.site, info)
-        rest = 4 * lm_floats + buffer_bytes
+        rest = lm_bytes + buffer_bytes
         free = free_gpu_memory()
         return replace(made, gpu_memory=rest + fitting_bytes(members, d_in, d_out),
                        too_large=None if free is None else too_large(members, free - rest, d_in, d_out))

@@ -26,7 +26,8 @@ def test_the_estimate_of_memory_knows_the_format() -> None:
 
 def test_the_devices_of_a_model() -> None:
     settings = LoadSettings.from_environment(
-        {"SAESCOPE_DEVICE_MAP": "auto", "SAESCOPE_MAX_MEMORY": "0=20GiB, cpu=1.5GB", "SAESCOPE_OFFLOAD_FOLDER": "/disk"})
+        {"SAESCOPE_DEVICE_MAP": "auto", "SAESCOPE_MAX_MEMORY": "0=20GiB, cpu=1.5GB",
+         "SAESCOPE_OFFLOAD_FOLDER": "/disk"})
     assert settings.max_memory == ((0, "20GiB"), ("cpu", "1.5GB"))
     assert settings.offload == "/disk"
     assert settings.placed
