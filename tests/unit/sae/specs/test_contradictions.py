@@ -38,5 +38,5 @@ def test_hooks_and_names() -> None:
         assert parse_site(hook) == parts
         assert site_hook(*parts, split_head(hook)[1]) == hook
     for wrong in ("blocks.3.hook_mlp_out:h1", "hook_embed:h0", "blocks.1.hook_embed", "embed"):
-        with pytest.raises(UserError, match="^hook: "):
+        with pytest.raises(UserError, match=r"^hook: "):
             parse_site(wrong)
