@@ -65,7 +65,7 @@ def in_order(edits: Mapping[str, Points]) -> Points:
 def normalized_edit(hook: str, edit: Edit, norm: Norm, epsilon: float) -> Points:
     """Return the hook points at which an edit of `hook_normalized` of a norm is done: the norm's input and output.
 
-    What the edit changes is added after the norm's gain, whatever the norm multiplies by.
+    What the edit changes gets the norm's gain and bias, whatever the norm multiplies by; the rest keeps its bits.
     """
     block = hook.rpartition(".")[0]
     before: list[Tensor] = []
@@ -76,7 +76,8 @@ def normalized_edit(hook: str, edit: Edit, norm: Norm, epsilon: float) -> Points
 
     def put_difference(out_PSD: Tensor) -> Tensor:
         normal_PSD = normalized(before[0], norm.centred, epsilon)
-        change_PSD = edit(normal_PSD) - normal_PSD
-        return out_PSD + (change_PSD * norm.gain_D).to(out_PSD.dtype)
+        edited_PSD = edit(normal_PSD)
+        changed_PSD = (edited_PSD * norm.gain_D + norm.bias_D).to(out_PSD.dtype)
+        return torch.where(edited_PSD == normal_PSD, out_PSD, changed_PSD)
 
     return [(f"{block}.hook_in", keep), (f"{block}.hook_out", put_difference)]

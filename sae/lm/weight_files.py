@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sae.lm.model_info import ModelInfo
@@ -24,7 +24,7 @@ def equal_to_files(info: ModelInfo, weights: Iterable[tuple[str, Tensor]]) -> bo
         for path in sorted(folder.glob("*.safetensors")) if folder else []:
             file = safe_open(path, framework="pt")
             opened |= dict.fromkeys(file.keys(), file)
-    except (OSError, ValueError, RuntimeError):
+    except (OSError, SafetensorError):
         return False
     return bool(opened) and all(_equal(opened, name, weight) for name, weight in weights)
 
