@@ -13,6 +13,11 @@ def markup_of(word: str) -> bool | str | None:
     return _WORDS.get(word, word) if word else None
 
 
+def choice_of(word: str) -> bool | None:
+    """Return the choice that a checked word makes."""
+    return _WORDS.get(word)
+
+
 def markup_word(choice: bool | None) -> str:
     """Return the word of a choice in a form."""
     return next((word for word, value in _WORDS.items() if value is choice), "")

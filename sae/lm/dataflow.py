@@ -153,8 +153,8 @@ def columns_of(whole_TW: Tensor, part_Tw: Tensor) -> Tensor | None:
     if whole_TW.dim() != 2 or whole_TW.shape[0] != part_Tw.shape[0] or whole_TW.shape[1] <= part_Tw.shape[1]:
         return None
     whole, part = whole_TW.float(), part_Tw.float()
-    nearest = torch.cat([torch.cdist(some.T, whole.T).argmin(dim=1) for some in part.split(1024, dim=1)])
-    return nearest if len(nearest.unique()) == len(nearest) and alike(whole[:, nearest], part) else None
+    nearest = torch.cat([torch.cdist(some.T, whole.T).argmin(dim=1) for some in torch.split(part, 1024, dim=1)])
+    return nearest if len(set(nearest.tolist())) == len(nearest) and alike(whole[:, nearest], part) else None
 
 
 def output_of(ends: list[End], module: nn.Module) -> Tensor | None:
@@ -176,7 +176,7 @@ def linear_matrix(module: nn.Module, width: int, device: torch.device) -> Tensor
             for matrix in (weight.detach().float().T, weight.detach().float()):
                 if matrix.shape == (width, out_ND.shape[1]) and same(probe_Nw @ matrix, out_ND):
                     return matrix
-        rows = torch.eye(width, device=device).split(1024)
+        rows = torch.split(torch.eye(width, device=device), 1024)
         matrix = torch.cat([_apply(module, some) for some in rows]) - zero_D
         if same(probe_Nw @ matrix, out_ND):
             return matrix

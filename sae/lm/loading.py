@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,9 @@ def _quantized(info: ModelInfo, device: torch.device, settings: LoadSettings) ->
 
 def _bits(info: ModelInfo, device: torch.device, settings: LoadSettings) -> dict[str, Any]:
     """Return the arguments of loaders for 8 or 4 bits.  Raises UserError (field `model`) without bitsandbytes."""
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError:
+    if find_spec("bitsandbytes") is None:
         raise UserError(f"model: {info.name} in {settings.bits} bits needs bitsandbytes; "
-                        "pip install 'saescope[bits]'", "model") from None
+                        "pip install 'saescope[bits]'", "model")
     from transformers import BitsAndBytesConfig
 
     kind = {"load_in_8bit": True} if settings.bits == 8 else {

@@ -22,7 +22,7 @@ def equal_to_files(info: ModelInfo, weights: Iterable[tuple[str, Tensor]]) -> bo
     opened: dict[str, Any] = {}
     try:
         for path in sorted(folder.glob("*.safetensors")) if folder else []:
-            file = safe_open(path, framework="pt")
+            file: Any = safe_open(path, framework="pt")
             opened |= dict.fromkeys(file.keys(), file)
     except (OSError, SafetensorError):
         return False

@@ -69,7 +69,7 @@ def read_form(data: ImmutableMultiDict[str, Any]) -> InspectForm:
 def form_of(asked: InspectionQuery) -> InspectForm:
     """Return the form filled with an inspection."""
     return InspectForm(asked.texts[0], *asked.texts[1:2] or [""], *asked.saes[:1], *asked.saes[1:2] or [""],
-                       asked.markup)
+                       markup=asked.markup)
 
 
 def check(form: InspectForm, catalog: Catalog) -> InspectionQuery | None:

@@ -31,7 +31,7 @@ from app.pages.inspect.form import (
 from app.pages.inspect.lookup import card_of, context_text, earlier_inspections, example, readings
 from app.pages.inspect.result import OpenedSAE, Result, result, result_json
 from app.pages.inspect.view import MEASURES
-from app.pages.markup_choice import markup_of
+from app.pages.markup_choice import choice_of
 from app.pages.provenance import provenance_words
 from app.pages.sae_choice import computable_saes
 from app.pages.sae_page import open_build
@@ -164,7 +164,7 @@ def saes_of(tools: Tools, asked: InspectionQuery) -> list[Sae]:
 def _message(saes: list[Sae], asked: InspectionQuery, tools: Tools) -> Inspect:
     request = InspectRequest(
         model=str(saes[0].config["model"]["name"]), saes=asked.saes, texts=asked.texts, top=MAX_TOP,
-        markup=markup_of(asked.markup))
+        markup=choice_of(asked.markup))
     return Inspect(request=request, folders={sae.id: str(tools.workspace.sae(sae.id)) for sae in saes})
 
 

@@ -17,7 +17,7 @@ from app.library.sae_reading import beyond_training
 from app.pages.dependencies import Tools, ToolsDep
 from app.pages.explore import latent_views
 from app.pages.inspect.form import InspectForm, check
-from app.pages.markup_choice import markup_of
+from app.pages.markup_choice import choice_of
 from app.pages.provenance import provenance, provenance_words
 from app.pages.sae_page import find_sae, need_weights, open_build
 from app.render.token_text import Piece, text_pieces, token_label
@@ -62,7 +62,7 @@ async def show(request: Request, model: str, name: str, number: PathNumber, tool
     if await run_in_threadpool(check, form, tools.catalog):
         message = Inspect(
             request=InspectRequest(model=str(sae.config["model"]["name"]), saes=(sae.id,), texts=(text,), top=1,
-                                   latents=(number,), markup=markup_of(form.markup)),
+                                   latents=(number,), markup=choice_of(form.markup)),
             folders={sae.id: str(tools.workspace.sae(sae.id))})
         key = ("own text", sae.id, sae.current_build, sae.created, number, text, form.markup)
         cached = await tools.cached_requests.ask(key, message, 60.0 if wants_json(request) else PATIENCE_S)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -191,7 +192,7 @@ class _Check:
         for i in range(n, len(tokens)):
             order = self.rows.order([row])
             out = self.rows.step(rows, order, {row: tokens[i]}, {row: i},
-                                 {hook: lambda x, i=i: edit(x, i)})
+                                 {hook: partial(edit, first=i)})
             parts.append(out[order.index(row)][None])
         return torch.cat(parts)
 

@@ -9,6 +9,7 @@ Shapes: n directions, T tokens, w width of a site, D width of the residual strea
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,8 +67,8 @@ def taken_in(truth: Truth, first: nn.Module, embedding: Block, tokens_1T: Tensor
     changes = embedding.places[EMBED].value_Tw.flip(0)
     handle = first.register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        for change in (torch.zeros_like(changes), changes):
-            embedding.edited_logits(EMBED, lambda x, change=change: x + change.float(), tokens_1T)
+        for share in (0.0, 1.0):
+            embedding.edited_logits(EMBED, partial(torch.add, share * changes.float()), tokens_1T)
     finally:
         handle.remove()
     factors = fit(inputs[1] - inputs[0], [changes.double()])
