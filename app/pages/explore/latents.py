@@ -63,13 +63,13 @@ def latents_json(
 @router.get("/{model}/{name}/latents")
 def latents(
     request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, user: UserDep,
-    cursor: str = "", shown: str = "", imported: str = "",
+    cursor: str = "", shown: str = "", imported: str = "", added: str = "",
 ) -> Response:
     """Show the latent table.  htmx asks for the rows after a cursor and gets rows alone.
 
     `shown` is how many rows are on the page: without a cursor so many are shown, so that a reader who comes back finds
-    the rows that "More" had added.  `imported` is what became of a file of labels.  Values of the query that do not
-    exist are left out, and named above the table.
+    the rows that "More" had added.  `imported` is what became of a file of labels, `added` how many explanations of a
+    file are new.  Values of the query that do not exist are left out, and named above the table.
     """
     sae = find_sae(catalog, model, name)
     before = min(whole_number(shown) or 0, MAX_PAGE)
@@ -99,7 +99,7 @@ def latents(
         explained = explanation_counts(build, db, sae)
         return page(
             request, "explore/latents.html", sae, build.meta, section="latents", **table, faults=faults,
-            imported=_imported(imported), json_url=f"/{sae.id}/latents.json{query.string()}",
+            imported=_imported(imported), added=whole_number(added), json_url=f"/{sae.id}/latents.json{query.string()}",
             status_code=422 if faults else 200, scores=asked.scores,
             facets=build.facets(asked.filters, asked.token), densities=DENSITY_NAMES, cursor=cursor,
             sorts=sort_names(asked, bool(explained)), tokens=_labelled(asked.tokens),
