@@ -53,7 +53,7 @@ class _Loaded:
     @property
     def bytes(self) -> int:
         weights = self.rows.lm.bridge.original_model.parameters()
-        return sum(t.numel() * t.element_size() for t in weights) + self.rows.packed_bytes
+        return int(sum(t.numel() * t.element_size() for t in weights) + self.rows.packed_bytes)
 
 
 class Engine:

@@ -68,8 +68,8 @@ def read_form(data: ImmutableMultiDict[str, Any]) -> InspectForm:
 
 def form_of(asked: InspectionQuery) -> InspectForm:
     """Return the form filled with an inspection."""
-    return InspectForm(asked.texts[0], *asked.texts[1:2] or [""], *asked.saes[:1], *asked.saes[1:2] or [""],
-                       markup=asked.markup)
+    text2, beside = (one[1] if len(one) > 1 else "" for one in (asked.texts, asked.saes))
+    return InspectForm(asked.texts[0], text2, asked.saes[0], beside, asked.markup)
 
 
 def check(form: InspectForm, catalog: Catalog) -> InspectionQuery | None:
