@@ -12,11 +12,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, exists, func, select, update
+from sqlalchemy import Row, bindparam, delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from app.db.tables import ExplanationScore, Label, LatentExplanation, Sae
 from app.library import stars
+from app.library.explanation_texts import FoundText, texts_of
 from app.render.latent_words import RuleWords
 from sae.errors import UserError
 from sae.explain.records import HEADLINE, MAX_TEXT
@@ -216,15 +217,13 @@ def texts(db: Session, sae_id: str) -> dict[int, str]:
     return {latent: one.text for latent, one in best.items()}
 
 
-def search(db: Session, sae_ids: Collection[str], text: str, limit: int = 1000) -> list[LatentExplanation]:
-    """Return the explanations of these SAEs that contain `text` in any case.  Labels have a search of their own."""
-    pattern = text.replace("\0", " ").lower()
-    for mark in ("\\", "%", "_"):
-        pattern = pattern.replace(mark, f"\\{mark}")
-    return list(db.scalars(select(LatentExplanation).where(
-        LatentExplanation.sae_id.in_(sae_ids), LatentExplanation.method != LABEL,
-        func.lower(LatentExplanation.text).like(f"%{pattern}%", escape="\\")).order_by(
-        LatentExplanation.latent).limit(limit)))
+def search(db: Session, sae_ids: Collection[str], text: str, limit: int = 1000) -> dict[str, list[FoundText]]:
+    """Return the explanations of each of these SAEs that contain the words of `text` in any case, best first.
+
+    `limit` is for each SAE.  Labels have a search of their own.
+    """
+    return {sae_id: [one for one in texts.search(text, limit) if one.method != LABEL]
+            for sae_id, texts in texts_of(db, sae_ids).items()}
 
 
 def explained_latents(db: Session, sae_id: str) -> set[int]:
