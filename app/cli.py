@@ -44,7 +44,6 @@ def serve(
     import uvicorn
 
     from app.jobs.lock import WorkspaceLock
-    from app.main import create_app
     from app.settings import Settings
     from app.web import logs
     from app.web.gc_tuning import rare_collections
@@ -61,6 +60,8 @@ def serve(
         address = f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"
         lock = None if read_only else WorkspaceLock(settings.home, address)
         try:
+            from app.main import create_app  # it takes more than a second, which a wrong setting need not wait for
+
             _announce(address, None if read_only else _first_link(settings, address))
             config = server_config(create_app(settings, lock=lock, page_workers=settings.n_page_workers), settings)
             with rare_collections(), suppress(KeyboardInterrupt):  # uvicorn raises it again after all is closed

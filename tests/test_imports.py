@@ -24,8 +24,8 @@ from tests import ROOT
 
 HEAVY = frozenset({"torch", "transformers", "transformer_lens"})
 # Modules, and packages with what is in them, that import transformer_lens or transformers.
-MODEL_LIBRARIES = ("sae.lm.bridge", "sae.lm.loading", "sae.lm.sentencepiece_file", "sae.lm.conformance.tiny_models",
-                   "sae.lm.library_config", "sae.demo")
+MODEL_LIBRARIES = ("sae.lm.libraries", "sae.lm.loading", "sae.lm.sentencepiece_file",
+                   "sae.lm.conformance.tiny_models", "sae.lm.library_config", "sae.demo")
 WORKER = frozenset({"app.worker.server", "app.worker.engine"})
 TORCH_FREE = (
     "sae", "sae.autoencoder.config", "sae.cli.export", "sae.cli.main", "sae.client", "sae.data.corpus",
@@ -233,7 +233,7 @@ def broken_rules(modules: dict[str, Module]) -> list[str]:
         tops = {other.split(".")[0] for other in module.ever}
         if name.split(".")[0] == "sae":
             if tops & (HEAVY - {"torch"}) and not name.startswith(MODEL_LIBRARIES):
-                broken.append(f"{name} imports a model library; only sae.lm.bridge may")
+                broken.append(f"{name} imports a model library; only sae.lm.libraries may")
         elif name not in WORKER:
             for other in sorted(module.ever):
                 if heavy := reached(modules, {other}) & HEAVY:
@@ -276,7 +276,7 @@ def test_the_plan_detects_forbidden_imports() -> None:
 
 @pytest.mark.parametrize(("path", "source", "says"), [
     ("sae/x.py", "import transformers", "sae.x imports a model library"),
-    ("sae/lm/bridge.py", "import torch, transformers", None),
+    ("sae/lm/libraries.py", "import torch, transformers", None),
     ("sae/x.py", "import torch", None),
     ("app/x.py", "import torch.nn", "app.x reaches torch"),
     ("app/x.py", "from sae import heavy", "app.x reaches torch through sae.heavy"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from functools import cache
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -27,8 +28,15 @@ MIN_PASSWORD = 8
 ROLES = ("reader", "editor", "administrator")
 
 _hasher = PasswordHasher()
-# Checked when the name is unknown, so that the time taken does not show which names exist.
-_NOBODY = _hasher.hash(secrets.token_hex(16))
+
+
+@cache
+def _nobody() -> str:
+    """Return a hash to check when the name is unknown, so that the time taken does not show which names exist.
+
+    It is made at the first check: it takes a tenth of a second, and most processes of the program check no password.
+    """
+    return _hasher.hash(secrets.token_hex(16))
 
 
 def hash_secret(secret: str) -> str:
@@ -101,12 +109,12 @@ def remove_user(db: Session, user: User) -> None:
 def check_password(db: Session, name: str, password: str) -> User | None:
     """Return the user with this name and password, or None."""
     user = db.scalar(select(User).where(User.name == name.strip()))
-    stored = user.password_hash if user and user.password_hash else _NOBODY
+    stored = user.password_hash if user and user.password_hash else _nobody()
     try:
         _hasher.verify(stored, password[:1000])
     except (VerificationError, InvalidHashError):
         return None
-    return user if stored is not _NOBODY else None
+    return user if stored is not _nobody() else None
 
 
 def has_admin(db: Session) -> bool:

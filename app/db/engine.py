@@ -7,18 +7,19 @@ handlers that use the database are plain `def` and run in the thread pool.
 from __future__ import annotations
 
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db import people_tables  # noqa: F401  (so that the metadata has every table, for backups)
-from app.db.start_faults import check_pages, named_faults
+from app.db.start_faults import check_pages, named_faults, newer
 from app.resources import MIGRATIONS
 from sae.errors import UserError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 _THREADS = 40  # request threads: each holds at most one connection, so with as many none waits for another
 
@@ -96,6 +97,8 @@ def make_session_factory(engine: Engine) -> SessionFactory:
 
 def alembic_config(engine: Engine) -> Config:
     """Return Alembic's configuration for our migrations; `env.py` takes the engine from `attributes`."""
+    from alembic.config import Config  # it takes a fifth of a second, and page workers upgrade nothing
+
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["engine"] = engine
@@ -107,6 +110,12 @@ def upgrade(engine: Engine) -> None:
 
     Raises UserError if it cannot be reached or written, is damaged, or belongs to a newer version of the program.
     """
+    from alembic import command
+    from alembic.util.exc import CommandError
+
     with named_faults(engine):
         check_pages(engine)
-        command.upgrade(alembic_config(engine), "head")
+        try:
+            command.upgrade(alembic_config(engine), "head")
+        except CommandError:
+            raise newer(engine) from None

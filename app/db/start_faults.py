@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from alembic.util.exc import CommandError
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DatabaseError, DBAPIError
 
@@ -17,10 +16,6 @@ def named_faults(engine: Engine) -> Iterator[None]:
     """Raise UserError, in one line, for whatever keeps the program from opening or upgrading its database."""
     try:
         yield
-    except CommandError:
-        raise UserError(
-            f"{_name(engine)} was written by a newer version of saescope; install that version or a newer one, "
-            f"or {_start_over(engine)}") from None
     except DBAPIError as error:
         reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
         if engine.dialect.name != "sqlite":
@@ -36,6 +31,13 @@ def named_faults(engine: Engine) -> Iterator[None]:
             raise UserError(f"{_name(engine)} cannot be written ({reason}); change the permissions of the file and "
                             "its folder, or set another workspace in SAESCOPE_HOME") from None
         raise UserError(f"{_name(engine)} is damaged ({reason}); {_start_over(engine)}") from None
+
+
+def newer(engine: Engine) -> UserError:
+    """Return the error for a database whose schema this version does not know."""
+    return UserError(
+        f"{_name(engine)} was written by a newer version of saescope; install that version or a newer one, "
+        f"or {_start_over(engine)}")
 
 
 def check_pages(engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""The interface to language models; with `loading`, the only file that imports transformer_lens.
+"""The interface to language models.
 
 A `LanguageModel` wraps one TransformerBridge.  **It must be used by one thread at a time**: hooks are attached to the
 shared module tree, so a second thread would silently get the first one's edits.  A second thread uses a copy made by
@@ -12,29 +12,20 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-# Set before the import: transformer_lens imports an experiment tracker that would look for a login.
-os.environ.setdefault("WANDB_MODE", "disabled")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
 import torch
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
-from transformers import AttentionInterface
-from transformers.cache_utils import Cache as CacheBase
-from transformers.utils import logging as transformers_logging
 
 from sae.errors import UserError
 from sae.lm.dataflow import compared_in
 from sae.lm.device import pick_device
 from sae.lm.edit_points import in_order, middle_edit, normalized_edit
 from sae.lm.hook_points import as_hook, bridge_name, by_text, component, head_columns, head_edit
+from sae.lm.libraries import AttentionInterface, CacheBase, TransformerBridge, transformers_logging
 from sae.lm.load_settings import LoadSettings
 from sae.lm.loading import load_bridge, load_plain
 from sae.lm.logit_map import inner, logit_map, probe_tokens, residual_scale

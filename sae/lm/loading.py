@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.sources.transformers import source as _transformers_source
 
 from sae.errors import UserError
+from sae.lm.libraries import COMPILER, TransformerBridge, importing_later, transformers_source
 from sae.lm.load_settings import BITS, DEVICE_MAP, LoadSettings
 from sae.lm.model_info import ModelInfo, hub_message
 from sae.lm.sentencepiece_file import sentencepiece_tokenizer
 
 # Only text is read here.  For a model of images it would run `pip install torchvision`, in a user's environment.
-_transformers_source.load_modality_processor = lambda *_args, **_kwargs: None
+transformers_source.load_modality_processor = lambda *_args, **_kwargs: None
 
 
 def load_bridge(info: ModelInfo, device: torch.device, settings: LoadSettings) -> tuple[TransformerBridge, Any]:
@@ -33,9 +32,10 @@ def load_bridge(info: ModelInfo, device: torch.device, settings: LoadSettings) -
         options = {} if model is not None else _devices(settings)
         if not settings.placed:
             options["device"] = str(device)
-        bridge = TransformerBridge.boot_transformers(
-            info.source, dtype=getattr(torch, settings.dtype), trust_remote_code=settings.remote_code, hf_model=model,
-            **options)
+        with importing_later(COMPILER):  # the first tensor without data would import it
+            bridge = TransformerBridge.boot_transformers(
+                info.source, dtype=getattr(torch, settings.dtype), trust_remote_code=settings.remote_code,
+                hf_model=model, **options)
     except UserError:
         raise
     except Exception as error:  # loaders raise many kinds; each means that the name given does not load

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,12 +82,14 @@ def server(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterat
 
 def train(home: Path, *options: str) -> None:
     """Train an SAE in a workspace from the command line."""
-    command_line(home, "train", *options)
+    commands(home, ["train", *options])
 
 
-def command_line(home: Path, *words: str) -> None:
-    """A command of `saescope` in a workspace, to its end."""
-    subprocess.run([sys.executable, "-m", "sae", *words], env=_environment(home), check=True, timeout=280,
+def commands(home: Path, *commands: Sequence[str]) -> None:
+    """Carry out commands of `saescope` in a workspace, in one process: importing takes longer than a small command."""
+    code = ("import json, sys; from sae.cli.main import app\n"
+            "for words in json.loads(sys.argv[1]): assert not app(words, standalone_mode=False)")
+    subprocess.run([sys.executable, "-c", code, json.dumps(commands)], env=_environment(home), check=True, timeout=280,
                    stdout=subprocess.DEVNULL)
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from sae.lm.libraries import SUPPORTED_ARCHITECTURES
 
 WIDTH, LAYERS, HEADS, CONTEXT, VOCABULARY = 32, 4, 4, 128, 300
 WINDOW = 8

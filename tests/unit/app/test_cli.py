@@ -14,12 +14,14 @@ from pathlib import Path
 import httpx
 import pytest
 from sqlalchemy import select
+from typer.testing import CliRunner
 
 from app.access.accounts import check_password
-from app.cli import _listen
+from app.cli import _listen, app
 from app.db.engine import SessionFactory
 from app.db.tables import User
 from app.library import labels
+from sae.errors import UserError
 from sae.workspace.files import write_json
 from tests.unit.app.conftest import sae_config
 
@@ -42,7 +44,7 @@ def home(settings: object, tmp_path: Path) -> Path:
 
 def test_serve_prints_where_it_is_and_stops_cleanly(home: Path) -> None:
     server = subprocess.Popen(
-        [*COMMAND, "serve", "--port", "0", "--no-demo"], env=_environment(home), text=True,
+        [*COMMAND, "serve", "--port", "0", "--no-demo"], env=_environment(home, SAESCOPE_PAGE_WORKERS="1"), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert server.stdout is not None
@@ -150,8 +152,12 @@ def test_delete_and_rename(home: Path, database_url: str, sessions: SessionFacto
         labels.save(db, "demo/one", 3, "ada", text="braces")
 
     def run(*words: str) -> tuple[int, str]:
-        done = _run(home, *words, DATABASE_URL=database_url)
-        return done.returncode, done.stdout + done.stderr
+        """Run a command in this process."""
+        environment = {"SAESCOPE_HOME": str(home), "DATABASE_URL": database_url}
+        done = CliRunner().invoke(app, list(words), env=environment)
+        if isinstance(done.exception, UserError):  # `main` prints it
+            return 2, f"error: {done.exception}\n"
+        return done.exit_code, done.output
 
     assert run("rename", "demo/one", "two") == (
         2, "error: name: demo/two already exists, or a run is making it; choose another name\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 
 import pytest
@@ -87,7 +88,12 @@ def test_only_the_newest_link_works_and_only_in_time(sessions: SessionFactory, s
 
 def test_passwords_are_hashed_with_the_work_that_argon2_recommends() -> None:
     """The parameters are the second recommended option of RFC 9106, section 4."""
-    assert accounts._NOBODY.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
+    spec = importlib.util.spec_from_file_location("fresh_accounts", accounts.__file__)  # the tests' hasher is quick
+    assert spec is not None
+    assert spec.loader is not None
+    fresh = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    assert fresh._nobody().startswith("$argon2id$v=19$m=65536,t=3,p=4$")
 
 
 def test_links_are_printed_until_there_is_a_password(sessions: SessionFactory, settings: Settings) -> None:

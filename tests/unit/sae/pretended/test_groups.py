@@ -42,4 +42,4 @@ def test_two_devices_are_one_cpu(tmp_path: Path) -> None:
         assert len(results) == 2 * len(CASES)
         for name, tensors in results.items():
             for tensor, one in expected[name.partition(",")[0]].tensors().items():
-                torch.testing.assert_close(tensors[tensor], one, rtol=1e-4, atol=1e-5, msg=lambda m: f"{name}: {m}")
+                torch.testing.assert_close(tensors[tensor], one, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
