@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
+from sae.lm.load_settings import LoadSettings
 from sae.lm.model_info import ModelInfo
 
 V, D = 29, 6
@@ -31,7 +32,8 @@ class ToyModel:
     """A stand-in for `LanguageModel` made of look-up tables."""
 
     bos_id = 0
-    dtype = torch.float32
+    dtype = rounding = torch.float32
+    format_name, settings = "float32", LoadSettings()
     device = torch.device("cpu")
     info = ModelInfo("toy", "toy", "toy", True, 3, D, 512, V)
 

@@ -216,8 +216,11 @@ class Engine:
         model, saes = self._load(request.model, message.folders, send, request.saes)
         lm, special = model.rows.lm, set(model.special_ids)
         start = lm.start if any(saes[sae_id].reads_bos for sae_id in request.saes) else []
-        texts = [list(ids) for ids in request.ids] or [[*start, *ids] for ids in lm.encode_many(
-                request.texts, markup=any(saes[sae_id].reads_markup for sae_id in request.saes))]
+        markup = request.markup
+        if markup is None:
+            markup = any(saes[sae_id].reads_markup for sae_id in request.saes)
+        texts = [list(ids) for ids in request.ids] or [
+            [*start, *ids] for ids in lm.encode_many(request.texts, markup=markup)]
         for number, ids in enumerate(texts):
             _check_ids(ids, MAX_TEXT_TOKENS, lm.info.d_vocab, f"{'ids' if request.ids else 'texts'}.{number}")
         out = []

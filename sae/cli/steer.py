@@ -28,6 +28,9 @@ def steer_command(
     positions: Annotated[str, typer.Option(help="Steered positions: all, output, or from (see --start)")] = "all",
     start: Annotated[int, typer.Option(help="First steered position with --positions from; BOS is 0")] = 0,
     special: Annotated[bool, typer.Option(help="Steer BOS and other special tokens too")] = False,
+    markup: Annotated[bool | None, typer.Option(
+        help="Whether special tokens that are spelled in the prompt are read as these tokens; left out: as the SAE "
+             "says")] = None,
     temperature: Annotated[float, typer.Option(help="0: always the most likely token")] = 0.7,
     top_p: Annotated[float, typer.Option(
         help="Draw from the most likely tokens that together have this probability")] = 0.95,
@@ -44,7 +47,7 @@ def steer_command(
     with_strengths = list(zip(latent, strengths * (len(latent) if len(strengths) == 1 else 1), strict=True))
     chosen, notes = interventions_from_build(workspace, sae, with_strengths, mode)
     request = parse_request({
-        "model": sae, "prompt": prompt, "interventions": [i.model_dump() for i in chosen],
+        "model": sae, "prompt": prompt, "markup": markup, "interventions": [i.model_dump() for i in chosen],
         "where": {"positions": positions, "start": start, "special": special},
         "sampling": {"temperature": temperature, "top_p": top_p, "top_k": top_k, "length": length, "seed": seed}})
     console = Console()

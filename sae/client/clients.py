@@ -51,7 +51,7 @@ class Client(_Base, PeopleCalls):
     `sae` is always an id such as `demo/2-res-batchtopk-4k`.  Steering takes latents as dictionaries with `sae`,
     `latent`, and on request `mode` (add, clamp, scale, ablate, remove) and its number (`strength`, `target`, `factor`);
     `settings` are `length`, `temperature`, `top_p`, `top_k`, `seed`, `samples`, `stop`, `positions`, `start`,
-    `special`, `control`, `repetition_penalty` and `sweep_of`.
+    `special`, `control`, `repetition_penalty`, `markup` and `sweep_of`.
     """
 
     def __init__(self, url: str = ADDRESS, token: str | None = None, timeout: float = _TIMEOUT_S) -> None:

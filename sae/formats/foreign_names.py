@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from sae.errors import UserError
-from sae.lm.sites import parse_site
+from sae.lm.sites import EMBED, parse_site
 
 CREATOR = "saescope"  # the author in Neuronpedia's files where no person is known
 # End of a module path -> the hook points of its (output, input).
@@ -14,11 +14,14 @@ _MODULES = {
     "mlp": ("hook_mlp_out", "mlp.hook_in"), "mlp.hook_out": ("hook_mlp_out", ""),
     "attn.hook_out": ("hook_attn_out", ""),
     "attn": ("hook_attn_out", ""), "self_attn": ("hook_attn_out", ""), "attention": ("hook_attn_out", ""),
+    "self_attn.q_proj": ("attn.hook_q", ""), "self_attn.k_proj": ("attn.hook_k", ""),
+    "self_attn.v_proj": ("attn.hook_v", ""),
     "self_attn.o_proj": ("", "attn.hook_z"), "attn.c_proj": ("", "attn.hook_z"), "attention.dense": ("", "attn.hook_z"),
     "mlp.act": ("mlp.hook_post", ""), "mlp.down_proj": ("", "mlp.hook_post"), "mlp.c_proj": ("", "mlp.hook_post"),
     "post_feedforward_layernorm": ("hook_mlp_out", ""), "pre_feedforward_layernorm": ("mlp.hook_in", ""),
     "post_attention_layernorm": ("", "hook_resid_mid"),
 }
+_EMBEDDINGS = ("model.embed_tokens", "transformer.wte", "gpt_neox.embed_in", "embed_tokens", "wte")
 _MODULE = re.compile(r"(?:[a-z_]+\.)*?(?:layers|h|blocks|block)\.(\d+)((?:\.[a-z_0-9]+)*)")
 # Names of dictionary_learning: resid_post_layer_3, attn_layer_3, mlp_layer_3
 _BY_KIND = re.compile(r"(resid_post|resid_pre|resid|attention|attn|mlp)(?:_out)?_(?:layer_)?(\d+)")
@@ -60,6 +63,8 @@ def site(name: str, *, reads: bool = False) -> str:
     if match := _MODULE.fullmatch(name):
         kind = _MODULES.get(match[2].lstrip("."), ("", ""))[reads]
         return f"blocks.{match[1]}.{kind}" if kind else ""
+    if name in _EMBEDDINGS and not reads:
+        return EMBED
     if match := _BY_KIND.fullmatch(name):
         return f"blocks.{match[2]}.{_KINDS[match[1]]}"
     return ""

@@ -30,7 +30,7 @@ class EncoderPool:
     def __init__(
         self, lm: LanguageModel, sae: Autoencoder, corpus: Corpus, near: float = 0.0, left_out: LeftOut = NOTHING
     ) -> None:
-        n = min(torch.get_num_threads(), MAX_THREADS) if lm.device.type == "cpu" else 1
+        n = min(torch.get_num_threads(), MAX_THREADS) if lm.device.type == "cpu" and not lm.settings.placed else 1
         models = [lm, *(copy for copy in (lm.share_weights() for _ in range(n - 1))
                         if copy.reads_as(lm, [sae.hook, sae.out_hook]))]
         self.encoders = [Encoder(model, sae, corpus, near, left_out) for model in models]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
+from sae.errors import UserError
 from sae.index.cofiring import SAMPLED
 from sae.index.context_tables import choose, place_reader, text_reader
 from sae.index.directions import logit_effects, planar_map
@@ -29,6 +30,7 @@ from sae.index.threads import run_jobs
 from sae.index.token_counts import TopPairs, with_lift
 from sae.kernels.sorting import stable_argsort
 from sae.lm.bridge import LanguageModel
+from sae.lm.sites import EMBED, NO_LOGITS, kind_of
 from sae.specs.registry import IndexSettings
 from sae.store.schema import LOGIT_BINS
 
@@ -67,11 +69,11 @@ def make_tables(
         return lambda check: Made(columns=make(check))
 
     # It runs the model, as the jobs below do in other threads, and a bridge must be used by one thread at a time.
-    unembedding_DV = None if lm.info.items else lm.unembedding(sae.out_hook)
+    unembedding_DV, no_logits = _logit_map(lm, sae.out_hook)
     run_jobs([
         lambda check: _contexts(corpus, shard, scales, settings),
         lambda check: Made(sample_tables(lm, sae, corpus, contexts, shard.extremes, read, check)),
-        lambda check: _logits(unembedding_DV, sae, check),
+        lambda check: _logits(unembedding_DV, no_logits, sae, check),
         lambda check: _tokens(shard, scales),
         *map(columns, latent_columns(sae, shard, scales)),
         lambda check: _map(sae, shard, settings),
@@ -92,9 +94,22 @@ def _tokens(shard: Shard, scales: IndexScales) -> Made:
     return Made({"token_latent": _token_latent_table(tokens)}, token_columns(tokens, scales.n_latents))
 
 
-def _logits(unembedding_DV: Tensor | None, sae: Autoencoder, check: Callable[[], None]) -> Made:
+def _logit_map(lm: LanguageModel, hook: str) -> tuple[Tensor | None, str]:
+    """Return the map from directions at a site to the logits; None and the reason where directions have none."""
+    if lm.info.items:
+        return None, ""
+    try:
+        return lm.unembedding(hook), ""
+    except UserError as error:
+        if kind_of(hook) not in (*NO_LOGITS, EMBED):
+            raise
+        return None, str(error).removeprefix("site: ")
+
+
+def _logits(unembedding_DV: Tensor | None, reason: str, sae: Autoencoder, check: Callable[[], None]) -> Made:
     if unembedding_DV is None:
-        return Made(columns=no_logit_columns(sae.n_latents), meta={"logit_edges": None})
+        said = {"no_logits": reason} if reason else {}
+        return Made(columns=no_logit_columns(sae.n_latents), meta={"logit_edges": None, **said})
     effects = logit_effects(sae.W_dec_LD, unembedding_DV, LISTED_LOGITS, LOGIT_BINS, check)
     return Made(columns=logit_columns(effects), meta={"logit_edges": effects.edges.tolist()})
 

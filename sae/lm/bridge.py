@@ -22,7 +22,9 @@ from torch import Tensor
 
 from sae.errors import UserError
 from sae.lm.dataflow import compared_in
+from sae.lm.device import pick_device
 from sae.lm.edit_points import in_order, middle_edit, normalized_edit
+from sae.lm.hook_points import as_hook, bridge_name, by_text, component, head_columns, head_edit
 from sae.lm.libraries import AttentionInterface, CacheBase, TransformerBridge, transformers_logging
 from sae.lm.load_settings import LoadSettings
 from sae.lm.loading import load_bridge, load_plain
@@ -31,6 +33,7 @@ from sae.lm.model_info import ModelInfo, find_model
 from sae.lm.norms import Norm, epsilon_of, measure_norm
 from sae.lm.pieces import all_pieces
 from sae.lm.shared_weights import original_name, with_weights_of
+from sae.lm.sites import split_head
 from sae.lm.special_tokens import check_embedded, context_start, end_ids, has_own_bos, special_ids
 
 __all__ = ["Cache", "CacheBase", "Edit", "Edits", "LanguageModel", "pick_device"]
@@ -58,18 +61,6 @@ class _Reached(Exception):
     """The forward pass has computed all requested activations."""
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """Return the device that `auto`, `cpu`, `cuda[:n]` or `mps` means here.  Raises UserError (field `device`)."""
-    has_mps = torch.backends.mps.is_available()
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
-    if name == "mps" and not has_mps:
-        raise UserError("device: mps was asked for, but this machine has no Apple GPU", "device")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device: {name} was asked for, but this machine has no CUDA device", "device")
-    return torch.device(name)
-
-
 class LanguageModel:
     """A causal language model.
 
@@ -77,11 +68,16 @@ class LanguageModel:
     leaves and enters it is float32.
     """
 
-    def __init__(self, bridge: TransformerBridge, info: ModelInfo, tokenizer: Any = None) -> None:
+    def __init__(
+        self, bridge: TransformerBridge, info: ModelInfo, tokenizer: Any = None, settings: LoadSettings | None = None,
+    ) -> None:
         self.bridge = bridge
         self.info = info
         self.device = torch.device(bridge.cfg.device or "cpu")
         self.dtype = next(bridge.original_model.parameters()).dtype
+        self.settings = settings or LoadSettings(self.dtype_name, LoadSettings.from_environment().remote_code)
+        # The format whose rounding its numbers have: 8 bits round the activations, too.
+        self.rounding = torch.bfloat16 if self.settings.bits == 8 else self.dtype
         self.tokenizer = tokenizer or bridge.tokenizer
         start = context_start(self.tokenizer, info.d_vocab)
         self.has_bos = start is not None
@@ -99,19 +95,27 @@ class LanguageModel:
         """Load `demo`, a local directory, or a hub name.  Raises UserError (field `model`)."""
         info = find_model(name)
         target = pick_device(device) if isinstance(device, str) else device
-        bridge, tokenizer = load_bridge(info, target, LoadSettings.from_environment())
-        return cls(bridge, info, tokenizer)
+        settings = LoadSettings.from_environment()
+        bridge, tokenizer = load_bridge(info, target, settings)
+        return cls(bridge, info, tokenizer, settings)
 
     @property
     def dtype_name(self) -> str:
         """Return the number format of the weights: float32, bfloat16 or float16."""
         return str(self.dtype).removeprefix("torch.")
 
+    @property
+    def format_name(self) -> str:
+        """Return the number format of the weights, and the bits of those of linear layers if they have fewer."""
+        return self.dtype_name + (f" in {self.settings.bits} bits" if self.settings.bits else "")
+
     def share_weights(self) -> LanguageModel:
-        """Return a copy with shared weights, for another thread."""
+        """Return a copy with shared weights, for another thread; this model itself where they cannot be shared."""
+        if self.settings.placed:
+            return self
         shared = [*self.bridge.parameters(), *self.bridge.buffers()]
         other = LanguageModel(copy.deepcopy(self.bridge, {id(tensor): tensor for tensor in shared}), self.info,
-                              self.tokenizer)
+                              self.tokenizer, self.settings)
         other.refused, other.way = self.refused, self.way
         return other
 
@@ -188,12 +192,12 @@ class LanguageModel:
         if attention is not None:
             name = f"{attention.__module__}.{attention.__qualname__}"  # unique, so that no other function replaces it
             AttentionInterface.register(name, attention)
+        share = share and not self.settings.placed
         if share:
             model = with_weights_of(self.bridge.original_model, dict(self.named_weights()), name)
             if model is not None:
                 return model.requires_grad_(False)
-        settings = LoadSettings(self.dtype_name, LoadSettings.from_environment().remote_code)
-        model = load_plain(self.info, settings, type(self.bridge.original_model), name).to(self.device).eval()
+        model = load_plain(self.info, self.settings, type(self.bridge.original_model), name, self.device).eval()
         for weight, tensor in self.named_weights() if share else ():
             found = dict(model.named_parameters()).get(weight)
             if found is not None and found.shape == tensor.shape:
@@ -205,30 +209,8 @@ class LanguageModel:
         return ((original_name(name), tensor) for name, tensor in self.bridge.original_model.named_parameters())
 
     def component(self, hook: str) -> tuple[list[str], str]:
-        """Locate a hook point in the Hugging Face model: the module's possible names, and its end (`hook_in`, …).
-
-        A component may appear twice in the bridge's tree, so there are several names; the model has one of them.
-        Raises UserError (field `hook`) if the model has no such hook point.
-        """
-        _, layer, kind = hook.split(".", 2)
-        part: Any = self.bridge.blocks[int(layer)]
-        path = kind
-        while True:
-            aliases = getattr(part, "hook_aliases", {})
-            head, _, rest = path.partition(".")
-            if path in aliases:
-                path = aliases[path] if isinstance(aliases[path], str) else aliases[path][0]
-            elif not rest:
-                break
-            elif (inner := getattr(part, head, None)) is not None:
-                part, path = inner, rest
-            else:
-                break
-        names = [name for name, module in self.bridge.original_model.named_modules(remove_duplicate=False)
-                 if module is getattr(part, "original_component", None)]
-        if "." in path or not hasattr(part, path) or not names:
-            raise UserError(f"hook: {self.info.name} has no hook point {hook}", "hook")
-        return [original_name(name) for name in names], path
+        """Locate a hook point in the Hugging Face model (`sae.lm.hook_points.component`)."""
+        return component(self.bridge, self.info.name, hook)
 
     # ---- forward passes
 
@@ -240,36 +222,44 @@ class LanguageModel:
     def activations_at(self, tokens_PS: Tensor, hooks: Sequence[str], *, autocast: bool = False) -> list[Tensor]:
         """Return the activations at several hook points of one forward pass, each [P, S, D] float32.
 
-        Heads are concatenated: `attn.hook_z` [P, S, H, d_head] becomes [P, S, H·d_head].  The layers after the last
-        hook point do not run.
+        Heads are concatenated: `attn.hook_z` [P, S, H, d_head] becomes [P, S, H·d_head].  A hook point with a head
+        has its d_head coordinates.  The layers after the last hook point do not run.
         """
         kept: dict[str, Tensor] = {}
+        whole = [split_head(hook)[0] for hook in hooks]
         for hook in hooks:
             self.check_site(hook)
 
         def keeping(hook: str) -> Edit:
             def keep(x_PSD: Tensor) -> Tensor:
                 kept[hook] = x_PSD
-                if len(kept) == len(set(hooks)):
+                if len(kept) == len(set(whole)):
                     raise _Reached
                 return x_PSD
             return keep
 
         # `stop_at_layer` stops before a block, so it cannot stop after the last one.
-        readers = [(_point(hook), keeping(hook)) for hook in dict.fromkeys(hooks)]
+        readers = [(bridge_name(hook), keeping(hook)) for hook in dict.fromkeys(whole)]
         with self._precision(autocast), self._at_points(readers), contextlib.suppress(_Reached):
             self.bridge(tokens_PS, return_type=None)
-        for hook in hooks:
+        for hook in whole:
             if hook not in kept:
                 raise UserError(f"site: nothing passes {hook} in {self.info.name}", "site")
-        return [kept[hook].reshape(*tokens_PS.shape, -1).float() for hook in hooks]
+            if kept[hook].dim() == 4 and kept[hook].shape[:2] != tokens_PS.shape:
+                raise UserError(f"site: {self.info.name} has no {hook} token by token", "site")
+        found = (kept[hook].reshape(*tokens_PS.shape, -1).float().to(self.device) for hook in whole)
+        return [x_PSD[..., self.head_columns(hook, x_PSD.shape[-1])] for hook, x_PSD in zip(hooks, found, strict=True)]
+
+    def head_columns(self, hook: str, width: int) -> slice:
+        """Return the coordinates of a hook point's head among those of all heads; all without a head."""
+        return head_columns(self.bridge.cfg, self.info.name, hook, width)
 
     @torch.no_grad()
     def logits(self, tokens_PS: Tensor, edits: Edits | None = None) -> Tensor:
         """Return next-token logits [P, S, V]; `edits` maps a hook point to the edit of its activations."""
         with self._hooked(edits, tokens_PS):
             out: Tensor = self.bridge(tokens_PS, return_type="logits")
-        return out.float()
+        return out.float().to(self.device)
 
     @torch.no_grad()
     def step(
@@ -284,7 +274,7 @@ class LanguageModel:
         past = {} if cache is None else {"past_key_values": cache.state}
         with self._hooked(edits, tokens_PS):
             out, state = self.bridge(tokens_PS, return_type="logits_and_cache", **past)
-        return out.float(), Cache(state, (cache.length if cache else 0) + tokens_PS.shape[1])
+        return out.float().to(self.device), Cache(state, (cache.length if cache else 0) + tokens_PS.shape[1])
 
     @torch.no_grad()
     def unembedding(self, hook: str = "") -> Tensor:
@@ -312,7 +302,7 @@ class LanguageModel:
 
     @contextlib.contextmanager
     def _hooked(self, edits: Edits | None, tokens_PS: Tensor) -> Iterator[None]:
-        points = [(name, _by_text(edit, tokens_PS)) for name, edit in self.edit_points(edits or {})]
+        points = [(name, by_text(edit, tokens_PS)) for name, edit in self.edit_points(edits or {})]
         with self._at_points(points):
             yield
 
@@ -326,21 +316,24 @@ class LanguageModel:
         return in_order({hook: self._edit_points(hook, edit) for hook, edit in edits.items()})
 
     def _edit_points(self, hook: str, edit: Edit) -> list[tuple[str, Edit]]:
+        base, head = split_head(hook)
+        if head >= 0:
+            return self._edit_points(base, head_edit(edit, lambda width: self.head_columns(hook, width)))
         if hook.endswith(".hook_resid_mid"):
             return middle_edit(hook, edit, self._mlp_scale(hook) if self.has_site(hook) else None)
-        if hook.endswith(".ln2.hook_normalized") and self.has_site(hook):
-            norm = inner(self.bridge.blocks[int(hook.split(".")[1])].ln2)
+        if hook.endswith(".hook_normalized") and self.has_site(hook):
+            norm = inner(getattr(self.bridge.blocks[int(hook.split(".")[1])], hook.split(".")[2]))
             if hook not in self._norms:
                 self._norms[hook] = measure_norm(norm, self.info.d_model, self.device)
             return normalized_edit(hook, edit, self._norms[hook], epsilon_of(norm))
-        return [(_point(hook), edit)]
+        return [(bridge_name(hook), edit)]
 
     def _mlp_scale(self, hook: str) -> float | None:
         """Return the factor with which the residual stream takes in the MLP's part, None where it is not known."""
         name = f"{hook.rpartition('.')[0]}.hook_mlp_out"
         if name not in self._scales:
             try:
-                with compared_in(self.dtype):
+                with compared_in(self.rounding):
                     self._scales[name] = residual_scale(self, name)
             except UserError:
                 self._scales[name] = None
@@ -348,8 +341,10 @@ class LanguageModel:
 
     def check_site(self, hook: str) -> None:
         """Raise UserError (field `site`) for a hook point that the conformance check refuses."""
-        if hook in self.refused:
-            raise UserError(f"site: {hook} is not offered for {self.info.name}: {self.refused[hook]}", "site")
+        base, head = split_head(hook)
+        for name in (base, f"{base}:h")[: 1 + (head >= 0)]:  # the latter stands for the heads of a site
+            if name in self.refused:
+                raise UserError(f"site: {hook} is not offered for {self.info.name}: {self.refused[name]}", "site")
 
     @contextlib.contextmanager
     def _at_points(self, pairs: Sequence[tuple[str, Edit]]) -> Iterator[None]:
@@ -359,7 +354,8 @@ class LanguageModel:
         with contextlib.ExitStack() as stack:
             if pairs:
                 try:
-                    stack.enter_context(self.bridge.hooks(fwd_hooks=[(name, _as_hook(edit)) for name, edit in pairs]))
+                    hooks = [(name, as_hook(edit, self.device)) for name, edit in pairs]
+                    stack.enter_context(self.bridge.hooks(fwd_hooks=hooks))
                 except (KeyError, ValueError) as error:
                     raise UserError(
                         f"site: {self.info.name} lacks one of {', '.join(name for name, _ in pairs)} (a block that "
@@ -369,23 +365,3 @@ class LanguageModel:
 
     def _precision(self, autocast: bool) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if autocast else contextlib.nullcontext()
-
-
-def _point(hook: str) -> str:
-    """Return the bridge's name of a hook point: it has the MLP's input before its norm under another name."""
-    return hook.replace("hook_mlp_in", "ln2.hook_in")
-
-
-def _by_text(edit: Edit, tokens_PS: Tensor) -> Edit:
-    """The edit of a site where some models lay the texts end to end, as [P·S, D]."""
-    def by_text(x: Tensor) -> Tensor:
-        return edit(x.view(*tokens_PS.shape, -1)).reshape(x.shape) if x.dim() == 2 else edit(x)
-
-    return by_text
-
-
-def _as_hook(edit: Edit) -> Callable[[Tensor, Any], Tensor]:
-    def hook_fn(resid_PSD: Tensor, hook: Any) -> Tensor:
-        return edit(resid_PSD.float()).to(resid_PSD.dtype)
-
-    return hook_fn

@@ -43,8 +43,12 @@ def entering(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     return first_tensor(args) if args else first_tensor(kwargs.get("hidden_states"))
 
 
-def record(block: nn.Module, run: Callable[[], Any], n_tokens: int) -> list[End]:
+def record(
+    block: nn.Module, run: Callable[[], Any], n_tokens: int, device: torch.device | None = None,
+) -> list[End]:
     """Run something and return the ends of all modules of `block`, itself included, in the order in which they ran.
+
+    With a `device`, their values are copied there.
 
     Tensors that do not divide into `n_tokens` rows are left out, as are modules that run several times.
     """
@@ -55,7 +59,8 @@ def record(block: nn.Module, run: Callable[[], Any], n_tokens: int) -> list[End]
         if value is None or not value.is_floating_point() or value.dim() < 2 or not value.numel():
             return
         if value.numel() % n_tokens == 0 and value.shape[-1] <= value.numel() // n_tokens:
-            ends.append(End(name, module, side, value.detach().reshape(n_tokens, -1).clone()))
+            copied = value.detach().reshape(n_tokens, -1).clone()
+            ends.append(End(name, module, side, copied.to(device or value.device)))
 
     def before(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -143,6 +148,15 @@ def proportional(ends: list[End], value_Tw: Tensor, side: Side) -> Iterator[tupl
                 yield end, factor
 
 
+def columns_of(whole_TW: Tensor, part_Tw: Tensor) -> Tensor | None:
+    """Return the columns of a wider tensor that hold these values in their order, [w]; None if there are none."""
+    if whole_TW.dim() != 2 or whole_TW.shape[0] != part_Tw.shape[0] or whole_TW.shape[1] <= part_Tw.shape[1]:
+        return None
+    whole, part = whole_TW.float(), part_Tw.float()
+    nearest = torch.cat([torch.cdist(some.T, whole.T).argmin(dim=1) for some in torch.split(part, 1024, dim=1)])
+    return nearest if len(set(nearest.tolist())) == len(nearest) and alike(whole[:, nearest], part) else None
+
+
 def output_of(ends: list[End], module: nn.Module) -> Tensor | None:
     """Return what left a module."""
     return next((end.value_Tw for end in ends if end.module is module and end.side == "hook_out"), None)
@@ -158,18 +172,18 @@ def linear_matrix(module: nn.Module, width: int, device: torch.device) -> Tensor
         probe_Nw = torch.randn(4, width, generator=torch.Generator().manual_seed(0)).to(device)
         out_ND = _apply(module, probe_Nw) - zero_D
         weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor) and weight.dim() == 2:
+        if isinstance(weight, Tensor) and weight.dim() == 2 and weight.device == probe_Nw.device:
             for matrix in (weight.detach().float().T, weight.detach().float()):
                 if matrix.shape == (width, out_ND.shape[1]) and same(probe_Nw @ matrix, out_ND):
                     return matrix
-        if width <= 1024:
-            matrix = _apply(module, torch.eye(width, device=device)) - zero_D
-            if same(probe_Nw @ matrix, out_ND):
-                return matrix
+        rows = torch.split(torch.eye(width, device=device), 1024)
+        matrix = torch.cat([_apply(module, some) for some in rows]) - zero_D
+        if same(probe_Nw @ matrix, out_ND):
+            return matrix
     raise ValueError(f"{type(module).__name__} is not linear")
 
 
 def _apply(module: nn.Module, x_Nw: Tensor) -> Tensor:
     out = first_tensor(module(x_Nw[None].to(dtype_of(module))))
     assert out is not None
-    return out.float().reshape(len(x_Nw), -1)
+    return out.float().to(x_Nw.device).reshape(len(x_Nw), -1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sae.lm.norms import Norm, normalized
-from sae.lm.sites import KINDS
+from sae.lm.sites import KINDS, kind_of
 
 Edit = Callable[[Tensor], Tensor]
 Points = list[tuple[str, Edit]]
@@ -49,9 +49,10 @@ def in_order(edits: Mapping[str, Points]) -> Points:
     before; what only keeps a value comes after the edits of it, and what completes an earlier edit before them.
     """
     def key(hook: str, point: str) -> tuple[int, int]:
-        kind, own = point.split(".", 2)[2], hook.split(".", 2)[2]
+        kind, own = kind_of(point), kind_of(hook)
         order = list(KINDS)
-        site = {"ln2.hook_in": "hook_mlp_in", "ln2.hook_out": "ln2.hook_normalized"}.get(kind, kind)
+        site = {"ln2.hook_in": "hook_mlp_in", "ln2.hook_out": "ln2.hook_normalized",
+                "ln1.hook_out": "ln1.hook_normalized"}.get(kind, kind)
         place = order.index(site) if site in order else -1
         rank = {("hook_resid_mid", "hook_resid_post"): -1, ("hook_resid_mid", "hook_mlp_out"): 1,
                 ("ln2.hook_normalized", "ln2.hook_in"): 1}.get((own, kind), 0)
@@ -62,9 +63,9 @@ def in_order(edits: Mapping[str, Points]) -> Points:
 
 
 def normalized_edit(hook: str, edit: Edit, norm: Norm, epsilon: float) -> Points:
-    """Return the hook points at which an edit of `ln2.hook_normalized` is done: the norm's input and output.
+    """Return the hook points at which an edit of `hook_normalized` of a norm is done: the norm's input and output.
 
-    What the edit changes is added after the norm's gain, whatever the norm multiplies by.
+    What the edit changes gets the norm's gain and bias, whatever the norm multiplies by; the rest keeps its bits.
     """
     block = hook.rpartition(".")[0]
     before: list[Tensor] = []
@@ -75,7 +76,8 @@ def normalized_edit(hook: str, edit: Edit, norm: Norm, epsilon: float) -> Points
 
     def put_difference(out_PSD: Tensor) -> Tensor:
         normal_PSD = normalized(before[0], norm.centred, epsilon)
-        change_PSD = edit(normal_PSD) - normal_PSD
-        return out_PSD + (change_PSD * norm.gain_D).to(out_PSD.dtype)
+        edited_PSD = edit(normal_PSD)
+        changed_PSD = (edited_PSD * norm.gain_D + norm.bias_D).to(out_PSD.dtype)
+        return torch.where(edited_PSD == normal_PSD, out_PSD, changed_PSD)
 
     return [(f"{block}.hook_in", keep), (f"{block}.hook_out", put_difference)]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sae.kernels.device import has_fast_bfloat16
 from sae.lm.bridge import LanguageModel
 from sae.lm.dataflow import loosened
+from sae.lm.sites import split_head
 
 Read = Callable[[Tensor], list[Tensor]]
 
@@ -36,7 +37,7 @@ def reader(lm: LanguageModel, hooks: Sequence[str], *, autocast: bool = False) -
     def by_bridge(tokens_PS: Tensor) -> list[Tensor]:
         return lm.activations_at(tokens_PS, hooks, autocast=autocast)
 
-    if lm.device.type != "cpu":
+    if lm.device.type != "cpu" or lm.settings.placed:
         return by_bridge
     chosen: list[Read] = []
 
@@ -60,7 +61,7 @@ def _chosen(
     """
     expected = lm.activations_at(tokens_PS, hooks)
     for attention in ("sdpa", "eager"):
-        if not _agree(_bare_reader(lm, hooks, attention), expected, tokens_PS, loosened(1e-4, lm.dtype)):
+        if not _agree(_bare_reader(lm, hooks, attention), expected, tokens_PS, loosened(1e-4, lm.rounding)):
             continue
         if not autocast:
             return _bare_reader(lm, hooks, attention)
@@ -90,9 +91,10 @@ def _bare_reader(lm: LanguageModel, hooks: Sequence[str], attention: str, *, low
         model.set_attn_implementation(attention)
         modules = dict(model.named_modules())
         kept: dict[str, Tensor] = {}
-        for hook in dict.fromkeys(hooks):
+        whole = [split_head(hook)[0] for hook in hooks]
+        for hook in dict.fromkeys(whole):
             names, end = lm.component(hook)
-            _listen(next(modules[name] for name in names if name in modules), end, hook, kept, len(set(hooks)))
+            _listen(next(modules[name] for name in names if name in modules), end, hook, kept, len(set(whole)))
     except Exception:  # an unusual architecture may raise anything
         return None
 
@@ -101,7 +103,8 @@ def _bare_reader(lm: LanguageModel, hooks: Sequence[str], attention: str, *, low
         kept.clear()
         with torch.autocast("cpu", torch.bfloat16, enabled=low), contextlib.suppress(_Reached):
             model(input_ids=tokens_PS, use_cache=False)
-        return [kept[hook].flatten(2).float() for hook in hooks]
+        found = (kept[hook].flatten(2).float() for hook in whole)
+        return [x_PSD[..., lm.head_columns(hook, x_PSD.shape[-1])] for hook, x_PSD in zip(hooks, found, strict=True)]
 
     return read
 

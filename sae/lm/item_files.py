@@ -94,19 +94,20 @@ def item_texts(file: ItemFile) -> Iterator[str]:
     number = 0
     with described.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
-            yield _said(line, described, number)[:_MAX_TEXT]
+            yield said_by(line, described, number)
     if number != file.n_items:
         raise UserError(f"model: {described} has {number:,} lines, and {file.path.name} has {file.n_items:,} items; "
                         "give each item a line", "model")
 
 
-def _said(line: str, path: Path, number: int) -> str:
+def said_by(line: str, path: Path, number: int) -> str:
+    """Return what a line says of its item.  Raises UserError (field `model`) for a line that is not JSON."""
     if path.suffix == ".txt":
-        return line.rstrip("\r\n")
+        return line.rstrip("\r\n")[:_MAX_TEXT]
     try:
         value = json.loads(line)
     except ValueError as error:
         raise UserError(f"model: line {number} of {path} is not JSON: {error}", "model") from None
     if isinstance(value, dict):
         value = next((value[name] for name in _TEXTS if value.get(name)), line.strip())
-    return str(value)
+    return str(value)[:_MAX_TEXT]

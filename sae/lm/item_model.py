@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sae.errors import UserError
 from sae.lm.item_files import ItemFile, fingerprint, item_files, item_texts
+from sae.lm.load_settings import LoadSettings
 from sae.lm.model_info import ModelInfo
 
 
@@ -28,7 +29,8 @@ class ItemModel:
     """A stand-in for `LanguageModel` made of the vectors of a folder."""
 
     bos_id, has_bos, start = 0, True, [0]
-    dtype, dtype_name, way = torch.float32, "float32", ""
+    dtype, rounding, format_name, way = torch.float32, torch.float32, "float32", ""
+    settings = LoadSettings()
     special_ids = (0,)
     end_ids: frozenset[int] = frozenset()
 

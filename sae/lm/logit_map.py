@@ -17,6 +17,7 @@ from torch import Tensor
 from sae.errors import UserError
 from sae.lm.dataflow import End, compared_in, equal_to, linear_matrix, output_of, record, same
 from sae.lm.norms import Norm, measure_norm
+from sae.lm.sites import EMBED, NO_LOGITS, kind_of, split_head
 
 if TYPE_CHECKING:
     from sae.lm.bridge import LanguageModel
@@ -36,24 +37,52 @@ def probe_tokens(lm: LanguageModel, length: int = PROBE) -> Tensor:
 def logit_map(lm: LanguageModel, hook: str) -> Tensor:
     """Return the map [w, V] from directions at `hook` to logits, centred over the vocabulary.
 
-    Without a hook, and for sites of the residual stream, w is D.  Raises UserError (field `site`) where directions
-    reach the residual stream by something else than a matrix.
+    Without a hook, and for sites of the residual stream, w is D.  For one head, w is its width.  Raises UserError
+    (field `site`) where directions reach the residual stream by something else than a matrix.
     """
-    with compared_in(lm.dtype):
-        return _logit_map(lm, hook)
+    base, head = split_head(hook)
+    if (kind := kind_of(base)) in NO_LOGITS:
+        raise UserError(f"site: directions at {kind} have no logits of their own, because attention mixes them",
+                        "site")
+    with compared_in(lm.rounding):
+        whole_wV = _logit_map(lm, base)
+    return whole_wV if head < 0 else whole_wV[lm.head_columns(hook, len(whole_wV))]
 
 
 def _logit_map(lm: LanguageModel, hook: str) -> Tensor:
     final = final_norm(lm)
-    W_U_DV: Tensor = lm.bridge.W_U.detach().float()
+    W_U_DV = _unembedding_matrix(lm)
     centred_DV = final.then(W_U_DV)
     centred_DV = (centred_DV - centred_DV.mean(dim=1, keepdim=True)).mul_(_logit_scale(lm))
-    _, _, kind = hook.partition(".")[2].partition(".")
+    kind = kind_of(hook)
+    if kind == EMBED:
+        return centred_DV * embedding_scale(lm)
     if kind in _OUTPUTS:
         return into_residual(lm, hook) @ centred_DV
     if kind in _OUTPUTS.values():
         return centred_DV * residual_scale(lm, hook)
     return centred_DV
+
+
+def _unembedding_matrix(lm: LanguageModel) -> Tensor:
+    """Return W_U [D, V], measured on the module where its weights are not plain tensors here."""
+    if not lm.settings.placed:
+        return lm.bridge.W_U.detach().float()  # type: ignore[no-any-return]
+    return linear_matrix(inner(lm.bridge.unembed), lm.info.d_model, lm.device)
+
+
+def embedding_scale(lm: LanguageModel) -> float:
+    """Return the factor with which the first block takes in the output of the embedding.
+
+    Raises UserError (field `site`) where it takes in something else, such as a normed embedding.
+    """
+    first, hooks = probe_tokens(lm), [EMBED, "blocks.0.hook_resid_pre"]
+    changes = [other - one for one, other in zip(lm.activations_at(first, hooks),
+                                                 lm.activations_at(first.roll(1, dims=1), hooks), strict=True)]
+    if changes[0].shape != changes[1].shape or (factor := fit(changes[1], changes[:1])) is None:
+        raise UserError(f"site: directions at {EMBED} of {lm.info.name} do not enter the residual stream as they are",
+                        "site")
+    return _rounded(factor[0])
 
 
 def final_norm(lm: LanguageModel) -> Norm:
@@ -135,7 +164,7 @@ def _record(lm: LanguageModel, hook: str, out_hook: str) -> tuple[Tensor, Tensor
     def run() -> None:
         kept.extend(lm.activations_at(tokens, [hook, out_hook, f"{block}.hook_resid_post"]))
 
-    ends = record(lm.bridge.blocks[int(block.split(".")[1])], run, tokens.numel())
+    ends = record(lm.bridge.blocks[int(block.split(".")[1])], run, tokens.numel(), lm.device)
     return kept[0].flatten(0, 1), kept[1].flatten(0, 1), ends
 
 

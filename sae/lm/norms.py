@@ -63,10 +63,10 @@ def measure_norm(module: Callable[..., Any], width: int, device: torch.device) -
     dtype = dtype_of(module)
     near = loosened(1e-3, dtype)
     x_ND = _SIZE * torch.randn(_N, width, generator=torch.Generator().manual_seed(0)).to(device)
-    bias_D = module(torch.zeros(1, 1, width, device=device, dtype=dtype)).float()[0, 0]
+    bias_D = module(torch.zeros(1, 1, width, device=device, dtype=dtype)).float().to(device)[0, 0]
 
     def gains(x_ND: Tensor) -> Tensor:
-        out: Tensor = module(x_ND[None].to(dtype)).float()[0] - bias_D
+        out: Tensor = module(x_ND[None].to(dtype)).float().to(device)[0] - bias_D
         return out
 
     out_ND = gains(x_ND)
@@ -86,6 +86,6 @@ def _candidates(module: Any, like_D: Tensor) -> Iterator[Tensor]:
     """The gains that a norm may have, to the last bit."""
     yield torch.ones_like(like_D)
     weight = getattr(module, "weight", None)
-    if isinstance(weight, Tensor) and weight.shape == like_D.shape:
-        yield weight.detach().float()
-        yield 1 + weight.detach().float()
+    if isinstance(weight, Tensor) and weight.shape == like_D.shape and not weight.is_meta:
+        yield weight.detach().float().to(like_D.device)
+        yield 1 + weight.detach().float().to(like_D.device)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from sae.errors import UserError
-from sae.lm.dataflow import End, alike, compared_in, equal_to, proportional, record
+from sae.lm.dataflow import End, alike, columns_of, compared_in, equal_to, proportional, record
 from sae.lm.logit_map import probe_tokens
+from sae.lm.sites import EMBED, HEADS, kind_of
 
 if TYPE_CHECKING:
     from sae.lm.bridge import Edit, Edits, LanguageModel
@@ -23,11 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """An end of a module, `hook_in` or `hook_out`.  The site's activations are `factor` times what passes there."""
+    """An end of a module, `hook_in` or `hook_out`.
+
+    The site's activations are `factor` times what passes there, or some columns of it, in their order: a module may
+    compute queries, keys and values together.
+    """
 
     module: nn.Module
     end: str
     factor: float = 1.0
+    columns: Tensor | None = None
 
 
 class Places:
@@ -59,9 +65,12 @@ class Places:
             tokens = probe_tokens(self._lm)
             (expected,) = self._lm.activations_at(tokens, [hook])
             expected_Tw = expected.flatten(0, 1)
-            ends = record(self._block(hook), lambda: self._run(tokens), tokens.numel())
-            with compared_in(self._lm.dtype):
+            within = module if hook == EMBED and module is not None else self._block(hook)
+            ends = record(within, lambda: self._run(tokens), tokens.numel())
+            with compared_in(self._lm.rounding):
                 place = self._believed(module, end, ends, expected_Tw) or _searched(ends, expected_Tw)
+                if place is None and kind_of(hook) in HEADS:
+                    place = _among_columns(ends, expected_Tw)
             if place is None:
                 raise UserError(f"site: {self._lm.info.name} cannot be steered at {hook}: no module of it takes in or "
                                 "gives out these activations", "site")
@@ -69,7 +78,7 @@ class Places:
         return self._found[hook]
 
     def _block(self, hook: str) -> nn.Module:
-        names, _ = self._lm.component(f"blocks.{hook.split('.')[1]}.hook_in")
+        names, _ = self._lm.component(f"blocks.{hook.split('.')[1] if hook != EMBED else 0}.hook_in")
         block: nn.Module = next(self._modules[name] for name in names if name in self._modules)
         return block
 
@@ -91,6 +100,24 @@ def _searched(ends: list[End], expected_Tw: Tensor) -> Place | None:
         return Place(given[-1].module, "hook_out")
     multiples = list(proportional(ends, expected_Tw, "hook_out"))
     return Place(multiples[-1][0].module, "hook_out", multiples[-1][1]) if multiples else None
+
+
+def _among_columns(ends: list[End], expected_Tw: Tensor) -> Place | None:
+    """Return the last module that gives these numbers out among others, and where they are among them."""
+    for found in reversed(ends):
+        if found.side == "hook_out" and (columns := columns_of(found.value_Tw, expected_Tw)) is not None:
+            return Place(found.module, "hook_out", columns=columns)
+    return None
+
+
+def of_columns(edit: Edit, columns: Tensor) -> Edit:
+    """Return the edit of some columns as one of all."""
+    def whole(x: Tensor) -> Tensor:
+        out = x.clone()
+        out[..., columns] = edit(x[..., columns])
+        return out
+
+    return whole
 
 
 def _shaped(edit: Edit, shape: tuple[int, int]) -> Edit:
@@ -115,6 +142,8 @@ def _scaled(edit: Edit, factor: float) -> Edit:
 def _attach(place: Place, edit: Edit) -> Any:
     if place.factor != 1:
         edit = _scaled(edit, place.factor)
+    if place.columns is not None:
+        edit = of_columns(edit, place.columns)
     if place.end == "hook_in":
         return place.module.register_forward_pre_hook(_before(edit), with_kwargs=True)
     return place.module.register_forward_hook(_after(edit))

@@ -310,7 +310,7 @@ class RowModel:
                 many, few = (self.step(rows, order, {1: tokens[i]}, {1: i}) for order in orders)
                 found.append(many[1])
             expected = self.lm.logits(torch.tensor([tokens], device=self.device))[0]
-            near = loosened(1e-3, self.lm.dtype)
+            near = loosened(1e-3, self.lm.rounding)
             same = torch.allclose(torch.stack(found), expected, atol=near * float(expected.std()) + 1e-4, rtol=near)
         except Exception as error:  # whatever an unusual architecture raises
             raise UserError(f"model: {self.lm.info.name} cannot be decoded here: {type(error).__name__}: {error}",

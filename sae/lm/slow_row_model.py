@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sae.errors import UserError
-from sae.lm.bridge import Edit, Edits, LanguageModel
+from sae.lm.bridge import Cache, Edit, Edits, LanguageModel
 from sae.lm.dataflow import loosened, same
 from sae.lm.reach import SHORT, reading_length, sample_text
 from sae.lm.row_model import RowModel, Rows
@@ -144,7 +144,7 @@ class SlowRowModel(RowModel):
         tokens = sample_text(self.lm, SHORT if self.lm.way else reading_length(self.lm))
         try:
             expected = self.lm.logits(torch.tensor([tokens], device=self.device))[0]
-            if not same(self.read(tokens, whole=True), expected, loosened(1e-3, self.lm.dtype)):
+            if not same(self.read(tokens, whole=True), expected, loosened(1e-3, self.lm.rounding)):
                 raise UserError(f"model: {self.lm.info.name} gives other logits than transformer_lens computes for it",
                                 "model")
         except UserError:
@@ -162,7 +162,23 @@ class SlowRowModel(RowModel):
             found = [self.step(rows, [0], {0: tokens[i]}, {0: i})[0] for i in range(n, len(tokens))]
         except Exception:  # whatever an unusual architecture raises
             return False
-        return same(torch.stack(found), expected_SV[n:], loosened(1e-3, self.lm.dtype))
+        return same(torch.stack(found), expected_SV[n:], loosened(1e-3, self.lm.rounding))
+
+
+class BridgeRowModel(SlowRowModel):
+    """A language model read by its bridge, for weights that a second model cannot share.
+
+    They are in 8 or 4 bits, or on several devices or a disk.
+    """
+
+    def _run(
+        self, ids: list[list[int]], edits: Edits, *, keep_cache: bool = True, cache: tuple[str, Any] | None = None,
+    ) -> tuple[Tensor, tuple[str, Any] | None]:
+        tokens_PS = torch.tensor(ids, device=self.device)
+        if not keep_cache and cache is None:
+            return self.lm.logits(tokens_PS, edits), None
+        logits, after = self.lm.step(tokens_PS, None if cache is None else Cache(cache[1], 0), edits)
+        return logits, (_CACHES[0], after.state)
 
 
 def open_row_model(lm: LanguageModel) -> RowModel:
@@ -170,6 +186,8 @@ def open_row_model(lm: LanguageModel) -> RowModel:
     if not isinstance(lm, LanguageModel):
         raise UserError(f"model: {lm.info.name} holds vectors and no language model, so it reads and writes no text",
                         "model")
+    if lm.settings.placed:
+        return BridgeRowModel(lm)
     if lm.way in ("cached", "whole"):
         return SlowRowModel(lm)
     try:

@@ -22,7 +22,7 @@ from sae.errors import UserError
 from sae.formats.foreign import Foreign
 from sae.formats.readers.registry import convert
 from sae.lm.bridge import LanguageModel
-from sae.lm.sites import parse_site
+from sae.lm.sites import EMBED, parse_site, site_hook, split_head
 
 MAX_FVU = 0.9  # above this the SAE explains next to nothing
 _PASS_TOKENS = 4096
@@ -116,8 +116,8 @@ def other_layers(foreign: Foreign, n_layers: int) -> Iterator[tuple[str, Foreign
     """Yield (command-line option, the SAE at that hook) for the same site one block earlier and one later."""
     layer, kind = parse_site(foreign.hook)
     for other in (layer - 1, layer + 1):
-        if 0 <= other < n_layers and not foreign.out_hook:
-            hook = f"blocks.{other}.{kind}"
+        if 0 <= other < n_layers and not foreign.out_hook and kind != EMBED:
+            hook = site_hook(other, kind, split_head(foreign.hook)[1])
             yield f"--hook {hook}", replace(foreign, hook=hook)
 
 

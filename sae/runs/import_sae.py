@@ -20,7 +20,7 @@ from sae.formats.detect import find
 from sae.formats.fetch import fetch, hub_name
 from sae.formats.foreign import Foreign
 from sae.lm.model_info import find_model
-from sae.lm.sites import KINDS, check_site, parse_site
+from sae.lm.sites import KINDS, check_site, parse_site, split_head
 from sae.runs.folder import RunFolder
 from sae.runs.names import owner
 from sae.runs.progress import Reporter
@@ -182,8 +182,10 @@ def default_name(foreign: Foreign) -> str:
     """Return a name made of layer, site, architecture and size, e.g. `12-res-jumprelu-16k`."""
     L = len(foreign.weights.b_enc_L)
     layer, kind = parse_site(foreign.hook)
+    head = split_head(foreign.hook)[1]
     size = f"{L // 1024}k" if L % 1024 == 0 else str(L)
-    return f"{layer}-{KINDS[kind]}-{foreign.weights.architecture.replace('_', '')}-{size}"
+    site = KINDS[kind] + (f"_h{head}" if head >= 0 else "")
+    return f"{layer}-{site}-{foreign.weights.architecture.replace('_', '')}-{size}"
 
 
 def _checked(

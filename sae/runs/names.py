@@ -81,7 +81,8 @@ def default_name(spec: TrainSpec, detailed: bool = False) -> str:
 
     A transcoder's name has both of its sites.  `detailed` adds the sparsity setting: `2-res-batchtopk-4k-k32`.
     """
-    site = "-".join(KINDS[site] for site in (spec.site, spec.out_site) if site)
+    sites = [KINDS[site] for site in (spec.site, spec.out_site) if site]
+    site = "-".join([sites[0] + (f"_h{spec.head}" if spec.head >= 0 else ""), *sites[1:]])
     return f"{spec.layer}-{site}-{_kind(spec, detailed)}"
 
 

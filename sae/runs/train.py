@@ -128,7 +128,7 @@ def _trained(
 
 def _format(lm: LanguageModel) -> dict[str, str]:
     """Return the number format of the language model where it is not float32."""
-    return {} if lm.dtype == torch.float32 else {"dtype": lm.dtype_name}
+    return {} if lm.format_name == "float32" else {"dtype": lm.format_name}
 
 
 def _sites(members: list[TrainSpec]) -> list[tuple[str, str]]:

@@ -20,7 +20,9 @@ from sae.data.texts import STDLIB
 from sae.errors import UserError
 from sae.faults import DEVICE
 from sae.lm.model_info import DEMO
+from sae.lm.sites import EMBED, HEADS, site_hook
 from sae.lm.sites import Kind as Site
+from sae.specs.contradictions import prefix_sizes
 from sae.specs.evaluate import EvaluateSpec
 from sae.specs.explain import ExplainSpec
 from sae.specs.imports import ImportSpec
@@ -38,7 +40,6 @@ from sae.specs.training import (
     SweepSpec,
     TrainSpec,
     first_fault,
-    prefix_sizes,
     setting,
 )
 from sae.workspace.paths import typed_path
@@ -90,6 +91,8 @@ class ActivationsSpec(BaseSpec):
     text_tokens: int = setting(0, TEXT_TOKENS, group="what", unit="tokens", ge=0)
     layers: Layers = setting((2,), "Blocks, separated by commas", group="what", min_length=1)
     site: Site = setting("hook_resid_post", "Site of each block", group="what")
+    head: int = setting(-1, "Single head of q, k, v or z that is kept of the first site; -1: all of them", group="what",
+                        ge=-1, le=4095)
     out_site: Literal["", Site] = setting("", "A second site of each block, for transcoders", group="what")
     context_length: int = setting(128, "Tokens per context, BOS included", group="what", unit="tokens", ge=8, le=8192)
     bos: bool = setting(True, "Whether every context begins with BOS", group="what")
@@ -102,8 +105,16 @@ class ActivationsSpec(BaseSpec):
     @property
     def hooks(self) -> list[str]:
         """Return the hook points that are kept."""
-        sites = [self.site, *([self.out_site] if self.out_site else [])]
-        return [f"blocks.{layer}.{site}" for layer in self.layers for site in sites]
+        sites = [(self.site, self.head), *([(self.out_site, -1)] if self.out_site else [])]
+        return [site_hook(layer, site, head) for layer in self.layers for site, head in sites]
+
+    @model_validator(mode="after")
+    def _site(self) -> ActivationsSpec:
+        if self.head >= 0 and self.site not in HEADS:
+            raise ValueError(f"head: {self.site} has no heads; {', '.join(HEADS)} have")
+        if any(self.layers) and EMBED in (self.site, self.out_site):
+            raise ValueError(f"layers: {EMBED} comes before all blocks; give layer 0")
+        return self
 
 
 class CompareSpec(BaseSpec):

@@ -5,16 +5,14 @@ Contradictions are rejected here, before anything is loaded, with a message that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from fractions import Fraction
-from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from sae.faults import DEVICE, faults
 from sae.lm.sites import Kind as Site
-from sae.lm.sites import precedes
+from sae.lm.sites import site_hook
+from sae.specs.contradictions import contradictions
 from sae.store.records import NEAR
 
 DEVICES = "cpu, cuda, mps (Apple), or auto (the first of cuda, mps and cpu that there is)"
@@ -32,11 +30,8 @@ TEXT_TOKENS = "Text tokens read at most; 0: all of a file or directory, 20 milli
 MARKUP = ("Whether special tokens that are spelled in a text, such as <|im_start|>, are read as these tokens; else "
           "they are plain characters. Inspection and steering read texts in the same way")
 
-_WITH_K = ("batch_topk", "topk", "matryoshka")  # architectures that keep k latents, exactly or on average
 _WITH_L1 = ("relu", "gated")
 _MAX_MEMBERS = 256
-_MAX_ENTRIES = 2**31 - 1  # of a step's pre-activations: torch's nonzero on CUDA counts them in 32 bits
-_RESAMPLED = ("relu", "gated")  # their dead latents are below zero everywhere, where AuxK has no gradient
 
 
 def setting(default: Any, description: str, *, group: str, why: str = "", unit: str = "", **limits: Any) -> Any:
@@ -49,25 +44,6 @@ class BaseSpec(BaseModel):
     """Base of all specs: unknown settings are rejected, and a spec never changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-def prefix_sizes(prefixes: str, n_latents: int) -> tuple[int, ...]:
-    """Return the sizes of nested dictionaries, from shares ("1/4", "0.25") or numbers of latents.
-
-    Raises ValueError, which names the field, unless they ascend strictly and end at `n_latents`.
-    """
-    sizes = []
-    for word in filter(None, map(str.strip, prefixes.split(","))):
-        try:
-            number = Fraction(word)
-        except (ValueError, ZeroDivisionError):
-            raise ValueError(f"prefixes: {word!r} is neither a share nor a number of latents") from None
-        share = word == "1" or "." in word or "/" in word
-        sizes.append(int(number * n_latents) if share else int(number))
-    if not sizes or sizes[0] < 1 or any(a >= b for a, b in pairwise(sizes)) or sizes[-1] != n_latents:
-        raise ValueError(f"prefixes: {', '.join(map(str, sizes)) or 'none'} should ascend and end at n_latents, "
-                         f"{n_latents}")
-    return tuple(sizes)
 
 
 class IndexSettings(BaseSpec):
@@ -126,8 +102,12 @@ class _Subject(BaseSpec):
         why="a middle layer, between the tokens and the prediction")
     site: Site = setting(
         "hook_resid_post", "Site of the block at which activations are read (blocks.<layer>.<site>): the residual "
-        "stream entering (pre), between (mid) or leaving it (post), the heads (z), the output of attention or of the "
-        "MLP (out), the MLP's input or its hidden activations (post)", group="what")
+        "stream entering (pre), between (mid) or leaving it (post), the attention's input (ln1), queries, keys and "
+        "values (q, k, v), the heads (z), the output of attention or of the MLP (out), the MLP's input or its hidden "
+        "activations (post); or the token embedding (hook_embed, with layer 0)", group="what")
+    head: int = setting(
+        -1, "Single head of queries, keys, values or heads (q, k, v, z) that is read, counted from 0; -1: all of them",
+        group="what", ge=-1, le=4095)
     out_site: Literal["", Site] = setting(
         "", "Site of the block that a transcoder reconstructs, for example hook_mlp_out from ln2.hook_normalized; "
         "empty: the site that is read", group="what",
@@ -142,12 +122,12 @@ class _Subject(BaseSpec):
     @property
     def hook(self) -> str:
         """Return the hook point that is read."""
-        return f"blocks.{self.layer}.{self.site}"
+        return site_hook(self.layer, self.site, self.head)
 
     @property
     def out_hook(self) -> str:
         """Return the hook point that a transcoder reconstructs; empty for an SAE."""
-        return f"blocks.{self.layer}.{self.out_site}" if self.out_site else ""
+        return site_hook(self.layer, self.out_site) if self.out_site else ""
 
 
 class _SingleDictionary(BaseSpec):
@@ -308,7 +288,7 @@ class TrainSpec(_SharedSettings, _SingleDictionary, _Subject, IndexSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainSpec:
-        for field, message in _contradictions(self):
+        for field, message in contradictions(self):
             raise ValueError(f"{field}: {message}")
         return self
 
@@ -356,40 +336,6 @@ class SweepSpec(_SharedSettings, _DictionaryGrid, _Subject, IndexSettings):
         except ValidationError as error:  # one line, and the field that all of them share
             raise ValueError(first_fault(error, TrainSpec)[1]) from None
         return self
-
-
-def _contradictions(spec: TrainSpec) -> Iterator[tuple[str, str]]:
-    """Yield (field, what is wrong) for settings that contradict each other."""
-    aims_at_k = spec.architecture in _WITH_K or (spec.architecture == "jumprelu" and spec.l0_penalty == "target")
-    if aims_at_k and spec.k > spec.n_latents:
-        yield "k", f"{spec.k} latents per token, but n_latents is {spec.n_latents}"
-    if spec.n_latents % spec.shards:
-        yield "shards", f"{spec.shards} do not divide n_latents, {spec.n_latents}"
-    if spec.batch_tokens * (spec.n_latents // spec.shards) > _MAX_ENTRIES:
-        yield "batch_tokens", (f"{spec.batch_tokens:,} tokens times n_latents, {spec.n_latents:,}, are more than the "
-                               f"{_MAX_ENTRIES:,} pre-activations that a step can have")
-    widest = spec.k * (4 if spec.multi_topk else 1)
-    if aims_at_k and widest * spec.batch_tokens > _MAX_ENTRIES:
-        yield "k", f"{widest:,} latents on each of {spec.batch_tokens:,} tokens are more than {_MAX_ENTRIES:,}"
-    if spec.multi_topk and spec.architecture not in ("topk", "batch_topk"):
-        yield "multi_topk", f"is for topk and batch_topk, not for {spec.architecture}"
-    if spec.multi_topk and 4 * spec.k > spec.n_latents:
-        yield "multi_topk", f"4k is {4 * spec.k}, but n_latents is {spec.n_latents}"
-    if spec.resample_every and spec.architecture not in _RESAMPLED:
-        yield "resample_every", (f"is for {' and '.join(_RESAMPLED)}; AuxK revives the dead latents of "
-                                 f"{spec.architecture}")
-    if spec.architecture == "matryoshka":
-        prefix_sizes(spec.prefixes, spec.n_latents)
-    if spec.out_site and spec.architecture not in _WITH_K:
-        yield "out_site", f"transcoders are for {', '.join(_WITH_K)}, not for {spec.architecture}"
-    if spec.out_site and not precedes(spec.site, spec.out_site):
-        yield "out_site", f"a block does not compute {spec.out_site} after {spec.site}"
-    if spec.k_aux > spec.n_latents:
-        yield "k_aux", f"{spec.k_aux} is more than n_latents, {spec.n_latents}"
-    if spec.tokens < spec.batch_tokens:
-        yield "tokens", f"{spec.tokens} is less than one batch of {spec.batch_tokens}"
-    if spec.buffer_tokens < spec.batch_tokens:
-        yield "buffer_tokens", f"{spec.buffer_tokens} is less than batch_tokens, {spec.batch_tokens}"
 
 
 def first_fault(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:

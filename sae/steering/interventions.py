@@ -19,6 +19,7 @@ from torch import Tensor
 from sae.autoencoder.artefact import Autoencoder
 from sae.errors import UserError
 from sae.lm.bridge import Edit, LanguageModel
+from sae.lm.sites import OWN_WIDTH, kind_of
 from sae.steering.request import Intervention, SteeredPositions, SteerRequest, check_room
 
 
@@ -186,7 +187,7 @@ def _random_rows(n: int, like_ND: Tensor, name: str) -> Tensor:
 def check_saes(lm: LanguageModel, saes: Mapping[str, Autoencoder]) -> None:
     """Raise UserError (field `sae`) if an SAE was made for another language model."""
     for sae_id, sae in saes.items():
-        wide = sae.hook.endswith(("hook_z", "mlp.hook_post"))  # sites with widths of their own
+        wide = kind_of(sae.hook) in OWN_WIDTH
         if sae.layer >= lm.info.n_layers or (not wide and sae.d_model != lm.info.d_model):
             raise UserError(
                 f"sae: {sae_id} reads block {sae.layer} of a model of width {sae.d_model}, but {lm.info.name} has "
@@ -194,13 +195,14 @@ def check_saes(lm: LanguageModel, saes: Mapping[str, Autoencoder]) -> None:
 
 
 def prompt_ids(lm: LanguageModel, request: SteerRequest, saes: Iterable[Autoencoder] = ()) -> list[int]:
-    """Return BOS and the prompt's tokens, with markup if one of `saes` reads texts with it.
+    """Return BOS and the prompt's tokens, with markup if the request or else one of `saes` says so.
 
     Raises UserError (field `prompt`, `chat` or `length`) if they do not fit into the model's context.
     """
     if request.chat:
         ids = lm.chat_ids([message.model_dump() for message in request.chat])
     else:
-        ids = [*lm.start, *lm.encode(request.prompt, markup=any(sae.reads_markup for sae in saes))]
+        markup = any(sae.reads_markup for sae in saes) if request.markup is None else request.markup
+        ids = [*lm.start, *lm.encode(request.prompt, markup=markup)]
     check_room(len(ids), request.sampling.length, lm.info.n_ctx, lm.info.name)
     return ids

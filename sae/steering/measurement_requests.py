@@ -87,7 +87,8 @@ class InspectRequest(FrozenModel):
     """Request for the latents of one or more SAEs that fire on one or two texts.
 
     Either `texts` or `ids` (such as a context of a build, BOS first) is given.  The answer lists the `top` strongest
-    latents per token, and `latents` wherever they fire.
+    latents per token, and `latents` wherever they fire.  `markup` says whether special tokens that are spelled in the
+    texts are read as these tokens; None leaves it to the SAEs.
     """
 
     model: str = Field(min_length=1)
@@ -97,6 +98,7 @@ class InspectRequest(FrozenModel):
     ids: tuple[_Ids, ...] = Field(default=(), max_length=MAX_TEXTS)
     top: int = Field(default=20, ge=1, le=MAX_TOP)
     latents: tuple[_Id, ...] = Field(default=(), max_length=MAX_TOP)
+    markup: bool | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> InspectRequest:

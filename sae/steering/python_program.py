@@ -35,6 +35,7 @@ n_prompt = len(ids)
 saes = {{name: (json.loads(Path(folder, "sae.json").read_text()), load_file(folder + "/sae.safetensors"))
         for name, folder in {folders}.items()}}
 interventions = {interventions}
+width_of = {{config["site"]["hook"]: t["W_dec"].shape[1] for config, t in saes.values()}}
 
 
 def changes(position, token):
@@ -82,6 +83,16 @@ def edit_of(hook, positions):
 
 def hooks_of(hook, edit):
     """Where an edit of a hook point is done: the residual stream passes hook_resid_mid by."""
+    whole, _, head = hook.partition(":h")
+    if head:  # one head is some of the coordinates of all
+        own = slice(int(head) * width_of[hook], (int(head) + 1) * width_of[hook])
+
+        def of_all(x, hook=None):
+            out = x.reshape(x.shape[0], x.shape[1], -1).clone()
+            out[..., own] = edit(out[..., own])
+            return out.view(x.shape)
+
+        return [(whole, of_all)]
     if not hook.endswith("hook_resid_mid"):
         return [(hook.replace("hook_mlp_in", "ln2.hook_in"), edit)]
     block, kept = hook.rpartition(".")[0], [None, None, None]
@@ -143,6 +154,7 @@ class SnippetSae:
     architecture: str
     normalize: str
     out_hook: str | None = None
+    hook: str = ""
     markup: bool = False  # whether special tokens that are spelled in a prompt are read as these tokens
 
 
@@ -158,7 +170,7 @@ def render(request: SteerRequest, saes: Mapping[str, SnippetSae], source: str, t
     s, where = request.sampling, request.where
     return _HEAD.format(
         title=(title or "A steering run of saescope").replace('"', "'").replace("\\", "/"), seed=s.seed, source=source,
-        prompt=_prompt(request, any(sae.markup for sae in used.values())),
+        prompt=_prompt(request, any(sae.markup for sae in used.values()) if request.markup is None else request.markup),
         folders=repr({name: sae.folder for name, sae in used.items()}),
         interventions=_list(request.interventions), special=where.special,
         first={"all": "0", "output": "n_prompt", "from": str(where.start)}[where.positions],
@@ -168,7 +180,7 @@ def render(request: SteerRequest, saes: Mapping[str, SnippetSae], source: str, t
 
 def _covered(sae: SnippetSae) -> bool:
     return (sae.out_hook is None and sae.architecture in ("batch_topk", "matryoshka", "topk", "jumprelu", "relu")
-            and sae.normalize in ("none", "dataset", "layer_norm"))
+            and not sae.hook.endswith(".hook_normalized") and sae.normalize in ("none", "dataset", "layer_norm"))
 
 
 def _prompt(request: SteerRequest, markup: bool) -> str:

@@ -121,7 +121,11 @@ class ChatMessage(FrozenModel):
 
 
 class SteerRequest(FrozenModel):
-    """One steering run.  It continues `prompt`, or answers `chat` with the model's own template."""
+    """One steering run.  It continues `prompt`, or answers `chat` with the model's own template.
+
+    `markup` says whether special tokens that are spelled in the prompt are read as these tokens; None leaves it to the
+    SAEs.
+    """
 
     model: str = Field(min_length=1)
     prompt: str = Field(default="", max_length=MAX_PROMPT_CHARACTERS)
@@ -132,6 +136,7 @@ class SteerRequest(FrozenModel):
     columns: tuple[ColumnName, ...] = Field(default=("baseline", "steered"), min_length=1, max_length=3)
     samples: int = Field(default=1, ge=1, le=MAX_SAMPLES)
     control_seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    markup: bool | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> SteerRequest:

@@ -17,6 +17,7 @@ from app.pages.inspect.form import InspectForm, InspectionQuery, check
 from app.pages.inspect.inspect import keyed_message, saes_of
 from app.pages.inspect.lookup import readings
 from app.pages.inspect.view import Reading, ranked, text_latents
+from app.pages.markup_choice import markup_word
 from app.pages.sae_page import open_build
 from app.worker.cached_requests import fault_answer
 from app.worker.protocol import Inspect, Inspected
@@ -45,6 +46,9 @@ class InspectIn(BaseModel):
     top: int = Field(default=20, ge=0, le=10_000, description="Number of ranked latents for each text")
     rank: Literal["max", "sum", "surprise"] = "max"
     dense: bool = Field(default=False, description="Also rank latents that fire on a tenth of all tokens or more")
+    markup: bool | None = Field(
+        default=None, description="Whether special tokens that are spelled in the texts are read as these tokens; null "
+        "leaves it to the SAE")
 
 
 class TokenOut(BaseModel):
@@ -103,7 +107,7 @@ def _queries(body: InspectIn, tools: Tools) -> list[InspectionQuery]:
     """Check every text as the inspector's form does.  Raises UserError that names the text by its place."""
     out = []
     for place, text in enumerate(body.texts):
-        form = InspectForm(text=text.replace("\r\n", "\n"), sae=body.sae)
+        form = InspectForm(text=text.replace("\r\n", "\n"), sae=body.sae, markup=markup_word(body.markup))
         query = check(form, tools.catalog)
         if query is None:
             field, said = next(iter(form.errors.items()))
@@ -120,7 +124,8 @@ async def _reading(body: InspectIn, query: InspectionQuery, sae: Sae, tools: Too
         if wrong := [number for number in chosen if not 0 <= number < sae.n_latents]:
             raise UserError(f"latents: {sae.id} has {sae.n_latents:,} latents; there is no {wrong[0]}", "latents")
         key = ("chosen", key, chosen)
-        asked = InspectRequest(model=message.request.model, saes=query.saes, texts=query.texts, top=1, latents=chosen)
+        asked = InspectRequest(model=message.request.model, saes=query.saes, texts=query.texts, top=1, latents=chosen,
+                               markup=message.request.markup)
         message = Inspect(request=asked, folders=message.folders)
     cached = await tools.cached_requests.ask(key, message, _PATIENCE_S)
     if not isinstance(cached.last, Inspected):

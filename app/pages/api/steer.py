@@ -20,6 +20,7 @@ from starlette.datastructures import ImmutableMultiDict
 
 from app.pages.api.security import BEARER
 from app.pages.dependencies import CachedRequestsDep, SessionDep, SteeringDep, WorkspaceDep
+from app.pages.markup_choice import markup_word
 from app.pages.steer import form_page, run_page
 from app.pages.steer.form import stop_lines
 from app.pages.steer.form_page import SourcesDep
@@ -74,6 +75,9 @@ class SteerIn(BaseModel):
     start: int | None = Field(default=None, description="With positions=from: the first one")
     special: bool = Field(default=False, description="Steer special tokens such as BOS, too")
     control: bool = Field(default=False, description="Also write with a random direction of the same norm")
+    markup: bool | None = Field(
+        default=None, description="Whether special tokens that are spelled in the prompt are read as these tokens; "
+        "null leaves it to the SAE")
     sweep: list[float] | None = Field(
         default=None, description="Write one text for each of these strengths; empty: strengths that suit the latent")
     sweep_of: int = Field(default=0, description="The place of the latent that is swept")
@@ -100,6 +104,7 @@ def form_fields(body: SteerIn) -> ImmutableMultiDict[str, Any]:
         pairs += [(name, _text(getattr(one, name))) for name in ("strength", "target", "factor")]
     pairs += [(name, _text(value)) for name in _NUMBERS if (value := getattr(body, name)) is not None]
     pairs += [(name, "1") for name in ("special", "control") if getattr(body, name)]
+    pairs += [("markup", markup_word(body.markup))] if body.markup is not None else []
     pairs += [("positions", body.positions)] if body.positions is not None else []
     pairs += [("stop", stop_lines(body.stop))] if body.stop is not None else []
     if body.sweep is not None:

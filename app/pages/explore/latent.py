@@ -19,6 +19,7 @@ from app.library.exports import links_of_latent
 from app.pages.dependencies import BuildsDep, CatalogDep, EditorDep, SessionDep, UserDep, WorkspaceDep
 from app.pages.explore import latent_views
 from app.pages.explore.explanation_views import explanations_json, explanations_of
+from app.pages.explore.items import shown_items
 from app.pages.explore.latents_query import ListQuery, resolve
 from app.pages.explore.related_latents import related_latents, relations
 from app.pages.json_twin import json_response, of_build
@@ -85,6 +86,7 @@ def latent(
             "newlines": nl == "1", "windows": tuple(w for w in WINDOWS if w != "snippet"), "query": query,
             "n_contexts": most, "more": most + latent_views.CONTEXTS_SHOWN,
             "bin": latent_views.bin_contexts(build, found, window, whole_number(bin))}
+        shown["items"] = {band.key: shown_items(sae, build, band.rows) for band in shown["bands"]}
         zooms = {name: Zoom.read(request, name) for name in ("acts", "logits")}
         target = request.headers.get("HX-Target")
         if target == "contexts":

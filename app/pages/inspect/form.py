@@ -32,19 +32,20 @@ class InspectionQuery:
 
     texts: tuple[str, ...]
     saes: tuple[str, ...]
+    markup: str = ""  # yes, no, or as the SAE says
 
     @cached_property
     def id(self) -> str:
         """A digest of the query, so that the same texts have one address."""
-        said = json.dumps([self.texts, self.saes])
+        said = json.dumps([self.texts, self.saes, *([self.markup] if self.markup else [])])
         return f"inspect-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
 
     def json(self) -> dict[str, Any]:
-        return {"texts": list(self.texts), "saes": list(self.saes)}
+        return {"texts": list(self.texts), "saes": list(self.saes)} | ({"markup": self.markup} if self.markup else {})
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> InspectionQuery:
-        return cls(tuple(stored["texts"]), tuple(stored["saes"]))
+        return cls(tuple(stored["texts"]), tuple(stored["saes"]), stored.get("markup", ""))
 
 
 @dataclass
@@ -55,18 +56,20 @@ class InspectForm:
     text2: str = ""
     sae: str = ""
     beside: str = ""
+    markup: str = ""
     errors: dict[str, str] = field(default_factory=dict)
 
 
 def read_form(data: ImmutableMultiDict[str, Any]) -> InspectForm:
     """Return what came with an address or a POST, unchecked."""
     text, text2 = (str(data.get(name, "")).replace("\r\n", "\n") for name in ("text", "text2"))
-    return InspectForm(text, text2, str(data.get("sae", "")), str(data.get("with", "")))
+    return InspectForm(text, text2, str(data.get("sae", "")), str(data.get("with", "")), str(data.get("markup", "")))
 
 
 def form_of(asked: InspectionQuery) -> InspectForm:
     """Return the form filled with an inspection."""
-    return InspectForm(asked.texts[0], *asked.texts[1:2] or [""], *asked.saes[:1], *asked.saes[1:2] or [""])
+    text2, beside = (one[1] if len(one) > 1 else "" for one in (asked.texts, asked.saes))
+    return InspectForm(asked.texts[0], text2, asked.saes[0], beside, asked.markup)
 
 
 def check(form: InspectForm, catalog: Catalog) -> InspectionQuery | None:
@@ -82,9 +85,11 @@ def check(form: InspectForm, catalog: Catalog) -> InspectionQuery | None:
     texts = (form.text, form.text2) if form.text2 else (form.text,)
     for name, text in zip(("text", "text2"), texts, strict=False):
         _check_text(form, name, text, sae)
+    if form.markup not in ("", "yes", "no"):
+        form.errors["markup"] = "yes, no, or nothing for what the SAE says"
     if form.errors:
         return None
-    return InspectionQuery(texts, (form.sae, form.beside) if other else (form.sae,))
+    return InspectionQuery(texts, (form.sae, form.beside) if other else (form.sae,), form.markup)
 
 
 def _find(form: InspectForm, name: str, sae_id: str, catalog: Catalog) -> Sae | None:
@@ -163,7 +168,8 @@ class InspectionUrl:
         if self.stored:
             return []
         names = zip(("text", "text2"), self.asked.texts, strict=False)
-        return [*names, *zip(("sae", "with"), self.asked.saes, strict=False)]
+        return [*names, *zip(("sae", "with"), self.asked.saes, strict=False),
+                *([("markup", self.asked.markup)] if self.asked.markup else [])]
 
     def link(self, suffix: str = "", **changes: Any) -> str:
         """Return the address of this result after `changes` of the display; `suffix` follows the path."""

@@ -31,6 +31,7 @@ from app.pages.inspect.form import (
 from app.pages.inspect.lookup import card_of, context_text, earlier_inspections, example, readings
 from app.pages.inspect.result import OpenedSAE, Result, result, result_json
 from app.pages.inspect.view import MEASURES
+from app.pages.markup_choice import choice_of
 from app.pages.provenance import provenance_words
 from app.pages.sae_choice import computable_saes
 from app.pages.sae_page import open_build
@@ -162,7 +163,8 @@ def saes_of(tools: Tools, asked: InspectionQuery) -> list[Sae]:
 
 def _message(saes: list[Sae], asked: InspectionQuery, tools: Tools) -> Inspect:
     request = InspectRequest(
-        model=str(saes[0].config["model"]["name"]), saes=asked.saes, texts=asked.texts, top=MAX_TOP)
+        model=str(saes[0].config["model"]["name"]), saes=asked.saes, texts=asked.texts, top=MAX_TOP,
+        markup=choice_of(asked.markup))
     return Inspect(request=request, folders={sae.id: str(tools.workspace.sae(sae.id)) for sae in saes})
 
 
@@ -205,7 +207,8 @@ def _form_page(request: Request, tools: Tools, form: InspectForm, status: int = 
             first = next(iter(form.errors))
             return JSONResponse({"error": f"{first}: {form.errors[first]}", "status": status, "field": first,
                                  "errors": form.errors}, status)
-        return JSONResponse({"text": form.text, "text2": form.text2, "sae": form.sae, "with": form.beside})
+        return JSONResponse({"text": form.text, "text2": form.text2, "sae": form.sae, "with": form.beside,
+                             "markup": form.markup})
     context = _frame(request, tools, form)
     if is_htmx(request):
         headers = {"HX-Retarget": "#inspect-form", "HX-Reswap": "outerHTML"}

@@ -17,6 +17,7 @@ from app.library.sae_reading import beyond_training
 from app.pages.dependencies import Tools, ToolsDep
 from app.pages.explore import latent_views
 from app.pages.inspect.form import InspectForm, check
+from app.pages.markup_choice import choice_of
 from app.pages.provenance import provenance, provenance_words
 from app.pages.sae_page import find_sae, need_weights, open_build
 from app.render.token_text import Piece, text_pieces, token_label
@@ -56,14 +57,14 @@ async def show(request: Request, model: str, name: str, number: PathNumber, tool
     need_weights(sae)
     values = await request.form() if request.method == "POST" else request.query_params
     text = str(values.get("text", "")).replace("\r\n", "\n")
-    form = InspectForm(text=text, sae=sae.id)
+    form = InspectForm(text=text, sae=sae.id, markup=str(values.get("markup", "")))
     cached = None
     if await run_in_threadpool(check, form, tools.catalog):
         message = Inspect(
             request=InspectRequest(model=str(sae.config["model"]["name"]), saes=(sae.id,), texts=(text,), top=1,
-                                   latents=(number,)),
+                                   latents=(number,), markup=choice_of(form.markup)),
             folders={sae.id: str(tools.workspace.sae(sae.id))})
-        key = ("own text", sae.id, sae.current_build, sae.created, number, text)
+        key = ("own text", sae.id, sae.current_build, sae.created, number, text, form.markup)
         cached = await tools.cached_requests.ask(key, message, 60.0 if wants_json(request) else PATIENCE_S)
     return await run_in_threadpool(_show, request, tools, sae, number, form, cached)
 
@@ -91,8 +92,8 @@ def _show(
         if wants_json(request):
             return JSONResponse(_json(sae, build, latent, found, waiting, fault), status, headers)
         context: dict[str, Any] = {
-            "sae": sae, "latent": latent, "text": form.text, "waiting": waiting, "fault": fault, "found": found,
-            "beyond": beyond_training(sae.config, len(found.ids)) if found else None}
+            "sae": sae, "latent": latent, "text": form.text, "markup": form.markup, "waiting": waiting,
+            "fault": fault, "found": found, "beyond": beyond_training(sae.config, len(found.ids)) if found else None}
         if is_htmx(request):
             zoom = Zoom("acts", f"/{sae.id}/{number}")
             chart = latent_views.activation_chart(latent, build.meta, zoom, found.max if found else None)

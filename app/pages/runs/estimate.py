@@ -60,7 +60,9 @@ def work(spec: TrainSpec | SweepSpec, info: ModelInfo) -> float:
 
 
 def site_width(site: str, info: ModelInfo) -> int:
-    """Return the coordinates at a site.  Not every config has the MLP's hidden width; four times d_model is usual."""
+    """Return the coordinates at a site, at most.  Not every config has the MLP's hidden width; four times d_model is
+    usual.
+    """
     return info.d_model * (4 if site == "mlp.hook_post" else 1)
 
 
@@ -109,11 +111,13 @@ def estimate(spec: TrainSpec | SweepSpec, info: ModelInfo, configs: Iterable[dic
     width = sum(site_width(site, info) for site in (spec.site, spec.out_site) if site)
     largest = max(member.n_latents for member in members)
     total_latents = sum(member.n_latents for member in members)
-    lm_floats = 12 * info.n_layers * info.d_model**2 + 2 * info.d_vocab * info.d_model
+    loading = LoadSettings.from_environment()
+    lm_bytes = (loading.weight_bytes * 12 * info.n_layers * info.d_model**2
+                + loading.other_bytes * 2 * info.d_vocab * info.d_model)
     buffer = min(spec.buffer_tokens, max(1, spec.tokens // spec.reuse))
     buffer_bytes = 2 * (4 if spec.buffer_dtype == "float32" else 2) * buffer * width  # two chunks of activations
     memory = (
-        _PROGRAM_BYTES + LoadSettings.from_environment().weight_bytes * lm_floats
+        _PROGRAM_BYTES + lm_bytes
         + 4 * 4 * sae_floats  # weights, gradients and Adam's two moments
         + buffer_bytes
         + 2 * spec.batch_tokens * total_latents  # pre-activations of a batch, kept by every SAE
@@ -126,7 +130,7 @@ def estimate(spec: TrainSpec | SweepSpec, info: ModelInfo, configs: Iterable[dic
     made = Estimate(_START_S + seconds / spread, _START_S + seconds * spread, memory, disk, basis)
     if spec.device == "cuda" or (spec.device == "auto" and has_gpu()):
         d_in, d_out = site_width(spec.site, info), site_width(spec.out_site or spec.site, info)
-        rest = 4 * lm_floats + buffer_bytes
+        rest = lm_bytes + buffer_bytes
         free = free_gpu_memory()
         return replace(made, gpu_memory=rest + fitting_bytes(members, d_in, d_out),
                        too_large=None if free is None else too_large(members, free - rest, d_in, d_out))

@@ -16,6 +16,7 @@ from typing import Any
 
 from starlette.datastructures import ImmutableMultiDict
 
+from app.pages.markup_choice import markup_word
 from app.pages.steer.found_latents import FoundLatent
 from app.web.parameters import whole_number
 from sae.errors import UserError
@@ -165,7 +166,7 @@ class Form:
 def default_values() -> dict[str, str]:
     """Return the settings of an untouched form."""
     return _values(Sampling()) | {
-        "positions": "all", "start": "0", "samples": "1", "sweep": "", "sweep_of": "0", "system": ""}
+        "positions": "all", "start": "0", "samples": "1", "sweep": "", "sweep_of": "0", "system": "", "markup": ""}
 
 
 def _values(s: Sampling) -> dict[str, str]:
@@ -216,7 +217,8 @@ def form_of(request: SteerRequest, facts: Mapping[str, SaeFacts]) -> Form:
     """Return the form filled with an earlier request."""
     w = request.where
     values = default_values() | _values(request.sampling) | {
-        "positions": w.positions, "start": str(w.start), "samples": str(request.samples)}
+        "positions": w.positions, "start": str(w.start), "samples": str(request.samples),
+        "markup": markup_word(request.markup)}
     said: list[tuple[str, str]] = [(message.role, message.content) for message in request.chat]
     if said and said[0][0] == "system":
         values["system"] = said.pop(0)[1]

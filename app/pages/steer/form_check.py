@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from app.pages.markup_choice import markup_of
 from app.pages.steer.form import NUMBERS, Chip, Form, parse_number
 from app.pages.steer.sweep_strengths import default_strengths
 from app.web.parameters import whole_number
@@ -27,7 +28,7 @@ _NAMES = {
     "repetition_penalty": "Repetition penalty", "stop": "Stop strings", "samples": "Samples",
     "positions": "Steered positions", "start": "From position", "prompt": "Prompt", "chat": "Messages",
     "add": "Latents", "mode": "Mode", "strength": "Strength", "target": "Clamped activation", "factor": "Factor",
-    "latent": "Latent"}
+    "latent": "Latent", "markup": "Special tokens in the prompt"}
 
 
 def check(form: Form) -> SteerRequest | None:
@@ -81,6 +82,7 @@ def _values(form: Form) -> dict[str, Any]:
         "interventions": [_intervention(chip) for chip in form.chips],
         "sampling": sampling | {"stop": _stops(v["stop"])},
         "where": {"positions": v["positions"], "start": _typed(v["start"]), "special": form.special},
+        "markup": markup_of(v["markup"]),
         "columns": ("baseline", "steered", "control") if form.control else ("baseline", "steered")}
 
 

@@ -68,7 +68,7 @@ def show_python(found: FoundDep, sources: SourcesDep, workspace: WorkspaceDep) -
             raise HTTPException(404, f"{i.sae}, with which this run was steered, is no longer here.")
         saes[sae.id] = SnippetSae(
             str(workspace.sae(sae.id)), sae.architecture, str(sae.config["normalize"]),
-            sae.config["site"].get("out_hook"), bool(sae.config.get("markup")))
+            sae.config["site"].get("out_hook"), sae.hook, bool(sae.config.get("markup")))
     text = render_program(run.request, saes, find_model(run.request.model).source, f"Steering run {run.id}")
     if text is None:
         raise HTTPException(404, "There is no program for this SAE, as its rules take more than a few lines.")

@@ -14,6 +14,7 @@ from sae.formats.detect import Found
 from sae.formats.foreign import Foreign, Weights, Whitening
 from sae.formats.foreign_names import model_name, site
 from sae.formats.untrusted_tensors import Tensors, read_json, read_tensors, refuse
+from sae.lm.sites import HEADS, kind_of, split_head
 
 # architecture in the file -> (rule here, transcoder, skip)
 _ARCHITECTURES = {
@@ -51,9 +52,13 @@ def read(found: Found, given: Mapping[str, Any]) -> Foreign:
         bos=metadata["prepend_bos"] if isinstance(metadata.get("prepend_bos"), bool) else None,
         context_length=metadata["context_size"] if isinstance(metadata.get("context_size"), int) else 0,
         trained_as=str(metadata.get("training_architecture") or name), dtype=tensors.dtype)
-    out.name_sites(*(_named_site(metadata, end) for end in (("", "_out") if transcoder else ("",))))
-    if metadata.get("hook_head_index") is not None:
-        refuse(found.config, "reads one attention head, but no hook point here is a single head")
+    names = [_named_site(metadata, end) for end in (("", "_out") if transcoder else ("",))]
+    head = metadata.get("hook_head_index")
+    if head is not None:
+        if not isinstance(head, int) or isinstance(head, bool) or head < 0 or kind_of(site(names[0])) not in HEADS:
+            refuse(found.config, f"reads head {head!r} of {names[0][:80]!r}, but {', '.join(HEADS)} alone have heads")
+        names[0] = f"{split_head(site(names[0]))[0]}:h{head}"
+    out.name_sites(*names)
     if isinstance(metadata.get("l0"), int | float):
         out.claims["l0"] = float(metadata["l0"])
     elif rule in ("topk", "batch_topk", "matryoshka"):

@@ -106,7 +106,7 @@ def saelens_config(config: Mapping[str, Any]) -> dict[str, Any]:
     cfg: dict[str, Any] = {
         "architecture": architecture, "d_in": config.get("d_in", config["d_model"]), "d_sae": config["n_latents"],
         "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True, "normalize_activations": normalization,
-        "reshape_activations": "hook_z" if site["hook"].endswith("hook_z") else "none",
+        "reshape_activations": "hook_z" if site["hook"].endswith("hook_z") else "none",  # one head has no z to reshape
         "metadata": _metadata(config)}
     if architecture == "topk":
         cfg |= {"k": config["k"], "rescale_acts_by_decoder_norm": False}
@@ -119,10 +119,11 @@ def saelens_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     site, training, bos = config["site"], config.get("training") or {}, config.get("bos") or {}
-    metrics = config.get("metrics") or {}
+    metrics, (hook, _, head) = config.get("metrics") or {}, site["hook"].partition(":h")
     architecture = config["architecture"]
     metadata = {
-        "model_name": config["model"]["name"], "hook_name": site["hook"], "hook_name_out": site.get("out_hook"),
+        "model_name": config["model"]["name"], "hook_name": hook, "hook_head_index": int(head) if head else None,
+        "hook_name_out": site.get("out_hook"),
         "prepend_bos": bool(bos.get("prepended", True)), "context_size": config.get("context_length"),
         "dataset_path": training.get("text"), "model_class_name": "HookedTransformer",
         "training_architecture": _TRAINED_AS.get(architecture, architecture), "training_k": config.get("k"),

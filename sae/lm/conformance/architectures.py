@@ -9,7 +9,7 @@ from pathlib import Path
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
 from sae.lm.conformance.check import check
-from sae.lm.conformance.report import Report
+from sae.lm.conformance.report import SINGLE_HEADS, Report
 from sae.lm.conformance.tiny_models import causal_architectures, write_tiny_model
 from sae.lm.sites import KINDS
 
@@ -18,7 +18,7 @@ _HEAD = """# Models
 This table is made by `python -m sae.lm.conformance docs/models.md` with transformers {transformers},
 transformer_lens {transformer_lens} and torch {torch}.  For every causal architecture that transformers and
 transformer_lens both know, it makes a tiny model with random weights, gains and biases.  Then it compares what
-saescope computes with the plain Hugging Face model: activations at every site, two edits at every site, the
+saescope computes with the plain Hugging Face model: activations at every site, an edit of every site, the
 logits that directions add, and reading token by token past attention windows.  `saescope check MODEL` does the
 same with your model.
 
@@ -63,14 +63,15 @@ def _line(report: Report, path: str) -> str:
         reason = report.error.removeprefix("model: ").replace(path, "it").removeprefix("it ")
         return f"| {report.architecture} | – | refused: {_cell(reason)} | |\n"
     statuses = {row.subject: row for row in report.rows}
-    everywhere = [kind for kind in KINDS if statuses[kind].status == "holds"]
-    somewhere = [kind for kind in KINDS if statuses[kind].detail.startswith("in ")]
-    whole = "all" if len(everywhere) == len(KINDS) else _names(everywhere)
+    kinds = [*KINDS, SINGLE_HEADS]
+    everywhere = [kind for kind in kinds if statuses[kind].status == "holds"]
+    somewhere = [kind for kind in kinds if statuses[kind].detail.startswith("in ")]
+    whole = "all" if len(everywhere) == len(kinds) else _names(everywhere)
     return f"| {report.architecture} | {_WAYS[report.way]} | {whole} | {_names(somewhere)} |\n"
 
 
 def _names(kinds: list[str]) -> str:
-    return ", ".join(f"`{kind}`" for kind in kinds)
+    return ", ".join(kind if kind == SINGLE_HEADS else f"`{kind}`" for kind in kinds)
 
 
 def _cell(text: str) -> str:

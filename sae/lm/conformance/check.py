@@ -7,22 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
-from sae.lm.conformance.derivatives import agrees
-from sae.lm.conformance.report import Report
+from sae.lm.conformance.attention import Attention
+from sae.lm.conformance.derivatives import agrees, taken_in
+from sae.lm.conformance.report import SINGLE_HEADS, Report
 from sae.lm.conformance.truth import Block, Truth
 from sae.lm.dataflow import compared_in, same
 from sae.lm.reach import SHORT, reading_length, sample_text, windows
-from sae.lm.sites import KINDS
+from sae.lm.sites import BLOCK_KINDS, EMBED, HEADS
 from sae.lm.slow_row_model import SlowRowModel, open_row_model
 
 _LISTED = ("hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid", "mlp.hook_post", "hook_mlp_out",
-           "hook_resid_post")  # sites with logit lists
+           "hook_resid_post", EMBED)  # sites with logit lists
 _TOLERANCE = 1e-3  # of logits, in units of their rms
 
 
@@ -33,7 +35,7 @@ def check(lm: LanguageModel) -> Report:
     """
     report = Report(lm.info.name, type(lm.bridge.original_model).__name__)
     try:
-        with compared_in(lm.dtype):
+        with compared_in(lm.rounding):
             _Check(lm, report).run()
     except UserError as error:
         report.error = str(error)
@@ -67,16 +69,39 @@ class _Check:
         blocks = self.truth.blocks(self.tokens_1T)
         self.last = blocks[-1]
         names = [signature(module) for module in blocks]
+        self._embedding(blocks[0])
         alike = {name: self._sites(names.index(name), blocks[names.index(name)]) for name in dict.fromkeys(names)}
         for layer, name in enumerate(names):
             self.report.refused |= {f"blocks.{layer}.{kind}": reason for kind, reason in alike[name].items()}
-        for kind in KINDS:
-            reasons = [alike[name][kind] for name in names if kind in alike[name]]
-            where = "" if len(reasons) == len(blocks) else f"in {len(reasons)} of {len(blocks)} blocks: "
-            self.report.add(kind, "refused" if reasons else "holds", where + reasons[0] if reasons else "")
-        if len(self.report.refused) == len(KINDS) * len(blocks):
+        for kind in BLOCK_KINDS:
+            self._add(kind, [alike[name][kind] for name in names if kind in alike[name]], len(blocks))
+        lacking = [next((f"{kind}: {alike[name][f'{kind}:h']}" for kind in HEADS if f"{kind}:h" in alike[name]), "")
+                   for name in names]
+        self._add(SINGLE_HEADS, [reason for reason in lacking if reason], len(blocks))
+        if not any(f"blocks.{layer}.{kind}" not in self.report.refused
+                   for layer in range(len(blocks)) for kind in BLOCK_KINDS):
             raise UserError(f"model: {lm.info.name} has no site that can be read and edited: "
                             f"{next(iter(self.report.refused.values()))}", "model")
+
+    def _add(self, subject: str, reasons: list[str], n_blocks: int) -> None:
+        where = "" if len(reasons) == n_blocks else f"in {len(reasons)} of {n_blocks} blocks: "
+        self.report.add(subject, "refused" if reasons else "holds", where + reasons[0] if reasons else "")
+
+    def _embedding(self, first: nn.Module) -> None:
+        """Compare the output of the token embedding, its edits and its logit lists."""
+        try:
+            value_TD = self.lm.activations_at(self.tokens_1T, [EMBED])[0][0]
+            block = self.truth.embedding(value_TD, self.tokens_1T)
+            reason = ("the plain model's embedding gives out other numbers" if block is None else
+                      self._edits(EMBED, EMBED, block, value_TD.shape[1]))
+        except UserError:
+            block, reason = None, "the model has none"
+        if block is not None and not reason:
+            block.factors[EMBED] = taken_in(self.truth, first, block, self.tokens_1T)
+            reason = self._list(EMBED, EMBED, block)
+        if reason:
+            self.report.refused[EMBED] = reason
+        self.report.add(EMBED, "refused" if reason else "holds", reason)
 
     def _whole_model(self, long_1T: Tensor) -> None:
         lm, T = self.lm, long_1T.shape[1]
@@ -110,7 +135,7 @@ class _Check:
     def _sites(self, layer: int, module: nn.Module) -> dict[str, str]:
         """Return a reason for every kind of site of a block that does not hold."""
         found, reasons = {}, {}
-        for kind in KINDS:
+        for kind in BLOCK_KINDS:
             hook = f"blocks.{layer}.{kind}"
             try:
                 found[kind] = self.lm.activations_at(self.tokens_1T, [hook])[0][0]
@@ -118,60 +143,68 @@ class _Check:
                 reasons[kind] = "this block has none"
         block = self.truth.block(module, self.tokens_1T)
         reasons |= block.recognise(found)
-        for kind in KINDS:
+        sites, heads = Attention(block, self.lm.bridge.cfg).recognise(found, self.tokens_1T)
+        reasons |= sites
+        for kind in BLOCK_KINDS:
             if kind not in reasons:
-                reason = self._edits(layer, kind, block, found[kind].shape[1]) or self._list(layer, kind, block)
+                hook = f"blocks.{layer}.{kind}"
+                reason = self._edits(hook, kind, block, found[kind].shape[1]) or self._list(hook, kind, block)
                 if reason:
                     reasons[kind] = reason
-        return reasons
+        return reasons | {f"{kind}:h": reasons.get(kind) or heads[kind] for kind in HEADS
+                          if kind in reasons or kind in heads}
 
-    def _edits(self, layer: int, kind: str, block: Block, width: int) -> str:
-        """Return why edits of a site are not what plain hooks give, or nothing."""
-        hook = f"blocks.{layer}.{kind}"
+    def _edits(self, hook: str, kind: str, block: Block, width: int) -> str:
+        """Return why edits of a site are not what plain hooks give, or nothing.
+
+        From the last token backwards, one token gets a direction, one is set to zero, one is left alone, and so on.
+        """
         size = float(block.places[kind].value_Tw.std())
         push_w = size * torch.randn(width, generator=torch.Generator().manual_seed(2)).to(self.lm.device)
 
-        def add(x: Tensor) -> Tensor:
+        def mixed(x: Tensor, first: int = 0) -> Tensor:
             out = x.clone()
-            out[:, 1:] += push_w.view(x.shape[2:])
+            for i in range(x.shape[1]):
+                part = (self.tokens_1T.numel() - 1 - first - i) % 3
+                if part < 2:
+                    out[:, i] = out[:, i] + push_w.view(x.shape[2:]) if part == 0 else 0
             return out
 
         try:
-            for name, edit in (("adding a direction", add), ("setting it to zero", torch.zeros_like)):
-                expected_TV = block.edited_logits(kind, edit, self.tokens_1T)
-                if not same(self.lm.logits(self.tokens_1T, {hook: edit})[0], expected_TV, _TOLERANCE):
-                    return f"{name} gives other logits than in the plain model"
-                if not same(self._read(hook, edit), expected_TV, _TOLERANCE):
-                    return f"{name} token by token gives other logits than in the plain model"
+            expected_TV = block.edited_logits(kind, mixed, self.tokens_1T)
+            if not same(self.lm.logits(self.tokens_1T, {hook: mixed})[0], expected_TV, _TOLERANCE):
+                return "an edit gives other logits than in the plain model"
+            if not same(self._read(hook, mixed), expected_TV, _TOLERANCE):
+                return "an edit token by token gives other logits than in the plain model"
         except UserError as error:
             return str(error).removeprefix("site: ")
         except Exception as error:  # whatever an unusual architecture raises
-            return f"{name} ends in {type(error).__name__}"
+            return f"an edit ends in {type(error).__name__}"
         return ""
 
-    def _read(self, hook: str, edit: Callable[[Tensor], Tensor]) -> Tensor:
-        """Logits [T, V] with an edit, the last tokens read one by one; the edit leaves the first token alone or not."""
+    def _read(self, hook: str, edit: Callable[..., Tensor]) -> Tensor:
+        """Logits [T, V] with an edit of the activations from a position on, the last tokens read one by one."""
         tokens = self.tokens_1T[0].tolist()
         n, row = len(tokens) - 1, 1
         rows = self.rows.new_rows(256 * (1 + len(tokens) // 256))
         parts = [self.rows.read(tokens[:n], {hook: edit}, rows, row, whole=True)]
 
-        def later(x: Tensor) -> Tensor:  # no row of a step begins a text
-            return edit(torch.cat([x, x], dim=1))[:, 1:]
-
         for i in range(n, len(tokens)):
             order = self.rows.order([row])
-            out = self.rows.step(rows, order, {row: tokens[i]}, {row: i}, {hook: later})
+            out = self.rows.step(rows, order, {row: tokens[i]}, {row: i},
+                                 {hook: partial(edit, first=i)})
             parts.append(out[order.index(row)][None])
         return torch.cat(parts)
 
-    def _list(self, layer: int, kind: str, block: Block) -> str:
+    def _list(self, hook: str, kind: str, block: Block) -> str:
         """Return why the logit lists of a site are not the derivatives of the real final norm and head, or nothing."""
         if kind not in _LISTED:
             return ""
         try:
-            lists = self.lm.unembedding(f"blocks.{layer}.{kind}")
+            lists = self.lm.unembedding(hook)
         except UserError as error:
+            if kind == EMBED:  # its directions may have no logits of their own
+                return ""
             return str(error).removeprefix("site: ")
         return "" if agrees(self.truth, self.last, block, kind, lists, self.tokens_1T) else (
             "the logits of its directions are not those of the real final norm and head")

@@ -9,13 +9,16 @@ Shapes: n directions, T tokens, w width of a site, D width of the residual strea
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sae.lm.conformance.truth import Block, Truth
-from sae.lm.dataflow import equal_to, first_tensor, linear_matrix, output_of, same
+from sae.lm.dataflow import entering, equal_to, first_tensor, linear_matrix, output_of, same
+from sae.lm.logit_map import fit
+from sae.lm.sites import EMBED
 
 _N, _FIRST = 4, 2  # directions, each at a position of its own from the first on
 _OUTPUTS = {"attn.hook_z": "hook_attn_out", "mlp.hook_post": "hook_mlp_out"}
@@ -41,7 +44,7 @@ def agrees(truth: Truth, last: nn.Module, block: Block, kind: str, lists_wV: Ten
     found_nV = found_nV - found_nV.mean(-1, keepdim=True)
     expected_nV = d_nw @ lists_wV
     cosine_n = torch.nn.functional.cosine_similarity(found_nV.cpu().double(), expected_nV.cpu().double(), dim=-1)
-    if truth.lm.dtype != torch.float32:
+    if truth.lm.rounding != torch.float32:
         return bool((cosine_n > 0.99).all())
     if normed:  # a scale of its own for each token
         return bool((cosine_n > 1 - 1e-4).all())
@@ -49,6 +52,27 @@ def agrees(truth: Truth, last: nn.Module, block: Block, kind: str, lists_wV: Ten
     sizes = [torch.ones_like(x_nD[:, :1])] + [
         (x_nD.square() + d_nD.square()).mean(-1, keepdim=True).sqrt() for d_nD in (through_nD, centred_nD)]
     return any(same(found_nV * size_n1, expected_nV, 5e-3) for size_n1 in sizes)
+
+
+@torch.no_grad()
+def taken_in(truth: Truth, first: nn.Module, embedding: Block, tokens_1T: Tensor) -> float:
+    """Return the factor with which the first block takes in what the embedding gives out; 0 where there is none."""
+    inputs: list[Tensor] = []
+
+    def keep(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        value = entering(args, kwargs)
+        assert value is not None
+        inputs.append(value.reshape(tokens_1T.numel(), -1).double())
+
+    changes = embedding.places[EMBED].value_Tw.flip(0)
+    handle = first.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        for share in (0.0, 1.0):
+            embedding.edited_logits(EMBED, partial(torch.add, share * changes.float()), tokens_1T)
+    finally:
+        handle.remove()
+    factors = fit(inputs[1] - inputs[0], [changes.double()])
+    return factors[0] if factors else 0.0
 
 
 def _without(x: Tensor, direction: Tensor) -> Tensor:
@@ -76,7 +100,7 @@ def _changes(truth: Truth, block: Block, kind: str, d_nw: Tensor, tokens_1T: Ten
     """Return what directions at a site become in what the block adds, by small changes in the real model: [n, D]."""
     place, out = block.places[kind], block.places[_OUTPUTS[kind]]
     # A small step would be lost in the rounding of a format with few bits.
-    share = 1e-2 if truth.lm.dtype == torch.float32 else 0.3
+    share = 1e-2 if truth.lm.rounding == torch.float32 else 0.3
     step = share * float(place.value_Tw.std() / d_nw.std())
     results = []
     for sign in (1, -1):

@@ -43,6 +43,11 @@ def report_of(lm: LanguageModel, workspace: Workspace, *, again: bool = False) -
     return report
 
 
+def _format(lm: LanguageModel) -> str:
+    """Return what a check depends on of how a model is loaded: its number format, and whether it is spread out."""
+    return lm.format_name + (f", {lm.settings.device_map}" if lm.settings.device_map else "")
+
+
 def report_path(lm: LanguageModel, workspace: Workspace) -> Path:
     """Return the file that keeps the table of a model."""
-    return workspace.root / "conformance" / f"{lm.info.id}-{digest(lm.info, lm.device.type, lm.dtype_name)}.json"
+    return workspace.root / "conformance" / f"{lm.info.id}-{digest(lm.info, lm.device.type, _format(lm))}.json"

@@ -15,7 +15,8 @@ from sae.workspace.files import write_json
 from sae.workspace.paths import Workspace
 
 Status = Literal["holds", "slow", "refused"]
-FORMAT = 1  # of the file; also changes with what is checked
+FORMAT = 2  # of the file; also changes with what is checked
+SINGLE_HEADS = "single heads"  # a line of the table, which stands for the heads of q, k, v and z
 _LIBRARIES = ("torch", "transformers", "transformer_lens", "tokenizers")
 
 

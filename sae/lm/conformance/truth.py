@@ -1,7 +1,8 @@
-"""The plain Hugging Face model, loaded once more, with sites and edits of its own.
+"""The plain Hugging Face model, made once more, with sites and edits of its own.
 
-Nothing here asks the bridge.  The residual stream is what enters and leaves a block; the other sites have to fit
-between them by arithmetic.  Edits are forward hooks at the modules where the site's numbers pass.
+Its weights are the bridge's where these are what the model's files hold; else it is loaded a second time.  Nothing else
+here asks the bridge.  The residual stream is what enters and leaves a block; the other sites have to fit between them
+by arithmetic.  Edits are forward hooks at the modules where the site's numbers pass.
 
 Shapes: T tokens of a text, w width of a site, D width of the residual stream, V vocabulary.
 """
@@ -21,17 +22,20 @@ from sae.lm.bridge import LanguageModel
 from sae.lm.dataflow import End, entering, equal_to, linear_matrix, output_of, proportional, record, same
 from sae.lm.logit_map import fit
 from sae.lm.norms import measure_norm, normalized
+from sae.lm.sites import EMBED
+from sae.lm.weight_files import equal_to_files
 
 Edit = Callable[[Tensor], Tensor]  # of [1, T, w]
 
 
 class Truth:
-    """The plain model with weights of its own."""
+    """The plain model."""
 
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
-        self.model = lm.plain(share=False)
-        ours = dict(lm.named_weights())
+        shared = not lm.settings.placed and equal_to_files(lm.info, lm.named_weights())
+        self.model = lm.plain(share=shared)
+        ours = {} if shared or lm.settings.placed else dict(lm.named_weights())
         for name, tensor in self.model.named_parameters():
             if name in ours and torch.equal(ours[name], tensor):  # what is equal need not be there twice
                 tensor.data = ours[name].data
@@ -41,7 +45,7 @@ class Truth:
     def logits(self, tokens_1T: Tensor) -> Tensor:
         """Return the logits [T, V] of one text, read without a cache."""
         out: Tensor = self.model(input_ids=tokens_1T, use_cache=False).logits
-        return out[0].float()
+        return out[0].float().to(self.lm.device)
 
     def blocks(self, tokens_1T: Tensor) -> list[nn.Module]:
         """Return the list of as many modules as the model has blocks, each of which feeds the next."""
@@ -57,9 +61,27 @@ class Truth:
                     return order
         raise UserError(f"model: {self.lm.info.name} does not run its blocks once, one after the other", "model")
 
+    def embedding(self, value_TD: Tensor, tokens_1T: Tensor) -> Block | None:
+        """Return the token embedding, or a norm next to it, as a block of its own; None if neither gives these numbers
+        out."""
+        try:
+            table: nn.Module = self.model.get_input_embeddings()
+        except (AttributeError, NotImplementedError):
+            return None
+        owner = next((module for module in self.model.modules() if table in module.children()), None)
+        near = [] if owner is None else [module for module in owner.children() if not any(
+            isinstance(part, nn.ModuleList) for part in module.modules())]
+        for module in (table, *near):
+            found = self.block(module, tokens_1T)
+            for end in found.ends:
+                if end.module is module and end.side == "hook_out" and same(end.value_Tw, value_TD):
+                    found.places[EMBED] = end
+                    return found
+        return None
+
     def block(self, module: nn.Module, tokens_1T: Tensor) -> Block:
         """Record one block while it reads a text."""
-        return Block(self, module, record(module, lambda: self.logits(tokens_1T), tokens_1T.numel()))
+        return Block(self, module, record(module, lambda: self.logits(tokens_1T), tokens_1T.numel(), self.lm.device))
 
 
 @dataclass
@@ -72,6 +94,7 @@ class Block:
     places: dict[str, End] = field(default_factory=dict)
     factors: dict[str, float] = field(default_factory=dict)  # with which the stream takes in what they add
     scales: dict[str, float] = field(default_factory=dict)  # of sites that are multiples of what passes at the place
+    columns: dict[str, Tensor] = field(default_factory=dict)  # of sites that are some columns of what passes there
 
     @property
     def entering(self) -> Tensor:
@@ -197,14 +220,18 @@ class Block:
         """Return the logits [T, V] with an edit at a recognised site."""
         place, shape, scale = self.places[kind], (1, tokens_1T.numel()), self.scales.get(kind, 1.0)
 
+        own = self.columns.get(kind, slice(None))
+
         def shaped(x: Tensor) -> Tensor:
-            return (edit(scale * x.float().reshape(*shape, -1)).reshape(x.shape) / scale).to(x.dtype)
+            out = x.float().reshape(*shape, -1).clone().to(self.truth.lm.device)
+            out[..., own] = edit(scale * out[..., own]) / scale
+            return out.reshape(x.shape).to(x)
 
         handles = []
         try:
             if kind == "hook_resid_mid":
                 handles += self._edit_middle(place.module, shaped)
-            elif kind == "ln2.hook_normalized":
+            elif kind.endswith(".hook_normalized"):
                 edited = _edit_normal(shaped, self.truth.width)
                 handles.append(place.module.register_forward_hook(edited, with_kwargs=True))
             elif place.side == "hook_in":

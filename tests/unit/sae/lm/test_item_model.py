@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,9 @@ from sae.runs.execute import EXIT_OK, execute
 from sae.store.build import Build
 from sae.workspace.paths import Workspace
 
+# A picture of one pixel.
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 D, SAE = 12, "vectors/0-res-batchtopk-32"
 
 
@@ -41,7 +46,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     np.save(folder / "a.npy", vectors(1500, 0).astype(np.float16))
     (folder / "a.jsonl").write_text("\n".join(
-        json.dumps({"text": f"item {i}"} if i % 2 else {"url": f"https://example.org/{i}"}) for i in range(1500)))
+        json.dumps({"text": f"item {i}", "image": "cat.png"} if i % 2 else {"url": f"https://example.org/{i}"})
+        for i in range(1500)))
+    (folder / "cat.png").write_bytes(PNG)
     save_file({"x": torch.from_numpy(vectors(2500, 1)).bfloat16()}, folder / "b.safetensors")
     return folder
 
@@ -113,3 +120,21 @@ def test_widths_lines_and_numbers_that_do_not_fit_are_named(tmp_path: Path) -> N
     np.save(tmp_path / "y.npy", np.zeros((3, 5), np.float32))
     with pytest.raises(UserError, match="widths 4, 5"):
         item_files(tmp_path)
+
+
+def test_latents_show_their_items_as_images_and_links(made: Workspace, folder: Path) -> None:
+    with TestClient(create_app(Settings(home=made.root))) as client:
+        pages = "".join(client.get(f"/{SAE}/{number}").text for number in range(32))
+        images = sorted(set(re.findall(rf'<img src="(/{SAE}/item/\d+)" alt="item \d+"', pages)))
+        assert images
+        assert re.search(r'<a href="https://example\.org/\d+" rel="noopener noreferrer nofollow"', pages)
+        answer = client.get(images[0])
+        assert answer.content == PNG
+        assert answer.headers["content-type"] == "image/png"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "sandbox" in answer.headers["content-security-policy"]
+        for token in (0, 1, 1502, 10**9):  # no item, a link, an item that nothing is said of
+            assert client.get(f"/{SAE}/item/{token}").status_code == 404
+        (folder / "cat.png").write_bytes(b"<script>")
+        assert client.get(images[0]).status_code == 404
+        (folder / "cat.png").write_bytes(PNG)

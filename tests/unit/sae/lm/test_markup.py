@@ -54,6 +54,9 @@ def test_one_setting_has_one_meaning(
     request = parse_request({"model": "-", "prompt": TEXT, "interventions": [
         {"sae": sae_id, "layer": 1, "latent": 0, "mode": "ablate", "max_act": 1}]})
     assert prompt_ids(lm, request, [sae]) == [lm.bos_id, *ids]
+    for choice in (True, False):  # of the request, over what the SAE says
+        chosen = request.model_copy(update={"markup": choice})
+        assert prompt_ids(lm, chosen, [sae]) == [lm.bos_id, *lm.encode(TEXT, markup=choice)]
 
     sae.save(workspace.sae(sae_id))
     sent: list[Any] = []
@@ -75,3 +78,8 @@ def test_the_settings_and_the_program_have_it() -> None:
         program = render(request, {"a/b": SnippetSae("f", "relu", "none", markup=markup)}, "m")
         assert program is not None
         assert f"split_special_tokens={not markup}" in program
+        for choice in (True, False):
+            chosen = request.model_copy(update={"markup": choice})
+            program = render(chosen, {"a/b": SnippetSae("f", "relu", "none", markup=markup)}, "m")
+            assert program is not None
+            assert f"split_special_tokens={not choice}" in program

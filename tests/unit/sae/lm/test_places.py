@@ -13,7 +13,7 @@ from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
 from sae.lm.dataflow import record
 from sae.lm.places import Place, Places, _attach, _searched
-from sae.lm.sites import KINDS
+from sae.lm.sites import BLOCK_KINDS
 
 TOKENS = torch.tensor([[0, 17, 300, 42, 9]])
 
@@ -28,7 +28,7 @@ def places(demo_lm: LanguageModel, plain: Any) -> Places:
     return Places(demo_lm, plain, lambda tokens: plain(input_ids=tokens, use_cache=False))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BLOCK_KINDS)
 @torch.no_grad()
 def test_a_site_is_read_and_edited_as_on_the_bridge(
     demo_lm: LanguageModel, plain: Any, places: Places, kind: str

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPTNeoXConf
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
 from sae.lm.model_info import DEMO_PATH, find_model
-from sae.lm.sites import KINDS, check_site, parse_site, precedes, resid_post
+from sae.lm.sites import BLOCK_KINDS, check_site, parse_site, precedes, resid_post
 
 FAMILIES = ("llama", "gpt2", "neox", "neox side by side")
 SIDE_BY_SIDE = "neox side by side"
@@ -100,7 +100,7 @@ def test_heads_and_hidden_activations_become_what_attention_and_mlp_add(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BLOCK_KINDS)
 def test_an_edit_changes_what_follows_and_nothing_where_it_changes_nothing(
     models: dict[str, LanguageModel], family: str, kind: str
 ) -> None:
@@ -148,7 +148,7 @@ def test_an_edit_between_attention_and_mlp_changes_the_residual_stream(
 def test_names_are_checked_before_a_model_is_there() -> None:
     assert parse_site("blocks.12.attn.hook_z") == (12, "attn.hook_z")
     assert check_site(find_model("demo"), "blocks.3.hook_mlp_out") == 3
-    for hook in ("blocks.4.hook_mlp_out", "blocks.1.hook_nowhere", "hook_embed", "blocks.x.hook_mlp_out"):
+    for hook in ("blocks.4.hook_mlp_out", "blocks.1.hook_nowhere", "blocks.1.hook_embed", "blocks.x.hook_mlp_out"):
         with pytest.raises(UserError):
             check_site(find_model("demo"), hook)
     assert precedes("ln2.hook_normalized", "hook_mlp_out")

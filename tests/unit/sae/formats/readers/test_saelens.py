@@ -19,7 +19,8 @@ from tests.unit.sae.formats.saes import edited
     ("saelens/topk", {"architecture": "abstopk"}, "its activations can be negative"),
     ("saelens/topk", {"architecture": "matching_pursuit"}, "encodes in a loop over residuals"),
     ("saelens/topk", {"architecture": "temporal"}, "attention over positions"),
-    ("saelens/topk", {"metadata": {"hook_head_index": 3}}, "reads one attention head"),
+    ("saelens/topk", {"metadata": {"hook_name": "blocks.8.hook_resid_pre", "hook_head_index": 3}}, "alone have heads"),
+    ("saelens/topk", {"metadata": {"hook_name": "blocks.8.attn.hook_z", "hook_head_index": -1}}, "reads head -1"),
     ("saelens/transcoder", {"normalize_activations": "layer_norm"}, "normalised token by token"),
     ("saelens/transcoder", {"apply_b_dec_to_input": True}, "which SAELens itself refuses"),
     ("saelens/standard", {"normalize_activations": "covariance_whitening"}, "is not next to it"),
@@ -32,6 +33,13 @@ def test_what_no_artefact_can_hold_is_refused_with_the_reason(
         read(edited(tmp_path, case, **changes))
     assert reason in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("site", ["q", "k", "v", "z"])
+def test_a_single_head_becomes_part_of_the_site(tmp_path: Path, site: str) -> None:
+    named = {"hook_name": f"blocks.8.attn.hook_{site}", "hook_head_index": 3}
+    folder = edited(tmp_path, "saelens/topk", metadata=named)
+    assert read(folder).hook == f"blocks.8.attn.hook_{site}:h3"
 
 
 def test_a_scale_that_the_file_does_not_hold_is_asked_for(tmp_path: Path) -> None:

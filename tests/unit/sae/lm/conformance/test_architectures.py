@@ -52,6 +52,8 @@ def test_conformant_or_refused_with_one_line(architecture: str, tmp_path: Path) 
         assert "\n" not in row.detail
         assert row.status == "holds" or row.detail
     if architecture in _WHOLE:
-        assert all(status[kind] == "holds" for kind in KINDS)
+        # In the bridge, the embedding of Granite is multiplied already.
+        own = {"hook_embed"} if architecture == "GraniteForCausalLM" else set()
+        assert {kind for kind in KINDS if status[kind] != "holds"} == own
     if architecture in _RESIDUAL:
         assert status["hook_resid_pre"] == status["hook_resid_post"] == "holds"

@@ -77,7 +77,7 @@ def test_a_map_to_the_logits_that_is_not_the_models_is_found(
     monkeypatch.setattr(LanguageModel, "unembedding", wrong)
     found = refused(check(lm))
     assert set(found) == {"hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid", "mlp.hook_post",
-                          "hook_mlp_out", "hook_resid_post"}
+                          "hook_mlp_out", "hook_resid_post", "hook_embed", "single heads"}
     assert "final norm and head" in found["hook_resid_post"]
 
 
@@ -109,6 +109,10 @@ def test_a_site_that_does_not_hold_is_refused_by_name(lm: LanguageModel) -> None
             attempt()
         assert error.value.field == "site"
     lm.activations_at(tokens, ["blocks.0.hook_mlp_out"])
+    lm.refused = {"blocks.1.attn.hook_z:h": "they are none"}
+    lm.activations_at(tokens, ["blocks.1.attn.hook_z"])
+    with pytest.raises(UserError, match=r"blocks\.1\.attn\.hook_z:h2 is not offered .* they are none"):
+        lm.activations_at(tokens, ["blocks.1.attn.hook_z:h2"])
 
 
 def test_the_table_is_kept_until_the_model_changes(

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from sae.errors import UserError
 from sae.lm.bridge import LanguageModel
 from sae.lm.conformance.truth import Block, Truth
-from sae.lm.sites import KINDS
+from sae.lm.sites import BLOCK_KINDS, NO_LOGITS
 from tests.unit.sae.lm.conformance.conftest import Tiny
 
+KINDS = [kind for kind in BLOCK_KINDS if kind not in NO_LOGITS]  # the others are recognised by `Attention`
 TOKENS = torch.tensor([[0, 40, 41, 77, 5, 9, 130, 12, 8, 60, 61, 62, 90, 91, 92, 33]])
 
 
