@@ -84,7 +84,7 @@ def chosen_saes(tools: Tools, model: str, sae_id: str) -> tuple[Sae, ...]:
 
     SAEs without weights or index are left out.  Raises UserError (field `sae` or `model`) if none remains.
     """
-    every = computable_saes(tools.catalog)
+    every, sae_id = computable_saes(tools.catalog), tools.catalog.present_id(sae_id)
     if sae_id:
         found = [sae for sae in every if sae.id == sae_id]
         said = f"sae: there is no SAE {sae_id} here that can read a text"
