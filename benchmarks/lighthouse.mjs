@@ -22,7 +22,7 @@ async function audited({address, cookie, width, height, mobile}) {
   await context.close();
   const wrong = Object.values(lhr.audits)
     .filter((audit) => audit.scoreDisplayMode === 'binary' && audit.score < 1)
-    .flatMap((audit) => (audit.details?.items ?? []).slice(0, 2).map((item) => `${audit.id}: ${item.node?.snippet}`));
+    .flatMap((audit) => (audit.details?.items ?? []).slice(0, 6).map((item) => `${audit.id}: ${item.node?.snippet}`));
   return {score: 100 * lhr.categories.accessibility.score, wrong};
 }
 
