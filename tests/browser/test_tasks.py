@@ -18,7 +18,8 @@ MODEL_MS = 120_000
 def test_each_task_of_a_reader_is_a_few_clicks(page: Page, server: Server) -> None:
     page.goto(server.address)
     expect(page.locator("main p").first).to_contain_text("Browse what the latents")
-    expect(page.locator(".door strong")).to_have_text(["See a clear latent", "Steer the model", "Inspect your own text"])
+    expect(page.locator(".door strong")).to_have_text([
+        "See a clear latent", "Steer the model", "Inspect your own text"])
 
     page.goto(f"{server.address}/{SAE}")
     page.keyboard.press("/")
