@@ -61,6 +61,7 @@ from app.pages.explore import (
     people,
     search,
 )
+from app.pages.former_names import FormerNames
 from app.pages.inspect import effects, inspect, own_text, text_search
 from app.pages.lists import pages as lists
 from app.pages.runs import add_sae, admin, api, curves_together, endpoint_test, runs, saes
@@ -71,7 +72,6 @@ from app.resources import STATIC
 from app.settings import Settings
 from app.web import errors
 from app.web.compression import COMPRESS
-from app.web.former_names import FormerNames
 from app.web.logs import RequestIds
 from app.web.metrics import CountRequests
 from app.worker.cached_requests import CachedRequests

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 
 from app.access import accounts
 from app.db.tables import User
-from app.web.former_names import with_present_names
+from app.pages.former_names import with_present_names
 from tests.unit.app.conftest import BATCH, TOP
 
 NOW = "demo/best"
