@@ -1,19 +1,22 @@
 """Latents of a build by the tokens of a text: what they fire on, what they raise, and their rules.
 
 A search looks through every latent of many builds, so it compares whole columns, which are kept as arrays.
-Shapes: L latents, T firings on the wanted tokens, V raised logits of all latents, R good rules, M their tokens.
+Shapes: L latents, T firings on the wanted tokens, R good rules, M their tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import Any
 
 import numpy as np
 
 from sae.store.build import Build
-from sae.store.damage import reading
+from sae.store.facets import columns
+from sae.store.firings import firings_on
+from sae.store.raised_logits import raised_logits
 from sae.store.records import Rule
 
 LIMIT = 40  # latents for each kind of question
@@ -40,15 +43,12 @@ def firing_on(build: Build, tokens: Iterable[int]) -> list[TokenHit]:
     wanted = list(tokens)
     if not wanted:
         return []
-    listed = ", ".join(str(int(token)) for token in wanted)  # without a parameter, DuckDB reads only their rows
-    found = _arrays(build, f"SELECT latent, token, n, lift FROM token_latent WHERE token IN ({listed})")
-    latent_T, token_T, n_T = found["latent"], found["token"], np.ma.filled(found["n"], 0)
+    token_T, latent_T, n_T, lift_T = firings_on(build, wanted)
     firings_L = build.kept(_firings)
     firings_T = firings_L[latent_T]
     occurrences = {token: build.vocabulary[token].n or 0 for token in wanted}
     n_token_T = np.array([occurrences[token] for token in token_T.tolist()], dtype=np.int64)
     f1_T = 2 * n_T / np.maximum(np.where(firings_T == _UNKNOWN, n_T, firings_T) + np.maximum(n_token_T, n_T), 1)
-    lift_T = np.ma.filled(found["lift"].astype(np.float64), np.nan)
     return [TokenHit(int(latent_T[i]), int(token_T[i]), int(n_T[i]), _known(firings_T[i], _UNKNOWN),
                      None if np.isnan(lift_T[i]) else float(lift_T[i]), float(f1_T[i]))
             for i in np.lexsort((latent_T, -f1_T))[:LIMIT]]
@@ -56,34 +56,10 @@ def firing_on(build: Build, tokens: Iterable[int]) -> list[TokenHit]:
 
 def raising(build: Build, tokens: Iterable[int]) -> list[tuple[int, int, float]]:
     """Return (latent, token, rise) where the token is among those whose logit the latent raises most."""
-    logits = build.kept(_raised_logits)
-    hit_V = np.flatnonzero(_among(logits.token_V, list(tokens)))
-    hit_V = hit_V[np.lexsort((hit_V, -logits.value_V[hit_V]))[:LIMIT]]  # the values are in the order of the latents
-    rows = logits.latent_L[np.searchsorted(logits.start_L, hit_V, "right") - 1]
-    return list(zip(rows.tolist(), logits.token_V[hit_V].tolist(), logits.value_V[hit_V].tolist(), strict=True))
-
-
-@dataclass(frozen=True)
-class _RaisedLogits:
-    """The tokens whose logits each latent raises most, latent after latent, from `start_L` on."""
-
-    latent_L: Any
-    start_L: Any
-    token_V: Any
-    value_V: Any
-
-
-def _raised_logits(build: Build) -> _RaisedLogits:
-    """Copy the lists from the page file, so that a search neither asks DuckDB nor reads a file that may change."""
-    parts = list(zip(build.listed("logit_pos"), build.listed("logit_pos_value"), strict=True))
-    sizes = np.cumsum([0, *(len(tokens) for (_, _, tokens), _ in parts)])
-    token_V = np.concatenate([np.empty(0, np.int32), *(tokens for (_, _, tokens), _ in parts)])
-    small = np.uint16 if token_V.max(initial=0) < 1 << 16 else np.int32
-    return _RaisedLogits(
-        np.concatenate([np.empty(0, np.int64), *(latents for (latents, _, _), _ in parts)]),
-        np.concatenate([np.empty(0, np.int64), *(
-            offsets[:-1] + size for ((_, offsets, _), _), size in zip(parts, sizes, strict=False))]),
-        token_V.astype(small), np.concatenate([np.empty(0, np.float32), *(values for _, (_, _, values) in parts)]))
+    logits = build.kept(raised_logits)
+    found = [(latent, int(token), value) for token in dict.fromkeys(tokens) for latent, value in zip(
+        *(column.tolist() for column in logits.of_token(int(token))), strict=True)]
+    return nsmallest(LIMIT, found, key=lambda hit: (-hit[2], hit[0]))
 
 
 @dataclass(frozen=True)
@@ -106,7 +82,7 @@ class _Rules:
 
 def _rules(build: Build, min_f1: float) -> _Rules:
     rows = {name: np.ma.filled(column, None) if column.dtype == object else np.ma.getdata(column)
-            for name, column in _arrays(
+            for name, column in columns(
                 build, "SELECT latent, rule_kind, rule_class, rule_tokens, rule_precision, rule_recall, rule_f1"
                 " FROM latent WHERE rule_f1 >= ? ORDER BY rule_f1 DESC, latent", [min_f1]).items()}
     lists = [() if one is None else np.ma.getdata(one) for one in rows.pop("rule_tokens")]
@@ -160,14 +136,14 @@ def explained_as(build: Build, text: str) -> list[tuple[int, str]]:
 
 def rule_qualities(build: Build, min_f1: float = 0.0) -> dict[int, float]:
     """Return the F1 of each latent's rule on the half of the text on which it was not found, from `min_f1` up."""
-    found = _arrays(build, "SELECT latent, rule_f1 FROM latent WHERE rule_f1 >= ?", [min_f1])
+    found = columns(build, "SELECT latent, rule_f1 FROM latent WHERE rule_f1 >= ?", [min_f1])
     f1 = found["rule_f1"].astype(np.float64).round(6)  # a stored 0.7 is slightly less
     return dict(zip(found["latent"].tolist(), f1.tolist(), strict=True))
 
 
 def _firings(build: Build) -> Any:
     """Return the number of firings of every latent by its number; `_UNKNOWN` where it is not known."""
-    found = _arrays(build, "SELECT latent, n_tokens FROM latent")
+    found = columns(build, "SELECT latent, n_tokens FROM latent")
     out = np.full(max(build.n_latents, int(found["latent"].max(initial=-1)) + 1), _UNKNOWN, dtype=np.int64)
     out[found["latent"]] = np.ma.filled(found["n_tokens"], _UNKNOWN)
     return out
@@ -179,7 +155,7 @@ def firing_rates(build: Build) -> tuple[Any, Any]:
 
 
 def _firing_rates(build: Build) -> tuple[Any, Any]:
-    found = _arrays(build, "SELECT latent, density, max_act FROM latent")
+    found = columns(build, "SELECT latent, density, max_act FROM latent")
     out = tuple(np.zeros(max(build.n_latents, int(found["latent"].max(initial=-1)) + 1)) for _ in range(2))
     for column, values in zip(out, (found["density"], found["max_act"]), strict=True):
         column[found["latent"]] = np.nan_to_num(np.ma.filled(values, 0.0))
@@ -197,12 +173,3 @@ def _among(values: Any, wanted: Sequence[int]) -> Any:
 def _known(value: Any, unknown: int) -> int | None:
     return None if value == unknown else int(value)
 
-
-def _arrays(build: Build, sql: str, parameters: Sequence[Any] = ()) -> dict[str, Any]:
-    """Return the columns of a query as numpy arrays."""
-    with reading(build.path):
-        cursor = build._connection.cursor()
-        try:
-            return dict(cursor.execute(sql, list(parameters)).fetchnumpy())
-        finally:
-            cursor.close()

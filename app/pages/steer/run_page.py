@@ -44,6 +44,14 @@ def get_found(db: SessionDep, runs: SteeringDep, run_id: str) -> Found:
 FoundDep = Annotated[Found, Depends(get_found)]
 
 
+def get_names(found: FoundDep, sources: SourcesDep) -> dict[str, str]:
+    """Return the names of the run's latents, as `Sources.names` does."""
+    return sources.names((i.sae, i.latent) for i in found.view().request.interventions)
+
+
+NamesDep = Annotated[dict[str, str], Depends(get_names)]
+
+
 @router.get("/steer/{run_id}.json")
 def show_json(found: FoundDep) -> dict[str, Any]:
     return run_json(found.row, found.live)
@@ -69,19 +77,20 @@ def show_python(found: FoundDep, sources: SourcesDep, workspace: WorkspaceDep) -
 
 
 @router.get("/steer/{run_id}")
-def show(request: Request, found: FoundDep, sources: SourcesDep, by: QueryNumber | None = None) -> Response:
+def show(
+    request: Request, found: FoundDep, sources: SourcesDep, names: NamesDep, by: QueryNumber | None = None,
+) -> Response:
     """Show the run, and the form filled with its request."""
     run = found.view(by)
-    names = sources.names((i.sae, i.latent) for i in run.request.interventions)
     if is_htmx(request):
-        return render(request, "steer/_result.html", latent_names=names, **run_context(run))
+        return render(request, "steer/_result.html", **run_context(run, names))
     form = form_of(run.request, run.facts)
     if run.sweep:
         form.values["sweep"] = strengths_text(run.sweep.strengths)
         form.values["sweep_of"] = str(run.sweep.place)
     sources.name(form)
     context = form_page(request, form, sources) | {"json_url": f"/steer/{run.id}.json"}
-    return render(request, "steer/page.html", latent_names=names, **context | run_context(run))
+    return render(request, "steer/page.html", **context | run_context(run, names))
 
 
 @router.post("/steer/{run_id}/stop")
@@ -92,7 +101,9 @@ async def stop(request: Request, found: FoundDep, runs: SteeringDep) -> Response
 
 
 @router.get("/steer/{run_id}/events", response_class=EventSourceResponse)
-async def events(found: FoundDep, by: QueryNumber | None = None) -> AsyncIterator[ServerSentEvent]:
+async def events(
+    found: FoundDep, names: NamesDep, by: QueryNumber | None = None,
+) -> AsyncIterator[ServerSentEvent]:
     """Stream every part of the result that changes, always the whole part as HTML, and `done` at the end.
 
     Changes during rendering are sent together, so that rendering many long texts again and again takes at most a third
@@ -102,7 +113,7 @@ async def events(found: FoundDep, by: QueryNumber | None = None) -> AsyncIterato
     async for _ in states(found):
         began = time.monotonic()
         run = found.view(by)
-        parts = await run_in_threadpool(run_events, run)
+        parts = await run_in_threadpool(run_events, run, names)
         for name, html in parts:
             if sent.get(name) != html:
                 sent[name] = html
