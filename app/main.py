@@ -64,6 +64,7 @@ from app.pages.explore import (
     people,
     search,
 )
+from app.pages.former_names import FormerNames
 from app.pages.inspect import effects, found, inspect, own_text, text_search
 from app.pages.lists import pages as lists
 from app.pages.runs import add_sae, admin, api, curves_together, endpoint_test, published, runs, saes
@@ -170,6 +171,7 @@ def _middleware(settings: Settings, limits: dict[str, TokenBuckets]) -> list[Mid
         Middleware(CountRequests),
         Middleware(KnownHosts, hosts=settings.hosts),
         Middleware(HeadAsGet),
+        Middleware(FormerNames),
         Middleware(DispatchToPageWorkers, routes=routes, reads=reads),
         Middleware(SecurityHeaders),
         COMPRESS,

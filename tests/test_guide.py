@@ -15,6 +15,8 @@ import pytest
 from typer.main import get_command
 
 from app.cli import app
+from app.jobs.launchers.slurm import SlurmLauncher
+from app.jobs.places import launcher_names, make_clusters
 from app.pages.system.guide import chapters
 from app.settings import Settings
 from sae.specs.registry import SPECS
@@ -76,15 +78,34 @@ def test_python_code_of_the_guide_is_python() -> None:
 # What makes a run of the guide small enough for a test; an option that is given twice counts as given last.
 _TRAINED = ["--tokens", "8192", "--n-latents", "64", "--k", "4", "--batch-tokens", "512", "--buffer-tokens", "4096",
             "--eval-tokens", "1024", "--ce-tokens", "256", "--index-tokens", "4096", "--layer", "2"]
-_SMALL = {"train": _TRAINED, "evaluate": ["--eval-tokens", "1024", "--ce-tokens", "256"], "steer": ["--length", "4"],
+_SMALL = {"train": _TRAINED,
+          "sweep": ["--tokens", "4096", "--n-latents", "64,128", "--k", "4", "--batch-tokens", "512", "--buffer-tokens",
+                    "4096", "--eval-tokens", "1024", "--ce-tokens", "256"],
+          "activations": ["--tokens", "20000"], "index": ["--index-tokens", "4096", "--shards", "2"],
+          "evaluate": ["--eval-tokens", "1024", "--ce-tokens", "256"], "steer": ["--length", "4"],
           "compare": ["--compare-tokens", "2048"]}
 _ELSEWHERE = ("saescope demo", "--explainer endpoint")  # the whole demo run, and a language model at an address
 
 
+def test_a_server_that_the_guide_starts_has_its_clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the settings of each command as the program does; `/shared/saescope` stands for a folder here."""
+    found = []
+    for line in (line for name, line in LINES if name == "cluster" and line.endswith("saescope serve")):
+        with monkeypatch.context() as patch:
+            for word in shlex.split(line)[:-2]:
+                patch.setenv(*word.replace("/shared/saescope", str(tmp_path)).split("=", 1))
+            settings = Settings()
+        (cluster,) = make_clusters(settings)
+        found.append((cluster.name, launcher_names(settings)[0], settings.home))
+        if isinstance(cluster, SlurmLauncher):
+            assert cluster.options == ["--partition=gpu", "--time=12:00:00"]
+    assert found == [("ray", "local", tmp_path), ("slurm", "slurm", tmp_path)]
+
+
 @pytest.mark.heavy
 @pytest.mark.timeout(900)
-def test_the_commands_of_two_chapters_run_on_stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Carry out *The first hour* and *My own model and text* with the embedded model and a tiny text."""
+def test_the_commands_of_four_chapters_run_on_stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Carry out the first hour, own model, steering and cluster with the embedded model and a tiny text."""
     monkeypatch.setenv("SAESCOPE_HOME", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "sae" / "store").glob("*.py"))]
@@ -104,13 +125,14 @@ def test_the_commands_of_two_chapters_run_on_stand_ins(tmp_path: Path, monkeypat
         stand_ins = {"/models/my-llm": "demo", "/data/books.parquet": f"{tmp_path}/books.parquet", "my-llm/": "demo/",
                      "--latent 308": f"--latent {first}", "--latent 9": f"--latent {second}",
                      "--name small-topk": f"--name small-topk --text {tmp_path}/books.parquet --text-column content"}
-        for line in (line for name, line in LINES if name in ("first-hour", "own-model", "steering")):
+        for line in (line for name, line in LINES if name in ("first-hour", "own-model", "steering", "cluster")):
             if line.startswith("saescope") and not any(part in line for part in _ELSEWHERE):
                 for said, stand_in in stand_ins.items():
                     line = line.replace(said, stand_in)
                 carry_out(line)
-        assert {path.parent.name for path in (tmp_path / "data" / "saes").rglob("sae.json")} == {
-            "2-res-batchtopk-4k", "small-topk", "layer6-final"}
+        made = {path.parent.name for path in (tmp_path / "data" / "saes").rglob("sae.json")}
+        assert made >= {"2-res-batchtopk-4k", "small-topk", "layer6-final", "from-kept"}
+        assert {name[:6] for name in made if name.endswith("-k4")} == {"1-res-", "2-res-"}, "the grid of two layers"
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -57,6 +57,14 @@ class Catalog:
         return next((sae.id for sae in self.list_saes()
                      if sae.model == model and name in (sae.config.get("former_names") or ())), None)
 
+    def present_id(self, sae_id: str) -> str:
+        """Return the id that the SAE has now, for an id that may be a former one; any other text stays as it is."""
+        return sae_id if self.get_sae(sae_id) is not None else self.renamed(sae_id) or sae_id
+
+    def any_renamed(self) -> bool:
+        """Return whether any SAE has a former name."""
+        return any(sae.config.get("former_names") for sae in self.list_saes())
+
     def damaged(self) -> dict[str, str]:
         """Return why an SAE cannot be used, or not computed with, by the id of the SAE."""
         return {sae.id: fault for sae in self._saes().values() if (fault := sae.damage or sae.weights_fault)}

@@ -61,7 +61,8 @@ def open_corpus(build: Build, workspace: Workspace) -> Corpus:
     corpus_id = str(build.meta.get("corpus") or "")
     folder = workspace.corpus(corpus_id) if corpus_id else None
     if folder is None or not folder.is_dir():
-        raise UserError("text: this workspace no longer has the tokens of this build's text", "text")
+        raise UserError("The text that this index was built from is no longer in the workspace. "
+                        "It comes back when the index is built again.", "text")
     return Corpus.open(folder)
 
 

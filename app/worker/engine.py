@@ -53,8 +53,8 @@ class _Loaded:
     @property
     def bytes(self) -> int:
         weights = self.rows.lm.bridge.original_model.parameters()
-        copies: int = self.rows.packed_bytes
-        return copies + sum(t.numel() * t.element_size() for t in weights)
+        total: int = sum(t.numel() * t.element_size() for t in weights) + self.rows.packed_bytes
+        return total
 
 
 class Engine:

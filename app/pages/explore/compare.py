@@ -134,6 +134,7 @@ def start(
     settings: SettingsDep, a: Annotated[str, Form()], b: Annotated[str, Form()],
 ) -> Response:
     """Queue the run that compares two SAEs."""
+    a, b = catalog.present_id(a), catalog.present_id(b)
     spec = parse_spec("compare", {"a": a, "b": b})
     if refused := _refusal(catalog, _sae(catalog, a), _sae(catalog, b)):
         raise UserError(f"b: {refused}", "b")

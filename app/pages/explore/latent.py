@@ -29,6 +29,7 @@ from app.pages.stars import starred
 from app.render.latent_words import FLAG_NAMES, FLAG_WORDS, rule_words
 from app.render.token_text import WINDOWS
 from app.render.zoom import Zoom
+from app.web.errors import NotHere
 from app.web.parameters import PathNumber, QueryNumber, whole_number
 from app.web.templating import fragment, is_htmx, render
 from sae.errors import UserError
@@ -156,7 +157,7 @@ def source_json(
     """Return the token ids of a context's document around the context, with the activations that are known."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
-        view = _document(build, workspace, _find_latent(build, sae, number), ctx, first)
+        view = _document(sae, build, workspace, _find_latent(build, sae, number), ctx, first)
         return json_response(request, sae, build, lambda: {
             "document": view.name, "first": view.first, "last": view.last, "n": view.n, "known": view.known,
             "at": view.place.token if view.place else None,
@@ -172,16 +173,18 @@ def source_document(
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         latent = _find_latent(build, sae, number)
-        view = _document(build, workspace, latent, ctx, first)
+        view = _document(sae, build, workspace, latent, ctx, first)
         return page(request, "explore/document.html", sae, build.meta, section="latents", latent=latent, ctx=ctx,
                     view=view, window=WINDOW)
 
 
-def _document(build: Build, workspace: Workspace, latent: Latent, ctx: int, first: int | None) -> DocumentView:
+def _document(
+    sae: Sae, build: Build, workspace: Workspace, latent: Latent, ctx: int, first: int | None,
+) -> DocumentView:
     try:
         return document_view(build, open_corpus(build, workspace), latent, ctx, first)
     except UserError as error:
-        raise HTTPException(404, str(error)) from None
+        raise NotHere(str(error), (f"Latent {latent.latent}", f"/{sae.id}/{latent.latent}")) from None
 
 
 async def label_form(request: Request) -> dict[str, str]:

@@ -74,6 +74,7 @@ def form_of(asked: InspectionQuery) -> InspectForm:
 
 def check(form: InspectForm, catalog: Catalog) -> InspectionQuery | None:
     """Return the query that the form makes; None where something is wrong, with every fault at its field."""
+    form.sae, form.beside = catalog.present_id(form.sae), catalog.present_id(form.beside)
     sae = _find(form, "sae", form.sae, catalog)
     other = _find(form, "with", form.beside, catalog) if form.beside else None
     if sae and other and other.id == sae.id:

@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.db.tables import Label, Sae
 from app.library import labels
+from app.library.latent_names import names_of
 from app.pages.dependencies import Tools, ToolsDep
 from app.pages.explore.latent_views import snippet
 from app.pages.inspect.form import InspectForm, check
@@ -74,7 +75,7 @@ class ActiveRow:
     """An active latent as the page shows it."""
 
     found: ActiveLatent
-    label: Label | None
+    name: str  # its label, best explanation or good rule, or ""
     snippet: Row | None
 
 
@@ -83,7 +84,7 @@ def chosen_saes(tools: Tools, model: str, sae_id: str) -> tuple[Sae, ...]:
 
     SAEs without weights or index are left out.  Raises UserError (field `sae` or `model`) if none remains.
     """
-    every = computable_saes(tools.catalog)
+    every, sae_id = computable_saes(tools.catalog), tools.catalog.present_id(sae_id)
     if sae_id:
         found = [sae for sae in every if sae.id == sae_id]
         said = f"sae: there is no SAE {sae_id} here that can read a text"
@@ -224,16 +225,17 @@ def _page(
 
 
 def _rows(tools: Tools, found: Sequence[ActiveLatent]) -> list[ActiveRow]:
-    written, contexts = _labels(tools, found), dict[tuple[str, int], Row | None]()
+    names, contexts = dict[tuple[str, int], str](), dict[tuple[str, int], Row | None]()
     for sae_id in {one.sae for one in found}:
         sae = tools.catalog.get_sae(sae_id)
         if sae is None or sae.current_build is None:
             continue
         with tools.builds.use(sae_id, sae.current_build) as build:
             mine = {one.latent: one.max_act for one in found if one.sae == sae_id}
+            names |= {(sae_id, latent): name for latent, name in names_of(tools.db, build, sae_id, mine).items()}
             for latent, context in build.snippets(mine).items():
                 contexts[sae_id, latent] = snippet(context, build.vocabulary, mine[latent])
-    return [ActiveRow(one, written.get((one.sae, one.latent)), contexts.get((one.sae, one.latent))) for one in found]
+    return [ActiveRow(one, names.get((one.sae, one.latent), ""), contexts.get((one.sae, one.latent))) for one in found]
 
 
 def _labels(tools: Tools, found: Sequence[ActiveLatent]) -> dict[tuple[str, int], Label]:

@@ -134,11 +134,13 @@ def put_latent(
 
 
 @router.post("/{list_id}/latents/remove")
-def take_out(list_id: str, db: SessionDep, user: EditorDep, sae: Line = "", latent: Line = "") -> Response:
+def take_out(
+    list_id: str, db: SessionDep, user: EditorDep, catalog: CatalogDep, sae: Line = "", latent: Line = "",
+) -> Response:
     """Remove a latent from the list."""
     one, number = find_list(db, list_id), whole_number(latent)
     if number is not None:
-        lists.take_out(db, one, sae, number)
+        lists.take_out(db, one, catalog.present_id(sae), number)
     return RedirectResponse(f"/lists/{one.id}", 303)
 
 
@@ -161,7 +163,7 @@ def delete_list(list_id: str, db: SessionDep, user: EditorDep, sure: Annotated[s
 
 def _latent(catalog: CatalogDep, sae_id: str, latent: str) -> tuple[str, int]:
     """Return the latent of a form.  Raises 404 with links to the nearest ones."""
-    model, _, name = sae_id.strip().partition("/")
+    model, _, name = catalog.present_id(sae_id.strip()).partition("/")
     sae = find_sae(catalog, model, name)
     return sae.id, latent_number(sae, latent)
 

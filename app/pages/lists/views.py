@@ -13,6 +13,7 @@ from app.db.tables import Label, Sae
 from app.library import labels, lists
 from app.library.builds import Builds
 from app.library.catalog import Catalog
+from app.library.latent_names import names_of
 from app.pages.explore.latent_views import snippet
 from app.render.token_text import Row
 from sae.errors import UserError
@@ -20,11 +21,13 @@ from sae.errors import UserError
 
 @dataclass(frozen=True)
 class MemberRow:
-    """A member: its label, its density and its strongest context; the last two are None without an index."""
+    """A member: its name (label, best explanation or good rule), and its strongest context.
+
+    Without an index it has no context, and only its label as a name.
+    """
 
     member: ListMember
-    label: str
-    density: float | None
+    name: str
     snippet: Row | None
     here: bool  # whether its SAE is here
 
@@ -48,28 +51,29 @@ def labels_of(db: Session, members: Sequence[ListMember]) -> dict[tuple[str, int
 def member_rows(db: Session, catalog: Catalog, builds: Builds, members: Sequence[ListMember]) -> list[MemberRow]:
     """Return the members in their order, each with what is known of its latent."""
     written = labels_of(db, members)
-    known: dict[tuple[str, int], tuple[float | None, Row | None]] = {}
+    known: dict[tuple[str, int], tuple[str, Row | None]] = {}
     saes = {sae_id: catalog.get_sae(sae_id) for sae_id in {one.sae_id for one in members}}
     for sae in saes.values():
         if sae is not None:
-            known |= _known(builds, sae, [one.latent for one in members if one.sae_id == sae.id])
+            known |= _known(db, builds, sae, [one.latent for one in members if one.sae_id == sae.id])
     rows = []
     for one in members:
         place = one.sae_id, one.latent
+        name, context = known.get(place, ("", None))
         label = written[place].text if place in written else ""
-        rows.append(MemberRow(one, label, *known.get(place, (None, None)), here=saes[one.sae_id] is not None))
+        rows.append(MemberRow(one, name or label, context, here=saes[one.sae_id] is not None))
     return rows
 
 
 def _known(
-    builds: Builds, sae: Sae, latents: Sequence[int],
-) -> dict[tuple[str, int], tuple[float | None, Row | None]]:
+    db: Session, builds: Builds, sae: Sae, latents: Sequence[int],
+) -> dict[tuple[str, int], tuple[str, Row | None]]:
     if sae.current_build is None:
         return {}
     try:
         with builds.use(sae.id, sae.current_build) as build:
-            contexts, facts = build.snippets(latents), {one: build.facts(one, "density", "max_act") for one in latents}
-            return {(sae.id, one): (facts[one].get("density"), snippet(
-                contexts.get(one), build.vocabulary, facts[one].get("max_act"))) for one in latents}
+            contexts, names = build.snippets(latents), names_of(db, build, sae.id, latents)
+            return {(sae.id, one): (names.get(one, ""), snippet(
+                contexts.get(one), build.vocabulary, build.facts(one, "max_act").get("max_act"))) for one in latents}
     except UserError:  # the SAE's own pages say so
         return {}

@@ -23,6 +23,7 @@ from app.pages.dependencies import (
     WorkspaceDep,
     admin_user,
 )
+from app.pages.provenance import architecture_name
 from app.pages.runs import spec_form
 from app.pages.runs.estimate import Estimate, estimate, site_width
 from app.pages.runs.evaluate_cost import evaluate_cost
@@ -56,6 +57,7 @@ def overview(
     """Show what can be started, what is running, the clusters, and the SAEs of the workspace."""
     return render(
         request, "runs/admin.html", section="admin", runs=runs_now(db, workspace), saes=catalog.list_saes(),
+        architecture_name=architecture_name,
         damaged=catalog.damaged(), clusters=supervisor.clusters, kept=list_kept(workspace),
         cluster_names=names_of(launcher_names(settings)),
         n_users=db.scalar(select(func.count()).select_from(User)), settings=settings,

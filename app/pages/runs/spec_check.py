@@ -35,7 +35,8 @@ from sae.workspace.paths import check_name, typed_path
 
 def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> RunSpec:
     """Return the checked spec.  Raises UserError, whose `field` names the setting at fault."""
-    spec = located(parse_spec(kind, values))
+    present = {name: catalog.present_id(str(values[name])) for name in ("sae", "a", "b") if values.get(name)}
+    spec = located(parse_spec(kind, values | present))
     if isinstance(spec, TrainSpec | SweepSpec):
         _check_training(spec, catalog)
     elif isinstance(spec, ActivationsSpec):

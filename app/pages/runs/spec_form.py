@@ -215,7 +215,7 @@ def _default_words(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int) and value >= 10_000:
         return f"{value:,}"
-    return str(_shown(value)) if value != "" else "empty"
+    return str(_shown(value)) or "empty"
 
 
 def _range(info: FieldInfo) -> str:

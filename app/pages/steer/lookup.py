@@ -38,7 +38,7 @@ class Sources:
 
     def sae(self, sae_id: str) -> Sae | None:
         """Return the SAE, or None if it cannot be steered with."""
-        sae = self._catalog.get_sae(sae_id) if sae_id else None
+        sae = self._catalog.get_sae(self._catalog.present_id(sae_id)) if sae_id else None
         return sae if sae is not None and sae.current_build and not sae.weightless else None
 
     def can_chat(self, sae: Sae) -> bool:
@@ -105,6 +105,7 @@ class Sources:
         return out
 
     def _look_up(self, chip: Chip) -> None:
+        chip.sae = self._catalog.present_id(chip.sae)
         sae = self._catalog.get_sae(chip.sae) if chip.sae else None
         if sae is None:
             chip.errors["latent"] = f"there is no SAE {chip.sae!r} here"

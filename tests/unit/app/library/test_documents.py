@@ -76,6 +76,6 @@ def test_a_missing_context_or_text_is_an_error(built: Build, tmp_path: Path) -> 
     assert latent is not None
     with pytest.raises(UserError, match="no context 99"):
         document_view(built, toy_corpus(30), latent, 99)
-    with pytest.raises(UserError, match="no longer has the tokens"):
+    with pytest.raises(UserError, match="no longer in the workspace"):
         open_corpus(built, Workspace(tmp_path))
     assert np.all(toy_corpus(30).length > 1)

@@ -94,7 +94,7 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
 
 def test_the_header_says_who_is_signed_in(browsable: TestClient, admin: TestClient) -> None:
     html = page(admin, f"/{BATCH}/4?sort=max&dir=desc")
-    assert "Account of ada" in html
+    assert "account of </span>ada" in html
     assert 'href="/account"' in html
     assert '<form method="post" action="/logout">' in html
     browsable.cookies.clear()

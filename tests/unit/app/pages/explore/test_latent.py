@@ -216,7 +216,7 @@ def test_a_latent_in_a_frame_has_nothing_that_acts(browsable: TestClient) -> Non
 def test_a_document_that_is_not_here(browsable: TestClient) -> None:
     page = browsable.get(f"/{BATCH}/9/source/0")
     assert page.status_code == 404
-    assert "no longer has the tokens" in page.text
+    assert "no longer in the workspace" in page.text
 
 
 def test_a_bar_leads_to_the_contexts_of_its_bin(browsable: TestClient) -> None:
