@@ -49,6 +49,7 @@ from sae.store.records import (
 )
 from sae.store.schema import NEAR_BAND, SCHEMA_VERSION, TOP_BAND
 from sae.store.token_search import find_tokens
+from sae.store.whole_columns import FiringRates
 
 MAX_PAGE = 1000
 _DENSITY_BINS_PER_DECADE = 5
@@ -310,10 +311,9 @@ class Build:
         return [row["latent"] for row in rows]
 
     @cached_property
-    def firing_rates(self) -> dict[int, tuple[float, float]]:
-        """Return density and maximum activation of every latent that fired."""
-        return {row["latent"]: (row["density"], row["max_act"] or 0.0) for row in self._rows(
-            "SELECT latent, density, max_act FROM latent WHERE density > 0")}
+    def firing_rates(self) -> FiringRates:
+        """Return density and maximum activation of every latent."""
+        return FiringRates.read(self)
 
     def cosine_histogram(self, bins: int = 40) -> list[tuple[float, float, int]]:
         """Count alive latents by the cosine of their nearest decoder row: (from, below, count)."""

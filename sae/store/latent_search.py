@@ -1,22 +1,26 @@
 """Latents of a build by the tokens of a text: what they fire on, what they raise, and their rules.
 
 A search looks through every latent of many builds, so it compares whole columns, which are kept as arrays.
-Shapes: L latents, T firings on the wanted tokens, V raised logits of all latents, R good rules, M their tokens.
+Shapes: L latents, T firings on the wanted tokens, V raised logits of some latents.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from heapq import nsmallest
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 
 from sae.store.build import Build
-from sae.store.damage import reading
-from sae.store.records import Rule
+from sae.store.records import CLASSES, RULE_COLUMNS, Rule, rule_of
+from sae.store.whole_columns import StrongestOfKeys, arrays, by_number
 
+T = TypeVar("T")
 LIMIT = 40  # latents for each kind of question
+_AT_ONCE = 1 << 20  # latents whose rules are read at once
 _UNKNOWN = -1  # the number of firings of a latent, where a dashboard does not say it
 
 
@@ -41,7 +45,7 @@ def firing_on(build: Build, tokens: Iterable[int]) -> list[TokenHit]:
     if not wanted:
         return []
     listed = ", ".join(str(int(token)) for token in wanted)  # without a parameter, DuckDB reads only their rows
-    found = _arrays(build, f"SELECT latent, token, n, lift FROM token_latent WHERE token IN ({listed})")
+    found = arrays(build, f"SELECT latent, token, n, lift FROM token_latent WHERE token IN ({listed})")
     latent_T, token_T, n_T = found["latent"], found["token"], np.ma.filled(found["n"], 0)
     firings_L = build.kept(_firings)
     firings_T = firings_L[latent_T]
@@ -56,63 +60,59 @@ def firing_on(build: Build, tokens: Iterable[int]) -> list[TokenHit]:
 
 def raising(build: Build, tokens: Iterable[int]) -> list[tuple[int, int, float]]:
     """Return (latent, token, rise) where the token is among those whose logit the latent raises most."""
-    logits = build.kept(_raised_logits)
-    hit_V = np.flatnonzero(_among(logits.token_V, list(tokens)))
-    hit_V = hit_V[np.lexsort((hit_V, -logits.value_V[hit_V]))[:LIMIT]]  # the values are in the order of the latents
-    rows = logits.latent_L[np.searchsorted(logits.start_L, hit_V, "right") - 1]
-    return list(zip(rows.tolist(), logits.token_V[hit_V].tolist(), logits.value_V[hit_V].tolist(), strict=True))
+    strongest = build.kept(_raised_logits)
+    hits = [(-float(value), int(latent), token) for token in tokens
+            for latent, value in zip(*strongest.of(token), strict=True)]
+    return [(latent, token, -value) for value, latent, token in nsmallest(LIMIT, hits, key=lambda hit: hit[:2])]
 
 
-@dataclass(frozen=True)
-class _RaisedLogits:
-    """The tokens whose logits each latent raises most, latent after latent, from `start_L` on."""
-
-    latent_L: Any
-    start_L: Any
-    token_V: Any
-    value_V: Any
-
-
-def _raised_logits(build: Build) -> _RaisedLogits:
-    """Copy the lists from the page file, so that a search neither asks DuckDB nor reads a file that may change."""
-    parts = list(zip(build.listed("logit_pos"), build.listed("logit_pos_value"), strict=True))
-    sizes = np.cumsum([0, *(len(tokens) for (_, _, tokens), _ in parts)])
-    token_V = np.concatenate([np.empty(0, np.int32), *(tokens for (_, _, tokens), _ in parts)])
-    small = np.uint16 if token_V.max(initial=0) < 1 << 16 else np.int32
-    return _RaisedLogits(
-        np.concatenate([np.empty(0, np.int64), *(latents for (latents, _, _), _ in parts)]),
-        np.concatenate([np.empty(0, np.int64), *(
-            offsets[:-1] + size for ((_, offsets, _), _), size in zip(parts, sizes, strict=False))]),
-        token_V.astype(small), np.concatenate([np.empty(0, np.float32), *(values for _, (_, _, values) in parts)]))
+def _raised_logits(build: Build) -> StrongestOfKeys:
+    """Return the latents that raise each token's logit most."""
+    found = StrongestOfKeys(_n_tokens(build), LIMIT)
+    for part in _parts(zip(build.listed("logit_pos"), build.listed("logit_pos_value"), strict=True)):
+        token_V, value_V, latent_V = (np.concatenate(column) for column in zip(*(
+            (tokens[offsets[0] : offsets[-1]], values[at[0] : at[-1]], np.repeat(latents, np.diff(offsets)))
+            for (latents, offsets, tokens), (_, at, values) in part), strict=True))
+        found.add(token_V, value_V, latent_V)
+    return found
 
 
-@dataclass(frozen=True)
+def _n_tokens(build: Build) -> int:
+    return 1 + max(build.vocabulary, default=-1)
+
+
+_TOGETHER = 128  # record batches, which are a quarter of a million latents
+
+
+def _parts(batches: Iterable[T]) -> Iterator[list[T]]:
+    """Yield the batches in lists of `_TOGETHER`."""
+    left = iter(batches)
+    while part := list(islice(left, _TOGETHER)):
+        yield part
+
+
+@dataclass(frozen=True, eq=False)
 class _Rules:
-    """The rules of a build with some F1 or more, the best first.  Rule r has the tokens from `start_R[r]` on."""
+    """The best rules that name each token, or each class."""
 
-    rows: dict[str, Any]
-    token_M: Any
-    rule_M: Any
-    start_R: Any
+    by_token: StrongestOfKeys
+    by_class: StrongestOfKeys
 
-    def rule(self, r: int) -> tuple[int, Rule]:
-        """Return a rule and its latent."""
-        tokens = self.token_M[self.start_R[r] : self.start_R[r + 1]].tolist()
-        name = self.rows["rule_class"][r]
-        return int(self.rows["latent"][r]), Rule(
-            str(self.rows["rule_kind"][r]), tokens, name if isinstance(name, str) else None,
-            *(float(self.rows[f"rule_{part}"][r]) for part in ("precision", "recall", "f1")))
+
+_CLASS_NUMBERS = {name: number for number, name in enumerate(CLASSES)}
 
 
 def _rules(build: Build, min_f1: float) -> _Rules:
-    rows = {name: np.ma.filled(column, None) if column.dtype == object else np.ma.getdata(column)
-            for name, column in _arrays(
-                build, "SELECT latent, rule_kind, rule_class, rule_tokens, rule_precision, rule_recall, rule_f1"
-                " FROM latent WHERE rule_f1 >= ? ORDER BY rule_f1 DESC, latent", [min_f1]).items()}
-    lists = [() if one is None else np.ma.getdata(one) for one in rows.pop("rule_tokens")]
-    n_R = np.array([len(one) for one in lists], dtype=np.int64)
-    token_M = np.concatenate([np.empty(0, np.int64), *lists]).astype(np.int64)
-    return _Rules(rows, token_M, np.repeat(np.arange(len(n_R)), n_R), np.concatenate([[0], n_R.cumsum()]))
+    by_token, by_class = StrongestOfKeys(_n_tokens(build), LIMIT), StrongestOfKeys(len(CLASSES), LIMIT)
+    for low in range(0, build.n_latents, _AT_ONCE):
+        among = f"FROM latent WHERE rule_f1 >= ? AND latent >= {low} AND latent < {low + _AT_ONCE}"
+        found = arrays(build, f"SELECT unnest(rule_tokens) AS token, rule_f1, latent {among} ORDER BY latent", [min_f1])
+        by_token.add(*(np.ma.filled(found[name], -1) for name in ("token", "rule_f1", "latent")))
+        found = arrays(
+            build, f"SELECT list_position(?::VARCHAR[], rule_class) - 1 AS class, rule_f1, latent {among} AND"
+            " rule_class IS NOT NULL ORDER BY latent", [list(CLASSES), min_f1])
+        by_class.add(*(np.ma.filled(found[name], -1) for name in ("class", "rule_f1", "latent")))
+    return _Rules(by_token, by_class)
 
 
 _RULE = ("latent, rule_kind AS kind, rule_tokens AS tokens, rule_class AS class_name, rule_precision AS precision,"
@@ -122,10 +122,11 @@ _RULE = ("latent, rule_kind AS kind, rule_tokens AS tokens, rule_class AS class_
 def with_rule(build: Build, tokens: Iterable[int], classes: Iterable[str], min_f1: float) -> list[tuple[int, Rule]]:
     """Return the latents whose rule names one of these tokens or classes, with an F1 of at least `min_f1`."""
     rules = build.kept(_rules, min_f1)
-    hits = set(rules.rule_M[_among(rules.token_M, list(tokens))].tolist())
-    for name in classes:
-        hits.update(np.flatnonzero(rules.rows["rule_class"] == name).tolist())
-    return [rules.rule(r) for r in sorted(hits)[:LIMIT]]
+    found = [rules.by_token.of(token) for token in tokens]
+    found += [rules.by_class.of(_CLASS_NUMBERS[name]) for name in classes if name in _CLASS_NUMBERS]
+    f1 = {int(latent): float(value) for latents, values in found for latent, value in zip(latents, values, strict=True)}
+    best = nsmallest(LIMIT, f1, key=lambda latent: (-f1[latent], latent))
+    return [(latent, rule) for latent in best if (rule := rule_of(build.facts(latent, *RULE_COLUMNS))) is not None]
 
 
 def rules_of(build: Build, min_f1: float, latents: Collection[int] | None = None) -> list[tuple[int, Rule]]:
@@ -160,49 +161,28 @@ def explained_as(build: Build, text: str) -> list[tuple[int, str]]:
 
 def rule_qualities(build: Build, min_f1: float = 0.0) -> dict[int, float]:
     """Return the F1 of each latent's rule on the half of the text on which it was not found, from `min_f1` up."""
-    found = _arrays(build, "SELECT latent, rule_f1 FROM latent WHERE rule_f1 >= ?", [min_f1])
+    found = arrays(build, "SELECT latent, rule_f1 FROM latent WHERE rule_f1 >= ?", [min_f1])
     f1 = found["rule_f1"].astype(np.float64).round(6)  # a stored 0.7 is slightly less
     return dict(zip(found["latent"].tolist(), f1.tolist(), strict=True))
 
 
+def rule_scores(build: Build) -> Any:
+    """Return the F1 of every latent's rule on the half of the text on which it was not found, [L]; NaN without a rule.
+
+    A build keeps it.
+    """
+    return build.kept(_rule_scores)
+
+
+def _rule_scores(build: Build) -> Any:
+    return by_number(build, "rule_f1", np.nan, np.float32)
+
+
 def _firings(build: Build) -> Any:
     """Return the number of firings of every latent by its number; `_UNKNOWN` where it is not known."""
-    found = _arrays(build, "SELECT latent, n_tokens FROM latent")
-    out = np.full(max(build.n_latents, int(found["latent"].max(initial=-1)) + 1), _UNKNOWN, dtype=np.int64)
-    out[found["latent"]] = np.ma.filled(found["n_tokens"], _UNKNOWN)
-    return out
-
-
-def firing_rates(build: Build) -> tuple[Any, Any]:
-    """Return density [L] and maximum activation [L] of every latent, 0 where it never fired."""
-    return build.kept(_firing_rates)
-
-
-def _firing_rates(build: Build) -> tuple[Any, Any]:
-    found = _arrays(build, "SELECT latent, density, max_act FROM latent")
-    out = tuple(np.zeros(max(build.n_latents, int(found["latent"].max(initial=-1)) + 1)) for _ in range(2))
-    for column, values in zip(out, (found["density"], found["max_act"]), strict=True):
-        column[found["latent"]] = np.nan_to_num(np.ma.filled(values, 0.0))
-    return out[0], out[1]
-
-
-def _among(values: Any, wanted: Sequence[int]) -> Any:
-    """Return where an array has one of a few values."""
-    found = np.zeros(len(values), dtype=bool)
-    for one in wanted:
-        found |= values == one
-    return found
+    return by_number(build, "n_tokens", _UNKNOWN, np.int64)
 
 
 def _known(value: Any, unknown: int) -> int | None:
     return None if value == unknown else int(value)
 
-
-def _arrays(build: Build, sql: str, parameters: Sequence[Any] = ()) -> dict[str, Any]:
-    """Return the columns of a query as numpy arrays."""
-    with reading(build.path):
-        cursor = build._connection.cursor()
-        try:
-            return dict(cursor.execute(sql, list(parameters)).fetchnumpy())
-        finally:
-            cursor.close()
