@@ -182,8 +182,8 @@ class ExplainedLatents:
                         by_kind[kind] = by_kind[kind].copy() if kind in by_kind else np.full_like(
                             by_kind["rule"], np.nan)
                     by_kind[kind][latent] = np.fmax(value, by_kind[kind][latent])
-        alive = build.kept(Build.counts)[ALIVE]
-        return cls({kind: found for kind, found in by_kind.items() if not np.isnan(found).all()}, alive)
+        return cls({kind: found for kind, found in by_kind.items() if not np.isnan(found).all()},
+                   build.counts()[ALIVE])
 
     @cached_property
     def best(self) -> np.ndarray:
