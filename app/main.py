@@ -183,7 +183,7 @@ def _open(
     open_stores(state, settings, stack)
     if not state.read_only:
         upgrade(state.engine)
-        Uploads(settings.home, settings.max_upload_bytes).sweep(everything_unfinished=True)
+        Uploads(settings.home, settings.max_upload_bytes).sweep_unfinished()
         state.catalog.sync()
     worker = WorkerClient(settings)
     stack.callback(worker.close)

@@ -137,8 +137,6 @@ class Build:
             names = [name for name, *_ in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
-    # One latent
-
     def latent(self, latent: int) -> Latent | None:
         """Return all facts about one latent, or None if there is no such number."""
         row = self._page_file.latent(latent)
@@ -214,8 +212,6 @@ class Build:
     def _latents(self) -> str:
         """Return the SQL source of latents, joined with their own histogram edges if there are any."""
         return "latent LEFT JOIN latent_edges USING (latent)" if self._tables.get("latent_edges") else "latent"
-
-    # Whole tables
 
     def n_rows(self, table: str) -> int:
         """Return the row count of a table of the schema; 0 if the build does not have the table."""
