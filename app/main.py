@@ -71,6 +71,7 @@ from app.resources import STATIC
 from app.settings import Settings
 from app.web import errors
 from app.web.compression import COMPRESS
+from app.web.event_streams import BoundedStreams
 from app.web.logs import RequestIds
 from app.web.metrics import CountRequests
 from app.worker.cached_requests import CachedRequests
@@ -157,6 +158,7 @@ def _middleware(settings: Settings, limits: dict[str, TokenBuckets]) -> list[Mid
         Middleware(RequestIds, lines=settings.log == "json"),
         Middleware(CountRequests),
         Middleware(KnownHosts, hosts=settings.hosts),
+        Middleware(BoundedStreams),
         Middleware(HeadAsGet),
         Middleware(DispatchToPageWorkers, routes=routes, reads=reads),
         Middleware(SecurityHeaders),

@@ -92,12 +92,15 @@ async def stop(request: Request, found: FoundDep, runs: SteeringDep) -> Response
 
 
 @router.get("/steer/{run_id}/events", response_class=EventSourceResponse)
-async def events(found: FoundDep, by: QueryNumber | None = None) -> AsyncIterator[ServerSentEvent]:
+async def events(
+    found: FoundDep, db: SessionDep, by: QueryNumber | None = None,
+) -> AsyncIterator[ServerSentEvent]:
     """Stream every part of the result that changes, always the whole part as HTML, and `done` at the end.
 
     Changes during rendering are sent together, so that rendering many long texts again and again takes at most a third
     of the time.
     """
+    await run_in_threadpool(db.close)  # nobody who only waits holds a connection to the database
     sent: dict[str, str] = {}
     async for _ in states(found):
         began = time.monotonic()
