@@ -6,8 +6,9 @@
 Times are measured at the model worker's client, with a separate worker process as the pages use it, from the
 request to the events.  The SAE is random, BatchTopK with per-token layer norm, 4,096 latents, in the
 middle of the model.  A request steers one latent and has two columns.  Hugging Face `generate` runs on the same
-model in this process, unsteered, with the same sampling settings and number of threads.  On a GPU the
-benchmark also measures a random Llama of 1 billion parameters.
+model in this process, unsteered, with the same sampling settings.  Each has the threads that it uses by default: all
+cores for Hugging Face, half of them for the worker, which leaves the others to a training run.  On a GPU the benchmark
+also measures a random Llama of 1 billion parameters.
 """
 
 from __future__ import annotations
@@ -48,10 +49,11 @@ def main() -> None:
     parser.add_argument("--model", action="append", default=[], help="folder of another model to measure as well")
     parser.add_argument("--users", type=int, default=0, help="instead: check this many users at once")
     parser.add_argument("--seconds", type=float, default=60, help="with --users: the duration")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
+    parser.add_argument("--threads", type=int, default=0,
+                        help="CPU threads of both; 0: the worker's default, and all cores for Hugging Face")
     options = parser.parse_args()
-    threads = options.threads or os.cpu_count() or 1
-    torch.set_num_threads(threads)
+    threads = options.threads
+    torch.set_num_threads(threads or os.cpu_count() or 1)
     with tempfile.TemporaryDirectory() as home:
         if options.users:
             results, bars = crowd(Path(home), options.users, options.seconds, threads)
@@ -98,8 +100,8 @@ def bars_of(name: str, f: dict[str, float]) -> list[dict[str, Any]]:
     many = f[f"{USERS}_users_over_one"]
     return [
         bar(f"{name}: first token after the request (ms)", f["first_token_ms"], "≤ 150", f["first_token_ms"] <= 150),
-        bar(f"{name}: steered, both columns, over Hugging Face's generate", f["steered_over_hugging_face"], "≥ 1",
-            f["steered_over_hugging_face"] >= 1),
+        bar(f"{name}: steered, both columns, over Hugging Face's generate", f["steered_over_hugging_face"], "≥ 1.25",
+            f["steered_over_hugging_face"] >= 1.25),
         bar(f"{name}: {USERS} users over one (tokens/s)", many, "≥ 4", many >= 4),
         bar(f"{name}: inspecting 512 tokens (ms)", f["inspect_512_ms"], "≤ 300", f["inspect_512_ms"] <= 300)]
 

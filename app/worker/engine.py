@@ -52,7 +52,8 @@ class _Loaded:
 
     @property
     def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in self.rows.lm.bridge.original_model.parameters())
+        weights = self.rows.lm.bridge.original_model.parameters()
+        return sum(t.numel() * t.element_size() for t in weights) + self.rows.packed_bytes
 
 
 class Engine:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from sae.errors import UserError
 from sae.lm.bridge import CacheBase, Edits, LanguageModel
 from sae.lm.dataflow import loosened
+from sae.lm.packed_layers import pack
 from sae.lm.places import Places
 from sae.lm.reach import SHORT, reading_length, sample_text
 
@@ -71,6 +72,11 @@ class Rows:
             own_keys, own_values = self.room(layer, keys, values)
             own_keys[target, :, :length] = keys[row, :, :length]
             own_values[target, :, :length] = values[row, :, :length]
+
+    def clear(self, row: int, length: int) -> None:
+        """Set the first `length` positions of a row to zero."""
+        for kept in (*self.keys.values(), *self.values.values()):
+            kept[row, :, :length] = 0
 
 
 class _Prompt:
@@ -117,18 +123,34 @@ class _Step:
         out = q.new_zeros(*q.shape[:3], v.shape[3])
         for size, indices in self._buckets.items():
             mask = self._mask(size, settings["window"], q.dtype)
-            if self._whole and (len(indices) > _ONE_BY_ONE or q.is_cuda):
-                whole = _attend(q, keys[:, :, :size], values[:, :, :size], mask, settings)
-                if len(indices) == ROWS:
-                    return whole
-                out[indices] = whole[indices]
-            else:
-                for i in indices:
-                    row = self._order[i]
-                    assert row is not None
-                    k1, v1 = keys[row : row + 1, :, :size], values[row : row + 1, :, :size]
-                    out[i : i + 1] = _attend(q[i : i + 1], k1, v1, mask[i : i + 1], settings)
+            for first, last, row in self._spans(indices, q.is_cuda):
+                k1, v1 = (kept[row : row + last - first, :, :size] for kept in (keys, values))
+                found = _attend(q[first:last], k1, v1, mask[first:last], settings)
+                if last - first == len(q) == len(indices):
+                    return found
+                own = [i for i in indices if first <= i < last]
+                if len(own) == last - first:
+                    out[first:last] = found
+                else:
+                    out[own] = found[[i - first for i in own]]
         return out
+
+    def _spans(self, indices: list[int], whole: bool) -> list[tuple[int, int, int]]:
+        """Return (first, last + 1, row of the first) of spans of the order that are neighbouring rows, too.
+
+        Together they hold all `indices`, in one span if the order is all rows and they are many.
+        """
+        if self._whole and (whole or len(indices) > _ONE_BY_ONE):
+            return [(0, ROWS, 0)]
+        spans: list[tuple[int, int, int]] = []
+        for i in indices:
+            row = self._order[i]
+            assert row is not None
+            if spans and spans[-1][1] == i and spans[-1][2] + i - spans[-1][0] == row:
+                spans[-1] = spans[-1][0], i + 1, spans[-1][2]
+            else:
+                spans.append((i, i + 1, row))
+        return spans
 
     def _mask(self, size: int, window: int | None, dtype: torch.dtype) -> Tensor:
         """Return the mask [M, 1, 1, size]: 0 where a row's token may attend, −∞ elsewhere."""
@@ -158,8 +180,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, settings: dict
         scores = cap * torch.tanh(scores / cap)
     if mask is None:
         mask = torch.ones(S, T, dtype=torch.bool, device=q.device).tril()
-    seen = mask if mask.dtype == torch.bool else mask == 0
-    shares = scores.masked_fill(~seen, -torch.inf).softmax(dim=-1)
+    masked = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    shares = masked.softmax(dim=-1)
     out: Tensor = (shares.view(P, K, H // K * S, T) @ v).view(P, H, S, v.shape[3])
     return out
 
@@ -203,6 +225,7 @@ class RowModel:
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
         self.device = lm.device
+        self.packed_bytes = 0  # of the copies of weights
         self._few = 0
         self._check()
 
@@ -214,7 +237,9 @@ class RowModel:
 
     @cached_property
     def _model(self) -> Any:
-        return self.lm.plain(_attention)
+        model = self.lm.plain(_attention)
+        self.packed_bytes = pack(model)
+        return model
 
     @cached_property
     def _places(self) -> Places:

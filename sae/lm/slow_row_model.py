@@ -47,6 +47,11 @@ class TextRows(Rows):
             self.caches[target] = copy.deepcopy(source.caches[row])
         self.edited[target] = dict(source.edited.get(row, {}))
 
+    def clear(self, row: int, length: int) -> None:
+        """Forget a row."""
+        for kept in (self.tokens, self.caches, self.edited):
+            kept.pop(row, None)
+
 
 class SlowRowModel(RowModel):
     """A language model for `TextRows`.  Must be used by one thread at a time.

@@ -207,6 +207,7 @@ PAPER = Paper(
     "normalised by the variance (NMSE). Loss with a fixed k' or threshold is measured on 20,000 held-out tokens.",
     cells, claims, lambda results, setup: topk_figures.figures(
         results, setup, law_of(results, setup.sizes), _LAMBDAS),
-    defaults={"sizes": (256, 512, 1024, 2048), "size": 1024, "ks": (8, 16, 32, 64), "tokens": 400_000},
+    defaults={"sizes": (256, 512, 1024, 2048), "size": 1024, "ks": (8, 16, 32, 64), "seeds": 3, "tokens": 400_000,
+              "batch_tokens": 1_024},
     quick={"sizes": (32, 64, 128), "size": 64, "ks": (2, 4, 8), "k": 4, "seeds": 2, "tokens": 4_096,
            "batch_tokens": 256, "eval_tokens": 1_000, "ce_tokens": 256})

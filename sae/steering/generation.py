@@ -267,7 +267,9 @@ class TextGenerator:
         return batch, row
 
     def _free(self, batch: _Batch, row: int) -> None:
-        del batch.texts[row]
+        text = batch.texts.pop(row)
+        # The keys of a text that was steered too far are no numbers, and a mask does not hide these from the next text.
+        batch.rows.clear(row, max(text.length, len(text.run.prompt)) + 1)
         batch.edits = None
 
     def _copy(self, source: _Batch, source_row: int, target: _Batch, row: int, length: int) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sae.autoencoder.architectures.data_statistics import DataStatistics
+from sae.distributed import ALONE, Group
 from sae.specs.registry import TrainSpec
 from sae.training.trainer import SAETrainer
 
@@ -18,13 +19,15 @@ RULES: dict[str, dict[str, Any]] = {
     "topk, multi": {"multi_topk": True}}
 
 
-def trainer_of(rule: str, device: str, n_latents: int = L, width: int = D, **changes: Any) -> SAETrainer:
+def trainer_of(rule: str, device: str, n_latents: int = L, width: int = D, group: Group = ALONE,
+               **changes: Any) -> SAETrainer:
     spec = TrainSpec(**{
         "architecture": rule.partition(",")[0], "n_latents": n_latents, "k": K, "k_aux": 4, "tokens": 1000,
         "batch_tokens": 16, "dead_after_tokens": B, "clip_norm": 0.5, **RULES[rule], **changes})
     start = DataStatistics(torch.linspace(-1, 1, width), variance=2.5, input_scale=1.2)
-    trainer = SAETrainer(spec, start, torch.device(device), torch.float32)
-    trainer.b_enc_L.data[:2] = -9.0  # these are dead as soon as they can be
+    trainer = SAETrainer(spec, start, torch.device(device), torch.float32, group)
+    if group.shard == 0:
+        trainer.b_enc_L.data[:2] = -9.0  # these are dead as soon as they can be
     return trainer
 
 

@@ -156,6 +156,28 @@ def test_a_run_that_breaks_leaves_the_others_alone(model: RowModel, saes: dict[s
     assert [c.output for c in runs[1].columns] == [c.output for c in alone(model, saes, good).columns]
 
 
+def test_a_text_in_the_row_of_a_broken_one_is_as_if_alone(model: RowModel, saes: dict[str, Any]) -> None:
+    """The keys of a broken text are no numbers, and a mask does not hide these."""
+    sae_id = next(iter(saes))
+    broken = Intervention(sae=sae_id, layer=2, latent=3, strength=100, max_act=1e37)
+    length = Sampling(length=20, stop_at_eos=False)
+    bad = request(saes, 1, prompt="import os " * 8, interventions=(broken,), columns=("steered",),
+                  where=SteeredPositions(positions="output"), sampling=length, samples=1)
+    kept, next_one = (request(saes, seed, prompt=text, sampling=length) for seed, text in ((2, "x"), (3, "def ")))
+    generator, runs = TextGenerator(model), [run_of(model, saes, asked) for asked in (bad, kept, next_one)]
+    for run in runs[:2]:
+        for _ in generator.join(run):
+            pass
+    while not runs[0].error:
+        generator.step()
+    for _ in generator.join(runs[2]):
+        pass
+    while generator.n_texts:
+        generator.step()
+    for run, asked in zip(runs[1:], (kept, next_one), strict=True):
+        assert [c.output for c in run.columns] == [c.output for c in alone(model, saes, asked).columns]
+
+
 def test_the_control_is_a_change_of_the_same_size_in_another_direction(model: RowModel, saes: dict[str, Any]) -> None:
     from sae.steering.interventions import Steering
 
