@@ -17,6 +17,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -254,6 +255,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "saescope-load")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     options.folder.mkdir(parents=True, exist_ok=True)
     make_workspace(options.folder)
     os.environ.update(SAESCOPE_STEERS_PER_MINUTE="100000", SAESCOPE_WORKER_QUEUE="32")
