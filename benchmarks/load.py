@@ -194,11 +194,11 @@ class Load:
     async def oversized(self) -> None:
         """Send too large heads and bodies, which must be refused."""
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=60, trust_env=False) as client:
-            for name, ask, wanted in (
-                    ("head", client.get("/", headers={"X-Large": "x" * 600_000}), (400, 431)),
-                    ("body", client.post("/api/steer", content=b"{" + b" " * 4_000_000), (413,))):
+            for name, method, path, more, wanted in (
+                    ("head", "GET", "/", {"headers": {"X-Large": "x" * 600_000}}, (400, 431)),
+                    ("body", "POST", "/api/steer", {"content": b"{" + b" " * 4_000_000}, (413,))):
                 try:
-                    status = (await ask).status_code
+                    status = (await client.request(method, path, **more)).status_code  # type: ignore[arg-type]
                 except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
                     status = wanted[0]  # the server closed the connection before the whole was sent
                 if status not in wanted:
@@ -237,7 +237,13 @@ async def drive(port: int, home: Path, options: argparse.Namespace) -> Load:
         work += [load.guarded("slow head", load.slow_head) for _ in range(SLOW)]
         work += [load.guarded("no reading", load.never_reads) for _ in range(SLOW)]
         work += [load.guarded("followers", load.followers), load.guarded("too large", load.oversized)]
-    await asyncio.gather(load.watch(processes), *work)
+    tasks = [asyncio.create_task(one) for one in (load.watch(processes), *work)]  # type: ignore[arg-type]
+    _, late = await asyncio.wait(tasks, timeout=options.seconds + 20)  # a page or a text that began in time may end
+    for task in late:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Exception):
+            load.errors[f"{type(result).__name__}: {result}"[:160]] += 1
     return load
 
 

@@ -44,6 +44,20 @@ def get_found(db: SessionDep, runs: SteeringDep, run_id: str) -> Found:
 FoundDep = Annotated[Found, Depends(get_found)]
 
 
+def get_followed(db: SessionDep, runs: SteeringDep, run_id: str) -> Found:
+    """Find the run and give the connection to the database back, which nobody who only waits may hold.
+
+    It is given back in this thread: hundreds that come at once would wait for a thread to do it in, while the threads
+    wait for a connection.
+    """
+    found = find(db, runs, run_id)
+    db.close()
+    return found
+
+
+FollowedDep = Annotated[Found, Depends(get_followed)]
+
+
 @router.get("/steer/{run_id}.json")
 def show_json(found: FoundDep) -> dict[str, Any]:
     return run_json(found.row, found.live)
@@ -92,15 +106,12 @@ async def stop(request: Request, found: FoundDep, runs: SteeringDep) -> Response
 
 
 @router.get("/steer/{run_id}/events", response_class=EventSourceResponse)
-async def events(
-    found: FoundDep, db: SessionDep, by: QueryNumber | None = None,
-) -> AsyncIterator[ServerSentEvent]:
+async def events(found: FollowedDep, by: QueryNumber | None = None) -> AsyncIterator[ServerSentEvent]:
     """Stream every part of the result that changes, always the whole part as HTML, and `done` at the end.
 
     Changes during rendering are sent together, so that rendering many long texts again and again takes at most a third
     of the time.
     """
-    await run_in_threadpool(db.close)  # nobody who only waits holds a connection to the database
     sent: dict[str, str] = {}
     async for _ in states(found):
         began = time.monotonic()
