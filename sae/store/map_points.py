@@ -37,9 +37,9 @@ class MapPoints:
         if not rows:
             return self
         order = np.argsort(numbers := np.append(self.latent_N, [latent for latent, _ in rows]))
-        columns = [np.append(own, [facts[name] for _, facts in rows])[order] for own, name in (
-            (self.x_N, "map_x"), (self.y_N, "map_y"), (self.density_N, "density"))]
-        return MapPoints(numbers[order], *columns, every=self.every)
+        x_N, y_N, density_N = (np.append(own, [facts[name] for _, facts in rows])[order] for own, name in (
+            (self.x_N, "map_x"), (self.y_N, "map_y"), (self.density_N, "density")))
+        return MapPoints(numbers[order], x_N, y_N, density_N, self.every)
 
 
 _points: WeakKeyDictionary[Build, MapPoints] = WeakKeyDictionary()
@@ -54,7 +54,8 @@ def map_points(build: Build) -> MapPoints:
             every = -(-build.n_latents // DRAWN)
             table = build.arrow("SELECT latent, map_x, map_y, density FROM latent WHERE map_x IS NOT NULL AND"
                                 f" map_y IS NOT NULL AND hash(latent) % {every} = 0 ORDER BY latent", _ROWS).read_all()
-            _points[build] = MapPoints(*(table.column(i).to_numpy() for i in range(4)), every=every)
+            latent_N, x_N, y_N, density_N = (table.column(i).to_numpy() for i in range(4))
+            _points[build] = MapPoints(latent_N, x_N, y_N, density_N, every)
         return _points[build]
 
 

@@ -85,8 +85,8 @@ def test_kept_activations_are_garbage_once_no_run_has_used_them_for_long(stocked
         keep_activations(stocked, name, finished=name not in ("broken", "being-made"))
     ended = Status(state="succeeded", finished=time.time() - 2 * DAY_S)
     for run_id, kind, values, status in (
-            ("train-1", "train", {"activations": "read"}, ended),
-            ("train-2", "train", {"activations": "being-read"}, Status(state="running")),
+            ("train-has-read", "train", {"activations": "read"}, ended),
+            ("train-reads", "train", {"activations": "being-read"}, Status(state="running")),
             ("activations-being-made", "activations", {}, None)):
         run = RunFolder(stocked.run(run_id))
         run.create(kind, values)  # type: ignore[arg-type]
