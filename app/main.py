@@ -48,6 +48,7 @@ from app.pages.dependencies import current_user
 from app.pages.explore import (
     compare,
     explain_latent,
+    explanation_import,
     explanations,
     exports,
     home,
@@ -61,7 +62,7 @@ from app.pages.explore import (
     people,
     search,
 )
-from app.pages.inspect import effects, inspect, own_text, text_search
+from app.pages.inspect import effects, found, inspect, own_text, text_search
 from app.pages.lists import pages as lists
 from app.pages.runs import add_sae, admin, api, curves_together, endpoint_test, runs, saes
 from app.pages.runs.run_views import AUTOMATIC
@@ -87,8 +88,9 @@ log = logging.getLogger(__name__)
 _MODULES = (
     health, login, account, api_tokens, users, audit, guide, api, api_saes, api_search, api_lists, api_people,
     api_users, api_steer, api_inspect, add_sae, saes, admin, endpoint_test, curves_together, runs, form_page, run_page,
-    lists, inspect, own_text, effects, compare, home, text_search, search, l0, label_files, exports, explain_latent,
-    explanations, latents, latents_download, map, overview, people, latent)
+    lists, inspect, own_text, effects, compare, home, text_search, found, search, l0, label_files, exports,
+    explain_latent, explanation_import, explanations, latents, latents_download, map, overview, people, latent)
+_UPLOADS = (add_sae, explanation_import)  # modules that accept large files
 
 
 def create_app(
@@ -132,7 +134,8 @@ def create_app(
     for module in _MODULES:
         _document_json_routes(module.router)
         app.include_router(
-            module.router, max_body_size=settings.max_upload_bytes + UPLOAD_FORM_BYTES if module is add_sae else None)
+            module.router,
+            max_body_size=settings.max_upload_bytes + UPLOAD_FORM_BYTES if module in _UPLOADS else None)
     return app
 
 

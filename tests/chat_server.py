@@ -34,6 +34,7 @@ from typing import Any
 Brain = Callable[[list[dict[str, str]]], str]
 Faults = Callable[[int], str]
 SLOW_S = 1.5
+CREATED = 1_700_000_000
 
 
 @dataclass
@@ -111,7 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self._send(200, {"object": "list", "data": [{"id": "test-model", "object": "model"}]})
+        self._send(200, {"object": "list", "data": [
+            {"id": "test-model", "object": "model", "created": CREATED, "owned_by": "test"}]})
 
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))
@@ -156,10 +158,11 @@ class _Handler(BaseHTTPRequestHandler):
             "index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         if one.body.get("logprobs") and state.logprobs:
             choice["logprobs"] = {"content": _logprobs(text)}
-        content: dict[str, Any] = {"id": "1", "object": "chat.completion", "choices": [choice]}
+        content: dict[str, Any] = {**_head_of(one, "chat.completion"), "choices": [choice]}
         if one.fault != "no_usage":
             n = sum(len(message["content"]) for message in one.messages) // 4
-            content["usage"] = {"prompt_tokens": n, "completion_tokens": len(text) // 4, "total_tokens": 0}
+            content["usage"] = {"prompt_tokens": n, "completion_tokens": len(text) // 4,
+                                "total_tokens": n + len(text) // 4}
         whole = json.dumps(content).encode()
         if one.fault == "slow":
             time.sleep(SLOW_S)
@@ -189,13 +192,17 @@ class _Handler(BaseHTTPRequestHandler):
         for part in parts[: len(parts) // 2] if one.fault == "truncated" else parts:
             if one.fault == "drip":
                 time.sleep(SLOW_S / 20)
-            row = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": part}}]}
-            self.wfile.write(f"data: {json.dumps(row)}\n\n".encode())
-            self.wfile.flush()
+            self._event(one, {"index": 0, "delta": {"content": part}, "finish_reason": None})
         if one.fault == "truncated":
             return
-        self.wfile.write(b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n')
+        self._event(one, {"index": 0, "delta": {}, "finish_reason": "stop"})
+        self.wfile.write(b"data: [DONE]\n\n")
         one.answered = True
+
+    def _event(self, one: Served, choice: dict[str, Any]) -> None:
+        row = {**_head_of(one, "chat.completion.chunk"), "choices": [choice]}
+        self.wfile.write(f"data: {json.dumps(row)}\n\n".encode())
+        self.wfile.flush()
 
     def _send(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
         self._raw(json.dumps(content).encode(), status=status, headers=headers)
@@ -214,11 +221,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
+def _head_of(one: Served, kind: str) -> dict[str, Any]:
+    """Return the fields with which every response begins."""
+    return {"id": "chatcmpl-1", "object": kind, "created": CREATED, "model": str(one.body.get("model", ""))}
+
+
 def _logprobs(text: str) -> list[dict[str, Any]]:
     """Return tokens of an answer: numbers, and what is between them.  A number is meant with probability 0.9."""
     rows = []
     for part in re.findall(r"\d+|\D+", text):
-        others = [{"token": str(n), "logprob": math.log(0.1)} for n in (0, 1) if str(n) != part][:1]
-        known = [{"token": part, "logprob": math.log(0.9)}, *others] if part.isdecimal() else []
-        rows.append({"token": part, "logprob": math.log(0.9), "top_logprobs": known})
+        others = [_option(str(n), 0.1) for n in (0, 1) if str(n) != part][:1]
+        known = [_option(part, 0.9), *others] if part.isdecimal() else []
+        rows.append({**_option(part, 0.9), "top_logprobs": known})
     return rows
+
+
+def _option(token: str, share: float) -> dict[str, Any]:
+    return {"token": token, "bytes": list(token.encode()), "logprob": math.log(share)}

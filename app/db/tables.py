@@ -287,6 +287,18 @@ class LatentExplanation(Base):
     in_file: Mapped[bool] = mapped_column(default=False)
 
 
+class ExplanationVersion(Base):
+    """A number that grows whenever the explanations of an SAE change.  Triggers on `explanations` alone write it.
+
+    Its row stays when the SAE is deleted, so that another SAE of the same name has other numbers.
+    """
+
+    __tablename__ = "explanation_versions"
+
+    sae_id: Mapped[str] = mapped_column(String(170), primary_key=True)
+    version: Mapped[int]
+
+
 class ExplanationScore(Base):
     """The value of a scorer for an explanation, or for a latent itself (`explanation_id` is empty)."""
 

@@ -10,12 +10,14 @@ import time
 import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import bindparam, delete, exists, func, select, update
+from sqlalchemy import Row, bindparam, delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from app.db.tables import ExplanationScore, Label, LatentExplanation, Sae
 from app.library import stars
+from app.library.explanation_texts import FoundText, texts_of
 from app.render.latent_words import RuleWords
 from sae.errors import UserError
 from sae.explain.records import HEADLINE, MAX_TEXT
@@ -27,7 +29,12 @@ _THESE = (LatentExplanation.sae_id == bindparam("sae"),
           LatentExplanation.latent.in_(bindparam("latents", expanding=True)))
 _THEIRS = (ExplanationScore.sae_id == bindparam("sae"),
            ExplanationScore.latent.in_(bindparam("latents", expanding=True)))
-_OF_LATENTS, _SCORES = select(LatentExplanation).where(*_THESE), select(ExplanationScore).where(*_THEIRS)
+# They are read as plain rows: objects of the session cost the page twice as much.
+_OF_LATENTS, _SCORES = (select(*table.__table__.c).where(*these) for table, these in (
+    (LatentExplanation, _THESE), (ExplanationScore, _THEIRS)))
+_OF_LATENT, _SCORES_OF_LATENT = (  # without a list, which takes time to expand
+    select(*table.__table__.c).where(table.sae_id == bindparam("sae"), table.latent == bindparam("latent"))
+    for table in (LatentExplanation, ExplanationScore))
 _NAMES = select(
     LatentExplanation.id, LatentExplanation.latent, LatentExplanation.kind, LatentExplanation.text,
     LatentExplanation.chosen, LatentExplanation.created).where(*_THESE)
@@ -56,11 +63,11 @@ class Name:
 class Explained:
     """An explanation with its scores, the most telling one first."""
 
-    row: LatentExplanation
-    scores: list[ExplanationScore] = field(default_factory=list)
+    row: Row[Any]  # of the table of explanations
+    scores: list[Row[Any]] = field(default_factory=list)
 
     @property
-    def best(self) -> ExplanationScore | None:
+    def best(self) -> Row[Any] | None:
         """The score that says how good the explanation is."""
         return next((score for score in self.scores if score.scorer in HEADLINE), None)
 
@@ -70,9 +77,9 @@ class Explained:
         return -1.0 if self.best is None else quality(self.best)
 
 
-def quality(score: ExplanationScore) -> float:
+def quality(score: Row[Any]) -> float:
     """Return F1 where a score has it, else its value."""
-    return score.value if score.f1 is None else score.f1
+    return float(score.value if score.f1 is None else score.f1)
 
 
 def of_latents(db: Session, sae_id: str, latents: Collection[int]) -> dict[int, list[Explained]]:
@@ -80,7 +87,7 @@ def of_latents(db: Session, sae_id: str, latents: Collection[int]) -> dict[int, 
     return _with_scores(db, sae_id, latents)[0]
 
 
-def of_latent(db: Session, sae_id: str, latent: int) -> tuple[list[Explained], list[ExplanationScore]]:
+def of_latent(db: Session, sae_id: str, latent: int) -> tuple[list[Explained], list[Row[Any]]]:
     """Return the explanations of a latent, and the scores that belong to the latent itself."""
     found, own = _with_scores(db, sae_id, [latent])
     return found.get(latent, []), own
@@ -88,15 +95,18 @@ def of_latent(db: Session, sae_id: str, latent: int) -> tuple[list[Explained], l
 
 def _with_scores(
     db: Session, sae_id: str, latents: Collection[int],
-) -> tuple[dict[int, list[Explained]], list[ExplanationScore]]:
-    values = {"sae": sae_id, "latents": list(latents)}
+) -> tuple[dict[int, list[Explained]], list[Row[Any]]]:
+    texts, scores = _OF_LATENTS, _SCORES
+    values: dict[str, Any] = {"sae": sae_id, "latents": list(latents)}
+    if len(latents) == 1:
+        texts, scores, values = _OF_LATENT, _SCORES_OF_LATENT, {"sae": sae_id, "latent": next(iter(latents))}
     found: dict[int, list[Explained]] = {}
     by_id = {}
-    for row in db.scalars(_OF_LATENTS, values):
+    for row in db.execute(texts, values):
         by_id[row.id] = one = Explained(row)
         found.setdefault(row.latent, []).append(one)
     own = []
-    for score in sorted(db.scalars(_SCORES, values), key=lambda score: _ORDER.get(score.scorer, len(_ORDER))):
+    for score in sorted(db.execute(scores, values), key=lambda score: _ORDER.get(score.scorer, len(_ORDER))):
         if score.explanation_id in by_id:
             by_id[score.explanation_id].scores.append(score)
         elif not score.explanation_id:
@@ -207,15 +217,13 @@ def texts(db: Session, sae_id: str) -> dict[int, str]:
     return {latent: one.text for latent, one in best.items()}
 
 
-def search(db: Session, sae_ids: Collection[str], text: str, limit: int = 1000) -> list[LatentExplanation]:
-    """Return the explanations of these SAEs that contain `text` in any case.  Labels have a search of their own."""
-    pattern = text.replace("\0", " ").lower()
-    for mark in ("\\", "%", "_"):
-        pattern = pattern.replace(mark, f"\\{mark}")
-    return list(db.scalars(select(LatentExplanation).where(
-        LatentExplanation.sae_id.in_(sae_ids), LatentExplanation.method != LABEL,
-        func.lower(LatentExplanation.text).like(f"%{pattern}%", escape="\\")).order_by(
-        LatentExplanation.latent).limit(limit)))
+def search(db: Session, sae_ids: Collection[str], text: str, limit: int = 1000) -> dict[str, list[FoundText]]:
+    """Return the explanations of each of these SAEs that contain the words of `text` in any case, best first.
+
+    `limit` is for each SAE.  Labels have a search of their own.
+    """
+    return {sae_id: [one for one in texts.search(text, limit) if one.method != LABEL]
+            for sae_id, texts in texts_of(db, sae_ids).items()}
 
 
 def explained_latents(db: Session, sae_id: str) -> set[int]:

@@ -3,12 +3,13 @@
 Where there are word embeddings, explanations of a similar meaning are found, too.
 
 Each of these is a reason with a score; the scores of a latent's best reason of each kind add up.  Of a text of several
-words, every word is looked up as a token, and the label is compared with the whole text.
+words, every word is looked up as a token, and the label is compared with the whole text.  Where a model has read such a
+text, the latents that are active on it are found, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import nsmallest
@@ -26,9 +27,11 @@ from sae.store.latent_search import TokenHit, explained_as, firing_on, raising, 
 from sae.store.records import CLASSES, Rule, Token
 
 MAX_WORDS = 4
+EXPLANATIONS, BEST_EXPLANATIONS = 500, 100  # of each SAE: that are ranked, and the best of these, that are kept
 _TOKENS_OF_A_WORD = 4  # `raise`, ` raise`, `Raise`, ` Raise`
 # The score of a reason: its kind's own, plus a share from 0 to 1 of how well it fits.
-_LABEL, _TAG, _EXPLANATION, _NOTE, _RULE, _MEANING, _FIRES, _LOGIT = 4.0, 3.5, 3.0, 2.5, 2.0, 1.5, 1.0, 0.0
+_LABEL, _TAG, _EXPLANATION, _NOTE, _RULE, _ACTIVE = 4.0, 3.5, 3.0, 2.5, 2.0, 2.0
+_MEANING, _FIRES, _LOGIT = 1.5, 1.0, 0.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class FoundLatent:
         return self.reasons["fires"].token if "fires" in self.reasons else None
 
 
-class _Hit(NamedTuple):
+class Hit(NamedTuple):
     """A reason before it is put into words, which costs more than finding it."""
 
     latent: int
@@ -75,7 +78,18 @@ class _Hit(NamedTuple):
     say: Callable[[], Reason]
 
 
-Written = dict[str, list[_Hit]]  # the hits among labels, tags and explanations, by the id of their SAE
+Hits = dict[str, list[Hit]]  # by the id of their SAE
+
+
+def is_phrase(text: str) -> bool:
+    """Return whether a text is more than one word, so that a model can say which latents are active on it."""
+    return len(text.split()) > 1
+
+
+def active_on(latent: int, share: float, token: str, value: str) -> Hit:
+    """Return the hit of a latent that is active on the text, at most `share` of its own maximum, at `token`."""
+    score = _ACTIVE + min(max(share, 0.0), 1.0)
+    return Hit(latent, "active", score, lambda: Reason("active", score, "active on this text, most on", [token], value))
 
 
 def search_latents(db: Session, build: Build, sae_id: str, text: str, limit: int = 40) -> list[FoundLatent]:
@@ -85,14 +99,19 @@ def search_latents(db: Session, build: Build, sae_id: str, text: str, limit: int
 
 def search_saes(
     db: Session, sae_ids: Collection[str], builds: Iterable[tuple[str, Build]], text: str, limit: int = 40,
+    active: Mapping[str, Sequence[Hit]] | None = None,
 ) -> list[FoundLatent]:
-    """Return the latents of several SAEs that fit `text`, best first; `builds` yields each SAE with its build."""
+    """Return the latents of several SAEs that fit `text`, best first; `builds` yields each SAE with its build.
+
+    `active` are hits by SAE (see `active_on`) where a model has read the text.
+    """
     written = _written(db, sae_ids, text)
-    best: list[tuple[float, str, int, dict[str, _Hit]]] = []
+    best: list[tuple[float, str, int, dict[str, Hit]]] = []
     for sae_id, build in builds:
-        found: dict[int, dict[str, _Hit]] = {}
+        found: dict[int, dict[str, Hit]] = {}
         literal = written.get(sae_id, [])
-        for hit in (*literal, *_of_build(build, text), *_by_meaning(db, sae_id, text, literal)):
+        for hit in (*literal, *_of_build(build, text), *_by_meaning(db, sae_id, text, literal),
+                    *(active or {}).get(sae_id, ())):
             kinds = found.setdefault(hit.latent, {})
             if hit.kind not in kinds or hit.score > kinds[hit.kind].score:
                 kinds[hit.kind] = hit
@@ -101,21 +120,22 @@ def search_saes(
             for _, sae_id, latent, kinds in nsmallest(limit, best, key=lambda row: row[:3])]
 
 
-def _written(db: Session, sae_ids: Collection[str], text: str) -> Written:
+def _written(db: Session, sae_ids: Collection[str], text: str) -> Hits:
     """Return what people and models wrote about latents of these SAEs that fits the text."""
-    out: Written = {}
+    out: Hits = {}
     for label in labels.search(db, text, sae_ids):
         reason = _label_reason(label, text)
-        out.setdefault(label.sae_id, []).append(_Hit(label.latent, reason.kind, reason.score, partial(_same, reason)))
+        out.setdefault(label.sae_id, []).append(Hit(label.latent, reason.kind, reason.score, partial(_same, reason)))
     for label in labels.with_tag(db, text, sae_ids):
         reason = Reason("tag", _TAG, "tag", value=text)
-        out.setdefault(label.sae_id, []).append(_Hit(label.latent, reason.kind, reason.score, partial(_same, reason)))
-    for row in explanations.search(db, sae_ids, text):
-        out.setdefault(row.sae_id, []).append(_explained(row.latent, row.text))
+        out.setdefault(label.sae_id, []).append(Hit(label.latent, reason.kind, reason.score, partial(_same, reason)))
+    for sae_id, rows in explanations.search(db, sae_ids, text, EXPLANATIONS).items():
+        best = rows[:BEST_EXPLANATIONS]
+        out.setdefault(sae_id, []).extend(_explained(row.latent, row.text, row.share) for row in best)
     return out
 
 
-def _of_build(build: Build, text: str) -> Iterator[_Hit]:
+def _of_build(build: Build, text: str) -> Iterator[Hit]:
     """Yield what the build itself says."""
     for latent, said in explained_as(build, text):
         yield _explained(latent, said)
@@ -124,23 +144,24 @@ def _of_build(build: Build, text: str) -> Iterator[_Hit]:
     yield from _by_tokens(build, tokens)
 
 
-def _by_meaning(db: Session, sae_id: str, text: str, literal: list[_Hit]) -> Iterator[_Hit]:
+def _by_meaning(db: Session, sae_id: str, text: str, literal: list[Hit]) -> Iterator[Hit]:
     """Yield explanations near to the text, except those that contain it and were found before."""
-    known = {(hit.latent, hit.say().value) for hit in literal if hit.kind == "explanation"}
-    for latent, said, cosine in meaning.near(db, sae_id, text):
+    near = meaning.near(db, sae_id, text)
+    known = {(hit.latent, hit.say().value) for hit in literal if near and hit.kind == "explanation"}
+    for latent, said, cosine in near:
         if (latent, said) in known:
             continue
         reason = Reason("meaning", _MEANING + cosine, "similar meaning:", value=said)
-        yield _Hit(latent, reason.kind, reason.score, partial(_same, reason))
+        yield Hit(latent, reason.kind, reason.score, partial(_same, reason))
 
 
 def _same(reason: Reason) -> Reason:
     return reason
 
 
-def _explained(latent: int, said: str) -> _Hit:
-    return _Hit(latent, "explanation", _EXPLANATION,
-                lambda: Reason("explanation", _EXPLANATION, "explanation", value=said))
+def _explained(latent: int, said: str, share: float = 0.0) -> Hit:
+    score = _EXPLANATION + share
+    return Hit(latent, "explanation", score, lambda: Reason("explanation", score, "explanation", value=said))
 
 
 def _label_reason(label: Label, text: str) -> Reason:
@@ -160,11 +181,11 @@ def _meant(build: Build, word: str) -> list[Token]:
     return (exact or alike or list(bare))[:_TOKENS_OF_A_WORD]
 
 
-def _by_rule(build: Build, tokens: Iterable[int], text: str) -> Iterator[_Hit]:
+def _by_rule(build: Build, tokens: Iterable[int], text: str) -> Iterator[Hit]:
     classes = [name for name, words in CLASSES.items() if text.casefold() in words.casefold()]
     for latent, rule in with_rule(build, tokens, classes, SHOWN_F1):
         about = _RULE if rule.kind in ("token", "class") else _FIRES  # a rule may also name the token before or after
-        yield _Hit(latent, "rule", about + rule.f1, partial(_rule_reason, rule, build, about + rule.f1))
+        yield Hit(latent, "rule", about + rule.f1, partial(_rule_reason, rule, build, about + rule.f1))
 
 
 def _rule_reason(rule: Rule, build: Build, score: float) -> Reason:
@@ -174,14 +195,14 @@ def _rule_reason(rule: Rule, build: Build, score: float) -> Reason:
     return Reason("rule", score, said.words, said.labels, value)
 
 
-def _by_tokens(build: Build, tokens: dict[int, Token]) -> Iterator[_Hit]:
+def _by_tokens(build: Build, tokens: dict[int, Token]) -> Iterator[Hit]:
     for hit in firing_on(build, tokens):
-        yield _Hit(hit.latent, "fires", _FIRES + hit.f1, partial(_firing_reason, hit, tokens[hit.token]))
+        yield Hit(hit.latent, "fires", _FIRES + hit.f1, partial(_firing_reason, hit, tokens[hit.token]))
     rises = raising(build, tokens)
     top = max((value for _, _, value in rises), default=1.0)
     for latent, token, value in rises:
         score = _LOGIT + value / top
-        yield _Hit(latent, "logit", score, partial(_logit_reason, score, tokens[token], value))
+        yield Hit(latent, "logit", score, partial(_logit_reason, score, tokens[token], value))
 
 
 def _firing_reason(hit: TokenHit, token: Token) -> Reason:

@@ -6,17 +6,16 @@ It needs static word embeddings (`sae.explain.embedding_files`); without them no
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.db.tables import LatentExplanation
+from app.library.explanation_texts import Texts, texts_of
 from sae.errors import UserError
 from sae.explain.embedding_files import has_embedder
 
@@ -27,10 +26,8 @@ log = logging.getLogger(__name__)
 
 NEAR = 0.3  # the cosine from which a text is near: unrelated texts rarely exceed 0.2
 LIMIT = 20
-_KEPT = 4  # SAEs whose embedded explanations are kept
-_TEXTS = select(LatentExplanation.latent, LatentExplanation.text)
 
-_embedded: OrderedDict[str, tuple[list[tuple[int, str]], NDArray[np.float32]]] = OrderedDict()
+_embedded: WeakKeyDictionary[Texts, NDArray[np.float32]] = WeakKeyDictionary()  # kept as long as the texts are
 _lock = Lock()
 
 
@@ -53,17 +50,14 @@ def near(db: Session, sae_id: str, text: str) -> list[tuple[int, str, float]]:
     embedder = _embedder()
     if embedder is None or not text.strip():
         return []
-    rows: list[tuple[int, str]] = [
-        (latent, said) for latent, said in db.execute(_TEXTS.where(LatentExplanation.sae_id == sae_id))]
-    if not rows:
+    texts = texts_of(db, [sae_id]).get(sae_id)
+    if texts is None:
         return []
     with _lock:
-        known = _embedded.get(sae_id)
-        if known is None or known[0] != rows:
-            known = _embedded[sae_id] = rows, embedder.encode([said for _, said in rows])
-        _embedded.move_to_end(sae_id)
-        while len(_embedded) > _KEPT:
-            _embedded.popitem(last=False)
-    cosine = known[1] @ embedder.encode([text])[0]
-    found = [int(i) for i in cosine.argsort()[::-1][:LIMIT] if cosine[i] >= NEAR]
-    return [(*rows[i], float(cosine[i])) for i in found]
+        known = _embedded.get(texts)
+        if known is None:
+            known = _embedded[texts] = embedder.encode([said for _, said, _ in texts.rows])
+    cosine = known @ embedder.encode([text])[0]
+    near = np.flatnonzero(cosine >= NEAR)
+    best = near[np.argsort(-cosine[near], kind="stable")[:LIMIT]].tolist()
+    return [(*texts.rows[i][:2], float(cosine[i])) for i in best]

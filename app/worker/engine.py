@@ -53,7 +53,8 @@ class _Loaded:
     @property
     def bytes(self) -> int:
         weights = self.rows.lm.bridge.original_model.parameters()
-        return sum(t.numel() * t.element_size() for t in weights) + self.rows.packed_bytes
+        copies: int = self.rows.packed_bytes
+        return copies + sum(t.numel() * t.element_size() for t in weights)
 
 
 class Engine:

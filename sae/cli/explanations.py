@@ -24,7 +24,8 @@ app = typer.Typer(no_args_is_help=True, help="Import or export the explanations 
 def import_command(
     path: Annotated[Path, typer.Argument(help="A file or folder of Neuronpedia, delphi, SAEBench or saescope")],
     sae: Annotated[str, _SAE],
-    source: Annotated[str, typer.Option(help="The source in a file of several, such as 6-res-jb")] = "",
+    source: Annotated[str, typer.Option(help="The source in a file of several, such as 6-res-jb, or the module in a "
+                                        "folder of delphi, such as layers.5")] = "",
 ) -> None:
     """Add explanations with their type, model and scores to an SAE.  Those that it has already are skipped."""
     workspace = Workspace.from_environment()
@@ -37,6 +38,8 @@ def export_command(
     sae: Annotated[str, _SAE],
     format: Annotated[str, typer.Option(help=_FORMATS)] = "neuronpedia",
     out: Annotated[Path | None, typer.Option(help="File or folder to make")] = None,
+    module: Annotated[str, typer.Option(help="The name of the SAE's module in delphi's files, such as layers.5; "
+                                        "by default the hook point")] = "",
 ) -> None:
     """Write the explanations that runs and imports have made of an SAE.  Labels are exported by the pages."""
     workspace = Workspace.from_environment()
@@ -46,5 +49,5 @@ def export_command(
         raise UserError(f"sae: {sae} has no explanations; make some with: saescope explain --sae {sae}", "sae")
     suffix = {"delphi": "", "saebench": ".json"}.get(format, ".jsonl")
     target = out or Path(f"{sae.rpartition('/')[2]}-explanations-{format}{suffix}")
-    formats.write(format, records, target, sae, source_id(config), config["site"]["hook"])
+    formats.write(format, records, target, sae, source_id(config), module or config["site"]["hook"])
     print(target)

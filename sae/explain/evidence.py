@@ -1,8 +1,7 @@
 """Evidence about a latent that an explainer is shown, from the explaining half of the documents.  No torch.
 
-The contexts, and the counts of tokens in them, come from that half alone.  A rule of tokens keeps the tokens that occur
-there, and is scored there.  A rule of a class of tokens is one of a dozen, so it is shown as the index scored it.  The
-logits depend on the weights alone.
+The contexts, the counts of tokens in them and the rule come from that half alone: nothing that is counted over the
+whole text is shown.  The logits depend on the weights alone.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sae.explain.excerpts import Excerpt, cut_context, document_of, in_scoring_half
+from sae.explain.half_rules import find_rule
 from sae.store.build import Build
 from sae.store.records import CLASSES, Context, Latent, Rule, Vocabulary
 from sae.store.schema import NEAR_BAND, TOP_BAND
@@ -48,7 +48,7 @@ def evidence_of(build: Build, found: Latent) -> Evidence:
     contexts = [c for c in build.contexts(found.latent) if not in_scoring_half(document_of(c))]
     firing = [c for c in contexts if c.band != NEAR_BAND]
     own, after = _counts(firing)
-    rule = rule_in(contexts, found.rule)
+    rule = find_rule(contexts, info)
     return Evidence(
         found.latent, rule_text(rule, info), rule.precision if rule else None, rule.recall if rule else None,
         _tokens(own, info), _tokens(after, info),
@@ -57,27 +57,6 @@ def evidence_of(build: Build, found: Latent) -> Evidence:
         near=_cut([c for c in contexts if c.band == NEAR_BAND][:N_NEAR], info),
         promoted=[quoted(t, info) for t, _ in found.logit_pos[:N_TOKENS]],
         suppressed=[quoted(t, info) for t, _ in found.logit_neg[:N_TOKENS]])
-
-
-def rule_in(contexts: Sequence[Context], rule: Rule | None) -> Rule | None:
-    """Return a rule with the tokens that it gets right in these contexts, and its scores there; None without any."""
-    if rule is None or rule.class_name is not None:
-        return rule
-    shift = {"previous": -1, "next": 1}.get(rule.kind, 0)
-    hits: Counter[int] = Counter()
-    matches: Counter[int] = Counter()
-    firings = 0
-    for tokens, i, act in _places(contexts):
-        firings += act > 0
-        if 0 <= i + shift < len(tokens) and tokens[i + shift] in rule.tokens:
-            matches[tokens[i + shift]] += 1
-            hits[tokens[i + shift]] += act > 0
-    kept = [token for token in rule.tokens if hits[token]]
-    if not kept:
-        return None
-    right = sum(hits[token] for token in kept)
-    precision, recall = right / sum(matches[token] for token in kept), right / firings
-    return Rule(rule.kind, kept, None, precision, recall, 2 * precision * recall / (precision + recall))
 
 
 def rule_text(rule: Rule | None, info: Vocabulary) -> str | None:

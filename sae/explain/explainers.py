@@ -47,7 +47,7 @@ def explain_messages(template: Template, evidence: Evidence) -> Messages:
     """Return the prompt that shows the evidence."""
     rule = NONE
     if evidence.rule is not None and evidence.precision is not None and evidence.recall is not None:
-        rule = f"{evidence.rule} (precision {evidence.precision:.0%}, recall {evidence.recall:.0%})"
+        rule = f"{evidence.rule} (precision {evidence.precision:.0%}, recall {evidence.recall:.0%} in texts like these)"
     return template.fill(
         rule=f"Rule found by counting: {rule}", fires_on=_counted(evidence.fires_on),
         followed_by=_counted(evidence.followed_by), promoted=", ".join(evidence.promoted) or NONE,

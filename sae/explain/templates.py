@@ -1,18 +1,20 @@
 """The prompts, as versioned files that an administrator can override by a folder with files of the same names.
 
-A file begins with `version: <name>`, followed by messages, each under a line with its role in square brackets.
-`{{name}}` stands for a value.
+The folder is that of a run, or `SAESCOPE_LLM_PROMPTS`.  A file begins with `version: <name>`, followed by messages,
+each under a line with its role in square brackets.  `{{name}}` stands for a value.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from sae.errors import UserError
 
+SETTING = "SAESCOPE_LLM_PROMPTS"
 OWN = Path(__file__).parent / "prompts"
 # The values that each prompt must contain.
 REQUIRED: dict[str, tuple[str, ...]] = {
@@ -40,7 +42,11 @@ class Template:
 
 
 def load_templates(folder: str = "") -> dict[str, Template]:
-    """Return every prompt by name, from `folder` where it has the file.  Raises UserError (field `prompts`)."""
+    """Return every prompt by name, from `folder` where it has the file.
+
+    Without a folder that of `SAESCOPE_LLM_PROMPTS` counts, if it is set.  Raises UserError (field `prompts`).
+    """
+    folder = folder or os.environ.get(SETTING, "").strip()
     if folder and not Path(folder).is_dir():
         raise UserError(f"prompts: {folder} is not a folder", "prompts")
     return {name: _load(name, Path(folder) if folder else None) for name in REQUIRED}

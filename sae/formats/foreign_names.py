@@ -7,6 +7,7 @@ import re
 from sae.errors import UserError
 from sae.lm.sites import parse_site
 
+CREATOR = "saescope"  # the author in Neuronpedia's files where no person is known
 # End of a module path -> the hook points of its (output, input).
 _MODULES = {
     "": ("hook_resid_post", "hook_resid_pre"),

@@ -97,6 +97,8 @@ def _explain(
         for number, outcome in enumerate(outcomes(build, latents, tools), 1):
             waiting += _records(outcome)
             counts["explained" if outcome.explanation else "unexplained"] += tools.explainer != "existing"
+            counts["unscored"] += bool(outcome.explanation and tools.scorers and not any(
+                score.explanation for score in outcome.scores))
             counts["scored"] += len(outcome.scored) if tools.explainer == "existing" else 0
             for score in outcome.scores:
                 sums.setdefault(score.scorer, []).append(score.value)
@@ -110,10 +112,13 @@ def _explain(
         print(stopped)
     finally:
         results.append(home, waiting)
+    if counts["unscored"]:
+        print(f"{counts['unscored']} explained latents have no score: too few texts in which they fire, or are silent")
     means = {name: sum(values) / len(values) for name, values in sums.items()}
     reporter.row(**{f"mean_{name}": value for name, value in means.items()})
     return {"explained": counts["explained"], "unexplained": counts["unexplained"], "scores": means,
             **({"scored": counts["scored"]} if tools.explainer == "existing" else {}),
+            **({"unscored": counts["unscored"]} if counts["unscored"] else {}),
             "tokens_in": budget.tokens_in, "tokens_out": budget.tokens_out, "money": budget.spent,
             **({"stopped": stopped} if stopped else {})}
 

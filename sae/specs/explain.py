@@ -42,8 +42,8 @@ class ExplainSpec(BaseSpec):
         "slash in it",
         group="explainer", max_length=4096)
     prompts: str = setting(
-        "", "Folder with prompts that replace the program's own, such as explain.txt", group="explainer",
-        max_length=4096)
+        "", "Folder with prompts that replace the program's own, such as explain.txt; empty: SAESCOPE_LLM_PROMPTS",
+        group="explainer", max_length=4096)
     answer_tokens: int = setting(
         300, "Tokens that one answer may have", group="explainer", unit="tokens", ge=16, le=32_768,
         why="models that reason before they answer need thousands")

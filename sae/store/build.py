@@ -21,21 +21,19 @@ import duckdb
 from sae.errors import UserError
 from sae.store.connection import connect
 from sae.store.damage import check_build_size, damaged_build, file_mark, reading
+from sae.store.facets import list_counts
+from sae.store.latent_page import read_page
 from sae.store.latent_query import (
     ALIVE,
-    DENSITIES,
     Filters,
     Page,
+    Query,
     build_query,
-    decode_cursor,
-    density_clause,
-    encode_cursor,
-    sort_value,
 )
 from sae.store.page_file import LatentPageFile
+from sae.store.raised_logits import raised_logits
+from sae.store.recent import Recent
 from sae.store.records import (
-    FLAGS,
-    RULE_COLUMNS,
     Context,
     L0Count,
     L0Position,
@@ -47,7 +45,6 @@ from sae.store.records import (
     Vocabulary,
     context_of,
     latent_of,
-    latent_row_of,
 )
 from sae.store.schema import NEAR_BAND, SCHEMA_VERSION, TOP_BAND
 from sae.store.token_search import find_tokens
@@ -55,9 +52,8 @@ from sae.store.whole_columns import FiringRates
 
 MAX_PAGE = 1000
 _DENSITY_BINS_PER_DECADE = 5
-_LISTED = ", ".join(f"l.{name}" for name in (
-    "latent", "n_tokens", "density", "max_act", "mean_act", "logit_kurtosis", "logit_skew", "mean_l0", *FLAGS,
-    "logit_pos", "skew_act", "max_phi", "neighbour_cos[1] AS nearest_cos", "mean_position", *RULE_COLUMNS))
+_PAGES, _COUNTS = 64, 256  # lists whose page and whose counts are remembered
+_PAGE_KEPT = 200  # rows of a page, and latents of a filter, up to which that is done
 T = TypeVar("T")
 
 
@@ -69,6 +65,7 @@ class Build:
         self._mark = file_mark(path)
         self._page_file = LatentPageFile.open_or_make(path, self.id)
         self._kept: dict[Hashable, Any] = {}
+        self._pages, self._list_counts = Recent[Page](_PAGES), Recent[tuple[int, dict[str, dict[str, int]]]](_COUNTS)
 
     @classmethod
     def open(cls, path: Path) -> Build:
@@ -231,29 +228,16 @@ class Build:
 
         Raises UserError for a sort (field `sort`) or a cursor (field `cursor`) that cannot be used.
         """
-        query = build_query(sort, descending, filters or Filters(), token)
-        total = self._rows(f"SELECT count(*) AS n FROM {query.source}{query.where}", query.parameters)[0]["n"]
-        if cursor:
-            clause, values = query.beyond(*decode_cursor(cursor))
-            query.clauses.append(clause)
-            query.parameters.extend(values)
+        filters = filters or Filters()
+
         limit = max(1, min(limit, MAX_PAGE))
-        extra = ", t.n AS token_n, t.max_act AS token_max, t.lift AS token_lift" if token is not None else ""
-        extra += ", g.value AS logit" if filters is not None and filters.logit is not None else ""
-        # First the numbers alone: of millions of latents, reading all columns takes ten times as long.
-        chosen = self._rows(
-            f"SELECT l.latent, {query.key} AS sort_key{extra} FROM {query.source}{query.where}{query.order()}"
-            f" LIMIT {limit + 1}", query.parameters)
-        facts = {row["latent"]: row for row in self._rows(
-            f"SELECT {_LISTED} FROM latent l WHERE l.latent IN ({', '.join(str(row['latent']) for row in chosen)})"
-        )} if chosen else {}
-        rows = [facts[row["latent"]] | row for row in chosen]
-        more = len(rows) > limit
-        rows = rows[:limit]
-        after = encode_cursor(rows[-1]["sort_key"], rows[-1]["latent"]) if more else None
-        for row in rows:
-            row["sort_value"] = sort_value(row["sort_key"])
-        return Page([latent_row_of(row) for row in rows], after, total)
+
+        def read() -> Page:
+            return read_page(self, self._query(sort, descending, filters, token), filters, token, cursor, limit)
+
+        if limit > _PAGE_KEPT or filters.scores or len(filters.among or ()) > _PAGE_KEPT:
+            return read()
+        return self._pages.get((sort, descending, filters, token, cursor, limit), read)
 
     def some(self, latents: Iterable[int]) -> list[LatentRow]:
         """Return the table's rows of these latents, by number; numbers that do not exist are left out."""
@@ -266,7 +250,7 @@ class Build:
         """Return the latents before and after this one in that list, or (None, None) if it is not in it."""
         if sort == "latent" and not descending and token is None and filters in (None, Filters()):
             return latent - 1 if latent else None, latent + 1 if latent + 1 < self.n_latents else None
-        query = build_query(sort, descending, filters or Filters(), token)
+        query = self._query(sort, descending, filters or Filters(), token)
         condition = f"{query.where} AND l.latent = ?" if query.where else " WHERE l.latent = ?"
         found = self._rows(
             f"SELECT {query.key} AS sort_key FROM {query.source}{condition}", [*query.parameters, latent])
@@ -288,21 +272,19 @@ class Build:
         A flag is counted in addition to the filters; a decade replaces the current one.  Counts that depend on the
         build alone are kept, because they read several columns of every latent.
         """
-        filters = replace(filters or Filters(), scores=(), rule_scores=None)
-        if filters.among is None and filters.ruled is None and token is None and filters.logit is None:
-            return self.kept(Build._facets, filters, token)
-        return self._facets(filters, token)
+        return self.counted(filters or Filters(), token)[1]
 
-    def _facets(self, filters: Filters, token: int | None) -> dict[str, dict[str, int]]:
-        query = build_query("latent", False, filters, token)
-        flags = ", ".join(f"count(*) FILTER (WHERE l.{flag}) AS {flag}" for flag in FLAGS)
-        counts = self._rows(
-            f"SELECT {flags}, count(*) FILTER (WHERE NOT l.dead) AS {ALIVE} FROM {query.source}{query.where}",
-            query.parameters)[0]
-        query = build_query("latent", False, replace(filters, density=""), token)
-        decades = ", ".join(f"count(*) FILTER (WHERE {density_clause(name)})" for name in DENSITIES)
-        values = self._rows(f"SELECT [{decades}] AS n FROM {query.source}{query.where}", query.parameters)[0]["n"]
-        return {"flag": counts, "density": dict(zip(DENSITIES, values, strict=True))}
+    def counted(self, filters: Filters, token: int | None) -> tuple[int, dict[str, dict[str, int]]]:
+        """Return the length of a list and its facets (see `sae.store.facets`)."""
+        asked = replace(filters, scores=())
+        if len(filters.among or ()) > _PAGE_KEPT:
+            return list_counts(self, asked, token)
+        return self._list_counts.get((asked, token), lambda: list_counts(self, asked, token))
+
+    def _query(self, sort: str, descending: bool, filters: Filters, token: int | None) -> Query:
+        raised = self.kept(raised_logits).of_token(filters.logit) if filters.logit is not None else None
+        return build_query(
+            sort, descending, filters, token, (raised[0].tolist(), raised[1].tolist()) if raised else ((), ()))
 
     def counts(self) -> dict[str, int]:
         """Count the latents with each flag, the alive ones, and all of them (`all`)."""
@@ -347,10 +329,10 @@ class Build:
         return self._by_density("sum(density)")
 
     def _by_density(self, value: str) -> list[tuple[float, float, Any]]:
-        per = _DENSITY_BINS_PER_DECADE
-        rows = self._rows(f"SELECT floor(log10(density) * {per})::INTEGER AS bin, {value} AS value FROM latent"
-                          " WHERE density > 0 GROUP BY bin ORDER BY bin")
-        return [(10 ** (row["bin"] / per), 10 ** ((row["bin"] + 1) / per), row["value"]) for row in rows]
+        step = 1 / _DENSITY_BINS_PER_DECADE
+        return [(10 ** (row["bin"] * step), 10 ** ((row["bin"] + 1) * step), row["value"]) for row in self._rows(
+            f"SELECT floor(log10(density) * {_DENSITY_BINS_PER_DECADE})::INTEGER AS bin, {value} AS value"
+            " FROM latent WHERE density > 0 GROUP BY bin ORDER BY bin")]
 
     # Tokens
 

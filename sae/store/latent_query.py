@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,8 +97,14 @@ class Query:
         return f"({self.key} {sign} ? OR ({self.key} = ? AND l.latent {step} ?))", [key, key, latent]
 
 
-def build_query(sort: str, descending: bool, filters: Filters, token: int | None) -> Query:
-    """Build the list's SQL.  Raises UserError (field `sort`) for an unknown sort, or one that needs a token."""
+def build_query(
+    sort: str, descending: bool, filters: Filters, token: int | None,
+    raised: tuple[Sequence[int], Sequence[float]] = ((), ()),
+) -> Query:
+    """Build the list's SQL.  `raised` are the latents that raise the logit of the filters, and how much.
+
+    Raises UserError (field `sort`) for an unknown sort, or one that needs a token.
+    """
     usable = {name: column for name, column in SORTS.items() if token is not None or name not in TOKEN_SORTS}
     if filters.logit is not None:
         usable[LOGIT_SORT] = "g.value"
@@ -117,9 +124,9 @@ def build_query(sort: str, descending: bool, filters: Filters, token: int | None
                          " ON s.latent = l.latent")
         query.parameters += [[pair[i] for pair in filters.scores] for i in range(2)]
     if filters.logit is not None:
-        query.source += (" JOIN (SELECT latent, value FROM (SELECT latent, unnest(logit_pos) AS token,"
-                         " unnest(logit_pos_value) AS value FROM latent) WHERE token = ?) g ON g.latent = l.latent")
-        query.parameters.append(filters.logit)
+        query.source += (" JOIN (SELECT unnest(?::INTEGER[]) AS latent, unnest(?::FLOAT[]) AS value) g"
+                         " ON g.latent = l.latent")
+        query.parameters += [list(column) for column in raised]
     if token is not None:
         query.clauses.append("t.token = ?")
         query.parameters.append(token)

@@ -1,24 +1,24 @@
 """Latents of a build by the tokens of a text: what they fire on, what they raise, and their rules.
 
 A search looks through every latent of many builds, so it compares whole columns, which are kept as arrays.
-Shapes: L latents, T firings on the wanted tokens, V raised logits of some latents.
+Shapes: L latents, T firings on the wanted tokens, R good rules, M their tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from heapq import nsmallest
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from sae.store.build import Build
+from sae.store.firings import firings_on
+from sae.store.raised_logits import raised_logits
 from sae.store.records import CLASSES, RULE_COLUMNS, Rule, rule_of
 from sae.store.whole_columns import StrongestOfKeys, arrays, by_number
 
-T = TypeVar("T")
 LIMIT = 40  # latents for each kind of question
 _AT_ONCE = 1 << 20  # latents whose rules are read at once
 _UNKNOWN = -1  # the number of firings of a latent, where a dashboard does not say it
@@ -44,15 +44,12 @@ def firing_on(build: Build, tokens: Iterable[int]) -> list[TokenHit]:
     wanted = list(tokens)
     if not wanted:
         return []
-    listed = ", ".join(str(int(token)) for token in wanted)  # without a parameter, DuckDB reads only their rows
-    found = arrays(build, f"SELECT latent, token, n, lift FROM token_latent WHERE token IN ({listed})")
-    latent_T, token_T, n_T = found["latent"], found["token"], np.ma.filled(found["n"], 0)
+    token_T, latent_T, n_T, lift_T = firings_on(build, wanted)
     firings_L = build.kept(_firings)
     firings_T = firings_L[latent_T]
     occurrences = {token: build.vocabulary[token].n or 0 for token in wanted}
     n_token_T = np.array([occurrences[token] for token in token_T.tolist()], dtype=np.int64)
     f1_T = 2 * n_T / np.maximum(np.where(firings_T == _UNKNOWN, n_T, firings_T) + np.maximum(n_token_T, n_T), 1)
-    lift_T = np.ma.filled(found["lift"].astype(np.float64), np.nan)
     return [TokenHit(int(latent_T[i]), int(token_T[i]), int(n_T[i]), _known(firings_T[i], _UNKNOWN),
                      None if np.isnan(lift_T[i]) else float(lift_T[i]), float(f1_T[i]))
             for i in np.lexsort((latent_T, -f1_T))[:LIMIT]]
@@ -60,35 +57,14 @@ def firing_on(build: Build, tokens: Iterable[int]) -> list[TokenHit]:
 
 def raising(build: Build, tokens: Iterable[int]) -> list[tuple[int, int, float]]:
     """Return (latent, token, rise) where the token is among those whose logit the latent raises most."""
-    strongest = build.kept(_raised_logits)
-    hits = [(-float(value), int(latent), token) for token in tokens
-            for latent, value in zip(*strongest.of(token), strict=True)]
-    return [(latent, token, -value) for value, latent, token in nsmallest(LIMIT, hits, key=lambda hit: hit[:2])]
-
-
-def _raised_logits(build: Build) -> StrongestOfKeys:
-    """Return the latents that raise each token's logit most."""
-    found = StrongestOfKeys(_n_tokens(build), LIMIT)
-    for part in _parts(zip(build.listed("logit_pos"), build.listed("logit_pos_value"), strict=True)):
-        token_V, value_V, latent_V = (np.concatenate(column) for column in zip(*(
-            (tokens[offsets[0] : offsets[-1]], values[at[0] : at[-1]], np.repeat(latents, np.diff(offsets)))
-            for (latents, offsets, tokens), (_, at, values) in part), strict=True))
-        found.add(token_V, value_V, latent_V)
-    return found
+    logits = build.kept(raised_logits)
+    found = [(latent, int(token), value) for token in dict.fromkeys(tokens) for latent, value in zip(
+        *(column.tolist() for column in logits.of_token(int(token))), strict=True)]
+    return nsmallest(LIMIT, found, key=lambda hit: (-hit[2], hit[0]))
 
 
 def _n_tokens(build: Build) -> int:
     return 1 + max(build.vocabulary, default=-1)
-
-
-_TOGETHER = 128  # record batches, which are a quarter of a million latents
-
-
-def _parts(batches: Iterable[T]) -> Iterator[list[T]]:
-    """Yield the batches in lists of `_TOGETHER`."""
-    left = iter(batches)
-    while part := list(islice(left, _TOGETHER)):
-        yield part
 
 
 @dataclass(frozen=True, eq=False)

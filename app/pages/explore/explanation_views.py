@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from app.db.tables import ExplanationScore, Sae, User
@@ -123,12 +124,12 @@ def explanations_json(db: Session, sae: Sae, latent: int) -> list[dict[str, Any]
             for one in explanations.of_latents(db, sae.id, [latent]).get(latent, [])]
 
 
-def _score_json(score: ExplanationScore) -> dict[str, Any]:
+def _score_json(score: Row[Any]) -> dict[str, Any]:
     return {name: getattr(score, name) for name in (
         "scorer", "value", "low", "high", "f1", "n", "model", "created", "details")}
 
 
-def score_line(score: ExplanationScore) -> ScoreLine:
+def score_line(score: Row[Any] | ExplanationScore) -> ScoreLine:
     name, said = SCORERS.get(score.scorer, (score.scorer, "A score"))
     details = score.details or {}
     interval = f"{fixed(score.low, 2)} to {fixed(score.high, 2)}" if score.low is not None else ""

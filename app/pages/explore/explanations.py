@@ -1,22 +1,19 @@
-"""Explanations that people write on a latent's page, the choice among all of them, and files of them."""
+"""Explanations that people write on a latent's page, the choice among all of them, and all of them as a file."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, File, Form, HTTPException, Request, UploadFile
+from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
 from app.db.tables import Sae, User
 from app.library import explanations
-from app.pages.dependencies import AdminDep, CatalogDep, EditorDep, SessionDep, WorkspaceDep
+from app.pages.dependencies import CatalogDep, EditorDep, SessionDep
 from app.pages.explore.explanation_views import explanations_of
 from app.pages.sae_page import find_sae, latent_number
 from app.web.templating import is_htmx, render
-from sae.explain.exchange import formats, neuronpedia
+from sae.explain.exchange import neuronpedia
 from sae.explain.records import Explanation, digest
 from sae.formats.writers.neuronpedia import source_id
 
@@ -33,24 +30,6 @@ def explanations_file(model: str, name: str, db: SessionDep, catalog: CatalogDep
     return Response(b"".join(neuronpedia.lines(records, sae.model, source_id(sae.config))), headers={
         "Content-Disposition": f'attachment; filename="{sae.name}-explanations.jsonl"', "Cache-Control": "no-store",
         "Content-Type": "application/x-ndjson; charset=utf-8"})
-
-
-@router.post("/{model}/{name}/explanations")
-def read_explanations(
-    model: str, name: str, catalog: CatalogDep, workspace: WorkspaceDep, admin: AdminDep,
-    file: Annotated[UploadFile, File()], source: Annotated[str, Form()] = "",
-) -> Response:
-    """Add the explanations of a file of Neuronpedia, SAEBench or saescope to the SAE's own."""
-    sae = find_sae(catalog, model, name)
-    with tempfile.TemporaryDirectory() as folder:
-        # The suffix tells the formats apart; the rest of the name is whatever the browser sends.
-        suffix = next((end for end in (".jsonl.gz", ".jsonl", ".json") if str(file.filename).endswith(end)), ".jsonl")
-        path = Path(folder) / f"file{suffix}"
-        with open(path, "wb") as target:
-            shutil.copyfileobj(file.file, target)
-        formats.add(workspace.sae(sae.id), formats.read(path, sae.n_latents, source))
-    catalog.sync_if_changed()
-    return RedirectResponse(f"/{sae.id}/latents?explained=any", 303)
 
 
 @router.post("/{model}/{name}/{number}/explanations")

@@ -28,14 +28,13 @@ CONTEXTS_SHOWN = 20  # of each band, until the reader asks for more
 
 @dataclass(frozen=True)
 class TableRow:
-    """A line of the latent table: numbers, a context, tokens whose logit it raises most, label and rule."""
+    """A line of a short list of latents: numbers, a context, tokens whose logit it raises most, label and rule."""
 
     row: LatentRow
     snippet: Row | None
     top_logits: list[str]
     label: Label | None
     rule: RuleWords | None  # where it is good enough for a list
-    elsewhere: bool = False  # no context that is kept has the token that was asked for
     name: Name | None = None  # the chosen or best explanation, if it is not the rule of the build
 
 
@@ -62,19 +61,18 @@ class Band:
 
 
 def table_rows(
-    build: Build, rows: Sequence[LatentRow], labels: Mapping[int, Label], token: int | None = None,
-    names: Mapping[int, Name] | None = None,
+    build: Build, rows: Sequence[LatentRow], labels: Mapping[int, Label], names: Mapping[int, Name] | None = None,
 ) -> list[TableRow]:
-    """Return the rows of the table with what each shows besides its numbers; contexts are around `token` if given."""
-    snippets = build.snippets((row.latent for row in rows), token)
+    """Return the rows of a short list with what each shows besides its numbers."""
+    snippets = build.snippets(row.latent for row in rows)
     info = build.vocabulary
 
     def table_row(row: LatentRow) -> TableRow:
-        context, rule = snippets.get(row.latent), rule_words(row.rule, info)
-        elsewhere = token is not None and context is not None and context.tokens[context.peak] != token
+        rule = rule_words(row.rule, info)
         return TableRow(
-            row, snippet(context, info, row.max_act), [token_label(info[t]) for t in row.logit_pos[:3]],
-            labels.get(row.latent), rule if rule and rule.good else None, elsewhere, (names or {}).get(row.latent))
+            row, snippet(snippets.get(row.latent), info, row.max_act),
+            [token_label(info[t]) for t in row.logit_pos[:3]], labels.get(row.latent),
+            rule if rule and rule.good else None, (names or {}).get(row.latent))
 
     return [table_row(row) for row in rows]
 

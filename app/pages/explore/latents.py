@@ -11,7 +11,7 @@ from fastapi.responses import RedirectResponse, Response
 from app.library import explanations, labels
 from app.library.label_files import Imported
 from app.pages.dependencies import AdminDep, BuildsDep, CatalogDep, SessionDep, UserDep
-from app.pages.explore import latent_views
+from app.pages.explore.latent_rows import Written, rows_html
 from app.pages.explore.latents_columns import CHOOSABLE, sort_names, table_columns
 from app.pages.explore.latents_query import ListQuery, Resolved, explanation_counts, resolve
 from app.pages.json_twin import json_response
@@ -63,13 +63,13 @@ def latents_json(
 @router.get("/{model}/{name}/latents")
 def latents(
     request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, user: UserDep,
-    cursor: str = "", shown: str = "", imported: str = "",
+    cursor: str = "", shown: str = "", imported: str = "", added: str = "",
 ) -> Response:
     """Show the latent table.  htmx asks for the rows after a cursor and gets rows alone.
 
     `shown` is how many rows are on the page: without a cursor so many are shown, so that a reader who comes back finds
-    the rows that "More" had added.  `imported` is what became of a file of labels.  Values of the query that do not
-    exist are left out, and named above the table.
+    the rows that "More" had added.  `imported` is what became of a file of labels, `added` how many explanations of a
+    file are new.  Values of the query that do not exist are left out, and named above the table.
     """
     sae = find_sae(catalog, model, name)
     before = min(whole_number(shown) or 0, MAX_PAGE)
@@ -84,14 +84,15 @@ def latents(
                 raise
             faults, cursor = [*faults, str(error)], ""
             found = _rows(build, asked, cursor, PAGE_ROWS)
-        written = labels.of_latents(db, sae.id, [row.latent for row in found.rows])
+        numbers = [row.latent for row in found.rows]
+        written = Written(labels.of_latents(db, sae.id, numbers), explanations.names(db, sae.id, numbers), stars,
+                          asked.scores)
+        columns = table_columns(asked, found.rows, query.columns)
         n_shown = before + len(found.rows) if cursor else len(found.rows)
         table: dict[str, Any] = {
-            "query": query, "asked": asked, "rows": latent_views.table_rows(
-                build, found.rows, written, asked.token,
-                explanations.names(db, sae.id, [row.latent for row in found.rows])),
-            "total": found.total, "next_cursor": found.next_cursor, "flag_names": FLAG_NAMES, "shown": n_shown,
-            "flag_words": FLAG_WORDS, "starred": stars, "columns": table_columns(asked, found.rows, query.columns)}
+            "query": query, "asked": asked, "latents": numbers, "rows_html": rows_html(
+                build, sae, found.rows, columns, asked.token, written, query.string()),
+            "total": found.total, "next_cursor": found.next_cursor, "shown": n_shown}
         if is_htmx(request) and cursor:
             response = render(request, "explore/_latent_rows.html", sae=sae, **table)
             response.headers["HX-Replace-Url"] = f"/{sae.id}/latents{query.plus(shown=n_shown)}"
@@ -99,7 +100,8 @@ def latents(
         explained = explanation_counts(build, db, sae)
         return page(
             request, "explore/latents.html", sae, build.meta, section="latents", **table, faults=faults,
-            imported=_imported(imported), json_url=f"/{sae.id}/latents.json{query.string()}",
+            flag_names=FLAG_NAMES, flag_words=FLAG_WORDS, columns=columns, imported=_imported(imported),
+            added=whole_number(added), json_url=f"/{sae.id}/latents.json{query.string()}",
             status_code=422 if faults else 200, scores=asked.scores,
             facets=build.facets(asked.filters, asked.token), densities=DENSITY_NAMES, cursor=cursor,
             sorts=sort_names(asked, bool(explained)), tokens=_labelled(asked.tokens),

@@ -191,7 +191,8 @@ def _among(
     """Return the latents that the filters by people leave; None for all.  `missing`: a token that does not exist."""
     sets = [frozenset[int]()] if missing else []
     if query.label:
-        said = {row.latent for row in explanations.search(db, [sae_id], query.label, limit=build.n_latents)}
+        found = explanations.search(db, [sae_id], query.label, limit=10**9).get(sae_id, [])
+        said = {one.latent for one in found}
         sets.append(frozenset({row.latent for row in labels.search(db, query.label, [sae_id])} | said))
     if query.labelled:
         sets.append(frozenset(labels.texts(db, sae_id)))

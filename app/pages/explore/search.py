@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
@@ -11,11 +11,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
-from app.db.tables import Label, Sae
+from app.db.tables import Label, Sae, User
 from app.library import explanations, labels, stars
 from app.library.builds import Builds
 from app.library.catalog import Catalog
-from app.library.latent_search import FoundLatent, search_saes
+from app.library.explanations import Name
+from app.library.latent_search import FoundLatent, Hit, is_phrase, search_saes
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, UserDep
 from app.pages.explore.latent_views import snippet
 from app.render.latent_words import RuleWords, rule_words
@@ -59,21 +60,54 @@ class TokenLink:
     n: int | None
 
 
+@dataclass(frozen=True)
+class Read:
+    """What the model says of a phrase: hits by SAE, or why it has not answered: `waiting`, or `fault`."""
+
+    active: Mapping[str, Sequence[Hit]]
+    waiting: str = ""
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The SAEs that can be searched, the one that is meant (None: all), and one whose model can read a text."""
+
+    every: list[Sae]
+    current: Sae | None
+    reader: Sae | None
+
+    @property
+    def chosen(self) -> list[Sae]:
+        return [self.current] if self.current else self.every
+
+
+def find_scope(catalog: Catalog, sae_id: str) -> Scope:
+    """Return the SAEs that are not hidden, and the one that is asked for."""
+    every = [row for row in catalog.list_saes() if not row.hidden or row.id == sae_id]
+    current = next((row for row in every if row.id == sae_id), every[0] if len(every) == 1 else None)
+    readers = [row for row in ([current] if current else every) if row.current_build and not row.weightless]
+    return Scope(every, current, readers[0] if readers else None)
+
+
 @router.get("/search.json")
 def search_json(
     db: SessionDep, catalog: CatalogDep, builds: BuildsDep, q: str = "", sae: str = "",
 ) -> JSONResponse:
     """Return the latents that fit the text or have that number, labels and notes, and tokens that contain it."""
-    text, every = q.strip()[:200], _searchable(catalog, sae)
-    chosen = [row for row in every if row.id == sae] or every
-    results, tokens = _search(db, builds, chosen, text)
-    by_sae: dict[str, list[dict[str, object]]] = {row.id: [] for row in chosen if text}
+    return found_json(db, builds, find_scope(catalog, sae), q.strip()[:200])
+
+
+def found_json(db: Session, builds: Builds, scope: Scope, text: str, read: Read | None = None) -> JSONResponse:
+    """Return the JSON of a search."""
+    results, tokens = _search(db, builds, scope.chosen, text, read.active if read else {}, numbers_only=True)
+    by_sae: dict[str, list[dict[str, object]]] = {row.id: [] for row in scope.chosen if text}
     for link in tokens:
         by_sae[link.sae.id].append({"token": link.token, "latents": link.latents, "n": link.n})
-    known = {row.id for row in every}
+    known = {row.id for row in scope.every}
     return JSONResponse({
         "q": text, "tokens": by_sae,
-        "numbers": [f"/{row.id}/{whole_number(text)}" for row in _with_number(every, text)],
+        "numbers": [f"/{row.id}/{whole_number(text)}" for row in _with_number(scope.every, text)],
         "latents": [{"sae": result.sae.id, "latent": result.found.latent, "score": result.found.score,
                      "label": result.label.text if result.label else "", "density": result.density,
                      "reasons": [asdict(reason) for reason in result.found.best]} for result in results],
@@ -85,33 +119,33 @@ def search_json(
 def search(
     request: Request, db: SessionDep, catalog: CatalogDep, builds: BuildsDep, user: UserDep, q: str = "", sae: str = "",
 ) -> Response:
-    """Open the latent of a number, or list latents by label, rule, token and logit, of one SAE or of all."""
-    text, every = q.strip()[:200], _searchable(catalog, sae)
-    current = next((row for row in every if row.id == sae), every[0] if len(every) == 1 else None)
-    if current is not None and _with_number([current], text):
-        return RedirectResponse(f"/{current.id}/{whole_number(text)}", 303)
-    results, tokens = _search(db, builds, [current] if current else every, text)
+    """Open the latent of a number, or list latents by label, rule, token and logit, of one SAE or of all.
+
+    For a phrase, the page asks `/search/found` for the same list with the latents that are active on it.
+    """
+    text, scope = q.strip()[:200], find_scope(catalog, sae)
+    if scope.current is not None and _with_number([scope.current], text):
+        return RedirectResponse(f"/{scope.current.id}/{whole_number(text)}", 303)
+    return render(request, "explore/search.html", json_url=f"/search.json?{request.url.query}",
+                  **found_context(db, builds, user, scope, text))
+
+
+def found_context(
+    db: Session, builds: Builds, user: User | None, scope: Scope, text: str, read: Read | None = None,
+) -> dict[str, Any]:
+    """Return what the list of a search shows; `read` is None where the model was not asked."""
+    results, tokens = _search(db, builds, scope.chosen, text, read.active if read else {})
     if user is not None:
         mine = stars.of_saes(db, user, {result.sae.id for result in results})
         results = [replace(one, starred=(one.sae.id, one.found.latent) in mine) for one in results]
-    reader = current or next((row for row in every if row.current_build and not row.weightless), None)
-    reads = reader is not None and not reader.weightless and reader.current_build is not None
-    return render(
-        request, "explore/search.html", current_sae=current, search_text=text, q=text, results=results, tokens=tokens,
-        numbers=_with_number(every, text), n_saes=len(every), unread=[row for row in every if not row.current_build],
-        on_text=_text_search(current, reader, text) if reads and reader else "",
-        json_url=f"/search.json?{request.url.query}")
-
-
-def _text_search(current: Sae | None, reader: Sae, text: str) -> str:
-    """Return the address that lists the latents active on a text, of this SAE or of all SAEs of the reader's model."""
-    scope = {"sae": current.id} if current is not None else {"model": reader.model}
-    return f"/search/text?{urlencode({'q': text, **scope})}"
-
-
-def _searchable(catalog: Catalog, sae_id: str) -> list[Sae]:
-    """Return the SAEs that are not hidden, and the one that is asked for."""
-    return [row for row in catalog.list_saes() if not row.hidden or row.id == sae_id]
+    current = {"sae": scope.current.id} if scope.current else {}
+    on_text = {"q": text, **(current or {"model": scope.reader.model if scope.reader else ""})}
+    return {
+        "current_sae": scope.current, "search_text": text, "q": text, "results": results, "tokens": tokens,
+        "numbers": _with_number(scope.every, text), "n_saes": len(scope.every), "read": read,
+        "unread": [row for row in scope.every if not row.current_build], "phrase": is_phrase(text),
+        "on_text": f"/search/text?{urlencode(on_text)}" if scope.reader else "",
+        "found_url": f"/search/found?{urlencode({'q': text, **current})}" if scope.reader else ""}
 
 
 def _with_number(saes: list[Sae], text: str) -> list[Sae]:
@@ -119,8 +153,14 @@ def _with_number(saes: list[Sae], text: str) -> list[Sae]:
     return [row for row in saes if whole_number(text, row.n_latents) is not None]
 
 
-def _search(db: Session, builds: Builds, saes: list[Sae], text: str) -> tuple[list[Result], list[TokenLink]]:
-    """Return the latents of these SAEs that fit the text, best first, and the tokens that contain it."""
+def _search(
+    db: Session, builds: Builds, saes: list[Sae], text: str, active: Mapping[str, Sequence[Hit]],
+    numbers_only: bool = False,
+) -> tuple[list[Result], list[TokenLink]]:
+    """Return the latents of these SAEs that fit the text, best first, and the tokens that contain it.
+
+    With `numbers_only`, the results have no context, rule and name: they take longer than the search.
+    """
     tokens: list[TokenLink] = []
     if not text:
         return [], tokens
@@ -132,8 +172,8 @@ def _search(db: Session, builds: Builds, saes: list[Sae], text: str) -> tuple[li
                 TokenLink(sae, token_label(t), f"/{sae.id}/latents?{urlencode({'token': f'#{t.token}'})}", t.n)
                 for t in build.find_tokens(text, TOKENS_LISTED) if t.n != 0)
 
-    found = search_saes(db, [sae.id for sae in saes], opened(), text, LISTED)
-    return list(_results(db, builds, {sae.id: sae for sae in saes}, found)), tokens
+    found = search_saes(db, [sae.id for sae in saes], opened(), text, LISTED, active)
+    return list(_results(db, builds, {sae.id: sae for sae in saes}, found, numbers_only)), tokens
 
 
 def _open_builds(builds: Builds, saes: list[Sae]) -> Iterator[tuple[Sae, Build]]:
@@ -148,30 +188,39 @@ def _open_builds(builds: Builds, saes: list[Sae]) -> Iterator[tuple[Sae, Build]]
             continue
 
 
-def _results(db: Session, builds: Builds, saes: dict[str, Sae], found: list[FoundLatent]) -> Iterator[Result]:
+def _results(
+    db: Session, builds: Builds, saes: dict[str, Sae], found: list[FoundLatent], numbers_only: bool,
+) -> Iterator[Result]:
     """Yield what the page shows of the latents: the context is on the token on which the latent was found to fire."""
     of_sae: dict[str, list[FoundLatent]] = {}
     for one in found:
         of_sae.setdefault(one.sae, []).append(one)
     written = labels.of_saes(db, {sae_id: [one.latent for one in some] for sae_id, some in of_sae.items()})
-    explained = explanations.explained_saes(db, of_sae)
+    explained = explanations.explained_saes(db, of_sae) if not numbers_only else ()
     shown: dict[tuple[str, int], Result] = {}
     for sae, build in _open_builds(builds, [saes[sae_id] for sae_id in of_sae]):
         found_here = [one.latent for one in of_sae[sae.id]]
         names = explanations.names(db, sae.id, found_here) if sae.id in explained else {}
+        if numbers_only:
+            shown |= {(sae.id, one.latent): Result(
+                sae, one, facts["density"], written.get((sae.id, one.latent)), None, "", None)
+                for one in of_sae[sae.id] if (facts := build.facts(one.latent, "density"))}
+            continue
         for one in of_sae[sae.id]:
             if facts := build.facts(one.latent, "density", "max_act", *RULE_COLUMNS):
-                name = names[one.latent].text if one.latent in names else ""
-                shown[sae.id, one.latent] = _result(build, sae, one, facts, written.get((sae.id, one.latent)), name)
+                shown[sae.id, one.latent] = _result(
+                    build, sae, one, facts, written.get((sae.id, one.latent)), names.get(one.latent))
     for one in found:
         if result := shown.get((one.sae, one.latent)):  # none for a label of a latent that this build does not have
             yield result
 
 
 def _result(
-    build: Build, sae: Sae, one: FoundLatent, facts: dict[str, Any], label: Label | None, name: str,
+    build: Build, sae: Sae, one: FoundLatent, facts: dict[str, Any], label: Label | None, name: Name | None,
 ) -> Result:
     rule = rule_words(rule_of(facts), build.vocabulary)
     context = build.snippets([one.latent], one.token).get(one.latent)
-    return Result(sae, one, facts["density"], label, rule if rule and rule.good else None, name,
+    good = rule if rule and rule.good else None
+    said = name.text if name and not (good and name.kind == "rule") else ""  # a rule is not said twice
+    return Result(sae, one, facts["density"], label, good, said,
                   snippet(context, build.vocabulary, facts["max_act"]))

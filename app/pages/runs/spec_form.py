@@ -25,7 +25,7 @@ GROUPS = {
     "index": ("Index", False),
     "explainer": ("Explainer", True),
     "scores": ("Scores", True),
-    "cost": ("Requests and budget", False),
+    "cost": ("Requests and budget", True),
 }
 _LABELS = {
     "n_latents": "Latents (L)", "k": "Latents per token (k)", "sae": "SAE", "timeout_s": "Timeout",

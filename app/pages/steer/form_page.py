@@ -258,8 +258,8 @@ def _created(request: Request, row: SteerRun, live: LiveRun, form: Form) -> Resp
         response = JSONResponse({"id": row.id, "url": place}, 201, {"Location": place})
     elif is_htmx(request):
         names = {f"{chip.sae}/{chip.number}": chip.name for chip in form.chips if chip.name}
-        response = render(request, "steer/_result.html", headers={"HX-Push-Url": place}, latent_names=names,
-                          **run_context(run_view(row, live)))
+        response = render(request, "steer/_result.html", headers={"HX-Push-Url": place},
+                          **run_context(run_view(row, live), names))
     else:
         response = RedirectResponse(place, 303)
     STEERED.remember(request, response, row.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +40,12 @@ def find(db: Session, runs: SteeringRuns, run_id: str) -> Found:
     return Found(row, live)
 
 
-def run_context(run: RunView) -> dict[str, Any]:
-    """Return what the result's templates need of a run."""
+def run_context(run: RunView, names: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the result's templates need of a run; `names` are those of its latents by `<sae>/<number>`."""
     return {
-        "run": run, "mode_names": MODE_NAMES, "kl_chart": kl_chart(run), "rows": sweep_rows(run) if run.sweep else [],
-        "sweep_charts": sweep_charts(run), "perplexity_times": PERPLEXITY_TIMES, "repetition_more": REPETITION_MORE,
-        "verdict": _verdict(run)}
+        "run": run, "latent_names": names, "mode_names": MODE_NAMES, "kl_chart": kl_chart(run),
+        "rows": sweep_rows(run) if run.sweep else [], "sweep_charts": sweep_charts(run),
+        "perplexity_times": PERPLEXITY_TIMES, "repetition_more": REPETITION_MORE, "verdict": _verdict(run)}
 
 
 def _verdict(run: RunView) -> Verdict | None:
@@ -53,9 +54,9 @@ def _verdict(run: RunView) -> Verdict | None:
     return verdict(run.cells, run.sweep.request.interventions[run.sweep.place].mode)
 
 
-def run_events(run: RunView) -> list[tuple[str, str]]:
+def run_events(run: RunView, names: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return (event, HTML) of every part of the result that changes during a run, always the whole part."""
-    context = run_context(run)
+    context = run_context(run, names)
     if run.sweep:
         parts = [("sweep", render_to_string("steer/_sweep.html", **context))]
     else:

@@ -44,11 +44,19 @@ def get_found(db: SessionDep, runs: SteeringDep, run_id: str) -> Found:
 FoundDep = Annotated[Found, Depends(get_found)]
 
 
-def get_followed(db: SessionDep, runs: SteeringDep, run_id: str) -> Found:
+def get_names(found: FoundDep, sources: SourcesDep) -> dict[str, str]:
+    """Return the names of the run's latents, as `Sources.names` does."""
+    return sources.names((i.sae, i.latent) for i in found.view().request.interventions)
+
+
+NamesDep = Annotated[dict[str, str], Depends(get_names)]
+
+
+def get_followed(db: SessionDep, runs: SteeringDep, run_id: str, names: NamesDep) -> Found:
     """Find the run and give the connection to the database back, which nobody who only waits may hold.
 
-    It is given back in this thread: hundreds that come at once would wait for a thread to do it in, while the threads
-    wait for a connection.
+    The names are found before that.  It is given back in this thread: hundreds that come at once would wait for a
+    thread to do it in, while the threads wait for a connection.
     """
     found = find(db, runs, run_id)
     db.close()
@@ -83,19 +91,20 @@ def show_python(found: FoundDep, sources: SourcesDep, workspace: WorkspaceDep) -
 
 
 @router.get("/steer/{run_id}")
-def show(request: Request, found: FoundDep, sources: SourcesDep, by: QueryNumber | None = None) -> Response:
+def show(
+    request: Request, found: FoundDep, sources: SourcesDep, names: NamesDep, by: QueryNumber | None = None,
+) -> Response:
     """Show the run, and the form filled with its request."""
     run = found.view(by)
-    names = sources.names((i.sae, i.latent) for i in run.request.interventions)
     if is_htmx(request):
-        return render(request, "steer/_result.html", latent_names=names, **run_context(run))
+        return render(request, "steer/_result.html", **run_context(run, names))
     form = form_of(run.request, run.facts)
     if run.sweep:
         form.values["sweep"] = strengths_text(run.sweep.strengths)
         form.values["sweep_of"] = str(run.sweep.place)
     sources.name(form)
     context = form_page(request, form, sources) | {"json_url": f"/steer/{run.id}.json"}
-    return render(request, "steer/page.html", latent_names=names, **context | run_context(run))
+    return render(request, "steer/page.html", **context | run_context(run, names))
 
 
 @router.post("/steer/{run_id}/stop")
@@ -106,7 +115,9 @@ async def stop(request: Request, found: FoundDep, runs: SteeringDep) -> Response
 
 
 @router.get("/steer/{run_id}/events", response_class=EventSourceResponse)
-async def events(found: FollowedDep, by: QueryNumber | None = None) -> AsyncIterator[ServerSentEvent]:
+async def events(
+    found: FollowedDep, names: NamesDep, by: QueryNumber | None = None,
+) -> AsyncIterator[ServerSentEvent]:
     """Stream every part of the result that changes, always the whole part as HTML, and `done` at the end.
 
     Changes during rendering are sent together, so that rendering many long texts again and again takes at most a third
@@ -116,7 +127,7 @@ async def events(found: FollowedDep, by: QueryNumber | None = None) -> AsyncIter
     async for _ in states(found):
         began = time.monotonic()
         run = found.view(by)
-        parts = await run_in_threadpool(run_events, run)
+        parts = await run_in_threadpool(run_events, run, names)
         for name, html in parts:
             if sent.get(name) != html:
                 sent[name] = html

@@ -1,9 +1,10 @@
 """Explanations and scores in the folder that EleutherAI's delphi writes, in both directions.  No torch.
 
-    explanations/<hook>_latent<n>.txt        the explanation, a JSON string
-    scores/<scorer>/<hook>_latent<n>.txt     a list of examples with `activating` and `prediction`
+    explanations/<module>_latent<n>.txt        the explanation, a JSON string
+    scores/<scorer>/<module>_latent<n>.txt     a list of examples with `activating` and `prediction`
 
-Only explanations are written: delphi computes its scores from examples in its own format.
+A folder may have several modules, one for each SAE.  Only explanations are written: delphi computes its scores from
+examples in its own format.
 """
 
 from __future__ import annotations
@@ -21,28 +22,38 @@ from sae.explain import measures
 from sae.explain.records import MAX_TEXT, Explanation, Record, Score, digest
 from sae.formats import untrusted_json
 
-_NAME = re.compile(r"(?:^|.*[_.-])?(?:latent|feature)?_?(\d{1,9})\.(?:txt|json)$")
+_NAME = re.compile(r"(?:(.*?)[_.-])?(?:latent|feature)?_?(\d{1,9})\.(?:txt|json)")
 _SCORERS = {"detection": "detection", "fuzz": "fuzzing", "fuzzing": "fuzzing"}
 METHOD = "delphi"
+_FAILED = "Explanation could not be parsed."  # delphi writes this where it could not read its model's answer
 
 
 def root_of(path: Path) -> Path | None:
     """Return the folder with the explanations, or None if `path` has none."""
     for folder in (path / "explanations", path):
-        if folder.is_dir() and any(_latent(file) is not None for file in folder.glob("*.txt")):
+        if folder.is_dir() and any(_parts(file) is not None for file in folder.glob("*.txt")):
             return folder
     return None
 
 
-def read(path: Path) -> Iterator[Record]:
-    """Yield explanations, each after its scores.  Raises UserError (field `source`) for damaged files."""
+def read(path: Path, source: str = "") -> Iterator[Record]:
+    """Yield the explanations of one module, each after its scores.
+
+    Raises UserError (field `source`) if files are damaged, or if there are several modules and `source` names none.
+    """
     folder = root_of(path)
     if folder is None:
         raise UserError(f"source: {path} has no explanations of delphi, such as layers.5_latent12.txt", "source")
-    for file in sorted(folder.glob("*.txt")):
-        latent = _latent(file)
+    found = {file: parts for file in sorted(folder.glob("*.txt")) if (parts := _parts(file)) is not None}
+    modules = sorted({module for module, _ in found.values()})
+    if len(modules) > 1 and not source:
+        raise UserError(f"source: the folder has several modules ({', '.join(modules[:9])}); name one of them",
+                        "source")
+    for file, (module, latent) in found.items():
+        if source and module != source:
+            continue
         text = _json(file)
-        if latent is None or not isinstance(text, str) or not text.strip():
+        if not isinstance(text, str) or not text.strip() or text == _FAILED:
             continue
         one = Explanation(latent, " ".join(text[:MAX_TEXT].split()), "model", method=METHOD,
                           created=file.stat().st_mtime, id=digest(METHOD, latent, text))
@@ -53,9 +64,10 @@ def read(path: Path) -> Iterator[Record]:
         yield one
 
 
-def _latent(file: Path) -> int | None:
+def _parts(file: Path) -> tuple[str, int] | None:
+    """Return the module and the latent in a file's name, or None if it has none."""
     match = _NAME.fullmatch(file.name)
-    return int(match[1]) if match and not file.is_symlink() else None
+    return (match[1] or "", int(match[2])) if match and not file.is_symlink() else None
 
 
 def _json(file: Path) -> Any:
@@ -81,8 +93,11 @@ def _score(latent: int, scorer: str, explanation: str, rows: Any) -> Iterator[Sc
                 measures.f1(truth, predicted), METHOD, details={"unparsable": sum(a is None for a in answers)})
 
 
-def files(records: Iterable[Record], hook: str) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and content of each file: the explanation of each latent that comes last."""
+def files(records: Iterable[Record], module: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and content of each file: the explanation of each latent that comes last.
+
+    delphi finds the files if `module` is the name by which it hooks the SAE's module, such as layers.5.
+    """
     latest = {record.latent: record for record in records if isinstance(record, Explanation)}
     for latent, one in sorted(latest.items()):
-        yield f"explanations/{hook}_latent{latent}.txt", json.dumps(one.text, ensure_ascii=False).encode()
+        yield f"explanations/{module}_latent{latent}.txt", json.dumps(one.text, ensure_ascii=False).encode()

@@ -50,7 +50,7 @@ def _open(path: Path, source: str) -> Iterable[Record]:
     if neuronpedia.files_in(path):
         return neuronpedia.read(path, source)
     if path.is_dir() and delphi.root_of(path) is not None:
-        return delphi.read(path)
+        return delphi.read(path, source)
     raise UserError(f"source: {path.name} is no file of explanations; these are read: {'; '.join(FORMATS.values())}",
                     "source")
 
@@ -78,28 +78,31 @@ def _content(one: Explanation) -> tuple[int, str, str, str, str]:
     return one.latent, one.text, one.kind, one.method, one.model
 
 
-def write(form: str, records: Sequence[Record], target: Path, sae_id: str, source: str, hook: str) -> None:
-    """Write records to `target`: a folder for delphi, otherwise a file.  Raises UserError (field `format` or `out`)."""
+def write(form: str, records: Sequence[Record], target: Path, sae_id: str, source: str, module: str) -> None:
+    """Write records to `target`: a folder for delphi, otherwise a file.
+
+    `module` names the SAE's place in the files of delphi.  Raises UserError (field `format` or `out`).
+    """
     if form not in FORMATS:
         raise UserError(f"format: {form!r} is not one of {', '.join(FORMATS)}", "format")
     if target.exists():
         raise UserError(f"out: {target} exists already", "out")
     with atomic_write(target) as temporary:
         if form == "delphi":
-            for name, content in delphi.files(records, hook):
+            for name, content in delphi.files(records, module):
                 (temporary / name).parent.mkdir(parents=True, exist_ok=True)
                 (temporary / name).write_bytes(content)
             temporary.mkdir(exist_ok=True)
         else:
             with open(temporary, "wb") as file:
-                for content in _content_of(form, records, sae_id, source, hook):
+                for content in _content_of(form, records, sae_id, source):
                     file.write(content)
 
 
-def _content_of(form: str, records: Sequence[Record], sae_id: str, source: str, hook: str) -> Iterator[bytes]:
+def _content_of(form: str, records: Sequence[Record], sae_id: str, source: str) -> Iterator[bytes]:
     if form == "neuronpedia":
         yield from neuronpedia.lines(records, sae_id.partition("/")[0], source)
     elif form == "saebench":
-        yield saebench.as_bytes(records, sae_id, hook)
+        yield saebench.as_bytes(records, sae_id)
     else:
         yield from (json.dumps(to_json(record), ensure_ascii=False).encode() + b"\n" for record in records)

@@ -1,7 +1,8 @@
 """Explanations in the JSONL of Neuronpedia's public dumps, in both directions.  No torch.
 
 A line has modelId, layer (the source, such as "6-res-jb"), index, description, authorId, typeName,
-explanationModelName, notes and createdAt.  Type and model are kept.
+explanationModelName, notes and createdAt.  Type and model are kept.  Lines that are written have an author always, as
+Neuronpedia's table needs one, and the source a second time as `source`, which Neuronpedia's Python client reads.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sae.errors import UserError
 from sae.explain.explainers import RULE_METHOD
 from sae.explain.records import MAX_TEXT, Explanation, Record, Score, digest
 from sae.formats import untrusted_json
+from sae.formats.foreign_names import CREATOR
 
 
 def files_in(path: Path) -> list[Path]:
@@ -49,11 +51,12 @@ def read(path: Path, source: str = "", check: Callable[[int], None] = lambda n: 
 
 def _records(row: Mapping[str, Any], latent: int) -> Iterator[Record]:
     text = " ".join(untrusted_json.text(row.get("description"), MAX_TEXT).split())
-    method, model = (untrusted_json.text(row.get(name), 100) for name in ("typeName", "explanationModelName"))
+    author, method, model = (untrusted_json.text(row.get(name), 100)
+                             for name in ("authorId", "typeName", "explanationModelName"))
     kind = "rule" if method == RULE_METHOD else "model" if method or model else "person"
     number = untrusted_json.text(row.get("id"), 100)
     one = Explanation(
-        latent, text, kind, untrusted_json.text(row.get("authorId"), 100), method, model,
+        latent, text, kind, "" if author == CREATOR else author, method, model,
         created=_moment(row.get("createdAt")), id=digest("neuronpedia", number or text, latent, method, model))
     for score in row.get("scores") or ():
         if isinstance(score, Mapping) and (value := untrusted_json.number(score.get("value"))) is not None:
@@ -82,7 +85,8 @@ def lines(records: Iterable[Record], model: str, source: str) -> Iterator[bytes]
         notes = ", ".join(f"{score.scorer} {score.value:.3f}" for score in scores.get(one.id, []))
         yield json.dumps({
             "id": one.id, "modelId": model, "layer": source, "index": str(one.latent), "description": one.text,
-            "authorId": one.author or None, "triggeredById": None, "typeName": one.method or None,
+            "authorId": one.author or CREATOR, "triggeredById": None, "typeName": one.method or None,
             "explanationModelName": one.model or None, "notes": notes or None,
             "createdAt": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(one.created)), "embedding": None,
+            "source": source,
         }, ensure_ascii=False).encode() + b"\n"

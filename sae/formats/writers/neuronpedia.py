@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sae.errors import UserError
+from sae.formats.foreign_names import CREATOR
 from sae.formats.histogram_bins import nine
 from sae.formats.writers.archive import Member, gzipped
 from sae.formats.writers.dashboard_rows import Exporter
@@ -24,7 +25,6 @@ from sae.formats.writers.saelens import saelens_config
 from sae.store.records import Context, Latent, TokenFirings
 
 BATCH = 1024
-CREATOR = "saescope"
 # Numbers of a latent that only the extra key `saescope` holds.
 SCALARS = ("n_tokens", "n_contexts", "density", "mean_act", "std_act", "mean_position", "logit_std", "logit_skew",
            "logit_kurtosis", "encoder_norm", "encoder_decoder_cos", "mean_l0")
@@ -122,7 +122,8 @@ def activation_rows(exporter: Exporter, contexts: Sequence[Context]) -> Iterator
         top = max(range(len(values)), key=values.__getitem__)
         yield {
             "id": f"{exporter.build.id}-{c.latent}-{c.band}-{c.rank}", "modelId": model, "layer": source,
-            "index": str(c.latent), "creatorId": CREATOR, "createdAt": created, "tokens": exporter.texts(c.tokens),
+            "source": source, "index": str(c.latent), "creatorId": CREATOR, "createdAt": created,
+            "tokens": exporter.texts(c.tokens),
             "dataIndex": str(c.ctx), "values": values, "maxValue": values[top], "maxValueTokenIndex": top,
             "minValue": min(values), "dataSource": str(exporter.meta.get("text") or ""), "dfaValues": [],
             "dfaTargetIndex": None, "dfaMaxValue": None, "lossValues": [], "logitContributions": None,
@@ -135,8 +136,9 @@ def activation_rows(exporter: Exporter, contexts: Sequence[Context]) -> Iterator
 def _explanation(model: str, source: str, latent: int, number: int, one: Explanation) -> dict[str, Any]:
     return {
         "id": f"{model}-{source}-{latent}" + (f"-{number}" if number else ""), "modelId": model, "layer": source,
-        "index": str(latent), "description": one.text, "authorId": one.author or None,
-        "typeName": one.type_name or None, "explanationModelName": one.model or None, "embedding": None}
+        "index": str(latent), "description": one.text, "authorId": one.author or CREATOR,
+        "typeName": one.type_name or None, "explanationModelName": one.model or None, "embedding": None,
+        "source": source}
 
 
 def _heads(exporter: Exporter, model: str, source: str) -> dict[str, dict[str, Any]]:

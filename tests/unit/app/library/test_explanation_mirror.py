@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, event, select
 
 from app.db.engine import SessionFactory
 from app.db.tables import ExplanationScore, LatentExplanation
@@ -103,3 +104,26 @@ def test_a_choice_outlives_a_second_reading(folder: Path, workspace: Workspace, 
         mirror(db, workspace, SAE)
         [row] = db.scalars(select(LatentExplanation))
         assert row.chosen
+
+
+def test_many_records_take_a_few_statements(
+    folder: Path, workspace: Workspace, catalog: Catalog, sessions: SessionFactory, engine: Engine,
+) -> None:
+    """New ones and ones that are known already are stored together, and a choice stays."""
+    made_now = [made(f"text {i}", i) for i in range(300)]
+    results.append(folder, made_now)
+    catalog.sync()
+    with sessions() as db:
+        assert explanations.choose(db, SAE, 7, made_now[7].id)
+        db.commit()
+    again = [replace(one, text=f"{one.text} again") for one in made_now]
+    results.append(folder, [*again, *(made(f"more {i}", i) for i in range(700))])
+    statements: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    with sessions() as db:
+        mirror(db, workspace, SAE)
+        rows = list(db.scalars(select(LatentExplanation)))
+    assert len(statements) < 10
+    assert len(rows) == 1000
+    assert sum(row.text.endswith(" again") for row in rows) == 300
+    assert [row.id for row in rows if row.chosen] == [made_now[7].id]

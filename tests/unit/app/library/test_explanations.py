@@ -120,9 +120,9 @@ def test_the_quality_by_kind_and_the_search(folder: Path, catalog: Catalog, sess
     catalog.sync()
     with sessions() as db:
         assert explanations.qualities(db, SAE) == {3: {"rule": 0.4, "model": 0.8}, 7: {"model": -1.0}}
-        assert [row.text for row in explanations.search(db, [SAE], "RAISE_")] == ["100% raise_"]
-        assert [row.text for row in explanations.search(db, [SAE], "0%")] == ["100% raise_"]
-        assert explanations.search(db, [SAE], "e%s") == []
+        for text, found in (("RAISE_", ["100% raise_"]), ("0%", ["100% raise_"]), ("raise_ 100%", ["100% raise_"]),
+                            ("e%s", [])):
+            assert [one.text for one in explanations.search(db, [SAE], text)[SAE]] == found
         assert [score.scorer for score in explanations.of_latent(db, SAE, 7)[1]] == ["intruder"]
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from sae.explain.evidence import evidence_of, rule_in, rule_text
-from sae.explain.excerpts import in_scoring_half
+from dataclasses import replace
+
+import pytest
+
+from sae.explain.evidence import evidence_of, rule_text
+from sae.explain.excerpts import document_of, in_scoring_half
 from sae.store.build import Build
 from sae.store.records import Context, Rule
-
-
-def context(tokens: list[int], acts: list[float], start: int) -> Context:
-    return Context(0, 0, 0, max(acts), 0, "a", 0, start, 0, tokens, acts, 0)
 
 
 def test_the_evidence_counts_tokens_of_its_own_half(build: Build) -> None:
@@ -32,19 +32,18 @@ def test_a_rule_in_words(build: Build) -> None:
     assert rule_text(None, build.vocabulary) is None
 
 
-def test_a_rule_is_cut_to_what_some_contexts_show() -> None:
-    """The contexts overlap at places 1 and 2, which count once."""
-    first = context(tokens=[5, 6, 7], acts=[1.0, 0.0, 2.0], start=0)
-    second = context(tokens=[6, 7, 5, 9], acts=[0.0, 2.0, 0.0, 1.0], start=1)
-    found = rule_in([first, second], Rule("token", [5, 7, 8], None, 0.9, 0.9, 0.9))
+def test_nothing_of_the_scoring_half_is_in_the_evidence(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other scoring contexts and another rule of the index leave the evidence as it is."""
+    found = build.latent(0)
     assert found is not None
-    assert found.tokens == [5, 7], "8 does not occur"
-    assert (found.precision, found.recall) == (2 / 3, 2 / 3)
-    after = rule_in([first, second], Rule("previous", [6, 5], None, 0.9, 0.9, 0.9))
-    assert after is not None
-    assert after.tokens == [6, 5]
-    assert (after.precision, after.recall) == (2 / 3, 2 / 3), "place 1 follows a 5 and does not fire"
-    assert rule_in([first], Rule("next", [9], None, 1, 1, 1)) is None
-    assert rule_in([first], None) is None
-    number = Rule("class", [], "number", 0.8, 0.7, 0.75)
-    assert rule_in([first], number) == number
+    before = evidence_of(build, found)
+    assert before.rule is not None
+
+    def contexts(latent: int) -> list[Context]:
+        return [replace(c, tokens=[9] * len(c.tokens)) if in_scoring_half(document_of(c)) else c
+                for c in whole(latent)]
+
+    whole = build.contexts
+    monkeypatch.setattr(build, "contexts", contexts)
+    assert contexts(0) != whole(0)
+    assert evidence_of(build, replace(found, rule=Rule("class", [], "number", 0.9, 0.9, 0.9))) == before

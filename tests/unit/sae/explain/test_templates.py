@@ -55,3 +55,17 @@ def test_a_prompt_that_cannot_be_used_is_refused(tmp_path: Path, text: str, said
 
 def test_a_line_break_does_not_begin_another_text() -> None:
     assert numbered(["a\n2. b", "c"]) == "1. a↵2. b\n2. c"
+
+
+def test_the_folder_of_the_environment_counts_where_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("own", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "explain.txt").write_text(f"version: {name}\n[user]\nLook: {{{{top}}}}\n")
+    monkeypatch.setenv("SAESCOPE_LLM_PROMPTS", str(tmp_path / "own"))
+    assert load_templates()["explain"].version.startswith("own+")
+    assert load_templates(str(tmp_path / "other"))["explain"].version.startswith("other+")
+    monkeypatch.setenv("SAESCOPE_LLM_PROMPTS", str(tmp_path / "none"))
+    with pytest.raises(UserError, match="is not a folder"):
+        load_templates()

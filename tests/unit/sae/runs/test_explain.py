@@ -323,3 +323,13 @@ def test_the_command_explains_twenty_latents_by_a_local_model_without_a_network(
     for score in scores:  # its answer to the question of the scorer cannot be read, which counts as wrong
         assert score.details["unparsable"] == score.n
         assert score.value == 0.0
+
+
+def test_latents_without_enough_texts_are_explained_and_counted_as_unscored(
+    indexed: Workspace, server: ChatServer, monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+) -> None:
+    monkeypatch.setattr("sae.explain.judging.MIN_POSITIVES", 999)
+    folder = by_endpoint(indexed, server, scorers="detection", verify=False)
+    assert execute(folder, indexed) == EXIT_OK
+    done = result(folder)
+    assert done["explained"] == done["unscored"] > 0

@@ -180,9 +180,9 @@ def test_facets_say_what_the_list_would_have(build: Build) -> None:
     base = Filters(frozenset({ALIVE}))
     facets = build.facets(base)
     for flag, n in facets["flag"].items():
-        assert build.latents(filters=Filters(base.flags | {flag})).total == n
+        assert len(build.latents(filters=Filters(base.flags | {flag}), limit=200).rows) == n
     for decade, n in facets["density"].items():
-        assert build.latents(filters=Filters(base.flags, decade)).total == n
+        assert len(build.latents(filters=Filters(base.flags, decade), limit=200).rows) == n
     assert sum(facets["density"].values()) == facets["flag"][ALIVE] == build.counts()[ALIVE]
 
 

@@ -94,7 +94,8 @@ def test_a_list_is_sorted_and_cut_as_by_hand(
     found = by_hand(sort, filters, token)
     sign = -1 if descending else 1
     expected = sorted(found, key=lambda i: (found[i] is None, sign * (found[i] or 0.0), i))
-    query = build_query(sort, descending, filters, token)
+    raised = range(len(ROWS)), [float(number % 3) for number in range(len(ROWS))]
+    query = build_query(sort, descending, filters, token, raised)
     listed = con.execute(f"SELECT l.latent, {query.key} FROM {query.source}{query.where}{query.order()}",
                          query.parameters).fetchall()
     assert [latent for latent, _ in listed] == expected

@@ -6,6 +6,7 @@ import html
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -69,6 +70,22 @@ def test_without_javascript_the_page_comes_when_it_is_complete(
     answer = admin.post(HERE)
     assert (answer.status_code, answer.headers["location"]) == (303, f"/{BATCH}/3#explanations")
     assert "the &lt;b&gt;word&lt;/b&gt; cat" in admin.get(f"/{BATCH}/3").text
+
+
+def test_the_administrators_prompts_are_used(
+    browsable: TestClient, admin: TestClient, endpoint: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "explain.txt").write_text("version: ours\n[user]\nLook here: {{top}}\n")
+    monkeypatch.setenv("SAESCOPE_LLM_PROMPTS", str(tmp_path))
+    assert admin.post(HERE).status_code == 303
+    assert endpoint.served[0].messages[0]["content"].startswith("Look here: ")
+    [one] = admin.get(f"/{BATCH}/3.json").json()["explanations"]
+    assert one["prompt_version"].startswith("ours+")
+    (tmp_path / "explain.txt").write_text("no version")
+    refused = admin.post(HERE)
+    assert refused.status_code == 422
+    assert "does not begin with a line" in refused.text
+    assert len(endpoint.served) == 1
 
 
 @pytest.mark.parametrize(("fault", "said"), [("garbage", "cannot be read"), ("401", "refuses the key")])

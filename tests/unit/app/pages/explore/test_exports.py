@@ -126,6 +126,25 @@ def test_labels_are_explanations(browser: TestClient, admin: TestClient) -> None
     assert any("/explanations/" in name for name in archive.namelist())
 
 
+@pytest.mark.heavy
+@pytest.mark.filterwarnings("ignore")
+def test_neuronpedias_classes_read_a_latent(browser: TestClient, admin: TestClient) -> None:
+    """The classes are of the package `neuronpedia`, which is no dependency of ours.
+
+    They refuse the share of −1 that Neuronpedia's own top activations have, so the contexts of the bands are read.
+    """
+    theirs = pytest.importorskip("neuronpedia")
+    admin.post(f"/{SAE}/8/label", data={"text": "a comma"}, headers={"Sec-Fetch-Site": "same-origin"})
+    row = browser.get(f"/api/feature/{SAE}/8").json()
+    [one] = [theirs.np_explanation.Explanation.from_np_db_json(found) for found in row["explanations"]]
+    assert (one.text, one.source, one.index) == ("a comma", "2-res-batchtopk-4k", 8)
+    bands = [found for found in row["activations"] if found["binContains"] >= 0]
+    read = [theirs.np_activation.Activation.from_np_db_json(found) for found in bands]
+    assert [(a.tokens, a.values, a.quantileMax) for a in read] == [
+        (a["tokens"], a["values"], a["binMax"]) for a in bands]
+    assert read
+
+
 def test_a_decoder_vector(browser: TestClient) -> None:
     answer = browser.get(f"/{SAE}/9.npy")
     np.testing.assert_array_equal(np.load(io.BytesIO(answer.content)), W_DEC[9])

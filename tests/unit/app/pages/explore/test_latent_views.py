@@ -52,16 +52,15 @@ def test_bands_come_strongest_first_and_say_their_interval(build: Build) -> None
     assert latent_views.bands(build, replace(one, latent=7), "short") == [], "it never fired"
 
 
-def test_rows_of_the_table_have_context_label_and_logits(build: Build) -> None:
+def test_rows_of_a_short_list_have_context_label_and_logits(build: Build) -> None:
     (row,) = build.some([2])
     (shown,) = latent_views.table_rows(build, [row], {2: Label(text="said")})
     assert shown.snippet is not None
     assert shown.label is not None
-    assert (shown.label.text, len(shown.top_logits), shown.rule, shown.elsewhere) == ("said", 3, None, False)
+    assert (shown.label.text, len(shown.top_logits), shown.rule) == ("said", 3, None)
     good, weak = (Rule("token", [5], None, f1, f1, f1) for f1 in (0.6, 0.4))
     assert [one.rule is not None for one in latent_views.table_rows(
         build, [replace(row, rule=good), replace(row, rule=weak)], {})] == [True, False]
-    assert latent_views.table_rows(build, [row], {}, token=10**6)[0].elsewhere, "no context has this token"
 
 
 def test_activations_are_drawn_between_the_filled_bins() -> None:

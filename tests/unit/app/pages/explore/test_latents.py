@@ -82,10 +82,12 @@ def test_a_starred_latent_keeps_label_and_rule(
     browsable: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from app.render.latent_words import RuleWords
+    from sae.store.recent import Recent
     from sae.store.records import Rule
 
     rule = RuleWords("fires on", ["self"], Rule("token", [1], None, 0.9, 0.9, 0.9))
-    monkeypatch.setattr("app.pages.explore.latent_views.rule_words", lambda rule_, info: rule)
+    monkeypatch.setattr("app.pages.explore.latent_rows.rule_words", lambda rule_, info: rule)
+    monkeypatch.setattr("app.pages.explore.latent_rows._remembered", lambda _: Recent(9))  # forgets what it had
     with browsable.app.state.sessions() as db:  # type: ignore[attr-defined]
         labels.save(db, BATCH, 4, "ada", text="the receiver")
     for latent in (3, 4):

@@ -54,11 +54,11 @@ def test_a_run_that_no_database_has_is_not_found(sessions: SessionFactory) -> No
 
 def test_events_are_the_columns_and_the_readout_at_the_end() -> None:
     texts = {"baseline": text("a"), "steered": text("b", kl=[0.5])}
-    assert [name for name, _ in run_events(run_view(row(request(), result(texts)), None))] == [
+    assert [name for name, _ in run_events(run_view(row(request(), result(texts)), None), {})] == [
         "baseline", "steered", "readout", "status"]
     live = LiveRun("steer-1")
     live.take(Started(prompt=PROMPT))
-    going = run_events(run_view(row(request(), None), live))
+    going = run_events(run_view(row(request(), None), live), {})
     assert [name for name, _ in going] == ["baseline", "steered", "status"]
     assert "writing" in going[-1][1]
 
@@ -67,9 +67,9 @@ def test_events_of_a_sweep_are_its_grid() -> None:
     asked = request()
     sweep = SweepRequest(request=asked, strengths=(1.0,))
     stored = row(asked, result({}, [cell(None), cell(1.0, concept=0.5)]), sweep)
-    context = run_context(run_view(stored, None))
+    context = run_context(run_view(stored, None), {})
     assert context["verdict"].usable == [(1.0, 1.0)]
     assert len(context["rows"]) == 2
     assert context["kl_chart"] is None
-    assert [name for name, _ in run_events(run_view(stored, None))] == ["sweep", "status"]
-    assert run_context(run_view(row(asked, None, sweep, state="failed"), None))["verdict"] is None
+    assert [name for name, _ in run_events(run_view(stored, None), {})] == ["sweep", "status"]
+    assert run_context(run_view(row(asked, None, sweep, state="failed"), None), {})["verdict"] is None

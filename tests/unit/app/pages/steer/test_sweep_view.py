@@ -8,6 +8,7 @@ from html import unescape
 import pytest
 from fastapi.testclient import TestClient
 
+from app.pages.steer.lookup import Sources
 from app.pages.steer.run_view import RunView, run_view
 from app.pages.steer.sweep_view import sweep_charts, sweep_rows
 from app.worker.protocol import Cell, Progress, Started
@@ -47,6 +48,17 @@ def test_a_clamp_and_a_factor_are_swept_in_their_own_units(browser: TestClient) 
         assert unit in words_of(browser.get(place).text)
         page = browser.get(place).text
         assert page.count("<details class=\"sweep-row") == 4
+
+
+def test_the_heading_has_the_latents_name_also_while_it_is_written(
+    browser: TestClient, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Sources, "names", lambda self, latents: {f"{s}/{n}": "the <keyword> raise" for s, n in latents})
+    place = made(browser, "/steer/sweep", sweep="0 1")
+    finished(browser, place)
+    heading = re.compile(r"<h2>Add <a [^>]*>\d+</a> “the &lt;keyword&gt; raise” at 2 strengths</h2>")
+    assert heading.search(browser.get(place).text)
+    assert heading.search(dict(events_of(browser, place))["sweep"])
 
 
 # ---- without a page

@@ -31,3 +31,16 @@ def test_delphis_folder_with_scores(tmp_path: Path) -> None:
     (tmp_path / "explanations" / name).write_text("{")
     with pytest.raises(UserError, match="not JSON"):
         formats.read(tmp_path, 20)
+
+
+def test_one_module_of_several_is_read(tmp_path: Path) -> None:
+    (tmp_path / "explanations").mkdir()
+    for name, text in {"layers.5_latent12": "cats", "layers.6.mlp_latent12": "dogs", "layers.5_latent3":
+                       "Explanation could not be parsed."}.items():
+        (tmp_path / "explanations" / f"{name}.txt").write_text(json.dumps(text))
+    with pytest.raises(UserError, match=r"several modules \(layers.5, layers.6.mlp\); name one of them"):
+        formats.read(tmp_path, 20)
+    records = formats.read(tmp_path, 20, "layers.5")
+    assert [(one.latent, one.text) for one in records if isinstance(one, Explanation)] == [(12, "cats")]
+    with pytest.raises(UserError, match="no explanations"):
+        formats.read(tmp_path, 20, "layers.7")

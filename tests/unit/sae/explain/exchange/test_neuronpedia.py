@@ -48,8 +48,10 @@ def test_a_file_of_several_sources_needs_a_choice(tmp_path: Path) -> None:
 def test_a_line_for_neuronpedia_has_the_documented_keys(tmp_path: Path) -> None:
     formats.write("neuronpedia", ALL, tmp_path / "e.jsonl", SAE, "2-res", "h")
     rows = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
-    assert [set(row) for row in rows] == [set(dump_row("1"))] * 3
+    assert [set(row) for row in rows] == [{*dump_row("1"), "source"}] * 3, "the importer takes its columns from line 1"
     assert rows[1] | {"id": "", "embedding": None} == {
         "id": "", "modelId": "demo", "layer": "2-res", "index": "5", "description": MODEL.text, "authorId": "ada",
         "triggeredById": None, "typeName": "np_max-act-logits", "explanationModelName": "gpt-4.1-nano",
-        "notes": "detection 0.900", "createdAt": "2023-11-14T22:13:20.000Z", "embedding": None}
+        "notes": "detection 0.900", "createdAt": "2023-11-14T22:13:20.000Z", "embedding": None,
+        "source": "2-res"}
+    assert rows[0]["authorId"] == "saescope", "the table of authors has no null"

@@ -54,7 +54,7 @@ def test_latents_are_in_batches_and_only_labelled_ones_are_explained(files: dict
         f"{root}/{kind}/batch-{n}.jsonl.gz" for kind, numbers in kinds.items() for n in numbers)])
     assert [row["index"] for row in files[f"{root}/features/batch-1.jsonl.gz"]] == ["5", "6", "7", "8", "9"]
     assert [(row["index"], row["description"], row["authorId"]) for row in lines(files, "explanations")] == [
-        ("4", "a dot", "ada"), ("11", "no author", None)]
+        ("4", "a dot", "ada"), ("11", "no author", "saescope")]
 
 
 def test_every_line_of_a_kind_has_the_same_keys(files: dict[str, list[dict[str, Any]]]) -> None:

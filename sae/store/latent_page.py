@@ -1,0 +1,41 @@
+"""One page of the latent table: the query of its rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sae.store.latent_query import Filters, Page, Query, decode_cursor, encode_cursor, sort_value
+from sae.store.records import FLAGS, latent_row_of
+
+if TYPE_CHECKING:
+    from sae.store.build import Build
+
+_COLUMNS = (
+    "l.latent, l.n_tokens, l.density, l.max_act, l.mean_act, l.logit_kurtosis, l.logit_skew, l.mean_l0,"
+    f" {', '.join(f'l.{flag}' for flag in FLAGS)}, l.logit_pos, l.skew_act, l.max_phi,"
+    " l.neighbour_cos[1] AS nearest_cos, l.mean_position, l.rule_kind,"
+    " l.rule_tokens, l.rule_class, l.rule_precision, l.rule_recall, l.rule_f1")
+
+
+def read_page(
+    build: Build, query: Query, filters: Filters, token: int | None, cursor: str | None, limit: int,
+) -> Page:
+    """Return `limit` rows of a list after a cursor.
+
+    Raises UserError (field `cursor`) for a cursor that cannot be used.
+    """
+    if cursor:
+        clause, values = query.beyond(*decode_cursor(cursor))
+        query.clauses.append(clause)
+        query.parameters.extend(values)
+    extra = ", t.n AS token_n, t.max_act AS token_max, t.lift AS token_lift" if token is not None else ""
+    extra += ", g.value AS logit" if filters.logit is not None else ""
+    rows = build._rows(
+        f"SELECT {_COLUMNS}, {query.key} AS sort_key{extra}"
+        f" FROM {query.source}{query.where}{query.order()} LIMIT {limit + 1}", query.parameters)
+    more = len(rows) > limit
+    rows = rows[:limit]
+    after = encode_cursor(rows[-1]["sort_key"], rows[-1]["latent"]) if more else None
+    for row in rows:
+        row["sort_value"] = sort_value(row["sort_key"])
+    return Page([latent_row_of(row) for row in rows], after, build.counted(filters, token)[0])
