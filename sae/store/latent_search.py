@@ -16,7 +16,7 @@ import numpy as np
 from sae.store.build import Build
 from sae.store.firings import firings_on
 from sae.store.raised_logits import raised_logits
-from sae.store.records import CLASSES, RULE_COLUMNS, Rule, rule_of
+from sae.store.records import CLASSES, Rule
 from sae.store.whole_columns import StrongestOfKeys, arrays, by_number
 
 LIMIT = 40  # latents for each kind of question
@@ -102,7 +102,8 @@ def with_rule(build: Build, tokens: Iterable[int], classes: Iterable[str], min_f
     found += [rules.by_class.of(_CLASS_NUMBERS[name]) for name in classes if name in _CLASS_NUMBERS]
     f1 = {int(latent): float(value) for latents, values in found for latent, value in zip(latents, values, strict=True)}
     best = nsmallest(LIMIT, f1, key=lambda latent: (-f1[latent], latent))
-    return [(latent, rule) for latent in best if (rule := rule_of(build.facts(latent, *RULE_COLUMNS))) is not None]
+    known = dict(rules_of(build, min_f1, best))
+    return [(latent, known[latent]) for latent in best if latent in known]
 
 
 def rules_of(build: Build, min_f1: float, latents: Collection[int] | None = None) -> list[tuple[int, Rule]]:
