@@ -3,6 +3,7 @@
 #   make run      install what is needed, start the program
 #   make test     the whole test suite
 #   make test-heavy  the slowest tests
+#   make test-ray    the test of a Ray cluster of two nodes on this machine, with the extra `ray`
 #   make lint     style, types and import rules
 #   make bench    every benchmark
 #   make install  only install
@@ -35,7 +36,7 @@ HOW = uv, and the build "$(TORCH)" of torch$(if $(filter cpu,$(TORCH)), (no NVID
 endif
 MANIFESTS := pyproject.toml constraints.txt
 
-.PHONY: install run test test-heavy lint bench clean
+.PHONY: install run test test-heavy test-ray lint bench clean
 
 install: $(VENV)/.installed
 
@@ -47,6 +48,10 @@ test: $(VENV)/.installed-test
 
 test-heavy: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto -m heavy
+
+test-ray: $(VENV)/.installed-ray
+	SAESCOPE_TEST_RAY=$(CURDIR)/$(BIN)/ray $(BIN)/python -m pytest -n 0 \
+	  tests/unit/app/jobs/launchers/test_ray_cluster.py -k "lost_node and sqlite"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -75,6 +80,10 @@ $(VENV)/.installed: $(MANIFESTS) | $(VENV)/.made
 
 $(VENV)/.installed-test: $(MANIFESTS) | $(VENV)/.installed
 	$(INSTALL) -e '.[test]'
+	@touch $@
+
+$(VENV)/.installed-ray: $(MANIFESTS) | $(VENV)/.installed-test
+	$(INSTALL) -e '.[test,ray]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(MANIFESTS) | $(VENV)/.installed

@@ -46,11 +46,13 @@ def serve(
     from app.jobs.lock import WorkspaceLock
     from app.settings import Settings
     from app.web import logs
+    from app.web.connections import allow_many_files
     from app.web.gc_tuning import rare_collections
 
     given = {"host": host, "port": port, "home": home, "demo": demo}
     settings = Settings.load(**{name: value for name, value in given.items() if value is not None})
     logs.configure(settings.log)
+    allow_many_files()
     read_only = False
     try:
         open_workspace(settings.home)
@@ -89,8 +91,11 @@ def server_config(program: FastAPI, settings: Settings) -> uvicorn.Config:
     """Return uvicorn's configuration.  Forwarded headers count only if they come from a trusted proxy."""
     import uvicorn
 
+    from app.web.connections import MOST, ImpatientProtocol
+
     return uvicorn.Config(
         program, log_config=None, access_log=False, timeout_graceful_shutdown=_SECONDS_TO_CLOSE, server_header=False,
+        http=ImpatientProtocol, limit_concurrency=MOST,
         proxy_headers=bool(settings.proxies), forwarded_allow_ips=settings.proxies)
 
 

@@ -78,6 +78,7 @@ from app.servers.relay import Relay
 from app.settings import Settings
 from app.web import errors
 from app.web.compression import COMPRESS
+from app.web.event_streams import BoundedStreams
 from app.web.logs import RequestIds
 from app.web.metrics import CountRequests
 from app.worker.cached_requests import CachedRequests
@@ -170,6 +171,7 @@ def _middleware(settings: Settings, limits: dict[str, TokenBuckets]) -> list[Mid
         Middleware(RequestIds, lines=settings.log == "json"),
         Middleware(CountRequests),
         Middleware(KnownHosts, hosts=settings.hosts),
+        Middleware(BoundedStreams),
         Middleware(HeadAsGet),
         Middleware(FormerNames),
         Middleware(DispatchToPageWorkers, routes=routes, reads=reads),
@@ -199,7 +201,8 @@ def _open(
     if not state.read_only:
         upgrade(state.engine)
         presence = _join_servers(app, settings, stack, supervises=supervise and settings.supervisor)
-        Uploads(settings.home, settings.max_upload_bytes).sweep(everything_unfinished=presence is None)
+        if presence is None:  # otherwise other servers may be in the middle of one
+            Uploads(settings.home, settings.max_upload_bytes).sweep_unfinished()
         state.catalog.sync()
     worker = WorkerClient(settings)
     stack.callback(worker.close)

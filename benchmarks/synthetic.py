@@ -41,8 +41,11 @@ TOKENS = 1_000_000
 _STEP = 8192  # latents written at once
 
 
-def make(root: Path, n_latents: int, contexts: int = 40, window: int = 128) -> Path:
-    """Make the build if it does not exist and return its path."""
+def make(root: Path, n_latents: int, contexts: int = 40, window: int = 128, every: int = 1) -> Path:
+    """Make the build if it does not exist and return its path.
+
+    One latent in `every` has lists and contexts; the others have the columns of single numbers alone.
+    """
     workspace = Workspace(root)
     path = workspace.build(SAE_ID, BUILD_ID)
     if path.exists():
@@ -59,9 +62,9 @@ def make(root: Path, n_latents: int, contexts: int = 40, window: int = 128) -> P
         con.execute("INSERT INTO build.document SELECT range, 'package/module_' || range || '.py' FROM range(2000)")
         for start in range(0, n_latents, _STEP):
             stop = min(start + _STEP, n_latents)
-            con.execute(_LATENTS.format(start=start, stop=stop, L=n_latents))
+            con.execute(_LATENTS.format(start=start, stop=stop, L=n_latents, lists=_lists_of(every)))
             write_contexts(con, _CONTEXTS.format(start=start, stop=stop, n=contexts, top=contexts // 2,
-                                                 band=max(1, contexts // 8), S=window))
+                                                 band=max(1, contexts // 8), S=window, every=every))
         con.execute("INSERT INTO build.token_latent BY NAME SELECT token, latent, n, act AS max_act, lift FROM ("
                     "SELECT unnest(top_tokens) AS token, latent, unnest(top_token_n) AS n, unnest(top_token_max)"
                     " AS act, unnest(top_token_lift) AS lift FROM build.latent) ORDER BY token, n DESC, latent")
@@ -86,7 +89,18 @@ SELECT range, CASE WHEN range = 0 THEN '<bos>'::BLOB
                    ELSE ((CASE WHEN range % 3 = 0 THEN '' ELSE ' ' END) || 'w' || range)::BLOB END,
        range = 0, greatest(1, CAST({TOKENS} / (range + 10) AS BIGINT)) FROM range({VOCABULARY})"""
 
-_LATENTS = f"""INSERT INTO build.latent BY NAME
+
+def _lists_of(every: int) -> str:
+    """Return the SQL that leaves lists only to one latent in `every`; rules keep theirs."""
+    if every == 1:
+        return ""
+    names = [column.split()[0] for column in TABLES["latent"][0].split(",") if column.endswith("[]")]
+    kept = ", ".join(f"CASE WHEN latent % {every} = 0 THEN {name} END AS {name}"
+                     for name in names if name != "rule_tokens")
+    return f"REPLACE ({kept})"
+
+
+_LATENTS = f"""INSERT INTO build.latent BY NAME SELECT * {{lists}} FROM (
 SELECT l AS latent, n AS n_tokens, greatest(1, n // 3) AS n_contexts, n / {TOKENS}.0 AS density,
   2 + 20 * u(l, 2) AS max_act, 1 + 2 * u(l, 3) AS mean_act, 1 + u(l, 4) AS std_act, 3 * u(l, 5) AS skew_act,
   list_transform(range({HIST_BINS}), lambda i: CAST(100 * u(l, i + 100) AS UINTEGER)) AS hist,
@@ -124,23 +138,25 @@ SELECT l AS latent, n AS n_tokens, greatest(1, n // 3) AS n_contexts, n / {TOKEN
   1 + u(l, 21) AS encoder_norm, u(l, 22) AS encoder_decoder_cos, 30 + 10 * u(l, 23) AS mean_l0
 FROM (SELECT range AS l, CASE WHEN u(range, 0) < 0.02 THEN 0
                               ELSE CAST(3 * pow(10, 4.5 * u(range, 1)) AS BIGINT) END AS n
-      FROM range({{start}}, {{stop}})) ORDER BY l"""
+      FROM range({{start}}, {{stop}}))) ORDER BY latent"""
 
 # The strongest contexts come first, then four bands, then near misses, in which the latent does not fire.
 _CONTEXTS = f"""(SELECT l AS latent, band, rank, act, hash(l, k) % 100000 AS ctx,
   CAST(hash(l, k) % 2000 AS INTEGER) AS doc,
   hash(l, k, 1) % 5000 AS doc_offset, 0 AS start, CAST({{S}} * 3 // 4 AS USMALLINT) AS peak,
   list_transform(range({{S}}), lambda i: tok(l * 131 + k, i)) AS tokens,
-  CASE WHEN band = {NEAR_BAND} THEN [] ELSE [7, 31, {{S}} * 3 // 4 - 5, {{S}} * 3 // 4] END AS pos,
+  CASE WHEN band = {NEAR_BAND} THEN [] ELSE [{{S}} // 16 - 1, {{S}} // 4 - 1, {{S}} * 3 // 4 - 5, {{S}} * 3 // 4]
+  END AS pos,
   CASE WHEN band = {NEAR_BAND} THEN [] ELSE [act / 9, act / 4, act / 2, act] END AS val, 1 AS duplicates
 FROM (SELECT latent AS l, k, CASE WHEN k < {{top}} THEN 0 ELSE 1 + (k - {{top}}) // {{band}} END AS band,
              CASE WHEN k < {{top}} THEN k ELSE (k - {{top}}) % {{band}} END AS rank,
              max_act * ({{n}} - k) / {{n}} AS act
       FROM build.latent, (SELECT range AS k FROM range({{n}}))
-      WHERE latent >= {{start}} AND latent < {{stop}} AND NOT dead AND k < {{top}} + 4 * {{band}}
+      WHERE latent >= {{start}} AND latent < {{stop}} AND NOT dead AND latent % {{every}} = 0
+        AND k < {{top}} + 4 * {{band}}
       UNION ALL
       SELECT latent, {{n}} + k, {NEAR_BAND}, k, 0.95 - 0.01 * k FROM build.latent, (SELECT range AS k FROM range(3))
-      WHERE latent >= {{start}} AND latent < {{stop}} AND NOT dead))"""
+      WHERE latent >= {{start}} AND latent < {{stop}} AND NOT dead AND latent % {{every}} = 0))"""
 
 _L0 = f"""
 INSERT INTO build.l0_hist SELECT range, CAST(1e6 * exp(-pow((range - 32) / 14.0, 2)) AS BIGINT), 0 FROM range(1, 90);

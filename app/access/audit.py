@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
@@ -22,7 +22,6 @@ from app.db.people_tables import AuditEntry
 from app.db.tables import User
 
 _MARK = "saescope.administrator"
-KEPT_DAYS = 730
 
 
 def mark_change(request: Request, user: User) -> None:
@@ -79,9 +78,7 @@ def _write(scope: Scope, where: str) -> None:
     said = " ".join((getattr(endpoint, "__doc__", None) or scope["method"]).split())
     action = said.split(".  ")[0].split(". ")[0].rstrip(".")
     detail = state.get("audit_detail") or (where if where not in ("", scope["path"]) else "")
-    now = time.time()
     with scope["app"].state.sessions() as db:
-        db.execute(delete(AuditEntry).where(AuditEntry.at < now - KEPT_DAYS * 86_400))
-        db.add(AuditEntry(at=now, user=state[_MARK], action=action[:200], path=scope["path"][:500],
+        db.add(AuditEntry(at=time.time(), user=state[_MARK], action=action[:200], path=scope["path"][:500],
                           detail=str(detail)[:500]))
         db.commit()

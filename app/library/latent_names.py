@@ -5,9 +5,7 @@ The name is the chosen or best scored explanation, else the rule of the build, a
 
 from __future__ import annotations
 
-from collections import ChainMap
-from collections.abc import Collection
-from weakref import WeakKeyDictionary
+from collections.abc import Collection, Iterator, Mapping
 
 from sqlalchemy.orm import Session
 
@@ -15,8 +13,7 @@ from app.library import explanations
 from app.render.latent_words import SHOWN_F1, rule_words
 from sae.store.build import Build
 from sae.store.latent_search import rules_of
-
-_cached: WeakKeyDictionary[Build, dict[int, str]] = WeakKeyDictionary()  # a build never changes
+from sae.store.records import RULE_COLUMNS, rule_of
 
 
 def names_of(db: Session, build: Build, sae_id: str, latents: Collection[int]) -> dict[int, str]:
@@ -25,15 +22,30 @@ def names_of(db: Session, build: Build, sae_id: str, latents: Collection[int]) -
         latent: name.text for latent, name in explanations.names(db, sae_id, latents).items()}
 
 
-def all_names(db: Session, build: Build, sae_id: str) -> ChainMap[int, str]:
-    """Return the names of all latents; the first of its maps has those that do not come from rules.
+class AllNames(Mapping[int, str]):
+    """The names of all latents of a build; a rule is put into words when it is asked for.
 
-    The rules are put into words once for each open build.
+    `texts` has those that do not come from rules.
     """
-    rules = _cached.get(build)
-    if rules is None:
-        rules = _cached[build] = rule_names(build)
-    return ChainMap(explanations.texts(db, sae_id), rules)
+
+    def __init__(self, db: Session, build: Build, sae_id: str) -> None:
+        self.texts, self._build = explanations.texts(db, sae_id), build
+
+    def __getitem__(self, latent: int) -> str:
+        if latent in self.texts:
+            return self.texts[latent]
+        rule = rule_of(self._build.facts(latent, *RULE_COLUMNS) or dict.fromkeys(RULE_COLUMNS))
+        if rule is None or not (rule.f1 or 0.0) >= SHOWN_F1:
+            raise KeyError(latent)
+        words = rule_words(rule, self._build.vocabulary)
+        assert words is not None
+        return " ".join([words.words, *words.labels])
+
+    def __iter__(self) -> Iterator[int]:
+        return (latent for latent in range(self._build.n_latents) if latent in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def rule_names(build: Build, latents: Collection[int] | None = None) -> dict[int, str]:

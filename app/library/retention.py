@@ -1,6 +1,7 @@
-"""Retention of stored steering runs and inspections: up to an age, and up to a number of each.
+"""Retention of what is kept up to an age: stored steering runs and inspections, the audit log, staged uploads.
 
-Visitors can make them without signing in, so without a limit they would fill the disk.
+Visitors can store runs without signing in, so without a limit they would fill the disk.  Nothing is deleted for its
+age while the clock may be wrong.
 """
 
 from __future__ import annotations
@@ -8,16 +9,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
+from pathlib import Path
 
 from sqlalchemy import delete, select
 
 from app.db.engine import SessionFactory
+from app.db.people_tables import AuditEntry
 from app.db.tables import Inspection, SteerRun
+from app.library.uploads import Uploads
 from app.settings import Settings
 
 EVERY_S = 600.0
 JUMP_S = 60.0
+AWAY_S = 7 * 86_400.0  # a server that was off for longer, or whose clock is wrong
 DISTRUST_S = 86_400.0
+AUDIT_DAYS = 730
+MARK = ".clock"  # a file of the workspace, which is written at each sweep
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +48,28 @@ def sweep(sessions: SessionFactory, keep_days: float, keep: int, now: float | No
     return removed
 
 
-class Clock:
-    """The system's clock, compared with one that never jumps: after a jump, the age of everything may be wrong."""
+def sweep_audit(sessions: SessionFactory, now: float | None = None) -> None:
+    """Delete the entries of the audit log that are too old."""
+    with sessions() as db:
+        oldest = (time.time() if now is None else now) - AUDIT_DAYS * 86_400
+        db.execute(delete(AuditEntry).where(AuditEntry.at < oldest))
+        db.commit()
 
-    def __init__(self) -> None:
+
+class Clock:
+    """The system's clock, compared with one that never jumps, and with the time of the last sweep before the start.
+
+    After a jump, the age of everything may be wrong.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._mark = home / MARK
         self._offset, self._trusted_from = time.time() - time.monotonic(), 0.0
+        seen = self._seen()
+        if seen is not None and not -JUMP_S <= time.time() - seen <= AWAY_S:
+            log.warning("the clock is %+.1f days from the last time that the server ran; nothing is deleted because of "
+                        "its age for a day", (time.time() - seen) / 86_400)
+            self._trusted_from = time.monotonic() + DISTRUST_S
 
     def steady(self) -> bool:
         """Return whether the clock was not set by more than a minute in the last day."""
@@ -55,17 +80,28 @@ class Clock:
                         offset - self._offset)
             self._trusted_from = now + DISTRUST_S
         self._offset = offset
-        return now >= self._trusted_from
+        if now < self._trusted_from:
+            return False
+        with suppress(OSError):  # a full disk; the mark of an earlier sweep stays
+            self._mark.write_text(f"{time.time():.0f}\n", encoding="ascii")
+        return True
+
+    def _seen(self) -> float | None:
+        """Return the time of the last sweep of an earlier server, or None if there was none."""
+        try:
+            return float(self._mark.read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return None
 
 
 async def keep_sweeping(sessions: SessionFactory, settings: Settings) -> None:
-    """Sweep at once and every ten minutes until cancelled, but not for a day after the clock was set."""
-    clock = Clock()
+    """Sweep at once and every ten minutes until cancelled, but not while the clock may be wrong."""
+    clock, uploads = Clock(settings.home), Uploads(settings.home, settings.max_upload_bytes)
     while True:
-        if not clock.steady():
-            await asyncio.sleep(EVERY_S)
-            continue
-        removed = await asyncio.to_thread(sweep, sessions, settings.keep_days, settings.keep_stored)
-        if removed:
-            log.info("deleted %d stored steering runs and inspections, which were too old or too many", removed)
+        if await asyncio.to_thread(clock.steady):
+            removed = await asyncio.to_thread(sweep, sessions, settings.keep_days, settings.keep_stored)
+            if removed:
+                log.info("deleted %d stored steering runs and inspections, which were too old or too many", removed)
+            await asyncio.to_thread(sweep_audit, sessions)
+            await asyncio.to_thread(uploads.sweep_abandoned)
         await asyncio.sleep(EVERY_S)

@@ -1,7 +1,7 @@
 """Uploaded files: staged in the workspace, limited in size, and deleted when they are no longer needed.
 
     uploads/<token>/         the files of a form that is not submitted yet
-    uploads/.<token>.part/   an upload in progress; `sweep` removes interrupted ones
+    uploads/.<token>.part/   an upload in progress; the server's start removes interrupted ones
     runs/<id>/upload/        the files of a queued run, which are deleted with it
 """
 
@@ -36,7 +36,6 @@ class Uploads:
 
         Raises UserError (field `source`), and stores nothing, for too many bytes or an unsafe archive.
         """
-        self.sweep()
         token = secrets.token_hex(16)
         part = self.root / f".{token}.part"
         part.mkdir(parents=True)
@@ -88,9 +87,13 @@ class Uploads:
         if path := self.find(token):
             shutil.rmtree(path, ignore_errors=True)
 
-    def sweep(self, everything_unfinished: bool = False) -> None:
-        """Remove abandoned uploads and, with `everything_unfinished` (at the server's start), interrupted ones."""
+    def sweep_unfinished(self) -> None:
+        """Remove interrupted uploads, at the server's start."""
+        for path in self.root.glob(".*.part"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def sweep_abandoned(self) -> None:
+        """Remove the uploads of forms that were not submitted for a day.  The clock must be right."""
         for path in self.root.iterdir() if self.root.is_dir() else ():
-            unfinished = path.name.startswith(".") and everything_unfinished
-            if unfinished or time.time() - path.stat().st_mtime > KEEP_S:
+            if time.time() - path.stat().st_mtime > KEEP_S:
                 shutil.rmtree(path, ignore_errors=True)

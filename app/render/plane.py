@@ -6,7 +6,7 @@ is drawn before the server draws the new window.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,17 +86,22 @@ def places(points: MapPoints) -> tuple[np.ndarray, np.ndarray]:
 
 
 def plane(
-    points: MapPoints, view: View, colours: Colours, sae_id: str, names: Mapping[int, str], hits: Sequence[int] = (),
+    points: MapPoints, view: View, colours: Colours, sae_id: str, names: Callable[[list[int]], Mapping[int, str]],
+    hits: Sequence[int] = (),
 ) -> Markup:
-    """Return an SVG whose points link to their latents; `names` are for the hover, and `hits` are ringed latents."""
+    """Return an SVG whose points link to their latents; `hits` are ringed latents.
+
+    `names` returns the names of the latents that are drawn, for the hover.
+    """
     if not len(points.latent_N):
         return Markup("")
     x_N, y_N = places(points)
     left, top, width, height = view.box
     inside = np.flatnonzero((x_N >= left) & (x_N <= left + width) & (y_N >= top) & (y_N <= top + height))
-    drawn = _Drawing(points, colours, sae_id, names, x_N, y_N, view)
-    marks = list(drawn.points(inside) if len(inside) <= POINTS else drawn.cells(inside))
     ringed = inside[np.isin(points.latent_N[inside], list(hits))]
+    named = names(points.latent_N[inside if len(inside) <= POINTS else ringed].tolist())
+    drawn = _Drawing(points, colours, sae_id, named, x_N, y_N, view)
+    marks = list(drawn.points(inside) if len(inside) <= POINTS else drawn.cells(inside))
     marks += [drawn.point(i, "hit", 3.0) for i in ringed]
     marks += drawn.labels(inside)
     return Markup(
@@ -153,14 +158,15 @@ class _Drawing:
 
     def labels(self, inside: np.ndarray) -> Iterator[str]:
         """Yield the labels of points in the window, in order, without those that would cover an earlier one."""
-        zoom, there = self.view.zoom, {int(i) for i in inside}
+        zoom, there = self.view.zoom, np.zeros(len(self.x_N), dtype=bool)
+        there[inside] = True
         left, _, width, _ = self.view.box
         taken: list[tuple[float, float, float]] = []
         for i, text in self.colours.labels:
             half = len(text) * _LETTER / 2 / zoom
             x = min(max(float(self.x_N[i]), left + half), left + width - half)
             y = float(self.y_N[i])
-            if i in there and all(
+            if there[i] and all(
                     abs(x - x2) > half + half2 or abs(y - y2) > _LINE / zoom for x2, y2, half2 in taken):
                 taken.append((x, y, half))
                 yield (f'<text class="plane-label" x="{x:.1f}" y="{y:.1f}" font-size="{12 / zoom:.4g}"'

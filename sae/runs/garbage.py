@@ -1,7 +1,8 @@
 """Files of a workspace that nothing needs any more, for `saescope gc`.
 
 Only what can be made again, or what an end left behind, is garbage: checkpoints of runs that ended long ago, builds
-that a newer one replaces, corpora that no SAE and no build refers to, and unfinished files of processes that are gone.
+that a newer one replaces, corpora that nothing refers to, kept activations that no run has read for long, and
+unfinished files of processes that are gone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from sae.store.page_file import page_file_path
 from sae.workspace.files import HOST
 from sae.workspace.paths import Workspace
 
-KINDS = ("checkpoint", "build", "corpus", "staging")
+KINDS = ("checkpoint", "build", "corpus", "activations", "staging")
 _DAY_S = 86_400.0
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^.-]+)-(?P<pid>\d+)\.tmp")
 
@@ -50,8 +52,12 @@ class Garbage:
 
 
 def find_garbage(workspace: Workspace, days: float) -> list[Garbage]:
-    """Return what can be deleted.  Checkpoints and corpora count only if they are older than `days` days."""
-    return [*_checkpoints(workspace, days), *_builds(workspace), *_corpora(workspace, days), *unfinished(workspace)]
+    """Return what can be deleted.
+
+    Checkpoints, corpora and kept activations count only if they are older than `days` days.
+    """
+    return [*_checkpoints(workspace, days), *_builds(workspace), *_corpora(workspace, days),
+            *_activations(workspace, days), *unfinished(workspace)]
 
 
 def unfinished(workspace: Workspace) -> Iterator[Garbage]:
@@ -91,10 +97,40 @@ def _corpora(workspace: Workspace, days: float) -> Iterator[Garbage]:
     used = set(_used_corpora(workspace))
     for path in sorted((workspace.root / "corpora").glob("*")):
         if not path.name.startswith(".") and path.is_dir() and path.name not in used and _age_s(path) > days * _DAY_S:
-            yield _garbage("corpus", "no SAE and no build refers to it", path)
+            yield _garbage("corpus", "nothing refers to it", path)
+
+
+def _activations(workspace: Workspace, days: float) -> Iterator[Garbage]:
+    used = _last_use(workspace)
+    for path in sorted((workspace.root / "activations").glob("*")):
+        since = max(path.stat().st_mtime, used.get(path.name, 0.0))
+        if path.is_dir() and not path.name.startswith(".") and time.time() - since > days * _DAY_S:
+            why = (f"no run has read them for {days:g} days" if (path / "meta.json").exists()
+                   else "the run that kept them did not finish")
+            yield _garbage("activations", why, path)
+
+
+def _last_use(workspace: Workspace) -> dict[str, float]:
+    """Return when each kept activations were last written or read by a run; a run that has not ended uses them now."""
+    found: dict[str, float] = {}
+    for path in workspace.root.glob("runs/*/spec.json"):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))["spec"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        status = RunFolder(path.parent).status()
+        ended = status is not None and status.state in FINAL_STATES
+        when = (status.finished or status.heartbeat) if status is not None and ended else time.time()
+        for name in (values.get("activations"), values.get("name"), path.parent.name.partition("-")[2]):
+            if isinstance(name, str):
+                found[name] = max(when, found.get(name, 0.0))
+    return found
 
 
 def _used_corpora(workspace: Workspace) -> Iterator[str]:
+    for path in workspace.root.glob("activations/*/plan.json"):
+        with suppress(OSError, ValueError, AttributeError):
+            yield str(json.loads(path.read_text(encoding="utf-8")).get("corpus", ""))
     for sae_id in _valid_ids(workspace):
         try:
             training = load_config(workspace.sae(sae_id) / "sae.json").get("training") or {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +48,7 @@ from sae.store.records import (
 )
 from sae.store.schema import NEAR_BAND, SCHEMA_VERSION, TOP_BAND
 from sae.store.token_search import find_tokens
+from sae.store.whole_columns import FiringRates
 
 MAX_PAGE = 1000
 _DENSITY_BINS_PER_DECADE = 5
@@ -127,16 +129,10 @@ class Build:
         return made
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        with reading(self.path):
-            cursor = self._connection.cursor()
-            try:
-                cursor.execute(sql, list(parameters))
-                names = [name for name, *_ in cursor.description or ()]
-                return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-            finally:
-                cursor.close()
-
-    # One latent
+        with reading(self.path), closing(self._connection.cursor()) as cursor:
+            cursor.execute(sql, list(parameters))
+            names = [name for name, *_ in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def latent(self, latent: int) -> Latent | None:
         """Return all facts about one latent, or None if there is no such number."""
@@ -215,8 +211,6 @@ class Build:
         """Return the SQL source of latents, joined with their own histogram edges if there are any."""
         return "latent LEFT JOIN latent_edges USING (latent)" if self._tables.get("latent_edges") else "latent"
 
-    # Whole tables
-
     def n_rows(self, table: str) -> int:
         """Return the row count of a table of the schema; 0 if the build does not have the table."""
         return self._tables.get(table, 0)
@@ -276,7 +270,8 @@ class Build:
     def facets(self, filters: Filters | None = None, token: int | None = None) -> dict[str, dict[str, int]]:
         """Count the latents that the list would have with each flag and each decade of density.
 
-        A flag is counted in addition to the filters; a decade replaces the current one.
+        A flag is counted in addition to the filters; a decade replaces the current one.  Counts that depend on the
+        build alone are kept, because they read several columns of every latent.
         """
         return self.counted(filters or Filters(), token)[1]
 
@@ -304,10 +299,9 @@ class Build:
         return [row["latent"] for row in rows]
 
     @cached_property
-    def firing_rates(self) -> dict[int, tuple[float, float]]:
-        """Return density and maximum activation of every latent that fired."""
-        return {row["latent"]: (row["density"], row["max_act"] or 0.0) for row in self._rows(
-            "SELECT latent, density, max_act FROM latent WHERE density > 0")}
+    def firing_rates(self) -> FiringRates:
+        """Return density and maximum activation of every latent."""
+        return FiringRates.read(self)
 
     def cosine_histogram(self, bins: int = 40) -> list[tuple[float, float, int]]:
         """Count alive latents by the cosine of their nearest decoder row: (from, below, count)."""

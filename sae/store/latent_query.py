@@ -41,7 +41,9 @@ class Filters:
 
     All of `flags` hold, the density is in the decade `density`, the number is in `among`, and the token `logit` is
     among those whose logit the latent raises most.  `scores` are pairs (latent, number) to sort by that the build does
-    not contain; they leave no latent out.  Raises UserError (field `flag` or `density`) for an unknown name.
+    not contain; they leave no latent out.  With `rule_scores`, a rule with at least this F1 counts as a score, too.
+    `ruled` is (least F1, numbers, wanted): whether the latent has such a rule, or one of the numbers.  Raises UserError
+    (field `flag` or `density`) for an unknown name.
     """
 
     flags: frozenset[str] = frozenset()
@@ -49,6 +51,8 @@ class Filters:
     among: frozenset[int] | None = None
     logit: int | None = None
     scores: tuple[tuple[int, float], ...] = ()
+    rule_scores: float | None = None
+    ruled: tuple[float, frozenset[int], bool] | None = None
 
     def __post_init__(self) -> None:
         for flag in self.flags:
@@ -104,8 +108,10 @@ def build_query(
     usable = {name: column for name, column in SORTS.items() if token is not None or name not in TOKEN_SORTS}
     if filters.logit is not None:
         usable[LOGIT_SORT] = "g.value"
-    if filters.scores:
-        usable[SCORE_SORT] = "s.score"
+    scored = bool(filters.scores) or filters.rule_scores is not None
+    if scored:
+        usable[SCORE_SORT] = "s.score" if filters.rule_scores is None else (
+            f"greatest(s.score, CASE WHEN l.rule_f1 >= {filters.rule_scores!r} THEN round(l.rule_f1::DOUBLE, 6) END)")
     if sort not in usable:
         raise UserError(f"sort: {sort!r} is not one of {', '.join(usable)}", "sort")
     column, missing = f"CAST({usable[sort]} AS DOUBLE)", -_LAST if descending else _LAST
@@ -113,10 +119,10 @@ def build_query(
     query = Query(key, descending)
     if token is not None:
         query.source = "latent l JOIN token_latent t ON t.latent = l.latent"
-    if filters.scores:  # its parameters come before the parameters of every clause
+    if scored:  # its parameters come before the parameters of every clause
         query.source += (" LEFT JOIN (SELECT unnest(?::INTEGER[]) AS latent, unnest(?::DOUBLE[]) AS score) s"
                          " ON s.latent = l.latent")
-        query.parameters += [list(column) for column in zip(*filters.scores, strict=True)]
+        query.parameters += [[pair[i] for pair in filters.scores] for i in range(2)]
     if filters.logit is not None:
         query.source += (" JOIN (SELECT unnest(?::INTEGER[]) AS latent, unnest(?::FLOAT[]) AS value) g"
                          " ON g.latent = l.latent")
@@ -127,6 +133,10 @@ def build_query(
     query.clauses.extend("NOT l.dead" if flag == ALIVE else f"l.{flag}" for flag in sorted(filters.flags))
     if filters.density:
         query.clauses.append(density_clause(filters.density))
+    if filters.ruled is not None:
+        least, numbers, wanted = filters.ruled
+        query.clauses.append("(coalesce(l.rule_f1 >= ?, false) OR l.latent IN (SELECT unnest(?::INTEGER[]))) = ?")
+        query.parameters += [least, sorted(numbers), wanted]
     if filters.among is not None:
         query.clauses.append("l.latent IN (SELECT unnest(?::INTEGER[]))")
         query.parameters.append(sorted(filters.among))

@@ -6,7 +6,7 @@ Shapes: L latents, T firings on the wanted tokens, R good rules, M their tokens.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from heapq import nsmallest
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from sae.store.build import Build
-from sae.store.facets import columns
 from sae.store.firings import firings_on
 from sae.store.raised_logits import raised_logits
-from sae.store.records import Rule
+from sae.store.records import CLASSES, Rule
+from sae.store.whole_columns import StrongestOfKeys, arrays, by_number
 
 LIMIT = 40  # latents for each kind of question
+_AT_ONCE = 1 << 20  # latents whose rules are read at once
 _UNKNOWN = -1  # the number of firings of a latent, where a dashboard does not say it
 
 
@@ -62,33 +63,32 @@ def raising(build: Build, tokens: Iterable[int]) -> list[tuple[int, int, float]]
     return nsmallest(LIMIT, found, key=lambda hit: (-hit[2], hit[0]))
 
 
-@dataclass(frozen=True)
+def _n_tokens(build: Build) -> int:
+    return 1 + max(build.vocabulary, default=-1)
+
+
+@dataclass(frozen=True, eq=False)
 class _Rules:
-    """The rules of a build with some F1 or more, the best first.  Rule r has the tokens from `start_R[r]` on."""
+    """The best rules that name each token, or each class."""
 
-    rows: dict[str, Any]
-    token_M: Any
-    rule_M: Any
-    start_R: Any
+    by_token: StrongestOfKeys
+    by_class: StrongestOfKeys
 
-    def rule(self, r: int) -> tuple[int, Rule]:
-        """Return a rule and its latent."""
-        tokens = self.token_M[self.start_R[r] : self.start_R[r + 1]].tolist()
-        name = self.rows["rule_class"][r]
-        return int(self.rows["latent"][r]), Rule(
-            str(self.rows["rule_kind"][r]), tokens, name if isinstance(name, str) else None,
-            *(float(self.rows[f"rule_{part}"][r]) for part in ("precision", "recall", "f1")))
+
+_CLASS_NUMBERS = {name: number for number, name in enumerate(CLASSES)}
 
 
 def _rules(build: Build, min_f1: float) -> _Rules:
-    rows = {name: np.ma.filled(column, None) if column.dtype == object else np.ma.getdata(column)
-            for name, column in columns(
-                build, "SELECT latent, rule_kind, rule_class, rule_tokens, rule_precision, rule_recall, rule_f1"
-                " FROM latent WHERE rule_f1 >= ? ORDER BY rule_f1 DESC, latent", [min_f1]).items()}
-    lists = [() if one is None else np.ma.getdata(one) for one in rows.pop("rule_tokens")]
-    n_R = np.array([len(one) for one in lists], dtype=np.int64)
-    token_M = np.concatenate([np.empty(0, np.int64), *lists]).astype(np.int64)
-    return _Rules(rows, token_M, np.repeat(np.arange(len(n_R)), n_R), np.concatenate([[0], n_R.cumsum()]))
+    by_token, by_class = StrongestOfKeys(_n_tokens(build), LIMIT), StrongestOfKeys(len(CLASSES), LIMIT)
+    for low in range(0, build.n_latents, _AT_ONCE):
+        among = f"FROM latent WHERE rule_f1 >= ? AND latent >= {low} AND latent < {low + _AT_ONCE}"
+        found = arrays(build, f"SELECT unnest(rule_tokens) AS token, rule_f1, latent {among} ORDER BY latent", [min_f1])
+        by_token.add(*(np.ma.filled(found[name], -1) for name in ("token", "rule_f1", "latent")))
+        found = arrays(
+            build, f"SELECT list_position(?::VARCHAR[], rule_class) - 1 AS class, rule_f1, latent {among} AND"
+            " rule_class IS NOT NULL ORDER BY latent", [list(CLASSES), min_f1])
+        by_class.add(*(np.ma.filled(found[name], -1) for name in ("class", "rule_f1", "latent")))
+    return _Rules(by_token, by_class)
 
 
 _RULE = ("latent, rule_kind AS kind, rule_tokens AS tokens, rule_class AS class_name, rule_precision AS precision,"
@@ -98,10 +98,12 @@ _RULE = ("latent, rule_kind AS kind, rule_tokens AS tokens, rule_class AS class_
 def with_rule(build: Build, tokens: Iterable[int], classes: Iterable[str], min_f1: float) -> list[tuple[int, Rule]]:
     """Return the latents whose rule names one of these tokens or classes, with an F1 of at least `min_f1`."""
     rules = build.kept(_rules, min_f1)
-    hits = set(rules.rule_M[_among(rules.token_M, list(tokens))].tolist())
-    for name in classes:
-        hits.update(np.flatnonzero(rules.rows["rule_class"] == name).tolist())
-    return [rules.rule(r) for r in sorted(hits)[:LIMIT]]
+    found = [rules.by_token.of(token) for token in tokens]
+    found += [rules.by_class.of(_CLASS_NUMBERS[name]) for name in classes if name in _CLASS_NUMBERS]
+    f1 = {int(latent): float(value) for latents, values in found for latent, value in zip(latents, values, strict=True)}
+    best = nsmallest(LIMIT, f1, key=lambda latent: (-f1[latent], latent))
+    known = dict(rules_of(build, min_f1, best))
+    return [(latent, known[latent]) for latent in best if latent in known]
 
 
 def rules_of(build: Build, min_f1: float, latents: Collection[int] | None = None) -> list[tuple[int, Rule]]:
@@ -136,38 +138,26 @@ def explained_as(build: Build, text: str) -> list[tuple[int, str]]:
 
 def rule_qualities(build: Build, min_f1: float = 0.0) -> dict[int, float]:
     """Return the F1 of each latent's rule on the half of the text on which it was not found, from `min_f1` up."""
-    found = columns(build, "SELECT latent, rule_f1 FROM latent WHERE rule_f1 >= ?", [min_f1])
+    found = arrays(build, "SELECT latent, rule_f1 FROM latent WHERE rule_f1 >= ?", [min_f1])
     f1 = found["rule_f1"].astype(np.float64).round(6)  # a stored 0.7 is slightly less
     return dict(zip(found["latent"].tolist(), f1.tolist(), strict=True))
 
 
+def rule_scores(build: Build) -> Any:
+    """Return the F1 of every latent's rule on the half of the text on which it was not found, [L]; NaN without a rule.
+
+    A build keeps it.
+    """
+    return build.kept(_rule_scores)
+
+
+def _rule_scores(build: Build) -> Any:
+    return by_number(build, "rule_f1", np.nan, np.float32)
+
+
 def _firings(build: Build) -> Any:
     """Return the number of firings of every latent by its number; `_UNKNOWN` where it is not known."""
-    found = columns(build, "SELECT latent, n_tokens FROM latent")
-    out = np.full(max(build.n_latents, int(found["latent"].max(initial=-1)) + 1), _UNKNOWN, dtype=np.int64)
-    out[found["latent"]] = np.ma.filled(found["n_tokens"], _UNKNOWN)
-    return out
-
-
-def firing_rates(build: Build) -> tuple[Any, Any]:
-    """Return density [L] and maximum activation [L] of every latent, 0 where it never fired."""
-    return build.kept(_firing_rates)
-
-
-def _firing_rates(build: Build) -> tuple[Any, Any]:
-    found = columns(build, "SELECT latent, density, max_act FROM latent")
-    out = tuple(np.zeros(max(build.n_latents, int(found["latent"].max(initial=-1)) + 1)) for _ in range(2))
-    for column, values in zip(out, (found["density"], found["max_act"]), strict=True):
-        column[found["latent"]] = np.nan_to_num(np.ma.filled(values, 0.0))
-    return out[0], out[1]
-
-
-def _among(values: Any, wanted: Sequence[int]) -> Any:
-    """Return where an array has one of a few values."""
-    found = np.zeros(len(values), dtype=bool)
-    for one in wanted:
-        found |= values == one
-    return found
+    return by_number(build, "n_tokens", _UNKNOWN, np.int64)
 
 
 def _known(value: Any, unknown: int) -> int | None:

@@ -5,6 +5,7 @@ Shapes: N latents on the map, E pairs of near directions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
 from weakref import WeakKeyDictionary
@@ -13,18 +14,32 @@ import numpy as np
 
 from sae.store.build import Build
 
+DRAWN = 1 << 18  # latents of the map; of a build with more, one in so many is drawn, chosen by a hash
 _ROWS = 65_536
 _SHARPNESS = 4  # the power of a cosine in the density of a point, so that near directions decide
 
 
 @dataclass(frozen=True, eq=False)
 class MapPoints:
-    """The latents that have a place on the map, by number."""
+    """The latents that have a place on the map, by number; of a large build, about one in `every`."""
 
     latent_N: np.ndarray
     x_N: np.ndarray
     y_N: np.ndarray
     density_N: np.ndarray
+    every: int = 1
+
+    def plus(self, build: Build, latents: Sequence[int]) -> MapPoints:
+        """Return the points and those of some latents that are not drawn."""
+        missing = sorted(set(latents).difference(self.latent_N[np.isin(self.latent_N, list(latents))].tolist()))
+        rows = [(latent, facts) for latent in missing if self.every > 1 and (
+            facts := build.facts(latent, "map_x", "map_y", "density")).get("map_x") is not None]
+        if not rows:
+            return self
+        order = np.argsort(numbers := np.append(self.latent_N, [latent for latent, _ in rows]))
+        x_N, y_N, density_N = (np.append(own, [facts[name] for _, facts in rows])[order] for own, name in (
+            (self.x_N, "map_x"), (self.y_N, "map_y"), (self.density_N, "density")))
+        return MapPoints(numbers[order], x_N, y_N, density_N, self.every)
 
 
 _points: WeakKeyDictionary[Build, MapPoints] = WeakKeyDictionary()
@@ -36,16 +51,19 @@ def map_points(build: Build) -> MapPoints:
     """Return the points of a build's map, which are read once."""
     with _lock:
         if build not in _points:
+            every = -(-build.n_latents // DRAWN)
             table = build.arrow("SELECT latent, map_x, map_y, density FROM latent WHERE map_x IS NOT NULL AND"
-                                " map_y IS NOT NULL ORDER BY latent", _ROWS).read_all()
-            _points[build] = MapPoints(*(table.column(i).to_numpy() for i in range(4)))
+                                f" map_y IS NOT NULL AND hash(latent) % {every} = 0 ORDER BY latent", _ROWS).read_all()
+            latent_N, x_N, y_N, density_N = (table.column(i).to_numpy() for i in range(4))
+            _points[build] = MapPoints(latent_N, x_N, y_N, density_N, every)
         return _points[build]
 
 
 def direction_clusters(build: Build) -> np.ndarray:
     """Return the cluster of each point, [N], numbered from the largest.
 
-    The neighbours are the nearest decoder rows that the build keeps for each latent.  Clusters are found once.
+    The neighbours are the nearest decoder rows that the build keeps for each latent.  Clusters are found once, and only
+    of builds whose latents are all on the map.
     """
     points = map_points(build)
     with _lock:

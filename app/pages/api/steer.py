@@ -25,7 +25,7 @@ from app.pages.steer import form_page, run_page
 from app.pages.steer.form import stop_lines
 from app.pages.steer.form_page import SourcesDep
 from app.pages.steer.result import Found
-from app.pages.steer.run_page import FoundDep
+from app.pages.steer.run_page import FollowedDep, FoundDep
 from app.pages.steer.run_view import run_json
 from app.web.parameters import PathNumber
 from app.worker.protocol import Text
@@ -155,9 +155,8 @@ async def read(
 
 
 @router.get("/{run_id}/events", response_class=EventSourceResponse, summary="A run as server-sent events")
-async def events(found: FoundDep, db: SessionDep) -> AsyncIterator[ServerSentEvent]:
+async def events(found: FollowedDep) -> AsyncIterator[ServerSentEvent]:
     """Stream `progress` events with the texts so far, and at the end one `done` event with the run."""
-    await run_in_threadpool(db.close)
     async for _ in run_page.states(found):
         yield ServerSentEvent(event="progress", data=_progress(found))
         if found.live is not None and not found.live.final:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, reduce
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 from sqlalchemy import Row
 from sqlalchemy.orm import Session
@@ -20,7 +21,7 @@ from sae.errors import UserError
 from sae.explain.endpoint_settings import find_endpoint
 from sae.store.build import Build
 from sae.store.latent_query import ALIVE
-from sae.store.latent_search import rule_qualities
+from sae.store.latent_search import rule_scores
 
 BARS = 20  # of the histogram of scores
 KIND_WORDS = {"rule": "rule", "person": "person", "model": "model"}
@@ -161,56 +162,56 @@ def _made(one: Explained) -> str:
     return f"by {row.author}" if row.author else "by a person"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ExplainedLatents:
-    """The best quality of each latent's explanations, by kind; `alive` is the number of alive latents.
+    """The best quality of each latent's explanations, by kind, each [L]; `alive` is the number of alive latents.
 
-    The rules are those of the build.  Labels and other explanations without a score do not count.
+    NaN is a latent without such an explanation.  The rules are those of the build.  Labels and other explanations
+    without a score do not count.
     """
 
-    by_kind: dict[str, dict[int, float]]
+    by_kind: dict[str, np.ndarray]
     alive: int
 
     @classmethod
     def read(cls, db: Session, build: Build, sae: Sae) -> ExplainedLatents:
-        by_kind = {"rule": rule_qualities(build)}
+        by_kind = {"rule": rule_scores(build)}
         for latent, kinds in explanations.qualities(db, sae.id).items():
             for kind, value in kinds.items():
-                if value >= 0 and kind in KIND_WORDS:
-                    found = by_kind.setdefault(kind, {})
-                    found[latent] = max(value, found.get(latent, value))
-        return cls({kind: found for kind, found in by_kind.items() if found}, build.counts()[ALIVE])
+                if value >= 0 and kind in KIND_WORDS and latent < len(by_kind["rule"]):
+                    if kind not in by_kind or by_kind[kind] is rule_scores(build):  # which other pages share
+                        by_kind[kind] = by_kind[kind].copy() if kind in by_kind else np.full_like(
+                            by_kind["rule"], np.nan)
+                    by_kind[kind][latent] = np.fmax(value, by_kind[kind][latent])
+        return cls({kind: found for kind, found in by_kind.items() if not np.isnan(found).all()},
+                   build.counts()[ALIVE])
 
-    @property
-    def best(self) -> dict[int, float]:
-        """The best quality of each latent by any kind."""
-        out: dict[int, float] = {}
-        for found in self.by_kind.values():
-            for latent, value in found.items():
-                out[latent] = max(value, out.get(latent, value))
-        return out
+    @cached_property
+    def best(self) -> np.ndarray:
+        """The best quality of each latent by any kind, [L]."""
+        return reduce(np.fmax, self.by_kind.values()) if self.by_kind else np.empty(0, np.float32)
 
     def shares(self) -> list[ShareExplained]:
         """Return the share of the alive latents that is explained well, by kind of explanation and by any of them."""
         rows = {KIND_WORDS[kind]: found for kind, found in self.by_kind.items()}
         if len(rows) > 1:
             rows["any"] = self.best
-        good = {kind: sum(value >= GOOD_F1 for value in found.values()) for kind, found in rows.items()}
+        good = {kind: int((found >= np.float32(GOOD_F1)).sum()) for kind, found in rows.items()}
         return [ShareExplained(kind, n, n / max(1, self.alive)) for kind, n in good.items()]
 
     def chart(self) -> Markup | None:
         """Draw how good the latents' best explanations are; None without any score."""
-        best = self.best
-        if not best:
+        if not self.by_kind:
             return None
         kinds = [(KIND_WORDS[kind], _bars(found)) for kind, found in self.by_kind.items()]
         frame = charts.Frame(
             "Latents by the score of their best explanation", "F1", "latents", 420, 200, y_format=whole, y_tick=whole)
         return charts.histogram(
-            _bars(best), frame, outlines=kinds if len(kinds) > 1 else [], label="any",
+            _bars(self.best), frame, outlines=kinds if len(kinds) > 1 else [], label="any",
             markers=[charts.Marker(GOOD_F1, "explained")])
 
 
-def _bars(qualities: Mapping[int, float]) -> list[charts.Bar]:
-    counts = Counter(min(BARS - 1, max(0, int(value * BARS + 1e-9))) for value in qualities.values())
-    return [charts.Bar(i / BARS, (i + 1) / BARS, float(counts[i])) for i in range(BARS)]
+def _bars(qualities: np.ndarray) -> list[charts.Bar]:
+    known = qualities[~np.isnan(qualities)]
+    counts = np.bincount((known * BARS + 1e-4).clip(0, BARS - 1).astype(int), minlength=BARS)  # a stored 0.7 is less
+    return [charts.Bar(i / BARS, (i + 1) / BARS, float(n)) for i, n in enumerate(counts)]

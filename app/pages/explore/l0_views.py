@@ -105,7 +105,7 @@ def fvu_chart(builds: Mapping[str, Build]) -> Markup | None:
 
 def by_density_chart(build: Build) -> Markup:
     """Draw how much of the mean L0 comes from latents of which density."""
-    bars = [charts.Bar(low, high, l0) for low, high, l0 in build.firings_by_density()]
+    bars = [charts.Bar(low, high, l0) for low, high, l0 in build.kept(Build.firings_by_density)]
     return charts.histogram(bars, charts.Frame(
         "Active latents by density", "density of the latent", "latents per token", 560, 220, log_x=True,
         y_format=edge_text))

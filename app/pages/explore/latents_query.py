@@ -6,10 +6,12 @@ The links to single latents carry the same query string, so that ← and → the
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+import numpy as np
 from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 
@@ -18,7 +20,7 @@ from app.library import explanations, labels, latent_effects
 from app.render.latent_words import SHOWN_F1
 from sae.store.build import Build
 from sae.store.latent_query import ALIVE, DENSITIES, LOGIT_SORT, SCORE_SORT, SORTS, TOKEN_SORTS, Filters
-from sae.store.latent_search import rule_qualities
+from sae.store.latent_search import rule_scores
 from sae.store.records import FLAGS, Token
 
 EXPLAINED_SORT = "explained"  # by the quality of the best explanation, which the build does not contain
@@ -26,6 +28,7 @@ LABEL_SORT = "label"  # by the labels, which the build does not contain
 _ALIASES = {"living": ALIVE}  # the flag's old name, accepted for one release
 COLUMNS = frozenset({*SORTS, SCORE_SORT, "top"}) - TOKEN_SORTS - {"latent"}  # those that may be chosen
 EXPLAINED = ("any", "person", "model", "rule", "none")
+_OR_RULED = ("any", "rule", "none")  # those in which a good rule of the build counts as an explanation
 _TOKEN_ID = re.compile(r"#([0-9]{1,9})")
 
 
@@ -162,11 +165,12 @@ def resolve(
     sort, keys = query.sort, scores
     if sort == LABEL_SORT:
         keys = _places(labels.texts(db, sae_id))
-    explained = qualities(build, db, sae_id) if query.explained or sort == EXPLAINED_SORT else {}
+    explained = explanations.qualities(db, sae_id) if query.explained or sort == EXPLAINED_SORT else {}
     if sort == EXPLAINED_SORT:
         keys = {latent: best for latent, kinds in explained.items() if (best := max(kinds.values())) >= 0}
     needs = dict.fromkeys(TOKEN_SORTS, token is not None) | dict.fromkeys(
         (SCORE_SORT, LABEL_SORT, EXPLAINED_SORT), bool(keys))
+    needs[EXPLAINED_SORT] |= sort == EXPLAINED_SORT and bool(build.kept(well_ruled).any())
     needs[LOGIT_SORT] = logit is not None
     descending = query.descending
     if not sort or not needs.get(sort, True):
@@ -174,7 +178,9 @@ def resolve(
         sort, descending = default, default != "latent"
     missing = (bool(query.token) and token is None) or (bool(query.logit) and logit is None)
     among = _among(query, db, sae_id, missing, explained, build, starred)
-    filters = Filters(query.flags, query.density, among, logit, tuple(keys.items()))
+    filters = Filters(
+        query.flags, query.density, among, logit, tuple(keys.items()),
+        rule_scores=SHOWN_F1 if sort == EXPLAINED_SORT else None, ruled=_ruled(query.explained, explained))
     return Resolved(sort, descending, filters, token, scores, tokens, logit_tokens)
 
 
@@ -194,11 +200,8 @@ def _among(
         sets.append(labels.tagged(db, sae_id).get(query.tag, frozenset()))
     if query.starred:
         sets.append(starred)
-    if query.explained == "none":
-        sets.append(frozenset(range(build.n_latents)).difference(explained))
-    elif query.explained:
-        sets.append(frozenset(
-            latent for latent, kinds in explained.items() if query.explained in ("any", *kinds)))
+    if query.explained and query.explained not in _OR_RULED:
+        sets.append(frozenset(latent for latent, kinds in explained.items() if query.explained in kinds))
     return frozenset.intersection(*sets) if sets else None
 
 
@@ -215,22 +218,31 @@ def _tokens(text: str, build: Build) -> list[Token]:
     return build.find_tokens(text) if text else []
 
 
-def qualities(build: Build, db: Session, sae_id: str) -> dict[int, dict[str, float]]:
-    """Return the best quality of each explained latent by kind, in which a good rule of the build counts as one."""
-    found = explanations.qualities(db, sae_id)
-    for latent, f1 in build.kept(rule_qualities, SHOWN_F1).items():
-        kinds = found.setdefault(latent, {})
-        kinds["rule"] = max(f1, kinds.get("rule", -1.0))
-    return found
+def _ruled(wanted: str, explained: dict[int, dict[str, float]]) -> tuple[float, frozenset[int], bool] | None:
+    """Return the filter by explanations in which a good rule of the build counts as one; None for the other filters."""
+    if wanted not in _OR_RULED:
+        return None
+    return SHOWN_F1, frozenset(latent for latent, kinds in explained.items()
+                               if wanted != "rule" or "rule" in kinds), wanted != "none"
+
+
+def well_ruled(build: Build) -> np.ndarray:
+    """Return whether each latent has a good rule, [L].  It serves `Build.kept`."""
+    return rule_scores(build) >= SHOWN_F1  # type: ignore[no-any-return]
 
 
 def explanation_counts(build: Build, db: Session, sae: Sae) -> dict[str, int]:
     """Return the number of latents for each value of the filter `explained` that leaves any; {} without explanations.
     """
     by_kind = explanations.latents_by_kind(db, sae.id)
-    ruled = build.kept(rule_qualities, SHOWN_F1)  # of most latents, so it is counted and not copied
-    explained = len(ruled) + len([latent for latent in set().union(*by_kind.values()) if latent not in ruled])
+    ruled_L = build.kept(well_ruled)
+    n_ruled = int(np.count_nonzero(ruled_L))
+
+    def with_rules(latents: Iterable[int]) -> int:
+        return n_ruled + sum(not (0 <= latent < len(ruled_L) and ruled_L[latent]) for latent in latents)
+
     counts = {kind: len(latents) for kind, latents in by_kind.items()}
-    counts["rule"] = len(ruled) + len([latent for latent in by_kind.get("rule", ()) if latent not in ruled])
-    counts |= {"any": explained, "none": sae.n_latents - explained}
-    return {key: counts[key] for key in EXPLAINED if counts.get(key)} if explained else {}
+    counts["rule"] = with_rules(by_kind.get("rule", ()))
+    counts["any"] = with_rules(set().union(*by_kind.values()))
+    counts["none"] = sae.n_latents - counts["any"]
+    return {key: counts[key] for key in EXPLAINED if counts.get(key)} if counts["any"] else {}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
+import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.library.latent_names import all_names
+from app.library.latent_names import names_of
 from app.library.latent_search import search_latents
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep
 from app.pages.explore.map_views import COLOURS, look
@@ -26,13 +28,13 @@ HITS = 500  # latents that a search rings
 
 @router.get("/{model}/{name}/map.json")
 def map_json(request: Request, model: str, name: str, catalog: CatalogDep, builds: BuildsDep) -> Response:
-    """Return the place of every latent on the map."""
+    """Return the place of every latent on the map; of a large build, about one in `every`."""
     sae = find_sae(catalog, model, name)
     with open_build(builds, sae) as build:
         def values() -> dict[str, Any]:
             points = map_points(build)
             columns = (points.latent_N, points.x_N, points.y_N, points.density_N)
-            return {"map": build.meta.get("map"), "columns": ["latent", "x", "y", "density"],
+            return {"map": build.meta.get("map"), "every": points.every, "columns": ["latent", "x", "y", "density"],
                     "points": list(zip(*(column.tolist() for column in columns), strict=True))}
 
         return json_response(request, sae, build, values)
@@ -51,13 +53,12 @@ def show_map(
     kind, text, view = colour if colour in COLOURS else "density", q.strip()[:200], View.read(request.query_params)
     only = whole_number(cluster) if kind == "cluster" else None
     with open_build(builds, sae) as build:
-        points = map_points(build)
-        kind = kind if len(points.latent_N) else "density"
-        names = all_names(db, build, sae.id)
         found = [one.latent for one in search_latents(db, build, sae.id, text, HITS)] if text else []
-        shown = look(kind, points, build, db, sae.id, names.maps[0], only)
-        on_map = set(points.latent_N.tolist()).intersection(found)
-        picture = plane(points, view, shown.colours, sae.id, names, found)
+        points = map_points(build).plus(build, found)
+        colours = {key: name for key, name in COLOURS.items() if key != "cluster" or points.every == 1}
+        kind = kind if len(points.latent_N) and kind in colours else "density"
+        shown = look(kind, points, build, db, sae.id, only)
+        picture = plane(points, view, shown.colours, sae.id, partial(names_of, db, build, sae.id), found)
 
         def href(at: View = view, **changes: object) -> str:
             state = {"colour": kind if kind != "density" else "", "q": text, "cluster": only, **changes}
@@ -66,8 +67,9 @@ def show_map(
             return f"/{sae.id}/map{'?' if query else ''}{query}"
 
         context: dict[str, Any] = {
-            "plane": picture, "look": shown, "colour": kind, "colour_names": COLOURS, "q": text, "view": view,
-            "whole_map": View(), "href": href, "n_found": len(found), "n_ringed": len(on_map), "only": only}
+            "plane": picture, "look": shown, "colour": kind, "colour_names": colours, "every": points.every, "q": text,
+            "view": view, "whole_map": View(), "href": href, "n_found": len(found), "only": only,
+            "n_ringed": int(np.isin(points.latent_N, found).sum())}
         if is_htmx(request):
             return render(request, "explore/_map.html", sae=sae, **context)
         return page(request, "explore/map.html", sae, build.meta, **context)

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from sqlalchemy.orm import Session
@@ -52,14 +53,14 @@ class Look:
 
 
 def look(
-    kind: str, points: MapPoints, build: Build, db: Session, sae_id: str, names: Mapping[int, str],
-    only: int | None = None,
+    kind: str, points: MapPoints, build: Build, db: Session, sae_id: str, only: int | None = None,
 ) -> Look:
     """Return the colours of one of COLOURS; `only` is the cluster that is shown alone."""
     if kind == "explained":
         return _by_explanation(points, explanations.latents_by_kind(db, sae_id))
     if kind == "cluster":
-        return _by_cluster(points, direction_clusters(build), _said(build, names), only)
+        cluster_N = direction_clusters(build)
+        return _by_cluster(points, cluster_N, _names(build, points, cluster_N, explanations.texts(db, sae_id)), only)
     index_N = np.digitize(points.density_N, [high for high, _ in _DENSITIES[:-1]])
     css = [f"k{i}" for i in range(len(_DENSITIES))]
     counts = np.bincount(index_N, minlength=len(css))
@@ -79,12 +80,11 @@ def _by_explanation(points: MapPoints, by_kind: Mapping[str, set[int]]) -> Look:
 
 
 def _by_cluster(
-    points: MapPoints, cluster_N: np.ndarray, said: Mapping[int, list[str]], only: int | None,
+    points: MapPoints, cluster_N: np.ndarray, names: Sequence[str], only: int | None,
 ) -> Look:
     """Colour the largest clusters, or one alone, and label each at the latent that is most in its middle."""
     size_C = np.bincount(cluster_N)
     shown = [c for c in range(min(SHOWN_CLUSTERS, len(size_C))) if size_C[c] >= _SMALLEST]
-    names = cluster_names(cluster_N, points.latent_N, said, len(shown))
     css = [*(f"c{c}" if only in (None, c) else "c-none" for c in shown), "c-none"]
     x_N, y_N = places(points) if len(points.latent_N) else (points.x_N, points.y_N)
     labels = []
@@ -97,6 +97,18 @@ def _by_cluster(
     legend = [Entry(f"c{c}", names[c], int(size_C[c]), c) for c in shown]
     return Look(Colours(np.minimum(cluster_N, len(shown)), css, labels),
                 [*legend, *([Entry("c-none", f"{len(size_C) - len(shown)} smaller clusters", rest)] if rest else [])])
+
+
+_named: WeakKeyDictionary[Build, tuple[int, list[str]]] = WeakKeyDictionary()  # with a hash of the explanations
+
+
+def _names(build: Build, points: MapPoints, cluster_N: np.ndarray, texts: Mapping[int, str]) -> list[str]:
+    """Return the names of the clusters that are shown, which are made again when the explanations have changed."""
+    key = hash(frozenset(texts.items()))
+    if build not in _named or _named[build][0] != key:
+        said = {**_ruled_words(build), **_words(texts)}
+        _named[build] = key, cluster_names(cluster_N, points.latent_N, said, SHOWN_CLUSTERS)
+    return _named[build][1]
 
 
 def cluster_names(
@@ -119,15 +131,19 @@ def cluster_names(
     return names
 
 
-def _said(build: Build, names: Mapping[int, str]) -> dict[int, list[str]]:
-    """Return the words of each latent's explanation; else the tokens of its rule, where the rule is good."""
+def _ruled_words(build: Build) -> dict[int, list[str]]:
+    """Return the tokens of each latent's rule, where the rule is good."""
     rows = build.arrow(
         f"SELECT latent, rule_tokens FROM latent WHERE rule_f1 >= {SHOWN_F1} AND len(rule_tokens) > 0",
         65_536).read_all()
     info = build.vocabulary
-    found = {row["latent"]: _distinct([token_label(info[t]).strip("· ") for t in row["rule_tokens"]])
-             for row in rows.to_pylist()}
-    return found | {latent: _distinct(re.findall(r"[^\W\d_]\w+", text.lower())) for latent, text in names.items()}
+    return {row["latent"]: _distinct([token_label(info[t]).strip("· ") for t in row["rule_tokens"]])
+            for row in rows.to_pylist()}
+
+
+def _words(texts: Mapping[int, str]) -> dict[int, list[str]]:
+    """Return the words of each explanation."""
+    return {latent: _distinct(re.findall(r"[^\W\d_]\w+", text.lower())) for latent, text in texts.items()}
 
 
 def _distinct(words: Sequence[str]) -> list[str]:

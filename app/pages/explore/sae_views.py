@@ -94,7 +94,7 @@ def card(sae: Sae, build: Build | None) -> Card:
     line = charts.sparkline(
         _binned([counts.get(i, 0) for i in range(top + 1)], 60), width=180, height=28,
         title=f"latents per token, from 0 to {top}") if counts else Markup("")
-    chosen = clear_latents(build)
+    chosen = build.kept(clear_latents)
     rows = {row.latent: row for row in build.some(chosen)}
     return Card(sae, values, trained, line, table_rows(build, [rows[latent] for latent in chosen], {}))
 
@@ -159,7 +159,7 @@ def _shares(rows: list[L0Count]) -> list[charts.Bar]:
 
 def density_chart(build: Build, width: int = 560, height: int = 240) -> Markup:
     """Draw alive latents by density on a log axis, and the dead ones as a separate bar at the left."""
-    bins = build.density_histogram()
+    bins = build.kept(Build.density_histogram)
     counts = build.counts()
     bars = [charts.Bar(low, high, n) for low, high, n in bins]
     shades = []
@@ -194,21 +194,25 @@ def curve_charts(rows: list[dict[str, Any]]) -> list[Markup]:
 
 def cosine_chart(build: Build) -> Markup:
     """Draw how near the nearest other decoder direction is; copies of one direction are at the right."""
-    bars = [charts.Bar(low, high, n) for low, high, n in build.cosine_histogram()]
+    bars = [charts.Bar(low, high, n) for low, high, n in build.kept(Build.cosine_histogram)]
     return charts.histogram(bars, charts.Frame(
         "Cosine of the nearest decoder row", "largest cosine with another latent", "latents", 560, 240))
 
 
 def norm_chart(build: Build) -> Markup:
     """Draw the norms of encoder rows.  Decoder rows have norm 1, so an imported SAE's decoder norms are in here."""
-    bars = [charts.Bar(low, high, n) for low, high, n in build.norm_histogram()]
+    bars = [charts.Bar(low, high, n) for low, high, n in build.kept(Build.norm_histogram)]
     return charts.histogram(bars, charts.Frame(
         "Norm of the encoder row", "norm, for a decoder row of norm 1", "latents", 560, 240))
 
 
 def starts(sae: Sae, build: Build, n: int = 5) -> list[Start]:
     """Return lists of latents to begin with: single-token latents, peaked output, dense, rare, and any."""
-    base = f"/{sae.id}/latents"
+    return build.kept(_starts, sae.id, n)  # they read several columns of every latent
+
+
+def _starts(build: Build, sae_id: str, n: int) -> list[Start]:
+    base = f"/{sae_id}/latents"
     return [
         Start("Fires on one token", "easiest to read, and to check",
               f"{base}?sort=kurtosis&dir=desc&flag=single_token", _first(build, "kurtosis", True, "single_token", n)),
@@ -220,7 +224,7 @@ def starts(sae: Sae, build: Build, n: int = 5) -> list[Start]:
               _first(build, "density", True, ALIVE, n)),
         Start("Rarest", f"fewer than {RARE_TOKENS} firings: too few to trust", f"{base}?sort=density&flag=rare",
               _first(build, "density", False, "rare", n)),
-        Start("Random", "any latents that fire", f"/{sae.id}/random", build.random_latents(n, seed=7)),
+        Start("Random", "any latents that fire", f"/{sae_id}/random", build.random_latents(n, seed=7)),
     ]
 
 

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.db.tables import Inspection, Sae
-from app.library.latent_names import all_names, names_of
+from app.library.latent_names import AllNames, names_of
 from app.pages.dependencies import SessionDep, Tools, ToolsDep
 from app.pages.earlier import INSPECTED
 from app.pages.inspect.form import (
@@ -197,7 +197,7 @@ def _result(tools: Tools, place: InspectionUrl, saes: list[Sae], answer: Inspect
     with ExitStack() as stack:
         builds = [stack.enter_context(open_build(tools.builds, sae)) for sae in saes]
         opened: OpenedSAE = [
-            (sae, build, all_names(tools.db, build, sae.id)) for sae, build in zip(saes, builds, strict=True)]
+            (sae, build, AllNames(tools.db, build, sae.id)) for sae, build in zip(saes, builds, strict=True)]
         return result(place.asked, readings(answer), opened, place.view)
 
 

@@ -33,7 +33,6 @@ from app.worker.protocol import Inspect, Inspected, InspectedText, TextLatents
 from sae.errors import UserError
 from sae.steering.measurement_requests import MAX_SAES, InspectRequest
 from sae.store.build import Build
-from sae.store.latent_search import firing_rates
 from sae.store.records import DENSE_DENSITY
 
 router = APIRouter(include_in_schema=False)
@@ -137,10 +136,10 @@ def ranked_latents(tools: Tools, asked: TextSearch, text: InspectedText) -> list
 
 def _of_sae(asked: TextSearch, text: InspectedText, read: TextLatents, build: Build) -> list[ActiveLatent]:
     total, least = text.special.count(False), 0.5 / max(float(build.meta["tokens"]), 1.0)
-    density_L, max_L = firing_rates(build)
+    rates = build.firing_rates
     out = []
     for row in read.ranked:
-        density, top = float(density_L[row.latent]), float(max_L[row.latent])
+        density, top = rates.get(row.latent, (0.0, 0.0))
         if density > DENSE_DENSITY and not asked.dense:
             continue
         bits = surprise(row.n, total, max(density, least))

@@ -52,6 +52,20 @@ def get_names(found: FoundDep, sources: SourcesDep) -> dict[str, str]:
 NamesDep = Annotated[dict[str, str], Depends(get_names)]
 
 
+def get_followed(db: SessionDep, runs: SteeringDep, run_id: str, names: NamesDep) -> Found:
+    """Find the run and give the connection to the database back, which nobody who only waits may hold.
+
+    The names are found before that.  It is given back in this thread: hundreds that come at once would wait for a
+    thread to do it in, while the threads wait for a connection.
+    """
+    found = find(db, runs, run_id)
+    db.close()
+    return found
+
+
+FollowedDep = Annotated[Found, Depends(get_followed)]
+
+
 @router.get("/steer/{run_id}.json")
 def show_json(found: FoundDep) -> dict[str, Any]:
     return run_json(found.row, found.live)
@@ -102,7 +116,7 @@ async def stop(request: Request, found: FoundDep, runs: SteeringDep) -> Response
 
 @router.get("/steer/{run_id}/events", response_class=EventSourceResponse)
 async def events(
-    found: FoundDep, names: NamesDep, by: QueryNumber | None = None,
+    found: FollowedDep, names: NamesDep, by: QueryNumber | None = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream every part of the result that changes, always the whole part as HTML, and `done` at the end.
 

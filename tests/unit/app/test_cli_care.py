@@ -288,7 +288,7 @@ def test_gc_lists_first_and_deletes_only_what_nothing_needs(full: Workspace, ses
     os.utime(corpus, (1, 1))
     code, said = run("gc")
     assert code == 0
-    for words in ("builds/demo/2-one/b1.duckdb: b2 replaces it", "corpora/unused: no SAE and no build refers",
+    for words in ("builds/demo/2-one/b1.duckdb: b2 replaces it", "corpora/unused: nothing refers",
                   "runs/train-1/ckpt: the run train-1 was cancelled more than 30 days ago", "can be freed"):
         assert words in said, words
     assert "train-2" not in said

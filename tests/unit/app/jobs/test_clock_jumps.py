@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from app.db.engine import SessionFactory
+from app.db.people_tables import AuditEntry
 from app.db.tables import Run
 from app.jobs import queue
 from app.jobs.launchers import Handle, Life
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.supervisor import Supervisor
-from app.library.retention import DISTRUST_S, Clock
+from app.library.retention import AWAY_S, DISTRUST_S, JUMP_S, Clock, keep_sweeping
+from app.library.uploads import KEEP_S
+from app.settings import Settings
 from sae.runs.folder import RunFolder, Status
 from sae.workspace.files import lock
 from sae.workspace.paths import Workspace
@@ -96,11 +102,11 @@ def test_a_busy_process_is_found_by_its_lock(
         assert launcher.find(folder, 1) == launcher.handle_of(os.getpid())
 
 
-def test_stored_runs_are_not_deleted_after_a_jump(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_nothing_is_deleted_for_its_age_after_a_jump(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     now, steady = time.time(), time.monotonic()
-    clock = Clock()
+    clock = Clock(tmp_path)
     assert clock.steady()
     monkeypatch.setattr(time, "time", lambda: now + HOURS)
     assert not clock.steady()
@@ -109,6 +115,43 @@ def test_stored_runs_are_not_deleted_after_a_jump(
     monkeypatch.setattr(time, "monotonic", lambda: steady + DISTRUST_S + 60)
     monkeypatch.setattr(time, "time", lambda: now + HOURS + DISTRUST_S + 60)
     assert clock.steady()
+
+
+@pytest.mark.parametrize("jump", [AWAY_S + 60, -JUMP_S - 60])
+def test_nothing_is_deleted_for_its_age_if_the_clock_is_wrong_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path, jump: float
+) -> None:
+    now = time.time()
+    assert Clock(tmp_path).steady()
+    assert Clock(tmp_path).steady(), "a restart is no reason for distrust"
+    monkeypatch.setattr(time, "time", lambda: now + jump)
+    assert not Clock(tmp_path).steady()
+    assert "days from the last time that the server ran" in caplog.text
+    monkeypatch.setattr(time, "time", lambda: now + 60)
+    assert Clock(tmp_path).steady(), "the wrong clock left no mark"
+
+
+async def _one_sweep(sessions: SessionFactory, settings: Settings) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(keep_sweeping(sessions, settings), 1.0)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_audit_log_and_uploads_are_swept_only_by_a_clock_that_is_right(
+    sessions: SessionFactory, settings: Settings, monkeypatch: pytest.MonkeyPatch, right: bool
+) -> None:
+    old = settings.home / "uploads" / "0123"
+    old.mkdir(parents=True)
+    os.utime(old, (time.time() - KEEP_S - 9,) * 2)
+    with sessions() as db:
+        db.add(AuditEntry(at=0.0, user="ada", action="Delete", path="/", detail=""))
+        db.commit()
+    if not right:
+        monkeypatch.setattr(Clock, "steady", lambda self: False)
+    asyncio.run(_one_sweep(sessions, settings))
+    with sessions() as db:
+        assert (db.query(AuditEntry).count() == 0) == right
+    assert old.exists() != right
 
 
 def test_a_new_build_is_the_last_one_although_the_clock_was_set_back(

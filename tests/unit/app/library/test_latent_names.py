@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from app.db.engine import SessionFactory
 from app.library import labels
-from app.library.latent_names import all_names, names_of
+from app.library.latent_names import AllNames, names_of
 from sae.explain import results
 from sae.explain.records import Explanation, Score
 from sae.store.build import Build
@@ -48,11 +48,11 @@ def test_an_explanation_comes_before_a_rule_and_a_weak_rule_is_none(ruled: Build
         assert rule.startswith("fires ")
         labels.save(db, BATCH, 3, "ada", text="mine")
         assert names_of(db, ruled, BATCH, [3, 4, 5, 6]) == {3: "mine", 4: rule}
-        everything = all_names(db, ruled, BATCH)
+        everything = AllNames(db, ruled, BATCH)
         assert dict(everything) == {3: "mine", 4: rule}
-        assert dict(everything.maps[0]) == {3: "mine"}
+        assert dict(everything.texts) == {3: "mine"}
         labels.save(db, BATCH, 3, "ada", text="")
-        assert dict(all_names(db, ruled, BATCH)) == {3: rule, 4: rule}
+        assert dict(AllNames(db, ruled, BATCH)) == {3: rule, 4: rule}
 
 
 @pytest.fixture

@@ -72,9 +72,9 @@ def test_abandoned_uploads_are_swept(uploads: Uploads) -> None:
     old, new = uploads.stage(files(a__pt=b"1")), uploads.stage(files(a__pt=b"2"))
     (uploads.root / ".dead.part").mkdir()
     os.utime(uploads.root / old, (time.time() - KEEP_S - 9,) * 2)
-    uploads.sweep()
+    uploads.sweep_abandoned()
     assert {path.name for path in uploads.root.iterdir()} == {new, ".dead.part"}
-    uploads.sweep(everything_unfinished=True)
+    uploads.sweep_unfinished()
     assert {path.name for path in uploads.root.iterdir()} == {new}
 
 

@@ -23,7 +23,8 @@ def draw(
 ) -> ElementTree.Element:
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     colours = Colours(np.array(index or [0] * len(rows)), ["a", "b"], labels)
-    return ElementTree.fromstring(plane.plane(MapPoints(*columns), view, colours, SAE, names or {}, hits))
+    drawn = plane.plane(MapPoints(*columns), view, colours, SAE, lambda latents: names or {}, hits)
+    return ElementTree.fromstring(drawn)
 
 
 def circles(tree: ElementTree.Element) -> dict[int, ElementTree.Element]:
@@ -41,7 +42,7 @@ def place(circle: ElementTree.Element) -> tuple[float, float]:
 
 def test_a_build_without_places_has_no_map() -> None:
     none = np.zeros(0)
-    assert plane.plane(MapPoints(none, none, none, none), View(), Colours(none, ["a"]), SAE, {}) == ""
+    assert plane.plane(MapPoints(none, none, none, none), View(), Colours(none, ["a"]), SAE, lambda latents: {}) == ""
 
 
 def test_points_fill_the_picture_and_y_goes_up() -> None:

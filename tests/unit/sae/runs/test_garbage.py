@@ -71,6 +71,41 @@ def test_a_corpus_is_garbage_if_nothing_refers_to_it_and_it_is_old(stocked: Work
     assert not stocked.corpus("old").exists()
 
 
+def keep_activations(workspace: Workspace, name: str, *, finished: bool = True) -> Path:
+    folder = workspace.activations(name)
+    folder.mkdir(parents=True)
+    for file in ("plan.json", *(["meta.json"] if finished else [])):
+        (folder / file).write_text(json.dumps({"corpus": f"of-{name}"}))
+    os.utime(folder, (1, 1))
+    return folder
+
+
+def test_kept_activations_are_garbage_once_no_run_has_used_them_for_long(stocked: Workspace) -> None:
+    for name in ("unused", "broken", "read", "being-read", "being-made"):
+        keep_activations(stocked, name, finished=name not in ("broken", "being-made"))
+    ended = Status(state="succeeded", finished=time.time() - 2 * DAY_S)
+    for run_id, kind, values, status in (
+            ("train-has-read", "train", {"activations": "read"}, ended),
+            ("train-reads", "train", {"activations": "being-read"}, Status(state="running")),
+            ("activations-being-made", "activations", {}, None)):
+        run = RunFolder(stocked.run(run_id))
+        run.create(kind, values)  # type: ignore[arg-type]
+        if status is not None:
+            run.write_status(status)
+    assert {name: (one.kind, one.reason) for name, one in found_in(stocked).items()} == {
+        "activations/unused": ("activations", "no run has read them for 30 days"),
+        "activations/broken": ("activations", "the run that kept them did not finish")}
+    assert set(found_in(stocked, days=1)) == {f"activations/{name}" for name in ("unused", "broken", "read")}
+
+
+def test_the_text_of_kept_activations_is_needed(stocked: Workspace) -> None:
+    keep_activations(stocked, "unused")
+    for name in ("of-unused", "of-nothing"):
+        stocked.corpus(name).mkdir(parents=True)
+        os.utime(stocked.corpus(name), (1, 1))
+    assert set(found_in(stocked)) == {"activations/unused", "corpora/of-nothing"}
+
+
 def test_unfinished_files_are_garbage_once_their_process_is_gone(stocked: Workspace) -> None:
     ours, elsewhere = leftover(stocked, os.getpid()), leftover(stocked, GONE, host="elsewhere")
     gone = leftover(stocked, GONE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from app.db.engine import SessionFactory
@@ -79,7 +80,9 @@ def test_explanations_say_who_made_them_and_who_may_remove_them(sessions: Sessio
 def test_only_good_explanations_explain(
     sessions: SessionFactory, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(explanation_views, "rule_qualities", lambda build: {3: 0.7, 5: 1.0, 9: 0.2})
+    rules = np.full(build.n_latents, np.nan, np.float32)
+    rules[[3, 5, 9]] = 0.7, 1.0, 0.2
+    monkeypatch.setattr(explanation_views, "rule_scores", lambda build: rules)
     with sessions() as db:
         assert [(row.kind, row.n) for row in ExplainedLatents.read(db, build, ONE).shares()] == [("rule", 2)]
         db.add_all([explanation("a", "good"), score(explanation_id="a", f1=0.7),
@@ -89,7 +92,9 @@ def test_only_good_explanations_explain(
         found = ExplainedLatents.read(db, build, ONE)
         shares = {row.kind: row for row in found.shares()}
     assert {kind: row.n for kind, row in shares.items()} == {"rule": 2, "model": 1, "any": 2}
-    assert found.best == {3: 0.7, 4: pytest.approx(0.69), 5: 1.0, 9: pytest.approx(0.2)}
+    assert found.best[[3, 4, 5, 9]] == pytest.approx([0.7, 0.69, 1.0, 0.2])
+    assert np.isfinite(found.best).sum() == 4
+    assert np.isfinite(rules).sum() == 3, "the rules are shared by all pages, and stay as they are"
     assert {bar.low: bar.n for bar in explanation_views._bars(found.best) if bar.n} == {
         0.2: 1, 0.65: 1, 0.7: 1, 0.95: 1}
     drawn = str(found.chart())

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import AsyncIterator
 
+import pytest
+from fastapi import Request
 from fastapi.testclient import TestClient
+from sqlalchemy.orm import Session
 
+from app.pages import dependencies
+from app.pages.steer import run_page
+from app.pages.steer.result import Found
 from app.worker.protocol import Failed, Loading, Progress, Queued, Started
 from tests.unit.app.fake_worker import FakeWorker
 from tests.unit.app.pages.steer.lab import (
@@ -122,6 +129,31 @@ def test_hostile_text_is_shown_not_run(browser: TestClient) -> None:
     assert prompt in words_of(page)
     stream = browser.get(f"{place}/events").text
     assert "<script>" not in stream
+
+
+def test_a_page_that_follows_a_run_holds_no_connection_to_the_database(
+    browser: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, held, states = made(browser), list[bool](), run_page.states
+    finished(browser, place)
+    session = dependencies.get_session
+    opened: list[Session] = []
+
+    async def noted(request: Request) -> AsyncIterator[Session]:
+        async for db in session(request):
+            opened.append(db)
+            yield db
+
+    async def watched(found: Found) -> AsyncIterator[None]:
+        held.extend(db.in_transaction() for db in opened)
+        async for one in states(found):
+            yield one
+
+    monkeypatch.setitem(browser.app.dependency_overrides, session, noted)  # type: ignore[attr-defined]
+    monkeypatch.setattr(run_page, "states", watched)
+    assert "done" in browser.get(f"{place}/events").text
+    assert held
+    assert not any(held)
 
 
 def test_an_unknown_run_is_not_found(browser: TestClient) -> None:
