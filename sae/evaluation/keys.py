@@ -96,7 +96,7 @@ KEYS: dict[str, Key] = {
     "recovery_fvu_double_threshold": Key("FVU at twice L0 over FVU, one threshold", "low"),
     "l0_bos": Key("L0 on BOS", "", "whole"),
     "uniqueness": Key("Uniqueness", "high"),
-    "shrinkage": Key("‖x̂‖ / ‖x‖"),
+    "shrinkage": Key("Shrinkage, ‖x̂‖ / ‖x‖"),
     "n2g_precision": Key("Precision, held-out text", "high", "percent", True),
     "n2g_recall": Key("Recall, held-out text", "high", "percent", True),
     "n2g_f1": Key("F1, held-out text", "high", main=True),

@@ -32,22 +32,27 @@ def columns(build: Build, sql: str, parameters: Sequence[Any] = ()) -> dict[str,
 
 @dataclass(frozen=True)
 class _Columns:
-    """The number, the flags and the decade of density of every latent; `len(DENSITIES)` where it is in none."""
+    """The number, the flags, the F1 of the rule (NaN without one) and the decade of density of every latent.
+
+    The decade is `len(DENSITIES)` where the density is in none.
+    """
 
     latent_L: Any
+    rule_f1_L: Any
     flags: dict[str, Any]
     decade_L: Any
 
 
 def _columns(build: Build) -> _Columns:
-    found = columns(build, f"SELECT latent, density, {', '.join(FLAGS)} FROM latent")
+    found = columns(build, f"SELECT latent, density, rule_f1, {', '.join(FLAGS)} FROM latent")
     density_L = np.nan_to_num(np.ma.filled(found["density"].astype(np.float64), 0.0), nan=np.inf)  # as DuckDB sorts it
     decade_L = np.full(len(density_L), len(DENSITIES), dtype=np.uint8)
     for place, (low, high) in enumerate(DENSITIES.values()):
         inside_L = density_L >= low if low is not None else density_L > 0
         decade_L[inside_L if high is None else inside_L & (density_L < high)] = place
     flags = {name: np.ma.filled(found[name], False).astype(bool) for name in FLAGS}
-    return _Columns(found["latent"], {**flags, ALIVE: ~np.ma.filled(found["dead"], True).astype(bool)}, decade_L)
+    rule_f1_L = np.ma.filled(found["rule_f1"].astype(np.float32), np.nan)
+    return _Columns(found["latent"], rule_f1_L, {**flags, ALIVE: ~np.ma.filled(found["dead"], True).astype(bool)}, decade_L)
 
 
 def list_counts(build: Build, filters: Filters, token: int | None) -> tuple[int, dict[str, dict[str, int]]]:
@@ -59,6 +64,9 @@ def list_counts(build: Build, filters: Filters, token: int | None) -> tuple[int,
     open_L = np.ones(len(kept.latent_L), dtype=bool)
     if filters.among is not None:
         open_L &= _are_in(kept.latent_L, filters.among)
+    if filters.ruled is not None:
+        least, numbers, wanted = filters.ruled
+        open_L &= ((kept.rule_f1_L >= least) | _are_in(kept.latent_L, numbers)) == wanted
     if token is not None:
         open_L &= _are_in(kept.latent_L, columns(
             build, f"SELECT latent FROM token_latent WHERE token = {int(token)}")["latent"])

@@ -52,13 +52,12 @@ def get_names(found: FoundDep, sources: SourcesDep) -> dict[str, str]:
 NamesDep = Annotated[dict[str, str], Depends(get_names)]
 
 
-def get_followed(db: SessionDep, runs: SteeringDep, run_id: str, names: NamesDep) -> Found:
-    """Find the run and give the connection to the database back, which nobody who only waits may hold.
+def get_followed(db: SessionDep, found: FoundDep, names: NamesDep) -> Found:
+    """Give the connection to the database back, which nobody who only waits may hold, and return the run.
 
     The names are found before that.  It is given back in this thread: hundreds that come at once would wait for a
     thread to do it in, while the threads wait for a connection.
     """
-    found = find(db, runs, run_id)
     db.close()
     return found
 

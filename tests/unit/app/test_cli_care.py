@@ -302,4 +302,4 @@ def test_gc_lists_first_and_deletes_only_what_nothing_needs(full: Workspace, ses
     assert (old.checkpoints / "train.pt").exists()
     assert not corpus.exists()
     assert run("gc", "--only", "nonsense")[1] == (
-        "error: only: 'nonsense' is not one of checkpoint, build, corpus, staging")
+        "error: only: 'nonsense' is not one of checkpoint, build, corpus, activations, staging")

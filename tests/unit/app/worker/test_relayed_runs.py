@@ -168,4 +168,4 @@ def test_a_stored_request_makes_its_message(tmp_path: Any) -> None:
     assert message.folders == {"demo/2-one": str(Workspace(tmp_path).sae("demo/2-one"))}
     swept = message_of({**ASKED, "sweep": {"place": 0, "strengths": [1.0, 2.0]}}, Workspace(tmp_path))
     assert isinstance(swept, Sweep)
-    assert swept.request.strengths == [1.0, 2.0]
+    assert swept.request.strengths == (1.0, 2.0)

@@ -17,7 +17,7 @@ from sae.formats.foreign_names import model_name, site
     ("model.layers.7.pre_feedforward_layernorm.output", False, "blocks.7.mlp.hook_in"),
     ("model.layers.7.post_feedforward_layernorm.output", False, "blocks.7.hook_mlp_out"),
     ("resid_post_layer_3", False, "blocks.3.hook_resid_post"), ("mlp_out_layer_4", False, "blocks.4.hook_mlp_out"),
-    ("hook_embed", False, ""), ("", False, ""), ("layers.x", False, ""), ("../../etc", False, "")])
+    ("hook_embed", False, "hook_embed"), ("", False, ""), ("layers.x", False, ""), ("../../etc", False, "")])
 def test_sites_have_many_names(name: str, reads: bool, hook: str) -> None:
     assert site(name, reads=reads) == hook
 

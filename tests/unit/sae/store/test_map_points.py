@@ -41,7 +41,7 @@ class Tables:
     """A build with the columns of the map alone; latents 2 and 5 have no place on it."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.asked, self.n_latents = 0, 6
         self._con = duckdb.connect()
         self._con.execute(
             "CREATE TABLE latent AS SELECT i AS latent, CASE WHEN i NOT IN (2, 5) THEN i / 2 END AS map_x,"

@@ -41,7 +41,7 @@ def test_a_sweep_says_first_which_strengths_are_usable_or_where_to_look(browser:
 
 
 def test_a_run_that_no_database_has_is_not_found(sessions: SessionFactory) -> None:
-    runs: Any = SimpleNamespace(get=lambda _: None)
+    runs: Any = SimpleNamespace(get=lambda _: None, relay=None)
     with sessions() as db:
         with pytest.raises(HTTPException) as caught:
             find(db, runs, "steer-none")

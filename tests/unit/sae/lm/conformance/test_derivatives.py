@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sae.lm.bridge import LanguageModel
 from sae.lm.conformance.derivatives import agrees
 from sae.lm.conformance.truth import Block, Truth
-from sae.lm.sites import KINDS
+from sae.lm.sites import EMBED, KINDS
 from tests.unit.sae.lm.conformance.conftest import Tiny
 
 TOKENS = torch.tensor([[0, 40, 41, 77, 5, 9, 130, 12, 8, 60, 61, 62, 90, 91, 92, 33]])
@@ -36,8 +36,9 @@ def case_of(lm: LanguageModel) -> Case:
     truth = Truth(lm)
     blocks = truth.blocks(TOKENS)
     block = truth.block(blocks[1], TOKENS)
-    values = lm.activations_at(TOKENS, [f"blocks.1.{kind}" for kind in KINDS])
-    assert block.recognise({kind: value[0] for kind, value in zip(KINDS, values, strict=True)}) == {}
+    kinds = [kind for kind in KINDS if kind != EMBED]  # which is in no block
+    values = lm.activations_at(TOKENS, [f"blocks.1.{kind}" for kind in kinds])
+    assert block.recognise({kind: value[0] for kind, value in zip(kinds, values, strict=True)}) == {}
     return Case(lm, truth, blocks[-1], block)
 
 
