@@ -74,7 +74,7 @@ def test_the_table_names_sorts_and_filters(explained: TestClient) -> None:
     without = explained.get(f"/{BATCH}/latents.json?explained=none&limit=1000").json()
     assert without["total"] == 158
     assert explained.get(f"/{BATCH}/latents.json?explained=person").json()["total"] == 0
-    assert "explained" in read(explained, f"/{BATCH}/latents?sort=explained")
+    assert "explanation F1" in read(explained, f"/{BATCH}/latents?sort=explained")
     assert explained.get(f"/{BATCH}/latents?explained=nobody").status_code == 422
     by_text = explained.get(f"/{BATCH}/latents.json", params={"label": "KEYWORD"}).json()
     assert [row["latent"] for row in by_text["latents"]] == [3]
