@@ -81,6 +81,7 @@ from app.web.compression import COMPRESS
 from app.web.event_streams import BoundedStreams
 from app.web.logs import RequestIds
 from app.web.metrics import CountRequests
+from app.web.routing import match_by_first_segment
 from app.worker.cached_requests import CachedRequests
 from app.worker.client import WorkerClient
 from app.worker.relayed_runs import Exchange
@@ -145,6 +146,7 @@ def create_app(
                published: published.FORM_BYTES}
     for module in _MODULES:
         _document_json_routes(module.router)
+        match_by_first_segment(module.router)
         app.include_router(module.router, max_body_size=largest.get(module))
     return app
 

@@ -53,6 +53,14 @@ class Cells(dict[int, str]):
 
     def __init__(self, info: Mapping[int, Token]) -> None:
         self.info = info
+        self._names: dict[int, str] = {}
+
+    def name(self, token: int) -> str:
+        """Return what the tooltip of a token says, without its activation and position, as HTML."""
+        found = self._names.get(token)
+        if found is None:
+            found = self._names[token] = escape(token_title(self.info[token], 0, None))
+        return found
 
     def __missing__(self, token: int) -> str:
         piece = self.info[token].piece
@@ -72,17 +80,17 @@ def _cells(row: Row) -> tuple[list[str], int, str]:
         return [_piece(piece) for piece in row.pieces], row.peak, _ids(row, ids)
     for i, act in enumerate(row.context.acts[row.low : row.high]):
         if act > 0 or i == peak:
-            cells[i] = _coloured(cells[i], row, i, act, i == peak)
+            place = "" if row.at is None else f" · position {row.at + i}"
+            cells[i] = _coloured(cells[i], kept.name(tokens[i]), act, heat_class(act, row.top), i == peak, place)
     return cells, peak, _ids(row, map(str, tokens))
 
 
-def _coloured(cell: str, row: Row, i: int, act: float, peak: bool) -> str:
+def _coloured(cell: str, name: str, act: float, heat: str, peak: bool, place: str) -> str:
     """Add the colour and the tooltip of an activation to a token's HTML."""
-    css = f"t {heat_class(act, row.top)}{' peak' if peak else ''}{' ws' if cell.startswith(_WIDE) else ''}"
-    position = None if row.at is None else row.at + i
-    title = escape(token_title(row.info[row.context.tokens[row.low + i]], act, position))
+    css = f"{' ' if heat else ''}{heat}{' peak' if peak else ''}{' ws' if cell.startswith(_WIDE) else ''}"
+    value = f"{act:.4f} · " if act > 0 else ""
     text = cell[cell.index(">") + 1 : cell.rindex("<")]
-    return f'<span class="{" ".join(css.split())}" title="{title}">{text}</span>'
+    return f'<span class="t{css}" title="{value}{name}{place}">{text}</span>'
 
 
 def _ids(row: Row, ids: Iterable[str]) -> str:

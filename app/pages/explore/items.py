@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,12 +31,17 @@ class ShownItem:
     act: float
 
 
-def shown_items(sae: Sae, build: Build, rows: Iterable[Row]) -> list[ShownItem]:
-    """Return the items at the peaks of contexts that have a link or an image, each once."""
+def shown_items(sae: Sae, build: Build, bands: Mapping[str, Sequence[Row]]) -> dict[str, list[ShownItem]]:
+    """Return the items at the peaks of each band's contexts that have a link or an image, each once.
+
+    {} for an SAE of a language model.
+    """
     folder = _folder(sae)
-    if folder is None:
-        return []
-    peaks = {row.context.tokens[row.context.peak]: row for row in reversed(list(rows))}
+    return {} if folder is None else {key: _of_band(sae, folder, build, rows) for key, rows in bands.items()}
+
+
+def _of_band(sae: Sae, folder: Path, build: Build, rows: Sequence[Row]) -> list[ShownItem]:
+    peaks = {row.context.tokens[row.context.peak]: row for row in reversed(rows)}
     found = _items(folder, build, peaks)
     return [ShownItem(item.text, item.url, f"/{sae.id}/item/{token}" if item.image else "", row.context.act)
             for token, row in reversed(peaks.items()) if (item := found.get(token)) is not None]

@@ -87,7 +87,7 @@ def latent(
             "newlines": nl == "1", "windows": tuple(w for w in WINDOWS if w != "snippet"), "query": query,
             "n_contexts": most, "more": most + latent_views.CONTEXTS_SHOWN,
             "bin": latent_views.bin_contexts(build, found, window, whole_number(bin))}
-        shown["items"] = {band.key: shown_items(sae, build, band.rows) for band in shown["bands"]}
+        shown["items"] = shown_items(sae, build, {band.key: band.rows for band in shown["bands"]})
         zooms = {name: Zoom.read(request, name) for name in ("acts", "logits")}
         target = request.headers.get("HX-Target")
         if target == "contexts":
