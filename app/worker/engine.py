@@ -334,7 +334,9 @@ def _check_ids(ids: Sequence[int], limit: int, d_vocab: int, field: str = "ids")
 def _text(
     ids: Sequence[int], acts: Sequence[Sequence[float]], pieces: list[str], finish: str | None = None
 ) -> protocol.Text:
-    return protocol.Text(ids=list(ids), pieces=[pieces[i] for i in ids], finish=finish, acts=_rounded(acts[: len(ids)]))
+    # Without validation, which would cost as much as a forward pass: every event has the whole text.
+    return protocol.Text.model_construct(
+        ids=list(ids), pieces=[pieces[i] for i in ids], finish=finish, acts=_rounded(acts[: len(ids)]))
 
 
 def _rounded(acts: Sequence[Sequence[float]]) -> list[list[float]]:
