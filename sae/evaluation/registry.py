@@ -31,11 +31,11 @@ ENTRIES: dict[str, Entry] = {
         30, anchored=True, sizes={"n_tokens": "eval_tokens", "ce_tokens": "ce_tokens"}),
     "probing": Entry(
         "sae.evaluation.probing", "Probing", "Probes",
-        "Known properties of texts and tokens, read from one latent or from a few.", 20),
+        "Known properties of texts and tokens, read from one latent or from a few.", 40, anchored=True),
     "concepts": Entry(
         "sae.evaluation.concepts", "Concepts", "Concepts",
         "Labelled tokens, matched with the latent whose firings agree best; chosen on one half, scored on the other.",
-        20),
+        40, anchored=True),
     "n2g": Entry(
         "sae.evaluation.n2g", "N2G", "N2G patterns",
         "Token patterns found from top contexts, which predict where a latent fires.", 30),
@@ -44,7 +44,7 @@ ENTRIES: dict[str, Entry] = {
         "The share of next-token logits that the ablation of a latent changes.", 10),
     "recovery": Entry(
         "sae.evaluation.recovery_curves", "Recovery", "Recovery with other numbers of latents",
-        "The error when a token may use more or fewer latents than in training.", 8),
+        "The error when a token may use more or fewer latents than in training.", 16, anchored=True),
     "stability": Entry(
         "sae.evaluation.stability", "Stability", "Stability between seeds",
         "The share of directions that an SAE of another seed has, too.", 5),

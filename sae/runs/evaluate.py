@@ -110,8 +110,8 @@ def _measured(
         "saescope_version": __version__}
     if line := measure.refuse(subjects[0]):
         return StoredResult(refused=line, **common)
-    anchored = ENTRIES[name].anchored
-    parts = _parts([1.0] * len(subjects) + [1 / _ANCHOR_SHARE] * anchored, reporter)
+    anchored, sizes = ENTRIES[name].anchored, ENTRIES[name].sizes
+    parts = _parts([1.0] * len(subjects) + [1 / _ANCHOR_SHARE if sizes else 1.0] * anchored, reporter)
     try:
         results = [measure.run(subject, next(parts)) for subject in subjects]
     except UserError as error:
@@ -119,7 +119,7 @@ def _measured(
     anchors: tuple[Anchor, ...] = ()
     if anchored:
         settings = spec.model_dump()
-        smaller = {name: settings[name] // _ANCHOR_SHARE for name in ENTRIES[name].sizes.values()}
+        smaller = {name: settings[name] // _ANCHOR_SHARE for name in sizes.values()}
         rough = load_measure(name, settings | smaller)[0]
         anchors = (_random_anchor(rough, subjects[0], definitions, next(parts)),)
     return StoredResult(
