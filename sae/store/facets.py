@@ -52,7 +52,8 @@ def _columns(build: Build) -> _Columns:
         decade_L[inside_L if high is None else inside_L & (density_L < high)] = place
     flags = {name: np.ma.filled(found[name], False).astype(bool) for name in FLAGS}
     rule_f1_L = np.ma.filled(found["rule_f1"].astype(np.float32), np.nan)
-    return _Columns(found["latent"], rule_f1_L, {**flags, ALIVE: ~np.ma.filled(found["dead"], True).astype(bool)}, decade_L)
+    flags[ALIVE] = ~np.ma.filled(found["dead"], True).astype(bool)
+    return _Columns(found["latent"], rule_f1_L, flags, decade_L)
 
 
 def list_counts(build: Build, filters: Filters, token: int | None) -> tuple[int, dict[str, dict[str, int]]]:
