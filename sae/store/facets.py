@@ -5,29 +5,19 @@ Shapes: L latents.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sae.store.damage import reading
 from sae.store.latent_query import ALIVE, DENSITIES, Filters
 from sae.store.raised_logits import raised_logits
 from sae.store.records import FLAGS
+from sae.store.whole_columns import arrays
 
 if TYPE_CHECKING:
     from sae.store.build import Build
-
-
-def columns(build: Build, sql: str, parameters: Sequence[Any] = ()) -> dict[str, Any]:
-    """Return the columns of a query as numpy arrays, masked where they are null."""
-    with reading(build.path):
-        cursor = build._connection.cursor()
-        try:
-            return dict(cursor.execute(sql, list(parameters)).fetchnumpy())
-        finally:
-            cursor.close()
 
 
 @dataclass(frozen=True)
@@ -44,7 +34,7 @@ class _Columns:
 
 
 def _columns(build: Build) -> _Columns:
-    found = columns(build, f"SELECT latent, density, rule_f1, {', '.join(FLAGS)} FROM latent")
+    found = arrays(build, f"SELECT latent, density, rule_f1, {', '.join(FLAGS)} FROM latent")
     density_L = np.nan_to_num(np.ma.filled(found["density"].astype(np.float64), 0.0), nan=np.inf)  # as DuckDB sorts it
     decade_L = np.full(len(density_L), len(DENSITIES), dtype=np.uint8)
     for place, (low, high) in enumerate(DENSITIES.values()):
@@ -69,7 +59,7 @@ def list_counts(build: Build, filters: Filters, token: int | None) -> tuple[int,
         least, numbers, wanted = filters.ruled
         open_L &= ((kept.rule_f1_L >= least) | _are_in(kept.latent_L, numbers)) == wanted
     if token is not None:
-        open_L &= _are_in(kept.latent_L, columns(
+        open_L &= _are_in(kept.latent_L, arrays(
             build, f"SELECT latent FROM token_latent WHERE token = {int(token)}")["latent"])
     if filters.logit is not None:
         open_L &= _are_in(kept.latent_L, build.kept(raised_logits).of_token(filters.logit)[0])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sae.store.facets import columns
+from sae.store.whole_columns import arrays
 
 if TYPE_CHECKING:
     from sae.store.build import Build
@@ -33,7 +33,7 @@ def firings_on(build: Build, tokens: Iterable[int]) -> tuple[Any, Any, Any, Any]
 
 def _arrays(build: Build, where: str = "") -> tuple[Any, Any, Any, Any]:
     """Return the columns of the pairs, sorted by token."""
-    found = columns(build, f"SELECT token, latent, n, lift FROM token_latent {where}")
+    found = arrays(build, f"SELECT token, latent, n, lift FROM token_latent {where}")
     order_N = np.argsort(found["token"], kind="stable")
     lift_N = np.ma.filled(found["lift"].astype(np.float32), np.nan)
     return (found["token"].astype(np.int32)[order_N], found["latent"].astype(np.int32)[order_N],

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def arrays(build: Build, sql: str, parameters: Sequence[Any] = ()) -> dict[str, Any]:
-    """Return the columns of a query as numpy arrays."""
+    """Return the columns of a query as numpy arrays, masked where they are null."""
     with reading(build.path):
         cursor = build._connection.cursor()
         try:
