@@ -4,9 +4,9 @@
 
 The benchmark makes the index with `benchmarks.synthetic` (once; the folder stays in the system's temporary
 directory) and starts `saescope serve` on the loopback interface.  Over kept-alive connections it requests
-pages of random latents, so that no cache helps, and the latent
-table with every sort and filter in turns, of which the server remembers the latest.  `--growth N` measures the median of a latent's page on a lean
-index of 65,536 latents and on one of N (12 contexts of 64 tokens per latent, several gigabytes).
+pages of random latents, so that no cache helps, and the latent table with every sort and filter in turns, of which the
+server remembers the latest.  `--growth N` measures the median of a latent's page on a lean index of 65,536 latents and
+on one of N (12 contexts of 64 tokens per latent, several gigabytes).
 """
 
 from __future__ import annotations
