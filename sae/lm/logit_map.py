@@ -42,8 +42,7 @@ def logit_map(lm: LanguageModel, hook: str) -> Tensor:
     """
     base, head = split_head(hook)
     if (kind := kind_of(base)) in NO_LOGITS:
-        raise UserError(f"site: directions at {kind} have no logits of their own, because attention mixes them",
-                        "site")
+        raise UserError(f"site: directions at {kind} have no logits of their own, because {NO_LOGITS[kind]}", "site")
     with compared_in(lm.rounding):
         whole_wV = _logit_map(lm, base)
     return whole_wV if head < 0 else whole_wV[lm.head_columns(hook, len(whole_wV))]

@@ -43,8 +43,11 @@ EMBED = "hook_embed"
 BLOCK_KINDS = [kind for kind in KINDS if kind != EMBED]
 HEADS = ("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z")  # sites that are made of heads
 OWN_WIDTH = (*HEADS, "mlp.hook_post")  # sites whose width need not be d_model
-# Sites from which attention leads to the logits, so that no matrix takes their directions there.
-NO_LOGITS = ("ln1.hook_normalized", "attn.hook_q", "attn.hook_k", "attn.hook_v")
+# Sites whose directions no matrix takes to the logits, with what stands between.
+NO_LOGITS = {**dict.fromkeys(("ln1.hook_normalized", "attn.hook_q", "attn.hook_k", "attn.hook_v"),
+                             "attention mixes them"),
+             **dict.fromkeys(("hook_mlp_in", "ln2.hook_normalized", "mlp.hook_in"),
+                             "they enter the MLP alone, which is not linear")}
 
 _PATTERN = re.compile(rf"(?:{EMBED}|blocks\.(\d+)\.(" + "|".join(re.escape(kind) for kind in BLOCK_KINDS)
                       + r"))(?::h(\d+))?")

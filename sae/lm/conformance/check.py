@@ -20,11 +20,9 @@ from sae.lm.conformance.report import SINGLE_HEADS, Report
 from sae.lm.conformance.truth import Block, Truth
 from sae.lm.dataflow import compared_in, same
 from sae.lm.reach import SHORT, reading_length, sample_text, windows
-from sae.lm.sites import BLOCK_KINDS, EMBED, HEADS
+from sae.lm.sites import BLOCK_KINDS, EMBED, HEADS, NO_LOGITS
 from sae.lm.slow_row_model import SlowRowModel, open_row_model
 
-_LISTED = ("hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid", "mlp.hook_post", "hook_mlp_out",
-           "hook_resid_post", EMBED)  # sites with logit lists
 _TOLERANCE = 1e-3  # of logits, in units of their rms
 
 
@@ -198,7 +196,7 @@ class _Check:
 
     def _list(self, hook: str, kind: str, block: Block) -> str:
         """Return why the logit lists of a site are not the derivatives of the real final norm and head, or nothing."""
-        if kind not in _LISTED:
+        if kind in NO_LOGITS:
             return ""
         try:
             lists = self.lm.unembedding(hook)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from sae.index.encoders import EncoderPool
 from sae.index.scales import make_scales
 from sae.index.shard import Shard
 from sae.index.tables import make_tables
+from sae.lm.logit_map import logit_map
+from sae.lm.sites import NO_LOGITS
 from sae.specs.registry import IndexSettings
 from sae.store.schema import TABLES
 from tests.toys import ToyModel, toy_corpus, toy_sae
@@ -51,6 +54,21 @@ def test_tables_have_the_columns_of_the_schema(small: tuple[Any, ...]) -> None:
     for name, columns in made.items():
         assert sorted(columns) == sorted(columns_of(name)), name
     assert set(meta) == {"logit_edges", "map", "bos_l0", "median_resid_norm", "company_tokens"}
+
+
+@pytest.mark.parametrize("kind", NO_LOGITS)
+def test_latents_of_a_site_without_logits_have_none_and_the_build_says_why(
+    small: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    lm, sae, *rest = small
+    monkeypatch.setattr(lm, "unembedding", lambda hook: logit_map(lm, hook))
+    hooked = copy.copy(sae)
+    hooked.config = {**sae.config, "site": {"layer": 1, "hook": f"blocks.1.{kind}"}}
+    made: dict[str, Any] = {}
+    meta = make_tables(lm, hooked, *rest, made.__setitem__)
+    assert meta["logit_edges"] is None
+    assert meta["no_logits"] == f"directions at {kind} have no logits of their own, because {NO_LOGITS[kind]}"
+    assert made["latent"]["logit_std"].null_count == sae.n_latents
 
 
 def test_what_check_raises_ends_it_before_the_table_of_latents(small: tuple[Any, ...]) -> None:

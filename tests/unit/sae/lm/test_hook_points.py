@@ -125,6 +125,9 @@ def test_the_directions_of_a_head_have_the_logits_of_its_part_of_the_output_matr
     for kind in ("ln1.hook_normalized", "attn.hook_q", "attn.hook_k:h0", "attn.hook_v"):
         with pytest.raises(UserError, match="no logits of their own, because attention mixes them"):
             lm.unembedding(site(kind))
+    for kind in ("hook_mlp_in", "ln2.hook_normalized", "mlp.hook_in"):
+        with pytest.raises(UserError, match="no logits of their own, because they enter the MLP alone"):
+            lm.unembedding(site(kind))
 
 
 def test_the_edit_of_a_head_takes_heads_apart_or_in_one_row() -> None:
