@@ -29,14 +29,15 @@ import torch
 from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
-from sae.data.activations import forward_rows
 from sae.data.corpus import Corpus
 from sae.data.left_out import NOTHING, LeftOut
 from sae.errors import UserError
+from sae.evaluation.parallel_rows import parallel_rows
 from sae.evaluation.substitution import ABLATIONS, recovered, substitution_sums
 from sae.kernels.codes import Codes
 from sae.kernels.device import wide
 from sae.kernels.select import batch_topk
+from sae.kernels.threshold import kth_largest
 from sae.lm.bridge import LanguageModel
 
 Progress = Callable[[int, int], None]  # called with tokens done and tokens in total; may raise to stop
@@ -74,7 +75,7 @@ def counted_rows(
     The activations of several sites are concatenated.
     """
     total, done = counted_tokens(corpus, contexts), 0
-    for rows_NW in forward_rows(lm, corpus, contexts, hooks, include_bos=False, left_out=left_out):
+    for rows_NW in parallel_rows(lm, corpus, contexts, hooks, left_out):
         done += len(rows_NW)
         if progress:
             progress(min(done, total), total)
@@ -111,6 +112,12 @@ def calibrate_threshold(sae: Autoencoder, activations: list[Tensor], k: int) -> 
     strictly above.  The result is exact, though not all pre-activations are kept: each batch keeps its
     strongest ones, and keeps more of them until the weakest kept value of every batch is below θ.
     """
+    return _cut(sae, activations, k)[0]
+
+
+def _cut(sae: Autoencoder, activations: list[Tensor], k: int) -> tuple[float, Tensor, float]:
+    """Return θ (`calibrate_threshold`), the strongest positive pre-activations, and a number above which these are all.
+    """
     batches = [part for x_ND in activations for part in sae.pieces(x_ND)]
     n_tokens = sum(map(len, batches))
     factor = 2
@@ -119,16 +126,17 @@ def calibrate_threshold(sae: Autoencoder, activations: list[Tensor], k: int) -> 
         kept = [batch_topk(sae.pre_activations(x_ND), min(n, len(x_ND) * sae.n_latents)).value_N
                 for x_ND, n in zip(batches, wanted, strict=True)]
         # A batch that returned fewer than requested has returned all its positive values.
-        floors = [float(values.min()) for values, n in zip(kept, wanted, strict=True) if len(values) == n]
+        floor = max((float(values.min()) for values, n in zip(kept, wanted, strict=True) if len(values) == n),
+                    default=0.0)
         values = torch.cat(kept)
         if len(values) <= k * n_tokens:
-            if not floors:
-                return 0.0  # fewer than k positive pre-activations per token, so there is nothing to cut
+            if not floor:
+                return 0.0, values, floor  # fewer than k positive pre-activations per token, so there is nothing to cut
         else:
-            kth, following = map(float, values.topk(k * n_tokens + 1).values[-2:])
-            if not floors or kth > max(floors):
+            kth, following = (float(kth_largest(values, n)) for n in (k * n_tokens, k * n_tokens + 1))
+            if kth > floor:
                 middle = float(np.float32((kth + following) / 2))
-                return middle if middle < kth else following  # rounding can reach `kth`
+                return middle if middle < kth else following, values, floor  # rounding can reach `kth`
         factor *= 2
 
 
@@ -256,11 +264,18 @@ def _calibrate(sae: Autoencoder, activations: list[Tensor]) -> None:
     trained = sae.sparsity.threshold
     if not sae.sparsity.has_threshold or trained is None:
         return
-    calibrated = calibrate_threshold(sae, activations, sae.k)
+    calibrated, values, floor = _cut(sae, activations, sae.k)
+    n_tokens = sum(map(len, activations))
+
+    def l0(threshold: float) -> float:
+        if threshold < floor:
+            return mean_l0(sae, activations, threshold)
+        return int((values > max(threshold, 0.0)).sum()) / n_tokens
+
     sae.sparsity.threshold = calibrated
     sae.config["threshold"] |= {
-        "calibrated": calibrated, "l0_trained": mean_l0(sae, activations, trained),
-        "l0_calibrated": mean_l0(sae, activations, calibrated), "calibration_tokens": sum(map(len, activations))}
+        "calibrated": calibrated, "l0_trained": l0(trained), "l0_calibrated": l0(calibrated),
+        "calibration_tokens": n_tokens}
 
 
 def _evaluate(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from sae.data.corpus import Corpus
 from sae.data.left_out import NOTHING, LeftOut
 from sae.kernels.device import wide
 from sae.lm.bridge import Edit, Edits, LanguageModel
+from sae.lm.shared_start import SharedStart
 
 Progress = Callable[[int, int], None]  # called with tokens done and tokens in total; may raise to stop
 ABLATIONS = ("clean", "zero", "mean")
@@ -61,6 +63,8 @@ def substitution_sums(
     kl: dict[str | int, list[float]] = {name: [] for name in names[1:]} if with_kl else {}
     predicted: list[int] = []
     done, total = 0, int((corpus.length[contexts].astype(np.int64) - 1).sum())
+    start = SharedStart(lm, list(dict.fromkeys(hook for sae in saes for hook in (sae.hook, sae.out_hook))))
+    shares: bool | None = None
     for _, tokens_PS, real_PS in context_batches(
             corpus, contexts, max_tokens=min(4096, _LOGITS // lm.info.d_vocab)):
         tokens_PS, real_PS = tokens_PS.to(lm.device), real_PS.to(lm.device)
@@ -70,9 +74,18 @@ def substitution_sums(
             x_ND = lm.activations(tokens_PS, saes[0].hook)[counted_PS]
             counted_PS[counted_PS.clone()] = ~left_out.mask(x_ND, tokens_PS[counted_PS])
         predicts_PS = counted_PS[:, :-1] & real_PS[:, 1:]
+        if shares is None:
+            zero = {saes[0].out_hook: replacing(counted_PS[:1], torch.zeros_like)}
+            shares = start.works(tokens_PS[:1], zero)
         clean_PSV: Tensor | None = None
+        output: Any = None
         for name, edits in _passes(saes, counted_PS, mean_D).items():
-            logits_PSV = lm.logits(tokens_PS, edits)
+            if not shares:
+                logits_PSV = lm.logits(tokens_PS, edits)
+            elif edits:
+                logits_PSV = start.edited(tokens_PS, edits, output)
+            else:
+                logits_PSV, output = start.clean(tokens_PS)
             ce[name] += _losses(logits_PSV, tokens_PS, predicts_PS)
             if clean_PSV is not None:
                 kl[name] += _divergences(clean_PSV, logits_PSV, predicts_PS)

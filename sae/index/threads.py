@@ -36,7 +36,7 @@ def run_jobs(
             raise _Stopped
 
     n = max(1, min(torch.get_num_threads(), max_threads, len(jobs)))
-    with _torch_threads_divided(n), ThreadPoolExecutor(n, thread_name_prefix="job") as pool:
+    with torch_threads_divided(n), ThreadPoolExecutor(n, thread_name_prefix="job") as pool:
         running = {pool.submit(job, check_stop) for job in jobs}
         try:
             while running:
@@ -50,7 +50,7 @@ def run_jobs(
 
 
 @contextmanager
-def _torch_threads_divided(n: int) -> Iterator[None]:
+def torch_threads_divided(n: int) -> Iterator[None]:
     """Divide torch's threads by `n` for the time of the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, before // n))

@@ -44,37 +44,58 @@ def reader(lm: LanguageModel, hooks: Sequence[str], *, autocast: bool = False) -
     def read(tokens_PS: Tensor) -> list[Tensor]:
         if not chosen:
             found = _chosen(lm, hooks, tokens_PS[:1], by_bridge, autocast)
-            chosen.append(found or by_bridge)
-            _say(f"activations are read {'without' if found else 'by'} the bridge, in "
-                 f"{'bfloat16' if autocast else 'float32'}")
+            chosen.append(found[0] if found else by_bridge)
+            _say_how(found is not None, autocast)
         return chosen[0](tokens_PS)
 
     return read
 
 
+def parallel_readers(lm: LanguageModel, hooks: Sequence[str], n: int, tokens_PS: Tensor) -> list[Read]:
+    """Return `n` functions that compute `lm.activations_at(·, hooks)`, one for each of as many threads.
+
+    There is a single one, for the caller's thread, if only the bridge agrees with itself on the first context.
+    """
+    def by_bridge(tokens_PS: Tensor) -> list[Tensor]:
+        return lm.activations_at(tokens_PS, hooks)
+
+    if lm.device.type != "cpu" or lm.settings.placed:
+        return [by_bridge]
+    found = _chosen(lm, hooks, tokens_PS[:1], by_bridge, autocast=False)
+    _say_how(found is not None, autocast=False)
+    if not found:
+        return [by_bridge]
+    read, attention = found
+    others = (_bare_reader(lm, hooks, attention) for _ in range(n - 1))
+    return [read, *(other for other in others if other is not None)]
+
+
 def _chosen(
     lm: LanguageModel, hooks: Sequence[str], tokens_PS: Tensor, by_bridge: Read, autocast: bool
-) -> Read | None:
-    """Return the reader without the bridge that agrees with the bridge on some contexts, if there is one.
+) -> tuple[Read, str] | None:
+    """Return the reader without the bridge that agrees with the bridge on some contexts, if there is one, and its
+    attention function.
 
     Under autocast it must be as near to float32 as the bridge is, up to a factor of two.
     """
     expected = lm.activations_at(tokens_PS, hooks)
     for attention in ("sdpa", "eager"):
-        if not _agree(_bare_reader(lm, hooks, attention), expected, tokens_PS, loosened(1e-4, lm.rounding)):
+        read = _bare_reader(lm, hooks, attention)
+        if not _agree(read, expected, tokens_PS, loosened(1e-4, lm.rounding)):
             continue
         if not autocast:
-            return _bare_reader(lm, hooks, attention)
+            return read, attention
         low = _bare_reader(lm, hooks, attention, low=True)
         own, allowed = _distance(low, expected, tokens_PS), _distance(by_bridge, expected, tokens_PS)
-        return low if own <= 2 * allowed else None
+        return (low, attention) if low is not None and own <= 2 * allowed else None
     return None
 
 
 @functools.cache
-def _say(text: str) -> None:
-    """Write a line to the run's log once, however many threads read."""
-    print(text, flush=True)
+def _say_how(bare: bool, autocast: bool) -> None:
+    """Write to the run's log how activations are read, once for however many threads read."""
+    print(f"activations are read {'without' if bare else 'by'} the bridge, in "
+          f"{'bfloat16' if autocast else 'float32'}", flush=True)
 
 
 class _Reached(Exception):
