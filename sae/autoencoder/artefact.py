@@ -37,6 +37,7 @@ from sae.kernels.select import entries_above
 from sae.workspace.files import atomic_write, write_json
 
 Shapes = dict[str, set[tuple[int, ...]]]
+Normalized = tuple[Tensor, Tensor, Tensor]  # what `Normalizer.apply` returns
 _PRODUCT_ENTRIES = 1 << 25  # entries of a dense [B, L] product made at once: 128 MiB
 _CPU_ROWS = 1024  # most tokens at once on a CPU, so that the product of a usual L stays in its cache
 _UNIT_TOLERANCE = 1e-3  # largest error of a decoder row's norm, as left by half precision
@@ -139,8 +140,10 @@ class Autoencoder:
         return self._in_units(Codes.concatenate(
             [self.sparsity.select(pre_BL) for pre_BL in self.products(x_BD)]))
 
-    def codes_and_misses(self, x_BD: Tensor, share: float) -> tuple[Codes, Codes]:
+    def codes_and_misses(self, x_BD: Tensor, share: float, normalized: Normalized | None = None) -> tuple[Codes, Codes]:
         """Return `codes` and the near misses, whose values are their pre-activations.
+
+        `normalized` is what the normaliser makes of `x_BD`, if the caller has it.
 
         A near miss is a silent pair whose pre-activation goes at least 1 − `share` of the way from the latent's bias
         to the threshold.  If latents compete on a token, it goes from 0 to the k-th largest pre-activation.  With a
@@ -148,7 +151,7 @@ class Autoencoder:
         """
         if self.sparsity.independent:
             threshold = _lowered(self.sparsity.threshold_for().to(x_BD.device), self.b_enc_L, share)
-            parts = [self._active_and_near(pairs, share > 0) for pairs in self.pairs_above(x_BD, threshold)]
+            parts = [self._active_and_near(pairs, share > 0) for pairs in self.pairs_above(x_BD, threshold, normalized)]
         elif share:
             parts = [self._competing(pre_BL, share) for pre_BL in self.products(x_BD)]
         else:
@@ -157,15 +160,17 @@ class Autoencoder:
         active, misses = (Codes.concatenate(list(column)) for column in zip(*parts, strict=True))
         return self._in_units(active), self._in_units(misses)
 
-    def pairs_above(self, x_BD: Tensor, bound: Tensor) -> Iterator[Codes]:
+    def pairs_above(self, x_BD: Tensor, bound: Tensor, normalized: Normalized | None = None) -> Iterator[Codes]:
         """Yield for each piece the pairs whose pre-activation is above the bound, with the pre-activation."""
         kept_BL: Tensor | None = None
-        for part in self.pieces(x_BD):
-            pairs = self._screen.above(self._read(part), bound) if self._screen else None
+        y_BD, _, _ = normalized or self.normalizer.apply(x_BD)
+        for part in self.pieces(y_BD - self.b_in_D):
+            pairs = self._screen.above(part, bound) if self._screen else None
             if pairs is None:
                 if kept_BL is None:
                     kept_BL = torch.empty(len(part), self.n_latents, device=part.device)
-                pairs = entries_above(self.pre_activations(part, kept_BL[: len(part)]), bound)
+                pairs = entries_above(
+                    torch.addmm(self.b_enc_L, part, self.W_enc_LD.T, out=kept_BL[: len(part)]), bound)
             yield pairs
 
     @cached_property
@@ -211,12 +216,15 @@ class Autoencoder:
         """Return the length in raw output units of one unit of activation on each token, [B, 1]."""
         return torch.ones_like(x_BD[:, :1]) if self.is_transcoder else self.normalizer.apply(x_BD)[1]
 
-    def decode(self, codes: Codes, x_BD: Tensor) -> Tensor:
-        """Return the raw reconstruction [B, D] of `codes`, with the scale and shift of the tokens `x_BD`."""
+    def decode(self, codes: Codes, x_BD: Tensor, normalized: Normalized | None = None) -> Tensor:
+        """Return the raw reconstruction [B, D] of `codes`, with the scale and shift of the tokens `x_BD`.
+
+        `normalized` is what the normaliser makes of `x_BD`, if the caller has it.
+        """
         out_BD = codes.decode(self.W_dec_LD) + self.b_dec_D
         if self.is_transcoder:
             return out_BD if self.W_skip_DD is None else out_BD + x_BD @ self.W_skip_DD
-        _, scale_B1, shift_B1 = self.normalizer.apply(x_BD)
+        _, scale_B1, shift_B1 = normalized or self.normalizer.apply(x_BD)
         return out_BD * scale_B1 + shift_B1
 
     def reconstruct(self, x_BD: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from sae.store.records import CLASSES
 FIXED = 1 << 30
 WORD = 25  # bits per word of a sum
 _WORDS = 3  # three words hold the square of a float32 to its last bit, down to activations of 2⁻¹³ of the unit
+_RUN = 1 << 15  # numbers summed at a time, so that they stay in the processor's cache
 NORM_STEPS = 64  # bins per factor of 2 in the histogram of residual norms
 NORM_LOW = -16  # its lowest bin starts at 2^-16
 _NORM_BINS = 64 * 48
@@ -194,13 +195,14 @@ def _vector_sums(parts: Sequence[Tokens], unit: float, size: int) -> Tensor:
 
 def _wide_sums(index_N: Tensor, relative_N: Tensor, size: int) -> Tensor:
     """Sum numbers that are not much above 1 into three words, the upper word first: [size, 3]."""
-    words = []
-    for _ in range(_WORDS):
-        relative_N = relative_N * (1 << WORD)
-        word_N = relative_N.floor()
-        words.append(_sums(index_N, word_N, size))
-        relative_N -= word_N
-    return torch.stack(words, dim=1)
+    totals = torch.zeros(_WORDS, size, dtype=torch.int64)
+    for index_R, relative_R in zip(torch.split(index_N, _RUN), torch.split(relative_N, _RUN), strict=True):
+        for total in totals:
+            relative_R = relative_R * (1 << WORD)
+            word_R = relative_R.floor()
+            total.index_add_(0, index_R, word_R.long())
+            relative_R -= word_R
+    return totals.T.contiguous()
 
 
 def _moments(index_B: Tensor, value_B: Tensor, size: int) -> Tensor:

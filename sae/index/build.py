@@ -131,7 +131,8 @@ def _write(
     scales = job.plan.scales
     with new_build(path, sort=False) as write:
         added = make_tables(job.lm, job.sae, job.corpus, job.contexts, shard, scales, job.settings, write,
-                            read=[Strongest.of(one.firings, one.tokens) for one in job.read], check=check)
+                            read=[Strongest.of(one.firings, one.tokens) for one in job.read],
+                            encoder=job.pool.encoders[0], check=check)
         write("meta", meta_table(
             _meta(job.lm, job.sae, job.corpus, job.contexts, job.settings, job.plan.left_out) | {
                 "build_id": path.stem, "tokens": int(shard.token_2V.sum()), "seconds": time.time() - started,

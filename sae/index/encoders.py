@@ -16,13 +16,16 @@ import torch
 from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
 from sae.data.left_out import NOTHING, LeftOut
-from sae.index.forward import Encoder, ForwardPass
+from sae.index.forward import Encoder, ForwardPass, sites_of
 from sae.index.threads import MAX_THREADS, run_jobs
 from sae.lm.bridge import LanguageModel
+from sae.lm.fast_reader import parallel_readers
 
 
 class EncoderPool:
-    """An encoder (`sae.index.forward`) for each thread on a CPU, on copies of the model that share its weights.
+    """An encoder (`sae.index.forward`) for each thread on a CPU.
+
+    Their readers, or else their copies of the language model, share its weights.
 
     On a GPU there is a single encoder.
     """
@@ -31,6 +34,11 @@ class EncoderPool:
         self, lm: LanguageModel, sae: Autoencoder, corpus: Corpus, near: float = 0.0, left_out: LeftOut = NOTHING
     ) -> None:
         n = min(torch.get_num_threads(), MAX_THREADS) if lm.device.type == "cpu" and not lm.settings.placed else 1
+        first_PS = torch.from_numpy(corpus.tokens[:1].astype(np.int64))
+        readers = parallel_readers(lm, sites_of(sae), n, first_PS)
+        if len(readers) == n:
+            self.encoders = [Encoder(lm, sae, corpus, near, left_out, read) for read in readers]
+            return
         models = [lm, *(copy for copy in (lm.share_weights() for _ in range(n - 1))
                         if copy.reads_as(lm, [sae.hook, sae.out_hook]))]
         self.encoders = [Encoder(model, sae, corpus, near, left_out) for model in models]

@@ -22,7 +22,7 @@ from sae.data.left_out import NOTHING, LeftOut
 from sae.index.token_classes import TokenClasses
 from sae.kernels.codes import Codes
 from sae.lm.bridge import LanguageModel
-from sae.lm.fast_reader import reader
+from sae.lm.fast_reader import Read, reader
 from sae.store.records import CLASSES
 
 _TOKENS = 8192  # per forward pass on a GPU
@@ -111,15 +111,17 @@ def joined(parts: Sequence[T]) -> T:
 class Encoder:
     """A language model up to the SAE's site and the SAE, over contexts of a corpus, for one thread at a time.
 
-    `near` is the largest share of the way to firing that a near miss may lack; 0 finds no near misses.
+    `near` is the largest share of the way to firing that a near miss may lack; 0 finds no near misses.  `read` reads
+    the activations at the SAE's sites (None: a reader that is chosen at the first pass).
     """
 
     def __init__(
-        self, lm: LanguageModel, sae: Autoencoder, corpus: Corpus, near: float = 0.0, left_out: LeftOut = NOTHING
+        self, lm: LanguageModel, sae: Autoencoder, corpus: Corpus, near: float = 0.0, left_out: LeftOut = NOTHING,
+        read: Read | None = None,
     ) -> None:
         self._lm, self._sae, self._corpus, self._near, self._left_out = lm, sae, corpus, near, left_out
         self._classes = TokenClasses.of(lm.vocabulary()[0])
-        self._read = reader(lm, list(dict.fromkeys([sae.hook, sae.out_hook])))
+        self._read = read or reader(lm, sites_of(sae))
         self._most = _CPU_TOKENS if lm.device.type == "cpu" else _TOKENS
 
     def passes(self, contexts: np.ndarray, among: int = 1) -> list[np.ndarray]:
@@ -139,8 +141,9 @@ class Encoder:
         real_on_device = real_PS.to(device)
         read_BD, *rest = (x_PSD[real_on_device] for x_PSD in self._read(tokens_PS.to(device)))
         x_BD = rest[0] if rest else read_BD
-        codes, silent = sae.codes_and_misses(read_BD, self._near)
-        error_B = (x_BD - sae.decode(codes, read_BD)).square().sum(dim=1)
+        normalized = sae.normalizer.apply(read_BD)
+        codes, silent = sae.codes_and_misses(read_BD, self._near, normalized)
+        error_B = (x_BD - sae.decode(codes, read_BD, normalized)).square().sum(dim=1)
         row_B, position_B = real_PS.nonzero(as_tuple=True)
         tokens = self._tokens(torch.from_numpy(rows)[row_B], position_B, tokens_PS, real_PS,
                               codes.l0_B().cpu(), x_BD.cpu(), error_B.cpu())
@@ -163,6 +166,11 @@ class Encoder:
         classes_PS = (self._classes.at(tokens_PS) * bits_C[:, None, None]).sum(dim=0, dtype=torch.int16)
         return Tokens(context_B, position_B, *(column_PS[real_PS] for column_PS in (
             tokens_PS, torch.roll(tokens_PS, 1, dims=1), next_PS, classes_PS)), *computed)
+
+
+def sites_of(sae: Autoencoder) -> list[str]:
+    """Return the hook points that an encoder reads: the SAE's input, and its target if that is another one."""
+    return list(dict.fromkeys([sae.hook, sae.out_hook]))
 
 
 def _firings(codes: Codes, tokens: Tokens) -> Firings:

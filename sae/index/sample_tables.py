@@ -13,13 +13,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from sae.autoencoder.artefact import Autoencoder
 from sae.data.corpus import Corpus
 from sae.index.context_tables import window_tokens
 from sae.index.forward import Encoder, Firings, Tokens
 from sae.index.l0_extremes import Extremes
 from sae.kernels.segments import rank_within
-from sae.lm.bridge import LanguageModel
 
 SAMPLES = 48
 LATENTS = 12  # latents listed per position
@@ -45,8 +43,8 @@ class Strongest:
 
 
 def sample_tables(
-    lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, extremes: Extremes,
-    read: Sequence[Strongest], check: Callable[[], None],
+    encoder: Encoder, corpus: Corpus, contexts: np.ndarray, extremes: Extremes, read: Sequence[Strongest],
+    check: Callable[[], None],
 ) -> dict[str, pa.Table]:
     """Return the tables `sample` and `sample_latent`.  `read` covers the first contexts, which were read already.
 
@@ -57,7 +55,6 @@ def sample_tables(
     chosen = np.concatenate(list(kinds.values()))
     passes = list(read)
     unread = chosen[sum(part.contexts for part in passes) :]
-    encoder = Encoder(lm, sae, corpus)
     for part in encoder.passes(unread):
         check()
         one = encoder(part, bos=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
@@ -16,6 +17,7 @@ from sae.kernels.malloc import trim_malloc
 from sae.workspace.checkpoint import Saver
 
 SHARD_TOKENS = 65_536  # per encoder and round
+SAVE_S = 20.0  # least seconds between two checkpoints; what takes less is done again as fast as it is saved and read
 _LAYOUT = 2  # layout of a checkpoint; a checkpoint with another layout is ignored
 
 
@@ -25,10 +27,10 @@ def scan(
 ) -> Shard:
     """Return the aggregates of `contexts`.
 
-    `saver` saves the aggregates after every round, and the scan resumes from what it saved.  `read` holds
-    passes over the first contexts that were made already, BOS included.  `update(tokens)` receives the number
-    of counted tokens read so far and may raise to stop.  A round reads `per_round` contexts (0: the number that suits
-    the pool).  Raises ValueError without contexts.
+    `saver` saves the aggregates after a round, at most every `SAVE_S` seconds, and the scan resumes from what it
+    saved.  `read` holds passes over the first contexts that were made already, BOS included.  `update(tokens)`
+    receives the number of counted tokens read so far and may raise to stop.  A round reads `per_round` contexts (0:
+    the number that suits the pool).  Raises ValueError without contexts.
     """
     kind = {"layout": _LAYOUT, "frame": asdict(scales)}
     state = saver.load() if saver else None
@@ -37,6 +39,7 @@ def scan(
     merged = Shard.from_state(state["shard"]) if state else None
     done = int(state["contexts"]) if state else 0
     per_round = per_round or contexts_per_round(pool, corpus)
+    saved = time.monotonic()
     while done < len(contexts):
         first = [one.counted() for one in read] if done == 0 else []
         known = sum(one.tokens.n_contexts for one in first)
@@ -54,7 +57,8 @@ def scan(
         done += len(rows)
         if done < len(contexts):
             trim_malloc()  # without this, freed memory is fragmented and the process grows with the text
-        if saver:
+        if saver and time.monotonic() - saved >= SAVE_S:
+            saved = time.monotonic()
             saver.save(kind | {"shard": merged.state(), "contexts": done})
     if merged is None:
         raise ValueError("no contexts to read")

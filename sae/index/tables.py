@@ -22,6 +22,7 @@ from sae.errors import UserError
 from sae.index.cofiring import SAMPLED
 from sae.index.context_tables import choose, place_reader, text_reader
 from sae.index.directions import logit_effects, planar_map
+from sae.index.forward import Encoder
 from sae.index.latent_table import latent_columns, logit_columns, map_columns, no_logit_columns, token_columns
 from sae.index.sample_tables import Strongest, sample_tables
 from sae.index.scales import IndexScales
@@ -50,12 +51,12 @@ class Made:
 def make_tables(
     lm: LanguageModel, sae: Autoencoder, corpus: Corpus, contexts: np.ndarray, shard: Shard, scales: IndexScales,
     settings: IndexSettings, put: Callable[[str, Rows], None], *, read: Sequence[Strongest] = (),
-    check: Callable[[], None] = lambda: None,
+    encoder: Encoder | None = None, check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Make all tables except `meta` in parallel, and pass each to `put` with its name as soon as it is done.
 
     Returns the entries that this step adds to `meta`.  `read` covers the first contexts, which were read
-    already.  `check` may raise to stop.
+    already; `encoder` reads others (None: a new one).  `check` may raise to stop.
     """
     latents, meta = {}, {}
 
@@ -72,7 +73,8 @@ def make_tables(
     unembedding_DV, no_logits = _logit_map(lm, sae.out_hook)
     run_jobs([
         lambda check: _contexts(corpus, shard, scales, settings),
-        lambda check: Made(sample_tables(lm, sae, corpus, contexts, shard.extremes, read, check)),
+        lambda check: Made(sample_tables(
+            encoder or Encoder(lm, sae, corpus), corpus, contexts, shard.extremes, read, check)),
         lambda check: _logits(unembedding_DV, no_logits, sae, check),
         lambda check: _tokens(shard, scales),
         *map(columns, latent_columns(sae, shard, scales)),
