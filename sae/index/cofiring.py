@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sae.kernels.hashing import hash31
 from sae.kernels.segments import repeated, spread
-from sae.kernels.sorting import counted, stable_argsort
+from sae.kernels.sorting import counted, paired, stable_argsort
 from sae.store.intervals import share_interval
 
 SAMPLED = 64
@@ -112,7 +112,9 @@ def cofiring_pairs(
         token, latent = owner_N[chosen], sample.latent_N[chosen].long()
         joint, by = spread(start_T[token], sample.size_T[token])
         low, high = int(latent[0]), int(latent[-1])
-        key, count = _frequent(((latent - low) * L)[by] + sample.latent_N[joint], (high - low + 1) * L)
+        pair_N = paired(latent - low, high - low + 1, torch.zeros((), dtype=torch.int32), L).index_select(0, by)
+        pair_N += sample.latent_N.index_select(0, joint)
+        key, count = _frequent(pair_N, (high - low + 1) * L)
         key += low * L
         other = key // L != key % L
         parts.append((key[other], count[other]))

@@ -46,7 +46,7 @@ def choose(
 
     Returns `peaks` and `near` joined, and the chosen rows of them.
     """
-    top_row, top_duplicates = _distinct_strongest(peaks, corpus, n_top, n_strong)
+    top_row, top_duplicates, text = _distinct_strongest(peaks, corpus, n_top, n_strong)
     rest = torch.ones(len(peaks.key_N), dtype=torch.bool)
     rest[top_row] = False
     band_LK = bands_of_bins(hist_LK)
@@ -56,10 +56,15 @@ def choose(
         row = (rest & (band_N == band)).nonzero().squeeze(1)
         rank = sample_rank(peaks.key_N[row], peaks.latent_N[row])
         row, rank = row[rank < _SPARE * n_band], rank[rank < _SPARE * n_band]
-        row = _first_shown(torch.cat([shown, row[torch.argsort(rank, stable=True)]]), peaks, corpus)[len(shown) :]
-        shown = torch.cat([shown, row[sample_rank(peaks.key_N[row], peaks.latent_N[row]) < n_band]])
+        row = row[torch.argsort(rank, stable=True)]
+        texts = np.concatenate([text, _texts(row, peaks, corpus)])
+        fresh = _first_of_each(texts)[len(shown) :]
+        row, texts = row[torch.from_numpy(fresh - len(shown))], texts[fresh]
+        kept = sample_rank(peaks.key_N[row], peaks.latent_N[row]) < n_band
+        shown, text = torch.cat([shown, row[kept]]), np.concatenate([text, texts[kept.numpy()]])
     row = shown[len(top_row) :]
-    near_row = _first_shown(torch.argsort(near.value_N, descending=True, stable=True), near, corpus).sort().values
+    near_row = torch.argsort(near.value_N, descending=True, stable=True)
+    near_row = near_row[torch.from_numpy(_first_of_each(_texts(near_row, near, corpus)))].sort().values
     near_row = near_row + len(peaks.key_N)
     row_N = torch.cat([top_row, row, near_row])
     band_N = torch.cat([torch.zeros_like(top_row), band_N[row], torch.full_like(near_row, NEAR_BAND)])
@@ -78,7 +83,10 @@ def bands_of_bins(hist_LK: Tensor) -> Tensor:
     return band_LK
 
 
-def _distinct_strongest(peaks: Peaks, corpus: Corpus, n_top: int, n_strong: int) -> tuple[Tensor, Tensor]:
+def _distinct_strongest(
+    peaks: Peaks, corpus: Corpus, n_top: int, n_strong: int
+) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Return the top rows by latent, strongest first, how many rows have each one's text, and the texts' hashes."""
     rank_N = peaks.strength_rank()
     row = (rank_N < n_strong).nonzero().squeeze(1)
     row = row[torch.argsort(peaks.latent_N[row] * n_strong + rank_N[row])]
@@ -88,7 +96,7 @@ def _distinct_strongest(peaks: Peaks, corpus: Corpus, n_top: int, n_strong: int)
     order = np.argsort(first)
     kept, duplicates = torch.from_numpy(first[order]), torch.from_numpy(count[order])
     shown = rank_within(latent[kept]) < n_top
-    return row[kept[shown]], duplicates[shown]
+    return row[kept[shown]], duplicates[shown], text[kept[shown].numpy()]
 
 
 def _texts(row: Tensor, peaks: Peaks, corpus: Corpus) -> np.ndarray:
@@ -96,20 +104,24 @@ def _texts(row: Tensor, peaks: Peaks, corpus: Corpus) -> np.ndarray:
                         peaks.latent_N[row].numpy())
 
 
-def _first_shown(row: Tensor, peaks: Peaks, corpus: Corpus) -> Tensor:
-    """Return the rows without those whose latent and text an earlier one has, in their order."""
-    _, first = np.unique(_texts(row, peaks, corpus), return_index=True)
-    return row[torch.from_numpy(np.sort(first))]
+def _first_of_each(text: np.ndarray) -> np.ndarray:
+    """Return the index of the first row with each latent and text, ascending."""
+    _, first = np.unique(text, return_index=True)
+    return np.sort(first)
 
 
 def _window_hash(corpus: Corpus, context: np.ndarray, position: np.ndarray, latent: np.ndarray) -> np.ndarray:
     """Return a 64-bit hash of (latent, tokens around the peak); a position outside the context counts as no token."""
     out = mix64(counter(latent))
+    tokens, length = corpus.tokens.reshape(-1), corpus.length[context]
+    first = context.astype(np.int64) * corpus.context_length
     for step in range(-_SAME_BEFORE, _SAME_AFTER + 1):
-        at = position.astype(np.int64) + step
-        inside = (at >= 0) & (at < corpus.length[context])
-        token = corpus.tokens[context, np.where(inside, at, 0)].astype(np.uint64) + np.uint64(1)
-        out = mix64(out ^ np.where(inside, token, np.uint64(0)))
+        at = position + step
+        inside = (at >= 0) & (at < length)
+        token = tokens[np.where(inside, first + at, 0)].astype(np.uint64)
+        token += np.uint64(1)
+        token *= inside
+        out = mix64(out ^ token)
     return out
 
 

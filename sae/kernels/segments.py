@@ -37,4 +37,6 @@ def repeated(size_R: Tensor) -> Tensor:
 def spread(start_R: Tensor, size_R: Tensor) -> tuple[Tensor, Tensor]:
     """Return start, start + 1, … (`size` numbers) for each run, one run after another; and the run of each number."""
     row_N = repeated(size_R)
-    return (start_R - (size_R.cumsum(0) - size_R))[row_N] + torch.arange(len(row_N)), row_N
+    at_N = (start_R - (size_R.cumsum(0) - size_R)).index_select(0, row_N)
+    at_N += torch.arange(len(row_N))
+    return at_N, row_N
