@@ -21,6 +21,7 @@ from sae.data.corpus import Corpus
 from sae.index.top_contexts import Peaks, sample_rank
 from sae.kernels.hashing import counter, mix64
 from sae.kernels.segments import rank_within
+from sae.store.arrow_columns import arrow_column, arrow_table, list_offsets
 from sae.store.schema import BANDS, NEAR_BAND, ROW_GROUP
 
 WINDOW = 128  # tokens shown at most
@@ -152,7 +153,7 @@ def _place_table(peaks: Peaks, chosen: Chosen, corpus: Corpus) -> pa.Table:
     start = np.clip(position - _BEFORE_PEAK, 0, np.maximum(length - WINDOW, 0))
     shown = np.minimum(length - start, WINDOW)
     payload_position, payload_value, payload_offsets = _payload(peaks, row, start, shown)
-    return pa.table({
+    return arrow_table({
         "latent": peaks.latent_N[row].numpy().astype(np.int32),
         "band": chosen.band_N.numpy().astype(np.uint8),
         "rank": chosen.rank_N.numpy().astype(np.uint16),
@@ -172,7 +173,7 @@ def text_reader(peaks: Peaks, chosen: Chosen, corpus: Corpus) -> pa.RecordBatchR
 
     def table(contexts: np.ndarray) -> pa.Table:
         length = corpus.length[contexts].astype(np.int64)
-        return pa.table({"text": contexts.astype(np.int64),
+        return arrow_table({"text": contexts.astype(np.int64),
                          "tokens": window_tokens(corpus, contexts, np.zeros_like(length), length)})
 
     return pa.RecordBatchReader.from_batches(table(used[:0]).schema, (
@@ -185,7 +186,7 @@ def window_tokens(corpus: Corpus, context: np.ndarray, start: np.ndarray, shown:
     rows = corpus.tokens[context]
     columns = np.arange(rows.shape[1])
     flat = rows[(columns >= start[:, None]) & (columns < (start + shown)[:, None])].astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat))
+    return pa.ListArray.from_arrays(list_offsets(offsets), arrow_column(flat))
 
 
 def _payload(peaks: Peaks, row: Tensor, start: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -194,5 +195,5 @@ def _payload(peaks: Peaks, row: Tensor, start: np.ndarray, shown: np.ndarray) ->
     position = peaks.payload_position_M[source].numpy().astype(np.int64) - start[owner.numpy()]
     inside = (position >= 0) & (position < shown[owner.numpy()])
     kept = np.bincount(owner.numpy()[inside], minlength=len(row))
-    offsets = pa.array(np.concatenate([[0], np.cumsum(kept)]), pa.int32())
+    offsets = list_offsets(np.concatenate([[0], np.cumsum(kept)]))
     return position[inside], peaks.payload_value_M[source].numpy()[inside], offsets

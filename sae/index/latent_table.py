@@ -23,6 +23,7 @@ from sae.index.shard import Shard
 from sae.index.token_counts import PairCounts, TopPairs, with_lift
 from sae.kernels.segments import rank_within
 from sae.kernels.sorting import stable_argsort
+from sae.store.arrow_columns import arrow_column, floats, list_offsets
 from sae.store.records import CLASSES
 
 LISTED_TOKENS = 10
@@ -118,7 +119,7 @@ def logit_columns(effects: LogitEffects) -> dict[str, Any]:
 def _nearest_columns(name: str, W_LD: Tensor, alive_L: Tensor, check: Callable[[], None]) -> dict[str, Any]:
     ids_LK, cosines_LK = (found.numpy() for found in nearest(W_LD, alive_L, LISTED_LATENTS, check))
     listed_LK = ~np.isnan(cosines_LK)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(listed_LK.sum(axis=1))]), pa.int32())
+    offsets = list_offsets(np.concatenate([[0], np.cumsum(listed_LK.sum(axis=1))]))
     return {f"{name}s": pa.ListArray.from_arrays(offsets, ids_LK[listed_LK].astype(np.int32)),
             f"{name}_cos": pa.ListArray.from_arrays(offsets, cosines_LK[listed_LK])}
 
@@ -156,13 +157,13 @@ def _rule_columns(shard: Shard) -> dict[str, Any]:
     some_L = rules.kind_L >= 0
 
     def where(values: list[Any]) -> pa.Array:
-        return pa.array([value if some else None for value, some in zip(values, some_L.tolist(), strict=True)])
+        return arrow_column([value if some else None for value, some in zip(values, some_L.tolist(), strict=True)])
 
     kinds = [KINDS[kind] for kind in rules.kind_L.tolist()]
     classes = [name if kind == "class" else None
                for kind, name in zip(kinds, (list(CLASSES)[c] for c in rules.class_L.tolist()), strict=True)]
     return {
-        "rule_kind": where(kinds), "rule_tokens": _rule_tokens(rules), "rule_class": pa.array(classes, pa.string()),
+        "rule_kind": where(kinds), "rule_tokens": _rule_tokens(rules), "rule_class": arrow_column(classes),
         "rule_precision": where(rules.precision_L.tolist()), "rule_recall": where(rules.recall_L.tolist()),
         "rule_f1": where(rules.f1_L.tolist())}
 
@@ -174,17 +175,17 @@ def _rule_tokens(rules: Rules) -> pa.ListArray:
 
 def _floats(value_L: Tensor) -> pa.Array:
     """Convert to a float column in which NaN is null."""
-    return pa.array(value_L.float().numpy(), from_pandas=True)
+    return floats(value_L.float().numpy())
 
 
 def _offsets(counts: Tensor) -> pa.Array:
-    return pa.array(np.concatenate([[0], counts.cumsum(0).numpy()]), pa.int32())
+    return list_offsets(np.concatenate([[0], counts.cumsum(0).numpy()]))
 
 
 def _rows(matrix: np.ndarray) -> pa.ListArray:
     """Convert the rows of a matrix to a list column."""
     offsets = np.arange(len(matrix) + 1, dtype=np.int32) * matrix.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(matrix.reshape(-1)))
+    return pa.ListArray.from_arrays(list_offsets(offsets), arrow_column(matrix.reshape(-1)))
 
 
 def _token_lists(pairs: TopPairs, n_latents: int) -> dict[str, pa.ListArray]:

@@ -18,6 +18,7 @@ from sae.index.context_tables import window_tokens
 from sae.index.forward import Encoder, Firings, Tokens
 from sae.index.l0_extremes import Extremes
 from sae.kernels.segments import rank_within
+from sae.store.arrow_columns import arrow_table, list_offsets
 
 SAMPLES = 48
 LATENTS = 12  # latents listed per position
@@ -65,12 +66,12 @@ def sample_tables(
     listed = _offsets(l0_B.clamp(max=LATENTS).numpy())
     number = np.arange(len(chosen), dtype=np.int32)
     return {
-        "sample": pa.table({
+        "sample": arrow_table({
             "sample": number, "kind": [kind for kind, some in kinds.items() for _ in some], "ctx": chosen,
             "doc": corpus.doc[chosen], "doc_offset": corpus.offset[chosen],
             "tokens": window_tokens(corpus, chosen, np.zeros_like(length), length),
             "l0": pa.ListArray.from_arrays(_offsets(length), l0_B.int().numpy())}),
-        "sample_latent": pa.table({
+        "sample_latent": arrow_table({
             "sample": np.repeat(number, length),
             "position": np.concatenate([np.arange(n, dtype=np.int32) for n in length]),
             "latents": pa.ListArray.from_arrays(listed, latent_N.int().numpy()),
@@ -79,4 +80,4 @@ def sample_tables(
 
 
 def _offsets(size: np.ndarray) -> pa.Array:
-    return pa.array(np.concatenate([[0], np.cumsum(size)]), pa.int32())
+    return list_offsets(np.concatenate([[0], np.cumsum(size)]))

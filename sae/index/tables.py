@@ -33,6 +33,7 @@ from sae.kernels.sorting import stable_argsort
 from sae.lm.bridge import LanguageModel
 from sae.lm.sites import EMBED, NO_LOGITS, kind_of
 from sae.specs.registry import IndexSettings
+from sae.store.arrow_columns import arrow_column, arrow_table, floats
 from sae.store.schema import LOGIT_BINS
 
 LISTED_LOGITS = 10
@@ -81,7 +82,7 @@ def make_tables(
         lambda check: _map(sae, shard, settings),
         lambda check: _small(lm, corpus, shard),
     ], done, check)
-    put("latent", pa.table(latents))
+    put("latent", arrow_table(latents))
     return meta
 
 
@@ -125,7 +126,7 @@ def _small(lm: LanguageModel, corpus: Corpus, shard: Shard) -> Made:
     bos = shard.l0_bos_hist
     return Made({
         "token": _token_table(lm, shard),
-        "document": pa.table({"doc": np.arange(len(corpus.documents), dtype=np.int32), "name": corpus.documents}),
+        "document": arrow_table({"doc": np.arange(len(corpus.documents), dtype=np.int32), "name": corpus.documents}),
         "l0_hist": _l0_table(shard), "l0_position": _l0_position_table(shard), "l0_token": _l0_token_table(shard),
     }, meta={
         "bos_l0": int(bos.argmax()) if int(bos.sum()) else None, "median_resid_norm": shard.median_norm(),
@@ -134,7 +135,7 @@ def _small(lm: LanguageModel, corpus: Corpus, shard: Shard) -> Made:
 
 def _token_table(lm: LanguageModel, shard: Shard) -> pa.Table:
     pieces, special = lm.vocabulary()
-    return pa.table({"token": np.arange(len(pieces), dtype=np.int32), "piece": pa.array(pieces, pa.binary()),
+    return arrow_table({"token": np.arange(len(pieces), dtype=np.int32), "piece": arrow_column(pieces),
                      "special": special, "n": shard.l0_token_V2[:, 0].numpy()})
 
 
@@ -143,24 +144,24 @@ def _token_latent_table(pairs: TopPairs) -> pa.Table:
     order = stable_argsort(pairs.token_N << 32 | ((1 << 32) - 1 - pairs.n_N))
     columns = {"token": pairs.token_N.int(), "latent": pairs.latent_N.int(), "n": pairs.n_N, "max_act": pairs.max_N,
                "lift": pairs.lift_N}
-    return pa.table({name: column[order].numpy() for name, column in columns.items()})
+    return arrow_table({name: column[order].numpy() for name, column in columns.items()})
 
 
 def _l0_table(shard: Shard) -> pa.Table:
     used = (shard.l0_hist + shard.l0_bos_hist).nonzero().squeeze(1)
-    return pa.table({"l0": used.int().numpy(), "n": shard.l0_hist[used].numpy(),
+    return arrow_table({"l0": used.int().numpy(), "n": shard.l0_hist[used].numpy(),
                      "n_bos": shard.l0_bos_hist[used].numpy()})
 
 
 def _l0_position_table(shard: Shard) -> pa.Table:
     n, total, square = shard.l0_position_S3.T.contiguous().numpy()
     seen = n > 0
-    fvu = pa.array(shard.fvu_S().numpy()[seen], from_pandas=True)
-    return pa.table({"position": np.flatnonzero(seen).astype(np.int32), "n": n[seen], "sum_l0": total[seen],
+    fvu = floats(shard.fvu_S().numpy()[seen])
+    return arrow_table({"position": np.flatnonzero(seen).astype(np.int32), "n": n[seen], "sum_l0": total[seen],
                      "sum_sq_l0": square[seen], "fvu": fvu})
 
 
 def _l0_token_table(shard: Shard) -> pa.Table:
     seen = shard.l0_token_V2[:, 0].nonzero().squeeze(1)
     n, total = shard.l0_token_V2[seen].T.contiguous().numpy()
-    return pa.table({"token": seen.int().numpy(), "n": n, "sum_l0": total})
+    return arrow_table({"token": seen.int().numpy(), "n": n, "sum_l0": total})

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from sae.errors import DamagedFile
+from sae.store.arrow_columns import arrow_column, arrow_table, list_offsets, numpy_of, whole
 from sae.workspace.files import atomic_write
 
 WINDOW = (25, 19)  # tokens kept before and after the peak: one more than a page shows, as a sign that text continues
@@ -51,7 +52,7 @@ def write_page_file(con: duckdb.DuckDBPyConnection, path: Path, made_of: str) ->
         "SELECT (SELECT max(latent) FROM build.latent), (SELECT count(*) FROM build.latent_edges),"
         " (SELECT max(token) FROM build.token)").fetchall()
     source = "build.latent LEFT JOIN build.latent_edges USING (latent)" if own_edges else "build.latent"
-    token_type = pa.uint16() if (tokens or 0) < 1 << 16 else pa.int32()
+    token_type = np.uint16 if (tokens or 0) < 1 << 16 else np.int32
 
     def batch(start: int) -> pa.Table:
         among = f"WHERE latent >= {start} AND latent < {start + _BATCH} ORDER BY latent"
@@ -89,40 +90,36 @@ def _in_order(pool: ThreadPoolExecutor, make: Callable[[int], pa.Table], starts:
 
 def _batch(latents: pa.Table, contexts: pa.Table) -> pa.Table:
     """Put the contexts of each latent into its row as lists."""
-    numbers = contexts["latent"].to_numpy()
-    first = np.searchsorted(numbers, latents["latent"].to_numpy()).astype(np.int32)
-    offsets = pa.array(np.append(first, np.int32(len(numbers))))
-    lists = {f"{_PREFIX}{name}": pa.ListArray.from_arrays(offsets, _array(contexts[name]))
+    numbers = numpy_of(contexts["latent"])
+    first = np.searchsorted(numbers, numpy_of(latents["latent"])).astype(np.int32)
+    offsets = list_offsets(np.append(first, np.int32(len(numbers))))
+    lists = {f"{_PREFIX}{name}": pa.ListArray.from_arrays(offsets, whole(contexts[name]))
              for name in contexts.column_names}
-    return pa.table({**{name: latents[name] for name in latents.column_names}, **lists})
+    return arrow_table({**{name: latents[name] for name in latents.column_names}, **lists})
 
 
-def _cut(contexts: pa.Table, token_type: pa.DataType) -> pa.Table:
+def _cut(contexts: pa.Table, token_type: type[np.integer]) -> pa.Table:
     """Cut the contexts to `WINDOW` around their peaks.  Their tokens must be cut already."""
-    pos = _array(contexts["pos"])
-    peak_N = contexts["peak"].to_numpy().astype(np.int64)
+    pos = whole(contexts["pos"])
+    peak_N = numpy_of(contexts["peak"]).astype(np.int64)
     low_N = np.maximum(peak_N - WINDOW[0], 0)
-    n_N = np.minimum(peak_N + WINDOW[1] + 1, contexts["n"].to_numpy()) - low_N
+    n_N = np.minimum(peak_N + WINDOW[1] + 1, numpy_of(contexts["n"])) - low_N
 
     offset_N = pos.offsets.to_numpy().astype(np.int64)
     context_M = np.repeat(np.arange(len(n_N)), np.diff(offset_N))
     pos_M = pos.flatten().to_numpy().astype(np.int64) - low_N[context_M]
     kept_M = (pos_M >= 0) & (pos_M < n_N[context_M])
-    fired_N = pa.array(np.concatenate([[0], np.cumsum(np.bincount(context_M[kept_M], minlength=len(n_N)))]), pa.int32())
+    fired_N = list_offsets(np.concatenate([[0], np.cumsum(np.bincount(context_M[kept_M], minlength=len(n_N)))]))
 
-    tokens = _array(contexts["tokens"])
-    start_N = contexts["start"].to_numpy().astype(np.float64) + low_N  # NaN: unknown
+    tokens = whole(contexts["tokens"])
+    start_N = numpy_of(contexts["start"]).astype(np.float64) + low_N  # NaN: unknown
     new = {
-        "start": pa.array(np.nan_to_num(start_N).astype(np.int32), mask=np.isnan(start_N)),
-        "peak": pa.array(peak_N - low_N, pa.uint16()),
-        "tokens": pa.ListArray.from_arrays(tokens.offsets, pa.array(tokens.values.to_numpy(), token_type)),
-        "pos": pa.ListArray.from_arrays(fired_N, pa.array(pos_M[kept_M], pa.uint16())),
-        "val": pa.ListArray.from_arrays(fired_N, pa.array(_array(contexts["val"]).flatten().to_numpy()[kept_M]))}
-    return pa.table({name: new.get(name, contexts[name]) for name in contexts.column_names if name != "n"})
-
-
-def _array(column: pa.ChunkedArray) -> Any:
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+        "start": arrow_column(np.nan_to_num(start_N).astype(np.int32), ~np.isnan(start_N)),
+        "peak": arrow_column((peak_N - low_N).astype(np.uint16)),
+        "tokens": pa.ListArray.from_arrays(tokens.offsets, arrow_column(tokens.values.to_numpy().astype(token_type))),
+        "pos": pa.ListArray.from_arrays(fired_N, arrow_column(pos_M[kept_M].astype(np.uint16))),
+        "val": pa.ListArray.from_arrays(fired_N, arrow_column(whole(contexts["val"]).flatten().to_numpy()[kept_M]))}
+    return arrow_table({name: new.get(name, contexts[name]) for name in contexts.column_names if name != "n"})
 
 
 class LatentPageFile:

@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from sae.store.arrow_columns import arrow_table
 from sae.store.page_file import page_file_path, write_page_file
 from sae.store.schema import CONTEXT_VIEW, INDEXES, ROW_GROUP, STORAGE_VERSION, TABLES
 from sae.workspace.files import atomic_write
@@ -36,7 +37,7 @@ def write_build(
 
 def meta_table(meta: dict[str, Any]) -> pa.Table:
     meta = dict(sorted((meta | {"duckdb_version": duckdb.__version__}).items()))
-    return pa.table({"key": list(meta), "value": [json.dumps(value) for value in meta.values()]})
+    return arrow_table({"key": list(meta), "value": [json.dumps(value) for value in meta.values()]})
 
 
 @contextmanager
