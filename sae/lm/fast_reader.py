@@ -108,7 +108,7 @@ def _bare_reader(lm: LanguageModel, hooks: Sequence[str], attention: str, *, low
     With `low` its linear layers multiply in bfloat16, and everything else is as under autocast.
     """
     try:
-        model = _by_onednn(_bare_model(lm), low)
+        model = _with_fused_gelu(_by_onednn(_bare_model(lm), low))
         model.set_attn_implementation(attention)
         modules = dict(model.named_modules())
         kept: dict[str, Tensor] = {}
@@ -177,6 +177,17 @@ def _by_onednn(model: Any, low: bool = False) -> Any:
                 linear = type(child) is nn.Linear or (low and type(child).__name__ == "Conv1D")
                 if linear and child.weight.dtype == torch.float32:
                     setattr(module, name, _Linear(child, low))
+    return model
+
+
+def _with_fused_gelu(model: Any) -> Any:
+    """Compute GELU's approximation by tanh in one pass where the model writes it out in eight."""
+    x = torch.linspace(-8, 8, 257)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child).__module__ == "transformers.activations" and torch.allclose(
+                    child(x), nn.functional.gelu(x, approximate="tanh"), rtol=1e-5, atol=1e-6):
+                setattr(module, name, nn.GELU(approximate="tanh"))
     return model
 
 

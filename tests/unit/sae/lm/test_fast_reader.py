@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from transformers.activations import GELUActivation, NewGELUActivation, SiLUActivation
 
 import sae.lm.fast_reader
 from sae.kernels.device import has_fast_bfloat16
 from sae.lm.bridge import LanguageModel
-from sae.lm.fast_reader import reader
+from sae.lm.fast_reader import _with_fused_gelu, reader
 from sae.lm.model_info import DEMO_PATH
 from tests.toys import ToyModel
 from tests.unit.sae.lm.test_row_model import CONFIGS, TOKENS
@@ -89,6 +90,15 @@ def test_linear_layers_are_computed_by_onednn(demo_lm: LanguageModel) -> None:
     kinds = [type(module) for module in model.modules()]
     assert torch.nn.Linear not in kinds
     assert kinds.count(sae.lm.fast_reader._Linear) == 7 * demo_lm.info.n_layers + 1
+
+
+def test_a_written_out_gelu_becomes_one_operation() -> None:
+    layers = torch.nn.ModuleList([NewGELUActivation(), GELUActivation(), SiLUActivation()])
+    first, *others = _with_fused_gelu(layers)
+    assert isinstance(first, torch.nn.GELU)
+    assert [type(one) for one in others] == [GELUActivation, SiLUActivation]  # other functions stay
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(first(x), NewGELUActivation()(x))
 
 
 def test_what_is_no_bridge_reads_by_itself() -> None:
