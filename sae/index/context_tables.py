@@ -21,7 +21,7 @@ from sae.data.corpus import Corpus
 from sae.index.top_contexts import Peaks, sample_rank
 from sae.kernels.hashing import counter, mix64
 from sae.kernels.segments import rank_within
-from sae.store.arrow_columns import arrow_column, arrow_table, list_offsets
+from sae.store.arrow_columns import arrow_table, list_column, list_offsets
 from sae.store.schema import BANDS, NEAR_BAND, ROW_GROUP
 
 WINDOW = 128  # tokens shown at most
@@ -161,8 +161,8 @@ def _place_table(peaks: Peaks, chosen: Chosen, corpus: Corpus) -> pa.Table:
         "ctx": context, "doc": corpus.doc[context], "doc_offset": corpus.offset[context],
         "start": start.astype(np.uint16), "peak": (position - start).astype(np.uint16),
         "text": context.astype(np.int64), "first": start.astype(np.uint16), "n": shown.astype(np.uint16),
-        "pos": pa.ListArray.from_arrays(payload_offsets, payload_position.astype(np.uint16)),
-        "val": pa.ListArray.from_arrays(payload_offsets, payload_value),
+        "pos": list_column(payload_offsets, payload_position.astype(np.uint16)),
+        "val": list_column(payload_offsets, payload_value),
         "duplicates": chosen.duplicates_N.numpy().astype(np.int32),
     })
 
@@ -186,7 +186,7 @@ def window_tokens(corpus: Corpus, context: np.ndarray, start: np.ndarray, shown:
     rows = corpus.tokens[context]
     columns = np.arange(rows.shape[1])
     flat = rows[(columns >= start[:, None]) & (columns < (start + shown)[:, None])].astype(np.int32)
-    return pa.ListArray.from_arrays(list_offsets(offsets), arrow_column(flat))
+    return list_column(list_offsets(offsets), flat)
 
 
 def _payload(peaks: Peaks, row: Tensor, start: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, ...]:

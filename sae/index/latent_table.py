@@ -23,7 +23,7 @@ from sae.index.shard import Shard
 from sae.index.token_counts import PairCounts, TopPairs, with_lift
 from sae.kernels.segments import rank_within
 from sae.kernels.sorting import stable_argsort
-from sae.store.arrow_columns import arrow_column, floats, list_offsets
+from sae.store.arrow_columns import arrow_column, floats, list_column, list_offsets
 from sae.store.records import CLASSES
 
 LISTED_TOKENS = 10
@@ -120,8 +120,8 @@ def _nearest_columns(name: str, W_LD: Tensor, alive_L: Tensor, check: Callable[[
     ids_LK, cosines_LK = (found.numpy() for found in nearest(W_LD, alive_L, LISTED_LATENTS, check))
     listed_LK = ~np.isnan(cosines_LK)
     offsets = list_offsets(np.concatenate([[0], np.cumsum(listed_LK.sum(axis=1))]))
-    return {f"{name}s": pa.ListArray.from_arrays(offsets, ids_LK[listed_LK].astype(np.int32)),
-            f"{name}_cos": pa.ListArray.from_arrays(offsets, cosines_LK[listed_LK])}
+    return {f"{name}s": list_column(offsets, ids_LK[listed_LK].astype(np.int32)),
+            f"{name}_cos": list_column(offsets, cosines_LK[listed_LK])}
 
 
 def _cofiring_columns(shard: Shard, check: Callable[[], None]) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _latent_lists(name: str, pairs: CofiringPairs, where: Tensor, n_latents: int
     offsets = _offsets(torch.bincount(pairs.latent_N[row], minlength=n_latents))
     columns = {"": pairs.other_N.int(), "_given": pairs.given_N.float(), "_lift": pairs.lift_N.float(),
                "_phi": pairs.phi_N.float()}
-    return {name + suffix: pa.ListArray.from_arrays(offsets, column[row].numpy()) for suffix, column in columns.items()}
+    return {name + suffix: list_column(offsets, column[row].numpy()) for suffix, column in columns.items()}
 
 
 def _rule_columns(shard: Shard) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _rule_columns(shard: Shard) -> dict[str, Any]:
 
 def _rule_tokens(rules: Rules) -> pa.ListArray:
     named_LK = (rules.token_LK >= 0) & (rules.kind_L >= 0)[:, None]
-    return pa.ListArray.from_arrays(_offsets(named_LK.sum(dim=1)), rules.token_LK[named_LK].int().numpy())
+    return list_column(_offsets(named_LK.sum(dim=1)), rules.token_LK[named_LK].int().numpy())
 
 
 def _floats(value_L: Tensor) -> pa.Array:
@@ -185,7 +185,7 @@ def _offsets(counts: Tensor) -> pa.Array:
 def _rows(matrix: np.ndarray) -> pa.ListArray:
     """Convert the rows of a matrix to a list column."""
     offsets = np.arange(len(matrix) + 1, dtype=np.int32) * matrix.shape[1]
-    return pa.ListArray.from_arrays(list_offsets(offsets), arrow_column(matrix.reshape(-1)))
+    return list_column(list_offsets(offsets), matrix.reshape(-1))
 
 
 def _token_lists(pairs: TopPairs, n_latents: int) -> dict[str, pa.ListArray]:
@@ -193,4 +193,4 @@ def _token_lists(pairs: TopPairs, n_latents: int) -> dict[str, pa.ListArray]:
     listed = rank_within(pairs.latent_N) < LISTED_TOKENS
     offsets = _offsets(torch.bincount(pairs.latent_N[listed], minlength=n_latents))
     columns = {"token": pairs.token_N.int(), "n": pairs.n_N, "lift": pairs.lift_N, "max": pairs.max_N}
-    return {name: pa.ListArray.from_arrays(offsets, values[listed].numpy()) for name, values in columns.items()}
+    return {name: list_column(offsets, values[listed].numpy()) for name, values in columns.items()}

@@ -18,7 +18,7 @@ from sae.index.context_tables import window_tokens
 from sae.index.forward import Encoder, Firings, Tokens
 from sae.index.l0_extremes import Extremes
 from sae.kernels.segments import rank_within
-from sae.store.arrow_columns import arrow_table, list_offsets
+from sae.store.arrow_columns import arrow_table, list_column, list_offsets
 
 SAMPLES = 48
 LATENTS = 12  # latents listed per position
@@ -70,12 +70,12 @@ def sample_tables(
             "sample": number, "kind": [kind for kind, some in kinds.items() for _ in some], "ctx": chosen,
             "doc": corpus.doc[chosen], "doc_offset": corpus.offset[chosen],
             "tokens": window_tokens(corpus, chosen, np.zeros_like(length), length),
-            "l0": pa.ListArray.from_arrays(_offsets(length), l0_B.int().numpy())}),
+            "l0": list_column(_offsets(length), l0_B.int().numpy())}),
         "sample_latent": arrow_table({
             "sample": np.repeat(number, length),
             "position": np.concatenate([np.arange(n, dtype=np.int32) for n in length]),
-            "latents": pa.ListArray.from_arrays(listed, latent_N.int().numpy()),
-            "acts": pa.ListArray.from_arrays(listed, value_N.numpy())}),
+            "latents": list_column(listed, latent_N.int().numpy()),
+            "acts": list_column(listed, value_N.numpy())}),
     }
 
 

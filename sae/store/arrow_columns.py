@@ -1,7 +1,7 @@
 """Arrow columns and tables made of numpy arrays and Python lists without pandas.
 
-`pyarrow.array` and `to_numpy` of a chunked column import pandas at their first call if it is installed, which takes as
-long as a hundredth of a small build.  The functions here give the same columns from the memory of the arrays.
+`pyarrow.array` and `to_numpy` import pandas at their first call if it is installed, which takes a fiftieth of a small
+build.  The functions here give the same columns from the memory of the arrays.
 """
 
 from __future__ import annotations
@@ -38,14 +38,28 @@ def floats(values: np.ndarray) -> pa.Array:
     return _numbers(values, ~np.isnan(values))
 
 
+def list_column(offsets: pa.Array, values: np.ndarray | pa.Array) -> pa.ListArray:
+    """Return a column of lists, the parts of `values` between the offsets."""
+    return pa.ListArray.from_arrays(offsets, values if isinstance(values, pa.Array) else arrow_column(values))
+
+
 def list_offsets(values: np.ndarray) -> pa.Array:
     """Return the offsets of a list column."""
     return _numbers(values.astype(np.int32, copy=False), None)
 
 
 def numpy_of(values: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """Return the numbers of a column as an array; null is NaN."""
-    return whole(values).to_numpy(zero_copy_only=False)
+    """Return the numbers of a column as an array, which shares its memory.  Null is NaN, in float64."""
+    values = whole(values)
+    valid, data = values.buffers()
+    if data is None:
+        return np.empty(0, values.type.to_pandas_dtype())
+    end = values.offset + len(values)
+    numbers: np.ndarray = np.frombuffer(data, values.type.to_pandas_dtype(), end)[values.offset :]
+    if values.null_count == 0:
+        return numbers
+    valid_N = np.unpackbits(np.frombuffer(valid, np.uint8), count=end, bitorder="little")[values.offset :]
+    return np.where(valid_N, numbers, np.nan)
 
 
 def whole(values: pa.ChunkedArray | pa.Array) -> Any:

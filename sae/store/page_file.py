@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from sae.errors import DamagedFile
-from sae.store.arrow_columns import arrow_column, arrow_table, list_offsets, numpy_of, whole
+from sae.store.arrow_columns import arrow_column, arrow_table, list_column, list_offsets, numpy_of, whole
 from sae.workspace.files import atomic_write
 
 WINDOW = (25, 19)  # tokens kept before and after the peak: one more than a page shows, as a sign that text continues
@@ -93,7 +93,7 @@ def _batch(latents: pa.Table, contexts: pa.Table) -> pa.Table:
     numbers = numpy_of(contexts["latent"])
     first = np.searchsorted(numbers, numpy_of(latents["latent"])).astype(np.int32)
     offsets = list_offsets(np.append(first, np.int32(len(numbers))))
-    lists = {f"{_PREFIX}{name}": pa.ListArray.from_arrays(offsets, whole(contexts[name]))
+    lists = {f"{_PREFIX}{name}": list_column(offsets, whole(contexts[name]))
              for name in contexts.column_names}
     return arrow_table({**{name: latents[name] for name in latents.column_names}, **lists})
 
@@ -105,9 +105,9 @@ def _cut(contexts: pa.Table, token_type: type[np.integer]) -> pa.Table:
     low_N = np.maximum(peak_N - WINDOW[0], 0)
     n_N = np.minimum(peak_N + WINDOW[1] + 1, numpy_of(contexts["n"])) - low_N
 
-    offset_N = pos.offsets.to_numpy().astype(np.int64)
+    offset_N = numpy_of(pos.offsets).astype(np.int64)
     context_M = np.repeat(np.arange(len(n_N)), np.diff(offset_N))
-    pos_M = pos.flatten().to_numpy().astype(np.int64) - low_N[context_M]
+    pos_M = numpy_of(pos.flatten()).astype(np.int64) - low_N[context_M]
     kept_M = (pos_M >= 0) & (pos_M < n_N[context_M])
     fired_N = list_offsets(np.concatenate([[0], np.cumsum(np.bincount(context_M[kept_M], minlength=len(n_N)))]))
 
@@ -116,9 +116,9 @@ def _cut(contexts: pa.Table, token_type: type[np.integer]) -> pa.Table:
     new = {
         "start": arrow_column(np.nan_to_num(start_N).astype(np.int32), ~np.isnan(start_N)),
         "peak": arrow_column((peak_N - low_N).astype(np.uint16)),
-        "tokens": pa.ListArray.from_arrays(tokens.offsets, arrow_column(tokens.values.to_numpy().astype(token_type))),
-        "pos": pa.ListArray.from_arrays(fired_N, arrow_column(pos_M[kept_M].astype(np.uint16))),
-        "val": pa.ListArray.from_arrays(fired_N, arrow_column(whole(contexts["val"]).flatten().to_numpy()[kept_M]))}
+        "tokens": list_column(tokens.offsets, numpy_of(tokens.values).astype(token_type)),
+        "pos": list_column(fired_N, pos_M[kept_M].astype(np.uint16)),
+        "val": list_column(fired_N, numpy_of(whole(contexts["val"]).flatten())[kept_M])}
     return arrow_table({name: new.get(name, contexts[name]) for name in contexts.column_names if name != "n"})
 
 
