@@ -17,7 +17,8 @@ from torch import Tensor
 from sae.data.activations import forward_rows
 from sae.data.corpus import Corpus
 from sae.data.left_out import LeftOut
-from sae.index.threads import MAX_THREADS, torch_threads_divided
+from sae.index.threads import MAX_THREADS
+from sae.kernels.threads import torch_threads_divided
 from sae.lm.bridge import LanguageModel
 from sae.lm.fast_reader import Read, parallel_readers
 

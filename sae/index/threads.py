@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+
+from sae.kernels.threads import torch_threads_divided
 
 MAX_THREADS = 4  # each holds the firings of a shard in memory; further cores are divided among the threads
 _POLL_S = 0.2  # seconds between two calls of `check`
@@ -47,14 +48,3 @@ def run_jobs(
         finally:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-@contextmanager
-def torch_threads_divided(n: int) -> Iterator[None]:
-    """Divide torch's threads by `n` for the time of the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before // n))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -13,17 +13,22 @@ import contextlib
 import copy
 import functools
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sae.kernels.device import has_fast_bfloat16
+from sae.kernels.threads import torch_threads_divided
 from sae.lm.bridge import LanguageModel
 from sae.lm.dataflow import loosened
 from sae.lm.sites import split_head
 
 Read = Callable[[Tensor], list[Tensor]]
+Casts = dict[int, tuple[Tensor, Tensor | None]]  # weights and biases in bfloat16, by the identity of the weight
+_MOST_READERS = 4  # further cores are divided among them
+_PART_TOKENS = 1024  # per reader, so that what its thread does is longer than what it waits
 
 
 def reader(lm: LanguageModel, hooks: Sequence[str], *, autocast: bool = False) -> Read:
@@ -32,46 +37,69 @@ def reader(lm: LanguageModel, hooks: Sequence[str], *, autocast: bool = False) -
     On a CPU it uses the model without its bridge if the two agree on the first context.  With `autocast` the linear
     layers multiply in bfloat16, which a CPU is asked to do only if its hardware can.
     """
+    chosen: list[Read] = []
+
+    def read(tokens_PS: Tensor) -> list[Tensor]:
+        if not chosen:
+            n = min(torch.get_num_threads(), _MOST_READERS)
+            chosen.append(_side_by_side(parallel_readers(lm, hooks, n, tokens_PS, autocast=autocast)))
+        return chosen[0](tokens_PS)
+
+    return read
+
+
+def parallel_readers(
+    lm: LanguageModel, hooks: Sequence[str], n: int, tokens_PS: Tensor, *, autocast: bool = False
+) -> list[Read]:
+    """Return `n` functions that compute `lm.activations_at(·, hooks)`, one for each of as many threads.
+
+    There is a single one, for the caller's thread, if only the bridge agrees with itself on the first context.
+    """
     autocast = autocast and (lm.device.type != "cpu" or has_fast_bfloat16())
 
     def by_bridge(tokens_PS: Tensor) -> list[Tensor]:
         return lm.activations_at(tokens_PS, hooks, autocast=autocast)
 
     if lm.device.type != "cpu" or lm.settings.placed:
-        return by_bridge
-    chosen: list[Read] = []
+        return [by_bridge]
+    casts: Casts = {}
+    found = _chosen(lm, hooks, tokens_PS[:1], by_bridge, autocast, casts)
+    _say_how(found is not None, autocast)
+    if not found:
+        return [by_bridge]
+    read, attention = found
+    others = (_bare_reader(lm, hooks, attention, low=autocast, casts=casts) for _ in range(n - 1))
+    return [read, *(other for other in others if other is not None)]
+
+
+def _side_by_side(readers: Sequence[Read]) -> Read:
+    """Return a function that divides the contexts of a pass among readers, which work at the same time.
+
+    Contexts can be divided among cores; the short operations of a small model can hardly be.
+    """
+    if len(readers) == 1:
+        return readers[0]
+    pool = ThreadPoolExecutor(len(readers) - 1, thread_name_prefix="reader")
 
     def read(tokens_PS: Tensor) -> list[Tensor]:
-        if not chosen:
-            found = _chosen(lm, hooks, tokens_PS[:1], by_bridge, autocast)
-            chosen.append(found[0] if found else by_bridge)
-            _say_how(found is not None, autocast)
-        return chosen[0](tokens_PS)
+        n = min(len(readers), len(tokens_PS), tokens_PS.numel() // _PART_TOKENS)
+        if n < 2:
+            return readers[0](tokens_PS)
+        first_PS, *parts = tokens_PS.tensor_split(n)
+        with torch_threads_divided(n):
+            pending = [pool.submit(one, part_PS) for one, part_PS in zip(readers[1:], parts, strict=False)]
+            try:
+                own = readers[0](first_PS)
+            finally:
+                wait(pending)
+        found = [own, *(part.result() for part in pending)]
+        return [torch.cat(site) for site in zip(*found, strict=True)]
 
     return read
 
 
-def parallel_readers(lm: LanguageModel, hooks: Sequence[str], n: int, tokens_PS: Tensor) -> list[Read]:
-    """Return `n` functions that compute `lm.activations_at(·, hooks)`, one for each of as many threads.
-
-    There is a single one, for the caller's thread, if only the bridge agrees with itself on the first context.
-    """
-    def by_bridge(tokens_PS: Tensor) -> list[Tensor]:
-        return lm.activations_at(tokens_PS, hooks)
-
-    if lm.device.type != "cpu" or lm.settings.placed:
-        return [by_bridge]
-    found = _chosen(lm, hooks, tokens_PS[:1], by_bridge, autocast=False)
-    _say_how(found is not None, autocast=False)
-    if not found:
-        return [by_bridge]
-    read, attention = found
-    others = (_bare_reader(lm, hooks, attention) for _ in range(n - 1))
-    return [read, *(other for other in others if other is not None)]
-
-
 def _chosen(
-    lm: LanguageModel, hooks: Sequence[str], tokens_PS: Tensor, by_bridge: Read, autocast: bool
+    lm: LanguageModel, hooks: Sequence[str], tokens_PS: Tensor, by_bridge: Read, autocast: bool, casts: Casts
 ) -> tuple[Read, str] | None:
     """Return the reader without the bridge that agrees with the bridge on some contexts, if there is one, and its
     attention function.
@@ -85,7 +113,7 @@ def _chosen(
             continue
         if not autocast:
             return read, attention
-        low = _bare_reader(lm, hooks, attention, low=True)
+        low = _bare_reader(lm, hooks, attention, low=True, casts=casts)
         own, allowed = _distance(low, expected, tokens_PS), _distance(by_bridge, expected, tokens_PS)
         return (low, attention) if low is not None and own <= 2 * allowed else None
     return None
@@ -102,13 +130,16 @@ class _Reached(Exception):
     """The forward pass has computed all requested activations."""
 
 
-def _bare_reader(lm: LanguageModel, hooks: Sequence[str], attention: str, *, low: bool = False) -> Read | None:
+def _bare_reader(
+    lm: LanguageModel, hooks: Sequence[str], attention: str, *, low: bool = False, casts: Casts | None = None
+) -> Read | None:
     """Return a reader without the bridge, or None for a model or hook point for which this does not work.
 
-    With `low` its linear layers multiply in bfloat16, and everything else is as under autocast.
+    With `low` its linear layers multiply in bfloat16, and everything else is as under autocast.  The readers of one
+    model share `casts`.
     """
     try:
-        model = _with_fused_gelu(_by_onednn(_bare_model(lm), low))
+        model = _with_fused_gelu(_by_onednn(_bare_model(lm), low, {} if casts is None else casts))
         model.set_attn_implementation(attention)
         modules = dict(model.named_modules())
         kept: dict[str, Tensor] = {}
@@ -147,14 +178,13 @@ class _Linear(nn.Module):
     It multiplies float32 a tenth faster than the library behind `torch.mm`, and faster still on AMD's processors.
     """
 
-    def __init__(self, layer: Any, low: bool) -> None:
+    def __init__(self, layer: Any, low: bool, casts: Casts) -> None:
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
-        self._low, self._transposed = low, type(layer) is not nn.Linear
-        self._cast: tuple[Tensor, Tensor | None] | None = None
+        self._low, self._transposed, self._casts = low, type(layer) is not nn.Linear, casts
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self._cast or self._weights()
+        weight, bias = self._casts.get(id(self.weight)) or self._weights()
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(weight.dtype), weight, bias, "none", [], "")
         return y
 
@@ -163,12 +193,12 @@ class _Linear(nn.Module):
             return self.weight, self.bias
         weight = self.weight.t() if self._transposed else self.weight
         # Cast at the first use: layers after the hook point are never used.
-        self._cast = (weight.to(torch.bfloat16).contiguous(),
-                      None if self.bias is None else self.bias.to(torch.bfloat16))
-        return self._cast
+        cast = weight.to(torch.bfloat16).contiguous(), None if self.bias is None else self.bias.to(torch.bfloat16)
+        self._casts[id(self.weight)] = cast
+        return cast
 
 
-def _by_onednn(model: Any, low: bool = False) -> Any:
+def _by_onednn(model: Any, low: bool, casts: Casts) -> Any:
     """Let oneDNN compute the linear layers of the model, if this torch supports it."""
     if torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         for module in list(model.modules()):
@@ -176,7 +206,7 @@ def _by_onednn(model: Any, low: bool = False) -> Any:
                 # Conv1D, a linear layer with a transposed weight, is worth its copy only in bfloat16.
                 linear = type(child) is nn.Linear or (low and type(child).__name__ == "Conv1D")
                 if linear and child.weight.dtype == torch.float32:
-                    setattr(module, name, _Linear(child, low))
+                    setattr(module, name, _Linear(child, low, casts))
     return model
 
 

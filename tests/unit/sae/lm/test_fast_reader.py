@@ -13,7 +13,7 @@ from transformers.activations import GELUActivation, NewGELUActivation, SiLUActi
 import sae.lm.fast_reader
 from sae.kernels.device import has_fast_bfloat16
 from sae.lm.bridge import LanguageModel
-from sae.lm.fast_reader import _with_fused_gelu, reader
+from sae.lm.fast_reader import Read, _with_fused_gelu, parallel_readers, reader
 from sae.lm.model_info import DEMO_PATH
 from tests.toys import ToyModel
 from tests.unit.sae.lm.test_row_model import CONFIGS, TOKENS
@@ -71,7 +71,7 @@ def test_what_reads_something_else_is_not_used(
 ) -> None:
     bare, hook, tokens_PS = sae.lm.fast_reader._bare_reader, "blocks.1.hook_resid_post", torch.arange(24).view(3, 8)
 
-    def off(lm: LanguageModel, hooks: Any, attention: str, *, low: bool = False) -> Any:
+    def off(lm: LanguageModel, hooks: Any, attention: str, **_: Any) -> Any:
         read = bare(lm, hooks, attention)
         assert read is not None
         return (lambda tokens_PS: [x_PSD * 1.01 for x_PSD in read(tokens_PS)]) if attention in wrong else read
@@ -86,10 +86,36 @@ def test_what_reads_something_else_is_not_used(
 def test_linear_layers_are_computed_by_onednn(demo_lm: LanguageModel) -> None:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         pytest.skip("this torch has no oneDNN")
-    model = sae.lm.fast_reader._by_onednn(sae.lm.fast_reader._bare_model(demo_lm))
+    model = sae.lm.fast_reader._by_onednn(sae.lm.fast_reader._bare_model(demo_lm), False, {})
     kinds = [type(module) for module in model.modules()]
     assert torch.nn.Linear not in kinds
     assert kinds.count(sae.lm.fast_reader._Linear) == 7 * demo_lm.info.n_layers + 1
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_readers_side_by_side_read_what_one_reads(
+    demo_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, autocast: bool
+) -> None:
+    hooks, tokens_PS = ["blocks.0.hook_attn_out", "blocks.1.hook_resid_post"], torch.arange(3 * 64).view(3, 64)
+    (alone,) = parallel_readers(demo_lm, hooks, 1, tokens_PS, autocast=autocast)
+    expected, threads = alone(tokens_PS), torch.get_num_threads()
+    asked: list[int] = []
+    side_by_side = sae.lm.fast_reader._side_by_side
+
+    def counted(readers: list[Read]) -> Read:
+        return side_by_side([lambda part_PS, one=one: asked.append(len(part_PS)) or one(part_PS) for one in readers])
+
+    monkeypatch.setattr(sae.lm.fast_reader, "_PART_TOKENS", 64)
+    monkeypatch.setattr(sae.lm.fast_reader, "_side_by_side", counted)
+    torch.set_num_threads(2)
+    try:
+        found = reader(demo_lm, hooks, autocast=autocast)(tokens_PS)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert sorted(asked) == [1, 2]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_a_written_out_gelu_becomes_one_operation() -> None:
@@ -128,13 +154,13 @@ def test_a_reader_in_bfloat16_that_is_too_far_off_is_not_used(
 ) -> None:
     bare, hook, tokens_PS = sae.lm.fast_reader._bare_reader, "blocks.1.hook_resid_post", torch.arange(24).view(3, 8)
 
-    def scaled(lm: LanguageModel, hooks: Any, attention: str, *, low: bool = False) -> Any:
+    def scaled(lm: LanguageModel, hooks: Any, attention: str, *, low: bool = False, **_: Any) -> Any:
         read = bare(lm, hooks, attention, low=low)
         assert read is not None
         return (lambda tokens_PS: [x_PSD * off for x_PSD in read(tokens_PS)]) if low else read
 
     monkeypatch.setattr(sae.lm.fast_reader, "_bare_reader", scaled)
-    sae.lm.fast_reader._say.cache_clear()
+    sae.lm.fast_reader._say_how.cache_clear()
     found = reader(demo_lm, [hook], autocast=True)(tokens_PS)[0]
     assert torch.equal(found, demo_lm.activations(tokens_PS, hook, autocast=True)) == (off == 1.1)
     assert f"read {'by' if off == 1.1 else 'without'} the bridge, in bfloat16" in capsys.readouterr().out
