@@ -96,6 +96,8 @@ class Codes:
         """Return which latents are active on any token."""
         if on_gpu(self.value_N):
             return self.bounds_L1.diff() > 0
+        if self.value_N.device.type == "cpu":
+            return torch.bincount(self.latent_N, minlength=self.n_latents) > 0
         return torch.zeros(self.n_latents, dtype=torch.bool, device=self.value_N.device).index_fill_(
             0, self.latent_N, True)
 

@@ -16,7 +16,7 @@ from sae.kernels.codes import Codes
 from sae.kernels.device import on_gpu
 from sae.kernels.threshold import above, below_kth_maximum, kth_largest
 
-_SAMPLE = 1 << 18  # entries from which a bound is guessed
+_SAMPLE = 1 << 16  # entries from which a bound is guessed
 _GROUPS = (16, 8, 4, 2)  # sizes of the groups of latents whose maxima give a bound in TopK
 
 
