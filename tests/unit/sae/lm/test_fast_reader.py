@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import transformers
 import sae.lm.fast_reader
 from sae.kernels.device import has_fast_bfloat16
 from sae.lm.bridge import LanguageModel
-from sae.lm.fast_reader import reader
+from sae.lm.fast_reader import parallel_readers, reader
 from sae.lm.model_info import DEMO_PATH
 from tests.toys import ToyModel
 from tests.unit.sae.lm.test_row_model import CONFIGS, TOKENS
@@ -82,6 +83,18 @@ def test_what_reads_something_else_is_not_used(
     assert torch.equal(reader(demo_lm, [hook])(tokens_PS)[0], expected)
 
 
+def test_several_threads_read_what_one_reads(demo_lm: LanguageModel) -> None:
+    hook, tokens_PS = "blocks.1.hook_resid_post", torch.arange(48).view(6, 8)
+    readers = parallel_readers(demo_lm, [hook], 3, tokens_PS)
+    assert len(set(readers)) == 3
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda i: readers[i](tokens_PS[2 * i : 2 * i + 2])[0], range(3)))
+    assert torch.equal(torch.cat(found), readers[0](tokens_PS)[0])
+    toy = ToyModel()
+    only, = parallel_readers(toy, [hook], 3, tokens_PS)  # type: ignore[arg-type]
+    assert torch.equal(only(tokens_PS)[0], toy.activations(tokens_PS, hook))
+
+
 def test_linear_layers_are_computed_by_onednn(demo_lm: LanguageModel) -> None:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         pytest.skip("this torch has no oneDNN")
@@ -124,7 +137,7 @@ def test_a_reader_in_bfloat16_that_is_too_far_off_is_not_used(
         return (lambda tokens_PS: [x_PSD * off for x_PSD in read(tokens_PS)]) if low else read
 
     monkeypatch.setattr(sae.lm.fast_reader, "_bare_reader", scaled)
-    sae.lm.fast_reader._say.cache_clear()
+    sae.lm.fast_reader._say_how.cache_clear()
     found = reader(demo_lm, [hook], autocast=True)(tokens_PS)[0]
     assert torch.equal(found, demo_lm.activations(tokens_PS, hook, autocast=True)) == (off == 1.1)
     assert f"read {'by' if off == 1.1 else 'without'} the bridge, in bfloat16" in capsys.readouterr().out
