@@ -63,5 +63,5 @@ def save_often() -> None:
     from sae.training import loop
 
     loop._CHECKPOINT_S = 0.1
-    scan.SHARD_TOKENS = 8192  # one pass of the language model
+    scan.SHARD_TOKENS, scan.SAVE_S = 8192, 0.0  # one pass of the language model
     main()

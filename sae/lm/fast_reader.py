@@ -109,7 +109,7 @@ def _chosen(
     expected = lm.activations_at(tokens_PS, hooks)
     for attention in ("sdpa", "eager"):
         read = _bare_reader(lm, hooks, attention)
-        if not _agree(read, expected, tokens_PS, loosened(1e-4, lm.rounding)):
+        if read is None or not _agree(read, expected, tokens_PS, loosened(1e-4, lm.rounding)):
             continue
         if not autocast:
             return read, attention

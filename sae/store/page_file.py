@@ -52,7 +52,7 @@ def write_page_file(con: duckdb.DuckDBPyConnection, path: Path, made_of: str) ->
         "SELECT (SELECT max(latent) FROM build.latent), (SELECT count(*) FROM build.latent_edges),"
         " (SELECT max(token) FROM build.token)").fetchall()
     source = "build.latent LEFT JOIN build.latent_edges USING (latent)" if own_edges else "build.latent"
-    token_type = np.uint16 if (tokens or 0) < 1 << 16 else np.int32
+    token_type: type[np.integer[Any]] = np.uint16 if (tokens or 0) < 1 << 16 else np.int32
 
     def batch(start: int) -> pa.Table:
         among = f"WHERE latent >= {start} AND latent < {start + _BATCH} ORDER BY latent"
@@ -98,7 +98,7 @@ def _batch(latents: pa.Table, contexts: pa.Table) -> pa.Table:
     return arrow_table({**{name: latents[name] for name in latents.column_names}, **lists})
 
 
-def _cut(contexts: pa.Table, token_type: type[np.integer]) -> pa.Table:
+def _cut(contexts: pa.Table, token_type: type[np.integer[Any]]) -> pa.Table:
     """Cut the contexts to `WINDOW` around their peaks.  Their tokens must be cut already."""
     pos = whole(contexts["pos"])
     peak_N = numpy_of(contexts["peak"]).astype(np.int64)

@@ -36,8 +36,8 @@ def test_contexts_that_were_read_before_are_not_read_again_and_give_the_same_tab
     first = [encoder(part, bos=True) for part in (contexts[:7], contexts[7:SAMPLES])]
 
     def made(read: list[Strongest]) -> dict[str, dict[str, list[object]]]:
-        tables = sample_tables(
-            lm, sae, CORPUS, contexts, extremes, read, lambda: None)  # type: ignore[arg-type]
+        reader = Encoder(lm, sae, CORPUS)  # type: ignore[arg-type]
+        tables = sample_tables(reader, CORPUS, contexts, extremes, read, lambda: None)
         return {name: table.to_pydict() for name, table in tables.items()}
 
     whole = made([])

@@ -89,6 +89,7 @@ def test_interrupted_and_resumed_is_the_same_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int, models: int
 ) -> None:
     monkeypatch.setattr(scan_module, "SHARD_TOKENS", 16 * 9)
+    monkeypatch.setattr(scan_module, "SAVE_S", 0.0)
     sae, corpus = toy_sae(), toy_corpus(150)
 
     def make(path: Path, lm: ToyModel, update: Any = lambda done, total: None, checkpoint: Path | None = None) -> None:
@@ -117,7 +118,17 @@ def test_interrupted_and_resumed_is_the_same_build(
     assert everything(tmp_path / "c" / "b.duckdb") == everything(tmp_path / "a" / "b.duckdb")
 
 
-def test_a_checkpoint_of_other_scales_is_ignored(tmp_path: Path) -> None:
+def test_a_short_scan_saves_no_checkpoint(tmp_path: Path) -> None:
+    lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(40)
+    contexts = contexts_to_read(corpus, 10_000)
+    pool, scales = scaled(lm, sae, corpus, contexts, SETTINGS)
+    with Saver(tmp_path / "i.pt") as saver:
+        scan(pool, corpus, contexts, scales, saver=saver)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_other_scales_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_module, "SAVE_S", 0.0)
     lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(40)
     contexts = contexts_to_read(corpus, 10_000)
     for settings in (SETTINGS, IndexSettings(index_tokens=10_000, top_contexts=5)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -81,6 +82,18 @@ def test_what_reads_something_else_is_not_used(
     monkeypatch.setattr(sae.lm.fast_reader, "_bare_reader", off)
     expected = demo_lm.activations(tokens_PS, hook) if "eager" in wrong else eager(tokens_PS)[0]
     assert torch.equal(reader(demo_lm, [hook])(tokens_PS)[0], expected)
+
+
+def test_several_threads_read_what_one_reads(demo_lm: LanguageModel) -> None:
+    hook, tokens_PS = "blocks.1.hook_resid_post", torch.arange(48).view(6, 8)
+    readers = parallel_readers(demo_lm, [hook], 3, tokens_PS)
+    assert len(set(readers)) == 3
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda i: readers[i](tokens_PS[2 * i : 2 * i + 2])[0], range(3)))
+    assert torch.equal(torch.cat(found), readers[0](tokens_PS)[0])
+    toy = ToyModel()
+    only, = parallel_readers(toy, [hook], 3, tokens_PS)  # type: ignore[arg-type]
+    assert torch.equal(only(tokens_PS)[0], toy.activations(tokens_PS, hook))
 
 
 def test_linear_layers_are_computed_by_onednn(demo_lm: LanguageModel) -> None:
