@@ -76,7 +76,7 @@ class _Choice(NamedTuple):
 
 
 def _choose(choices: Sequence[_Choice], found: list[int | UserError]) -> None:
-    """Set the tokens of some texts.  The noise of all is computed at once, because the calls cost more than the work."""
+    """Set the tokens of some texts.  Their noise is computed at once: the calls cost more than the work."""
     if not choices:
         return
     sizes = [len(choice.token_K) for choice in choices]
