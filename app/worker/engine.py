@@ -106,6 +106,7 @@ class Engine:
 
         yield from self._write(model, [run], send, cancelled, texts, begun)
         seconds = time.monotonic() - started
+        yield  # texts that end in the same step are all complete before any of them is measured
         final = texts()
         if not cancelled.is_set():
             for column in run.columns:

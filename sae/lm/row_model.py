@@ -37,14 +37,15 @@ from sae.lm.reach import SHORT, reading_length, sample_text
 
 ROWS = 16
 _FEW = 4  # rows of a step for at most this many texts, where that is safe
-_SHORTEST = 64  # the smallest power of two of keys that is read
+_SHORTEST = 32  # the smallest power of two of keys that is read
+_ROOM = 256  # tokens of the smallest capacity
 _STEPS = 3  # of the comparison with the bridge
 _ONE_BY_ONE = 5  # up to this many rows attend faster one after the other, with the same bits
 
 
 def capacity_of(length: int) -> int:
     """Return the capacity to reserve for a text of `length` tokens: a power of two."""
-    return max(4 * _SHORTEST, 1 << (length - 1).bit_length())
+    return max(_ROOM, 1 << (length - 1).bit_length())
 
 
 class Rows:
@@ -108,7 +109,8 @@ class _Step:
         self._whole = list(order) == list(range(ROWS))
         self._lengths = [0 if row is None else lengths.get(row, 0) for row in order]
         used = [i for i, row in enumerate(order) if row is not None and row in lengths]
-        self._used = torch.tensor(used, device=device)
+        first = used == list(range(len(used)))  # no copy is needed then
+        self._used = slice(len(used)) if first else torch.tensor(used, device=device)
         self._row = torch.tensor([order[i] for i in used], device=device)
         self._position = torch.tensor([self._lengths[i] for i in used], device=device)
         self._buckets: dict[int, list[int]] = {}  # keys to read -> indices into the order
@@ -120,7 +122,7 @@ class _Step:
         keys, values = self.rows.room(layer, k, v)
         keys[self._row, :, self._position] = k[self._used, :, 0]
         values[self._row, :, self._position] = v[self._used, :, 0]
-        out = q.new_zeros(*q.shape[:3], v.shape[3])
+        out: Tensor | None = None
         for size, indices in self._buckets.items():
             mask = self._mask(size, settings["window"], q.dtype)
             for first, last, row in self._spans(indices, q.is_cuda):
@@ -128,12 +130,14 @@ class _Step:
                 found = _attend(q[first:last], k1, v1, mask[first:last], settings)
                 if last - first == len(q) == len(indices):
                     return found
+                if out is None:
+                    out = q.new_zeros(*q.shape[:3], v.shape[3])
                 own = [i for i in indices if first <= i < last]
                 if len(own) == last - first:
                     out[first:last] = found
                 else:
                     out[own] = found[[i - first for i in own]]
-        return out
+        return q.new_zeros(*q.shape[:3], v.shape[3]) if out is None else out
 
     def _spans(self, indices: list[int], whole: bool) -> list[tuple[int, int, int]]:
         """Return (first, last + 1, row of the first) of spans of the order that are neighbouring rows, too.

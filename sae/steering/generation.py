@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
@@ -20,7 +22,7 @@ from sae.lm.row_model import ROWS, RowModel, Rows, capacity_of
 from sae.steering.batched_edits import RowEdits
 from sae.steering.interventions import Steering
 from sae.steering.request import Intervention, Sampling, SteeredPositions, SteerRequest, column_key
-from sae.steering.sampling import Draw, draw, seed_of
+from sae.steering.sampling import Draw, draw_each, seed_of
 
 
 @dataclass
@@ -161,8 +163,7 @@ class TextGenerator:
                                  set(run.prompt))
                     batch.texts[row] = text
                     begun.append((batch, row, text, logits_V))
-            for _, _, text, logits_V in begun:
-                self._draw(text, logits_V)
+            self._draw([text for _, _, text, _ in begun], [logits_V.numpy() for *_, logits_V in begun])
             for batch in self._batches:
                 batch.edits = None
         except BaseException:
@@ -213,25 +214,32 @@ class TextGenerator:
         edits, acts_MN = batch.edits.edits(steered)
         logits_MV = self.model.step(
             batch.rows, batch.order, {row: text.pending for row, text in ready.items()},
-            {row: text.length for row, text in ready.items()}, edits).cpu()
+            {row: text.length for row, text in ready.items()}, edits).cpu().numpy()
         acts = acts_MN.tolist()
+        drawn: dict[int, _Text] = {}  # by index into the order
         for row, text in ready.items():
             text.length += 1
             text.column.acts.append(acts[index_of[row]][: len(text.steering.interventions)])
             if text.column.finish:
                 self._free(batch, row)
-            elif text.run.error is None:
-                self._draw(text, logits_MV[index_of[row]])
+            else:
+                drawn[index_of[row]] = text
+        self._draw(list(drawn.values()), [logits_MV[index] for index in drawn])
         for run in {id(t.run): t.run for t in ready.values() if t.run.error is not None}.values():
             self.leave(run)
 
-    def _draw(self, text: _Text, logits_V: Tensor) -> None:
+    def _draw(self, texts: Sequence[_Text], logits_RV: Sequence[NDArray[np.float32]]) -> None:
+        """Add a token to each text.  A run of which one text has no numbers any more gets its error."""
+        found = draw_each(logits_RV, [
+            Draw(text.run.sampling, text.seed, len(text.column.output), text.seen) for text in texts])
+        for text, token in zip(texts, found, strict=True):
+            if isinstance(token, UserError):
+                text.run.error = text.run.error or token
+            elif text.run.error is None:
+                self._append(text, token)
+
+    def _append(self, text: _Text, token: int) -> None:
         sampling, column = text.run.sampling, text.column
-        try:
-            token = draw(logits_V.numpy(), Draw(sampling, text.seed, len(column.output), text.seen))
-        except UserError as error:
-            text.run.error = error
-            return
         column.output.append(token)
         text.pending = token
         text.seen.add(token)

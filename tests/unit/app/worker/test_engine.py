@@ -7,15 +7,19 @@ import random
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from app.settings import Settings
-from app.worker import protocol
+from app.worker import engine, protocol
 from app.worker.client import WorkerClient
+from sae.lm.bridge import LanguageModel
 from sae.steering.measurement_requests import (
     AblationRequest,
     InspectRequest,
@@ -65,6 +69,32 @@ def test_columns_samples_and_the_cost_in_information(client: WorkerClient, folde
         assert len(text.ids) == len(text.acts)
         assert len(text.kl) == (0 if name.startswith("baseline") else len(text.ids))
     assert max(final.columns["steered"].kl) > 0
+
+
+def test_no_text_waits_for_the_measurement_of_another(
+    demo_lm: LanguageModel, folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts that end in the same step are all complete before the divergence of one of them is measured."""
+    clock = [0.0]
+
+    def measure(_self: Any, _model: Any, _run: Any, column: Any) -> Iterator[None]:
+        clock[0] += 100
+        yield
+        return [0.0] * len(column.output)  # type: ignore[return-value]
+
+    monkeypatch.setattr(engine, "open_model", lambda *_: demo_lm)
+    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(engine.Engine, "_kl", measure)
+    worker = engine.Engine(threads=torch.get_num_threads(), memory_bytes=1 << 30, device="cpu")
+    sent: list[protocol.Event] = []
+    request = steer(sampling=Sampling(length=3))
+    jobs = [worker.begin(protocol.Generate(request=request, folders=folders), sent.append, threading.Event())
+            for _ in range(3)]
+    while jobs:
+        worker.step()
+        jobs = [job for job in jobs if next(job, "ended") != "ended"]
+    assert [event.seconds for event in sent if isinstance(event, protocol.Done)] == [0, 0, 0]
+    assert clock[0] == 300
 
 
 def test_a_sweep_measures_every_cell(client: WorkerClient, folders: dict[str, str]) -> None:

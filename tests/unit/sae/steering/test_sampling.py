@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sae.errors import UserError
 from sae.steering.request import MAX_SEED, Sampling
-from sae.steering.sampling import Draw, draw, noise, seed_of
+from sae.steering.sampling import Draw, draw, draw_each, noise, seed_of
 
 
 @given(seed=st.integers(0, 1000), top_k=st.integers(0, 12), top_p=st.floats(0.01, 1.0),
@@ -66,6 +66,21 @@ def test_repetition_penalty_is_that_of_the_literature() -> None:
     assert draw(logits_V[2:], Draw(sampling, 0, 0, {0})) == 0
     assert draw(logits_V[2:], Draw(Sampling(temperature=0, repetition_penalty=2), 0, 0, {0})) == 1
     assert logits_V[0] == 2.0
+
+
+def test_texts_drawn_together_get_the_tokens_that_they_get_alone() -> None:
+    """Groups are as large as a few texts with many candidates, and one text in the middle has no numbers."""
+    rng = np.random.default_rng(1)
+    samplings = [Sampling(temperature=0), Sampling(top_p=1), Sampling(top_k=20), Sampling(), Sampling(top_p=0.5),
+                 Sampling(top_k=7, top_p=1), Sampling(repetition_penalty=1.3), Sampling(temperature=2)]
+    rows = [(3 * rng.normal(size=900)).astype(np.float32) for _ in range(24)]
+    rows[9][5] = np.nan
+    texts = [Draw(samplings[n % 8], seed=n % 5, step=n, seen={1, 2}) for n in range(24)]
+    together = draw_each(rows, texts)
+    assert isinstance(together.pop(9), UserError)
+    assert together == [draw(row, at) for n, (row, at) in enumerate(zip(rows, texts, strict=True)) if n != 9]
+    assert len(set(together)) > 8
+    assert draw_each([], []) == []
 
 
 def test_what_is_not_a_number_is_refused() -> None:
