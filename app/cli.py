@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli_care import register as register_care
+from sae.cli.ending import end_at_once
 from sae.cli.main import app, guarded
 from sae.errors import UserError
 from sae.workspace.disk import ReadOnlyWorkspace, open_workspace
@@ -222,4 +223,4 @@ def _announce(address: str, link: str | None) -> None:
 
 def main() -> None:
     """Run the command line; a user error is one line and exit code 2, never a traceback."""
-    guarded(app)
+    end_at_once(lambda: guarded(app))

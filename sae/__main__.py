@@ -1,5 +1,6 @@
 """`python -m sae`: the command line without the web program."""
 
+from sae.cli.ending import end_at_once
 from sae.cli.main import main
 
-main()
+end_at_once(main)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -171,6 +172,7 @@ def read_module(source: str, package: str) -> Module:
     return module
 
 
+@cache
 def read_modules(root: Path) -> dict[str, Module]:
     """Read every module of `sae` and `app` below `root`, by dotted name."""
     modules = {}
@@ -231,7 +233,7 @@ def reached(modules: dict[str, Module], names: set[str]) -> set[str]:
 
 def broken_rules(modules: dict[str, Module]) -> list[str]:
     """Return one line for every rule that a module breaks."""
-    broken = []
+    broken, heavy_of = [], dict[str, set[str]]()
     for name, module in modules.items():
         tops = {other.split(".")[0] for other in module.ever}
         if name.split(".")[0] == "sae":
@@ -239,7 +241,9 @@ def broken_rules(modules: dict[str, Module]) -> list[str]:
                 broken.append(f"{name} imports a model library; only sae.lm.libraries may")
         elif name not in WORKER:
             for other in sorted(module.ever):
-                if heavy := reached(modules, {other}) & HEAVY:
+                if other not in heavy_of:
+                    heavy_of[other] = reached(modules, {other}) & HEAVY
+                if heavy := heavy_of[other]:
                     broken.append(f"{name} reaches {', '.join(sorted(heavy))} through {other}")
     for name in TORCH_FREE:
         if heavy := reached(modules, {name}) & HEAVY:

@@ -29,7 +29,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = folder / "env" / "bin" / "python"
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "env")}))
     install = [sys.executable, "-m", "pip", "--python", str(made), "install", "--quiet", "--disable-pip-version-check",
-               "--no-deps", "--no-index", str(wheel)]
+               "--no-deps", "--no-index", "--no-compile", str(wheel)]
     subprocess.run(install, check=True, capture_output=True, text=True)
     # Python searches a folder named in a .pth file but does not read its .pth files, which would add the checkout.
     (packages / "lent.pth").write_text(sysconfig.get_path("purelib"))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score, roc_auc_score
 
 from sae.evaluation.logistic import (
     RIDGE,
@@ -55,6 +53,8 @@ def test_probes_of_single_latents_have_the_lowest_loss() -> None:
 
 @pytest.mark.parametrize("inverse_penalty", [1e-4, 0.1, 100.0])
 def test_a_probe_is_scikit_learn_s(inverse_penalty: float) -> None:
+    from sklearn.linear_model import LogisticRegression  # takes a second, which collecting the tests need not wait for
+
     x, y = problem()
     ours = fit_logistic(x, y, inverse_penalty)
     theirs = LogisticRegression(C=inverse_penalty, solver="newton-cholesky", max_iter=500, tol=1e-8).fit(x, y)
@@ -64,6 +64,9 @@ def test_a_probe_is_scikit_learn_s(inverse_penalty: float) -> None:
 
 @pytest.mark.parametrize(("n", "width"), [(200, 5), (300, 40), (60, 4)])
 def test_the_penalty_is_chosen_by_the_auc_on_the_last_fifth(n: int, width: int) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+
     x, y = problem(n, width)
     ours = fit_best_logistic(x, y)
     scores = []
@@ -88,6 +91,8 @@ def test_more_inputs_than_examples_change_nothing_but_the_cost() -> None:
 
 
 def test_auc_and_f1_are_scikit_learn_s() -> None:
+    from sklearn.metrics import f1_score, roc_auc_score
+
     rng = np.random.default_rng(0)
     score, y = rng.integers(0, 6, 80).astype(np.float64), rng.integers(0, 2, 80).astype(np.float64)
     assert auc(score, y) == pytest.approx(roc_auc_score(y, score))

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 
 from sae.evaluation import probe_tasks
 from sae.evaluation.probe_tasks import Examples, Task
@@ -32,6 +31,8 @@ def planted() -> tuple[Any, Examples]:
 
 def test_the_best_single_latent_has_the_lowest_loss_of_all(planted: Any) -> None:
     """Compare with a scikit-learn probe without a penalty on every latent's pre-activations."""
+    from sklearn.linear_model import LogisticRegression  # takes a second, which collecting the tests need not wait for
+
     sae, examples = planted
     (task,) = examples.tasks
     x, y = examples.x_ND, task.y_N

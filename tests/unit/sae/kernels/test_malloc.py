@@ -17,7 +17,7 @@ if sys.argv[1] == "keep":
     keep_freed_memory()
 
 def use():
-    for _ in range(50):
+    for _ in range(10):
         torch.ones(3_000_000)  # 12 MB, gone at once
         torch.ones(12_000_000)
 

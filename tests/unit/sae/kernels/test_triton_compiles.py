@@ -20,17 +20,19 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install saesc
 
 
 @pytest.mark.slow
-def test_every_kernel_compiles_without_spills(tmp_path: Path) -> None:
+@pytest.mark.parametrize("targets", [
+    ("sm_80", "gfx942"), pytest.param(("sm_90", "sm_100"), marks=pytest.mark.heavy)])  # NVIDIA's differ little
+def test_every_kernel_compiles_without_spills(targets: tuple[str, ...], tmp_path: Path) -> None:
     path = os.pathsep.join([str(ROOT), *sys.path])
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": path}
     environment.pop("TRITON_INTERPRET", None)
-    done = subprocess.run([sys.executable, "-m", "benchmarks.kernel_table", "--brief", "--json"], cwd=ROOT,
-                          env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "benchmarks.kernel_table", "--brief", "--json", "--targets", *targets],
+                          cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     kernels = json.loads(done.stdout.splitlines()[-1])["results"]["kernels"]
     assert len(kernels) == len({kernel["kernel"] for kernel in kernels})
     for kernel in kernels:
-        for target in ("sm_80", "sm_90", "sm_100", "gfx942"):
+        for target in targets:
             assert kernel[target]["spilled"] == 0, (kernel["kernel"], target)
             assert 0 < kernel[target]["registers"] <= 255
 
