@@ -17,12 +17,11 @@ from sqlalchemy.orm import Session
 
 from app.db.tables import ExplanationScore, Label, LatentExplanation, Sae
 from app.library import stars
-from app.library.explanation_texts import FoundText, texts_of
+from app.library.explanation_texts import LABEL, TAG, FoundText, notes_of, texts_of
 from app.render.latent_words import RuleWords
 from sae.errors import UserError
 from sae.explain.records import HEADLINE, MAX_TEXT
 
-LABEL = "label"  # the method of the explanation that follows a label
 GOOD_F1 = 0.7  # an explanation that is this good explains its latent
 # These statements are built once: every page of a latent asks them.
 _THESE = (LatentExplanation.sae_id == bindparam("sae"),
@@ -218,12 +217,24 @@ def texts(db: Session, sae_id: str) -> dict[int, str]:
 
 
 def search(db: Session, sae_ids: Collection[str], text: str, limit: int = 1000) -> dict[str, list[FoundText]]:
-    """Return the explanations of each of these SAEs that contain the words of `text` in any case, best first.
+    """Return the explanations and labels of each of these SAEs that contain the words of `text`, best first.
 
-    `limit` is for each SAE.  Labels have a search of their own.
+    `limit` is for each SAE.
     """
-    return {sae_id: [one for one in texts.search(text, limit) if one.method != LABEL]
-            for sae_id, texts in texts_of(db, sae_ids).items()}
+    return {sae_id: texts.search(text, limit) for sae_id, texts in texts_of(db, sae_ids).items()}
+
+
+def search_notes(db: Session, sae_ids: Collection[str], text: str, limit: int = 1000) -> dict[str, list[FoundText]]:
+    """Return the notes and comments of each of these SAEs that contain the words of `text`, and the tags that are it.
+    """
+    return {sae_id: [one for one in notes.search(text, limit) if one.method != TAG or one.share == 1.0]
+            for sae_id, notes in notes_of(db, sae_ids).items()}
+
+
+def said_of(db: Session, sae_id: str, text: str) -> frozenset[int]:
+    """Return the latents of an SAE about which something is written that contains the words of `text`."""
+    return frozenset(one.latent for of_kind in (search, search_notes)
+                     for one in of_kind(db, [sae_id], text, 10**9).get(sae_id, []))
 
 
 def explained_latents(db: Session, sae_id: str) -> set[int]:

@@ -104,7 +104,7 @@ def found_json(db: Session, builds: Builds, scope: Scope, text: str, read: Read 
     by_sae: dict[str, list[dict[str, object]]] = {row.id: [] for row in scope.chosen if text}
     for link in tokens:
         by_sae[link.sae.id].append({"token": link.token, "latents": link.latents, "n": link.n})
-    known = {row.id for row in scope.every}
+    labelled = labels.search(db, text, [row.id for row in scope.chosen], limit=100) if text else []
     return JSONResponse({
         "q": text, "tokens": by_sae,
         "numbers": [f"/{row.id}/{whole_number(text)}" for row in _with_number(scope.every, text)],
@@ -112,7 +112,7 @@ def found_json(db: Session, builds: Builds, scope: Scope, text: str, read: Read 
                      "label": result.label.text if result.label else "", "density": result.density,
                      "reasons": [asdict(reason) for reason in result.found.best]} for result in results],
         "labels": [{"sae": row.sae_id, "latent": row.latent, "text": row.text, "note": row.note, "tags": row.tags}
-                   for row in (labels.search(db, text, limit=100) if text else []) if row.sae_id in known]})
+                   for row in labelled]})
 
 
 @router.get("/search")
