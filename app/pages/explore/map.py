@@ -9,11 +9,14 @@ from urllib.parse import urlencode
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
 
 from app.library.latent_names import names_of
-from app.library.latent_search import search_latents
-from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep
+from app.library.latent_search import is_phrase
+from app.pages.dependencies import BuildsDep, CatalogDep, Tools, ToolsDep
 from app.pages.explore.map_views import COLOURS, look
+from app.pages.find.latents import Scope, find_latents, numbered
+from app.pages.find.phrase import Read, read_phrase, reading
 from app.pages.json_twin import json_response
 from app.pages.sae_page import find_sae, open_build, page
 from app.render.plane import View, plane
@@ -41,19 +44,30 @@ def map_json(request: Request, model: str, name: str, catalog: CatalogDep, build
 
 
 @router.get("/{model}/{name}/map")
-def show_map(
-    request: Request, model: str, name: str, db: SessionDep, catalog: CatalogDep, builds: BuildsDep,
-    colour: str = "", q: str = "", cluster: str = "",
+async def show_map(
+    request: Request, model: str, name: str, tools: ToolsDep, colour: str = "", q: str = "", cluster: str = "",
+    read: str = "",
 ) -> Response:
     """Show a window of the map (`zoom`, `x`, `y`), coloured, with the latents ringed that a search finds.
 
-    htmx asks for the map alone.
+    With `read=1` those are ringed, too, that are active on the text `q`.  htmx asks for the map alone.
     """
-    sae = find_sae(catalog, model, name)
-    kind, text, view = colour if colour in COLOURS else "density", q.strip()[:200], View.read(request.query_params)
+    sae, text = await run_in_threadpool(find_sae, tools.catalog, model, name), q.strip()[:200]
+    scope = Scope([sae], sae, sae if sae.current_build and not sae.weightless else None)
+    said = await read_phrase(tools, scope, text) if read == "1" and is_phrase(text) else None
+    return await run_in_threadpool(_map, request, tools, scope, colour, text, cluster, said)
+
+
+def _map(
+    request: Request, tools: Tools, scope: Scope, colour: str, text: str, cluster: str, said: Read | None,
+) -> Response:
+    sae, db = scope.every[0], tools.db
+    kind, view = colour if colour in COLOURS else "density", View.read(request.query_params)
     only = whole_number(cluster) if kind == "cluster" else None
-    with open_build(builds, sae) as build:
-        found = [one.latent for one in search_latents(db, build, sae.id, text, HITS)] if text else []
+    with open_build(tools.builds, sae) as build:
+        active = numbered([sae], text, said.active if said else {})
+        found = [one.found.latent for one in find_latents(
+            db, tools.builds, [sae], text, HITS, active, bare=True)]
         points = map_points(build).plus(build, found)
         colours = {key: name for key, name in COLOURS.items() if key != "cluster" or points.every == 1}
         kind = kind if len(points.latent_N) and kind in colours else "density"
@@ -61,7 +75,8 @@ def show_map(
         picture = plane(points, view, shown.colours, sae.id, partial(names_of, db, build, sae.id), found)
 
         def href(at: View = view, **changes: object) -> str:
-            state = {"colour": kind if kind != "density" else "", "q": text, "cluster": only, **changes}
+            state = {"colour": kind if kind != "density" else "", "q": text, "cluster": only,
+                     "read": 1 if said else "", **changes}
             state |= {"zoom": at.zoom, "x": at.x, "y": at.y} if at != View() else {}
             query = urlencode({key: value for key, value in state.items() if value not in ("", None)})
             return f"/{sae.id}/map{'?' if query else ''}{query}"
@@ -69,7 +84,8 @@ def show_map(
         context: dict[str, Any] = {
             "plane": picture, "look": shown, "colour": kind, "colour_names": colours, "every": points.every, "q": text,
             "view": view, "whole_map": View(), "href": href, "n_found": len(found), "only": only,
-            "n_ringed": int(np.isin(points.latent_N, found).sum())}
+            "n_ringed": int(np.isin(points.latent_N, found).sum()),
+            "reading": reading(scope, text, href(read=1), said)}
         if is_htmx(request):
             return render(request, "explore/_map.html", sae=sae, **context)
         return page(request, "explore/map.html", sae, build.meta, **context)
