@@ -62,7 +62,7 @@ def reading(scope: Scope, text: str, url: str, read: Read | None = None, page: s
     return Reading(url if scope.reader is not None and is_phrase(text) else "", read, page or url)
 
 
-async def read_phrase(tools: Tools, scope: Scope, text: str, patience_s: float = PATIENCE_S) -> Read:
+async def read_phrase(tools: Tools, scope: Scope, text: str, patience_s: float | None = None) -> Read:
     """Let the model read a text with the SAEs of the scope that can."""
     if scope.reader is None or not text:
         return Read()
@@ -73,7 +73,7 @@ async def read_phrase(tools: Tools, scope: Scope, text: str, patience_s: float =
         await run_in_threadpool(check_text, asked)
     except UserError as error:
         return Read(fault=str(error).partition(": ")[2])
-    cached = await ask(tools, asked, patience_s)
+    cached = await ask(tools, asked, PATIENCE_S if patience_s is None else patience_s)
     if cached.last is None:
         return Read(waiting=cached.note)
     if not isinstance(cached.last, Inspected):

@@ -13,7 +13,6 @@ from app.pages.find.latents import find_scope
 from app.pages.find.phrase import read_phrase
 from app.web.errors import wants_json
 from app.web.templating import is_htmx, render
-from app.worker.cached_requests import PATIENCE_S
 
 router = APIRouter(include_in_schema=False)
 
@@ -26,7 +25,7 @@ async def show_found(request: Request, tools: ToolsDep, user: UserDep, q: str = 
     if wants_json(request):
         read = await read_phrase(tools, scope, text, PATIENCE_OF_PROGRAMS_S)
         return await run_in_threadpool(found_json, tools.db, tools.builds, scope, text, read)
-    read = await read_phrase(tools, scope, text, PATIENCE_S)
+    read = await read_phrase(tools, scope, text)
 
     def made() -> Response:
         context = found_context(tools.db, tools.builds, user, scope, text, read)
