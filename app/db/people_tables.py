@@ -36,18 +36,6 @@ class Comment(Base):
     created: Mapped[float] = mapped_column(default=time.time)
 
 
-class NoteVersion(Base):
-    """A number that grows whenever notes, tags or comments of an SAE change.  Triggers alone write it.
-
-    Its row stays when the SAE is deleted, so that another SAE of the same name has other numbers.
-    """
-
-    __tablename__ = "note_versions"
-
-    sae_id: Mapped[str] = mapped_column(String(170), primary_key=True)
-    version: Mapped[int]
-
-
 class LatentList(Base):
     """A named list of latents, of any SAEs, with a text to test them on.  Its `id` is its address."""
 

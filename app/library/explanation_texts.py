@@ -19,8 +19,8 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Engine, Select, bindparam, literal, select, union_all
 from sqlalchemy.orm import Session
 
-from app.db.people_tables import Comment, NoteVersion
-from app.db.tables import ExplanationVersion, Label, LatentExplanation
+from app.db.people_tables import Comment
+from app.db.tables import ExplanationVersion, Label, LatentExplanation, NoteVersion
 
 _KEPT = 64  # SAEs whose texts are kept for each database
 _BETWEEN = "\0"  # no text contains it

@@ -11,13 +11,14 @@ import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Row, bindparam, delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from app.db.tables import ExplanationScore, Label, LatentExplanation, Sae
 from app.library import stars
-from app.library.explanation_texts import LABEL, TAG, FoundText, notes_of, texts_of
+from app.library.explanation_texts import LABEL, TAG, FoundText, Texts, notes_of, texts_of
 from app.render.latent_words import RuleWords
 from sae.errors import UserError
 from sae.explain.records import HEADLINE, MAX_TEXT
@@ -196,13 +197,21 @@ def qualities(db: Session, sae_id: str) -> dict[int, dict[str, float]]:
     return out
 
 
-def latents_by_kind(db: Session, sae_id: str) -> dict[str, set[int]]:
+_by_kind: WeakKeyDictionary[Texts, dict[str, frozenset[int]]] = WeakKeyDictionary()  # as long as the texts are kept
+
+
+def latents_by_kind(db: Session, sae_id: str) -> dict[str, frozenset[int]]:
     """Return the latents that have an explanation of each kind."""
-    found: dict[str, set[int]] = {}
-    for kind, latent in db.execute(select(LatentExplanation.kind, LatentExplanation.latent).where(
-            LatentExplanation.sae_id == sae_id).distinct()):
-        found.setdefault(kind, set()).add(latent)
-    return found
+    kept = texts_of(db, [sae_id]).get(sae_id)
+    if kept is None:
+        return {}
+    if kept not in _by_kind:
+        found: dict[str, set[int]] = {}
+        for kind, latent in db.execute(select(LatentExplanation.kind, LatentExplanation.latent).where(
+                LatentExplanation.sae_id == sae_id)):
+            found.setdefault(kind, set()).add(latent)
+        _by_kind[kept] = {kind: frozenset(latents) for kind, latents in found.items()}
+    return _by_kind[kept]
 
 
 def texts(db: Session, sae_id: str) -> dict[int, str]:

@@ -74,10 +74,11 @@ def test_each_list_says_what_it_waits_for_and_stays_when_the_model_fails(
         if name == "search":  # `test_found` has it
             continue
         worker.says = [[Queued(position=3), None], [Failed(message="The model worker went away.", gone=True)]]
-        waiting = browsable.get(f"{address}&read=1".replace("read%28", f"wait{i}%28"), headers=HTMX).text
+        url = address.replace("/map?", "/map/found?") + "&read=1"
+        waiting = browsable.get(url.replace("read%28", f"wait{i}%28"), headers=HTMX).text
         assert "waiting: 2 before this one" in waiting, name
         assert 'hx-trigger="load delay' in waiting, name
-        failed = browsable.get(f"{address}&read=1".replace("read%28", f"fail{i}%28"), headers=HTMX).text
+        failed = browsable.get(url.replace("read%28", f"fail{i}%28"), headers=HTMX).text
         assert "The model worker went away." in failed, name
         assert "hx-trigger" not in failed, name
 
