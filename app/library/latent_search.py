@@ -22,6 +22,7 @@ from app.library.explanation_texts import LABEL, NOTE, TAG, FoundText, excerpt
 from app.render.latent_words import SHOWN_F1, rule_words
 from app.render.numbers import number, percent, signed
 from app.render.token_text import token_label
+from sae.explain.records import RULE_METHOD
 from sae.store.build import Build
 from sae.store.latent_search import TokenHit, explained_as, firing_on, raising, with_rule
 from sae.store.records import CLASSES, Rule, Token
@@ -133,8 +134,9 @@ def _written(db: Session, sae_ids: Collection[str], text: str) -> Hits:
 
 
 def _said(row: FoundText) -> Hit:
-    """Return the hit of a label or another explanation."""
-    kind, least = ("label", _LABEL) if row.method == LABEL else ("explanation", _EXPLANATION)
+    """Return the hit of a label or another explanation; one that repeats the rule of the build counts as the rule."""
+    kinds = {LABEL: ("label", _LABEL), RULE_METHOD: ("rule", _RULE)}
+    kind, least = kinds.get(row.method, ("explanation", _EXPLANATION))
     return _worded(kind, row.latent, row.text, least + row.share)
 
 

@@ -55,8 +55,9 @@ class Result:
         """The reasons, best first, without repeating a text that is shown as the name, or in an earlier reason."""
         out: list[Reason] = []
         for reason in self.found.best:
-            if reason.kind == "rule" and self.rule:
-                reason = replace(reason, words="its rule", tokens=[])
+            if reason.kind == "rule" and (self.rule or reason.value == self.name):
+                figures = reason.value if reason.words != "rule" else ""  # without them, an explanation repeats it
+                reason = replace(reason, words="its rule", tokens=[], value=figures)
             elif reason.kind in _WRITTEN and reason.value in (self.name, self.title):
                 reason = replace(reason, words=_WRITTEN[reason.kind], value="")
             if reason.kind not in _WRITTEN or not any(reason.value and one.value == reason.value for one in out):

@@ -46,6 +46,9 @@ def test_a_rule_that_is_shown_is_not_repeated() -> None:
     shown = result(reason, fires, rule=rule)
     assert shown.title == "fires on self"
     assert said(shown) == ["its rule precision 90%, recall 80%", "fires on self lift 3×"]
+    text = Reason("rule", 2.4, "rule", value='fires on "self"')
+    assert said(result(text, rule=rule)) == said(result(text, name='fires on "self"')) == ["its rule"]
+    assert said(result(text, name="a method")) == ['rule fires on "self"']
     assert said(result(reason)) == ["fires on self precision 90%, recall 80%"]
 
 
