@@ -54,7 +54,7 @@ def test_each_list_is_loaded_again_with_what_the_model_finds(browsable: TestClie
         html = page(browsable, address)
         assert len(worker.asked) == asked, name
         assert "The model reads the text" in html, name
-        (url,) = re.findall(r'hx-get="([^"]+)" hx-trigger="load" hx-swap="outerHTML"', html)
+        (url,) = re.findall(r'hx-get="([^"]+)" hx-trigger="load(?: delay:800ms)?" hx-swap="outerHTML"', html)
         part = browsable.get(unescape(url), headers=HTMX).text
         assert "<html" not in part, name
         assert 'hx-trigger="load' not in part, name
