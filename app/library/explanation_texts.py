@@ -16,7 +16,7 @@ from threading import Lock
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Engine, Select, bindparam, literal, select, union_all
+from sqlalchemy import BindParameter, Engine, Select, bindparam, literal, select, union_all
 from sqlalchemy.orm import Session
 
 from app.db.people_tables import Comment
@@ -27,7 +27,7 @@ _BETWEEN = "\0"  # no text contains it
 LABEL = "label"  # the method of the explanation that follows a label
 TAG, NOTE, COMMENT = "tag", "note", "comment"
 _EXCERPT = 120  # characters
-_SAE = bindparam("sae")
+_SAE: BindParameter[str] = bindparam("sae")
 _EXPLANATIONS = select(LatentExplanation.latent, LatentExplanation.text, LatentExplanation.method).where(
     LatentExplanation.sae_id == _SAE).order_by(LatentExplanation.method != LABEL, LatentExplanation.latent)
 _NOTES = union_all(
@@ -115,7 +115,7 @@ def excerpt(said: str, wanted: str) -> str:
 class KeptTexts:
     """The texts of one kind of the SAEs that were searched last, for each database."""
 
-    def __init__(self, versions: Select[tuple[str, int]], rows_of: Callable[[Session, str], Rows]) -> None:
+    def __init__(self, versions: Select[str, int], rows_of: Callable[[Session, str], Rows]) -> None:
         self._versions, self._rows_of = versions, rows_of
         self._kept: WeakKeyDictionary[Engine, OrderedDict[str, tuple[int, Texts]]] = WeakKeyDictionary()
         self._lock = Lock()
@@ -142,7 +142,7 @@ class KeptTexts:
         return out
 
 
-def _versions_of(table: type[ExplanationVersion | NoteVersion]) -> Select[tuple[str, int]]:
+def _versions_of(table: type[ExplanationVersion | NoteVersion]) -> Select[str, int]:
     return select(table.sae_id, table.version).where(table.sae_id.in_(bindparam("saes", expanding=True)))
 
 

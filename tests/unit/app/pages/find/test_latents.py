@@ -102,8 +102,14 @@ def test_every_page_finds_them_in_the_same_order(
     by_number = page(browsable, f"/compare?a={BATCH}&b={TOP}&q=44")
     assert "its number" in by_number[by_number.index(f'href="/{BATCH}/44"'):]
     asked: list[list[int]] = []
-    points = MapPoints(*(np.zeros(0) for _ in range(4)))
-    monkeypatch.setattr(MapPoints, "plus", lambda self, build, found: asked.append(found) or self)
+    none = np.zeros(0)
+    points = MapPoints(none, none, none, none)
+
+    def plus(self: MapPoints, build: object, found: list[int]) -> MapPoints:
+        asked.append(found)
+        return self
+
+    monkeypatch.setattr(MapPoints, "plus", plus)
     monkeypatch.setattr("app.pages.explore.map.map_points", lambda build: points)
     for text in ("self", "44"):
         page(browsable, f"/{BATCH}/map?q={text}")
