@@ -15,7 +15,7 @@ from app.pages.dependencies import Tools
 from app.pages.find.active import ActiveLatent, TextSearch, ask, check_text, chosen_saes, ranked_latents
 from app.pages.find.latents import Result, Scope
 from app.render.numbers import percent
-from app.render.token_text import visible
+from app.render.token_text import dotted, visible
 from app.worker.cached_requests import PATIENCE_S, fault_answer
 from app.worker.protocol import Inspected
 from sae.errors import UserError
@@ -88,4 +88,4 @@ async def read_phrase(tools: Tools, scope: Scope, text: str, patience_s: float |
 def _hit(one: ActiveLatent, n_tokens: int) -> Hit:
     often = f"on {one.n} of {n_tokens} tokens"
     value = f"{percent(one.score)} of its maximum, {often}" if one.max_act else often
-    return active_on(one.latent, one.score if one.max_act else 0.5, visible(one.token), value)
+    return active_on(one.latent, one.score if one.max_act else 0.5, dotted(visible(one.token)), value)
