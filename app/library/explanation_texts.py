@@ -151,6 +151,12 @@ def _explanations(db: Session, sae_id: str) -> Rows:
     return [(latent, text, method) for latent, text, method in db.execute(_EXPLANATIONS, {"sae": sae_id})]
 
 
+def _labels(db: Session, sae_id: str) -> Rows:
+    """Return the texts of labels."""
+    rows = db.execute(_EXPLANATIONS.where(LatentExplanation.method == LABEL), {"sae": sae_id})
+    return [(latent, text, method) for latent, text, method in rows]
+
+
 def _notes(db: Session, sae_id: str) -> Rows:
     """Return the tags, each a text, then the notes and the comments."""
     rows: Rows = []
@@ -160,4 +166,5 @@ def _notes(db: Session, sae_id: str) -> Rows:
 
 
 texts_of = KeptTexts(_versions_of(ExplanationVersion), _explanations)
+labels_of = KeptTexts(_versions_of(ExplanationVersion), _labels)
 notes_of = KeptTexts(_versions_of(NoteVersion), _notes)

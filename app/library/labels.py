@@ -13,7 +13,7 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from app.db.tables import EarlierLabel, Label
 from app.library import explanations
-from app.library.explanation_texts import LABEL, NOTE
+from app.library.explanation_texts import LABEL, NOTE, labels_of, notes_of
 from sae.errors import UserError
 
 MAX_TEXT, MAX_NOTE = 200, 10_000
@@ -63,9 +63,10 @@ def search(db: Session, text: str, sae_ids: Collection[str] | None = None, limit
     if sae_ids is None:
         sae_ids = db.scalars(select(Label.sae_id).distinct()).all()
     found: dict[str, set[int]] = {}
-    for kind, of_saes_ in ((LABEL, explanations.search), (NOTE, explanations.search_notes)):
-        for sae_id, texts in of_saes_(db, sae_ids, text, 10**9).items():
-            found.setdefault(sae_id, set()).update(one.latent for one in texts if one.method == kind)
+    for texts_of in (labels_of, notes_of):
+        for sae_id, texts in texts_of(db, sae_ids).items():
+            found.setdefault(sae_id, set()).update(
+                one.latent for one in texts.search(text, 10**9) if one.method in (LABEL, NOTE))
     rows = of_saes(db, found).values()
     return sorted(rows, key=lambda row: (-row.updated, row.latent))[:limit]
 
