@@ -45,7 +45,7 @@ class Reading:
 
     @property
     def due(self) -> bool:
-        """Whether the list is to be loaded again."""
+        """Return whether the list is to be loaded again."""
         return bool(self.url) and (self.read is None or bool(self.read.waiting))
 
 

@@ -112,15 +112,15 @@ async def show_list(
 
     htmx gets the found latents alone.
     """
-    one = await run_in_threadpool(find_list, tools.db, list_id)
-    if user is None or not (user.is_editor or user.is_admin):
-        return await run_in_threadpool(_page, request, tools.db, tools, one)
-    text, scope = q.strip()[:200], await run_in_threadpool(find_scope, tools.catalog, within)
-    said = await read_phrase(tools, scope, text) if read == "1" else None
+    text, said, may_write = q.strip()[:200], None, user is not None and (user.is_editor or user.is_admin)
+    scope = await run_in_threadpool(find_scope, tools.catalog, within)
+    if may_write and read == "1":  # before the database is used, so that no connection waits for the model
+        said = await read_phrase(tools, scope, text)
 
     def made() -> Response:
-        found = finder(tools, one, scope, text, said)
-        if is_htmx(request):
+        one = find_list(tools.db, list_id)
+        found = finder(tools, one, scope, text, said) if may_write else None
+        if found is not None and is_htmx(request):
             return render(request, "lists/_found.html", one=one, finder=found)
         return _page(request, tools.db, tools, one, finder=found)
 
