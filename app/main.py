@@ -60,6 +60,7 @@ from app.pages.explore import (
     latents,
     latents_download,
     map,
+    map_found,
     overview,
     people,
     search,
@@ -97,8 +98,8 @@ _MODULES = (
     health, login, account, api_tokens, users, audit, guide, api, api_saes, api_search, api_lists, api_people,
     api_users, api_steer, api_inspect, add_sae, saes, published, admin, endpoint_test, curves_together, runs,
     form_page, run_page, lists, inspect, own_text, effects, compare, home, text_search, found, search, l0, label_files,
-    exports, explain_latent, explanation_import, explanations, latents, latents_download, map, overview, people, items,
-    latent)
+    exports, explain_latent, explanation_import, explanations, latents, latents_download, map, map_found, overview,
+    people, items, latent)
 
 
 def create_app(

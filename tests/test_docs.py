@@ -71,6 +71,7 @@ ELSEWHERE = {
     "app/pages/api/search.py": "tests/unit/app/pages/inspect/test_text_search.py",
     "app/pages/api/security.py": "tests/unit/app/pages/runs/test_api_docs.py",
     "app/pages/explore/items.py": "tests/unit/sae/lm/test_item_model.py",
+    "app/pages/explore/map_found.py": "tests/unit/app/pages/find/test_phrase.py",
     "app/pages/lists/views.py": "tests/unit/app/pages/lists/test_pages.py",
     "app/pages/runs/explain_cost.py": "tests/unit/app/pages/explore/test_explanations.py",
     "app/pages/stars.py": "tests/unit/app/pages/explore/test_people.py",

@@ -98,24 +98,29 @@ PLAN: dict[str, str] = {
     "app.pages":
         "app.settings app.db app.render app.web app.access app.library app.jobs app.worker sae sae.errors "
         "sae.workspace sae.store",
+    "app.pages.find":
+        "app.db app.render app.web app.library app.worker app.pages sae.errors sae.lm sae.steering sae.store",
     "app.pages.system": "app.resources app.settings app.db app.render app.web app.access app.jobs app.pages sae.errors",
     "app.pages.runs":
         "app.settings app.db app.render app.web app.access app.library app.jobs app.pages sae.errors sae.faults "
         "sae.workspace sae.lm sae.data sae.specs sae.explain sae.training sae.formats sae.evaluation sae.runs",
     "app.pages.explore":
-        "app.db app.render app.web app.access app.library app.jobs app.pages app.pages.runs sae.errors "
+        "app.db app.render app.web app.access app.library app.jobs app.pages app.pages.find app.pages.runs sae.errors "
         "sae.workspace sae.lm sae.store sae.specs sae.explain sae.formats sae.formats.writers sae.evaluation sae.runs",
     "app.pages.inspect":
-        "app.db app.render app.web app.library app.worker app.pages app.pages.explore sae.errors sae.workspace "
+        "app.db app.render app.web app.library app.worker app.pages app.pages.find app.pages.explore sae.errors "
+        "sae.workspace "
         "sae.lm sae.store sae.steering",
     "app.pages.steer":
-        "app.db app.render app.web app.library app.worker app.pages sae.errors sae.faults sae.workspace sae.lm "
+        "app.db app.render app.web app.library app.worker app.pages app.pages.find sae.errors sae.faults sae.workspace "
+        "sae.lm "
         "sae.store sae.steering",
     "app.pages.lists":
-        "app.db app.render app.web app.library app.worker app.pages app.pages.explore app.pages.inspect sae.errors "
+        "app.db app.render app.web app.library app.worker app.pages app.pages.find app.pages.explore app.pages.inspect "
+        "sae.errors "
         "sae.steering sae.store",
     "app.pages.api":
-        "app.db app.access app.library app.web app.worker app.pages app.pages.runs app.pages.explore "
+        "app.db app.access app.library app.web app.worker app.pages app.pages.find app.pages.runs app.pages.explore "
         "app.pages.inspect app.pages.lists app.pages.steer sae.errors sae.steering",
     "app.page_workers": "app.settings app.db app.web app.access app.library app.pages app.pages.explore",
     "app.main":

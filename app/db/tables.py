@@ -299,6 +299,15 @@ class ExplanationVersion(Base):
     version: Mapped[int]
 
 
+class NoteVersion(Base):
+    """A number that grows whenever notes, tags or comments of an SAE change, as `ExplanationVersion` does."""
+
+    __tablename__ = "note_versions"
+
+    sae_id: Mapped[str] = mapped_column(String(170), primary_key=True)
+    version: Mapped[int]
+
+
 class ExplanationScore(Base):
     """The value of a scorer for an explanation, or for a latent itself (`explanation_id` is empty)."""
 

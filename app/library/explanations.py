@@ -11,18 +11,18 @@ import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Row, bindparam, delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from app.db.tables import ExplanationScore, Label, LatentExplanation, Sae
 from app.library import stars
-from app.library.explanation_texts import FoundText, texts_of
+from app.library.explanation_texts import LABEL, TAG, FoundText, Texts, notes_of, texts_of
 from app.render.latent_words import RuleWords
 from sae.errors import UserError
 from sae.explain.records import HEADLINE, MAX_TEXT
 
-LABEL = "label"  # the method of the explanation that follows a label
 GOOD_F1 = 0.7  # an explanation that is this good explains its latent
 # These statements are built once: every page of a latent asks them.
 _THESE = (LatentExplanation.sae_id == bindparam("sae"),
@@ -197,13 +197,21 @@ def qualities(db: Session, sae_id: str) -> dict[int, dict[str, float]]:
     return out
 
 
-def latents_by_kind(db: Session, sae_id: str) -> dict[str, set[int]]:
+_by_kind: WeakKeyDictionary[Texts, dict[str, frozenset[int]]] = WeakKeyDictionary()  # as long as the texts are kept
+
+
+def latents_by_kind(db: Session, sae_id: str) -> dict[str, frozenset[int]]:
     """Return the latents that have an explanation of each kind."""
-    found: dict[str, set[int]] = {}
-    for kind, latent in db.execute(select(LatentExplanation.kind, LatentExplanation.latent).where(
-            LatentExplanation.sae_id == sae_id).distinct()):
-        found.setdefault(kind, set()).add(latent)
-    return found
+    kept = texts_of(db, [sae_id]).get(sae_id)
+    if kept is None:
+        return {}
+    if kept not in _by_kind:
+        found: dict[str, set[int]] = {}
+        for kind, latent in db.execute(select(LatentExplanation.kind, LatentExplanation.latent).where(
+                LatentExplanation.sae_id == sae_id)):
+            found.setdefault(kind, set()).add(latent)
+        _by_kind[kept] = {kind: frozenset(latents) for kind, latents in found.items()}
+    return _by_kind[kept]
 
 
 def texts(db: Session, sae_id: str) -> dict[int, str]:
@@ -218,12 +226,24 @@ def texts(db: Session, sae_id: str) -> dict[int, str]:
 
 
 def search(db: Session, sae_ids: Collection[str], text: str, limit: int = 1000) -> dict[str, list[FoundText]]:
-    """Return the explanations of each of these SAEs that contain the words of `text` in any case, best first.
+    """Return the explanations and labels of each of these SAEs that contain the words of `text`, best first.
 
-    `limit` is for each SAE.  Labels have a search of their own.
+    `limit` is for each SAE.
     """
-    return {sae_id: [one for one in texts.search(text, limit) if one.method != LABEL]
-            for sae_id, texts in texts_of(db, sae_ids).items()}
+    return {sae_id: texts.search(text, limit) for sae_id, texts in texts_of(db, sae_ids).items()}
+
+
+def search_notes(db: Session, sae_ids: Collection[str], text: str, limit: int = 1000) -> dict[str, list[FoundText]]:
+    """Return the notes and comments of each of these SAEs that contain the words of `text`, and the tags that are it.
+    """
+    return {sae_id: [one for one in notes.search(text, limit) if one.method != TAG or one.share == 1.0]
+            for sae_id, notes in notes_of(db, sae_ids).items()}
+
+
+def said_of(db: Session, sae_id: str, text: str) -> frozenset[int]:
+    """Return the latents of an SAE about which something is written that contains the words of `text`."""
+    return frozenset(one.latent for of_kind in (search, search_notes)
+                     for one in of_kind(db, [sae_id], text, 10**9).get(sae_id, []))
 
 
 def explained_latents(db: Session, sae_id: str) -> set[int]:

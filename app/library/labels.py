@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
-from sqlalchemy import bindparam, func, or_, select
+from sqlalchemy import bindparam, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
 from app.db.tables import EarlierLabel, Label
 from app.library import explanations
+from app.library.explanation_texts import LABEL, NOTE, labels_of, notes_of
 from sae.errors import UserError
 
 MAX_TEXT, MAX_NOTE = 200, 10_000
@@ -57,24 +58,17 @@ def texts(db: Session, sae_id: str) -> dict[int, str]:
     return {row.latent: row.text for row in rows}
 
 
-def search(
-    db: Session, text: str, sae_ids: Collection[str] | None = None, limit: int = 1000,
-) -> list[Label]:
-    """Return the labels whose text or note contains `text` (in any case), of these SAEs or of all, newest first."""
-    pattern = _pattern(text)
-    query = select(Label).where(or_(
-        func.lower(Label.text).like(pattern, escape="\\"), func.lower(Label.note).like(pattern, escape="\\")))
-    if sae_ids is not None:
-        query = query.where(Label.sae_id.in_(sae_ids))
-    return list(db.scalars(query.order_by(Label.updated.desc(), Label.latent).limit(limit)))
-
-
-def with_tag(db: Session, tag: str, sae_ids: Collection[str]) -> list[Label]:
-    """Return the labels of these SAEs that have this tag, in any case."""
-    wanted = tag.strip().casefold()
-    rows = db.scalars(select(Label).where(
-        Label.sae_id.in_(sae_ids), func.lower(Label.tags).like(_pattern(tag.strip()), escape="\\")))
-    return [row for row in rows if wanted in row.tags.casefold().split(", ")]
+def search(db: Session, text: str, sae_ids: Collection[str] | None = None, limit: int = 1000) -> list[Label]:
+    """Return the labels of these SAEs, or of all, whose text or note contains the words of `text`, newest first."""
+    if sae_ids is None:
+        sae_ids = db.scalars(select(Label.sae_id).distinct()).all()
+    found: dict[str, set[int]] = {}
+    for texts_of in (labels_of, notes_of):
+        for sae_id, texts in texts_of(db, sae_ids).items():
+            found.setdefault(sae_id, set()).update(
+                one.latent for one in texts.search(text, 10**9) if one.method in (LABEL, NOTE))
+    rows = of_saes(db, found).values()
+    return sorted(rows, key=lambda row: (-row.updated, row.latent))[:limit]
 
 
 def everything(db: Session, sae_id: str) -> list[Label]:
@@ -161,12 +155,6 @@ def _cleaned(**given: str | None) -> dict[str, str]:
         if value is not None:
             out[field] = clean[field](_without_nul(value))
     return out
-
-
-def _pattern(text: str) -> str:
-    """Return the pattern of SQL's LIKE for a lower-case text that contains this one."""
-    escaped = _without_nul(text).lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return f"%{escaped}%"
 
 
 def _one_line(text: str) -> str:

@@ -1,10 +1,10 @@
-"""Latents found by a text: by their label, their rule, the tokens on which they fire, and the logits that they raise.
+"""Latents found by a text: by what is written about them, their rule, the tokens they fire on, the logits they raise.
 
 Where there are word embeddings, explanations of a similar meaning are found, too.
 
 Each of these is a reason with a score; the scores of a latent's best reason of each kind add up.  Of a text of several
-words, every word is looked up as a token, and the label is compared with the whole text.  Where a model has read such a
-text, the latents that are active on it are found, too.
+words, every word is looked up as a token, and what is written is found where it has all of them.  Where a model has
+read such a text, the latents that are active on it are found, too.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
-from app.db.tables import Label
-from app.library import explanations, labels, meaning
+from app.library import explanations, meaning
+from app.library.explanation_texts import LABEL, NOTE, TAG, FoundText, excerpt
 from app.render.latent_words import SHOWN_F1, rule_words
 from app.render.numbers import number, percent, signed
 from app.render.token_text import token_label
+from sae.explain.records import RULE_METHOD
 from sae.store.build import Build
 from sae.store.latent_search import TokenHit, explained_as, firing_on, raising, with_rule
 from sae.store.records import CLASSES, Rule, Token
@@ -30,8 +31,8 @@ MAX_WORDS = 4
 EXPLANATIONS, BEST_EXPLANATIONS = 500, 100  # of each SAE: that are ranked, and the best of these, that are kept
 _TOKENS_OF_A_WORD = 4  # `raise`, ` raise`, `Raise`, ` Raise`
 # The score of a reason: its kind's own, plus a share from 0 to 1 of how well it fits.
-_LABEL, _TAG, _EXPLANATION, _NOTE, _RULE, _ACTIVE = 4.0, 3.5, 3.0, 2.5, 2.0, 2.0
-_MEANING, _FIRES, _LOGIT = 1.5, 1.0, 0.0
+_LABEL, _TAG, _EXPLANATION, _NOTE, _COMMENT = 4.0, 3.5, 3.0, 2.5, 2.0
+_RULE, _ACTIVE, _MEANING, _FIRES, _LOGIT = 2.0, 2.0, 1.5, 1.0, 0.0
 
 
 @dataclass(frozen=True)
@@ -123,22 +124,36 @@ def search_saes(
 def _written(db: Session, sae_ids: Collection[str], text: str) -> Hits:
     """Return what people and models wrote about latents of these SAEs that fits the text."""
     out: Hits = {}
-    for label in labels.search(db, text, sae_ids):
-        reason = _label_reason(label, text)
-        out.setdefault(label.sae_id, []).append(Hit(label.latent, reason.kind, reason.score, partial(_same, reason)))
-    for label in labels.with_tag(db, text, sae_ids):
-        reason = Reason("tag", _TAG, "tag", value=text)
-        out.setdefault(label.sae_id, []).append(Hit(label.latent, reason.kind, reason.score, partial(_same, reason)))
     for sae_id, rows in explanations.search(db, sae_ids, text, EXPLANATIONS).items():
-        best = rows[:BEST_EXPLANATIONS]
-        out.setdefault(sae_id, []).extend(_explained(row.latent, row.text, row.share) for row in best)
+        labelled = [row for row in rows if row.method == LABEL]
+        others = [row for row in rows if row.method != LABEL][:BEST_EXPLANATIONS]
+        out[sae_id] = [_said(row) for row in (*labelled, *others)]
+    for sae_id, rows in explanations.search_notes(db, sae_ids, text, EXPLANATIONS).items():
+        out.setdefault(sae_id, []).extend(_noted(row, text) for row in rows)
     return out
+
+
+def _said(row: FoundText) -> Hit:
+    """Return the hit of a label or another explanation; one that repeats the rule of the build counts as the rule."""
+    kinds = {LABEL: ("label", _LABEL), RULE_METHOD: ("rule", _RULE)}
+    kind, least = kinds.get(row.method, ("explanation", _EXPLANATION))
+    return _worded(kind, row.latent, row.text, least + row.share)
+
+
+def _noted(row: FoundText, text: str) -> Hit:
+    """Return the hit of a tag, a note or a comment; of a long one, the part around the text is shown."""
+    score = _TAG if row.method == TAG else (_NOTE if row.method == NOTE else _COMMENT) + row.share / 2
+    return _worded(row.method, row.latent, excerpt(row.text, text), score)
+
+
+def _worded(kind: str, latent: int, said: str, score: float) -> Hit:
+    return Hit(latent, kind, score, lambda: Reason(kind, score, kind, value=said))
 
 
 def _of_build(build: Build, text: str) -> Iterator[Hit]:
     """Yield what the build itself says."""
     for latent, said in explained_as(build, text):
-        yield _explained(latent, said)
+        yield _worded("explanation", latent, said, _EXPLANATION)
     tokens = {token.token: token for word in text.split()[:MAX_WORDS] for token in _meant(build, word)}
     yield from _by_rule(build, tokens, text)
     yield from _by_tokens(build, tokens)
@@ -147,7 +162,7 @@ def _of_build(build: Build, text: str) -> Iterator[Hit]:
 def _by_meaning(db: Session, sae_id: str, text: str, literal: list[Hit]) -> Iterator[Hit]:
     """Yield explanations near to the text, except those that contain it and were found before."""
     near = meaning.near(db, sae_id, text)
-    known = {(hit.latent, hit.say().value) for hit in literal if near and hit.kind == "explanation"}
+    known = {(hit.latent, hit.say().value) for hit in literal if near and hit.kind in ("label", "explanation")}
     for latent, said, cosine in near:
         if (latent, said) in known:
             continue
@@ -157,18 +172,6 @@ def _by_meaning(db: Session, sae_id: str, text: str, literal: list[Hit]) -> Iter
 
 def _same(reason: Reason) -> Reason:
     return reason
-
-
-def _explained(latent: int, said: str, share: float = 0.0) -> Hit:
-    score = _EXPLANATION + share
-    return Hit(latent, "explanation", score, lambda: Reason("explanation", score, "explanation", value=said))
-
-
-def _label_reason(label: Label, text: str) -> Reason:
-    said, wanted = label.text.casefold(), text.casefold()
-    if wanted not in said:
-        return Reason("note", _NOTE, "note", value=label.note)
-    return Reason("label", _LABEL + (1.0 if said == wanted else 0.5 if said.startswith(wanted) else 0.0), "label")
 
 
 def _meant(build: Build, word: str) -> list[Token]:

@@ -133,7 +133,11 @@ def token_text(token: Token) -> str:
 @lru_cache(maxsize=1 << 17)
 def token_label(token: Token) -> str:
     """Return `token_text` with outer spaces shown as `·`, so that ` the` and `the` differ in a table."""
-    text = token_text(token)
+    return dotted(token_text(token))
+
+
+def dotted(text: str) -> str:
+    """Return a text with outer spaces shown as `·`."""
     lead, trail = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" "))
     if lead == len(text):
         return _dots(lead)

@@ -7,11 +7,10 @@ from sae.explain.chat import ChatModel, ask_for
 from sae.explain.evidence import Evidence, rule_text
 from sae.explain.excerpts import Excerpt
 from sae.explain.judging import Judge
-from sae.explain.records import Explanation, Score
+from sae.explain.records import RULE_METHOD, Explanation, Score
 from sae.explain.templates import Messages, Template, numbered
 from sae.store.records import Rule, Vocabulary
 
-RULE_METHOD = "saescope-rule"
 MODEL_METHOD = "saescope"
 NONE = "(none)"
 

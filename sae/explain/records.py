@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 KINDS = ("rule", "person", "model")
+RULE_METHOD = "saescope-rule"  # of an explanation that puts the rule of the build into words
 MAX_TEXT = 500  # characters of an explanation
 # The scorers whose value names how good an explanation is, from the most to the least telling.
 HEADLINE = ("detection", "fuzzing", "rule", "simulation", "embedding", "imported", "output")

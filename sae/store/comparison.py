@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,11 @@ class Comparison:
         """Return the matches of one latent, or None if there is no such latent."""
         rows = self._fetch(f"{_ROWS} WHERE side = ? AND latent = ?", [side, latent])
         return _match(rows[0]) if rows else None
+
+    def of_latents(self, side: int, latents: Collection[int]) -> dict[int, Match]:
+        """Return the matches of some latents of one side, by latent."""
+        rows = self._fetch(f"{_ROWS} WHERE side = ? AND latent IN (SELECT unnest(?::INTEGER[]))", [side, list(latents)])
+        return {match.latent: match for match in map(_match, rows)}
 
     def counts(self, side: int) -> dict[str, int]:
         """Count the alive latents (`living`), and the ones without a partner (`alone`)."""

@@ -51,6 +51,25 @@ def list_counts(build: Build, filters: Filters, token: int | None) -> tuple[int,
 
     A flag is counted in addition to the filters; a decade replaces the current one.
     """
+    kept, open_L = build.kept(_columns), _open_but_for_density(build, filters, token)
+    decades = np.bincount(kept.decade_L[open_L], minlength=len(DENSITIES) + 1)[:-1].tolist()
+    if filters.density:
+        open_L &= kept.decade_L == list(DENSITIES).index(filters.density)
+    flags = {name: int(np.count_nonzero(has_L & open_L)) for name, has_L in kept.flags.items()}
+    return int(np.count_nonzero(open_L)), {"flag": flags, "density": dict(zip(DENSITIES, decades, strict=True))}
+
+
+def listed(build: Build, filters: Filters, token: int | None) -> Any:
+    """Return whether each latent is in a list, [number of latents], by its number."""
+    kept, open_L = build.kept(_columns), _open_but_for_density(build, filters, token)
+    if filters.density:
+        open_L &= kept.decade_L == list(DENSITIES).index(filters.density)
+    marked = np.zeros(int(kept.latent_L.max(initial=-1)) + 1, dtype=bool)
+    marked[kept.latent_L[open_L]] = True
+    return marked
+
+
+def _open_but_for_density(build: Build, filters: Filters, token: int | None) -> Any:
     kept = build.kept(_columns)
     open_L = np.ones(len(kept.latent_L), dtype=bool)
     if filters.among is not None:
@@ -65,11 +84,7 @@ def list_counts(build: Build, filters: Filters, token: int | None) -> tuple[int,
         open_L &= _are_in(kept.latent_L, build.kept(raised_logits).of_token(filters.logit)[0])
     for flag in filters.flags:
         open_L &= kept.flags[flag]
-    decades = np.bincount(kept.decade_L[open_L], minlength=len(DENSITIES) + 1)[:-1].tolist()
-    if filters.density:
-        open_L &= kept.decade_L == list(DENSITIES).index(filters.density)
-    flags = {name: int(np.count_nonzero(has_L & open_L)) for name, has_L in kept.flags.items()}
-    return int(np.count_nonzero(open_L)), {"flag": flags, "density": dict(zip(DENSITIES, decades, strict=True))}
+    return open_L
 
 
 def _are_in(latent_L: Any, latents: Iterable[int]) -> Any:

@@ -153,14 +153,14 @@ def test_a_latent_is_found_by_a_token_and_added(page: Page, server: Server, late
     page.goto(f"{server.address}/steer?sae={SAE}&latent={latents[0]}&strength=1")
     page.locator("#prompt").fill("kept = 1")
     page.locator("#add").fill("import")
-    first = page.locator(".found button").first
+    first = page.locator(".found-list button").first
     expect(first).to_be_visible(timeout=RUN_MS)
     latent = first.get_attribute("value")
     first.click()
     expect(page.locator(".chip")).to_have_count(2)
     assert page.locator(".chip [name=latent]").nth(1).get_attribute("value") == latent
     expect(page.locator("#prompt")).to_have_value("kept = 1")
-    expect(page.locator(".found")).to_have_count(0)
+    expect(page.locator(".found-list")).to_have_count(0)
     page.locator("#add").fill("7")
     page.locator("#add").press("Enter")
     expect(page.locator(".chip")).to_have_count(3)

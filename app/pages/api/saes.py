@@ -134,7 +134,7 @@ def search_latents(
     q: Annotated[str, Query(description="A word, a label, or a latent's number")] = "",
     sae: Annotated[str, Query(description="Search this SAE alone")] = "",
 ) -> Response:
-    """Search labels, rules, the tokens that latents fire on, and the logits that they raise."""
+    """Search labels, explanations, notes, comments, tags and rules, and tokens that latents fire on or raise."""
     return search.search_json(db, catalog, builds, q, sae)
 
 

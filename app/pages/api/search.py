@@ -10,7 +10,8 @@ from starlette.concurrency import run_in_threadpool
 
 from app.pages.api.security import BEARER
 from app.pages.dependencies import ToolsDep
-from app.pages.inspect.text_search import TextSearch, chosen_saes, label_texts, search, search_json
+from app.pages.find.active import TextSearch, chosen_saes
+from app.pages.inspect.text_search import label_texts, search, search_json
 
 router = APIRouter(prefix="/api/search", tags=["latents"], dependencies=[BEARER])
 

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from app.db.tables import LatentExplanation, Sae
 from app.library import explanations
+from app.library.explanation_texts import LABEL
 from app.library.exports import Downloads
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep, WorkspaceDep
 from app.pages.json_twin import of_build, unchanged
@@ -137,7 +138,7 @@ def _explanations(db: Session, sae: Sae, latent: int | None = None) -> dict[int,
     """Return the explanations of one latent or of all, each list with the chosen one first."""
     def written(one: LatentExplanation) -> Explanation:
         return Explanation(
-            one.text, one.author, "" if one.method == explanations.LABEL else one.method, one.model)
+            one.text, one.author, "" if one.method == LABEL else one.method, one.model)
 
     return {number: [written(one) for one in rows]
             for number, rows in explanations.everything(db, sae.id, latent).items()}

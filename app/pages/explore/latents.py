@@ -13,7 +13,8 @@ from app.library.label_files import Imported
 from app.pages.dependencies import AdminDep, BuildsDep, CatalogDep, SessionDep, UserDep
 from app.pages.explore.latent_rows import Written, rows_html
 from app.pages.explore.latents_columns import CHOOSABLE, sort_names, table_columns
-from app.pages.explore.latents_query import ListQuery, Resolved, explanation_counts, resolve
+from app.pages.explore.latents_facets import people_counts
+from app.pages.explore.latents_query import ListQuery, Resolved, resolve
 from app.pages.json_twin import json_response
 from app.pages.sae_page import find_sae, open_build, page
 from app.pages.stars import starred
@@ -97,18 +98,16 @@ def latents(
             response = render(request, "explore/_latent_rows.html", sae=sae, **table)
             response.headers["HX-Replace-Url"] = f"/{sae.id}/latents{query.plus(shown=n_shown)}"
             return response
-        explained = explanation_counts(build, db, sae)
+        counts = people_counts(build, db, sae.id, asked, stars)
         return page(
             request, "explore/latents.html", sae, build.meta, section="latents", **table, faults=faults,
             flag_names=FLAG_NAMES, flag_words=FLAG_WORDS, columns=columns, imported=_imported(imported),
             added=whole_number(added), json_url=f"/{sae.id}/latents.json{query.string()}",
             status_code=422 if faults else 200, scores=asked.scores,
             facets=build.facets(asked.filters, asked.token), densities=DENSITY_NAMES, cursor=cursor,
-            sorts=sort_names(asked, bool(explained)), tokens=_labelled(asked.tokens),
+            sorts=sort_names(asked, bool(counts.explained)), tokens=_labelled(asked.tokens),
             logit_tokens=_labelled(asked.logit_tokens),
-            choosable=CHOOSABLE.values(), explained=explained, n_starred=len(stars),
-            n_labelled=len(labels.texts(db, sae.id)),
-            tags={tag: len(latents) for tag, latents in labels.tagged(db, sae.id).items()})
+            choosable=CHOOSABLE.values(), people=counts)
 
 
 @router.get("/{model}/{name}/latents/explain")

@@ -6,7 +6,7 @@ The links to single latents carry the same query string, so that ← and → the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -15,7 +15,6 @@ import numpy as np
 from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 
-from app.db.tables import Sae
 from app.library import explanations, labels, latent_effects
 from app.render.latent_words import SHOWN_F1
 from sae.store.build import Build
@@ -135,7 +134,7 @@ class Resolved:
     """A list query against a build: the sort and filters that the store receives.
 
     `scores` are the known output scores.  `tokens` and `logit_tokens` are the tokens that the texts may mean, best
-    first; the first of each is filtered by.
+    first; the first of each is filtered by.  `sets` are the latents that each filter by people leaves, by its name.
     """
 
     sort: str
@@ -145,6 +144,12 @@ class Resolved:
     scores: dict[int, float]
     tokens: list[Token] = field(default_factory=list)
     logit_tokens: list[Token] = field(default_factory=list)
+    sets: dict[str, frozenset[int]] = field(default_factory=dict)
+
+    def without(self, name: str) -> Filters:
+        """Return the filters without one of those by people."""
+        return replace(self.filters, among=_common({key: some for key, some in self.sets.items() if key != name}),
+                       ruled=None if name == "explained" else self.filters.ruled)
 
     @property
     def key(self) -> str:
@@ -177,32 +182,35 @@ def resolve(
         default = "lift" if token is not None else LOGIT_SORT if logit is not None else "latent"
         sort, descending = default, default != "latent"
     missing = (bool(query.token) and token is None) or (bool(query.logit) and logit is None)
-    among = _among(query, db, sae_id, missing, explained, build, starred)
+    sets = _sets(query, db, sae_id, missing, explained, starred)
     filters = Filters(
-        query.flags, query.density, among, logit, tuple(keys.items()),
+        query.flags, query.density, _common(sets), logit, tuple(keys.items()),
         rule_scores=SHOWN_F1 if sort == EXPLAINED_SORT else None, ruled=_ruled(query.explained, explained))
-    return Resolved(sort, descending, filters, token, scores, tokens, logit_tokens)
+    return Resolved(sort, descending, filters, token, scores, tokens, logit_tokens, sets)
 
 
-def _among(
-    query: ListQuery, db: Session, sae_id: str, missing: bool, explained: dict[int, dict[str, float]], build: Build,
+def _sets(
+    query: ListQuery, db: Session, sae_id: str, missing: bool, explained: dict[int, dict[str, float]],
     starred: frozenset[int],
-) -> frozenset[int] | None:
-    """Return the latents that the filters by people leave; None for all.  `missing`: a token that does not exist."""
-    sets = [frozenset[int]()] if missing else []
+) -> dict[str, frozenset[int]]:
+    """Return the latents that each filter by people leaves, by its name.  `missing`: a token that does not exist."""
+    sets = {"token": frozenset[int]()} if missing else {}
     if query.label:
-        found = explanations.search(db, [sae_id], query.label, limit=10**9).get(sae_id, [])
-        said = {one.latent for one in found}
-        sets.append(frozenset({row.latent for row in labels.search(db, query.label, [sae_id])} | said))
+        sets["label"] = explanations.said_of(db, sae_id, query.label)
     if query.labelled:
-        sets.append(frozenset(labels.texts(db, sae_id)))
+        sets["labelled"] = frozenset(labels.texts(db, sae_id))
     if query.tag:
-        sets.append(labels.tagged(db, sae_id).get(query.tag, frozenset()))
+        sets["tag"] = labels.tagged(db, sae_id).get(query.tag, frozenset())
     if query.starred:
-        sets.append(starred)
+        sets["starred"] = starred
     if query.explained and query.explained not in _OR_RULED:
-        sets.append(frozenset(latent for latent, kinds in explained.items() if query.explained in kinds))
-    return frozenset.intersection(*sets) if sets else None
+        sets["explained"] = frozenset(latent for latent, kinds in explained.items() if query.explained in kinds)
+    return sets
+
+
+def _common(sets: Mapping[str, frozenset[int]]) -> frozenset[int] | None:
+    """Return the latents that all filters leave; None without any filter."""
+    return frozenset.intersection(*sets.values()) if sets else None
 
 
 def _places(texts: dict[int, str]) -> dict[int, float]:
@@ -229,20 +237,3 @@ def _ruled(wanted: str, explained: dict[int, dict[str, float]]) -> tuple[float, 
 def well_ruled(build: Build) -> np.ndarray:
     """Return whether each latent has a good rule, [L].  It serves `Build.kept`."""
     return rule_scores(build) >= SHOWN_F1  # type: ignore[no-any-return]
-
-
-def explanation_counts(build: Build, db: Session, sae: Sae) -> dict[str, int]:
-    """Return the number of latents for each value of the filter `explained` that leaves any; {} without explanations.
-    """
-    by_kind = explanations.latents_by_kind(db, sae.id)
-    ruled_L = build.kept(well_ruled)
-    n_ruled = int(np.count_nonzero(ruled_L))
-
-    def with_rules(latents: Iterable[int]) -> int:
-        return n_ruled + sum(not (0 <= latent < len(ruled_L) and ruled_L[latent]) for latent in latents)
-
-    counts = {kind: len(latents) for kind, latents in by_kind.items()}
-    counts["rule"] = with_rules(by_kind.get("rule", ()))
-    counts["any"] = with_rules(set().union(*by_kind.values()))
-    counts["none"] = sae.n_latents - counts["any"]
-    return {key: counts[key] for key in EXPLAINED if counts.get(key)} if counts["any"] else {}

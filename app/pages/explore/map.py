@@ -9,11 +9,15 @@ from urllib.parse import urlencode
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from sqlalchemy.orm import Session
 
+from app.db.tables import Sae
+from app.library.builds import Builds
 from app.library.latent_names import names_of
-from app.library.latent_search import search_latents
 from app.pages.dependencies import BuildsDep, CatalogDep, SessionDep
 from app.pages.explore.map_views import COLOURS, look
+from app.pages.find.latents import Scope, find_latents, numbered
+from app.pages.find.phrase import Read, reading
 from app.pages.json_twin import json_response
 from app.pages.sae_page import find_sae, open_build, page
 from app.render.plane import View, plane
@@ -47,29 +51,44 @@ def show_map(
 ) -> Response:
     """Show a window of the map (`zoom`, `x`, `y`), coloured, with the latents ringed that a search finds.
 
-    htmx asks for the map alone.
+    htmx asks for the map alone.  For a phrase, it is asked again for the latents that are active on it.
     """
-    sae = find_sae(catalog, model, name)
-    kind, text, view = colour if colour in COLOURS else "density", q.strip()[:200], View.read(request.query_params)
+    return map_page(request, db, builds, scope_of(find_sae(catalog, model, name)), colour, q.strip()[:200], cluster)
+
+
+def scope_of(sae: Sae) -> Scope:
+    """Return the SAE as what a search looks through."""
+    return Scope([sae], sae, sae if sae.current_build and not sae.weightless else None)
+
+
+def map_page(
+    request: Request, db: Session, builds: Builds, scope: Scope, colour: str, text: str, cluster: str,
+    said: Read | None = None,
+) -> Response:
+    """Return the map of the SAE of the scope; `said` is what the model says of the text."""
+    sae = scope.every[0]
+    kind, view = colour if colour in COLOURS else "density", View.read(request.query_params)
     only = whole_number(cluster) if kind == "cluster" else None
     with open_build(builds, sae) as build:
-        found = [one.latent for one in search_latents(db, build, sae.id, text, HITS)] if text else []
+        active = numbered([sae], text, said.active if said else {})
+        found = [one.found.latent for one in find_latents(db, builds, [sae], text, HITS, active, bare=True)]
         points = map_points(build).plus(build, found)
         colours = {key: name for key, name in COLOURS.items() if key != "cluster" or points.every == 1}
         kind = kind if len(points.latent_N) and kind in colours else "density"
         shown = look(kind, points, build, db, sae.id, only)
         picture = plane(points, view, shown.colours, sae.id, partial(names_of, db, build, sae.id), found)
 
-        def href(at: View = view, **changes: object) -> str:
+        def href(at: View = view, read: bool = said is not None, **changes: object) -> str:
             state = {"colour": kind if kind != "density" else "", "q": text, "cluster": only, **changes}
             state |= {"zoom": at.zoom, "x": at.x, "y": at.y} if at != View() else {}
             query = urlencode({key: value for key, value in state.items() if value not in ("", None)})
-            return f"/{sae.id}/map{'?' if query else ''}{query}"
+            return f"/{sae.id}/map{'/found' if read else ''}{'?' if query else ''}{query}"
 
         context: dict[str, Any] = {
             "plane": picture, "look": shown, "colour": kind, "colour_names": colours, "every": points.every, "q": text,
             "view": view, "whole_map": View(), "href": href, "n_found": len(found), "only": only,
-            "n_ringed": int(np.isin(points.latent_N, found).sum())}
+            "n_ringed": int(np.isin(points.latent_N, found).sum()),
+            "reading": reading(scope, text, href(read=True), said)}
         if is_htmx(request):
             return render(request, "explore/_map.html", sae=sae, **context)
         return page(request, "explore/map.html", sae, build.meta, **context)

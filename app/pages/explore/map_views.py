@@ -68,7 +68,7 @@ def look(
         Entry(css[i], name, int(counts[i])) for i, (_, name) in enumerate(_DENSITIES) if counts[i]])
 
 
-def _by_explanation(points: MapPoints, by_kind: Mapping[str, set[int]]) -> Look:
+def _by_explanation(points: MapPoints, by_kind: Mapping[str, frozenset[int]]) -> Look:
     """Colour each latent by the first of the kinds that it has: a person's, a model's, a rule, none."""
     index_N = np.full(len(points.latent_N), len(_KINDS) - 1)
     for place, kind in reversed(list(enumerate(list(_KINDS)[:-1]))):

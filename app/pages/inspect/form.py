@@ -18,12 +18,10 @@ from starlette.datastructures import ImmutableMultiDict
 
 from app.db.tables import Sae
 from app.library.catalog import Catalog
+from app.pages.find.active import text_fault
 from app.pages.inspect.view import MEASURES
 from app.web.parameters import whole_number
 from sae.errors import UserError
-from sae.lm.model_info import find_model
-from sae.lm.prompts import prompt_length
-from sae.steering.measurement_requests import MAX_TEXT_CHARACTERS, MAX_TEXT_TOKENS
 
 
 @dataclass(frozen=True)
@@ -105,19 +103,13 @@ def _find(form: InspectForm, name: str, sae_id: str, catalog: Catalog) -> Sae | 
 
 
 def _check_text(form: InspectForm, name: str, text: str, sae: Sae | None) -> None:
-    if not text.strip():
-        form.errors[name] = "type or paste some text"
-    elif len(text) > MAX_TEXT_CHARACTERS:
-        form.errors[name] = f"{len(text):,} characters; {MAX_TEXT_CHARACTERS:,} at most"
-    elif sae is not None:
-        try:
-            info = find_model(str(sae.config["model"]["name"]))
-            tokens = prompt_length(info, text)
-        except UserError as error:
-            form.errors["sae"] = str(error)
-            return
-        if tokens is not None and tokens > MAX_TEXT_TOKENS:
-            form.errors[name] = f"{tokens:,} tokens with BOS; {MAX_TEXT_TOKENS:,} at most"
+    try:
+        fault = text_fault(text, sae)
+    except UserError as error:
+        form.errors["sae"] = str(error)
+        return
+    if fault:
+        form.errors[name] = fault
 
 
 @dataclass(frozen=True)

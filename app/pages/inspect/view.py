@@ -8,10 +8,10 @@ fires as often as usual has no surprise.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from app.pages.find.active import surprise
 from app.render.token_text import Piece, Row, context_row, text_pieces
 from sae.store.build import Build
 from sae.store.records import DENSE_DENSITY, Token
@@ -80,17 +80,6 @@ class TextLatent:
     @property
     def dense(self) -> bool:
         return self.density > DENSE_DENSITY
-
-
-def surprise(n: int, total: int, density: float) -> float:
-    """Return T·KL(n/T ‖ p) in bits for `n` of `total` tokens at `density`; 0 where that is no more than usual."""
-    share = n / total if total else 0.0
-    if share <= density or density <= 0:
-        return 0.0
-    bits = n * math.log2(share / density)
-    if share < 1:
-        bits += (total - n) * math.log2((1 - share) / (1 - density))
-    return bits
 
 
 def text_latents(reading: Reading, build: Build, special: bool = False) -> list[TextLatent]:

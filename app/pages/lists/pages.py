@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
@@ -11,7 +12,10 @@ from starlette.concurrency import run_in_threadpool
 
 from app.db.people_tables import LatentList
 from app.library import lists
-from app.pages.dependencies import CatalogDep, EditorDep, SessionDep, Tools, ToolsDep
+from app.pages.dependencies import CatalogDep, EditorDep, SessionDep, Tools, ToolsDep, UserDep
+from app.pages.find.latents import find_scope
+from app.pages.find.phrase import read_phrase
+from app.pages.lists.finder import Finder, finder
 from app.pages.lists.run_text import TextRun, run_text
 from app.pages.lists.views import find_list, labels_of, member_rows
 from app.pages.sae_page import find_sae, latent_number
@@ -101,9 +105,26 @@ async def _tested(tools: Tools, one: LatentList, text: str) -> tuple[TextRun | N
 
 
 @router.get("/{list_id}")
-def show_list(request: Request, list_id: str, tools: ToolsDep) -> Response:
-    """Show a list."""
-    return _page(request, tools.db, tools, find_list(tools.db, list_id))
+async def show_list(
+    request: Request, list_id: str, tools: ToolsDep, user: UserDep, q: str = "", within: str = "", read: str = "",
+) -> Response:
+    """Show a list, for editors with latents that fit `q`; with `read=1` those are found, too, that are active on it.
+
+    htmx gets the found latents alone.
+    """
+    text, said, may_write = q.strip()[:200], None, user is not None and (user.is_editor or user.is_admin)
+    scope = await run_in_threadpool(find_scope, tools.catalog, within)
+    if may_write and read == "1":  # before the database is used, so that no connection waits for the model
+        said = await read_phrase(tools, scope, text)
+
+    def made() -> Response:
+        one = find_list(tools.db, list_id)
+        found = finder(tools, one, scope, text, said) if may_write else None
+        if found is not None and is_htmx(request):
+            return render(request, "lists/_found.html", one=one, finder=found)
+        return _page(request, tools.db, tools, one, finder=found)
+
+    return await run_in_threadpool(made)
 
 
 @router.post("/{list_id}")
@@ -125,12 +146,13 @@ def change_list(
 @router.post("/{list_id}/latents")
 def put_latent(
     list_id: str, db: SessionDep, user: EditorDep, catalog: CatalogDep, sae: Line = "", latent: Line = "",
-    note: Annotated[str | None, Form()] = None,
+    note: Annotated[str | None, Form()] = None, q: Line = "", within: Line = "",
 ) -> Response:
-    """Add a latent, or change the note of one."""
+    """Add a latent, or change the note of one.  `q` and `within` are the search that found it, which is shown again."""
     one = find_list(db, list_id)
     lists.put(db, one, *_latent(catalog, sae, latent), user.name, note)
-    return RedirectResponse(f"/lists/{one.id}", 303)
+    search = f"?{urlencode({'q': q, 'within': within})}#add" if q else ""
+    return RedirectResponse(f"/lists/{one.id}{search}", 303)
 
 
 @router.post("/{list_id}/latents/remove")
@@ -198,14 +220,14 @@ def _choose(
 def _page(
     request: Request, db: Session, tools: Tools, one: LatentList, *, text: str | None = None,
     tested: TextRun | None = None, text_error: str = "", error: UserError | None = None,
-    sent: dict[str, str] | None = None, status: int = 200,
+    sent: dict[str, str] | None = None, status: int = 200, finder: Finder | None = None,
 ) -> Response:
     members = lists.members(db, one.id)
     fields = sent or {"name": one.name, "description": one.description, "test_text": one.test_text}
     return render(
         request, "lists/list.html", status, section="lists", one=one, fields=fields, text=one.test_text if text is None
         else text, asked=text is not None, tested=tested, error=text_error, rows=member_rows(
-            db, tools.catalog, tools.builds, members), json_url=f"/lists/{one.id}.json", **_fault(error))
+            db, tools.catalog, tools.builds, members), json_url=f"/lists/{one.id}.json", finder=finder, **_fault(error))
 
 
 def _fault(error: UserError | None) -> dict[str, Any]:

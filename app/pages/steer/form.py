@@ -16,8 +16,8 @@ from typing import Any
 
 from starlette.datastructures import ImmutableMultiDict
 
+from app.pages.find.phrase import Found
 from app.pages.markup_choice import markup_word
-from app.pages.steer.found_latents import FoundLatent
 from app.web.parameters import whole_number
 from sae.errors import UserError
 from sae.steering.request import (
@@ -150,7 +150,7 @@ class Form:
     said: list[tuple[str, str]] = field(default_factory=list)
     add: str = ""
     add_sae: str = ""
-    found: list[FoundLatent] | None = None
+    found: Found | None = None
     errors: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -15,8 +15,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import ImmutableMultiDict
 
 from app.db.tables import SteerRun
-from app.pages.dependencies import BuildsDep, CachedRequestsDep, CatalogDep, SessionDep, SteeringDep, WorkspaceDep
+from app.pages.dependencies import (
+    BuildsDep,
+    CachedRequestsDep,
+    CatalogDep,
+    SessionDep,
+    SteeringDep,
+    ToolsDep,
+    WorkspaceDep,
+)
 from app.pages.earlier import STEERED
+from app.pages.find.phrase import read_phrase
 from app.pages.steer.earlier_runs import earlier_runs
 from app.pages.steer.form import (
     MODE_NAMES,
@@ -104,14 +113,25 @@ def show_earlier(request: Request, db: SessionDep) -> Response:
 
 
 @router.get("/steer/latents")
-def search_latents(request: Request, sources: SourcesDep, add: str = "", add_sae: str = "") -> Response:
-    """Return the latents that the text in the “Add latent” field may mean."""
-    found = sources.search(add_sae, add) if add.strip() and whole_number(add) is None else None
+async def search_latents(
+    request: Request, sources: SourcesDep, tools: ToolsDep, add: str = "", add_sae: str = "", read: str = "",
+) -> Response:
+    """Return the latents that the text in the “Add latent” field may mean.
+
+    With `read=1` those are listed, too, that are active on it.
+    """
+    text = add.strip()[:200]
+    if not text or whole_number(text) is not None:
+        return JSONResponse([]) if wants_json(request) else await run_in_threadpool(
+            render, request, "steer/_found.html", found=None, add=text)
+    scope = await run_in_threadpool(sources.scope, add_sae)
+    said = await read_phrase(tools, scope, text) if scope is not None and read == "1" else None
+    found = await run_in_threadpool(sources.search, add_sae, text, said)
     if wants_json(request):
         return JSONResponse([
-            {"latent": one.latent, "reason": one.reason.words, "tokens": one.reason.tokens, "label": one.label}
-            for one in found or []])
-    return render(request, "steer/_found.html", found=found, add=add.strip())
+            {"latent": one.found.latent, "reason": one.found.best[0].words, "tokens": one.found.best[0].tokens,
+             "label": one.title} for one in found.results])
+    return await run_in_threadpool(render, request, "steer/_found.html", found=found, add=text)
 
 
 @router.get("/steer/warm")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from urllib.parse import urlencode
 
 from sqlalchemy.orm import Session
 
@@ -11,10 +12,11 @@ from app.db.tables import Inspection, Sae
 from app.library.builds import Builds
 from app.library.catalog import Catalog
 from app.library.latent_names import names_of
+from app.pages.find.latents import Scope, find_latents
+from app.pages.find.phrase import Found, Read, Reading, reading
 from app.pages.sae_choice import computable_saes
 from app.pages.steer.example import beginning, example_latent
 from app.pages.steer.form import Chip, Form, SaeFacts, default_values
-from app.pages.steer.found_latents import FoundLatent, found_latents
 from app.render.token_text import token_label
 from sae.errors import UserError
 from sae.lm.model_info import DEMO, find_model
@@ -22,6 +24,7 @@ from sae.lm.prompts import has_chat_template
 from sae.steering.text_measures import concept_tokens
 from sae.store.build import Build
 
+FOUND = 8  # latents that the field for another one lists
 _PROMOTED = 4  # tokens that a latent of the form is shown to promote
 _DEMO_PROMPT = 'def read_config(path):\n    """'
 
@@ -57,13 +60,21 @@ class Sources:
             latent = build.latent(number)
             return concept_tokens(latent) if latent is not None else ()
 
-    def search(self, sae_id: str, text: str) -> list[FoundLatent]:
-        """Return the latents of an SAE that a text may mean; none where the SAE is not known."""
+    def scope(self, sae_id: str) -> Scope | None:
+        """Return the SAE as what a search looks through; None where it cannot be steered with."""
         sae = self.sae(sae_id)
-        if sae is None:
-            return []
-        with self._builds.use(sae.id, str(sae.current_build)) as build:
-            return found_latents(self.db, build, sae.id, text.strip()[:200])
+        return Scope([sae], sae, sae) if sae is not None else None
+
+    def search(self, sae_id: str, text: str, read: Read | None = None) -> Found:
+        """Return the latents of an SAE that a text may mean; none where the SAE is not known."""
+        scope, text = self.scope(sae_id), text.strip()[:200]
+        if scope is None:
+            return Found([], Reading(""))
+        place = urlencode({"add": text, "add_sae": sae_id})
+        page = f"/search/found?{urlencode({'q': text, 'sae': sae_id})}"
+        return Found(
+            find_latents(self.db, self._builds, scope.chosen, text, FOUND, read.active if read else None),
+            reading(scope, text, f"/steer/latents?{place}&read=1", read, page))
 
     def inspected_text(self, inspection_id: str) -> str:
         """Return the (first) text of a stored inspection; "" where there is no such inspection."""

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sae.errors import UserError
-from sae.explain.explainers import RULE_METHOD
-from sae.explain.records import MAX_TEXT, Explanation, Record, Score, digest
+from sae.explain.records import MAX_TEXT, RULE_METHOD, Explanation, Record, Score, digest
 from sae.formats import untrusted_json
 from sae.formats.foreign_names import CREATOR
 

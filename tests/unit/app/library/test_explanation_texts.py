@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import delete, update
+from sqlalchemy.orm import Session
 
 from app.db.engine import SessionFactory
-from app.db.tables import LatentExplanation
-from app.library.explanation_texts import Texts, texts_of
+from app.db.tables import Label, LatentExplanation
+from app.library import comments, labels
+from app.library.explanation_texts import COMMENT, NOTE, TAG, Texts, excerpt, notes_of, texts_of
 
 SAE, OTHER = "demo/one", "demo/two"
 _TEXT = st.text(st.sampled_from("aAbßé 字_."), max_size=6)
@@ -70,3 +72,48 @@ def test_every_change_is_seen_and_other_saes_stay(sessions: SessionFactory) -> N
         db.commit()
         reader.commit()
         assert said(reader) == []
+
+
+def test_notes_tags_and_comments_are_texts_of_their_own(sessions: SessionFactory) -> None:
+    def rows(db: Session) -> list[tuple[int, str, str]]:
+        return [row for texts in notes_of(db, [SAE, OTHER]).values() for row in texts.rows]
+
+    with sessions() as db, sessions() as reader:
+        labels.save(db, SAE, 9, "ada", text="a label", note="Größe", tags="b, a")
+        labels.save(db, SAE, 4, "ada", text="only a label")
+        assert rows(reader) == [(9, "a", TAG), (9, "b", TAG), (9, "Größe", NOTE)]
+        said = comments.write(db, SAE, 2, "seen in tests", "bob")
+        reader.commit()
+        assert rows(reader)[-2:] == [(2, "seen in tests", COMMENT), (9, "Größe", NOTE)]
+        assert [one.latent for one in notes_of(reader, [SAE])[SAE].search("GRÖSSE", 10)] == [9]
+        comments.remove(db, said)
+        labels.save(db, SAE, 9, "ada", note="", tags="a")
+        reader.commit()
+        assert rows(reader) == [(9, "a", TAG)]
+        db.execute(update(Label).where(Label.sae_id == SAE).values(sae_id=OTHER))
+        db.commit()
+        reader.commit()
+        assert rows(reader) == [(9, "a", TAG)]
+        assert SAE not in notes_of(reader, [SAE])
+        db.execute(delete(Label))
+        db.commit()
+        reader.commit()
+        assert rows(reader) == []
+
+
+def test_labels_come_before_a_limit(sessions: SessionFactory) -> None:
+    with sessions() as db:
+        db.add_all(LatentExplanation(sae_id=SAE, id=str(i), latent=i, text="a word", kind="model") for i in range(9))
+        labels.save(db, SAE, 70, "ada", text="word")
+        found = texts_of(db, [SAE])[SAE].search("word", 3)
+        assert (found[0].latent, found[0].share) == (70, 1.0)
+
+
+def test_an_excerpt_is_cut_around_what_was_searched() -> None:
+    long = "before " * 50 + "the Needle here" + " after" * 50
+    assert "the Needle here" in excerpt(long, "needle")
+    assert excerpt(long, "needle").startswith("…")
+    assert excerpt(long, "needle").endswith("…")
+    assert "the Needle here" in excerpt(long, "needle after nothing")
+    assert excerpt("short", "x") == "short"
+    assert excerpt(long, "nowhere").startswith("before")

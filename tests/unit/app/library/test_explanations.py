@@ -14,6 +14,7 @@ from app.db.tables import LatentExplanation
 from app.jobs import sae_changes
 from app.library import explanations, labels
 from app.library.catalog import Catalog
+from app.library.explanation_texts import LABEL
 from app.render.latent_words import RuleWords
 from sae.errors import UserError
 from sae.explain import results
@@ -82,7 +83,7 @@ def test_a_label_is_its_authors_chosen_explanation(folder: Path, catalog: Catalo
     with sessions() as db:
         labels.save(db, SAE, 3, "ada", text="the keyword raise")
         assert shown(sessions) == ("the keyword raise", "person")
-        [one] = [one for one in explanations.of_latents(db, SAE, [3])[3] if one.row.method == explanations.LABEL]
+        [one] = [one for one in explanations.of_latents(db, SAE, [3])[3] if one.row.method == LABEL]
         assert (one.row.author, one.row.chosen) == ("ada", True)
         explanations.choose(db, SAE, 3, best.id)
         db.commit()

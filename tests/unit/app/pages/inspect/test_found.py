@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.library import labels
-from app.pages.inspect import found
+from app.pages.find import phrase
 from app.worker.protocol import Failed, Queued
 from tests.unit.app.fake_worker import FakeWorker
 from tests.unit.app.pages.inspect.texts import OTHER, SAE, words_of
@@ -45,7 +45,7 @@ def test_the_search_page_shows_its_list_and_asks_for_the_active_ones(browser: Te
 def test_it_says_what_it_waits_for_and_keeps_the_rest_when_the_model_fails(
     browser: TestClient, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(found, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(phrase, "PATIENCE_S", 0.05)
     worker.says = [[Queued(position=3), None], [Failed(message="The model worker went away.", gone=True)]]
     with browser.app.state.sessions() as db:  # type: ignore[attr-defined]
         labels.save(db, SAE, 7, "ada", text="fails often")

@@ -1,4 +1,4 @@
-"""What the inspector counts, against brute force; surprise against the binomial tail it bounds."""
+"""What the inspector counts, against brute force."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from app.pages.find.active import surprise
 from app.pages.inspect.view import (
     MEASURES,
     Counted,
@@ -16,7 +15,6 @@ from app.pages.inspect.view import (
     cells,
     differences,
     ranked,
-    surprise,
     text_latents,
     token_bars,
 )
@@ -45,23 +43,6 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
     build = Build.open(path)
     yield build
     build.close()
-
-
-@given(st.integers(1, 40), st.integers(0, 40), st.floats(1e-6, 0.9))
-def test_surprise_bounds_the_binomial_tail(total: int, n: int, density: float) -> None:
-    n = min(n, total)
-    bits = surprise(n, total, density)
-    tail = math.fsum(math.comb(total, i) * density**i * (1 - density) ** (total - i) for i in range(n, total + 1))
-    assert bits >= 0
-    assert tail <= 2**-bits * (1 + 1e-9)
-    if n / total <= density:
-        assert bits == 0
-
-
-def test_rarer_latents_surprise_more() -> None:
-    assert surprise(1, 100, 1e-4) > surprise(1, 100, 1e-3) > surprise(1, 100, 1e-2) == 0
-    assert surprise(50, 100, 0.5) == 0
-    assert surprise(100, 100, 0.5) == pytest.approx(100)
 
 
 def test_latents_of_a_text_are_counted_without_bos(build: Build) -> None:

@@ -36,6 +36,6 @@ def test_a_latent_is_found_by_label_and_token_and_added(browser: TestClient) -> 
         added = browser.post("/steer/form", data={**typed, "latent": "4", "add": [words, str(latent)]}).text
         assert re.findall(r'name="latent" value="(\d+)"', added) == ["4", str(latent)]
     assert browser.get("/steer/latents", params={"add": "qqqzzz", "add_sae": SAE}, headers=JSON).json() == []
-    assert "No latent has" in browser.get("/steer/latents", params={"add": "qqqzzz", "add_sae": SAE}).text
+    assert "No latent fits" in browser.get("/steer/latents", params={"add": "qqqzzz", "add_sae": SAE}).text
     for unknown in ({"add": "x", "add_sae": "demo/none"}, {"add": "7", "add_sae": SAE}, {"add": " "}, {}):
         assert browser.get("/steer/latents", params=unknown, headers=JSON).json() == []
