@@ -18,7 +18,7 @@ from app.jobs import queue
 from app.render import charts
 from sae.runs.folder import ProgressFile, RunFolder, Status
 from sae.runs.import_sae import UPLOAD
-from sae.specs.registry import SPECS, TrainSpec, as_text
+from sae.specs.registry import SPECS, PartSpec, TrainSpec, as_text
 from sae.workspace.paths import Workspace
 
 AUTOMATIC = "the empty workspace"  # who requests the demo run
@@ -27,8 +27,7 @@ _progress_files: OrderedDict[Path, ProgressFile] = OrderedDict()  # used longest
 _progress_lock = Lock()
 STALE_S = 120  # a heartbeat this old is mentioned; loading a large model takes a while without one
 _VERBS = {"train": "Train", "sweep": "Train", "index": "Index", "evaluate": "Evaluate", "import": "Import",
-          "compare": "Compare", "explain": "Explain", "index-part": "Index",
-          "activations": "Keep activations"}
+          "compare": "Compare", "explain": "Explain", "activations": "Keep activations"}
 # Title, unit and lines of each curve; a line is a name, a key in progress.jsonl, and an index into a list of values.
 CURVES: tuple[tuple[str, str, tuple[tuple[str, str, int | None], ...]], ...] = (
     ("FVU", "share of the variance not explained", (("FVU", "fvu", None),)),
@@ -66,9 +65,11 @@ class RunView:
     @property
     def title(self) -> str:
         """Its work in a line: "Train demo/… ", "Index demo/2-res-batchtopk-4k"."""
-        spec, kind = self.run.spec, _VERBS.get(self.run.kind, self.run.kind)
-        if self.run.kind == "index-part":
-            return f"{kind} {self.run.sae_id or 'an SAE'}, part {spec.get('part')}"
+        spec, base = self.run.spec, self.run.kind.removesuffix("-part")
+        kind = _VERBS.get(base, base)
+        if SPECS.get(self.run.kind) is PartSpec:
+            whole = "a grid" if base == "sweep" else self.run.sae_id or "an SAE"
+            return f"{kind} {whole}, part {spec.get('part')}"
         if self.run.sae_id:
             return f"{kind} {self.run.sae_id}"
         if self.run.kind == "compare":

@@ -11,8 +11,7 @@ import pytest
 from sae.errors import UserError
 from sae.runs.folder import RunFolder
 from sae.runs.progress import Reporter
-from sae.runs.steps import build_index, index_of_part, open_model_and_text, text_of, text_tokens_of
-from sae.specs.registry import IndexPartSpec
+from sae.runs.steps import build_index, open_model_and_text, text_of, text_tokens_of
 from sae.specs.training import IndexSettings
 from sae.workspace.paths import Workspace
 from tests.unit.sae.runs.conftest import STOCKED
@@ -91,14 +90,3 @@ def test_a_build_of_an_sae_that_was_deleted_meanwhile_goes_with_it(
         build_index(IndexSettings(), sae, nothing, nothing, folder, stocked, Reporter(folder, {"index": 1.0}))
     assert error.value.field == "sae"
     assert not stocked.build(STOCKED, "20260101-abc").exists()
-
-
-def test_a_part_belongs_to_an_index_run(workspace: Workspace) -> None:
-    index = RunFolder(workspace.run("index-1"))
-    index.create("index", {"sae": STOCKED, "shards": 2})
-    RunFolder(workspace.run("train-1")).create("train", {})
-    assert index_of_part(IndexPartSpec(run="index-1", part=2), workspace).shards == 2
-    for run, part, words in (("index-2", 1, "there is no run"), ("train-1", 1, "not an index run"),
-                             ("index-1", 3, "has 2 parts")):
-        with pytest.raises(UserError, match=words):
-            index_of_part(IndexPartSpec(run=run, part=part), workspace)
