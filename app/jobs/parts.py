@@ -21,9 +21,15 @@ def parts_of(run: Run) -> list[Run]:
     if n == 1 or run.launcher == "local":
         return []
     return [
-        Run(id=f"{run.id}-part-{part}", kind=part_kind(run.kind), spec={"run": run.id, "part": part}, state="queued", parent=run.id,
-            requested_by=run.requested_by, sae_id=run.sae_id, launcher=run.launcher, resources=run.resources)
+        Run(id=f"{run.id}-part-{part}", kind=part_kind(run.kind), spec={"run": run.id, "part": part}, state="queued",
+            parent=run.id, requested_by=run.requested_by, sae_id=run.sae_id, launcher=run.launcher,
+            resources=run.resources)
         for part in range(1, n + 1)]
+
+
+def of(db: Session, run_id: str) -> list[Run]:
+    """Return the runs that do a run's parts, in their order."""
+    return list(db.scalars(select(Run).where(Run.parent == run_id).order_by(Run.created, Run.id)))
 
 
 def ids_of(db: Session, run_id: str) -> list[str]:

@@ -98,8 +98,8 @@ def check_pieces(spec: EvaluateSpec) -> None:
     """Raise UserError (field `shards`) if there are fewer pieces than parts."""
     n = len(list_pieces(spec))
     if spec.shards > n:
-        raise UserError(f"shards: this evaluation has {n} pieces (measures, repetitions, random dictionaries), so there "
-                        "are at most as many parts", "shards")
+        raise UserError(f"shards: this evaluation has {n} pieces (measures, repetitions, random dictionaries), so "
+                        "it has at most as many parts", "shards")
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class ExplainSpec(BaseSpec):
     seed: int = setting(0, "Seed of the choice of latents and texts", group="scores", ge=0, lt=2**31)
     shards: int = setting(
         1, "Parts of the latents that are explained separately, on a cluster at the same time. Each part may spend an "
-        "equal share of the budget", group="cost", unit="parts", ge=1, le=1000,
+        "equal share of the budget", group="stream", unit="parts", ge=1, le=1000,
         why="a lost node costs one part; each part asks at most `concurrency` requests at the same time")
     device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
 

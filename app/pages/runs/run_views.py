@@ -53,6 +53,7 @@ class RunView:
     place: int = 0  # in the queue, 1 is next; 0: not queued
     checkpoint: bool = False
     now: float = field(default_factory=time.time)
+    parts: tuple[RunView, ...] = ()
 
     @property
     def id(self) -> str:
@@ -156,6 +157,9 @@ class RunView:
             return "waiting"
         if self.starting:
             return "starting"
+        if self.state == "queued" and self.parts:
+            done = sum(part.state == "succeeded" for part in self.parts)
+            return f"{done} of {len(self.parts)} parts done"
         return f"queued, {ordinal(self.place)}" if self.state == "queued" and self.place else self.state
 
     @property
@@ -163,6 +167,8 @@ class RunView:
         """The finished share of the whole run, 0 to 1."""
         if self.state == "succeeded":
             return 1.0
+        if self.state == "queued" and self.parts:
+            return sum(part.share for part in self.parts) / len(self.parts)
         return self.status.overall if self.going and self.status else self.run.progress
 
     @property
@@ -229,11 +235,13 @@ class RunView:
         }
 
 
-def view(run: Run, workspace: Workspace, waiting: Sequence[str] = ()) -> RunView:
-    """Return the view of `run`.  `waiting`: ids of the queued runs, next first."""
+def view(run: Run, workspace: Workspace, waiting: Sequence[str] = (), parts: Sequence[Run] = ()) -> RunView:
+    """Return the view of `run`.  `waiting`: ids of the queued runs, next first; `parts`: the runs that do its parts."""
+    views = tuple(view(part, workspace, waiting) for part in parts)
     folder = RunFolder(workspace.run(run.id))
     kept = run.state in queue.RESUMABLE and folder.checkpoints.is_dir() and any(folder.checkpoints.iterdir())
-    return RunView(run, folder.status(), waiting.index(run.id) + 1 if run.id in waiting else 0, kept)
+    kept = kept or any(part.checkpoint for part in views)
+    return RunView(run, folder.status(), waiting.index(run.id) + 1 if run.id in waiting else 0, kept, parts=views)
 
 
 def ordinal(number: int) -> str:

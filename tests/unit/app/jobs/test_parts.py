@@ -10,12 +10,13 @@ import pytest
 from app.db.engine import SessionFactory
 from app.db.tables import Run
 from app.jobs import parts, queue
+from app.jobs.launchers import Handle
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.places import Place
 from app.jobs.supervisor import Supervisor
 from app.library.catalog import Catalog
 from app.settings import Settings
-from sae.runs.folder import RunFolder
+from sae.runs.folder import Kind, RunFolder
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import fake_command
 
@@ -30,6 +31,35 @@ class NearCluster(LocalLauncher):
 def watcher(settings: Settings, sessions: SessionFactory, workspace: Workspace, catalog: Catalog) -> Supervisor:
     return Supervisor(settings, sessions, LocalLauncher(workspace, fake_command), catalog,
                       [NearCluster(workspace, fake_command)])
+
+
+def killed_once(watcher: Supervisor, sessions: SessionFactory, name: str) -> bool:
+    """Kill a run's process as soon as it works, and return whether it was there."""
+    with sessions() as db:
+        run = db.get_one(Run, name)
+    folder = RunFolder(watcher.settings.workspace.run(name))
+    if run.ref is None or not (folder.checkpoints / "step").exists():
+        return False
+    watcher.launchers["ray"].kill(Handle("ray", run.ref, run.ref_mark or ""))
+    return True
+
+
+@pytest.mark.parametrize(("kind", "spec"), [
+    ("index", {"sae": "demo/x", "shards": 2}), ("sweep", {"parts": 2}), ("evaluate", {"sae": "demo/x", "shards": 2}),
+    ("explain", {"sae": "demo/x", "shards": 2})])
+def test_a_lost_part_is_started_again_alone(
+    watcher: Supervisor, sessions: SessionFactory, workspace: Workspace, kind: Kind, spec: dict[str, object]
+) -> None:
+    with sessions() as db:
+        run_id = queue.enqueue(db, workspace, kind, {**spec, "steps": 12, "step_s": 0.03}, place=Place("ray")).id
+        one, other = parts.ids_of(db, run_id)
+    tick_until(watcher, lambda: killed_once(watcher, sessions, one))
+    tick_until(watcher, lambda: states(sessions, run_id)[run_id] == "succeeded")
+    with sessions() as db:
+        assert [db.get_one(Run, name).attempt for name in (one, other, run_id)] == [2, 1, 1]
+        assert db.get_one(Run, one).kind == f"{kind}-part"
+    starts = [int(line) for line in (workspace.run(one) / "starts").read_text().split()]
+    assert starts[0] == 0 < starts[1], "it has resumed"
 
 
 @pytest.fixture
