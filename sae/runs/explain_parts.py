@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def with_share(spec: ExplainSpec) -> ExplainSpec:
 
 def finish(parent: RunFolder, number: int, of: int, tally: Tally) -> None:
     """Write the tally of a part whose records are complete."""
-    write_json(part_file(parent, number, of), asdict(tally))
+    write_json(part_file(parent, number, of), vars(tally))
 
 
 def finished(parent: RunFolder, of: int) -> list[Tally | None]:

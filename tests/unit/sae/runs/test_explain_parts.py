@@ -31,8 +31,9 @@ def server() -> Iterator[ChatServer]:
 
 
 def begun(workspace: Workspace, server: ChatServer, **values: Any) -> RunFolder:
-    return start("explain", {"sae": SAE, "latents": "densest:12", "explainer": "endpoint", "address": server.address,
-                             "model": "test-model", "concurrency": 1, **values}, workspace)
+    return start("explain", {"sae": SAE, "latents": "densest:4", "explainer": "endpoint", "address": server.address,
+                             "model": "test-model", "concurrency": 1,
+                             "scorers": "detection", "positives": 3, "negatives": 1, **values}, workspace)
 
 
 def part_of(run: RunFolder, workspace: Workspace, number: int) -> RunFolder:
@@ -71,19 +72,19 @@ def test_the_records_and_the_result_are_those_of_one_run(
     here = copy_of(indexed, "here")
     alone = begun(here, server)
     assert execute(alone, here) == EXIT_OK
-    run = begun(indexed, server, shards=3)
-    for number in (2, 3, 1):
+    run = begun(indexed, server, shards=2)
+    for number in (2, 1):
         part = part_of(run, indexed, number)
-        if number == 3:  # it is stopped after its first latents, and goes on
+        if number == 2:  # it is stopped after its first latent, and goes on
             with monkeypatch.context() as patch:
-                patch.setattr(Reporter, "check", _stop_after(2))
+                patch.setattr(Reporter, "check", _stop_after(1))
                 assert execute(part, indexed) == EXIT_INTERRUPTED
-            assert results.read(explain_parts.place_of(run, 3))[0], "what it has explained is kept"
+            assert results.read(explain_parts.place_of(run, 2))[0], "what it has explained is kept"
         assert lines(indexed) == [], "the run gathers them in its order"
         assert execute(part, indexed) == EXIT_OK
     assert execute(run, indexed) == EXIT_OK
     assert lines(indexed) == lines(here)
-    assert len(lines(here)) > 12
+    assert len(lines(here)) == 8
     assert result_of(run) == result_of(alone)
     assert not run.checkpoints.exists()
 
@@ -96,25 +97,21 @@ def _stop_after(done: int) -> Any:
     return check
 
 
-def test_the_run_explains_what_no_part_has_explained(indexed: Workspace, server: ChatServer) -> None:  # noqa: F811
-    here = copy_of(indexed, "here")
-    assert execute(begun(here, server), here) == EXIT_OK
-    run = begun(indexed, server, shards=4)
+def test_the_run_explains_what_no_part_has_explained_and_a_second_merge_appends_nothing(
+    indexed: Workspace, server: ChatServer  # noqa: F811
+) -> None:
+    run = begun(indexed, server, shards=3, latents="densest:3")
     assert execute(part_of(run, indexed, 2), indexed) == EXIT_OK
-    assert execute(run, indexed) == EXIT_OK
-    assert sorted(map(repr, lines(indexed))) == sorted(map(repr, lines(here)))
-    assert result_of(run)["explained"] == 12
-
-
-def test_a_second_merge_appends_nothing_twice(indexed: Workspace, server: ChatServer) -> None:  # noqa: F811
-    run = begun(indexed, server, shards=2, latents="densest:4")
-    for number in (1, 2):
-        assert execute(part_of(run, indexed, number), indexed) == EXIT_OK
-    home, parts = indexed.sae(SAE), explain_parts.finished(run, 2)
-    once = explain_parts.merge(run, home, parts, Tally())
+    parts = explain_parts.finished(run, 3)
+    assert [part is not None for part in parts] == [False, True, False]
+    once = explain_parts.merge(run, indexed.sae(SAE), parts, Tally())
     before = lines(indexed)
-    assert explain_parts.merge(run, home, parts, Tally()) == once
-    assert lines(indexed) == before != []
+    assert explain_parts.merge(run, indexed.sae(SAE), parts, Tally()) == once
+    assert lines(indexed) == before
+    assert len(before) == 2, "a score and an explanation"
+    assert execute(run, indexed) == EXIT_OK
+    assert len(lines(indexed)) == 6
+    assert result_of(run)["explained"] == 3
 
 
 def test_each_part_may_spend_its_share() -> None:
