@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sae.errors import UserError
@@ -21,13 +22,17 @@ from sae.workspace.paths import Workspace
 def train_part(part: PartSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
     """Make the SAEs of a part, and leave their metrics and curves for the sweep.  Return the run's result.
 
-    Raises UserError.
+    Raises UserError; its field is `part` if the sweep has begun to train these SAEs itself.
     """
     from sae.runs.train import train_members
 
     parent, spec = parent_of(part, "sweep", workspace)
     assert isinstance(spec, SweepSpec)
-    result = train_members(spec, folder, workspace, reporter, _numbers(spec)[part.part - 1], parent.id)
+    numbers, rest = _numbers(spec)[part.part - 1], _rest(parent)
+    if rest.exists() and set(numbers) & set(json.loads(rest.read_text(encoding="utf-8"))):
+        raise UserError(f"part: {parent.id} has begun to train the SAEs of part {part.part} itself; resume that run",
+                        "part")
+    result = train_members(spec, folder, workspace, reporter, numbers, parent.id)
     if result:  # rank 0
         write_json(part_file(parent, part.part, spec.parts), {**result, "rows": folder.progress()})
     return result
@@ -43,7 +48,7 @@ def train_the_rest(spec: SweepSpec, folder: RunFolder, workspace: Workspace, rep
     numbers = _numbers(spec)
     files = [part_file(folder, number, spec.parts) for number in range(1, spec.parts + 1)]
     # A checkpoint is of certain SAEs, so a later process must make the same ones.
-    mine = write_json_once(parts_folder(folder) / "rest.json", [
+    mine = write_json_once(_rest(folder), [
         number for one, file in zip(numbers, files, strict=True) if not file.exists() for number in one])
     result = train_members(spec, folder, workspace, reporter, mine) if mine else {"members": []}
     if not result:  # a rank above 0
@@ -60,6 +65,11 @@ def train_the_rest(spec: SweepSpec, folder: RunFolder, workspace: Workspace, rep
     if all(member["sae"] is None for member in members):
         raise UserError(str(members[0]["error"]), "lr")
     return {"members": members}
+
+
+def _rest(sweep: RunFolder) -> Path:
+    """Return the file with the numbers of the SAEs that the sweep itself makes."""
+    return parts_folder(sweep) / "rest.json"
 
 
 def _numbers(spec: SweepSpec) -> list[range]:

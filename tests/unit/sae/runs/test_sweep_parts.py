@@ -13,14 +13,16 @@ from sae.lm.bridge import LanguageModel
 from sae.runs.create import start
 from sae.runs.execute import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER, execute
 from sae.runs.folder import RunFolder
+from sae.runs.parts import parts_folder
 from sae.runs.progress import Reporter
 from sae.specs.registry import parse_spec
+from sae.workspace.files import write_json
 from sae.workspace.paths import Workspace
 
 SWEEP: dict[str, Any] = {
-    "architecture": "batch_topk,topk", "n_latents": "32,64", "k": "4", "layers": "0,1", "context_length": 16,
+    "architecture": "batch_topk", "n_latents": "32,64", "k": "4", "layers": "0,1", "context_length": 16,
     "tokens": 1_000, "batch_tokens": 100, "buffer_tokens": 1_024, "eval_tokens": 1_000, "ce_tokens": 256,
-    "index_tokens": 1_000, "top_contexts": 2, "device": "cpu", "name": "mine"}
+    "index_tokens": 1_000, "top_contexts": 2, "device": "cpu", "name": "mine", "index": False}
 FACTS = ("run", "created", "seconds", "tokens_per_s", "saes_trained_together")  # what differs between two runs
 
 
@@ -62,12 +64,12 @@ def rows_of(folder: RunFolder) -> list[dict[str, Any]]:
 def test_the_saes_and_the_page_are_those_of_an_undivided_sweep(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, by_hand: bool
 ) -> None:
-    values = {**SWEEP, "text": str(text)} | ({"layers": "", "layer": 1, "index": False} if by_hand else {})
+    values = {**SWEEP, "text": str(text)} | ({"layers": "", "layer": 1, "index": True} if by_hand else {})
     here, there = Workspace(tmp_path / "here"), Workspace(tmp_path / "there")
     alone = start("sweep", values, here)
     assert execute(alone, here) == EXIT_OK
-    sweep = start("sweep", {**values, "parts": 3}, there)
-    for number in (3, 1, 2)[by_hand:]:
+    sweep = start("sweep", {**values, "parts": 2 if by_hand else 3}, there)
+    for number in (1,) if by_hand else (3, 1, 2):
         part = part_of(sweep, there, number)
         if number == 1:  # it is stopped in the middle of its training, and goes on
             with monkeypatch.context() as patch:
@@ -87,7 +89,7 @@ def test_the_saes_and_the_page_are_those_of_an_undivided_sweep(
         assert configs[1]["run"] == sweep.id
         builds = [[name == folder.id.partition("-")[2] for name in home.build_ids(sae_id)]
                   for home, folder in ((here, alone), (there, sweep))]
-        assert builds[0] == builds[1] == [True] * (not by_hand)
+        assert builds[0] == builds[1] == [True] * by_hand
         assert not (other / "claim.json").exists()
     members = [[{**member, "build": None} for member in result_of(folder)["members"]] for folder in (alone, sweep)]
     assert members[0] == members[1]
@@ -109,8 +111,7 @@ def test_saes_that_diverge_fail_alone_and_a_sweep_of_them_fails(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = Workspace(tmp_path)
-    sweep = start("sweep", {**SWEEP, "text": str(text), "layers": "", "layer": 0, "n_latents": "32", "index": False,
-                            "parts": 2}, workspace)
+    sweep = start("sweep", {**SWEEP, "text": str(text), "layers": "", "layer": 0, "parts": 2}, workspace)
 
     def diverge(*_: object, **__: object) -> Any:
         raise UserError("lr: the loss is not a number", "lr")
@@ -123,6 +124,16 @@ def test_saes_that_diverge_fail_alone_and_a_sweep_of_them_fails(
     status = sweep.status()
     assert status is not None
     assert status.error == "lr: the loss is not a number"
+
+
+def test_a_part_that_the_sweep_trains_itself_is_refused(workspace: Workspace) -> None:
+    sweep = start("sweep", {**SWEEP, "parts": 2}, workspace)
+    write_json(parts_folder(sweep) / "rest.json", [2, 3])
+    part = part_of(sweep, workspace, 2)
+    assert execute(part, workspace) == EXIT_USER
+    status = part.status()
+    assert status is not None
+    assert "has begun to train the SAEs of part 2 itself" in str(status.error)
 
 
 def test_more_parts_than_saes_are_refused(workspace: Workspace) -> None:

@@ -176,7 +176,8 @@ def test_a_sweep_in_parts_loses_a_node(
     watcher: Supervisor, sessions: SessionFactory, slurm_home: Path, workspace: Workspace
 ) -> None:
     with sessions() as db:
-        sweep = queue.enqueue(db, workspace, "sweep", {"parts": 2, "steps": 15, "step_s": 0.02}, place=Place("slurm")).id
+        spec = {"parts": 2, "steps": 15, "step_s": 0.02}
+        sweep = queue.enqueue(db, workspace, "sweep", spec, place=Place("slurm")).id
         one, other = parts.ids_of(db, sweep)
     tick_until(watcher, lambda: get(sessions, one).progress > 0.1)
     os.killpg(int((slurm_home / f"{get(sessions, one).ref}.pid").read_text()), signal.SIGKILL)
