@@ -51,8 +51,7 @@ def killed_once(watcher: Supervisor, sessions: SessionFactory, name: str) -> boo
 
 
 @pytest.mark.parametrize(("kind", "spec"), [
-    ("index", {"sae": "demo/x", "shards": 2}), ("sweep", {"parts": 2}), ("evaluate", {"sae": "demo/x", "shards": 2}),
-    ("explain", {"sae": "demo/x", "shards": 2})])
+    ("sweep", {"parts": 2}), ("evaluate", {"sae": "demo/x", "shards": 2})])
 def test_a_lost_part_is_started_again_alone(
     watcher: Supervisor, sessions: SessionFactory, workspace: Workspace, kind: Kind, spec: dict[str, object]
 ) -> None:
