@@ -74,6 +74,8 @@ def test_a_run_makes_its_build_once(
     assert rest["provenance"]["run"] == folder.id
     assert f"--sae {STOCKED}" in rest["provenance"]["command"]
     assert (reporter.status.phase, reporter.status.done, reporter.status.total) == ("index", 1100, 3000)
+    assert build_index(IndexSettings(), sae, nothing, nothing, folder, stocked, reporter, run="sweep-7-a") == "7-a"
+    assert made[1]["provenance"]["run"] == "sweep-7-a", "a part names its parent"
 
 
 def test_a_build_of_an_sae_that_was_deleted_meanwhile_goes_with_it(
