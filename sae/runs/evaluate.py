@@ -159,6 +159,8 @@ class _Work:
         sae = Autoencoder.load(workspace.sae(spec.sae), lm.device)
         builds = workspace.build_ids(spec.sae)
         build = write_json_once(parts_folder(folder) / "build.json", builds[-1] if builds else "")
+        if build not in builds:  # it was deleted meanwhile
+            build = builds[-1] if builds else ""
         path = workspace.build(spec.sae, build) if build else None
         return cls(spec, folder, sae, [  # the first half of the contexts is for calibration
             Subject(sae, lm, corpus, held_out_contexts(corpus, spec.eval_tokens, seed)[1], seed, path, labels)

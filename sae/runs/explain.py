@@ -103,11 +103,11 @@ def run_explain_part(part: PartSpec, folder: RunFolder, workspace: Workspace, re
 
 def _plan(spec: ExplainSpec, folder: RunFolder, workspace: Workspace) -> tuple[str, list[int]]:
     """Return the build and the latents of a run, which all of its processes use.  Raises UserError."""
-    path = parts_folder(folder) / "plan.json"
+    path, builds = parts_folder(folder) / "plan.json", workspace.build_ids(spec.sae)
     if spec.shards > 1 and path.exists():
         plan = json.loads(path.read_text(encoding="utf-8"))
-        return plan["build"], plan["latents"]
-    build_id = workspace.build_ids(spec.sae)[-1]
+        return plan["build"] if plan["build"] in builds else builds[-1], plan["latents"]  # it may have been deleted
+    build_id = builds[-1]
     with contextlib.closing(Build.open(workspace.build(spec.sae, build_id))) as build:
         known = results.read_all(workspace.sae(spec.sae)) if spec.explainer == "existing" else []
         among = {one.latent for one in known if isinstance(one, Explanation)} if known else None
