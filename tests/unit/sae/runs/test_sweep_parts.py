@@ -21,7 +21,7 @@ from sae.workspace.paths import Workspace
 
 SWEEP: dict[str, Any] = {
     "architecture": "batch_topk", "n_latents": "32,64", "k": "4", "layers": "0,1", "context_length": 16,
-    "tokens": 1_000, "batch_tokens": 200, "buffer_tokens": 1_024, "eval_tokens": 1_000, "ce_tokens": 256,
+    "tokens": 1_000, "batch_tokens": 100, "buffer_tokens": 1_024, "eval_tokens": 1_000, "ce_tokens": 256,
     "device": "cpu", "name": "mine", "index": False}
 FACTS = ("run", "created", "seconds", "tokens_per_s", "saes_trained_together")  # what differs between two runs
 
@@ -73,7 +73,7 @@ def test_the_saes_and_the_page_are_those_of_an_undivided_sweep(
         part = part_of(sweep, there, number)
         if number == 1:  # it is stopped in the middle of its training, and goes on
             with monkeypatch.context() as patch:
-                patch.setattr(Reporter, "check", _stop_at(400))
+                patch.setattr(Reporter, "check", _stop_at(500))
                 assert execute(part, there) == EXIT_INTERRUPTED
         assert execute(part, there) == EXIT_OK, part.status()
         assert {member["sae"] for member in result_of(part)["members"]} <= set(there.sae_ids())
