@@ -1,7 +1,7 @@
 """Runs that work on parts of another run at the same time.  Their parent waits until all of them have succeeded.
 
-Only an index run on a cluster has them.  A part that fails, or that somebody cancels, ends its parent too; resuming
-the parent resumes its parts.
+Only a run on a cluster has them.  A part that fails, or that somebody cancels, ends its parent too; resuming the parent
+resumes its parts.
 """
 
 from __future__ import annotations
@@ -12,19 +12,24 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.db.tables import Run
-
-PART = "index-part"
+from sae.specs.registry import n_parts, part_kind
 
 
 def parts_of(run: Run) -> list[Run]:
-    """Return a new queued run for each part of an index that a cluster builds in several."""
-    n_parts = int(run.spec.get("shards") or 1) if run.kind == "index" else 1
-    if n_parts == 1 or run.launcher == "local":
+    """Return a new queued run for each part of a run that a cluster does in several."""
+    n = n_parts(run.kind, run.spec)
+    if n == 1 or run.launcher == "local":
         return []
     return [
-        Run(id=f"{run.id}-part-{part}", kind=PART, spec={"run": run.id, "part": part}, state="queued", parent=run.id,
-            requested_by=run.requested_by, sae_id=run.sae_id, launcher=run.launcher, resources=run.resources)
-        for part in range(1, n_parts + 1)]
+        Run(id=f"{run.id}-part-{part}", kind=part_kind(run.kind), spec={"run": run.id, "part": part}, state="queued",
+            parent=run.id, requested_by=run.requested_by, sae_id=run.sae_id, launcher=run.launcher,
+            resources=run.resources)
+        for part in range(1, n + 1)]
+
+
+def of(db: Session, run_id: str) -> list[Run]:
+    """Return the runs that do a run's parts, in their order."""
+    return list(db.scalars(select(Run).where(Run.parent == run_id).order_by(Run.created, Run.id)))
 
 
 def ids_of(db: Session, run_id: str) -> list[str]:

@@ -45,7 +45,7 @@ def enqueue(
 ) -> Run:
     """Queue a new run, write its folder with a fixed `spec.json`, and return it.
 
-    `place` says where it is executed (default: on this machine).  On a cluster, an index in several parts also gets a
+    `place` says where it is executed (default: on this machine).  On a cluster, a run in several parts also gets a
     run for each part.  `run_id` names a run whose folder already holds files.  `form_key` makes a form that is sent
     twice (a double click) start one run: the second call returns the run of the first.
     """

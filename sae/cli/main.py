@@ -47,7 +47,10 @@ _HELP = {
     "import": "Add an SAE or a dashboard made by another program; it is checked on real activations.",
     "compare": "Compare two SAEs of one language model, latent by latent.",
     "activations": "Keep activations of a text on disk, for several trainings on one pass of the language model.",
-    "index-part": "Read one part of an index run's text, in a process or on a machine of its own."}
+    "index-part": "Read one part of an index run's text, in a process or on a machine of its own.",
+    "sweep-part": "Train one part of a sweep's grid, in a process or on a machine of its own.",
+    "evaluate-part": "Make one part of an evaluation's measures, in a process or on a machine of its own.",
+    "explain-part": "Explain one part of the latents of a run, in a process or on a machine of its own."}
 
 
 def _spec_command(kind: str) -> Callable[..., None]:

@@ -84,7 +84,7 @@ def write_result(folder: Path, result: StoredResult) -> None:
     """Write the file of a measure whole.  A refusal never replaces numbers."""
     earlier = read_result(folder, result.measure) if result.refused else None
     if earlier is None or not earlier.values:
-        write_json(result_path(folder, result.measure), {"schema": SCHEMA, **_finite(asdict(result))})
+        write_json(result_path(folder, result.measure), {"schema": SCHEMA, **finite(asdict(result))})
 
 
 def read_result(folder: Path, measure: str) -> StoredResult | None:
@@ -138,10 +138,10 @@ def _values(rows: Sequence[dict[str, Any]]) -> tuple[StoredValue, ...]:
     return tuple(found)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Replace NaN and infinity, which are not JSON, by null."""
     if isinstance(value, dict):
-        return {str(key): _finite(one) for key, one in value.items()}
+        return {str(key): finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

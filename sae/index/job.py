@@ -7,8 +7,6 @@ might compute with other last bits.
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -27,7 +25,7 @@ from sae.index.scan import contexts_per_round
 from sae.lm.bridge import LanguageModel
 from sae.specs.registry import IndexSettings
 from sae.store.records import NEAR
-from sae.workspace.files import HOST
+from sae.workspace.files import write_json_once
 
 _ORDER_SEED = 0  # every build reads the text in the same order, so that builds can be compared
 
@@ -50,18 +48,8 @@ class IndexPlan:
 
     def write_once(self, path: Path) -> IndexPlan:
         """Write the plan unless another process has written one, and return the plan that is there then."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({
-            "scales": asdict(self.scales), "hist_low": self.hist_low, "left_out": self.left_out.record(),
-            "per_round": self.per_round}), encoding="utf-8")
-        try:
-            with suppress(FileExistsError):
-                os.link(temporary, path)
-        except OSError:  # a file system without hard links
-            if not path.exists():
-                os.replace(temporary, path)
-        temporary.unlink(missing_ok=True)
+        write_json_once(path, {"scales": asdict(self.scales), "hist_low": self.hist_low,
+                               "left_out": self.left_out.record(), "per_round": self.per_round})
         plan = self.read(path)
         assert plan is not None
         return plan

@@ -8,10 +8,11 @@ from typing import Any
 
 from sae.errors import UserError
 from sae.lm.model_info import find_model
-from sae.runs import explain, import_sae, kept
+from sae.runs import evaluate, explain, import_sae, kept
 from sae.runs.folder import RunFolder
 from sae.specs.registry import (
     ActivationsSpec,
+    EvaluateSpec,
     ExplainSpec,
     ImportSpec,
     SweepSpec,
@@ -44,6 +45,8 @@ def start(kind: str, values: dict[str, Any], workspace: Workspace) -> RunFolder:
         raise UserError("map: UMAP is not installed here; pip install 'saescope[umap]', or choose pca", "map")
     if isinstance(spec, ImportSpec):
         import_sae.look(spec, workspace)
+    if isinstance(spec, EvaluateSpec):
+        evaluate.check_pieces(spec)
     if isinstance(spec, ExplainSpec):
         explain.check_explain(spec, workspace)
     folder = RunFolder(workspace.run(workspace.new_run_id(kind)))

@@ -18,31 +18,26 @@ from typing import TYPE_CHECKING, Any
 from filelock import Timeout
 
 from sae.errors import Cancelled, Interrupted, UserError
-from sae.runs import compare, evaluate, explain, import_sae, kept
+from sae.runs import compare, evaluate, explain, import_sae, kept, sweep_parts
 from sae.runs.folder import FINAL_STATES, RunFolder
 from sae.runs.names import release_run
+from sae.runs.parts import parent_of, parts_folder
 from sae.runs.progress import Follower, Reporter
 from sae.runs.space import check_space
-from sae.runs.steps import (
-    build_index,
-    index_of_part,
-    open_model_and_text,
-    parts_folder,
-    reading_of,
-    text_of,
-    text_tokens_of,
-)
+from sae.runs.steps import build_index, open_model_and_text, reading_of, text_of, text_tokens_of
 from sae.specs.registry import (
+    SPECS,
     ActivationsSpec,
     CompareSpec,
     EvaluateSpec,
     ExplainSpec,
     ImportSpec,
-    IndexPartSpec,
     IndexSpec,
+    PartSpec,
     SweepSpec,
     TrainSpec,
     parse_spec,
+    part_kind,
 )
 from sae.workspace.disk import is_full
 from sae.workspace.files import lock
@@ -58,7 +53,6 @@ PHASES: dict[str, dict[str, float]] = {
     "train": {"text": 4, "training": 60, "evaluation": 10, "index": 26},
     "sweep": {"text": 4, "training": 60, "evaluation": 10, "index": 26},
     "index": {"text": 5, "index": 95},
-    "index-part": {"text": 5, "index": 95},
     "activations": kept.PHASES,
     "import": import_sae.PHASES,
     "compare": compare.PHASES,
@@ -114,9 +108,9 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
     if status and status.state in FINAL_STATES:  # it was stopped, and somebody starts it again on purpose
         folder.clear_cancel()
     kind, values = folder.spec()
-    if _rank() and kind not in ("train", "sweep"):
+    if _rank() and kind not in ("train", "sweep", part_kind("sweep")):
         return EXIT_OK  # only training is shared between processes
-    reporter = (Follower if _rank() else Reporter)(folder, _phases(kind, values))
+    reporter = (Follower if _rank() else Reporter)(folder, _phases(kind, values, workspace))
     reporter.catch_signals()
     try:
         reporter.check()  # a cluster may start a job that was cancelled while it waited
@@ -125,8 +119,9 @@ def _execute(folder: RunFolder, workspace: Workspace) -> int:
         executors: dict[type, Callable[..., dict[str, Any]]] = {
             TrainSpec: _train, SweepSpec: _train, IndexSpec: _index, EvaluateSpec: evaluate.run_evaluate,
             ImportSpec: _import, CompareSpec: compare.run_compare, ExplainSpec: explain.run_explain,
-            IndexPartSpec: _index_part, ActivationsSpec: kept.run_activations}
-        reporter.status.result = executors[type(spec)](spec, folder, workspace, reporter)
+            ActivationsSpec: kept.run_activations}
+        work = _PARTS[kind] if isinstance(spec, PartSpec) else executors[type(spec)]
+        reporter.status.result = work(spec, folder, workspace, reporter)
     except Interrupted:
         reporter.finish("interrupted")
         print("interrupted; run the same command again to resume")
@@ -180,7 +175,10 @@ def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _phases(kind: str, values: dict[str, Any]) -> dict[str, float]:
+def _phases(kind: str, values: dict[str, Any], workspace: Workspace) -> dict[str, float]:
+    if SPECS.get(kind) is PartSpec:  # it has those of its parent
+        with contextlib.suppress(UserError, OSError):  # the run will say that it has no parent
+            kind, values = RunFolder(workspace.run(str(values.get("run")))).spec()
     if kind == "evaluate":
         return evaluate.phases(values)
     phases = dict(PHASES.get(kind, {}))  # `parse_spec` refuses a kind that does not exist
@@ -201,7 +199,18 @@ def _train(
     from sae.runs.train import train_members
 
     try:
+        if isinstance(spec, SweepSpec) and spec.parts > 1:
+            return sweep_parts.train_the_rest(spec, folder, workspace, reporter)
         return train_members(spec, folder, workspace, reporter)
+    finally:
+        close_world()
+
+
+def _sweep_part(part: PartSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
+    from sae.distributed.world import close_world
+
+    try:
+        return sweep_parts.train_part(part, folder, workspace, reporter)
     finally:
         close_world()
 
@@ -211,13 +220,14 @@ def _index(spec: IndexSpec, folder: RunFolder, workspace: Workspace, reporter: R
     return {"sae": spec.sae, "build": build_index(spec, sae, lm, corpus, folder, workspace, reporter)}
 
 
-def _index_part(spec: IndexPartSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
+def _index_part(part: PartSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
     from sae.index.build import build_part
 
-    index = index_of_part(spec, workspace)
+    parent, index = parent_of(part, "index", workspace)
+    assert isinstance(index, IndexSpec)
     sae, lm, corpus = _opened(index, workspace, reporter)
     reporter.begin("index", index.index_tokens // index.shards)
-    build_part(lm, sae, corpus, index, parts_folder(RunFolder(workspace.run(spec.run))), spec.part, index.shards,
+    build_part(lm, sae, corpus, index, parts_folder(parent), part.part, index.shards,
                checkpoint=folder.checkpoints / "index.pt", update=reporter.update)
     return {"sae": index.sae}
 
@@ -238,6 +248,12 @@ def _opened(spec: IndexSpec, workspace: Workspace, reporter: Reporter) -> tuple[
 
 def _import(spec: ImportSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
     return import_sae.import_sae(spec, folder, workspace, reporter, open_model_and_text, build_index)
+
+
+# What does a part of a run of each kind.
+_PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    part_kind("index"): _index_part, part_kind("sweep"): _sweep_part,
+    part_kind("evaluate"): evaluate.run_evaluate_part, part_kind("explain"): explain.run_explain_part}
 
 
 def folder_of(path: Path) -> tuple[RunFolder, Workspace]:

@@ -7,9 +7,10 @@ are missing there, and finds the answers that it has paid for in its own folder.
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae.errors import UserError
@@ -30,10 +31,15 @@ from sae.explain.records import Explanation, Record
 from sae.explain.request_cache import FILE as REQUESTS
 from sae.explain.request_cache import RequestCache
 from sae.explain.templates import Template, load_templates
+from sae.runs import explain_parts
+from sae.runs.explain_parts import Tally
 from sae.runs.folder import RunFolder
+from sae.runs.parts import divide, parent_of, parts_folder
 from sae.runs.progress import Reporter
 from sae.specs.explain import JUDGED, ExplainSpec
+from sae.specs.registry import PartSpec
 from sae.store.build import Build
+from sae.workspace.files import write_json_once
 from sae.workspace.paths import Workspace
 
 if TYPE_CHECKING:
@@ -56,41 +62,99 @@ def check_explain(spec: ExplainSpec, workspace: Workspace) -> None:
 
 
 def run_explain(spec: ExplainSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
-    """Explain the latents that the spec names; return the run's result.  Raises UserError."""
+    """Explain the latents that the spec names, except in parts that are done; return the run's result.
+
+    Raises UserError.
+    """
     check_explain(spec, workspace)
     reporter.begin("preparation", unit="steps")
     home = workspace.sae(spec.sae)
-    templates = load_templates(spec.prompts)
-    cache = RequestCache(folder.path / REQUESTS)
-    budget = Budget(spec.budget_tokens, spec.budget_money, spec.price_in, spec.price_out, cache.tokens_in,
-                    cache.tokens_out)
-    with contextlib.closing(Build.open(workspace.build(spec.sae, workspace.build_ids(spec.sae)[-1]))) as build:
-        known = results.read_all(home) if spec.explainer == "existing" else []
+    made = explain_parts.finished(folder, spec.shards)
+    build_id, latents = _plan(spec, folder, workspace)
+    left = [latent for one, part in zip(divide([1.0] * len(latents), spec.shards), made, strict=True) if part is None
+            for latent in latents[one.start : one.stop]]
+    tally = Tally()
+    if left or not any(made):
+        with contextlib.closing(Build.open(workspace.build(spec.sae, build_id))) as build:
+            tally = _explained(spec, left, build, folder.id, home, home, folder.path / REQUESTS, reporter)
+    whole = explain_parts.merge(folder, home, made, tally)
+    reporter.row(**{f"mean_{name}": value for name, value in whole.means.items()})
+    return {"sae": spec.sae, **whole.result(spec.explainer == "existing")}
+
+
+def run_explain_part(part: PartSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
+    """Explain one part of a run's latents, and leave the records for it.  Return the run's result.  Raises UserError.
+
+    The part may spend its share of the budget.
+    """
+    parent, spec = parent_of(part, "explain", workspace)
+    assert isinstance(spec, ExplainSpec)
+    reporter.begin("preparation", unit="steps")
+    if (tally := explain_parts.finished(parent, spec.shards)[part.part - 1]) is None:
+        build_id, latents = _plan(spec, parent, workspace)
+        mine = divide([1.0] * len(latents), spec.shards)[part.part - 1]
+        place = explain_parts.place_of(parent, part.part)
+        with contextlib.closing(Build.open(workspace.build(spec.sae, build_id))) as build:
+            tally = _explained(explain_parts.with_share(spec), latents[mine.start : mine.stop], build, parent.id,
+                               workspace.sae(spec.sae), place, place / REQUESTS, reporter)
+        explain_parts.finish(parent, part.part, spec.shards, tally)
+    return {"sae": spec.sae, **tally.result(spec.explainer == "existing")}
+
+
+def _plan(spec: ExplainSpec, folder: RunFolder, workspace: Workspace) -> tuple[str, list[int]]:
+    """Return the build and the latents of a run, which all of its processes use.  Raises UserError."""
+    path, builds = parts_folder(folder) / "plan.json", workspace.build_ids(spec.sae)
+    if spec.shards > 1 and path.exists():
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        return plan["build"] if plan["build"] in builds else builds[-1], plan["latents"]  # it may have been deleted
+    build_id = builds[-1]
+    with contextlib.closing(Build.open(workspace.build(spec.sae, build_id))) as build:
+        known = results.read_all(workspace.sae(spec.sae)) if spec.explainer == "existing" else []
         among = {one.latent for one in known if isinstance(one, Explanation)} if known else None
         if spec.explainer == "existing" and not among:
             raise UserError(f"explainer: {spec.sae} has no explanations to score", "explainer")
         latents = choose_latents(build, spec.latents, spec.seed, among)
-        _say_estimate(build, latents, spec, templates)
-        with _tools(spec, folder.id, home, build, cache, budget, templates, reporter) as tools:
-            if spec.explainer == "existing":
-                judge = tools.judge.model.name if tools.judge else ""
-                tools = replace(tools, existing=unscored(known, spec.scored_by, judge, spec.again))
-                left = [latent for latent in latents if latent in tools.existing]
-            else:
-                done = _done(home, folder.id, spec, tools)
-                left = [latent for latent in latents if latent not in done]
-            return {"sae": spec.sae, **_explain(build, left, tools, home, reporter, len(latents), budget)}
+    if spec.shards == 1:
+        return build_id, latents
+    plan = write_json_once(path, {"build": build_id, "latents": latents})
+    return plan["build"], plan["latents"]
+
+
+def _explained(
+    spec: ExplainSpec, latents: list[int], build: Build, run: str, home: Path, target: Path, requests: Path,
+    reporter: Reporter,
+) -> Tally:
+    """Explain latents of the SAE in `home`, write the records to the file in the folder `target`, and count them.
+
+    What `target` holds of this run already counts as done.  `requests` is the file of the answers that are paid for.
+    """
+    templates = load_templates(spec.prompts)
+    cache = RequestCache(requests)
+    budget = Budget(spec.budget_tokens, spec.budget_money, spec.price_in, spec.price_out, cache.tokens_in,
+                    cache.tokens_out)
+    _say_estimate(build, latents, spec, templates)
+    before = [] if target == home else results.read(target)[0]
+    tally = Tally.of(before, spec)
+    with _tools(spec, run, home, build, cache, budget, templates, reporter) as tools:
+        if spec.explainer == "existing":
+            judge = tools.judge.model.name if tools.judge else ""
+            known = [*results.read_all(home), *before]
+            tools = replace(tools, existing=unscored(known, spec.scored_by, judge, spec.again))
+            left = [latent for latent in latents if latent in tools.existing]
+        else:
+            done = _done([*results.read(home)[0], *before], run, spec, tools)
+            left = [latent for latent in latents if latent not in done]
+        return _explain(build, left, tools, target, reporter, len(latents), budget, tally)
 
 
 def _explain(
-    build: Build, latents: list[int], tools: Tools, home: Any, reporter: Reporter, total: int, budget: Budget,
-) -> dict[str, Any]:
-    """Explain latents, write the records, and return what was done."""
+    build: Build, latents: list[int], tools: Tools, target: Path, reporter: Reporter, total: int, budget: Budget,
+    tally: Tally,
+) -> Tally:
+    """Explain latents, write the records, and return what was done, `tally` included."""
     reporter.begin("explanations", total, "latents", done=total - len(latents))
-    counts: Counter[str] = Counter()
-    sums: dict[str, list[float]] = {}
+    counts, values = tally.counts, tally.values
     waiting: list[Record] = []
-    stopped = ""
     done = total - len(latents)
     at_once = _BATCH if tools.judge is None and tools.source is None else 1
     try:
@@ -101,26 +165,21 @@ def _explain(
                 score.explanation for score in outcome.scores))
             counts["scored"] += len(outcome.scored) if tools.explainer == "existing" else 0
             for score in outcome.scores:
-                sums.setdefault(score.scorer, []).append(score.value)
+                values.setdefault(score.scorer, []).append(score.value)
             if len(waiting) >= at_once:
-                results.append(home, waiting)
+                results.append(target, waiting)
                 waiting = []
             spent = f"{budget.tokens:,} tokens" if budget.tokens else ""
             reporter.update(done + number, message=spent + (f", {budget.spent:.4f}" if budget.spent else ""))
     except BudgetSpent:
-        stopped = "the budget is spent"
-        print(stopped)
+        tally.stopped = "the budget is spent"
+        print(tally.stopped)
     finally:
-        results.append(home, waiting)
+        results.append(target, waiting)
     if counts["unscored"]:
         print(f"{counts['unscored']} explained latents have no score: too few texts in which they fire, or are silent")
-    means = {name: sum(values) / len(values) for name, values in sums.items()}
-    reporter.row(**{f"mean_{name}": value for name, value in means.items()})
-    return {"explained": counts["explained"], "unexplained": counts["unexplained"], "scores": means,
-            **({"scored": counts["scored"]} if tools.explainer == "existing" else {}),
-            **({"unscored": counts["unscored"]} if counts["unscored"] else {}),
-            "tokens_in": budget.tokens_in, "tokens_out": budget.tokens_out, "money": budget.spent,
-            **({"stopped": stopped} if stopped else {})}
+    tally.tokens_in, tally.tokens_out, tally.money = budget.tokens_in, budget.tokens_out, budget.spent
+    return tally
 
 
 def _records(outcome: Outcome) -> list[Record]:
@@ -132,9 +191,8 @@ def _records(outcome: Outcome) -> list[Record]:
     return [*outcome.scores, *new] if new else [with_text(score, outcome.scored) for score in outcome.scores]
 
 
-def _done(home: Any, run: str, spec: ExplainSpec, tools: Tools) -> set[int]:
+def _done(records: Sequence[Record], run: str, spec: ExplainSpec, tools: Tools) -> set[int]:
     """Return the latents that need no work: those of this run, and without `again` those of the same explainer."""
-    records, _ = results.read(home)
     explained = [record for record in records if isinstance(record, Explanation)]
     done = {one.latent for one in explained if one.run == run}
     if spec.again:

@@ -16,14 +16,16 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from sae.errors import UserError
-from sae.workspace.files import write_json
+from sae.workspace.files import atomic_write, write_json
 
-Kind = Literal["train", "sweep", "index", "evaluate", "import", "compare", "explain", "index-part", "activations"]
+Kind = Literal["train", "sweep", "index", "evaluate", "import", "compare", "explain", "index-part",
+               "sweep-part", "evaluate-part", "explain-part", "activations"]
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 HEARTBEAT_S = 1.0
 
@@ -87,12 +89,12 @@ class ProgressFile:
         except ValueError:
             return
         if isinstance(row, dict) and row:
-            while self._rows and "step" in row and _order(self._rows[-1]) >= _order(row):
+            while self._rows and "step" in row and order(self._rows[-1]) >= order(row):
                 self._rows.pop()
             self._rows.append(row)
 
 
-def _order(row: dict[str, Any]) -> tuple[int, int, int]:
+def order(row: dict[str, Any]) -> tuple[int, int, int]:
     """Return a training row's sort key: its site, of several, its step, and the number of its SAE in a sweep."""
     return row.get("site", 0), row.get("step", 0), row.get("member", 0)
 
@@ -148,6 +150,11 @@ class RunFolder:
     def append_progress(self, row: dict[str, Any]) -> None:
         with open(self.path / "progress.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def replace_progress(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write the file of curves anew, whole or not at all."""
+        with atomic_write(self.path / "progress.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="utf-8")
 
     def progress(self) -> list[dict[str, Any]]:
         """Return the rows of the curves so far (see `ProgressFile`)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,10 +53,10 @@ def keeps_first(values: dict[str, Any]) -> bool:
 
 
 def kept_for(
-    spec: TrainSpec | SweepSpec, lm: LanguageModel, corpus: Corpus, folder: RunFolder, workspace: Workspace,
-    reporter: Reporter,
+    spec: TrainSpec | SweepSpec, hooks: Sequence[str], lm: LanguageModel, corpus: Corpus, folder: RunFolder,
+    workspace: Workspace, reporter: Reporter,
 ) -> KeptActivations | None:
-    """Return the activations that a training reads: those it names, those of its several sites, or None.
+    """Return the activations at `hooks` that a training reads: those it names, those of its several sites, or None.
 
     Those of several sites are made here, in the folder of the checkpoints, which is removed when the run has
     succeeded.  Raises UserError (field `activations`).
@@ -66,8 +67,7 @@ def kept_for(
         return KeptActivations(workspace.activations(spec.activations), corpus)
     if len(spec.all_layers) == 1:
         return None
-    hooks = list(dict.fromkeys(hook for member in spec.members() for hook in (member.hook, member.out_hook) if hook))
-    plan = plan_kept(lm, corpus, hooks, -(-spec.tokens // spec.reuse))
+    plan = plan_kept(lm, corpus, list(dict.fromkeys(hooks)), -(-spec.tokens // spec.reuse))
     place = folder.checkpoints / "activations"
     reporter.begin("activations", plan.tokens, message=size_words(plan))
     keep(lm, corpus, plan, place, reporter.update)

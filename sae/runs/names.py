@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
@@ -26,17 +27,20 @@ _CLAIM = "claim.json"
 _KILLED_S = 30.0  # a run without a process and without a heartbeat for so long is not about to be resumed
 
 
-def claim_names(spec: TrainSpec | SweepSpec, model_id: str, folder: RunFolder, workspace: Workspace) -> list[str]:
-    """Claim and return the ids `<model>/<name>` of the SAEs that a run makes.
+def claim_names(
+    spec: TrainSpec | SweepSpec, model_id: str, folder: RunFolder, workspace: Workspace,
+    members: Sequence[TrainSpec] | None = None, run: str = "",
+) -> list[str]:
+    """Claim and return the ids `<model>/<name>` of the SAEs that a run makes: all of `spec`, or `members` of it.
 
-    The ids are chosen once, so that a resumed run keeps them.  Raises UserError (field `name`) if the requested
-    name is not free.
+    The ids are chosen once, so that a resumed run keeps them.  `run` is the id that finished SAEs name as their maker,
+    where it is not the run in `folder`.  Raises UserError (field `name`) if the requested name is not free.
     """
     note = folder.path / "sae_id.txt"
     chosen = note.read_text(encoding="utf-8").split() if note.exists() else []
-    names = [_wanted(spec, member) for member in spec.members()]
+    names = [_wanted(spec, member) for member in (spec.members() if members is None else members)]
     with names_lock(workspace):
-        mine = {sae_id for sae_id in chosen if owner(sae_id, workspace) == folder.id}
+        mine = {sae_id for sae_id in chosen if owner(sae_id, workspace) in (folder.id, run or folder.id)}
         ids: list[str] = []
         for i, name in enumerate(names):
             if i < len(chosen) and chosen[i] in mine:

@@ -7,7 +7,17 @@ from sae.errors import UserError
 from sae.lm.model_info import find_model
 from sae.runs.folder import RunFolder
 from sae.runs.names import kept_name
-from sae.specs.registry import ActivationsSpec, EvaluateSpec, IndexSpec, SweepSpec, TrainSpec
+from sae.runs.parts import parts_folder
+from sae.specs.registry import (
+    ActivationsSpec,
+    EvaluateSpec,
+    IndexSpec,
+    PartSpec,
+    SweepSpec,
+    TrainSpec,
+    n_parts,
+    parse_spec,
+)
 from sae.specs.training import IndexSettings
 from sae.store.schema import BANDS
 from sae.workspace.disk import need_space
@@ -29,6 +39,9 @@ def bytes_needed(spec: object, workspace: Workspace) -> float:
         return weights + _kept_bytes(spec) + (sum(build_bytes(spec, n) for n in n_latents) if spec.index else 0)
     if isinstance(spec, ActivationsSpec):
         return _kept_bytes(spec)
+    if isinstance(spec, PartSpec):
+        parent, values = RunFolder(workspace.run(spec.run)).spec()
+        return bytes_needed(parse_spec(parent, values), workspace) / n_parts(parent, values)
     if isinstance(spec, IndexSpec):
         return build_bytes(spec, int(read_config(workspace.sae(spec.sae))["n_latents"]))
     return 0
@@ -55,11 +68,12 @@ def check_space(spec: object, folder: RunFolder, workspace: Workspace) -> None:
 
     What the run has written already, such as its checkpoint, counts as there.
     """
-    if isinstance(spec, EvaluateSpec):
+    merges = isinstance(spec, SweepSpec) and parts_folder(folder).is_dir()  # its parts have written what it writes
+    if isinstance(spec, EvaluateSpec) or merges:
         return
     try:
         needed = bytes_needed(spec, workspace)
-    except (UserError, KeyError):  # the run itself says what is wrong with its model or its SAE
+    except (UserError, KeyError, OSError):  # the run itself says what is wrong with its model or its SAE
         return
     kept = [workspace.activations(kept_name(spec, folder))] if isinstance(spec, ActivationsSpec) else []
     there = sum(file.stat().st_size for place in (folder.checkpoints, *kept) for file in place.rglob("*")

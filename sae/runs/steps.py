@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae.errors import UserError
 from sae.runs.folder import RunFolder
 from sae.runs.manage import still_there
+from sae.runs.parts import parts_folder
 from sae.runs.progress import Reporter
-from sae.specs.registry import IndexPartSpec, IndexSettings, IndexSpec, command_line, parse_spec
+from sae.specs.registry import IndexSettings, IndexSpec, command_line
 from sae.workspace.paths import Workspace, slug
 
 if TYPE_CHECKING:
@@ -73,24 +73,25 @@ def text_tokens_of(config: dict[str, Any], text: str = "", text_tokens: int = 0)
 
 def build_index(
     settings: IndexSettings, sae: Autoencoder, lm: LanguageModel, corpus: Corpus, folder: RunFolder,
-    workspace: Workspace, reporter: Reporter, number: int = 0, of: int = 1,
+    workspace: Workspace, reporter: Reporter, number: int = 0, of: int = 1, run: str = "",
 ) -> str:
     """Make this run's build of `sae`, unless an earlier process finished it, and return the build's id.
 
-    `number` and `of` place it among the builds of a sweep.
+    `number` and `of` place it among the builds of a sweep.  `run` is the id of the run that the build names as its
+    maker; empty: the one in `folder`.
     """
     from sae.index.build import build
 
-    sae_id = sae.config["id"]
-    # The id comes from the folder's name (without the kind of run), so that a resumed run finds its own build.
-    build_id = slug(folder.id.partition("-")[2] or folder.id)
+    sae_id, run = sae.config["id"], run or folder.id
+    # The id comes from the run's id (without its kind), so that a resumed run finds its own build.
+    build_id = slug(run.partition("-")[2] or run)
     path = workspace.build(sae_id, build_id)
     if not path.exists():
         if reporter.status.phase != "index":
             reporter.begin("index", settings.index_tokens * of, done=settings.index_tokens * number)
         model = IndexSpec if isinstance(settings, IndexSpec) else IndexSettings  # a training spec has other fields too
         command = command_line("index", {"sae": sae_id, **settings.model_dump(include=set(model.model_fields))})
-        provenance = {"run": folder.id, "command": command}
+        provenance = {"run": run, "command": command}
         with still_there(workspace, sae_id, path):
             if isinstance(settings, IndexSpec) and settings.shards > 1:
                 _in_parts(settings, sae, lm, corpus, path, folder, reporter, provenance)
@@ -120,22 +121,3 @@ def _in_parts(
                    update=update)
     merge_parts(lm, sae, corpus, spec, path, parts, n_parts, provenance=provenance,
                 update=lambda done, total: reporter.update(done, total, message="merging the parts"))
-
-
-def parts_folder(folder: RunFolder) -> Path:
-    """Return the folder of an index run's finished parts, which goes with its checkpoints."""
-    return folder.checkpoints / "parts"
-
-
-def index_of_part(spec: IndexPartSpec, workspace: Workspace) -> IndexSpec:
-    """Return the index that a part belongs to.  Raises UserError (field `run` or `part`)."""
-    folder = RunFolder(workspace.run(spec.run))
-    if not (folder.path / "spec.json").exists():
-        raise UserError(f"run: there is no run {spec.run} in this workspace", "run")
-    kind, values = folder.spec()
-    index = parse_spec(kind, values)
-    if not isinstance(index, IndexSpec):
-        raise UserError(f"run: {spec.run} is not an index run", "run")
-    if spec.part > index.shards:
-        raise UserError(f"part: {spec.run} has {index.shards} parts, so there is no part {spec.part}", "part")
-    return index

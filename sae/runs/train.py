@@ -7,6 +7,8 @@ missing.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,23 +39,47 @@ if TYPE_CHECKING:
     from sae.lm.bridge import LanguageModel
 
 
+@dataclass(frozen=True)
+class _Job:
+    """The SAEs that this process makes of those of a run, by their numbers there."""
+
+    spec: TrainSpec | SweepSpec
+    all: list[TrainSpec]
+    numbers: list[int]
+    run: str  # the id of the run that they belong to
+
+    @property
+    def members(self) -> list[TrainSpec]:
+        return [self.all[number] for number in self.numbers]
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are all SAEs of the run."""
+        return len(self.numbers) == len(self.all)
+
+
 def train_members(
-    spec: TrainSpec | SweepSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter
+    spec: TrainSpec | SweepSpec, folder: RunFolder, workspace: Workspace, reporter: Reporter,
+    numbers: Sequence[int] | None = None, run: str = "",
 ) -> dict[str, Any]:
-    """Make every SAE of `spec` and return the run's result.
+    """Make every SAE of `spec`, or those with these numbers, and return the run's result.
 
     One SAE gives {"name", "sae", "metrics"[, "build"]}; a sweep gives {"members": [such an object for each SAE]}.
-    An SAE that failed has an "error" instead of metrics.
+    An SAE that failed has an "error" instead of metrics.  `run` is the id of the run that the SAEs belong to, where it
+    is not the run in `folder`.
     """
     info = find_model(spec.model)
     check_layers(spec)
+    everyone = spec.members()
+    job = _Job(spec, everyone, list(range(len(everyone)) if numbers is None else numbers), run or folder.id)
     group = open_world(spec.shards, spec.batch_tokens)
-    sae_ids = group.from_main(claim_names(spec, info.id, folder, workspace) if group.is_main else [])
+    sae_ids = group.from_main(
+        claim_names(spec, info.id, folder, workspace, job.members, job.run) if group.is_main else [])
     if not group.is_main:
         group.wait()  # the main process prepares the text first; the others then read it from disk
     lm, corpus = open_model_and_text(
         spec.model, device_of(spec.device), spec.text, spec.text_column, spec.text_split, spec.context_length,
-        workspace, reporter, [hook for site in _sites(spec.members()) for hook in site if hook],
+        workspace, reporter, [hook for site in _sites(job.members) for hook in site if hook],
         text_tokens=spec.text_tokens, bos=spec.bos, markup=spec.markup)
     if group.is_main:
         group.wait()
@@ -62,7 +88,7 @@ def train_members(
         sae_id: Autoencoder.load(workspace.sae(sae_id), lm.device) for sae_id in sae_ids
         if (workspace.sae(sae_id) / "sae.json").exists()}
     if len(saes) < len(sae_ids):
-        saes = _trained(spec, sae_ids, saes, lm, corpus, folder, workspace, reporter, group)
+        saes = _trained(job, sae_ids, saes, lm, corpus, folder, workspace, reporter, group)
     if not group.is_main:
         return {}
     results = [_result(sae_id, saes[sae_id]) for sae_id in sae_ids]
@@ -70,7 +96,8 @@ def train_members(
     if spec.index:
         made = [(result, sae) for result in results if isinstance(sae := saes[result["name"]], Autoencoder)]
         for number, (result, sae) in enumerate(made):
-            result["build"] = build_index(spec, sae, lm, corpus, folder, workspace, reporter, number, len(made))
+            result["build"] = build_index(
+                spec, sae, lm, corpus, folder, workspace, reporter, number, len(made), job.run)
     return reporter.status.result
 
 
@@ -81,32 +108,33 @@ def _result(sae_id: str, sae: Autoencoder | str) -> dict[str, Any]:
 
 
 def _trained(
-    spec: TrainSpec | SweepSpec, sae_ids: list[str], known: dict[str, Autoencoder | str], lm: LanguageModel,
+    job: _Job, sae_ids: list[str], known: dict[str, Autoencoder | str], lm: LanguageModel,
     corpus: Corpus, folder: RunFolder, workspace: Workspace, reporter: Reporter, group: Group,
 ) -> dict[str, Autoencoder | str]:
     """Train all SAEs, then calibrate, measure and save the missing ones.
 
     The value of an SAE that failed is its error message.
     """
+    spec, members = job.spec, job.members
     held_out_contexts(corpus, spec.eval_tokens)  # refuses too little text before the training, not after it
-    members = spec.members()
-    kept = kept_for(spec, lm, corpus, folder, workspace, reporter)
-    sites = _sites(members)
+    sites, all_sites = _sites(members), _sites(job.all)
+    kept = kept_for(spec, [hook for site in sites for hook in site if hook], lm, corpus, folder, workspace, reporter)
     reporter.begin("training", spec.tokens * len(sites), message="reading the first activations")
     fresh, saes = dict[str, Autoencoder](), dict(known)
-    for number, site in enumerate(sites):
+    for before, site in enumerate(sites):
         chosen = [i for i, member in enumerate(members) if (member.hook, member.out_hook) == site]
         left_out = find_left_out(lm, corpus, site[0], spec.skip_norm, spec.skip_tokens)
         if left_out:
             print(f"left out of training, metrics and index: {left_out}", flush=True)
-        outcomes = _train_site([members[i] for i in chosen], number, len(sites), chosen[0], lm, corpus, kept, left_out,
+        number = all_sites.index(site) if len(all_sites) > 1 else None
+        outcomes = _train_site(job, [job.numbers[i] for i in chosen], number, before, lm, corpus, kept, left_out,
                                folder, reporter, group)
         for i, outcome in zip(chosen, outcomes, strict=True):
             sae_id = sae_ids[i]
             if isinstance(outcome, UserError):
                 saes[sae_id] = str(outcome)
             elif sae_id not in known:
-                fresh[sae_id] = saes[sae_id] = _artefact(members[i], sae_id, outcome, lm, corpus, folder, len(members))
+                fresh[sae_id] = saes[sae_id] = _artefact(members[i], sae_id, outcome, lm, corpus, job.run, len(members))
                 if left_out:
                     fresh[sae_id].config["left_out"] = left_out.record()
     if not fresh or not group.is_main:
@@ -119,7 +147,7 @@ def _trained(
             lm, some, corpus, spec.eval_tokens, spec.ce_tokens,
             lambda done, total, before=number: reporter.update(total * before + done, total * len(by_site)))  # type: ignore[misc]
     for sae_id, sae in fresh.items():
-        several = {"member": sae_ids.index(sae_id)} if len(sae_ids) > 1 else {}
+        several = {"member": job.numbers[sae_ids.index(sae_id)]} if len(job.all) > 1 else {}
         reporter.row(**several, **sae.config["metrics"])
         sae.save(workspace.sae(sae_id))
         release(sae_id, workspace)
@@ -137,10 +165,15 @@ def _sites(members: list[TrainSpec]) -> list[tuple[str, str]]:
 
 
 def _train_site(
-    members: list[TrainSpec], site: int, n_sites: int, first: int, lm: LanguageModel, corpus: Corpus,
+    job: _Job, numbers: list[int], site: int | None, sites_before: int, lm: LanguageModel, corpus: Corpus,
     kept: KeptActivations | None, left_out: LeftOut, folder: RunFolder, reporter: Reporter, group: Group,
 ) -> list[Trained | UserError]:
-    """Train the SAEs of one site, which is number `site` of the run; their own numbers begin with `first`."""
+    """Train the SAEs of one site, which have these numbers in the run.
+
+    `site` is the site's number in the run, or None if it has one alone.  If all of these SAEs diverge and they are a
+    part of the run, each outcome is the UserError.
+    """
+    members = [job.all[number] for number in numbers]
     spec = members[0]
     stream = ActivationStream(
         lm, corpus, spec.hook, spec.batch_tokens, spec.buffer_tokens, spec.reuse, spec.train_on_bos, spec.seed,
@@ -151,16 +184,22 @@ def _train_site(
         check=reporter.beat if group.world > 1 else lambda: reporter.update(reporter.status.done))
 
     def row(**values: Any) -> None:
-        several = {"site": site, "member": first + values.get("member", 0)} if n_sites > 1 else {}
-        reporter.row(**{**values, **several})
+        several = {"member": numbers[values.get("member", 0)]} if len(job.all) > 1 else {}
+        reporter.row(**{**values, **several, **({"site": site} if site is not None else {})})
 
-    return train_all(
-        members, stream, lm.device, checkpoint=folder.checkpoints / (f"train-{site}.pt" if n_sites > 1 else "train.pt"),
-        update=lambda tokens: reporter.update(spec.tokens * site + tokens, message=""), row=row, group=group)
+    try:
+        return train_all(
+            members, stream, lm.device, row=row, group=group,
+            checkpoint=folder.checkpoints / ("train.pt" if site is None else f"train-{site}.pt"),
+            update=lambda tokens: reporter.update(spec.tokens * sites_before + tokens, message=""))
+    except UserError as error:
+        if job.whole or error.field != "lr":
+            raise
+        return [error] * len(members)
 
 
 def _artefact(
-    spec: TrainSpec, sae_id: str, trained: Trained, lm: LanguageModel, corpus: Corpus, folder: RunFolder, n_saes: int
+    spec: TrainSpec, sae_id: str, trained: Trained, lm: LanguageModel, corpus: Corpus, run: str, n_saes: int
 ) -> Autoencoder:
     """Return the trained SAE with its `sae.json`; its metrics are still empty."""
     tensors = trained.trainer.tensors()
@@ -176,7 +215,7 @@ def _artefact(
         "training": {**spec.model_dump(mode="json"), "text_fingerprint": corpus.info["fingerprint"],
                      "corpus": corpus.id, "seconds": trained.seconds, "tokens_per_s": spec.tokens / trained.seconds,
                      "saes_trained_together": n_saes},
-        "run": folder.id, "created": time.time(), "saescope_version": __version__,
+        "run": run, "created": time.time(), "saescope_version": __version__,
     })
     sae = sae.to(lm.device) if trained.trainer.group.shards > 1 else sae  # the shards were joined on the CPU
     if sae.sparsity.threshold is not None:

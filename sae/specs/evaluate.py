@@ -43,4 +43,8 @@ class EvaluateSpec(BaseSpec):
     seeds: int = setting(
         1, "Repetitions of each measure, with consecutive seeds; values are means, intervals enclose all repetitions",
         group="evaluation", ge=1, le=20)
+    shards: int = setting(
+        1, "Parts of the work that are done separately, on a cluster at the same time; the values do not depend on it. "
+        "A part makes some of the measures, repetitions and random dictionaries", group="stream", unit="parts", ge=1,
+        le=250, why="a lost node costs one part; each part loads the language model and the text")
     device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)

@@ -75,6 +75,10 @@ class ExplainSpec(BaseSpec):
     price_in: float = setting(0, "Price of a million tokens that the model reads", group="cost", ge=0)
     price_out: float = setting(0, "Price of a million tokens that the model writes", group="cost", ge=0)
     seed: int = setting(0, "Seed of the choice of latents and texts", group="scores", ge=0, lt=2**31)
+    shards: int = setting(
+        1, "Parts of the latents that are explained separately, on a cluster at the same time. Each part may spend an "
+        "equal share of the budget", group="stream", unit="parts", ge=1, le=1000,
+        why="a lost node costs one part; each part asks at most `concurrency` requests at the same time")
     device: str = setting("auto", DEVICES, group="stream", pattern=DEVICE)
 
     @property

@@ -45,9 +45,9 @@ from sae.specs.training import (
 from sae.workspace.paths import typed_path
 
 __all__ = [
-    "SPECS", "ActivationsSpec", "Architecture", "CompareSpec", "EvaluateSpec", "ExplainSpec", "ImportSpec",
-    "IndexPartSpec", "IndexSettings", "IndexSpec", "Normalization", "SweepSpec", "TrainSpec", "as_text", "command_line",
-    "demo_spec", "located", "parse_spec", "prefix_sizes"]
+    "PARTED", "SPECS", "ActivationsSpec", "Architecture", "CompareSpec", "EvaluateSpec", "ExplainSpec", "ImportSpec",
+    "IndexSettings", "IndexSpec", "Normalization", "PartSpec", "SweepSpec", "TrainSpec", "as_text", "command_line",
+    "demo_spec", "located", "n_parts", "parse_spec", "part_kind", "prefix_sizes"]
 
 
 class IndexSpec(IndexSettings):
@@ -67,10 +67,10 @@ class IndexSpec(IndexSettings):
         why="a lost node costs one part; a part of less than 65,536 tokens for each thread is not worth a process")
 
 
-class IndexPartSpec(BaseSpec):
-    """One part of an index run's text, for a process of its own."""
+class PartSpec(BaseSpec):
+    """One part of a run's work, for a process of its own."""
 
-    run: str = setting(..., "The index run", group="what", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    run: str = setting(..., "The run", group="what", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     part: int = setting(..., "Number of the part, counted from 1", group="what", ge=1, le=1000)
 
 
@@ -136,11 +136,14 @@ class CompareSpec(BaseSpec):
 
 SPECS: dict[str, type[BaseSpec]] = {
     "train": TrainSpec, "sweep": SweepSpec, "index": IndexSpec, "evaluate": EvaluateSpec, "import": ImportSpec,
-    "compare": CompareSpec, "explain": ExplainSpec, "index-part": IndexPartSpec,
-    "activations": ActivationsSpec}
+    "compare": CompareSpec, "explain": ExplainSpec, "index-part": PartSpec, "sweep-part": PartSpec,
+    "evaluate-part": PartSpec, "explain-part": PartSpec, "activations": ActivationsSpec}
+
+# The kinds of run whose work can be divided, and the setting that says into how many parts.
+PARTED = {"index": "shards", "sweep": "parts", "evaluate": "shards", "explain": "shards"}
 
 RunSpec = (
-    TrainSpec | SweepSpec | IndexSpec | EvaluateSpec | ImportSpec | CompareSpec | ExplainSpec | IndexPartSpec
+    TrainSpec | SweepSpec | IndexSpec | EvaluateSpec | ImportSpec | CompareSpec | ExplainSpec | PartSpec
     | ActivationsSpec)
 
 POSITIONAL = {"import": "source"}  # the setting that a command takes without its name
@@ -155,6 +158,16 @@ def parse_spec(kind: str, values: dict[str, Any]) -> RunSpec:
     except ValidationError as error:
         field, text = first_fault(error, SPECS[kind])
         raise UserError(text, field) from None
+
+
+def n_parts(kind: str, values: Mapping[str, Any]) -> int:
+    """Return the number of parts that a run's settings ask for; 1 for a kind whose work is not divided."""
+    return int(values.get(PARTED.get(kind, "")) or 1)
+
+
+def part_kind(kind: str) -> str:
+    """Return the kind of the runs that do the parts of a run of this kind."""
+    return f"{kind}-part"
 
 
 Spec = TypeVar("Spec", bound=BaseSpec)

@@ -303,6 +303,10 @@ class SweepSpec(_SharedSettings, _DictionaryGrid, _Subject, IndexSettings):
     layers: Layers = setting(
         (), "Blocks, separated by commas, each of which gets the whole grid; empty: the block `layer` alone",
         group="what", why="an SAE for every layer costs one pass of the language model")
+    parts: int = setting(
+        1, "Parts of the grid that are trained separately, on a cluster at the same time; the SAEs do not depend on it",
+        group="stream", unit="parts", ge=1, le=256,
+        why="a lost node costs one part, but each part needs a pass of the language model")
 
     @property
     def all_layers(self) -> tuple[int, ...]:
@@ -311,7 +315,8 @@ class SweepSpec(_SharedSettings, _DictionaryGrid, _Subject, IndexSettings):
 
     def members(self) -> list[TrainSpec]:
         """Return the SAEs of the run, each as the spec of a separate training run without a name."""
-        shared = self.model_dump(exclude={"name", "architecture", "n_latents", "k", "l1_coefficient", "layers"})
+        own = {"name", "architecture", "n_latents", "k", "l1_coefficient", "layers", "parts"}
+        shared = self.model_dump(exclude=own)
         return [
             TrainSpec(**{**shared, "layer": layer, "architecture": architecture, "n_latents": n_latents, knob: value})
             for layer in self.all_layers for architecture in self.architecture for n_latents in self.n_latents
@@ -331,6 +336,8 @@ class SweepSpec(_SharedSettings, _DictionaryGrid, _Subject, IndexSettings):
             len(self.n_latents) * len(self._knobs(architecture)) for architecture in self.architecture)
         if n > _MAX_MEMBERS:
             raise ValueError(f"architecture: this sweep has {n} SAEs; at most {_MAX_MEMBERS} are allowed")
+        if self.parts > n:
+            raise ValueError(f"parts: this sweep has {n} SAE{'s' if n > 1 else ''}, so there are at most as many parts")
         try:
             self.members()
         except ValidationError as error:  # one line, and the field that all of them share

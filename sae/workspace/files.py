@@ -8,7 +8,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,21 @@ def write_json(path: Path, value: Any) -> None:
     """Replace `path` atomically by the JSON of `value`.  Raises ValueError for numbers that JSON does not have."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
+
+
+def write_json_once(path: Path, value: Any) -> Any:
+    """Write the JSON of `value` unless another process has written `path`, and return what the file holds then."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value), encoding="utf-8")
+    try:
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            os.replace(temporary, path)
+    temporary.unlink(missing_ok=True)
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def lock(path: Path) -> FileLock:

@@ -18,7 +18,7 @@ from app.jobs import queue
 from app.render import charts
 from sae.runs.folder import ProgressFile, RunFolder, Status
 from sae.runs.import_sae import UPLOAD
-from sae.specs.registry import SPECS, TrainSpec, as_text
+from sae.specs.registry import SPECS, PartSpec, TrainSpec, as_text
 from sae.workspace.paths import Workspace
 
 AUTOMATIC = "the empty workspace"  # who requests the demo run
@@ -27,8 +27,7 @@ _progress_files: OrderedDict[Path, ProgressFile] = OrderedDict()  # used longest
 _progress_lock = Lock()
 STALE_S = 120  # a heartbeat this old is mentioned; loading a large model takes a while without one
 _VERBS = {"train": "Train", "sweep": "Train", "index": "Index", "evaluate": "Evaluate", "import": "Import",
-          "compare": "Compare", "explain": "Explain", "index-part": "Index",
-          "activations": "Keep activations"}
+          "compare": "Compare", "explain": "Explain", "activations": "Keep activations"}
 # Title, unit and lines of each curve; a line is a name, a key in progress.jsonl, and an index into a list of values.
 CURVES: tuple[tuple[str, str, tuple[tuple[str, str, int | None], ...]], ...] = (
     ("FVU", "share of the variance not explained", (("FVU", "fvu", None),)),
@@ -54,6 +53,7 @@ class RunView:
     place: int = 0  # in the queue, 1 is next; 0: not queued
     checkpoint: bool = False
     now: float = field(default_factory=time.time)
+    parts: tuple[RunView, ...] = ()
 
     @property
     def id(self) -> str:
@@ -66,9 +66,11 @@ class RunView:
     @property
     def title(self) -> str:
         """Its work in a line: "Train demo/… ", "Index demo/2-res-batchtopk-4k"."""
-        spec, kind = self.run.spec, _VERBS.get(self.run.kind, self.run.kind)
-        if self.run.kind == "index-part":
-            return f"{kind} {self.run.sae_id or 'an SAE'}, part {spec.get('part')}"
+        spec, base = self.run.spec, self.run.kind.removesuffix("-part")
+        kind = _VERBS.get(base, base)
+        if SPECS.get(self.run.kind) is PartSpec:
+            whole = "a grid" if base == "sweep" else self.run.sae_id or "an SAE"
+            return f"{kind} {whole}, part {spec.get('part')}"
         if self.run.sae_id:
             return f"{kind} {self.run.sae_id}"
         if self.run.kind == "compare":
@@ -155,6 +157,9 @@ class RunView:
             return "waiting"
         if self.starting:
             return "starting"
+        if self.state == "queued" and self.parts:
+            done = sum(part.state == "succeeded" for part in self.parts)
+            return f"{done} of {len(self.parts)} parts done"
         return f"queued, {ordinal(self.place)}" if self.state == "queued" and self.place else self.state
 
     @property
@@ -162,6 +167,8 @@ class RunView:
         """The finished share of the whole run, 0 to 1."""
         if self.state == "succeeded":
             return 1.0
+        if self.state == "queued" and self.parts:
+            return sum(part.share for part in self.parts) / len(self.parts)
         return self.status.overall if self.going and self.status else self.run.progress
 
     @property
@@ -228,11 +235,13 @@ class RunView:
         }
 
 
-def view(run: Run, workspace: Workspace, waiting: Sequence[str] = ()) -> RunView:
-    """Return the view of `run`.  `waiting`: ids of the queued runs, next first."""
+def view(run: Run, workspace: Workspace, waiting: Sequence[str] = (), parts: Sequence[Run] = ()) -> RunView:
+    """Return the view of `run`.  `waiting`: ids of the queued runs, next first; `parts`: the runs that do its parts."""
+    views = tuple(view(part, workspace, waiting) for part in parts)
     folder = RunFolder(workspace.run(run.id))
     kept = run.state in queue.RESUMABLE and folder.checkpoints.is_dir() and any(folder.checkpoints.iterdir())
-    return RunView(run, folder.status(), waiting.index(run.id) + 1 if run.id in waiting else 0, kept)
+    kept = kept or any(part.checkpoint for part in views)
+    return RunView(run, folder.status(), waiting.index(run.id) + 1 if run.id in waiting else 0, kept, parts=views)
 
 
 def ordinal(number: int) -> str:

@@ -9,7 +9,7 @@ from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app.db.tables import Run, User
-from app.jobs import queue
+from app.jobs import parts, queue
 from app.jobs.folders import log_tail
 from app.library.catalog import Catalog
 from app.pages.dependencies import AdminDep, CatalogDep, SessionDep, SupervisorDep, UserDep, WorkspaceDep
@@ -32,7 +32,7 @@ def find(db: Session, workspace: Workspace, run_id: str) -> RunView:
     run = db.get(Run, run_id)
     if run is None:
         raise HTTPException(404, f"There is no run {run_id}. It may have been deleted; its SAE, if it made one, stays.")
-    return view(run, workspace, queue.waiting(db))
+    return view(run, workspace, queue.waiting(db), parts.of(db, run_id))
 
 
 def runs_now(db: Session, workspace: Workspace) -> list[RunView]:
@@ -152,7 +152,8 @@ def card_charts(run: RunView, workspace: Workspace) -> list[Any]:
 
 def _moving(run: RunView, workspace: Workspace, catalog: Catalog, user: User | None) -> dict[str, Any]:
     sae = catalog.get_sae(run.run.sae_id) if run.run.sae_id else None
-    rows = progress_rows(run.run, workspace)
+    rows = progress_rows(run.run, workspace) or [
+        row for part in run.parts for row in progress_rows(part.run, workspace)]
     swept = members(run.run.kind, run.run.spec, rows, run.status)
     return {
         "known": {one.id for one in catalog.list_saes()},

@@ -17,6 +17,7 @@ from sae.errors import UserError
 from sae.evaluation.probe_sets import check_labels
 from sae.explain.checks import check_settings
 from sae.lm.model_info import find_model, hub_message, hub_reachable
+from sae.runs.evaluate import check_pieces
 from sae.runs.kept import check_layers, list_kept
 from sae.specs.registry import (
     ActivationsSpec,
@@ -43,8 +44,10 @@ def check_spec(kind: str, values: dict[str, Any], catalog: Catalog) -> RunSpec:
         check_layers(spec)
     elif isinstance(spec, IndexSpec | EvaluateSpec):
         _check_sae("sae", spec.sae, catalog)
-        if isinstance(spec, EvaluateSpec) and spec.labels:
-            check_labels(typed_path(spec.labels, "labels"))
+        if isinstance(spec, EvaluateSpec):
+            check_pieces(spec)
+            if spec.labels:
+                check_labels(typed_path(spec.labels, "labels"))
     elif isinstance(spec, CompareSpec):
         _check_sae("a", spec.a, catalog)
         _check_sae("b", spec.b, catalog)

@@ -21,6 +21,8 @@ from sae.workspace.files import write_json
 def main(path: str) -> int:
     folder = RunFolder(Path(path))
     _, spec = folder.spec()
+    if "run" in spec:  # a part, which works like its parent
+        _, spec = RunFolder(folder.path.with_name(spec["run"])).spec()
     behave, steps = spec.get("behave", "well"), int(spec.get("steps", 3))
     print(f"fake run begins: {behave}", flush=True)
     if behave == "vanish":

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sae.errors import UserError
+from sae.errors import Interrupted, UserError
 from sae.evaluation import registry
 from sae.evaluation.anchors import RANDOM, random_dictionary
 from sae.evaluation.measure import Progress, Result, Subject, Value
@@ -16,7 +17,8 @@ from sae.evaluation.results import StoredResult, StoredValue, read_result, read_
 from sae.lm.bridge import LanguageModel
 from sae.runs import evaluate
 from sae.runs.create import start
-from sae.runs.execute import EXIT_CANCELLED, EXIT_OK, EXIT_USER, execute
+from sae.runs.evaluate import list_pieces
+from sae.runs.execute import EXIT_CANCELLED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER, execute
 from sae.runs.folder import RunFolder
 from sae.specs.registry import parse_spec
 from sae.workspace.files import write_json
@@ -157,6 +159,52 @@ def test_a_resumed_run_skips_the_measures_that_it_has_made(
     Norms.calls = []
     assert execute(folder, workspace) == EXIT_OK
     assert Norms.calls == [0, 0], "only probing was left, and its anchor"
+
+
+def part_of(folder: RunFolder, workspace: Workspace, number: int) -> RunFolder:
+    part = RunFolder(workspace.run(f"{folder.id}-part-{number}"))
+    part.create("evaluate-part", {"run": folder.id, "part": number})
+    return part
+
+
+def test_pieces_that_parts_have_made_give_the_same_values(
+    home: Path, workspace: Workspace, pretended: dict[str, Any]
+) -> None:
+    pretended |= {"probing": Norms, "n2g": Norms}
+    values = {"measures": "core,probing,n2g", "seeds": 3, "seed": 1}
+    run(workspace, **values)
+    alone = read_results(home)
+    calls, Norms.calls = Norms.calls, []
+    folder = start("evaluate", {"sae": SAE, "eval_tokens": 1000, "ce_tokens": 1000, **values, "shards": 4}, workspace)
+    assert len(list_pieces(parse_spec("evaluate", folder.spec()[1]))) == 11  # type: ignore[arg-type]
+
+    class Killed(Norms):
+        def run(self, subject: Subject, progress: Progress) -> Result:
+            if subject.seed == 2:
+                raise Interrupted
+            return super().run(subject, progress)
+
+    part = part_of(folder, workspace, 4)
+    pretended["n2g"] = Killed
+    assert execute(part, workspace) == EXIT_INTERRUPTED
+    pretended["n2g"] = Norms
+    for number in (4, 2, 1, 3):
+        assert execute(part_of(folder, workspace, number), workspace) == EXIT_OK
+    assert sorted(Norms.calls) == sorted(calls), "each piece is made once"
+    assert read_results(home) == alone, "the run itself writes the results"
+    assert execute(folder, workspace) == EXIT_OK
+    assert sorted(Norms.calls) == sorted(calls)
+    merged = read_results(home)
+    assert {one.run for one in merged} == {folder.id}
+    timed = {"run": "", "created": 0.0, "seconds": 0.0, "peak_bytes": 0}
+    assert [replace(one, **timed) for one in merged] == [replace(one, **timed) for one in alone]  # type: ignore[arg-type]
+    assert not folder.checkpoints.exists()
+
+
+def test_more_parts_than_pieces_are_refused(home: Path, workspace: Workspace) -> None:
+    with pytest.raises(UserError, match=r"shards: this evaluation has 2 pieces") as error:
+        start("evaluate", {"sae": SAE, "shards": 3}, workspace)
+    assert error.value.field == "shards"
 
 
 def test_bad_settings_name_their_field(home: Path, workspace: Workspace) -> None:

@@ -11,8 +11,7 @@ import pytest
 from sae.errors import UserError
 from sae.runs.folder import RunFolder
 from sae.runs.progress import Reporter
-from sae.runs.steps import build_index, index_of_part, open_model_and_text, text_of, text_tokens_of
-from sae.specs.registry import IndexPartSpec
+from sae.runs.steps import build_index, open_model_and_text, text_of, text_tokens_of
 from sae.specs.training import IndexSettings
 from sae.workspace.paths import Workspace
 from tests.unit.sae.runs.conftest import STOCKED
@@ -75,6 +74,8 @@ def test_a_run_makes_its_build_once(
     assert rest["provenance"]["run"] == folder.id
     assert f"--sae {STOCKED}" in rest["provenance"]["command"]
     assert (reporter.status.phase, reporter.status.done, reporter.status.total) == ("index", 1100, 3000)
+    assert build_index(IndexSettings(), sae, nothing, nothing, folder, stocked, reporter, run="sweep-7-a") == "7-a"
+    assert made[1]["provenance"]["run"] == "sweep-7-a", "a part names its parent"
 
 
 def test_a_build_of_an_sae_that_was_deleted_meanwhile_goes_with_it(
@@ -91,14 +92,3 @@ def test_a_build_of_an_sae_that_was_deleted_meanwhile_goes_with_it(
         build_index(IndexSettings(), sae, nothing, nothing, folder, stocked, Reporter(folder, {"index": 1.0}))
     assert error.value.field == "sae"
     assert not stocked.build(STOCKED, "20260101-abc").exists()
-
-
-def test_a_part_belongs_to_an_index_run(workspace: Workspace) -> None:
-    index = RunFolder(workspace.run("index-1"))
-    index.create("index", {"sae": STOCKED, "shards": 2})
-    RunFolder(workspace.run("train-1")).create("train", {})
-    assert index_of_part(IndexPartSpec(run="index-1", part=2), workspace).shards == 2
-    for run, part, words in (("index-2", 1, "there is no run"), ("train-1", 1, "not an index run"),
-                             ("index-1", 3, "has 2 parts")):
-        with pytest.raises(UserError, match=words):
-            index_of_part(IndexPartSpec(run=run, part=part), workspace)

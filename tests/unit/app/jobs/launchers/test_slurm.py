@@ -172,6 +172,22 @@ def test_a_job_that_slurm_requeues_is_the_same_attempt(
     assert len(starts(workspace, run_id)) == 2
 
 
+def test_a_sweep_in_parts_loses_a_node(
+    watcher: Supervisor, sessions: SessionFactory, slurm_home: Path, workspace: Workspace
+) -> None:
+    with sessions() as db:
+        spec = {"parts": 2, "steps": 15, "step_s": 0.02}
+        sweep = queue.enqueue(db, workspace, "sweep", spec, place=Place("slurm")).id
+        one, other = parts.ids_of(db, sweep)
+    tick_until(watcher, lambda: get(sessions, one).progress > 0.1)
+    os.killpg(int((slurm_home / f"{get(sessions, one).ref}.pid").read_text()), signal.SIGKILL)
+    tick_until(watcher, lambda: get(sessions, sweep).state == "succeeded")
+    assert [get(sessions, name).attempt for name in (one, other, sweep)] == [2, 1, 1]
+    assert get(sessions, one).kind == "sweep-part"
+    assert len(starts(workspace, one)) == 2
+    assert starts(workspace, other) == [0]
+
+
 def test_a_stubborn_run_is_cancelled_in_three_steps(
     watcher: Supervisor, sessions: SessionFactory, submit: Callable[..., str], slurm_home: Path, workspace: Workspace
 ) -> None:

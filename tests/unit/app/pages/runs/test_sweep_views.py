@@ -7,7 +7,8 @@ from typing import Any
 from fastapi.testclient import TestClient
 
 from app.db.tables import Sae
-from app.jobs import queue
+from app.jobs import parts, queue
+from app.jobs.places import Place
 from app.pages.explore.sae_views import training_rows
 from app.pages.runs.sweep_views import members, trade_offs
 from sae.runs.folder import RunFolder, Status
@@ -47,6 +48,23 @@ def test_a_sweep_shows_its_saes_as_they_train_and_as_they_were_measured(
         assert shown in page, shown
     one = Sae(id="demo/m3", config={"run": run.id})
     assert [row["fvu"] for row in training_rows(one, workspace)] == [0.5 - 3 * 0.03125] * 2  # its own rows alone
+
+
+def test_a_sweep_in_parts_shows_them_and_their_curves(client: TestClient, workspace: Workspace) -> None:
+    spec = {"architecture": ["topk"], "n_latents": [64, 128], "k": [4], "parts": 2}
+    with client.app.state.sessions() as db:  # type: ignore[attr-defined]
+        run = queue.enqueue(db, workspace, "sweep", spec, "ada", place=Place("ray")).id
+        one, other = parts.ids_of(db, run)
+        queue.transition(db, one, {"queued"}, state="succeeded", started=1.0, finished=61.0)
+        queue.transition(db, other, {"queued"}, state="running", started=1.0, progress=0.5)
+    RunFolder(workspace.run(one)).create("sweep-part", {"run": run, "part": 1})
+    RunFolder(workspace.run(one)).append_progress(
+        {"phase": "training", "step": 1, "member": 0, "tokens": 1000, "fvu": 0.3125, "l0": 4.0, "dead": 0.0})
+    page = client.get(f"/runs/{run}").text
+    for shown in ("1 of 2 parts done", "2 parts", f'href="/runs/{other}"', "0.3125", "Progress of part 2",
+                  '<progress class="bar" max="1" value="0.7500"', "when its parts have ended"):
+        assert shown in page, shown
+    assert "Train a grid, part 2" in client.get(f"/runs/{other}").text
 
 
 # ---- without a page
