@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,9 @@ class Team:
         self._start = partial(start, home, token, url, program=SERVE, SAESCOPE_PAGE_WORKERS=str(2 // n))
         self.servers = [self._start() for _ in range(n)]
         self._turn = 0
+
+    def close(self) -> None:
+        self.forks.close()
 
     def leader(self) -> int:
         """Return the number of the server that supervises, or 0 while there is none."""
@@ -277,8 +280,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, text: Path) -> dict[str, Any]:
     """Make everything once without a kill."""
     home = tmp_path_factory.mktemp("quiet") / "home"
-    with nothing_left(home):
-        return journey(Team(home, make_token(home), "", 1), text, None)
+    with nothing_left(home), closing(Team(home, make_token(home), "", 1)) as team:
+        return journey(team, text, None)
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
@@ -303,7 +306,7 @@ def test_nothing_is_lost_and_the_rest_is_the_same(
 
 
 def _disturbed(home: Path, url: str, n: int, text: Path, seed: int) -> tuple[dict[str, Any], Counter[str]]:
-    team = Team(home, make_token(home, url), url, n)
-    killer = Killer(team, seed)
-    return journey(team, text, killer), killer.kills
+    with closing(Team(home, make_token(home, url), url, n)) as team:
+        killer = Killer(team, seed)
+        return journey(team, text, killer), killer.kills
 
