@@ -121,6 +121,7 @@ class Team:
             with suppress(httpx.TransportError):
                 answer = self.servers[0].client.post("/api/runs", json={"kind": kind, "spec": spec})
                 assert answer.status_code in (201, 503), answer.text
+            time.sleep(0.1)
             new = known() - before
         (run_id,) = new
         while (run := self.json(f"/api/runs/{run_id}"))["state"] != "succeeded":
@@ -251,9 +252,9 @@ def _quiet(name: str) -> Iterator[Callable[[], bool]]:
 
 
 def _newest(workspace: Workspace) -> dict[str, Any]:
-    """Return everything in the newest build but its name."""
+    """Return everything in the newest build but its name and its run's."""
     made = everything(workspace.build(SAE, workspace.build_ids(SAE)[-1]))
-    return made | {"meta": [row for row in made["meta"] if row[0] != "build_id"]}
+    return made | {"meta": [row for row in made["meta"] if row[0] not in ("build_id", "run")]}
 
 
 def _values(workspace: Workspace) -> Any:
