@@ -11,7 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +43,14 @@ class ForkServer:
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n", (home / "forks.log").read_text()
 
-    def runs(self) -> list[psutil.Process]:
-        """Return the processes of the runs."""
-        return psutil.Process(self._process.pid).children()
+    def runs(self, age_s: float) -> list[psutil.Process]:
+        """Return the processes of the runs that have been running for longer."""
+        found = []
+        for process in psutil.Process(self._process.pid).children():
+            with suppress(psutil.Error):
+                if time.time() - process.create_time() > age_s:
+                    found.append(process)
+        return found
 
     def close(self) -> None:
         self._process.kill()

@@ -43,6 +43,7 @@ KILLS = {  # of each victim in each stage
     "browse and steer": {"worker": 6, "page worker": 9, "supervisor": 1, "server": 1}}
 ALL = sum(sum(victims.values()) for victims in KILLS.values())
 SHARE = min(1.0, int(_kills or ALL) / ALL)
+MATURE_S = 4.0  # a run of this age may always be killed
 PATIENCE_S = 900.0  # that a server may take to start again on a busy machine
 SAE = "demo/2-res-batchtopk-256"
 TRAIN = {"n_latents": 256, "k": 8, "context_length": 32, "tokens": 40_000, "batch_tokens": 256, "buffer_tokens": 4096,
@@ -153,9 +154,16 @@ class Killer:
     def __init__(self, team: Team, seed: int) -> None:
         self._team, self._random = team, random.Random(seed)
         self.kills: Counter[str] = Counter()
-        self._stage, self._left = "", list[str]()
+        self._stage, self._left, self._began = "", list[str](), time.monotonic()
         self._fault: BaseException | None = None
-        threading.Thread(target=self._run, daemon=True).start()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Kill nothing more."""
+        self._ended.set()
+        self._thread.join()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[], bool]]:
@@ -177,12 +185,13 @@ class Killer:
 
     def _run(self) -> None:
         try:
-            while True:
-                time.sleep(self._random.uniform(0.1, 2.0))
+            while not self._ended.wait(self._random.uniform(0.1, 2.0)):
                 stage = self._stage
-                victim = next((one for one in self._left if stage and self._kill(one)), None)
+                victims = dict.fromkeys(self._left) if stage else ()
+                victim = next((one for one in victims if self._kill(one)), None)
                 if victim is not None:
                     self.kills[f"{victim} ({stage})"] += 1
+                    print(f"{time.monotonic() - self._began:.0f} s: {victim} ({stage})", flush=True)
                     self._left.remove(victim)
         except BaseException as fault:
             self._fault = fault
@@ -194,7 +203,10 @@ class Killer:
             self._team.restart(leader if victim == "supervisor" else (leader + 1) % n)
             return True
         marks = {"worker": "app.worker.server", "page worker": "app.page_workers.process"}
-        found = self._team.forks.runs() if victim == "run" else processes(self._team.home, marks[victim])
+        if victim == "run":  # some while they start, and others in the middle of their work
+            found = self._team.forks.runs(self._random.uniform(0, MATURE_S))
+        else:
+            found = processes(self._team.home, marks[victim])
         return bool(found) and kill_each([self._random.choice(sorted(found, key=lambda one: one.pid))]) > 0
 
 
@@ -307,7 +319,6 @@ def test_nothing_is_lost_and_the_rest_is_the_same(
 
 
 def _disturbed(home: Path, url: str, n: int, text: Path, seed: int) -> tuple[dict[str, Any], Counter[str]]:
-    with closing(Team(home, make_token(home, url), url, n)) as team:
-        killer = Killer(team, seed)
+    with closing(Team(home, make_token(home, url), url, n)) as team, closing(Killer(team, seed)) as killer:
         return journey(team, text, killer), killer.kills
 
