@@ -46,7 +46,7 @@ SHARE = min(1.0, int(_kills or ALL) / ALL)
 MATURE_S = 4.0  # a run of this age may always be killed
 PATIENCE_S = 900.0  # that a server may take to start again on a busy machine
 SAE = "demo/2-res-batchtopk-256"
-TRAIN = {"n_latents": 256, "k": 8, "context_length": 32, "tokens": 40_000, "batch_tokens": 256, "buffer_tokens": 4096,
+TRAIN = {"n_latents": 256, "k": 8, "context_length": 32, "tokens": 20_000, "batch_tokens": 256, "buffer_tokens": 4096,
          "eval_tokens": 1000, "ce_tokens": 256, "index_tokens": 20_000, "top_contexts": 4, "device": "cpu"}
 EVALUATE = {"sae": SAE, "eval_tokens": 2000, "ce_tokens": 256, "device": "cpu"}
 INDEX = {"sae": SAE, "index_tokens": 30_000, "top_contexts": 4, "device": "cpu"}
