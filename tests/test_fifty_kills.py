@@ -43,7 +43,7 @@ KILLS = {  # of each victim in each stage
     "browse and steer": {"worker": 6, "page worker": 9, "supervisor": 1, "server": 1}}
 ALL = sum(sum(victims.values()) for victims in KILLS.values())
 SHARE = min(1.0, int(_kills or ALL) / ALL)
-MATURE_S = 4.0  # a run of this age may always be killed
+MATURE_S = 2.0  # a run of this age may always be killed
 PATIENCE_S = 900.0  # that a server may take to start again on a busy machine
 SAE = "demo/2-res-batchtopk-256"
 TRAIN = {"n_latents": 256, "k": 8, "context_length": 32, "tokens": 20_000, "batch_tokens": 256, "buffer_tokens": 4096,
