@@ -32,6 +32,7 @@ from typing import Any
 import httpx
 import psutil
 
+from app.jobs.launchers.local import yield_to_pages
 from benchmarks._report import bar, emit, table
 from benchmarks.pages import Connection, serving
 from benchmarks.wide import memory_mb, server_processes
@@ -59,8 +60,10 @@ def _run(home: Path, run_id: str, kind: Any, values: dict[str, Any]) -> subproce
     folder = RunFolder(Workspace(home).run(run_id))
     folder.create(kind, parse_spec(kind, values).model_dump(mode="json"))
     with open(folder.log, "ab") as log:
-        return subprocess.Popen([sys.executable, "-m", "sae", "run", str(folder.path)], stdout=log, stderr=log,
-                                env={**os.environ, "SAESCOPE_HOME": str(home)}, start_new_session=True)
+        process = subprocess.Popen([sys.executable, "-m", "sae", "run", str(folder.path)], stdout=log, stderr=log,
+                                   env={**os.environ, "SAESCOPE_HOME": str(home)}, start_new_session=True)
+    yield_to_pages(process.pid)
+    return process
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from starlette.datastructures import State
 
 from app.db.engine import Changes, make_engine, make_session_factory
+from app.db.request_sessions import RequestSessions
 from app.db.start_faults import named_faults
 from app.library.builds import Builds
 from app.library.catalog import Catalog
@@ -14,7 +15,7 @@ from app.settings import Settings
 
 
 def open_stores(state: State, settings: Settings, stack: ExitStack) -> None:
-    """Set `settings`, `engine`, `sessions`, `catalog` and `builds` of `state`; `stack` closes them.
+    """Set `settings`, `engine`, `sessions`, `request_sessions`, `catalog` and `builds`; `stack` closes them.
 
     The database keeps its schema: only the server upgrades it.
     """
@@ -28,4 +29,5 @@ def open_stores(state: State, settings: Settings, stack: ExitStack) -> None:
     builds = Builds(settings.workspace)
     stack.callback(builds.close)
     state.settings, state.engine, state.sessions = settings, engine, sessions
+    state.request_sessions = RequestSessions(sessions)
     state.catalog, state.builds = Catalog(settings.workspace, sessions, changes), builds

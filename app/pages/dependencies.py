@@ -20,6 +20,7 @@ from app.access.anonymous import may_visit
 from app.access.audit import mark_change
 from app.access.middleware import READ_ONLY, SAFE_METHODS, bearer_secret, count_computing, count_user, limited_pages
 from app.db.engine import SessionFactory
+from app.db.request_sessions import RequestSessions
 from app.db.tables import User
 from app.jobs.supervisor import Supervisor
 from app.library.builds import Builds
@@ -38,18 +39,21 @@ async def get_settings(request: Request) -> Settings:
 
 async def get_session(request: Request) -> AsyncIterator[Session]:
     """Yield one database session per request, and roll back what was not committed."""
-    db = request.app.state.sessions()
-    try:
+    async with request.app.state.request_sessions.open() as db:
         yield db
-    finally:
-        if db.in_transaction():  # ending it talks to the database
-            await run_in_threadpool(db.close)
-        else:
-            db.close()
 
 
 SettingsDep = Annotated[Settings, Depends(get_settings)]
-SessionDep = Annotated[Session, Depends(get_session)]
+# It ends with the handler, because a client may take long to read the answer.
+SessionDep = Annotated[Session, Depends(get_session, scope="function")]
+
+
+async def get_request_sessions(request: Request) -> RequestSessions:
+    sessions: RequestSessions = request.app.state.request_sessions
+    return sessions
+
+
+RequestSessionsDep = Annotated[RequestSessions, Depends(get_request_sessions)]
 
 
 async def current_user(request: Request) -> User | None:
@@ -177,9 +181,13 @@ async def get_steering(request: Request) -> SteeringRuns:
     return steering
 
 
-async def get_cached_requests(request: Request) -> VisitorRequests:
-    """Return the requests to the model worker, which count against the limit of the visitor's address."""
-    return VisitorRequests(request.app.state.cached_requests, partial(_let_compute, request))
+async def get_cached_requests(request: Request, db: SessionDep, sessions: RequestSessionsDep) -> VisitorRequests:
+    """Return the requests to the model worker, which count against the limit of the visitor's address.
+
+    A visitor who waits for the worker holds no connection to the database.
+    """
+    return VisitorRequests(
+        request.app.state.cached_requests, partial(_let_compute, request), partial(sessions.pause, db))
 
 
 async def _let_compute(request: Request) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from app.worker.client import WorkerClient
@@ -133,10 +134,16 @@ class CachedRequests:
 
 
 class VisitorRequests:
-    """The cached requests as one visitor sends them: `count` is called before each new one and may raise."""
+    """The cached requests as one visitor sends them.
 
-    def __init__(self, cached_requests: CachedRequests, count: Callable[[], Awaitable[None]]) -> None:
-        self._cached_requests, self._count = cached_requests, count
+    `count` is called before each new one and may raise.  `waiting` surrounds the visitor's wait for an answer.
+    """
+
+    def __init__(
+        self, cached_requests: CachedRequests, count: Callable[[], Awaitable[None]],
+        waiting: Callable[[], AbstractAsyncContextManager[None]],
+    ) -> None:
+        self._cached_requests, self._count, self._waiting = cached_requests, count, waiting
         self.hint, self.going = cached_requests.hint, cached_requests.going
 
     async def begin(self, key: Hashable, message: Any) -> CachedRequest:
@@ -148,4 +155,5 @@ class VisitorRequests:
     async def ask(self, key: Hashable, message: Any, patience_s: float) -> CachedRequest:
         """Do as `CachedRequests.ask`, and count the request if it is new."""
         await self.begin(key, message)
-        return await self._cached_requests.ask(key, message, patience_s)
+        async with self._waiting():
+            return await self._cached_requests.ask(key, message, patience_s)

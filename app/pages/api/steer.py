@@ -15,11 +15,10 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import ImmutableMultiDict
 
 from app.pages.api.security import BEARER
-from app.pages.dependencies import CachedRequestsDep, SessionDep, SteeringDep, WorkspaceDep
+from app.pages.dependencies import CachedRequestsDep, RequestSessionsDep, SessionDep, SteeringDep, WorkspaceDep
 from app.pages.markup_choice import markup_word
 from app.pages.steer import form_page, run_page
 from app.pages.steer.form import stop_lines
@@ -141,12 +140,12 @@ async def create(
 
 @router.get("/{run_id}", summary="A run: its request, its state, its texts")
 async def read(
-    found: FoundDep, db: SessionDep,
+    found: FoundDep, db: SessionDep, sessions: RequestSessionsDep,
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for the end of the run")] = 0.0,
 ) -> dict[str, Any]:
     """Return the run.  `text` has the texts by name once it has ended: baseline, steered, control, steered.2, …"""
     if found.live is not None and wait:
-        await run_in_threadpool(db.close)  # nobody who only waits holds a connection to the database
+        await sessions.leave(db)  # nobody who only waits holds a connection to the database
         with suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 async for _ in found.live.watch():

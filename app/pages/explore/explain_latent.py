@@ -18,7 +18,7 @@ from app.db.tables import Sae, User
 from app.library.builds import Builds
 from app.library.catalog import Catalog
 from app.library.live_explanations import LiveExplanation, LiveExplanations
-from app.pages.dependencies import AdminDep, SessionDep
+from app.pages.dependencies import AdminDep
 from app.pages.explore.explanation_views import explanations_of
 from app.pages.sae_page import find_sae, latent_number, open_build
 from app.render.token_text import visible
@@ -77,10 +77,9 @@ async def find_live(request: Request, model: str, name: str, number: str, asked:
 
 @router.get("/{model}/{name}/{number}/explanations/ask/{asked}/events", response_class=EventSourceResponse)
 async def events(
-    request: Request, admin: AdminDep, one: Annotated[LiveExplanation, Depends(find_live)], db: SessionDep,
+    request: Request, admin: AdminDep, one: Annotated[LiveExplanation, Depends(find_live)],
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream the answer as HTML (`text`), then the card of the latent's explanations (`card`), then `done`."""
-    await run_in_threadpool(db.close)  # nobody who only waits holds a connection to the database
     async for text in one.watch():
         yield ServerSentEvent(event="text", raw_data=str(escape(visible(text.replace("\n", " ")))) or " ")
     yield ServerSentEvent(event="card", raw_data=await run_in_threadpool(_card, request, one, admin))

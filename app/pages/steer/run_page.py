@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
-from app.pages.dependencies import CachedRequestsDep, SessionDep, SteeringDep, WorkspaceDep
+from app.pages.dependencies import CachedRequestsDep, RequestSessionsDep, SessionDep, SteeringDep, WorkspaceDep
 from app.pages.steer.form import form_of
 from app.pages.steer.form_page import SourcesDep, form_page
 from app.pages.steer.next_token_view import next_tables, readout_request, title_of
@@ -52,13 +52,12 @@ def get_names(found: FoundDep, sources: SourcesDep) -> dict[str, str]:
 NamesDep = Annotated[dict[str, str], Depends(get_names)]
 
 
-def get_followed(db: SessionDep, found: FoundDep, names: NamesDep) -> Found:
+async def get_followed(db: SessionDep, sessions: RequestSessionsDep, found: FoundDep, names: NamesDep) -> Found:
     """Give the connection to the database back, which nobody who only waits may hold, and return the run.
 
-    The names are found before that.  It is given back in this thread: hundreds that come at once would wait for a
-    thread to do it in, while the threads wait for a connection.
+    The names are found before that.
     """
-    db.close()
+    await sessions.leave(db)
     return found
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import event, text
 
 from app.access import accounts
 from app.db.engine import SessionFactory
+from app.db.request_sessions import RequestSessions
 from app.db.tables import User
 from app.pages.dependencies import admin_user, current_user, get_session, signed_in_user
 from app.settings import Settings
@@ -20,7 +21,8 @@ from app.web.errors import SignInNeeded
 
 def request(sessions: SessionFactory, cookie: str = "") -> Request:
     """Make a request to a program that everybody may use."""
-    app = SimpleNamespace(state=SimpleNamespace(sessions=sessions, settings=Settings()))
+    app = SimpleNamespace(state=SimpleNamespace(
+        sessions=sessions, request_sessions=RequestSessions(sessions), settings=Settings()))
     headers = [(b"cookie", f"{accounts.COOKIE}={cookie}".encode())] if cookie else []
     return Request({"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": headers, "app": app,
                     "state": {}})

@@ -67,6 +67,8 @@ def test_a_run_is_started_in_its_own_session_and_ended(local: LocalLauncher, wor
     handle = local.start(folder)
     assert local.alive(handle)
     assert os.getsid(int(handle.ref)) == int(handle.ref), "Ctrl-C in the server's terminal does not reach it"
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, int(handle.ref)) == min(19, ours + 10), "pages come first"
     getattr(local, way)(handle)
     assert ended(local, handle)
     assert local._children == {}
