@@ -167,6 +167,27 @@ def cancel_run(
     return _out(view(db.get_one(Run, run_id, populate_existing=True), workspace))
 
 
+@router.post("/runs/{run_id}/resume", summary="Continue a run from its last checkpoint (administrators)", tags=["runs"])
+def resume_run(
+    run_id: str, admin: AdminDep, db: SessionDep, workspace: WorkspaceDep, supervisor: SupervisorDep
+) -> RunOut:
+    """Continue a run that was cancelled, failed or was lost."""
+    run = view(_find(db.get(Run, run_id)), workspace)
+    if not queue.resume(db, workspace, run_id, admin.name):
+        raise HTTPException(409, "The run is still stopping; resume it when it has." if run.word == "stopping" else
+                            f"The run is {run.state}; there is nothing to resume.")
+    supervisor.wake()
+    return _out(view(db.get_one(Run, run_id, populate_existing=True), workspace, queue.waiting(db)))
+
+
+@router.delete("/runs/{run_id}", status_code=204, summary="Delete a run that has ended (administrators)", tags=["runs"])
+def delete_run(run_id: str, admin: AdminDep, db: SessionDep, workspace: WorkspaceDep) -> None:
+    """Delete a run with its folder.  An SAE that it finished stays."""
+    run = _find(db.get(Run, run_id))
+    if not queue.delete(db, workspace, run_id):
+        raise HTTPException(409, f"The run is {run.state}; cancel it first, then delete it.")
+
+
 @router.get("/docs", include_in_schema=False)
 def docs(request: Request) -> Response:
     """Show the interface on a page of our own, because the usual viewers load their scripts from other sites."""
