@@ -37,6 +37,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "activations": {"kind": "activations", "spec": {"name": "code-2m", "layers": [0, 1, 2, 3], "tokens": 2_000_000}},
 }
 
+# The groups of operations on the page, by their tag.
+GROUPS = {
+    "saes": "Models and SAEs", "latents": "Latents and search", "labels": "Labels, comments and stars",
+    "explanations": "Explanations", "lists": "Lists", "inspecting": "Your own texts", "steering": "Steering and effects",
+    "runs": "Runs", "people": "Users and the log", "health": "Health",
+}
+
 
 class SaeOut(BaseModel):
     """An SAE of the workspace."""
@@ -192,13 +199,14 @@ def delete_run(run_id: str, admin: AdminDep, db: SessionDep, workspace: Workspac
 def docs(request: Request) -> Response:
     """Show the interface on a page of our own, because the usual viewers load their scripts from other sites."""
     schema = request.app.openapi()
-    operations = [
-        {"method": method.upper(), "path": path, **operation}
-        for path, methods in schema["paths"].items() for method, operation in methods.items()
-        if operation.get("tags")]
+    groups: dict[str, list[dict[str, Any]]] = {name: [] for name in GROUPS}
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            if operation.get("tags"):
+                groups[operation["tags"][-1]].append({"method": method.upper(), "path": path, **operation})
     kinds = {kind: (example, spec_form.settings(kind)) for kind, example in EXAMPLES.items()}
     return render(
-        request, "api.html", operations=operations, schemas=schema["components"]["schemas"], kinds=kinds,
+        request, "api.html", groups=groups, titles=GROUPS, schemas=schema["components"]["schemas"], kinds=kinds,
         examples_of=partial(examples_of, schema["components"]["schemas"]), address=f"{request.url.scheme}://{request.url.netloc}")
 
 
