@@ -178,6 +178,9 @@ def _look_up(chip: Chip, build: Build) -> None:
     chip.max_act = latent.max_act
     if latent.max_act is None:  # an imported dashboard may not state it
         chip.errors["latent"] = f"the build of {chip.sae} does not state the maximum activation of latent {chip.latent}"
+    elif latent.max_act == 0 and chip.mode in ("add", "clamp"):
+        chip.errors["latent"] = (f"Latent {chip.latent} never fired in the build, so its strength has no unit; other "
+                                 "modes work")
     chip.promotes = [token_label(build.vocabulary[token]) for token, _ in latent.logit_pos[:_PROMOTED]]
     if latent.top_tokens:
         token = latent.top_tokens[0].token

@@ -51,8 +51,8 @@ def test_labels_come_and_go_as_the_file_has_them(boss: TestClient) -> None:
 
 
 def test_files_on_the_server_are_read(boss: TestClient, tmp_path: Path) -> None:
-    path = tmp_path / "explanations.json"
-    path.write_text(json.dumps([{"index": "3", "description": "said by a model"}]), encoding="utf-8")
+    path = tmp_path / "explanations.jsonl"
+    path.write_text(json.dumps({"index": "3", "description": "said by a model"}) + "\n", encoding="utf-8")
     assert boss.post(f"{SAE}/explanations", json={"path": str(path)}).json() == {"added": 1}
     assert [one["text"] for one in boss.get(PLACE).json()] == ["said by a model"]
     assert boss.post(f"{SAE}/explanations", json={"path": ""}).status_code == 422

@@ -74,6 +74,12 @@ def test_a_fault_is_told_at_its_field_and_nothing_is_stored(
     assert not worker.asked
 
 
+def test_the_form_says_at_once_that_a_dead_latent_has_no_strength(browser: TestClient) -> None:
+    form = f"/steer?sae={SAE}&latent=7"
+    assert "never fired in the build" in browser.get(form).text
+    assert "never fired in the build" not in browser.get(f"{form}&mode=ablate").text
+
+
 def test_a_dead_latent_may_be_ablated(browser: TestClient) -> None:
     assert finished(browser, made(browser, latent="7", mode="ablate"))["state"] == "succeeded"
 
