@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.unit.app.fake_worker import FakeWorker
 from tests.unit.app.pages.steer.lab import HTMX, SAE, events_of, finished, made
 
 PAGE = {"Accept": "text/html"}
+_NUMBERS = itertools.count(1)  # of builds: their paths are never used again
 GONE = f"There is no SAE {SAE}"
 
 
@@ -44,7 +46,7 @@ def browser(program: TestClient, worker: FakeWorker) -> TestClient:
     """An administrator before a program with one SAE, which has a page open."""
     state = program.app.state  # type: ignore[attr-defined]
     write_sae(state.settings.workspace, SAE, n_latents=60)
-    path = state.settings.home / "builds" / SAE / "build-1.duckdb"
+    path = state.settings.home / "builds" / SAE / f"build-{next(_NUMBERS)}.duckdb"
     path.parent.mkdir(parents=True, exist_ok=True)
     make_build(path, sae_id=SAE, n_latents=60)
     state.catalog.sync()
@@ -75,7 +77,8 @@ def _half_and_whole(worker: FakeWorker) -> list[Event | None]:
 
 def _wait_for_text(browser: TestClient, place: str) -> None:
     deadline = time.monotonic() + 30
-    while not browser.get(f"{place}.json").json()["columns"]:
+    steering = browser.app.state.steering  # type: ignore[attr-defined]
+    while not ((run := steering.get(place.removeprefix("/steer/"))) and run.columns):
         assert time.monotonic() < deadline
         time.sleep(0.005)
 

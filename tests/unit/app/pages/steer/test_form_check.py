@@ -12,11 +12,7 @@ from app.pages.steer.form import Chip, Form, SaeFacts, default_values
 from app.pages.steer.form_check import check, check_sweep, swept_place
 from app.pages.steer.sweep_strengths import default_strengths
 from tests.unit.app.fake_worker import FakeWorker
-from tests.unit.app.pages.steer.lab import (
-    faults,
-    finished,
-    made,
-)
+from tests.unit.app.pages.steer.lab import SAE, faults, finished, made
 
 
 @pytest.mark.parametrize(("changes", "at", "words"), [
