@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,14 +42,21 @@ def worker(program: TestClient) -> FakeWorker:
     return fake
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("built") / "build.duckdb"
+    make_build(path, sae_id=SAE, n_latents=60)
+    return path
+
+
 @pytest.fixture
-def browser(program: TestClient, worker: FakeWorker) -> TestClient:
+def browser(program: TestClient, worker: FakeWorker, built: Path) -> TestClient:
     """An administrator before a program with one SAE, which has a page open."""
     state = program.app.state  # type: ignore[attr-defined]
     write_sae(state.settings.workspace, SAE, n_latents=60)
     path = state.settings.home / "builds" / SAE / f"build-{next(_NUMBERS)}.duckdb"
     path.parent.mkdir(parents=True, exist_ok=True)
-    make_build(path, sae_id=SAE, n_latents=60)
+    shutil.copy(built, path)
     state.catalog.sync()
     with state.sessions() as db:
         user = accounts.set_password(db, "ada", "correct horse")
