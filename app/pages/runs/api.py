@@ -40,8 +40,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 # The groups of operations on the page, by their tag.
 GROUPS = {
     "saes": "Models and SAEs", "latents": "Latents and search", "labels": "Labels, comments and stars",
-    "explanations": "Explanations", "lists": "Lists", "inspecting": "Your own texts", "steering": "Steering and effects",
-    "runs": "Runs", "people": "Users and the log", "health": "Health",
+    "explanations": "Explanations", "lists": "Lists", "inspecting": "Your own texts",
+    "steering": "Steering and effects", "runs": "Runs", "people": "Users and the log", "health": "Health",
 }
 
 

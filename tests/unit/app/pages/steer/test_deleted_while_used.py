@@ -147,7 +147,7 @@ def test_open_pages_get_a_clear_answer_and_nothing_is_left(browser: TestClient, 
     assert _delete(browser) == 303
     browser.portal.call(worker.go.set)  # type: ignore[union-attr]
     place = f"/{SAE}/3"
-    for path in (place, f"/{SAE}/latents?cursor=&sort=density", f"/effects{place}", f"/inspect{place}", f"{place}.json"):
+    for path in (place, f"/{SAE}/latents?sort=density", f"/effects{place}", f"/inspect{place}", f"{place}.json"):
         answer = browser.get(path, headers=HTMX | PAGE)
         assert (answer.status_code, GONE in answer.text) == (404, True), path
     for path, data in ((f"{place}/label", {"text": "x"}), (f"{place}/star", {"on": "1"}),
