@@ -38,8 +38,11 @@ from app.library.uploads import UPLOAD_FORM_BYTES, Uploads
 from app.page_workers.middleware import DispatchToPageWorkers
 from app.page_workers.pool import PageWorkerPool
 from app.page_workers.process import MODULES as PAGE_WORKER_MODULES
+from app.pages.api import effects as api_effects
+from app.pages.api import explanations as api_explanations
 from app.pages.api import inspect as api_inspect
 from app.pages.api import lists as api_lists
+from app.pages.api import manage as api_manage
 from app.pages.api import people as api_people
 from app.pages.api import saes as api_saes
 from app.pages.api import search as api_search
@@ -96,10 +99,10 @@ log = logging.getLogger(__name__)
 # The modules of an SAE come last, because `/{model}/{sae}` matches any path of two segments.
 _MODULES = (
     health, login, account, api_tokens, users, audit, guide, api, api_saes, api_search, api_lists, api_people,
-    api_users, api_steer, api_inspect, add_sae, saes, published, admin, endpoint_test, curves_together, runs,
-    form_page, run_page, lists, inspect, own_text, effects, compare, home, text_search, found, search, l0, label_files,
-    exports, explain_latent, explanation_import, explanations, latents, latents_download, map, map_found, overview,
-    people, items, latent)
+    api_users, api_steer, api_inspect, api_effects, api_explanations, api_manage, add_sae, saes, published, admin,
+    endpoint_test, curves_together, runs, form_page, run_page, lists, inspect, own_text, effects, compare, home,
+    text_search, found, search, l0, label_files, exports, explain_latent, explanation_import, explanations, latents,
+    latents_download, map, map_found, overview, people, items, latent)
 
 
 def create_app(

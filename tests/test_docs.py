@@ -68,6 +68,7 @@ ELSEWHERE = {
     "app/library/evaluations.py": "tests/unit/app/pages/explore/test_quality_views.py",
     "app/library/latent_effects.py": "tests/unit/app/pages/inspect/test_effects.py",
     "app/library/stores.py": "tests/unit/app/page_workers/test_process.py",
+    "app/pages/api/effects.py": "tests/unit/app/pages/inspect/test_effects.py",
     "app/pages/api/search.py": "tests/unit/app/pages/inspect/test_text_search.py",
     "app/pages/api/security.py": "tests/unit/app/pages/runs/test_api_docs.py",
     "app/pages/explore/items.py": "tests/unit/sae/lm/test_item_model.py",

@@ -44,7 +44,8 @@ def adopt_folders(db: Session, workspace: Workspace, launcher: LocalLauncher) ->
         if kind not in SPECS or not isinstance(spec, dict) or (status is None and abs(time.time() - begun) < _SETTLE_S):
             continue
         db.add(Run(
-            id=run_id, kind=kind, spec=spec, created=begun, requested_by=COMMAND_LINE,
+            id=run_id, kind=kind, spec=spec, requested_by=COMMAND_LINE,
+            created=min(begun, status.started or begun) if status else begun,  # a copied folder's files are newer
             **_standing(status, launcher)))
         adopted.append(run_id)
     db.commit()

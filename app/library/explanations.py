@@ -293,12 +293,16 @@ def write(db: Session, sae_id: str, latent: int, text: str, author: str) -> Late
     return row
 
 
-def choose(db: Session, sae_id: str, latent: int, explanation_id: str) -> bool:
+def choose(db: Session, sae_id: str, latent: int, explanation_id: str, chosen: bool | None = None) -> bool:
     """Choose an explanation, or take the choice back, without a commit.  Returns whether there is such an explanation.
+
+    Without `chosen`, a choice that was made is taken back and one that was not is made.
     """
     row = db.get(LatentExplanation, (sae_id, explanation_id))
     if row is None or row.latent != latent:
         return False
+    if chosen == row.chosen:
+        return True
     chosen = not row.chosen
     _unchoose(db, sae_id, latent)
     row.chosen = chosen

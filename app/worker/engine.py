@@ -317,8 +317,10 @@ class Engine:
             sae: Autoencoder = Autoencoder.load(folder, self._device)
             return sae
 
-        # An SAE that was trained again under the same name must be loaded again.
-        changed = (folder / "sae.json").stat().st_mtime_ns if (folder / "sae.json").exists() else 0
+        try:
+            changed = (folder / "sae.json").stat().st_mtime_ns  # one trained again under this name is loaded again
+        except FileNotFoundError:
+            raise UserError(f"sae: {sae_id} is no longer here: it was deleted or renamed", "sae") from None
         loaded: Autoencoder = self._cache.get(
             ("sae", sae_id, str(folder), changed), load,
             lambda sae: sum(t.numel() * t.element_size() for t in sae.tensors().values()))

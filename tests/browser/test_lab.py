@@ -186,6 +186,8 @@ def test_a_sweep_opens_its_texts_and_leads_to_a_strength(page: Page, server: Ser
     done(page)
     rows = page.locator(".sweep-row")
     expect(rows).to_have_count(5)
+    sign = "(cell) => getComputedStyle(cell, '::before').content"
+    assert "▸" in rows.nth(3).locator("summary > *").first.evaluate(sign), "a row looks as if it opens"
     rows.nth(3).locator("summary").click()
     expect(rows.nth(3).locator("a.t").first).to_be_visible()
     page.screenshot(path=artefacts() / "sweep.png", full_page=True)

@@ -15,6 +15,14 @@ pytestmark = pytest.mark.browser
 SAE = "/demo/2-res-batchtopk-512"
 _WIDTHS = "[...document.querySelectorAll('table.latents th')].map((th) => Math.round(th.getBoundingClientRect().width))"
 
+# The width that the search box has for its placeholder, and the placeholder's own.
+_PLACEHOLDER = """(box) => {
+  const style = getComputedStyle(box), canvas = document.createElement("canvas").getContext("2d");
+  canvas.font = style.font;
+  const padding = parseFloat(style.paddingLeft) + parseFloat(style.paddingRight);
+  return [box.clientWidth - padding, canvas.measureText(box.placeholder).width];
+}"""
+
 
 @pytest.fixture(scope="module")
 def latent(server: Server) -> int:
@@ -27,6 +35,9 @@ def test_a_label_can_be_written_and_cleared(page: Page, server: Server, latent: 
     server.sign_in(page)
     page.goto(f"{server.address}{SAE}/{latent}")
     form = page.locator("#label form.grow")
+    parts = [form.get_by_label(name, exact=True) for name in ("Label", "Note", "Tags")]
+    rows = {round(box["y"]) for part in parts if (box := part.bounding_box())}
+    assert len(rows) == 1, "all that is written about a latent is in one row"
     form.get_by_label("Label").fill("a first thought")
     form.get_by_label("Tags").fill("code")
     form.get_by_role("button", name="Save").click()
@@ -112,6 +123,8 @@ def test_ctrl_enter_tests_a_text_and_a_link_skips_the_contexts(page: Page, serve
 
 def test_a_search_leads_to_a_latent_in_one_step(page: Page, server: Server) -> None:
     page.goto(f"{server.address}{SAE}/latents")
+    room, needed = page.locator("header [name=q]").evaluate(_PLACEHOLDER)
+    assert needed <= room
     page.keyboard.press("/")
     page.keyboard.type("self")
     page.keyboard.press("Enter")

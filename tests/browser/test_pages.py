@@ -68,6 +68,18 @@ VARIANTS = {
 # Rows after the first few are like those; axe would spend most of its time on them.
 ROWS_ALIKE = "tbody tr:nth-child(n+9)"
 
+# The texts of controls that cover a part of another one.
+_OVERLAPPING = """() => {
+  const seen = [...document.querySelectorAll("main :is(button, input, select, textarea, a.button)")]
+    .filter((control) => control.checkVisibility() && control.type !== "hidden")
+    .map((control) => [control, control.getBoundingClientRect()]);
+  const name = (control) => control.outerHTML.slice(0, 90);
+  return seen.flatMap(([one, a], i) => seen.slice(i + 1)
+    .filter(([, b]) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+                       && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1)
+    .map(([two]) => `${name(one)} and ${name(two)}`));
+}"""
+
 
 def visit(page: Page, server: Server, name: str, path: str, width: int) -> None:
     """Open a page; it must have a heading and fit into the window."""
@@ -76,6 +88,17 @@ def visit(page: Page, server: Server, name: str, path: str, width: int) -> None:
     assert response.status == (404 if name in FAULTS else 200), path
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{path} is wider than the window"
+    assert page.evaluate(_OVERLAPPING) == [], f"controls of {path} cover each other"
+
+
+def a_list(page: Page, server: Server) -> str:
+    """Make a list with one latent, and return its address."""
+    origin = {"Origin": server.address}
+    made = page.request.post(f"{server.address}/lists", form={"name": "loops"}, headers=origin, max_redirects=0)
+    place = made.headers["location"].partition("?")[0]
+    page.request.post(f"{server.address}{place}/latents", headers=origin, max_redirects=0,
+                      form={"sae": SAE, "latent": "3", "note": "a note"})
+    return place
 
 
 @pytest.mark.parametrize(("width", "scheme", "spared"), [  # axe reads each width and each scheme once
@@ -91,7 +114,7 @@ def test_every_page_fits_and_axe_finds_nothing(
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
     server.sign_in(page)
-    for name, path in (paths | ADMIN).items():
+    for name, path in (paths | ADMIN | {"list": a_list(page, server)}).items():
         visit(page, server, name, path, width)
         page.screenshot(path=artefacts() / f"{name}-{width}-{scheme}.jpg", quality=70, type="jpeg", full_page=True)
         if spared is None or name in spared:

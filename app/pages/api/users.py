@@ -51,6 +51,14 @@ class RoleIn(BaseModel):
     role: Role
 
 
+class PasswordIn(BaseModel):
+    """A password."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"password": "correct horse"}]})
+
+    password: str
+
+
 class LoginSessionOut(BaseModel):
     """A signed-in browser."""
 
@@ -80,6 +88,14 @@ def set_role(request: Request, user_id: UserId, body: RoleIn, db: SessionDep, ad
     accounts.set_role(db, user, body.role)
     audit.say(request, f"{user.name}, {body.role}")
     return _out(db.get_one(User, user_id, populate_existing=True))
+
+
+@router.put("/{user_id}/password", status_code=204, summary="Give a user a new password (administrators)")
+def set_password(request: Request, user_id: UserId, body: PasswordIn, db: SessionDep, admin: AdminDep) -> None:
+    """Give a user a new password.  The sessions of that user end."""
+    user = _find(db, user_id)
+    accounts.set_password(db, user.name, body.password, admin=user.is_admin, editor=user.is_editor)
+    audit.say(request, user.name)
 
 
 @router.delete("/{user_id}", status_code=204, summary="Remove a user (administrators)")

@@ -13,6 +13,7 @@ from fastapi.responses import RedirectResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from markupsafe import escape
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import State
 
 from app.db.tables import Sae, User
 from app.library.builds import Builds
@@ -41,18 +42,27 @@ async def ask(request: Request, model: str, name: str, number: str, admin: Admin
 
     htmx gets a part that shows the answer as it comes, and a browser without it the latent's page when it is complete.
     """
-    state = request.app.state
+    if is_htmx(request):
+        state = request.app.state
+        sae = await run_in_threadpool(find_sae, state.catalog, model, name)
+        one = await run_in_threadpool(_start, state.live_explanations, state.builds, sae, number)
+        return render(request, "explore/_explaining.html", sae=sae, number=one.latent, live=one)
+    one = await ask_and_wait(request.app.state, model, name, number)
+    if wants_json(request):
+        return Response(status_code=201, headers={"Location": f"/{one.sae_id}/{one.latent}.json"})
+    return RedirectResponse(f"/{one.sae_id}/{one.latent}#explanations", 303)
+
+
+async def ask_and_wait(state: State, model: str, name: str, number: str) -> LiveExplanation:
+    """Ask the endpoint, and return when its answer is complete and stored.  Raises 502 if it failed or takes too long.
+    """
     sae = await run_in_threadpool(find_sae, state.catalog, model, name)
     one = await run_in_threadpool(_start, state.live_explanations, state.builds, sae, number)
-    if is_htmx(request):
-        return render(request, "explore/_explaining.html", sae=sae, number=one.latent, live=one)
     await run_in_threadpool(one.done.wait, _PATIENCE_S)
     await run_in_threadpool(state.catalog.sync_if_changed)
     if one.error or not one.done.is_set():
         raise HTTPException(502, one.error or "The endpoint has not answered yet; reload the latent's page later.")
-    if wants_json(request):
-        return Response(status_code=201, headers={"Location": f"/{sae.id}/{one.latent}.json"})
-    return RedirectResponse(f"/{sae.id}/{one.latent}#explanations", 303)
+    return one
 
 
 def _start(live: LiveExplanations, builds: Builds, sae: Sae, number: str) -> LiveExplanation:

@@ -66,7 +66,7 @@ def chosen_saes(tools: Tools, model: str, sae_id: str) -> tuple[Sae, ...]:
     else:
         name = model or next((sae.model for sae in every), "")
         found = [sae for sae in every if sae.model == name and not sae.hidden]
-        said = f"model: there is no SAE of {name or 'a model'} here that can read a text"
+        said = f"model: there is no SAE{f' of {name}' if name else ''} here that can read a text"
     if not found:
         raise UserError(said, "sae" if sae_id else "model")
     return tuple(found[:MAX_SAES])

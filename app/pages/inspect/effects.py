@@ -6,6 +6,7 @@ the same address measures.  `POST /effects/{model}/{sae}/scores` measures the ou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
@@ -17,7 +18,7 @@ from app.library import latent_effects
 from app.pages.dependencies import Tools, ToolsDep
 from app.pages.inspect import effects_view
 from app.pages.sae_page import find_sae, need_weights, open_build
-from app.web.errors import error_response, wants_json
+from app.web.errors import wants_json
 from app.web.parameters import PathNumber, whole_number
 from app.web.templating import is_htmx, render
 from app.worker.cached_requests import PATIENCE_S, CachedRequest, fault_answer
@@ -32,25 +33,35 @@ router = APIRouter(include_in_schema=False)
 @router.post("/effects/{model}/{name}/scores")
 async def measure_scores(request: Request, model: str, name: str, tools: ToolsDep) -> Response:
     """Measure the output scores of the latents in the `latent` fields and wait for them.  Known ones are kept."""
+    scores = await scores_of(tools, model, name, (await request.form()).getlist("latent"))
+    if wants_json(request):
+        return JSONResponse({"scores": {str(latent): score for latent, score in scores.items()}})
+    headers = {"HX-Refresh": "true"} if is_htmx(request) else {}
+    return Response(status_code=204, headers=headers) if headers else RedirectResponse(f"/{model}/{name}/latents", 303)
+
+
+async def scores_of(tools: Tools, model: str, name: str, numbers: Sequence[Any]) -> dict[int, float | None]:
+    """Return the output scores of latents, and measure those that are not known.
+
+    Raises UserError (field `latent`), and 422 or 503 with the reason if the model worker cannot measure them.
+    """
     sae = find_sae(tools.catalog, model, name)
     need_weights(sae)
-    latents = _numbers((await request.form()).getlist("latent"), sae)
+    latents = _numbers(numbers, sae)
     asked = await run_in_threadpool(_unscored, tools, sae, latents)
     if asked:
         message = await run_in_threadpool(_score_message, tools, sae, asked)
         cached = await tools.cached_requests.ask(("scores", sae.id, sae.current_build, tuple(asked)), message, 600.0)
         if cached.fault or not isinstance(cached.last, Scored):
             words, status, headers = fault_answer(cached)
-            return error_response(request, status, words, headers=headers)
+            raise HTTPException(status, words, headers)
+        find_sae(tools.catalog, model, name)  # it may have been deleted since
         await run_in_threadpool(effects_view.store_scores, tools.db, sae, cached.last.scores)
-    if wants_json(request):
-        known = await run_in_threadpool(latent_effects.scores, tools.db, sae.id, str(sae.current_build))
-        return JSONResponse({"scores": {str(i): known.get(i) for i in latents}})
-    headers = {"HX-Refresh": "true"} if is_htmx(request) else {}
-    return Response(status_code=204, headers=headers) if headers else RedirectResponse(f"/{sae.id}/latents", 303)
+    known = await run_in_threadpool(latent_effects.scores, tools.db, sae.id, str(sae.current_build))
+    return {latent: known.get(latent) for latent in latents}
 
 
-def _numbers(values: list[Any], sae: Sae) -> list[int]:
+def _numbers(values: Sequence[Any], sae: Sae) -> list[int]:
     found = [whole_number(str(value), sae.n_latents) for value in values]
     numbers = [number for number in found if number is not None]
     if not numbers or len(numbers) < len(values):
@@ -124,6 +135,7 @@ def _messages(tools: Tools, sae: Sae, number: int) -> tuple[Score, Ablate | None
 
 def _show(request: Request, tools: Tools, sae: Sae, number: int, pending: list[CachedRequest]) -> Response:
     waiting, fault, status, headers = "", "", 200, dict[str, str]()
+    sae = find_sae(tools.catalog, sae.model, sae.name)  # it may have been deleted since
     for cached in pending:
         if isinstance(cached.last, Scored):
             effects_view.store_scores(tools.db, sae, cached.last.scores)

@@ -37,6 +37,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "activations": {"kind": "activations", "spec": {"name": "code-2m", "layers": [0, 1, 2, 3], "tokens": 2_000_000}},
 }
 
+# The groups of operations on the page, by their tag.
+GROUPS = {
+    "saes": "Models and SAEs", "latents": "Latents and search", "labels": "Labels, comments and stars",
+    "explanations": "Explanations", "lists": "Lists", "inspecting": "Your own texts",
+    "steering": "Steering and effects", "runs": "Runs", "people": "Users and the log", "health": "Health",
+}
+
 
 class SaeOut(BaseModel):
     """An SAE of the workspace."""
@@ -167,17 +174,39 @@ def cancel_run(
     return _out(view(db.get_one(Run, run_id, populate_existing=True), workspace))
 
 
+@router.post("/runs/{run_id}/resume", summary="Continue a run from its last checkpoint (administrators)", tags=["runs"])
+def resume_run(
+    run_id: str, admin: AdminDep, db: SessionDep, workspace: WorkspaceDep, supervisor: SupervisorDep
+) -> RunOut:
+    """Continue a run that was cancelled, failed or was lost."""
+    run = view(_find(db.get(Run, run_id)), workspace)
+    if not queue.resume(db, workspace, run_id, admin.name):
+        raise HTTPException(409, "The run is still stopping; resume it when it has." if run.word == "stopping" else
+                            f"The run is {run.state}; there is nothing to resume.")
+    supervisor.wake()
+    return _out(view(db.get_one(Run, run_id, populate_existing=True), workspace, queue.waiting(db)))
+
+
+@router.delete("/runs/{run_id}", status_code=204, summary="Delete a run that has ended (administrators)", tags=["runs"])
+def delete_run(run_id: str, admin: AdminDep, db: SessionDep, workspace: WorkspaceDep) -> None:
+    """Delete a run with its folder.  An SAE that it finished stays."""
+    run = _find(db.get(Run, run_id))
+    if not queue.delete(db, workspace, run_id):
+        raise HTTPException(409, f"The run is {run.state}; cancel it first, then delete it.")
+
+
 @router.get("/docs", include_in_schema=False)
 def docs(request: Request) -> Response:
     """Show the interface on a page of our own, because the usual viewers load their scripts from other sites."""
     schema = request.app.openapi()
-    operations = [
-        {"method": method.upper(), "path": path, **operation}
-        for path, methods in schema["paths"].items() for method, operation in methods.items()
-        if operation.get("tags")]
+    groups: dict[str, list[dict[str, Any]]] = {name: [] for name in GROUPS}
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            if operation.get("tags"):
+                groups[operation["tags"][-1]].append({"method": method.upper(), "path": path, **operation})
     kinds = {kind: (example, spec_form.settings(kind)) for kind, example in EXAMPLES.items()}
     return render(
-        request, "api.html", operations=operations, schemas=schema["components"]["schemas"], kinds=kinds,
+        request, "api.html", groups=groups, titles=GROUPS, schemas=schema["components"]["schemas"], kinds=kinds,
         examples_of=partial(examples_of, schema["components"]["schemas"]), address=f"{request.url.scheme}://{request.url.netloc}")
 
 

@@ -116,8 +116,11 @@ def groups(kind: str, values: Mapping[str, Any], errors: Mapping[str, str]) -> l
         if not infos:
             continue
         fields = [_field(name, info, values, errors.get(name, "")) for name, info in infos.items()]
-        changed = any(name in values and _shown(values[name]) != _shown(info.default) for name, info in infos.items())
-        shown.append(FormGroup(title, fields, usual or changed or any(field.error for field in fields)))
+        changed = any(name in values and _shown(values[name]) != _shown(info.default) for name, info in infos.items()
+                      if name != "source")
+        usual = usual and kind != "import"  # its usual settings come from the file
+        at_fault = any(field.error for field in fields if field.name != "source")  # which stands above all groups
+        shown.append(FormGroup(title, fields, usual or changed or at_fault))
     return shown
 
 

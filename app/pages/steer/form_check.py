@@ -136,9 +136,6 @@ def _show_at_its_latent(chip: Chip, field: str, fault: Fault) -> None:
 
 def _check_chips(form: Form) -> None:
     for chip in form.chips:
-        if chip.mode in ("add", "clamp") and chip.max_act == 0:
-            chip.errors.setdefault("latent", f"Latent {chip.latent} never fired in the build, so its strength has no "
-                                             "unit; other modes work")
         if chip.facts and form.facts and chip.facts.model != form.facts.model:
             chip.errors.setdefault("latent", f"{chip.sae} belongs to another model than {form.facts.id}")
 

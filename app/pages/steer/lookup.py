@@ -94,11 +94,18 @@ class Sources:
         if not form.prompt and form.facts:
             form.prompt = self.prompt(form.facts)
 
+    def gone(self, sae_ids: Iterable[str]) -> list[str]:
+        """Return those of these SAEs that are not here any more; a damaged one is here."""
+        here = self._catalog
+        return [one for one in dict.fromkeys(sae_ids) if here.get_sae(one) is None and one not in here.damaged()]
+
     def name(self, form: Form) -> None:
-        """Look up names and tokens of the latents whose SAE is still here; nothing else changes."""
+        """Look up names and tokens of the latents whose SAE is still here; the others get an error."""
         for chip in form.chips:
             found = Chip(chip.sae, chip.latent)
             self._look_up(found)
+            if self.gone([chip.sae]):
+                chip.errors |= found.errors
             chip.name, chip.label, chip.promotes = found.name, found.label, found.promotes
 
     def names(self, latents: Iterable[tuple[str, int]]) -> dict[str, str]:
@@ -182,6 +189,9 @@ def _look_up(chip: Chip, build: Build) -> None:
     chip.max_act = latent.max_act
     if latent.max_act is None:  # an imported dashboard may not state it
         chip.errors["latent"] = f"the build of {chip.sae} does not state the maximum activation of latent {chip.latent}"
+    elif latent.max_act == 0 and chip.mode in ("add", "clamp"):
+        chip.errors["latent"] = (f"Latent {chip.latent} never fired in the build, so its strength has no unit; other "
+                                 "modes work")
     chip.promotes = [token_label(build.vocabulary[token]) for token, _ in latent.logit_pos[:_PROMOTED]]
     if latent.top_tokens:
         token = latent.top_tokens[0].token

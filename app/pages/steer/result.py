@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,10 +41,13 @@ def find(db: Session, runs: SteeringRuns, run_id: str) -> Found:
     return Found(row, live or remote_run(db, runs, row))
 
 
-def run_context(run: RunView, names: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the result's templates need of a run; `names` are those of its latents by `<sae>/<number>`."""
+def run_context(run: RunView, names: Mapping[str, str], gone: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what the result's templates need of a run.
+
+    `names` are the names of its latents by `<sae>/<number>`, and `gone` its SAEs that are not here any more.
+    """
     return {
-        "run": run, "latent_names": names, "mode_names": MODE_NAMES, "kl_chart": kl_chart(run),
+        "run": run, "gone": gone, "latent_names": names, "mode_names": MODE_NAMES, "kl_chart": kl_chart(run),
         "rows": sweep_rows(run) if run.sweep else [], "sweep_charts": sweep_charts(run),
         "perplexity_times": PERPLEXITY_TIMES, "repetition_more": REPETITION_MORE, "verdict": _verdict(run)}
 

@@ -94,15 +94,16 @@ def show(
 ) -> Response:
     """Show the run, and the form filled with its request."""
     run = found.view(by)
+    gone = sources.gone(i.sae for i in run.request.interventions)
     if is_htmx(request):
-        return render(request, "steer/_result.html", **run_context(run, names))
+        return render(request, "steer/_result.html", **run_context(run, names, gone))
     form = form_of(run.request, run.facts)
     if run.sweep:
         form.values["sweep"] = strengths_text(run.sweep.strengths)
         form.values["sweep_of"] = str(run.sweep.place)
     sources.name(form)
     context = form_page(request, form, sources) | {"json_url": f"/steer/{run.id}.json"}
-    return render(request, "steer/page.html", **context | run_context(run, names))
+    return render(request, "steer/page.html", **context | run_context(run, names, gone))
 
 
 @router.post("/steer/{run_id}/stop")

@@ -120,3 +120,16 @@ def test_measured_scores_are_a_sortable_column(browser: TestClient) -> None:
     assert f'rel="next" href="/{SAE}/4?' in browser.get(f"/{SAE}/6?sort=score&dir=desc").text
     filtered = browser.get(table + ".json?sort=score&dir=desc&flag=alive&density=1e-2").json()
     assert all(row["density"] < 0.01 for row in filtered["latents"])
+
+
+def test_a_program_measures_effects_and_scores(browser: TestClient, worker: FakeWorker) -> None:
+    place = f"/api/effects/{SAE}"
+    found = browser.post(f"{place}/2").json()
+    assert found["score"] == pytest.approx(0.02)
+    assert found == browser.get(f"/effects/{SAE}/2.json").json()
+    assert browser.post(f"{place}/scores", json={"latents": [2, 4, DEAD]}).json()["scores"] == {
+        "2": pytest.approx(0.02), "4": pytest.approx(0.04), str(DEAD): None}
+    assert browser.post(f"{place}/scores", json={"latents": [60]}).json()["field"] == "latent"
+    worker.says = [[Busy(retry_after_s=7)]]
+    busy = browser.post(f"{place}/scores", json={"latents": [9]})
+    assert (busy.status_code, busy.headers["Retry-After"]) == (503, "7")

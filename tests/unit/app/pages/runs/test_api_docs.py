@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from app.pages.api.inspect import InspectIn
 from app.pages.api.saes import LabelIn
 from app.pages.api.steer import SteerIn
-from app.pages.runs.api import examples_of
+from app.pages.runs.api import GROUPS, examples_of
 
 
 def operations(schema: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -44,3 +44,6 @@ def test_the_page_shows_tokens_and_examples(client: TestClient) -> None:
     assert "Authorization: Bearer TOKEN" in page
     assert "POST /api/steer" in page
     assert "lift 44.2" in page
+    for tag in GROUPS:
+        assert f'<a href="#{tag}">' in page, tag
+        assert page.count(f'id="{tag}"') == 1, tag

@@ -12,11 +12,7 @@ from app.pages.steer.form import Chip, Form, SaeFacts, default_values
 from app.pages.steer.form_check import check, check_sweep, swept_place
 from app.pages.steer.sweep_strengths import default_strengths
 from tests.unit.app.fake_worker import FakeWorker
-from tests.unit.app.pages.steer.lab import (
-    faults,
-    finished,
-    made,
-)
+from tests.unit.app.pages.steer.lab import SAE, faults, finished, made
 
 
 @pytest.mark.parametrize(("changes", "at", "words"), [
@@ -72,6 +68,12 @@ def test_a_fault_is_told_at_its_field_and_nothing_is_stored(
         assert words in faults(browser, **changes)[at]
         assert db.query(SteerRun).count() == before
     assert not worker.asked
+
+
+def test_the_form_says_at_once_that_a_dead_latent_has_no_strength(browser: TestClient) -> None:
+    form = f"/steer?sae={SAE}&latent=7"
+    assert "never fired in the build" in browser.get(form).text
+    assert "never fired in the build" not in browser.get(f"{form}&mode=ablate").text
 
 
 def test_a_dead_latent_may_be_ablated(browser: TestClient) -> None:

@@ -95,7 +95,7 @@ def test_completing_fills_only_what_is_empty(sources: Sources) -> None:
 def test_naming_changes_nothing_but_tokens(sources: Sources) -> None:
     gone, known = Chip("demo/none", "2", strength="3"), Chip(SAE, "2", strength="3", max_act=7.0)
     sources.name(Form(chips=[gone, known]))
-    assert (gone.label, gone.errors) == ("", {})
+    assert (gone.label, gone.errors) == ("", {"latent": "there is no SAE 'demo/none' here"})
     assert known.label
     assert (known.max_act, known.strength, known.facts) == (7.0, "3", None)
 
