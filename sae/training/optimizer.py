@@ -95,7 +95,8 @@ class SAEOptimizer:
             factor = self._scale(self.rule) / scale
             for parameter in self.rule.values():
                 _grad(parameter).mul_(factor)
-        self.adam.grad_scale = None if scale == 1 else 1 / scale  # Adam divides by it
+        # Adam divides by it.
+        self.adam.grad_scale = None if scale == 1 else 1 / scale  # type: ignore[attr-defined]
 
     def _step_rows(self, lr: float, number: int) -> None:
         """Take the whole step of the weights in the kernels' passes over rows; a bias is a row's, or a row itself."""

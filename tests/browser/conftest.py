@@ -88,7 +88,8 @@ def train(home: Path, *options: str) -> None:
 def commands(home: Path, *commands: Sequence[str]) -> None:
     """Carry out commands of `saescope` in a workspace, in one process: importing takes longer than a small command."""
     code = ("import json, sys; from sae.cli.ending import end_at_once; from sae.cli.main import app\n"
-            "end_at_once(lambda: sys.exit(any([app(words, standalone_mode=False) for words in json.loads(sys.argv[1])])))")
+            "commands = json.loads(sys.argv[1])\n"
+            "end_at_once(lambda: sys.exit(any([app(words, standalone_mode=False) for words in commands])))")
     subprocess.run([sys.executable, "-c", code, json.dumps(commands)], env=_environment(home), check=True, timeout=280,
                    stdout=subprocess.DEVNULL)
 
