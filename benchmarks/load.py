@@ -130,8 +130,8 @@ class Load:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=120, trust_env=False) as client:
             while self.going:
                 started = await client.post("/api/steer", json={
-                    "latents": [{"sae": SAE, "latent": chance.choice(self.latents), "strength": 3}], "prompt": "def main(",
-                    "length": 32, "seed": chance.randrange(10_000)})
+                    "latents": [{"sae": SAE, "latent": chance.choice(self.latents), "strength": 3}],
+                    "prompt": "def main(", "length": 32, "seed": chance.randrange(10_000)})
                 if started.status_code != 201:
                     raise RuntimeError(f"{started.status_code} {started.text[:120]}")
                 run_id = started.json()["id"]
@@ -182,7 +182,8 @@ class Load:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=120, limits=limits,
                                      trust_env=False) as client:
             started = await client.post("/api/steer", json={
-                "latents": [{"sae": SAE, "latent": self.latents[0], "strength": 3}], "prompt": "class A", "length": 200})
+                "latents": [{"sae": SAE, "latent": self.latents[0], "strength": 3}], "prompt": "class A",
+                "length": 200})
             if started.status_code != 201:
                 raise RuntimeError(f"{started.status_code} {started.text[:120]}")
 
