@@ -34,7 +34,7 @@ import psutil
 
 from app.jobs.launchers.local import yield_to_pages
 from benchmarks._report import bar, emit, table
-from benchmarks.pages import Connection, serving
+from benchmarks.pages import Connection, _plain, serving
 from benchmarks.wide import memory_mb, server_processes
 from sae.runs.folder import RunFolder
 from sae.specs.registry import parse_spec
@@ -91,6 +91,7 @@ class Load:
         self.errors: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         self.memory: list[float] = []
+        self.latents: list[int] = []  # those that fire, whose strength has a unit
 
     @property
     def going(self) -> bool:
@@ -129,8 +130,8 @@ class Load:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=120, trust_env=False) as client:
             while self.going:
                 started = await client.post("/api/steer", json={
-                    "latents": [{"sae": SAE, "latent": chance.randrange(64), "strength": 3}], "prompt": "def main(",
-                    "length": 32, "seed": chance.randrange(10_000)})
+                    "latents": [{"sae": SAE, "latent": chance.choice(self.latents), "strength": 3}],
+                    "prompt": "def main(", "length": 32, "seed": chance.randrange(10_000)})
                 if started.status_code != 201:
                     raise RuntimeError(f"{started.status_code} {started.text[:120]}")
                 run_id = started.json()["id"]
@@ -181,7 +182,8 @@ class Load:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=120, limits=limits,
                                      trust_env=False) as client:
             started = await client.post("/api/steer", json={
-                "latents": [{"sae": SAE, "latent": 1, "strength": 3}], "prompt": "class A", "length": 200})
+                "latents": [{"sae": SAE, "latent": self.latents[0], "strength": 3}], "prompt": "class A",
+                "length": 200})
             if started.status_code != 201:
                 raise RuntimeError(f"{started.status_code} {started.text[:120]}")
 
@@ -230,8 +232,10 @@ async def drive(port: int, home: Path, options: argparse.Namespace) -> Load:
     warm = await Connection.open(port)
     for path in dict.fromkeys(_page(random.Random(number)) for number in range(40)):
         await warm.get(path)
+    body, _ = await warm.get(f"/{SAE}/latents.json?sort=density&dir=desc")
     warm.writer.close()
     load = Load(port, options.seconds)
+    load.latents = [row["latent"] for row in json.loads(_plain(body))["latents"]]
     work = [load.guarded("reader", lambda number=number: load.reader(number))  # type: ignore[misc]
             for number in range(options.readers)]
     work += [load.guarded("steering", lambda number=number: load.steering(number))  # type: ignore[misc]

@@ -50,6 +50,7 @@ class RemoteRun(LiveRun):
         if not state or state == self._seen:
             return False
         self._seen = state
+        self.version += 1
         for name in _PLAIN:
             setattr(self, name, state.get(name, getattr(self, name)))
         self.prompt = Text.model_validate(state["prompt"])

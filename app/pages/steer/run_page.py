@@ -21,8 +21,9 @@ from app.pages.dependencies import CachedRequestsDep, RequestSessionsDep, Sessio
 from app.pages.steer.form import form_of
 from app.pages.steer.form_page import SourcesDep, form_page
 from app.pages.steer.next_token_view import next_tables, readout_request, title_of
-from app.pages.steer.result import Found, find, run_context, run_events
+from app.pages.steer.result import Found, find, run_context
 from app.pages.steer.run_view import RunView, run_json, whole_text
+from app.pages.steer.shared_events import shared_events
 from app.pages.steer.sweep_strengths import strengths_text
 from app.web.errors import wants_json
 from app.web.parameters import PathNumber, QueryNumber, whole_number
@@ -34,6 +35,8 @@ from sae.steering.python_program import SnippetSae
 from sae.steering.python_program import render as render_program
 
 router = APIRouter(include_in_schema=False)
+
+_APART_S = 0.002  # seconds between the changes that a page is sent, for each page that follows the run
 
 
 
@@ -120,19 +123,19 @@ async def events(
     """Stream every part of the result that changes, always the whole part as HTML, and `done` at the end.
 
     Changes during rendering are sent together, so that rendering many long texts again and again takes at most a third
-    of the time.
+    of the time.  They are also sent less often the more pages follow the run.
     """
     sent: dict[str, str] = {}
     async for _ in states(found):
         began = time.monotonic()
-        run = found.view(by)
-        parts = await run_in_threadpool(run_events, run, names)
+        run, parts = await shared_events(found, by, names)
         for name, html in parts:
             if sent.get(name) != html:
                 sent[name] = html
                 yield ServerSentEvent(event=name, id=f"{run.written}", raw_data=html)
         if not run.final:
-            await asyncio.sleep(2 * (time.monotonic() - began))
+            viewers = found.live.viewers if found.live else 1
+            await asyncio.sleep(max(2 * (time.monotonic() - began), _APART_S * viewers))
     yield ServerSentEvent(raw_data="done", event="done")
 
 
