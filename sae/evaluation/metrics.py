@@ -195,8 +195,9 @@ def reconstruction_metrics_of(saes: Sequence[Autoencoder], activations: Iterable
     for rows_NW in activations:
         for sae, sums in zip(saes, all_sums, strict=True):
             x_ND, target_ND = read_and_target(sae, rows_NW)
-            codes = sae.codes(x_ND)
-            sums.add(target_ND, sae.decode(codes, x_ND), codes)
+            normalized = sae.normalizer.apply(x_ND)
+            codes, _ = sae.codes_and_misses(x_ND, 0.0, normalized)  # without a float32 product of all pairs
+            sums.add(target_ND, sae.decode(codes, x_ND, normalized), codes)
     return [sums.metrics() for sums in all_sums]
 
 
