@@ -44,6 +44,11 @@ class Worker:
         self.errors.close()
 
 
+def trainers() -> Worker:
+    """Start the worker of dictionary_learning and sparsify in their own environment."""
+    return Worker(str(environment("trainers")), str(PEERS / "trainers.py"))
+
+
 def saelens() -> Worker:
     """Start SAELens in its own environment."""
     return Worker(str(environment("saelens")), str(PEERS / "saelens.py"))
