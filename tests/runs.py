@@ -17,13 +17,13 @@ from pathlib import Path
 
 _PRELOAD = ["sae.lm.bridge", "sae.training.loop", "sae.evaluation.metrics", "sae.index.build", "sae.cli.main",
             "tests.runs"]
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(_PRELOAD)
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(_PRELOAD)
 
 
 def begin(folder: Path, home: Path | None = None) -> ForkServerProcess:
     """Start `saescope run <folder>`; its output goes to the folder's log."""
-    process = _context.Process(target=_run, args=(str(folder), str(home or "")))
+    process = CONTEXT.Process(target=_run, args=(str(folder), str(home or "")))
     process.start()
     return process
 

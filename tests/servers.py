@@ -69,7 +69,7 @@ _started: list[RunningServer] = []
 def environment(home: Path, database_url: str = "", **more: str) -> dict[str, str]:
     return {**os.environ, "SAESCOPE_HOME": str(home), "DATABASE_URL": database_url, "PORT": "0",
             "SAESCOPE_DEMO": "false", "SAESCOPE_POLL_S": "0.1", "SAESCOPE_WORKER_THREADS": "1",
-            "SAESCOPE_STEERS_PER_MINUTE": "100000", **more}
+            "SAESCOPE_PAGE_WORKERS": "1", "SAESCOPE_STEERS_PER_MINUTE": "100000", **more}
 
 
 def make_token(home: Path, database_url: str = "") -> str:

@@ -88,8 +88,9 @@ def train(home: Path, *options: str) -> None:
 def commands(home: Path, *commands: Sequence[str]) -> None:
     """Carry out commands of `saescope` in a workspace, in one process: importing takes longer than a small command."""
     code = ("import json, sys; from sae.cli.ending import end_at_once; from sae.cli.main import app\n"
-            "commands = json.loads(sys.argv[1])\n"
-            "end_at_once(lambda: sys.exit(any([app(words, standalone_mode=False) for words in commands])))")
+            "def run():\n"
+            "    for words in json.loads(sys.argv[1]): assert not app(words, standalone_mode=False)\n"
+            "end_at_once(run)")
     subprocess.run([sys.executable, "-c", code, json.dumps(commands)], env=_environment(home), check=True, timeout=280,
                    stdout=subprocess.DEVNULL)
 
@@ -103,7 +104,8 @@ def until(holds: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def _environment(home: Path) -> dict[str, str]:
-    return {**os.environ, "SAESCOPE_HOME": str(home), "PORT": "0", "SAESCOPE_DEMO": "false"}
+    return {**os.environ, "SAESCOPE_HOME": str(home), "PORT": "0", "SAESCOPE_DEMO": "false",
+            "SAESCOPE_PAGE_WORKERS": "1"}
 
 
 def _announced(process: subprocess.Popen[str], home: Path) -> Server:
@@ -126,8 +128,10 @@ def page(browser: Browser) -> Iterator[Page]:
     assert problems == []
 
 
-def artefacts() -> Path:
-    """Where screenshots are kept for people to look at."""
+def picture(page: Page, name: str, full: bool = True) -> None:
+    """Keep a picture of the page for people to look at, if `SAESCOPE_TEST_PICTURES` asks for it: drawing takes long."""
+    if not os.environ.get("SAESCOPE_TEST_PICTURES"):
+        return
     folder = Path("test-artifacts")
     folder.mkdir(exist_ok=True)
-    return folder
+    page.screenshot(path=folder / name, full_page=full, **({"quality": 70} if name.endswith(".jpg") else {}))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.conftest import Server, artefacts
+from tests.browser.conftest import Server, picture
 from tests.unit.sae.formats import saes
 
 pytestmark = pytest.mark.browser
@@ -20,7 +20,7 @@ def test_an_upload_becomes_an_sae(browser: Browser, server: Server, tmp_path: Pa
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     server.sign_in(page)
     page.goto(f"{server.address}/admin/import")
-    page.screenshot(path=artefacts() / "add-sae.png", full_page=True)
+    picture(page, "add-sae.png")
     page.set_input_files("#f-files", weights)
     page.click("#start")
 
@@ -28,10 +28,10 @@ def test_an_upload_becomes_an_sae(browser: Browser, server: Server, tmp_path: Pa
     expect(page.get_by_role("alert").first).to_contain_text("Some facts are missing from it")
     expect(page.locator("#help-files")).to_contain_text("tensors.safetensors")
     expect(page.locator(".form-aside")).to_contain_text("bare tensors")
-    page.screenshot(path=artefacts() / "add-sae-asks.png", full_page=True)
+    picture(page, "add-sae-asks.png")
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.screenshot(path=artefacts() / "add-sae-narrow.png", full_page=True)
+    picture(page, "add-sae-narrow.png")
     page.set_viewport_size({"width": 1280, "height": 900})
     page.fill("#f-model", "demo")
     page.fill("#f-hook", "blocks.2.hook_resid_post")
@@ -47,7 +47,7 @@ def test_an_upload_becomes_an_sae(browser: Browser, server: Server, tmp_path: Pa
     page.get_by_role("link", name="Open demo/mine").click(timeout=120_000)
     expect(page.get_by_role("heading", name="Origin")).to_be_visible()
     expect(page.locator("main")).to_contain_text("bare tensors (W_enc and W_dec)")
-    page.screenshot(path=artefacts() / "added-sae.png", full_page=True)
+    picture(page, "added-sae.png")
     page.get_by_role("link", name="Browse latents").click()
     expect(page.locator("table tbody tr").first).to_be_visible()
     page.context.close()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, Request, expect
+from playwright.sync_api import Page, Request, expect
 
-from tests.browser.conftest import Server, artefacts, serving
+from tests.browser.conftest import Server, picture, train, until
 
 pytestmark = pytest.mark.browser
 
@@ -36,7 +35,7 @@ _RAW = r"""() => {
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Server]:
+def hostile(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Server:
     """The program with an SAE of hostile text, in files with hostile names."""
     folder = tmp_path_factory.mktemp("text")
     files = {
@@ -47,8 +46,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Itera
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8", newline="")
     (folder / "binary.txt").write_bytes(b"\0" * 3000)
-    with serving(tmp_path_factory.mktemp("home"), "--text", str(folder), "--name", "hostile", *SMALL) as server:
-        yield server
+    train(server.home, "--text", str(folder), "--name", "hostile", *SMALL)
+    until(lambda: httpx.get(f"{server.address}{SAE}/latents.json").is_success)  # it looks for SAEs every few seconds
+    return server
 
 
 def test_hostile_text_is_shown_and_does_nothing(page: Page, hostile: Server) -> None:
@@ -73,12 +73,13 @@ def test_hostile_text_is_shown_and_does_nothing(page: Page, hostile: Server) -> 
         response = page.goto(hostile.address + path)
         assert response is not None
         assert response.status == 200, path
+        expect(page.locator("main")).not_to_contain_text("asking the model worker", timeout=60_000)
         assert "owned" not in page.title(), path
         assert page.locator("img[onerror], b[onmouseover], script:not([src])").count() == 0, path
         assert page.evaluate(_RAW) == [], path
         assert page.evaluate("document.documentElement.scrollWidth") <= 1280, path
         seen += page.locator("main").inner_text()
-    page.screenshot(path=artefacts() / "hostile.png")
+    picture(page, "hostile.png", full=False)
     for shown in ("<script>", "{{ 7*7 }}", "⟨202E⟩reversed⟨202C⟩", "日本語", "🙂", "⟨1B⟩[31mred", "tab→end", "⟨0D⟩↵",
                   "nul⟨00⟩"):
         assert shown in seen, shown

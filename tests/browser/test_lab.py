@@ -12,7 +12,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser.conftest import Server, artefacts
+from tests.browser.conftest import Server, picture
 
 pytestmark = pytest.mark.browser
 
@@ -107,7 +107,7 @@ def test_sliders_keep_their_meaning_and_drive_the_run(page: Page, server: Server
              ("baseline", "steered", "control", "baseline.2", "steered.2", "control.2")}
     assert len(set(texts.values())) == 6
     expect(page.locator(".kl svg[role=img]")).to_be_visible()
-    page.screenshot(path=artefacts() / "lab.png", full_page=True)
+    picture(page, "lab.png")
 
 
 def test_a_token_shows_its_alternatives_by_click_and_by_keyboard(
@@ -190,7 +190,7 @@ def test_a_sweep_opens_its_texts_and_leads_to_a_strength(page: Page, server: Ser
     assert "▸" in rows.nth(3).locator("summary > *").first.evaluate(sign), "a row looks as if it opens"
     rows.nth(3).locator("summary").click()
     expect(rows.nth(3).locator("a.t").first).to_be_visible()
-    page.screenshot(path=artefacts() / "sweep.png", full_page=True)
+    picture(page, "sweep.png")
     rows.nth(3).get_by_role("link", name="steer with 3").click()
     expect(page.locator("[name=strength]")).to_have_value("3")
 
@@ -278,7 +278,7 @@ def test_a_killed_worker_is_told_of_and_the_next_request_works(
     expect(page.locator("#steered a.t, #steered span.t").nth(16)).to_be_visible(timeout=RUN_MS)
     os.kill(worker_of(server), signal.SIGKILL)
     expect(page.locator(".steer-status")).to_contain_text("The model worker stopped", timeout=RUN_MS)
-    page.screenshot(path=artefacts() / "worker-gone.png")
+    picture(page, "worker-gone.png", full=False)
     settings(page, {"length": "8", "samples": "1"})
     run(page)
     done(page)
@@ -297,7 +297,7 @@ def test_from_the_inspector_to_the_steering_page(page: Page, server: Server) -> 
     expect(page.locator(".ranked thead")).to_contain_text("bits")
     page.locator(".ranked [data-card]").first.hover()
     expect(page.locator("#latent-card")).to_contain_text("1 in")
-    page.screenshot(path=artefacts() / "inspect.png", full_page=True)
+    picture(page, "inspect.png")
     page.get_by_role("link", name="shade text", exact=True).first.click()
     expect(page.get_by_text("shaded by latent")).to_be_visible()
     boxes = page.locator(".ranked input[type=checkbox]")
@@ -343,7 +343,7 @@ def test_a_phone_shows_the_contexts_of_ranked_latents(browser: Browser, server: 
         assert shade is not None
         assert context["width"] > 100
         assert shade["x"] + shade["width"] <= 390 - 12
-        page.screenshot(path=artefacts() / "inspect-phone.png", full_page=True)
+        picture(page, "inspect-phone.png")
     page.close()
 
 
@@ -368,5 +368,5 @@ def test_the_lab_fits_and_can_be_read(
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
         ratio, text = page.evaluate(_CONTRAST)
         assert ratio >= 4.5, f"{name}: {text!r} has a contrast of {ratio:.2f}"
-        page.screenshot(path=artefacts() / f"{name}-{width}-{scheme}.png", full_page=True)
+        picture(page, f"{name}-{width}-{scheme}.png")
     context.close()

@@ -10,7 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.browser.conftest import SMALL, Server, artefacts, commands
+from tests.browser.conftest import SMALL, Server, commands, picture
 
 pytestmark = pytest.mark.browser
 
@@ -114,12 +114,13 @@ def test_every_page_fits_and_axe_finds_nothing(
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
     server.sign_in(page)
+    axe, asked = Axe(), {"resultTypes": ["violations"]}
     for name, path in (paths | ADMIN | {"list": a_list(page, server)}).items():
         visit(page, server, name, path, width)
-        page.screenshot(path=artefacts() / f"{name}-{width}-{scheme}.jpg", quality=70, type="jpeg", full_page=True)
+        picture(page, f"{name}-{width}-{scheme}.jpg")
         if spared is None or name in spared:
             continue
-        answer = Axe().run(page, {"exclude": [[ROWS_ALIKE]]})
+        answer = axe.run(page, {"exclude": [[ROWS_ALIKE]]}, asked)
         found += [f"{name}: {rule['id']}: {node['html'][:120]}" for rule in answer.response["violations"]
                   for node in rule["nodes"][:3]]
     context.close()

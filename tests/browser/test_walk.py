@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Server, artefacts
+from tests.browser.conftest import Server, picture
 
 pytestmark = pytest.mark.browser
 
@@ -48,7 +48,7 @@ def walk(page: Page, server: Server, name: str) -> None:
     assert baseline
     assert steered
     assert baseline != steered
-    page.screenshot(path=artefacts() / "steer.png")
+    picture(page, "steer.png", full=False)
 
     server.sign_in(page)
     page.goto(server.address + "/admin/train")
@@ -62,6 +62,6 @@ def walk(page: Page, server: Server, name: str) -> None:
     page.get_by_role("button", name="Start the run").click()
     expect(page).to_have_url(re.compile(r"/runs/train-"))
     expect(page.get_by_text("succeeded").first).to_be_visible(timeout=RUN_MS)
-    page.screenshot(path=artefacts() / "run.png")
+    picture(page, "run.png", full=False)
     page.goto(f"{server.address}/demo/{name}")
     expect(page.get_by_role("link", name="Browse latents")).to_be_visible()

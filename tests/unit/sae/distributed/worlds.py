@@ -11,10 +11,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tests.runs import CONTEXT
+
 
 def in_processes(work: Callable[..., Any], world: int, folder: Path, *args: Any) -> list[Any]:
     """Return what `work(*args)` returned (tensors, numbers, lists, dicts) in every process of a world, by rank."""
-    mp.spawn(_process, (work, world, str(folder), args), nprocs=world)  # type: ignore[no-untyped-call]
+    mp.start_processes(  # type: ignore[no-untyped-call]
+        _process, (work, world, str(folder), args), nprocs=world, start_method=CONTEXT.get_start_method())
     return [torch.load(folder / f"result{rank}.pt", weights_only=True) for rank in range(world)]
 
 
