@@ -7,8 +7,9 @@
 The language model has GPT-2 small's shape (D = 768, 12 layers, V = 50,257) and random weights; the site is the
 residual stream before layer 8.  The SAE is BatchTopK with L = 12,288 and k = 32, batches of 4,096, in contexts of 128
 tokens.  Ours is the whole command in a fresh process with everything but the index, which SAELens does not have:
-imports, the check of the model, tokenising, the language model, training, calibration and evaluation (FVU, ΔCE).  A
-second command then builds the index.  SAELens 6.54.12 runs in its own environment, with autocast of model and SAE,
+imports, the check of the model, tokenising, the language model, training, calibration and evaluation on held-out text
+(8,192 tokens for θ, as many for FVU, and 2,048 for ΔCE).  Both count a latent as dead after as many tokens, which a
+run of this length does not reach.  A second command then builds the index.  SAELens 6.54.12 runs in its own environment, with autocast of model and SAE,
 on tokens that are ready, and does not evaluate: its time counts from its import to its saved SAE.
 """
 
@@ -33,7 +34,8 @@ from benchmarks._report import bar, bars_table, emit, table, write
 from sae.data.corpus import Corpus
 
 TOKENS, CONTEXT, LAYER, N_LATENTS, K, BATCH = 131_072, 128, 8, 12_288, 32, 4096
-BUFFER, INDEX_TOKENS = 65_536, 65_536
+BUFFER, INDEX_TOKENS, EVAL_TOKENS, CE_TOKENS = 65_536, 65_536, 8192, 2048
+DEAD_TOKENS = 1000 * BATCH  # SAELens' window is 1,000 steps
 Figures = dict[str, Any]
 
 
@@ -79,7 +81,8 @@ def ours(folder: Path) -> Figures:
         "train", "--model", str(folder / "model"), "--text", "stdlib", "--layer", str(LAYER),
         "--site", "hook_resid_pre",
         "--n-latents", str(N_LATENTS), "--k", str(K), "--tokens", str(TOKENS), "--batch-tokens", str(BATCH),
-        "--buffer-tokens", str(BUFFER), "--context-length", str(CONTEXT), "--name", "bench", "--no-index"])
+        "--buffer-tokens", str(BUFFER), "--context-length", str(CONTEXT), "--dead-after-tokens", str(DEAD_TOKENS),
+        "--eval-tokens", str(EVAL_TOKENS), "--ce-tokens", str(CE_TOKENS), "--name", "bench", "--no-index"])
     sae = next(home.glob("saes/*/bench/sae.json")).parent
     index = _watched(home, ["index", "--sae", f"{sae.parent.name}/bench", "--index-tokens", str(INDEX_TOKENS)])
     lines = next((home / "runs").glob("train-*/progress.jsonl")).read_text().splitlines()
