@@ -9,8 +9,9 @@ residual stream before layer 8.  The SAE is BatchTopK with L = 12,288 and k = 32
 tokens.  Ours is the whole command in a fresh process with everything but the index, which SAELens does not have:
 imports, the check of the model, tokenising, the language model, training, calibration and evaluation on held-out text
 (8,192 tokens for θ, as many for FVU, and 2,048 for ΔCE).  Both count a latent as dead after as many tokens, which a
-run of this length does not reach.  A second command then builds the index.  SAELens 6.54.12 runs in its own environment, with autocast of model and SAE,
-on tokens that are ready, and does not evaluate: its time counts from its import to its saved SAE.
+run of this length does not reach.  A second command then builds the index.  SAELens 6.54.12 runs in its own
+environment, with autocast of model and SAE, on tokens that are ready, and does not evaluate: its time counts from its
+import to its saved SAE.
 """
 
 from __future__ import annotations
