@@ -111,6 +111,7 @@ ELSEWHERE = {
     "sae/formats/writers/parquet.py": "tests/unit/sae/cli/test_export.py",
     "sae/formats/writers/saedashboard.py": "tests/unit/sae/formats/dashboards/test_import_dashboard.py",
     "sae/formats/writers/saescope.py": "tests/unit/sae/formats/test_round_trip.py",
+    "sae/kernels/threads.py": "tests/unit/sae/lm/test_fast_reader.py",
     "sae/lm/conformance/opening.py": "tests/unit/sae/lm/conformance/test_check.py",
     "sae/lm/device.py": "tests/unit/sae/lm/test_bridge.py",
     "sae/lm/library_config.py": "tests/unit/sae/lm/test_model_info.py",

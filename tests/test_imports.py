@@ -120,8 +120,8 @@ PLAN: dict[str, str] = {
         "sae.errors "
         "sae.steering sae.store",
     "app.pages.api":
-        "app.db app.access app.library app.web app.worker app.pages app.pages.find app.pages.runs app.pages.explore "
-        "app.pages.inspect app.pages.lists app.pages.steer sae.errors sae.steering",
+        "app.db app.access app.library app.jobs app.web app.worker app.pages app.pages.find app.pages.runs "
+        "app.pages.explore app.pages.inspect app.pages.lists app.pages.steer sae.errors sae.steering sae.explain",
     "app.page_workers": "app.settings app.db app.web app.access app.library app.pages app.pages.explore",
     "app.main":
         "app.resources app.settings app.db app.web app.access app.servers app.library app.jobs app.jobs.launchers "

@@ -10,9 +10,7 @@ from typing import Any
 from sqlalchemy import String, false
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.tables import Base
-
-PASSING = {"info": {"passing": True}}
+from app.db.tables import PASSING, Base
 
 
 class Server(Base):

@@ -27,7 +27,8 @@ OPEN = {
 }
 # Steering, inspecting and measuring effects change nothing but their own stored results, and readers with a link may
 # do them; they are bounded by a rate limit and by the model worker's queue.
-OPEN_PREFIX = ("/steer", "/inspect", "/effects", "/api/steer", "/api/inspect", "/api/search")
+OPEN_PREFIX = ("/steer", "/inspect", "/effects", "/api/steer", "/api/inspect", "/api/search",
+               "/api/effects")
 
 
 def _routes(router: Any, prefix: str = "") -> Iterator[tuple[str, APIRoute]]:

@@ -45,7 +45,7 @@ def test_the_rows_do_not_depend_on_the_parts(
 
 def test_a_killed_part_resumes_and_a_finished_one_is_kept(tmp_path: Path) -> None:
     lm, sae, corpus = ToyModel(), toy_sae(), toy_corpus(300)
-    with mock.patch.object(scan, "SHARD_TOKENS", 256):
+    with mock.patch.object(scan, "SHARD_TOKENS", 256), mock.patch.object(scan, "SAVE_S", 0):
         def run(number: int, after: int = 10**9) -> None:
             seen = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def peak(spec: TrainSpec, width: int, triton: bool) -> int:
         trainer = SAETrainer(spec, start, torch.device("cuda"))
         generator = torch.Generator().manual_seed(0)
         for _ in range(2):
+            gc.collect()  # the interpreter of Triton leaves cycles behind
             counted.peak = counted.live
             trainer.step(torch.randn(spec.batch_tokens, width, generator=generator).to("cuda"), 0.01)
     return counted.peak
