@@ -120,9 +120,9 @@ def test_a_good_explanation_of_a_single_token_scores_well(indexed: Workspace, se
 def test_killed_at_any_moment_it_resumes_without_paying_twice(indexed: Workspace) -> None:  # noqa: F811
     concurrency = 2
     with chat_server(brain, delay_s=0.03) as server:
-        folder = by_endpoint(indexed, server, latents="densest:24", concurrency=concurrency)
+        folder = by_endpoint(indexed, server, latents="densest:14", concurrency=concurrency)
         stored: set[str] = set()
-        for n_before in (1, 25):
+        for n_before in (1, 15):
             process = begin(folder.path)
             wait_for(process, lambda n=n_before: len(server.served) >= n)
             process.kill()
@@ -144,7 +144,7 @@ def test_killed_at_any_moment_it_resumes_without_paying_twice(indexed: Workspace
         shutil.copytree(indexed.root / "builds", other.root / "builds")
         shutil.copytree(indexed.root / "saes", other.root / "saes")
         results.results_path(other.sae(SAE)).unlink()
-        assert execute(by_endpoint(other, server, latents="densest:24"), other) == EXIT_OK
+        assert execute(by_endpoint(other, server, latents="densest:14"), other) == EXIT_OK
     at_once = records(other)
     assert {(e.latent, e.text) for e in in_parts[0]} == {(e.latent, e.text) for e in at_once[0]}
     assert len(in_parts[0]) == len(at_once[0])
