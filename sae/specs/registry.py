@@ -217,5 +217,5 @@ def as_text(value: Any) -> str:
 
 def demo_spec() -> TrainSpec:
     """Return the run that an empty workspace starts automatically: about 80 seconds on two cores."""
-    return TrainSpec(name="2-res-batchtopk-4k", tokens=1_400_000, reuse=3, eval_tokens=32_768, ce_tokens=8_192,
+    return TrainSpec(name="2-res-batchtopk-4k", tokens=1_200_000, reuse=3, eval_tokens=32_768, ce_tokens=8_192,
                      index_tokens=200_000)

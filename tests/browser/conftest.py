@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 SMALL = ["--n-latents", "512", "--k", "16", "--tokens", "80000", "--batch-tokens", "1024", "--buffer-tokens", "40960",
@@ -60,9 +61,8 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def serving(home: Path, *options: str) -> Iterator[Server]:
-    """`saescope serve` on a workspace with one small SAE, which the command line trains with these options."""
-    train(home, *options)
+def serving(home: Path) -> Iterator[Server]:
+    """`saescope serve` on a workspace."""
     command = [sys.executable, "-c", "from app.cli import main; main()", "serve"]
     with open(home / "serve.log", "w") as log:
         process = subprocess.Popen(command, env=_environment(home), stdout=subprocess.PIPE, stderr=log, text=True)
@@ -75,8 +75,18 @@ def serving(home: Path, *options: str) -> Iterator[Server]:
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Server]:
-    """The program with an SAE of the standard library's text."""
-    with serving(tmp_path_factory.mktemp("home"), *SMALL) as server:
+    """The program with an SAE of the standard library's text, which one of the processes of the tests trains."""
+    home = tmp_path_factory.mktemp("home")
+    if run := os.environ.get("PYTEST_XDIST_TESTRUNUID"):
+        shared = tmp_path_factory.getbasetemp().parent / f"home-{run}"
+        with FileLock(f"{shared}.lock"):
+            if not shared.exists():
+                train(home, *SMALL)
+                home.rename(shared)
+        shutil.copytree(shared, home)
+    else:
+        train(home, *SMALL)
+    with serving(home) as server:
         yield server
 
 
