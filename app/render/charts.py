@@ -279,8 +279,7 @@ def _axes(frame: Frame, x_axis: Axis, y_axis: Axis) -> str:
         at = y_axis(y)
         parts.append(f'<line class="c-grid" x1="0" x2="100%" y1="{at}" y2="{at}"/>')
         parts.append(f'<text x="-5" y="{at + 4}" text-anchor="end">{escape(frame.y_tick(y))}</text>')
-    x_ticks = x_axis.ticks(max(2, (frame.width - _LEFT) // 70))
-    for i, x in enumerate(x_ticks):
+    for i, x in enumerate(x_ticks := x_axis.ticks(max(2, (frame.width - _LEFT) // 70))):
         at = x_axis(x)
         odd = ' class="c-odd"' if i % 2 and len(x_ticks) > 4 else ""  # narrow charts leave out every second of many
         parts.append(f'<line class="c-axis" x1="{at}%" x2="{at}%" y1="{base}" y2="{base + 4}"/>')
