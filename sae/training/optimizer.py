@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from sae.distributed import Group
 from sae.kernels.device import on_gpu
@@ -54,12 +54,9 @@ class SAEOptimizer:
                 self.adam.step()
             return
         remove_parallel_(_grad(W_dec), W_dec.data)
-        if W_dec.device.type == "cpu":
-            self._scale_in_adam()
-        else:
-            self._clip(self.weights)
-            if self.rule:
-                self._clip(self.rule)
+        self._clip(self.weights)
+        if self.rule:
+            self._clip(self.rule)
         self.adam.step()
         normalize_(W_dec.data)
 
@@ -79,24 +76,13 @@ class SAEOptimizer:
                     self.adam.state[parameter][moment][latents_M] = 0.0
 
     def _clip(self, parameters: Mapping[str, Parameter]) -> None:
-        scale = self._scale(parameters)
-        for parameter in parameters.values():
-            _grad(parameter).mul_(scale)
-
-    def _scale(self, parameters: Mapping[str, Parameter]) -> Tensor:
-        """Return the factor that clips the gradients of these parameters, at most 1."""
         norm = _norm({name: _grad(p) for name, p in parameters.items()}, self.group)
-        return (self.clip_norm / (norm + _CLIP_EPS)).clamp(max=1.0)
-
-    def _scale_in_adam(self) -> None:
-        """Let Adam clip the weights' gradients as it reads them, which saves a pass over the two large matrices."""
-        scale = self._scale(self.weights)
-        if self.rule:
-            factor = self._scale(self.rule) / scale
-            for parameter in self.rule.values():
-                _grad(parameter).mul_(factor)
-        # Adam divides by it.
-        self.adam.grad_scale = None if scale == 1 else 1 / scale  # type: ignore[attr-defined]
+        if norm.device.type != "cpu":  # no branch waits for a GPU
+            scale = (self.clip_norm / (norm + _CLIP_EPS)).clamp(max=1.0)
+            for parameter in parameters.values():
+                _grad(parameter).mul_(scale)
+        elif norm > self.clip_norm:
+            clip_grads_with_norm_(parameters.values(), self.clip_norm, norm)
 
     def _step_rows(self, lr: float, number: int) -> None:
         """Take the whole step of the weights in the kernels' passes over rows; a bias is a row's, or a row itself."""
