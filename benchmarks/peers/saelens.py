@@ -11,12 +11,8 @@ It runs in the environment of `saelens.txt`, which does not have saescope.
 initial values that differ from SAELens' own are b_dec (a list) and fill (parameter -> number).
 """
 
-import json
 import os
-import resource
-import sys
 import time
-from pathlib import Path
 
 os.environ.update(WANDB_MODE="disabled", HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
 
@@ -25,14 +21,7 @@ import torch
 from sae_lens.config import SAETrainerConfig
 from sae_lens.registry import get_sae_training_class
 from sae_lens.training.sae_trainer import SAETrainer
-
-
-def peak_mb() -> float:
-    """Return this program's peak resident memory in MB (`ru_maxrss` would include its parent's)."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+from worker import peak_mb, serve
 
 
 def batches(x_ND: torch.Tensor, size: int, seed: int):
@@ -89,18 +78,5 @@ class Worker:
 IMPORTED_MB = peak_mb()
 
 
-def main() -> None:
-    answers, sys.stdout = sys.stdout, sys.stderr  # the library's own output must not mix with the answers
-    worker = Worker()
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "make" in request:
-            answer = worker.make(request["make"], request["data"], request["device"])
-        else:
-            ((name, value),) = request.items()
-            answer = getattr(worker, name)(value)
-        print(json.dumps(answer), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Worker())

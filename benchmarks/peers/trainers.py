@@ -12,21 +12,14 @@ of the gradient, Adam, and unit norms.
 """
 
 import contextlib
-import json
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
+from worker import peak_mb, serve
 
 sys.modules["torchvision"] = None  # type: ignore[assignment]  # nnsight brings it, in a build for another torch
-
-
-def peak_mb() -> float:
-    """Return this program's peak resident memory in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def dictionary_learning(asked: dict, x_ND: torch.Tensor, device: str):
@@ -82,18 +75,5 @@ class Worker:
         return {"peak_mb": peak_mb(), "imported_mb": self.imported_mb}
 
 
-def main() -> None:
-    answers, sys.stdout = sys.stdout, sys.stderr  # the libraries' own output must not mix with the answers
-    worker = Worker()
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "make" in request:
-            answer = worker.make(request["make"], request["data"], request["device"])
-        else:
-            ((name, value),) = request.items()
-            answer = getattr(worker, name)(value)
-        print(json.dumps(answer), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Worker())

@@ -29,17 +29,19 @@ import torch
 from torch import Tensor
 
 from sae.autoencoder.artefact import Autoencoder
+from sae.data.activations import forward_rows
 from sae.data.corpus import Corpus
 from sae.data.left_out import NOTHING, LeftOut
 from sae.errors import UserError
-from sae.evaluation.parallel_rows import parallel_rows
 from sae.evaluation.substitution import ABLATIONS, recovered, substitution_sums
 from sae.kernels.codes import Codes
 from sae.kernels.device import wide
 from sae.kernels.select import batch_topk
 from sae.kernels.threshold import kth_largest
 from sae.lm.bridge import LanguageModel
+from sae.lm.fast_reader import reader
 
+_MANY_TOKENS = 8192  # from which the choice of a reader takes less time than it saves
 Progress = Callable[[int, int], None]  # called with tokens done and tokens in total; may raise to stop
 
 
@@ -75,7 +77,8 @@ def counted_rows(
     The activations of several sites are concatenated.
     """
     total, done = counted_tokens(corpus, contexts), 0
-    for rows_NW in parallel_rows(lm, corpus, contexts, hooks, left_out):
+    read = reader(lm, hooks) if total >= _MANY_TOKENS else None
+    for rows_NW in forward_rows(lm, corpus, contexts, hooks, include_bos=False, read=read, left_out=left_out):
         done += len(rows_NW)
         if progress:
             progress(min(done, total), total)

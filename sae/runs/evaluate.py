@@ -111,7 +111,7 @@ class Piece:
 
     @property
     def cost(self) -> float:
-        """The share of the run's time."""
+        """Return the share of the run's time."""
         entry = ENTRIES[self.measure]
         return entry.seconds / (_ANCHOR_SHARE if self.number == RANDOM_PIECE and entry.sizes else 1)
 

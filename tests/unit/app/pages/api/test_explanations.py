@@ -8,21 +8,11 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from app.access import accounts
 from tests.unit.app.conftest import BATCH
 from tests.unit.app.pages.system.browsers import add_user, sign_in
 
 SAE = f"/api/saes/{BATCH}"
 PLACE = f"{SAE}/latents/3/explanations"
-
-
-@pytest.fixture
-def boss(browsable: TestClient) -> TestClient:
-    state = browsable.app.state  # type: ignore[attr-defined]
-    with state.sessions() as db:
-        user = accounts.set_password(db, "ada", "correct horse")
-        browsable.cookies.set(accounts.COOKIE, accounts.open_session(db, user, state.settings))
-    return browsable
 
 
 def test_an_explanation_is_written_chosen_and_deleted(boss: TestClient) -> None:

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
 from fastapi.testclient import TestClient
 
-from app.access import accounts
 from app.jobs import queue
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import BATCH, TOP
 
 PLACE = f"/api/saes/{BATCH}"
-
-
-@pytest.fixture
-def boss(browsable: TestClient) -> TestClient:
-    state = browsable.app.state  # type: ignore[attr-defined]
-    with state.sessions() as db:
-        user = accounts.set_password(db, "ada", "correct horse")
-        browsable.cookies.set(accounts.COOKIE, accounts.open_session(db, user, state.settings))
-    return browsable
 
 
 def test_an_sae_is_annotated_hidden_renamed_and_deleted(boss: TestClient, workspace: Workspace) -> None:

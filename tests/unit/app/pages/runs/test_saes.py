@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from fastapi.testclient import TestClient
 
-from app.access import accounts
 from app.db.tables import Inspection, SteerRun
 from app.jobs import queue
 from app.library import labels
@@ -16,18 +15,15 @@ PAGES = ("", "/latents", "/tokens", "/3", ".json", "/labels.json")
 
 
 @pytest.fixture
-def boss(browsable: TestClient) -> TestClient:
+def boss(boss: TestClient) -> TestClient:
     """An administrator before a program with two SAEs, with labels and stored texts of the first."""
-    state = browsable.app.state  # type: ignore[attr-defined]
-    with state.sessions() as db:
-        user = accounts.set_password(db, "ada", "correct horse")
-        browsable.cookies.set(accounts.COOKIE, accounts.open_session(db, user, state.settings))
+    with boss.app.state.sessions() as db:  # type: ignore[attr-defined]
         labels.save(db, BATCH, 3, "ada", text="braces")
         labels.save(db, TOP, 4, "ada", text="stays")
         db.add(SteerRun(id="steer-1", sae_id=BATCH, request=_request(BATCH), state="stopped"))
         db.add(Inspection(id="i1", request={"sae": BATCH, "text": f"about {BATCH}"}))
         db.commit()
-    return browsable
+    return boss
 
 
 def _request(sae_id: str) -> dict[str, object]:
