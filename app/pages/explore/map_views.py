@@ -96,7 +96,7 @@ def _by_cluster(
     rest = int(size_C[len(shown):].sum())
     legend = [Entry(f"c{c}", names[c], int(size_C[c]), c) for c in shown]
     return Look(Colours(np.minimum(cluster_N, len(shown)), css, labels),
-                [*legend, *([Entry("c-none", f"{len(size_C) - len(shown)} smaller clusters", rest)] if rest else [])])
+                [*legend, *([Entry("c-none", f"{len(size_C) - len(shown):,} smaller clusters", rest)] if rest else [])])
 
 
 _named: WeakKeyDictionary[Build, tuple[int, list[str]]] = WeakKeyDictionary()  # with a hash of the explanations

@@ -62,6 +62,8 @@ def test_a_comparison(browsable: TestClient, workspace: Workspace, view: str, a:
     page = browsable.get(f"/compare?a={a}&b={b}&view={view}").text
     figures = page[page.index("MMCS of"):]
     assert figures.index(mmcs) < figures.index("0.520" if mmcs == "0.410" else "0.410")
+    for one in (a, b):
+        assert f"alive latents of {one.partition('/')[2]}</dt><dd>160 of 160" in figures
     assert f'href="/{a}/' in page
     assert f'href="/{b}/' in page
 
