@@ -32,13 +32,13 @@ from typing import Any
 import httpx
 import psutil
 
-from app.jobs.launchers.local import yield_to_pages
 from benchmarks._report import bar, emit, table
 from benchmarks.pages import Connection, _plain, serving
 from benchmarks.wide import memory_mb, server_processes
 from sae.runs.folder import RunFolder
 from sae.specs.registry import parse_spec
 from sae.workspace.paths import Workspace
+from sae.workspace.priority import RUN, yield_processor
 
 SAE = "demo/load"
 TRAIN: dict[str, Any] = {
@@ -62,7 +62,7 @@ def _run(home: Path, run_id: str, kind: Any, values: dict[str, Any]) -> subproce
     with open(folder.log, "ab") as log:
         process = subprocess.Popen([sys.executable, "-m", "sae", "run", str(folder.path)], stdout=log, stderr=log,
                                    env={**os.environ, "SAESCOPE_HOME": str(home)}, start_new_session=True)
-    yield_to_pages(process.pid)
+    yield_processor(process.pid, RUN)
     return process
 
 
