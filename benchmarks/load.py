@@ -47,6 +47,7 @@ TRAIN: dict[str, Any] = {
 READING_S = 5.0  # on average, for a page
 SLOW = 40  # clients that send a head slowly, and as many that do not read
 FOLLOWERS = 300  # event streams of one run; the server refuses some of them
+UNRULY = "127.0.3.1"  # the address of all clients that misbehave
 WORDS = ("self", "return", "import", "raise", "error", "list")
 
 
@@ -97,6 +98,11 @@ class Load:
     def going(self) -> bool:
         return time.monotonic() < self.ends
 
+    def client(self, address: str) -> httpx.AsyncClient:
+        """Return a client with this address and any number of connections."""
+        transport = httpx.AsyncHTTPTransport(local_address=address, limits=httpx.Limits(max_connections=None))
+        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=120, transport=transport)
+
     async def guarded(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do something until the end of the load; an error is counted, and the work begins again."""
         while self.going:
@@ -111,13 +117,23 @@ class Load:
         """Read pages over one connection, which the server closes after five idle seconds."""
         chance = random.Random(number)
         await asyncio.sleep(chance.random() * READING_S)
-        connection, since = await Connection.open(self.port), time.monotonic()
+        address = f"127.0.1.{1 + number % 250}"
+        connection, since = await Connection.open(self.port, address), time.monotonic()
         try:
             while self.going:
                 if time.monotonic() - since > 4:
                     connection.writer.close()
-                    connection = await Connection.open(self.port)
-                _, seconds = await connection.get(_page(chance))
+                    connection = await Connection.open(self.port, address)
+                page = _page(chance)
+                try:
+                    _, seconds = await connection.get(page)
+                except (asyncio.IncompleteReadError, ConnectionError) as error:
+                    if isinstance(error, asyncio.IncompleteReadError) and error.partial:
+                        raise
+                    connection.writer.close()  # closed before the request was read: asked again, as browsers do
+                    self.counts["requests repeated on a new connection"] += 1
+                    connection = await Connection.open(self.port, address)
+                    _, seconds = await connection.get(page)
                 self.pages.append(seconds)
                 since = time.monotonic()
                 await asyncio.sleep(min(chance.expovariate(1 / READING_S), max(0.0, self.ends - since)))
@@ -127,7 +143,7 @@ class Load:
     async def steering(self, number: int) -> None:
         """Steer, follow the events to the end and read the result."""
         chance = random.Random(1000 + number)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=120, trust_env=False) as client:
+        async with self.client(f"127.0.2.{1 + number % 250}") as client:
             while self.going:
                 started = await client.post("/api/steer", json={
                     "latents": [{"sae": SAE, "latent": chance.choice(self.latents), "strength": 3}],
@@ -146,7 +162,7 @@ class Load:
 
     async def slow_head(self) -> None:
         """Send the head of a request byte by byte until the server closes the connection."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=(UNRULY, 0))
         try:
             for byte in b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: " + b"x" * 10_000:
                 writer.write(bytes([byte]))
@@ -166,6 +182,7 @@ class Load:
         """Ask for large pages and read none of the answers."""
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.bind((UNRULY, 0))
         connection.setblocking(False)
         loop = asyncio.get_running_loop()
         with connection:
@@ -178,9 +195,7 @@ class Load:
 
     async def followers(self) -> None:
         """Follow one steering run many times at once."""
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=120, limits=limits,
-                                     trust_env=False) as client:
+        async with self.client(UNRULY) as client:
             started = await client.post("/api/steer", json={
                 "latents": [{"sae": SAE, "latent": self.latents[0], "strength": 3}], "prompt": "class A",
                 "length": 200})
@@ -198,7 +213,7 @@ class Load:
 
     async def oversized(self) -> None:
         """Send too large heads and bodies, which must be refused."""
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=60, trust_env=False) as client:
+        async with self.client(UNRULY) as client:
             for name, method, path, more, wanted in (
                     ("head", "GET", "/", {"headers": {"X-Large": "x" * 600_000}}, (400, 431)),
                     ("body", "POST", "/api/steer", {"content": b"{" + b" " * 4_000_000}, (413,))):
