@@ -16,6 +16,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 _PRELOAD = ["sae.lm.bridge", "sae.training.loop", "sae.evaluation.metrics", "sae.index.build", "sae.cli.main",
+            "app.worker.queue", "app.worker.engine", "app.page_workers.process",  # for tests.forked_modules
             "tests.runs"]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(_PRELOAD)
