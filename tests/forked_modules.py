@@ -1,4 +1,4 @@
-"""Model workers and page workers that start in milliseconds, forked by a process that has imported what they import.
+"""Workers and readers of files that start in milliseconds, forked by a process that has imported what they import.
 
 They are processes as the program starts them, with its arguments, environment, input, output and sockets.  Only
 `python -m <module>` is replaced, and its imports, which take 2 to 5 seconds of a core.
@@ -10,6 +10,7 @@ import os
 import runpy
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from multiprocessing.connection import wait
@@ -19,19 +20,29 @@ from typing import Any
 
 from tests.runs import CONTEXT
 
-MODULES = ("app.worker.server", "app.page_workers.process")
+MODULES = ("app.worker.server", "app.page_workers.process", "sae.runs.inspect_source")
 _PYTHON = sys.executable
 
 
 def forking() -> Any:
-    """Return a `subprocess` whose `Popen` forks the modules of `MODULES`, and starts everything else as usual."""
-    return SimpleNamespace(**{**vars(subprocess), "Popen": _popen})
+    """Return a `subprocess` that forks the modules of `MODULES`, and starts everything else as usual."""
+    return SimpleNamespace(**{**vars(subprocess), "Popen": _popen, "run": _run})
 
 
 def _popen(command: list[str], **options: Any) -> Any:
     if command[0] == _PYTHON and command[1] == "-m" and command[2] in MODULES:
         return Forked(command[2], command[3:], **options)
     return subprocess.Popen(command, **options)
+
+
+def _run(command: list[str], *, input: str, timeout: float, env: dict[str, str], **_: Any) -> Any:
+    with tempfile.TemporaryFile("w+") as output:
+        process = Forked(command[2], command[3:], stdin=subprocess.PIPE, stdout=output, env=env)
+        with process.stdin:
+            process.stdin.write(input.encode())
+        code = process.wait(timeout)
+        output.seek(0)
+        return subprocess.CompletedProcess(command, code, output.read(), "")
 
 
 class _Descriptor:

@@ -25,6 +25,7 @@ from app.library.catalog import Catalog
 from app.page_workers import pool
 from app.settings import Settings
 from app.worker import client as worker_client
+from sae.runs import inspect_source
 from sae.runs.folder import RunFolder
 from sae.store.build import Build
 from sae.store.page_file import page_file_path
@@ -92,17 +93,17 @@ def _quick_passwords() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _forked_workers() -> Iterator[None]:
-    """Fork model workers and page workers, because their imports take most of the time of a test that starts one."""
+    """Fork workers and readers of files, because their imports take most of the time of a test that starts one."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (worker_client, pool):
+        for module in (worker_client, pool, inspect_source):
             patch.setattr(module, "subprocess", forking())
         yield
 
 
 @pytest.fixture
 def real_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start model workers and page workers as the program does."""
-    for module in (worker_client, pool):
+    """Start workers and readers of files as the program does."""
+    for module in (worker_client, pool, inspect_source):
         monkeypatch.setattr(module, "subprocess", subprocess)
 
 
