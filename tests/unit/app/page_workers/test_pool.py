@@ -53,7 +53,7 @@ def pids(pool: PageWorkerPool) -> list[int]:
 
 async def up(pool: PageWorkerPool, n: int, without: int = 0) -> None:
     """Wait until `n` page workers are ready and the process `without` is not among them."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while len(pids(pool)) < n or without in pids(pool):
             await asyncio.sleep(0.05)
 
