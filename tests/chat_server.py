@@ -107,6 +107,7 @@ def chat_server(brain: Brain, faults: Faults = lambda number: "", **options: Any
 class _Handler(BaseHTTPRequestHandler):
     server_state: ChatServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # otherwise the second part of an answer waits 40 ms for the receipt of the first
 
     def log_message(self, *_args: Any) -> None:
         pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.envi
 # This must be set before anything imports Triton: without a GPU its kernels run in the interpreter.
 if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# Compiled modules are kept even if the shell forbids it: the suite starts a hundred processes that import them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # A test that asks the hub by mistake fails at once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # The tests configure the program, and the shell must not; SAESCOPE_TEST_* configures the tests themselves.

@@ -5,6 +5,7 @@ The process outlives the servers that ask it, so a server that was killed leaves
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -70,12 +71,10 @@ class ForkLauncher(LocalLauncher):
 
 def fork_runs() -> None:
     """Fork a run for each request at the socket of the workspace."""
-    import sae.cli.main
-    import sae.index.build
-    import sae.lm.bridge
-    import sae.runs.evaluate
-    import sae.training.loop  # noqa: F401
+    from tests.runs import PRELOAD
 
+    for name in PRELOAD:
+        importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended runs leave no zombies
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(_address(Path(os.environ["SAESCOPE_HOME"])))

@@ -15,10 +15,14 @@ from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-_PRELOAD = ["sae.lm.bridge", "sae.training.loop", "sae.evaluation.metrics", "sae.index.build", "sae.cli.main",
-            "tests.runs"]
+PRELOAD = ["sae.lm.bridge", "sae.training.loop", "sae.evaluation.metrics", "sae.index.build", "sae.cli.main",
+           "sae.runs.execute", "sae.runs.train", "sae.runs.evaluate", "sae.runs.explain", "sae.runs.import_sae",
+           # What torch's optimizers, DuckDB and the demo model import when they begin:
+           "torch._dynamo", "numpy.ma", "pyarrow.compute", "transformers.models.llama.modeling_llama",
+           "app.worker.queue", "app.worker.engine", "app.page_workers.process",  # for tests.forked_modules
+           "tests.runs"]
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(_PRELOAD)
+CONTEXT.set_forkserver_preload(PRELOAD)
 
 
 def begin(folder: Path, home: Path | None = None) -> ForkServerProcess:

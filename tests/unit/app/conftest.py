@@ -7,6 +7,7 @@ own.  If `SAESCOPE_TEST_POSTGRES` names a Postgres database that tests may use, 
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,10 @@ from app.db.engine import SessionFactory, make_engine, make_session_factory, upg
 from app.jobs.launchers.local import LocalLauncher
 from app.jobs.supervisor import Supervisor
 from app.library.catalog import Catalog
+from app.page_workers import pool
 from app.settings import Settings
+from app.worker import client as worker_client
+from sae.runs import inspect_source
 from sae.runs.folder import RunFolder
 from sae.store.build import Build
 from sae.store.page_file import page_file_path
@@ -29,6 +33,7 @@ from sae.workspace.files import write_json
 from sae.workspace.paths import Workspace
 from tests import postgres
 from tests.builds import Synthetic, make_build
+from tests.forked_modules import forking
 
 FAKE_RUN = Path(__file__).with_name("fake_run.py")
 BATCH, TOP = "demo/2-res-batchtopk-4k", "demo/2-res-topk-4k"
@@ -84,6 +89,22 @@ def _quick_passwords() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(accounts, "_hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forked_workers() -> Iterator[None]:
+    """Fork workers and readers of files, because their imports take most of the time of a test that starts one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (worker_client, pool, inspect_source):
+            patch.setattr(module, "subprocess", forking())
+        yield
+
+
+@pytest.fixture
+def real_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start workers and readers of files as the program does."""
+    for module in (worker_client, pool, inspect_source):
+        monkeypatch.setattr(module, "subprocess", subprocess)
 
 
 @pytest.fixture(scope="session")

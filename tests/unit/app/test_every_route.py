@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 from urllib.parse import quote, unquote, urlencode
 
@@ -65,6 +66,25 @@ class Hostile:
     htmx: bool = False
 
 
+@cache
+def looked_up(source: str) -> frozenset[str]:
+    return frozenset(a or b for a, b in LOOKED_UP.findall(source))
+
+
+@cache
+def source_of(one: Any) -> str:
+    return inspect.getsource(one)
+
+
+@cache
+def looked_up_in(name: str) -> frozenset[str]:
+    """Return the parameters that a module looks up, or one of our functions and classes that it uses."""
+    module = sys.modules[name]
+    used = [found for found in vars(module).values() if inspect.isfunction(found) or inspect.isclass(found)]
+    ours = [found for found in used if found.__module__.startswith("app.")]
+    return frozenset().union(*(looked_up(source_of(one)) for one in [module, *ours]))
+
+
 def parameters(route: APIRoute) -> list[str]:
     """Return the names of a route's parameters: the ones that FastAPI declares, and the ones that the code looks up."""
     names, dependants = set(), [route.dependant]
@@ -72,11 +92,7 @@ def parameters(route: APIRoute) -> list[str]:
         one = dependants.pop()
         dependants += one.dependencies
         names |= {field.alias for field in [*one.query_params, *one.body_params]}
-    module = sys.modules[route.endpoint.__module__]
-    used = [found for found in vars(module).values() if inspect.isfunction(found) or inspect.isclass(found)]
-    ours = [found for found in used if found.__module__.startswith("app.")]
-    for source in {inspect.getsource(one) for one in [module, *ours]}:
-        names |= {a or b for a, b in LOOKED_UP.findall(source)}
+    names |= looked_up_in(route.endpoint.__module__)
     return sorted(names)
 
 

@@ -53,7 +53,7 @@ def pids(pool: PageWorkerPool) -> list[int]:
 
 async def up(pool: PageWorkerPool, n: int, without: int = 0) -> None:
     """Wait until `n` page workers are ready and the process `without` is not among them."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while len(pids(pool)) < n or without in pids(pool):
             await asyncio.sleep(0.05)
 
@@ -70,6 +70,7 @@ async def ask(pool: PageWorkerPool, address: str, *headers: tuple[str, str]) -> 
     return status, named, (gzip.decompress(body) if named.get("content-encoding") == "gzip" else body).decode()
 
 
+@pytest.mark.usefixtures("real_processes")
 def test_a_page_worker_answers_as_the_server_does(browsable: TestClient, settings: Settings) -> None:
     async def all_of_them() -> list[tuple[int, dict[str, str], str]]:
         async with reading(settings, 1) as pool:

@@ -187,6 +187,7 @@ def _state(pid: int) -> str:
         return "Z"
 
 
+@pytest.mark.usefixtures("real_processes")
 def test_a_long_workspace_path_gets_a_short_socket(tmp_path: Path, folder: Path) -> None:
     home = tmp_path / ("deep" * 20) / ("down" * 20)
     worker = WorkerClient(Settings(home=home, worker_threads=1))

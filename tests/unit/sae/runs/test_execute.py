@@ -68,7 +68,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def new_run(root: Path, text: Path, **values: Any) -> Run:
     workspace = Workspace(root)
     spec = {
-        "text": str(text), "n_latents": 256, "k": 8, "context_length": 32, "tokens": 40_000, "batch_tokens": 256,
+        "text": str(text), "n_latents": 256, "k": 8, "context_length": 32, "tokens": 24_000, "batch_tokens": 256,
         "buffer_tokens": 4096, "eval_tokens": 1000, "ce_tokens": 256, "index_tokens": 20_000, "top_contexts": 4,
         "device": "cpu", **values}
     return Run(workspace, start("train", spec, workspace))
@@ -91,10 +91,10 @@ def test_a_run_leaves_an_sae_a_build_and_a_status(finished: Run) -> None:
     sae = Autoencoder.load(finished.workspace.sae(SAE))
     assert (sae.n_latents, sae.k, sae.layer) == (256, 8, 2)
     assert sae.config["threshold"]["l0_calibrated"] == 8
-    assert sae.config["threshold"]["trained_batches"] == [141, 156]
+    assert sae.config["threshold"]["trained_batches"] == [84, 93]
     assert sae.config["metrics"] == status.result["metrics"]
     assert 0 < sae.config["metrics"]["fvu"] < 1
-    assert finished.trained_steps()[-1] == 40_000 // 256
+    assert finished.trained_steps()[-1] == 24_000 // 256
     assert not finished.folder.checkpoints.exists()
     assert finished.workspace.sae_ids() == [SAE]
     build = Build.open(finished.build)

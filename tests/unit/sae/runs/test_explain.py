@@ -132,6 +132,7 @@ def test_killed_at_any_moment_it_resumes_without_paying_twice(indexed: Workspace
                        for line in lines if line.endswith(b"}}")}
             before = len(server.served)
             assert not stored & {one.key for one in server.served[before:]}
+        server.delay_s = 0.0  # nothing is killed any more
         served = len(server.served)
         assert end_of(begin(folder.path)) == EXIT_OK
         assert not stored & {one.key for one in server.served[served:]}  # what was stored is not asked again

@@ -34,7 +34,7 @@ def request(saes: dict[str, Any], seed: int, **changes: Any) -> SteerRequest:
         "where": SteeredPositions(positions=rng.choice(["all", "output", "from"]), start=rng.randint(0, 20)),
         "sampling": Sampling(temperature=rng.choice([0, 0.7, 1.2]), top_p=rng.choice([0.9, 1]),
                              top_k=rng.choice([0, 40]), repetition_penalty=rng.choice([1, 1.3]),
-                             length=rng.randint(4, 40), seed=seed),
+                             length=rng.randint(4, 24), seed=seed),
         "columns": rng.sample(["baseline", "steered", "control"], rng.randint(1, 3)),
         "samples": rng.choice([1, 1, 3])}
     return SteerRequest(**{**values, **changes})

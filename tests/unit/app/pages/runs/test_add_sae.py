@@ -123,6 +123,7 @@ def test_a_zip_with_a_member_outside_is_refused(admin: TestClient, workspace: Wo
     assert not list(workspace.root.parent.rglob("evil*"))
 
 
+@pytest.mark.usefixtures("real_processes")
 def test_a_path_on_the_server(admin: TestClient, workspace: Workspace) -> None:
     answer = admin.post("/admin/import", data={**FACTS, "source": str(FOLDER)}, follow_redirects=False)
     assert answer.status_code == 303, answer.text
