@@ -8,7 +8,8 @@ import httpx
 import pytest
 from playwright.sync_api import Page, Request, expect
 
-from tests.browser.conftest import Server, picture, train, until
+from tests.browser.conftest import Server, picture, until
+from tests.forked_runs import carry_out
 
 pytestmark = pytest.mark.browser
 
@@ -46,7 +47,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Server:
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8", newline="")
     (folder / "binary.txt").write_bytes(b"\0" * 3000)
-    train(server.home, "--text", str(folder), "--name", "hostile", *SMALL)
+    carry_out(server.home, [["train", "--text", str(folder), "--name", "hostile", *SMALL]])
     until(lambda: httpx.get(f"{server.address}{SAE}/latents.json").is_success)  # it looks for SAEs every few seconds
     return server
 
