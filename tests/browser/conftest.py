@@ -20,8 +20,9 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.forked_runs import ForkServer, carry_out
 
-SMALL = ["--n-latents", "512", "--k", "16", "--tokens", "80000", "--batch-tokens", "1024", "--buffer-tokens", "40960",
-         "--eval-tokens", "10000", "--ce-tokens", "2000", "--index-tokens", "40000"]
+TEXT_TOKENS = "300000"  # of the standard library's text: runs that read as many share one tokenised copy
+SMALL = ["--n-latents", "512", "--k", "16", "--tokens", "60000", "--batch-tokens", "1024", "--buffer-tokens", "30720",
+         "--eval-tokens", "3000", "--ce-tokens", "500", "--index-tokens", "40000", "--text-tokens", TEXT_TOKENS]
 
 
 @dataclass

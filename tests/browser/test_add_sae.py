@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.conftest import Server, picture
+from tests.browser.conftest import TEXT_TOKENS, Server, picture
 from tests.unit.sae.formats import saes
 
 pytestmark = pytest.mark.browser
@@ -39,6 +39,8 @@ def test_an_upload_becomes_an_sae(browser: Browser, server: Server, tmp_path: Pa
     page.select_option("#f-bos", "yes")
     page.select_option("#f-architecture", "relu")
     page.select_option("#f-subtract_b_dec", "no")
+    page.get_by_role("heading", name="Calibration and evaluation", exact=True).click()
+    page.fill("#f-text_tokens", TEXT_TOKENS)
     page.get_by_role("heading", name="Index", exact=True).click()
     page.fill("#f-index_tokens", "4000")
     page.click("#start")

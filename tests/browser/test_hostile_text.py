@@ -20,7 +20,7 @@ BLOCK = (
     "\u202ereversed\u202c \u2066isolated\u2069 \u200f \u200e \u061c עברית العربية\n"
     "日本語のテキスト 🙂🦊 👩\u200d👩\u200d👧 e\u0301 \ufeff\u200b\n"
     "\x01\x07\x08\x0b\x0c\x1b[31mred \x7f \x85 \u2028 \u2029\r\n tab\tend \u3000 \ue000\n")
-SMALL = ["--n-latents", "128", "--k", "8", "--tokens", "60000", "--batch-tokens", "512", "--buffer-tokens", "8192",
+SMALL = ["--n-latents", "128", "--k", "8", "--tokens", "20000", "--batch-tokens", "512", "--buffer-tokens", "8192",
          "--context-length", "64", "--eval-tokens", "1000", "--ce-tokens", "500", "--index-tokens", "15000"]
 
 # What a page must not hold as it is: characters that are not seen but act on the text around them.
