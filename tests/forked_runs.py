@@ -79,11 +79,13 @@ class PlainForkLauncher(ForkLauncher):
 
 
 def serve() -> None:
-    """Be `saescope serve`, with runs that are forked."""
+    """Be `saescope serve`, with runs that are forked, which soon finds SAEs that others made."""
     from app import main as program
     from app.cli import main
+    from app.jobs import supervisor
 
     program.LocalLauncher = PlainForkLauncher  # type: ignore[misc]
+    supervisor.SYNC_S = 0.5
     main()
 
 
