@@ -25,7 +25,7 @@ def test_an_upload_becomes_an_sae(browser: Browser, server: Server, tmp_path: Pa
     page.click("#start")
 
     # It is read, and asks for what tensors alone cannot say.
-    expect(page.get_by_role("alert").first).to_contain_text("Some facts are missing from it")
+    expect(page.get_by_role("alert").first).to_contain_text("Some facts are missing from it", timeout=60_000)
     expect(page.locator("#help-files")).to_contain_text("tensors.safetensors")
     expect(page.locator(".form-aside")).to_contain_text("bare tensors")
     picture(page, "add-sae-asks.png")
@@ -39,7 +39,7 @@ def test_an_upload_becomes_an_sae(browser: Browser, server: Server, tmp_path: Pa
     page.select_option("#f-bos", "yes")
     page.select_option("#f-architecture", "relu")
     page.select_option("#f-subtract_b_dec", "no")
-    page.get_by_role("heading", name="Calibration and evaluation", exact=True).click()
+    page.get_by_role("heading", name="Verification", exact=True).click()
     page.fill("#f-text_tokens", TEXT_TOKENS)
     page.get_by_role("heading", name="Index", exact=True).click()
     page.fill("#f-index_tokens", "4000")
