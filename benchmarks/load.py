@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,21 +32,23 @@ from typing import Any
 import httpx
 import psutil
 
-from app.jobs.launchers.local import yield_to_pages
 from benchmarks._report import bar, emit, table
 from benchmarks.pages import Connection, _plain, serving
 from benchmarks.wide import memory_mb, server_processes
 from sae.runs.folder import RunFolder
 from sae.specs.registry import parse_spec
 from sae.workspace.paths import Workspace
+from sae.workspace.priority import RUN, yield_processor
 
 SAE = "demo/load"
 TRAIN: dict[str, Any] = {
     "name": "load", "n_latents": 2048, "k": 16, "tokens": 400_000, "eval_tokens": 4_000, "ce_tokens": 1_024,
     "index_tokens": 300_000, "context_length": 128, "device": "cpu"}
 READING_S = 5.0  # on average, for a page
+RAMP_S = 10.0  # before pages count
 SLOW = 40  # clients that send a head slowly, and as many that do not read
 FOLLOWERS = 300  # event streams of one run; the server refuses some of them
+UNRULY = "127.0.3.1"  # the address of all clients that misbehave
 WORDS = ("self", "return", "import", "raise", "error", "list")
 
 
@@ -62,7 +64,7 @@ def _run(home: Path, run_id: str, kind: Any, values: dict[str, Any]) -> subproce
     with open(folder.log, "ab") as log:
         process = subprocess.Popen([sys.executable, "-m", "sae", "run", str(folder.path)], stdout=log, stderr=log,
                                    env={**os.environ, "SAESCOPE_HOME": str(home)}, start_new_session=True)
-    yield_to_pages(process.pid)
+    yield_processor(process.pid, RUN)
     return process
 
 
@@ -86,7 +88,8 @@ class Load:
     """The load of a server, and what it saw."""
 
     def __init__(self, port: int, seconds: float) -> None:
-        self.port, self.ends = port, time.monotonic() + seconds
+        self.port, self.counts_from = port, time.monotonic() + RAMP_S
+        self.ends = self.counts_from + seconds
         self.pages: list[float] = []
         self.errors: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
@@ -96,6 +99,11 @@ class Load:
     @property
     def going(self) -> bool:
         return time.monotonic() < self.ends
+
+    def client(self, address: str) -> httpx.AsyncClient:
+        """Return a client with this address and any number of connections."""
+        transport = httpx.AsyncHTTPTransport(local_address=address, limits=httpx.Limits(max_connections=None))
+        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=120, transport=transport)
 
     async def guarded(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do something until the end of the load; an error is counted, and the work begins again."""
@@ -111,14 +119,25 @@ class Load:
         """Read pages over one connection, which the server closes after five idle seconds."""
         chance = random.Random(number)
         await asyncio.sleep(chance.random() * READING_S)
-        connection, since = await Connection.open(self.port), time.monotonic()
+        address = f"127.0.1.{1 + number % 250}"
+        connection, since = await Connection.open(self.port, address), time.monotonic()
         try:
             while self.going:
                 if time.monotonic() - since > 4:
                     connection.writer.close()
-                    connection = await Connection.open(self.port)
-                _, seconds = await connection.get(_page(chance))
-                self.pages.append(seconds)
+                    connection = await Connection.open(self.port, address)
+                page = _page(chance)
+                try:
+                    _, seconds = await connection.get(page)
+                except (asyncio.IncompleteReadError, ConnectionError) as error:
+                    if isinstance(error, asyncio.IncompleteReadError) and error.partial:
+                        raise
+                    connection.writer.close()  # closed before the request was read: asked again, as browsers do
+                    self.counts["requests repeated on a new connection"] += 1
+                    connection = await Connection.open(self.port, address)
+                    _, seconds = await connection.get(page)
+                if time.monotonic() - seconds >= self.counts_from:
+                    self.pages.append(seconds)
                 since = time.monotonic()
                 await asyncio.sleep(min(chance.expovariate(1 / READING_S), max(0.0, self.ends - since)))
         finally:
@@ -127,7 +146,7 @@ class Load:
     async def steering(self, number: int) -> None:
         """Steer, follow the events to the end and read the result."""
         chance = random.Random(1000 + number)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=120, trust_env=False) as client:
+        async with self.client(f"127.0.2.{1 + number % 250}") as client:
             while self.going:
                 started = await client.post("/api/steer", json={
                     "latents": [{"sae": SAE, "latent": chance.choice(self.latents), "strength": 3}],
@@ -146,7 +165,7 @@ class Load:
 
     async def slow_head(self) -> None:
         """Send the head of a request byte by byte until the server closes the connection."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=(UNRULY, 0))
         try:
             for byte in b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: " + b"x" * 10_000:
                 writer.write(bytes([byte]))
@@ -166,6 +185,7 @@ class Load:
         """Ask for large pages and read none of the answers."""
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.bind((UNRULY, 0))
         connection.setblocking(False)
         loop = asyncio.get_running_loop()
         with connection:
@@ -178,9 +198,7 @@ class Load:
 
     async def followers(self) -> None:
         """Follow one steering run many times at once."""
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=120, limits=limits,
-                                     trust_env=False) as client:
+        async with self.client(UNRULY) as client:
             started = await client.post("/api/steer", json={
                 "latents": [{"sae": SAE, "latent": self.latents[0], "strength": 3}], "prompt": "class A",
                 "length": 200})
@@ -198,7 +216,7 @@ class Load:
 
     async def oversized(self) -> None:
         """Send too large heads and bodies, which must be refused."""
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=60, trust_env=False) as client:
+        async with self.client(UNRULY) as client:
             for name, method, path, more, wanted in (
                     ("head", "GET", "/", {"headers": {"X-Large": "x" * 600_000}}, (400, 431)),
                     ("body", "POST", "/api/steer", {"content": b"{" + b" " * 4_000_000}, (413,))):
@@ -226,31 +244,56 @@ def _page(chance: random.Random) -> str:
          base, "/", f"{base}/map", f"{base}/tokens", f"{base}/{latent}.json"], [60, 12, 8, 4, 4, 4, 4, 4])[0]
 
 
-async def drive(port: int, home: Path, options: argparse.Namespace) -> Load:
-    """Put the server under load and return what was seen."""
+async def read(port: int, home: Path, options: argparse.Namespace) -> Load:
+    """Read pages as all readers together, watch the server's memory, and return what was seen."""
     processes = [one for one in server_processes(home) if "sae" not in one.cmdline()]
-    warm = await Connection.open(port)
-    for path in dict.fromkeys(_page(random.Random(number)) for number in range(40)):
-        await warm.get(path)
-    body, _ = await warm.get(f"/{SAE}/latents.json?sort=density&dir=desc")
-    warm.writer.close()
     load = Load(port, options.seconds)
+    await _until_the_end(load, options, load.watch(processes), *(
+        load.guarded("reader", lambda number=number: load.reader(number))  # type: ignore[misc]
+        for number in range(options.readers)))
+    return load
+
+
+async def use(port: int, options: argparse.Namespace) -> Load:
+    """Be the steering users and the clients that misbehave, and return what was seen."""
+    load = Load(port, options.seconds)
+    connection = await Connection.open(port)
+    body, _ = await connection.get(f"/{SAE}/latents.json?sort=density&dir=desc")
+    connection.writer.close()
     load.latents = [row["latent"] for row in json.loads(_plain(body))["latents"]]
-    work = [load.guarded("reader", lambda number=number: load.reader(number))  # type: ignore[misc]
-            for number in range(options.readers)]
-    work += [load.guarded("steering", lambda number=number: load.steering(number))  # type: ignore[misc]
-             for number in range(options.steering)]
+    work = [load.guarded("steering", lambda number=number: load.steering(number))  # type: ignore[misc]
+            for number in range(options.steering)]
     if not options.polite:
         work += [load.guarded("slow head", load.slow_head) for _ in range(SLOW)]
         work += [load.guarded("no reading", load.never_reads) for _ in range(SLOW)]
         work += [load.guarded("followers", load.followers), load.guarded("too large", load.oversized)]
-    tasks = [asyncio.create_task(one) for one in (load.watch(processes), *work)]  # type: ignore[arg-type]
-    _, late = await asyncio.wait(tasks, timeout=options.seconds + 20)  # a page or a text that began in time may end
+    await _until_the_end(load, options, *work)
+    return load
+
+
+async def _until_the_end(load: Load, options: argparse.Namespace, *work: Coroutine[Any, Any, None]) -> None:
+    """Do all of the work at once; what goes on long after the end of the load is cancelled."""
+    tasks = [asyncio.create_task(one) for one in work]
+    _, late = await asyncio.wait(tasks, timeout=RAMP_S + options.seconds + 20)
     for task in late:
         task.cancel()
     for result in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(result, Exception):
             load.errors[f"{type(result).__name__}: {result}"[:160]] += 1
+
+
+def drive(port: int, home: Path, options: argparse.Namespace) -> Load:
+    """Put the server under load and return what all clients saw."""
+    others = subprocess.Popen([
+        sys.executable, "-m", "benchmarks.load", "--use", str(port), "--seconds", str(options.seconds), "--steering",
+        str(options.steering), *["--polite"] * options.polite], stdout=subprocess.PIPE, text=True)
+    try:
+        load = asyncio.run(read(port, home, options))
+        seen = json.loads(others.communicate(timeout=60)[0].splitlines()[-1])
+    finally:
+        others.kill()
+    load.counts.update(seen["counts"])
+    load.errors.update(seen["errors"])
     return load
 
 
@@ -266,18 +309,23 @@ def main() -> None:
     parser.add_argument("--polite", action="store_true", help="without the clients that misbehave")
     parser.add_argument("--idle", action="store_true", help="without the training")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "saescope-load")
+    parser.add_argument("--use", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.use:
+        seen = asyncio.run(use(options.use, options))
+        print(json.dumps({"counts": seen.counts, "errors": seen.errors}))
+        return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     options.folder.mkdir(parents=True, exist_ok=True)
     make_workspace(options.folder)
     os.environ.update(SAESCOPE_STEERS_PER_MINUTE="100000", SAESCOPE_WORKER_QUEUE="32")
     with serving(options.folder) as port:
         if options.idle:
-            load, trained = asyncio.run(drive(port, options.folder, options)), True
+            load, trained = drive(port, options.folder, options), True
         else:
             with training(options.folder) as process:
-                load = asyncio.run(drive(port, options.folder, options))
+                load = drive(port, options.folder, options)
                 trained = process.poll() is None
     quarter = max(1, len(load.memory) // 4)
     parts = (load.memory[quarter : 2 * quarter], load.memory[-quarter:])

@@ -58,8 +58,9 @@ class Connection:
         self.reader, self.writer, self.port = reader, writer, port
 
     @classmethod
-    async def open(cls, port: int) -> Connection:
-        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=1 << 20), port)
+    async def open(cls, port: int, address: str = "127.0.0.1") -> Connection:
+        """Connect to the server; `address` is the client's own, on the loopback interface."""
+        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=1 << 20, local_addr=(address, 0)), port)
 
     async def get(self, path: str) -> tuple[bytes, float]:
         """Return the body as it came over the wire, and the seconds."""

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastapi.routing import APIRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.page_workers.pool import PageWorkerPool
+from app.web.turns import Turns, address_of
 
 
 class DispatchToPageWorkers:
     """Middleware that sends a request to `app.state.page_workers` if it matches a route of `reads`.
 
     The first of `routes` that matches decides.  The state is None if there are no page workers.  A request that comes
-    alone is answered in this process, because another process would only add the cost of the transfer.
+    alone is answered in this process, because another process would only add the cost of the transfer.  So is one that
+    no page worker can answer, but one after the other: threads that render at once would keep this process, through
+    which everything goes, from its other work.
     """
 
     def __init__(self, app: ASGIApp, routes: Sequence[APIRoute], reads: Sequence[APIRoute]) -> None:
         self.app, self._routes, self._reads = app, routes, {id(route) for route in reads}
         self._busy = 0
+        self._here = Turns([None])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_get = scope["type"] == "http" and scope["method"] == "GET"
@@ -30,9 +34,12 @@ class DispatchToPageWorkers:
             return
         self._busy += 1
         try:
-            answer = await page_workers.ask(scope) if self._busy > 1 else None
-            if answer is None:
+            if self._busy == 1:
                 await self.app(scope, receive, send)
+                return
+            answer = await page_workers.ask(scope)
+            if answer is None:
+                await self._answer_here(scope, receive, send)
                 return
             scope["route"] = route  # the metrics count the request under this route
             status, headers, body = answer
@@ -40,6 +47,21 @@ class DispatchToPageWorkers:
             await send({"type": "http.response.body", "body": body})
         finally:
             self._busy -= 1
+
+    async def _answer_here(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Render the page in this process, and send it when the next one may be rendered: its reader may be slow."""
+        messages: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            messages.append(message)
+
+        await self._here.borrow(address_of(scope))
+        try:
+            await self.app(scope, receive, keep)
+        finally:
+            self._here.give(None)
+        for message in messages:
+            await send(message)
 
     def _route(self, path: str) -> APIRoute | None:
         """Return the route that matches this path, if it is read-only."""

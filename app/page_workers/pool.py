@@ -12,6 +12,7 @@ from typing import Any
 
 from app.page_workers.process import Answer, frame, read_frame, scope_frame
 from app.settings import Settings
+from app.web.turns import Turns, address_of
 
 _WAIT_S = 5.0  # for a free page worker; after that the server renders the page itself
 _END_S = 5.0  # for the end of a process that should stop; after that it is killed
@@ -65,7 +66,7 @@ class PageWorkerPool:
     def __init__(self, settings: Settings, n: int) -> None:
         self._settings = settings
         self._ready: set[_PageWorker] = set()
-        self._free: asyncio.LifoQueue[_PageWorker] = asyncio.LifoQueue()  # the most recently used has warm caches
+        self._free = Turns[_PageWorker]()  # the most recently used has warm caches and comes first
         self._keepers = [asyncio.create_task(self._keep()) for _ in range(n)]
 
     async def ask(self, scope: Any) -> Answer | None:
@@ -73,7 +74,7 @@ class PageWorkerPool:
         try:
             async with asyncio.timeout(_WAIT_S):
                 while self._ready:
-                    worker = await self._free.get()
+                    worker = await self._free.borrow(address_of(scope))
                     if worker in self._ready:
                         break
                 else:
@@ -88,7 +89,7 @@ class PageWorkerPool:
             if isinstance(error, OSError | EOFError):
                 return None
             raise
-        self._free.put_nowait(worker)
+        self._free.give(worker)
         return answer
 
     async def close(self) -> None:
@@ -106,7 +107,7 @@ class PageWorkerPool:
                 log.warning("a page worker did not start (%s); the server renders the pages itself", error)
             else:
                 self._ready.add(worker)
-                self._free.put_nowait(worker)
+                self._free.give(worker)
                 try:
                     code = await asyncio.to_thread(worker.process.wait)
                     log.warning("a page worker ended (%d); another one is started", code)

@@ -17,6 +17,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
+from itertools import islice
 from typing import Any
 
 from fastapi import Depends, FastAPI
@@ -83,6 +84,16 @@ async def answer(app: FastAPI, scope: dict[str, Any]) -> Answer:
     return sent[0]["status"], headers, body
 
 
+async def warm_up(app: FastAPI) -> None:
+    """Render the home page and a latent's page, so that no reader waits for the templates and imports of the first."""
+    indexed = (sae.id for sae in app.state.catalog.list_saes() if sae.current_build)
+    for path in ("/", *(f"/{sae_id}/0" for sae_id in islice(indexed, 1))):
+        await answer(app, {
+            "type": "http", "http_version": "1.1", "method": "GET", "scheme": "http", "path": path,
+            "raw_path": path.encode(), "query_string": b"", "root_path": "", "headers": [(b"host", b"localhost")],
+            "client": None, "server": None})
+
+
 async def read_frame(reader: asyncio.StreamReader) -> bytes:
     """Return the content of the next frame.  Raises IncompleteReadError at the end of the stream."""
     return await reader.readexactly(int.from_bytes(await reader.readexactly(4), "big"))
@@ -101,6 +112,7 @@ async def serve(connection: socket.socket) -> None:
         logs.configure(settings.log)
         app = create_read_only_app(settings)
         async with app.router.lifespan_context(app):
+            await warm_up(app)
             writer.write(frame(b""))
             while True:
                 scope = marshal.loads(await read_frame(reader))

@@ -1,33 +1,40 @@
-"""A limit of event streams that are open at once: each holds a connection and a task while its page is open."""
+"""Limits of event streams: how many are open at once, and how many are being opened.
+
+Each holds a connection and a task while its page is open.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.web.errors import error_response
+from app.web.turns import Turns, address_of
 
 MOST = 1_000
 MOST_OF_ADDRESS = 250
+OPENING = 2  # at once; threads that open more of them would only keep the others waiting
 
 
 class BoundedStreams:
     """Middleware that refuses further event streams, whose addresses end with `/events`, with status 503.
 
-    A page without its stream shows what there is when it is loaded again.
+    A page without its stream shows what there is when it is loaded again.  Addresses take turns in opening streams, so
+    that hundreds from one do not delay the pages of the others.
     """
 
     def __init__(self, app: ASGIApp, most: int = MOST, most_of_address: int = MOST_OF_ADDRESS) -> None:
         self.app, self._most, self._most_of_address = app, most, most_of_address
         self._open: Counter[str] = Counter()
+        self._opening = Turns([None] * OPENING)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].endswith("/events"):
             await self.app(scope, receive, send)
             return
-        address = str(scope["client"][0]) if scope.get("client") else "?"
+        address = address_of(scope)
         if self._open.total() >= self._most or self._open[address] >= self._most_of_address:
             refusal = error_response(
                 Request(scope), 503, "Too many pages are being followed at once; load the page again in a while.",
@@ -36,8 +43,28 @@ class BoundedStreams:
             return
         self._open[address] += 1
         try:
-            await self.app(scope, receive, send)
+            await self._open_in_turn(address, scope, receive, send)
         finally:
             self._open[address] -= 1
             if not self._open[address]:
                 del self._open[address]
+
+    async def _open_in_turn(self, address: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request; its place among those that are being opened is free when the answer begins."""
+        await self._opening.borrow(address)
+        opening = True
+
+        def opened() -> None:
+            nonlocal opening
+            if opening:
+                opening = False
+                self._opening.give(None)
+
+        async def begin(message: Message) -> None:
+            opened()
+            await send(message)
+
+        try:
+            await self.app(scope, receive, begin)
+        finally:
+            opened()

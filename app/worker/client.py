@@ -35,6 +35,7 @@ from app.worker.protocol import (
     encode,
     socket_path,
 )
+from sae.workspace.priority import MODEL_WORKER, yield_processor
 
 _START_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 5.0
@@ -199,9 +200,11 @@ class WorkerClient:
         o.home.mkdir(parents=True, exist_ok=True)
         with open(self.log, "wb") as log:
             # The worker gets its own session, so that Ctrl-C in the terminal reaches only the server.
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                 env={**os.environ, "SAESCOPE_HOME": str(o.home)})
+        yield_processor(process.pid, MODEL_WORKER)
+        return process
 
     def _end(self) -> None:
         process, socket = self._process, self._socket

@@ -20,10 +20,10 @@ from app.jobs.launchers.commands import ATTEMPT, run_command
 from sae.runs.folder import RunFolder
 from sae.workspace.files import HOST, is_locked
 from sae.workspace.paths import Workspace
+from sae.workspace.priority import RUN, yield_processor
 
 Command = Callable[[RunFolder], list[str]]
 
-_NICE = 10  # added to a run's niceness: it leaves the processor to pages and to the model worker
 _FRESH_S = 10  # a heartbeat this young shows that a status is its process's
 
 
@@ -44,7 +44,7 @@ class LocalLauncher:
             child = subprocess.Popen(
                 self.command(folder), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 env=environment, start_new_session=True)
-        yield_to_pages(child.pid)
+        yield_processor(child.pid, RUN)
         self._children[child.pid] = child
         return Handle(self.name, str(child.pid), _with_host(start_mark(child.pid) or "", HOST))
 
@@ -105,12 +105,6 @@ class LocalLauncher:
                     os.killpg(pid, number)
                 else:
                     os.kill(pid, number)
-
-
-def yield_to_pages(pid: int) -> None:
-    """Lower the priority of a process that has just been started, and so that of the threads that it will start."""
-    with suppress(AttributeError, OSError):  # Windows has no such call, and a process may have ended
-        os.setpriority(os.PRIO_PROCESS, pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + _NICE))
 
 
 def host_of(handle: Handle) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
+from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
@@ -30,12 +31,14 @@ from app.web.parameters import PathNumber, QueryNumber, whole_number
 from app.web.templating import is_htmx, render
 from app.worker.cached_requests import PATIENCE_S, CachedRequest, fault_answer
 from app.worker.protocol import ReadOut, Readout
+from app.worker.steering_runs import LiveRun
 from sae.lm.model_info import find_model
 from sae.steering.python_program import SnippetSae
 from sae.steering.python_program import render as render_program
 
 router = APIRouter(include_in_schema=False)
 
+_names: WeakKeyDictionary[LiveRun, dict[str, str]] = WeakKeyDictionary()
 _APART_S = 0.002  # seconds between the changes that a page is sent, for each page that follows the run
 
 
@@ -48,8 +51,13 @@ FoundDep = Annotated[Found, Depends(get_found)]
 
 
 def get_names(found: FoundDep, sources: SourcesDep) -> dict[str, str]:
-    """Return the names of the run's latents, as `Sources.names` does."""
-    return sources.names((i.sae, i.latent) for i in found.view().request.interventions)
+    """Return the names of the run's latents, as `Sources.names` does, once for all pages that follow an active run."""
+    names = _names.get(found.live) if found.live else None
+    if names is None:
+        names = sources.names((i.sae, i.latent) for i in found.view().request.interventions)
+        if found.live:
+            _names[found.live] = names
+    return names
 
 
 NamesDep = Annotated[dict[str, str], Depends(get_names)]

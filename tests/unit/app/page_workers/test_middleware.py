@@ -108,3 +108,35 @@ def test_the_server_answers_if_no_page_worker_does() -> None:
         assert page_workers.asked == ["/c/d"]
 
     asyncio.run(go())
+
+
+def test_pages_that_no_page_worker_renders_are_rendered_one_after_the_other() -> None:
+    """Nor does a reader that is slow to take its page keep the next one from being rendered."""
+    pages = router("/{m}/{n}")
+
+    async def go() -> None:
+        page_workers, program = FakePageWorkers(), Program()
+        page_workers.there = False
+        app = DispatchToPageWorkers(program, pages, pages)
+        slow, taken = asyncio.Event(), []
+
+        async def send(message: Message) -> None:
+            taken.append(message["type"])
+            await slow.wait()
+
+        def asked(path: str) -> dict[str, Any]:
+            state = SimpleNamespace(page_workers=page_workers)
+            return {"type": "http", "method": "GET", "path": path, "app": SimpleNamespace(state=state)}
+
+        alone = asyncio.create_task(ask(app, page_workers, "/a/alone"))
+        tasks = [asyncio.create_task(app(asked(path), None, send)) for path in ("/a/1", "/a/2")]  # type: ignore[arg-type]
+        await asyncio.sleep(0.01)
+        assert program.paths == ["/a/alone", "/a/1"], "the second waits for its turn"
+        program.go.set()
+        await asyncio.sleep(0.01)
+        assert program.paths == ["/a/alone", "/a/1", "/a/2"]
+        assert taken == ["http.response.start"] * 2, "neither reader has taken its page yet"
+        slow.set()
+        await asyncio.gather(alone, *tasks)
+
+    asyncio.run(go())

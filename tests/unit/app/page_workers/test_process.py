@@ -8,8 +8,11 @@ import marshal
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.page_workers.process import MODULES, answer, create_read_only_app, frame, read_frame, scope_frame
+from app.page_workers.process import MODULES, answer, create_read_only_app, frame, read_frame, scope_frame, warm_up
 from app.settings import Settings
 from tests.unit.app.page_workers.test_pool import scope
 
@@ -79,3 +82,41 @@ def test_every_page_of_a_worker_only_reads(settings: Settings) -> None:
 async def _with_stores(app: FastAPI, address: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     async with app.router.lifespan_context(app):
         return await answer(app, scope(address))
+
+
+def test_a_page_worker_renders_a_page_before_it_is_ready(browsable: TestClient, settings: Settings) -> None:
+    app, asked = create_read_only_app(settings), list[str]()
+
+    class Noting:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            asked.append(scope.get("path", ""))
+
+            async def noted(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    asked.append(message["status"])
+                await send(message)
+
+            await self.app(scope, receive, noted)
+
+    app.add_middleware(Noting)
+
+    async def go() -> None:
+        async with app.router.lifespan_context(app):
+            await warm_up(app)
+
+    asyncio.run(go())
+    latent = next(path for path in asked if str(path).endswith("/0"))
+    assert [path for path in asked if path] == ["/", 200, latent, 200]
+
+
+def test_a_page_worker_without_saes_is_ready_too(settings: Settings, engine: Engine) -> None:
+    app = create_read_only_app(settings)
+
+    async def go() -> None:
+        async with app.router.lifespan_context(app):
+            await warm_up(app)
+
+    asyncio.run(go())

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
-from app.web.event_streams import BoundedStreams
+from app.web.event_streams import OPENING, BoundedStreams
 
 
 def test_further_streams_are_refused_until_one_ends() -> None:
@@ -15,6 +15,7 @@ def test_further_streams_are_refused_until_one_ends() -> None:
         ends = {name: asyncio.Event() for name in "abcd"}
 
         async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
             await ends[scope["query_string"].decode()].wait()
 
         app = BoundedStreams(stream, most=3, most_of_address=2)
@@ -38,12 +39,46 @@ def test_further_streams_are_refused_until_one_ends() -> None:
         await asyncio.sleep(0)
         assert await ask("d", "3") == 503, "three in all"
         ends["d"].set()
-        assert await ask("d", "3", "/steer/1") is None, "other pages have no limit"
+        assert await ask("d", "3", "/steer/1") == 200, "other pages have no limit"
         ends["a"].set()
         await first
-        assert await ask("d", "1") is None, "a place is free again"
+        assert await ask("d", "1") == 200, "a place is free again"
         ends["b"].set(), ends["c"].set()
         await asyncio.gather(second, other)
         assert not app._open
 
     asyncio.run(go())
+
+
+def test_addresses_take_turns_in_opening_streams() -> None:
+    """A hundred streams of one address are opened two at a time, and another address waits for one of them."""
+    opened: list[str] = []
+
+    async def go() -> None:
+        may_open = asyncio.Semaphore(0)
+
+        async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+            await may_open.acquire()
+            opened.append(scope["client"][0])
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await asyncio.Event().wait()  # it stays open
+
+        async def send(message: Message) -> None:
+            return None
+
+        app = BoundedStreams(stream)
+        tasks = [asyncio.create_task(app(
+            {"type": "http", "path": "/steer/1/events", "client": (address, 1)}, None, send))  # type: ignore[arg-type]
+            for address in ["many"] * 100 + ["one"]]
+        await asyncio.sleep(0)
+        for _ in range(10):
+            may_open.release()
+            for _ in range(5):
+                await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(go())
+    assert len(opened) == 10
+    assert opened.index("one") <= OPENING + 1

@@ -18,6 +18,7 @@ from app.settings import Settings
 from app.worker.client import WorkerClient
 from app.worker.protocol import Busy, Done, Event, Failed, Generate, Loading, Progress, Queued, Started
 from sae.steering.request import Intervention, Sampling, SteerRequest
+from sae.workspace.priority import MODEL_WORKER
 
 SAE_ID = "demo/2-tiny"
 
@@ -143,6 +144,8 @@ def test_sigkill_in_the_middle_is_reported_and_the_next_request_works(client: Wo
         async for event in client.ask(message(folder, **LONG)):
             events.append(event)
             if isinstance(event, Progress) and client.pid is not None:
+                ours = os.getpriority(os.PRIO_PROCESS, 0)
+                assert os.getpriority(os.PRIO_PROCESS, client.pid) == min(19, ours + MODEL_WORKER), "pages come first"
                 os.kill(client.pid, signal.SIGKILL)
         return events
 

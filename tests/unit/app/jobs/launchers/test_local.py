@@ -15,6 +15,7 @@ from app.jobs.launchers.commands import run_command
 from app.jobs.launchers.local import LocalLauncher, start_mark
 from sae.runs.folder import RunFolder, Status
 from sae.workspace.paths import Workspace
+from sae.workspace.priority import RUN
 
 # The main thread ends before another one, as it does while torch's threads end: the system then calls the process a
 # zombie, but it cannot be collected yet.
@@ -68,7 +69,7 @@ def test_a_run_is_started_in_its_own_session_and_ended(local: LocalLauncher, wor
     assert local.alive(handle)
     assert os.getsid(int(handle.ref)) == int(handle.ref), "Ctrl-C in the server's terminal does not reach it"
     ours = os.getpriority(os.PRIO_PROCESS, 0)
-    assert os.getpriority(os.PRIO_PROCESS, int(handle.ref)) == min(19, ours + 10), "pages come first"
+    assert os.getpriority(os.PRIO_PROCESS, int(handle.ref)) == min(19, ours + RUN), "pages come first"
     getattr(local, way)(handle)
     assert ended(local, handle)
     assert local._children == {}
