@@ -18,6 +18,7 @@ def test_an_upload_becomes_an_sae(browser: Browser, server: Server, tmp_path: Pa
     page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.set_default_timeout(120_000)  # a form is answered when a process has read the upload
     server.sign_in(page)
     page.goto(f"{server.address}/admin/import")
     picture(page, "add-sae.png")
