@@ -99,6 +99,7 @@ def carry_out(home: Path, commands: Sequence[Sequence[str]]) -> None:
 def _asked(home: Path, wanted: dict[str, Any]) -> Iterator[Iterator[str]]:
     """Ask the `ForkServer` of a workspace, and yield the lines of its answer, of which the first is the new process."""
     with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(280)  # of each line
         connection.connect(_address(home).read_text())
         connection.sendall(json.dumps(wanted).encode() + b"\n")
         with connection.makefile() as answer:
