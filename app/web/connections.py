@@ -1,4 +1,4 @@
-"""Limits of connections: how many there may be, and how long one may take to send the head of a request.
+"""Limits of connections: how many there may be, and how slowly a client may send a head or take an answer.
 
 A head is limited in size by h11 (64 kB), a body by FastAPI (`max_body_size`).
 """
@@ -12,15 +12,20 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST = 4_000  # connections and requests at once; further ones are answered 503
 HEAD_S = 20.0  # for the head of a request, from its first byte or from the connection
+STUCK_S = 30.0  # without a byte of an answer that the client takes
 
 
 class ImpatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, which also closes connections whose client does not finish the head of a request.
+    """uvicorn's HTTP/1.1, which closes connections whose client does not finish a head or take an answer.
 
-    uvicorn itself waits for ever, so that a few thousand such clients would take all places.
+    uvicorn waits for ever, so that a few thousand such clients would take all places.  It also begins with the next of
+    several requests while the client has not taken the answer to the one before, and so keeps two large answers for a
+    client that reads none, and renders the others when it has gone.
     """
 
     _late: asyncio.TimerHandle | None = None
+    _stuck: asyncio.TimerHandle | None = None
+    _next_waits = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -33,6 +38,40 @@ class ImpatientProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._forget()
+        self._progress()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_progress()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._progress()
+        if self._next_waits:
+            self._next_waits = False
+            super().on_response_complete()
+
+    def on_response_complete(self) -> None:
+        if self.flow.write_paused and not self.transport.is_closing():
+            self._next_waits = True  # until the client has taken this answer
+        else:
+            super().on_response_complete()
+
+    def _await_progress(self) -> None:
+        """Close the connection if the client takes nothing for a while."""
+        unsent = self.transport.get_write_buffer_size()
+        self._stuck = self.loop.call_later(STUCK_S, self._check_progress, unsent)
+
+    def _check_progress(self, unsent: int) -> None:
+        if self.transport.get_write_buffer_size() == unsent:
+            self.transport.abort()
+        else:
+            self._await_progress()
+
+    def _progress(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
 
     def _watch(self) -> None:
         """Start the time of a head, or end it if there is a request."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from sqlalchemy import update
@@ -58,7 +58,7 @@ class RemoteRun(LiveRun):
         self.cells = [Cell.model_validate(cell) for cell in state["cells"]]
         return True
 
-    async def watch(self) -> AsyncIterator[LiveRun]:
+    async def watch(self) -> AsyncGenerator[LiveRun]:
         yield self
         while not self.final:
             await asyncio.sleep(EXCHANGE_S)

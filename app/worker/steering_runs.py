@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any
 
@@ -120,7 +120,7 @@ class LiveRun:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def watch(self) -> AsyncIterator[LiveRun]:
+    async def watch(self) -> AsyncGenerator[LiveRun]:
         """Yield this run now and after each change until it is final and stored.  Several changes may come as one."""
         self.viewers += 1
         try:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any
 from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.sse import format_sse_event
 from starlette.concurrency import run_in_threadpool
 
 from app.pages.dependencies import CachedRequestsDep, RequestSessionsDep, SessionDep, SteeringDep, WorkspaceDep
@@ -27,6 +28,7 @@ from app.pages.steer.run_view import RunView, run_json, whole_text
 from app.pages.steer.shared_events import shared_events
 from app.pages.steer.sweep_strengths import strengths_text
 from app.web.errors import wants_json
+from app.web.event_streams import event_stream
 from app.web.parameters import PathNumber, QueryNumber, whole_number
 from app.web.templating import is_htmx, render
 from app.worker.cached_requests import PATIENCE_S, CachedRequest, fault_answer
@@ -124,36 +126,41 @@ async def stop(request: Request, found: FoundDep, runs: SteeringDep) -> Response
     return Response(status_code=204) if is_htmx(request) else RedirectResponse(f"/steer/{found.row.id}", 303)
 
 
-@router.get("/steer/{run_id}/events", response_class=EventSourceResponse)
-async def events(
-    found: FollowedDep, names: NamesDep, by: QueryNumber | None = None,
-) -> AsyncIterator[ServerSentEvent]:
-    """Stream every part of the result that changes, always the whole part as HTML, and `done` at the end.
+@router.get("/steer/{run_id}/events")
+async def events(found: FollowedDep, names: NamesDep, by: QueryNumber | None = None) -> Response:
+    """Stream every part of the result that changes, always the whole part as HTML, and `done` at the end."""
+    return event_stream(_changes(found, names, by))
+
+
+async def _changes(found: Found, names: dict[str, str], by: int | None) -> AsyncGenerator[bytes]:
+    """Yield the events of a run.
 
     Changes during rendering are sent together, so that rendering many long texts again and again takes at most a third
     of the time.  They are also sent less often the more pages follow the run.
     """
     sent: dict[str, str] = {}
-    async for _ in states(found):
-        began = time.monotonic()
-        run, parts = await shared_events(found, by, names)
-        for name, html in parts:
-            if sent.get(name) != html:
-                sent[name] = html
-                yield ServerSentEvent(event=name, id=f"{run.written}", raw_data=html)
-        if not run.final:
-            viewers = found.live.viewers if found.live else 1
-            await asyncio.sleep(max(2 * (time.monotonic() - began), _APART_S * viewers))
-    yield ServerSentEvent(raw_data="done", event="done")
+    async with aclosing(states(found)) as all_states:
+        async for _ in all_states:
+            began = time.monotonic()
+            run, parts = await shared_events(found, by, names)
+            changed = [(name, html, event) for name, html, event in parts if sent.get(name) != html]
+            if changed:
+                sent |= {name: html for name, html, _ in changed}
+                yield b"".join(event for _, _, event in changed)
+            if not run.final:
+                viewers = found.live.viewers if found.live else 1
+                await asyncio.sleep(max(2 * (time.monotonic() - began), _APART_S * viewers))
+    yield format_sse_event(event="done", data_str="done")
 
 
-async def states(found: Found) -> AsyncIterator[None]:
+async def states(found: Found) -> AsyncGenerator[None]:
     """Yield once for every state of the run that is to be shown."""
     if found.live is None:
         yield
         return
-    async for _ in found.live.watch():
-        yield
+    async with aclosing(found.live.watch()) as watched:
+        async for _ in watched:
+            yield
 
 
 @router.get("/steer/{run_id}/next/{key}/{position}")

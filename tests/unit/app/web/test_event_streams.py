@@ -3,11 +3,65 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
+import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from app.web.event_streams import OPENING, BoundedStreams
+from app.web import event_streams
+from app.web.event_streams import OPENING, BoundedStreams, event_stream
+
+
+def test_a_stream_has_pings_while_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_streams, "PING_S", 0.02)
+    ended: list[str] = []
+
+    async def events() -> AsyncGenerator[bytes]:
+        try:
+            yield b"data: one\n\n"
+            await asyncio.sleep(0.05)
+            yield b"data: two\n\n"
+        finally:
+            ended.append("all")
+
+    async def read() -> list[bytes]:
+        response = event_stream(events())
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["x-accel-buffering"] == "no"
+        return [bytes(chunk) async for chunk in response.body_iterator]  # type: ignore[arg-type]
+
+    chunks = asyncio.run(read())
+    assert (chunks[0], chunks[-1], ended) == (b"data: one\n\n", b"data: two\n\n", ["all"])
+    assert set(chunks[1:-1]) == {b": ping\n\n"}
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_stream_that_nobody_reads_any_more_ends_its_events(waits: bool) -> None:
+    ended: list[str] = []
+
+    async def events() -> AsyncGenerator[bytes]:
+        try:
+            yield b"data: one\n\n"
+            await asyncio.sleep(60 if waits else 0)
+            yield b"data: two\n\n"
+            await asyncio.sleep(60)
+        finally:
+            ended.append("all")
+
+    async def leave() -> None:
+        async def send(message: Message) -> None:
+            if message.get("body") == b"data: two\n\n":
+                await asyncio.sleep(60)  # the client does not take it
+
+        scope: Any = {"type": "http", "asgi": {"spec_version": "2.4"}}
+        task = asyncio.create_task(event_stream(events())(scope, None, send))  # type: ignore[arg-type]
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert ended == ["all"]
+
+    asyncio.run(leave())
 
 
 def test_further_streams_are_refused_until_one_ends() -> None:

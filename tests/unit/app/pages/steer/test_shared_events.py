@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from app.pages.steer import shared_events
 from app.worker.steering_runs import LiveRun
+
+
+class View(NamedTuple):
+    """The view of a run."""
+
+    version: int | None
+    by: int | None
+
+    @property
+    def written(self) -> int:
+        return self.version or 0
 
 
 @dataclass
@@ -19,7 +30,7 @@ class Followed:
     live: LiveRun | None
 
     def view(self, by: int | None) -> Any:
-        return (self.live.version if self.live else None, by)
+        return View(self.live.version if self.live else None, by)
 
 
 @pytest.fixture
@@ -29,7 +40,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def render(view: Any, names: Any) -> list[tuple[str, str]]:
         done.append(view)
-        return [("text", str(view))]
+        return [("text", str(tuple(view)))]
 
     monkeypatch.setattr(shared_events, "run_events", render)
     return done
@@ -42,7 +53,7 @@ def test_followers_of_a_run_share_what_is_rendered_until_it_changes(rendered: li
 
         async def parts(by: int | None = None) -> list[Any]:
             asked = (shared_events.shared_events(found, by, {}) for found in (one, other) * 3)  # type: ignore[arg-type]
-            return [got[1] for got in await asyncio.gather(*asked)]
+            return [[part[:2] for part in got[1]] for got in await asyncio.gather(*asked)]
 
         assert await parts() == [[("text", "(0, None)")]] * 6
         assert rendered == [(0, None)]
@@ -61,7 +72,7 @@ def test_a_follower_who_leaves_does_not_take_it_from_the_others(rendered: list[A
         second = asyncio.create_task(shared_events.shared_events(found, None, {}))
         await asyncio.sleep(0)
         first.cancel()
-        assert (await second)[1] == [("text", "(0, None)")]
+        assert (await second)[1] == [("text", "(0, None)", b"event: text\ndata: (0, None)\nid: 0\n\n")]
 
     asyncio.run(follow())
     assert rendered == [(0, None)]
@@ -79,4 +90,4 @@ def test_what_is_kept_of_a_run_is_bounded(rendered: list[Any]) -> None:
 
 def test_a_finished_run_is_rendered_for_each(rendered: list[Any]) -> None:
     found: Any = Followed(None)
-    assert asyncio.run(shared_events.shared_events(found, None, {}))[1] == [("text", "(None, None)")]
+    assert asyncio.run(shared_events.shared_events(found, None, {}))[1][0][:2] == ("text", "(None, None)")
