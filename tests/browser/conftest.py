@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -10,18 +9,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-SMALL = ["--n-latents", "512", "--k", "16", "--tokens", "80000", "--batch-tokens", "1024", "--buffer-tokens", "40960",
-         "--eval-tokens", "10000", "--ce-tokens", "2000", "--index-tokens", "40000"]
+from tests.forked_runs import ForkServer, carry_out
+
+TEXT_TOKENS = "300000"  # of the standard library's text: runs that read as many share one tokenised copy
+SMALL = ["--n-latents", "512", "--k", "16", "--tokens", "60000", "--batch-tokens", "1024", "--buffer-tokens", "30720",
+         "--eval-tokens", "3000", "--ce-tokens", "500", "--index-tokens", "40000", "--text-tokens", TEXT_TOKENS]
 
 
 @dataclass
@@ -62,8 +63,8 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def serving(home: Path) -> Iterator[Server]:
-    """`saescope serve` on a workspace."""
-    command = [sys.executable, "-c", "from app.cli import main; main()", "serve"]
+    """`saescope serve` on a workspace that has a `ForkServer`."""
+    command = [sys.executable, "-c", "from tests.forked_runs import serve; serve()", "serve"]
     with open(home / "serve.log", "w") as log:
         process = subprocess.Popen(command, env=_environment(home), stdout=subprocess.PIPE, stderr=log, text=True)
     try:
@@ -75,34 +76,22 @@ def serving(home: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Server]:
-    """The program with an SAE of the standard library's text, which one of the processes of the tests trains."""
+    """The program with an SAE of the standard library's text."""
     home = tmp_path_factory.mktemp("home")
-    if run := os.environ.get("PYTEST_XDIST_TESTRUNUID"):
-        shared = tmp_path_factory.getbasetemp().parent / f"home-{run}"
-        with FileLock(f"{shared}.lock"):
-            if not shared.exists():
-                train(home, *SMALL)
-                home.rename(shared)
-        shutil.copytree(shared, home)
-    else:
-        train(home, *SMALL)
-    with serving(home) as server:
-        yield server
+    with forks(home):
+        carry_out(home, [["train", *SMALL]])
+        with serving(home) as server:
+            yield server
 
 
-def train(home: Path, *options: str) -> None:
-    """Train an SAE in a workspace from the command line."""
-    commands(home, ["train", *options])
-
-
-def commands(home: Path, *commands: Sequence[str]) -> None:
-    """Carry out commands of `saescope` in a workspace, in one process: importing takes longer than a small command."""
-    code = ("import json, sys; from sae.cli.ending import end_at_once; from sae.cli.main import app\n"
-            "def run():\n"
-            "    for words in json.loads(sys.argv[1]): assert not app(words, standalone_mode=False)\n"
-            "end_at_once(run)")
-    subprocess.run([sys.executable, "-c", code, json.dumps(commands)], env=_environment(home), check=True, timeout=280,
-                   stdout=subprocess.DEVNULL)
+@contextmanager
+def forks(home: Path) -> Iterator[None]:
+    """Keep a process that has imported torch, which forks the commands and the runs of a workspace."""
+    process = ForkServer(home)
+    try:
+        yield
+    finally:
+        process.close()
 
 
 def until(holds: Callable[[], bool], seconds: float = 60) -> None:

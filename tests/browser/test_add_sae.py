@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.conftest import Server, picture
+from tests.browser.conftest import TEXT_TOKENS, Server, picture
 from tests.unit.sae.formats import saes
 
 pytestmark = pytest.mark.browser
@@ -18,6 +18,7 @@ def test_an_upload_becomes_an_sae(browser: Browser, server: Server, tmp_path: Pa
     page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.set_default_timeout(120_000)  # a form is answered when a process has read the upload
     server.sign_in(page)
     page.goto(f"{server.address}/admin/import")
     picture(page, "add-sae.png")
@@ -25,7 +26,7 @@ def test_an_upload_becomes_an_sae(browser: Browser, server: Server, tmp_path: Pa
     page.click("#start")
 
     # It is read, and asks for what tensors alone cannot say.
-    expect(page.get_by_role("alert").first).to_contain_text("Some facts are missing from it")
+    expect(page.get_by_role("alert").first).to_contain_text("Some facts are missing from it", timeout=60_000)
     expect(page.locator("#help-files")).to_contain_text("tensors.safetensors")
     expect(page.locator(".form-aside")).to_contain_text("bare tensors")
     picture(page, "add-sae-asks.png")
@@ -39,6 +40,8 @@ def test_an_upload_becomes_an_sae(browser: Browser, server: Server, tmp_path: Pa
     page.select_option("#f-bos", "yes")
     page.select_option("#f-architecture", "relu")
     page.select_option("#f-subtract_b_dec", "no")
+    page.get_by_role("heading", name="Verification", exact=True).click()
+    page.fill("#f-text_tokens", TEXT_TOKENS)
     page.get_by_role("heading", name="Index", exact=True).click()
     page.fill("#f-index_tokens", "4000")
     page.click("#start")

@@ -8,7 +8,8 @@ import httpx
 import pytest
 from playwright.sync_api import Page, Request, expect
 
-from tests.browser.conftest import Server, picture, train, until
+from tests.browser.conftest import Server, picture, until
+from tests.forked_runs import carry_out
 
 pytestmark = pytest.mark.browser
 
@@ -19,7 +20,7 @@ BLOCK = (
     "\u202ereversed\u202c \u2066isolated\u2069 \u200f \u200e \u061c עברית العربية\n"
     "日本語のテキスト 🙂🦊 👩\u200d👩\u200d👧 e\u0301 \ufeff\u200b\n"
     "\x01\x07\x08\x0b\x0c\x1b[31mred \x7f \x85 \u2028 \u2029\r\n tab\tend \u3000 \ue000\n")
-SMALL = ["--n-latents", "128", "--k", "8", "--tokens", "60000", "--batch-tokens", "512", "--buffer-tokens", "8192",
+SMALL = ["--n-latents", "128", "--k", "8", "--tokens", "20000", "--batch-tokens", "512", "--buffer-tokens", "8192",
          "--context-length", "64", "--eval-tokens", "1000", "--ce-tokens", "500", "--index-tokens", "15000"]
 
 # What a page must not hold as it is: characters that are not seen but act on the text around them.
@@ -46,7 +47,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Server:
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8", newline="")
     (folder / "binary.txt").write_bytes(b"\0" * 3000)
-    train(server.home, "--text", str(folder), "--name", "hostile", *SMALL)
+    carry_out(server.home, [["train", "--text", str(folder), "--name", "hostile", *SMALL]])
     until(lambda: httpx.get(f"{server.address}{SAE}/latents.json").is_success)  # it looks for SAEs every few seconds
     return server
 

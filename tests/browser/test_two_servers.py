@@ -11,8 +11,9 @@ from app.access import accounts
 from app.db.engine import make_engine, make_session_factory
 from app.settings import Settings
 from tests import postgres
-from tests.browser.conftest import SMALL, Server, train
+from tests.browser.conftest import SMALL, Server, forks
 from tests.browser.test_walk import walk
+from tests.forked_runs import carry_out
 from tests.servers import make_token, nothing_left, start
 
 pytestmark = [
@@ -26,7 +27,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator
     home = tmp_path_factory.mktemp("two") / "home"
     with postgres.cluster() as cluster, postgres.database(cluster) as url, nothing_left(home):
         token = make_token(home, url)
-        train(home, *SMALL)
+        with forks(home):
+            carry_out(home, [["train", *SMALL]])
         running = [start(home, token, url) for _ in range(2)]
         engine = make_engine(url)
         settings = Settings.load(home=home, database_url=url)

@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Server, picture
+from tests.browser.conftest import TEXT_TOKENS, Server, picture
 
 pytestmark = pytest.mark.browser
 
@@ -53,8 +53,9 @@ def walk(page: Page, server: Server, name: str) -> None:
     server.sign_in(page)
     page.goto(server.address + "/admin/train")
     page.get_by_role("link", name="Quick trial").or_(page.get_by_role("button", name="Quick trial")).click()
-    for field_name, value in {"n_latents": "256", "tokens": "40000", "eval_tokens": "5000", "index_tokens": "20000",
-                              "name": name, "batch_tokens": "1024", "buffer_tokens": "20480"}.items():
+    for field_name, value in {"n_latents": "256", "tokens": "20000", "eval_tokens": "2000", "index_tokens": "10000",
+                              "name": name, "batch_tokens": "1024", "buffer_tokens": "10240",
+                              "text_tokens": TEXT_TOKENS}.items():
         field = page.locator(f"[name={field_name}]")
         if not field.is_visible():
             field.locator("xpath=ancestor::details/summary").click()
