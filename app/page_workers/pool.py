@@ -14,7 +14,7 @@ from app.page_workers.process import Answer, frame, read_frame, scope_frame
 from app.settings import Settings
 from app.web.turns import Turns, address_of
 
-_WAIT_S = 5.0  # for a free page worker; after that the server renders the page itself
+_WAIT_S = 5.0  # for an answer of any page worker to anybody; after that the server renders the page itself
 _END_S = 5.0  # for the end of a process that should stop; after that it is killed
 _RESTART_S = 1.0  # before a page worker that ended is replaced
 
@@ -67,19 +67,13 @@ class PageWorkerPool:
         self._settings = settings
         self._ready: set[_PageWorker] = set()
         self._free = Turns[_PageWorker]()  # the most recently used has warm caches and comes first
+        self._answered = 0  # requests so far
         self._keepers = [asyncio.create_task(self._keep()) for _ in range(n)]
 
     async def ask(self, scope: Any) -> Answer | None:
         """Return a page worker's answer to a GET request, or None if no page worker can answer."""
-        try:
-            async with asyncio.timeout(_WAIT_S):
-                while self._ready:
-                    worker = await self._free.borrow(address_of(scope))
-                    if worker in self._ready:
-                        break
-                else:
-                    return None
-        except TimeoutError:
+        worker = await self._borrow(address_of(scope))
+        if worker is None:
             return None
         try:
             answer: Answer = marshal.loads(await worker.ask(scope_frame(scope)))
@@ -89,8 +83,34 @@ class PageWorkerPool:
             if isinstance(error, OSError | EOFError):
                 return None
             raise
+        self._answered += 1
         self._free.give(worker)
         return answer
+
+    async def _borrow(self, address: str) -> _PageWorker | None:
+        """Return a free page worker, or None if there is none and none answers anything for a while.
+
+        A request waits as long as the page workers answer others: in the server's own process it would delay them all.
+        """
+        turn = asyncio.ensure_future(self._free.borrow(address))
+        try:
+            while self._ready:
+                answered = self._answered
+                await asyncio.wait({turn}, timeout=_WAIT_S)
+                if not turn.done():
+                    if answered == self._answered:
+                        return None
+                elif turn.result() in self._ready:
+                    return turn.result()
+                else:  # its process has ended
+                    turn = asyncio.ensure_future(self._free.borrow(address))
+            return None
+        except asyncio.CancelledError:
+            if turn.done():
+                self._free.give(turn.result())
+            raise
+        finally:
+            turn.cancel()  # without effect if it is done
 
     async def close(self) -> None:
         """End all page workers and wait for their end."""

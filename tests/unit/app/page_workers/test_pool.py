@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import marshal
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.page_workers import pool as pool_module
 from app.page_workers.pool import PageWorkerPool
 from app.settings import Settings
 from tests.unit.app.conftest import BATCH
@@ -134,6 +136,47 @@ def test_a_request_that_is_given_up_costs_no_other_its_answer(browsable: TestCli
             assert (status, body) == (200, browsable.get(f"/{BATCH}/4.json").text)
 
     asyncio.run(given_up())
+
+
+class Stalled:
+    """A page worker whose answers wait until `go` is set."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.asked = 0
+
+    async def ask(self, content: bytes) -> bytes:
+        self.asked += 1
+        await self.go.wait()
+        return marshal.dumps((200, [], b""))
+
+
+def test_requests_wait_while_others_are_answered_and_no_longer(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "_WAIT_S", 0.2)
+
+    async def wait() -> None:
+        pool, worker = PageWorkerPool(settings, 0), Stalled()
+        pool._ready.add(worker)  # type: ignore[arg-type]
+        pool._free.give(worker)  # type: ignore[arg-type]
+        held = asyncio.create_task(pool.ask(scope("/held")))
+        await asyncio.sleep(0)
+        assert await asyncio.wait_for(pool.ask(scope("/stuck")), 2) is None, "nothing is answered"
+        gone = asyncio.create_task(pool.ask(scope("/gone")))
+        patient = asyncio.create_task(pool.ask(scope("/patient")))
+        for _ in range(4):
+            await asyncio.sleep(0.1)
+            pool._answered += 1  # another page worker's
+        assert not patient.done(), "it waits for longer than for a pool that is stuck"
+        gone.cancel()
+        worker.go.set()
+        assert (await patient, await held) == ((200, [], b""),) * 2
+        assert worker.asked == 2
+        assert await pool.ask(scope("/next")) == (200, [], b""), "who gave up took no page worker along"
+        await pool.close()
+
+    asyncio.run(wait())
 
 
 def test_without_page_workers_there_is_no_answer(settings: Settings) -> None:
