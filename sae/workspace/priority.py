@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-MODEL_WORKER, RUN = 5, 15  # added to the niceness of the process that starts them
+MODEL_WORKER, RUN = 10, 19  # added to the niceness of the process that starts them
 
 
 def yield_processor(pid: int, by: int) -> None:
