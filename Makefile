@@ -36,7 +36,7 @@ HOW = uv, and the build "$(TORCH)" of torch$(if $(filter cpu,$(TORCH)), (no NVID
 endif
 MANIFESTS := pyproject.toml constraints.txt
 
-.PHONY: install run test test-heavy test-ray lint bench clean
+.PHONY: install run test test-heavy test-kills test-ray lint bench clean
 
 install: $(VENV)/.installed
 
@@ -48,6 +48,9 @@ test: $(VENV)/.installed-test
 
 test-heavy: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto -m heavy
+
+test-kills: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2 -m heavy tests/test_fifty_kills.py
 
 test-ray: $(VENV)/.installed-ray
 	SAESCOPE_TEST_RAY=$(CURDIR)/$(BIN)/ray $(BIN)/python -m pytest -n 0 \

@@ -46,7 +46,7 @@ def main() -> None:
         model_name=asked["model"], model_class_name=asked["class"], hook_name=asked["hook"], streaming=False,
         context_size=asked["context"], training_tokens=asked["n_tokens"], train_batch_size_tokens=asked["batch"],
         store_batch_size_prompts=16, n_batches_in_buffer=asked["buffer"] // asked["context"],
-        lr=3e-4, device="cpu", autocast=True, autocast_lm=True, n_eval_batches=0, n_checkpoints=0,
+        lr=3e-4, device="cpu", autocast=asked["mixed"], autocast_lm=asked["mixed"], n_eval_batches=0, n_checkpoints=0,
         save_final_checkpoint=False, output_path=asked["out"], checkpoint_path=None,
         logger=LoggingConfig(log_to_wandb=False))
     tokens = Dataset.from_dict({"input_ids": np.load(asked["tokens"]).tolist()})

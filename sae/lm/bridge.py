@@ -277,18 +277,19 @@ class LanguageModel:
         return out.float().to(self.device), Cache(state, (cache.length if cache else 0) + tokens_PS.shape[1])
 
     @torch.no_grad()
-    def unembedding(self, hook: str = "") -> Tensor:
+    def unembedding(self, hook: str = "", head_DV: Tensor | None = None) -> Tensor:
         """Return the map from directions to logits, centred over the vocabulary: [D, V].
 
         A decoder row times this is the direct effect on the logits up to the token's own final
         normalisation scale; centring removes the part that softmax ignores.  The final norm's gain
         is part of it, and its centring where it subtracts the mean.  For a `hook` whose
         activations reach the residual stream by a matrix (the heads, the MLP's hidden activations),
-        that matrix comes first, with the norm behind it if there is one, and D is its width.
+        that matrix comes first, with the norm behind it if there is one, and D is its width.  `head_DV` is the map
+        without a hook, for a caller that asks for many.
 
         Raises UserError (field `site`) where there is no such matrix.
         """
-        return logit_map(self, hook)
+        return logit_map(self, hook, head_DV)
 
     def has_site(self, hook: str) -> bool:
         """Return whether the model computes activations at a hook point."""

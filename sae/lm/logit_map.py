@@ -34,25 +34,29 @@ def probe_tokens(lm: LanguageModel, length: int = PROBE) -> Tensor:
     return ids[None].to(lm.device)
 
 
-def logit_map(lm: LanguageModel, hook: str) -> Tensor:
+def logit_map(lm: LanguageModel, hook: str, head_DV: Tensor | None = None) -> Tensor:
     """Return the map [w, V] from directions at `hook` to logits, centred over the vocabulary.
 
-    Without a hook, and for sites of the residual stream, w is D.  For one head, w is its width.  Raises UserError
-    (field `site`) where directions reach the residual stream by something else than a matrix.
+    Without a hook, and for sites of the residual stream, w is D.  For one head, w is its width.  `head_DV` is the map
+    of the residual stream, for a caller that asks for many sites.  Raises UserError (field `site`) where directions
+    reach the residual stream by something else than a matrix.
     """
     base, head = split_head(hook)
     if (kind := kind_of(base)) in NO_LOGITS:
         raise UserError(f"site: directions at {kind} have no logits of their own, because {NO_LOGITS[kind]}", "site")
     with compared_in(lm.rounding):
-        whole_wV = _logit_map(lm, base)
+        whole_wV = _from(lm, base, _head_map(lm) if head_DV is None else head_DV)
     return whole_wV if head < 0 else whole_wV[lm.head_columns(hook, len(whole_wV))]
 
 
-def _logit_map(lm: LanguageModel, hook: str) -> Tensor:
-    final = final_norm(lm)
-    W_U_DV = _unembedding_matrix(lm)
-    centred_DV = final.then(W_U_DV)
-    centred_DV = (centred_DV - centred_DV.mean(dim=1, keepdim=True)).mul_(_logit_scale(lm))
+def _head_map(lm: LanguageModel) -> Tensor:
+    """Return the map [D, V] of the last block's residual stream."""
+    through_norm_DV = final_norm(lm).then(_unembedding_matrix(lm))
+    return (through_norm_DV - through_norm_DV.mean(dim=1, keepdim=True)).mul_(_logit_scale(lm))
+
+
+def _from(lm: LanguageModel, hook: str, centred_DV: Tensor) -> Tensor:
+    """Return what takes directions at `hook` to the residual stream, followed by the map of that."""
     kind = kind_of(hook)
     if kind == EMBED:
         return centred_DV * embedding_scale(lm)

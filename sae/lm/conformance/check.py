@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -194,12 +194,17 @@ class _Check:
             parts.append(out[order.index(row)][None])
         return torch.cat(parts)
 
+    @cached_property
+    def _head_DV(self) -> Tensor:
+        """The map from the last block's residual stream to logits, which most sites share."""
+        return self.lm.unembedding()
+
     def _list(self, hook: str, kind: str, block: Block) -> str:
         """Return why the logit lists of a site are not the derivatives of the real final norm and head, or nothing."""
         if kind in NO_LOGITS:
             return ""
         try:
-            lists = self.lm.unembedding(hook)
+            lists = self.lm.unembedding(hook, self._head_DV)
         except UserError as error:
             if kind == EMBED:  # its directions may have no logits of their own
                 return ""
