@@ -144,7 +144,7 @@ FROM (SELECT range AS l, CASE WHEN u(range, 0) < 0.02 THEN 0
 _CONTEXTS = f"""(SELECT l AS latent, band, rank, act, hash(l, k) % 100000 AS ctx,
   CAST(hash(l, k) % 2000 AS INTEGER) AS doc,
   hash(l, k, 1) % 5000 AS doc_offset, 0 AS start, CAST({{S}} * 3 // 4 AS USMALLINT) AS peak,
-  list_transform(range({{S}}), lambda i: tok(l * 131 + k, i)) AS tokens,
+  list_transform(range({{S}}), lambda i: tok(l::BIGINT * 131 + k, i)) AS tokens,
   CASE WHEN band = {NEAR_BAND} THEN [] ELSE [{{S}} // 16 - 1, {{S}} // 4 - 1, {{S}} * 3 // 4 - 5, {{S}} * 3 // 4]
   END AS pos,
   CASE WHEN band = {NEAR_BAND} THEN [] ELSE [act / 9, act / 4, act / 2, act] END AS val, 1 AS duplicates

@@ -165,9 +165,11 @@ def pretend(kind: str = "cuda", count: int = 2, *, triton: bool = False) -> Iter
         if triton:
             from triton.runtime import interpreter
 
+            from tests.pretended.launches import patch_once_a_launch
             from tests.pretended.rounding import round_as_a_gpu_does
 
             round_as_a_gpu_does()
+            patch_once_a_launch()
             patch(interpreter.GridExecutor, "__call__", _launching(interpreter.GridExecutor.__call__))
         patch(dispatch, "_triton", lambda: triton)
         stack.enter_context(PretendedMode())

@@ -14,7 +14,9 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", reason="Triton is not installed (pip install saescope[triton])")
 if not torch.cuda.is_available():
+    from tests.pretended.launches import patch_once_a_launch
     from tests.pretended.rounding import round_as_a_gpu_does
 
     round_as_a_gpu_does()
+    patch_once_a_launch()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
