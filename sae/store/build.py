@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 import duckdb
 
 from sae.errors import UserError
-from sae.store.connection import connect
+from sae.store.connection import MAX_PAGE, connect
 from sae.store.damage import check_build_size, damaged_build, file_mark, reading
 from sae.store.facets import list_counts
-from sae.store.latent_page import read_page
+from sae.store.latent_page import neighbours, read_page
 from sae.store.latent_query import (
     ALIVE,
     Filters,
@@ -50,7 +50,6 @@ from sae.store.schema import NEAR_BAND, SCHEMA_VERSION, TOP_BAND
 from sae.store.token_search import find_tokens
 from sae.store.whole_columns import FiringRates
 
-MAX_PAGE = 1000
 _DENSITY_BINS_PER_DECADE = 5
 _PAGES, _COUNTS = 64, 256  # lists whose page and whose counts are remembered
 _PAGE_KEPT = 200  # rows of a page, and latents of a filter, up to which that is done
@@ -257,15 +256,7 @@ class Build:
             f"SELECT {query.key} AS sort_key FROM {query.source}{condition}", [*query.parameters, latent])
         if not found:
             return None, None
-        neighbours: list[int | None] = []
-        for backwards in (True, False):
-            clause, values = query.beyond(found[0]["sort_key"], latent, backwards)
-            condition = f"{query.where} AND {clause}" if query.where else f" WHERE {clause}"
-            rows = self._rows(
-                f"SELECT l.latent FROM {query.source}{condition}{query.order(backwards)} LIMIT 1",
-                [*query.parameters, *values])
-            neighbours.append(rows[0]["latent"] if rows else None)
-        return neighbours[0], neighbours[1]
+        return neighbours(self, query, found[0]["sort_key"], latent)
 
     def facets(self, filters: Filters | None = None, token: int | None = None) -> dict[str, dict[str, int]]:
         """Count the latents that the list would have with each flag and each decade of density.

@@ -1,4 +1,4 @@
-"""One page of the latent table: the query of its rows."""
+"""One page of the latent table, and the neighbours of a latent in it."""
 
 from __future__ import annotations
 
@@ -39,3 +39,27 @@ def read_page(
     for row in rows:
         row["sort_value"] = sort_value(row["sort_key"])
     return Page([latent_row_of(row) for row in rows], after, build.counted(filters, token)[0])
+
+
+def neighbours(build: Build, query: Query, key: float, latent: int) -> tuple[int | None, int | None]:
+    """Return the latents before and after this one, whose sort key is `key`, in a list.
+
+    Two passes over a column find them, which takes a third of the time of sorting the list in both directions.
+    """
+    k = query.key
+    ((below, above, tie_after, tie_before),) = (row.values() for row in build._rows(
+        f"SELECT max({k}) FILTER ({k} < ?) AS below, min({k}) FILTER ({k} > ?) AS above,"
+        f" min(l.latent) FILTER ({k} = ? AND l.latent > ?) AS tie_after,"
+        f" max(l.latent) FILTER ({k} = ? AND l.latent < ?) AS tie_before"
+        f" FROM {query.source}{query.where}", [key, key, key, latent, key, latent, *query.parameters]))
+    earlier, later = (above, below) if query.descending else (below, above)
+    wanted = [other for other, tie in ((earlier, tie_before), (later, tie_after)) if tie is None and other is not None]
+    ends: dict[float, tuple[int, int]] = {}
+    if wanted:
+        also = f"{query.where} AND" if query.where else " WHERE"
+        ends = {row["sort_key"]: (row["first"], row["last"]) for row in build._rows(
+            f"SELECT {k} AS sort_key, min(l.latent) AS first, max(l.latent) AS last FROM {query.source}"
+            f"{also} {k} IN ({', '.join('?' for _ in wanted)}) GROUP BY sort_key", [*query.parameters, *wanted])}
+    before = tie_before if tie_before is not None or earlier is None else ends[earlier][1]
+    after = tie_after if tie_after is not None or later is None else ends[later][0]
+    return before, after

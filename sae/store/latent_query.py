@@ -85,16 +85,14 @@ class Query:
     def where(self) -> str:
         return f" WHERE {' AND '.join(self.clauses)}" if self.clauses else ""
 
-    def order(self, backwards: bool = False) -> str:
-        """Return the ORDER BY; backwards for the latents before a given one."""
-        down = self.descending != backwards
-        return f" ORDER BY {self.key} {'DESC' if down else 'ASC'}, l.latent {'DESC' if backwards else 'ASC'}"
+    def order(self) -> str:
+        """Return the ORDER BY."""
+        return f" ORDER BY {self.key} {'DESC' if self.descending else 'ASC'}, l.latent ASC"
 
-    def beyond(self, key: float, latent: int, backwards: bool = False) -> tuple[str, list[Any]]:
-        """Return the condition of coming after (or before) the latent with this key, and its parameters."""
-        sign = "<" if self.descending != backwards else ">"
-        step = "<" if backwards else ">"
-        return f"({self.key} {sign} ? OR ({self.key} = ? AND l.latent {step} ?))", [key, key, latent]
+    def beyond(self, key: float, latent: int) -> tuple[str, list[Any]]:
+        """Return the condition of coming after the latent with this key, and its parameters."""
+        sign = "<" if self.descending else ">"
+        return f"({self.key} {sign} ? OR ({self.key} = ? AND l.latent > ?))", [key, key, latent]
 
 
 def build_query(
@@ -116,6 +114,8 @@ def build_query(
         raise UserError(f"sort: {sort!r} is not one of {', '.join(usable)}", "sort")
     column, missing = f"CAST({usable[sort]} AS DOUBLE)", -_LAST if descending else _LAST
     key = f"(CASE WHEN {column} IS NULL OR isnan({column}) THEN {missing!r} ELSE {column} END)"
+    if sort == "latent":  # never missing, and in the order of the rows
+        key = usable[sort]
     query = Query(key, descending)
     if token is not None:
         query.source = "latent l JOIN token_latent t ON t.latent = l.latent"

@@ -23,7 +23,8 @@ from app.render.token_text import token_label
 from app.web.parameters import QueryNumber, whole_number
 from app.web.templating import is_htmx, render
 from sae.errors import UserError
-from sae.store.build import MAX_PAGE, Build
+from sae.store.build import Build
+from sae.store.connection import MAX_PAGE
 from sae.store.latent_query import Page
 from sae.store.records import Token
 

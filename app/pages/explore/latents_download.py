@@ -23,7 +23,8 @@ from app.pages.stars import starred
 from app.render.latent_words import rule_words
 from sae.errors import UserError
 from sae.formats.writers.archive import Sink
-from sae.store.build import MAX_PAGE, Build
+from sae.store.build import Build
+from sae.store.connection import MAX_PAGE
 from sae.store.latent_query import SCORE_SORT
 from sae.store.records import LatentRow
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sae.store.build import MAX_PAGE, Build
+from sae.store.build import Build
+from sae.store.connection import MAX_PAGE
 from sae.store.facets import list_counts
 from sae.store.firings import firings_on
 from sae.store.latent_query import ALIVE, DENSITIES, LOGIT_SORT, Filters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae.errors import UserError
+from sae.store.latent_page import neighbours
 from sae.store.latent_query import (
     ALIVE,
     DENSITIES,
@@ -80,6 +81,18 @@ def by_hand(sort: str, filters: Filters, token: int | None) -> dict[int, float |
     return found
 
 
+class Rows:
+    """A build of which only the queries are used."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
+        self._con = con
+
+    def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        found = self._con.execute(sql, list(parameters))
+        names = [name for name, *_ in found.description]
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
 @settings(max_examples=60)
 @given(sort=st.sampled_from([*COLUMNS, "latent", "cosine", "token", LOGIT_SORT, SCORE_SORT]), descending=st.booleans(),
        flags=st.frozensets(st.sampled_from([ALIVE, "rare"])), density=st.sampled_from(["", "1e-5", "1e-4", "1"]),
@@ -104,12 +117,13 @@ def test_a_list_is_sorted_and_cut_as_by_hand(
         return
     at %= len(listed)
     latent, key = listed[at]
-    for backwards, rest in ((False, expected[at + 1 :]), (True, expected[:at][::-1])):
-        condition, values = query.beyond(key, latent, backwards)
-        where = f"{query.where} AND {condition}" if query.clauses else f" WHERE {condition}"
-        beyond = con.execute(f"SELECT l.latent FROM {query.source}{where}{query.order(backwards)}",
-                             [*query.parameters, *values]).fetchall()
-        assert [i for (i,) in beyond] == rest
+    condition, values = query.beyond(key, latent)
+    where = f"{query.where} AND {condition}" if query.clauses else f" WHERE {condition}"
+    beyond = con.execute(f"SELECT l.latent FROM {query.source}{where}{query.order()}",
+                         [*query.parameters, *values]).fetchall()
+    assert [i for (i,) in beyond] == expected[at + 1 :]
+    assert neighbours(Rows(con), query, key, latent) == (  # type: ignore[arg-type]
+        expected[at - 1] if at else None, expected[at + 1] if at + 1 < len(expected) else None)
 
 
 @pytest.mark.parametrize("name", SORTS)
