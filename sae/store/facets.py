@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 class _Columns:
     """The number, the flags, the F1 of the rule (NaN without one) and the decade of density of every latent.
 
-    The decade is `len(DENSITIES)` where the density is in none.
+    The decade is `len(DENSITIES)` where the density is in none.  `in_order` says whether the numbers are 0 to L - 1.
     """
 
     latent_L: Any
+    in_order: bool
     rule_f1_L: Any
     flags: dict[str, Any]
     decade_L: Any
@@ -43,7 +44,9 @@ def _columns(build: Build) -> _Columns:
     flags = {name: np.ma.filled(found[name], False).astype(bool) for name in FLAGS}
     rule_f1_L = np.ma.filled(found["rule_f1"].astype(np.float32), np.nan)
     flags[ALIVE] = ~np.ma.filled(found["dead"], True).astype(bool)
-    return _Columns(found["latent"], rule_f1_L, flags, decade_L)
+    latent_L = found["latent"]
+    in_order = bool(np.array_equal(latent_L, np.arange(len(latent_L))))
+    return _Columns(latent_L, in_order, rule_f1_L, flags, decade_L)
 
 
 def list_counts(build: Build, filters: Filters, token: int | None) -> tuple[int, dict[str, dict[str, int]]]:
@@ -64,6 +67,8 @@ def listed(build: Build, filters: Filters, token: int | None) -> Any:
     kept, open_L = build.kept(_columns), _open_but_for_density(build, filters, token)
     if filters.density:
         open_L &= kept.decade_L == list(DENSITIES).index(filters.density)
+    if kept.in_order:
+        return open_L
     marked = np.zeros(int(kept.latent_L.max(initial=-1)) + 1, dtype=bool)
     marked[kept.latent_L[open_L]] = True
     return marked

@@ -46,24 +46,31 @@ def people_counts(
 
 
 def _explained(build: Build, db: Session, sae_id: str, open_L: Any) -> dict[str, int]:
-    by_kind = explanations.latents_by_kind(db, sae_id)
-    ruled_L = _marked(len(open_L), np.flatnonzero(build.kept(well_ruled)))
-    has = {kind: _marked(len(open_L), latents) for kind, latents in by_kind.items()}
-    has["rule"] = has.get("rule", ruled_L) | ruled_L
-    has["any"] = np.logical_or.reduce(list(has.values()))
-    if not has["any"].any():
+    """Count by kind of explanation.  Rules are an array of all latents, and the others are sets of few."""
+    by_kind = {kind: _within(len(open_L), latents)
+               for kind, latents in explanations.latents_by_kind(db, sae_id).items()}
+    rule_L = np.resize(build.kept(well_ruled), len(open_L))
+    rule_L[len(build.kept(well_ruled)):] = False
+    rule_L[by_kind.get("rule", [])] = True
+    any_L = rule_L.copy()
+    for latents in by_kind.values():
+        any_L[latents] = True
+    if not any_L.any():
         return {}
-    has["none"] = ~has["any"]
-    return {key: int(np.count_nonzero(has[key] & open_L)) for key in EXPLAINED if key in has and has[key].any()}
+    counts = {kind: int(np.count_nonzero(open_L[latents])) for kind, latents in by_kind.items() if len(latents)}
+    if rule_L.any():
+        counts["rule"] = int(np.count_nonzero(rule_L & open_L))
+    counts["any"] = int(np.count_nonzero(any_L & open_L))
+    if not any_L.all():
+        counts["none"] = int(np.count_nonzero(open_L)) - counts["any"]
+    return {key: counts[key] for key in EXPLAINED if key in counts}
 
 
 def _count(open_L: Any, latents: Iterable[int]) -> int:
-    return int(np.count_nonzero(_marked(len(open_L), latents) & open_L))
+    return int(np.count_nonzero(open_L[_within(len(open_L), latents)]))
 
 
-def _marked(n: int, latents: Iterable[int]) -> Any:
-    """Return whether each number below `n` is among `latents`."""
-    wanted = latents if isinstance(latents, np.ndarray) else np.fromiter(latents, np.int64)
-    marked_L = np.zeros(n, dtype=bool)
-    marked_L[wanted[(wanted >= 0) & (wanted < n)]] = True
-    return marked_L
+def _within(n: int, latents: Iterable[int]) -> Any:
+    """Return the numbers below `n` among these latents, each once."""
+    wanted = np.fromiter(set(latents), np.int64)
+    return wanted[(wanted >= 0) & (wanted < n)]
