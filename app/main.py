@@ -134,6 +134,8 @@ def create_app(
                 await app.state.page_workers.close()
             await app.state.steering.close()
             await app.state.cached_requests.close()
+            # A thread whose task was cancelled may still hold a connection to the database, which is closed now.
+            await asyncio.get_running_loop().shutdown_default_executor()
             await run_in_threadpool(stack.close)
 
     app = FastAPI(

@@ -68,7 +68,7 @@ def test_a_map_to_the_logits_that_is_not_the_models_is_found(
 ) -> None:
     right = LanguageModel.unembedding
 
-    def wrong(self: LanguageModel, hook: str = "") -> Tensor:
+    def wrong(self: LanguageModel, hook: str = "", head_DV: Tensor | None = None) -> Tensor:
         lists = right(self, hook)
         if fault == "gain":
             return lists * torch.linspace(0.9, 1.1, len(lists))[:, None]
