@@ -28,7 +28,7 @@ OPENING = 2  # at once; threads that open more of them would only keep the other
 def event_stream(events: AsyncGenerator[bytes]) -> StreamingResponse:
     """Return a response that streams encoded server-sent events.
 
-    FastAPI's own takes three tasks and two queues for a stream, and encodes each event for each of them.
+    FastAPI's own takes three tasks and two queues for each client, and encodes every event for each.
     """
     return _EventStream(_with_pings(events), media_type="text/event-stream", headers={
         "Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
@@ -43,6 +43,7 @@ class _EventStream(StreamingResponse):
 
 
 async def _with_pings(events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """Yield the events, none of which is empty, and a comment after each while without one."""
     pending = asyncio.ensure_future(anext(events, b""))
     try:
         while True:

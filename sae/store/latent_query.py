@@ -113,9 +113,9 @@ def build_query(
     if sort not in usable:
         raise UserError(f"sort: {sort!r} is not one of {', '.join(usable)}", "sort")
     column, missing = f"CAST({usable[sort]} AS DOUBLE)", -_LAST if descending else _LAST
-    key = f"(CASE WHEN {column} IS NULL OR isnan({column}) THEN {missing!r} ELSE {column} END)"
-    if sort == "latent":  # never missing, and in the order of the rows
-        key = usable[sort]
+    # A number is never missing, and without the condition DuckDB knows that the rows are in its order.
+    key = usable[sort] if sort == "latent" else (
+        f"(CASE WHEN {column} IS NULL OR isnan({column}) THEN {missing!r} ELSE {column} END)")
     query = Query(key, descending)
     if token is not None:
         query.source = "latent l JOIN token_latent t ON t.latent = l.latent"

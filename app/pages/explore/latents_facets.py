@@ -47,10 +47,10 @@ def people_counts(
 
 def _explained(build: Build, db: Session, sae_id: str, open_L: Any) -> dict[str, int]:
     """Count by kind of explanation.  Rules are an array of all latents, and the others are sets of few."""
-    by_kind = {kind: _within(len(open_L), latents)
-               for kind, latents in explanations.latents_by_kind(db, sae_id).items()}
-    rule_L = np.resize(build.kept(well_ruled), len(open_L))
-    rule_L[len(build.kept(well_ruled)):] = False
+    n, ruled = len(open_L), build.kept(well_ruled)
+    by_kind = {kind: _within(n, latents) for kind, latents in explanations.latents_by_kind(db, sae_id).items()}
+    rule_L = np.zeros(n, dtype=bool)
+    rule_L[: len(ruled)] = ruled[:n]
     rule_L[by_kind.get("rule", [])] = True
     any_L = rule_L.copy()
     for latents in by_kind.values():
