@@ -155,10 +155,13 @@ class Codes:
             return sampled_product(self.token_N, self.latent_N, x_BD, W_LD, scale)
         if W_LD.device.type != "cpu":
             return self._gathered_product(x_BD, W_LD).mul_(scale)
-        shape = (self.n_tokens, self.n_latents)
-        pattern = _csr(self.offset_B, self.latent_N, torch.zeros_like(self.value_N), shape)
-        sampled_N: Tensor = torch.sparse.sampled_addmm(pattern, x_BD, W_LD.detach().T, beta=0.0).values()
-        return sampled_N if scale == 1.0 else sampled_N.mul_(scale)
+        # In the order of latents each row of the larger matrix, W, is fetched from memory once.
+        order_N, offset_L, token_N = self._by_latent
+        pattern = _csr(offset_L, token_N, torch.zeros_like(self.value_N), (self.n_latents, self.n_tokens))
+        sampled_N: Tensor = torch.sparse.sampled_addmm(pattern, W_LD.detach(), x_BD.T, beta=0.0).values()
+        if scale != 1.0:
+            sampled_N.mul_(scale)
+        return torch.empty_like(sampled_N).index_copy_(0, order_N, sampled_N)
 
     def _gathered_product(self, x_BD: Tensor, W_LD: Tensor) -> Tensor:
         """Return x[token] · W[latent] from gathered rows, because Apple's GPUs have no sparse products."""

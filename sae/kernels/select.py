@@ -41,10 +41,11 @@ def batch_topk(pre_BL: Tensor, n_keep: int, *, padded: bool = False) -> Codes:
             break
     if len(value_C) > n_keep:
         cut = kth_largest(value_C, n_keep)
-        keep_C = value_C > cut
-        tie_M = (value_C == cut).nonzero().squeeze(1)
-        keep_C[tie_M[: n_keep - int(keep_C.sum())]] = True
-        flat_C, value_C = flat_C[keep_C], value_C[keep_C]
+        keep_C = value_C >= cut
+        if surplus := int(keep_C.count_nonzero()) - n_keep:
+            keep_C[(value_C == cut).nonzero().squeeze(1)[-surplus:]] = False
+        kept = keep_C.nonzero().squeeze(1)
+        flat_C, value_C = flat_C.index_select(0, kept), value_C.index_select(0, kept)
     return Codes.from_flat(flat_C, value_C, *pre_BL.shape)
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_BLOCK = 1 << 20  # entries compared at once: they and the results stay in the cache
+_BLOCK = 1 << 21  # entries compared at once: they and the results stay in the cache
 _NAN, _MINUS = 0x7F81, 0x8000  # the first bfloat16 that is NaN, and minus zero
 
 Bits = npt.NDArray[Any]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from sae.distributed import Group
 from sae.kernels.device import on_gpu
@@ -129,9 +129,14 @@ def _matrix(tensor: Tensor) -> Tensor:
 
 def _norm(grads: Mapping[str, Tensor], group: Group) -> Tensor:
     """Return the norm of all gradients together; each shard has the gradients of its own latents."""
-    of_space = get_total_norm([grad for name, grad in grads.items() if name in OF_SPACE])
-    of_latents = get_total_norm([grad for name, grad in grads.items() if name not in OF_SPACE])
-    return (group.sum_latents(of_latents.square()) + of_space.square()).sqrt()
+    of_space = _square([grad for name, grad in grads.items() if name in OF_SPACE])
+    of_latents = _square([grad for name, grad in grads.items() if name not in OF_SPACE])
+    return (group.sum_latents(of_latents) + of_space).sqrt()
+
+
+def _square(grads: list[Tensor]) -> Tensor:
+    """Return the sum of all squares: a dot product, which reads memory twice as fast as torch's norm."""
+    return sum((torch.dot(grad.reshape(-1), grad.reshape(-1)) for grad in grads), torch.zeros(()))
 
 
 def _state(optimizer: torch.optim.Adam, parameter: Parameter) -> dict[str, Any]:
