@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +17,10 @@ from app.jobs.places import Place
 from app.jobs.supervisor import Supervisor
 from app.library.catalog import Catalog
 from app.settings import Settings
-from sae.evaluation.results import read_results
-from sae.runs.create import start
 from sae.runs.folder import Kind, RunFolder
 from sae.workspace.paths import Workspace
 from tests.unit.app.conftest import fake_command
-from tests.unit.app.jobs.launchers.journey import Journey, write_text
+from tests.unit.app.jobs.launchers.journey import Journey, assert_divided_same_as_here, write_text
 
 
 class NearCluster(LocalLauncher):
@@ -131,33 +127,15 @@ def test_this_machine_makes_the_parts_in_one_run(sessions: SessionFactory, works
 
 @pytest.mark.heavy
 @pytest.mark.timeout(1200)
-def test_real_parts_of_which_one_is_killed_give_the_result_of_one_process(
+def test_real_parts_of_which_one_is_killed_give_the_results_of_one_process(
     settings: Settings, sessions: SessionFactory, workspace: Workspace, catalog: Catalog, tmp_path: Path
 ) -> None:
-    """Train a sweep in two parts and measure one of its SAEs in two; kill a part of each."""
     watcher = Supervisor(settings, sessions, LocalLauncher(workspace), catalog, [NearCluster(workspace)])
     journey = Journey(watcher, sessions, workspace, "ray")
-    sweep = {**write_text(tmp_path / "text"), "architecture": ["batch_topk", "topk"], "n_latents": [128], "k": [8]}
-    evaluate = {"sae": "demo/tiny-topk-128-k8", "measures": ["core", "recovery"], "eval_tokens": 2_000,
-                "ce_tokens": 512, "device": "cpu"}
-    for kind, values in (("sweep", {**sweep, "parts": 2}), ("evaluate", {**evaluate, "shards": 2})):
-        run_id = journey.go(kind, values)
-        with sessions() as db:
-            part = parts.ids_of(db, run_id)[0]
-        journey.until(lambda: journey.run(part).progress > 0.1)  # noqa: B023
-        run = journey.run(part)
+
+    def kill_the_first(names: list[str]) -> None:
+        journey.until(lambda: journey.run(names[0]).progress > 0.1)
+        run = journey.run(names[0])
         watcher.launchers["ray"].kill(Handle("ray", str(run.ref), run.ref_mark or ""))
-        journey.until(lambda: journey.succeeded(run_id))  # noqa: B023
-        assert journey.run(part).attempt == 2
-    here = Workspace(tmp_path / "here")
-    for kind, values in (("sweep", sweep), ("evaluate", evaluate)):
-        alone = start(kind, values, here)
-        subprocess.run([sys.executable, "-m", "sae", "run", str(alone.path)], check=True, stdout=subprocess.DEVNULL)
-    assert workspace.sae_ids() == here.sae_ids()
-    for sae_id in here.sae_ids():
-        weights = [(home.sae(sae_id) / "sae.safetensors").read_bytes() for home in (workspace, here)]
-        assert weights[0] == weights[1]
-    found = [[(one.measure, one.values, one.detail, one.anchors) for one in read_results(home.sae(evaluate["sae"]))]
-             for home in (workspace, here)]
-    assert found[0] == found[1]
-    assert len(found[0]) == 2
+
+    assert_divided_same_as_here(journey, write_text(tmp_path / "text"), kill_the_first, Workspace(tmp_path / "here"))

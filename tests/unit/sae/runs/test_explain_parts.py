@@ -42,10 +42,10 @@ def part_of(run: RunFolder, workspace: Workspace, number: int) -> RunFolder:
     return folder
 
 
-def lines(workspace: Workspace) -> list[Any]:
+def lines(workspace: Workspace, sae_id: str = SAE) -> list[Any]:
     """Return the records as they are in the file, without the run, its ids and the time."""
     found = []
-    for record in results.read(workspace.sae(SAE))[0]:
+    for record in results.read(workspace.sae(sae_id))[0]:
         (kind, values), = to_json(record).items()
         own = ("created", "run", "id", "explanation")
         found.append((kind, {key: value for key, value in values.items() if key not in own}))

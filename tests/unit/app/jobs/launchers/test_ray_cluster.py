@@ -31,11 +31,19 @@ from sae.autoencoder.artefact import Autoencoder
 from sae.runs.folder import RunFolder
 from sae.workspace.paths import Workspace
 from tests import ROOT
-from tests.unit.app.jobs.launchers.journey import INDEX, SAE, Journey, assert_same_as_here, write_text
+from tests.unit.app.jobs.launchers.journey import (
+    INDEX,
+    SAE,
+    Journey,
+    assert_divided_same_as_here,
+    assert_same_as_here,
+    write_text,
+)
 
 RAY = os.environ.get("SAESCOPE_TEST_RAY") or shutil.which("ray") or ""
 PYTHON = str(Path(RAY or "ray").with_name("python"))  # it has Ray, and saescope is on its path
 pytestmark = [pytest.mark.heavy, pytest.mark.skipif(not RAY, reason="Ray is not installed"), pytest.mark.timeout(2400)]
+
 
 def free_port() -> int:
     with socket.socket() as one:
@@ -56,6 +64,10 @@ class TwoNodes:
 
     def add_node(self) -> subprocess.Popen[bytes]:
         return self._start(f"--address=127.0.0.1:{self.port}")
+
+    def lose_a_node(self) -> None:
+        os.killpg(self.second.pid, signal.SIGKILL)  # the raylet and all that it started
+        self.second.wait()
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
@@ -124,11 +136,26 @@ def test_a_lost_node_costs_one_part_and_nothing_else(
         return sum(one is not None and one.state == "running" and one.phase == "index" for one in found) >= 2
 
     journey.until(both_nodes_work)
-    os.killpg(nodes.second.pid, signal.SIGKILL)  # the raylet and all that it started
+    nodes.lose_a_node()
     journey.until(lambda: journey.succeeded(index))
     attempts = [journey.run(name).attempt for name in names]
     assert sum(attempts) == len(names) + 1, f"one part was made again: {attempts}"
     assert_same_as_here(workspace, train, Workspace(tmp_path / "here"))
+
+
+def test_divided_runs_lose_a_node_and_nothing_else(
+    nodes: TwoNodes, journey: Journey, workspace: Workspace, tmp_path: Path
+) -> None:
+    def lose_a_node(names: list[str]) -> None:
+        def both_nodes_work() -> bool:
+            found = [RunFolder(workspace.run(name)).status() for name in names]
+            return all(one is not None and one.state == "running" and one.overall > 0 for one in found)
+
+        journey.until(both_nodes_work)
+        nodes.lose_a_node()
+        nodes.second = nodes.add_node()
+
+    assert_divided_same_as_here(journey, write_text(tmp_path / "text"), lose_a_node, Workspace(tmp_path / "here"))
 
 
 def test_two_nodes_train_together(journey: Journey, workspace: Workspace, tmp_path: Path) -> None:
