@@ -32,7 +32,7 @@ TORCH_FREE = (
     "sae", "sae.autoencoder.config", "sae.cli.export", "sae.cli.main", "sae.client", "sae.data.corpus",
     "sae.data.texts", "sae.errors", "sae.evaluation.registry",
     "sae.evaluation.results", "sae.explain.checks", "sae.explain.estimate", "sae.explain.results",
-    "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds", "sae.lm.model_info",
+    "sae.formats.dashboards.import_dashboard", "sae.formats.writers.kinds", "sae.kernels.malloc", "sae.lm.model_info",
     "sae.lm.tokens", "sae.runs.folder", "sae.specs.registry", "sae.store.build", "sae.store.schema",
     "sae.training.memory", "sae.workspace.paths")
 
@@ -130,7 +130,7 @@ PLAN: dict[str, str] = {
     "app.cli_care": "app.settings app.db app.library app.jobs sae.errors sae.runs",
     "app.cli":
         "app.cli_care app.settings app.db app.web app.access app.jobs app.main sae.errors sae.workspace sae.cli "
-        "sae.client",
+        "sae.client sae.kernels",
 }
 
 

@@ -1,7 +1,9 @@
-"""Reuse of freed memory on a CPU.
+"""Settings of the C library's memory (glibc's; elsewhere they do nothing).
 
-The C library returns large blocks to the system as soon as they are freed, and the system clears every page before it
-hands one out again.  In a program whose tensors live for one operation each, this takes several percent of the time.
+It returns large blocks to the system as soon as they are freed, and the system clears every page before it hands one
+out again.  In a program whose tensors live for one operation each, this takes several percent of the time.
+
+It gives threads arenas of their own, up to eight for each core, and each arena keeps what its threads have freed.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import ctypes
 import functools
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8  # of glibc's mallopt
+_ARENAS = 2
 _MOST = (1 << 31) - 1
 _PAD = 1 << 28  # bytes requested from the system at once
 
@@ -25,10 +28,20 @@ def trim_malloc() -> None:
 def keep_freed_memory() -> None:
     """Keep all memory that this process frees from now on for its next allocations, until `trim_malloc` is called.
 
-    Does nothing if the C library is not glibc.
     """
+    _mallopt({_MMAP_THRESHOLD: _MOST, _TRIM_THRESHOLD: _MOST, _TOP_PAD: _PAD})
+
+
+def share_arenas() -> None:
+    """Let all threads that this process starts from now on share two arenas.
+
+    A server has dozens of threads, which wait for each other in Python's lock anyway.
+    """
+    _mallopt({_ARENA_MAX: _ARENAS})
+
+
+def _mallopt(settings: dict[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, _MOST)
-        mallopt(_TRIM_THRESHOLD, _MOST)
-        mallopt(_TOP_PAD, _PAD)
+        for name, value in settings.items():
+            mallopt(name, value)
