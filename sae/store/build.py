@@ -22,9 +22,11 @@ from sae.errors import UserError
 from sae.store.connection import MAX_PAGE, connect
 from sae.store.damage import check_build_size, damaged_build, file_mark, reading
 from sae.store.facets import list_counts
-from sae.store.latent_page import neighbours, read_page
+from sae.store.latent_page import has_no_nan, neighbours, read_page
 from sae.store.latent_query import (
     ALIVE,
+    SORTS,
+    TOKEN_SORTS,
     Filters,
     Page,
     Query,
@@ -276,7 +278,8 @@ class Build:
     def _query(self, sort: str, descending: bool, filters: Filters, token: int | None) -> Query:
         raised = self.kept(raised_logits).of_token(filters.logit) if filters.logit is not None else None
         return build_query(
-            sort, descending, filters, token, (raised[0].tolist(), raised[1].tolist()) if raised else ((), ()))
+            sort, descending, filters, token, (raised[0].tolist(), raised[1].tolist()) if raised else ((), ()),
+            numbers_only=sort in SORTS and sort not in TOKEN_SORTS and self.kept(has_no_nan, SORTS[sort]))
 
     def counts(self) -> dict[str, int]:
         """Count the latents with each flag, the alive ones, and all of them (`all`)."""

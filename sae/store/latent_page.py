@@ -41,6 +41,12 @@ def read_page(
     return Page([latent_row_of(row) for row in rows], after, build.counted(filters, token)[0])
 
 
+def has_no_nan(build: Build, column: str) -> bool:
+    """Return whether no latent has NaN in a column of the latents, which some sources of a build may have written."""
+    found = build._rows(f"SELECT count(*) AS n FROM latent l WHERE isnan(CAST({column} AS DOUBLE))")
+    return found[0]["n"] == 0
+
+
 def neighbours(build: Build, query: Query, key: float, latent: int) -> tuple[int | None, int | None]:
     """Return the latents before and after this one, whose sort key is `key`, in a list.
 

@@ -73,10 +73,15 @@ class Page:
 
 @dataclass
 class Query:
-    """The FROM and WHERE of a list, its parameters, and its sort key as SQL."""
+    """The FROM and WHERE of a list, its parameters, and its sort key as SQL.
+
+    `column` is the bare column, if it sorts as the key does.  DuckDB then skips the parts of the table whose extremes
+    cannot be on the page, and need not compute the key of every latent.
+    """
 
     key: str
     descending: bool
+    column: str = ""
     source: str = "latent l"
     clauses: list[str] = field(default_factory=list)
     parameters: list[Any] = field(default_factory=list)
@@ -87,7 +92,7 @@ class Query:
 
     def order(self) -> str:
         """Return the ORDER BY."""
-        return f" ORDER BY {self.key} {'DESC' if self.descending else 'ASC'}, l.latent ASC"
+        return f" ORDER BY {self.column or self.key} {'DESC' if self.descending else 'ASC'} NULLS LAST, l.latent ASC"
 
     def beyond(self, key: float, latent: int) -> tuple[str, list[Any]]:
         """Return the condition of coming after the latent with this key, and its parameters."""
@@ -97,9 +102,11 @@ class Query:
 
 def build_query(
     sort: str, descending: bool, filters: Filters, token: int | None,
-    raised: tuple[Sequence[int], Sequence[float]] = ((), ()),
+    raised: tuple[Sequence[int], Sequence[float]] = ((), ()), *, numbers_only: bool = False,
 ) -> Query:
     """Build the list's SQL.  `raised` are the latents that raise the logit of the filters, and how much.
+
+    `numbers_only` says that no value of the sort's column is NaN, which DuckDB takes for the largest number.
 
     Raises UserError (field `sort`) for an unknown sort, or one that needs a token.
     """
@@ -116,7 +123,7 @@ def build_query(
     # A number is never missing, and without the condition DuckDB knows that the rows are in its order.
     key = usable[sort] if sort == "latent" else (
         f"(CASE WHEN {column} IS NULL OR isnan({column}) THEN {missing!r} ELSE {column} END)")
-    query = Query(key, descending)
+    query = Query(key, descending, usable[sort] if numbers_only else "")
     if token is not None:
         query.source = "latent l JOIN token_latent t ON t.latent = l.latent"
     if scored:  # its parameters come before the parameters of every clause

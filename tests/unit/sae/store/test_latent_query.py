@@ -38,6 +38,7 @@ Row = dict[str, Any]
 def random_rows(n: int = 40) -> list[Row]:
     random = Random(0)
     return [{**{column: random.choice(NUMBERS) for column in (*COLUMNS.values(), "cosine")},
+             "rule_f1": random.choice((None, 0.0, 0.25, 1.0)),  # never NaN
              "density": random.choice([None, 0.0, 5e-6, 1e-5, 0.25]), "dead": random.random() < 0.3,
              "rare": random.random() < 0.3, "token_n": random.choice([None, 1, 2])} for _ in range(n)]
 
@@ -108,7 +109,7 @@ def test_a_list_is_sorted_and_cut_as_by_hand(
     sign = -1 if descending else 1
     expected = sorted(found, key=lambda i: (found[i] is None, sign * (found[i] or 0.0), i))
     raised = range(len(ROWS)), [float(number % 3) for number in range(len(ROWS))]
-    query = build_query(sort, descending, filters, token, raised)
+    query = build_query(sort, descending, filters, token, raised, numbers_only=sort == "rule")
     listed = con.execute(f"SELECT l.latent, {query.key} FROM {query.source}{query.where}{query.order()}",
                          query.parameters).fetchall()
     assert [latent for latent, _ in listed] == expected
