@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from html import escape
-from itertools import groupby
 
 from markupsafe import Markup
 
@@ -73,7 +72,7 @@ def _cells(row: Row) -> tuple[list[str], int, str]:
     """Return the HTML of each piece, the index of the piece with the peak, and the row's `data-ids` attributes."""
     tokens, peak = row.tokens, row.context.peak - row.low
     kept = row.info.kept(Cells) if isinstance(row.info, Vocabulary) else Cells(row.info)
-    cells = [kept[token] for token in tokens]
+    cells = list(map(kept.__getitem__, tokens))
     if "" in cells:  # some characters are split over several tokens
         ends = [*(piece.start for piece in row.pieces[1:]), len(tokens)]
         ids = ["+".join(map(str, tokens[piece.start : end])) for piece, end in zip(row.pieces, ends, strict=True)]
@@ -133,11 +132,8 @@ def _document(name: str) -> tuple[str, str]:
 
 def _joined(cells: Iterable[str], numbered: bool) -> str:
     """Join the cells; without tooltips (`numbered`), neighbouring plain cells become one element."""
-    if numbered:
-        return "".join(cells)
-    runs = groupby(cells, lambda cell: cell.startswith("<i>"))
-    return "".join([
-        f"<i>{''.join([cell[3:-4] for cell in run])}</i>" if plain else "".join(run) for plain, run in runs])
+    joined = "".join(cells)
+    return joined if numbered else joined.replace("</i><i>", "")
 
 
 def row_html(row: Row, newlines: bool = False) -> Markup:

@@ -44,7 +44,7 @@ def read_page(
 def has_no_nan(build: Build, column: str) -> bool:
     """Return whether no latent has NaN in a column of the latents, which some sources of a build may have written."""
     found = build._rows(f"SELECT count(*) AS n FROM latent l WHERE isnan(CAST({column} AS DOUBLE))")
-    return found[0]["n"] == 0
+    return int(found[0]["n"]) == 0
 
 
 def neighbours(build: Build, query: Query, key: float, latent: int) -> tuple[int | None, int | None]:
