@@ -25,7 +25,6 @@ import pyarrow as pa
 
 from sae.errors import DamagedFile
 from sae.store.arrow_columns import arrow_column, arrow_table, list_column, list_offsets, numpy_of, whole
-from sae.store.arrow_rows import ArrowRows
 from sae.workspace.files import atomic_write
 
 WINDOW = (25, 19)  # tokens kept before and after the peak: one more than a page shows, as a sign that text continues
@@ -133,8 +132,6 @@ class LatentPageFile:
         self._latents = [batch.select(batch.schema.names[:n]) for batch in batches]
         self._numbers = [batch.column("latent").to_numpy() for batch in batches]
         self._contexts, self._first = [], []
-        self._latent_rows: dict[int, ArrowRows] = {}  # by batch, made at its first use
-        self._context_rows: dict[int, ArrowRows] = {}
         for batch in batches:
             lists = batch.columns[n:]
             names = [name.removeprefix(_PREFIX) for name in batch.schema.names[n:]]
@@ -182,7 +179,7 @@ class LatentPageFile:
 
     def close(self) -> None:
         """Unmap the file, whose disk space is otherwise kept after it is deleted."""
-        for held in (self._latents, self._numbers, self._contexts, self._first, self._latent_rows, self._context_rows):
+        for held in (self._latents, self._numbers, self._contexts, self._first):
             held.clear()
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -204,11 +201,9 @@ class LatentPageFile:
         b, i = self._locate(latent)
         if i is None:
             return None
-        rows = self._latent_rows.get(b)
-        if rows is None:
-            batch = self._latents[b]
-            rows = self._latent_rows[b] = ArrowRows(dict(zip(batch.schema.names, batch.columns, strict=True)))
-        return rows.read(i, i + 1, columns)[0]
+        batch = self._latents[b].select(columns) if columns else self._latents[b]
+        row: dict[str, Any] = batch.slice(i, 1).to_pylist()[0]
+        return row
 
     def lists(self, name: str) -> Iterator[tuple[Any, Any, Any]]:
         """Yield the column `name` of `latent`, whose values are lists, in parts: the numbers of the latents, the
@@ -225,11 +220,9 @@ class LatentPageFile:
         if i is None:
             return []
         first, end = self._first[b][i : i + 2].tolist()
-        rows = self._context_rows.get(b)
-        if rows is None:
-            contexts = self._contexts[b]
-            rows = self._context_rows[b] = ArrowRows({one.name: contexts.field(one.name) for one in contexts.type})
-        return rows.read(first, end if most is None else min(first + most, end))
+        n = end - first if most is None else min(most, end - first)
+        rows: list[dict[str, Any]] = self._contexts[b].slice(first, n).to_pylist()
+        return rows
 
     def context_on(self, latent: int, token: int) -> dict[str, Any] | None:
         """Return the row of `context` with the latent's strongest firing on `token`, cut like `contexts`.
