@@ -13,10 +13,9 @@ MAX_PAGE = 1_000  # rows of a list that are read at once
 
 def connect(path: Path) -> duckdb.DuckDBPyConnection:
     """Open a database read-only, with bounded threads and memory, and without access to any other file."""
-    # DuckDB reads the other columns of the rows that a sort leaves afterwards, but by default only for up to 50 rows.
     connection = duckdb.connect(str(path), read_only=True, config={
         "threads": 1, "memory_limit": "512MB", "autoinstall_known_extensions": False,
-        "autoload_known_extensions": False, "late_materialization_max_rows": MAX_PAGE + 1})
+        "autoload_known_extensions": False})
     (locked,) = connection.execute("SELECT current_setting('lock_configuration')").fetchone() or (False,)
     if locked:  # this process has the file open already, with the same settings
         return connection

@@ -30,9 +30,11 @@ def read_page(
         query.parameters.extend(values)
     extra = ", t.n AS token_n, t.max_act AS token_max, t.lift AS token_lift" if token is not None else ""
     extra += ", g.value AS logit" if filters.logit is not None else ""
+    # The other columns are read of the page's rows alone, also where DuckDB would join all rows of all columns first.
     rows = build._rows(
-        f"SELECT {_COLUMNS}, {query.key} AS sort_key{extra}"
-        f" FROM {query.source}{query.where}{query.order()} LIMIT {limit + 1}", query.parameters)
+        f"SELECT {_COLUMNS}, page.* EXCLUDE (latent)"
+        f" FROM (SELECT l.latent, {query.key} AS sort_key{extra} FROM {query.source}{query.where}{query.order()}"
+        f" LIMIT {limit + 1}) page JOIN latent l USING (latent){query.final_order()}", query.parameters)
     more = len(rows) > limit
     rows = rows[:limit]
     after = encode_cursor(rows[-1]["sort_key"], rows[-1]["latent"]) if more else None

@@ -94,6 +94,10 @@ class Query:
         """Return the ORDER BY."""
         return f" ORDER BY {self.column or self.key} {'DESC' if self.descending else 'ASC'} NULLS LAST, l.latent ASC"
 
+    def final_order(self) -> str:
+        """Return the ORDER BY of selected rows, whose key is the column `sort_key`."""
+        return f" ORDER BY sort_key {'DESC' if self.descending else 'ASC'}, latent ASC"
+
     def beyond(self, key: float, latent: int) -> tuple[str, list[Any]]:
         """Return the condition of coming after the latent with this key, and its parameters."""
         sign = "<" if self.descending else ">"
