@@ -7,9 +7,6 @@ directory) and starts `saescope serve` on the loopback interface.  Over kept-ali
 pages of random latents, so that no cache helps, and the latent table with every sort and filter in turns, of which the
 server remembers the latest.  `--growth N` measures the median of a latent's page on a lean index of 65,536 latents and
 on one of N (12 contexts of 64 tokens per latent, several gigabytes).
-
-A machine's speed drifts from day to day, so times are compared with a *plain page*: what Jinja2 takes for a list of the
-same size, 1,300 tokens with a class and a tooltip, rendered in between.
 """
 
 from __future__ import annotations
@@ -19,7 +16,6 @@ import asyncio
 import os
 import random
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,8 +25,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from benchmarks import synthetic
 from benchmarks._report import bar, emit, table
@@ -116,21 +110,6 @@ async def load(port: int, paths: Sequence[str], connections: int) -> dict[str, f
             "html_kB": max(plain for plain, _ in sizes) / 1e3, "wire_kB": max(wire for _, wire in sizes) / 1e3}
 
 
-def plain_ms() -> float:
-    """Return the median milliseconds that Jinja2 takes for a plain page."""
-    template = jinja2.Environment(autoescape=True).from_string(
-        '{% for t in tokens %}<span class="t {{ t.heat }}" title="{{ t.act }} · {{ t.name }} · position {{ t.at }}">'
-        "{{ t.text }}</span>{% endfor %}")
-    tokens = [{"heat": f"h{i % 10}", "act": f"{i / 7:.4f}", "name": f"token {i}", "at": i, "text": f"<word {i}>"}
-              for i in range(1300)]
-    seconds = []
-    for _ in range(60):
-        started = time.perf_counter()
-        template.render(tokens=tokens)
-        seconds.append(time.perf_counter() - started)
-    return 1e3 * statistics.median(seconds)
-
-
 def latent_paths(n_latents: int, n: int, seed: int) -> list[str]:
     return [f"/{synthetic.SAE_ID}/{latent}" for latent in random.Random(seed).sample(range(n_latents), n)]
 
@@ -148,16 +127,10 @@ def table_paths() -> list[str]:
 def measure(home: Path, n_latents: int, requests: int) -> dict[str, dict[str, float]]:
     with serving(home) as port:
         asyncio.run(load(port, latent_paths(n_latents, SETTLE, 1), 16))
-        found = {}
-        for name, paths, connections in (
-                ("latent page, 1 connection", latent_paths(n_latents, requests, 2), 1),
-                ("latent page, 16 connections", latent_paths(n_latents, 3 * requests, 3), 16),
-                ("latent table, 1 connection", 3 * table_paths(), 1)):
-            before = plain_ms()
-            found[name] = asyncio.run(load(port, paths, connections))
-            plain = (before + plain_ms()) / 2
-            found[name] |= {"plain_ms": plain, "plain_pages": 1e3 / found[name]["per_s"] / plain}
-        return found
+        return {
+            "latent page, 1 connection": asyncio.run(load(port, latent_paths(n_latents, requests, 2), 1)),
+            "latent page, 16 connections": asyncio.run(load(port, latent_paths(n_latents, 3 * requests, 3), 16)),
+            "latent table, 1 connection": asyncio.run(load(port, 3 * table_paths(), 1))}
 
 
 def growth(folder: Path, n_latents: int) -> dict[str, float]:
@@ -184,7 +157,7 @@ def main() -> None:
     synthetic.make(home, options.latents)
     results: dict[str, Any] = measure(home, options.latents, options.requests)
     if not options.json:
-        columns = ["per_s", "p50_ms", "p99_ms", "max_ms", "html_kB", "wire_kB", "plain_ms", "plain_pages"]
+        columns = ["per_s", "p50_ms", "p99_ms", "max_ms", "html_kB", "wire_kB"]
         print(table(["", *columns], [[name, *(f"{row[c]:.1f}" for c in columns)] for name, row in results.items()]))
     one, many, lists = results.values()
     bars = [
