@@ -26,9 +26,7 @@ def trim_malloc() -> None:
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Keep all memory that this process frees from now on for its next allocations, until `trim_malloc` is called.
-
-    """
+    """Keep all memory that this process frees from now on for its next allocations, until `trim_malloc` is called."""
     _mallopt({_MMAP_THRESHOLD: _MOST, _TRIM_THRESHOLD: _MOST, _TOP_PAD: _PAD})
 
 
