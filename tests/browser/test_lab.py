@@ -97,7 +97,7 @@ def test_sliders_keep_their_meaning_and_drive_the_run(page: Page, server: Server
     expect(page.locator("[name=factor]")).to_have_value("0.1")
     expect(page.locator("[name=strength]")).to_have_value("-80")
     page.locator("[name=mode]").select_option("add")
-    page.locator("[name=strength]").fill("2")
+    page.locator("[name=strength]").fill("1")
     page.locator("[name=control]").check()
     settings(page, {"length": "24", "samples": "2"})
     run(page)
