@@ -128,8 +128,10 @@ def test_this_machine_makes_the_parts_in_one_run(sessions: SessionFactory, works
 @pytest.mark.heavy
 @pytest.mark.timeout(1200)
 def test_real_parts_of_which_one_is_killed_give_the_results_of_one_process(
-    settings: Settings, sessions: SessionFactory, workspace: Workspace, catalog: Catalog, tmp_path: Path
+    settings: Settings, sessions: SessionFactory, workspace: Workspace, catalog: Catalog, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the comparison is bit for bit
     watcher = Supervisor(settings, sessions, LocalLauncher(workspace), catalog, [NearCluster(workspace)])
     journey = Journey(watcher, sessions, workspace, "ray")
 
