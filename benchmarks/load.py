@@ -209,7 +209,7 @@ class Load:
         await asyncio.sleep(min(20.0, max(0.1, self.ends - time.monotonic())))
 
     async def _follow(self, run_id: str) -> None:
-        """Read the events of a run; without an HTTP client, which would take more of the processor than the server."""
+        """Read the events of a run without an HTTP client, so that the server has more of the processor."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=(UNRULY, 0))
         try:
             writer.write(f"GET /steer/{run_id}/events HTTP/1.1\r\nHost: 127.0.0.1\r\n"

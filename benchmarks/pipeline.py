@@ -1,6 +1,6 @@
 """`saescope train` from start to saved SAE, and SAELens' own runner on the same model and text.
 
-    python -m benchmarks.pipeline                  about 45 minutes on two cores
+    python -m benchmarks.pipeline                  about 40 minutes on two cores
     python -m benchmarks.pipeline --tokens 131072  a quarter of the training
     python -m benchmarks.pipeline --no-peer        without SAELens
     python -m benchmarks.pipeline --write          also write the tables to benchmarks/results
