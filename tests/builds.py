@@ -194,7 +194,8 @@ def _add_latent(
         "logit_hist": np.histogram(np.clip(logits, -3, 3), LOGIT_BINS, (-3, 3))[0].tolist(),
         "logit_std": float(logits.std()), "logit_skew": 0.1,
         "logit_kurtosis": float(((logits - logits.mean()) ** 4).mean() / logits.var() ** 2 - 3),
-        "neighbours": near.tolist(), "neighbour_cos": cos[near].tolist(), "encoder_norm": float(rng.uniform(0.5, 2)),
+        "neighbours": near.tolist(), "neighbour_cos": cos[near].tolist(),
+        "nearest_cos": float(cos[near[0]]), "encoder_norm": float(rng.uniform(0.5, 2)),
         "encoder_decoder_cos": float(rng.uniform(0.4, 0.9)), "mean_l0": float(l0[fires].mean()) if n else 0.0})
 
 

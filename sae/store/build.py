@@ -163,12 +163,11 @@ class Build:
 
         With `token`, return instead its strongest firing on that token, if one of its contexts has one.
         """
-        rows = []
-        for latent in sorted(set(latents)):
-            on_token = None if token is None else self._page_file.context_on(latent, token)
-            rows += [on_token] if on_token else [
-                row for row in self._page_file.contexts(latent, 1) if row["band"] == TOP_BAND]
-        return {context.latent: context for context in self._contexts(rows)}
+        wanted = sorted(set(latents))
+        rows = {row["latent"]: row for row in self._page_file.first_contexts(wanted) if row["band"] == TOP_BAND}
+        if token is not None:
+            rows |= {row["latent"]: row for latent in wanted if (row := self._page_file.context_on(latent, token))}
+        return {context.latent: context for context in self._contexts(list(rows.values()))}
 
     def _contexts(self, rows: list[dict[str, Any]]) -> list[Context]:
         """Make contexts of rows, with the names of their documents."""
@@ -279,7 +278,15 @@ class Build:
         raised = self.kept(raised_logits).of_token(filters.logit) if filters.logit is not None else None
         return build_query(
             sort, descending, filters, token, (raised[0].tolist(), raised[1].tolist()) if raised else ((), ()),
-            numbers_only=sort in SORTS and sort not in TOKEN_SORTS and self.kept(has_no_nan, SORTS[sort]))
+            sorts=self.sorts, numbers_only=sort in SORTS and sort not in TOKEN_SORTS and self.kept(
+                has_no_nan, self.sorts[sort]))
+
+    @cached_property
+    def sorts(self) -> dict[str, str]:
+        """Return the column of each sort.  Older builds have the nearest cosine in a list alone."""
+        (found,) = self._rows("SELECT count(*) AS n FROM duckdb_columns()"
+                              " WHERE table_name = 'latent' AND column_name = 'nearest_cos'")
+        return SORTS if found["n"] else SORTS | {"cosine": "l.neighbour_cos[1]"}
 
     def counts(self) -> dict[str, int]:
         """Count the latents with each flag, the alive ones, and all of them (`all`)."""
@@ -300,8 +307,8 @@ class Build:
     def cosine_histogram(self, bins: int = 40) -> list[tuple[float, float, int]]:
         """Count alive latents by the cosine of their nearest decoder row: (from, below, count)."""
         rows = {row["bin"]: row["n"] for row in self._rows(
-            "SELECT least(floor(neighbour_cos[1] * ?)::INTEGER, ?) AS bin, count(*) AS n FROM latent"
-            " WHERE NOT dead AND len(neighbour_cos) > 0 GROUP BY bin", [bins, bins - 1])}
+            f"SELECT least(floor({self.sorts['cosine']} * ?)::INTEGER, ?) AS bin, count(*) AS n FROM latent l"
+            f" WHERE NOT dead AND {self.sorts['cosine']} IS NOT NULL GROUP BY bin", [bins, bins - 1])}
         return [(i / bins, (i + 1) / bins, rows.get(i, 0)) for i in range(min(rows, default=0), bins)]
 
     def norm_histogram(self, bins: int = 40) -> list[tuple[float, float, int]]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _COLUMNS = (
     "l.latent, l.n_tokens, l.density, l.max_act, l.mean_act, l.logit_kurtosis, l.logit_skew, l.mean_l0,"
     f" {', '.join(f'l.{flag}' for flag in FLAGS)}, l.logit_pos, l.skew_act, l.max_phi,"
-    " l.neighbour_cos[1] AS nearest_cos, l.mean_position, l.rule_kind,"
+    " l.mean_position, l.rule_kind,"
     " l.rule_tokens, l.rule_class, l.rule_precision, l.rule_recall, l.rule_f1")
 
 
@@ -32,7 +32,7 @@ def read_page(
     extra += ", g.value AS logit" if filters.logit is not None else ""
     # The other columns are read of the page's rows alone, also where DuckDB would join all rows of all columns first.
     rows = build._rows(
-        f"SELECT {_COLUMNS}, page.* EXCLUDE (latent)"
+        f"SELECT {_COLUMNS}, {build.sorts['cosine']} AS nearest_cos, page.* EXCLUDE (latent)"
         f" FROM (SELECT l.latent, {query.key} AS sort_key{extra} FROM {query.source}{query.where}{query.order()}"
         f" LIMIT {limit + 1}) page JOIN latent l USING (latent){query.final_order()}", query.parameters)
     more = len(rows) > limit

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from sae.store.records import FLAGS, LatentRow
 SORTS = {
     "latent": "l.latent", "density": "l.density", "max": "l.max_act", "mean": "l.mean_act",
     "kurtosis": "l.logit_kurtosis", "logit_skew": "l.logit_skew", "skew": "l.skew_act", "phi": "l.max_phi",
-    "rule": "l.rule_f1", "cosine": "l.neighbour_cos[1]", "l0": "l.mean_l0", "position": "l.mean_position",
+    "rule": "l.rule_f1", "cosine": "l.nearest_cos", "l0": "l.mean_l0", "position": "l.mean_position",
     "token": "t.n", "token_max": "t.max_act", "lift": "t.lift",
 }
 TOKEN_SORTS = frozenset({"token", "token_max", "lift"})
@@ -106,15 +106,17 @@ class Query:
 
 def build_query(
     sort: str, descending: bool, filters: Filters, token: int | None,
-    raised: tuple[Sequence[int], Sequence[float]] = ((), ()), *, numbers_only: bool = False,
+    raised: tuple[Sequence[int], Sequence[float]] = ((), ()), *, sorts: Mapping[str, str] = SORTS,
+    numbers_only: bool = False,
 ) -> Query:
     """Build the list's SQL.  `raised` are the latents that raise the logit of the filters, and how much.
 
-    `numbers_only` says that no value of the sort's column is NaN, which DuckDB takes for the largest number.
+    `sorts` has the column of each sort.  `numbers_only` says that no value of the sort's column is NaN, which DuckDB
+    takes for the largest number.
 
     Raises UserError (field `sort`) for an unknown sort, or one that needs a token.
     """
-    usable = {name: column for name, column in SORTS.items() if token is not None or name not in TOKEN_SORTS}
+    usable = {name: column for name, column in sorts.items() if token is not None or name not in TOKEN_SORTS}
     if filters.logit is not None:
         usable[LOGIT_SORT] = "g.value"
     scored = bool(filters.scores) or filters.rule_scores is not None

@@ -214,14 +214,24 @@ class LatentPageFile:
             column = batch.column(name)
             yield numbers, column.offsets.to_numpy(), column.values.to_numpy(zero_copy_only=False)
 
-    def contexts(self, latent: int, most: int | None = None) -> list[dict[str, Any]]:
-        """Return its rows of `context` by band and rank (at most `most`), cut to `WINDOW` around the peak."""
+    def contexts(self, latent: int) -> list[dict[str, Any]]:
+        """Return its rows of `context` by band and rank, cut to `WINDOW` around the peak."""
         b, i = self._locate(latent)
         if i is None:
             return []
         first, end = self._first[b][i : i + 2].tolist()
-        n = end - first if most is None else min(most, end - first)
-        rows: list[dict[str, Any]] = self._contexts[b].slice(first, n).to_pylist()
+        rows: list[dict[str, Any]] = self._contexts[b].slice(first, end - first).to_pylist()
+        return rows
+
+    def first_contexts(self, latents: Iterable[int]) -> list[dict[str, Any]]:
+        """Return the first row of `contexts` of each latent that has one."""
+        found = []
+        for latent in latents:
+            b, i = self._locate(latent)
+            if i is not None and self._first[b][i] < self._first[b][i + 1]:
+                found.append(self._contexts[b].slice(int(self._first[b][i]), 1))
+        # One conversion of all rows: each takes longer to begin than to convert a row.
+        rows: list[dict[str, Any]] = pa.concat_arrays(found).to_pylist() if found else []
         return rows
 
     def context_on(self, latent: int, token: int) -> dict[str, Any] | None:

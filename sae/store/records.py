@@ -299,6 +299,7 @@ def latent_of(
     `sampled` is the number of firings that co-firing is estimated from, if any.  `firings_of` returns the number of
     another latent's firings, among which P(this latent | other) was sampled.
     """
+    row.pop("nearest_cos", None)  # of the first neighbour
     top = zip(row.pop("top_tokens") or [], row.pop("top_token_n") or [], row.pop("top_token_lift") or [],
               row.pop("top_token_max") or [], strict=True)
     after = zip(row.pop("next_tokens") or [], row.pop("next_token_n") or [], row.pop("next_token_lift") or [],

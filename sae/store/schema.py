@@ -56,8 +56,9 @@ TABLES: dict[str, tuple[str, str]] = {
         # logits: W_dec . diag(final norm gain) . W_U, centred over the vocabulary
         " logit_pos INTEGER[], logit_pos_value FLOAT[], logit_neg INTEGER[], logit_neg_value FLOAT[],"
         " logit_hist UINTEGER[], logit_std FLOAT, logit_skew FLOAT, logit_kurtosis FLOAT,"
-        # decoder neighbours by cosine, nearest first, without itself; alive latents only
-        " neighbours INTEGER[], neighbour_cos FLOAT[],"
+        # decoder neighbours by cosine, nearest first, without itself; alive latents only.  The first cosine is also a
+        # column, because a sort by it would read the lists of all latents (older builds lack it)
+        " neighbours INTEGER[], neighbour_cos FLOAT[], nearest_cos FLOAT,"
         " encoder_neighbours INTEGER[], encoder_neighbour_cos FLOAT[],"
         # co-firing latents (cofiring.py), by phi; implies: latents that fire whenever it does
         " together INTEGER[], together_given FLOAT[], together_lift FLOAT[], together_phi FLOAT[], max_phi FLOAT,"

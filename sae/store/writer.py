@@ -77,7 +77,8 @@ def _filling(
             if name == CONTEXT:
                 write_contexts(con, "source")
             else:
-                con.execute(f"INSERT INTO build.{name} BY NAME SELECT * FROM source"
+                more = ", neighbour_cos[1] AS nearest_cos" if "neighbour_cos" in con.table("source").columns else ""
+                con.execute(f"INSERT INTO build.{name} BY NAME SELECT *{more} FROM source"
                             + (f" ORDER BY {TABLES[name][1]}" if sort else ""))
             con.unregister("source")
 

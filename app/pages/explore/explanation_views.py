@@ -172,6 +172,7 @@ class ExplainedLatents:
 
     by_kind: dict[str, np.ndarray]
     alive: int
+    build: Build
 
     @classmethod
     def read(cls, db: Session, build: Build, sae: Sae) -> ExplainedLatents:
@@ -184,7 +185,7 @@ class ExplainedLatents:
                             by_kind["rule"], np.nan)
                     by_kind[kind][latent] = np.fmax(value, by_kind[kind][latent])
         return cls({kind: found for kind, found in by_kind.items() if not np.isnan(found).all()},
-                   build.counts()[ALIVE])
+                   build.counts()[ALIVE], build)
 
     @cached_property
     def best(self) -> np.ndarray:
@@ -203,12 +204,19 @@ class ExplainedLatents:
         """Draw how good the latents' best explanations are; None without any score."""
         if not self.by_kind:
             return None
-        kinds = [(KIND_WORDS[kind], _bars(found)) for kind, found in self.by_kind.items()]
+        kinds = self.by_kind.items() if len(self.by_kind) > 1 else ()
         frame = charts.Frame(
             "Latents by the score of their best explanation", "F1", "latents", 420, 200, y_format=whole, y_tick=whole)
         return charts.histogram(
-            _bars(self.best), frame, outlines=kinds if len(kinds) > 1 else [], label="any",
-            markers=[charts.Marker(GOOD_F1, "explained")])
+            self._bars(self.best), frame, outlines=[(KIND_WORDS[kind], self._bars(found)) for kind, found in kinds],
+            label="any", markers=[charts.Marker(GOOD_F1, "explained")])
+
+    def _bars(self, qualities: np.ndarray) -> list[charts.Bar]:
+        return self.build.kept(_rule_bars) if qualities is rule_scores(self.build) else _bars(qualities)
+
+
+def _rule_bars(build: Build) -> list[charts.Bar]:
+    return _bars(rule_scores(build))
 
 
 def _bars(qualities: np.ndarray) -> list[charts.Bar]:

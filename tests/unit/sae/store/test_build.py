@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shutil import copyfile
 
 import duckdb
 import numpy as np
@@ -290,6 +291,22 @@ def test_what_is_no_build_is_refused(tmp_path: Path) -> None:
         Build.open(tmp_path / "b.duckdb")
     with pytest.raises(UserError, match="cannot be opened"):
         Build.open(tmp_path / "none.duckdb")
+
+
+def test_an_older_build_without_the_nearest_cosine_as_a_column_reads_the_list(build: Build, tmp_path: Path) -> None:
+    path = tmp_path / "old.duckdb"
+    copyfile(build.path, path)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("DROP INDEX latent_row")
+        connection.execute("ALTER TABLE latent DROP COLUMN nearest_cos")
+    old = Build.open(path)
+    try:
+        for descending in (False, True):
+            assert old.latents("cosine", descending).rows == build.latents("cosine", descending).rows
+        assert old.cosine_histogram() == build.cosine_histogram()
+        assert [old.latent(i) for i in range(9)] == [build.latent(i) for i in range(9)]
+    finally:
+        old.close()
 
 
 def test_another_version_of_the_tables_says_what_to_do(tmp_path: Path) -> None:

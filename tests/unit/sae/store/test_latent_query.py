@@ -52,9 +52,9 @@ def con() -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect() as con:
         for name in ("latent", "token_latent"):
             con.execute(f"CREATE TABLE {name} ({TABLES[name][0]})")
-        names = ["latent", *COLUMNS.values(), "dead", "rare", "neighbour_cos", "logit_pos", "logit_pos_value"]
+        names = ["latent", *COLUMNS.values(), "dead", "rare", "nearest_cos", "logit_pos", "logit_pos_value"]
         con.executemany(f"INSERT INTO latent ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})", [
-            [number, *(row[column] for column in COLUMNS.values()), row["dead"], row["rare"], [row["cosine"]],
+            [number, *(row[column] for column in COLUMNS.values()), row["dead"], row["rare"], row["cosine"],
              [TOKEN, OTHER], [number % 3, 9.0]] for number, row in enumerate(ROWS)])
         con.executemany("INSERT INTO token_latent (token, latent, n) VALUES (?, ?, ?)", [
             pair for number, row in enumerate(ROWS) if row["token_n"]

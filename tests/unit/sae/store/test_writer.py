@@ -22,7 +22,9 @@ def context(latent: int, rank: int, tokens: list[int]) -> dict[str, Any]:
 
 
 def tables() -> dict[str, pa.Table]:
-    return {"latent": pa.Table.from_pylist([{"latent": 1, "n_tokens": 3}, {"n_tokens": 5, "latent": 0}]),
+    return {"latent": pa.Table.from_pylist([
+                {"latent": 1, "n_tokens": 3, "neighbour_cos": [0.5, 0.25]},
+                {"n_tokens": 5, "latent": 0, "neighbour_cos": []}]),
             "token_latent": pa.Table.from_pylist([
                 {"token": t, "latent": i, "n": n} for t, i, n in ((2, 0, 1), (1, 1, 4), (1, 0, 9), (1, 2, 4))]),
             "token": pa.Table.from_pylist([{"token": 10, "piece": b"a"}]),
@@ -43,7 +45,7 @@ def test_a_build_has_all_tables_sorted_its_indexes_and_its_page_file(
     write_build(path, tables(), META, spill=tmp_path if spilled else None)
     assert {name for (name,) in rows(path, "SELECT table_name FROM duckdb_tables()")} == set(TABLES)
     assert len(rows(path, "FROM duckdb_indexes()")) == len(INDEXES)
-    assert rows(path, "SELECT latent, n_tokens FROM latent") == [(0, 5), (1, 3)]
+    assert rows(path, "SELECT latent, n_tokens, nearest_cos FROM latent") == [(0, 5, None), (1, 3, 0.5)]
     assert rows(path, "SELECT token, latent FROM token_latent") == [(1, 0), (1, 1), (1, 2), (2, 0)]
     assert rows(path, "SELECT latent, rank, tokens FROM context ORDER BY latent, rank") == [
         (0, 0, []), (0, 1, [10, 10]), (1, 0, [10])]

@@ -99,5 +99,5 @@ def test_only_good_explanations_explain(
         0.2: 1, 0.65: 1, 0.7: 1, 0.95: 1}
     drawn = str(found.chart())
     assert "Latents by the score of their best explanation" in drawn
-    assert ExplainedLatents({}, 5).chart() is None
+    assert ExplainedLatents({}, 5, build).chart() is None
     assert shares["any"].share == pytest.approx(2 / build.counts()["alive"])
