@@ -22,7 +22,7 @@ from sae.errors import UserError
 from sae.store.connection import MAX_PAGE, connect
 from sae.store.damage import check_build_size, damaged_build, file_mark, reading
 from sae.store.facets import list_counts
-from sae.store.latent_page import has_no_nan, neighbours, read_page
+from sae.store.latent_page import has_no_nan, neighbours, read_page, read_some
 from sae.store.latent_query import (
     ALIVE,
     SORTS,
@@ -242,7 +242,7 @@ class Build:
 
     def some(self, latents: Iterable[int]) -> list[LatentRow]:
         """Return the table's rows of these latents, by number; numbers that do not exist are left out."""
-        return self.latents(filters=Filters(among=frozenset(latents)), limit=MAX_PAGE).rows
+        return read_some(self, self._query("latent", False, Filters(among=frozenset(latents)), None))
 
     def around(
         self, latent: int, sort: str = "latent", descending: bool = False, filters: Filters | None = None,

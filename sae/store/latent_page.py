@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sae.store.connection import MAX_PAGE
 from sae.store.latent_query import Filters, Page, Query, decode_cursor, encode_cursor, sort_value
-from sae.store.records import FLAGS, latent_row_of
+from sae.store.records import FLAGS, LatentRow, latent_row_of
 
 if TYPE_CHECKING:
     from sae.store.build import Build
@@ -30,6 +31,17 @@ def read_page(
         query.parameters.extend(values)
     extra = ", t.n AS token_n, t.max_act AS token_max, t.lift AS token_lift" if token is not None else ""
     extra += ", g.value AS logit" if filters.logit is not None else ""
+    rows, after = _read(build, query, limit, extra)
+    return Page(rows, after, build.counted(filters, token)[0])
+
+
+def read_some(build: Build, query: Query) -> list[LatentRow]:
+    """Return the first `MAX_PAGE` rows of a list, without counting it."""
+    return _read(build, query, MAX_PAGE)[0]
+
+
+def _read(build: Build, query: Query, limit: int, extra: str = "") -> tuple[list[LatentRow], str | None]:
+    """Return rows of a list, and the cursor after them."""
     # The other columns are read of the page's rows alone, also where DuckDB would join all rows of all columns first.
     rows = build._rows(
         f"SELECT {_COLUMNS}, {build.sorts['cosine']} AS nearest_cos, page.* EXCLUDE (latent)"
@@ -40,7 +52,7 @@ def read_page(
     after = encode_cursor(rows[-1]["sort_key"], rows[-1]["latent"]) if more else None
     for row in rows:
         row["sort_value"] = sort_value(row["sort_key"])
-    return Page([latent_row_of(row) for row in rows], after, build.counted(filters, token)[0])
+    return [latent_row_of(row) for row in rows], after
 
 
 def has_no_nan(build: Build, column: str) -> bool:
