@@ -123,7 +123,7 @@ SELECT l AS latent, n AS n_tokens, greatest(1, n // 3) AS n_contexts, n / {TOKEN
   list_transform(range({LOGIT_BINS}), lambda i: CAST(400 * u(l, i + 340) AS UINTEGER)) AS logit_hist,
   0.1 + u(l, 12) AS logit_std, u(l, 13) - 0.5 AS logit_skew, 20 * u(l, 14) AS logit_kurtosis,
   list_transform(range(8), lambda i: other(l, i + 400)) AS neighbours,
-  list_transform(range(8), lambda i: 0.8 - i / 20.0) AS neighbour_cos, 0.8 AS nearest_cos,
+  list_transform(range(8), lambda i: u(l, 24) - i / 20.0) AS neighbour_cos, u(l, 24) AS nearest_cos,
   list_transform(range(8), lambda i: other(l, i + 410)) AS encoder_neighbours,
   list_transform(range(8), lambda i: 0.7 - i / 20.0) AS encoder_neighbour_cos,
   list_transform(range(8), lambda i: other(l, i + 420)) AS together,
