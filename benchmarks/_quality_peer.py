@@ -37,8 +37,8 @@ from sae.autoencoder.normalization import Normalizer
 from sae.evaluation.metrics import calibrate_threshold, mean_l0, reconstruction_metrics
 from sae.formats.readers.registry import load
 from sae.lm.sites import resid_post
+from sae.specs.contradictions import prefix_sizes
 from sae.specs.registry import TrainSpec
-from sae.specs.training import prefix_sizes
 from sae.training.loop import StoredActivations, artefact, train
 
 ARCHITECTURES = ("topk", "batch_topk", "jumprelu", "gated", "matryoshka")
