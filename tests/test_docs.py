@@ -126,7 +126,6 @@ ELSEWHERE = {
     "sae/store/context_pool.py": "tests/unit/sae/explain/test_examples.py",
     "sae/store/damage.py": "tests/unit/app/test_cli_care.py",
     "sae/store/firings.py": "tests/unit/sae/store/test_facets.py",
-    "sae/store/latent_page.py": "tests/unit/sae/store/test_facets.py",
     "sae/store/recent.py": "tests/unit/sae/store/test_facets.py",
     "sae/training/dead.py": "tests/unit/sae/training/test_trainer.py",
 }
