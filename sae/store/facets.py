@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from sae.store.build import Build
 
 
+_FEW = 8  # where a list has less than this part of the latents, its own are looked at one by one
+
+
 @dataclass(frozen=True)
 class _Columns:
     """The number, the flags, the F1 of the rule (NaN without one) and the decade of density of every latent.
@@ -58,8 +61,13 @@ def list_counts(build: Build, filters: Filters, token: int | None) -> tuple[int,
     decades = np.bincount(kept.decade_L[open_L], minlength=len(DENSITIES) + 1)[:-1].tolist()
     if filters.density:
         open_L &= kept.decade_L == list(DENSITIES).index(filters.density)
-    flags = {name: int(np.count_nonzero(has_L & open_L)) for name, has_L in kept.flags.items()}
-    return int(np.count_nonzero(open_L)), {"flag": flags, "density": dict(zip(DENSITIES, decades, strict=True))}
+    n = int(np.count_nonzero(open_L))
+    if n < len(open_L) // _FEW:
+        listed_N = np.flatnonzero(open_L)
+        flags = {name: int(np.count_nonzero(has_L[listed_N])) for name, has_L in kept.flags.items()}
+    else:
+        flags = {name: int(np.count_nonzero(has_L & open_L)) for name, has_L in kept.flags.items()}
+    return n, {"flag": flags, "density": dict(zip(DENSITIES, decades, strict=True))}
 
 
 def listed(build: Build, filters: Filters, token: int | None) -> Any:
@@ -78,23 +86,23 @@ def _open_but_for_density(build: Build, filters: Filters, token: int | None) -> 
     kept = build.kept(_columns)
     open_L = np.ones(len(kept.latent_L), dtype=bool)
     if filters.among is not None:
-        open_L &= _are_in(kept.latent_L, filters.among)
+        open_L &= _are_in(kept, filters.among)
     if filters.ruled is not None:
         least, numbers, wanted = filters.ruled
-        open_L &= ((kept.rule_f1_L >= least) | _are_in(kept.latent_L, numbers)) == wanted
+        open_L &= ((kept.rule_f1_L >= least) | _are_in(kept, numbers)) == wanted
     if token is not None:
-        open_L &= _are_in(kept.latent_L, arrays(
+        open_L &= _are_in(kept, arrays(
             build, f"SELECT latent FROM token_latent WHERE token = {int(token)}")["latent"])
     if filters.logit is not None:
-        open_L &= _are_in(kept.latent_L, build.kept(raised_logits).of_token(filters.logit)[0])
+        open_L &= _are_in(kept, build.kept(raised_logits).of_token(filters.logit)[0])
     for flag in filters.flags:
         open_L &= kept.flags[flag]
     return open_L
 
 
-def _are_in(latent_L: Any, latents: Iterable[int]) -> Any:
-    """Return which of the numbers `latent_L` are among `latents`."""
+def _are_in(kept: _Columns, latents: Iterable[int]) -> Any:
+    """Return which latents are among these numbers, [L]."""
     wanted = latents if isinstance(latents, np.ndarray) else np.fromiter(latents, np.int64)
-    marked = np.zeros(int(latent_L.max(initial=-1)) + 1, dtype=bool)
+    marked = np.zeros(len(kept.latent_L) if kept.in_order else int(kept.latent_L.max(initial=-1)) + 1, dtype=bool)
     marked[wanted[(wanted >= 0) & (wanted < len(marked))]] = True
-    return marked[latent_L]
+    return marked if kept.in_order else marked[kept.latent_L]
