@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 _COLUMNS = (
     "l.latent, l.n_tokens, l.density, l.max_act, l.mean_act, l.logit_kurtosis, l.logit_skew, l.mean_l0,"
     f" {', '.join(f'l.{flag}' for flag in FLAGS)}, l.logit_pos, l.skew_act, l.max_phi,"
-    " l.mean_position, l.rule_kind,"
-    " l.rule_tokens, l.rule_class, l.rule_precision, l.rule_recall, l.rule_f1")
+    " l.mean_position, l.rule_kind, l.rule_tokens, l.rule_class, l.rule_precision, l.rule_recall, l.rule_f1")
 
 
 def read_page(
