@@ -48,8 +48,8 @@ class AllNames(Mapping[int, str]):
         return sum(1 for _ in self)
 
 
-def rule_names(build: Build, latents: Collection[int] | None = None) -> dict[int, str]:
-    """Return the good rules of these latents (None: of all) in words."""
+def rule_names(build: Build, latents: Collection[int]) -> dict[int, str]:
+    """Return the good rules of these latents in words."""
     found = {}
     for latent, rule in rules_of(build, SHOWN_F1, latents):
         words = rule_words(rule, build.vocabulary)

@@ -145,6 +145,10 @@ class Build:
         """Return some columns of a latent's row, quickly; {} if there is no such number."""
         return self._page_file.latent(latent, columns) or {}
 
+    def facts_of(self, latents: Iterable[int], *columns: str) -> list[dict[str, Any]]:
+        """Return some columns of the rows of these latents, by number; numbers that do not exist are left out."""
+        return self._page_file.latents(latents, columns)
+
     def listed(self, column: str) -> Iterator[tuple[Any, Any, Any]]:
         """Yield a column of lists over all latents (see `LatentPageFile.lists`)."""
         return self._page_file.lists(column)

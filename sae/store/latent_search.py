@@ -6,7 +6,7 @@ Shapes: L latents, T firings on the wanted tokens, R good rules, M their tokens.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import nsmallest
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from sae.store.build import Build
 from sae.store.firings import firings_on
 from sae.store.raised_logits import raised_logits
-from sae.store.records import CLASSES, Rule
+from sae.store.records import CLASSES, RULE_COLUMNS, Rule, rule_of
 from sae.store.whole_columns import StrongestOfKeys, arrays, by_number
 
 LIMIT = 40  # latents for each kind of question
@@ -91,10 +91,6 @@ def _rules(build: Build, min_f1: float) -> _Rules:
     return _Rules(by_token, by_class)
 
 
-_RULE = ("latent, rule_kind AS kind, rule_tokens AS tokens, rule_class AS class_name, rule_precision AS precision,"
-         " rule_recall AS recall, rule_f1 AS f1")
-
-
 def with_rule(build: Build, tokens: Iterable[int], classes: Iterable[str], min_f1: float) -> list[tuple[int, Rule]]:
     """Return the latents whose rule names one of these tokens or classes, with an F1 of at least `min_f1`."""
     rules = build.kept(_rules, min_f1)
@@ -106,25 +102,16 @@ def with_rule(build: Build, tokens: Iterable[int], classes: Iterable[str], min_f
     return [(latent, known[latent]) for latent in best if latent in known]
 
 
-def rules_of(build: Build, min_f1: float, latents: Collection[int] | None = None) -> list[tuple[int, Rule]]:
-    """Return the rules of these latents (None: of all) whose F1 is at least `min_f1`."""
-    if latents is None:
-        return _with_rules(build._rows(f"SELECT {_RULE} FROM latent WHERE rule_f1 >= ?", [min_f1]))
-    return _with_rules(build._rows(
-        f"SELECT {_RULE} FROM latent WHERE latent IN (SELECT unnest(?::INTEGER[])) AND rule_f1 >= ?",
-        [list(latents), min_f1]))
+def rules_of(build: Build, min_f1: float, latents: Iterable[int]) -> list[tuple[int, Rule]]:
+    """Return the rules of these latents whose F1 is at least `min_f1`."""
+    return [(row["latent"], rule) for row in build.facts_of(latents, "latent", *RULE_COLUMNS)
+            if (rule := rule_of(row)) is not None and rule.f1 is not None and rule.f1 >= min_f1]
 
 
 def rules_with_firings(build: Build) -> dict[int, tuple[Rule | None, int]]:
     """Return the rule of every latent, and the number of tokens on which it fires, in one query."""
-    rows = build._rows(f"SELECT {_RULE}, coalesce(n_tokens, 0) AS n_tokens FROM latent")
-    firings = {row["latent"]: row.pop("n_tokens") for row in rows}
-    rules = dict(_with_rules([row for row in rows if row["kind"] is not None]))
-    return {latent: (rules.get(latent), n) for latent, n in firings.items()}
-
-
-def _with_rules(rows: Iterable[dict[str, Any]]) -> list[tuple[int, Rule]]:
-    return [(row.pop("latent"), Rule(**{**row, "tokens": row["tokens"] or []})) for row in rows]
+    return {row["latent"]: (rule_of(row), row["n_tokens"]) for row in build._rows(
+        f"SELECT latent, coalesce(n_tokens, 0) AS n_tokens, {', '.join(RULE_COLUMNS)} FROM latent")}
 
 
 def explained_as(build: Build, text: str) -> list[tuple[int, str]]:

@@ -205,6 +205,21 @@ class LatentPageFile:
         row: dict[str, Any] = batch.slice(i, 1).to_pylist()[0]
         return row
 
+    def latents(self, latents: Iterable[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Return these columns of the rows of each of the latents that has one, by number."""
+        wanted_N = np.unique(np.fromiter((latent for latent in latents if latent >= 0), np.int64))
+        found: list[dict[str, Any]] = []
+        for part_N in np.split(wanted_N, np.flatnonzero(np.diff(wanted_N // _BATCH)) + 1):
+            b, _ = self._locate(int(part_N[0]) if len(part_N) else -1)
+            if not 0 <= b < len(self._numbers):
+                continue
+            number_N = self._numbers[b]
+            row_N = np.searchsorted(number_N, part_N)
+            row_N = row_N[np.append(number_N, -1)[row_N] == part_N]
+            rows = self._latents[b].select(columns)
+            found += (rows.slice(row_N[0], 1) if len(row_N) == 1 else rows.take(row_N)).to_pylist()
+        return found
+
     def lists(self, name: str) -> Iterator[tuple[Any, Any, Any]]:
         """Yield the column `name` of `latent`, whose values are lists, in parts: the numbers of the latents, the
         offset at which each list begins, and the values of all lists.  The arrays are mapped, not copied.

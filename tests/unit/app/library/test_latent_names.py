@@ -16,6 +16,7 @@ from app.library.latent_names import AllNames, names_of
 from sae.explain import results
 from sae.explain.records import Explanation, Score
 from sae.store.build import Build
+from sae.store.page_file import page_file_path
 from sae.store.records import CLASSES
 from sae.workspace.paths import Workspace
 from tests.builds import Synthetic
@@ -30,6 +31,7 @@ def give_rules(path: Path) -> None:
         con.execute("UPDATE latent SET rule_kind = 'class', rule_tokens = [], rule_class = 'number', rule_f1 ="
                     " CASE latent WHEN 5 THEN 0.4 ELSE 0.9 END, rule_precision = 0.5, rule_recall = 0.5"
                     ", map_x = latent, map_y = latent WHERE latent IN (3, 4, 5)")
+    page_file_path(path).unlink(missing_ok=True)  # made of the build as it was
 
 
 @pytest.fixture

@@ -130,6 +130,10 @@ def test_any_contexts_are_cut_around_their_peaks(rows: list[dict[str, Any]], oth
             assert got == [cut_row(row) for row in rows if row["latent"] == latent]
             first += got[:1]
         assert found.first_contexts(range(11)) == first
+        some = [9, *sorted(others), -1, 4000]
+        assert found.latents(some, ["latent", "dead"]) == [
+            {name: (found.latent(latent) or {})[name] for name in ("latent", "dead")}
+            for latent in sorted({*some} & {*numbers})]
 
 
 def cut_row(row: dict[str, Any]) -> dict[str, Any]:
