@@ -208,11 +208,11 @@ class LatentPageFile:
     def latents(self, latents: Iterable[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         """Return these columns of the rows of each of the latents that has one, by number."""
         wanted_N = np.unique(np.fromiter((latent for latent in latents if latent >= 0), np.int64))
+        wanted_N = wanted_N[wanted_N < _BATCH * len(self._numbers)]
+        self._refuse_changed()
         found: list[dict[str, Any]] = []
-        for part_N in np.split(wanted_N, np.flatnonzero(np.diff(wanted_N // _BATCH)) + 1):
-            b, _ = self._locate(int(part_N[0]) if len(part_N) else -1)
-            if not 0 <= b < len(self._numbers):
-                continue
+        for part_N in np.split(wanted_N, np.flatnonzero(np.diff(wanted_N // _BATCH)) + 1) if len(wanted_N) else ():
+            b = int(part_N[0]) // _BATCH
             number_N = self._numbers[b]
             row_N = np.searchsorted(number_N, part_N)
             row_N = row_N[np.append(number_N, -1)[row_N] == part_N]
@@ -224,7 +224,7 @@ class LatentPageFile:
         """Yield the column `name` of `latent`, whose values are lists, in parts: the numbers of the latents, the
         offset at which each list begins, and the values of all lists.  The arrays are mapped, not copied.
         """
-        self._locate(0)
+        self._refuse_changed()
         for numbers, batch in zip(self._numbers, self._latents, strict=True):
             column = batch.column(name)
             yield numbers, column.offsets.to_numpy(), column.values.to_numpy(zero_copy_only=False)
@@ -270,15 +270,17 @@ class LatentPageFile:
         (row,) = rows.slice(context_M[best], 1).to_pylist()
         return {**row, "peak": int(pos_M[best]), "act": float(val_M[best])}
 
-    def _locate(self, latent: int) -> tuple[int, int | None]:
-        """Return its batch, and its row in that batch if there is one.
-
-        Raises DamagedFile (field `build`) if the file was written meanwhile: reading a mapped page that a truncated
+    def _refuse_changed(self) -> None:
+        """Raise DamagedFile (field `build`) if the file was written meanwhile: reading a mapped page that a truncated
         file has lost ends the process.
         """
         if self.changed_on_disk():
             raise DamagedFile(f"build: {self._path.name} was changed on the disk while it was being read. Load the "
                               "page again", self._path, "build")
+
+    def _locate(self, latent: int) -> tuple[int, int | None]:
+        """Return its batch, and its row in that batch if there is one."""
+        self._refuse_changed()
         b = latent // _BATCH
         if not 0 <= b < len(self._numbers):
             return b, None
