@@ -39,7 +39,8 @@ class _Columns:
 
 def _columns(build: Build) -> _Columns:
     found = arrays(build, f"SELECT latent, density, rule_f1, {', '.join(FLAGS)} FROM latent")
-    density_L = np.nan_to_num(np.ma.filled(found["density"].astype(np.float64), 0.0), nan=np.inf)  # as DuckDB sorts it
+    density_L = np.ma.filled(found["density"], 0.0)
+    density_L = np.where(np.isnan(density_L), np.inf, density_L)  # as DuckDB sorts it
     decade_L = np.full(len(density_L), len(DENSITIES), dtype=np.uint8)
     for place, (low, high) in enumerate(DENSITIES.values()):
         inside_L = density_L >= low if low is not None else density_L > 0
