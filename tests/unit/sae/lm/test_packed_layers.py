@@ -17,13 +17,14 @@ def model_of(*layers: nn.Module) -> nn.Sequential:
     return nn.Sequential(*layers).requires_grad_(False).eval()
 
 
+@pytest.mark.parametrize(("width", "inner", "out"), [(1024, 1000, 1001), (256, 704, 256)])
 @torch.no_grad()
-def test_numbers_are_the_same_and_bits_do_not_depend_on_the_rows() -> None:
+def test_numbers_are_the_same_and_bits_do_not_depend_on_the_rows(width: int, inner: int, out: int) -> None:
     torch.manual_seed(0)
-    model = model_of(nn.Linear(1024, 1000, bias=False), Conv1D(1001, 1000), nn.Linear(1001, 7))
-    x = torch.randn(16, 1, 1024)
+    model = model_of(nn.Linear(width, inner, bias=False), Conv1D(out, inner), nn.Linear(out, 7))
+    x = torch.randn(16, 1, width)
     expected = model(x)
-    assert pack(model) == 4 * (1024 * 1000 + 1000 * 1001)
+    assert pack(model) == 4 * (width * inner + inner * out)
     assert [type(layer) for layer in model] == [PackedLinear, PackedLinear, nn.Linear]  # the last is too small
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
     many = model[0](x)
