@@ -49,13 +49,13 @@ def serve(
     from app.web import logs
     from app.web.connections import allow_many_files
     from app.web.gc_tuning import rare_collections
-    from sae.kernels.malloc import share_arenas
+    from sae.kernels.malloc import keep_little_memory
 
     given = {"host": host, "port": port, "home": home, "demo": demo}
     settings = Settings.load(**{name: value for name, value in given.items() if value is not None})
     logs.configure(settings.log)
     allow_many_files()
-    share_arenas()
+    keep_little_memory()
     read_only = False
     try:
         open_workspace(settings.home)

@@ -29,10 +29,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 ARENAS = """
 import ctypes, sys, threading
-from sae.kernels.malloc import share_arenas
+from sae.kernels.malloc import keep_little_memory
 
 if sys.argv[1] == "share":
-    share_arenas()
+    keep_little_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.fdopen.restype = ctypes.c_void_p
 together = threading.Barrier(8)
@@ -52,6 +52,25 @@ libc.malloc_info(0, out)
 libc.fflush(out)
 """
 
+LARGE = """
+import ctypes, sys
+from sae.kernels.malloc import keep_little_memory
+
+if sys.argv[1] == "return":
+    keep_little_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+libc.mallinfo.restype = type("Info", (ctypes.Structure,), {"_fields_": [(str(i), ctypes.c_int) for i in range(10)]})
+
+def mapped():
+    return getattr(libc.mallinfo(), "3")  # the number of blocks that come from the system
+
+libc.free(libc.malloc(ctypes.c_size_t(4_000_000)))
+before = mapped()
+libc.malloc(ctypes.c_size_t(1_000_000))
+print(mapped() - before)
+"""
+
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 
 
@@ -62,6 +81,15 @@ def test_threads_share_two_arenas() -> None:
         return done.stdout.count(b"<heap ")
 
     assert arenas("share") <= 2 < arenas("each its own")
+
+
+@glibc
+def test_large_blocks_of_a_server_come_from_the_system() -> None:
+    def mapped(mode: str) -> int:
+        return int(subprocess.run([sys.executable, "-c", LARGE, mode], capture_output=True, check=True).stdout)
+
+    assert mapped("return") == 1
+    assert mapped("keep") == 0
 
 
 @glibc
