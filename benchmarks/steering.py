@@ -39,7 +39,7 @@ from sae.steering.request import MODES, Intervention, Sampling, SteerRequest
 
 LATENTS = 4096
 LENGTH = 64
-ROUNDS = 5
+ROUNDS = 15
 USERS = 8
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 _MOST_BYTES = 512 << 20  # of all copies
-_WORTH_IT = 1 << 17  # entries of a weight; below, the call takes longer than the product
+_WORTH_IT = 1 << 16  # entries of a weight; below, the call takes longer than the product
 _ROWS = 16  # that the order of the copy is chosen for; it serves other numbers as well
 
 
